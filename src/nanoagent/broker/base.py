@@ -1,0 +1,67 @@
+"""The port to a job queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One receipt of one message. Identity is the object's: two receipts of a message are two deliveries.
+
+    Attributes:
+        message_id: The queue's own name for the message.
+        receipt: What the queue wants to see when the message is settled.
+        body: The message's text.
+        receive_count: How often the queue has handed it out, this time included (≥ 1).
+        sent_at: When it was sent, Unix epoch seconds.
+        received_at: When this receipt arrived here, Unix epoch seconds.
+        group_id: The message group of a FIFO (or fair) queue, if any.
+    """
+
+    message_id: str
+    receipt: str
+    body: str
+    receive_count: int
+    sent_at: float
+    received_at: float
+    group_id: str | None = None
+
+
+class Broker(Protocol):
+    """At-least-once delivery with leases.
+
+    From `receive` until it is settled by exactly one of `ack`, `give_back` or `bury`, a delivery's lease
+    is renewed by the broker itself. Settling twice is a mistake of the caller's and is ignored.
+
+    Every method raises `BrokerError` when the queue fails; `ack` may do its work in a batch a moment
+    later, and a failure to delete only means that the message comes again.
+    """
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        """Wait (long poll) for up to `limit` messages, 1 ≤ limit ≤ 10; may return none."""
+        ...
+
+    async def ack(self, delivery: Delivery) -> None:
+        """The job is done and its result stored: delete the message."""
+        ...
+
+    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+        """Let the message be received again, by anyone, after `delay_s` seconds (0: at once)."""
+        ...
+
+    async def bury(self, delivery: Delivery, reason: str) -> bool:
+        """Move the message to the dead-letter queue with `reason` as an attribute.
+
+        Returns False, with the lease kept, when no dead-letter queue is known.
+        """
+        ...
+
+    async def redrives(self) -> bool:
+        """Whether the queue has a redrive policy of its own, so that poison may be left to it."""
+        ...
+
+    async def close(self) -> None:
+        """Flush pending deletes, stop renewing leases, close connections. Idempotent."""
+        ...

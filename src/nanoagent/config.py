@@ -1,0 +1,292 @@
+"""Every setting, in one frozen object, read once.
+
+Environment variables, or a `.env` file beside the process; the environment wins. The README's table is
+tested against this module. AWS endpoints and credentials follow the SDK's own variables
+(`AWS_ENDPOINT_URL`, …), Docker's address follows `DOCKER_HOST`; they are not repeated here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nanoagent.errors import ConfigError
+from nanoagent.job import MIN_MEMORY_MB, JobDefaults, Runtime
+
+_MIB: Final = 1024 * 1024
+_SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
+_SLOT_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")  # see container.slot
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def _machine_memory_mb() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
+
+
+def _default_worker_id() -> str:
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:24] or "worker"
+    return f"{host}-{secrets.token_hex(4)}"
+
+
+def _default_worker_memory_mb() -> int:
+    """What the machine has, less a quarter (at most 2 GiB) for the agent, Docker and the system."""
+    total = _machine_memory_mb()
+    return max(256, total - min(total // 4, 2048))
+
+
+class Settings(BaseSettings):
+    """The worker's settings; each field's description is what the README shows."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        case_sensitive=False,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+    )
+
+    # --- where jobs come from and results go
+    aws_region: str = Field("ap-northeast-2", description="AWS region of the queue and the buckets")
+    sqs_queue_url: str = Field(description="queue that jobs are taken from")
+    sqs_dlq_url: str | None = Field(
+        None, description="dead-letter queue; default: the queue's own redrive policy"
+    )
+    sqs_wait_seconds: int = Field(20, ge=0, le=20, description="long poll, seconds")
+    sqs_visibility_seconds: int = Field(
+        60, ge=5, le=43200, description="lease on a message, seconds; renewed while the job is held"
+    )
+    s3_code_bucket: str = Field(description="bucket of the code zips, unless a job names another")
+    s3_user_data_bucket: str = Field(description="bucket that output files go to")
+    redis_host: str = Field("localhost", description="where results go")
+    redis_port: int = Field(6379, ge=1, le=65535, description="its port")
+    redis_db: NotNegative = Field(0, description="its database number")
+    redis_username: str | None = Field(None, description="its user, if it wants one")
+    redis_password: str | None = Field(None, description="its password, if it wants one", repr=False)
+    redis_tls: bool = Field(False, description="speak TLS to it")
+    result_ttl_seconds: Positive = Field(3600, description="how long a result is kept on Redis, seconds")
+    max_result_bytes: int = Field(
+        512 * 1024, ge=4096, description="a larger result has its full logs put to S3 and linked"
+    )
+
+    # --- this worker
+    worker_id: str = Field(
+        default_factory=_default_worker_id,
+        pattern=r"^[A-Za-z0-9-]{1,40}$",
+        description="name of this worker; default: host name and a random part",
+    )
+    worker_memory_mb: Positive = Field(
+        default_factory=_default_worker_memory_mb,
+        description="memory for all containers together, MiB; default: the machine's less a reserve",
+    )
+    worker_cpus: PositiveFloat = Field(
+        default_factory=lambda: float(len(os.sched_getaffinity(0))),
+        description="CPUs for all running jobs together; default: the machine's",
+    )
+    max_memory_mb: int | None = Field(
+        None,
+        ge=MIN_MEMORY_MB,
+        description="largest memoryMb a job may ask for; default: 10240 or WORKER_MEMORY_MB",
+    )
+    cpu_min: PositiveFloat = Field(0.5, description="CPUs that even the smallest job gets")
+    cpu_max: PositiveFloat | None = Field(
+        None, description="CPUs that the largest job gets; default: WORKER_CPUS"
+    )
+    cpu_memory_mb: Positive = Field(
+        1769, description="MiB of memoryMb that bring one CPU (AWS Lambda's figure)"
+    )
+    max_attempts: Positive = Field(5, description="attempts at a job that fails by the platform's fault")
+    retry_base_seconds: PositiveFloat = Field(
+        2, description="first delay before such a job comes back, seconds"
+    )
+    retry_max_seconds: PositiveFloat = Field(300, description="longest such delay, seconds")
+    drain_seconds: NotNegative = Field(
+        120, description="how long a stopping worker lets jobs finish, seconds"
+    )
+    locale: Literal["ko", "en"] = Field("ko", description="language of tips and hints")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least level that is logged"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: text on a terminal, else JSON"
+    )
+
+    # --- containers
+    docker_work_dir_root: Path = Field(
+        Path("/tmp/tasks"),  # noqa: S108 - the contract's default
+        description="folder for slot folders and spooled outputs",
+    )
+    docker_python_image: str = Field("nanoagent-python:latest", description="image of the Python runtime")
+    docker_nodejs_image: str = Field("nanoagent-nodejs:latest", description="image of the Node.js runtime")
+    docker_cpp_image: str = Field("nanoagent-cpp:latest", description="image of the C++ runtime")
+    docker_go_image: str = Field("nanoagent-go:latest", description="image of the Go runtime")
+    warm_pool_python_size: NotNegative = Field(1, description="containers kept ready for Python")
+    warm_pool_nodejs_size: NotNegative = Field(1, description="containers kept ready for Node.js")
+    warm_pool_cpp_size: NotNegative = Field(1, description="containers kept ready for C++")
+    warm_pool_go_size: NotNegative = Field(1, description="containers kept ready for Go")
+    container_idle_seconds: Positive = Field(
+        300, description="a bound container unused for so long is retired"
+    )
+    container_max_runs: Positive = Field(
+        1000, description="runs after which a container is retired; 1: never shared"
+    )
+    container_max_age_seconds: Positive = Field(3600, description="age at which a container is retired")
+    container_uid_base: int = Field(
+        1_900_000_000,
+        ge=1000,
+        le=1_900_000_000,
+        description="each container runs under a user id of its own, from here upward",
+    )
+    max_processes: int = Field(128, ge=8, description="processes and threads of a run")
+    max_open_files: int = Field(1024, ge=16, description="open files of a process")
+    max_file_mb: Positive = Field(512, description="largest file a run may write, MiB")
+    tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")
+    work_max_mb: Positive = Field(512, description="size of the working directory, MiB (counts as memory)")
+    output_dir_max_mb: Positive = Field(512, description="size of /output, MiB (counts as memory)")
+    max_inodes: int = Field(16384, ge=64, description="files in each of these")
+
+    # --- what a run may leave behind
+    max_output_bytes: int = Field(256 * 1024, ge=1024, description="stdout and stderr kept, bytes each")
+    output_max_files: NotNegative = Field(100, description="output files uploaded per run")
+    output_max_file_mb: Positive = Field(64, description="largest output file, MiB")
+    output_max_total_mb: Positive = Field(256, description="all output files of a run together, MiB")
+    output_url_style: Literal["plain", "presigned"] = Field(
+        "plain", description="how output files are linked"
+    )
+    output_url_expires_seconds: int = Field(
+        3600, ge=1, le=604800, description="life of a presigned link, seconds"
+    )
+
+    # --- code
+    code_cache_dir: Path = Field(
+        Path("/var/cache/nanoagent"), description="folder of code and built programs; workers may share it"
+    )
+    code_cache_mb: Positive = Field(
+        4096, description="size of the code cache, MiB; likewise of the programs'"
+    )
+    code_max_zip_mb: Positive = Field(50, description="largest code zip, MiB")
+    code_max_unpacked_mb: Positive = Field(250, description="largest unpacked code, MiB")
+    code_max_file_mb: Positive = Field(100, description="largest file in it, MiB")
+    code_max_entries: Positive = Field(10_000, description="files and folders in it")
+    code_max_ratio: Positive = Field(200, description="highest compression ratio of an entry over 1 MiB")
+    build_timeout_seconds: Positive = Field(120, description="time a build may take, seconds")
+    build_memory_mb: int = Field(1024, ge=256, description="memory a build may take, MiB")
+    build_cpus: PositiveFloat | None = Field(None, description="CPUs a build may take; default: WORKER_CPUS")
+
+    # --- AI client
+    ai_endpoint: str | None = Field(None, description="model server that the AI client's gateway forwards to")
+    ai_model: str = Field("llama3:8b", description="model of a job that names none")
+
+    # --- what it tells
+    metrics_host: str = Field("0.0.0.0", description="address of metrics and health")  # noqa: S104 - scraped from outside
+    metrics_port: int = Field(8000, ge=0, le=65535, description="its port; 0: any free one")
+    cloudwatch_enabled: bool = Field(True, description="send peak memory to CloudWatch")
+    cloudwatch_interval_seconds: PositiveFloat = Field(60, description="how often, seconds")
+    price_per_gb_second: Decimal = Field(
+        Decimal("0.0000166667"), ge=0, description="price of memory, for the savings shown (AWS Lambda x86)"
+    )
+    price_per_request: Decimal = Field(Decimal("0.0000002"), ge=0, description="price of a request")
+    price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both")
+    savings_runs: Positive = Field(1_000_000, description="runs that the savings are shown for")
+
+    @field_validator("sqs_queue_url", "sqs_dlq_url", "ai_endpoint")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError("should be a URL that starts with http:// or https://")
+        return value
+
+    @field_validator("s3_code_bucket", "s3_user_data_bucket")
+    @classmethod
+    def _is_bucket(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+            raise ValueError("should be a bucket's name: 3-63 of a-z 0-9 . -")
+        return value
+
+    @field_validator("docker_work_dir_root")
+    @classmethod
+    def _sockets_fit(cls, value: Path) -> Path:
+        path = value.absolute()
+        if len(os.fsencode(path)) + _SLOT_SUFFIX_LENGTH > _SOCKET_PATH_MAX:
+            longest = _SOCKET_PATH_MAX - _SLOT_SUFFIX_LENGTH
+            raise ValueError(f"should be at most {longest} bytes long: Unix sockets are made below it")
+        return path
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.largest_job_mb > self.worker_memory_mb:
+            raise ValueError(
+                "MAX_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no such job could ever run"
+            )
+        if self.build_memory_mb > self.worker_memory_mb:
+            raise ValueError(
+                "BUILD_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no build could ever run"
+            )
+        if self.cpu_min > min(self.cpu_max or self.worker_cpus, self.worker_cpus):
+            raise ValueError("CPU_MIN: should be at most CPU_MAX and WORKER_CPUS")
+        if self.retry_base_seconds > self.retry_max_seconds:
+            raise ValueError("RETRY_BASE_SECONDS: should be at most RETRY_MAX_SECONDS")
+        return self
+
+    @property
+    def largest_job_mb(self) -> int:
+        """The largest `memoryMb` that is accepted, MiB."""
+        return self.max_memory_mb or min(10_240, self.worker_memory_mb)
+
+    @property
+    def job_defaults(self) -> JobDefaults:
+        """What `parse_job` fills in."""
+        return JobDefaults(
+            s3_bucket=self.s3_code_bucket, model_id=self.ai_model, max_memory_mb=self.largest_job_mb
+        )
+
+    def image(self, runtime: Runtime) -> str:
+        """The image of a runtime."""
+        return str(getattr(self, f"docker_{runtime}_image"))
+
+    def pool_size(self, runtime: Runtime) -> int:
+        """How many containers are kept ready for a runtime."""
+        return int(getattr(self, f"warm_pool_{runtime}_size"))
+
+    def cpus_for(self, memory_mb: int) -> float:
+        """The CPU share of a job of that size: proportional to memory, between CPU_MIN and CPU_MAX."""
+        highest = min(self.cpu_max or self.worker_cpus, self.worker_cpus)
+        return min(max(memory_mb / self.cpu_memory_mb, self.cpu_min), highest)
+
+
+def load(env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings from the environment and `env_file`.
+
+    Raises:
+        ConfigError: One or more are missing or wrong; all of them are listed.
+    """
+    try:
+        # Required fields come from the environment, which mypy cannot know.
+        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+    except ValidationError as exc:
+        raise ConfigError([_problem(error) for error in exc.errors()]) from exc
+
+
+def _problem(error: object) -> str:
+    """One of pydantic's errors as a sentence that starts with the variable's name."""
+    assert isinstance(error, dict)  # noqa: S101 - pydantic's TypedDict, narrowed for mypy
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:  # from _hangs_together, which names the variable itself
+        return message
+    name = str(error["loc"][0]).upper()
+    if error["type"] == "missing":
+        description = Settings.model_fields[name.lower()].description
+        return f"{name}: is not set; it should be the {description}"
+    return f"{name}: {message[:1].lower()}{message[1:]}"

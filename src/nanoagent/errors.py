@@ -1,0 +1,95 @@
+"""Every exception this package raises on purpose.
+
+::
+
+    NanoAgentError
+    ├── ConfigError            the settings are wrong; every problem at once
+    ├── Rejected               the user's fault, found before the program could start (blame: user)
+    ├── UnreadableMessage      a message without a requestId: nobody can be told
+    └── PlatformError          our side's fault; the job is tried again (blame: platform)
+        ├── BrokerError        SQS
+        ├── SinkError          Redis
+        ├── StorageError       S3
+        ├── ContainerError     Docker, or a container that died or misbehaved
+        │   └── ProtocolError  bytes from a supervisor that break the protocol
+        └── Interrupted        the worker is draining; not an attempt
+
+Vendors' exceptions are translated at the adapters, `from exc`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nanoagent.result import ErrorType
+
+
+class NanoAgentError(Exception):
+    """The root of the tree above."""
+
+
+class ConfigError(NanoAgentError):
+    """The settings cannot be used.
+
+    Args:
+        problems: One sentence each, starting with the environment variable's name.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class Rejected(NanoAgentError):  # noqa: N818 - the field's word for it; the job is rejected, nothing erred
+    """The job cannot run, and that is the fault of whoever sent it.
+
+    Args:
+        error_type: One of the outcome table's user faults.
+        message: What is wrong: the field or entry, the value, the rule.
+        hint: What to do about it, or None for the table's own hint.
+        stderr: What a compiler said, for BUILD_FAILED.
+    """
+
+    def __init__(
+        self, error_type: ErrorType, message: str, *, hint: str | None = None, stderr: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.message = message
+        self.hint = hint
+        self.stderr = stderr
+
+
+class UnreadableMessage(NanoAgentError):  # noqa: N818 - names the thing, as the contract does
+    """A message from which no requestId can be read, so that no result can be addressed."""
+
+
+class PlatformError(NanoAgentError):
+    """Something of ours failed; trying the job again may help."""
+
+
+class BrokerError(PlatformError):
+    """The queue did not do what was asked."""
+
+
+class SinkError(PlatformError):
+    """The result could not be stored, or the store could not be asked."""
+
+
+class StorageError(PlatformError):
+    """The object store failed (not: the object is missing, see `storage.base.ObjectMissing`)."""
+
+
+class ContainerError(PlatformError):
+    """A container could not be made, or died, or did not answer."""
+
+
+class ProtocolError(ContainerError):
+    """A supervisor sent bytes that the protocol does not allow."""
+
+
+class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED
+    """The worker is stopping and gives the job back; this does not count as an attempt."""

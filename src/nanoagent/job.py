@@ -1,0 +1,245 @@
+"""A job: one SQS message, checked field by field. Past `parse_job` a `Job` cannot be wrong.
+
+Contract: section 1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from nanoagent.errors import Rejected, UnreadableMessage
+from nanoagent.result import ErrorType
+
+MAX_MESSAGE_BYTES: Final = 1024 * 1024  # SQS's own limit since 2025-08
+MIN_MEMORY_MB: Final = 32
+MAX_TIMEOUT_MS: Final = 42_000_000  # below the 12 h for which SQS lets one receipt be held
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_MAX_KEY_BYTES: Final = 1024  # S3's limit for an object key
+_MAX_FUNCTION_ID: Final = 256
+_MAX_MODEL_ID: Final = 256
+
+
+class Runtime(StrEnum):
+    """The languages a function can be written in."""
+
+    PYTHON = "python"
+    NODEJS = "nodejs"
+    CPP = "cpp"
+    GO = "go"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request to run a function once.
+
+    Attributes:
+        request_id: Names Redis keys, S3 keys and folders; safe for all three.
+        function_id: Whose code it is; any printable text.
+        runtime: The language.
+        s3_bucket: Where the code lies.
+        s3_key: Which object of it.
+        memory_mb: The limit in MiB, swap excluded.
+        timeout_ms: For the user's code alone.
+        payload: The `input` field's own JSON bytes.
+        model_id: The default model of the AI client.
+    """
+
+    request_id: str
+    function_id: str
+    runtime: Runtime
+    s3_bucket: str
+    s3_key: str
+    memory_mb: int
+    timeout_ms: int
+    payload: bytes
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobDefaults:
+    """What a message that leaves a field out gets, and how far its fields may go."""
+
+    s3_bucket: str
+    model_id: str
+    max_memory_mb: int
+    memory_mb: int = 128
+    timeout_ms: int = 300_000
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    """The message with every known field still raw, so that one wrong field hides no other."""
+
+    request_id: msgspec.Raw = msgspec.Raw()
+    function_id: msgspec.Raw = msgspec.Raw()
+    runtime: msgspec.Raw = msgspec.Raw()
+    s3_key: msgspec.Raw = msgspec.Raw()
+    s3_bucket: msgspec.Raw = msgspec.Raw()
+    memory_mb: msgspec.Raw = msgspec.Raw()
+    timeout_ms: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    model_id: msgspec.Raw = msgspec.Raw()
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_T = TypeVar("_T", str, int)
+
+
+@dataclass(slots=True)
+class InvalidJob(Exception):  # noqa: N818 - an ending's name, not an error of ours
+    """A message whose requestId is readable and whose other fields are not all right.
+
+    Carries what a result needs so that the sender can be told.
+    """
+
+    request_id: str
+    function_id: str
+    runtime: str
+    rejection: Rejected
+
+
+def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
+    """Read one message.
+
+    Args:
+        body: The message's JSON text.
+        defaults: For fields that are absent or null.
+
+    Raises:
+        UnreadableMessage: No JSON object, or no valid requestId in it.
+        InvalidJob: Any other field is wrong; every wrong field is named.
+    """
+    envelope = _open_envelope(body)
+    fields = _Fields(request_id=_request_id(envelope))
+    function_id = fields.text("functionId", envelope.function_id, "unknown", longest=_MAX_FUNCTION_ID)
+    runtime = fields.runtime(envelope.runtime)
+    job = Job(
+        request_id=fields.request_id,
+        function_id=function_id,
+        runtime=runtime,
+        s3_key=fields.s3_key(envelope.s3_key),
+        s3_bucket=fields.bucket(envelope.s3_bucket, defaults.s3_bucket),
+        memory_mb=fields.integer(
+            "memoryMb", envelope.memory_mb, defaults.memory_mb, (MIN_MEMORY_MB, defaults.max_memory_mb)
+        ),
+        timeout_ms=fields.integer("timeoutMs", envelope.timeout_ms, defaults.timeout_ms, (1, MAX_TIMEOUT_MS)),
+        payload=bytes(envelope.input) or b"{}",
+        model_id=fields.text("modelId", envelope.model_id, defaults.model_id, longest=_MAX_MODEL_ID),
+    )
+    if fields.problems:
+        shown_runtime = _loose(envelope.runtime, str) or Runtime.PYTHON
+        raise InvalidJob(
+            request_id=job.request_id,
+            function_id=function_id,
+            runtime=shown_runtime[:64],
+            rejection=Rejected(ErrorType.INVALID_JOB, "; ".join(fields.problems)),
+        )
+    return job
+
+
+def _open_envelope(body: str | bytes) -> _Envelope:
+    try:
+        raw = body.encode() if isinstance(body, str) else body
+    except UnicodeEncodeError as exc:
+        raise UnreadableMessage("the message is not valid Unicode") from exc
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise UnreadableMessage(f"the message has {len(raw)} bytes; {MAX_MESSAGE_BYTES} are allowed")
+    try:
+        return _envelope_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise UnreadableMessage(f"the message is not a JSON object: {exc}") from exc
+    except RecursionError as exc:
+        raise UnreadableMessage("the message is nested too deeply") from exc
+
+
+def _request_id(envelope: _Envelope) -> str:
+    if not bytes(envelope.request_id):
+        raise UnreadableMessage("the message has no requestId")
+    value = _loose(envelope.request_id, str)
+    if value is None or not _REQUEST_ID.fullmatch(value) or value in {".", ".."}:
+        raise UnreadableMessage(
+            f"requestId is {_shown(envelope.request_id)}; expected 1-128 characters of A-Z a-z 0-9 . _ -"
+        )
+    return value
+
+
+def _loose(raw: msgspec.Raw, kind: type[_T]) -> _T | None:
+    """The value when it is of that kind, else None."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _shown(raw: msgspec.Raw) -> str:
+    """A field's value as a person should see it in an error, short."""
+    text = bytes(memoryview(raw)[:100]).decode(errors="replace")
+    return text if len(memoryview(raw)) <= 100 else text[:80] + "…"
+
+
+def _is_absent(raw: msgspec.Raw) -> bool:
+    return bytes(memoryview(raw)[:5]) in {b"", b"null"}
+
+
+class _Fields:
+    """Checks fields one by one and gathers what is wrong; a wrong field yields its default meanwhile."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.problems: list[str] = []
+
+    def _refuse(self, name: str, raw: msgspec.Raw, expected: str) -> None:
+        self.problems.append(f"{name} is {_shown(raw)}; expected {expected}")
+
+    def text(self, name: str, raw: msgspec.Raw, default: str, *, longest: int) -> str:
+        if _is_absent(raw):
+            return default
+        value: Any = _loose(raw, str)
+        if value is None or not 1 <= len(value) <= longest or not value.isprintable():
+            self._refuse(name, raw, f"a string of 1-{longest} printable characters")
+            return default
+        return str(value)
+
+    def runtime(self, raw: msgspec.Raw) -> Runtime:
+        if _is_absent(raw):
+            return Runtime.PYTHON
+        value = _loose(raw, str)
+        if value not in set(Runtime):
+            self._refuse("runtime", raw, "one of " + ", ".join(Runtime))
+            return Runtime.PYTHON
+        return Runtime(str(value))
+
+    def s3_key(self, raw: msgspec.Raw) -> str:
+        if _is_absent(raw):
+            self.problems.append("s3Key is missing; expected the object key of the code zip")
+            return ""
+        value = _loose(raw, str)
+        # A NUL or lone surrogate cannot be part of an S3 key; botocore would fail on it obscurely.
+        if not value or len(value.encode(errors="replace")) > _MAX_KEY_BYTES or "\0" in value:
+            self._refuse("s3Key", raw, f"a string of 1-{_MAX_KEY_BYTES} bytes")
+            return ""
+        return value
+
+    def bucket(self, raw: msgspec.Raw, default: str) -> str:
+        if _is_absent(raw):
+            return default
+        value = _loose(raw, str)
+        if value is None or not _BUCKET.fullmatch(value):
+            self._refuse("s3Bucket", raw, "a bucket's name (3-63 of a-z 0-9 . -)")
+            return default
+        return value
+
+    def integer(self, name: str, raw: msgspec.Raw, default: int, bounds: tuple[int, int]) -> int:
+        if _is_absent(raw):
+            return default
+        value = _loose(raw, int)
+        low, high = bounds
+        if value is None or not low <= value <= high:
+            self._refuse(name, raw, f"an integer from {low} to {high}")
+            return default
+        return value

@@ -1,0 +1,53 @@
+"""The port to an object store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from nanoagent.errors import NanoAgentError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, not a failure
+    """No such bucket or key, or no permission to know."""
+
+
+class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
+    """The object has more bytes than the caller is willing to take."""
+
+
+class ObjectStore(Protocol):
+    """Buckets, keys and bytes. Every method raises `StorageError` when the store fails."""
+
+    async def fetch(
+        self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
+    ) -> str | None:
+        """Write an object's bytes to the file `into` and return its ETag.
+
+        Args:
+            bucket: The bucket's name.
+            key: The object's key.
+            into: A file to create or overwrite.
+            etag: When given and still current, nothing is fetched and None is returned.
+            max_bytes: More than this is refused, before or while it is read.
+
+        Raises:
+            ObjectMissing: No such bucket or key, or access denied.
+            ObjectTooLarge: The object is larger than `max_bytes`.
+            StorageError: Anything else.
+        """
+        ...
+
+    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
+        """Store the file `source`; large files in parts."""
+        ...
+
+    async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
+        """A link that lets anyone read the object for that long."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections. Idempotent."""
+        ...
