@@ -1,0 +1,139 @@
+"""The way to AWS: clients that are opened when first used, and what their failures are called.
+
+The only module that knows aiobotocore; the adapters (`broker.sqs`, `storage.s3`, `telemetry.cloudwatch`)
+get a client and translate its errors with `translated` and `error_code`. Importing this takes about a
+second (docs/adr/0002), so the command line does it only where a command needs it.
+
+Endpoints and credentials follow the SDK's own variables and files unless they are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from nanoagent.errors import PlatformError
+
+CALL_ERRORS: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError, TimeoutError)
+"""Everything that a call of an AWS client, or reading its answer's body, raises when it fails."""
+
+LONG_POLL_MAX_S: Final = 20  # SQS's longest WaitTimeSeconds
+_CONNECT_TIMEOUT_S: Final = 5
+_READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll is silent for its whole length
+_MAX_ATTEMPTS: Final = 3  # the first included
+_MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
+
+
+def _config() -> AioConfig:
+    return AioConfig(
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
+        max_pool_connections=_MAX_CONNECTIONS,
+        # The checksums that became the default in 2025 are unknown to older S3-alikes.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        # "auto" is virtual-hosted on AWS and path-style at every other endpoint.
+        s3={"addressing_style": "auto", "us_east_1_regional_endpoint": "regional"},
+    )
+
+
+@dataclass(eq=False)
+class AwsClients:
+    """The AWS clients of one event loop; each is opened by the first call that wants it.
+
+    Attributes:
+        region: The region of the queue and the buckets.
+        endpoint_url: An endpoint for all services; None leaves it to the SDK's own settings.
+        access_key_id: With `secret_access_key`, fixed credentials; None leaves them to the SDK.
+        secret_access_key: See `access_key_id`.
+    """
+
+    region: str
+    endpoint_url: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    _session: AioSession = field(default_factory=get_session, init=False, repr=False)
+    _open: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+    _exits: AsyncExitStack = field(default_factory=AsyncExitStack, init=False, repr=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def sqs(self) -> Any:
+        """The SQS client."""
+        return await self._client("sqs")
+
+    async def s3(self) -> Any:
+        """The S3 client."""
+        return await self._client("s3")
+
+    async def cloudwatch(self) -> Any:
+        """The CloudWatch client."""
+        return await self._client("cloudwatch")
+
+    async def close(self) -> None:
+        """Close the clients and their connections. Idempotent; a client asked for later is a new one."""
+        async with self._opening:
+            self._open.clear()
+            await self._exits.aclose()
+
+    async def _client(self, service: str) -> Any:
+        async with self._opening:
+            if service not in self._open:
+                context = self._session.create_client(
+                    service,
+                    region_name=self.region,
+                    endpoint_url=self.endpoint_url,
+                    aws_access_key_id=self.access_key_id,
+                    aws_secret_access_key=self.secret_access_key,
+                    config=_config(),
+                )
+                self._open[service] = await self._exits.enter_async_context(context)
+            return self._open[service]
+
+
+def error_code(error: BaseException) -> str:
+    """What AWS called the failure (`NoSuchKey`, `304`), or the exception's class where it did not say."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "")) or "Unknown"
+    return type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """A failure in a sentence: an empty message, as `TimeoutError` has, becomes the class's name."""
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def translated(kind: type[PlatformError], doing: str) -> Iterator[None]:
+    """Turn a failed AWS call within the block into one of ours.
+
+    Args:
+        kind: The exception to raise instead.
+        doing: What was tried, to start the message with: `receive from <url>`.
+
+    Raises:
+        PlatformError: `kind`, from the vendor's exception.
+    """
+    try:
+        yield
+    except CALL_ERRORS as exc:
+        raise kind(f"{doing}: {describe(exc)}") from exc

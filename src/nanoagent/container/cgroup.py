@@ -1,0 +1,266 @@
+"""A container's control group: its limits and the kernel's own counters, as files. Both versions.
+
+What the kernel counts decides how a run is judged; what a container says of itself does not. Reading takes
+microseconds, where Docker's API takes milliseconds (limits) or a second (statistics).
+
+Sources: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/{memory,pids}; pid_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_CPU_PERIOD_US: Final = 100_000  # the kernel's default
+_SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same
+
+
+def controllers_of(proc_cgroup: str) -> dict[str, str]:
+    """Controller → path, from the text of /proc/PID/cgroup; "" is the unified hierarchy's."""
+    paths = {}
+    for line in proc_cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = path
+    return paths
+
+
+def mounts_of(mountinfo: str) -> dict[str, Path]:
+    """Controller → mount point, from the text of /proc/self/mountinfo; "" is the unified hierarchy's."""
+    mounts = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        point = Path(left.split(" ")[4])
+        if kind == "cgroup2":
+            mounts[""] = point
+        elif kind == "cgroup":
+            for option in options.split(","):
+                mounts.setdefault(option, point)
+    return mounts
+
+
+def find(pid: int, proc: Path = Path("/proc")) -> ControlGroup | None:
+    """The control group of a process, or None where its files cannot be seen (a remote Docker)."""
+    try:
+        controllers = controllers_of((proc / str(pid) / "cgroup").read_text())
+        mounts = mounts_of((proc / "self/mountinfo").read_text())
+    except OSError:
+        return None
+
+    def folder(controller: str) -> Path:
+        return mounts[controller] / controllers[controller].lstrip("/")
+
+    try:
+        if "memory" in controllers and "memory" in mounts:
+            group: ControlGroup = ControlGroupV1(folder("memory"), folder("cpu"), folder("pids"))
+        else:
+            group = ControlGroupV2(folder(""))
+        group.usage_bytes()
+    except (KeyError, OSError):
+        return None
+    return group
+
+
+def _stat(text: str) -> dict[str, int]:
+    """A file of "name number" lines."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+class ControlGroup(ABC):
+    """What the agent wants of a container's group. Methods raise OSError when the group is gone."""
+
+    @abstractmethod
+    def set_memory_limit(self, limit_bytes: int) -> None:
+        """Limit memory, swap excluded. PermissionError where the agent may not."""
+
+    @abstractmethod
+    def set_cpus(self, cpus: float) -> None:
+        """Limit CPU time per period, and set the share under contention to match."""
+
+    @abstractmethod
+    def usage_bytes(self) -> int:
+        """What is charged to the group now, page cache included."""
+
+    @abstractmethod
+    def page_cache_bytes(self) -> int:
+        """The part of it that is cache of files and that the kernel drops before it kills. Not tmpfs."""
+
+    @abstractmethod
+    def peak_bytes(self) -> int:
+        """The highest usage since the last `reset_peak` that worked, or since the group was made."""
+
+    @abstractmethod
+    def reset_peak(self) -> bool:
+        """Start a new peak; False where the kernel or the agent's rights do not allow it."""
+
+    @abstractmethod
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed for memory."""
+
+    @abstractmethod
+    def refused_processes(self) -> int:
+        """How often a fork was refused because of the limit on processes."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing open
+        """Give up what is held open. Idempotent."""
+
+
+@dataclass(slots=True)
+class ControlGroupV1(ControlGroup):
+    """Three hierarchies, three folders."""
+
+    memory: Path
+    cpu: Path
+    pids: Path
+
+    def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102 - see ControlGroup
+        memory = self.memory / "memory.limit_in_bytes"
+        with_swap = self.memory / "memory.memsw.limit_in_bytes"  # absent without swap accounting
+        files = [memory, with_swap] if with_swap.exists() else [memory]
+        # memory ≤ memory + swap must hold after each write: the order depends on the direction.
+        if limit_bytes > int(memory.read_text()):
+            files.reverse()
+        for file in files:
+            file.write_text(str(limit_bytes))
+
+    def set_cpus(self, cpus: float) -> None:  # noqa: D102
+        (self.cpu / "cpu.cfs_quota_us").write_text(str(int(cpus * _CPU_PERIOD_US)))
+        (self.cpu / "cpu.shares").write_text(str(max(2, int(cpus * _SHARES_PER_CPU))))
+
+    def usage_bytes(self) -> int:  # noqa: D102
+        return int((self.memory / "memory.usage_in_bytes").read_text())
+
+    def page_cache_bytes(self) -> int:  # noqa: D102
+        stat = _stat((self.memory / "memory.stat").read_text())
+        return max(0, stat["total_cache"] - stat.get("total_shmem", 0))
+
+    def peak_bytes(self) -> int:  # noqa: D102
+        return int((self.memory / "memory.max_usage_in_bytes").read_text())
+
+    def reset_peak(self) -> bool:  # noqa: D102
+        try:
+            (self.memory / "memory.max_usage_in_bytes").write_text("0")
+        except PermissionError:
+            return False
+        return True
+
+    def oom_kills(self) -> int:  # noqa: D102
+        return _stat((self.memory / "memory.oom_control").read_text()).get("oom_kill", 0)
+
+    def refused_processes(self) -> int:  # noqa: D102
+        return _stat((self.pids / "pids.events").read_text()).get("max", 0)
+
+
+@dataclass(slots=True)
+class ControlGroupV2(ControlGroup):
+    """One folder. The peak's reset belongs to one open descriptor, so it is kept open (Linux ≥ 6.12)."""
+
+    folder: Path
+    _peak: int = -1
+
+    def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102
+        (self.folder / "memory.max").write_text(str(limit_bytes))
+        swap = self.folder / "memory.swap.max"
+        if swap.exists():
+            swap.write_text("0")
+
+    def set_cpus(self, cpus: float) -> None:  # noqa: D102
+        (self.folder / "cpu.max").write_text(f"{int(cpus * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
+        (self.folder / "cpu.weight").write_text(str(min(10_000, max(1, int(cpus * 100)))))
+
+    def usage_bytes(self) -> int:  # noqa: D102
+        return int((self.folder / "memory.current").read_text())
+
+    def page_cache_bytes(self) -> int:  # noqa: D102
+        stat = _stat((self.folder / "memory.stat").read_text())
+        return max(0, stat["file"] - stat.get("shmem", 0))
+
+    def peak_bytes(self) -> int:  # noqa: D102
+        if self._peak >= 0:
+            return int(os.pread(self._peak, 64, 0))
+        return int((self.folder / "memory.peak").read_text())
+
+    def reset_peak(self) -> bool:  # noqa: D102
+        try:
+            if self._peak < 0:
+                self._peak = os.open(self.folder / "memory.peak", os.O_RDWR | os.O_CLOEXEC)
+            os.pwrite(self._peak, b"reset\n", 0)
+        except OSError:  # EACCES: not ours to write; EINVAL or ENOENT: an older kernel
+            self.close()
+            return False
+        return True
+
+    def oom_kills(self) -> int:  # noqa: D102
+        return _stat((self.folder / "memory.events").read_text()).get("oom_kill", 0)
+
+    def refused_processes(self) -> int:  # noqa: D102
+        return _stat((self.folder / "pids.events").read_text()).get("max", 0)
+
+    def close(self) -> None:  # noqa: D102
+        if self._peak >= 0:
+            os.close(self._peak)
+            self._peak = -1
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What one run did to its group.
+
+    Attributes:
+        peak_bytes: The most it held at once beyond what the container held before; files in tmpfs count,
+            the kernel's cache of other files does not.
+        oom_kills: Processes of it that the kernel killed for memory.
+        refused_processes: Forks that the limit on processes refused.
+    """
+
+    peak_bytes: int
+    oom_kills: int
+    refused_processes: int
+
+
+class RunMeter:
+    """Measures one run of a container: made before it, `sample`d during it, read after it.
+
+    The kernel's peak counts page cache, which would be dropped if memory were wanted; advice based on it
+    misleads. What was cache when the peak was reached is not recorded, so two lower bounds are taken and
+    the larger is believed: the peak less the cache at the end (exact when the cache only grew), and the
+    largest of the samples, each exact at its moment.
+    """
+
+    def __init__(self, group: ControlGroup) -> None:
+        self._group = group
+        self._exact = group.reset_peak()
+        self._peak_before = group.peak_bytes()
+        self._oom_kills = group.oom_kills()
+        self._refused = group.refused_processes()
+        self._base = self._without_cache()
+        self._sampled = self._base
+
+    def _without_cache(self) -> int:
+        return self._group.usage_bytes() - self._group.page_cache_bytes()
+
+    def sample(self) -> None:
+        """Look at the usage now; harmless when the group is gone."""
+        try:
+            self._sampled = max(self._sampled, self._without_cache())
+        except OSError:
+            return
+
+    def read(self) -> MemoryUse:
+        """The run's figures so far."""
+        self.sample()
+        peak = self._group.peak_bytes()
+        held = self._sampled
+        # Without a reset the counter still tells the truth when this run has raised it.
+        if self._exact or peak > self._peak_before:
+            held = max(held, peak - self._group.page_cache_bytes())
+        return MemoryUse(
+            peak_bytes=max(0, held - self._base),
+            oom_kills=self._group.oom_kills() - self._oom_kills,
+            refused_processes=self._group.refused_processes() - self._refused,
+        )

@@ -1,0 +1,189 @@
+"""Docker Engine as the container driver, over its REST API (≥ 1.41; Podman's socket speaks it too)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiodocker
+import aiohttp
+import structlog
+
+from nanoagent.container import cgroup, slot
+from nanoagent.container.base import RunningContainer
+from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
+from nanoagent.errors import ContainerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nanoagent.container.slot import Slot
+
+log = structlog.get_logger(__name__)
+
+_CALL_TIMEOUT_S: Final = 60.0
+_HELLO_TIMEOUT_S: Final = 30.0
+
+
+@asynccontextmanager
+async def _translated(doing: str) -> AsyncIterator[None]:
+    """Docker's exceptions as ours."""
+    try:
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            yield
+    except TimeoutError as exc:
+        raise ContainerError(f"Docker did not answer within {_CALL_TIMEOUT_S:.0f} s while {doing}") from exc
+    except aiodocker.DockerError as exc:
+        raise ContainerError(f"Docker refused while {doing}: {exc.message}") from exc
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        raise ContainerError(f"Docker cannot be reached while {doing}: {exc}") from exc
+
+
+class DockerDriver:
+    """Implements `container.base.Driver`; also finds images and what dead workers left.
+
+    The engine is where DOCKER_HOST or Docker's own context says.
+    """
+
+    def __init__(self) -> None:
+        self._docker: aiodocker.Docker | None = None
+
+    async def _engine(self) -> aiodocker.Docker:
+        if self._docker is None:
+            try:
+                self._docker = aiodocker.Docker()
+            except ValueError as exc:
+                raise ContainerError(
+                    "no Docker Engine was found: install one (make setup) or set DOCKER_HOST"
+                ) from exc
+        return self._docker
+
+    async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:  # noqa: D102 - see Driver
+        docker = await self._engine()
+        await slot.listen(spec.uid)
+        container = None
+        try:
+            async with _translated(f"making a container of {spec.image}"):
+                container = await docker.containers.create(create_body(spec), name=spec.name)
+                await container.start()
+            session = await slot.session(_HELLO_TIMEOUT_S)
+            await session.greet()
+            group = await self._control_group(container.id)
+            return RunningContainer(container.id, spec, slot, session, group)
+        except BaseException:
+            # Shielded: a cancelled creation must not leave a container behind either.
+            if container is not None:
+                await asyncio.shield(self._remove_quietly(container.id))
+            raise
+
+    async def _control_group(self, container_id: str) -> cgroup.ControlGroup | None:
+        details = await self._inspect(container_id)
+        return cgroup.find(int(details["State"]["Pid"]))
+
+    async def _inspect(self, container_id: str) -> dict[str, Any]:
+        docker = await self._engine()
+        async with _translated("inspecting a container"):
+            return dict(await docker.containers.container(container_id).show())
+
+    async def _remove_quietly(self, container_id: str) -> None:
+        try:
+            await self.remove(container_id)
+        except ContainerError as exc:
+            log.warning("container not removed", container=container_id[:12], reason=str(exc))
+
+    async def remove(self, container_id: str) -> None:  # noqa: D102
+        docker = await self._engine()
+        async with _translated("removing a container"):
+            try:
+                await docker.containers.container(container_id).delete(force=True, v=True)
+            except aiodocker.DockerError as exc:
+                # 404: gone already. 409: its removal is under way.
+                if exc.status not in {404, 409}:
+                    raise
+
+    async def set_limits(self, container_id: str, memory_bytes: int, cpus: float) -> None:  # noqa: D102
+        docker = await self._engine()
+        limits = {
+            "Memory": memory_bytes,
+            "MemorySwap": memory_bytes,
+            "CpuPeriod": 100_000,
+            "CpuQuota": int(cpus * 100_000),
+        }
+        async with _translated("changing a container's limits"):
+            # aiodocker has no call for it.
+            await docker._query_json(f"containers/{container_id}/update", method="POST", data=limits)  # noqa: SLF001
+
+    async def was_out_of_memory(self, container_id: str) -> bool:  # noqa: D102
+        try:
+            return bool((await self._inspect(container_id))["State"]["OOMKilled"])
+        except (ContainerError, KeyError):
+            return False
+
+    async def deaths(self) -> AsyncIterator[str]:  # noqa: D102
+        docker = await self._engine()
+        subscriber = docker.events.subscribe(  # type: ignore[no-untyped-call]
+            filters='{"type":["container"],"event":["die"],"label":["' + LABEL_WORKER + '"]}'
+        )
+        try:
+            while (event := await subscriber.get()) is not None:
+                if event.get("Action") == "die":
+                    yield str(event.get("Actor", {}).get("ID", ""))
+        finally:
+            await docker.events.stop()  # type: ignore[no-untyped-call]
+        raise ContainerError("Docker's events ended")
+
+    async def image_id(self, image: str) -> str:
+        """The id of an image, which names its whole content.
+
+        Raises:
+            ContainerError: It is not there, with the remedy, or Docker cannot be asked.
+        """
+        docker = await self._engine()
+        async with _translated(f"looking for the image {image}"):
+            try:
+                return str((await docker.images.inspect(image))["Id"])
+            except aiodocker.DockerError as exc:
+                if exc.status == 404:
+                    raise ContainerError(
+                        f"the image {image} is not there: build it (make images) or pull it"
+                    ) from exc
+                raise
+
+    async def remove_orphans(self, own_home: Path) -> int:
+        """Remove the containers of workers that are dead; returns how many.
+
+        A worker is dead when nobody holds the lock in its folder, which its containers name in a label.
+
+        Args:
+            own_home: This worker's, which has made no container yet: what names it is a predecessor's.
+        """
+        docker = await self._engine()
+        async with _translated("listing containers"):
+            containers = await docker.containers.list(
+                all=1, filters='{"label":["' + LABEL_WORKER + '","' + LABEL_HOME + '"]}'
+            )
+        homes = {container.id: Path(container["Labels"][LABEL_HOME]) for container in containers}
+        dead = [
+            container_id
+            for container_id, home in homes.items()
+            if home == own_home or slot.worker_is_dead(home)
+        ]
+        for container_id in dead:
+            await self._remove_quietly(container_id)
+        for home in {homes[container_id] for container_id in dead} - {own_home}:
+            await asyncio.to_thread(slot.remove_home, home)
+        return len(dead)
+
+    async def ping(self) -> None:
+        """Succeed when the engine answers."""
+        docker = await self._engine()
+        async with _translated("asking for its version"):
+            await docker.version()
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        if self._docker is not None:
+            await self._docker.close()
+            self._docker = None

@@ -1,0 +1,208 @@
+"""The folder that is bound into a container: one socket, and later the code or program it is bound to.
+
+Layout below DOCKER_WORK_DIR_ROOT::
+
+    <worker id>/            0700; lock: held by flock while the worker lives
+        slots/<name>/       bound read-only at /slot
+            agent.sock      until the supervisor has connected
+            code/           the function's tree, hard links to the cache
+            program         a built binary, likewise
+        spool/<name>/       output files on their way to S3
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent.errors import ConfigError, ContainerError, PlatformError
+from nanoagent.runtime.session import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+_STREAM_LIMIT: Final = 256 * 1024  # a frame is at most 128 KiB
+_UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
+
+
+class WorkerHome:
+    """The worker's own folder, locked as long as the process lives."""
+
+    def __init__(self, root: Path, worker_id: str) -> None:
+        self.path = root / worker_id
+        self._lock = -1
+
+    def claim(self) -> None:
+        """Make the folder and lock it; what a dead worker of the same name left is removed.
+
+        Raises:
+            ConfigError: Another worker of this name lives, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigError(
+                [f"WORKER_ID: another worker runs as {self.path.name}; name this one otherwise"]
+            ) from exc
+        except OSError as exc:
+            problem = f"DOCKER_WORK_DIR_ROOT: {self.path} cannot be used: {exc.strerror}"
+            raise ConfigError([f"{problem}; choose a folder that this user may write to"]) from exc
+        for name in ("slots", "spool"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+            (self.path / name).mkdir()
+
+    def release(self) -> None:
+        """Remove the folder and the lock. Idempotent."""
+        if self._lock >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def spool(self) -> Path:
+        """Where output files wait for their upload."""
+        return self.path / "spool"
+
+    def new_slot(self, name: str) -> Slot:
+        """Make the folder of one container-to-be."""
+        path = self.path / "slots" / name
+        try:
+            path.mkdir()
+            path.chmod(0o755)  # the container's user, who is nobody here, must get in
+        except OSError as exc:
+            raise ContainerError(f"no slot folder could be made: {exc}") from exc
+        return Slot(path)
+
+
+def worker_is_dead(home: Path) -> bool:
+    """Whether no process holds the lock of that worker's folder any more."""
+    try:
+        descriptor = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # another user's: not ours to judge
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def remove_home(home: Path) -> None:
+    """Remove a dead worker's folder."""
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Slot:
+    """One container's folder on the host."""
+
+    path: Path
+    _server: asyncio.Server | None = None
+    _session: asyncio.Future[Session] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    async def listen(self, uid: int) -> None:
+        """Await one connection on the slot's socket, from that user only."""
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self._session.done() or _peer_uid(writer) != uid:
+                writer.close()
+                return
+            self._session.set_result(Session(reader, writer))
+
+        path = self.path / "agent.sock"
+        try:
+            self._server = await asyncio.start_unix_server(accept, path, limit=_STREAM_LIMIT)
+            path.chmod(0o666)  # the container's user is another; the folder above is 0700
+        except OSError as exc:
+            raise ContainerError(f"no socket could be made in {self.path}: {exc}") from exc
+
+    async def session(self, timeout_s: float) -> Session:
+        """The supervisor's connection; from then on nobody else can connect.
+
+        Raises:
+            ContainerError: It did not connect in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                session = await asyncio.shield(self._session)
+        except TimeoutError as exc:
+            raise ContainerError(
+                f"the container's supervisor did not connect within {timeout_s:.0f} s"
+            ) from exc
+        self._stop_listening()
+        return session
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            (self.path / "agent.sock").unlink(missing_ok=True)
+
+    async def put_code(self, tree: Path) -> None:
+        """Put a function's tree where the supervisor finds it."""
+        await self._link(link_tree, tree, self.path / "code")
+
+    async def put_program(self, program: Path) -> None:
+        """Put a built program where a run starts it."""
+        await self._link(_link_file, program, self.path / "program")
+
+    async def _link(self, link: object, source: Path, target: Path) -> None:
+        try:
+            await asyncio.to_thread(link, source, target)  # type: ignore[arg-type]
+        except OSError as exc:
+            raise PlatformError(f"{source.name} could not be put into a slot folder: {exc}") from exc
+
+    async def remove(self) -> None:
+        """Remove the folder. Idempotent."""
+        self._stop_listening()
+        if self._session.done() and not self._session.cancelled():
+            await self._session.result().close()
+        else:
+            self._session.cancel()
+        await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    peer: socket.socket = writer.get_extra_info("socket")
+    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)
+
+
+def _link_file(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file systems differ or the links are used up."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        target.chmod(source.stat().st_mode & 0o777)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A tree of the same folders whose files are hard links (or copies) of the source's."""
+    target.mkdir()
+    target.chmod(0o755)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                link_tree(source / entry.name, target / entry.name)
+            elif entry.is_file(follow_symlinks=False):
+                _link_file(source / entry.name, target / entry.name)

@@ -1,0 +1,117 @@
+"""From limits to Docker's settings, purely: everything that makes the outer wall is in `create_body`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nanoagent.job import Runtime
+
+MIB: Final = 1024 * 1024
+LABEL_WORKER: Final = "nanoagent.worker"
+LABEL_HOME: Final = "nanoagent.home"
+LABEL_RUNTIME: Final = "nanoagent.runtime"
+_INPUT_BYTES: Final = 2 * MIB  # one payload: a message has at most 1 MiB
+_SHM_BYTES: Final = 64 * MIB  # Docker's default
+# What a container holds besides the run: the supervisor, the kernel's own structures, the code's copy until
+# it is measured. The limit is set anew, exactly, when the container is bound.
+_BASE_BYTES: Final = 16 * MIB
+_SUPERVISOR_PROCESSES: Final = 2  # itself, and the program's process before it becomes the program
+
+SECCOMP_PROFILE: Final = resources.files(__package__).joinpath("seccomp.json").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits that are the same for every container of a worker."""
+
+    processes: int
+    tmp_bytes: int
+    work_bytes: int
+    output_bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """One container to be made.
+
+    Attributes:
+        runtime: Which language's image it has.
+        image: The image.
+        name: The container's name, unique on the host.
+        worker_id: Whose it is.
+        home: The worker's own folder, by which others can tell whether the worker lives.
+        slot: The folder that is bound into it.
+        uid: The user id it runs under; no other container has it.
+        memory_mb: The size it is made for, MiB.
+        cpus: Its CPU share.
+        limits: The worker's.
+    """
+
+    runtime: Runtime
+    image: str
+    name: str
+    worker_id: str
+    home: Path
+    slot: Path
+    uid: int
+    memory_mb: int
+    cpus: float
+    limits: Limits
+
+
+def _tmpfs(size_bytes: int, inodes: int) -> str:
+    # Owned by root and sticky: a run can write into it, but cannot change the mount point itself.
+    # exec, because functions unpack and run things in /tmp; Docker's default is noexec.
+    return f"rw,exec,nosuid,nodev,size={size_bytes},nr_inodes={inodes},mode=1777"
+
+
+def create_body(spec: ContainerSpec) -> dict[str, Any]:
+    """The body of Docker's `POST /containers/create` (Engine API ≥ 1.41).
+
+    docs/security.md says of each setting which attack it stops and which test tries it.
+    """
+    limits = spec.limits
+    memory = spec.memory_mb * MIB + _BASE_BYTES
+    return {
+        "Image": spec.image,
+        "User": f"{spec.uid}:{spec.uid}",
+        "WorkingDir": "/work",
+        "Env": [],
+        "Labels": {
+            LABEL_WORKER: spec.worker_id,
+            LABEL_HOME: str(spec.home),
+            LABEL_RUNTIME: spec.runtime,
+        },
+        # An own, empty network namespace with loopback; less than half the start time of network "none".
+        "NetworkDisabled": True,
+        "HostConfig": {
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges", f"seccomp={SECCOMP_PROFILE}"],
+            "ReadonlyRootfs": True,
+            "Privileged": False,
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
+            "Mounts": [{"Type": "bind", "Source": str(spec.slot), "Target": "/slot", "ReadOnly": True}],
+            "Tmpfs": {
+                "/work": _tmpfs(limits.work_bytes, limits.inodes),
+                "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - the container's own
+                "/output": _tmpfs(limits.output_bytes, limits.inodes),
+                "/input": _tmpfs(_INPUT_BYTES, 16),
+            },
+            "ShmSize": _SHM_BYTES,
+            "Memory": memory,
+            "MemorySwap": memory,  # memory and swap together: no swap
+            "CpuPeriod": 100_000,
+            "CpuQuota": int(spec.cpus * 100_000),
+            "CpuShares": max(2, int(spec.cpus * 1024)),
+            "PidsLimit": limits.processes + _SUPERVISOR_PROCESSES,
+            "LogConfig": {"Type": "none"},
+            "RestartPolicy": {"Name": "no"},
+        },
+    }

@@ -1,0 +1,289 @@
+"""The host's end of the conversation with one container's supervisor.
+
+States: connected → ``prepare`` → ready → ``start`` → running → ``wait_exit`` → ended → ``collect`` → wiped
+→ ready again. One run at a time. A session that raised is of no more use: close it and its container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.errors import ContainerError, ProtocolError
+from nanoagent.result import OutputError
+from nanoagent.runtime import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MAX_REFUSALS: Final = 100  # named one by one in a result; more are summed up in one line
+_STEP_TIMEOUT_S: Final = 60.0  # for one frame outside a run: a supervisor that is stuck is given up
+_PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code under the smallest CPU share
+# Over the deadline and its grace: the supervisor's own clock is then not believed any more. Generous,
+# because a small CPU share slows the supervisor too.
+_OVERTIME_S: Final = 15.0
+_MAX_PATH_BYTES: Final = 1024
+
+
+class Overdue(ContainerError):  # noqa: N818 - a state of the run; the executor turns it into TIMEOUT
+    """The supervisor did not end the run in time by itself; its container must be killed."""
+
+
+class Gone(ContainerError):  # noqa: N818 - likewise
+    """The supervisor closed the connection: the container has died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One of the two output streams.
+
+    Attributes:
+        text: What was kept, invalid UTF-8 replaced; with a line about the gap when there is one.
+        truncated_bytes: How many bytes are missing.
+    """
+
+    text: str = ""
+    truncated_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file from /output, spooled under a name of our own choosing.
+
+    Attributes:
+        path: Its path below /output, as the program named it; bytes that are no UTF-8 are surrogates.
+        spooled: Where its bytes lie.
+        size: In bytes.
+    """
+
+    path: str
+    spooled: Path
+    size: int
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a run left behind, and whether its container may be used again."""
+
+    stdout: Captured = field(default_factory=Captured)
+    stderr: Captured = field(default_factory=Captured)
+    files: list[OutputFile] = field(default_factory=list)
+    refused: list[OutputError] = field(default_factory=list)
+    clean: bool = False
+
+
+def exit_code_of(wait_status: int) -> int:
+    """The contract's exit code: the program's own, or 128 + the signal that killed it."""
+    code = os.waitstatus_to_exitcode(wait_status & 0xFFFF)
+    return code if code >= 0 else 128 - code
+
+
+def signal_of(wait_status: int) -> signal.Signals | None:
+    """The signal that killed the program, if one did."""
+    if not os.WIFSIGNALED(wait_status & 0xFFFF):
+        return None
+    try:
+        return signal.Signals(os.WTERMSIG(wait_status & 0xFFFF))
+    except ValueError:  # a real-time signal has no name of its own
+        return signal.SIGRTMIN
+
+
+class Session:
+    """The connection to one supervisor. Takes the two ends of an accepted Unix stream."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._preparing = False
+
+    async def greet(self) -> None:
+        """Wait for the supervisor's first frame.
+
+        Raises:
+            ContainerError: It does not come, or speaks another version of the protocol.
+        """
+        payload = await self._expect(wire.HELLO, _STEP_TIMEOUT_S)
+        version = wire.decode_version(payload)
+        if version != wire.PROTOCOL_VERSION:
+            raise ContainerError(
+                f"the image's supervisor speaks protocol {version}, this agent {wire.PROTOCOL_VERSION}: "
+                "build the images anew (make images)"
+            )
+
+    async def prepare(self) -> None:
+        """Have the code copied from the slot folder into the working directory, and wait for it."""
+        self._send(wire.PREPARE, b"\1")
+        self._preparing = True
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until the workspace of the next run is prepared.
+
+        Raises:
+            ContainerError: It could not be.
+        """
+        if not self._preparing:
+            return
+        report = wire.decode_ready(await self._expect(wire.READY, _PREPARE_TIMEOUT_S))
+        self._preparing = False
+        if report.error:
+            raise ContainerError(
+                f"the code could not be copied into the container: {os.strerror(report.error)} "
+                f"after {report.files} files, {report.bytes} bytes (see WORK_MAX_MB, MAX_INODES)"
+            )
+
+    async def start(self, request: wire.RunRequest) -> None:
+        """Ask for the run; the program is about to start when this returns."""
+        self._send(wire.RUN, request.encode())
+        self._preparing = request.prepare_next
+        with self._translated():
+            await self._writer.drain()
+
+    async def wait_exit(self, request: wire.RunRequest) -> wire.ExitReport:
+        """Wait for the program's end.
+
+        Raises:
+            Overdue: It did not end although its time, the grace and a margin are over.
+            Gone: The container died under it.
+        """
+        limit_s = (request.timeout_ms + request.grace_ms) / 1000 + _OVERTIME_S
+        try:
+            async with asyncio.timeout(limit_s):
+                kind, payload = await self._receive()
+                if kind == wire.STARTED:
+                    kind, payload = await self._receive()
+        except TimeoutError as exc:
+            raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
+        if kind != wire.EXIT:
+            raise ProtocolError(f"the supervisor sent {kind!r} where a run's end was due")
+        return wire.decode_exit(payload)
+
+    async def collect(self, request: wire.RunRequest, report: wire.ExitReport, spool: Path) -> Collected:
+        """Take what the run printed and left in /output; return when the container is wiped.
+
+        Args:
+            request: The run's own, for its limits.
+            report: The run's end.
+            spool: An existing folder for the files; their names in it are numbers.
+        """
+        collected = Collected()
+        streams = {wire.STDOUT: bytearray(), wire.STDERR: bytearray()}
+        refused = 0
+        while True:
+            kind, payload = await self._receive_soon()
+            if kind in streams:
+                if len(streams[kind]) + len(payload) > request.capture_bytes:
+                    raise ProtocolError("the supervisor sent more output than was asked for")
+                streams[kind] += payload
+            elif kind == wire.FILE:
+                collected.files.append(await self._take_file(request, collected.files, payload, spool))
+            elif kind == wire.REFUSED:
+                refused += 1
+                if refused <= _MAX_REFUSALS:
+                    reason, path = wire.decode_refused(payload)
+                    collected.refused.append(OutputError(_shown(path), reason))
+            elif kind == wire.DONE:
+                break
+            else:
+                raise ProtocolError(f"the supervisor sent {kind!r} among a run's outputs")
+        if refused > _MAX_REFUSALS:
+            collected.refused.append(
+                OutputError("", f"{refused - _MAX_REFUSALS} more files were not uploaded")
+            )
+        collected.stdout = captured(bytes(streams[wire.STDOUT]), report.stdout_total, request.capture_bytes)
+        collected.stderr = captured(bytes(streams[wire.STDERR]), report.stderr_total, request.capture_bytes)
+        collected.clean = payload == b"\1"
+        return collected
+
+    def kill(self) -> None:
+        """End the present run now; `wait_exit` then returns a report that says so."""
+        self._send(wire.KILL)
+
+    async def close(self) -> None:
+        """Hang up, which ends the container. Idempotent."""
+        self._writer.close()
+        with suppress(OSError):  # the other end was gone first, which is as good
+            await self._writer.wait_closed()
+
+    async def _take_file(
+        self, request: wire.RunRequest, taken: list[OutputFile], payload: bytes, spool: Path
+    ) -> OutputFile:
+        size, path = wire.decode_file(payload)
+        total = sum(file.size for file in taken) + size
+        if (
+            len(taken) >= request.output_max_files
+            or size > request.output_max_file_bytes
+            or total > request.output_max_total_bytes
+        ):
+            raise ProtocolError("the supervisor sent more files than was asked for")
+        spooled = spool / str(len(taken))
+        left = size
+        # Written in the loop: 64 KiB to the page cache take microseconds, a thread's round trip a hundred.
+        with spooled.open("xb") as file:
+            while left:
+                kind, data = await self._receive_soon()
+                if kind != wire.DATA or len(data) > left or not data:
+                    raise ProtocolError("the supervisor broke off within a file")
+                file.write(data)
+                left -= len(data)
+        return OutputFile(path.decode(errors="surrogateescape"), spooled, size)
+
+    def _send(self, kind: bytes, payload: bytes = b"") -> None:
+        self._writer.write(wire.frame(kind, payload))
+
+    async def _expect(self, expected: bytes, timeout_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(timeout_s):
+                kind, payload = await self._receive()
+        except TimeoutError as exc:
+            raise ContainerError(f"the supervisor did not answer within {timeout_s:.0f} s") from exc
+        if kind != expected:
+            raise ProtocolError(f"the supervisor sent {kind!r} where {expected!r} was due")
+        return payload
+
+    async def _receive_soon(self) -> tuple[bytes, bytes]:
+        try:
+            async with asyncio.timeout(_STEP_TIMEOUT_S):
+                return await self._receive()
+        except TimeoutError as exc:
+            raise ContainerError(f"the supervisor was silent for {_STEP_TIMEOUT_S:.0f} s") from exc
+
+    async def _receive(self) -> tuple[bytes, bytes]:
+        with self._translated():
+            return await wire.read_frame(self._reader)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (asyncio.IncompleteReadError, OSError) as exc:
+            if isinstance(exc, TimeoutError):
+                raise
+            raise Gone("the container's supervisor is gone") from exc
+
+
+def captured(kept: bytes, total: int, capacity: int) -> Captured:
+    """Text from the head and tail of a stream.
+
+    Args:
+        kept: The head and, behind it, the tail.
+        total: The stream's whole length, bytes.
+        capacity: What could be kept; the head's share is the larger half of it.
+    """
+    missing = total - len(kept)
+    if missing <= 0:
+        return Captured(kept.decode(errors="replace"))
+    head = capacity - capacity // 2
+    gap = f"\n… {missing} bytes cut …\n"
+    text = kept[:head].decode(errors="replace") + gap + kept[head:].decode(errors="replace")
+    return Captured(text, missing)
+
+
+def _shown(path: bytes) -> str:
+    """A path as the program named it; bytes that are no UTF-8 become U+FFFD."""
+    return path[:_MAX_PATH_BYTES].decode(errors="replace")

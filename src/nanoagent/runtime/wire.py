@@ -1,0 +1,203 @@
+"""The frames between agent and supervisor, host's end. The other end is src/nanosupervisor/wire.h.
+
+A frame is: u32 length of the payload, u8 type, payload; little-endian. Everything that is read here came
+out of a container and is hostile: lengths are checked before they are believed.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.errors import ProtocolError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping, Sequence
+
+PROTOCOL_VERSION: Final = 1
+
+PREPARE: Final = b"P"
+RUN: Final = b"R"
+KILL: Final = b"K"
+HELLO: Final = b"H"
+READY: Final = b"Y"
+STARTED: Final = b"S"
+EXIT: Final = b"X"
+STDOUT: Final = b"O"
+STDERR: Final = b"E"
+FILE: Final = b"F"
+DATA: Final = b"D"
+REFUSED: Final = b"N"
+DONE: Final = b"Z"
+
+MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
+_HEADER: Final = struct.Struct("<Ic")
+_VERSION: Final = struct.Struct("<I")
+_READY: Final = struct.Struct("<IIQ")
+_EXIT: Final = struct.Struct("<IIQQQQQIIII")
+_FILE: Final = struct.Struct("<Q")
+_RUN: Final = struct.Struct("<IIIQIIQQIIIB")
+
+REFUSALS: Final = {
+    1: "is a link; only regular files are uploaded",
+    2: "is a device, pipe or socket; only regular files are uploaded",
+    3: "is over the number of files (OUTPUT_MAX_FILES)",
+    4: "is larger than a file may be (OUTPUT_MAX_FILE_MB)",
+    5: "does not fit: all files together are too large (OUTPUT_MAX_TOTAL_MB)",
+    6: "lies too deep, or its path is too long",
+    7: "could not be read",
+}
+
+
+class ExitFlag(IntFlag):
+    """What ended the program, or was found when it had ended."""
+
+    TIMED_OUT = 1
+    KILLED = 2
+    DISK_FULL = 4
+    FILE_LIMIT = 8
+    NOT_STARTED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyReport:
+    """The workspace is prepared, or `error` (an errno) says why not."""
+
+    error: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExitReport:
+    """What the supervisor saw of the program's end; times in microseconds, totals in bytes.
+
+    Attributes:
+        wait_status: As from waitpid(2).
+        left_over: Processes that outlived the program and were killed.
+        exec_error: The errno when the program could not be started.
+    """
+
+    wait_status: int
+    flags: ExitFlag
+    wall_us: int
+    user_us: int
+    system_us: int
+    stdout_total: int
+    stderr_total: int
+    stdout_kept: int
+    stderr_kept: int
+    left_over: int
+    exec_error: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the supervisor needs for one run.
+
+    Attributes:
+        arguments: The program and its arguments.
+        environment: All of it; nothing is inherited.
+        payload: For standard input and $PAYLOAD_FILE.
+        timeout_ms: Wall time of the program.
+        grace_ms: From SIGTERM to SIGKILL.
+        capture_bytes: Kept of each of stdout and stderr, half head and half tail.
+        file_size_bytes: RLIMIT_FSIZE.
+        open_files: RLIMIT_NOFILE.
+        output_max_files: Files sent from /output, and so on.
+        prepare_next: Whether another run of the same code will follow.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    payload: bytes
+    timeout_ms: int
+    grace_ms: int
+    capture_bytes: int
+    file_size_bytes: int
+    open_files: int
+    output_max_files: int
+    output_max_file_bytes: int
+    output_max_total_bytes: int
+    prepare_next: bool
+
+    def encode(self) -> bytes:
+        """The payload of a RUN frame."""
+        strings = [*self.arguments, *(f"{name}={value}" for name, value in self.environment.items())]
+        return b"".join(
+            (
+                _RUN.pack(
+                    self.timeout_ms,
+                    self.grace_ms,
+                    self.capture_bytes,
+                    self.file_size_bytes,
+                    self.open_files,
+                    self.output_max_files,
+                    self.output_max_file_bytes,
+                    self.output_max_total_bytes,
+                    len(self.arguments),
+                    len(self.environment),
+                    len(self.payload),
+                    self.prepare_next,
+                ),
+                *(string.encode(errors="surrogateescape") + b"\0" for string in strings),
+                self.payload,
+            )
+        )
+
+
+def frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """A whole frame."""
+    return _HEADER.pack(len(payload), kind) + payload
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """The next frame's type and payload.
+
+    Raises:
+        ProtocolError: It claims to be longer than any honest frame.
+        asyncio.IncompleteReadError: The supervisor is gone.
+    """
+    length, kind = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+    if length > MAX_FRAME_BYTES:
+        raise ProtocolError(f"the supervisor announced a frame of {length} bytes")
+    return kind, await reader.readexactly(length) if length else b""
+
+
+def _unpack(layout: struct.Struct, payload: bytes, what: str) -> tuple[int, ...]:
+    if len(payload) != layout.size:
+        raise ProtocolError(f"the supervisor sent {len(payload)} bytes as {what}")
+    return layout.unpack(payload)
+
+
+def decode_version(payload: bytes) -> int:
+    """The payload of HELLO."""
+    return _unpack(_VERSION, payload, "HELLO")[0]
+
+
+def decode_ready(payload: bytes) -> ReadyReport:
+    """The payload of READY."""
+    return ReadyReport(*_unpack(_READY, payload, "READY"))
+
+
+def decode_exit(payload: bytes) -> ExitReport:
+    """The payload of EXIT."""
+    wait_status, flags, *rest = _unpack(_EXIT, payload, "EXIT")
+    return ExitReport(wait_status, ExitFlag(flags & 31), *rest)
+
+
+def decode_file(payload: bytes) -> tuple[int, bytes]:
+    """The payload of FILE: size and path."""
+    if len(payload) <= _FILE.size:
+        raise ProtocolError("the supervisor announced a file without a name")
+    return _FILE.unpack_from(payload)[0], payload[_FILE.size :]
+
+
+def decode_refused(payload: bytes) -> tuple[str, bytes]:
+    """The payload of REFUSED: the reason and the path."""
+    if len(payload) < 2 or payload[0] not in REFUSALS:
+        raise ProtocolError("the supervisor refused a file without a reason")
+    return REFUSALS[payload[0]], payload[1:]

@@ -1,0 +1,89 @@
+/* See filter.h. A deny list on top of the container's allow list (src/nanoagent/container/seccomp.json).
+ *
+ * At this level of isolation the supervisor shares the run's user id and process namespace. What protects
+ * it: process 1 of a namespace takes no signal it has no handler for, it is not dumpable (no ptrace, no
+ * /proc/1/{mem,fd,environ}), and this filter refuses the calls that act on another process by its number
+ * without asking either (priorities, limits, affinity). It also refuses what would outlive the run: System V
+ * IPC and POSIX message queues live in the container, not in a process. */
+#define _GNU_SOURCE
+#include "filter.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#if defined(__x86_64__)
+#define NATIVE_ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define NATIVE_ARCH AUDIT_ARCH_AARCH64
+#else
+#error "x86-64 and aarch64 only"
+#endif
+
+#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80 /* CLONE_NEWTIME */)
+#define SUPERVISOR_PID 1
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (field))
+#define NUMBER offsetof(struct seccomp_data, nr)
+/* The low half of an argument; process numbers, flags and families are 32 bits wide. */
+#define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (n) * 8)
+#define RETURN(what) BPF_STMT(BPF_RET | BPF_K, (what))
+#define ERROR(number) RETURN(SECCOMP_RET_ERRNO | (number))
+#define IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (yes), (no))
+#define IF_ANY_OF(bits, yes, no) BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, (bits), (yes), (no))
+
+/* Each rule starts and ends with the system call's number in the accumulator. */
+#define DENY(call) IF(call, 0, 1), ERROR(EPERM)
+#define DENY_BITS(call, n, bits) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF_ANY_OF(bits, 0, 1), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_ON_SUPERVISOR(call, n) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(SUPERVISOR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
+
+#define IOPRIO_WHO_PROCESS 1 /* linux/ioprio.h */
+
+static struct sock_filter program[] = {
+    LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
+    LOAD(NUMBER),
+#if defined(__x86_64__)
+    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000 /* the x32 ABI */, 0, 1), ERROR(ENOSYS),
+#endif
+    /* Its flags lie in memory, where a filter cannot look; C libraries fall back to clone. */
+    IF(SYS_clone3, 0, 1), ERROR(ENOSYS),
+    DENY_BITS(SYS_clone, 0, NAMESPACES),
+    DENY(SYS_unshare), DENY(SYS_setns),
+    DENY(SYS_mount), DENY(SYS_umount2), DENY(SYS_pivot_root), DENY(SYS_chroot), DENY(SYS_open_tree),
+    DENY(SYS_move_mount), DENY(SYS_fsopen), DENY(SYS_fsconfig), DENY(SYS_fsmount), DENY(SYS_fspick),
+    DENY(SYS_mount_setattr),
+    DENY(SYS_keyctl), DENY(SYS_add_key), DENY(SYS_request_key),
+    DENY(SYS_bpf), DENY(SYS_perf_event_open), DENY(SYS_userfaultfd),
+    DENY(SYS_io_uring_setup), DENY(SYS_io_uring_enter), DENY(SYS_io_uring_register),
+    DENY(SYS_ptrace), DENY(SYS_process_vm_readv), DENY(SYS_process_vm_writev), DENY(SYS_process_madvise),
+    DENY(SYS_kcmp), DENY(SYS_pidfd_getfd), DENY(SYS_move_pages), DENY(SYS_migrate_pages),
+    DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
+    DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
+    DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
+    DENY(SYS_semtimedop), DENY(SYS_semctl), DENY(SYS_msgget), DENY(SYS_msgsnd), DENY(SYS_msgrcv),
+    DENY(SYS_msgctl), DENY(SYS_mq_open), DENY(SYS_mq_unlink),
+    DENY_ON_SUPERVISOR(SYS_prlimit64, 0),
+    DENY_ON_SUPERVISOR(SYS_sched_setaffinity, 0),
+    DENY_ON_SUPERVISOR(SYS_sched_setscheduler, 0),
+    DENY_ON_SUPERVISOR(SYS_sched_setparam, 0),
+    DENY_ON_SUPERVISOR(SYS_sched_setattr, 0),
+    /* "of a user" would reach the supervisor: it has the same. */
+    DENY_UNLESS(SYS_setpriority, 0, PRIO_PROCESS),
+    DENY_ON_SUPERVISOR(SYS_setpriority, 1),
+    DENY_UNLESS(SYS_ioprio_set, 0, IOPRIO_WHO_PROCESS),
+    DENY_ON_SUPERVISOR(SYS_ioprio_set, 1),
+    RETURN(SECCOMP_RET_ALLOW),
+};
+
+int filter_install(void)
+{
+    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+}

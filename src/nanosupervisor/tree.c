@@ -1,0 +1,402 @@
+/* See tree.h.
+ *
+ * Hazards: a job can leave folders nested thousands deep, with no permissions, with links to anywhere, FIFOs
+ * and devices' look-alikes. So every step goes through an open descriptor and one name, follows no link,
+ * opens nothing but what lstat has shown to be a regular file or folder, and the walks that may meet any
+ * depth use no recursion and one descriptor (up by "..": no process is left that could move a folder). */
+#define _GNU_SOURCE
+#include "tree.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#define MAX_OUTPUT_DEPTH 32
+#define MAX_OUTPUT_PATH 1024 /* bytes; also S3's limit for a key, less its prefix, checked by the agent */
+#define CHUNK (64 * 1024)
+
+/* Every place that a run can write to. /dev/shm is Docker's. */
+static const char *const writable[] = {WORK_DIR, "/tmp", OUTPUT_DIR, INPUT_DIR, "/dev/shm"};
+#define WRITABLE_COUNT (sizeof writable / sizeof *writable)
+
+static int open_folder(int parent, const char *name)
+{
+    return openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+static int is_dots(const char *name)
+{
+    return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+/* ---- code in ---------------------------------------------------------------------------------------- */
+
+static int copy_file(int from_folder, int to_folder, const char *name, const struct stat *info,
+                     struct ready_report *report)
+{
+    int from = openat(from_folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (from < 0)
+        return -1;
+    mode_t mode = info->st_mode & 0111 ? 0755 : 0644;
+    int to = openat(to_folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    off_t left = info->st_size;
+    int failed = to < 0;
+    while (!failed && left > 0) {
+        ssize_t moved = sendfile(to, from, NULL, (size_t)left);
+        if (moved == 0)
+            errno = EIO;
+        if (moved <= 0)
+            failed = 1;
+        else
+            left -= moved;
+    }
+    int error = errno;
+    close(from);
+    if (to >= 0)
+        close(to);
+    errno = error;
+    report->files++;
+    report->bytes += (uint64_t)info->st_size;
+    return failed ? -1 : 0;
+}
+
+/* The tree was made by the agent from a checked archive: no links, and at most 512 levels by its limit on
+ * paths, so recursion is safe here. */
+static int copy_folder(int from, int to, struct ready_report *report)
+{
+    DIR *entries = fdopendir(from);
+    if (!entries) {
+        close(from);
+        return -1;
+    }
+    int failed = 0;
+    struct dirent *entry;
+    while (!failed && (entry = readdir(entries))) {
+        struct stat info;
+        if (is_dots(entry->d_name))
+            continue;
+        if (fstatat(from, entry->d_name, &info, AT_SYMLINK_NOFOLLOW)) {
+            failed = 1;
+        } else if (S_ISREG(info.st_mode)) {
+            failed = copy_file(from, to, entry->d_name, &info, report);
+        } else if (S_ISDIR(info.st_mode)) {
+            int below_from = -1, below_to = -1;
+            failed = mkdirat(to, entry->d_name, 0755) || (below_from = open_folder(from, entry->d_name)) < 0 ||
+                     (below_to = open_folder(to, entry->d_name)) < 0;
+            if (!failed)
+                failed = copy_folder(below_from, below_to, report);
+            else if (below_from >= 0)
+                close(below_from);
+            if (below_to >= 0)
+                close(below_to);
+        }
+    }
+    int error = errno;
+    closedir(entries);
+    errno = error;
+    return failed ? -1 : 0;
+}
+
+struct ready_report tree_copy_code(void)
+{
+    struct ready_report report = {0};
+    int from = open_folder(AT_FDCWD, SLOT_CODE);
+    int to = open_folder(AT_FDCWD, WORK_DIR);
+    if (from < 0 || to < 0 || copy_folder(from, to, &report))
+        report.error = (uint32_t)(errno ? errno : EIO);
+    if (to >= 0)
+        close(to);
+    return report;
+}
+
+int tree_write_payload(const void *payload, size_t length)
+{
+    int file = open(PAYLOAD_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (file < 0)
+        return errno;
+    const char *at = payload;
+    int error = 0;
+    while (length && !error) {
+        ssize_t written = write(file, at, length);
+        if (written < 0)
+            error = errno == EINTR ? 0 : errno;
+        else {
+            at += written;
+            length -= (size_t)written;
+        }
+    }
+    close(file);
+    return error;
+}
+
+/* ---- outputs out ------------------------------------------------------------------------------------ */
+
+struct sending {
+    const struct run_request *request;
+    uint32_t files;
+    uint64_t bytes;
+    size_t path_length;
+    char path[MAX_OUTPUT_PATH + 256];
+};
+
+static void refuse(const struct sending *sending, enum refusal reason)
+{
+    uint8_t code = (uint8_t)reason;
+    wire_send2(FRAME_REFUSED, &code, 1, sending->path, sending->path_length);
+}
+
+static void send_file(struct sending *sending, int folder, const char *name)
+{
+    static char chunk[CHUNK];
+    struct stat info;
+    /* O_NONBLOCK: should the kernel ever show a FIFO as a regular file, we do not hang on it. */
+    int file = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0 && errno == EACCES && !fchmodat(folder, name, 0600, 0))
+        file = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0 || fstat(file, &info) || !S_ISREG(info.st_mode)) {
+        refuse(sending, REFUSED_UNREADABLE);
+        if (file >= 0)
+            close(file);
+        return;
+    }
+    uint64_t size = (uint64_t)info.st_size, left = size;
+    wire_send2(FRAME_FILE, &size, sizeof size, sending->path, sending->path_length);
+    while (left) {
+        size_t wanted = left < CHUNK ? (size_t)left : CHUNK;
+        ssize_t got = read(file, chunk, wanted);
+        if (got <= 0) { /* cannot happen on a tmpfs at rest; the size was promised, so pad rather than lie */
+            memset(chunk, 0, wanted);
+            got = (ssize_t)wanted;
+        }
+        wire_send(FRAME_DATA, chunk, (size_t)got);
+        left -= (uint64_t)got;
+    }
+    close(file);
+    sending->files++;
+    sending->bytes += size;
+}
+
+static int by_name(const void *left, const void *right)
+{
+    return strcmp(*(char *const *)left, *(char *const *)right);
+}
+
+/* The names in a folder, sorted, as a NULL-terminated list to be freed; takes the descriptor over. */
+static char **names_of(int folder)
+{
+    size_t count = 0, room = 16;
+    char **names = malloc(room * sizeof *names);
+    DIR *entries = fdopendir(dup(folder));
+    struct dirent *entry;
+    while (names && entries && (entry = readdir(entries))) {
+        if (is_dots(entry->d_name))
+            continue;
+        if (count + 1 >= room) {
+            char **larger = realloc(names, (room *= 2) * sizeof *names);
+            if (!larger)
+                break;
+            names = larger;
+        }
+        if ((names[count] = strdup(entry->d_name)))
+            count++;
+    }
+    if (entries)
+        closedir(entries);
+    if (!names)
+        return NULL;
+    names[count] = NULL;
+    qsort(names, count, sizeof *names, by_name);
+    return names;
+}
+
+static void send_folder(struct sending *sending, int folder, int depth);
+
+static void send_entry(struct sending *sending, int folder, const char *name, int depth)
+{
+    struct stat info;
+    size_t before = sending->path_length;
+    size_t length = strlen(name);
+    if (before + 1 + length > MAX_OUTPUT_PATH) {
+        refuse(sending, REFUSED_DEPTH);
+        return;
+    }
+    if (before)
+        sending->path[sending->path_length++] = '/';
+    memcpy(sending->path + sending->path_length, name, length);
+    sending->path_length += length;
+
+    if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW))
+        refuse(sending, REFUSED_UNREADABLE);
+    else if (S_ISDIR(info.st_mode)) {
+        fchmodat(folder, name, 0700, 0);
+        int below = open_folder(folder, name);
+        if (below < 0)
+            refuse(sending, REFUSED_UNREADABLE);
+        else if (depth >= MAX_OUTPUT_DEPTH)
+            refuse(sending, REFUSED_DEPTH);
+        else
+            send_folder(sending, below, depth + 1);
+        if (below >= 0)
+            close(below);
+    } else if (S_ISLNK(info.st_mode))
+        refuse(sending, REFUSED_LINK);
+    else if (!S_ISREG(info.st_mode))
+        refuse(sending, REFUSED_SPECIAL);
+    else if (sending->files >= sending->request->output_max_files)
+        refuse(sending, REFUSED_COUNT);
+    else if ((uint64_t)info.st_size > sending->request->output_max_file_bytes)
+        refuse(sending, REFUSED_SIZE);
+    else if ((uint64_t)info.st_size > sending->request->output_max_total_bytes - sending->bytes)
+        refuse(sending, REFUSED_TOTAL);
+    else
+        send_file(sending, folder, name);
+    sending->path_length = before;
+}
+
+static void send_folder(struct sending *sending, int folder, int depth)
+{
+    char **names = names_of(folder);
+    if (!names)
+        return;
+    for (char **name = names; *name; name++) {
+        send_entry(sending, folder, *name, depth);
+        free(*name);
+    }
+    free(names);
+}
+
+void tree_send_outputs(const struct run_request *request)
+{
+    static struct sending sending;
+    memset(&sending, 0, sizeof sending);
+    sending.request = request;
+    int folder = open_folder(AT_FDCWD, OUTPUT_DIR);
+    if (folder < 0)
+        return;
+    send_folder(&sending, folder, 1);
+    close(folder);
+}
+
+/* ---- walks of any depth ----------------------------------------------------------------------------- */
+
+/* Move the walk's descriptor; the old one is closed. */
+static int step(int *folder, const char *name)
+{
+    int next = open_folder(*folder, name);
+    if (next < 0)
+        return -1;
+    close(*folder);
+    *folder = next;
+    return 0;
+}
+
+/* Remove what can be removed in this folder; the name of a folder that is not empty into `below`. */
+static int wipe_level(int folder, char below[256])
+{
+    *below = 0;
+    DIR *entries = fdopendir(dup(folder));
+    if (!entries)
+        return -1;
+    rewinddir(entries); /* the position is shared with the descriptor that was duplicated */
+    int failed = 0;
+    struct dirent *entry;
+    while (!*below && !failed && (entry = readdir(entries))) {
+        if (is_dots(entry->d_name) || !unlinkat(folder, entry->d_name, 0) ||
+            !unlinkat(folder, entry->d_name, AT_REMOVEDIR))
+            continue;
+        struct stat info;
+        if (fstatat(folder, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(info.st_mode) ||
+            fchmodat(folder, entry->d_name, 0700, 0))
+            failed = 1;
+        else
+            strcpy(below, entry->d_name);
+    }
+    closedir(entries);
+    return failed ? -1 : 0;
+}
+
+static int wipe(const char *place)
+{
+    char below[256];
+    size_t depth = 0;
+    int folder = open_folder(AT_FDCWD, place);
+    if (folder < 0)
+        return errno == ENOENT;
+    for (;;) {
+        if (wipe_level(folder, below))
+            break;
+        if (*below) {
+            if (step(&folder, below))
+                break;
+            depth++;
+        } else if (!depth) {
+            close(folder);
+            return 1;
+        } else {
+            if (step(&folder, ".."))
+                break;
+            depth--;
+        }
+    }
+    close(folder);
+    return 0;
+}
+
+int tree_wipe(void)
+{
+    int clean = 1;
+    for (size_t i = 0; i < WRITABLE_COUNT; i++)
+        clean &= wipe(writable[i]);
+    return clean;
+}
+
+int tree_is_full(void)
+{
+    for (size_t i = 0; i < WRITABLE_COUNT; i++) {
+        struct statfs space;
+        if (!statfs(writable[i], &space) && space.f_blocks && (!space.f_bavail || (space.f_files && !space.f_ffree)))
+            return 1;
+    }
+    return 0;
+}
+
+static int has_file_of(int folder, uint64_t bytes, int depth)
+{
+    DIR *entries = fdopendir(folder);
+    if (!entries) {
+        close(folder);
+        return 0;
+    }
+    int found = 0;
+    struct dirent *entry;
+    while (!found && (entry = readdir(entries))) {
+        struct stat info;
+        if (is_dots(entry->d_name) || fstatat(folder, entry->d_name, &info, AT_SYMLINK_NOFOLLOW))
+            continue;
+        if (S_ISREG(info.st_mode))
+            found = (uint64_t)info.st_size >= bytes;
+        else if (S_ISDIR(info.st_mode) && depth < MAX_OUTPUT_DEPTH) {
+            int below = open_folder(folder, entry->d_name);
+            if (below >= 0)
+                found = has_file_of(below, bytes, depth + 1);
+        }
+    }
+    closedir(entries);
+    return found;
+}
+
+int tree_has_file_of(uint64_t bytes)
+{
+    for (size_t i = 0; i < WRITABLE_COUNT; i++) {
+        int folder = open_folder(AT_FDCWD, writable[i]);
+        if (folder >= 0 && has_file_of(folder, bytes, 1))
+            return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,107 @@
+/* See wire.h. Blocking, one frame at a time: the supervisor does one thing at a time. */
+#define _GNU_SOURCE
+#include "wire.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* A message to SQS has at most 1 MiB; the rest is room for arguments, environment and the header. */
+#define MAX_FRAME (4u << 20)
+
+static int agent = -1;
+
+void die(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("nanosupervisor: ", stderr);
+    vfprintf(stderr, format, arguments);
+    if (errno)
+        fprintf(stderr, ": %s", strerror(errno));
+    fputc('\n', stderr);
+    va_end(arguments);
+    _exit(125);
+}
+
+void wire_connect(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path)
+        die("socket path too long");
+    strcpy(address.sun_path, path);
+    agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (agent < 0 || connect(agent, (struct sockaddr *)&address, sizeof address))
+        die("cannot reach the agent at %s", path);
+}
+
+int wire_fd(void)
+{
+    return agent;
+}
+
+void wire_send2(char type, const void *first, size_t first_length, const void *second, size_t second_length)
+{
+    struct __attribute__((packed)) { uint32_t length; char type; } header = {
+        (uint32_t)(first_length + second_length), type};
+    struct iovec parts[3] = {
+        {&header, sizeof header}, {(void *)first, first_length}, {(void *)second, second_length}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+    while (message.msg_iovlen) {
+        ssize_t sent = sendmsg(agent, &message, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            _exit(0);
+        while (message.msg_iovlen && (size_t)sent >= message.msg_iov->iov_len) {
+            sent -= (ssize_t)message.msg_iov->iov_len;
+            message.msg_iov++;
+            message.msg_iovlen--;
+        }
+        if (message.msg_iovlen) {
+            message.msg_iov->iov_base = (char *)message.msg_iov->iov_base + sent;
+            message.msg_iov->iov_len -= (size_t)sent;
+        }
+    }
+}
+
+void wire_send(char type, const void *payload, size_t length)
+{
+    wire_send2(type, payload, length, NULL, 0);
+}
+
+static void receive_exactly(void *buffer, size_t length)
+{
+    char *at = buffer;
+    while (length) {
+        ssize_t got = recv(agent, at, length, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            _exit(0);
+        at += got;
+        length -= (size_t)got;
+    }
+}
+
+char wire_receive(uint8_t **payload, size_t *length)
+{
+    struct __attribute__((packed)) { uint32_t length; char type; } header;
+    receive_exactly(&header, sizeof header);
+    errno = 0;
+    if (header.length > MAX_FRAME)
+        die("frame of %u bytes", header.length);
+    *length = header.length;
+    *payload = malloc(header.length + 1u);
+    if (!*payload)
+        die("no memory for a frame");
+    receive_exactly(*payload, header.length);
+    (*payload)[header.length] = 0; /* so that the last string always ends */
+    return header.type;
+}
