@@ -10,6 +10,7 @@ moto's server plays the AWS services, a `redis-server` is itself. Both are child
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -23,7 +24,6 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from redis import Redis
@@ -57,7 +57,7 @@ class StackError(PlatformError):
     """A part of the embedded stack is not installed, did not start, or did not answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Service:
     """A child process and the file that it writes its output to."""
 
@@ -140,6 +140,7 @@ class EmbeddedStack:
         self.code_bucket = "nanoagent-code"
         self.data_bucket = "nanoagent-data"
         self._folder = folder
+        self._template = AwsClients(_REGION, access_key_id=_ACCESS_KEY, secret_access_key=_ACCESS_KEY)
         self._starts_redis = redis_address is None
         self._running = ExitStack()
         self._numbers = itertools.count(1)
@@ -181,8 +182,9 @@ class EmbeddedStack:
 
     def environment(self) -> dict[str, str]:
         """The variables that make an agent's process use this stack, to be laid over its own."""
+        names = ("", "_SQS", "_S3", "_CLOUDWATCH")  # a service's own variable would win over the common one
         return {
-            "AWS_ENDPOINT_URL": self.endpoint_url,
+            **{f"AWS_ENDPOINT_URL{name}": self.endpoint_url for name in names},
             "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": _ACCESS_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -197,12 +199,7 @@ class EmbeddedStack:
 
     def clients(self) -> AwsClients:
         """Clients of this stack, whatever the environment says; the caller closes them."""
-        return AwsClients(
-            _REGION,
-            endpoint_url=self.endpoint_url,
-            access_key_id=_ACCESS_KEY,
-            secret_access_key=_ACCESS_KEY,
-        )
+        return dataclasses.replace(self._template, endpoint_url=self.endpoint_url)
 
     def new_queue(self, **attributes: str) -> str:
         """Make another queue; returns its URL.

@@ -101,6 +101,11 @@ class Session:
         self._writer = writer
         self._preparing = False
 
+    @property
+    def connected(self) -> bool:
+        """Whether the supervisor has not hung up."""
+        return not self._reader.at_eof()
+
     async def greet(self) -> None:
         """Wait for the supervisor's first frame.
 

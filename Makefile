@@ -1,0 +1,65 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo dev test check format lock images clean
+
+BIN := .venv/bin
+# Processes that the tests with containers are spread over.
+TEST_PROCESSES ?= 2
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+announce = @printf '\n[%s] %s\n' "$@" "$(1)"
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## everything that the other targets need; quick when it is there
+	@scripts/setup
+
+demo: setup  ## the whole worker with an embedded stack: the examples' jobs, twice
+	$(call announce,the examples)
+	@$(BIN)/nanoagent demo
+
+dev: setup  ## the embedded stack and the agent, until Ctrl-C
+	$(call announce,embedded stack and agent; Ctrl-C stops them)
+	@$(BIN)/nanoagent dev
+
+test: setup check  ## lint, types, import contracts and every test
+	$(call announce,tests with containers)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
+
+check:  ## the same without the tests that need Docker
+	@scripts/setup venv
+	$(call announce,format)
+	@$(BIN)/ruff format --check .
+	$(call announce,lint)
+	@$(BIN)/ruff check .
+	$(call announce,types)
+	@$(BIN)/mypy
+	$(call announce,import contracts)
+	@$(BIN)/lint-imports
+	$(call announce,unit tests)
+	@$(BIN)/pytest -q tests/unit
+
+format:  ## rewrite the code as the formatter wants it
+	@scripts/setup venv
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock:  ## requirements*.txt anew from pyproject.toml
+	@scripts/setup venv
+	@$(UV_COMPILE) --upgrade pyproject.toml --output-file requirements.txt
+	@# uv, and what builds the package itself, are no dependencies of it; the set-up needs them locked too.
+	@printf 'uv\nhatchling\neditables\n' | $(UV_COMPILE) --upgrade pyproject.toml --group dev \
+		--constraint requirements.txt - --output-file requirements-dev.txt
+	@git diff --stat -- requirements.txt requirements-dev.txt
+
+images:  ## the runtime images alone (Docker must answer)
+	@scripts/images
+
+clean:  ## what was made here: virtual environment, logs, caches (not the images)
+	@rm -rf .venv .nanoagent .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,70 @@
+# Shared by the scripts here; sourced, not run.
+
+# EPOCHREALTIME has the locale's decimal sign.
+export LC_ALL=C.UTF-8
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+state=$root/.nanoagent
+mkdir -p "$state"
+
+# say STEP WORDS...: one line of progress.
+say() {
+  printf '[setup] %-20s %s\n' "$1" "${*:2}"
+}
+
+# die STEP WORDS...: the same to standard error, and the end.
+die() {
+  printf '[setup] %-20s FAILED: %s\n' "$1" "${*:2}" >&2
+  exit 1
+}
+
+now_ms() {
+  local now=$EPOCHREALTIME
+  echo $((${now/[.,]/} / 1000))
+}
+
+# since START_MS: the time passed, as a person reads it ("3.4 s").
+since() {
+  local ms=$(($(now_ms) - $1))
+  printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
+}
+
+# logged STEP LOG COMMAND...: runs the command with all its output in LOG; if it fails, shows the end of it.
+logged() {
+  local step=$1 log=$2
+  shift 2
+  "$@" >"$log" 2>&1 </dev/null && return
+  {
+    echo "[setup] the last lines of $log:"
+    tail -n 30 "$log"
+  } >&2
+  die "$step" "$1 did not succeed; the whole output is in $log"
+}
+
+have() {
+  command -v "$1" >/dev/null 2>&1
+}
+
+# apt_install STEP PACKAGE...: installs Debian packages, or says why it cannot.
+apt_install() {
+  local step=$1 started
+  shift
+  have apt-get || die "$step" "this is no Debian or Ubuntu (no apt-get); please install what these packages bring: $*"
+  [ "$(id -u)" = 0 ] || die "$step" "needs root; run this once as root, or: apt-get install $*"
+  started=$(now_ms)
+  say "$step" "installing $*"
+  # Another apt (unattended upgrades on a machine just booted) may hold the lock for a while.
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+  logged "$step" "$state/apt-update.log" "${apt[@]}" update
+  logged "$step" "$state/apt-install.log" "${apt[@]}" install -y --no-install-recommends "$@"
+  say "$step" "installed ($(since "$started"))"
+}
+
+# apt_knows PACKAGE: whether the distribution has a package of that name.
+apt_knows() {
+  [ -n "$(apt-cache --no-all-versions show "$1" 2>/dev/null)" ]
+}
+
+docker_answers() {
+  have docker && timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
+}

@@ -1,0 +1,314 @@
+"""The composition root: the only place where adapters are built. Start, serve, drain, stop.
+
+Start order matters: what a dead worker left is removed before anything new is made, and readiness is said
+only when the pool is full. Everything is closed in the reverse order; leases last until the worker is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from nanoagent.aws import AwsClients
+from nanoagent.broker.sqs import SqsBroker
+from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.container.docker import DockerDriver
+from nanoagent.container.policy import PoolPolicy
+from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
+from nanoagent.container.slot import WorkerHome
+from nanoagent.container.spec import MIB, Limits
+from nanoagent.errors import BrokerError, ConfigError, ContainerError, PlatformError, SinkError
+from nanoagent.executor import Executor, ExecutorParts
+from nanoagent.job import Runtime
+from nanoagent.outputs import OutputUploader
+from nanoagent.sink.redis import RedisSink
+from nanoagent.slots import Slots
+from nanoagent.storage.s3 import S3Store
+from nanoagent.telemetry import systemd
+from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.telemetry.status import Health, StatusServer
+from nanoagent.tuner import Prices, Tuner
+from nanoagent.worker import Worker, WorkerParts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nanoagent.config import Settings
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT, then drain; a second signal hurries the drain.
+
+    Raises:
+        ConfigError: Something in the settings shows to be wrong only now.
+        PlatformError: Something the worker cannot start without is not there.
+    """
+    async with AsyncExitStack() as opened:
+        worker = await _assemble(settings, opened)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, worker)
+        watchdog = asyncio.create_task(_feed_watchdog())
+        systemd.notify("READY=1")
+        log.info("ready", worker_id=settings.worker_id)
+        try:
+            await worker.run()
+        finally:
+            watchdog.cancel()
+            log.info("stopped")
+
+
+def _stop(worker: Worker) -> None:
+    systemd.notify("STOPPING=1")
+    log.info("stopping")
+    worker.stop()
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd that the loop turns, as often as it wants to hear it."""
+    interval_s = systemd.watchdog_interval_s()
+    while interval_s is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
+
+
+async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
+    """Build every part; `opened` closes them, last first."""
+    metrics, health = Metrics(), Health()
+    metrics.model_label(settings.ai_model)  # the default model keeps its own label, whatever users invent
+    health.set("containers", ok=False, reason="the pool is being filled")
+    status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
+    await status.start()
+    opened.push_async_callback(status.stop)
+    log.info("metrics and health", port=status.port)
+
+    clients = AwsClients(settings.aws_region)
+    opened.push_async_callback(clients.close)
+    store = S3Store(await clients.s3())
+    slots = Slots(settings.worker_memory_mb, settings.worker_cpus)
+    metrics.watch_slots(slots)
+    outputs = OutputUploader(store, settings, metrics)
+
+    home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
+    home.claim()
+    opened.callback(home.release)
+    pool, image_ids = await _open_pool(settings, home, metrics, health, opened)
+    executor = Executor(
+        ExecutorParts(
+            settings=settings,
+            code=await opened.enter_async_context(_code_cache(settings, store, metrics)),
+            programs=await opened.enter_async_context(_program_cache(settings)),
+            slots=slots,
+            pool=pool,
+            outputs=outputs,
+            tuner=_tuner(settings),
+            image_ids=image_ids,
+            spool=home.spool,
+        )
+    )
+    broker = await _broker(settings, clients)
+    opened.push_async_callback(broker.close)
+    sink = _sink(settings)
+    opened.push_async_callback(sink.close)
+    await pool.filled()
+    if pool.broken is None:
+        health.set("containers", ok=True)
+    return Worker(
+        WorkerParts(
+            settings=settings,
+            broker=broker,
+            sink=sink,
+            executor=executor,
+            outputs=outputs,
+            slots=slots,
+            pool=pool,
+            metrics=metrics,
+            health=health,
+            cloudwatch=await _cloudwatch(settings, clients, metrics, opened),
+        )
+    )
+
+
+async def _open_pool(
+    settings: Settings, home: WorkerHome, metrics: Metrics, health: Health, opened: AsyncExitStack
+) -> tuple[Pool, dict[Runtime, str]]:
+    driver = DockerDriver()
+    opened.push_async_callback(driver.close)
+    image_ids = await find_images(settings, driver)
+    orphans = await driver.remove_orphans(home.path)
+    if orphans:
+        log.info("removed containers of dead workers", count=orphans)
+    pool = Pool(driver, home, pool_policy(settings), metrics, health)
+    await pool.start()
+    opened.push_async_callback(pool.close)
+    return pool, image_ids
+
+
+async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime, str]:
+    """The id of every runtime's image.
+
+    Raises:
+        ConfigError: One or more are not there; all of them are named.
+        ContainerError: Docker cannot be asked.
+    """
+    await driver.ping()
+    found: dict[Runtime, str] = {}
+    problems = []
+    for runtime in Runtime:
+        try:
+            found[runtime] = await driver.image_id(settings.image(runtime))
+        except ContainerError as exc:
+            problems.append(f"DOCKER_{runtime.upper()}_IMAGE: {exc}")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def pool_policy(settings: Settings) -> PoolPolicy:
+    """The pool's part of the settings."""
+    return PoolPolicy(
+        images={runtime: settings.image(runtime) for runtime in Runtime},
+        sizes={runtime: settings.pool_size(runtime) for runtime in Runtime},
+        memory_mb=settings.worker_memory_mb,
+        generic_cpus=settings.cpus_for(GENERIC_MEMORY_MB),
+        idle_s=settings.container_idle_seconds,
+        max_runs=settings.container_max_runs,
+        max_age_s=settings.container_max_age_seconds,
+        uid_base=settings.container_uid_base,
+        limits=Limits(
+            processes=settings.max_processes,
+            tmp_bytes=settings.tmp_max_mb * MIB,
+            work_bytes=settings.work_max_mb * MIB,
+            output_bytes=settings.output_dir_max_mb * MIB,
+            inodes=settings.max_inodes,
+        ),
+    )
+
+
+@asynccontextmanager
+async def _code_cache(settings: Settings, store: S3Store, metrics: Metrics) -> AsyncIterator[CodeCache]:
+    limits = ArchiveLimits(
+        zip_bytes=settings.code_max_zip_mb * MIB,
+        unpacked_bytes=settings.code_max_unpacked_mb * MIB,
+        file_bytes=settings.code_max_file_mb * MIB,
+        entries=settings.code_max_entries,
+        ratio=settings.code_max_ratio,
+    )
+    cache = CodeCache(
+        settings.code_cache_dir / "code",
+        store,
+        limits,
+        settings.code_cache_mb * MIB,
+        lambda outcome: metrics.cache_request("code", outcome),
+    )
+    await cache.start()
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+@asynccontextmanager
+async def _program_cache(settings: Settings) -> AsyncIterator[ProgramCache]:
+    cache = ProgramCache(settings.code_cache_dir / "programs", settings.code_cache_mb * MIB)
+    await cache.start()
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
+    return SqsBroker(
+        await clients.sqs(),
+        settings.sqs_queue_url,
+        dlq_url=settings.sqs_dlq_url,
+        wait_s=settings.sqs_wait_seconds,
+        visibility_s=settings.sqs_visibility_seconds,
+    )
+
+
+def _sink(settings: Settings) -> RedisSink:
+    return RedisSink(
+        settings.redis_host,
+        settings.redis_port,
+        db=settings.redis_db,
+        username=settings.redis_username,
+        password=settings.redis_password,
+        tls=settings.redis_tls,
+        ttl_s=settings.result_ttl_seconds,
+    )
+
+
+async def _cloudwatch(
+    settings: Settings, clients: AwsClients, metrics: Metrics, opened: AsyncExitStack
+) -> PeakMemoryReporter | None:
+    if not settings.cloudwatch_enabled:
+        return None
+    sender = CloudWatchSender(await clients.cloudwatch())
+    reporter = PeakMemoryReporter(sender, settings.cloudwatch_interval_seconds, metrics)
+    return await opened.enter_async_context(reporter)
+
+
+def _tuner(settings: Settings) -> Tuner:
+    prices = Prices(
+        per_gb_second=settings.price_per_gb_second,
+        per_request=settings.price_per_request,
+        currency=settings.price_currency,
+        savings_runs=settings.savings_runs,
+    )
+    return Tuner(prices, settings.locale, settings.largest_job_mb)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check of one outside part has shown.
+
+    Attributes:
+        part: Which.
+        problem: What is wrong, None when nothing is.
+    """
+
+    part: str
+    problem: str | None
+
+
+async def check(settings: Settings) -> list[Finding]:
+    """Ask every outside part once whether it would serve; nothing is changed anywhere."""
+    async with AsyncExitStack() as opened:
+        clients = AwsClients(settings.aws_region)
+        opened.push_async_callback(clients.close)
+        driver = DockerDriver()
+        opened.push_async_callback(driver.close)
+        broker = await _broker(settings, clients)
+        opened.push_async_callback(broker.close)
+        sink = _sink(settings)
+        opened.push_async_callback(sink.close)
+
+        async def images() -> None:
+            await find_images(settings, driver)
+
+        async def queue() -> None:
+            await broker.redrives()
+
+        findings = []
+        for part, probe in (("Docker and images", images), ("SQS queue", queue), ("Redis", sink.ping)):
+            problem = None
+            with suppress(asyncio.CancelledError):
+                try:
+                    await probe()
+                except ConfigError as exc:
+                    problem = "; ".join(exc.problems)
+                except (BrokerError, SinkError, PlatformError) as exc:
+                    problem = str(exc)
+            findings.append(Finding(part, problem))
+        return findings

@@ -1,0 +1,191 @@
+"""Jobs from a queue in this process: for tests of the worker, and for trying it without SQS."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanoagent.broker.base import Delivery
+from nanoagent.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(eq=False, slots=True)
+class _Message:
+    message_id: str
+    body: str
+    sent_at: float
+    group_id: str | None
+    visible_at: float
+    receive_count: int = 0
+
+
+class MemoryBroker:
+    """A `Broker` whose queue is a list.
+
+    A held lease never runs out, as if it were renewed in time; `lapse` and `close` let it run out as a
+    crash of the worker would.
+
+    Args:
+        visibility_s: How long after `lapse` or `close` a message stays hidden, seconds.
+        wait_s: The length of a long poll, seconds.
+        max_receives: The redrive policy's maxReceiveCount; None for a queue without one.
+        dead_letter_queue: Whether `bury` has somewhere to move messages to.
+        clock: Monotonic seconds; the event loop's own by default. With another clock, `wait_s` should be
+            0: waiting takes the loop's time.
+
+    Attributes:
+        acked: Every delivery that was acknowledged, in order.
+        given_back: Every delivery that was given back, with its delay in seconds.
+        buried: Every message moved to the dead-letter queue, with the reason.
+        redriven: The bodies that the redrive policy moved there.
+    """
+
+    def __init__(
+        self,
+        *,
+        visibility_s: float = 30,
+        wait_s: float = 1,
+        max_receives: int | None = None,
+        dead_letter_queue: bool = True,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.acked: list[Delivery] = []
+        self.given_back: list[tuple[Delivery, float]] = []
+        self.buried: list[tuple[Delivery, str]] = []
+        self.redriven: list[str] = []
+        self._visibility_s = visibility_s
+        self._wait_s = wait_s
+        self._max_receives = max_receives
+        self._has_dead_letter_queue = dead_letter_queue
+        self._clock = clock
+        self._messages: list[_Message] = []
+        self._held: dict[Delivery, _Message] = {}
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    async def send(self, body: str, *, group_id: str | None = None) -> str:
+        """Put a message into the queue; returns its id."""
+        message = _Message(f"message-{next(self._numbers)}", body, time.time(), group_id, self._now())
+        self._messages.append(message)
+        self._changed.set()
+        return message.message_id
+
+    def depth(self) -> tuple[int, int, int]:
+        """How many messages are visible, held, and hidden without being held."""
+        now = self._now()
+        free = self._free()
+        visible = sum(message.visible_at <= now for message in free)
+        return visible, len(self._held), len(free) - visible
+
+    def lapse(self, delivery: Delivery) -> None:
+        """Stop renewing a lease, as if the worker that holds it had died."""
+        self._release(delivery, self._visibility_s)
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        """Wait for up to `limit` messages; see `Broker.receive`.
+
+        Raises:
+            BrokerError: The broker is closed.
+        """
+        deadline = self._now() + self._wait_s
+        while True:
+            if self._closed:
+                raise BrokerError("receive: the broker is closed")
+            deliveries = self._take(limit)
+            until = min(deadline, self._next_visible_at())
+            if deliveries or self._now() >= deadline:
+                return deliveries
+            await self._wait_for_change(until - self._now())
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Delete the message."""
+        if self._remove(delivery):
+            self.acked.append(delivery)
+
+    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+        """Let the message be received again after `delay_s` seconds."""
+        if self._release(delivery, delay_s):
+            self.given_back.append((delivery, delay_s))
+
+    async def bury(self, delivery: Delivery, reason: str) -> bool:
+        """Move the message to the dead-letter queue; see `Broker.bury`."""
+        if not self._has_dead_letter_queue:
+            return delivery not in self._held
+        if self._remove(delivery):
+            self.buried.append((delivery, reason))
+        return True
+
+    async def redrives(self) -> bool:
+        """Whether there is a redrive policy."""
+        return self._max_receives is not None
+
+    async def close(self) -> None:
+        """Let go of all leases. Idempotent."""
+        self._closed = True
+        for delivery in list(self._held):
+            self.lapse(delivery)
+        self._changed.set()
+
+    def _now(self) -> float:
+        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+
+    def _free(self) -> list[_Message]:
+        held = set(self._held.values())
+        return [message for message in self._messages if message not in held]
+
+    def _take(self, limit: int) -> list[Delivery]:
+        now = self._now()
+        ready = [message for message in self._free() if message.visible_at <= now]
+        if self._max_receives is not None:
+            for message in [each for each in ready if each.receive_count >= self._max_receives]:
+                ready.remove(message)
+                self._messages.remove(message)
+                self.redriven.append(message.body)
+        return [self._deliver(message) for message in ready[:limit]]
+
+    def _deliver(self, message: _Message) -> Delivery:
+        message.receive_count += 1
+        delivery = Delivery(
+            message_id=message.message_id,
+            receipt=f"{message.message_id}/{message.receive_count}",
+            body=message.body,
+            receive_count=message.receive_count,
+            sent_at=message.sent_at,
+            received_at=time.time(),
+            group_id=message.group_id,
+        )
+        self._held[delivery] = message
+        return delivery
+
+    def _release(self, delivery: Delivery, delay_s: float) -> bool:
+        message = self._held.pop(delivery, None)
+        if message is None:
+            return False
+        message.visible_at = self._now() + max(0.0, delay_s)
+        self._changed.set()
+        return True
+
+    def _remove(self, delivery: Delivery) -> bool:
+        message = self._held.pop(delivery, None)
+        if message is None:
+            return False
+        self._messages.remove(message)
+        return True
+
+    def _next_visible_at(self) -> float:
+        return min((message.visible_at for message in self._free()), default=math.inf)
+
+    async def _wait_for_change(self, timeout_s: float) -> None:
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        except TimeoutError:
+            return

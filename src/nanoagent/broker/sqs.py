@@ -1,0 +1,453 @@
+"""Jobs from Amazon SQS.
+
+A delivery's life here::
+
+    receive ─► _leases ─┬─ ack ───────► _deletes ─► DeleteMessageBatch ─► out of _leases
+               renewed  ├─ give_back ─► out of _leases, last renewal awaited ─► ChangeMessageVisibility
+                        └─ bury ──────► SendMessage to the dead-letter queue ─► as ack
+
+A lease is renewed every third of the visibility timeout, so that two renewals in a row may fail, and
+until the message is deleted, so that a slow delete does not let it out again. Requests are what SQS bills
+and what costs CPU here (about 1 ms each), so renewals and deletes go in batches of ten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from nanoagent import aws
+from nanoagent.broker.base import Delivery
+from nanoagent.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+
+# Limits of the SQS API:
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-quotas.html
+_BATCH: Final = 10
+_MAX_HELD_S: Final = 43_200  # 12 h, counted from the receipt, however often it is renewed
+_MAX_MESSAGE_BYTES: Final = 1024 * 1024  # attributes included
+_MAX_ATTRIBUTES: Final = 10
+_NOT_SQS_TEXT: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_REASON_BYTES: Final = 256
+_DELETE_DELAY_S: Final = 0.02  # long enough to fill a batch at 500 jobs/s, far below any visibility timeout
+_DELETE_ATTEMPTS: Final = 3
+_DELETE_BACKOFF_S: Final = 0.2  # doubled each time
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Lease:
+    """A delivery that we answer for.
+
+    Attributes:
+        delivery: What was received.
+        attributes: The message's own attributes, as received.
+        held_since: Monotonic seconds just before the receipt, for the 12 h limit.
+        settled: Whether the caller has said what becomes of it.
+        renewable: False once SQS has said that there is nothing left to renew.
+        renewal: The batch under way that renews it.
+    """
+
+    delivery: Delivery
+    attributes: Mapping[str, Any]
+    held_since: float
+    settled: bool = False
+    renewable: bool = True
+    renewal: asyncio.Task[None] | None = None
+
+    def grantable_s(self) -> int:
+        """For how many seconds from now SQS would let the message be hidden."""
+        return max(0, int(_MAX_HELD_S - (time.monotonic() - self.held_since)))
+
+
+class SqsBroker:
+    """A `Broker` on one SQS queue, standard or FIFO.
+
+    Args:
+        client: An aiobotocore SQS client; its owner closes it, after this broker.
+        queue_url: The queue that jobs are taken from.
+        dlq_url: Where `bury` moves messages; None takes the target of the queue's redrive policy.
+        wait_s: The length of a long poll, 0 … 20 seconds.
+        visibility_s: The lease on a message, seconds.
+    """
+
+    def __init__(
+        self, client: Any, queue_url: str, *, dlq_url: str | None, wait_s: int, visibility_s: int
+    ) -> None:
+        self._client = client
+        self._queue_url = queue_url
+        self._dlq_url = dlq_url
+        self._wait_s = wait_s
+        self._visibility_s = visibility_s
+        self._leases: dict[Delivery, _Lease] = {}
+        self._deletes: list[_Lease] = []
+        self._delete_timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._policy: dict[str, Any] | None = None
+        self._closed = False
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        """Wait for up to `limit` messages; see `Broker.receive`.
+
+        Cancelling this does not cancel the request, which SQS would answer all the same: what it brings
+        is given back at once, and `close` waits for that.
+
+        Raises:
+            BrokerError: The queue failed, or the broker is closed.
+        """
+        if self._closed:
+            raise BrokerError(f"receive from {self._queue_url}: the broker is closed")
+        request = asyncio.ensure_future(self._receive(limit))
+        try:
+            return await asyncio.shield(request)
+        except asyncio.CancelledError:
+            self._spawn(self._return_unwanted(request))
+            raise
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Delete the message, in a batch within a moment; its lease is kept until then."""
+        lease = self._claim(delivery)
+        if lease is not None:
+            self._delete_soon(lease)
+
+    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+        """Let the message be received again after `delay_s` seconds, rounded up, at most 12 h.
+
+        Raises:
+            BrokerError: The queue failed; the message comes back when its visibility timeout ends.
+        """
+        lease = self._claim(delivery)
+        if lease is None:
+            return
+        self._forget(lease)
+        if lease.renewal is not None:  # it would hide the message anew if it arrived after us
+            await asyncio.wait({lease.renewal})
+        with aws.translated(BrokerError, f"give {delivery.message_id} back to {self._queue_url}"):
+            await self._client.change_message_visibility(
+                QueueUrl=self._queue_url,
+                ReceiptHandle=delivery.receipt,
+                VisibilityTimeout=min(math.ceil(max(0.0, delay_s)), lease.grantable_s()),
+            )
+
+    async def bury(self, delivery: Delivery, reason: str) -> bool:
+        """Move the message to the dead-letter queue; see `Broker.bury`.
+
+        The copy carries the message's own attributes and `reason`, `receiveCount`, `sourceQueue`, as far
+        as SQS's limits leave room for them. A crash in between leaves two copies, never none.
+
+        Raises:
+            BrokerError: A queue failed; the lease is kept and the delivery unsettled.
+        """
+        lease = self._claim(delivery)
+        if lease is None:
+            return True
+        try:
+            dlq_url = await self._dead_letter_url()
+            if dlq_url is not None:
+                await self._send_dead_letter(dlq_url, lease, reason)
+        except BaseException:
+            lease.settled = False
+            raise
+        if dlq_url is None:
+            lease.settled = False
+            return False
+        self._delete_soon(lease)
+        return True
+
+    async def redrives(self) -> bool:
+        """Whether the queue has a redrive policy of its own; asked once.
+
+        Raises:
+            BrokerError: The queue could not be asked.
+        """
+        return bool(await self._redrive_policy())
+
+    async def close(self) -> None:
+        """Flush deletes, wait for a poll that was abandoned (`wait_s` at most), stop renewing.
+
+        Leases that were not settled run out by themselves. The client stays open.
+        """
+        self._closed = True
+        self._flush_deletes()
+        while self._background:
+            await asyncio.wait(self._background)
+            self._flush_deletes()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            await asyncio.wait({self._heartbeat})
+        self._leases.clear()
+
+    # --- receiving
+
+    async def _receive(self, limit: int) -> list[Delivery]:
+        asked_at = time.monotonic()
+        with aws.translated(BrokerError, f"receive from {self._queue_url}"):
+            answer = await self._client.receive_message(
+                QueueUrl=self._queue_url,
+                MaxNumberOfMessages=limit,
+                WaitTimeSeconds=self._wait_s,
+                VisibilityTimeout=self._visibility_s,
+                MessageSystemAttributeNames=["All"],
+                MessageAttributeNames=["All"],
+            )
+        return [self._lease(message, asked_at) for message in answer.get("Messages", [])]
+
+    def _lease(self, message: Mapping[str, Any], held_since: float) -> Delivery:
+        delivery = _delivery(message)
+        self._leases[delivery] = _Lease(delivery, message.get("MessageAttributes", {}), held_since)
+        if self._heartbeat is None:
+            self._heartbeat = asyncio.create_task(self._renew_forever())
+        return delivery
+
+    async def _return_unwanted(self, request: asyncio.Future[list[Delivery]]) -> None:
+        deliveries = await request
+        await asyncio.gather(*(self.give_back(delivery, 0) for delivery in deliveries))
+
+    # --- leases
+
+    def _claim(self, delivery: Delivery) -> _Lease | None:
+        """The lease of a delivery that is now being settled; None if it was already."""
+        lease = self._leases.get(delivery)
+        if lease is None or lease.settled:
+            return None
+        lease.settled = True
+        return lease
+
+    def _forget(self, lease: _Lease) -> None:
+        self._leases.pop(lease.delivery, None)
+
+    async def _renew_forever(self) -> None:
+        period_s = self._visibility_s / 3
+        loop = asyncio.get_running_loop()
+        while True:
+            started_at = loop.time()
+            await self._renew_all()
+            await asyncio.sleep(max(0.0, started_at + period_s - loop.time()))
+
+    async def _renew_all(self) -> None:
+        batches = []
+        for leases in _in_batches(self._renewable_leases()):
+            batch = asyncio.create_task(self._renew(leases))
+            for lease in leases:
+                lease.renewal = batch
+            batches.append(batch)
+        for problem in await asyncio.gather(*batches, return_exceptions=True):
+            if problem is not None:  # the next round tries again, well before the visibility timeout ends
+                _log.warning("leases not renewed", queue=self._queue_url, error=aws.describe(problem))
+
+    def _renewable_leases(self) -> Iterator[_Lease]:
+        for lease in list(self._leases.values()):
+            if lease.renewable and lease.grantable_s() == 0:
+                lease.renewable = False
+                _log.error("lease ran into the 12 h limit", message_id=lease.delivery.message_id)
+            if lease.renewable:
+                yield lease
+
+    async def _renew(self, leases: Sequence[_Lease]) -> None:
+        with aws.translated(BrokerError, f"renew leases on {self._queue_url}"):
+            answer = await self._client.change_message_visibility_batch(
+                QueueUrl=self._queue_url,
+                Entries=[
+                    {
+                        "Id": str(number),
+                        "ReceiptHandle": lease.delivery.receipt,
+                        "VisibilityTimeout": min(self._visibility_s, lease.grantable_s()),
+                    }
+                    for number, lease in enumerate(leases)
+                ],
+            )
+        for lease, failure in _failures(answer, leases):
+            if lease.settled:  # its delete may have overtaken us
+                continue
+            lease.renewable = not failure.get("SenderFault", False)
+            _log.warning(
+                "lease not renewed",
+                message_id=lease.delivery.message_id,
+                code=failure.get("Code"),
+                error=failure.get("Message"),
+                lost=not lease.renewable,
+            )
+
+    # --- deleting
+
+    def _delete_soon(self, lease: _Lease) -> None:
+        self._deletes.append(lease)
+        if len(self._deletes) >= _BATCH or self._closed:
+            self._flush_deletes()
+        elif self._delete_timer is None:
+            loop = asyncio.get_running_loop()
+            self._delete_timer = loop.call_later(_DELETE_DELAY_S, self._flush_deletes)
+
+    def _flush_deletes(self) -> None:
+        if self._delete_timer is not None:
+            self._delete_timer.cancel()
+            self._delete_timer = None
+        waiting, self._deletes = self._deletes, []
+        for leases in _in_batches(waiting):
+            self._spawn(self._delete(leases))
+
+    async def _delete(self, leases: list[_Lease]) -> None:
+        """Delete a batch, failed entries again; whatever happens, the leases end here."""
+        remaining = leases
+        try:
+            for attempt in range(_DELETE_ATTEMPTS):
+                if attempt:
+                    await asyncio.sleep(_DELETE_BACKOFF_S * 2 ** (attempt - 1))
+                remaining = await self._try_delete(remaining)
+                if not remaining:
+                    return
+            _log.error(
+                "messages not deleted; they will come again",
+                message_ids=[lease.delivery.message_id for lease in remaining],
+            )
+        finally:
+            for lease in remaining:
+                self._forget(lease)
+
+    async def _try_delete(self, leases: list[_Lease]) -> list[_Lease]:
+        """One request; returns the leases for which another try makes sense."""
+        entries = [
+            {"Id": str(number), "ReceiptHandle": lease.delivery.receipt}
+            for number, lease in enumerate(leases)
+        ]
+        try:
+            with aws.translated(BrokerError, f"delete messages of {self._queue_url}"):
+                answer = await self._client.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
+        except BrokerError as exc:
+            _log.warning("batch not deleted", error=str(exc))
+            return leases
+        again = []
+        for lease, failure in _failures(answer, leases):
+            if failure.get("SenderFault", False):
+                _log.error(
+                    "message not deleted; it will come again",
+                    message_id=lease.delivery.message_id,
+                    code=failure.get("Code"),
+                )
+            else:
+                again.append(lease)
+        for lease in set(leases).difference(again):
+            self._forget(lease)
+        return again
+
+    # --- the dead-letter queue
+
+    async def _redrive_policy(self) -> dict[str, Any]:
+        if self._policy is None:
+            with aws.translated(BrokerError, f"read the attributes of {self._queue_url}"):
+                answer = await self._client.get_queue_attributes(
+                    QueueUrl=self._queue_url, AttributeNames=["RedrivePolicy"]
+                )
+            self._policy = dict(json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}"))
+        return self._policy
+
+    async def _dead_letter_url(self) -> str | None:
+        if self._dlq_url is None:
+            arn = (await self._redrive_policy()).get("deadLetterTargetArn")
+            if arn is None:
+                return None
+            account, name = str(arn).split(":")[-2:]  # arn:aws:sqs:region:account:name
+            with aws.translated(BrokerError, f"find the dead-letter queue {arn}"):
+                answer = await self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
+            self._dlq_url = str(answer["QueueUrl"])
+        return self._dlq_url
+
+    async def _send_dead_letter(self, dlq_url: str, lease: _Lease, reason: str) -> None:
+        delivery = lease.delivery
+        ours = {
+            "reason": _text(_sendable(reason)),
+            "receiveCount": _text(str(delivery.receive_count)),
+            "sourceQueue": _text(self._queue_url.rsplit("/", 1)[-1]),
+        }
+        request: dict[str, Any] = {
+            "QueueUrl": dlq_url,
+            "MessageBody": delivery.body,
+            "MessageAttributes": _that_fit(delivery.body, ({**lease.attributes, **ours}, ours)),
+        }
+        if dlq_url.endswith(".fifo"):
+            request["MessageGroupId"] = delivery.group_id or delivery.message_id
+            request["MessageDeduplicationId"] = delivery.message_id
+        with aws.translated(BrokerError, f"bury {delivery.message_id} in {dlq_url}"):
+            await self._client.send_message(**request)
+
+    # --- background tasks
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            _log.error("broker task failed", queue=self._queue_url, error=aws.describe(problem))
+
+
+def _delivery(message: Mapping[str, Any]) -> Delivery:
+    now = time.time()
+    attributes = message.get("Attributes", {})
+    return Delivery(
+        message_id=message["MessageId"],
+        receipt=message["ReceiptHandle"],
+        body=message["Body"],
+        receive_count=int(attributes.get("ApproximateReceiveCount", 1)),
+        sent_at=int(attributes["SentTimestamp"]) / 1000 if "SentTimestamp" in attributes else now,
+        received_at=now,
+        group_id=attributes.get("MessageGroupId"),
+    )
+
+
+def _in_batches(leases: Iterable[_Lease]) -> Iterator[list[_Lease]]:
+    everything = list(leases)
+    for start in range(0, len(everything), _BATCH):
+        yield everything[start : start + _BATCH]
+
+
+def _failures(
+    answer: Mapping[str, Any], leases: Sequence[_Lease]
+) -> Iterator[tuple[_Lease, Mapping[str, Any]]]:
+    """The failed entries of a batch, each with the lease whose place in the batch was its Id."""
+    for failure in answer.get("Failed", []):
+        yield leases[int(failure["Id"])], failure
+
+
+def _text(value: str) -> dict[str, str]:
+    return {"DataType": "String", "StringValue": value}
+
+
+def _sendable(reason: str) -> str:
+    """The reason within what an attribute may hold: no control characters, not empty, 256 bytes."""
+    cleaned = _NOT_SQS_TEXT.sub(" ", reason).strip() or "unknown"
+    return cleaned.encode()[:_REASON_BYTES].decode(errors="ignore")
+
+
+def _that_fit(body: str, choices: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first of the attribute sets that SQS takes beside this body; none if none does."""
+    room = _MAX_MESSAGE_BYTES - len(body.encode())
+    for attributes in choices:
+        if len(attributes) <= _MAX_ATTRIBUTES and _size_bytes(attributes) <= room:
+            return attributes
+    return {}
+
+
+def _size_bytes(attributes: Mapping[str, Any]) -> int:
+    """What attributes count toward the message's size: name, type and value of each."""
+    return sum(
+        len(name.encode())
+        + len(value["DataType"])
+        + len(value.get("StringValue", "").encode())
+        + len(value.get("BinaryValue", b""))
+        for name, value in attributes.items()
+    )

@@ -1,0 +1,166 @@
+"""The command line: `nanoagent run`, `check`, `send`, `demo`, `dev`.
+
+Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong. Heavy imports happen in the
+command that needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from nanoagent import __version__
+from nanoagent.errors import ConfigError, NanoAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nanoagent.config import Settings
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    help="A worker for functions as a service: SQS in, a locked-down warm container, Redis out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+EnvFile = Annotated[Path, typer.Option("--env-file", help="File of settings; the environment wins.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. No traceback reaches a user."""
+    try:
+        code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as exc:
+        exc.show()
+        return EXIT_USAGE
+    except ConfigError as exc:
+        print("The settings cannot be used:", file=sys.stderr)
+        for problem in exc.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    except NanoAgentError as exc:
+        print(f"nanoagent: {exc}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _settings(env_file: Path) -> Settings:
+    from nanoagent import config
+
+    return config.load(env_file)
+
+
+@app.command()
+def run(env_file: EnvFile = Path(".env")) -> None:
+    """Take jobs until SIGTERM or Ctrl-C."""
+    settings = _settings(env_file)
+    from nanoagent import agent
+    from nanoagent.telemetry import logs
+
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(agent.serve(settings))
+
+
+@app.command()
+def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
+    """Show the settings, and whether Docker, the queue and Redis answer."""
+    settings = _settings(env_file)
+    from nanoagent import agent
+
+    findings = asyncio.run(agent.check(settings))
+    shown = settings.model_dump(mode="json")
+    for name in shown:
+        if "password" in name and shown[name]:
+            shown[name] = "***"
+    if as_json:
+        parts = {finding.part: finding.problem for finding in findings}
+        print(json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("setting", "value", box=None)
+        for name, value in shown.items():
+            table.add_row(name.upper(), "" if value is None else str(value))
+        console = Console()
+        console.print(table)
+        for finding in findings:
+            verdict = "[green]ok[/]" if finding.problem is None else f"[red]{finding.problem}[/]"
+            console.print(f"{finding.part}: {verdict}")
+    return EXIT_FAILED if any(finding.problem for finding in findings) else 0
+
+
+@app.command()
+def send(  # noqa: PLR0913, PLR0917 - options of a command line
+    code: Annotated[Path, typer.Argument(help="A folder with the function's code, or a zip.")],
+    runtime: Annotated[str, typer.Option(help="python, nodejs, cpp or go")] = "python",
+    payload: Annotated[str, typer.Option("--input", help="The job's input, JSON.")] = "{}",
+    function_id: Annotated[str, typer.Option(help="Whose code it is; default: the folder's name.")] = "",
+    memory_mb: Annotated[int, typer.Option(help="Limit, MiB.")] = 128,
+    timeout_ms: Annotated[int, typer.Option(help="Limit, ms.")] = 300_000,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the result.")] = 60,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """Upload code, send one job, wait for its result and print it as JSON."""
+    settings = _settings(env_file)
+    from nanoagent import sender
+
+    try:
+        value = json.loads(payload)
+    except json.JSONDecodeError as exc:
+        raise ConfigError([f"--input: is no JSON ({exc}); quote strings, as in '\"text\"'"]) from exc
+    job = {
+        "requestId": f"send-{uuid.uuid4().hex[:12]}",
+        "functionId": function_id or code.stem,
+        "runtime": runtime,
+        "memoryMb": memory_mb,
+        "timeoutMs": timeout_ms,
+        "input": value,
+    }
+    result = asyncio.run(sender.send(settings, code, job, wait_s))
+    print(json.dumps(result, indent=2, ensure_ascii=False))
+    return 0 if result["status"] == "SUCCESS" else EXIT_FAILED
+
+
+@app.command()
+def demo(
+    as_json: AsJson = False,
+    state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
+) -> int:
+    """Run the four examples twice on an embedded stack, and show what happened."""
+    from nanoagent import demo as demonstration
+
+    return asyncio.run(demonstration.run(state.absolute(), as_json=as_json))
+
+
+@app.command()
+def dev(
+    state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
+) -> int:
+    """Keep an embedded stack and an agent running until Ctrl-C."""
+    from nanoagent import demo as demonstration
+
+    return asyncio.run(demonstration.develop(state.absolute()))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)

@@ -1,0 +1,331 @@
+"""Code trees by bucket and key, and built programs by digest, each kept on disk for as long as there is room.
+
+Beside the folders of `store`, the code cache keeps `index/<sha256 of bucket and key>.json`: which ETag the
+object had and which digest its bytes. It outlives the process and is shared like the rest, so that a new
+worker's first request for known code is already a conditional one. An entry of it is only ever a hint: the
+store is asked each time, and a tree that is gone is fetched anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import msgspec
+
+from nanoagent.code import archive
+from nanoagent.code.flights import Flights, in_thread
+from nanoagent.code.store import DiskCache, Pin, disk_errors
+from nanoagent.errors import Rejected, StorageError
+from nanoagent.result import ErrorType
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from nanoagent.storage.base import ObjectStore
+
+_MIB: Final = 1024 * 1024
+_REFUSALS: Final = 1024  # remembered; some 300 bytes each
+_PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
+_DIGEST: Final = re.compile(r"[0-9a-f]{16,128}")
+
+FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
+"""How a fetch was served.
+
+* `revalidated`: one conditional request; the object has not changed and its tree is on disk.
+* `hit`: by a request that another caller had under way, or by a tree that the same bytes had left on disk.
+* `miss`: fetched and unpacked, or refused.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTree:
+    """Unpacked code, while the lease on it lasts.
+
+    Attributes:
+        digest: SHA-256 of the zip, hex.
+        path: The folder; files are 0444 or 0555, folders 0755.
+        bytes: Size of its files together.
+    """
+
+    digest: str
+    path: Path
+    bytes: int
+
+
+class _IndexEntry(msgspec.Struct, frozen=True):
+    bucket: str
+    key: str
+    etag: str
+    digest: str
+
+
+def _observe_nothing(_: FetchOutcome) -> None:
+    pass
+
+
+class CodeCache:
+    """Trees of code, fetched once.
+
+    Call `start` before and `close` after use; workers of the same user may share `root`.
+
+    Args:
+        root: The folder.
+        store: Where the zips are.
+        limits: What a zip may be at most.
+        max_bytes: How much room the trees may take; exceeded only by trees in use.
+        observe: Told how each fetch was served.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: ObjectStore,
+        limits: archive.ArchiveLimits,
+        max_bytes: int,
+        observe: Callable[[FetchOutcome], None] = _observe_nothing,
+    ) -> None:
+        self._root = root
+        self._store = store
+        self._limits = limits
+        self._observe = observe
+        self._disk = DiskCache(root, max_bytes)
+        self._index = root / "index"
+        self._index_writes = 0
+        self._refusals: OrderedDict[str, str] = OrderedDict()  # digest to message
+        self._flights: Flights[Pin] = Flights()
+
+    async def start(self) -> None:
+        """Make the folders and remove what crashed workers and evicted trees have left.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        await self._disk.start()
+        with disk_errors(self._root):
+            self._index.mkdir(exist_ok=True)
+            await in_thread(self._prune_index)
+
+    async def close(self) -> None:
+        """End what is under way. Trees stay, for the next worker. Idempotent."""
+        await self._flights.close()
+        await self._disk.close()
+
+    @asynccontextmanager
+    async def fetch(self, bucket: str, key: str) -> AsyncIterator[CodeTree]:
+        """Hold the tree of the zip that is now at `bucket` and `key`.
+
+        One conditional request each time, shared by callers who want the same object at the same time.
+
+        Raises:
+            Rejected: CODE_NOT_FOUND, or INVALID_CODE for a zip that is over a limit or hostile.
+            StorageError: The object store or the disk failed.
+        """
+        if (bucket, key) in self._flights:
+            self._observe("hit")
+        pin = await self._flights.join((bucket, key), partial(self._resolve, bucket, key))
+        async with self._disk.held(pin):
+            yield CodeTree(pin.digest, pin.content, pin.meta().bytes)
+
+    async def _resolve(self, bucket: str, key: str) -> Pin:
+        known = self._recall(bucket, key)
+        pin = await self._disk.pin(known.digest) if known else None
+        try:
+            usable = known if known and (pin or known.digest in self._refusals) else None
+            async with self._disk.scratch() as scratch:
+                changed = await self._request(bucket, key, scratch / "code.zip", usable)
+                if changed is not None:
+                    return await self._adopt(changed, scratch)
+            if usable is None:
+                raise StorageError(f"s3://{bucket}/{key}: the store sent nothing, though asked for all of it")
+            self._observe("revalidated")
+            self._refuse_known(usable.digest)
+            return _shared(pin)
+        finally:
+            if pin is not None:
+                pin.release()
+
+    async def _request(
+        self, bucket: str, key: str, into: Path, known: _IndexEntry | None
+    ) -> _IndexEntry | None:
+        """Ask for the object unless it still is the known one; returns what it is now, None if unchanged."""
+        etag = known.etag if known else None
+        try:
+            etag = await self._store.fetch(bucket, key, into, etag=etag, max_bytes=self._limits.zip_bytes)
+        except ObjectMissing as exc:
+            raise Rejected(
+                ErrorType.CODE_NOT_FOUND,
+                f"s3://{bucket}/{key}: no such key or bucket, or no permission to read it",
+            ) from exc
+        except ObjectTooLarge as exc:
+            limit_mb = self._limits.zip_bytes / _MIB
+            raise Rejected(
+                ErrorType.INVALID_CODE,
+                f"s3://{bucket}/{key}: is larger than the limit of {limit_mb:g} MiB (CODE_MAX_ZIP_MB)",
+            ) from exc
+        if etag is None:
+            return None
+        with disk_errors(self._root):
+            return _IndexEntry(bucket, key, etag, await in_thread(partial(_sha256, into)))
+
+    async def _adopt(self, changed: _IndexEntry, scratch: Path) -> Pin:
+        """The tree of the bytes just fetched, from disk or unpacked now."""
+        pin = await self._disk.pin(changed.digest)
+        self._observe("hit" if pin else "miss")
+        try:
+            await self._remember(changed, scratch)
+            if pin is None:
+                self._refuse_known(changed.digest)
+                await self._unpack(changed.digest, scratch)
+                pin = await self._disk.publish(changed.digest, scratch / "tree")
+                await self._disk.evict()
+            return pin.share()
+        finally:
+            if pin is not None:
+                pin.release()
+
+    async def _unpack(self, digest: str, scratch: Path) -> None:
+        try:
+            with disk_errors(self._root):
+                await in_thread(
+                    partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
+                )
+        except Rejected as exc:
+            self._refusals[digest] = exc.message
+            if len(self._refusals) > _REFUSALS:
+                self._refusals.popitem(last=False)
+            raise
+
+    def _refuse_known(self, digest: str) -> None:
+        """Raise what was found wrong with these bytes before, if anything."""
+        if message := self._refusals.get(digest):
+            raise Rejected(ErrorType.INVALID_CODE, message)
+
+    # --- the index
+
+    def _index_path(self, bucket: str, key: str) -> Path:
+        name = hashlib.sha256(f"{bucket}\0{key}".encode()).hexdigest()
+        return self._index / f"{name}.json"
+
+    def _recall(self, bucket: str, key: str) -> _IndexEntry | None:
+        with disk_errors(self._root):
+            entry = _read_index(self._index_path(bucket, key))
+        return entry if entry and (entry.bucket, entry.key) == (bucket, key) else None
+
+    async def _remember(self, entry: _IndexEntry, scratch: Path) -> None:
+        with disk_errors(self._root):
+            draft = scratch / "index.json"
+            draft.write_bytes(msgspec.json.encode(entry))
+            draft.rename(self._index_path(entry.bucket, entry.key))
+            self._index_writes += 1
+            if self._index_writes % _PRUNE_EVERY == 0:
+                await in_thread(self._prune_index)
+
+    def _prune_index(self) -> None:
+        """Remove entries that name no tree: of evicted trees, of refused archives, unreadable ones."""
+        digests = self._disk.digests()
+        for path in self._index.glob("*.json"):
+            entry = _read_index(path)
+            if entry is None or entry.digest not in digests:
+                path.unlink(missing_ok=True)
+
+
+class ProgramCache:
+    """Built programs: one file each, built once per key.
+
+    Call `start` before and `close` after use; workers of the same user may share `root`.
+
+    Args:
+        root: The folder; not that of another cache.
+        max_bytes: How much room the programs may take; exceeded only by programs in use.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._disk = DiskCache(root, max_bytes)
+        self._root = root
+        self._flights: Flights[Pin] = Flights()
+
+    async def start(self) -> None:
+        """Make the folders and remove what crashed workers have left.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        await self._disk.start()
+
+    async def close(self) -> None:
+        """End what is under way, builders included. Programs stay. Idempotent."""
+        await self._flights.close()
+        await self._disk.close()
+
+    @asynccontextmanager
+    async def get_or_build(self, key: str, build: Callable[[Path], Awaitable[None]]) -> AsyncIterator[Path]:
+        """Hold the program of that key; `build` makes it if there is none.
+
+        A builder is cancelled when all who wait for it are; its end is then waited for.
+
+        Args:
+            key: Hex digest of all that the program depends on.
+            build: Writes one file to the path it is given. It is run once for callers at the same time;
+                what it raises is raised to all of them, and nothing is kept.
+
+        Returns:
+            The file, mode 0555.
+
+        Raises:
+            ValueError: The key is no hex digest.
+            StorageError: The disk failed, or the builder wrote no file.
+            Exception: Whatever the builder raises.
+        """
+        if not _DIGEST.fullmatch(key):
+            raise ValueError(f"{key!r} is no hex digest")
+        pin = await self._flights.join(key, partial(self._resolve, key, build))
+        async with self._disk.held(pin):
+            yield pin.content
+
+    async def _resolve(self, key: str, build: Callable[[Path], Awaitable[None]]) -> Pin:
+        if pin := await self._disk.pin(key):
+            return pin
+        async with self._disk.scratch() as scratch:
+            program = scratch / "program"
+            await build(program)
+            with disk_errors(self._root):
+                _seal(program)
+            pin = await self._disk.publish(key, program)
+        try:
+            await self._disk.evict()
+            return pin.share()
+        finally:
+            pin.release()
+
+
+def _shared(pin: Pin | None) -> Pin:
+    """A share of the pin of a tree that was just revalidated."""
+    if pin is None:
+        raise StorageError("the tree was neither pinned nor refused")
+    return pin.share()
+
+
+def _seal(program: Path) -> None:
+    if program.is_symlink() or not program.is_file():
+        raise StorageError("the builder wrote no file")
+    program.chmod(0o555)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_index(path: Path) -> _IndexEntry | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_IndexEntry)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,170 @@
+"""One run in a leased container: measured by the kernel's counters, timed by the supervisor, judged here."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.container.cgroup import MemoryUse, RunMeter
+from nanoagent.errors import ContainerError
+from nanoagent.result import ErrorType
+from nanoagent.runtime import session
+from nanoagent.runtime.session import Collected
+from nanoagent.runtime.wire import ExitFlag, ExitReport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nanoagent.container.pool import Lease
+    from nanoagent.runtime.wire import RunRequest
+
+# A sample costs some 20 µs. Programs that end sooner than the first are measured by the peak alone.
+_SAMPLE_S: Final = 0.05
+_LAST_LINE_CHARS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What came of one run.
+
+    Attributes:
+        error_type: None when it ended well.
+        message: What happened, for the result; None when it ended well.
+        exit_code: The contract's.
+        wall_ms: Of the program.
+        use: What it did to its control group; None where that cannot be seen.
+        collected: What it printed and left.
+    """
+
+    error_type: ErrorType | None
+    message: str | None
+    exit_code: int
+    wall_ms: float
+    use: MemoryUse | None
+    collected: Collected
+
+
+async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
+    """Run once, and mark the lease clean when its container may serve again.
+
+    Args:
+        lease: A container with the code in place.
+        request: What to run.
+        spool: An existing, empty folder for the output files.
+
+    Raises:
+        ContainerError: The container could not do it; nothing can be said of the program.
+    """
+    container = lease.container
+    await container.session.ready()
+    meter = RunMeter(container.group) if container.group is not None else None
+    await container.session.start(request)
+    try:
+        async with _sampled(meter):
+            report = await container.session.wait_exit(request)
+    except session.Overdue:
+        return _overdue(request, meter)
+    except session.Gone:
+        use = _last_reading(meter)
+        if use is None or not use.oom_kills:
+            raise
+        return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
+    use = _last_reading(meter)
+    if ExitFlag.NOT_STARTED in report.flags:
+        raise ContainerError(f"{request.arguments[0]} could not be started: errno {report.exec_error}")
+    collected = await container.session.collect(request, report, spool)
+    error_type, message = judge(request, report, use, collected)
+    lease.clean = collected.clean and _leaves_no_doubt(error_type)
+    return Execution(
+        error_type,
+        message,
+        session.exit_code_of(report.wait_status),
+        report.wall_us / 1000,
+        use,
+        collected,
+    )
+
+
+def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the top
+    request: RunRequest, report: ExitReport, use: MemoryUse | None, collected: Collected
+) -> tuple[ErrorType | None, str | None]:
+    """How the run ended, by what the agent and the kernel have seen: the kind and a sentence.
+
+    The first that applies counts: what the platform ended, then which limit was hit, then what the program
+    made of it itself. A limit that was hit is a failure even when the exit code is 0.
+    """
+    code = session.exit_code_of(report.wait_status)
+    killed_by = session.signal_of(report.wait_status)
+    if ExitFlag.KILLED in report.flags:
+        return ErrorType.CANCELLED, "the run was called off"
+    if ExitFlag.TIMED_OUT in report.flags:
+        return ErrorType.TIMEOUT, f"the program was still running after {request.timeout_ms} ms"
+    if use is not None and use.oom_kills:
+        return ErrorType.OUT_OF_MEMORY, _out_of_memory()
+    if ExitFlag.DISK_FULL in report.flags:
+        return ErrorType.DISK_LIMIT, "a writable folder (/tmp, /output, /dev/shm or the code's own) is full"
+    if ExitFlag.FILE_LIMIT in report.flags:
+        return ErrorType.DISK_LIMIT, f"a file reached the limit of {request.file_size_bytes} bytes"
+    if use is not None and use.refused_processes:
+        return (
+            ErrorType.PROCESS_LIMIT,
+            f"the limit on processes and threads was hit {use.refused_processes} times",
+        )
+    if killed_by is not None:
+        return ErrorType.SIGNAL, f"the program was killed by {killed_by.name}"
+    if code != 0:
+        return ErrorType.USER_ERROR, _last_line(collected.stderr.text) or f"the program exited with {code}"
+    return None, None
+
+
+def _leaves_no_doubt(error_type: ErrorType | None) -> bool:
+    """Whether the container may be used again: after a run that hit no limit and was not killed by us."""
+    return error_type in {None, ErrorType.USER_ERROR, ErrorType.SIGNAL}
+
+
+def _last_line(text: str) -> str:
+    """What most languages put last is what went wrong."""
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[:_LAST_LINE_CHARS] if lines else ""
+
+
+def _out_of_memory() -> str:
+    return "the kernel killed a process of the run because its memory was used up"
+
+
+def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:
+    """The supervisor could not end the run; its container is about to be killed with everything in it."""
+    message = f"the program was still running after {request.timeout_ms} ms, and would not be ended"
+    wall_ms = float(request.timeout_ms + request.grace_ms)
+    return Execution(ErrorType.TIMEOUT, message, 137, wall_ms, _last_reading(meter), Collected())
+
+
+def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
+    try:
+        return meter.read() if meter is not None else None
+    except OSError:  # the group went with its container
+        return None
+
+
+@asynccontextmanager
+async def _sampled(meter: RunMeter | None) -> AsyncIterator[None]:
+    """Sample the meter until the block ends."""
+    if meter is None:
+        yield
+        return
+
+    async def sample() -> None:
+        while True:
+            await asyncio.sleep(_SAMPLE_S)
+            meter.sample()
+
+    task = asyncio.create_task(sample())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

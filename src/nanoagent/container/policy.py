@@ -1,0 +1,174 @@
+"""The pool's decisions, without its actions: what a container is for, is worth, and when it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from nanoagent.container.base import RunningContainer
+    from nanoagent.container.spec import Limits
+    from nanoagent.job import Runtime
+
+_BREAKER_THRESHOLD: Final = 3
+_BREAKER_MAX_PAUSE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPolicy:
+    """The pool's settings.
+
+    Attributes:
+        images: Runtime → image.
+        sizes: Runtime → generic containers kept ready.
+        memory_mb: The budget for all containers' limits together, MiB.
+        generic_cpus: CPU share of a container that no job has been bound to.
+        idle_s: A bound container unused for so long is retired.
+        max_runs: Runs after which a container is retired.
+        max_age_s: Age at which a container is retired.
+        uid_base: Each container gets a user id of its own from here upward.
+        limits: The same for all containers.
+    """
+
+    images: dict[Runtime, str]
+    sizes: dict[Runtime, int]
+    memory_mb: int
+    generic_cpus: float
+    idle_s: float
+    max_runs: int
+    max_age_s: float
+    uid_base: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What a container is for.
+
+    Attributes:
+        runtime: Its language.
+        function_id: Whose code.
+        digest: Which code: the sha256 of the zip.
+        memory_mb: The limit, MiB.
+        cpus: The CPU share that goes with it.
+        tree: The unpacked code.
+        tree_bytes: Its size.
+        program: The built program, for compiled languages.
+        purpose: `run`, or `build`; a container built in is not run in.
+    """
+
+    runtime: Runtime
+    function_id: str
+    digest: str
+    memory_mb: int
+    cpus: float
+    tree: Path
+    tree_bytes: int
+    program: Path | None = None
+    purpose: str = "run"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Two jobs may share a container exactly when their keys are equal."""
+        return (self.purpose, self.runtime, self.function_id, self.digest, str(self.memory_mb))
+
+
+@dataclass(slots=True, eq=False)
+class Pooled:
+    """A container as the pool sees it.
+
+    Attributes:
+        container: The engine's part of it.
+        memory_mb: What it counts for in the budget.
+        made_at: When, in the pool's clock.
+        used_at: When it last became idle.
+        key: What it is bound to, None while generic.
+        runs: How many it has served.
+        dead: It has died; found by Docker's events.
+    """
+
+    container: RunningContainer
+    memory_mb: int
+    made_at: float
+    used_at: float
+    key: tuple[str, ...] | None = None
+    runs: int = 0
+    dead: bool = False
+
+    @property
+    def runtime(self) -> Runtime:
+        """Its language."""
+        return self.container.spec.runtime
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs, as far as is known: its supervisor hangs up when it dies."""
+        return not self.dead and self.container.session.connected
+
+
+def victims(idle: Iterable[Pooled], need_mb: int, now: float) -> list[Pooled]:
+    """Which idle containers to give up for `need_mb` MiB, least valuable first.
+
+    A container is worth more the more often it has been used, the more recently, and the less memory it
+    binds (the idea of GreedyDual-Size-Frequency; Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic
+    ones go last: each is worth a cold start to whatever function comes next.
+    """
+
+    def value(pooled: Pooled) -> tuple[bool, float]:
+        idle_s = max(now - pooled.used_at, 0.001)
+        return (pooled.key is None, (1 + pooled.runs) / (idle_s * pooled.memory_mb))
+
+    chosen: list[Pooled] = []
+    for pooled in sorted(idle, key=value):
+        if need_mb <= 0:
+            break
+        chosen.append(pooled)
+        need_mb -= pooled.memory_mb
+    return chosen
+
+
+def retirement_reason(pooled: Pooled, policy: PoolPolicy, now: float) -> str | None:
+    """Why an idle container should go now, or None."""
+    if not pooled.alive:
+        return "died"
+    if pooled.runs >= policy.max_runs:
+        return "runs"
+    if now - pooled.made_at >= policy.max_age_s:
+        return "age"
+    if pooled.key is not None and now - pooled.used_at >= policy.idle_s:
+        return "idle"
+    return None
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Counts creations that failed in a row."""
+
+    failures: int = 0
+    reason: str = ""
+    open_until: float = 0.0
+
+    def failed(self, reason: str, now: float) -> None:
+        """One more creation has failed."""
+        self.failures += 1
+        self.reason = reason
+        if self.failures >= _BREAKER_THRESHOLD:
+            pause = min(2.0 ** (self.failures - _BREAKER_THRESHOLD), _BREAKER_MAX_PAUSE_S)
+            self.open_until = now + pause
+
+    def succeeded(self) -> None:
+        """A container has come up: whatever was wrong is over."""
+        self.failures = 0
+        self.open_until = 0.0
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether so many have failed in a row that jobs should not wait for the next."""
+        return self.failures >= _BREAKER_THRESHOLD
+
+    def allows(self, now: float, in_flight: int) -> bool:
+        """Closed: always. Open: not before the pause is over, and then one at a time."""
+        return not self.is_broken or (now >= self.open_until and in_flight == 0)

@@ -1,0 +1,470 @@
+"""The warm pool: containers made ahead of time, bound to a function by their first job, thrown away in doubt.
+
+A container's states::
+
+    starting ─► generic ─► bound, busy ◄─► bound, idle ─► retired
+                (idle)
+
+* **Creation is off the job's path.** Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready;
+  a job that finds none waits for the next one to come up (cold).
+* **One function per container**: `Binding.key` is function id, code digest, runtime and memory size.
+* **The budget** is the sum of the memory limits of all containers, whatever they do; when a job needs room,
+  the least valuable idle container goes first (`policy.victims`).
+* **A breaker** opens when creation keeps failing: jobs are refused at once with its reason, readiness and
+  metrics say so, and one container is tried again after a growing pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent.container.policy import Breaker, Pooled, retirement_reason, victims
+from nanoagent.container.spec import MIB, ContainerSpec
+from nanoagent.errors import ContainerError
+from nanoagent.job import Runtime
+from nanoagent.result import Start
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from nanoagent.container.base import Driver, RunningContainer
+    from nanoagent.container.policy import Binding, PoolPolicy
+    from nanoagent.container.slot import Slot, WorkerHome
+    from nanoagent.telemetry.metrics import Metrics
+    from nanoagent.telemetry.status import Health
+
+log = structlog.get_logger(__name__)
+
+GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
+_PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
+_COPY_SLACK_BYTES: Final = 32 * MIB
+_SWEEP_S: Final = 2.0
+_EVENTS_RETRY_S: Final = 1.0
+_UID_RANGE: Final = 200_000_000
+
+
+@dataclass(slots=True)
+class Lease:
+    """A container that one run has to itself.
+
+    Attributes:
+        container: The engine's part of it.
+        start: Where it came from.
+        clean: Set by the user of the lease when nothing of the run is left; else it is retired.
+        reuse: Whether the pool would keep it after a clean run.
+    """
+
+    container: RunningContainer
+    start: Start
+    reuse: bool
+    clean: bool = False
+
+
+@dataclass(slots=True)
+class _Fleet:
+    """One runtime's containers."""
+
+    idle: list[Pooled] = field(default_factory=list)
+    starting: set[asyncio.Task[None]] = field(default_factory=set)
+    waiters: deque[asyncio.Future[Pooled]] = field(default_factory=deque)
+
+    def generic(self) -> int:
+        return sum(pooled.key is None for pooled in self.idle)
+
+
+class Pool:
+    """See the module's docstring.
+
+    Args:
+        driver: Makes containers.
+        home: Where slot folders lie.
+        policy: The settings.
+        metrics: Counts starts, retirements, states.
+        health: Is told when containers cannot be made.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        home: WorkerHome,
+        policy: PoolPolicy,
+        metrics: Metrics,
+        health: Health,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._driver = driver
+        self._home = home
+        self._policy = policy
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+        self._fleets = {runtime: _Fleet() for runtime in Runtime}
+        self._by_id: dict[str, Pooled] = {}
+        self._busy: set[Pooled] = set()
+        self._committed_mb = 0
+        self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
+        self._changed = asyncio.Event()
+        self._breaker = Breaker()
+        self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # --- life
+
+    async def start(self) -> None:
+        """Begin to fill the pool, to retire what is old and to hear of deaths."""
+        self._report()
+        self._spawn(self._sweep(), self._tasks)
+        self._spawn(self._hear_deaths(), self._tasks)
+        self._refill()
+
+    async def filled(self) -> None:
+        """Wait until every runtime has its generic containers, or creation keeps failing."""
+        while not self._breaker.is_broken and any(
+            fleet.generic() < self._policy.sizes[runtime] and fleet.starting
+            for runtime, fleet in self._fleets.items()
+        ):
+            await self._change()
+
+    async def close(self) -> None:
+        """Remove every container. Idempotent."""
+        self._closing = True
+        tasks = [*self._tasks, *(task for fleet in self._fleets.values() for task in fleet.starting)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for fleet in self._fleets.values():
+            fleet.idle.clear()
+        for pooled in list(self._by_id.values()):
+            self._retire(pooled, "closing")
+        await asyncio.gather(*self._removals)
+
+    # --- leases
+
+    @asynccontextmanager
+    async def lease(self, binding: Binding) -> AsyncIterator[Lease]:
+        """A container for one run, with the code in place.
+
+        The caller sets `clean` when the container may serve again; in every other case it is removed.
+
+        Raises:
+            ContainerError: None can be had.
+        """
+        pooled, start = await self._acquire(binding)
+        lease = Lease(pooled.container, start, reuse=self._would_keep(pooled, binding))
+        try:
+            if pooled.key is None:
+                await self._bind(pooled, binding)
+            self._metrics.container_start(binding.runtime, start)
+            yield lease
+        finally:
+            self._busy.discard(pooled)
+            pooled.runs += 1
+            pooled.used_at = self._clock()
+            if not lease.clean:
+                self._retire(pooled, "died" if pooled.dead else "unclean")
+            elif not lease.reuse or self._closing:
+                self._retire(pooled, "runs")
+            else:
+                self._fleets[pooled.runtime].idle.append(pooled)
+            self._notify()
+
+    def _would_keep(self, pooled: Pooled, binding: Binding) -> bool:
+        return binding.purpose == "run" and pooled.runs + 1 < self._policy.max_runs
+
+    async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
+        fleet = self._fleets[binding.runtime]
+        for pooled in reversed(fleet.idle):  # the one used last: its pages are warm, the others may age out
+            if pooled.key == binding.key and pooled.alive:
+                return self._take(pooled), Start.HOT
+        for pooled in fleet.idle:
+            if pooled.key is None and pooled.alive:
+                self._take(pooled)
+                self._refill()
+                return await self._resized(pooled, binding), Start.WARM
+        pooled = await self._next_created(fleet)
+        return await self._resized(pooled, binding), Start.COLD
+
+    def _take(self, pooled: Pooled) -> Pooled:
+        self._fleets[pooled.runtime].idle.remove(pooled)
+        self._busy.add(pooled)
+        self._report()
+        return pooled
+
+    async def _next_created(self, fleet: _Fleet) -> Pooled:
+        if not self._breaker.allows(self._clock(), len(fleet.starting)):
+            raise ContainerError(f"containers cannot be made: {self._breaker.reason}")
+        waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
+        fleet.waiters.append(waiter)
+        self._refill()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._busy.discard(waiter.result())
+                self._retire(waiter.result(), "unclean")
+            raise
+        finally:
+            if waiter in fleet.waiters:
+                fleet.waiters.remove(waiter)
+
+    async def _resized(self, pooled: Pooled, binding: Binding) -> Pooled:
+        """Count the container with the size it is to have; whoever is in the way is evicted."""
+        extra = binding.memory_mb - pooled.memory_mb
+        try:
+            await self._make_room(extra)
+        except BaseException:
+            self._busy.discard(pooled)
+            self._retire(pooled, "unclean")
+            raise
+        pooled.memory_mb += extra
+        self._committed_mb += extra
+        return pooled
+
+    async def _make_room(self, need_mb: int) -> None:
+        """Evict idle containers until that much of the budget is free; wait for those that start."""
+        self._wanted_mb += need_mb
+        try:
+            while (missing := self._committed_mb + need_mb - self._policy.memory_mb) > 0:
+                idle = [pooled for fleet in self._fleets.values() for pooled in fleet.idle]
+                chosen = victims(idle, missing, self._clock())
+                for pooled in chosen:
+                    self._fleets[pooled.runtime].idle.remove(pooled)
+                    self._retire(pooled, "evicted")
+                if not chosen:
+                    await self._change()
+        finally:
+            self._wanted_mb -= need_mb
+
+    async def _bind(self, pooled: Pooled, binding: Binding) -> None:
+        """Give a generic container its function: code, program, limits."""
+        container = pooled.container
+        pooled.key = binding.key
+        await container.slot.put_code(binding.tree)
+        if binding.program is not None:
+            await container.slot.put_program(binding.program)
+        # Twice the tree: many small files take a page each, and a structure of the kernel's besides.
+        await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _COPY_SLACK_BYTES)
+        await container.session.prepare()
+        # Now that the code's copy lies in the container, what it holds is its base, on top of the limit.
+        if container.group is not None:
+            base = container.group.usage_bytes() - container.group.page_cache_bytes()
+            await self._set_limits(container, binding, slack_bytes=max(base, 0))
+
+    async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
+        memory_bytes = binding.memory_mb * MIB + slack_bytes
+        try:
+            if container.group is not None:
+                container.group.set_memory_limit(memory_bytes)
+                container.group.set_cpus(binding.cpus)
+                return
+        except PermissionError:
+            pass  # an agent that is not root; Docker is, and a thousand times slower
+        except OSError as exc:
+            raise ContainerError(f"the container's limits could not be set: {exc}") from exc
+        await self._driver.set_limits(container.id, memory_bytes, binding.cpus)
+
+    # --- creation
+
+    def _refill(self) -> None:
+        """Start as many creations as are wanted and allowed."""
+        for runtime, fleet in self._fleets.items():
+            while not self._closing and self._wants_another(runtime, fleet):
+                task = asyncio.create_task(self._create(runtime))
+                fleet.starting.add(task)
+                task.add_done_callback(fleet.starting.discard)
+                task.add_done_callback(lambda _: self._settled())
+
+    def _wants_another(self, runtime: Runtime, fleet: _Fleet) -> bool:
+        if not self._breaker.allows(self._clock(), len(fleet.starting)):
+            return False
+        if len(fleet.starting) < len(fleet.waiters):
+            return True
+        spare = fleet.generic() + len(fleet.starting) - len(fleet.waiters)
+        pending = sum(len(other.starting) for other in self._fleets.values()) * GENERIC_MEMORY_MB
+        room = self._policy.memory_mb - self._committed_mb - self._wanted_mb - pending
+        return spare < self._policy.sizes[runtime] and room >= GENERIC_MEMORY_MB
+
+    async def _create(self, runtime: Runtime) -> None:
+        """Make one container for the pool, or for the job that waits longest."""
+        fleet = self._fleets[runtime]
+        try:
+            async with self._creations:
+                if fleet.waiters:
+                    await self._make_room(GENERIC_MEMORY_MB)
+                elif self._committed_mb + self._wanted_mb + GENERIC_MEMORY_MB > self._policy.memory_mb:
+                    return  # the room that was there when this was planned has been taken by a job
+                self._committed_mb += GENERIC_MEMORY_MB
+                try:
+                    container = await self._make(runtime)
+                except BaseException:
+                    self._committed_mb -= GENERIC_MEMORY_MB
+                    raise
+        except ContainerError as exc:
+            self._creation_failed(fleet, exc)
+            return
+        if self._breaker.is_broken:
+            log.info("containers can be made again")
+        self._breaker.succeeded()
+        self._health.set("containers", ok=True)
+        now = self._clock()
+        pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
+        self._by_id[container.id] = pooled
+        waiting = [waiter for waiter in fleet.waiters if not waiter.done()]
+        if waiting:
+            self._busy.add(pooled)
+            waiting[0].set_result(pooled)
+            fleet.waiters.remove(waiting[0])
+        else:
+            fleet.idle.append(pooled)
+
+    async def _make(self, runtime: Runtime) -> RunningContainer:
+        policy = self._policy
+        name = secrets.token_hex(5)
+        slot = self._home.new_slot(name)
+        spec = ContainerSpec(
+            runtime=runtime,
+            image=policy.images[runtime],
+            name=f"nanoagent-{runtime}-{name}",
+            worker_id=self._home.path.name,
+            home=self._home.path,
+            slot=slot.path,
+            # An id that no other container has: the kernel counts pipes, locks and watches per user.
+            uid=policy.uid_base + secrets.randbelow(_UID_RANGE),
+            memory_mb=GENERIC_MEMORY_MB,
+            cpus=policy.generic_cpus,
+            limits=policy.limits,
+        )
+        try:
+            return await self._driver.create(spec, slot)
+        except BaseException:
+            await self._remove_slot(slot)
+            raise
+
+    def _creation_failed(self, fleet: _Fleet, exc: ContainerError) -> None:
+        was_broken = self._breaker.is_broken
+        self._breaker.failed(str(exc), self._clock())
+        self._metrics.container_creation_failed()
+        log.warning("container not made", reason=str(exc), failures=self._breaker.failures)
+        if self._breaker.is_broken and not was_broken:
+            log.error("containers cannot be made; jobs are given back", reason=str(exc))
+        if self._breaker.is_broken:
+            self._health.set("containers", ok=False, reason=str(exc))
+        if fleet.waiters:
+            waiter = fleet.waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(ContainerError(str(exc)))
+
+    def _settled(self) -> None:
+        """A creation has ended, well or badly."""
+        self._notify()
+        self._refill()
+
+    # --- retirement
+
+    def _retire(self, pooled: Pooled, reason: str) -> None:
+        """Take a container, which is in no list any more, out of the budget; remove it in the background."""
+        self._metrics.container_retired(reason)
+        self._committed_mb -= pooled.memory_mb
+        self._by_id.pop(pooled.container.id, None)
+        self._spawn(self._destroy(pooled), self._removals)
+        self._notify()
+        if not self._closing:
+            asyncio.get_running_loop().call_soon(self._refill)
+
+    async def _destroy(self, pooled: Pooled) -> None:
+        container = pooled.container
+        if container.group is not None:
+            container.group.close()
+        try:
+            await self._driver.remove(container.id)
+        except ContainerError as exc:
+            log.warning("container not removed", container=container.id[:12], reason=str(exc))
+        await self._remove_slot(container.slot)
+
+    @staticmethod
+    async def _remove_slot(slot: Slot) -> None:
+        await asyncio.shield(slot.remove())
+
+    async def _sweep(self) -> None:
+        """Retire idle containers whose time has come; try again what failed."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.sweep_once()
+
+    def sweep_once(self) -> None:
+        """One pass of the background sweep."""
+        now = self._clock()
+        for fleet in self._fleets.values():
+            for pooled in list(fleet.idle):
+                reason = retirement_reason(pooled, self._policy, now)
+                if reason is not None:
+                    fleet.idle.remove(pooled)
+                    self._retire(pooled, reason)
+        self._refill()
+
+    async def _hear_deaths(self) -> None:
+        """Follow the engine's events for good; while it is not to be heard, say so."""
+        while True:
+            try:
+                async for container_id in self._driver.deaths():
+                    self._died(container_id)
+            except ContainerError as exc:
+                log.warning("Docker's events are not to be heard", reason=str(exc))
+            await asyncio.sleep(_EVENTS_RETRY_S)
+
+    def _died(self, container_id: str) -> None:
+        pooled = self._by_id.get(container_id)
+        if pooled is None:
+            return
+        pooled.dead = True  # a busy one is retired when its lease ends
+        log.warning("container died", container=container_id[:12], runtime=pooled.runtime)
+        idle = self._fleets[pooled.runtime].idle
+        if pooled in idle:
+            idle.remove(pooled)
+            self._retire(pooled, "died")
+
+    # --- small things
+
+    @property
+    def broken(self) -> str | None:
+        """Why no container can be made at present, or None."""
+        return self._breaker.reason if self._breaker.is_broken else None
+
+    @property
+    def container_count(self) -> int:
+        """Containers that are up."""
+        return len(self._by_id)
+
+    @staticmethod
+    def _spawn(work: Coroutine[None, None, None], into: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        into.add(task)
+        task.add_done_callback(into.discard)
+
+    def _notify(self) -> None:
+        self._report()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _change(self) -> None:
+        await self._changed.wait()
+
+    def _report(self) -> None:
+        for runtime, fleet in self._fleets.items():
+            busy = sum(pooled.runtime == runtime for pooled in self._busy)
+            self._metrics.pool_containers(runtime, "idle", len(fleet.idle))
+            self._metrics.pool_containers(runtime, "busy", busy)
+            self._metrics.pool_containers(runtime, "starting", len(fleet.starting))
+        self._metrics.pool_breaker(is_open=self._breaker.is_broken)

@@ -1,0 +1,360 @@
+"""`nanoagent demo` and `nanoagent dev`: an agent of its own process on an embedded stack, for a person.
+
+The demo runs the programs of `examples/` as jobs, twice: the first round finds warm containers (and builds
+what has to be built), the second finds them hot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import uuid
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from redis import asyncio as redis
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from nanoagent.errors import ConfigError, PlatformError
+from nanoagent.job import Runtime
+from nanoagent.local import EmbeddedStack
+from nanoagent.sender import pack
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_READY_TIMEOUT_S: Final = 90.0
+_ROUND_TIMEOUT_S: Final = 180.0
+_STOP_TIMEOUT_S: Final = 30.0
+_ROUNDS: Final = ("first round", "the same jobs again")
+_LOG_TAIL_LINES: Final = 15
+_MEMORY_MB: Final = 256
+
+
+def examples_folder() -> Path:
+    """The examples of this checkout.
+
+    Raises:
+        ConfigError: There are none: the package was installed without its repository.
+    """
+    folder = Path(__file__).resolve().parents[2] / "examples"
+    if not folder.is_dir():
+        raise ConfigError([f"{folder}: is not there; run this from a checkout of the repository"])
+    return folder
+
+
+# --- the agent's process
+
+
+class AgentProcess:
+    """An agent started as a person would start it, with its log in a file.
+
+    Args:
+        environment: Its settings.
+        log: The file.
+    """
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._environment = environment
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Start it, and wait until it says that it is ready.
+
+        Raises:
+            PlatformError: It ended, or was not ready in time; with the end of its log.
+        """
+        with self._log.open("wb") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "nanoagent",
+                "run",
+                "--env-file",
+                os.devnull,
+                env=os.environ | self._environment,
+                stdout=output,
+                stderr=output,
+                # Not our Ctrl-C: it is told to stop by us, once.
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                await self._wait_until_ready()
+        except TimeoutError as exc:
+            await self.stop()
+            raise PlatformError(f"the agent was not ready in time\n{self.log_tail()}") from exc
+
+    async def _wait_until_ready(self) -> None:
+        async with aiohttp.ClientSession() as client:
+            while True:
+                if self._process is not None and self._process.returncode is not None:
+                    raise PlatformError(f"the agent ended at start\n{self.log_tail()}")
+                self.port = self.port or self._announced_port()
+                if self.port and await self._is_ready(client):
+                    return
+                await asyncio.sleep(0.1)
+
+    def _announced_port(self) -> int:
+        """The port from the agent's log line; it may be any free one."""
+        for line in self._log.read_text(errors="replace").splitlines():
+            if '"metrics and health"' in line:
+                return int(json.loads(line)["port"])
+        return 0
+
+    async def _is_ready(self, client: aiohttp.ClientSession) -> bool:
+        try:
+            async with client.get(f"http://127.0.0.1:{self.port}/readyz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def stop(self) -> int:
+        """Ask it to stop, wait, and return its exit code. Idempotent."""
+        process = self._process
+        if process is None:
+            return 0
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        return process.returncode or 0
+
+    async def ended(self) -> None:
+        """Wait until it ends by itself."""
+        if self._process is not None:
+            await self._process.wait()
+
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+
+
+@asynccontextmanager
+async def _running(state: Path, console: Console, settings: dict[str, str]) -> AsyncIterator[_Running]:
+    """The embedded stack and an agent on it."""
+    async with AsyncExitStack() as opened:
+        console.print("Starting moto (SQS, S3, CloudWatch) and Redis …")
+        stack = await opened.enter_async_context(EmbeddedStack(state / "stack"))
+        environment = stack.environment() | {
+            "CODE_CACHE_DIR": str(state / "cache"),
+            "LOG_FORMAT": "json",
+            "METRICS_HOST": "127.0.0.1",
+            "SQS_WAIT_SECONDS": "1",  # the stack is local: a short poll lets the agent stop at once
+            "LOCALE": os.environ.get("LOCALE", "en"),
+            **settings,
+        }
+        console.print("Starting the agent and filling its warm pool …")
+        agent = AgentProcess(environment, state / "agent.log")
+        opened.push_async_callback(agent.stop)
+        await agent.start()
+        yield _Running(stack, agent, environment)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    stack: EmbeddedStack
+    agent: AgentProcess
+    environment: dict[str, str]
+
+
+# --- the demo
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A job of the demo and what has come of it.
+
+    Attributes:
+        result: The result's document, once it is there.
+    """
+
+    request_id: str
+    runtime: Runtime
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+async def run(state: Path, *, as_json: bool) -> int:
+    """Run the demo; returns the exit code.
+
+    Args:
+        state: Folder for logs and caches, absolute.
+        as_json: Print the results as JSON instead of tables.
+    """
+    console = Console(stderr=as_json)
+    console.rule("NanoAgent demo")
+    rounds: list[list[_Sent]] = []
+    async with _running(state, console, {"METRICS_PORT": "0"}) as running:
+        for number, title in enumerate(_ROUNDS):
+            rounds.append(await _round(running.stack, console, f"{number + 1}. {title}"))
+    results = [sent.result for jobs in rounds for sent in jobs]
+    if as_json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))  # noqa: T201 - this is a command's output
+    return _verdict(results, console, state)
+
+
+def _verdict(results: list[dict[str, Any]], console: Console, state: Path) -> int:
+    failed = [result for result in results if result.get("status") != "SUCCESS"]
+    for result in failed:
+        console.print(f"[red]{result['runtime']} failed:[/] {result.get('errorMessage')}")
+        console.print(
+            f"  hint: {result.get('hint')}\n  stderr: {result.get('stderr', '')[-2000:]}", markup=False
+        )
+    if failed:
+        console.print(
+            f"[red]{len(failed)} of {len(results)} jobs failed;[/] the agent's log is {state}/agent.log"
+        )
+        return 1
+    console.print(f"[green]All {len(results)} jobs succeeded.[/] The agent's log is {state}/agent.log")
+    return 0
+
+
+async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Sent]:
+    """Send one job per runtime, show their progress, and wait for all results."""
+    client = redis.Redis(host=stack.redis_host, port=stack.redis_port)
+    jobs = [_Sent(f"demo-{runtime}-{uuid.uuid4().hex[:8]}", runtime) for runtime in Runtime]
+    try:
+        async with client.pubsub() as listener:
+            await listener.subscribe(*(f"result:{job.request_id}" for job in jobs))
+            for job in jobs:
+                await _send(stack, job)
+            await _collect(listener, jobs, console, title)
+    finally:
+        await client.aclose()
+    return jobs
+
+
+async def _send(stack: EmbeddedStack, job: _Sent) -> None:
+    folder = examples_folder() / job.runtime
+    key = f"demo/{job.runtime}.zip"
+    await stack.put_code(key, pack(folder))
+    message = {
+        "requestId": job.request_id,
+        "functionId": f"demo-{job.runtime}",
+        "runtime": job.runtime,
+        "s3Key": key,
+        "memoryMb": _MEMORY_MB,
+        "timeoutMs": 60_000,
+        "input": json.loads((folder / "input.json").read_text()),
+    }
+    await stack.send(json.dumps(message, ensure_ascii=False))
+
+
+async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str) -> None:
+    """Fill in the results as they come; a table that grows on a terminal, a line each elsewhere."""
+    by_id = {job.request_id: job for job in jobs}
+    begun = time.monotonic()
+    try:
+        with Live(_table(jobs, title), console=console, refresh_per_second=8, transient=False) as live:
+            async with asyncio.timeout(_ROUND_TIMEOUT_S):
+                async for message in listener.listen():
+                    if message["type"] != "message":
+                        continue
+                    result = json.loads(message["data"])
+                    by_id[result["requestId"]].result = result
+                    elapsed = time.monotonic() - begun
+                    live.update(_table(jobs, title))
+                    if not console.is_terminal:
+                        console.print(f"  {result['runtime']}: {result['status']} after {elapsed:.1f} s")
+                    if all(job.result for job in jobs):
+                        return
+    except TimeoutError as exc:
+        missing = ", ".join(job.runtime for job in jobs if not job.result)
+        raise PlatformError(f"no result within {_ROUND_TIMEOUT_S:.0f} s for: {missing}") from exc
+
+
+def _table(jobs: list[_Sent], title: str) -> Group:
+    """What is known of the jobs so far: a row each, and the AutoTuner's sentences below."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("runtime", "status", "start"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("run ms", "total ms", "peak MiB", "tip MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("output files")
+    for job in jobs:
+        table.add_row(job.runtime, *_cells(job.result))
+    tips = [
+        f"{job.runtime}: {job.result['optimizationTip']}" for job in jobs if job.result.get("optimizationTip")
+    ]
+    return Group(table, Text("\n".join(tips), style="dim"))
+
+
+def _cells(result: dict[str, Any]) -> list[str]:
+    if not result:
+        return ["[dim]running …[/]", *([""] * 6)]
+    color = "green" if result["status"] == "SUCCESS" else "red"
+    peak, tuning = result["peakMemoryBytes"], result["tuning"]
+    files = [link.split("/outputs/", 1)[-1].split("/", 1)[-1] for link in result["outputFiles"]]
+    return [
+        f"[{color}]{result['status']}[/]",
+        result["start"] or "-",
+        f"{result['timings']['run']:.0f}",
+        f"{result['timings']['total']:.0f}",
+        "-" if peak is None else f"{peak / 1024 / 1024:.1f}",
+        "-" if tuning is None else f"{_MEMORY_MB} → {tuning['recommendedMemoryMb']}",
+        escape("\n".join(files)),
+    ]
+
+
+# --- development
+
+
+async def develop(state: Path) -> int:
+    """Keep the stack and an agent up until Ctrl-C; returns the exit code."""
+    console = Console()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    console.rule("NanoAgent, for development")
+    async with _running(state, console, {"METRICS_PORT": os.environ.get("METRICS_PORT", "8000")}) as running:
+        settings = state / "dev.env"
+        settings.write_text("".join(f"{name}={value}\n" for name, value in running.environment.items()))
+        _explain(console, running, state, settings)
+        waits = [asyncio.create_task(stop.wait()), asyncio.create_task(running.agent.ended())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if not stop.is_set():
+            raise PlatformError(f"the agent ended\n{running.agent.log_tail()}")
+        console.print("Stopping …")
+    console.print("Stopped.")
+    return 0
+
+
+def _explain(console: Console, running: _Running, state: Path, settings: Path) -> None:
+    stack, port = running.stack, running.agent.port
+    console.print(
+        f"""
+SQS, S3, CloudWatch  {stack.endpoint_url}
+Redis                {stack.redis_host}:{stack.redis_port}
+metrics and health   http://127.0.0.1:{port}/metrics  /healthz  /readyz
+the agent's log      {state}/agent.log
+
+Send a job, from another terminal:
+
+  set -a; . {settings}; set +a
+  .venv/bin/nanoagent send examples/python --input '{{"text": "hello hello world"}}'
+
+Ctrl-C stops everything.
+""",
+        markup=False,
+        highlight=False,
+    )

@@ -1,0 +1,162 @@
+"""What a run leaves behind goes to S3: its output files, and logs that are too large for the result."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import msgspec
+
+from nanoagent import result as results
+from nanoagent.result import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nanoagent.config import Settings
+    from nanoagent.result import Result
+    from nanoagent.runtime.session import OutputFile
+    from nanoagent.storage.base import ObjectStore
+    from nanoagent.telemetry.metrics import Metrics
+
+_PARALLEL_UPLOADS: Final = 4
+_MAX_KEY_BYTES: Final = 1024  # S3: "object key names", UTF-8
+_DEFAULT_TYPE: Final = "application/octet-stream"
+
+
+def content_type_of(path: str) -> str:
+    """The media type that a file's name suggests; text is said to be UTF-8."""
+    kind, encoding = mimetypes.guess_type(path, strict=False)
+    if kind is None or encoding is not None:
+        return _DEFAULT_TYPE
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+
+
+def name_problem(path: str, key: str) -> str | None:
+    """Why a path that a job chose cannot be a key, or None."""
+    if not path.isprintable():  # also false for the surrogates that stand for bytes that are no UTF-8
+        return "its name has control characters or is not valid UTF-8"
+    if any(part in {"", ".", ".."} for part in path.split("/")):
+        return "its path has an empty part, . or .."
+    if len(key.encode()) > _MAX_KEY_BYTES:
+        return f"its key would be longer than {_MAX_KEY_BYTES} bytes"
+    return None
+
+
+class OutputUploader:
+    """Puts files where the contract says, and says where that is.
+
+    Args:
+        store: The object store.
+        settings: Bucket, region, link style, the largest result.
+        metrics: Counts the bytes.
+    """
+
+    def __init__(self, store: ObjectStore, settings: Settings, metrics: Metrics) -> None:
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._uploads = asyncio.Semaphore(_PARALLEL_UPLOADS)
+
+    async def upload(
+        self, request_id: str, files: Sequence[OutputFile]
+    ) -> tuple[list[str], list[OutputError]]:
+        """Store a run's output files.
+
+        Returns:
+            Their links, in the files' order, and what was not uploaded because of its name.
+
+        Raises:
+            StorageError: The store failed; uploading again is harmless.
+        """
+        wanted: list[tuple[OutputFile, str]] = []
+        refused: list[OutputError] = []
+        for file in files:
+            key = f"outputs/{request_id}/{file.path}"
+            problem = name_problem(file.path, key)
+            if problem is None:
+                wanted.append((file, key))
+            else:
+                shown = file.path.encode(errors="surrogateescape").decode(errors="replace")
+                refused.append(OutputError(shown, problem))
+        links = await asyncio.gather(
+            *(self._put(key, file.spooled, content_type_of(file.path), file.size) for file, key in wanted)
+        )
+        return list(links), refused
+
+    async def _put(self, key: str, source: Path, content_type: str, size: int) -> str:
+        bucket = self._settings.s3_user_data_bucket
+        async with self._uploads:
+            await self._store.put(bucket, key, source, content_type=content_type)
+        self._metrics.outputs_uploaded(size)
+        return await self._link(bucket, key)
+
+    async def _link(self, bucket: str, key: str) -> str:
+        if self._settings.output_url_style == "presigned":
+            return await self._store.presigned_url(
+                bucket, key, expires_s=self._settings.output_url_expires_seconds
+            )
+        return f"https://s3.{self._settings.aws_region}.amazonaws.com/{bucket}/{quote(key)}"
+
+    async def document(self, result: Result) -> bytes:
+        """The result's JSON; when that is too large, its full logs go to S3 and the rest is shortened.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        document = results.encode(result)
+        if len(document) <= self._settings.max_result_bytes:
+            return document
+        links = {
+            f"{stream}_url": await self._put_log(result.request_id, stream, getattr(result, stream))
+            for stream in ("stdout", "stderr")
+            if getattr(result, stream)
+        }
+        linked = msgspec.structs.replace(result, **links)
+        return shortened(linked, self._settings.max_result_bytes)
+
+    async def _put_log(self, request_id: str, stream: str, text: str) -> str:
+        data = text.encode()
+        with tempfile.NamedTemporaryFile(prefix="nanoagent-log-") as file:
+            await asyncio.to_thread(Path(file.name).write_bytes, data)
+            key = f"logs/{request_id}/{stream}.txt"
+            return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data))
+
+
+def shortened(result: Result, max_bytes: int) -> bytes:
+    """The result's JSON with its logs, then its lists, cut until it fits.
+
+    A character takes up to six bytes in JSON, so the cut is found by halving, not by arithmetic.
+    """
+    keep_chars = max_bytes // 4
+    while True:
+        shorter = msgspec.structs.replace(
+            result, **_cut(result, "stdout", keep_chars), **_cut(result, "stderr", keep_chars)
+        )
+        document = results.encode(shorter)
+        if len(document) <= max_bytes or keep_chars == 0:
+            break
+        keep_chars //= 2
+    if len(document) > max_bytes:  # thousands of long names: the files are there, only their list is not
+        dropped = OutputError("", f"{len(result.output_files)} links do not fit into the result")
+        shorter = msgspec.structs.replace(shorter, output_files=[], output_errors=[dropped])
+        document = results.encode(shorter)
+    return document
+
+
+def _cut(result: Result, stream: str, keep_chars: int) -> dict[str, str | int]:
+    """The stream's two fields with at most `keep_chars` of its head and tail."""
+    text: str = getattr(result, stream)
+    if len(text) <= keep_chars:
+        return {}
+    head, tail = text[: keep_chars // 2], text[len(text) - keep_chars // 2 :]
+    cut_bytes = len(text.encode()) - len(head.encode()) - len(tail.encode())
+    already_cut: int = getattr(result, f"{stream}_truncated_bytes")
+    return {
+        stream: f"{head}\n… {cut_bytes} bytes cut …\n{tail}",
+        f"{stream}_truncated_bytes": already_cut + cut_bytes,
+    }

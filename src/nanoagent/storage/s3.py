@@ -1,0 +1,151 @@
+"""Objects in S3, or anything that speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from nanoagent import aws
+from nanoagent.errors import StorageError
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CHUNK_BYTES: Final = 256 * 1024  # written within the loop: about 0.1 ms to the page cache
+_PART_BYTES: Final = 8 * 1024 * 1024  # S3 wants 5 MiB at least and 10,000 parts at most: up to 78 GiB
+_NOT_MODIFIED: Final = frozenset({"304", "NotModified"})
+# By code and not by HTTP status: 403 is also what wrong or expired credentials of our own get.
+_MISSING: Final = frozenset(
+    {
+        "404",
+        "403",
+        "NoSuchKey",
+        "NoSuchBucket",
+        "NotFound",
+        "AccessDenied",
+        "AllAccessDisabled",
+        "InvalidBucketName",
+        "InvalidObjectState",  # archived: it would have to be restored first
+        "KeyTooLongError",
+        "ParamValidationError",  # botocore's own, for what can be no bucket or key
+    }
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class S3Store:
+    """An `ObjectStore` on S3.
+
+    Args:
+        client: An aiobotocore S3 client; its owner closes it.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def fetch(
+        self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
+    ) -> str | None:
+        """Write an object's bytes to the file `into`; see `ObjectStore.fetch`.
+
+        A fetch that fails midway leaves what it has written.
+        """
+        answer = await self._get(bucket, key, etag)
+        if answer is None:
+            return None
+        async with answer["Body"] as body:
+            if answer["ContentLength"] > max_bytes:
+                raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
+            with aws.translated(StorageError, f"read s3://{bucket}/{key}"):
+                complete = await _copy(body, into, max_bytes)
+        if not complete:
+            raise _too_large(bucket, key, None, max_bytes)
+        return str(answer["ETag"])
+
+    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
+        """Store the file `source`, in parts of 8 MiB if it is larger than one.
+
+        Raises:
+            StorageError: The file could not be read or stored; no parts are left behind.
+        """
+        with (
+            aws.translated(StorageError, f"write s3://{bucket}/{key}"),
+            await asyncio.to_thread(source.open, "rb") as file,
+        ):
+            first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
+            if len(first) > _PART_BYTES:
+                file.seek(0)
+                await self._put_parts(bucket, key, file, content_type)
+            else:
+                await self._client.put_object(Bucket=bucket, Key=key, Body=first, ContentType=content_type)
+
+    async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
+        """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
+
+        Raises:
+            StorageError: There are no credentials to sign with.
+        """
+        with aws.translated(StorageError, f"sign a link to s3://{bucket}/{key}"):
+            return str(
+                await self._client.generate_presigned_url(
+                    "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
+                )
+            )
+
+    async def close(self) -> None:
+        """Nothing to close: the client is its owner's."""
+
+    async def _get(self, bucket: str, key: str, etag: str | None) -> Any:
+        """GetObject's answer, body unread; None when `etag` is still current."""
+        condition = {} if etag is None else {"IfNoneMatch": etag}
+        try:
+            return await self._client.get_object(Bucket=bucket, Key=key, **condition)
+        except aws.CALL_ERRORS as exc:
+            code = aws.error_code(exc)
+            if code in _NOT_MODIFIED:
+                return None
+            kind = ObjectMissing if code in _MISSING else StorageError
+            raise kind(f"read s3://{bucket}/{key}: {aws.describe(exc)}") from exc
+
+    async def _put_parts(self, bucket: str, key: str, file: Any, content_type: str) -> None:
+        target = {"Bucket": bucket, "Key": key}
+        upload = await self._client.create_multipart_upload(**target, ContentType=content_type)
+        target["UploadId"] = upload["UploadId"]
+        try:
+            parts: list[dict[str, Any]] = []
+            while data := await asyncio.to_thread(file.read, _PART_BYTES):
+                number = len(parts) + 1
+                part = await self._client.upload_part(**target, PartNumber=number, Body=data)
+                parts.append({"PartNumber": number, "ETag": part["ETag"]})
+            await self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+        except BaseException:
+            await self._abort(target)
+            raise
+
+    async def _abort(self, target: dict[str, str]) -> None:
+        """Remove the parts of an upload, which S3 bills until then."""
+        try:
+            await self._client.abort_multipart_upload(**target)
+        except aws.CALL_ERRORS as exc:
+            _log.warning("multipart upload not aborted", error=aws.describe(exc), **target)
+
+
+async def _copy(body: Any, into: Path, max_bytes: int) -> bool:
+    """Write the body to the file; False, midway, as soon as it is more than `max_bytes`."""
+    written = 0
+    with await asyncio.to_thread(into.open, "wb") as file:
+        async for chunk in body.iter_chunks(_CHUNK_BYTES):
+            written += len(chunk)
+            if written > max_bytes:
+                return False
+            file.write(chunk)
+    return True
+
+
+def _too_large(bucket: str, key: str, size_bytes: int | None, max_bytes: int) -> ObjectTooLarge:
+    size = "more" if size_bytes is None else f"{size_bytes:,} bytes"
+    return ObjectTooLarge(f"s3://{bucket}/{key} has {size}; at most {max_bytes:,} bytes are taken")

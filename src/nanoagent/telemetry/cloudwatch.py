@@ -1,0 +1,263 @@
+"""Peak memory to CloudWatch: gathered per function and minute, sent in batches, off the job's path.
+
+A call per job would cost thousands of times as much as one per minute, and time. What cannot be sent is
+sent again once, then counted and dropped; nothing here raises into a job.
+
+Limits are those of PutMetricData in the Amazon CloudWatch API Reference: 1,000 datums a call, 150 values
+a datum, 1 MB a call; and of Dimension there: values of 1 to 1,024 ASCII characters, not blank.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from urllib.parse import quote
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from nanoagent.telemetry.metrics import Metrics
+
+NAMESPACE: Final = "NanoGrid/FunctionRunner"
+METRIC: Final = "PeakMemoryBytes"
+
+MAX_DATUMS_PER_CALL: Final = 1000
+MAX_VALUES_PER_DATUM: Final = 150
+MAX_CALL_BYTES: Final = 900_000  # of 1 MB; what our own estimate may be off by is left free
+MAX_SERIES: Final = 2000
+"""Distinct (function, runtime, minute) held between two flushes."""
+MAX_VALUES: Final = 20_000
+"""Distinct values held between two flushes, all series together: about 2 MB of memory."""
+
+_CLOSE_SECONDS: Final = 3.0  # a stopping worker has better uses for its grace period
+_SEND_SECONDS: Final = 30.0  # botocore's own retries against a dead endpoint go on for minutes
+_MAX_DIMENSION_LENGTH: Final = 1024
+_PRINTABLE_ASCII: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+# The query protocol writes `MetricData.member.1000.Values.member.150=1073741824.0&` and as much again for
+# the count; names, unit, timestamp and dimensions take some 500 bytes, an escaped `%` is three of them.
+_BYTES_PER_VALUE: Final = 110
+_BYTES_PER_DATUM: Final = 600
+_BYTES_PER_CHARACTER: Final = 3
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Datum:
+    """Peaks of one function's runs in one minute.
+
+    Attributes:
+        function_id: As the job has it.
+        runtime: As the job has it.
+        minute: When the minute began, Unix epoch seconds.
+        values: Distinct peaks, bytes; at most `MAX_VALUES_PER_DATUM`.
+        counts: How often each was seen.
+    """
+
+    function_id: str
+    runtime: str
+    minute: int
+    values: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+class Sender(Protocol):
+    """Takes datums to where they are kept."""
+
+    async def send(self, data: Sequence[Datum]) -> None:
+        """Send all of them in one call; whatever is raised means that none were taken."""
+        ...
+
+
+class CloudWatchSender:
+    """Sends datums with PutMetricData.
+
+    Args:
+        client: An aiobotocore client for `cloudwatch`; it stays its maker's to close.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def send(self, data: Sequence[Datum]) -> None:
+        """See `Sender`; raises what the client raises."""
+        await self._client.put_metric_data(
+            Namespace=NAMESPACE, MetricData=[_metric_datum(datum) for datum in data]
+        )
+
+
+class PeakMemoryReporter:
+    """Gathers peaks and flushes them every interval; `async with` starts and closes it.
+
+    Args:
+        sender: Where they go.
+        interval_s: Seconds between flushes.
+        metrics: Counts failed calls and dropped values.
+    """
+
+    def __init__(self, sender: Sender, interval_s: float, metrics: Metrics) -> None:
+        self._sender = sender
+        self._interval_s = interval_s
+        self._metrics = metrics
+        self._gathered: defaultdict[tuple[str, str, int], dict[int, int]] = defaultdict(dict)
+        self._distinct_values = 0
+        self._outgoing: deque[tuple[list[Datum], bool]] = (
+            deque()
+        )  # calls of a running flush; is it the last try
+        self._again: list[Datum] = []
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def record(self, function_id: str, runtime: str, peak_bytes: int, at: float) -> None:
+        """Note the peak of one run: a dictionary update, no waiting, bounded memory.
+
+        Args:
+            function_id: As the job has it.
+            runtime: As the job has it.
+            peak_bytes: The run's peak memory.
+            at: When the run ended, Unix epoch seconds.
+        """
+        series = (function_id, runtime, int(at // 60) * 60)
+        counts = self._gathered.get(series)
+        if counts is not None and peak_bytes in counts:
+            counts[peak_bytes] += 1
+            return
+        series_full = counts is None and len(self._gathered) >= MAX_SERIES
+        if series_full or self._distinct_values >= MAX_VALUES:
+            self._metrics.cloudwatch_dropped(1)
+            return
+        self._gathered[series][peak_bytes] = 1
+        self._distinct_values += 1
+
+    async def flush(self) -> None:
+        """Send what is gathered, and once more what failed the last time. Never raises."""
+        self._outgoing.extend((call, True) for call in calls(self._again))
+        self._outgoing.extend((call, False) for call in calls(self._take()))
+        self._again = []
+        while self._outgoing:
+            call, is_last_try = self._outgoing[0]
+            sent = await self._sent(call)
+            self._outgoing.popleft()
+            if not sent and is_last_try:
+                self._metrics.cloudwatch_dropped(_count(call))
+            elif not sent:
+                self._again += call
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    def start(self) -> None:
+        """Start flushing in the background."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._flush_forever(), name="cloudwatch")
+
+    async def close(self) -> None:
+        """Flush what is left, within three seconds, and stop. Idempotent."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._closing.set()
+        await asyncio.wait([task], timeout=_CLOSE_SECONDS)
+        if task.cancel():
+            _log.warning("peak memory was not all sent before the worker stopped")
+            await asyncio.wait([task])
+        self._metrics.cloudwatch_dropped(self._held_values())
+
+    def _held_values(self) -> int:
+        gathered = sum(sum(counts.values()) for counts in self._gathered.values())
+        return gathered + _count(self._again) + sum(_count(call) for call, _ in self._outgoing)
+
+    async def _flush_forever(self) -> None:
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._closing.wait()
+            except TimeoutError:
+                await self.flush()
+        await self.flush()
+
+    async def _sent(self, call: Sequence[Datum]) -> bool:
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await self._sender.send(call)
+        except Exception as exc:  # noqa: BLE001 - contract, section 5: its failure never fails a job
+            self._metrics.cloudwatch_failed()
+            _log.warning("cloudwatch did not take peak memory", datums=len(call), error=repr(exc))
+            return False
+        return True
+
+    def _take(self) -> list[Datum]:
+        gathered, self._gathered = self._gathered, defaultdict(dict)
+        self._distinct_values = 0
+        return [datum for series, counts in gathered.items() for datum in _split(series, counts)]
+
+
+def calls(data: Iterable[Datum]) -> Iterator[list[Datum]]:
+    """Distribute datums over calls so that none is over the limits of PutMetricData."""
+    call: list[Datum] = []
+    size = 0
+    for datum in data:
+        added = _estimated_bytes(datum)
+        if call and (len(call) >= MAX_DATUMS_PER_CALL or size + added > MAX_CALL_BYTES):
+            yield call
+            call, size = [], 0
+        call.append(datum)
+        size += added
+    if call:
+        yield call
+
+
+def dimension_value(text: str) -> str:
+    """`text` as a value that CloudWatch takes; different texts stay different.
+
+    Whatever is not printable ASCII, and space and `%`, is percent-encoded (UTF-8). A result over 1,024
+    characters is cut and ends in `%#` and 128 bits of the text's SHA-256; encoding alone never makes `%#`.
+    """
+    encoded = quote(text, safe=_PRINTABLE_ASCII, errors="surrogatepass")
+    if len(encoded) > _MAX_DIMENSION_LENGTH:
+        digest = hashlib.sha256(encoded.encode()).hexdigest()[:32]
+        encoded = f"{encoded[: _MAX_DIMENSION_LENGTH - 34]}%#{digest}"
+    return encoded or "unknown"
+
+
+def _metric_datum(datum: Datum) -> dict[str, Any]:
+    """A datum as the API's MetricDatum."""
+    return {
+        "MetricName": METRIC,
+        "Unit": "Bytes",
+        "Timestamp": datetime.fromtimestamp(datum.minute, UTC),
+        "Dimensions": [
+            {"Name": "FunctionId", "Value": dimension_value(datum.function_id)},
+            {"Name": "Runtime", "Value": dimension_value(datum.runtime)},
+        ],
+        "Values": list(datum.values),
+        "Counts": list(datum.counts),
+    }
+
+
+def _split(series: tuple[str, str, int], counts: dict[int, int]) -> Iterator[Datum]:
+    function_id, runtime, minute = series
+    items = iter(counts.items())
+    while part := tuple(islice(items, MAX_VALUES_PER_DATUM)):
+        values, seen = zip(*part, strict=True)
+        yield Datum(function_id, runtime, minute, values, seen)
+
+
+def _estimated_bytes(datum: Datum) -> int:
+    names = len(dimension_value(datum.function_id)) + len(dimension_value(datum.runtime))
+    return _BYTES_PER_DATUM + _BYTES_PER_CHARACTER * names + _BYTES_PER_VALUE * len(datum.values)
+
+
+def _count(data: Sequence[Datum]) -> int:
+    return sum(sum(datum.counts) for datum in data)

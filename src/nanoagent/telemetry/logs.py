@@ -1,0 +1,137 @@
+"""Logs on standard error: JSON lines for machines, columns for a person at a terminal.
+
+Modules log with `structlog.get_logger()`; what is bound with `structlog.contextvars.bind_contextvars`
+(the worker binds `request_id`) stands on every line of that task. Libraries that log with the standard
+module come out the same way, from WARNING up. Secrets are taken out twice: fields by their names, and
+credentials inside URLs wherever they stand, tracebacks included. Local variables are never shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
+
+    from structlog.typing import EventDict, ExceptionRenderer, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "json", "text"]
+
+_HIDDEN: Final = "***"
+_SECRET_NAME: Final = re.compile(
+    r"passw(or)?d|secret|credential|authorization|cookie|api_?key|access_?key|signature"
+    r"|token(?!s|_?count)",  # llm_token_count is a number, not a token
+    re.IGNORECASE,
+)
+_SECRET_IN_TEXT: Final = (
+    (re.compile(r"(\w://)[^\s/@\"']+@"), rf"\1{_HIDDEN}@"),  # https://user:password@host
+    (
+        re.compile(r"((?:X-Amz-(?:Signature|Credential|Security-Token)|Signature)=)[^&\s\"']+"),
+        rf"\1{_HIDDEN}",
+    ),
+)
+_MAX_FRAMES: Final = 20  # the innermost are kept; a line stays below the 16 KiB that log shippers split at
+
+
+def configure(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
+    """Set up logging for the whole process; a second call replaces the first.
+
+    Args:
+        log_format: `auto` is text when `stream` is a terminal, else JSON.
+        level: The least level of our own lines that is shown: DEBUG, INFO, WARNING or ERROR.
+        stream: Where lines go; standard error by default.
+    """
+    stream = stream or sys.stderr
+    threshold = logging.getLevelNamesMapping()[level]
+    as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
+    render = _json_processors() if as_json else _text_processors(colors=stream.isatty())
+    structlog.configure(
+        processors=[*_common_processors(), *render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    _route_libraries(stream, max(threshold, logging.WARNING), render)
+
+
+def _common_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _hide_secret_fields,
+    ]
+
+
+def _json_processors() -> list[Processor]:
+    # show_locals is on by default: a frame's variables hold settings, payloads and passwords.
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)
+    renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+    return [
+        structlog.processors.ExceptionRenderer(transformer),
+        _lead_with_what_matters,
+        _HideSecretText(renderer),
+    ]
+
+
+def _text_processors(*, colors: bool) -> list[Processor]:
+    # The default formatter is rich's where rich is installed, and that one shows variables.
+    formatter: ExceptionRenderer = structlog.dev.plain_traceback
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=formatter)
+    return [_HideSecretText(renderer)]
+
+
+def _route_libraries(stream: TextIO, threshold: int, render: Sequence[Processor]) -> None:
+    """Send what the standard module is given through the same processors."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_common_processors()],
+            processors=[ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(threshold)
+    logging.captureWarnings(True)
+
+
+def _lead_with_what_matters(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put time, level and event first: lines are read by people too."""
+    leading = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**leading, **event}
+
+
+def _hide_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace the values of fields whose names say that they are secret, nested ones too."""
+    return _without_secrets(event)
+
+
+def _without_secrets(fields: MutableMapping[str, Any]) -> dict[str, Any]:
+    return {name: _shown(name, value) for name, value in fields.items()}
+
+
+def _shown(name: object, value: object) -> object:
+    if _SECRET_NAME.search(str(name)) and value is not None:
+        return _HIDDEN
+    return _without_secrets(value) if isinstance(value, dict) else value
+
+
+class _HideSecretText:
+    """A renderer whose text has the credentials inside URLs taken out."""
+
+    def __init__(self, renderer: Processor) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        text = str(self._renderer(logger, method, event))
+        for pattern, replacement in _SECRET_IN_TEXT:
+            text = pattern.sub(replacement, text)
+        return text

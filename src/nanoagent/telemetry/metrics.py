@@ -1,0 +1,223 @@
+"""The worker's Prometheus metrics, in a registry of their own.
+
+Names, types and labels of the first three are the contract's (section 5) and never change. Every label
+value is bounded: runtimes by `job.Runtime`, models by `MAX_MODELS`, all others by constants in the code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from nanoagent.job import Runtime
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from nanoagent.result import Start, Timings
+    from nanoagent.slots import Slots
+
+MAX_MODELS: Final = 50
+"""Distinct `model` labels: 50 x 4 runtimes x 20 buckets are 4,000 series, what one scrape carries easily."""
+
+_MAX_MODEL_LENGTH: Final = 64
+_OTHER_MODEL: Final = "other"
+_UNKNOWN_RUNTIME: Final = "unknown"
+_RUNTIMES: Final = frozenset(str(runtime) for runtime in Runtime)
+_MIB: Final = 1024 * 1024
+_PHASES: Final = ("fetch", "build", "acquire", "start", "run", "upload", "total")
+
+# From a sandbox's own cost (under 1 ms) to an hour; the default timeout, 300 s, is a bound of its own.
+_SECONDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0),
+)
+# Powers of two from 4 MiB to 16 GiB, as memory sizes are chosen.
+_MEMORY_BYTES: Final = tuple(float(_MIB * 2**exponent) for exponent in range(2, 15))
+
+PoolState = Literal["idle", "busy", "starting"]
+
+
+class Metrics:
+    """Counts what happens; one method per fact, so that no caller handles names or labels.
+
+    Args:
+        registry: Where the metrics are registered; a new one by default, so that two workers (or tests)
+            in one process do not meet.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._models: set[str] = set()
+        self._make_job_metrics()
+        self._make_pool_metrics()
+        self._make_other_metrics()
+
+    def _make_job_metrics(self) -> None:
+        self._processed = self._counter(
+            "worker_jobs_processed_total", "Jobs that ended, by how they ended", "status", "runtime", "model"
+        )
+        self._duration = self._histogram(
+            "worker_job_duration_seconds", "Wall time of the user's program", "runtime", "model"
+        )
+        self._active = self._gauge("worker_active_jobs", "Jobs that are being worked on now")
+        self._phase = self._histogram(
+            "worker_phase_seconds", "Time a job spent in one phase", "phase", "runtime"
+        )
+        self._queue_delay = self._histogram(
+            "worker_queue_delay_seconds", "Time from sending a job to its receipt here"
+        )
+        self._peak = self._histogram(
+            "worker_job_peak_memory_bytes", "Peak memory of a run", "runtime", buckets=_MEMORY_BYTES
+        )
+        self._attempts_failed = self._counter(
+            "worker_attempts_failed_total", "Attempts at a job that failed by the platform's fault"
+        )
+
+    def _make_pool_metrics(self) -> None:
+        self._pool = self._gauge("worker_pool_containers", "Containers that exist now", "runtime", "state")
+        self._starts = self._counter(
+            "worker_container_starts_total",
+            "Runs by where their container came from (hot, warm, cold)",
+            *("runtime", "start"),
+        )
+        self._retired = self._counter(
+            "worker_containers_retired_total", "Containers thrown away, by reason", "reason"
+        )
+        self._creation_failures = self._counter(
+            "worker_container_creation_failures_total", "Containers that could not be made"
+        )
+        self._breaker = self._gauge(
+            "worker_pool_breaker_open", "1 while no containers are made because making them keeps failing"
+        )
+
+    def _make_other_metrics(self) -> None:
+        self._slots_memory = self._gauge(
+            "worker_slots_memory_bytes", "Memory budget of the running jobs", "state"
+        )
+        self._slots_cpus = self._gauge("worker_slots_cpus", "CPU budget of the running jobs", "state")
+        self._waiting = self._gauge("worker_jobs_waiting", "Jobs that wait for memory or CPU")
+        self._cache = self._counter(
+            "worker_cache_requests_total", "Lookups in a cache, by result", "cache", "result"
+        )
+        self._uploaded = self._counter(
+            "worker_outputs_uploaded_bytes_total", "Bytes of output files uploaded"
+        )
+        self._cloudwatch_failures = self._counter(
+            "worker_cloudwatch_failures_total", "Calls of PutMetricData that failed"
+        )
+        self._cloudwatch_dropped = self._counter(
+            "worker_cloudwatch_dropped_values_total", "Peak memory values that never reached CloudWatch"
+        )
+
+    def job_finished(self, label: str, runtime: str, model: str, duration_s: float | None) -> None:
+        """Count a job that ended.
+
+        Args:
+            label: The `label` of its row in the outcome table.
+            runtime: As the job has it; anything that is no runtime counts as `unknown`.
+            model: As the job has it; see `model_label`.
+            duration_s: Wall time of the user's program; None when it never started.
+        """
+        runtime, model = _runtime_label(runtime), self.model_label(model)
+        self._processed.labels(label, runtime, model).inc()
+        if duration_s is not None:
+            self._duration.labels(runtime, model).observe(duration_s)
+
+    def job_active(self) -> AbstractContextManager[None]:
+        """While the returned context lasts, one more job is active."""
+        return self._active.track_inprogress()
+
+    def model_label(self, model: str) -> str:
+        """The `model` label for a name that a user made.
+
+        The first `MAX_MODELS` names keep theirs; later ones, and names that are blank, unprintable or
+        longer than 64 characters, are `other`. A name asked for at start keeps its place.
+        """
+        name = model.strip()
+        if name in self._models:
+            return name
+        if not name or len(name) > _MAX_MODEL_LENGTH or not name.isprintable():
+            return _OTHER_MODEL
+        if len(self._models) >= MAX_MODELS:
+            return _OTHER_MODEL
+        self._models.add(name)
+        return name
+
+    def phases(self, runtime: str, timings: Timings) -> None:
+        """Observe the phases that happened (above 0 ms); `queue` goes to `worker_queue_delay_seconds`."""
+        if timings.queue > 0:
+            self._queue_delay.observe(timings.queue / 1000)
+        for phase in _PHASES:
+            milliseconds = getattr(timings, phase)
+            if milliseconds > 0:
+                self._phase.labels(phase, _runtime_label(runtime)).observe(milliseconds / 1000)
+
+    def peak_memory(self, runtime: str, peak_bytes: int) -> None:
+        """Observe the peak memory of a run."""
+        self._peak.labels(_runtime_label(runtime)).observe(peak_bytes)
+
+    def attempt_failed(self) -> None:
+        """An attempt failed by the platform's fault; the job may be tried again."""
+        self._attempts_failed.inc()
+
+    def pool_containers(self, runtime: str, state: PoolState, count: int) -> None:
+        """How many containers of a runtime are in a state now."""
+        self._pool.labels(_runtime_label(runtime), state).set(count)
+
+    def container_start(self, runtime: str, start: Start) -> None:
+        """A run got its container from there."""
+        self._starts.labels(_runtime_label(runtime), start.value).inc()
+
+    def container_retired(self, reason: str) -> None:
+        """A container was thrown away; `reason` is one of the pool's constants."""
+        self._retired.labels(reason).inc()
+
+    def container_creation_failed(self) -> None:
+        """A container could not be made."""
+        self._creation_failures.inc()
+
+    def pool_breaker(self, *, is_open: bool) -> None:
+        """Whether the pool has stopped making containers because making them keeps failing."""
+        self._breaker.set(is_open)
+
+    def watch_slots(self, slots: Slots) -> None:
+        """Read the budget's use from `slots` whenever the metrics are asked for."""
+        self._slots_memory.labels("used").set_function(lambda: slots.used.memory_mb * _MIB)
+        self._slots_memory.labels("total").set_function(lambda: slots.total.memory_mb * _MIB)
+        self._slots_cpus.labels("used").set_function(lambda: slots.used.cpus)
+        self._slots_cpus.labels("total").set_function(lambda: slots.total.cpus)
+        self._waiting.set_function(lambda: slots.waiting)
+
+    def cache_request(self, cache: str, result: str) -> None:
+        """A cache was asked; both arguments are constants of the cache's code (`code`, `hit`)."""
+        self._cache.labels(cache, result).inc()
+
+    def outputs_uploaded(self, size_bytes: int) -> None:
+        """So many bytes of output files were uploaded."""
+        self._uploaded.inc(size_bytes)
+
+    def cloudwatch_failed(self) -> None:
+        """A call of PutMetricData failed."""
+        self._cloudwatch_failures.inc()
+
+    def cloudwatch_dropped(self, values: int) -> None:
+        """So many peak memory values were given up on."""
+        self._cloudwatch_dropped.inc(values)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
+    ) -> Histogram:
+        return Histogram(name, meaning, labels, registry=self.registry, buckets=buckets)
+
+
+def _runtime_label(runtime: str) -> str:
+    """The runtime, or `unknown`: an invalid job may have any text there."""
+    return str(runtime) if runtime in _RUNTIMES else _UNKNOWN_RUNTIME

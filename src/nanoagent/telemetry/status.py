@@ -1,0 +1,121 @@
+"""Health, and the small HTTP server that shows it beside the metrics.
+
+It runs in the worker's own event loop on purpose: that `/healthz` answers shows that the loop turns.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from nanoagent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_STOP_SECONDS = 1.0  # a scrape takes milliseconds; nobody's request is worth delaying a shutdown for
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    ok: bool
+    reason: str
+
+
+class Health:
+    """Whether the worker can take jobs, part by part; each component sets its own."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, _Part] = {}
+
+    def set(self, part: str, ok: bool, reason: str = "") -> None:  # noqa: FBT001 - the fact itself, read as `set("redis", True)`
+        """Say how a part is.
+
+        Args:
+            part: Its name; a later call for the same name replaces the earlier.
+            ok: Whether jobs can be taken as far as it is concerned.
+            reason: One sentence for a person; wanted when it is not ok.
+        """
+        self._parts[part] = _Part(ok, reason)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every part is ok; not before at least one has been set."""
+        return bool(self._parts) and all(part.ok for part in self._parts.values())
+
+    def document(self) -> dict[str, Any]:
+        """What `/readyz` shows: `{"status": ..., "parts": {name: {"ok": ..., "reason": ...}}}`."""
+        parts = {name: {"ok": part.ok, "reason": part.reason} for name, part in sorted(self._parts.items())}
+        return {"status": "ready" if self.ready else "not ready", "parts": parts}
+
+
+class StatusServer:
+    """Serves `/metrics`, `/healthz` (alive) and `/readyz` (can take jobs).
+
+    Args:
+        health: Shown at `/readyz`: 200 when ready, else 503.
+        registry: Shown at `/metrics`.
+        host: Address to listen on.
+        port: Its port; 0 for any free one.
+    """
+
+    def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
+        self._health = health
+        self._registry = registry
+        self._host = host
+        self._wanted_port = port
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; the one asked for while the server is not running."""
+        if self._runner is None:
+            return self._wanted_port
+        return int(self._runner.addresses[0][1])
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: The address or the port cannot be had.
+        """
+        app = web.Application()
+        app.router.add_get("/metrics", make_aiohttp_handler(self._registry))
+        app.router.add_get("/healthz", self._alive)
+        app.router.add_get("/readyz", self._ready)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._wanted_port).start()
+        except OSError as exc:
+            await runner.cleanup()
+            raise ConfigError([_why_not_listening(exc, self._host, self._wanted_port)]) from exc
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Stop listening. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _alive(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._health.document(), status=200 if self._health.ready else 503)
+
+
+def _why_not_listening(exc: OSError, host: str, port: int) -> str:
+    """The sentence for whoever set METRICS_HOST and METRICS_PORT."""
+    if exc.errno == errno.EADDRINUSE:
+        return (
+            f"METRICS_PORT: {port} is already in use on {host}; stop what uses it, choose another port,"
+            " or set 0 for any free one"
+        )
+    if exc.errno == errno.EACCES:
+        return f"METRICS_PORT: {port} may not be used by this user; choose one above 1023"
+    return f"METRICS_HOST: cannot listen on {host}; it should be an address of this machine ({exc.strerror})"

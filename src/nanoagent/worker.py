@@ -1,0 +1,444 @@
+"""The receive loop, and what happens to one delivery from receipt until it is settled.
+
+No more messages are taken than there is room to run; a delivery is settled exactly once, last, and by the
+outcome table. Stopping is not cancelling: intake ends first, what runs is finished, what does not run yet is
+given back at once, and leases last until the last delivery is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent import job as jobs
+from nanoagent import result as results
+from nanoagent.errors import BrokerError, PlatformError, SinkError, UnreadableMessage
+from nanoagent.executor import Attempt
+from nanoagent.result import ErrorType, Settle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from nanoagent.broker.base import Broker, Delivery
+    from nanoagent.config import Settings
+    from nanoagent.container.pool import Pool
+    from nanoagent.executor import Executor
+    from nanoagent.job import Job
+    from nanoagent.outputs import OutputUploader
+    from nanoagent.result import Result
+    from nanoagent.sink.base import ResultSink
+    from nanoagent.slots import Slots
+    from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
+    from nanoagent.telemetry.metrics import Metrics
+    from nanoagent.telemetry.status import Health
+
+log = structlog.get_logger(__name__)
+
+_MAX_BATCH: Final = 10  # SQS's for one ReceiveMessage
+_RECEIVE_RETRY_S: Final = 1.0
+_RECEIVE_RETRY_MAX_S: Final = 30.0
+_HEALTH_RETRY_S: Final = 1.0
+
+
+def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
+    """How long a job that failed by our fault stays away before it is tried again.
+
+    Doubles with each failure; a jitter of 0 … 1 takes away up to half, so that jobs that failed together do
+    not come back together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+
+    Args:
+        failures: How many attempts have failed, at least 1.
+        base_s: Delay after the first, seconds.
+        longest_s: Never longer than this, seconds.
+        jitter: A random number from 0 to 1.
+    """
+    delay = min(base_s * 2.0 ** min(failures - 1, 32), longest_s)
+    return delay * (1 - jitter / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    """What the worker works with."""
+
+    settings: Settings
+    broker: Broker
+    sink: ResultSink
+    executor: Executor
+    outputs: OutputUploader
+    slots: Slots
+    pool: Pool
+    metrics: Metrics
+    health: Health
+    cloudwatch: PeakMemoryReporter | None
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A delivery that is being worked on.
+
+    Attributes:
+        running: It has a slot: a drain finishes it.
+        concluding: Its run is over: nothing interrupts it any more.
+    """
+
+    task: asyncio.Task[None]
+    running: bool = False
+    concluding: bool = False
+
+
+class Worker:
+    """Takes deliveries from the broker and settles every one of them.
+
+    Args:
+        parts: Its collaborators.
+        jitter: Random numbers from 0 to 1, for retry delays.
+    """
+
+    def __init__(self, parts: WorkerParts, *, jitter: Callable[[], float] = random.random) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._jitter = jitter
+        self._held: set[_Held] = set()
+        self._requests: dict[str, asyncio.Event] = {}
+        self._moved = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    # --- intake
+
+    async def run(self) -> None:
+        """Work until `stop` is called, then drain; returns when everything is settled."""
+        try:
+            await self._take_in()
+        finally:
+            await self._drain()
+
+    def stop(self) -> None:
+        """Stop taking messages and drain; called again: give back what still runs, now."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        self._moved.set()
+
+    async def _take_in(self) -> None:
+        receiving: asyncio.Task[list[Delivery]] | None = None
+        pause_s = _RECEIVE_RETRY_S
+        while not self._stopping.is_set():
+            self._moved.clear()
+            room = self._room()
+            if not room:
+                await self._room_changes()
+                continue
+            if not await self._able():
+                await self._pause(_HEALTH_RETRY_S)
+                continue
+            receiving = asyncio.create_task(self._parts.broker.receive(room))
+            try:
+                deliveries = await self._unless_hurried(receiving)
+            except BrokerError as exc:
+                log.warning("queue not readable", reason=str(exc), pause_s=pause_s)
+                self._parts.health.set("queue", ok=False, reason=str(exc))
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, _RECEIVE_RETRY_MAX_S)
+                continue
+            pause_s = _RECEIVE_RETRY_S
+            self._parts.health.set("queue", ok=True)
+            for delivery in deliveries:
+                self._hold(delivery)
+
+    def _room(self) -> int:
+        """How many more messages could run at once, counting those already here that do not run yet."""
+        smallest_mb = self._settings.job_defaults.memory_mb
+        free = self._parts.slots.free_for(smallest_mb, self._settings.cpus_for(smallest_mb))
+        coming = sum(not held.running for held in self._held)
+        return max(0, min(free - coming, _MAX_BATCH))
+
+    async def _room_changes(self) -> None:
+        """Wait until a slot is given back, or a delivery gets one or is settled."""
+        waits = [
+            asyncio.create_task(self._moved.wait()),
+            asyncio.create_task(self._parts.slots.wait_for_change()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _able(self) -> bool:
+        """Whether a job that is taken now could be finished; readiness says why not."""
+        if reason := self._parts.pool.broken:
+            log.warning("not taking jobs", reason=reason)
+            return False
+        try:
+            await self._parts.sink.ping()
+        except SinkError as exc:
+            log.warning("not taking jobs", reason=str(exc))
+            self._parts.health.set("results", ok=False, reason=str(exc))
+            return False
+        self._parts.health.set("results", ok=True)
+        return True
+
+    async def _unless_hurried(self, receiving: asyncio.Task[list[Delivery]]) -> list[Delivery]:
+        """The long poll's answer. It is not cut short by a stop: what it brings would be stranded."""
+        hurried = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait({receiving, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                receiving.cancel()
+                with suppress(asyncio.CancelledError):
+                    return await receiving
+                return []
+            return receiving.result()
+        finally:
+            hurried.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    def _hold(self, delivery: Delivery) -> None:
+        held = _Held(asyncio.current_task())  # type: ignore[arg-type]
+        held.task = asyncio.create_task(self._handle(delivery, held))
+        self._held.add(held)
+
+        def settled(task: asyncio.Task[None]) -> None:
+            self._held.discard(held)
+            self._moved.set()
+            if not task.cancelled() and (exc := task.exception()) is not None:
+                log.error("a delivery was not settled", exc_info=exc)  # its lease ends and it comes again
+
+        held.task.add_done_callback(settled)
+
+    # --- drain
+
+    async def _drain(self) -> None:
+        """Give back what does not run, let the rest finish within DRAIN_SECONDS, give back what does not."""
+        await asyncio.sleep(0)  # a task cancelled before its first step would never give its delivery back
+        for held in self._held:
+            if not held.running:
+                held.task.cancel()
+        hurried = asyncio.create_task(self._hurry.wait())
+        deadline = time.monotonic() + self._settings.drain_seconds
+        if self._held:
+            log.info("draining", jobs=len(self._held), seconds=self._settings.drain_seconds)
+        while self._held and not hurried.done() and (left := deadline - time.monotonic()) > 0:
+            tasks = {held.task for held in self._held}
+            await asyncio.wait({*tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        while self._held:
+            for held in self._held:
+                if not held.concluding:
+                    held.task.cancel()
+            await asyncio.wait({held.task for held in self._held}, timeout=_HEALTH_RETRY_S)
+
+    # --- one delivery
+
+    async def _handle(self, delivery: Delivery, held: _Held) -> None:
+        """From receipt until settled."""
+        try:
+            job = self._parse(delivery)
+        except UnreadableMessage as exc:
+            await self._settle_poison(delivery, str(exc))
+            return
+        except jobs.InvalidJob as exc:
+            await self._conclude(delivery, held, self._invalid(delivery, exc), model="")
+            return
+        with structlog.contextvars.bound_contextvars(
+            request_id=job.request_id, function_id=job.function_id, runtime=job.runtime
+        ):
+            await self._work(delivery, held, job)
+
+    def _parse(self, delivery: Delivery) -> Job:
+        return jobs.parse_job(delivery.body, self._settings.job_defaults)
+
+    async def _work(self, delivery: Delivery, held: _Held, job: Job) -> None:
+        queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
+        attempt = Attempt(job, delivery.receive_count, queue_ms, lambda: self._begun(held))
+        with self._parts.metrics.job_active():
+            try:
+                async with self._alone(job.request_id):
+                    if await self._already_done(delivery, held, job):
+                        return
+                    result = await self._parts.executor.execute(attempt)
+                    await self._conclude(delivery, held, result, job.model_id)
+            except asyncio.CancelledError:
+                if held.concluding:
+                    raise
+                await self._interrupted(delivery, job)
+            except PlatformError as exc:
+                await self._failed(delivery, held, attempt, exc)
+            except Exception as exc:
+                log.exception("a bug of ours")
+                failure = PlatformError(f"an error inside the worker: {type(exc).__name__}")
+                await self._failed(delivery, held, attempt, failure)
+
+    @asynccontextmanager
+    async def _alone(self, request_id: str) -> AsyncIterator[None]:
+        """Enter when no other delivery of the same request is being worked on here."""
+        while (other := self._requests.get(request_id)) is not None:
+            await other.wait()
+        done = self._requests[request_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._requests[request_id]
+            done.set()
+
+    def _begun(self, held: _Held) -> None:
+        held.running = True
+        self._moved.set()
+
+    async def _already_done(self, delivery: Delivery, held: _Held, job: Job) -> bool:
+        """Publish again, and acknowledge, when the request has a result: it is not run twice."""
+        stored = await self._parts.sink.stored(job.request_id)
+        if stored is None:
+            return False
+        log.info("already done; its result is published again")
+        await self._finish(delivery, held, stored, job.request_id)
+        return True
+
+    # --- endings
+
+    async def _conclude(self, delivery: Delivery, held: _Held, result: Result, model: str) -> None:
+        """Store and publish the result, then delete the message."""
+        document = await self._parts.outputs.document(result)
+        await self._finish(delivery, held, document, result.request_id)
+        self._count(result, model)
+
+    async def _finish(self, delivery: Delivery, held: _Held, document: bytes, request_id: str) -> None:
+        """The last two effects, in order; once begun they are not interrupted."""
+        held.running = held.concluding = True
+
+        async def finish() -> None:
+            await self._parts.sink.publish(request_id, document)
+            await self._parts.broker.ack(delivery)
+
+        await _uninterrupted(finish())
+
+    async def _failed(
+        self, delivery: Delivery, held: _Held, attempt: Attempt, failure: PlatformError
+    ) -> None:
+        """Our fault: try again later, or, after the last attempt, tell the sender and bury the message."""
+        held.concluding = True
+        self._parts.metrics.attempt_failed()
+        failures = await self._failures_of(delivery, attempt.job)
+        log.warning("attempt failed", reason=str(failure), failures=failures)
+        if failures < self._settings.max_attempts:
+            delay_s = retry_delay_s(
+                failures, self._settings.retry_base_seconds, self._settings.retry_max_seconds, self._jitter()
+            )
+            await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
+            return
+        result = self._parts.executor.failed(attempt, failure)
+        await _uninterrupted(self._give_up(delivery, result, attempt.job.model_id))
+
+    async def _failures_of(self, delivery: Delivery, job: Job) -> int:
+        """Attempts that failed, this one included; the queue's own count where Redis cannot be asked."""
+        try:
+            return await self._parts.sink.count_failure(job.request_id)
+        except SinkError:
+            return delivery.receive_count
+
+    async def _give_up(self, delivery: Delivery, result: Result, model: str) -> None:
+        try:
+            await self._parts.sink.publish(result.request_id, results.encode(result))
+        except SinkError as exc:
+            # Whoever waits must be told before the message may go; it is tried again like any attempt.
+            log.warning("result not published", reason=str(exc))
+            await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+            return
+        reason = result.error_message or ErrorType.PLATFORM
+        if not await self._parts.broker.bury(delivery, reason):
+            log.error("given up, and there is no dead-letter queue", body=delivery.body)
+            await self._parts.broker.ack(delivery)
+        self._count(result, model)
+
+    async def _interrupted(self, delivery: Delivery, job: Job) -> None:
+        """The worker is stopping: someone else can have the job at once."""
+        outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
+        self._parts.metrics.job_finished(outcome.label, job.runtime, job.model_id, None)
+        log.info("given back: the worker is stopping")
+        await _uninterrupted(self._parts.broker.give_back(delivery, 0))
+
+    async def _settle_poison(self, delivery: Delivery, problem: str) -> None:
+        """A message that names no request: nobody can be told but those who read logs and the queue."""
+        outcome = results.OUTCOMES[ErrorType.UNREADABLE]
+        assert outcome.settle is Settle.POISON  # noqa: S101 - the table and this method are one decision
+        self._parts.metrics.job_finished(outcome.label, "", "", None)
+        if await self._parts.broker.redrives():
+            log.warning("unreadable message left to the redrive policy", problem=problem)
+            delay_s = retry_delay_s(
+                delivery.receive_count,
+                self._settings.retry_base_seconds,
+                self._settings.retry_max_seconds,
+                self._jitter(),
+            )
+            await self._parts.broker.give_back(delivery, delay_s)
+        elif await self._parts.broker.bury(delivery, problem):
+            log.warning("unreadable message moved to the dead-letter queue", problem=problem)
+        else:
+            log.error("unreadable message dropped: no dead-letter queue", problem=problem, body=delivery.body)
+            await self._parts.broker.ack(delivery)
+
+    def _invalid(self, delivery: Delivery, invalid: jobs.InvalidJob) -> Result:
+        locale = self._settings.locale
+        return results.Result(
+            request_id=invalid.request_id,
+            function_id=invalid.function_id,
+            runtime=invalid.runtime,
+            status=results.Status.FAILED,
+            error_type=invalid.rejection.error_type,
+            error_message=invalid.rejection.message,
+            hint=results.hint_for(invalid.rejection.error_type, locale),
+            worker_id=self._settings.worker_id,
+            attempt=delivery.receive_count,
+        )
+
+    def _count(self, result: Result, model: str) -> None:
+        """Tell metrics, CloudWatch and the log how the job ended."""
+        metrics = self._parts.metrics
+        started = result.start is not None
+        duration_s = result.duration_ms / 1000 if started else None
+        metrics.job_finished(result.outcome.label, result.runtime, model, duration_s)
+        metrics.phases(result.runtime, result.timings)
+        if result.peak_memory_bytes is not None:
+            metrics.peak_memory(result.runtime, result.peak_memory_bytes)
+            if self._parts.cloudwatch is not None:
+                self._parts.cloudwatch.record(
+                    result.function_id, result.runtime, result.peak_memory_bytes, time.time()
+                )
+        log.info(
+            "job done",
+            status=result.status,
+            error_type=result.error_type,
+            start=result.start,
+            run_ms=result.timings.run,
+            total_ms=result.timings.total,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+
+
+async def _uninterrupted(work: Awaitable[None]) -> None:
+    """Do the work to its end even when the caller is cancelled meanwhile; the cancellation comes after."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                break
+            cancelled = True
+        except Exception:  # noqa: BLE001 - task.result() below raises it
+            break
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

@@ -1,0 +1,574 @@
+"""What every `Broker` promises, on SQS and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from nanoagent.broker.memory import MemoryBroker
+from nanoagent.broker.sqs import SqsBroker
+from nanoagent.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from nanoagent.aws import AwsClients
+    from nanoagent.broker.base import Broker, Delivery
+    from nanoagent.local import EmbeddedStack
+
+VISIBILITY_S = 1
+LONG_POLL_S = 2  # longer than VISIBILITY_S: a lease that ran out would show within one poll
+DEADLINE_S = 60
+
+
+class Queue(Protocol):
+    """A broker, and the queue seen from outside."""
+
+    @property
+    def broker(self) -> Broker: ...
+    async def send(self, body: str) -> str: ...
+    async def depth(self) -> tuple[int, int, int]: ...
+    async def dead_letters(self) -> list[tuple[str, str]]:
+        """Body and reason of each."""
+        ...
+
+
+@dataclass
+class SqsQueue:
+    broker: SqsBroker
+    stack: EmbeddedStack
+    client: Any
+    url: str
+    dlq_url: str
+    requests: Counter[str] = field(default_factory=Counter)
+
+    async def send(self, body: str) -> str:
+        answer = await self.client.send_message(QueueUrl=self.url, MessageBody=body)
+        return str(answer["MessageId"])
+
+    async def depth(self) -> tuple[int, int, int]:
+        return await self.stack.queue_depth(queue_url=self.url)
+
+    async def dead_letters(self) -> list[tuple[str, str]]:
+        letters = await self.stack.dead_letters(queue_url=self.dlq_url)
+        return [(letter["body"], letter["attributes"]["reason"]) for letter in letters]
+
+
+@dataclass
+class MemoryQueue:
+    broker: MemoryBroker
+
+    async def send(self, body: str) -> str:
+        return await self.broker.send(body)
+
+    async def depth(self) -> tuple[int, int, int]:
+        return self.broker.depth()
+
+    async def dead_letters(self) -> list[tuple[str, str]]:
+        return [(delivery.body, reason) for delivery, reason in self.broker.buried]
+
+
+@asynccontextmanager
+async def sqs_queue(
+    stack: EmbeddedStack, clients: AwsClients, *, redrives: bool = True, dlq: bool = True, fifo: bool = False
+) -> AsyncIterator[SqsQueue]:
+    """A queue of its own; `redrives`: with a redrive policy, `dlq`: whether the broker is told of one."""
+    kind = {"FifoQueue": "true"} if fifo else {}
+    dlq_url = stack.new_queue(**kind)
+    policy = {"RedrivePolicy": stack.redrive_policy(dlq_url)} if redrives else {}
+    url = stack.new_queue(VisibilityTimeout="30", **kind, **policy)
+    client = await clients.sqs()
+    broker = SqsBroker(
+        client,
+        url,
+        dlq_url=dlq_url if dlq else None,
+        wait_s=LONG_POLL_S,
+        visibility_s=VISIBILITY_S,
+    )
+    queue = SqsQueue(broker, stack, client, url, dlq_url)
+
+    def count(model: Any, **_: Any) -> None:
+        queue.requests[model.name] += 1
+
+    client.meta.events.register("before-call.sqs", count)
+    yield queue
+    await broker.close()
+
+
+@pytest.fixture(params=["sqs", "memory"])
+async def queue(
+    request: pytest.FixtureRequest, stack: EmbeddedStack, clients: AwsClients
+) -> AsyncIterator[Queue]:
+    if request.param == "sqs":
+        async with sqs_queue(stack, clients) as queue:
+            yield queue
+    else:
+        yield MemoryQueue(MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=10))
+
+
+async def receive_one(broker: Broker) -> Delivery:
+    async with asyncio.timeout(DEADLINE_S):
+        while not (deliveries := await broker.receive(1)):
+            pass
+    return deliveries[0]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - the queue tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_delivery_says_what_was_sent(queue: Queue):
+    message_id = await queue.send('{"requestId": "안녕"}')
+
+    delivery = await receive_one(queue.broker)
+
+    assert delivery.message_id == message_id
+    assert delivery.body == '{"requestId": "안녕"}'
+    assert delivery.receive_count == 1
+    assert 0 < delivery.sent_at <= delivery.received_at + 1  # two clocks may differ by their rounding
+    assert delivery.group_id is None
+
+
+async def test_a_poll_brings_no_more_than_its_limit(queue: Queue):
+    for number in range(5):
+        await queue.send(str(number))
+
+    first = await queue.broker.receive(3)
+    rest = [await receive_one(queue.broker) for _ in range(5 - len(first))]
+
+    assert 1 <= len(first) <= 3
+    assert {delivery.body for delivery in [*first, *rest]} == set("01234")
+
+
+async def test_a_poll_ends_when_a_message_comes(queue: Queue):
+    poll = asyncio.create_task(queue.broker.receive(10))
+    await queue.send("late")
+
+    assert [delivery.body for delivery in await poll] == ["late"]
+
+
+async def test_a_poll_of_an_empty_queue_brings_nothing(queue: Queue):
+    assert await queue.broker.receive(10) == []
+
+
+async def test_a_held_message_is_not_received_again(queue: Queue):
+    await queue.send("held")
+    await receive_one(queue.broker)
+
+    assert await queue.broker.receive(10) == []  # LONG_POLL_S > VISIBILITY_S
+
+
+async def test_an_acknowledged_message_is_gone(queue: Queue):
+    await queue.send("done")
+    delivery = await receive_one(queue.broker)
+
+    await queue.broker.ack(delivery)
+    await queue.broker.close()
+
+    assert await queue.depth() == (0, 0, 0)
+
+
+async def test_closing_flushes_every_acknowledgement(queue: Queue):
+    for number in range(13):
+        await queue.send(str(number))
+    for _ in range(13):
+        await queue.broker.ack(await receive_one(queue.broker))
+
+    await queue.broker.close()
+
+    assert await queue.depth() == (0, 0, 0)
+
+
+async def test_a_message_given_back_is_received_again_at_once(queue: Queue):
+    await queue.send("again")
+    first = await receive_one(queue.broker)
+
+    await queue.broker.give_back(first, 0)
+    second = await receive_one(queue.broker)
+
+    assert second.message_id == first.message_id
+    assert second.receive_count == 2
+    assert second is not first
+
+
+async def test_a_message_given_back_with_a_delay_stays_hidden(queue: Queue):
+    await queue.send("later")
+    delivery = await receive_one(queue.broker)
+
+    await queue.broker.give_back(delivery, 1000)
+
+    assert await queue.broker.receive(10) == []
+    visible, _, _ = await queue.depth()
+    assert visible == 0
+
+
+async def test_a_message_given_back_with_a_short_delay_comes_back(queue: Queue):
+    await queue.send("soon")
+
+    await queue.broker.give_back(await receive_one(queue.broker), 0.5)
+
+    assert (await receive_one(queue.broker)).receive_count == 2
+
+
+async def test_a_delay_beyond_what_the_queue_allows_is_shortened(queue: Queue):
+    await queue.send("much later")
+
+    await queue.broker.give_back(await receive_one(queue.broker), 10**6)
+
+    assert await queue.broker.receive(10) == []
+
+
+async def test_a_buried_message_is_moved_with_its_reason(queue: Queue):
+    await queue.send("poison")
+    delivery = await receive_one(queue.broker)
+
+    assert await queue.broker.bury(delivery, "no requestId")
+    await queue.broker.close()
+
+    assert await queue.dead_letters() == [("poison", "no requestId")]
+    assert await queue.depth() == (0, 0, 0)
+
+
+async def test_a_queue_with_a_redrive_policy_says_so(queue: Queue):
+    assert await queue.broker.redrives() is True
+
+
+async def test_what_is_settled_cannot_be_settled_again(queue: Queue):
+    await queue.send("once")
+    delivery = await receive_one(queue.broker)
+    await queue.broker.ack(delivery)
+
+    await queue.broker.ack(delivery)
+    await queue.broker.give_back(delivery, 0)
+    assert await queue.broker.bury(delivery, "too late")
+    await queue.broker.close()
+
+    assert await queue.depth() == (0, 0, 0)
+    assert await queue.dead_letters() == []
+
+
+async def test_giving_back_twice_does_not_cut_the_delay_short(queue: Queue):
+    await queue.send("later")
+    delivery = await receive_one(queue.broker)
+    await queue.broker.give_back(delivery, 1000)
+
+    await queue.broker.give_back(delivery, 0)
+
+    assert await queue.broker.receive(10) == []
+
+
+async def test_closing_twice_is_harmless_and_ends_receiving(queue: Queue):
+    await queue.broker.close()
+    await queue.broker.close()
+
+    with pytest.raises(BrokerError, match="closed"):
+        await queue.broker.receive(1)
+
+
+async def test_a_message_that_was_held_at_closing_comes_back(queue: Queue, clients: AwsClients):
+    await queue.send("orphan")
+    await receive_one(queue.broker)
+
+    await queue.broker.close()
+
+    async with asyncio.timeout(DEADLINE_S):
+        while (await queue.depth())[0] == 0:  # noqa: ASYNC110 - the queue tells nobody
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", ["sqs", "memory"])
+async def test_without_a_dead_letter_queue_burying_is_refused_and_the_lease_kept(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with sqs_queue(stack, clients, redrives=False, dlq=False) as sqs:
+        memory = MemoryQueue(
+            MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, dead_letter_queue=False)
+        )
+        queue: Queue = sqs if kind == "sqs" else memory
+        await queue.send("poison")
+        delivery = await receive_one(queue.broker)
+
+        assert await queue.broker.redrives() is False
+        assert await queue.broker.bury(delivery, "no requestId") is False
+        assert await queue.broker.receive(10) == []
+        await queue.broker.ack(delivery)
+        await queue.broker.close()
+
+        assert await queue.depth() == (0, 0, 0)
+
+
+# --- SQS alone
+
+
+async def test_the_dead_letter_queue_is_found_by_the_redrive_policy(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients, dlq=False) as queue:
+        for body in ("one", "two"):
+            await queue.send(body)
+            assert await queue.broker.bury(await receive_one(queue.broker), "tried 5 times")
+
+        assert sorted(await queue.dead_letters()) == [("one", "tried 5 times"), ("two", "tried 5 times")]
+        assert queue.requests["GetQueueUrl"] == 1
+
+
+async def test_a_buried_message_keeps_its_own_attributes_and_says_where_it_came_from(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients) as queue:
+        await queue.client.send_message(
+            QueueUrl=queue.url,
+            MessageBody="poison",
+            MessageAttributes={"traceparent": {"DataType": "String", "StringValue": "00-1-2-01"}},
+        )
+        await queue.broker.bury(await receive_one(queue.broker), "bad\x00reason " + "안" * 300)
+
+        (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
+        attributes = letter["attributes"]
+        assert attributes["traceparent"] == "00-1-2-01"
+        assert attributes["receiveCount"] == "1"
+        assert attributes["sourceQueue"] == queue.url.rsplit("/", 1)[-1]
+        assert attributes["reason"].startswith("bad reason 안안")
+        assert len(attributes["reason"].encode()) <= 256
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # 1 MiB: aiohttp's advice
+async def test_a_message_of_the_largest_size_can_be_buried(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        body = "x" * 1024 * 1024
+        await queue.send(body)
+
+        assert await queue.broker.bury(await receive_one(queue.broker), "too large to be read")
+
+        (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
+        assert letter["body"] == body
+        assert letter["attributes"] == {}  # they count toward the size
+
+
+async def test_a_fifo_queue_buries_within_the_message_group(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients, fifo=True) as queue:
+        await queue.client.send_message(
+            QueueUrl=queue.url, MessageBody="poison", MessageGroupId="g1", MessageDeduplicationId="d1"
+        )
+        delivery = await receive_one(queue.broker)
+        assert delivery.group_id == "g1"
+
+        await queue.broker.bury(delivery, "no requestId")
+
+        answer = await queue.client.receive_message(
+            QueueUrl=queue.dlq_url, MessageSystemAttributeNames=["All"]
+        )
+        assert answer["Messages"][0]["Attributes"]["MessageGroupId"] == "g1"
+
+
+async def test_acknowledgements_travel_in_batches_of_ten(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        for number in range(25):
+            await queue.send(str(number))
+        deliveries = [await receive_one(queue.broker) for _ in range(25)]
+
+        for delivery in deliveries:
+            await queue.broker.ack(delivery)
+        await queue.broker.close()
+
+        assert queue.requests["DeleteMessageBatch"] == 3
+        assert queue.requests["DeleteMessage"] == 0
+        assert await queue.depth() == (0, 0, 0)
+
+
+async def test_a_few_acknowledgements_do_not_wait_for_a_full_batch(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        await queue.send("one")
+        await queue.broker.ack(await receive_one(queue.broker))
+
+        await until(lambda: queue.requests["DeleteMessageBatch"] == 1)
+
+
+async def test_leases_are_renewed_in_batches_of_ten(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        for number in range(12):
+            await queue.send(str(number))
+        renewed: list[int] = []
+
+        def note(params: dict[str, Any], **_: Any) -> None:
+            renewed.append(len(json.loads(params["body"])["Entries"]))
+
+        queue.client.meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", note)
+        for _ in range(12):
+            await receive_one(queue.broker)
+        held = len(queue.broker._leases)
+        renewed.clear()
+
+        await until(lambda: len(renewed) >= 4)
+
+        assert held == 12
+        assert renewed[:2] in ([10, 2], [2, 10])
+
+
+async def test_a_renewal_under_way_does_not_overtake_a_message_given_back(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients) as queue:
+        renewing, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(**_: Any) -> None:
+            renewing.set()
+            await go_on.wait()
+
+        queue.client.meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", hold)
+        await queue.send("again")
+        delivery = await receive_one(queue.broker)
+        async with asyncio.timeout(DEADLINE_S):
+            await renewing.wait()
+
+        giving_back = asyncio.create_task(queue.broker.give_back(delivery, 1000))
+        await asyncio.sleep(0)
+        assert queue.requests["ChangeMessageVisibility"] == 0
+        go_on.set()
+        await giving_back
+
+        assert queue.requests["ChangeMessageVisibility"] == 1
+        assert await queue.broker.receive(10) == []
+
+
+async def test_a_lease_is_renewed_for_twelve_hours_at_most(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        await queue.send("endless")
+        delivery = await receive_one(queue.broker)
+
+        queue.broker._leases[delivery].held_since -= 12 * 3600
+
+        assert (await receive_one(queue.broker)).receive_count == 2
+
+
+async def test_renewals_go_on_after_one_failed(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        attempts: list[None] = []
+
+        def fail_once(**_: Any) -> None:
+            attempts.append(None)
+            if len(attempts) == 1:
+                raise ConnectionResetError("cut")
+
+        queue.client.meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", fail_once)
+        await queue.send("held")
+        await receive_one(queue.broker)
+
+        assert await queue.broker.receive(10) == []
+        assert len(attempts) >= 2
+
+
+async def test_a_delete_that_fails_is_tried_again(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        attempts: list[None] = []
+
+        def fail_twice(**_: Any) -> None:
+            attempts.append(None)
+            if len(attempts) <= 2:
+                raise ConnectionResetError("cut")
+
+        queue.client.meta.events.register("before-call.sqs.DeleteMessageBatch", fail_twice)
+        await queue.send("done")
+        await queue.broker.ack(await receive_one(queue.broker))
+        await queue.broker.close()
+
+        assert len(attempts) == 3
+        assert await queue.depth() == (0, 0, 0)
+
+
+async def test_a_delete_that_fails_for_good_lets_the_message_come_again(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients) as queue:
+
+        def fail(**_: Any) -> None:
+            raise ConnectionResetError("cut")
+
+        queue.client.meta.events.register("before-call.sqs.DeleteMessageBatch", fail)
+        await queue.send("done")
+        await queue.broker.ack(await receive_one(queue.broker))
+
+        assert (await receive_one(queue.broker)).receive_count == 2
+
+
+async def test_what_an_abandoned_poll_brings_is_given_back(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        polling = asyncio.Event()
+        queue.client.meta.events.register("before-send.sqs.ReceiveMessage", lambda **_: polling.set())
+        poll = asyncio.create_task(queue.broker.receive(10))
+        async with asyncio.timeout(DEADLINE_S):
+            await polling.wait()
+        poll.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await poll
+        await queue.send("stranded?")
+
+        await queue.broker.close()
+
+        visible, in_flight, _ = await queue.depth()
+        assert (visible, in_flight) == (1, 0)
+        assert queue.requests["ChangeMessageVisibility"] == 1
+
+
+async def test_a_queue_that_fails_is_a_broker_error(
+    stack: EmbeddedStack, clients: AwsClients, unused_tcp_port: int
+):
+    clients.endpoint_url = f"http://127.0.0.1:{unused_tcp_port}"
+    url = f"{clients.endpoint_url}/123456789012/nothing"
+    broker = SqsBroker(await clients.sqs(), url, dlq_url=None, wait_s=0, visibility_s=30)
+
+    with pytest.raises(BrokerError, match=url):
+        await broker.receive(1)
+    with pytest.raises(BrokerError, match=url):
+        await broker.redrives()
+    await broker.close()
+
+
+async def test_a_failed_burial_leaves_the_delivery_unsettled(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        await queue.send("poison")
+        delivery = await receive_one(queue.broker)
+        await queue.client.delete_queue(QueueUrl=queue.dlq_url)
+
+        with pytest.raises(BrokerError):
+            await queue.broker.bury(delivery, "no requestId")
+        await queue.broker.give_back(delivery, 0)
+
+        assert (await receive_one(queue.broker)).receive_count == 2
+
+
+# --- in memory alone
+
+
+async def test_a_lapsed_lease_lets_the_message_come_again_after_the_visibility_timeout():
+    now = [0.0]
+    broker = MemoryBroker(visibility_s=30, wait_s=0, clock=lambda: now[0])
+    await broker.send("crash")
+    (delivery,) = await broker.receive(1)
+
+    broker.lapse(delivery)
+    now[0] = 29.9
+    assert await broker.receive(1) == []
+    now[0] = 30.0
+
+    (again,) = await broker.receive(1)
+    assert again.receive_count == 2
+
+
+async def test_a_message_received_too_often_is_redriven():
+    broker = MemoryBroker(wait_s=0, max_receives=2)
+    await broker.send("poison")
+    for _ in range(2):
+        (delivery,) = await broker.receive(1)
+        await broker.give_back(delivery, 0)
+
+    assert await broker.receive(1) == []
+    assert broker.redriven == ["poison"]

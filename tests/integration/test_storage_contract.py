@@ -1,0 +1,244 @@
+"""What every `ObjectStore` promises, on S3 and on a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from nanoagent.errors import StorageError
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.s3 import S3Store
+from support.folder_store import FolderStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nanoagent.aws import AwsClients
+    from nanoagent.local import EmbeddedStack
+    from nanoagent.storage.base import ObjectStore
+
+MIB = 1024 * 1024
+
+
+class Shelf(Protocol):
+    """A store with one bucket, and a way to it that is not the store's."""
+
+    store: ObjectStore
+    bucket: str
+
+    async def write(self, key: str, content: bytes) -> None: ...
+    async def read(self, key: str) -> bytes: ...
+
+
+@dataclass
+class S3Shelf:
+    store: ObjectStore
+    bucket: str
+    client: Any
+    stack: EmbeddedStack
+
+    async def write(self, key: str, content: bytes) -> None:
+        await self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
+
+    async def read(self, key: str) -> bytes:
+        return await self.stack.read_object(self.bucket, key)
+
+
+@dataclass
+class FolderShelf:
+    store: ObjectStore
+    bucket: str
+    root: Path
+
+    async def write(self, key: str, content: bytes) -> None:
+        path = self.root / self.bucket / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    async def read(self, key: str) -> bytes:
+        return (self.root / self.bucket / key).read_bytes()
+
+
+@pytest.fixture
+async def s3_shelf(stack: EmbeddedStack, clients: AwsClients) -> S3Shelf:
+    client = await clients.s3()
+    return S3Shelf(S3Store(client), stack.new_bucket(), client, stack)
+
+
+@pytest.fixture(params=["s3", "folder"])
+async def shelf(request: pytest.FixtureRequest, stack: EmbeddedStack, clients: AwsClients, tmp_path: Path):
+    if request.param == "folder":
+        root = tmp_path / "store"
+        (root / "bucket").mkdir(parents=True)
+        return FolderShelf(FolderStore(root), "bucket", root)
+    client = await clients.s3()
+    return S3Shelf(S3Store(client), stack.new_bucket(), client, stack)
+
+
+async def test_an_object_is_fetched_byte_for_byte(shelf: Shelf, tmp_path: Path):
+    content = os.urandom(MIB + 1)
+    await shelf.write("a/code.zip", content)
+
+    etag = await shelf.store.fetch(
+        shelf.bucket, "a/code.zip", tmp_path / "into", etag=None, max_bytes=len(content)
+    )
+
+    assert etag
+    assert (tmp_path / "into").read_bytes() == content
+
+
+async def test_an_empty_object_is_fetched(shelf: Shelf, tmp_path: Path):
+    await shelf.write("empty", b"")
+
+    assert await shelf.store.fetch(shelf.bucket, "empty", tmp_path / "into", etag=None, max_bytes=1)
+    assert (tmp_path / "into").read_bytes() == b""
+
+
+async def test_an_object_whose_etag_is_current_is_not_fetched(shelf: Shelf, tmp_path: Path):
+    await shelf.write("k", b"one")
+    etag = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "first", etag=None, max_bytes=100)
+
+    again = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "second", etag=etag, max_bytes=100)
+
+    assert again is None
+    assert not (tmp_path / "second").exists()
+
+
+async def test_a_changed_object_is_fetched_and_has_another_etag(shelf: Shelf, tmp_path: Path):
+    await shelf.write("k", b"one")
+    old = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "into", etag=None, max_bytes=100)
+    await shelf.write("k", b"another")
+
+    new = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "into", etag=old, max_bytes=100)
+
+    assert new not in {None, old}
+    assert (tmp_path / "into").read_bytes() == b"another"
+
+
+async def test_a_missing_key_is_missing(shelf: Shelf, tmp_path: Path):
+    with pytest.raises(ObjectMissing, match="no-such-key"):
+        await shelf.store.fetch(shelf.bucket, "no-such-key", tmp_path / "into", etag=None, max_bytes=1)
+
+
+async def test_a_missing_bucket_is_missing(shelf: Shelf, tmp_path: Path):
+    with pytest.raises(ObjectMissing, match="no-such-bucket"):
+        await shelf.store.fetch("no-such-bucket", "k", tmp_path / "into", etag=None, max_bytes=1)
+
+
+async def test_an_object_that_is_too_large_is_refused(shelf: Shelf, tmp_path: Path):
+    await shelf.write("k", b"12345678901")
+
+    with pytest.raises(ObjectTooLarge):
+        await shelf.store.fetch(shelf.bucket, "k", tmp_path / "into", etag=None, max_bytes=10)
+
+
+@pytest.mark.parametrize("size", [0, 100, 20 * MIB + 1])
+async def test_a_file_is_stored_byte_for_byte(shelf: Shelf, tmp_path: Path, size: int):
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(size))
+
+    await shelf.store.put(shelf.bucket, "outputs/r/파일.bin", source, content_type="application/x-test")
+
+    assert await shelf.read("outputs/r/파일.bin") == source.read_bytes()
+
+
+async def test_storing_a_file_that_is_not_there_is_a_storage_error(shelf: Shelf, tmp_path: Path):
+    with pytest.raises(StorageError):
+        await shelf.store.put(shelf.bucket, "k", tmp_path / "nothing", content_type="text/plain")
+
+
+async def test_an_object_can_be_linked_to(shelf: Shelf):
+    await shelf.write("a/k", b"x")
+
+    url = await shelf.store.presigned_url(shelf.bucket, "a/k", expires_s=60)
+
+    assert "a/k" in url
+
+
+async def test_closing_twice_is_harmless(shelf: Shelf):
+    await shelf.store.close()
+    await shelf.store.close()
+
+
+# --- S3 alone
+
+
+def fetch_url(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - moto's own address
+        return bytes(answer.read())
+
+
+async def test_a_presigned_link_is_answered_without_credentials(s3_shelf: S3Shelf):
+    await s3_shelf.write("a/파일", b"for anyone")
+
+    url = await s3_shelf.store.presigned_url(s3_shelf.bucket, "a/파일", expires_s=60)
+
+    assert await asyncio.to_thread(fetch_url, url) == b"for anyone"
+    assert "X-Amz-Expires=60" in url
+
+
+@pytest.mark.parametrize("size", [100, 9 * MIB])
+async def test_a_stored_file_has_its_content_type(s3_shelf: S3Shelf, tmp_path: Path, size: int):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size))
+
+    await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png")
+
+    head = await s3_shelf.client.head_object(Bucket=s3_shelf.bucket, Key="k")
+    assert head["ContentType"] == "image/png"
+
+
+async def test_a_failed_upload_leaves_no_parts_behind(s3_shelf: S3Shelf, tmp_path: Path):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(9 * MIB))
+    parts = []
+
+    def refuse_second_part(params: dict[str, Any], **_: Any) -> None:
+        parts.append(params["PartNumber"])
+        if params["PartNumber"] == 2:
+            raise ConnectionResetError("cut")
+
+    s3_shelf.client.meta.events.register("before-parameter-build.s3.UploadPart", refuse_second_part)
+
+    with pytest.raises(StorageError, match="cut"):
+        await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png")
+
+    assert parts == [1, 2]
+    left = await s3_shelf.client.list_multipart_uploads(Bucket=s3_shelf.bucket)
+    assert not left.get("Uploads")
+
+
+async def test_an_object_that_is_larger_than_it_says_is_cut_off(s3_shelf: S3Shelf, tmp_path: Path):
+    await s3_shelf.write("k", b"x" * 1000)
+
+    def understate(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["ContentLength"] = 1
+
+    s3_shelf.client.meta.events.register("after-call.s3.GetObject", understate)
+
+    with pytest.raises(ObjectTooLarge):
+        await s3_shelf.store.fetch(s3_shelf.bucket, "k", tmp_path / "into", etag=None, max_bytes=10)
+
+
+@pytest.mark.parametrize("bucket", ["Not A Bucket", "a..b"])
+async def test_a_name_that_can_be_no_bucket_is_missing(clients: AwsClients, tmp_path: Path, bucket: str):
+    store = S3Store(await clients.s3())
+
+    with pytest.raises(ObjectMissing):
+        await store.fetch(bucket, "k", tmp_path / "into", etag=None, max_bytes=10)
+
+
+async def test_a_server_that_is_not_there_is_a_storage_error(
+    stack: EmbeddedStack, unused_tcp_port: int, tmp_path: Path
+):
+    clients = stack.clients()
+    clients.endpoint_url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with clients:
+        store = S3Store(await clients.s3())
+        with pytest.raises(StorageError):
+            await store.fetch("bucket", "k", tmp_path / "into", etag=None, max_bytes=10)

@@ -1,0 +1,78 @@
+"""An object store that is a folder: buckets are its folders, keys the paths below them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from typing import TYPE_CHECKING
+
+from nanoagent.errors import StorageError
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class FolderStore:
+    """`storage.base.ObjectStore` over a local folder.
+
+    A bucket exists when its folder does. An ETag is the SHA-256 of the content. Links are `file:` URLs,
+    which never expire, and content types are forgotten.
+
+    Args:
+        root: The folder that holds the buckets.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, bucket: str, key: str) -> Path:
+        """Where an object is, or would be.
+
+        Raises:
+            ObjectMissing: The names lead out of the bucket, so that no such object can be.
+        """
+        path = self._root / bucket / key
+        if not os.path.normpath(path).startswith(f"{self._root / bucket}{os.sep}") or "\0" in f"{path}":
+            raise ObjectMissing(f"{bucket}/{key}: no such object")
+        return path
+
+    async def fetch(
+        self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
+    ) -> str | None:
+        path = self.path(bucket, key)
+        try:
+            if path.stat().st_size > max_bytes:
+                raise ObjectTooLarge(f"{bucket}/{key}: larger than {max_bytes} bytes")
+            content = path.read_bytes()
+            current = hashlib.sha256(content).hexdigest()
+            if current == etag:
+                return None
+            into.write_bytes(content)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as exc:
+            if not into.parent.is_dir():
+                raise StorageError(f"{into}: {exc}") from exc
+            raise ObjectMissing(f"{bucket}/{key}: {exc}") from exc
+        except OSError as exc:
+            raise StorageError(f"{bucket}/{key}: {exc}") from exc
+        return current
+
+    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
+        try:
+            path = self.path(bucket, key)
+            if not (self._root / bucket).is_dir():
+                raise StorageError(f"{bucket}: no such bucket")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._root / f".put-{secrets.token_hex(8)}"
+            shutil.copyfile(source, draft)
+            draft.replace(path)  # a reader sees the old object or the new one
+        except (OSError, ObjectMissing) as exc:
+            raise StorageError(f"{bucket}/{key}: {exc}") from exc
+
+    async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
+        return self.path(bucket, key).absolute().as_uri()
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+import structlog
+
+from nanoagent.telemetry import logs
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def stream():
+    return io.StringIO()
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_json_line_has_time_level_event_and_fields(stream):
+    logs.configure("json", "INFO", stream=stream)
+    structlog.get_logger().bind(worker_id="w1").info("job done", request_id="r1", ms=3)
+    (line,) = lines(stream)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert str(line.pop("timestamp")).endswith("Z")
+    assert line == {"level": "info", "event": "job done", "worker_id": "w1", "request_id": "r1", "ms": 3}
+
+
+def test_what_is_bound_to_the_context_is_on_every_line_of_ours_and_of_libraries(stream):
+    logs.configure("json", "INFO", stream=stream)
+    with structlog.contextvars.bound_contextvars(request_id="r1"):
+        structlog.get_logger().info("ours")
+        logging.getLogger("library").warning("theirs")
+    structlog.get_logger().info("after")
+    assert [line.get("request_id") for line in lines(stream)] == ["r1", "r1", None]
+
+
+def test_lines_below_the_level_are_not_shown(stream):
+    logs.configure("json", "WARNING", stream=stream)
+    structlog.get_logger().info("hidden")
+    structlog.get_logger().warning("shown")
+    assert [line["event"] for line in lines(stream)] == ["shown"]
+
+
+def test_libraries_are_heard_from_warning_up_even_when_we_are_at_debug(stream):
+    logs.configure("json", "DEBUG", stream=stream)
+    logging.getLogger("botocore").info("hidden")
+    logging.getLogger("botocore").warning("slow %s", "down")
+    structlog.get_logger().debug("ours")
+    first, second = lines(stream)
+    assert (first["event"], first["level"], first["logger"]) == ("slow down", "warning", "botocore")
+    assert second["event"] == "ours"
+
+
+def test_auto_is_text_on_a_terminal_and_json_elsewhere(stream):
+    logs.configure("auto", "INFO", stream=stream)
+    structlog.get_logger().info("done")
+    assert lines(stream)[0]["event"] == "done"
+
+    terminal = Terminal()
+    logs.configure("auto", "INFO", stream=terminal)
+    structlog.get_logger().info("done", request_id="r1")
+    assert "done" in terminal.getvalue()
+    assert "{" not in terminal.getvalue()
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_text_that_is_no_terminal_has_no_colours(stream):
+    logs.configure("text", "INFO", stream=stream)
+    structlog.get_logger().info("done", request_id="r1")
+    assert "request_id=r1" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def fail_to_connect(url: str):
+    raise ConnectionError(url)
+
+
+def raise_with_a_local():
+    password_in_a_local = "hunter2"
+    raise ValueError(f"of length {len(password_in_a_local)}\nsecond line")
+
+
+@pytest.mark.parametrize("logger", [structlog.get_logger(), logging.getLogger("library")])
+def test_an_exception_is_one_json_line_with_its_cause_and_without_variables(stream, logger):
+    logs.configure("json", "INFO", stream=stream)
+    try:
+        try:
+            raise_with_a_local()
+        except ValueError as exc:
+            raise RuntimeError("outer") from exc
+    except RuntimeError:
+        logger.exception("it failed")
+    (line,) = lines(stream)
+    assert line["event"] == "it failed"
+    exceptions = line["exception"]
+    assert isinstance(exceptions, list)
+    assert [entry["exc_type"] for entry in exceptions] == ["RuntimeError", "ValueError"]
+    assert exceptions[1]["frames"][-1]["name"] == "raise_with_a_local"
+    assert "hunter2" not in stream.getvalue()
+
+
+def test_an_exception_in_text_shows_no_variables(stream):
+    logs.configure("text", "INFO", stream=stream)
+    try:
+        raise_with_a_local()
+    except ValueError:
+        structlog.get_logger().exception("it failed")
+    assert "ValueError: of length 7" in stream.getvalue()
+    assert "hunter2" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    "name",
+    ["redis_password", "aws_secret_access_key", "OPENAI_API_KEY", "apiKey", "session_token", "Authorization"],
+)
+def test_a_field_with_a_secrets_name_is_hidden_at_any_depth(stream, log_format, name):
+    logs.configure(log_format, "INFO", stream=stream)
+    structlog.get_logger().info("start", **{name: "hunter2", "settings": {"redis": {name: "hunter2"}}})
+    assert "hunter2" not in stream.getvalue()
+    assert stream.getvalue().count("***") == 2
+
+
+def test_fields_that_only_sound_like_secrets_are_shown(stream):
+    logs.configure("json", "INFO", stream=stream)
+    fields = {
+        "llm_token_count": 5,
+        "llmTokenCount": 5,
+        "tokens": 5,
+        "s3_key": "a.zip",
+        "redis_password": None,
+    }
+    structlog.get_logger().info("done", **fields)
+    assert fields.items() <= lines(stream)[0].items()
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2@cache:6379/0",
+        "https://hunter2@example.org/x",
+        "https://b.example.org/k?X-Amz-Credential=hunter2&X-Amz-Signature=hunter2&X-Amz-Expires=60",
+    ],
+)
+def test_credentials_inside_urls_are_hidden_wherever_they_stand(stream, log_format, url):
+    logs.configure(log_format, "INFO", stream=stream)
+    structlog.get_logger().info(f"asking {url}", url=url)
+    try:
+        fail_to_connect(url)
+    except ConnectionError:
+        logging.getLogger("library").exception("cannot reach %s", url)
+    assert "hunter2" not in stream.getvalue()
+    assert stream.getvalue().count("***") >= 4
+    assert "example.org" in stream.getvalue() or "cache:6379" in stream.getvalue()
+
+
+def test_a_url_without_credentials_is_shown_whole(stream):
+    logs.configure("json", "INFO", stream=stream)
+    url = "https://s3.example.org/b/outputs/r1/a@2x.png"
+    structlog.get_logger().info("uploaded", url=url)
+    assert lines(stream)[0]["url"] == url
+
+
+def test_a_value_that_json_does_not_know_is_shown_by_its_repr(stream):
+    logs.configure("json", "INFO", stream=stream)
+    structlog.get_logger().info("odd", value=b"\xff")
+    assert lines(stream)[0]["value"] == repr(b"\xff")
+
+
+def test_configuring_again_replaces_what_was_before(stream):
+    logs.configure("json", "INFO", stream=io.StringIO())
+    logs.configure("json", "INFO", stream=stream)
+    logging.getLogger("library").warning("once")
+    structlog.get_logger().info("once")
+    assert len(lines(stream)) == 2
