@@ -45,18 +45,24 @@ have() {
   command -v "$1" >/dev/null 2>&1
 }
 
-# apt_install STEP PACKAGE...: installs Debian packages, or says why it cannot.
+# apt_install STEP PACKAGE...: installs Debian packages, or says why it cannot. A package with a question mark
+# behind its name is left out where the distribution has none of that name.
 apt_install() {
-  local step=$1 started
+  local step=$1 started package wanted=()
   shift
   have apt-get || die "$step" "this is no Debian or Ubuntu (no apt-get); please install what these packages bring: $*"
   [ "$(id -u)" = 0 ] || die "$step" "needs root; run this once as root, or: apt-get install $*"
   started=$(now_ms)
-  say "$step" "installing $*"
+  say "$step" "installing ${*/%\?/}"
   # Another apt (unattended upgrades on a machine just booted) may hold the lock for a while.
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
   logged "$step" "$state/apt-update.log" "${apt[@]}" update
-  logged "$step" "$state/apt-install.log" "${apt[@]}" install -y --no-install-recommends "$@"
+  for package in "$@"; do
+    if [ "${package%\?}" = "$package" ] || apt_knows "${package%\?}"; then
+      wanted+=("${package%\?}")
+    fi
+  done
+  logged "$step" "$state/apt-install.log" "${apt[@]}" install -y --no-install-recommends "${wanted[@]}"
   say "$step" "installed ($(since "$started"))"
 }
 

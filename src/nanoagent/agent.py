@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from nanoagent.container.policy import PoolPolicy
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, Limits
-from nanoagent.errors import BrokerError, ConfigError, ContainerError, PlatformError, SinkError
+from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
@@ -303,12 +303,11 @@ async def check(settings: Settings) -> list[Finding]:
         findings = []
         for part, probe in (("Docker and images", images), ("SQS queue", queue), ("Redis", sink.ping)):
             problem = None
-            with suppress(asyncio.CancelledError):
-                try:
-                    await probe()
-                except ConfigError as exc:
-                    problem = "; ".join(exc.problems)
-                except (BrokerError, SinkError, PlatformError) as exc:
-                    problem = str(exc)
+            try:
+                await probe()
+            except ConfigError as exc:
+                problem = "; ".join(exc.problems)
+            except PlatformError as exc:
+                problem = str(exc)
             findings.append(Finding(part, problem))
         return findings

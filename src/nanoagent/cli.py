@@ -13,7 +13,6 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from nanoagent import __version__
@@ -43,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. No traceback reaches a user."""
     try:
         code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         return 130
-    except click.ClickException as exc:
-        exc.show()
+    except typer.TyperException as exc:  # a wrong call; typer has no other public name for it
+        print(exc.format_message(), file=sys.stderr)
         return EXIT_USAGE
     except ConfigError as exc:
         print("The settings cannot be used:", file=sys.stderr)
@@ -62,8 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _settings(env_file: Path) -> Settings:
+    from dotenv import load_dotenv
+
     from nanoagent import config
 
+    # Into the environment, too: the AWS SDK's and Docker's own variables may stand in the same file.
+    load_dotenv(env_file)
     return config.load(env_file)
 
 
@@ -94,15 +97,16 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
         print(json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False))
     else:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("setting", "value", box=None)
         for name, value in shown.items():
-            table.add_row(name.upper(), "" if value is None else str(value))
+            table.add_row(name.upper(), "" if value is None else escape(str(value)))
         console = Console()
         console.print(table)
         for finding in findings:
-            verdict = "[green]ok[/]" if finding.problem is None else f"[red]{finding.problem}[/]"
+            verdict = "[green]ok[/]" if finding.problem is None else f"[red]{escape(finding.problem)}[/]"
             console.print(f"{finding.part}: {verdict}")
     return EXIT_FAILED if any(finding.problem for finding in findings) else 0
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nanoagent.errors import ConfigError
-from nanoagent.job import MIN_MEMORY_MB, JobDefaults, Runtime
+from nanoagent.job import DEFAULT_MEMORY_MB, MIN_MEMORY_MB, JobDefaults, Runtime
 
 _MIB: Final = 1024 * 1024
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
@@ -27,7 +27,7 @@ _SLOT_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _machine_memory_mb() -> int:
@@ -226,18 +226,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
+        problems = []
         if self.largest_job_mb > self.worker_memory_mb:
-            raise ValueError(
+            problems.append(
                 "MAX_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no such job could ever run"
             )
         if self.build_memory_mb > self.worker_memory_mb:
-            raise ValueError(
-                "BUILD_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no build could ever run"
-            )
+            problems.append("BUILD_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no build could ever run")
         if self.cpu_min > min(self.cpu_max or self.worker_cpus, self.worker_cpus):
-            raise ValueError("CPU_MIN: should be at most CPU_MAX and WORKER_CPUS")
+            problems.append("CPU_MIN: should be at most CPU_MAX and WORKER_CPUS")
         if self.retry_base_seconds > self.retry_max_seconds:
-            raise ValueError("RETRY_BASE_SECONDS: should be at most RETRY_MAX_SECONDS")
+            problems.append("RETRY_BASE_SECONDS: should be at most RETRY_MAX_SECONDS")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -249,7 +250,10 @@ class Settings(BaseSettings):
     def job_defaults(self) -> JobDefaults:
         """What `parse_job` fills in."""
         return JobDefaults(
-            s3_bucket=self.s3_code_bucket, model_id=self.ai_model, max_memory_mb=self.largest_job_mb
+            s3_bucket=self.s3_code_bucket,
+            model_id=self.ai_model,
+            max_memory_mb=self.largest_job_mb,
+            memory_mb=min(DEFAULT_MEMORY_MB, self.largest_job_mb),
         )
 
     def image(self, runtime: Runtime) -> str:
@@ -276,14 +280,17 @@ def load(env_file: Path | None = Path(".env")) -> Settings:
         # Required fields come from the environment, which mypy cannot know.
         return Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as exc:
-        raise ConfigError([_problem(error) for error in exc.errors()]) from exc
+        problems = [line for error in exc.errors() for line in _problem(error).splitlines()]
+        raise ConfigError(problems) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{env_file}: cannot be read: {exc}"]) from exc
 
 
 def _problem(error: object) -> str:
     """One of pydantic's errors as a sentence that starts with the variable's name."""
     assert isinstance(error, dict)  # noqa: S101 - pydantic's TypedDict, narrowed for mypy
     message = str(error["msg"]).removeprefix("Value error, ")
-    if not error["loc"]:  # from _hangs_together, which names the variable itself
+    if not error["loc"]:  # from _hangs_together, a line each, which names the variable itself
         return message
     name = str(error["loc"][0]).upper()
     if error["type"] == "missing":

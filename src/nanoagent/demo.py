@@ -137,6 +137,12 @@ class AgentProcess:
                 await process.wait()
         return process.returncode or 0
 
+    async def kill(self) -> None:
+        """End it without a chance to clean up: what a crash looks like."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+
     async def ended(self) -> None:
         """Wait until it ends by itself."""
         if self._process is not None:
@@ -213,7 +219,7 @@ async def run(state: Path, *, as_json: bool) -> int:
 def _verdict(results: list[dict[str, Any]], console: Console, state: Path) -> int:
     failed = [result for result in results if result.get("status") != "SUCCESS"]
     for result in failed:
-        console.print(f"[red]{result['runtime']} failed:[/] {result.get('errorMessage')}")
+        console.print(f"[red]{result['runtime']} failed:[/] {escape(str(result.get('errorMessage')))}")
         console.print(
             f"  hint: {result.get('hint')}\n  stderr: {result.get('stderr', '')[-2000:]}", markup=False
         )

@@ -17,6 +17,7 @@ from nanoagent.result import ErrorType
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # SQS's own limit since 2025-08
 MIN_MEMORY_MB: Final = 32
+DEFAULT_MEMORY_MB: Final = 128
 MAX_TIMEOUT_MS: Final = 42_000_000  # below the 12 h for which SQS lets one receipt be held
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -68,7 +69,7 @@ class JobDefaults:
     s3_bucket: str
     model_id: str
     max_memory_mb: int
-    memory_mb: int = 128
+    memory_mb: int = DEFAULT_MEMORY_MB
     timeout_ms: int = 300_000
 
 

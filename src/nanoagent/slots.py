@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
 
 MAX_OVERTAKEN: Final = 8
@@ -179,12 +179,13 @@ class Slots:
             return 0
         return min(self._free.memory_mb // need.memory_mb, self._free.milli_cpus // need.milli_cpus)
 
-    async def wait_for_change(self) -> None:
+    def wait_for_change(self) -> Coroutine[None, None, object]:
         """Wait until someone next gives back a part of the budget, or gives up waiting.
 
-        Whoever calls this straight after `free_for`, without an `await` in between, misses no change.
+        Whoever calls this straight after `free_for`, without an `await` in between, misses no change, also
+        when what it returns is awaited later: changes count from the call.
         """
-        await self._changed.wait()
+        return self._changed.wait()
 
     def _leave(self, ticket: _Ticket) -> None:
         """Give back what the ticket holds, or its place in the queue."""

@@ -138,6 +138,8 @@ class Worker:
             if not await self._able():
                 await self._pause(_HEALTH_RETRY_S)
                 continue
+            if self._stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
+                return
             receiving = asyncio.create_task(self._parts.broker.receive(room))
             try:
                 deliveries = await self._unless_hurried(receiving)
@@ -213,7 +215,7 @@ class Worker:
             self._held.discard(held)
             self._moved.set()
             if not task.cancelled() and (exc := task.exception()) is not None:
-                log.error("a delivery was not settled", exc_info=exc)  # its lease ends and it comes again
+                log.error("a delivery was not settled", exc_info=exc)  # it could not be given back either
 
         held.task.add_done_callback(settled)
 
@@ -223,7 +225,7 @@ class Worker:
         """Give back what does not run, let the rest finish within DRAIN_SECONDS, give back what does not."""
         await asyncio.sleep(0)  # a task cancelled before its first step would never give its delivery back
         for held in self._held:
-            if not held.running:
+            if not (held.running or held.concluding):
                 held.task.cancel()
         hurried = asyncio.create_task(self._hurry.wait())
         deadline = time.monotonic() + self._settings.drain_seconds
@@ -244,11 +246,23 @@ class Worker:
     async def _handle(self, delivery: Delivery, held: _Held) -> None:
         """From receipt until settled."""
         try:
+            await self._dispatch(delivery, held)
+        except Exception:
+            # Unsettled, it would be kept from everyone: the broker renews its lease for as long as it lives.
+            log.exception("not settled; given back")
+            await _uninterrupted(
+                self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count))
+            )
+
+    async def _dispatch(self, delivery: Delivery, held: _Held) -> None:
+        try:
             job = self._parse(delivery)
         except UnreadableMessage as exc:
+            held.concluding = True
             await self._settle_poison(delivery, str(exc))
             return
         except jobs.InvalidJob as exc:
+            held.concluding = True
             await self._conclude(delivery, held, self._invalid(delivery, exc), model="")
             return
         with structlog.contextvars.bound_contextvars(
@@ -260,6 +274,9 @@ class Worker:
         return jobs.parse_job(delivery.body, self._settings.job_defaults)
 
     async def _work(self, delivery: Delivery, held: _Held, job: Job) -> None:
+        if self._stopping.is_set():  # the last long poll brought it
+            await self._interrupted(delivery, job)
+            return
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
         attempt = Attempt(job, delivery.receive_count, queue_ms, lambda: self._begun(held))
         with self._parts.metrics.job_active():
@@ -332,13 +349,16 @@ class Worker:
         failures = await self._failures_of(delivery, attempt.job)
         log.warning("attempt failed", reason=str(failure), failures=failures)
         if failures < self._settings.max_attempts:
-            delay_s = retry_delay_s(
-                failures, self._settings.retry_base_seconds, self._settings.retry_max_seconds, self._jitter()
-            )
-            await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
+            await _uninterrupted(self._parts.broker.give_back(delivery, self._delay_s(failures)))
             return
         result = self._parts.executor.failed(attempt, failure)
         await _uninterrupted(self._give_up(delivery, result, attempt.job.model_id))
+
+    def _delay_s(self, failures: int) -> float:
+        settings = self._settings
+        return retry_delay_s(
+            failures, settings.retry_base_seconds, settings.retry_max_seconds, self._jitter()
+        )
 
     async def _failures_of(self, delivery: Delivery, job: Job) -> int:
         """Attempts that failed, this one included; the queue's own count where Redis cannot be asked."""
@@ -375,13 +395,7 @@ class Worker:
         self._parts.metrics.job_finished(outcome.label, "", "", None)
         if await self._parts.broker.redrives():
             log.warning("unreadable message left to the redrive policy", problem=problem)
-            delay_s = retry_delay_s(
-                delivery.receive_count,
-                self._settings.retry_base_seconds,
-                self._settings.retry_max_seconds,
-                self._jitter(),
-            )
-            await self._parts.broker.give_back(delivery, delay_s)
+            await self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count))
         elif await self._parts.broker.bury(delivery, problem):
             log.warning("unreadable message moved to the dead-letter queue", problem=problem)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,8 @@ from nanoagent.errors import ContainerError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from aiodocker.containers import DockerContainer
 
     from nanoagent.container.slot import Slot
 
@@ -61,12 +63,12 @@ class DockerDriver:
         return self._docker
 
     async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:  # noqa: D102 - see Driver
-        docker = await self._engine()
         await slot.listen(spec.uid)
-        container = None
+        # A task of its own: the engine goes on making a container when whoever asked for it is cancelled.
+        making = asyncio.create_task(self._make(spec))
         try:
-            async with _translated(f"making a container of {spec.image}"):
-                container = await docker.containers.create(create_body(spec), name=spec.name)
+            container = await asyncio.shield(making)
+            async with _translated(f"starting a container of {spec.image}"):
                 await container.start()
             session = await slot.session(_HELLO_TIMEOUT_S)
             await session.greet()
@@ -74,9 +76,20 @@ class DockerDriver:
             return RunningContainer(container.id, spec, slot, session, group)
         except BaseException:
             # Shielded: a cancelled creation must not leave a container behind either.
-            if container is not None:
-                await asyncio.shield(self._remove_quietly(container.id))
+            await asyncio.shield(self._unmake(making))
             raise
+
+    async def _make(self, spec: ContainerSpec) -> DockerContainer:
+        docker = await self._engine()
+        async with _translated(f"making a container of {spec.image}"):
+            return await docker.containers.create(create_body(spec), name=spec.name)
+
+    async def _unmake(self, making: asyncio.Task[DockerContainer]) -> None:
+        try:
+            container = await making
+        except ContainerError:
+            return
+        await self._remove_quietly(container.id)
 
     async def _control_group(self, container_id: str) -> cgroup.ControlGroup | None:
         details = await self._inspect(container_id)
@@ -131,7 +144,9 @@ class DockerDriver:
                 if event.get("Action") == "die":
                     yield str(event.get("Actor", {}).get("ID", ""))
         finally:
-            await docker.events.stop()  # type: ignore[no-untyped-call]
+            # Its reader may have failed long ago; stop() would raise that here.
+            with suppress(aiodocker.DockerError, aiohttp.ClientError, OSError):
+                await docker.events.stop()  # type: ignore[no-untyped-call]
         raise ContainerError("Docker's events ended")
 
     async def image_id(self, image: str) -> str:

@@ -316,8 +316,8 @@ class Pool:
             return
         if self._breaker.is_broken:
             log.info("containers can be made again")
+            self._health.set("containers", ok=True)
         self._breaker.succeeded()
-        self._health.set("containers", ok=True)
         now = self._clock()
         pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
         self._by_id[container.id] = pooled

@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+"""Writes the tables of README.md and README.ko.md anew from the code.
+
+    python scripts/gen_docs.py            rewrite what is between the markers
+    python scripts/gen_docs.py --check    change nothing; exit 1 with a diff when a table is stale
+
+A table stands between `<!-- settings:begin -->` and `<!-- settings:end -->`, or `outcomes` likewise. The
+names, the defaults and the English words are the code's own; the Korean words are kept here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.config import Settings
+from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic.fields import FieldInfo
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+SETTINGS_KO: Final = {
+    "aws_region": "큐와 버킷의 AWS 리전",
+    "sqs_queue_url": "작업을 가져올 큐",
+    "sqs_dlq_url": "데드 레터 큐; 기본값: 큐의 redrive policy가 가리키는 큐",
+    "sqs_wait_seconds": "롱 폴링 시간(초)",
+    "sqs_visibility_seconds": "메시지를 점유하는 시간(초); 작업을 쥐고 있는 동안 갱신",
+    "s3_code_bucket": "코드 zip의 버킷. 작업이 다른 버킷을 지정할 수 있음",
+    "s3_user_data_bucket": "출력 파일을 올릴 버킷",
+    "redis_host": "결과를 보낼 Redis 호스트",
+    "redis_port": "Redis 포트",
+    "redis_db": "Redis 데이터베이스 번호",
+    "redis_username": "Redis 사용자. 필요한 경우에만",
+    "redis_password": "Redis 비밀번호. 필요한 경우에만",
+    "redis_tls": "Redis에 TLS로 연결",
+    "result_ttl_seconds": "Redis에 결과를 보관하는 시간(초)",
+    "max_result_bytes": "결과가 이보다 크면 전체 로그를 S3에 올리고 링크를 남김",
+    "worker_id": "이 워커의 이름; 기본값: 호스트 이름과 무작위 문자열",
+    "worker_memory_mb": "모든 컨테이너가 함께 쓰는 메모리(MiB); 기본값: 머신의 메모리에서 여유분을 뺀 값",
+    "worker_cpus": "실행 중인 모든 작업이 함께 쓰는 CPU 수; 기본값: 머신의 CPU 수",
+    "max_memory_mb": "작업이 요청할 수 있는 최대 memoryMb; 기본값: 10240과 WORKER_MEMORY_MB 중 작은 값",
+    "cpu_min": "가장 작은 작업도 받는 CPU 수",
+    "cpu_max": "가장 큰 작업이 받는 CPU 수; 기본값: WORKER_CPUS",
+    "cpu_memory_mb": "CPU 하나에 해당하는 memoryMb(MiB, AWS Lambda와 같은 값)",
+    "max_attempts": "플랫폼 문제로 실패한 작업의 최대 시도 횟수",
+    "retry_base_seconds": "그런 작업이 다시 나오기까지의 첫 지연(초)",
+    "retry_max_seconds": "그 지연의 최댓값(초)",
+    "drain_seconds": "멈추는 워커가 실행 중인 작업을 기다리는 시간(초)",
+    "locale": "팁과 힌트의 언어",
+    "log_level": "기록할 최소 로그 수준",
+    "log_format": "auto: 터미널이면 텍스트, 아니면 JSON",
+    "docker_work_dir_root": "슬롯 폴더와 업로드 대기 중인 출력 파일의 폴더",
+    "docker_python_image": "Python 런타임 이미지",
+    "docker_nodejs_image": "Node.js 런타임 이미지",
+    "docker_cpp_image": "C++ 런타임 이미지",
+    "docker_go_image": "Go 런타임 이미지",
+    "warm_pool_python_size": "미리 준비해 두는 Python 컨테이너 수",
+    "warm_pool_nodejs_size": "미리 준비해 두는 Node.js 컨테이너 수",
+    "warm_pool_cpp_size": "미리 준비해 두는 C++ 컨테이너 수",
+    "warm_pool_go_size": "미리 준비해 두는 Go 컨테이너 수",
+    "container_idle_seconds": "함수에 묶인 컨테이너를 이 시간(초) 동안 쓰지 않으면 폐기",
+    "container_max_runs": "이 횟수만큼 실행한 컨테이너는 폐기; 1이면 재사용하지 않음",
+    "container_max_age_seconds": "만든 지 이 시간(초)이 지난 컨테이너는 폐기",
+    "container_uid_base": "컨테이너마다 하나씩 주는 사용자 id의 시작 값",
+    "max_processes": "한 실행의 프로세스와 스레드 수",
+    "max_open_files": "한 프로세스가 여는 파일 수",
+    "max_file_mb": "실행 중에 쓸 수 있는 가장 큰 파일(MiB)",
+    "tmp_max_mb": "/tmp의 크기(MiB, 메모리로 계산)",  # noqa: S108 - a sentence
+    "work_max_mb": "작업 디렉터리의 크기(MiB, 메모리로 계산)",
+    "output_dir_max_mb": "/output의 크기(MiB, 메모리로 계산)",
+    "max_inodes": "위의 각 폴더에 둘 수 있는 파일 수",
+    "max_output_bytes": "보관하는 stdout과 stderr의 크기(각각, 바이트)",
+    "output_max_files": "실행당 업로드하는 출력 파일 수",
+    "output_max_file_mb": "가장 큰 출력 파일(MiB)",
+    "output_max_total_mb": "한 실행의 출력 파일 전체 크기(MiB)",
+    "output_url_style": "출력 파일 링크의 형식",
+    "output_url_expires_seconds": "presigned 링크의 유효 시간(초)",
+    "code_cache_dir": "코드와 빌드된 프로그램의 폴더. 여러 워커가 함께 쓸 수 있음",
+    "code_cache_mb": "코드 캐시의 크기(MiB). 프로그램 캐시도 같은 크기",
+    "code_max_zip_mb": "코드 zip의 최대 크기(MiB)",
+    "code_max_unpacked_mb": "압축을 푼 코드의 최대 크기(MiB)",
+    "code_max_file_mb": "그 안의 가장 큰 파일(MiB)",
+    "code_max_entries": "그 안의 파일과 폴더 수",
+    "code_max_ratio": "1 MiB가 넘는 항목의 최대 압축률",
+    "build_timeout_seconds": "빌드 제한 시간(초)",
+    "build_memory_mb": "빌드에 쓰는 메모리(MiB)",
+    "build_cpus": "빌드에 쓰는 CPU 수; 기본값: WORKER_CPUS",
+    "ai_endpoint": "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버",
+    "ai_model": "모델을 지정하지 않은 작업의 모델",
+    "metrics_host": "메트릭과 헬스 체크의 주소",
+    "metrics_port": "그 포트; 0이면 비어 있는 포트",
+    "cloudwatch_enabled": "최대 메모리를 CloudWatch로 전송",
+    "cloudwatch_interval_seconds": "그 주기(초)",
+    "price_per_gb_second": "절감액을 계산할 때의 메모리 가격(AWS Lambda x86)",
+    "price_per_request": "요청 하나의 가격",
+    "price_currency": "두 가격의 통화",
+    "savings_runs": "절감액을 보여 줄 때 기준이 되는 실행 횟수",
+}
+
+OUTCOMES_KO: Final[dict[ErrorType | None, str]] = {
+    None: "종료 코드가 0이고 어떤 한도에도 걸리지 않음",
+    ErrorType.USER_ERROR: "프로그램이 0이 아닌 종료 코드로 끝남",
+    ErrorType.SIGNAL: "프로그램이 스스로 일으킨 시그널로 종료됨",
+    ErrorType.TIMEOUT: "프로그램이 timeoutMs보다 오래 실행됨",
+    ErrorType.OUT_OF_MEMORY: "memoryMb를 다 써서 커널이 실행 중인 프로세스를 종료함",
+    ErrorType.DISK_LIMIT: "쓸 수 있는 폴더가 가득 찼거나 파일이 크기 한도에 도달함",
+    ErrorType.PROCESS_LIMIT: "허용된 것보다 많은 프로세스나 스레드를 만들려고 함",
+    ErrorType.BUILD_FAILED: "컴파일러가 코드를 거부함. 메시지는 stderr에 있음",
+    ErrorType.INVALID_CODE: "zip이 아니거나, 위험한 zip이거나, 시작 파일이 없거나, 한도를 넘음",
+    ErrorType.CODE_NOT_FOUND: "키나 버킷이 없거나 읽을 권한이 없음",
+    ErrorType.INVALID_JOB: "메시지에 requestId는 있으나 다른 필드가 잘못됨",
+    ErrorType.UNREADABLE: "메시지에서 requestId를 읽을 수 없음",
+    ErrorType.PLATFORM: "Docker, S3, Redis, 디스크 또는 워커 자체의 문제",
+    ErrorType.CANCELLED: "작업을 보낸 쪽이 취소함",
+    ErrorType.INTERRUPTED: "워커가 멈추는 중",
+}
+
+BLAME_KO: Final = {Blame.NOBODY: "-", Blame.USER: "사용자", Blame.PLATFORM: "플랫폼"}
+
+SETTLE_KO: Final = {
+    Settle.ACK: "삭제",
+    Settle.POISON: "큐의 redrive policy에 맡김. 없으면 데드 레터 큐로 이동, 그것도 없으면 로그로 남기고 삭제",
+    Settle.RETRY: "점점 길어지는 지연을 두고 되돌려 놓음. 마지막 시도 뒤에는 결과를 알리고 데드 레터 큐로",
+    Settle.RELEASE: "바로 되돌려 놓으며, 시도 횟수에 넣지 않음",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What a table says that is not the same in both languages.
+
+    Attributes:
+        file: The document.
+        settings_head: The headings of the table of settings.
+        outcomes_head: The headings of the table of endings.
+        required: Stands where a setting has no default.
+        default_mark: Within a description: what follows it is the default, in words.
+        describe: A setting's description.
+        meaning: When an ending happens.
+        blame: Whose fault it is.
+        settle: What happens to the message.
+    """
+
+    file: str
+    settings_head: tuple[str, ...]
+    outcomes_head: tuple[str, ...]
+    required: str
+    default_mark: str
+    describe: Callable[[str], str]
+    meaning: Callable[[ErrorType | None], str]
+    blame: Callable[[Blame], str]
+    settle: Callable[[Settle], str]
+
+
+def _description(name: str) -> str:
+    return Settings.model_fields[name].description or ""
+
+
+LANGUAGES: Final = (
+    Language(
+        file="README.md",
+        settings_head=("variable", "default", "meaning"),
+        outcomes_head=("`errorType`", "`status`", "whose fault", "when", "the message is", "counted as"),
+        required="**required**",
+        default_mark="; default: ",
+        describe=_description,
+        meaning=lambda error_type: OUTCOMES[error_type].meaning,
+        blame=lambda blame: blame.value,
+        settle=lambda settle: settle.value,
+    ),
+    Language(
+        file="README.ko.md",
+        settings_head=("변수", "기본값", "뜻"),
+        outcomes_head=("`errorType`", "`status`", "책임", "언제", "메시지 처리", "집계 이름"),
+        required="**필수**",
+        default_mark="; 기본값: ",
+        describe=SETTINGS_KO.__getitem__,
+        meaning=OUTCOMES_KO.__getitem__,
+        blame=BLAME_KO.__getitem__,
+        settle=SETTLE_KO.__getitem__,
+    ),
+)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _as_written(default: object) -> str:
+    """A default as one would write it into `.env`."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, Decimal):
+        return f"{default:f}"
+    return str(default)
+
+
+def _settings_row(name: str, field: FieldInfo, language: Language) -> tuple[str, str, str]:
+    meaning, _, in_words = language.describe(name).partition(language.default_mark)
+    if field.is_required():
+        default = language.required
+    elif in_words:
+        default = in_words
+    else:
+        default = "-" if field.default is None else f"`{_as_written(field.default)}`"
+    return f"`{name.upper()}`", default, meaning
+
+
+def settings_table(language: Language) -> str:
+    """Every setting: its variable, its default, what it means."""
+    rows = [_settings_row(name, field, language) for name, field in Settings.model_fields.items()]
+    return _table(language.settings_head, rows)
+
+
+def outcomes_table(language: Language) -> str:
+    """Every ending of a job, as `nanoagent.result.OUTCOMES` has it."""
+    rows = [
+        (
+            f"`{error_type}`" if error_type else "-",
+            f"`{outcome.status}`" if outcome.status else "-",
+            language.blame(outcome.blame),
+            language.meaning(error_type),
+            language.settle(outcome.settle),
+            f"`{outcome.label}`",
+        )
+        for error_type, outcome in OUTCOMES.items()
+    ]
+    return _table(language.outcomes_head, rows)
+
+
+def regenerated(text: str, language: Language) -> str:
+    """The document with its tables as they should be.
+
+    Raises:
+        ValueError: A table's markers are not there exactly once.
+    """
+    for name, table in (("settings", settings_table(language)), ("outcomes", outcomes_table(language))):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        between = re.compile(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
+        text, count = between.subn(lambda _, table=table: f"{table}\n", text)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"{language.file}: {begin} and {end} are there {count} times")
+    return text
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    """Rewrite the documents below `root`, or check them; returns the exit code."""
+    stale = False
+    for language in LANGUAGES:
+        path = root / language.file
+        before = path.read_text(encoding="utf-8")
+        after = regenerated(before, language)
+        if after == before:
+            continue
+        stale = True
+        if "--check" in arguments:
+            lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
+            sys.stdout.writelines(difflib.unified_diff(*lines, language.file, f"{language.file} (generated)"))
+        else:
+            path.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"{language.file} rewritten\n")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

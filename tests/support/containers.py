@@ -1,0 +1,181 @@
+"""Real containers for tests: a driver, a worker's folder, a pool, and runs of Python snippets in them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+import tempfile
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanoagent.container import execution
+from nanoagent.container.docker import DockerDriver
+from nanoagent.container.policy import Binding, PoolPolicy
+from nanoagent.container.pool import Pool
+from nanoagent.container.slot import WorkerHome
+from nanoagent.container.spec import MIB, ContainerSpec, Limits
+from nanoagent.job import Runtime
+from nanoagent.runtime.wire import RunRequest
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.telemetry.status import Health
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from nanoagent.container.execution import Execution
+    from nanoagent.container.pool import Lease
+    from nanoagent.container.slot import Slot
+
+IMAGE = "nanoagent-python:latest"
+# Small, so that tests reach them quickly.
+LIMITS = Limits(
+    processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096
+)
+# Runs whatever Python it gets as input: one container can then serve tests that want different code.
+INTERPRETER = "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"
+_UID_BASE = 1_900_000_000
+
+
+@contextmanager
+def worker_home() -> Iterator[WorkerHome]:
+    """A claimed worker's folder, with a path short enough for sockets below it."""
+    root = Path(tempfile.mkdtemp(prefix="na-"))
+    home = WorkerHome(root, f"test-{secrets.token_hex(3)}")
+    home.claim()
+    try:
+        yield home
+    finally:
+        home.release()
+        shutil.rmtree(root)
+
+
+def spec_for(home: WorkerHome, slot: Slot, *, image: str = IMAGE) -> ContainerSpec:
+    return ContainerSpec(
+        runtime=Runtime.PYTHON,
+        image=image,
+        name=f"nanoagent-{home.path.name}-{slot.path.name}",
+        worker_id=home.path.name,
+        home=home.path,
+        slot=slot.path,
+        uid=_UID_BASE + secrets.randbelow(1_000_000),
+        memory_mb=128,
+        cpus=1.0,
+        limits=LIMITS,
+    )
+
+
+def request_for(payload: bytes, **changes: Any) -> RunRequest:
+    """A run of main.py with that on standard input; `changes` are fields of `RunRequest`."""
+    fields: dict[str, Any] = {
+        "arguments": ("/usr/bin/python3", "main.py"),
+        "environment": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"},
+        "payload": payload,
+        "timeout_ms": 30_000,
+        "grace_ms": 200,
+        "capture_bytes": 64 * 1024,
+        "file_size_bytes": 512 * MIB,
+        "open_files": 256,
+        "output_max_files": 100,
+        "output_max_file_bytes": 8 * MIB,
+        "output_max_total_bytes": 16 * MIB,
+        "prepare_next": True,
+    }
+    return RunRequest(**(fields | changes))
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a run, and where it took place.
+
+    Attributes:
+        execution: Its end.
+        lease: Its lease, which is over.
+    """
+
+    execution: Execution
+    lease: Lease
+
+    @property
+    def stdout(self) -> str:
+        return self.execution.collected.stdout.text
+
+    @property
+    def stderr(self) -> str:
+        return self.execution.collected.stderr.text
+
+    @property
+    def container_id(self) -> str:
+        return self.lease.container.id
+
+
+class Bench:
+    """Runs Python snippets the way the worker does, from the pool on, without queue, cache or store.
+
+    Args:
+        pool: Started.
+        home: Its folder.
+    """
+
+    def __init__(self, pool: Pool, home: WorkerHome) -> None:
+        self._pool = pool
+        self._home = home
+        self._tree = home.path / "code"
+        self._tree.mkdir()
+        (self._tree / "main.py").write_text(INTERPRETER)
+
+    def binding(self, memory_mb: int = 128, tree: Path | None = None) -> Binding:
+        code = tree or self._tree
+        return Binding(
+            runtime=Runtime.PYTHON,
+            function_id="test",
+            digest=hashlib.sha256(str(code).encode()).hexdigest(),
+            memory_mb=memory_mb,
+            cpus=1.0,
+            tree=code,
+            tree_bytes=len(INTERPRETER),
+        )
+
+    @asynccontextmanager
+    async def lease(self, memory_mb: int = 128) -> AsyncIterator[Lease]:
+        """A container that is bound to the interpreter."""
+        async with self._pool.lease(self.binding(memory_mb)) as lease:
+            yield lease
+
+    async def run(self, snippet: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
+        """Run a snippet; `changes` are fields of `RunRequest`."""
+        async with self.lease(memory_mb) as lease:
+            executed = await execution.execute(lease, request_for(snippet.encode(), **changes), self.spool())
+        return Ran(executed, lease)
+
+    def spool(self) -> Path:
+        """A fresh folder for output files."""
+        return Path(tempfile.mkdtemp(dir=self._home.spool))
+
+
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    """A bench with real containers."""
+    driver = DockerDriver()
+    with worker_home() as home:
+        policy = PoolPolicy(
+            images={Runtime.PYTHON: IMAGE},
+            sizes={Runtime.PYTHON: 2, Runtime.NODEJS: 0, Runtime.CPP: 0, Runtime.GO: 0},
+            memory_mb=2048,
+            generic_cpus=1.0,
+            idle_s=600,
+            max_runs=10_000,
+            max_age_s=3600,
+            uid_base=_UID_BASE,
+            limits=LIMITS,
+        )
+        pool = Pool(driver, home, policy, Metrics(), Health())
+        await pool.start()
+        try:
+            await pool.filled()
+            yield Bench(pool, home)
+        finally:
+            await pool.close()
+            await driver.close()

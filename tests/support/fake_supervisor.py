@@ -1,0 +1,119 @@
+"""The other end of a session without a container: says what a script has it say."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanoagent.runtime import wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_READY = struct.Struct("<IIQ")
+_EXIT = struct.Struct("<IIQQQQQIIII")
+_RUN_FIXED_BYTES = 57  # struct run_request of wire.h; its last byte is prepare_next
+
+
+def hello(version: int = wire.PROTOCOL_VERSION) -> bytes:
+    return wire.frame(wire.HELLO, struct.pack("<I", version))
+
+
+def ready(error: int = 0, files: int = 1, size: int = 10) -> bytes:
+    return wire.frame(wire.READY, _READY.pack(error, files, size))
+
+
+def exited(
+    wait_status: int = 0,
+    flags: wire.ExitFlag = wire.ExitFlag(0),  # noqa: B008 - an immutable value
+    *,
+    wall_us: int = 1000,
+    stdout_total: int = 0,
+    stderr_total: int = 0,
+    exec_error: int = 0,
+) -> bytes:
+    """An EXIT frame. Times in microseconds, totals in bytes."""
+    return wire.frame(
+        wire.EXIT,
+        _EXIT.pack(
+            wait_status,
+            flags,
+            wall_us,
+            *(0, 0),
+            stdout_total,
+            stderr_total,
+            stdout_total,
+            stderr_total,
+            *(0, exec_error),
+        ),
+    )
+
+
+def file(path: bytes, content: bytes, *, announced: int | None = None) -> bytes:
+    """FILE and one DATA frame; `announced` is the size it claims, truthful by default."""
+    size = len(content) if announced is None else announced
+    data = wire.frame(wire.DATA, content) if content else b""
+    return wire.frame(wire.FILE, struct.pack("<Q", size) + path) + data
+
+
+def refused(path: bytes, reason: int = 1) -> bytes:
+    return wire.frame(wire.REFUSED, bytes([reason]) + path)
+
+
+def done(*, clean: bool = True) -> bytes:
+    return wire.frame(wire.DONE, bytes([clean]))
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a fake supervisor answers, as frames.
+
+    Attributes:
+        on_connect: At once.
+        on_prepare: To PREPARE, and after a run that asked for the next.
+        on_run: To RUN.
+    """
+
+    on_connect: bytes = hello()
+    on_prepare: bytes = ready()
+    on_run: bytes = wire.frame(wire.STARTED) + exited() + done()
+
+
+class FakeSupervisor:
+    """Connects to a slot's socket and follows a script until either side hangs up.
+
+    Args:
+        script: What it says.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._writer: asyncio.StreamWriter | None = None
+        self.received: list[bytes] = []
+
+    async def serve(self, path: Path) -> None:
+        reader, self._writer = await asyncio.open_unix_connection(path)
+        self._writer.write(self._script.on_connect)
+        with suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                length, kind = struct.unpack("<Ic", await reader.readexactly(5))
+                self._answer(kind, await reader.readexactly(length))
+        self.die()
+
+    def _answer(self, kind: bytes, payload: bytes) -> None:
+        assert self._writer is not None
+        self.received.append(kind)
+        if kind == wire.PREPARE:
+            self._writer.write(self._script.on_prepare)
+        elif kind == wire.RUN:
+            self._writer.write(self._script.on_run)
+            if payload[_RUN_FIXED_BYTES - 1]:
+                self._writer.write(self._script.on_prepare)
+
+    def die(self) -> None:
+        """Hang up, as a container does that is killed. Idempotent."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,926 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from nanoagent import result as results
+from nanoagent import worker as worker_module
+from nanoagent.broker.memory import MemoryBroker
+from nanoagent.errors import BrokerError, PlatformError, SinkError, StorageError
+from nanoagent.outputs import OutputUploader
+from nanoagent.result import OUTCOMES, ErrorType, Result, Status
+from nanoagent.sink.memory import MemorySink
+from nanoagent.slots import Slots
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.telemetry.status import Health
+from nanoagent.worker import Worker, WorkerParts, retry_delay_s
+from support.fakes import (
+    DEADLINE_S,
+    FakePool,
+    Journal,
+    ScriptedExecutor,
+    finished,
+    make_settings,
+    message,
+)
+from support.folder_store import FolderStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from nanoagent.broker.base import Delivery
+    from nanoagent.container.pool import Pool
+    from nanoagent.executor import Attempt, Executor
+    from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
+
+POLL_S = 3600  # a long poll that ends when something comes, or is cancelled
+
+
+class NotedBroker(MemoryBroker):
+    """A broker that notes what is done with it, and fails or waits where it is told to."""
+
+    def __init__(self, journal: Journal, **options: Any) -> None:
+        super().__init__(**({"wait_s": POLL_S} | options))
+        self._journal = journal
+        self.failures: dict[str, list[Exception]] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+
+    async def _step(self, method: str, which: str) -> None:
+        self._journal.note(f"{method}?", which)
+        if method in self.gates:
+            await self.gates[method].wait()
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        await self._step("receive", str(limit))
+        deliveries = await super().receive(limit)
+        for delivery in deliveries:
+            self._journal.note("delivered", delivery.body)
+        return deliveries
+
+    async def ack(self, delivery: Delivery) -> None:
+        await self._step("ack", delivery.body)
+        await super().ack(delivery)
+        self._journal.note("ack", name_of(delivery))
+
+    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+        await self._step("give_back", delivery.body)
+        await super().give_back(delivery, delay_s)
+        self._journal.note("give back", name_of(delivery))
+
+    async def bury(self, delivery: Delivery, reason: str) -> bool:
+        await self._step("bury", delivery.body)
+        was_buried = await super().bury(delivery, reason)
+        if was_buried:
+            self._journal.note("bury", name_of(delivery))
+        return was_buried
+
+    async def redrives(self) -> bool:
+        await self._step("redrives", "")
+        return await super().redrives()
+
+
+class NotedSink(MemorySink):
+    """A sink that notes what is published, and waits where it is told to."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+        self.gates: dict[str, asyncio.Event] = {}
+
+    async def _step(self, method: str, which: str = "") -> None:
+        self._journal.note(f"{method}?", which)
+        if method in self.gates:
+            await self.gates[method].wait()
+
+    async def publish(self, request_id: str, document: bytes) -> None:
+        await self._step("publish", request_id)
+        await super().publish(request_id, document)
+        self._journal.note("publish", request_id)
+
+    async def ping(self) -> None:
+        await self._step("ping")
+        await super().ping()
+
+    async def count_failure(self, request_id: str) -> int:
+        await self._step("count_failure", request_id)
+        return await super().count_failure(request_id)
+
+
+class Reporter:
+    """CloudWatch's part: what it was told."""
+
+    def __init__(self) -> None:
+        self.recorded: list[tuple[str, str, int]] = []
+
+    def record(self, function_id: str, runtime: str, peak_bytes: int, at: float) -> None:
+        self.recorded.append((function_id, runtime, peak_bytes))
+
+
+class Rig:
+    """A worker on fakes."""
+
+    def __init__(self, folder: Path, *, broker: dict[str, Any] | None = None, **changes: Any) -> None:
+        (folder / "data").mkdir(exist_ok=True)
+        self.journal = Journal()
+        self.settings = make_settings(**changes)
+        self.broker = NotedBroker(self.journal, **(broker or {}))
+        self.sink = NotedSink(self.journal)
+        self.slots = Slots(self.settings.worker_memory_mb, self.settings.worker_cpus)
+        self.executor = ScriptedExecutor(self.slots, self.journal)
+        self.pool = FakePool()
+        self.metrics = Metrics()
+        self.health = Health()
+        self.cloudwatch = Reporter()
+        parts = WorkerParts(
+            settings=self.settings,
+            broker=self.broker,
+            sink=self.sink,
+            executor=cast("Executor", self.executor),
+            outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),
+            slots=self.slots,
+            pool=cast("Pool", self.pool),
+            metrics=self.metrics,
+            health=self.health,
+            cloudwatch=cast("PeakMemoryReporter", self.cloudwatch),
+        )
+        self.worker = Worker(parts, jitter=lambda: 0.0)
+        self._run: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        self._run = asyncio.create_task(self.worker.run())
+        return self._run
+
+    async def stopped(self) -> None:
+        """Stop in a hurry, and wait until the worker is done."""
+        self.worker.stop()
+        self.worker.stop()
+        assert self._run is not None
+        async with asyncio.timeout(DEADLINE_S):
+            await self._run
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Rig]:
+        self.start()
+        try:
+            yield self
+        finally:
+            await self.stopped()
+
+    async def until_settled(self, number: int = 1) -> None:
+        await self.journal.until(lambda: self.journal.count("ack", "bury") >= number)
+
+    def hold(self, request_id: str) -> asyncio.Event:
+        """Have the request run until the returned event is set."""
+        gate = asyncio.Event()
+
+        async def script(attempt: Attempt) -> Result:
+            async with self.executor.running(attempt):
+                await gate.wait()
+            return finished(attempt)
+
+        self.executor.scripts[request_id] = script
+        return gate
+
+    def processed(self, status: str, runtime: str = "python", model: str = "llama3:8b") -> float:
+        labels = {"status": status, "runtime": runtime, "model": model}
+        return self.metrics.registry.get_sample_value("worker_jobs_processed_total", labels) or 0.0
+
+    def sample(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(name) or 0.0
+
+    def documents(self) -> list[Result]:
+        return [results.decode(document) for _, document in self.sink.published]
+
+
+def name_of(delivery: Delivery) -> str:
+    try:
+        return str(json.loads(delivery.body)["requestId"])
+    except (ValueError, KeyError, TypeError):
+        return delivery.body
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Callable[..., Rig]:
+    def make(**changes: Any) -> Rig:
+        return Rig(tmp_path, **changes)
+
+    return make
+
+
+@pytest.fixture
+def rig(make_rig: Callable[..., Rig]) -> Rig:
+    return make_rig()
+
+
+def raising(exception: Exception) -> Callable[[Attempt], Any]:
+    async def script(attempt: Attempt) -> Result:
+        raise exception
+
+    return script
+
+
+# --- the good way
+
+
+async def test_a_result_is_published_before_its_message_is_deleted(rig: Rig):
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.of("execute", "publish", "ack?", "ack") == [
+        ("execute", "r1"),
+        ("publish", "r1"),
+        ("ack?", message("r1")),
+        ("ack", "r1"),
+    ]
+    (result,) = rig.documents()
+    assert (result.request_id, result.status) == ("r1", Status.SUCCESS)
+
+
+async def test_a_job_that_succeeded_is_counted_everywhere(rig: Rig):
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.processed("success") == 1
+    labels = {"runtime": "python", "model": "llama3:8b"}
+    assert rig.metrics.registry.get_sample_value("worker_job_duration_seconds_sum", labels) == 0.05
+    assert rig.metrics.registry.get_sample_value("worker_job_duration_seconds_count", labels) == 1
+    assert rig.sample("worker_active_jobs") == 0
+    assert rig.sample("worker_attempts_failed_total") == 0
+    assert rig.cloudwatch.recorded == [("f", "python", 1024 * 1024)]
+
+
+async def test_a_job_is_active_while_it_runs(rig: Rig):
+    gate = rig.hold("r1")
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        assert rig.sample("worker_active_jobs") == 1
+        gate.set()
+        await rig.until_settled()
+
+
+@pytest.mark.parametrize(
+    "error_type", [outcome.error_type for outcome in OUTCOMES.values() if outcome.settle == "acked"]
+)
+async def test_every_ending_that_the_table_acknowledges_is_published_acked_and_counted(
+    rig: Rig, error_type: ErrorType | None
+):
+    async def script(attempt: Attempt) -> Result:
+        return finished(attempt, error_type, "what happened" if error_type else None)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert [name_of(delivery) for delivery in rig.broker.acked] == ["r1"]
+    assert rig.documents()[0].error_type == error_type
+    assert rig.processed(OUTCOMES[error_type].label) == 1
+
+
+async def test_the_attempt_says_how_often_the_message_was_handed_out(rig: Rig):
+    await rig.broker.send(message("r1"))
+    (earlier,) = await rig.broker.receive(1)
+    await rig.broker.give_back(earlier, 0)
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.documents()[0].attempt == 2
+
+
+# --- the same request again
+
+
+async def test_a_request_whose_result_is_stored_is_published_again_and_not_run(rig: Rig):
+    await rig.sink.publish("r1", b'{"the":"first"}')
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 0
+    assert rig.sink.published == [("r1", b'{"the":"first"}')] * 2
+    assert rig.journal.of("publish", "ack")[-2:] == [("publish", "r1"), ("ack", "r1")]
+    assert rig.processed("success") == 0
+
+
+async def test_two_deliveries_of_one_request_at_once_run_once(rig: Rig):
+    gate = rig.hold("r1")
+    for _ in range(2):
+        await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        await rig.journal.until_noted("delivered", times=2)
+        gate.set()
+        await rig.until_settled(2)
+    assert rig.journal.count("execute") == 1
+    first, second = rig.sink.published
+    assert first == second
+    assert len(rig.broker.acked) == 2
+
+
+async def test_a_second_delivery_runs_when_the_first_attempt_failed(rig: Rig):
+    attempts = 0
+    both_here = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await both_here.wait()
+            raise PlatformError("the first fails")
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    for _ in range(2):
+        await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("delivered", times=2)
+        both_here.set()
+        await rig.until_settled(2)
+    assert attempts == 2
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS] * 2
+
+
+# --- our faults
+
+
+async def test_an_attempt_that_fails_by_our_fault_is_given_back_with_growing_delay(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=5)
+    rig.executor.scripts["r1"] = raising(StorageError("S3 is away"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002, 0.004, 0.004]
+    assert rig.sink.failures["r1"] == 5
+    assert rig.sample("worker_attempts_failed_total") == 5
+    assert rig.processed("error") == 1
+
+
+async def test_after_the_last_attempt_the_sender_is_told_and_the_message_buried(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=2)
+    rig.executor.scripts["r1"] = raising(StorageError("S3 is away"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    (result,) = rig.documents()
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
+    assert result.error_message == "S3 is away"
+    ((buried, reason),) = rig.broker.buried
+    assert (name_of(buried), reason) == ("r1", "S3 is away")
+    assert rig.journal.of("publish", "bury", "ack") == [("publish", "r1"), ("bury", "r1")]
+
+
+async def test_without_a_dead_letter_queue_the_last_attempt_is_acked_and_logged_whole(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=1, broker={"dead_letter_queue": False})
+    rig.executor.scripts["r1"] = raising(PlatformError("Docker is away"))
+    body = message("r1", input={"some": "thing"})
+    await rig.broker.send(body)
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.until_settled()
+    assert rig.journal.of("publish", "ack") == [("publish", "r1"), ("ack", "r1")]
+    assert body in [entry.get("body") for entry in logs if entry["log_level"] == "error"]
+
+
+async def test_a_bug_of_ours_counts_as_a_platform_failure_and_names_no_internals(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=1)
+    rig.executor.scripts["r1"] = raising(KeyError("secret detail"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    (result,) = rig.documents()
+    assert result.error_type is ErrorType.PLATFORM
+    assert result.error_message == "an error inside the worker: KeyError"
+    assert rig.sample("worker_attempts_failed_total") == 1
+
+
+async def test_a_job_that_recovers_after_a_failure_succeeds(rig: Rig):
+    rig.executor.scripts["r1"] = raising(PlatformError("once"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("count_failure?", "r1")
+        del rig.executor.scripts["r1"]
+        await rig.until_settled()
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+    assert rig.broker.buried == []
+
+
+async def test_a_message_is_not_acked_when_its_result_could_not_be_published(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=100)
+
+    async def script(attempt: Attempt) -> Result:
+        rig.sink.down = True
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+        assert rig.broker.acked == []
+        assert rig.sink.published == []
+        del rig.executor.scripts["r1"]
+        rig.sink.down = False
+
+
+async def test_where_redis_cannot_count_the_queues_own_count_decides(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=100)
+
+    async def script(attempt: Attempt) -> Result:
+        rig.sink.down = True
+        raise PlatformError("everything is away")
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    for _ in range(2):
+        (earlier,) = await rig.broker.receive(1)
+        await rig.broker.give_back(earlier, 0)
+    async with rig.running():
+        await rig.journal.until_noted("give back", times=3)
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0, 0.004]  # the third time: 2 · 2 · base
+
+
+async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=1)
+
+    async def script(attempt: Attempt) -> Result:
+        rig.sink.down = True
+        raise PlatformError("everything is away")
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.broker.buried == []
+    assert rig.broker.acked == []
+    assert rig.processed("error") == 0
+
+
+@pytest.mark.parametrize("method", ["bury", "redrives"])
+async def test_a_message_that_cannot_be_buried_now_is_not_kept_from_everyone(
+    make_rig: Callable[..., Rig], method: str
+):
+    rig = make_rig(max_attempts=1)
+    rig.executor.scripts["r1"] = raising(PlatformError("Docker is away"))
+    rig.broker.failures[method] = [BrokerError("the dead-letter queue is away")]
+    await rig.broker.send(message("r1") if method == "bury" else "no JSON")
+    with capture_logs():
+        async with rig.running():
+            await rig.journal.until_noted("give back")
+            await rig.until_settled()
+    assert rig.broker.depth() == (0, 0, 0)
+
+
+# --- the sender's faults
+
+
+async def test_an_invalid_job_is_published_with_every_problem_and_acked(rig: Rig):
+    await rig.broker.send(message("r1", runtime="cobol", memoryMb=1, timeoutMs="soon"))
+    async with rig.running():
+        await rig.until_settled()
+    (result,) = rig.documents()
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.INVALID_JOB)
+    assert result.error_message is not None
+    for field in ("runtime", "memoryMb", "timeoutMs"):
+        assert field in result.error_message
+    assert result.hint == OUTCOMES[ErrorType.INVALID_JOB].hint
+    assert (result.runtime, result.exit_code, result.worker_id) == ("cobol", -1, "worker-1")
+    assert rig.journal.of("publish", "ack") == [("publish", "r1"), ("ack", "r1")]
+    assert rig.journal.count("execute") == 0
+    assert rig.processed("invalid", "unknown", "other") == 1
+
+
+async def test_an_invalid_job_whose_result_cannot_be_published_is_given_back(rig: Rig):
+    await rig.broker.send(message("r1", runtime="cobol"))
+    rig.sink.gates["publish"] = asyncio.Event()
+    with capture_logs():
+        async with rig.running():
+            await rig.journal.until_noted("publish?", "r1")
+            rig.sink.down = True
+            rig.sink.gates.pop("publish").set()
+            await rig.journal.until_noted("give back", "r1")
+    assert rig.broker.acked == []
+    assert rig.broker.depth()[1] == 0
+
+
+async def test_an_unreadable_message_is_left_to_the_queues_redrive_policy(make_rig: Callable[..., Rig]):
+    rig = make_rig(broker={"max_receives": 3})
+    await rig.broker.send("no JSON")
+    async with rig.running():
+        await rig.journal.until(lambda: rig.journal.count("give back") == 3)
+        await rig.broker.send(message("r1"))
+        await rig.until_settled()
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002, 0.004]
+    assert rig.broker.redriven == ["no JSON"]
+    assert rig.broker.buried == []
+    assert rig.processed("invalid", "unknown", "other") == 3
+
+
+async def test_an_unreadable_message_is_buried_where_nothing_redrives_it(rig: Rig):
+    await rig.broker.send('{"s3Key": "k"}')
+    async with rig.running():
+        await rig.until_settled()
+    ((buried, reason),) = rig.broker.buried
+    assert buried.body == '{"s3Key": "k"}'
+    assert "requestId" in reason
+    assert rig.sink.published == []
+    assert rig.processed("invalid", "unknown", "other") == 1
+
+
+async def test_an_unreadable_message_without_any_dead_letter_queue_is_acked_and_logged_whole(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(broker={"dead_letter_queue": False})
+    await rig.broker.send("no JSON, but worth a look")
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.until_settled()
+    assert [delivery.body for delivery in rig.broker.acked] == ["no JSON, but worth a look"]
+    assert "no JSON, but worth a look" in [entry.get("body") for entry in logs]
+
+
+# --- intake
+
+
+async def test_no_more_messages_are_taken_than_there_is_room_for(rig: Rig):
+    gates = [rig.hold(f"r{number}") for number in range(6)]
+    for number in range(6):
+        await rig.broker.send(message(f"r{number}"))
+    async with rig.running():
+        for number, gate in enumerate(gates):
+            await rig.journal.until_noted("running", f"r{number}")
+            assert rig.broker.depth()[1] <= 2
+            gate.set()
+            await rig.journal.until_noted("ack", f"r{number}")
+    assert {int(limit) for _, limit in rig.journal.of("receive?")} <= {1, 2}
+
+
+async def test_with_all_slots_taken_nothing_is_received(rig: Rig):
+    gates = [rig.hold("r0"), rig.hold("r1")]
+    for number in range(3):
+        await rig.broker.send(message(f"r{number}"))
+    async with rig.running():
+        await rig.journal.until_noted("running", times=2)
+        receives = rig.journal.count("receive?")
+        # Everything that is to happen now happens in a few turns of the loop: nothing else is awaited.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rig.journal.count("receive?") == receives
+        assert rig.broker.depth() == (1, 2, 0)
+        for gate in gates:
+            gate.set()
+        await rig.until_settled(3)
+
+
+async def test_a_slot_given_back_is_used_while_the_upload_of_its_job_goes_on(rig: Rig):
+    uploaded = asyncio.Event()
+
+    async def run_then_upload(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            pass
+        await uploaded.wait()
+        return finished(attempt)
+
+    for number in range(2):
+        rig.executor.scripts[f"r{number}"] = run_then_upload
+    for number in range(4):
+        await rig.broker.send(message(f"r{number}"))
+    async with rig.running():
+        await rig.journal.until_noted("ack", "r2")
+        await rig.journal.until_noted("ack", "r3")
+        assert rig.broker.depth()[1] == 2
+        uploaded.set()
+        await rig.until_settled(4)
+
+
+async def test_messages_that_do_not_run_yet_take_up_room(rig: Rig):
+    fetched = asyncio.Event()
+
+    async def fetch_first(attempt: Attempt) -> Result:
+        await fetched.wait()
+        return await rig.executor.succeed(attempt)
+
+    for number in range(5):
+        rig.executor.scripts[f"r{number}"] = fetch_first
+        await rig.broker.send(message(f"r{number}"))
+    async with rig.running():
+        await rig.journal.until_noted("execute", times=2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rig.broker.depth() == (3, 2, 0)
+        fetched.set()
+        await rig.until_settled(5)
+
+
+async def test_a_slot_given_back_before_the_wait_for_it_begins_is_not_missed():
+    slots = Slots(128, 1.0)
+    async with slots.reserve(128, 1.0):
+        assert slots.free_for(128, 1.0) == 0
+        waiting = asyncio.create_task(slots.wait_for_change())  # its first step comes later
+    async with asyncio.timeout(DEADLINE_S):
+        await waiting
+
+
+async def test_nothing_is_received_while_results_could_not_be_stored_and_readiness_says_so(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    rig.sink.down = True
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("ping?", times=3)
+        assert rig.journal.count("receive?") == 0
+        part = rig.health.document()["parts"]["results"]
+        assert part == {"ok": False, "reason": "results in memory: marked as down"}
+        assert not rig.health.ready
+        rig.sink.down = False
+        await rig.until_settled()
+        assert rig.health.ready
+
+
+async def test_nothing_is_received_while_no_container_can_be_made(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        rig.journal.note("pause")
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(rig.worker, "_pause", pause)
+    rig.pool.broken = "no space left on device"
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("pause", times=3)
+        assert rig.journal.count("receive?") == 0
+        rig.pool.broken = None
+        await rig.until_settled()
+
+
+async def test_a_queue_that_fails_is_asked_again_ever_more_seldom(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    pauses: list[float] = []
+    reasons: list[str] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        reasons.append(rig.health.document()["parts"]["queue"]["reason"])
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(rig.worker, "_pause", pause)
+    rig.broker.failures["receive"] = [BrokerError(f"failure {number}") for number in range(7)]
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+        assert rig.health.document()["parts"]["queue"]["ok"]
+        rig.broker.failures["receive"] = [BrokerError("much later")]
+        await rig.broker.send(message("r2"))
+        await rig.until_settled(2)
+        await rig.journal.until(lambda: not rig.broker.failures["receive"])
+    assert pauses[:7] == [1, 2, 4, 8, 16, 30, 30]
+    assert pauses[7:] in ([], [1])  # recovery starts the series anew
+    assert reasons[:7] == [f"failure {number}" for number in range(7)]
+
+
+# --- drain
+
+
+async def test_a_drain_finishes_what_runs_and_gives_back_at_once_what_does_not(rig: Rig):
+    gate = rig.hold("r1")
+
+    async def never_fetched(attempt: Attempt) -> Result:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    rig.executor.scripts["r2"] = never_fetched
+    await rig.broker.send(message("r1"))
+    await rig.broker.send(message("r2"))
+    run = rig.start()
+    await rig.journal.until_noted("running", "r1")
+    await rig.journal.until_noted("execute", "r2")
+    rig.worker.stop()
+    await rig.journal.until_noted("give back", "r2")
+    (elsewhere,) = await rig.broker.receive(10)
+    assert (name_of(elsewhere), elsewhere.receive_count) == ("r2", 2)
+    assert not run.done()
+    gate.set()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert [name_of(delivery) for delivery in rig.broker.acked] == ["r1"]
+    assert rig.broker.given_back == [(rig.broker.given_back[0][0], 0)]
+    assert rig.processed("interrupted") == 1
+    assert rig.processed("success") == 1
+    assert rig.sink.failures == {}  # not counted as an attempt
+
+
+async def test_a_stop_does_not_cut_the_long_poll_short_and_gives_back_what_it_brings(rig: Rig):
+    run = rig.start()
+    await rig.journal.until_noted("receive?")
+    rig.worker.stop()
+    await asyncio.sleep(0)
+    assert not run.done()
+    await rig.broker.send(message("r1"))
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert rig.journal.count("execute") == 0
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0]
+    assert rig.broker.depth() == (1, 0, 0)
+    assert rig.journal.count("receive?") == 1
+
+
+async def test_no_long_poll_begins_after_a_stop(rig: Rig):
+    rig.sink.gates["ping"] = asyncio.Event()
+    run = rig.start()
+    await rig.journal.until_noted("ping?")
+    rig.worker.stop()
+    rig.sink.gates["ping"].set()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert rig.journal.count("receive?") == 0
+
+
+async def test_what_still_runs_after_drain_seconds_is_given_back(make_rig: Callable[..., Rig]):
+    rig = make_rig(drain_seconds=0)
+    rig.hold("r1")
+    rig.hold("r2")
+    await rig.broker.send(message("r1"))
+    await rig.broker.send(message("r2"))
+    run = rig.start()
+    await rig.journal.until_noted("running", times=2)
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0]
+    assert rig.broker.depth() == (2, 0, 0)
+    assert rig.slots.used.memory_mb == 0
+    assert rig.processed("interrupted") == 2
+
+
+async def test_a_second_stop_gives_back_what_still_runs(make_rig: Callable[..., Rig]):
+    rig = make_rig(drain_seconds=3600)
+    for number in range(2):
+        rig.hold(f"r{number}")
+        await rig.broker.send(message(f"r{number}"))
+    run = rig.start()
+    await rig.journal.until_noted("running", times=2)
+    rig.worker.stop()
+    await asyncio.sleep(0)
+    assert not run.done()
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert len(rig.broker.given_back) == 2
+    assert rig.broker.depth() == (2, 0, 0)
+
+
+async def test_a_second_stop_ends_the_long_poll(rig: Rig):
+    run = rig.start()
+    await rig.journal.until_noted("receive?")
+    rig.worker.stop()
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert rig.broker.depth() == (0, 0, 0)
+
+
+async def test_publishing_and_acking_are_not_interrupted_by_the_hardest_stop(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(drain_seconds=0)
+    rig.sink.gates["publish"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("publish?", "r1")
+    rig.worker.stop()
+    rig.worker.stop()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not run.done()
+    rig.sink.gates["publish"].set()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert rig.journal.of("publish", "ack", "give back") == [("publish", "r1"), ("ack", "r1")]
+
+
+async def test_cancelling_the_worker_itself_does_not_interrupt_an_ack(rig: Rig):
+    rig.broker.gates["ack"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("ack?")
+    for held in rig.worker._held:
+        held.task.cancel()
+    await asyncio.sleep(0)
+    rig.broker.gates["ack"].set()
+    await rig.until_settled()
+    rig.worker.stop()
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert len(rig.broker.acked) == 1
+    assert rig.broker.given_back == []
+
+
+async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_with_its_delay(rig: Rig):
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    rig.sink.gates["count_failure"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("count_failure?", "r1")
+    rig.worker.stop()
+    rig.worker.stop()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    rig.sink.gates["count_failure"].set()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001]
+
+
+async def test_an_unreadable_message_is_settled_to_the_end_by_a_drain(rig: Rig):
+    rig.broker.gates["redrives"] = asyncio.Event()
+    await rig.broker.send("no JSON")
+    run = rig.start()
+    await rig.journal.until_noted("redrives?")
+    rig.worker.stop()
+    rig.worker.stop()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    rig.broker.gates["redrives"].set()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert len(rig.broker.buried) == 1
+
+
+async def test_a_second_delivery_of_a_running_request_is_given_back_by_a_drain(rig: Rig):
+    gate = rig.hold("r1")
+    for _ in range(2):
+        await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("running", "r1")
+    await rig.journal.until_noted("delivered", times=2)
+    rig.worker.stop()
+    await rig.journal.until_noted("give back", "r1")
+    gate.set()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert len(rig.broker.acked) == 1
+
+
+async def test_a_failing_sink_during_the_hand_back_of_a_drain_loses_nothing(rig: Rig):
+    rig.hold("r1")
+    rig.broker.failures["give_back"] = [BrokerError("the queue is away")]
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("running", "r1")
+    with capture_logs():
+        rig.worker.stop()
+        rig.worker.stop()
+        async with asyncio.timeout(DEADLINE_S):
+            await run
+    assert rig.broker.acked == []
+    assert rig.broker.depth()[0] + rig.broker.depth()[2] == 1  # tried once more, by another way
+
+
+# --- pure
+
+
+def test_the_delay_doubles_up_to_the_longest():
+    delays = [retry_delay_s(failures, 2, 300, 0) for failures in range(1, 11)]
+    assert delays == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+def test_full_jitter_takes_half_of_the_delay_away():
+    assert retry_delay_s(3, 2, 300, 1) == 4
+    assert retry_delay_s(100, 2, 300, 1) == 150
+
+
+@given(
+    failures=st.integers(1, 10**9),
+    base_s=st.floats(0.001, 100),
+    longest_s=st.floats(100, 43_200),
+    jitter=st.floats(0, 1),
+)
+def test_a_delay_lies_between_half_the_first_and_the_longest(
+    failures: int, base_s: float, longest_s: float, jitter: float
+):
+    delay_s = retry_delay_s(failures, base_s, longest_s, jitter)
+    assert base_s / 2 <= delay_s <= longest_s
+    assert delay_s <= retry_delay_s(failures, base_s, longest_s, 0)
+    assert retry_delay_s(failures + 1, base_s, longest_s, 0) >= retry_delay_s(failures, base_s, longest_s, 0)
+
+
+async def test_a_sink_error_names_its_kind():
+    sink = MemorySink()
+    sink.down = True
+    with pytest.raises(SinkError):
+        await sink.ping()
