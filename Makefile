@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test check format lock images clean
+.PHONY: help setup demo dev test bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -14,7 +14,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 announce = @printf '\n[%s] %s\n' "$@" "$(1)"
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## everything that the other targets need; quick when it is there
 	@scripts/setup
@@ -30,6 +30,10 @@ dev: setup  ## the embedded stack and the agent, until Ctrl-C
 test: setup check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
+
+bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each runtime
+	$(call announce,phases; best on an idle machine)
+	@$(BIN)/python benchmarks/phases.py
 
 check:  ## the same without the tests that need Docker
 	@scripts/setup venv

@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is Python's, not JSON's")
+
+
 def _settings(env_file: Path) -> Settings:
     from dotenv import load_dotenv
 
@@ -127,8 +131,8 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     from nanoagent import sender
 
     try:
-        value = json.loads(payload)
-    except json.JSONDecodeError as exc:
+        value = json.loads(payload, parse_constant=_refuse_constant)
+    except ValueError as exc:
         raise ConfigError([f"--input: is no JSON ({exc}); quote strings, as in '\"text\"'"]) from exc
     job = {
         "requestId": f"send-{uuid.uuid4().hex[:12]}",

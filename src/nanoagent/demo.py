@@ -280,7 +280,8 @@ async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: st
                     if not console.is_terminal:
                         console.print(f"  {result['runtime']}: {result['status']} after {elapsed:.1f} s")
                     if all(job.result for job in jobs):
-                        return
+                        break
+        console.print()  # off a terminal, Live ends without a new line
     except TimeoutError as exc:
         missing = ", ".join(job.runtime for job in jobs if not job.result)
         raise PlatformError(f"no result within {_ROUND_TIMEOUT_S:.0f} s for: {missing}") from exc
@@ -363,4 +364,5 @@ Ctrl-C stops everything.
 """,
         markup=False,
         highlight=False,
+        soft_wrap=True,  # the command must survive copy and paste
     )

@@ -66,7 +66,7 @@ static int copy_file(int from_folder, int to_folder, const char *name, const str
     return failed ? -1 : 0;
 }
 
-/* The tree was made by the agent from a checked archive: no links, and at most 512 levels by its limit on
+/* The tree was made by the agent from a checked archive: no links, and at most 64 levels by its limit on
  * paths, so recursion is safe here. */
 static int copy_folder(int from, int to, struct ready_report *report)
 {

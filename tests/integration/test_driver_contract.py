@@ -201,10 +201,6 @@ async def test_changing_the_limits_of_no_container_fails(driver):
         await driver.set_limits("no-such-container", 200 * MIB, 0.5)
 
 
-async def test_a_container_that_was_removed_did_not_run_out_of_memory_as_far_as_anyone_knows(driver):
-    assert not await driver.was_out_of_memory("no-such-container")
-
-
 class TestDockerOnly:
     @pytest.fixture
     async def docker(self) -> AsyncIterator[DockerDriver]:
@@ -278,13 +274,6 @@ class TestDockerOnly:
         await docker.remove_orphans(home.path)
         assert containers_of(docker, home) == []
         assert home.path.exists()
-        await slot.remove()
-
-    async def test_the_engine_tells_a_death_by_memory_from_others(self, docker, home):
-        slot = home.new_slot("one")
-        container = await docker.create(spec_for(home, slot), slot)
-        assert not await docker.was_out_of_memory(container.id)
-        await docker.remove(container.id)
         await slot.remove()
 
 

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 IMAGE = "nanoagent-python:latest"
 # Small, so that tests reach them quickly.
-LIMITS = Limits(
-    processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096
-)
+LIMITS = Limits(processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
 # Runs whatever Python it gets as input: one container can then serve tests that want different code.
 INTERPRETER = "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"
 _UID_BASE = 1_900_000_000

@@ -113,9 +113,6 @@ class FakeDriver:
             raise ContainerError("no such container")
         self.running[container_id].limits = (memory_bytes, cpus)
 
-    async def was_out_of_memory(self, container_id: str) -> bool:
-        return False
-
     async def deaths(self) -> AsyncIterator[str]:
         while (container_id := await self._deaths.get()) is not None:
             yield container_id

@@ -92,7 +92,7 @@ class FakeSupervisor:
     def __init__(self, script: Script) -> None:
         self._script = script
         self._writer: asyncio.StreamWriter | None = None
-        self.received: list[bytes] = []
+        self.prepared = asyncio.Event()  # PREPARE has been received
 
     async def serve(self, path: Path) -> None:
         reader, self._writer = await asyncio.open_unix_connection(path)
@@ -105,8 +105,8 @@ class FakeSupervisor:
 
     def _answer(self, kind: bytes, payload: bytes) -> None:
         assert self._writer is not None
-        self.received.append(kind)
         if kind == wire.PREPARE:
+            self.prepared.set()
             self._writer.write(self._script.on_prepare)
         elif kind == wire.RUN:
             self._writer.write(self._script.on_run)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from nanoagent import result as results
 from nanoagent.config import Settings
 from nanoagent.container.pool import Lease
-from nanoagent.executor import Attempt
 from nanoagent.job import Job, Runtime
 from nanoagent.result import ErrorType, Result, Start, Status
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.policy import Binding
     from nanoagent.errors import PlatformError
+    from nanoagent.executor import Attempt
     from nanoagent.slots import Slots
 
 DEADLINE_S = 30  # a hang is a failure; nothing is measured by it
@@ -41,7 +41,7 @@ def make_settings(**changes: Any) -> Settings:
         "locale": "en",
         "docker_work_dir_root": Path("/tmp/tasks"),
     }
-    return Settings(_env_file=None, **(fields | changes))
+    return Settings(_env_file=None, **(fields | changes))  # type: ignore[call-arg]
 
 
 def message(request_id: str = "r1", **fields: Any) -> str:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from nanoagent import result as results
 from nanoagent import worker as worker_module
 from nanoagent.broker.memory import MemoryBroker
-from nanoagent.errors import BrokerError, PlatformError, SinkError, StorageError
+from nanoagent.errors import BrokerError, PlatformError, StorageError
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
 from nanoagent.sink.memory import MemorySink
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from nanoagent.executor import Attempt, Executor
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 
+UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
+
 POLL_S = 3600  # a long poll that ends when something comes, or is cancelled
 
 
@@ -65,6 +68,12 @@ class NotedBroker(MemoryBroker):
         deliveries = await super().receive(limit)
         for delivery in deliveries:
             self._journal.note("delivered", delivery.body)
+        return deliveries
+
+    def _take(self, limit: int) -> list[Delivery]:
+        deliveries = super()._take(limit)
+        for body in self.redriven[self._journal.count("redriven") :]:
+            self._journal.note("redriven", body)
         return deliveries
 
     async def ack(self, delivery: Delivery) -> None:
@@ -519,9 +528,7 @@ async def test_an_unreadable_message_is_left_to_the_queues_redrive_policy(make_r
     rig = make_rig(broker={"max_receives": 3})
     await rig.broker.send("no JSON")
     async with rig.running():
-        await rig.journal.until(lambda: rig.journal.count("give back") == 3)
-        await rig.broker.send(message("r1"))
-        await rig.until_settled()
+        await rig.journal.until_noted("redriven")
     assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002, 0.004]
     assert rig.broker.redriven == ["no JSON"]
     assert rig.broker.buried == []
@@ -688,7 +695,7 @@ async def test_a_queue_that_fails_is_asked_again_ever_more_seldom(rig: Rig, monk
         await rig.until_settled(2)
         await rig.journal.until(lambda: not rig.broker.failures["receive"])
     assert pauses[:7] == [1, 2, 4, 8, 16, 30, 30]
-    assert pauses[7:] in ([], [1])  # recovery starts the series anew
+    assert pauses[7:] == [1]  # recovery starts the series anew
     assert reasons[:7] == [f"failure {number}" for number in range(7)]
 
 
@@ -876,7 +883,7 @@ async def test_a_second_delivery_of_a_running_request_is_given_back_by_a_drain(r
     assert len(rig.broker.acked) == 1
 
 
-async def test_a_failing_sink_during_the_hand_back_of_a_drain_loses_nothing(rig: Rig):
+async def test_a_hand_back_that_the_queue_refuses_is_tried_once_more(rig: Rig):
     rig.hold("r1")
     rig.broker.failures["give_back"] = [BrokerError("the queue is away")]
     await rig.broker.send(message("r1"))
@@ -904,6 +911,7 @@ def test_full_jitter_takes_half_of_the_delay_away():
     assert retry_delay_s(100, 2, 300, 1) == 150
 
 
+@UNHURRIED
 @given(
     failures=st.integers(1, 10**9),
     base_s=st.floats(0.001, 100),
@@ -917,10 +925,3 @@ def test_a_delay_lies_between_half_the_first_and_the_longest(
     assert base_s / 2 <= delay_s <= longest_s
     assert delay_s <= retry_delay_s(failures, base_s, longest_s, 0)
     assert retry_delay_s(failures + 1, base_s, longest_s, 0) >= retry_delay_s(failures, base_s, longest_s, 0)
-
-
-async def test_a_sink_error_names_its_kind():
-    sink = MemorySink()
-    sink.down = True
-    with pytest.raises(SinkError):
-        await sink.ping()

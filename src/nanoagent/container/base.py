@@ -52,10 +52,6 @@ class Driver(Protocol):
         """Change limits through the engine, for an agent that may not write the control group."""
         ...
 
-    async def was_out_of_memory(self, container_id: str) -> bool:
-        """Whether the engine saw the container die of its memory limit; False when it cannot tell."""
-        ...
-
     def deaths(self) -> AsyncIterator[str]:
         """The ids of containers that die, as they do; raises when the engine cannot be heard any more."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -128,16 +129,12 @@ class DockerDriver:
             # aiodocker has no call for it.
             await docker._query_json(f"containers/{container_id}/update", method="POST", data=limits)  # noqa: SLF001
 
-    async def was_out_of_memory(self, container_id: str) -> bool:  # noqa: D102
-        try:
-            return bool((await self._inspect(container_id))["State"]["OOMKilled"])
-        except (ContainerError, KeyError):
-            return False
-
     async def deaths(self) -> AsyncIterator[str]:  # noqa: D102
         docker = await self._engine()
         subscriber = docker.events.subscribe(  # type: ignore[no-untyped-call]
-            filters='{"type":["container"],"event":["die"],"label":["' + LABEL_WORKER + '"]}'
+            # From now, not from when the request arrives: the engine tells again what it has told meanwhile.
+            since=f"{time.time():.6f}",
+            filters='{"type":["container"],"event":["die"],"label":["' + LABEL_WORKER + '"]}',
         )
         try:
             while (event := await subscriber.get()) is not None:

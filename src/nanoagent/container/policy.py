@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _BREAKER_THRESHOLD: Final = 3
 _BREAKER_MAX_PAUSE_S: Final = 60.0
+_BREAKER_MAX_DOUBLINGS: Final = 6  # 64 s are over the maximum; a float has no room for a thousand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,8 @@ class Breaker:
         self.failures += 1
         self.reason = reason
         if self.failures >= _BREAKER_THRESHOLD:
-            pause = min(2.0 ** (self.failures - _BREAKER_THRESHOLD), _BREAKER_MAX_PAUSE_S)
+            doublings = min(self.failures - _BREAKER_THRESHOLD, _BREAKER_MAX_DOUBLINGS)
+            pause = min(2.0**doublings, _BREAKER_MAX_PAUSE_S)
             self.open_until = now + pause
 
     def succeeded(self) -> None:

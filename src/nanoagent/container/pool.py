@@ -146,6 +146,9 @@ class Pool:
         await asyncio.gather(*tasks, return_exceptions=True)
         for fleet in self._fleets.values():
             fleet.idle.clear()
+            for waiter in fleet.waiters:
+                if not waiter.done():
+                    waiter.set_exception(ContainerError("the pool is closed"))
         for pooled in list(self._by_id.values()):
             self._retire(pooled, "closing")
         await asyncio.gather(*self._removals)
@@ -203,6 +206,8 @@ class Pool:
         return pooled
 
     async def _next_created(self, fleet: _Fleet) -> Pooled:
+        if self._closing:
+            raise ContainerError("the pool is closed")
         if not self._breaker.allows(self._clock(), len(fleet.starting)):
             raise ContainerError(f"containers cannot be made: {self._breaker.reason}")
         waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
@@ -374,10 +379,14 @@ class Pool:
     # --- retirement
 
     def _retire(self, pooled: Pooled, reason: str) -> None:
-        """Take a container, which is in no list any more, out of the budget; remove it in the background."""
+        """Take a container, which is in no list any more, out of the budget; remove it in the background.
+
+        Once: a container that was leased when the pool closed is retired already when its lease ends.
+        """
+        if self._by_id.pop(pooled.container.id, None) is None:
+            return
         self._metrics.container_retired(reason)
         self._committed_mb -= pooled.memory_mb
-        self._by_id.pop(pooled.container.id, None)
         self._spawn(self._destroy(pooled), self._removals)
         self._notify()
         if not self._closing:

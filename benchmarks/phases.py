@@ -1,0 +1,167 @@
+"""Where a job's time goes: medians per phase, for each runtime, cold, warm and hot.
+
+Run by `make bench-phases`. Real Docker, Redis and moto; one job at a time, on an otherwise idle machine. The
+figures describe the machine they were taken on and are compared with nothing.
+
+* cold: no container is ready; one is made for the job.
+* warm: a container is ready, the function is new to it (its program is built already).
+* hot: the function's own container.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import secrets
+import statistics
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from redis import asyncio as redis
+from rich.console import Console
+from rich.table import Table
+
+from nanoagent.demo import AgentProcess
+from nanoagent.job import Runtime
+from nanoagent.local import EmbeddedStack
+from nanoagent.sender import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PHASES: Final = ("fetch", "build", "acquire", "start", "run", "upload", "total")
+_DEADLINE_S: Final = 120
+# What matters is the worker, so the programs do nothing.
+_HELLO: Final = {
+    Runtime.PYTHON: ("main.py", "print('hello')\n"),
+    Runtime.NODEJS: ("index.js", "console.log('hello')\n"),
+    Runtime.CPP: ("main.cpp", '#include <cstdio>\nint main() { std::puts("hello"); }\n'),
+    Runtime.GO: (
+        "main.go",
+        'package main\n\nimport "os"\n\nfunc main() { os.Stdout.WriteString("hello\\n") }\n',
+    ),
+}
+
+
+class Bench:
+    """An agent on an embedded stack, and the code of the four programs.
+
+    Args:
+        stack: The services.
+        folder: For logs and caches.
+    """
+
+    def __init__(self, stack: EmbeddedStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+
+    async def upload(self) -> None:
+        """Put the programs where jobs find them."""
+        for runtime, (name, source) in _HELLO.items():
+            code = self._folder / runtime
+            code.mkdir()
+            (code / name).write_text(source)
+            await self._stack.put_code(f"{runtime}.zip", pack(code))
+
+    def agent(self, pool_size: int) -> AgentProcess:
+        """An agent with that many containers ready for each runtime."""
+        sizes = {f"WARM_POOL_{runtime.upper()}_SIZE": str(pool_size) for runtime in Runtime}
+        settings = {
+            "CODE_CACHE_DIR": str(self._folder / "cache"),
+            "LOG_FORMAT": "json",
+            "METRICS_HOST": "127.0.0.1",
+            "METRICS_PORT": "0",
+            "SQS_WAIT_SECONDS": "1",
+        }
+        return AgentProcess(self._stack.environment() | settings | sizes, self._folder / "agent.log")
+
+    async def run(self, runtime: Runtime, function_id: str) -> dict[str, Any]:
+        """One job; returns its result."""
+        request_id = f"bench-{secrets.token_hex(6)}"
+        job = {
+            "requestId": request_id,
+            "functionId": function_id,
+            "runtime": runtime,
+            "s3Key": f"{runtime}.zip",
+        }
+        client = redis.Redis(host=self._stack.redis_host, port=self._stack.redis_port)
+        async with client, client.pubsub() as listener, asyncio.timeout(_DEADLINE_S):
+            await listener.subscribe(f"result:{request_id}")
+            await self._stack.send(json.dumps(job))
+            async for event in listener.listen():
+                if event["type"] == "message":
+                    return dict(json.loads(event["data"]))
+        raise AssertionError("a subscription does not end by itself")
+
+    async def runs(
+        self, count: int, runtime: Runtime, start: str, function_id: str = ""
+    ) -> list[dict[str, float]]:
+        """The timings of as many runs that started that way."""
+        timings: list[dict[str, float]] = []
+        while len(timings) < count:
+            result = await self.run(runtime, function_id or f"new-{secrets.token_hex(4)}")
+            assert result["status"] == "SUCCESS", result
+            if result["start"] == start:
+                timings.append(result["timings"])
+        return timings
+
+
+async def measure(count: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Runtime → start → phase → median, ms."""
+    medians: dict[str, dict[str, dict[str, float]]] = {runtime: {} for runtime in Runtime}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with EmbeddedStack(folder / "stack") as stack:
+            bench = Bench(stack, folder)
+            await bench.upload()
+            for pool_size, starts in ((2, ("warm", "hot")), (0, ("cold",))):
+                agent = bench.agent(pool_size)
+                await agent.start()
+                for runtime in Runtime:
+                    await bench.run(runtime, "builds-what-must-be-built")
+                    for start in starts:
+                        same = "the-same" if start == "hot" else ""
+                        timings = await bench.runs(count, runtime, start, same)
+                        medians[runtime][start] = {
+                            phase: statistics.median(timing[phase] for timing in timings) for phase in _PHASES
+                        }
+                await agent.stop()
+    return medians
+
+
+def show(medians: dict[str, dict[str, dict[str, float]]], console: Console) -> None:
+    """The medians as a table."""
+    table = Table(
+        title=f"median ms per phase; {platform.machine()}, {os.cpu_count()} CPUs", title_justify="left"
+    )
+    table.add_column("runtime")
+    table.add_column("start")
+    for phase in _PHASES:
+        table.add_column(phase, justify="right")
+    for runtime, starts in medians.items():
+        for start in ("cold", "warm", "hot"):
+            table.add_row(runtime, start, *(f"{starts[start][phase]:.1f}" for phase in _PHASES))
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=15, help="runs of each kind (default 15)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    medians = asyncio.run(measure(options.count))
+    if options.json:
+        print(json.dumps(medians))
+    else:
+        show(medians, Console())
+
+
+if __name__ == "__main__":
+    main()

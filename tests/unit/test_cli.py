@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanoagent import __version__, agent, cli, sender
+from nanoagent.config import Settings
+from nanoagent.errors import ConfigError, PlatformError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMMANDS = ("run", "check", "send", "demo", "dev", "version")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without a .env, and an environment without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.lower() in Settings.model_fields:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def nothing_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Settings whose every service refuses connections."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        for name, value in {
+            "SQS_QUEUE_URL": f"http://127.0.0.1:{port}/1/jobs",
+            "S3_CODE_BUCKET": "code",
+            "S3_USER_DATA_BUCKET": "data",
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(port),
+            "REDIS_PASSWORD": "hunter2",
+            "WORKER_MEMORY_MB": "2048",
+            "METRICS_HOST": "127.0.0.1",
+            "METRICS_PORT": "0",
+            "DOCKER_HOST": "unix:///nonexistent/docker.sock",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_MAX_ATTEMPTS": "1",
+            "COLUMNS": "300",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+# --- calls
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main([command, "--help"]) == 0
+    assert "Usage: nanoagent" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["bogus"], "bogus"),
+        (["check", "--bogus"], "--bogus"),
+        (["send"], "code"),
+        (["send", ".", "--memory-mb", "much"], "--memory-mb"),
+        ([], "Usage: nanoagent"),
+    ],
+)
+def test_a_wrong_call_ends_with_2_and_says_what_is_wrong(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from nanoagent.cli import main; main(['--help']);"
+        "print(sorted({'aiobotocore', 'botocore', 'aiohttp', 'redis', 'structlog', 'pydantic_settings',"
+        " 'aiodocker', 'prometheus_client'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_ends_with_the_commands_code():
+    done = subprocess.run(
+        [sys.executable, "-m", "nanoagent", "bogus"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+# --- settings
+
+
+@pytest.mark.parametrize("command", [["run"], ["check"], ["check", "--json"], ["send", "."]])
+def test_missing_settings_are_all_listed_and_end_with_2(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for name in ("SQS_QUEUE_URL", "S3_CODE_BUCKET", "S3_USER_DATA_BUCKET"):
+        assert f"\n  {name}: is not set; it should be the " in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_settings_are_read_from_the_file_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[Settings] = []
+
+    async def check(settings: Settings) -> list[agent.Finding]:
+        seen.append(settings)
+        return []
+
+    monkeypatch.setattr(agent, "check", check)
+    file = tmp_path / "other.env"
+    file.write_text(
+        "SQS_QUEUE_URL=https://q/1\nS3_CODE_BUCKET=from-file\nS3_USER_DATA_BUCKET=data\n"
+        "WORKER_MEMORY_MB=4096\n"
+    )
+    assert cli.main(["check", "--json", "--env-file", str(file)]) == 0
+    assert seen[0].s3_code_bucket == "from-file"
+    assert json.loads(capsys.readouterr().out)["settings"]["s3_code_bucket"] == "from-file"
+
+
+# --- failures
+
+
+def test_a_failure_of_the_platform_ends_with_1_and_a_sentence(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def serve(settings: Settings) -> None:
+        raise PlatformError("Docker does not answer")
+
+    monkeypatch.setattr(agent, "serve", serve)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "nanoagent: Docker does not answer\n"
+
+
+def test_settings_that_show_to_be_wrong_late_end_with_2(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def serve(settings: Settings) -> None:
+        raise ConfigError(["DOCKER_GO_IMAGE: is not there", "DOCKER_CPP_IMAGE: is not there"])
+
+    monkeypatch.setattr(agent, "serve", serve)
+    assert cli.main(["run"]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  DOCKER_GO_IMAGE: is not there",
+        "  DOCKER_CPP_IMAGE: is not there",
+    ]
+
+
+def test_a_worker_that_was_told_to_stop_ends_with_0(nothing_answers: None, monkeypatch: pytest.MonkeyPatch):
+    async def serve(settings: Settings) -> None:
+        return
+
+    monkeypatch.setattr(agent, "serve", serve)
+    assert cli.main(["run"]) == 0
+
+
+def test_ctrl_c_ends_with_130(nothing_answers: None, monkeypatch: pytest.MonkeyPatch):
+    async def serve(settings: Settings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(agent, "serve", serve)
+    assert cli.main(["run"]) == 130
+
+
+# --- check
+
+
+def test_a_check_for_machines_lists_what_does_not_answer(
+    nothing_answers: None, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["check", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"settings", "problems"}
+    assert set(document["settings"]) == set(Settings.model_fields)
+    assert document["settings"]["redis_password"] == "***"
+    assert set(document["problems"]) == {"Docker and images", "SQS queue", "Redis"}
+    assert all(document["problems"].values())
+    assert "/nonexistent/docker.sock" in document["problems"]["Docker and images"]
+
+
+def findings(monkeypatch: pytest.MonkeyPatch, *problems: str | None) -> None:
+    async def check(settings: Settings) -> list[agent.Finding]:
+        return [agent.Finding(f"part {number}", problem) for number, problem in enumerate(problems)]
+
+    monkeypatch.setattr(agent, "check", check)
+
+
+def test_a_check_that_finds_nothing_ends_with_0(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    findings(monkeypatch, None, None)
+    assert cli.main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == {"part 0": None, "part 1": None}
+
+
+def test_a_check_for_people_shows_settings_and_problems_as_they_are(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("AI_ENDPOINT", "http://[::1]/[/x]")
+    findings(monkeypatch, None, "[Errno 111] [/red] refused")
+    assert cli.main(["check"]) == 1
+    shown = capsys.readouterr().out
+    assert "part 0: ok" in shown
+    assert "part 1: [Errno 111] [/red] refused" in shown
+    assert "http://[::1]/[/x]" in shown
+    assert "hunter2" not in shown
+    assert "REDIS_PASSWORD" in shown
+
+
+# --- send
+
+
+@pytest.mark.parametrize("text", ["{", "hello", "", "NaN", "[Infinity]"])
+def test_an_input_that_is_no_json_ends_with_2_and_is_named(
+    nothing_answers: None, text: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["send", ".", "--input", text]) == 2
+    captured = capsys.readouterr()
+    assert "--input: is no JSON" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_job_that_cannot_be_sent_ends_with_1(
+    nothing_answers: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "main.py").write_text("print(1)")
+    assert cli.main(["send", "."]) == 1
+    assert "Redis at 127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("FAILED", 1), ("TIMEOUT", 1)])
+def test_a_sent_job_is_the_options_and_its_result_decides_the_code(
+    nothing_answers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: str,
+    code: int,
+):
+    jobs: list[dict[str, object]] = []
+
+    async def send(
+        settings: Settings, code: Path, job: dict[str, object], wait_s: float
+    ) -> dict[str, object]:
+        jobs.append(job)
+        return {"status": status, "stdout": "가"}
+
+    monkeypatch.setattr(sender, "send", send)
+    options = ["--runtime", "go", "--input", '{"a": 1}', "--memory-mb", "64", "--timeout-ms", "5"]
+    assert cli.main(["send", "some/hello", *options]) == code
+    (job,) = jobs
+    assert str(job.pop("requestId")).startswith("send-")
+    assert job == {
+        "functionId": "hello",
+        "runtime": "go",
+        "memoryMb": 64,
+        "timeoutMs": 5,
+        "input": {"a": 1},
+    }
+    assert json.loads(capsys.readouterr().out) == {"status": status, "stdout": "가"}

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nanoagent import demo
+from nanoagent import result as results
+from nanoagent.demo import _Sent, _table, _verdict
+from nanoagent.job import Runtime
+from nanoagent.result import ErrorType, Result, Start, Status, Timings, Tuning
+from nanoagent.runtime.catalog import RECIPES
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": "r1",
+        "function_id": "f",
+        "runtime": "python",
+        "status": Status.SUCCESS,
+        "start": Start.HOT,
+        "timings": Timings(run=12.4, total=34.6),
+        "peak_memory_bytes": 10 * 1024 * 1024,
+        "tuning": Tuning(64, 0.3, 1, 50.0),
+        "optimization_tip": "a tip with [brackets]",
+        "output_files": ["https://s3.x.amazonaws.com/data/outputs/r1/chart%20[1].svg"],
+    }
+    return dict(json.loads(results.encode(Result(**(fields | changes)))))
+
+
+def shown(*jobs: _Sent) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(_table(list(jobs), "first round"))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_a_job_without_a_result_is_shown_as_running():
+    text = shown(_Sent("r1", Runtime.GO))
+    assert "go" in text
+    assert "running …" in text
+
+
+def test_a_result_is_shown_with_its_figures_files_and_tip():
+    text = shown(_Sent("r1", Runtime.PYTHON, document()))
+    for part in ("SUCCESS", "hot", "12", "35", "10.0", "256 → 64", "chart%20[1].svg"):
+        assert part in text
+    assert "python: a tip with [brackets]" in text
+
+
+def test_a_job_that_never_started_is_shown_with_dashes():
+    text = shown(
+        _Sent(
+            "r1",
+            Runtime.CPP,
+            document(
+                status=Status.FAILED,
+                error_type=ErrorType.BUILD_FAILED,
+                start=None,
+                peak_memory_bytes=None,
+                tuning=None,
+                optimization_tip=None,
+                output_files=[],
+            ),
+        )
+    )
+    assert "FAILED" in text
+    assert text.count(" - ") >= 3
+
+
+def verdict(*documents: dict[str, Any]) -> tuple[int, str]:
+    file = io.StringIO()
+    code = _verdict(list(documents), Console(file=file, width=200), Path("/state"))
+    return code, file.getvalue()
+
+
+def test_a_round_that_went_well_ends_with_0():
+    code, text = verdict(document(), document())
+    assert code == 0
+    assert "All 2 jobs succeeded." in text
+
+
+def test_a_failure_ends_with_1_and_says_why_whatever_the_words_look_like():
+    failed = document(
+        status=Status.FAILED,
+        error_type=ErrorType.USER_ERROR,
+        error_message="KeyError: [/red] [bold]x",
+        hint="Read [/stderr].",
+        stderr="[/x] said",
+    )
+    code, text = verdict(document(), failed)
+    assert code == 1
+    assert "python failed: KeyError: [/red] [bold]x" in text
+    assert "Read [/stderr]." in text
+    assert "1 of 2 jobs failed" in text
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_there_is_an_example_for_every_runtime(runtime: Runtime):
+    folder = demo.examples_folder() / runtime
+    assert (folder / RECIPES[runtime].entry).is_file()
+    json.loads((folder / "input.json").read_text())

@@ -1,0 +1,607 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.container import execution
+from nanoagent.container.cgroup import MemoryUse
+from nanoagent.container.execution import Execution
+from nanoagent.errors import ContainerError, PlatformError, StorageError
+from nanoagent.executor import Attempt, Executor, ExecutorParts, environment_of
+from nanoagent.job import Runtime
+from nanoagent.outputs import OutputUploader
+from nanoagent.result import ErrorType, Isolation, OutputError, Result, Start, Status
+from nanoagent.runtime.session import Captured, Collected, OutputFile
+from nanoagent.slots import Slots
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.tuner import Prices, Tuner
+from support.fakes import DEADLINE_S, FakePool, make_job, make_settings
+from support.folder_store import FolderStore
+from support.zips import make_zip
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from nanoagent.container.pool import Lease, Pool
+    from nanoagent.job import Job
+    from nanoagent.runtime.wire import RunRequest
+
+    Run = Callable[[Lease, RunRequest, Path], Awaitable[Execution]]
+
+MIB = 1024 * 1024
+LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100, ratio=1000)
+CODE = {
+    Runtime.PYTHON: {"main.py": "print(1)"},
+    Runtime.NODEJS: {"index.js": "console.log(1)"},
+    Runtime.CPP: {"main.cpp": "int main() {}"},
+    Runtime.GO: {"main.go": "package main"},
+}
+
+
+def ended(
+    error_type: ErrorType | None = None, message: str | None = None, *, code: int = 0, **collected: Any
+) -> Execution:
+    use = MemoryUse(peak_bytes=10 * MIB, oom_kills=0, refused_processes=0)
+    return Execution(error_type, message, code, 12.5, use, Collected(**collected))
+
+
+class Rig:
+    """An executor with real caches over a folder store; what happens in containers is played."""
+
+    def __init__(self, folder: Path, changes: dict[str, Any]) -> None:
+        self.folder = folder
+        self.store = FolderStore(folder / "store")
+        for bucket in ("code", "data"):
+            (folder / "store" / bucket).mkdir(parents=True)
+        self.settings = make_settings(**changes)
+        self.slots = Slots(self.settings.worker_memory_mb, self.settings.worker_cpus)
+        self.pool = FakePool()
+        self.spool = folder / "spool"
+        self.spool.mkdir()
+        self.runs: list[RunRequest] = []
+        self.plays: list[Run] = []
+        self.used_mb: list[int] = []
+
+    def put(self, files: dict[str, str], key: str = "f.zip") -> None:
+        self.store.path("code", key).write_bytes(make_zip(files))
+
+    async def execute_in_container(self, lease: Lease, request: RunRequest, spool: Path) -> Execution:
+        """Instead of `execution.execute`: the next play, or a build or run that succeeds."""
+        self.runs.append(request)
+        self.used_mb.append(self.slots.used.memory_mb)
+        if self.plays:
+            return await self.plays.pop(0)(lease, request, spool)
+        lease.clean = True
+        if is_build(request):
+            return built(spool)
+        return ended(stdout=Captured("1\n"))
+
+    def play(self, result: Execution | Exception) -> None:
+        """What comes of the next container's run."""
+
+        async def play(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        self.plays.append(play)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Rig]:
+        code = CodeCache(self.folder / "cache/code", self.store, LIMITS, 64 * MIB)
+        programs = ProgramCache(self.folder / "cache/programs", 64 * MIB)
+        settings = self.settings
+        prices = Prices(
+            settings.price_per_gb_second, settings.price_per_request, "USD", settings.savings_runs
+        )
+        async with AsyncExitStack() as opened:
+            for cache in (code, programs):
+                await cache.start()
+                opened.push_async_callback(cache.close)
+            self.executor = Executor(
+                ExecutorParts(
+                    settings=settings,
+                    code=code,
+                    programs=programs,
+                    slots=self.slots,
+                    pool=cast("Pool", self.pool),
+                    outputs=OutputUploader(self.store, settings, Metrics()),
+                    tuner=Tuner(prices, settings.locale, settings.largest_job_mb),
+                    image_ids={runtime: f"sha256:{runtime}" for runtime in Runtime},
+                    spool=self.spool,
+                )
+            )
+            yield self
+
+    async def run(self, job: Job | None = None, **attempt: Any) -> Result:
+        fields: dict[str, Any] = {"job": job or make_job(), "number": 1, "queue_ms": 0}
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.executor.execute(Attempt(**(fields | attempt)))
+
+
+def is_build(request: RunRequest) -> bool:
+    return request.arguments[0].startswith("/nanosupervisor/build-")
+
+
+def built(spool: Path) -> Execution:
+    program = spool / "0"
+    program.write_bytes(b"\x7fELF")
+    return ended(files=[OutputFile("program", program, 4)])
+
+
+@pytest.fixture
+async def make_rig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
+    async with AsyncExitStack() as opened:
+
+        async def make(**changes: Any) -> Rig:
+            rig = Rig(tmp_path, changes)
+            monkeypatch.setattr(execution, "execute", rig.execute_in_container)
+            return await opened.enter_async_context(rig.open())
+
+        yield make
+
+
+@pytest.fixture
+async def rig(make_rig: Callable[..., Awaitable[Rig]]) -> Rig:
+    return await make_rig()
+
+
+# --- a run that ends well
+
+
+async def test_a_run_is_reported_whole(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.play(
+        ended(
+            stdout=Captured("out", 7),
+            stderr=Captured("err", 9),
+            refused=[OutputError("link", "is a link")],
+        )
+    )
+    result = await rig.run(make_job(function_id="fn", memory_mb=256), number=3, queue_ms=4.5678)
+    assert (result.request_id, result.function_id, result.runtime) == ("r1", "fn", "python")
+    assert (result.status, result.error_type, result.exit_code) == (Status.SUCCESS, None, 0)
+    assert (result.stdout, result.stdout_truncated_bytes) == ("out", 7)
+    assert (result.stderr, result.stderr_truncated_bytes) == ("err", 9)
+    assert (result.duration_ms, result.peak_memory_bytes) == (12, 10 * MIB)
+    assert (result.start, result.isolation) == (Start.WARM, Isolation.SHARED)
+    assert (result.worker_id, result.attempt) == ("worker-1", 3)
+    assert result.output_errors == [OutputError("link", "is a link")]
+    assert result.hint is None
+    assert result.error_message is None
+    assert result.tuning is not None
+    assert result.optimization_tip is not None
+    assert result.timings.queue == 4.568
+
+
+async def test_every_phase_that_happened_is_timed_and_no_other(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    timings = (await rig.run()).timings
+    assert timings.run == 12.5
+    assert timings.build == 0
+    assert timings.fetch > 0
+    assert timings.total >= timings.fetch + timings.acquire + timings.start + timings.upload
+
+
+async def test_a_build_is_timed(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    timings = (await rig.run(make_job(runtime=Runtime.CPP))).timings
+    assert timings.build > 0
+
+
+async def test_the_run_is_asked_for_as_the_job_and_the_settings_say(
+    make_rig: Callable[..., Awaitable[Rig]],
+):
+    rig = await make_rig(max_output_bytes=2048, max_file_mb=3, max_open_files=77, output_max_files=5)
+    rig.put(CODE[Runtime.PYTHON])
+    await rig.run(make_job(payload=b'{"a": 1}', timeout_ms=4321))
+    (request,) = rig.runs
+    assert request.arguments == ("/usr/bin/python3", "main.py")
+    assert (request.payload, request.timeout_ms, request.grace_ms) == (b'{"a": 1}', 4321, 1000)
+    assert (request.capture_bytes, request.file_size_bytes, request.open_files) == (2048, 3 * MIB, 77)
+    assert (request.output_max_files, request.output_max_file_bytes) == (5, 64 * MIB)
+    assert request.prepare_next
+
+
+async def test_the_container_is_bound_to_function_code_and_size(rig: Rig):
+    rig.put({"pkg/main.py": "print(1)", "pkg/data": "x"})
+    await rig.run(make_job(function_id="fn", memory_mb=256))
+    (binding,) = rig.pool.bindings
+    assert (binding.runtime, binding.function_id, binding.memory_mb, binding.cpus) == (
+        *(Runtime.PYTHON, "fn", 256),
+        rig.settings.cpus_for(256),
+    )
+    assert binding.tree.name == "pkg"  # the single top folder
+    assert (binding.purpose, binding.program) == ("run", None)
+
+
+async def test_a_job_is_running_from_its_slot_on_and_holds_only_its_own_share(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    used_when_running: list[int] = []
+    await rig.run(
+        make_job(memory_mb=256), on_running=lambda: used_when_running.append(rig.slots.used.memory_mb)
+    )
+    assert used_when_running == [256]
+    assert rig.used_mb == [256]
+    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+
+
+async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    rig.put(CODE[Runtime.PYTHON])
+    held: list[tuple[int, int]] = []
+    put = rig.store.put
+
+    async def noted_put(bucket: str, key: str, source: Path, *, content_type: str) -> None:
+        held.append((rig.slots.used.memory_mb, rig.pool.out))
+        await put(bucket, key, source, content_type=content_type)
+
+    async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        (spool / "0").write_bytes(b"abc")
+        return ended(files=[OutputFile("dir/a.txt", spool / "0", 3)])
+
+    monkeypatch.setattr(rig.store, "put", noted_put)
+    rig.plays.append(leave_a_file)
+    result = await rig.run()
+    assert held == [(0, 0)]
+    assert result.output_files == [
+        "https://s3.ap-northeast-2.amazonaws.com/data/outputs/r1/dir/a.txt",
+    ]
+    assert rig.store.path("data", "outputs/r1/dir/a.txt").read_bytes() == b"abc"
+    assert list(rig.spool.iterdir()) == []
+
+
+# --- endings of the user's making
+
+
+@pytest.mark.parametrize(
+    "error_type",
+    [ErrorType.USER_ERROR, ErrorType.SIGNAL, ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY],
+)
+async def test_how_the_run_ended_is_how_the_result_ends(rig: Rig, error_type: ErrorType):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.play(ended(error_type, "what happened", code=137))
+    result = await rig.run()
+    assert result.status is (Status.TIMEOUT if error_type is ErrorType.TIMEOUT else Status.FAILED)
+    assert (result.error_type, result.error_message, result.exit_code) == (error_type, "what happened", 137)
+    assert result.hint
+    assert result.peak_memory_bytes == 10 * MIB
+
+
+async def test_a_run_whose_memory_cannot_be_seen_gets_no_advice(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.play(Execution(None, None, 0, 1.0, None, Collected()))
+    result = await rig.run()
+    assert (result.peak_memory_bytes, result.tuning, result.optimization_tip) == (None, None, None)
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+async def test_code_without_its_entry_file_is_invalid_and_the_file_is_named(rig: Rig, runtime: Runtime):
+    rig.put({"other.txt": "x"})
+    result = await rig.run(make_job(runtime=runtime))
+    entry = next(iter(CODE[runtime]))
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.INVALID_CODE)
+    assert result.error_message == f"the zip has no {entry} at its root"
+    assert (result.exit_code, result.start, result.peak_memory_bytes) == (-1, None, None)
+    assert result.hint
+    assert rig.runs == []
+    assert rig.pool.bindings == []
+
+
+async def test_code_that_is_no_zip_is_invalid(rig: Rig):
+    rig.store.path("code", "f.zip").write_bytes(b"no zip")
+    result = await rig.run()
+    assert result.error_type is ErrorType.INVALID_CODE
+    assert result.error_message
+
+
+@pytest.mark.parametrize("changes", [{"s3_key": "absent.zip"}, {"s3_bucket": "absent"}])
+async def test_code_that_is_not_there_is_not_found_and_named(rig: Rig, changes: dict[str, str]):
+    result = await rig.run(make_job(**changes))
+    assert result.error_type is ErrorType.CODE_NOT_FOUND
+    assert result.error_message is not None
+    assert "absent" in result.error_message
+    assert result.timings.fetch > 0
+
+
+@pytest.mark.parametrize(("locale", "is_korean"), [("ko", True), ("en", False)])
+async def test_hints_are_in_the_workers_language(
+    make_rig: Callable[..., Awaitable[Rig]], locale: str, *, is_korean: bool
+):
+    rig = await make_rig(locale=locale)
+    hint = (await rig.run()).hint
+    assert hint is not None
+    assert any("가" <= character <= "힣" for character in hint) == is_korean
+
+
+# --- building
+
+
+@pytest.mark.parametrize("runtime", [Runtime.CPP, Runtime.GO])
+async def test_compiled_code_is_built_in_a_container_of_its_own_and_then_run(rig: Rig, runtime: Runtime):
+    rig.put(CODE[runtime])
+    result = await rig.run(make_job(runtime=runtime))
+    assert result.status is Status.SUCCESS
+    assert [is_build(request) for request in rig.runs] == [True, False]
+    build, run = rig.pool.bindings
+    assert (build.purpose, build.memory_mb, build.cpus, build.program) == ("build", 512, 1.0, None)
+    assert (run.purpose, run.memory_mb) == ("run", 128)
+    assert run.program is not None
+    assert list(rig.spool.iterdir()) == []
+
+
+async def test_the_program_that_is_run_is_what_the_build_left(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    contents: list[bytes] = []
+
+    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        return built(spool)
+
+    async def run(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+        program = rig.pool.bindings[-1].program
+        assert program is not None
+        contents.append(program.read_bytes())
+        assert os.access(program, os.X_OK)
+        return ended()
+
+    rig.plays += [build, run]
+    await rig.run(make_job(runtime=Runtime.CPP))
+    assert contents == [b"\x7fELF"]
+
+
+async def test_a_build_takes_a_slot_of_its_size_and_the_run_another(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    await rig.run(make_job(runtime=Runtime.CPP))
+    assert rig.used_mb == [512, 128]
+    assert rig.slots.used.memory_mb == 0
+
+
+async def test_a_build_gets_nothing_of_the_job_and_little_of_anything(rig: Rig):
+    rig.put(CODE[Runtime.GO])
+    await rig.run(make_job(runtime=Runtime.GO, payload=b'{"secret": 1}'))
+    request = rig.runs[0]
+    assert set(request.environment) == {"PATH", "HOME", "LANG"}
+    assert (request.payload, request.timeout_ms, request.output_max_files) == (b"", 120_000, 1)
+    assert not request.prepare_next
+
+
+async def test_a_second_job_of_the_same_code_is_not_built_again(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    for request_id in ("r1", "r2"):
+        await rig.run(make_job(runtime=Runtime.CPP, request_id=request_id))
+    assert [is_build(request) for request in rig.runs] == [True, False, False]
+
+
+async def test_other_code_is_built_anew(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    await rig.run(make_job(runtime=Runtime.CPP))
+    rig.put({"main.cpp": "int main() { return 1; }"})
+    await rig.run(make_job(runtime=Runtime.CPP))
+    assert [is_build(request) for request in rig.runs] == [True, False, True, False]
+
+
+async def test_jobs_of_the_same_code_at_once_are_built_once_and_hold_no_slot_meanwhile(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        begun.set()
+        await gate.wait()
+        return built(spool)
+
+    rig.plays.append(build)
+    jobs = [make_job(runtime=Runtime.CPP, request_id=f"r{number}") for number in range(4)]
+    running = [asyncio.create_task(rig.run(job)) for job in jobs]
+    async with asyncio.timeout(DEADLINE_S):
+        await begun.wait()
+        assert rig.slots.used.memory_mb == 512  # the build's alone
+        assert rig.slots.waiting == 0
+        gate.set()
+        results = await asyncio.gather(*running)
+    assert [result.status for result in results] == [Status.SUCCESS] * 4
+    assert sum(map(is_build, rig.runs)) == 1
+
+
+async def test_a_build_that_waits_for_its_slot_holds_no_container_and_no_other_slot(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    rig.put(CODE[Runtime.CPP])
+    asked, reserve = asyncio.Event(), rig.slots.reserve
+
+    def noted_reserve(memory_mb: int, cpus: float) -> AbstractAsyncContextManager[None]:
+        asked.set()
+        return reserve(memory_mb, cpus)
+
+    async with rig.slots.reserve(1024, 1.0):
+        monkeypatch.setattr(rig.slots, "reserve", noted_reserve)
+        job = asyncio.create_task(rig.run(make_job(runtime=Runtime.CPP)))
+        async with asyncio.timeout(DEADLINE_S):
+            await asked.wait()
+        assert rig.slots.waiting == 1
+        assert rig.pool.bindings == []
+        assert rig.slots.used.memory_mb == 1024
+    assert (await job).status is Status.SUCCESS
+
+
+async def test_what_the_compiler_said_is_in_stderr(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    rig.play(ended(ErrorType.USER_ERROR, "last line", code=1, stderr=Captured("main.cpp:1: error: no")))
+    result = await rig.run(make_job(runtime=Runtime.CPP))
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.BUILD_FAILED)
+    assert result.stderr == "main.cpp:1: error: no"
+    assert result.error_message == "the compiler refused the code"
+    assert (result.exit_code, result.start) == (-1, None)
+    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert list(rig.spool.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error_type", "setting"),
+    [
+        (ErrorType.TIMEOUT, "BUILD_TIMEOUT_SECONDS=120"),
+        (ErrorType.OUT_OF_MEMORY, "BUILD_MEMORY_MB=512"),
+        (ErrorType.DISK_LIMIT, "TMP_MAX_MB"),
+    ],
+)
+async def test_a_build_that_hits_a_limit_names_the_setting(rig: Rig, error_type: ErrorType, setting: str):
+    rig.put(CODE[Runtime.GO])
+    rig.play(ended(error_type, "limit", code=137, stdout=Captured("said on stdout")))
+    result = await rig.run(make_job(runtime=Runtime.GO))
+    assert result.error_type is ErrorType.BUILD_FAILED
+    assert result.error_message is not None
+    assert setting in result.error_message
+    assert result.stderr == "said on stdout"
+
+
+async def test_a_build_that_leaves_no_program_has_failed(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    rig.play(ended())
+    result = await rig.run(make_job(runtime=Runtime.CPP))
+    assert (result.error_type, result.error_message) == (
+        ErrorType.BUILD_FAILED,
+        "the build left no program",
+    )
+
+
+async def test_a_build_that_failed_is_tried_again_by_the_next_job(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    rig.play(ended(ErrorType.OUT_OF_MEMORY, "limit", code=137))
+    assert (await rig.run(make_job(runtime=Runtime.CPP))).status is Status.FAILED
+    assert (await rig.run(make_job(runtime=Runtime.CPP))).status is Status.SUCCESS
+
+
+async def test_a_container_that_fails_in_a_build_is_our_fault(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    rig.play(ContainerError("died"))
+    with pytest.raises(PlatformError, match="died"):
+        await rig.run(make_job(runtime=Runtime.CPP))
+    assert rig.slots.used.memory_mb == 0
+
+
+# --- our faults
+
+
+@pytest.mark.parametrize("failure", [ContainerError("it died"), OSError("no space left")])
+async def test_a_run_that_our_side_spoiled_raises_and_leaves_nothing_behind(rig: Rig, failure: Exception):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.play(failure)
+    with pytest.raises(PlatformError, match=str(failure)):
+        await rig.run()
+    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert list(rig.spool.iterdir()) == []
+
+
+async def test_no_container_is_our_fault(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.pool.failure = ContainerError("containers cannot be made")
+    with pytest.raises(ContainerError):
+        await rig.run()
+    assert rig.slots.used.memory_mb == 0
+
+
+async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
+    make_rig: Callable[..., Awaitable[Rig]],
+):
+    rig = await make_rig(s3_user_data_bucket="absent")
+    rig.put(CODE[Runtime.PYTHON])
+
+    async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        (spool / "0").write_bytes(b"abc")
+        return ended(files=[OutputFile("a.txt", spool / "0", 3)])
+
+    rig.plays.append(leave_a_file)
+    with pytest.raises(StorageError):
+        await rig.run()
+    assert list(rig.spool.iterdir()) == []
+
+
+async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.spool.rmdir()
+    with pytest.raises(PlatformError, match="no folder for output files"):
+        await rig.run()
+
+
+async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    begun = asyncio.Event()
+
+    async def hang(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    rig.plays.append(hang)
+    job = asyncio.create_task(rig.run())
+    async with asyncio.timeout(DEADLINE_S):
+        await begun.wait()
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert list(rig.spool.iterdir()) == []
+
+
+async def test_a_job_that_was_given_up_is_reported_as_a_platform_failure(rig: Rig):
+    result = rig.executor.failed(Attempt(make_job(), 5, 0), PlatformError("Redis is away"))
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
+    assert (result.error_message, result.attempt, result.exit_code) == ("Redis is away", 5, -1)
+    assert result.hint
+
+
+# --- what the program finds in its environment
+
+
+def test_the_environment_is_the_contracts_and_nothing_of_the_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    before_ms = int(time.time() * 1000)
+    environment = environment_of(make_job(payload=b'{"a": "\xea\xb0\x80"}', memory_mb=256, timeout_ms=5000))
+    deadline_ms = int(environment.pop("DEADLINE_MS"))
+    assert before_ms + 5000 <= deadline_ms <= int(time.time() * 1000) + 5000
+    assert environment == {
+        "PAYLOAD": '{"a": "가"}',
+        "PAYLOAD_FILE": "/input/payload.json",
+        "JOB_ID": "r1",
+        "FUNCTION_ID": "f",
+        "OUTPUT_DIR": "/output",
+        "MEMORY_LIMIT_MB": "256",
+        "LLM_MODEL": "llama3:8b",
+        "AI_ENDPOINT": "http://127.0.0.1:11434",
+        "OLLAMA_HOST": "http://127.0.0.1:11434",
+        "OPENAI_BASE_URL": "http://127.0.0.1:11434/v1",
+        "OPENAI_API_KEY": "unused",
+        "HOME": "/tmp",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+    }
+
+
+def test_a_payload_of_96_kib_is_in_the_environment_and_a_larger_one_is_not():
+    largest = json.dumps("x" * (96 * 1024 - 2)).encode()
+    assert environment_of(make_job(payload=largest))["PAYLOAD"] == largest.decode()
+    assert "PAYLOAD" not in environment_of(make_job(payload=largest + b" "))
+
+
+def test_a_payload_with_a_nul_is_left_out_of_the_environment():
+    assert "PAYLOAD" not in environment_of(make_job(payload=b'"\0"'))
+
+
+@pytest.mark.parametrize("payload", [b'"\xff"', '"가\U0001f600"'.encode()])
+async def test_any_payload_reaches_the_supervisor_byte_for_byte(rig: Rig, payload: bytes):
+    rig.put(CODE[Runtime.PYTHON])
+    await rig.run(make_job(payload=payload))
+    assert b"PAYLOAD=" + payload + b"\0" in rig.runs[0].encode()
+    assert rig.runs[0].encode().endswith(payload)

@@ -1,0 +1,615 @@
+"""The pool with a driver that makes no real containers; its clock moves only when a test moves it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanoagent.container import pool as pool_module
+from nanoagent.container.policy import Binding, PoolPolicy
+from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
+from nanoagent.container.spec import MIB, Limits
+from nanoagent.errors import ContainerError, PlatformError
+from nanoagent.job import Runtime
+from nanoagent.result import Start
+from nanoagent.slots import Slots
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.telemetry.status import Health
+from support.containers import worker_home
+from support.fake_driver import FakeDriver
+from support.fake_supervisor import Script, hello, ready
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from nanoagent.container.pool import Lease
+    from nanoagent.container.slot import WorkerHome
+
+WAIT_S = 20.0
+NO_POOL = dict.fromkeys(Runtime, 0)
+ONE_PYTHON = NO_POOL | {Runtime.PYTHON: 1}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """A pool and everything around it.
+
+    Args:
+        home: The worker's folder.
+        tree: Code for its bindings.
+        changes: Fields of `PoolPolicy`.
+    """
+
+    def __init__(self, home: WorkerHome, tree: Path, **changes: Any) -> None:
+        fields: dict[str, Any] = {
+            "images": {runtime: f"image-{runtime}" for runtime in Runtime},
+            "sizes": ONE_PYTHON,
+            "memory_mb": 1024,
+            "generic_cpus": 0.5,
+            "idle_s": 60,
+            "max_runs": 100,
+            "max_age_s": 1000,
+            "uid_base": 1_900_000_000,
+            "limits": Limits(64, MIB, MIB, MIB, 64),
+        }
+        self.home, self.tree = home, tree
+        self.policy = PoolPolicy(**(fields | changes))
+        self.driver, self.clock = FakeDriver(), Clock()
+        self.metrics, self.health = Metrics(), Health()
+        self.pool = Pool(self.driver, home, self.policy, self.metrics, self.health, clock=self.clock)
+
+    def binding(self, function: str = "f", **changes: Any) -> Binding:
+        fields: dict[str, Any] = {
+            "runtime": Runtime.PYTHON,
+            "function_id": function,
+            "digest": "d",
+            "memory_mb": GENERIC_MEMORY_MB,
+            "cpus": 1.0,
+            "tree": self.tree,
+            "tree_bytes": 1,
+        }
+        return Binding(**(fields | changes))
+
+    async def run(self, function: str = "f", *, clean: bool = True, **changes: Any) -> Lease:
+        """One lease, from beginning to end."""
+        async with self.pool.lease(self.binding(function, **changes)) as lease:
+            lease.clean = clean
+        return lease
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let everyone else take their steps, one turn of the loop after another, until that is so."""
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def removals(self) -> None:
+        """Wait until what is to be removed is removed."""
+        async with asyncio.timeout(WAIT_S):
+            while self.pool._removals:
+                await asyncio.gather(*self.pool._removals)
+
+    def idle(self, runtime: Runtime = Runtime.PYTHON, *, generic: bool | None = None) -> int:
+        return sum(
+            generic is None or (pooled.key is None) == generic for pooled in self.pool._fleets[runtime].idle
+        )
+
+    def value(self, metric: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
+
+    @property
+    def counted_mb(self) -> int:
+        """What the containers that are up count for, added up anew."""
+        return sum(pooled.memory_mb for pooled in self.pool._by_id.values())
+
+    @property
+    def slots(self) -> list[str]:
+        return [path.name for path in (self.home.path / "slots").iterdir()]
+
+
+@pytest.fixture
+def home() -> Iterator[WorkerHome]:
+    with worker_home() as home:
+        yield home
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "main.py").write_text("print()")
+    return tmp_path
+
+
+@pytest.fixture
+def open_bench(home: WorkerHome, tree: Path) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def open_bench(**changes: Any) -> AsyncIterator[Bench]:
+        bench = Bench(home, tree, **changes)
+        yield bench
+        bench.driver.may_create.set()
+        bench.driver.may_remove.set()
+        await bench.pool.close()
+        assert (bench.driver.running, bench.slots) == ({}, [])
+        assert bench.pool._committed_mb == 0
+
+    return open_bench
+
+
+@pytest.fixture
+async def bench(open_bench: Callable[..., Any]) -> AsyncIterator[Bench]:
+    async with open_bench() as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        yield bench
+
+
+# --- sizes
+
+
+async def test_as_many_are_kept_ready_per_runtime_as_is_set(open_bench):
+    sizes = {Runtime.PYTHON: 3, Runtime.NODEJS: 1, Runtime.CPP: 0, Runtime.GO: 2}
+    async with open_bench(sizes=sizes) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        assert {runtime: bench.idle(runtime, generic=True) for runtime in Runtime} == sizes
+
+
+async def test_one_that_leaves_is_replaced_while_its_run_goes_on(bench):
+    async with bench.pool.lease(bench.binding()):
+        await bench.until(lambda: bench.idle(generic=True) == 1)
+    assert len(bench.driver.created) == 2
+
+
+async def test_a_pool_larger_than_the_budget_is_filled_as_far_as_the_budget_goes(open_bench):
+    async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 20}, memory_mb=500) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        assert bench.idle() == 3
+
+
+async def test_every_container_has_a_user_of_its_own(open_bench):
+    async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 5}) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        assert len({spec.uid for spec in bench.driver.created}) == 5
+
+
+# --- where a container comes from
+
+
+async def test_the_first_run_of_a_function_is_warm_and_the_next_is_hot(bench):
+    first, second = await bench.run(), await bench.run()
+    assert (first.start, second.start) == (Start.WARM, Start.HOT)
+    assert first.container is second.container
+    assert bench.value("worker_container_starts_total", runtime="python", start="hot") == 1
+
+
+async def test_a_run_that_finds_no_container_is_cold(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        assert (await bench.run()).start is Start.COLD
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"function_id": "g"}, {"digest": "e"}, {"memory_mb": 256}, {"runtime": Runtime.GO}],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_container_never_serves_another(bench, change):
+    first = await bench.run()
+    second = await bench.run(**change)
+    assert second.container is not first.container
+    assert second.start is not Start.HOT
+
+
+async def test_two_runs_at_a_time_have_two_containers(bench):
+    async with bench.pool.lease(bench.binding()) as one, bench.pool.lease(bench.binding()) as two:
+        assert one.container is not two.container
+
+
+async def test_a_bound_container_has_its_code_and_its_limits(bench):
+    async with bench.pool.lease(bench.binding(memory_mb=256, cpus=0.25)) as lease:
+        assert (lease.container.slot.path / "code/main.py").read_text() == "print()"
+        limits = bench.driver.running[lease.container.id].limits
+    assert limits[0] >= 256 * MIB
+    assert limits[1] == 0.25
+
+
+async def test_those_who_wait_get_containers_in_their_order(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        bench.driver.may_create.clear()
+        runs: list[asyncio.Task[Lease]] = []
+        for function in "abcd":
+            runs.append(asyncio.create_task(bench.run(function)))
+            await bench.until(lambda: len(bench.pool._fleets[Runtime.PYTHON].waiters) == len(runs))
+        bench.driver.may_create.set()
+        leases = await asyncio.gather(*runs)
+        assert [lease.container.id for lease in leases] == ["fake-0", "fake-1", "fake-2", "fake-3"]
+
+
+async def test_a_container_that_was_meant_for_the_pool_goes_to_a_job_that_waits(open_bench):
+    async with open_bench() as bench:
+        bench.driver.may_create.clear()
+        await bench.pool.start()
+        run = asyncio.create_task(bench.run())
+        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        bench.driver.may_create.set()
+        assert (await run).start is Start.COLD
+
+
+# --- retirement
+
+
+async def test_a_container_is_thrown_away_after_an_unclean_run(bench):
+    lease = await bench.run(clean=False)
+    await bench.removals()
+    assert lease.container.id in bench.driver.removed
+    assert bench.value("worker_containers_retired_total", reason="unclean") == 1
+
+
+async def test_a_container_is_thrown_away_when_its_run_raises(bench):
+    with pytest.raises(ZeroDivisionError):
+        async with bench.pool.lease(bench.binding()) as lease:
+            raise ZeroDivisionError
+    await bench.removals()
+    assert lease.container.id in bench.driver.removed
+
+
+async def test_a_container_serves_max_runs_and_no_more(open_bench):
+    async with open_bench(max_runs=3) as bench:
+        await bench.pool.start()
+        leases = [await bench.run() for _ in range(4)]
+        assert [lease.reuse for lease in leases] == [True, True, False, True]
+        assert len({lease.container.id for lease in leases}) == 2
+
+
+async def test_a_container_that_was_built_in_is_never_run_in(bench):
+    build = await bench.run(purpose="build")
+    await bench.removals()
+    assert not build.reuse
+    assert build.container.id in bench.driver.removed
+
+
+async def test_an_idle_container_is_retired_after_its_time(bench):
+    lease = await bench.run()
+    bench.clock.now = 59
+    bench.pool.sweep_once()
+    assert bench.idle(generic=False) == 1
+    bench.clock.now = 60
+    bench.pool.sweep_once()
+    await bench.removals()
+    assert lease.container.id in bench.driver.removed
+    assert bench.value("worker_containers_retired_total", reason="idle") == 1
+
+
+async def test_a_generic_container_is_replaced_when_it_is_old(bench):
+    bench.clock.now = 1000
+    bench.pool.sweep_once()
+    await bench.removals()
+    await bench.until(lambda: bench.idle(generic=True) == 1)
+    assert len(bench.driver.created) == 2
+
+
+async def test_a_dead_idle_container_is_replaced_when_its_death_is_told(bench):
+    (dead,) = bench.driver.running
+    bench.driver.kill(dead)
+    await bench.until(lambda: dead not in bench.pool._by_id and bench.idle() == 1)
+    assert bench.value("worker_containers_retired_total", reason="died") == 1
+    assert (await bench.run()).container.id != dead
+
+
+async def test_a_dead_idle_container_is_not_leased_though_nobody_told_of_its_death(bench):
+    (dead,) = bench.driver.running
+    bench.driver.kill(dead, silently=True)
+    (pooled,) = bench.pool._fleets[Runtime.PYTHON].idle
+    async with asyncio.timeout(WAIT_S):
+        await pooled.container.session._reader.read()  # until its end has been seen
+    assert (await bench.run()).container.id != dead
+
+
+async def test_deaths_are_heard_again_after_the_events_ended(bench, monkeypatch):
+    monkeypatch.setattr(pool_module, "_EVENTS_RETRY_S", 0)
+    bench.driver.end_events()
+    (dead,) = bench.driver.running
+    bench.driver.kill(dead)
+    await bench.until(lambda: dead not in bench.pool._by_id)
+
+
+async def test_the_death_of_a_leased_container_is_dealt_with_when_its_lease_ends(bench):
+    async with bench.pool.lease(bench.binding()) as lease:
+        bench.driver.kill(lease.container.id)
+        await bench.removals()
+        await bench.until(lambda: bench.idle(generic=True) == 1)
+        assert lease.container.id in bench.pool._by_id
+    assert lease.container.id not in bench.pool._by_id
+
+
+# --- binding that fails
+
+
+async def test_code_that_cannot_be_copied_is_an_error_and_costs_the_container(open_bench):
+    async with open_bench() as bench:
+        bench.driver.script = Script(on_prepare=ready(error=28))
+        await bench.pool.start()
+        with pytest.raises(ContainerError, match="No space left"):
+            await bench.run()
+        await bench.removals()
+        assert bench.driver.removed == ["fake-0"]
+
+
+async def test_code_that_is_not_there_is_an_error_and_costs_the_container(bench, tmp_path):
+    with pytest.raises(PlatformError, match="could not be put into a slot folder"):
+        await bench.run(tree=tmp_path / "nowhere")
+    await bench.removals()
+    assert bench.driver.removed == ["fake-0"]
+
+
+async def test_an_image_of_another_protocol_is_refused_with_the_remedy(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        bench.driver.script = Script(on_connect=hello(version=999))
+        await bench.pool.start()
+        with pytest.raises(ContainerError, match="protocol 999.*make images"):
+            await bench.run()
+
+
+# --- the budget
+
+
+async def test_the_least_valuable_container_makes_room_for_another_function(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=400) as bench:
+        await bench.pool.start()
+        seldom = await bench.run("seldom")
+        often = await bench.run("often")
+        bench.clock.now = 10
+        await bench.run("often")
+        await bench.run("new", memory_mb=200)
+        await bench.removals()
+        assert bench.driver.removed == [seldom.container.id]
+        assert (await bench.run("often")).container is often.container
+
+
+async def test_a_job_waits_for_room_that_others_hold(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=256) as bench:
+        await bench.pool.start()
+        async with bench.pool.lease(bench.binding("large", memory_mb=200)):
+            waiting = asyncio.create_task(bench.run("small"))
+            await bench.until(lambda: bench.pool._wanted_mb > 0)
+            assert len(bench.driver.created) == 1
+        assert (await waiting).start is Start.COLD
+
+
+async def test_refills_do_not_take_the_room_that_a_job_waits_for(open_bench):
+    async with open_bench(memory_mb=300) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        async with bench.pool.lease(bench.binding("large", memory_mb=300)):
+            await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+            assert bench.pool._committed_mb == bench.counted_mb == 300
+
+
+runs = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"), st.sampled_from([32, 64, 128, 200, 256, 512]), st.booleans(), st.booleans()
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(runs=runs, python=st.integers(0, 3), budget_mb=st.sampled_from([512, 640, 1000]))
+def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budget_mb):
+    async def scenario() -> None:
+        with worker_home() as home:
+            tree = home.path / "code"
+            tree.mkdir()
+            bench = Bench(
+                home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
+            )
+            slots = Slots(budget_mb, 100)  # as in the worker: who leases has been admitted
+            notify = bench.pool._notify
+
+            def checked() -> None:
+                assert bench.counted_mb <= bench.pool._committed_mb <= budget_mb
+                notify()
+
+            bench.pool._notify = checked  # type: ignore[method-assign] # looks on at every change
+            await bench.pool.start()
+
+            async def run(function: str, memory_mb: int, clean: bool, in_go: bool) -> None:  # noqa: FBT001 - drawn
+                runtime = Runtime.GO if in_go else Runtime.PYTHON
+                async with slots.reserve(memory_mb, 1.0):
+                    await bench.run(function, clean=clean, memory_mb=memory_mb, runtime=runtime)
+                    checked()
+
+            async with asyncio.timeout(WAIT_S):
+                await asyncio.gather(*(run(*drawn) for drawn in runs))
+            await bench.pool.close()
+            assert bench.driver.running == {}
+            assert bench.pool._committed_mb == 0
+
+    asyncio.run(scenario())
+
+
+# --- creation that fails
+
+
+async def test_a_job_is_told_why_its_container_could_not_be_made(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        bench.driver.failures = ["no space left on device"]
+        with pytest.raises(ContainerError, match="no space left on device"):
+            await bench.run()
+        assert (await bench.run()).start is Start.COLD
+
+
+async def test_after_three_failures_the_breaker_opens_and_everyone_is_told(open_bench):
+    async with open_bench() as bench:
+        bench.driver.broken = "no such image"
+        await bench.pool.start()
+        await bench.pool.filled()
+        assert bench.pool.broken == "no such image"
+        assert bench.health.document()["parts"]["containers"] == {"ok": False, "reason": "no such image"}
+        assert bench.value("worker_pool_breaker_open") == 1
+        assert bench.value("worker_container_creation_failures_total") == 3
+
+
+async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_bench):
+    async with open_bench() as bench:
+        bench.driver.broken = "no such image"
+        await bench.pool.start()
+        await bench.pool.filled()
+        bench.driver.may_create.clear()  # whoever tried to make one would wait for ever
+        async with asyncio.timeout(WAIT_S):
+            with pytest.raises(ContainerError, match="cannot be made: no such image"):
+                await bench.run()
+
+
+async def test_nobody_keeps_waiting_when_the_breaker_opens(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        bench.driver.broken = "no such image"
+        await bench.pool.start()
+        async with asyncio.timeout(WAIT_S):
+            ended = await asyncio.gather(*(bench.run() for _ in range(10)), return_exceptions=True)
+        assert all(isinstance(end, ContainerError) for end in ended)
+
+
+async def test_one_success_closes_the_breaker(open_bench):
+    async with open_bench() as bench:
+        bench.driver.broken = "no such image"
+        await bench.pool.start()
+        await bench.pool.filled()
+        bench.driver.broken = None
+        bench.clock.now = 1
+        bench.pool.sweep_once()
+        await bench.until(lambda: bench.value("worker_pool_breaker_open") == 0)
+        assert bench.pool.broken is None
+        assert bench.health.ready
+        assert bench.idle() == 1
+
+
+async def test_an_open_breaker_lets_one_be_tried_after_its_pause(open_bench):
+    async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 5}) as bench:
+        bench.driver.broken = "no such image"
+        await bench.pool.start()
+        await bench.pool.filled()
+        await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+        failures = bench.value("worker_container_creation_failures_total")
+        bench.clock.now = 3600
+        bench.pool.sweep_once()
+        await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+        assert bench.value("worker_container_creation_failures_total") == failures + 1
+
+
+# --- cancellation and the end
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_cancelling_who_waits_for_a_container_leaks_nothing(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        bench.driver.may_create.clear()
+        run = asyncio.create_task(bench.run())
+        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        await cancelled(run)
+        bench.driver.may_create.set()
+        await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+        assert not bench.pool._fleets[Runtime.PYTHON].waiters
+        assert bench.pool._committed_mb == bench.counted_mb == GENERIC_MEMORY_MB * bench.idle()
+
+
+async def test_cancelling_who_has_just_been_given_a_container_leaks_nothing(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        run = asyncio.create_task(bench.run())
+        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        (waiter,) = bench.pool._fleets[Runtime.PYTHON].waiters
+        waiter.add_done_callback(lambda _: run.cancel())
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        await bench.removals()
+        assert (bench.pool._committed_mb, bench.pool._busy) == (0, set())
+
+
+async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
+    async with open_bench(memory_mb=400) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        async with bench.pool.lease(bench.binding("holder", memory_mb=272)):
+            await bench.until(lambda: bench.pool.container_count == 2)
+            run = asyncio.create_task(bench.run("wants more", memory_mb=200))
+            await bench.until(lambda: bench.pool._wanted_mb > 0)
+            await cancelled(run)
+            await bench.removals()
+            assert bench.pool._wanted_mb == 0
+            assert bench.pool._committed_mb == bench.counted_mb
+
+
+async def test_cancelling_who_binds_leaks_nothing(open_bench):
+    async with open_bench() as bench:
+        bench.driver.script = Script(on_prepare=b"")  # the copy never ends
+        await bench.pool.start()
+        await bench.pool.filled()
+        (container,) = bench.driver.running.values()
+        run = asyncio.create_task(bench.run())
+        async with asyncio.timeout(WAIT_S):
+            await container.supervisor.prepared.wait()
+        await cancelled(run)
+        await bench.removals()
+        assert bench.driver.removed == ["fake-0"]
+        assert not bench.pool._busy
+
+
+async def test_closing_removes_everything_whatever_it_is_doing(home, tree):
+    bench = Bench(home, tree, sizes=ONE_PYTHON | {Runtime.GO: 1})
+    await bench.pool.start()
+    await bench.pool.filled()
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(bench.pool.lease(bench.binding()))
+        await bench.until(lambda: bench.idle(generic=True) == 1)
+        bench.driver.may_remove.clear()
+        bench.driver.may_create.clear()
+        await bench.run(clean=False)  # is being removed
+        await bench.until(lambda: bench.driver.creating > 0)  # is being made
+        waiting = asyncio.create_task(bench.run("waits"))
+        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        closing = asyncio.create_task(bench.pool.close())
+        with pytest.raises(ContainerError, match="closed"):
+            await waiting
+        bench.driver.may_remove.set()
+        await closing
+        assert (bench.driver.running, bench.driver.creating, bench.slots) == ({}, 0, [])
+    assert bench.pool._committed_mb == 0
+    assert len(bench.driver.removed) == len(bench.driver.created)
+
+
+async def test_closing_twice_is_as_good_as_once(home, tree):
+    bench = Bench(home, tree)
+    await bench.pool.start()
+    await bench.pool.close()
+    await bench.pool.close()
+    assert bench.driver.running == {}
+
+
+async def test_a_closed_pool_leases_nothing(home, tree):
+    bench = Bench(home, tree)
+    await bench.pool.close()
+    with pytest.raises(ContainerError, match="closed"):
+        await bench.run()
