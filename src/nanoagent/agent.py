@@ -53,10 +53,9 @@ async def serve(settings: Settings) -> None:
         PlatformError: Something the worker cannot start without is not there.
     """
     async with AsyncExitStack() as opened:
-        worker = await _assemble(settings, opened)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, worker)
+        worker = await _start(settings, opened)
+        if worker is None:
+            return
         watchdog = asyncio.create_task(_feed_watchdog())
         systemd.notify("READY=1")
         log.info("ready", worker_id=settings.worker_id)
@@ -65,6 +64,24 @@ async def serve(settings: Settings) -> None:
         finally:
             watchdog.cancel()
             log.info("stopped")
+
+
+async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
+    """Build the worker; None when a signal came first. What was opened until then is closed as ever."""
+    loop = asyncio.get_running_loop()
+    starting = asyncio.create_task(_assemble(settings, opened))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, starting.cancel)
+    try:
+        worker = await starting
+    except asyncio.CancelledError:
+        if not starting.cancelled():
+            raise
+        log.info("stopped before it was ready")
+        return None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, worker)
+    return worker
 
 
 def _stop(worker: Worker) -> None:

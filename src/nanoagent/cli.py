@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 app = typer.Typer(
     help="A worker for functions as a service: SQS in, a locked-down warm container, Redis out.",
@@ -55,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NanoAgentError as exc:
         print(f"nanoagent: {exc}", file=sys.stderr)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return EXIT_INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     cpu_memory_mb: Positive = Field(
         1769, description="MiB of memoryMb that bring one CPU (AWS Lambda's figure)"
     )
+    cpu_burst: float = Field(
+        2, ge=1, le=100, description="a job may use so many times its CPUs while they are free"
+    )
     max_attempts: Positive = Field(5, description="attempts at a job that fails by the platform's fault")
     retry_base_seconds: PositiveFloat = Field(
         2, description="first delay before such a job comes back, seconds"
@@ -268,6 +271,10 @@ class Settings(BaseSettings):
         """The CPU share of a job of that size: proportional to memory, between CPU_MIN and CPU_MAX."""
         highest = min(self.cpu_max or self.worker_cpus, self.worker_cpus)
         return min(max(memory_mb / self.cpu_memory_mb, self.cpu_min), highest)
+
+    def most_cpus_for(self, memory_mb: int) -> float:
+        """What a job of that size may use while CPUs are free: CPU_BURST times its share."""
+        return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
 
 
 def load(env_file: Path | None = Path(".env")) -> Settings:

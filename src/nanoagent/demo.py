@@ -206,6 +206,7 @@ async def run(state: Path, *, as_json: bool) -> int:
     """
     console = Console(stderr=as_json)
     console.rule("NanoAgent demo")
+    _end_in_order()
     rounds: list[list[_Sent]] = []
     async with _running(state, console, {"METRICS_PORT": "0"}) as running:
         for number, title in enumerate(_ROUNDS):
@@ -214,6 +215,14 @@ async def run(state: Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(results, indent=2, ensure_ascii=False))  # noqa: T201 - this is a command's output
     return _verdict(results, console, state)
+
+
+def _end_in_order() -> None:
+    """Have a signal unwind this task, so that the agent and the stack are stopped and not left behind."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - called from a coroutine
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _verdict(results: list[dict[str, Any]], console: Console, state: Path) -> int:
@@ -328,7 +337,7 @@ async def develop(state: Path) -> int:
     console = Console()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     console.rule("NanoAgent, for development")
     async with _running(state, console, {"METRICS_PORT": os.environ.get("METRICS_PORT", "8000")}) as running:

@@ -12,7 +12,8 @@
         ├── StorageError       S3
         ├── ContainerError     Docker, or a container that died or misbehaved
         │   └── ProtocolError  bytes from a supervisor that break the protocol
-        └── Interrupted        the worker is draining; not an attempt
+        ├── StackError         the embedded services of demo, dev and tests (see `local`)
+        └── Interrupted        no room for the job here, now; not an attempt
 
 Vendors' exceptions are translated at the adapters, `from exc`.
 """
@@ -92,4 +93,4 @@ class ProtocolError(ContainerError):
 
 
 class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED
-    """The worker is stopping and gives the job back; this does not count as an attempt."""
+    """The worker gives the job back for lack of room; this does not count as an attempt."""

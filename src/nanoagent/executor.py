@@ -16,7 +16,7 @@ from nanoagent.code import archive
 from nanoagent.container import execution
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import MIB
-from nanoagent.errors import PlatformError, Rejected
+from nanoagent.errors import Interrupted, PlatformError, Rejected
 from nanoagent.result import ErrorType, Isolation, Result, Status, Timings, hint_for
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
@@ -24,6 +24,7 @@ from nanoagent.tuner import RunUsage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from nanoagent.code.cache import CodeCache, CodeTree, ProgramCache
     from nanoagent.config import Settings
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nanoagent.tuner import Tuner
 
 _MAX_PAYLOAD_ENV_BYTES: Final = 96 * 1024  # the contract's; Linux allows 128 KiB for one string
+_SLOT_WAIT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
 _BUILD_CAPTURE_BYTES: Final = 256 * 1024
 _BUILD_OUTPUT_BYTES: Final = 512 * MIB
@@ -150,6 +152,7 @@ class Executor:
             "digest": tree.digest,
             "memory_mb": job.memory_mb,
             "cpus": self._settings.cpus_for(job.memory_mb),
+            "most_cpus": self._settings.most_cpus_for(job.memory_mb),
             "tree": root,
             "tree_bytes": tree.bytes,
             "program": program,
@@ -163,7 +166,7 @@ class Executor:
         settings = self._settings
         cpus = min(settings.build_cpus or settings.worker_cpus, settings.worker_cpus)
         binding = self._binding(
-            job, tree, None, memory_mb=settings.build_memory_mb, cpus=cpus, purpose="build"
+            job, tree, None, memory_mb=settings.build_memory_mb, cpus=cpus, most_cpus=cpus, purpose="build"
         )
         request = self._build_request(job.runtime)
         async with (
@@ -216,7 +219,7 @@ class Executor:
         slot = self._parts.slots.reserve(binding.memory_mb, binding.cpus)
         async with AsyncExitStack() as held:
             with attempt.timed("acquire"):
-                await held.enter_async_context(slot)
+                await self._enter_slot(slot, held)
                 attempt.on_running()
                 lease = await held.enter_async_context(self._parts.pool.lease(binding))
             with attempt.timed("start"):
@@ -225,6 +228,15 @@ class Executor:
             ran = await execution.execute(lease, request, spool)
             attempt.timings.run = round(ran.wall_ms, 3)
             return ran, lease
+
+    @staticmethod
+    async def _enter_slot(slot: AbstractAsyncContextManager[None], held: AsyncExitStack) -> None:
+        """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
+        try:
+            async with asyncio.timeout(_SLOT_WAIT_S):
+                await held.enter_async_context(slot)
+        except TimeoutError as exc:
+            raise Interrupted(f"no room for this job within {_SLOT_WAIT_S:.0f} s") from exc
 
     def _run_request(self, job: Job, *, prepare_next: bool) -> RunRequest:
         settings = self._settings
@@ -273,7 +285,8 @@ class Executor:
         result.output_files = links
         result.output_errors = ran.collected.refused + refused
         result.start = lease.start
-        result.isolation = Isolation.SHARED if lease.reuse else Isolation.CONTAINER
+        shared = self._settings.container_max_runs > 1
+        result.isolation = Isolation.SHARED if shared else Isolation.CONTAINER
         if ran.use is not None:
             result.peak_memory_bytes = ran.use.peak_bytes
             self._advise(attempt.job, result, ran.use.peak_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _PARALLEL_UPLOADS: Final = 4
 _MAX_KEY_BYTES: Final = 1024  # S3: "object key names", UTF-8
+# They make a name look like another: Trojan Source, CVE-2021-42574.
+_BIDI: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DEFAULT_TYPE: Final = "application/octet-stream"
 
 
@@ -38,7 +41,8 @@ def content_type_of(path: str) -> str:
 
 def name_problem(path: str, key: str) -> str | None:
     """Why a path that a job chose cannot be a key, or None."""
-    if not path.isprintable():  # also false for the surrogates that stand for bytes that are no UTF-8
+    # Cc: control characters; Cs: the surrogates that stand for bytes that are no UTF-8.
+    if any(character in _BIDI or unicodedata.category(character) in {"Cc", "Cs"} for character in path):
         return "its name has control characters or is not valid UTF-8"
     if any(part in {"", ".", ".."} for part in path.split("/")):
         return "its path has an empty part, . or .."

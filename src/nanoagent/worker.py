@@ -18,7 +18,7 @@ import structlog
 
 from nanoagent import job as jobs
 from nanoagent import result as results
-from nanoagent.errors import BrokerError, PlatformError, SinkError, UnreadableMessage
+from nanoagent.errors import BrokerError, Interrupted, PlatformError, SinkError, UnreadableMessage
 from nanoagent.executor import Attempt
 from nanoagent.result import ErrorType, Settle
 
@@ -44,6 +44,8 @@ _MAX_BATCH: Final = 10  # SQS's for one ReceiveMessage
 _RECEIVE_RETRY_S: Final = 1.0
 _RECEIVE_RETRY_MAX_S: Final = 30.0
 _HEALTH_RETRY_S: Final = 1.0
+_HELD_PER_SLOT: Final = 2  # one runs, one uploads
+_CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
 
 
 def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
@@ -83,11 +85,15 @@ class _Held:
     """A delivery that is being worked on.
 
     Attributes:
-        running: It has a slot: a drain finishes it.
+        begun: Its task has taken its first step; before that, a cancelled task would give nothing back.
+        twin: It waits for another delivery of the same request, and wants no slot.
+        running: It has, or had, a slot: a drain finishes it.
         concluding: Its run is over: nothing interrupts it any more.
     """
 
     task: asyncio.Task[None]
+    begun: bool = False
+    twin: bool = False
     running: bool = False
     concluding: bool = False
 
@@ -114,10 +120,15 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` is called, then drain; returns when everything is settled."""
+        intake = asyncio.create_task(self._take_in())
+        stopped = asyncio.create_task(self._stopping.wait())
         try:
-            await self._take_in()
+            await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await self._drain()
+            stopped.cancel()
+            self._stopping.set()  # also when the intake has failed
+            await self._drain(intake)
+        await intake
 
     def stop(self) -> None:
         """Stop taking messages and drain; called again: give back what still runs, now."""
@@ -155,11 +166,18 @@ class Worker:
                 self._hold(delivery)
 
     def _room(self) -> int:
-        """How many more messages could run at once, counting those already here that do not run yet."""
+        """How many more messages could run at once, counting those already here that do not run yet.
+
+        Jobs whose slot is free again while they upload count too, when they become many: each may have a
+        folder of output files on the disk.
+        """
         smallest_mb = self._settings.job_defaults.memory_mb
-        free = self._parts.slots.free_for(smallest_mb, self._settings.cpus_for(smallest_mb))
-        coming = sum(not held.running for held in self._held)
-        return max(0, min(free - coming, _MAX_BATCH))
+        smallest_cpus = self._settings.cpus_for(smallest_mb)
+        free = self._parts.slots.free_for(smallest_mb, smallest_cpus)
+        coming = sum(not (held.running or held.twin) for held in self._held)
+        total = self._parts.slots.total
+        at_once = min(total.memory_mb // smallest_mb, int(total.cpus / smallest_cpus))
+        return max(0, min(free - coming, _HELD_PER_SLOT * at_once - len(self._held), _MAX_BATCH))
 
     async def _room_changes(self) -> None:
         """Wait until a slot is given back, or a delivery gets one or is settled."""
@@ -221,30 +239,39 @@ class Worker:
 
     # --- drain
 
-    async def _drain(self) -> None:
-        """Give back what does not run, let the rest finish within DRAIN_SECONDS, give back what does not."""
-        await asyncio.sleep(0)  # a task cancelled before its first step would never give its delivery back
-        for held in self._held:
-            if not (held.running or held.concluding):
-                held.task.cancel()
-        hurried = asyncio.create_task(self._hurry.wait())
+    async def _drain(self, intake: asyncio.Task[None]) -> None:
+        """Give back what does not run, let the rest finish within DRAIN_SECONDS, give back what does not.
+
+        The last long poll is waited for meanwhile: what it brings is given back as well.
+        """
         deadline = time.monotonic() + self._settings.drain_seconds
+        for held in self._held:
+            if held.begun and not (held.running or held.concluding):
+                held.task.cancel()
         if self._held:
             log.info("draining", jobs=len(self._held), seconds=self._settings.drain_seconds)
-        while self._held and not hurried.done() and (left := deadline - time.monotonic()) > 0:
-            tasks = {held.task for held in self._held}
-            await asyncio.wait({*tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        hurried = asyncio.create_task(self._hurry.wait())
+        while (open_tasks := self._open_tasks(intake)) and not hurried.done():
+            if (left := deadline - time.monotonic()) <= 0:
+                self._hurry.set()
+            await asyncio.wait({*open_tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        while self._held:
+        while open_tasks := self._open_tasks(intake):
             for held in self._held:
-                if not held.concluding:
+                if held.begun and not held.concluding:
                     held.task.cancel()
-            await asyncio.wait({held.task for held in self._held}, timeout=_HEALTH_RETRY_S)
+            await asyncio.wait(open_tasks, timeout=_HEALTH_RETRY_S)
+
+    def _open_tasks(self, intake: asyncio.Task[None]) -> set[asyncio.Task[None]]:
+        """What a drain still has to wait for."""
+        tasks = {held.task for held in self._held}
+        return tasks if intake.done() else {*tasks, intake}
 
     # --- one delivery
 
     async def _handle(self, delivery: Delivery, held: _Held) -> None:
         """From receipt until settled."""
+        held.begun = True
         try:
             await self._dispatch(delivery, held)
         except Exception:
@@ -281,7 +308,7 @@ class Worker:
         attempt = Attempt(job, delivery.receive_count, queue_ms, lambda: self._begun(held))
         with self._parts.metrics.job_active():
             try:
-                async with self._alone(job.request_id):
+                async with self._alone(job.request_id, held):
                     if await self._already_done(delivery, held, job):
                         return
                     result = await self._parts.executor.execute(attempt)
@@ -290,6 +317,9 @@ class Worker:
                 if held.concluding:
                     raise
                 await self._interrupted(delivery, job)
+            except Interrupted as exc:
+                held.concluding = True
+                await self._interrupted(delivery, job, str(exc), _CROWDED_DELAY_S)
             except PlatformError as exc:
                 await self._failed(delivery, held, attempt, exc)
             except Exception as exc:
@@ -298,10 +328,13 @@ class Worker:
                 await self._failed(delivery, held, attempt, failure)
 
     @asynccontextmanager
-    async def _alone(self, request_id: str) -> AsyncIterator[None]:
+    async def _alone(self, request_id: str, held: _Held) -> AsyncIterator[None]:
         """Enter when no other delivery of the same request is being worked on here."""
         while (other := self._requests.get(request_id)) is not None:
+            held.twin = True
+            self._moved.set()
             await other.wait()
+        held.twin = False
         done = self._requests[request_id] = asyncio.Event()
         try:
             yield
@@ -381,12 +414,14 @@ class Worker:
             await self._parts.broker.ack(delivery)
         self._count(result, model)
 
-    async def _interrupted(self, delivery: Delivery, job: Job) -> None:
-        """The worker is stopping: someone else can have the job at once."""
+    async def _interrupted(
+        self, delivery: Delivery, job: Job, reason: str = "the worker is stopping", delay_s: float = 0
+    ) -> None:
+        """Someone else can have the job; this was no attempt."""
         outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
         self._parts.metrics.job_finished(outcome.label, job.runtime, job.model_id, None)
-        log.info("given back: the worker is stopping")
-        await _uninterrupted(self._parts.broker.give_back(delivery, 0))
+        log.info("given back", reason=reason)
+        await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
 
     async def _settle_poison(self, delivery: Delivery, problem: str) -> None:
         """A message that names no request: nobody can be told but those who read logs and the queue."""

@@ -200,7 +200,9 @@ __attribute__((noreturn)) static void become_program(const struct run *run, int 
      * of a run is alive yet that could look. */
     prctl(PR_SET_DUMPABLE, 1);
     write_file("/proc/self/oom_score_adj", "1000"); /* the kernel kills the run, never the supervisor */
-    limit(RLIMIT_CORE, 0);
+    /* One byte, not none: with a core_pattern that is a pipe, 0 still runs the host's helper; 1 does not.
+     * Into a file nothing is written below a page. fs/coredump.c */
+    limit(RLIMIT_CORE, 1);
     limit(RLIMIT_FSIZE, run->request.file_size_bytes);
     limit(RLIMIT_NOFILE, run->request.open_files);
     limit(RLIMIT_MEMLOCK, 64 * 1024); /* locked pages cannot be reclaimed; the kernel's old default */
@@ -248,6 +250,7 @@ static int reap(struct run *run)
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         if (pid == run->program) {
             run->report.wait_status = (uint32_t)status;
+            run->program = -1; /* its number may be another's from now on */
             ended = 1;
         }
     return ended;
@@ -419,7 +422,7 @@ static void serve_run(uint8_t *frame, size_t length)
     capture_send_and_free(&run.err);
     tree_send_outputs(&run.request);
 
-    uint8_t clean = (uint8_t)tree_wipe();
+    uint8_t clean = (uint8_t)(tree_wipe() && tree_is_empty_again());
     wire_send(FRAME_DONE, &clean, 1);
     free(run.arguments);
     free(run.environment);
@@ -449,6 +452,7 @@ static void set_up(void)
 int main(void)
 {
     set_up();
+    tree_remember_empty();
     wire_connect("/slot/agent.sock");
     uint32_t version = PROTOCOL_VERSION;
     wire_send(FRAME_HELLO, &version, sizeof version);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -20,6 +21,8 @@
 #define MAX_OUTPUT_DEPTH 32
 #define MAX_OUTPUT_PATH 1024 /* bytes; also S3's limit for a key, less its prefix, checked by the agent */
 #define CHUNK (64 * 1024)
+#define SETTLE_ATTEMPTS 40
+#define SETTLE_PAUSE_US 5000
 
 /* Every place that a run can write to. /dev/shm is Docker's. */
 static const char *const writable[] = {WORK_DIR, "/tmp", OUTPUT_DIR, INPUT_DIR, "/dev/shm"};
@@ -142,7 +145,7 @@ struct sending {
     uint32_t files;
     uint64_t bytes;
     size_t path_length;
-    char path[MAX_OUTPUT_PATH + 256];
+    char path[MAX_OUTPUT_PATH + 1 + 256];
 };
 
 static void refuse(const struct sending *sending, enum refusal reason)
@@ -187,30 +190,40 @@ static int by_name(const void *left, const void *right)
     return strcmp(*(char *const *)left, *(char *const *)right);
 }
 
-/* The names in a folder, sorted, as a NULL-terminated list to be freed; takes the descriptor over. */
+static void free_names(char **names)
+{
+    for (char **name = names; name && *name; name++)
+        free(*name);
+    free(names);
+}
+
+/* The names in a folder, sorted, as a NULL-terminated list to be freed; NULL when they cannot all be had. */
 static char **names_of(int folder)
 {
     size_t count = 0, room = 16;
-    char **names = malloc(room * sizeof *names);
+    char **names = calloc(room, sizeof *names);
     DIR *entries = fdopendir(dup(folder));
+    int failed = !names || !entries;
     struct dirent *entry;
-    while (names && entries && (entry = readdir(entries))) {
+    while (!failed && (entry = readdir(entries))) {
         if (is_dots(entry->d_name))
             continue;
         if (count + 1 >= room) {
-            char **larger = realloc(names, (room *= 2) * sizeof *names);
-            if (!larger)
-                break;
-            names = larger;
+            char **larger = realloc(names, 2 * room * sizeof *names);
+            if (!(failed = !larger)) {
+                names = larger;
+                room *= 2;
+            }
         }
-        if ((names[count] = strdup(entry->d_name)))
-            count++;
+        if (!failed && !(failed = !(names[count] = strdup(entry->d_name))))
+            names[++count] = NULL;
     }
     if (entries)
         closedir(entries);
-    if (!names)
+    if (failed) {
+        free_names(names);
         return NULL;
-    names[count] = NULL;
+    }
     qsort(names, count, sizeof *names, by_name);
     return names;
 }
@@ -222,16 +235,14 @@ static void send_entry(struct sending *sending, int folder, const char *name, in
     struct stat info;
     size_t before = sending->path_length;
     size_t length = strlen(name);
-    if (before + 1 + length > MAX_OUTPUT_PATH) {
-        refuse(sending, REFUSED_DEPTH);
-        return;
-    }
     if (before)
         sending->path[sending->path_length++] = '/';
-    memcpy(sending->path + sending->path_length, name, length);
+    memcpy(sending->path + sending->path_length, name, length); /* 256 bytes of room for one more name */
     sending->path_length += length;
 
-    if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW))
+    if (sending->path_length > MAX_OUTPUT_PATH)
+        refuse(sending, REFUSED_DEPTH);
+    else if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW))
         refuse(sending, REFUSED_UNREADABLE);
     else if (S_ISDIR(info.st_mode)) {
         fchmodat(folder, name, 0700, 0);
@@ -262,13 +273,13 @@ static void send_entry(struct sending *sending, int folder, const char *name, in
 static void send_folder(struct sending *sending, int folder, int depth)
 {
     char **names = names_of(folder);
-    if (!names)
+    if (!names) {
+        refuse(sending, REFUSED_UNREADABLE);
         return;
-    for (char **name = names; *name; name++) {
-        send_entry(sending, folder, *name, depth);
-        free(*name);
     }
-    free(names);
+    for (char **name = names; *name; name++)
+        send_entry(sending, folder, *name, depth);
+    free_names(names);
 }
 
 void tree_send_outputs(const struct run_request *request)
@@ -354,6 +365,41 @@ int tree_wipe(void)
     for (size_t i = 0; i < WRITABLE_COUNT; i++)
         clean &= wipe(writable[i]);
     return clean;
+}
+
+static struct statfs empty[WRITABLE_COUNT];
+
+void tree_remember_empty(void)
+{
+    for (size_t i = 0; i < WRITABLE_COUNT; i++)
+        if (statfs(writable[i], &empty[i]))
+            die("cannot look at %s", writable[i]);
+}
+
+/* The kernel looks for cycles of descriptors in flight whenever a Unix socket is closed. net/unix/garbage.c */
+static void collect_sockets(void)
+{
+    int pair[2];
+    if (!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) {
+        close(pair[0]);
+        close(pair[1]);
+    }
+}
+
+int tree_is_empty_again(void)
+{
+    for (int attempt = 0; attempt < SETTLE_ATTEMPTS; attempt++) {
+        int same = 1;
+        for (size_t i = 0; same && i < WRITABLE_COUNT; i++) {
+            struct statfs now;
+            same = !statfs(writable[i], &now) && now.f_bfree >= empty[i].f_bfree && now.f_ffree >= empty[i].f_ffree;
+        }
+        if (same)
+            return 1;
+        collect_sockets();
+        usleep(SETTLE_PAUSE_US);
+    }
+    return 0;
 }
 
 int tree_is_full(void)

@@ -19,6 +19,11 @@ int tree_write_payload(const void *payload, size_t length);
 void tree_send_outputs(const struct run_request *request);
 /* Remove everything that a run can have left in any writable place. False when something stays. */
 int tree_wipe(void);
+/* Remember how empty the writable places are; once, before anything is in them. */
+void tree_remember_empty(void);
+/* Whether they are as empty again. Files that were unlinked while open may take a moment to go, and those
+ * whose descriptors went into a cycle of Unix sockets wait for the kernel's collector: this calls it. */
+int tree_is_empty_again(void);
 /* Whether a writable place has no free block or no free inode. */
 int tree_is_full(void);
 /* Whether any file in a writable place is at least that large. */

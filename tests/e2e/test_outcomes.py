@@ -147,6 +147,13 @@ async def test_a_build_error_comes_back_in_the_compilers_words(
     assert result["peakMemoryBytes"] is None
 
 
+async def test_go_code_that_is_no_program_is_told_so(worker: WorkerUnderTest):
+    key = await worker.upload({"main.go": "package library\n\nfunc main() {}\n"})
+    result = await worker.run(runtime="go", s3Key=key)
+    assert result["errorType"] == "BUILD_FAILED"
+    assert "package library is not a program" in result["stderr"]
+
+
 @pytest.mark.parametrize(
     ("runtime", "entry"),
     [("python", "main.py"), ("nodejs", "index.js"), ("cpp", "main.cpp"), ("go", "main.go")],

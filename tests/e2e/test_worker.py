@@ -71,6 +71,48 @@ async def test_a_hot_run_finds_nothing_of_the_one_before(worker: WorkerUnderTest
     assert "{'/tmp': [], '/output': [], '/dev/shm': [], '/work': ['main.py']}" in second["stdout"]
 
 
+async def test_memory_that_a_run_hides_in_sockets_is_not_left_to_the_next(worker: WorkerUnderTest):
+    # An unlinked file whose descriptor travels in a pair of sockets that carry each other: the kernel frees
+    # such cycles only when its collector looks for them. net/unix/garbage.c
+    source = (
+        "import array, json, os, socket\n"
+        "if json.loads(os.environ['PAYLOAD'])['hide']:\n"
+        "    file = open('/tmp/hidden', 'wb')\n"
+        "    file.write(bytes(90 << 20))\n"
+        "    file.flush()\n"
+        "    os.unlink('/tmp/hidden')\n"
+        "    one, two = socket.socketpair()\n"
+        "    rights = array.array('i', [one.fileno(), two.fileno(), file.fileno()])\n"
+        "    for end in (one, two):\n"
+        "        end.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])\n"
+        "else:\n"
+        "    bytearray(60 << 20)[::4096] = b'x' * (60 << 8)\n"
+        "    space = os.statvfs('/tmp')\n"
+        "    print(space.f_blocks - space.f_bfree)\n"
+    )
+    key = await worker.upload({"main.py": source})
+    function_id = f"hide-{secrets.token_hex(4)}"
+    hidden = await worker.run(s3Key=key, functionId=function_id, input={"hide": True})
+    after = await worker.run(s3Key=key, functionId=function_id, input={"hide": False})
+    assert hidden["status"] == "SUCCESS"
+    assert (after["status"], after["stdout"]) == ("SUCCESS", "0\n")
+
+
+async def test_how_a_run_ended_is_known_though_its_container_was_full(worker: WorkerUnderTest):
+    source = (
+        "import os\n"
+        "for number in range(5000):\n"
+        "    open('/output/' + str(number).zfill(200), 'w').close()\n"
+        "print('filling', flush=True)\n"
+        "file = open('/tmp/fill', 'wb')\n"
+        "while True:\n"
+        "    file.write(bytes(1 << 20))\n"
+    )
+    result = await worker.run(s3Key=await worker.upload({"main.py": source}), memoryMb=64)
+    assert (result["status"], result["errorType"]) == ("FAILED", "OUT_OF_MEMORY")
+    assert (result["stdout"], result["attempt"]) == ("filling\n", 1)
+
+
 async def test_a_redeploy_under_the_same_key_is_seen(worker: WorkerUnderTest):
     key = await worker.upload({"main.py": "print('old')"})
     before = await worker.run(s3Key=key, functionId="redeployed")

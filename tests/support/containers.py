@@ -132,6 +132,7 @@ class Bench:
             digest=hashlib.sha256(str(code).encode()).hexdigest(),
             memory_mb=memory_mb,
             cpus=1.0,
+            most_cpus=1.0,
             tree=code,
             tree_bytes=len(INTERPRETER),
         )

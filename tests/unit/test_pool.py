@@ -78,6 +78,7 @@ class Bench:
             "digest": "d",
             "memory_mb": GENERIC_MEMORY_MB,
             "cpus": 1.0,
+            "most_cpus": 2.0,
             "tree": self.tree,
             "tree_bytes": 1,
         }
@@ -92,7 +93,7 @@ class Bench:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let everyone else take their steps, one turn of the loop after another, until that is so."""
         async with asyncio.timeout(WAIT_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - the pool has no event for each of its steps
                 await asyncio.sleep(0)
 
     async def removals(self) -> None:
@@ -136,10 +137,12 @@ def open_bench(home: WorkerHome, tree: Path) -> Callable[..., Any]:
     @asynccontextmanager
     async def open_bench(**changes: Any) -> AsyncIterator[Bench]:
         bench = Bench(home, tree, **changes)
-        yield bench
-        bench.driver.may_create.set()
-        bench.driver.may_remove.set()
-        await bench.pool.close()
+        try:
+            yield bench
+        finally:
+            bench.driver.may_create.set()
+            bench.driver.may_remove.set()
+            await bench.pool.close()
         assert (bench.driver.running, bench.slots) == ({}, [])
         assert bench.pool._committed_mb == 0
 
@@ -219,11 +222,11 @@ async def test_two_runs_at_a_time_have_two_containers(bench):
 
 
 async def test_a_bound_container_has_its_code_and_its_limits(bench):
-    async with bench.pool.lease(bench.binding(memory_mb=256, cpus=0.25)) as lease:
+    async with bench.pool.lease(bench.binding(memory_mb=256, cpus=0.25, most_cpus=0.5)) as lease:
         assert (lease.container.slot.path / "code/main.py").read_text() == "print()"
         limits = bench.driver.running[lease.container.id].limits
     assert limits[0] >= 256 * MIB
-    assert limits[1] == 0.25
+    assert limits[1] == 0.5
 
 
 async def test_those_who_wait_get_containers_in_their_order(open_bench):
@@ -360,7 +363,7 @@ async def test_an_image_of_another_protocol_is_refused_with_the_remedy(open_benc
     async with open_bench(sizes=NO_POOL) as bench:
         bench.driver.script = Script(on_connect=hello(version=999))
         await bench.pool.start()
-        with pytest.raises(ContainerError, match="protocol 999.*make images"):
+        with pytest.raises(ContainerError, match=r"protocol 999.*make images"):
             await bench.run()
 
 
@@ -461,9 +464,32 @@ async def test_after_three_failures_the_breaker_opens_and_everyone_is_told(open_
         await bench.pool.start()
         await bench.pool.filled()
         assert bench.pool.broken == "no such image"
-        assert bench.health.document()["parts"]["containers"] == {"ok": False, "reason": "no such image"}
+        assert bench.health.document()["parts"]["containers"] == {
+            "ok": False,
+            "reason": "python: no such image",
+        }
         assert bench.value("worker_pool_breaker_open") == 1
         assert bench.value("worker_container_creation_failures_total") == 3
+
+
+async def test_a_runtime_whose_containers_cannot_be_made_does_not_stop_the_others(open_bench):
+    async with open_bench() as bench:
+        bench.driver.broken = "no such image"
+        await bench.pool.start()
+        await bench.pool.filled()
+        bench.driver.broken = None
+        assert (await bench.run(runtime=Runtime.GO)).start is Start.COLD
+        with pytest.raises(ContainerError, match="no such image"):
+            await bench.run(runtime=Runtime.PYTHON)
+
+
+async def test_a_bug_in_making_a_container_is_told_to_who_waits_for_it(open_bench, monkeypatch):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        monkeypatch.setattr(FakeDriver, "_fail_on_demand", lambda _: 1 / 0)
+        with pytest.raises(ContainerError, match="an error inside the worker: ZeroDivisionError"):
+            await bench.run()
+        assert bench.pool._committed_mb == 0
 
 
 async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_bench):

@@ -38,6 +38,7 @@ def binding(**changes: Any) -> Binding:
         "digest": "d",
         "memory_mb": 128,
         "cpus": 1.0,
+        "most_cpus": 1.0,
         "tree": Path("/code"),
         "tree_bytes": 10,
     }
@@ -151,6 +152,14 @@ def test_after_the_pause_one_at_a_time_is_tried():
     breaker = broken(3)
     assert breaker.allows(1.0, in_flight=0)
     assert not breaker.allows(1.0, in_flight=1)
+
+
+def test_a_breaker_is_open_until_it_may_be_tried_again():
+    breaker = broken(3)
+    assert breaker.is_open(0.9)
+    assert not breaker.is_open(1.0)
+    assert breaker.is_broken
+    assert not broken(2).is_open(0.0)
 
 
 def test_the_pause_doubles_up_to_a_minute():

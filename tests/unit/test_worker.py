@@ -592,11 +592,11 @@ async def test_with_all_slots_taken_nothing_is_received(rig: Rig):
 
 
 async def test_a_slot_given_back_is_used_while_the_upload_of_its_job_goes_on(rig: Rig):
-    uploaded = asyncio.Event()
+    ran, uploaded = asyncio.Event(), asyncio.Event()
 
     async def run_then_upload(attempt: Attempt) -> Result:
         async with rig.executor.running(attempt):
-            pass
+            await ran.wait()
         await uploaded.wait()
         return finished(attempt)
 
@@ -605,6 +605,10 @@ async def test_a_slot_given_back_is_used_while_the_upload_of_its_job_goes_on(rig
     for number in range(4):
         await rig.broker.send(message(f"r{number}"))
     async with rig.running():
+        await rig.journal.until_noted("running", times=2)
+        for _ in range(20):  # intake sees that there is no room, and waits
+            await asyncio.sleep(0)
+        ran.set()
         await rig.journal.until_noted("ack", "r2")
         await rig.journal.until_noted("ack", "r3")
         assert rig.broker.depth()[1] == 2

@@ -256,18 +256,23 @@ class SqsBroker:
                 yield lease
 
     async def _renew(self, leases: Sequence[_Lease]) -> None:
+        # One hung call must not keep the next round, and with it every lease, waiting.
         with aws.translated(BrokerError, f"renew leases on {self._queue_url}"):
-            answer = await self._client.change_message_visibility_batch(
-                QueueUrl=self._queue_url,
-                Entries=[
-                    {
-                        "Id": str(number),
-                        "ReceiptHandle": lease.delivery.receipt,
-                        "VisibilityTimeout": min(self._visibility_s, lease.grantable_s()),
-                    }
-                    for number, lease in enumerate(leases)
-                ],
-            )
+            async with asyncio.timeout(self._visibility_s / 3):
+                await self._renew_batch(leases)
+
+    async def _renew_batch(self, leases: Sequence[_Lease]) -> None:
+        answer = await self._client.change_message_visibility_batch(
+            QueueUrl=self._queue_url,
+            Entries=[
+                {
+                    "Id": str(number),
+                    "ReceiptHandle": lease.delivery.receipt,
+                    "VisibilityTimeout": min(self._visibility_s, lease.grantable_s()),
+                }
+                for number, lease in enumerate(leases)
+            ],
+        )
         for lease, failure in _failures(answer, leases):
             if lease.settled:  # its delete may have overtaken us
                 continue

@@ -9,6 +9,7 @@ Sources: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/{memory,pids}
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,12 @@ class ControlGroup(ABC):
         """Limit memory, swap excluded. PermissionError where the agent may not."""
 
     @abstractmethod
-    def set_cpus(self, cpus: float) -> None:
-        """Limit CPU time per period, and set the share under contention to match."""
+    def memory_limit(self) -> int:
+        """The present limit."""
+
+    @abstractmethod
+    def set_cpus(self, share: float, most: float) -> None:
+        """Set the share of CPU under contention, and the most that may be used while CPUs are free."""
 
     @abstractmethod
     def usage_bytes(self) -> int:
@@ -128,9 +133,12 @@ class ControlGroupV1(ControlGroup):
         for file in files:
             file.write_text(str(limit_bytes))
 
-    def set_cpus(self, cpus: float) -> None:  # noqa: D102
-        (self.cpu / "cpu.cfs_quota_us").write_text(str(int(cpus * _CPU_PERIOD_US)))
-        (self.cpu / "cpu.shares").write_text(str(max(2, int(cpus * _SHARES_PER_CPU))))
+    def memory_limit(self) -> int:  # noqa: D102
+        return int((self.memory / "memory.limit_in_bytes").read_text())
+
+    def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
+        (self.cpu / "cpu.cfs_quota_us").write_text(str(int(most * _CPU_PERIOD_US)))
+        (self.cpu / "cpu.shares").write_text(str(max(2, int(share * _SHARES_PER_CPU))))
 
     def usage_bytes(self) -> int:  # noqa: D102
         return int((self.memory / "memory.usage_in_bytes").read_text())
@@ -169,9 +177,13 @@ class ControlGroupV2(ControlGroup):
         if swap.exists():
             swap.write_text("0")
 
-    def set_cpus(self, cpus: float) -> None:  # noqa: D102
-        (self.folder / "cpu.max").write_text(f"{int(cpus * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
-        (self.folder / "cpu.weight").write_text(str(min(10_000, max(1, int(cpus * 100)))))
+    def memory_limit(self) -> int:  # noqa: D102
+        text = (self.folder / "memory.max").read_text().strip()
+        return sys.maxsize if text == "max" else int(text)
+
+    def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
+        (self.folder / "cpu.max").write_text(f"{int(most * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
+        (self.folder / "cpu.weight").write_text(str(min(10_000, max(1, int(share * 100)))))
 
     def usage_bytes(self) -> int:  # noqa: D102
         return int((self.folder / "memory.current").read_text())

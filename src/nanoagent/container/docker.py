@@ -44,6 +44,16 @@ async def _translated(doing: str) -> AsyncIterator[None]:
         raise ContainerError(f"Docker cannot be reached while {doing}: {exc}") from exc
 
 
+def _is_orphan(home: Path, *, is_running: bool) -> bool:
+    """Whether a container's worker is dead.
+
+    Its folder may be out of sight, when the agent has another file system than ours. A container that
+    runs then has a living agent: its supervisor ends when the connection does.
+    """
+    dead = slot.worker_is_dead(home)
+    return not is_running if dead is None else dead
+
+
 class DockerDriver:
     """Implements `container.base.Driver`; also finds images and what dead workers left.
 
@@ -177,10 +187,11 @@ class DockerDriver:
                 all=1, filters='{"label":["' + LABEL_WORKER + '","' + LABEL_HOME + '"]}'
             )
         homes = {container.id: Path(container["Labels"][LABEL_HOME]) for container in containers}
+        running = {container.id for container in containers if container["State"] == "running"}
         dead = [
             container_id
             for container_id, home in homes.items()
-            if home == own_home or slot.worker_is_dead(home)
+            if home == own_home or _is_orphan(home, is_running=container_id in running)
         ]
         for container_id in dead:
             await self._remove_quietly(container_id)

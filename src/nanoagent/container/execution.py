@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.container.cgroup import MemoryUse, RunMeter
+from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError
 from nanoagent.result import ErrorType
 from nanoagent.runtime import session
+from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.session import Collected
 from nanoagent.runtime.wire import ExitFlag, ExitReport
 
@@ -18,12 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.pool import Lease
     from nanoagent.runtime.wire import RunRequest
 
 # A sample costs some 20 µs. Programs that end sooner than the first are measured by the peak alone.
 _SAMPLE_S: Final = 0.05
 _LAST_LINE_CHARS: Final = 300
+# What the supervisor may need after a run: names of files, captured output; measured far below.
+_SUPERVISOR_BYTES: Final = 16 * MIB
+_NO_PROGRAM: Final = frozenset({errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.ELIBBAD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,10 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
     """
     container = lease.container
     await container.session.ready()
-    meter = RunMeter(container.group) if container.group is not None else None
+    try:
+        meter = RunMeter(container.group) if container.group is not None else None
+    except OSError as exc:
+        raise ContainerError("the container died before the run") from exc
     await container.session.start(request)
     try:
         async with _sampled(meter):
@@ -74,10 +85,11 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
         return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
     use = _last_reading(meter)
     if ExitFlag.NOT_STARTED in report.flags:
-        raise ContainerError(f"{request.arguments[0]} could not be started: errno {report.exec_error}")
+        return _not_started(request, report)
+    has_room = _make_room(container.group)
     collected = await container.session.collect(request, report, spool)
     error_type, message = judge(request, report, use, collected)
-    lease.clean = collected.clean and _leaves_no_doubt(error_type)
+    lease.clean = collected.clean and has_room and _leaves_no_doubt(error_type)
     return Execution(
         error_type,
         message,
@@ -118,6 +130,31 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     if code != 0:
         return ErrorType.USER_ERROR, _last_line(collected.stderr.text) or f"the program exited with {code}"
     return None, None
+
+
+def _make_room(group: ControlGroup | None) -> bool:
+    """Let a supervisor whose container is full of the run's files still send them; False when it was.
+
+    The limit stays raised: the container is not used again.
+    """
+    if group is None:
+        return True
+    try:
+        limit = group.memory_limit()
+        if group.usage_bytes() + _SUPERVISOR_BYTES <= limit:
+            return True
+        group.set_memory_limit(limit + _SUPERVISOR_BYTES)
+    except OSError:  # not ours to write, or gone: then what can be had is what comes
+        return False
+    return False
+
+
+def _not_started(request: RunRequest, report: ExitReport) -> Execution:
+    """The program could not be executed: its own fault when it was built from the user's code."""
+    if request.arguments[0] == PROGRAM_PATH and report.exec_error in _NO_PROGRAM:
+        message = f"what the build made is no program: {os.strerror(report.exec_error)}"
+        return Execution(ErrorType.BUILD_FAILED, message, -1, 0, None, Collected())
+    raise ContainerError(f"{request.arguments[0]} could not be started: {os.strerror(report.exec_error)}")
 
 
 def _leaves_no_doubt(error_type: ErrorType | None) -> bool:

@@ -55,6 +55,7 @@ class Binding:
         digest: Which code: the sha256 of the zip.
         memory_mb: The limit, MiB.
         cpus: The CPU share that goes with it.
+        most_cpus: What it may use while CPUs are free.
         tree: The unpacked code.
         tree_bytes: Its size.
         program: The built program, for compiled languages.
@@ -66,6 +67,7 @@ class Binding:
     digest: str
     memory_mb: int
     cpus: float
+    most_cpus: float
     tree: Path
     tree_bytes: int
     program: Path | None = None
@@ -170,6 +172,10 @@ class Breaker:
     def is_broken(self) -> bool:
         """Whether so many have failed in a row that jobs should not wait for the next."""
         return self.failures >= _BREAKER_THRESHOLD
+
+    def is_open(self, now: float) -> bool:
+        """Broken, and it is too early to try again."""
+        return self.is_broken and now < self.open_until
 
     def allows(self, now: float, in_flight: int) -> bool:
         """Closed: always. Open: not before the pause is over, and then one at a time."""

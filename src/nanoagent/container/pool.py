@@ -10,8 +10,8 @@ A container's states::
 * **One function per container**: `Binding.key` is function id, code digest, runtime and memory size.
 * **The budget** is the sum of the memory limits of all containers, whatever they do; when a job needs room,
   the least valuable idle container goes first (`policy.victims`).
-* **A breaker** opens when creation keeps failing: jobs are refused at once with its reason, readiness and
-  metrics say so, and one container is tried again after a growing pause.
+* **A breaker** per runtime opens when creation keeps failing: its jobs are refused at once with the reason,
+  readiness and metrics say so, and one container is tried again after a growing pause.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class _Fleet:
     idle: list[Pooled] = field(default_factory=list)
     starting: set[asyncio.Task[None]] = field(default_factory=set)
     waiters: deque[asyncio.Future[Pooled]] = field(default_factory=deque)
+    breaker: Breaker = field(default_factory=Breaker)
 
     def generic(self) -> int:
         return sum(pooled.key is None for pooled in self.idle)
@@ -114,7 +115,6 @@ class Pool:
         self._committed_mb = 0
         self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
         self._changed = asyncio.Event()
-        self._breaker = Breaker()
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
@@ -131,8 +131,8 @@ class Pool:
 
     async def filled(self) -> None:
         """Wait until every runtime has its generic containers, or creation keeps failing."""
-        while not self._breaker.is_broken and any(
-            fleet.generic() < self._policy.sizes[runtime] and fleet.starting
+        while any(
+            fleet.generic() < self._policy.sizes[runtime] and fleet.starting and not fleet.breaker.is_broken
             for runtime, fleet in self._fleets.items()
         ):
             await self._change()
@@ -208,8 +208,8 @@ class Pool:
     async def _next_created(self, fleet: _Fleet) -> Pooled:
         if self._closing:
             raise ContainerError("the pool is closed")
-        if not self._breaker.allows(self._clock(), len(fleet.starting)):
-            raise ContainerError(f"containers cannot be made: {self._breaker.reason}")
+        if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
+            raise ContainerError(f"containers cannot be made: {fleet.breaker.reason}")
         waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
         fleet.waiters.append(waiter)
         self._refill()
@@ -264,7 +264,10 @@ class Pool:
         await container.session.prepare()
         # Now that the code's copy lies in the container, what it holds is its base, on top of the limit.
         if container.group is not None:
-            base = container.group.usage_bytes() - container.group.page_cache_bytes()
+            try:
+                base = container.group.usage_bytes() - container.group.page_cache_bytes()
+            except OSError as exc:
+                raise ContainerError("the container died while it was bound") from exc
             await self._set_limits(container, binding, slack_bytes=max(base, 0))
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
@@ -272,13 +275,13 @@ class Pool:
         try:
             if container.group is not None:
                 container.group.set_memory_limit(memory_bytes)
-                container.group.set_cpus(binding.cpus)
+                container.group.set_cpus(binding.cpus, binding.most_cpus)
                 return
         except PermissionError:
             pass  # an agent that is not root; Docker is, and a thousand times slower
         except OSError as exc:
             raise ContainerError(f"the container's limits could not be set: {exc}") from exc
-        await self._driver.set_limits(container.id, memory_bytes, binding.cpus)
+        await self._driver.set_limits(container.id, memory_bytes, binding.most_cpus)
 
     # --- creation
 
@@ -292,7 +295,7 @@ class Pool:
                 task.add_done_callback(lambda _: self._settled())
 
     def _wants_another(self, runtime: Runtime, fleet: _Fleet) -> bool:
-        if not self._breaker.allows(self._clock(), len(fleet.starting)):
+        if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
             return False
         if len(fleet.starting) < len(fleet.waiters):
             return True
@@ -317,12 +320,17 @@ class Pool:
                     self._committed_mb -= GENERIC_MEMORY_MB
                     raise
         except ContainerError as exc:
-            self._creation_failed(fleet, exc)
+            self._creation_failed(runtime, str(exc))
             return
-        if self._breaker.is_broken:
-            log.info("containers can be made again")
+        except Exception as exc:
+            log.exception("a bug of ours")
+            self._creation_failed(runtime, f"an error inside the worker: {type(exc).__name__}")
+            return
+        if fleet.breaker.is_broken:
+            log.info("containers can be made again", runtime=runtime)
             self._health.set("containers", ok=True)
-        self._breaker.succeeded()
+        fleet.breaker.succeeded()
+        self._report_breakers()
         now = self._clock()
         pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
         self._by_id[container.id] = pooled
@@ -357,19 +365,30 @@ class Pool:
             await self._remove_slot(slot)
             raise
 
-    def _creation_failed(self, fleet: _Fleet, exc: ContainerError) -> None:
-        was_broken = self._breaker.is_broken
-        self._breaker.failed(str(exc), self._clock())
+    def _creation_failed(self, runtime: Runtime, reason: str) -> None:
+        fleet = self._fleets[runtime]
+        was_broken = fleet.breaker.is_broken
+        fleet.breaker.failed(reason, self._clock())
         self._metrics.container_creation_failed()
-        log.warning("container not made", reason=str(exc), failures=self._breaker.failures)
-        if self._breaker.is_broken and not was_broken:
-            log.error("containers cannot be made; jobs are given back", reason=str(exc))
-        if self._breaker.is_broken:
-            self._health.set("containers", ok=False, reason=str(exc))
+        log.warning("container not made", runtime=runtime, reason=reason, failures=fleet.breaker.failures)
+        if fleet.breaker.is_broken and not was_broken:
+            log.error("containers cannot be made; jobs are given back", runtime=runtime, reason=reason)
+        self._report_breakers()
         if fleet.waiters:
             waiter = fleet.waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(ContainerError(str(exc)))
+                waiter.set_exception(ContainerError(reason))
+
+    def _report_breakers(self) -> None:
+        """Tell readiness and metrics which runtimes' containers cannot be made."""
+        reasons = [
+            f"{runtime}: {fleet.breaker.reason}"
+            for runtime, fleet in self._fleets.items()
+            if fleet.breaker.is_broken
+        ]
+        self._metrics.pool_breaker(is_open=bool(reasons))
+        if reasons:
+            self._health.set("containers", ok=False, reason="; ".join(reasons))
 
     def _settled(self) -> None:
         """A creation has ended, well or badly."""
@@ -448,8 +467,14 @@ class Pool:
 
     @property
     def broken(self) -> str | None:
-        """Why no container can be made at present, or None."""
-        return self._breaker.reason if self._breaker.is_broken else None
+        """Why no job at all can be run at present, or None.
+
+        A runtime whose containers cannot be made does not stop the others; and once its breaker lets
+        another be tried, it takes a job to try it.
+        """
+        now = self._clock()
+        open_breakers = [fleet.breaker for fleet in self._fleets.values() if fleet.breaker.is_open(now)]
+        return open_breakers[0].reason if open_breakers and not self._by_id else None
 
     @property
     def container_count(self) -> int:
@@ -476,4 +501,3 @@ class Pool:
             self._metrics.pool_containers(runtime, "idle", len(fleet.idle))
             self._metrics.pool_containers(runtime, "busy", busy)
             self._metrics.pool_containers(runtime, "starting", len(fleet.starting))
-        self._metrics.pool_breaker(is_open=self._breaker.is_broken)

@@ -17,6 +17,7 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -49,7 +50,9 @@ class WorkerHome:
             ConfigError: Another worker of this name lives, or the folder cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _check_root(self.path.parent)
+            self.path.mkdir(exist_ok=True)
             self.path.chmod(0o700)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,12 +90,21 @@ class WorkerHome:
         return Slot(path)
 
 
-def worker_is_dead(home: Path) -> bool:
-    """Whether no process holds the lock of that worker's folder any more."""
+def _check_root(root: Path) -> None:
+    """Refuse a folder in which another user of the host could swap ours for his own."""
+    info = root.stat()
+    others_write = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX
+    if info.st_uid not in {0, os.geteuid()} or others_write:
+        problem = f"DOCKER_WORK_DIR_ROOT: {root} belongs to another user, or others may write to it"
+        raise ConfigError([f"{problem}; choose a folder that only this user may write to"])
+
+
+def worker_is_dead(home: Path) -> bool | None:
+    """Whether no process holds the lock of that worker's folder any more; None when it is not to be seen."""
     try:
         descriptor = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return True
+        return None
     except OSError:
         return False  # another user's: not ours to judge
     try:

@@ -103,8 +103,9 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
                 "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - the container's own
                 "/output": _tmpfs(limits.output_bytes, limits.inodes),
                 "/input": _tmpfs(_INPUT_BYTES, 16),
+                # Docker's own has no limit on files, and a wipe of hundreds of thousands takes minutes.
+                "/dev/shm": _tmpfs(_SHM_BYTES, limits.inodes),  # noqa: S108
             },
-            "ShmSize": _SHM_BYTES,
             "Memory": memory,
             "MemorySwap": memory,  # memory and swap together: no swap
             "CpuPeriod": 100_000,

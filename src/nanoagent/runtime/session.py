@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_REFUSALS: Final = 100  # named one by one in a result; more are summed up in one line
+_MAX_REFUSED_FRAMES: Final = 1_000_000  # far over what MAX_INODES makes possible: a stream of them must end
 _STEP_TIMEOUT_S: Final = 60.0  # for one frame outside a run: a supervisor that is stuck is given up
 _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code under the smallest CPU share
 # Over the deadline and its grace: the supervisor's own clock is then not believed any more. Generous,
@@ -74,7 +75,17 @@ class Collected:
     stderr: Captured = field(default_factory=Captured)
     files: list[OutputFile] = field(default_factory=list)
     refused: list[OutputError] = field(default_factory=list)
+    refusals: int = 0
     clean: bool = False
+
+    def note_refusal(self, payload: bytes) -> None:
+        """Keep the first refusals one by one, and count them all."""
+        self.refusals += 1
+        if self.refusals > _MAX_REFUSED_FRAMES:
+            raise ProtocolError("the supervisor refused more files than there can be")
+        if self.refusals <= _MAX_REFUSALS:
+            reason, path = wire.decode_refused(payload)
+            self.refused.append(OutputError(_shown(path), reason))
 
 
 def exit_code_of(wait_status: int) -> int:
@@ -99,12 +110,18 @@ class Session:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._preparing = False
+        # Reads the READY that follows a run while the container is idle, so that a hang-up is seen then.
+        self._preparation: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
-        """Whether the supervisor has not hung up."""
-        return not self._reader.at_eof()
+        """Whether the supervisor has not hung up, and could prepare the next run if it was asked to."""
+        failed = (
+            self._preparation is not None
+            and self._preparation.done()
+            and (self._preparation.cancelled() or self._preparation.exception() is not None)
+        )
+        return not failed and not self._reader.at_eof()
 
     async def greet(self) -> None:
         """Wait for the supervisor's first frame.
@@ -123,7 +140,7 @@ class Session:
     async def prepare(self) -> None:
         """Have the code copied from the slot folder into the working directory, and wait for it."""
         self._send(wire.PREPARE, b"\1")
-        self._preparing = True
+        self._preparation = asyncio.create_task(self._read_ready())
         await self.ready()
 
     async def ready(self) -> None:
@@ -132,10 +149,12 @@ class Session:
         Raises:
             ContainerError: It could not be.
         """
-        if not self._preparing:
-            return
+        if self._preparation is not None:
+            await asyncio.shield(self._preparation)
+            self._preparation = None
+
+    async def _read_ready(self) -> None:
         report = wire.decode_ready(await self._expect(wire.READY, _PREPARE_TIMEOUT_S))
-        self._preparing = False
         if report.error:
             raise ContainerError(
                 f"the code could not be copied into the container: {os.strerror(report.error)} "
@@ -145,9 +164,12 @@ class Session:
     async def start(self, request: wire.RunRequest) -> None:
         """Ask for the run; the program is about to start when this returns."""
         self._send(wire.RUN, request.encode())
-        self._preparing = request.prepare_next
-        with self._translated():
-            await self._writer.drain()
+        try:
+            async with asyncio.timeout(_STEP_TIMEOUT_S):
+                with self._translated():
+                    await self._writer.drain()
+        except TimeoutError as exc:
+            raise ContainerError(f"the supervisor took no request within {_STEP_TIMEOUT_S:.0f} s") from exc
 
     async def wait_exit(self, request: wire.RunRequest) -> wire.ExitReport:
         """Wait for the program's end.
@@ -169,7 +191,7 @@ class Session:
         return wire.decode_exit(payload)
 
     async def collect(self, request: wire.RunRequest, report: wire.ExitReport, spool: Path) -> Collected:
-        """Take what the run printed and left in /output; return when the container is wiped.
+        """Take what the run printed and left in /output; return when the container is wiped, or has died.
 
         Args:
             request: The run's own, for its limits.
@@ -178,32 +200,44 @@ class Session:
         """
         collected = Collected()
         streams = {wire.STDOUT: bytearray(), wire.STDERR: bytearray()}
-        refused = 0
-        while True:
-            kind, payload = await self._receive_soon()
-            if kind in streams:
-                if len(streams[kind]) + len(payload) > request.capture_bytes:
-                    raise ProtocolError("the supervisor sent more output than was asked for")
-                streams[kind] += payload
-            elif kind == wire.FILE:
-                collected.files.append(await self._take_file(request, collected.files, payload, spool))
-            elif kind == wire.REFUSED:
-                refused += 1
-                if refused <= _MAX_REFUSALS:
-                    reason, path = wire.decode_refused(payload)
-                    collected.refused.append(OutputError(_shown(path), reason))
-            elif kind == wire.DONE:
-                break
-            else:
-                raise ProtocolError(f"the supervisor sent {kind!r} among a run's outputs")
-        if refused > _MAX_REFUSALS:
-            collected.refused.append(
-                OutputError("", f"{refused - _MAX_REFUSALS} more files were not uploaded")
-            )
+        try:
+            while (frame := await self._receive_soon())[0] != wire.DONE:
+                await self._collect_frame(request, frame, collected, streams, spool)
+            collected.clean = frame[1] == b"\1"
+        except ProtocolError:
+            raise
+        except ContainerError:
+            # How the run ended is known already; that must not be lost with the rest of its output.
+            collected.refused.append(OutputError("", "the container died before all output was read"))
+        if collected.refusals > _MAX_REFUSALS:
+            more = f"{collected.refusals - _MAX_REFUSALS} more files were not uploaded"
+            collected.refused.append(OutputError("", more))
         collected.stdout = captured(bytes(streams[wire.STDOUT]), report.stdout_total, request.capture_bytes)
         collected.stderr = captured(bytes(streams[wire.STDERR]), report.stderr_total, request.capture_bytes)
-        collected.clean = payload == b"\1"
+        if collected.clean and request.prepare_next:
+            self._preparation = asyncio.create_task(self._read_ready())
         return collected
+
+    async def _collect_frame(
+        self,
+        request: wire.RunRequest,
+        frame: tuple[bytes, bytes],
+        collected: Collected,
+        streams: dict[bytes, bytearray],
+        spool: Path,
+    ) -> None:
+        kind, payload = frame
+        if kind in streams:
+            # Nothing is no honest output either, and there could be no end of it.
+            if not 0 < len(payload) <= request.capture_bytes - len(streams[kind]):
+                raise ProtocolError("the supervisor sent more output than was asked for, or none")
+            streams[kind] += payload
+        elif kind == wire.FILE:
+            collected.files.append(await self._take_file(request, collected.files, payload, spool))
+        elif kind == wire.REFUSED:
+            collected.note_refusal(payload)
+        else:
+            raise ProtocolError(f"the supervisor sent {kind!r} among a run's outputs")
 
     def kill(self) -> None:
         """End the present run now; `wait_exit` then returns a report that says so."""
@@ -211,6 +245,10 @@ class Session:
 
     async def close(self) -> None:
         """Hang up, which ends the container. Idempotent."""
+        if self._preparation is not None:
+            self._preparation.cancel()
+            await asyncio.gather(self._preparation, return_exceptions=True)
+            self._preparation = None
         self._writer.close()
         with suppress(OSError):  # the other end was gone first, which is as good
             await self._writer.wait_closed()

@@ -6,6 +6,7 @@ out of a container and is hostile: lengths are checked before they are believed.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from enum import IntFlag
@@ -186,6 +187,8 @@ def decode_ready(payload: bytes) -> ReadyReport:
 def decode_exit(payload: bytes) -> ExitReport:
     """The payload of EXIT."""
     wait_status, flags, *rest = _unpack(_EXIT, payload, "EXIT")
+    if not (os.WIFEXITED(wait_status & 0xFFFF) or os.WIFSIGNALED(wait_status & 0xFFFF)):
+        raise ProtocolError(f"the supervisor reported wait status {wait_status}, which is no end")
     return ExitReport(wait_status, ExitFlag(flags & 31), *rest)
 
 

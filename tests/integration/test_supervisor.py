@@ -1,0 +1,542 @@
+"""Runs of hostile and clumsy programs in real containers: what is reported, and that nothing is left.
+
+All tests share a pool and, as far as their runs end well, one container: whatever a test leaves behind would
+be met by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from nanoagent.container import execution
+from nanoagent.container.cgroup import ControlGroupV1, ControlGroupV2
+from nanoagent.container.spec import MIB
+from nanoagent.result import ErrorType, Start
+from support.containers import LIMITS, Bench, bench, request_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nanoagent.container.pool import Lease
+    from support.containers import Ran
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Bench]:
+    async with bench() as made:
+        yield made
+
+
+def ended_well(ran: Ran) -> bool:
+    return ran.execution.error_type is None and ran.lease.clean
+
+
+# --- what a run is told to have done
+
+
+async def test_stdout_and_stderr_are_kept_apart(shared):
+    ran = await shared.run("import sys; print('out'); print('err', file=sys.stderr)")
+    assert (ran.stdout, ran.stderr) == ("out\n", "err\n")
+    assert ended_well(ran)
+
+
+async def test_head_and_tail_of_five_megabytes_are_kept(shared):
+    ran = await shared.run(
+        "import sys\nfor i in range(500_000): sys.stdout.write(f'{i:09}\\n')", capture_bytes=1000
+    )
+    kept = ran.execution.collected.stdout
+    head, gap, tail = kept.text.partition("\n… 4999000 bytes cut …\n")
+    assert gap
+    assert head == "".join(f"{i:09}\n" for i in range(50))
+    assert tail == "".join(f"{i:09}\n" for i in range(499_950, 500_000))
+    assert kept.truncated_bytes == 4_999_000
+
+
+async def test_the_last_words_before_a_crash_are_kept(shared):
+    ran = await shared.run("import os; os.write(1, b'x' * 60_000 + b'last'); os.abort()")
+    assert ran.stdout.endswith("xlast")
+    assert (ran.execution.error_type, ran.execution.exit_code) == (ErrorType.SIGNAL, 134)
+
+
+@pytest.mark.parametrize("code", [1, 2, 42, 255])
+async def test_an_exit_code_is_the_programs_own(shared, code):
+    ran = await shared.run(f"import sys; sys.exit({code})")
+    assert (ran.execution.error_type, ran.execution.exit_code) == (ErrorType.USER_ERROR, code)
+    assert ran.lease.clean
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGSEGV", 139), ("SIGTERM", 143)])
+async def test_a_program_killed_by_its_own_signal_says_which(shared, name, code):
+    ran = await shared.run(f"import os, signal; os.kill(os.getpid(), signal.{name})")
+    assert (ran.execution.error_type, ran.execution.exit_code) == (ErrorType.SIGNAL, code)
+    assert name in (ran.execution.message or "")
+
+
+async def test_the_payload_is_on_standard_input_and_in_the_file(shared):
+    snippet = "print(len(open('/input/payload.json').read()))"
+    assert (await shared.run(snippet)).stdout == f"{len(snippet)}\n"
+
+
+async def test_the_program_sees_its_environment_and_nothing_else(shared):
+    ran = await shared.run(
+        "import os; print(sorted(os.environ.items()))", environment={"A": "1", "PATH": "/usr/bin:/bin"}
+    )
+    seen = dict(eval(ran.stdout))  # noqa: S307 - our own snippet printed it
+    seen.pop("LC_CTYPE", None)  # Python's own doing (PEP 538)
+    assert seen == {"A": "1", "PATH": "/usr/bin:/bin"}
+
+
+# --- time
+
+
+DAEMON = "import os, time\nif os.fork(): time.sleep(1000)\n"
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
+        DAEMON + "os.setsid()\nif os.fork(): os._exit(0)\ntime.sleep(1000)",
+    ],
+    ids=["ignores SIGTERM", "has a daemon that keeps the pipes open"],
+)
+async def test_a_program_that_does_not_end_is_ended(shared, snippet):
+    ran = await shared.run("print('begun', flush=True)\n" + snippet, timeout_ms=300)
+    assert ran.execution.error_type is ErrorType.TIMEOUT
+    assert ran.stdout.startswith("begun\n")
+    assert ended_well(await shared.run(""))
+
+
+async def test_a_program_may_say_goodbye_before_its_time_is_up(shared):
+    ran = await shared.run(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('goodbye'), sys.exit(0)))\n"
+        "time.sleep(1000)",
+        timeout_ms=500,
+        grace_ms=5000,
+    )
+    assert (ran.execution.error_type, ran.stdout) == (ErrorType.TIMEOUT, "goodbye\n")
+
+
+async def test_a_daemon_does_not_outlive_its_program(shared):
+    ran = await shared.run(
+        "import os, time\n"
+        "if os.fork(): os._exit(0)\n"
+        "os.setsid()\n"
+        "if os.fork(): os._exit(0)\n"
+        "print('daemon', flush=True)\n"
+        "time.sleep(1000)"
+    )
+    assert ran.execution.error_type is None
+    assert (await shared.run(PROCESSES)).stdout == "[1, 'self']\n"
+
+
+async def test_a_run_can_be_called_off(shared):
+    async with shared.lease() as lease:
+        request = request_for(b"import time; print('begun', flush=True); time.sleep(1000)")
+        await lease.container.session.ready()
+        running = asyncio.create_task(execution.execute(lease, request, shared.spool()))
+        await started(lease)
+        lease.container.session.kill()
+        executed = await running
+    assert executed.error_type is ErrorType.CANCELLED
+    assert ended_well(await shared.run(""))
+
+
+async def started(lease) -> None:
+    """Wait until a process of the run is there, by the kernel's own count."""
+    pids = pids_file(lease)
+    while int(pids.read_text()) < 2:  # noqa: ASYNC110 - the kernel's counter is no event
+        await asyncio.sleep(0)
+
+
+def pids_file(lease: Lease) -> Path:
+    group = lease.container.group
+    assert isinstance(group, ControlGroupV1 | ControlGroupV2)
+    return (group.pids if isinstance(group, ControlGroupV1) else group.folder) / "pids.current"
+
+
+# --- nothing survives
+
+PROCESSES = """
+import os
+mine = os.getpid()
+print([int(pid) if int(pid) != mine else 'self' for pid in sorted(os.listdir('/proc')) if pid.isdigit()])
+"""
+WRITABLE = ("/tmp", "/output", "/dev/shm", "/input")
+
+
+async def test_the_next_run_finds_only_process_1_and_itself(shared):
+    await shared.run("import subprocess\nfor _ in range(5): subprocess.Popen(['sleep', '1000'])")
+    assert (await shared.run(PROCESSES)).stdout == "[1, 'self']\n"
+
+
+async def test_the_next_run_finds_empty_folders_and_pristine_code(shared):
+    dirty = await shared.run(
+        f"import os\nfor place in {WRITABLE}:\n    open(place + '/left', 'w').write('x')\n"
+        "open('main.py', 'a').write('garbage(')\nopen('new.py', 'w')\nos.mkdir('folder')"
+    )
+    assert ended_well(dirty)
+    clean = await shared.run(
+        f"import os; print([os.listdir(place) for place in {WRITABLE}], os.listdir('.'))"
+    )
+    assert clean.stdout == "[[], [], [], ['payload.json']] ['main.py']\n"
+    assert clean.container_id == dirty.container_id
+
+
+async def test_a_tree_a_thousand_levels_deep_is_wiped(shared):
+    ran = await shared.run(
+        "import os\nos.chdir('/tmp')\nfor _ in range(1000): os.mkdir('d'); os.chdir('d')\nopen('f', 'w')"
+    )
+    assert ended_well(ran)
+    assert (await shared.run("import os; print(os.listdir('/tmp'))")).stdout == "[]\n"
+
+
+async def test_folders_without_permissions_are_wiped(shared):
+    ran = await shared.run(
+        "import os\n"
+        "for place in ('/tmp', '/output', '.'):\n"
+        "    os.makedirs(place + '/a/b/c')\n"
+        "    open(place + '/a/b/c/f', 'w')\n"
+        "    for path in ('a/b/c/f', 'a/b/c', 'a/b', 'a'): os.chmod(f'{place}/{path}', 0)"
+    )
+    assert ended_well(ran)
+    after = await shared.run("import os; print(os.listdir('/tmp'), os.listdir('/output'), os.listdir('.'))")
+    assert after.stdout == "[] [] ['main.py']\n"
+
+
+async def test_files_that_lost_their_names_leave_no_trace(shared):
+    """Unlinked and mapped, or in flight between sockets that only hold each other: no name to wipe by."""
+    room = "import os; print([os.statvfs(place).f_bfree for place in ('/tmp', '/dev/shm')])"
+    before = await shared.run(room)
+    ran = await shared.run(
+        "import os, socket\n"
+        "for place in ('/tmp', '/dev/shm'):\n"
+        "    one, other = socket.socketpair()\n"
+        "    file = os.open(place + '/f', os.O_RDWR | os.O_CREAT)\n"
+        "    os.write(file, bytes(4 << 20))\n"
+        "    os.unlink(place + '/f')\n"
+        "    socket.send_fds(one, [b'x'], [file, one.fileno(), other.fileno()])\n"
+    )
+    assert ended_well(ran)
+    assert (await shared.run(room)).stdout == before.stdout
+
+
+# --- files
+
+
+async def test_files_in_nested_folders_are_taken_with_their_paths(shared):
+    ran = await shared.run(
+        "import os\nos.makedirs('/output/a/b')\n"
+        "open('/output/top', 'w').write('1')\nopen('/output/a/b/deep', 'w').write('22')\n"
+        "open('/output/empty', 'w')\nopen('/output/\\u00e9\\ud55c', 'w').write('333')"
+    )
+    taken = {file.path: file.spooled.read_bytes() for file in ran.execution.collected.files}
+    assert taken == {"top": b"1", "a/b/deep": b"22", "empty": b"", "é한": b"333"}
+
+
+async def test_a_large_file_arrives_whole(shared):
+    ran = await shared.run("open('/output/f', 'wb').write(bytes(range(256)) * 4096 * 4)")
+    (file,) = ran.execution.collected.files
+    assert file.spooled.read_bytes() == bytes(range(256)) * 4096 * 4
+
+
+@pytest.mark.parametrize(
+    ("left", "path", "reason"),
+    [
+        ("os.symlink('/etc/passwd', '/output/x')", "x", "is a link"),
+        ("os.symlink('/etc', '/output/x')", "x", "is a link"),
+        ("os.mkfifo('/output/x')", "x", "is a device, pipe or socket"),
+        (
+            "import socket; socket.socket(socket.AF_UNIX).bind('/output/x')",
+            "x",
+            "is a device, pipe or socket",
+        ),
+        ("os.makedirs('/output' + '/d' * 40)", "/".join("d" * 32), "lies too deep"),
+        ("open('/output/x', 'wb').truncate(9 << 20)", "x", "is larger than a file may be"),
+    ],
+    ids=["link", "link to a folder", "FIFO", "socket", "depth", "size"],
+)
+async def test_a_file_is_refused_by_name(shared, left, path, reason):
+    ran = await shared.run(f"import os\n{left}\nopen('/output/z', 'w')")
+    ((error,), (file,)) = ran.execution.collected.refused, ran.execution.collected.files
+    assert error.path == path
+    assert error.reason.startswith(reason)
+    assert file.path == "z"
+    assert ended_well(ran)
+
+
+async def test_files_over_their_number_are_refused_in_the_order_of_their_names(shared):
+    ran = await shared.run("for i in range(5): open(f'/output/{i}', 'w')", output_max_files=3)
+    assert [file.path for file in ran.execution.collected.files] == ["0", "1", "2"]
+    assert [error.path for error in ran.execution.collected.refused] == ["3", "4"]
+
+
+async def test_a_file_that_does_not_fit_the_total_is_refused(shared):
+    ran = await shared.run(
+        "for i in range(3): open(f'/output/{i}', 'wb').write(b'x' * 600)", output_max_total_bytes=1300
+    )
+    assert [file.path for file in ran.execution.collected.files] == ["0", "1"]
+    assert [error.path for error in ran.execution.collected.refused] == ["2"]
+
+
+# --- limits
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/output", ".", "/input", "/dev/shm"])
+async def test_a_full_folder_is_a_disk_limit(shared, place):
+    ran = await shared.run(
+        f"import os\nf = open('{place}/f', 'wb')\nwhile True: f.write(bytes(1 << 20))", memory_mb=256
+    )
+    assert ran.execution.error_type is ErrorType.DISK_LIMIT
+    assert ended_well(await shared.run("", memory_mb=256))
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+async def test_too_many_files_are_a_disk_limit(shared, place):
+    ran = await shared.run(f"for i in range(20_000): open(f'{place}/{{i}}', 'w').close()")
+    assert ran.execution.error_type is ErrorType.DISK_LIMIT
+    assert ended_well(await shared.run(""))
+
+
+@pytest.mark.parametrize("ignored", [True, False], ids=["as an error", "by SIGXFSZ"])
+async def test_a_file_over_the_size_limit_is_a_disk_limit(shared, ignored):
+    handler = "SIG_IGN" if ignored else "SIG_DFL"
+    ran = await shared.run(
+        f"import signal; signal.signal(signal.SIGXFSZ, signal.{handler})\n"
+        "open('/tmp/f', 'wb', 0).write(bytes(2 << 20))\nopen('/tmp/f', 'ab', 0).write(b'x')",
+        file_size_bytes=MIB,
+    )
+    assert ran.execution.error_type is ErrorType.DISK_LIMIT
+    assert "1048576" in (ran.execution.message or "")
+
+
+async def test_a_fork_bomb_is_a_process_limit_and_the_next_run_is_fine(shared):
+    ran = await shared.run("import os\nwhile True:\n    try: os.fork()\n    except OSError: os._exit(1)")
+    assert ran.execution.error_type is ErrorType.PROCESS_LIMIT
+    assert ran.execution.use is not None
+    assert ran.execution.use.refused_processes > 0
+    assert (await shared.run(PROCESSES)).stdout == "[1, 'self']\n"
+
+
+async def test_as_many_processes_as_allowed_are_no_limit(shared):
+    # Less this one, and the room that the supervisor's own two take.
+    ran = await shared.run(
+        "import subprocess\n"
+        f"children = [subprocess.Popen(['sleep', '1000']) for _ in range({LIMITS.processes - 1})]\n"
+        "print(len(children))"
+    )
+    assert ran.stdout == f"{LIMITS.processes - 1}\n"
+    assert ended_well(ran)
+
+
+async def test_using_up_memory_is_out_of_memory(shared):
+    ran = await shared.run("x = bytearray(300 << 20)")
+    assert (ran.execution.error_type, ran.execution.exit_code) == (ErrorType.OUT_OF_MEMORY, 137)
+    assert not ran.lease.clean
+    assert ended_well(await shared.run(""))
+
+
+async def test_a_grandchild_that_uses_up_memory_is_out_of_memory(shared):
+    ran = await shared.run(
+        "import subprocess, sys\n"
+        "inner = \"import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)'])\"\n"
+        "subprocess.run([sys.executable, '-c', inner])\n"
+        "print('I live')"
+    )
+    assert ran.execution.error_type is ErrorType.OUT_OF_MEMORY
+    assert ran.stdout == "I live\n"
+
+
+async def test_killing_oneself_is_not_out_of_memory(shared):
+    ran = await shared.run("import os; os.kill(os.getpid(), 9)")
+    assert ran.execution.error_type is ErrorType.SIGNAL
+
+
+# --- memory is measured
+
+HOLD = """
+import re
+held = bytearray({size})
+print(int(re.search(r'RssAnon:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) << 10)
+"""
+
+
+def near(measured: int, truth: int) -> bool:
+    return abs(measured - truth) <= max(3 * MIB, truth // 20)
+
+
+async def test_peak_memory_is_what_the_program_held(shared):
+    ran = await shared.run(HOLD.format(size=100 << 20), memory_mb=256)
+    assert near(ran.execution.use.peak_bytes, int(ran.stdout)), (ran.execution.use, ran.stdout)
+
+
+async def test_peak_memory_of_a_child_counts(shared):
+    ran = await shared.run(
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {HOLD.format(size=100 << 20)!r}])\n"
+        "import re\n"
+        "print(int(re.search(r'RssAnon:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) << 10)",
+        memory_mb=256,
+    )
+    assert near(ran.execution.use.peak_bytes, sum(map(int, ran.stdout.split()))), ran.stdout
+
+
+async def test_peak_memory_is_not_inflated_by_the_run_before(shared):
+    await shared.run(HOLD.format(size=150 << 20), memory_mb=256)
+    ran = await shared.run(HOLD.format(size=1 << 20), memory_mb=256)
+    assert ran.lease.start is Start.HOT
+    assert near(ran.execution.use.peak_bytes, int(ran.stdout)), (ran.execution.use, ran.stdout)
+
+
+async def test_files_in_memory_count(shared):
+    ran = await shared.run("open('/tmp/f', 'wb').write(bytes(20 << 20))", memory_mb=256)
+    assert ran.execution.use.peak_bytes > 20 * MIB
+
+
+# --- attacks on the supervisor and the walls
+
+LIBC = "import ctypes, os; libc = ctypes.CDLL(None, use_errno=True)\n"
+
+
+def refused_call(call: str) -> str:
+    """A snippet that makes a call of the C library's and prints the name of the error, or `done`."""
+    return (
+        f"{LIBC}import errno\n"
+        f"result = libc.{call}\n"
+        "print(errno.errorcode[ctypes.get_errno()] if result == -1 else 'done')"
+    )
+
+
+def refused_statement(statement: str) -> str:
+    """A snippet that runs a statement and prints the name of the error, or `done`."""
+    return (
+        "import errno, os, resource, signal, socket\n"
+        f"try:\n    {statement}\n"
+        "except OSError as exc:\n    print(errno.errorcode[exc.errno])\n"
+        "else:\n    print('done')"
+    )
+
+
+PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
+AF_PACKET, AF_VSOCK, AF_ALG = 17, 40, 38
+NETLINK_AUDIT, NETLINK_NETFILTER = 9, 12
+ATTACKS = {
+    "trace it": refused_call(f"ptrace({PTRACE_ATTACH}, 1, 0, 0)"),
+    "seize it": refused_call(f"ptrace({PTRACE_SEIZE}, 1, 0, 0)"),
+    "read its memory": refused_statement("open('/proc/1/mem', 'rb').read(1)"),
+    "read its environment": refused_statement("open('/proc/1/environ', 'rb').read()"),
+    "list its descriptors": refused_statement("os.listdir('/proc/1/fd')"),
+    "see its working folder": refused_statement("os.readlink('/proc/1/cwd')"),
+    "see its root": refused_statement("os.listdir('/proc/1/root/')"),
+    "see its maps": refused_statement("open('/proc/1/maps').read()"),
+    "write its memory": refused_statement("open('/proc/1/mem', 'wb')"),
+    "make it the kernel's victim": refused_statement("open('/proc/1/oom_score_adj', 'w').write('1000')"),
+    "limit it": refused_statement("resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))"),
+    "slow it down": refused_statement("os.setpriority(os.PRIO_PROCESS, 1, 19)"),
+    "slow its user down": refused_statement("os.setpriority(os.PRIO_USER, 0, 19)"),
+    "slow its group down": refused_statement("os.setpriority(os.PRIO_PGRP, 1, 19)"),
+    "pin it": refused_statement("os.sched_setaffinity(1, {0})"),
+    "idle it": refused_statement("os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))"),
+    "read it by process_vm_readv": refused_call("process_vm_readv(1, None, 0, None, 0, 0)"),
+    "talk to the agent": refused_statement("socket.socket(socket.AF_UNIX).connect('/slot/agent.sock')"),
+    "write into the slot": refused_statement("open('/slot/x', 'w')"),
+    "write into the code": refused_statement("open('/slot/code/main.py', 'a')"),
+    "write into the root": refused_statement("open('/x', 'w')"),
+    "write into the supervisor": refused_statement("open('/nanosupervisor/supervisor', 'r+b')"),
+    "make a user namespace": refused_call("unshare(0x10000000)"),
+    "enter a namespace": refused_call("setns(0, 0)"),
+    "mount": refused_call("mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None)"),
+    "unmount": refused_call("umount2(b'/tmp', 2)"),
+    "change the root": refused_call("chroot(b'/tmp')"),
+    "leave shared memory": refused_call("shmget(1234, 4096, 0o1666)"),
+    "leave semaphores": refused_call("semget(1234, 1, 0o1666)"),
+    "leave a message queue": refused_call("msgget(1234, 0o1666)"),
+    "open a VSOCK": refused_statement(f"socket.socket({AF_VSOCK}, socket.SOCK_STREAM)"),
+    "open a packet socket": refused_statement(f"socket.socket({AF_PACKET}, socket.SOCK_RAW)"),
+    "open a crypto socket": refused_statement(f"socket.socket({AF_ALG}, socket.SOCK_SEQPACKET)"),
+    "open an audit socket": refused_statement(
+        f"socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, {NETLINK_AUDIT})"
+    ),
+    "open a netfilter socket": refused_statement(
+        f"socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, {NETLINK_NETFILTER})"
+    ),
+    "open a raw socket": refused_statement("socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)"),
+    "reach the network": refused_statement("socket.create_connection(('192.0.2.1', 80), timeout=5)"),
+    "become root": refused_statement("os.setuid(0)"),
+    "make a device": refused_statement("os.mknod('/tmp/d', 0o020666, os.makedev(1, 1))"),
+}
+# By their numbers, which are x86-64's.
+RAW_ATTACKS = {
+    "take its descriptors": refused_call("syscall(438, libc.syscall(434, 1, 0), 0, 0)"),  # pidfd_getfd
+    "move its pages": refused_call("syscall(279, 1, 0, None, None, None, 0)"),  # move_pages
+    "make a namespace by clone": refused_call("syscall(56, 0x10000011, 0, 0, 0, 0)"),
+    "make a namespace by clone3": refused_call("syscall(435, ctypes.create_string_buffer(88), 88)"),
+    "leave a key": refused_call("syscall(248, b'user', b'k', b'v', 1, -4)"),  # add_key
+    "load a BPF program": refused_call("syscall(321, 0, 0, 0)"),
+    "use io_uring": refused_call("syscall(425, 1, 0)"),
+    "use userfaultfd": refused_call("syscall(323, 0)"),
+    "count performance events": refused_call("syscall(298, 0, 0, -1, -1, 0)"),
+}
+if platform.machine() == "x86_64":
+    ATTACKS |= RAW_ATTACKS
+ERRORS = {"EPERM", "EACCES", "ENOENT", "EROFS", "ENOSYS", "ENETUNREACH", "EAFNOSUPPORT"}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_program_cannot(shared, attack):
+    ran = await shared.run(ATTACKS[attack])
+    assert ran.stdout.strip() in ERRORS, (ran.stdout, ran.stderr)
+    assert ended_well(ran)
+
+
+@pytest.mark.parametrize("number", [1, 2, 9, 10, 15, 17, 19, 30, 34])
+async def test_the_supervisor_takes_no_signal(shared, number):
+    ran = await shared.run(f"import os\nos.kill(1, {number})\nprint('sent')")
+    assert ran.stdout == "sent\n"
+    after = await shared.run("")
+    assert ended_well(after)
+    assert after.container_id == ran.container_id
+
+
+async def test_signalling_everyone_harms_only_oneself(shared):
+    ran = await shared.run(
+        "import os, signal, subprocess\n"
+        "child = subprocess.Popen(['sleep', '1000'])\n"
+        "os.kill(-1, signal.SIGKILL)\n"
+        "print(child.wait())"
+    )
+    assert ran.stdout == "-9\n"
+    after = await shared.run("")
+    assert (ended_well(after), after.container_id) == (True, ran.container_id)
+
+
+async def test_there_is_no_network_but_loopback(shared):
+    ran = await shared.run("import socket; print(socket.if_nameindex())")
+    assert ran.stdout == "[(1, 'lo')]\n"
+
+
+async def test_a_program_has_no_capability_and_can_get_none(shared):
+    ran = await shared.run(
+        "print(*(line.split()[1] for line in open('/proc/self/status')"
+        " if line.startswith(('Cap', 'NoNewPrivs', 'Seccomp:'))))"
+    )
+    assert ran.stdout.split() == ["0" * 16] * 5 + ["1", "2"]
+
+
+async def test_a_program_holds_no_descriptor_but_the_standard_three(shared):
+    ran = await shared.run("import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd')))")
+    assert ran.stdout == "[0, 1, 2, 3]\n"  # 3 is the listing's own
+
+
+async def test_the_next_run_after_all_of_it_is_like_the_first(shared):
+    ran = await shared.run(PROCESSES)
+    assert (ran.stdout, ran.stderr) == ("[1, 'self']\n", "")
+    assert ended_well(ran)

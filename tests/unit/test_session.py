@@ -1,0 +1,383 @@
+"""The host's end against supervisors that say anything: every conversation ends, in an answer or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanoagent.errors import ContainerError, ProtocolError
+from nanoagent.runtime import session as session_module
+from nanoagent.runtime import wire
+from nanoagent.runtime.session import Gone, Overdue, Session, captured, exit_code_of, signal_of
+from support import fake_supervisor as says
+from support.containers import request_for
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+WAIT_S = 20.0
+STARTED = wire.frame(wire.STARTED)
+REQUEST = request_for(
+    b"{}",
+    capture_bytes=10,
+    output_max_files=3,
+    output_max_file_bytes=100,
+    output_max_total_bytes=150,
+    prepare_next=False,
+)
+REPORT = wire.ExitReport(0, wire.ExitFlag(0), *[0] * 9)
+
+
+class Writer:
+    """Takes what is written; nobody reads it."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    async def drain(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    async def wait_closed(self) -> None:
+        raise BrokenPipeError
+
+
+def talk(data: bytes, *, hangs_up: bool = True, writer: Writer | None = None) -> Session:
+    """A session whose supervisor says all that, then hangs up or falls silent."""
+    reader = asyncio.StreamReader(limit=256 * 1024)
+    reader.feed_data(data)
+    if hangs_up:
+        reader.feed_eof()
+    return Session(reader, cast("asyncio.StreamWriter", writer or Writer()))
+
+
+async def whole_run(session: Session, spool: Path) -> session_module.Collected:
+    await session.greet()
+    await session.prepare()
+    await session.start(REQUEST)
+    report = await session.wait_exit(REQUEST)
+    return await session.collect(REQUEST, report, spool)
+
+
+GOOD = [
+    says.hello(),
+    says.ready(),
+    STARTED,
+    says.exited(stdout_total=2),
+    wire.frame(wire.STDOUT, b"hi"),
+    says.file(b"a/b", b"content"),
+    says.refused(b"link"),
+    says.done(),
+]
+
+
+async def test_a_run_that_goes_well(tmp_path):
+    collected = await whole_run(talk(b"".join(GOOD)), tmp_path)
+    assert (collected.stdout.text, collected.stderr.text, collected.clean) == ("hi", "", True)
+    ((file,), (refusal,)) = collected.files, collected.refused
+    assert (file.path, file.size, file.spooled.read_bytes()) == ("a/b", 7, b"content")
+    assert (refusal.path, refusal.reason) == ("link", wire.REFUSALS[1])
+
+
+# --- hanging up, at every step
+
+
+TO_THE_END = 4  # frames of GOOD up to the run's end; what follows are outputs
+
+
+@pytest.mark.parametrize("said", range(TO_THE_END))
+async def test_a_supervisor_that_hangs_up_between_frames_is_gone(said, tmp_path):
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(Gone):
+            await whole_run(talk(b"".join(GOOD[:said])), tmp_path)
+
+
+@pytest.mark.parametrize("said", range(TO_THE_END))
+async def test_a_supervisor_that_hangs_up_within_a_frame_is_gone(said, tmp_path):
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(Gone):
+            await whole_run(talk(b"".join(GOOD[:said]) + GOOD[said][:-1]), tmp_path)
+
+
+@pytest.mark.parametrize("said", range(TO_THE_END, len(GOOD)))
+@pytest.mark.parametrize("part", [0, 3], ids=["between frames", "within a frame"])
+async def test_a_supervisor_that_hangs_up_among_outputs_loses_them_but_not_the_end(said, part, tmp_path):
+    async with asyncio.timeout(WAIT_S):
+        collected = await whole_run(talk(b"".join(GOOD[:said]) + GOOD[said][:part]), tmp_path)
+    assert not collected.clean
+    assert collected.refused[-1].reason == "the container died before all output was read"
+    assert collected.stdout.truncated_bytes == (2 if said == TO_THE_END else 0)
+    assert all(file.spooled.stat().st_size == file.size for file in collected.files)
+
+
+async def test_a_session_knows_that_its_supervisor_has_hung_up():
+    session = talk(b"")
+    with pytest.raises(Gone):
+        await session.greet()
+    assert not session.connected
+
+
+async def test_closing_is_fine_when_the_other_end_was_gone_first():
+    session = talk(b"")
+    await session.close()
+    await session.close()
+
+
+# --- falling silent
+
+
+async def test_a_supervisor_that_does_not_greet_is_given_up(monkeypatch):
+    monkeypatch.setattr(session_module, "_STEP_TIMEOUT_S", 0)
+    with pytest.raises(ContainerError, match="did not answer"):
+        await talk(b"", hangs_up=False).greet()
+
+
+async def test_a_supervisor_that_does_not_get_ready_is_given_up(monkeypatch):
+    monkeypatch.setattr(session_module, "_PREPARE_TIMEOUT_S", 0)
+    with pytest.raises(ContainerError, match="did not answer"):
+        await talk(b"", hangs_up=False).prepare()
+
+
+async def test_a_supervisor_that_does_not_end_a_run_is_overdue(monkeypatch):
+    monkeypatch.setattr(session_module, "_OVERTIME_S", 0)
+    session = talk(STARTED, hangs_up=False)
+    with pytest.raises(Overdue):
+        await session.wait_exit(request_for(b"", timeout_ms=0, grace_ms=0))
+
+
+@pytest.mark.parametrize("said", [b"", wire.frame(wire.STDOUT, b"x"), says.file(b"f", b"x", announced=2)])
+async def test_a_supervisor_that_falls_silent_among_outputs_is_given_up(monkeypatch, tmp_path, said):
+    monkeypatch.setattr(session_module, "_STEP_TIMEOUT_S", 0.01)
+    async with asyncio.timeout(WAIT_S):
+        collected = await talk(said, hangs_up=False).collect(REQUEST, REPORT, tmp_path)
+    assert (collected.clean, collected.files) == (False, [])
+
+
+# --- saying the wrong thing
+
+
+async def test_another_version_is_refused_with_the_remedy():
+    with pytest.raises(ContainerError, match=r"protocol 2.*make images"):
+        await talk(says.hello(version=2)).greet()
+
+
+ALL_KINDS = [bytes([kind]) for kind in range(256)]
+
+
+def wrong_but(*kinds: bytes) -> list[bytes]:
+    """Frames of every type but these."""
+    return [wire.frame(kind, b"12") for kind in ALL_KINDS if kind not in kinds]
+
+
+@pytest.mark.parametrize(
+    ("step", "allowed"),
+    [
+        (Session.greet, [wire.HELLO]),
+        (Session.prepare, [wire.READY]),
+        (lambda session: session.wait_exit(REQUEST), [wire.STARTED, wire.EXIT]),
+    ],
+    ids=["greet", "prepare", "wait_exit"],
+)
+async def test_a_frame_out_of_order_is_refused(step: Callable[[Session], Awaitable[object]], allowed):
+    for frame in wrong_but(*allowed):
+        with pytest.raises(ProtocolError, match="was due"):
+            await step(talk(frame))
+
+
+async def test_a_run_cannot_start_twice():
+    with pytest.raises(ProtocolError, match="where a run's end was due"):
+        await talk(STARTED + STARTED).wait_exit(REQUEST)
+
+
+async def test_a_frame_that_is_no_output_is_refused_among_outputs(tmp_path):
+    for frame in wrong_but(wire.STDOUT, wire.STDERR, wire.FILE, wire.REFUSED, wire.DONE):
+        with pytest.raises(ProtocolError, match="among a run's outputs"):
+            await talk(frame).collect(REQUEST, REPORT, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        wire.frame(wire.STDOUT, b"x" * 11),
+        wire.frame(wire.STDERR, b"x" * 6) * 2,
+        wire.frame(wire.STDOUT),
+        says.file(b"f", b"", announced=101),
+        says.file(b"f", b"", announced=2**64 - 1),
+        b"".join(says.file(b"f%d" % i, b"") for i in range(4)),
+        says.file(b"a", b"x" * 100) + says.file(b"b", b"x" * 51),
+        says.file(b"f", b"xx", announced=1),
+        says.file(b"f", b"", announced=1) + wire.frame(wire.DATA),
+        says.file(b"f", b"x", announced=2) + wire.frame(wire.STDOUT, b"x"),
+        says.file(b"f", b"x", announced=2) + says.done(),
+        says.file(b"", b""),
+        wire.frame(wire.REFUSED, b"\x63x"),
+        wire.frame(wire.FILE, b"short"),
+    ],
+    ids=[
+        "too much output",
+        "too much output in pieces",
+        "output of no length",
+        "a file too large",
+        "a file too large for any disk",
+        "too many files",
+        "too much in all files",
+        "more than the file's size",
+        "data of no length",
+        "output within a file",
+        "the end within a file",
+        "a file without a name",
+        "a refusal without a reason",
+        "a short FILE",
+    ],
+)
+async def test_outputs_that_were_not_asked_for_are_refused(said, tmp_path):
+    with pytest.raises(ProtocolError):
+        await talk(said + says.done()).collect(REQUEST, REPORT, tmp_path)
+
+
+async def test_refusals_without_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "_MAX_REFUSED_FRAMES", 150)
+    with pytest.raises(ProtocolError, match="more files than there can be"):
+        await talk(says.refused(b"x") * 151, hangs_up=False).collect(REQUEST, REPORT, tmp_path)
+
+
+async def test_many_refusals_are_summed_up(tmp_path):
+    collected = await talk(says.refused(b"x") * 130 + says.done()).collect(REQUEST, REPORT, tmp_path)
+    assert len(collected.refused) == 101
+    assert collected.refused[-1].reason == "30 more files were not uploaded"
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\2", b"\1\1"])
+async def test_only_a_plain_yes_means_that_a_container_is_clean(payload, tmp_path):
+    said = wire.frame(wire.DONE, payload)
+    assert not (await talk(said).collect(REQUEST, REPORT, tmp_path)).clean
+
+
+async def test_names_of_spooled_files_are_our_own(tmp_path):
+    said = says.file(b"../../etc/passwd", b"x") + says.file(b"/etc/shadow", b"y") + says.done()
+    collected = await talk(said).collect(REQUEST, REPORT, tmp_path)
+    assert [file.spooled for file in collected.files] == [tmp_path / "0", tmp_path / "1"]
+
+
+async def test_a_refused_name_that_is_no_utf8_can_be_shown(tmp_path):
+    collected = await talk(says.refused(b"\xff" * 5000) + says.done()).collect(REQUEST, REPORT, tmp_path)
+    assert collected.refused[0].path == "�" * 1024
+
+
+frames = st.lists(
+    st.one_of(
+        st.sampled_from([*GOOD, says.done(clean=False), says.exited(9), says.ready(error=28)]),
+        st.builds(wire.frame, st.sampled_from(ALL_KINDS), st.binary(max_size=80)),
+        st.binary(max_size=12),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(prefix=st.integers(0, len(GOOD)), frames=frames)
+def test_whatever_is_said_the_conversation_ends(prefix, frames, tmp_path_factory):
+    async def converse() -> None:
+        spool = tmp_path_factory.mktemp("spool")
+        async with asyncio.timeout(WAIT_S):
+            await whole_run(talk(b"".join(GOOD[:prefix] + frames)), spool)
+
+    try:
+        asyncio.run(converse())
+    except ContainerError:
+        return
+
+
+# --- what the agent says
+
+
+async def test_code_that_cannot_be_copied_is_told_with_the_reason():
+    with pytest.raises(ContainerError, match="No space left on device after 3 files"):
+        await talk(says.ready(error=28, files=3)).prepare()
+
+
+async def test_readiness_is_awaited_once():
+    session = talk(says.ready(), hangs_up=False)
+    await session.prepare()
+    async with asyncio.timeout(WAIT_S):
+        await session.ready()
+
+
+async def test_after_a_run_that_has_a_next_readiness_is_awaited(tmp_path):
+    request = request_for(b"", prepare_next=True)
+    session = talk(STARTED + says.exited() + says.done() + says.ready(error=28))
+    await session.start(request)
+    await session.collect(request, await session.wait_exit(request), tmp_path)
+    with pytest.raises(ContainerError, match="No space left"):
+        await session.ready()
+
+
+async def test_killing_says_so():
+    writer = Writer()
+    talk(b"", writer=writer).kill()
+    assert writer.written == wire.frame(wire.KILL)
+
+
+# --- exit codes and signals
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(0, 0), (1 << 8, 1), (255 << 8, 255), (9, 137), (11 | 0x80, 139)]
+)
+def test_an_exit_code_is_the_programs_own_or_128_and_the_signal(status, code):
+    assert exit_code_of(status) == code
+
+
+@pytest.mark.parametrize(
+    ("status", "killed_by"),
+    [(0, None), (9 << 8, None), (9, signal.SIGKILL), (6 | 0x80, signal.SIGABRT), (40, signal.SIGRTMIN)],
+)
+def test_a_signal_is_told_from_an_exit_code(status, killed_by):
+    assert signal_of(status) == killed_by
+
+
+# --- captured output
+
+
+def test_output_that_fits_is_whole():
+    assert captured(b"hello", 5, 10) == session_module.Captured("hello", 0)
+
+
+def test_output_that_does_not_fit_says_between_head_and_tail_how_much_is_missing():
+    assert captured(b"HEADStail", 100, 9) == session_module.Captured("HEADS\n… 91 bytes cut …\ntail", 91)
+
+
+def test_bytes_that_are_no_utf8_become_replacement_characters():
+    assert captured(b"a\xffb", 3, 10).text == "a�b"
+
+
+def test_a_character_that_the_cut_splits_is_replaced_on_either_side():
+    kept = "가".encode()[:2] + "나".encode()[1:]
+    assert captured(kept, 50, 4).text == "�\n… 46 bytes cut …\n��"
+
+
+@settings(deadline=None)
+@given(output=st.binary(max_size=60), capacity=st.integers(2, 40))
+def test_what_was_kept_and_what_was_cut_add_up(output, capacity):
+    head, tail = capacity - capacity // 2, capacity // 2
+    kept = output if len(output) <= capacity else output[:head] + output[-tail:]
+    result = captured(kept, len(output), capacity)
+    assert result.truncated_bytes == len(output) - len(kept)
+    if result.truncated_bytes:
+        gap = f"\n… {result.truncated_bytes} bytes cut …\n"
+        assert result.text == kept[:head].decode(errors="replace") + gap + kept[head:].decode(
+            errors="replace"
+        )
+    else:
+        assert result.text == output.decode(errors="replace")

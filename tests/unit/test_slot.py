@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanoagent.container.slot import Slot, WorkerHome, link_tree, remove_home, worker_is_dead
+from nanoagent.errors import ConfigError, ContainerError, PlatformError
+from support.containers import worker_home
+from support.fake_supervisor import hello
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+WAIT_S = 20.0
+
+
+@pytest.fixture
+def home() -> Iterator[WorkerHome]:
+    with worker_home() as home:
+        yield home
+
+
+@pytest.fixture
+async def slot(home: WorkerHome) -> AsyncIterator[Slot]:
+    slot = home.new_slot("one")
+    yield slot
+    await slot.remove()
+
+
+# --- the worker's folder
+
+
+def test_two_workers_of_one_name_cannot_live_together(home):
+    with pytest.raises(ConfigError, match="WORKER_ID: another worker runs as"):
+        WorkerHome(home.path.parent, home.path.name).claim()
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_its_variable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="DOCKER_WORK_DIR_ROOT"):
+        WorkerHome(tmp_path / "file", "w").claim()
+
+
+def test_what_a_dead_worker_of_the_same_name_left_is_removed(tmp_path):
+    (tmp_path / "w/slots/old").mkdir(parents=True)
+    home = WorkerHome(tmp_path, "w")
+    home.claim()
+    assert list((home.path / "slots").iterdir()) == list(home.spool.iterdir()) == []
+    home.release()
+
+
+def test_nobody_else_may_enter_the_workers_folder(home):
+    assert home.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_worker_that_holds_its_lock_lives(home):
+    assert not worker_is_dead(home.path)
+
+
+def test_a_worker_that_has_left_is_not_to_be_seen(tmp_path):
+    home = WorkerHome(tmp_path, "w")
+    home.claim()
+    home.release()
+    home.release()
+    assert worker_is_dead(home.path) is None
+    assert not home.path.exists()
+
+
+def test_of_a_folder_that_is_not_to_be_seen_nothing_is_known(tmp_path):
+    assert worker_is_dead(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner"), [(0o757, 0), (0o775, 0), (0o755, 12345)], ids=["anyone's", "a group's", "another's"]
+)
+def test_a_root_folder_that_another_user_may_write_to_is_refused(tmp_path, mode, owner):
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(mode)
+    if owner:
+        os.chown(root, owner, owner)
+    with pytest.raises(ConfigError, match=r"DOCKER_WORK_DIR_ROOT.*others may write to it"):
+        WorkerHome(root, "w").claim()
+
+
+def test_a_root_folder_like_tmp_will_do(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root").chmod(0o1777)
+    home = WorkerHome(tmp_path / "root", "w")
+    home.claim()
+    home.release()
+
+
+def test_a_worker_that_was_killed_is_dead_though_its_folder_is_there(tmp_path):
+    claim = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from nanoagent.container.slot import WorkerHome\n"
+        "WorkerHome(Path(sys.argv[1]), 'w').claim()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", claim, str(tmp_path)], check=False)
+    assert (tmp_path / "w/lock").exists()
+    assert worker_is_dead(tmp_path / "w")
+    remove_home(tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+# --- the socket
+
+
+async def test_the_first_connection_is_the_session(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    writer.write(hello())
+    await (await slot.session(WAIT_S)).greet()
+    writer.close()
+
+
+async def test_once_connected_there_is_no_socket_any_more(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    await slot.session(WAIT_S)
+    assert list(slot.path.iterdir()) == []
+    writer.close()
+
+
+async def test_a_second_connection_is_hung_up_on(slot):
+    await slot.listen(os.getuid())
+    path = slot.path / "agent.sock"
+    _, first = await asyncio.open_unix_connection(path)
+    reader, second = await asyncio.open_unix_connection(path)
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    first.close()
+    second.close()
+
+
+async def test_another_user_is_hung_up_on(slot):
+    await slot.listen(os.getuid() + 1)
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0)
+    writer.close()
+
+
+async def test_a_path_too_long_for_a_socket_is_our_own_error(tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    with pytest.raises(ContainerError, match="no socket could be made"):
+        await Slot(folder).listen(os.getuid())
+
+
+async def test_removing_hangs_up_and_leaves_nothing(slot):
+    await slot.listen(os.getuid())
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    await slot.session(WAIT_S)
+    await slot.remove()
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    assert not slot.path.exists()
+    await slot.remove()
+    writer.close()
+
+
+async def test_a_slot_that_is_there_already_is_our_own_error(home, slot):
+    with pytest.raises(ContainerError, match="no slot folder"):
+        home.new_slot("one")
+
+
+# --- code and programs
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    (tree / "a/b").mkdir(parents=True)
+    (tree / "main.py").write_text("print()")
+    (tree / "a/b/run").write_text("#!")
+    (tree / "a/b/run").chmod(0o755)
+    return tree
+
+
+def test_a_tree_is_linked_not_copied(tree, tmp_path):
+    link_tree(tree, tmp_path / "copy")
+    assert (tmp_path / "copy/a/b/run").samefile(tree / "a/b/run")
+
+
+def test_only_files_and_folders_are_linked(tree, tmp_path):
+    (tree / "link").symlink_to("/etc/passwd")
+    os.mkfifo(tree / "fifo")
+    link_tree(tree, tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"main.py", "a"}
+
+
+def test_what_cannot_be_linked_is_copied_with_its_rights(tree, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_tree(tree, tmp_path / "copy")
+    copy = tmp_path / "copy/a/b/run"
+    assert not copy.samefile(tree / "a/b/run")
+    assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("#!", 0o755)
+
+
+async def test_code_and_program_lie_where_the_supervisor_looks(slot, tree):
+    await slot.put_code(tree)
+    await slot.put_program(tree / "a/b/run")
+    assert (slot.path / "code/main.py").read_text() == "print()"
+    assert (slot.path / "program").read_text() == "#!"
+
+
+async def test_code_that_is_gone_is_our_own_error(slot, tmp_path):
+    with pytest.raises(PlatformError, match="could not be put into a slot folder"):
+        await slot.put_code(tmp_path / "nowhere")
+
+
+async def test_the_containers_user_may_read_the_folder_but_not_write(slot):
+    assert slot.path.stat().st_mode & 0o777 == 0o755
