@@ -94,7 +94,7 @@ SETTINGS_KO: Final = {
     "code_max_ratio": "1 MiB가 넘는 항목의 최대 압축률",
     "build_timeout_seconds": "빌드 제한 시간(초)",
     "build_memory_mb": "빌드에 쓰는 메모리(MiB)",
-    "build_cpus": "빌드에 쓰는 CPU 수; 기본값: WORKER_CPUS",
+    "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
     "ai_endpoint": "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버",
     "ai_model": "모델을 지정하지 않은 작업의 모델",
     "metrics_host": "메트릭과 헬스 체크의 주소",

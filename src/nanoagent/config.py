@@ -186,7 +186,9 @@ class Settings(BaseSettings):
     code_max_ratio: Positive = Field(200, description="highest compression ratio of an entry over 1 MiB")
     build_timeout_seconds: Positive = Field(120, description="time a build may take, seconds")
     build_memory_mb: int = Field(1024, ge=256, description="memory a build may take, MiB")
-    build_cpus: PositiveFloat | None = Field(None, description="CPUs a build may take; default: WORKER_CPUS")
+    build_cpus: PositiveFloat = Field(
+        1, description="CPUs that a build counts with; while more are free, it may use them"
+    )
 
     # --- AI client
     ai_endpoint: str | None = Field(None, description="model server that the AI client's gateway forwards to")

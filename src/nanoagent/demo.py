@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from redis import asyncio as redis
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -248,9 +249,10 @@ async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Se
     try:
         async with client.pubsub() as listener:
             await listener.subscribe(*(f"result:{job.request_id}" for job in jobs))
+            begun = time.monotonic()
             for job in jobs:
                 await _send(stack, job)
-            await _collect(listener, jobs, console, title)
+            await _collect(listener, jobs, console, title, begun)
     finally:
         await client.aclose()
     return jobs
@@ -272,10 +274,9 @@ async def _send(stack: EmbeddedStack, job: _Sent) -> None:
     await stack.send(json.dumps(message, ensure_ascii=False))
 
 
-async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str) -> None:
+async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str, begun: float) -> None:
     """Fill in the results as they come; a table that grows on a terminal, a line each elsewhere."""
     by_id = {job.request_id: job for job in jobs}
-    begun = time.monotonic()
     try:
         with Live(_table(jobs, title), console=console, refresh_per_second=8, transient=False) as live:
             async with asyncio.timeout(_ROUND_TIMEOUT_S):
@@ -298,12 +299,12 @@ async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: st
 
 def _table(jobs: list[_Sent], title: str) -> Group:
     """What is known of the jobs so far: a row each, and the AutoTuner's sentences below."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("runtime", "status", "start"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("run ms", "total ms", "peak MiB", "tip MiB"):
+    for heading in ("ms run/total", "peak MiB", "tip MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("output files")
+    table.add_column("output files", overflow="fold")
     for job in jobs:
         table.add_row(job.runtime, *_cells(job.result))
     tips = [
@@ -314,15 +315,14 @@ def _table(jobs: list[_Sent], title: str) -> Group:
 
 def _cells(result: dict[str, Any]) -> list[str]:
     if not result:
-        return ["[dim]running …[/]", *([""] * 6)]
+        return ["[dim]running …[/]", *([""] * 5)]
     color = "green" if result["status"] == "SUCCESS" else "red"
     peak, tuning = result["peakMemoryBytes"], result["tuning"]
     files = [link.split("/outputs/", 1)[-1].split("/", 1)[-1] for link in result["outputFiles"]]
     return [
         f"[{color}]{result['status']}[/]",
         result["start"] or "-",
-        f"{result['timings']['run']:.0f}",
-        f"{result['timings']['total']:.0f}",
+        f"{result['timings']['run']:.0f} / {result['timings']['total']:.0f}",
         "-" if peak is None else f"{peak / 1024 / 1024:.1f}",
         "-" if tuning is None else f"{_MEMORY_MB} → {tuning['recommendedMemoryMb']}",
         escape("\n".join(files)),

@@ -164,9 +164,15 @@ class Executor:
     async def _build(self, job: Job, tree: CodeTree, into: Path) -> None:
         """Build the job's program in a container that serves nothing else, and put it at `into`."""
         settings = self._settings
-        cpus = min(settings.build_cpus or settings.worker_cpus, settings.worker_cpus)
+        cpus = min(settings.build_cpus, settings.worker_cpus)
         binding = self._binding(
-            job, tree, None, memory_mb=settings.build_memory_mb, cpus=cpus, most_cpus=cpus, purpose="build"
+            job,
+            tree,
+            None,
+            memory_mb=settings.build_memory_mb,
+            cpus=cpus,
+            most_cpus=settings.worker_cpus,
+            purpose="build",
         )
         request = self._build_request(job.runtime)
         async with (
