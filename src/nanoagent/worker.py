@@ -112,6 +112,7 @@ class Worker:
         self._jitter = jitter
         self._held: set[_Held] = set()
         self._requests: dict[str, asyncio.Event] = {}
+        self._unable: str | None = None
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -192,18 +193,22 @@ class Worker:
                 wait.cancel()
 
     async def _able(self) -> bool:
-        """Whether a job that is taken now could be finished; readiness says why not."""
-        if reason := self._parts.pool.broken:
-            log.warning("not taking jobs", reason=reason)
-            return False
-        try:
-            await self._parts.sink.ping()
-        except SinkError as exc:
-            log.warning("not taking jobs", reason=str(exc))
-            self._parts.health.set("results", ok=False, reason=str(exc))
-            return False
-        self._parts.health.set("results", ok=True)
-        return True
+        """Whether a job that is taken now could be finished; readiness says why not, the log once."""
+        reason = self._parts.pool.broken
+        if reason is None:
+            try:
+                await self._parts.sink.ping()
+                self._parts.health.set("results", ok=True)
+            except SinkError as exc:
+                reason = str(exc)
+                self._parts.health.set("results", ok=False, reason=reason)
+        if reason != self._unable:
+            if reason is None:
+                log.info("taking jobs again")
+            else:
+                log.warning("not taking jobs", reason=reason)
+            self._unable = reason
+        return reason is None
 
     async def _unless_hurried(self, receiving: asyncio.Task[list[Delivery]]) -> list[Delivery]:
         """The long poll's answer. It is not cut short by a stop: what it brings would be stranded."""
