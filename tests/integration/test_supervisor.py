@@ -7,6 +7,7 @@ be met by the next.
 from __future__ import annotations
 
 import asyncio
+import errno
 import platform
 from typing import TYPE_CHECKING
 
@@ -317,6 +318,19 @@ async def test_a_file_over_the_size_limit_is_a_disk_limit(shared, ignored):
     )
     assert ran.execution.error_type is ErrorType.DISK_LIMIT
     assert "1048576" in (ran.execution.message or "")
+
+
+async def test_a_process_opens_only_so_many_files(shared):
+    ran = await shared.run(
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(open('/dev/null'))\n"
+        "except OSError as error: print(error.errno, len(held) + 3)",
+        open_files=64,
+    )
+    # One more is open while it runs: its own source, or what the interpreter has at hand.
+    number, opened = ran.stdout.split()
+    assert (int(number), 60 <= int(opened) <= 64) == (errno.EMFILE, True)
 
 
 async def test_a_fork_bomb_is_a_process_limit_and_the_next_run_is_fine(shared):
