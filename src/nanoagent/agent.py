@@ -70,13 +70,21 @@ async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
     """Build the worker; None when a signal came first. What was opened until then is closed as ever."""
     loop = asyncio.get_running_loop()
     starting = asyncio.create_task(_assemble(settings, opened))
+    signalled = False
+
+    def give_up() -> None:
+        nonlocal signalled
+        signalled = True
+        starting.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, starting.cancel)
+        loop.add_signal_handler(number, give_up)
     try:
         worker = await starting
     except asyncio.CancelledError:
-        if not starting.cancelled():
+        if not signalled:
             raise
+    if signalled:  # also when the signal came too late to cancel anything
         log.info("stopped before it was ready")
         return None
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -137,8 +145,6 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     sink = _sink(settings)
     opened.push_async_callback(sink.close)
     await pool.filled()
-    if pool.broken is None:
-        health.set("containers", ok=True)
     return Worker(
         WorkerParts(
             settings=settings,

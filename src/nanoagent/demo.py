@@ -218,12 +218,25 @@ async def run(state: Path, *, as_json: bool) -> int:
     return _verdict(results, console, state)
 
 
+_END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _end_in_order() -> None:
-    """Have a signal unwind this task, so that the agent and the stack are stopped and not left behind."""
+    """Have a signal unwind this task, so that the agent and the stack are stopped and not left behind.
+
+    The first one only: a second must not cut that short.
+    """
     task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
     assert task is not None  # noqa: S101 - called from a coroutine
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+    def end() -> None:
+        for number in _END_SIGNALS:
+            loop.add_signal_handler(number, lambda: None)
+        task.cancel()
+
+    for number in _END_SIGNALS:
+        loop.add_signal_handler(number, end)
 
 
 def _verdict(results: list[dict[str, Any]], console: Console, state: Path) -> int:
@@ -336,14 +349,14 @@ async def develop(state: Path) -> int:
     """Keep the stack and an agent up until Ctrl-C; returns the exit code."""
     console = Console()
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
+    _end_in_order()
     console.rule("NanoAgent, for development")
     async with _running(state, console, {"METRICS_PORT": os.environ.get("METRICS_PORT", "8000")}) as running:
         settings = state / "dev.env"
         settings.write_text("".join(f"{name}={value}\n" for name, value in running.environment.items()))
         _explain(console, running, state, settings)
+        for number in _END_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         waits = [asyncio.create_task(stop.wait()), asyncio.create_task(running.agent.ended())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -175,11 +175,10 @@ class Executor:
             purpose="build",
         )
         request = self._build_request(job.runtime)
-        async with (
-            self._spool() as spool,
-            self._parts.slots.reserve(binding.memory_mb, binding.cpus),
-            self._parts.pool.lease(binding) as lease,
-        ):
+        async with AsyncExitStack() as held:
+            spool = await held.enter_async_context(self._spool())
+            await self._enter_slot(self._parts.slots.reserve(binding.memory_mb, binding.cpus), held)
+            lease = await held.enter_async_context(self._parts.pool.lease(binding))
             built = await execution.execute(lease, request, spool)
             if built.error_type is not None or len(built.collected.files) != 1:
                 raise self._build_failure(built)

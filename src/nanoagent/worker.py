@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -45,6 +45,7 @@ _RECEIVE_RETRY_S: Final = 1.0
 _RECEIVE_RETRY_MAX_S: Final = 30.0
 _HEALTH_RETRY_S: Final = 1.0
 _HELD_PER_SLOT: Final = 2  # one runs, one uploads
+_MAX_TWINS: Final = 4  # deliveries of one request that wait for the first; SQS rarely has more than two
 _CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
 
 
@@ -98,6 +99,19 @@ class _Held:
     concluding: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request that is being worked on here.
+
+    Attributes:
+        done: Set when it no longer is.
+        twins: Other deliveries of it that wait for that.
+    """
+
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    twins: int = 0
+
+
 class Worker:
     """Takes deliveries from the broker and settles every one of them.
 
@@ -111,7 +125,7 @@ class Worker:
         self._settings = parts.settings
         self._jitter = jitter
         self._held: set[_Held] = set()
-        self._requests: dict[str, asyncio.Event] = {}
+        self._requests: dict[str, _Request] = {}
         self._unable: str | None = None
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -127,7 +141,8 @@ class Worker:
             await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-            self._stopping.set()  # also when the intake has failed
+            self._stopping.set()  # also when the intake has failed, or this task is cancelled
+            self._moved.set()
             await self._drain(intake)
         await intake
 
@@ -178,7 +193,8 @@ class Worker:
         coming = sum(not (held.running or held.twin) for held in self._held)
         total = self._parts.slots.total
         at_once = min(total.memory_mb // smallest_mb, int(total.cpus / smallest_cpus))
-        return max(0, min(free - coming, _HELD_PER_SLOT * at_once - len(self._held), _MAX_BATCH))
+        working = sum(not held.twin for held in self._held)
+        return max(0, min(free - coming, _HELD_PER_SLOT * at_once - working, _MAX_BATCH))
 
     async def _room_changes(self) -> None:
         """Wait until a slot is given back, or a delivery gets one or is settled."""
@@ -321,7 +337,9 @@ class Worker:
             except asyncio.CancelledError:
                 if held.concluding:
                     raise
-                await self._interrupted(delivery, job)
+                # A twin comes back when the run that it waits for, which the drain lets finish, is over.
+                delay_s = self._settings.drain_seconds if held.twin else 0
+                await self._interrupted(delivery, job, delay_s=delay_s)
             except Interrupted as exc:
                 held.concluding = True
                 await self._interrupted(delivery, job, str(exc), _CROWDED_DELAY_S)
@@ -334,18 +352,28 @@ class Worker:
 
     @asynccontextmanager
     async def _alone(self, request_id: str, held: _Held) -> AsyncIterator[None]:
-        """Enter when no other delivery of the same request is being worked on here."""
-        while (other := self._requests.get(request_id)) is not None:
+        """Enter when no other delivery of the same request is being worked on here.
+
+        Raises:
+            Interrupted: Another waits for that already.
+        """
+        while (current := self._requests.get(request_id)) is not None:
+            if current.twins >= _MAX_TWINS:
+                raise Interrupted("the same request is being worked on")
             held.twin = True
+            current.twins += 1
             self._moved.set()
-            await other.wait()
+            try:
+                await current.done.wait()
+            finally:
+                current.twins -= 1
         held.twin = False
-        done = self._requests[request_id] = asyncio.Event()
+        mine = self._requests[request_id] = _Request()
         try:
             yield
         finally:
             del self._requests[request_id]
-            done.set()
+            mine.done.set()
 
     def _begun(self, held: _Held) -> None:
         held.running = True

@@ -202,10 +202,11 @@ static char **names_of(int folder)
 {
     size_t count = 0, room = 16;
     char **names = calloc(room, sizeof *names);
-    DIR *entries = fdopendir(dup(folder));
+    int copy = dup(folder);
+    DIR *entries = fdopendir(copy);
     int failed = !names || !entries;
     struct dirent *entry;
-    while (!failed && (entry = readdir(entries))) {
+    while (!failed && (errno = 0, entry = readdir(entries))) {
         if (is_dots(entry->d_name))
             continue;
         if (count + 1 >= room) {
@@ -218,8 +219,11 @@ static char **names_of(int folder)
         if (!failed && !(failed = !(names[count] = strdup(entry->d_name))))
             names[++count] = NULL;
     }
+    failed |= errno != 0; /* readdir tells its end from a fault by this alone */
     if (entries)
         closedir(entries);
+    else if (copy >= 0)
+        close(copy);
     if (failed) {
         free_names(names);
         return NULL;
@@ -388,6 +392,7 @@ static void collect_sockets(void)
 
 int tree_is_empty_again(void)
 {
+    collect_sockets(); /* memory that is in no folder can be in flight as well: pipes, memfds */
     for (int attempt = 0; attempt < SETTLE_ATTEMPTS; attempt++) {
         int same = 1;
         for (size_t i = 0; same && i < WRITABLE_COUNT; i++) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,39 @@ async def test_memory_that_a_run_hides_in_sockets_is_not_left_to_the_next(worker
     after = await worker.run(s3Key=key, functionId=function_id, input={"hide": False})
     assert hidden["status"] == "SUCCESS"
     assert (after["status"], after["stdout"]) == ("SUCCESS", "0\n")
+
+
+async def test_memory_that_a_run_hides_outside_of_every_folder_is_not_left_either(worker: WorkerUnderTest):
+    source = (
+        "import array, json, os, socket\n"
+        "if json.loads(os.environ['PAYLOAD'])['hide']:\n"
+        "    hidden = os.memfd_create('hidden')\n"
+        "    os.write(hidden, bytes(60 << 20))\n"
+        "    one, two = socket.socketpair()\n"
+        "    rights = array.array('i', [one.fileno(), two.fileno(), hidden])\n"
+        "    for end in (one, two):\n"
+        "        end.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])\n"
+        "else:\n"
+        "    held = bytearray(90 << 20)\n"
+        "    held[::4096] = b'x' * (90 << 8)\n"
+    )
+    key = await worker.upload({"main.py": source})
+    function_id = f"memfd-{secrets.token_hex(4)}"
+    for hide in (True, True, False):
+        result = await worker.run(s3Key=key, functionId=function_id, input={"hide": hide})
+        assert result["status"] == "SUCCESS"
+    assert abs(result["peakMemoryBytes"] - 96 * MB) < 8 * MB
+
+
+async def test_code_that_fills_the_page_cache_stays_hot(worker: WorkerUnderTest):
+    # Random, so that it does not compress: the container reads 45 MiB of it, under a limit of 32.
+    key = await worker.upload(
+        {"main.py": "print(open('data', 'rb').seek(0, 2))", "data": os.urandom(45 * MB)}
+    )
+    function_id = f"cache-{secrets.token_hex(4)}"
+    first = await worker.run(s3Key=key, functionId=function_id, memoryMb=32)
+    second = await worker.run(s3Key=key, functionId=function_id, memoryMb=32)
+    assert (first["status"], second["status"], second["start"]) == ("SUCCESS", "SUCCESS", "hot")
 
 
 async def test_how_a_run_ended_is_known_though_its_container_was_full(worker: WorkerUnderTest):

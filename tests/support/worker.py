@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -85,9 +86,9 @@ class WorkerUnderTest:
 
     # --- the user's end
 
-    async def upload(self, content: Path | bytes | dict[str, str], key: str | None = None) -> str:
+    async def upload(self, content: Path | bytes | Mapping[str, str | bytes], key: str | None = None) -> str:
         """Code as a folder, as files by name, or as the zip's bytes; returns its key."""
-        if isinstance(content, dict):
+        if isinstance(content, Mapping):
             content = make_zip(content)
         elif isinstance(content, Path):
             content = pack(content)

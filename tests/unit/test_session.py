@@ -46,7 +46,11 @@ class Writer:
     async def drain(self) -> None:
         pass
 
-    def close(self) -> None:
+    @property
+    def transport(self) -> Writer:
+        return self
+
+    def abort(self) -> None:
         pass
 
     async def wait_closed(self) -> None:

@@ -22,6 +22,7 @@ class RunningContainer:
         slot: Its folder on the host.
         session: The conversation with its supervisor.
         group: Its control group, None where its files cannot be seen.
+        base_bytes: What it held, page cache excluded, when it was bound and no run had begun.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class RunningContainer:
         self.slot = slot
         self.session = session
         self.group = group
+        self.base_bytes = 0
 
 
 class Driver(Protocol):

@@ -87,7 +87,7 @@ class DockerDriver:
             return RunningContainer(container.id, spec, slot, session, group)
         except BaseException:
             # Shielded: a cancelled creation must not leave a container behind either.
-            await asyncio.shield(self._unmake(making))
+            await asyncio.shield(self._unmake(making, spec.name))
             raise
 
     async def _make(self, spec: ContainerSpec) -> DockerContainer:
@@ -95,12 +95,14 @@ class DockerDriver:
         async with _translated(f"making a container of {spec.image}"):
             return await docker.containers.create(create_body(spec), name=spec.name)
 
-    async def _unmake(self, making: asyncio.Task[DockerContainer]) -> None:
+    async def _unmake(self, making: asyncio.Task[DockerContainer], name: str) -> None:
         try:
             container = await making
         except ContainerError:
-            return
-        await self._remove_quietly(container.id)
+            # The engine may have made it all the same, after we had stopped waiting for its answer.
+            await self._remove_quietly(name)
+        else:
+            await self._remove_quietly(container.id)
 
     async def _control_group(self, container_id: str) -> cgroup.ControlGroup | None:
         details = await self._inspect(container_id)

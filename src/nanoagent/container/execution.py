@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from nanoagent.container.base import RunningContainer
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.pool import Lease
     from nanoagent.runtime.wire import RunRequest
@@ -31,6 +32,8 @@ _SAMPLE_S: Final = 0.05
 _LAST_LINE_CHARS: Final = 300
 # What the supervisor may need after a run: names of files, captured output; measured far below.
 _SUPERVISOR_BYTES: Final = 16 * MIB
+# The kernel's own structures go a moment after the processes; more than that is the run's doing.
+_LEFT_OVER_BYTES: Final = 8 * MIB
 _NO_PROGRAM: Final = frozenset({errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.ELIBBAD})
 
 
@@ -89,7 +92,9 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
     has_room = _make_room(container.group)
     collected = await container.session.collect(request, report, spool)
     error_type, message = judge(request, report, use, collected)
-    lease.clean = collected.clean and has_room and _leaves_no_doubt(error_type)
+    lease.clean = (
+        collected.clean and has_room and _leaves_no_doubt(error_type) and _holds_no_more(lease.container)
+    )
     return Execution(
         error_type,
         message,
@@ -141,12 +146,27 @@ def _make_room(group: ControlGroup | None) -> bool:
         return True
     try:
         limit = group.memory_limit()
-        if group.usage_bytes() + _SUPERVISOR_BYTES <= limit:
+        if group.usage_bytes() - group.page_cache_bytes() + _SUPERVISOR_BYTES <= limit:
             return True
         group.set_memory_limit(limit + _SUPERVISOR_BYTES)
     except OSError:  # not ours to write, or gone: then what can be had is what comes
         return False
     return False
+
+
+def _holds_no_more(container: RunningContainer) -> bool:
+    """Whether nothing of the run is still charged to its container.
+
+    Memory can outlive every process in what the kernel frees late: files and pipes whose descriptors were
+    in flight between sockets. The next run would have so much less.
+    """
+    if container.group is None:
+        return True
+    try:
+        held = container.group.usage_bytes() - container.group.page_cache_bytes()
+    except OSError:
+        return False
+    return held <= container.base_bytes + _LEFT_OVER_BYTES
 
 
 def _not_started(request: RunRequest, report: ExitReport) -> Execution:

@@ -28,7 +28,7 @@ import structlog
 
 from nanoagent.container.policy import Breaker, Pooled, retirement_reason, victims
 from nanoagent.container.spec import MIB, ContainerSpec
-from nanoagent.errors import ContainerError
+from nanoagent.errors import ContainerError, Interrupted
 from nanoagent.job import Runtime
 from nanoagent.result import Start
 
@@ -119,6 +119,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._filled = False
 
     # --- life
 
@@ -130,12 +131,14 @@ class Pool:
         self._refill()
 
     async def filled(self) -> None:
-        """Wait until every runtime has its generic containers, or creation keeps failing."""
+        """Wait until every runtime has its generic containers, or creation keeps failing; then say so."""
         while any(
             fleet.generic() < self._policy.sizes[runtime] and fleet.starting and not fleet.breaker.is_broken
             for runtime, fleet in self._fleets.items()
         ):
             await self._change()
+        self._filled = True
+        self._report_breakers()
 
     async def close(self) -> None:
         """Remove every container. Idempotent."""
@@ -162,7 +165,8 @@ class Pool:
         The caller sets `clean` when the container may serve again; in every other case it is removed.
 
         Raises:
-            ContainerError: None can be had.
+            ContainerError: One could not be made.
+            Interrupted: Making them keeps failing, and it is too early to try again.
         """
         pooled, start = await self._acquire(binding)
         lease = Lease(pooled.container, start, reuse=self._would_keep(pooled, binding))
@@ -209,7 +213,8 @@ class Pool:
         if self._closing:
             raise ContainerError("the pool is closed")
         if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
-            raise ContainerError(f"containers cannot be made: {fleet.breaker.reason}")
+            # No attempt: nothing was tried, and another worker may be able to.
+            raise Interrupted(f"containers cannot be made: {fleet.breaker.reason}")
         waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
         fleet.waiters.append(waiter)
         self._refill()
@@ -268,7 +273,8 @@ class Pool:
                 base = container.group.usage_bytes() - container.group.page_cache_bytes()
             except OSError as exc:
                 raise ContainerError("the container died while it was bound") from exc
-            await self._set_limits(container, binding, slack_bytes=max(base, 0))
+            container.base_bytes = max(base, 0)
+            await self._set_limits(container, binding, slack_bytes=container.base_bytes)
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
         memory_bytes = binding.memory_mb * MIB + slack_bytes
@@ -328,7 +334,6 @@ class Pool:
             return
         if fleet.breaker.is_broken:
             log.info("containers can be made again", runtime=runtime)
-            self._health.set("containers", ok=True)
         fleet.breaker.succeeded()
         self._report_breakers()
         now = self._clock()
@@ -387,8 +392,8 @@ class Pool:
             if fleet.breaker.is_broken
         ]
         self._metrics.pool_breaker(is_open=bool(reasons))
-        if reasons:
-            self._health.set("containers", ok=False, reason="; ".join(reasons))
+        if reasons or self._filled:
+            self._health.set("containers", ok=not reasons, reason="; ".join(reasons))
 
     def _settled(self) -> None:
         """A creation has ended, well or badly."""
@@ -473,8 +478,9 @@ class Pool:
         another be tried, it takes a job to try it.
         """
         now = self._clock()
-        open_breakers = [fleet.breaker for fleet in self._fleets.values() if fleet.breaker.is_open(now)]
-        return open_breakers[0].reason if open_breakers and not self._by_id else None
+        kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
+        breakers = [fleet.breaker for fleet in kept_ready or self._fleets.values()]
+        return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
 
     @property
     def container_count(self) -> int:

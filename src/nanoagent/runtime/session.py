@@ -249,7 +249,7 @@ class Session:
             self._preparation.cancel()
             await asyncio.gather(self._preparation, return_exceptions=True)
             self._preparation = None
-        self._writer.close()
+        self._writer.transport.abort()  # what is not sent yet is for nobody
         with suppress(OSError):  # the other end was gone first, which is as good
             await self._writer.wait_closed()
 
