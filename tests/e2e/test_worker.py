@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiodocker
@@ -17,7 +18,6 @@ from support.worker import PROGRAMS, WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from nanoagent.local import EmbeddedStack
 
@@ -122,13 +122,18 @@ async def test_memory_that_a_run_hides_outside_of_every_folder_is_not_left_eithe
 
 
 async def test_code_that_fills_the_page_cache_stays_hot(worker: WorkerUnderTest):
-    # Random, so that it does not compress: the container reads 45 MiB of it, under a limit of 32.
-    key = await worker.upload(
-        {"main.py": "print(open('data', 'rb').seek(0, 2))", "data": os.urandom(45 * MB)}
-    )
-    function_id = f"cache-{secrets.token_hex(4)}"
-    first = await worker.run(s3Key=key, functionId=function_id, memoryMb=32)
-    second = await worker.run(s3Key=key, functionId=function_id, memoryMb=32)
+    # Random, so that it does not compress; under another name than any other test's file.
+    name = f"data-{secrets.token_hex(4)}"
+    source = f"print(open('{name}', 'rb').seek(0, 2))"
+    key = await worker.upload({"main.py": source, name: os.urandom(45 * MB)})
+    await worker.run(s3Key=key, functionId=f"first-{name}", memoryMb=32)
+    # From here on it is on the disk only, so that whoever reads it next is charged for the cache.
+    for path in Path(worker.environment()["CODE_CACHE_DIR"]).rglob(name):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    first = await worker.run(s3Key=key, functionId=f"second-{name}", memoryMb=32)
+    second = await worker.run(s3Key=key, functionId=f"second-{name}", memoryMb=32)
     assert (first["status"], second["status"], second["start"]) == ("SUCCESS", "SUCCESS", "hot")
 
 
