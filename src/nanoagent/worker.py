@@ -92,7 +92,7 @@ class _Held:
         concluding: Its run is over: nothing interrupts it any more.
     """
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
     begun: bool = False
     twin: bool = False
     running: bool = False
@@ -246,7 +246,7 @@ class Worker:
                 await self._stopping.wait()
 
     def _hold(self, delivery: Delivery) -> None:
-        held = _Held(asyncio.current_task())  # type: ignore[arg-type]
+        held = _Held()
         held.task = asyncio.create_task(self._handle(delivery, held))
         self._held.add(held)
 

@@ -28,6 +28,7 @@ from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.runtime.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -177,9 +178,10 @@ class Slot:
         """Put a built program where a run starts it."""
         await self._link(_link_file, program, self.path / "program")
 
-    async def _link(self, link: object, source: Path, target: Path) -> None:
+    @staticmethod
+    async def _link(link: Callable[[Path, Path], None], source: Path, target: Path) -> None:
         try:
-            await asyncio.to_thread(link, source, target)  # type: ignore[arg-type]
+            await asyncio.to_thread(link, source, target)
         except OSError as exc:
             raise PlatformError(f"{source.name} could not be put into a slot folder: {exc}") from exc
 
