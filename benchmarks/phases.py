@@ -75,8 +75,6 @@ class Bench:
         sizes = {f"WARM_POOL_{runtime.upper()}_SIZE": str(pool_size) for runtime in Runtime}
         settings = {
             "CODE_CACHE_DIR": str(self._folder / "cache"),
-            "LOG_FORMAT": "json",
-            "METRICS_HOST": "127.0.0.1",
             "METRICS_PORT": "0",
             "SQS_WAIT_SECONDS": "1",
         }

@@ -67,7 +67,8 @@ class AgentProcess:
     """
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._environment = environment
+        # It is watched through both: its port stands in the log, its readiness at the port.
+        self._environment = environment | {"LOG_FORMAT": "json", "METRICS_HOST": "127.0.0.1"}
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
         self.port = 0
@@ -162,8 +163,6 @@ async def _running(state: Path, console: Console, settings: dict[str, str]) -> A
         stack = await opened.enter_async_context(EmbeddedStack(state / "stack"))
         environment = stack.environment() | {
             "CODE_CACHE_DIR": str(state / "cache"),
-            "LOG_FORMAT": "json",
-            "METRICS_HOST": "127.0.0.1",
             "SQS_WAIT_SECONDS": "1",  # the stack is local: a short poll lets the agent stop at once
             "LOCALE": os.environ.get("LOCALE", "en"),
             **settings,

@@ -15,7 +15,7 @@ import msgspec
 from nanoagent.errors import Rejected, UnreadableMessage
 from nanoagent.result import ErrorType
 
-MAX_MESSAGE_BYTES: Final = 1024 * 1024  # SQS's own limit since 2025-08
+MAX_MESSAGE_BYTES: Final = 1024 * 1024  # SQS's own limit since 2025-08, attributes included
 MIN_MEMORY_MB: Final = 32
 DEFAULT_MEMORY_MB: Final = 128
 MAX_TIMEOUT_MS: Final = 42_000_000  # below the 12 h for which SQS lets one receipt be held

@@ -75,9 +75,7 @@ class WorkerUnderTest:
             "DOCKER_WORK_DIR_ROOT": str(self.tasks),
             # One for all workers of all test processes: that they may share it is a promise, too.
             "CODE_CACHE_DIR": "/tmp/nanoagent-tests-cache",
-            "METRICS_HOST": "127.0.0.1",
             "METRICS_PORT": "0",
-            "LOG_FORMAT": "json",
             "LOCALE": "en",
             "RETRY_BASE_SECONDS": "0.1",
             "RETRY_MAX_SECONDS": "1",

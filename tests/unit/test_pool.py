@@ -580,7 +580,7 @@ async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
         await bench.pool.start()
         await bench.pool.filled()
         async with bench.pool.lease(bench.binding("holder", memory_mb=272)):
-            await bench.until(lambda: bench.pool.container_count == 2)
+            await bench.until(lambda: len(bench.pool._by_id) == 2)
             run = asyncio.create_task(bench.run("wants more", memory_mb=200))
             await bench.until(lambda: bench.pool._wanted_mb > 0)
             await cancelled(run)

@@ -26,6 +26,7 @@ import structlog
 from nanoagent import aws
 from nanoagent.broker.base import Delivery
 from nanoagent.errors import BrokerError
+from nanoagent.job import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-quotas.html
 _BATCH: Final = 10
 _MAX_HELD_S: Final = 43_200  # 12 h, counted from the receipt, however often it is renewed
-_MAX_MESSAGE_BYTES: Final = 1024 * 1024  # attributes included
 _MAX_ATTRIBUTES: Final = 10
 _NOT_SQS_TEXT: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -440,7 +440,7 @@ def _sendable(reason: str) -> str:
 
 def _that_fit(body: str, choices: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The first of the attribute sets that SQS takes beside this body; none if none does."""
-    room = _MAX_MESSAGE_BYTES - len(body.encode())
+    room = MAX_MESSAGE_BYTES - len(body.encode())
     for attributes in choices:
         if len(attributes) <= _MAX_ATTRIBUTES and _size_bytes(attributes) <= room:
             return attributes

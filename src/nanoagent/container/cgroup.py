@@ -95,6 +95,10 @@ class ControlGroup(ABC):
     def page_cache_bytes(self) -> int:
         """The part of it that is cache of files and that the kernel drops before it kills. Not tmpfs."""
 
+    def held_bytes(self) -> int:
+        """What is charged to the group now and would not be dropped: all but the page cache."""
+        return self.usage_bytes() - self.page_cache_bytes()
+
     @abstractmethod
     def peak_bytes(self) -> int:
         """The highest usage since the last `reset_peak` that worked, or since the group was made."""
@@ -250,16 +254,13 @@ class RunMeter:
         self._peak_before = group.peak_bytes()
         self._oom_kills = group.oom_kills()
         self._refused = group.refused_processes()
-        self._base = self._without_cache()
+        self._base = group.held_bytes()
         self._sampled = self._base
-
-    def _without_cache(self) -> int:
-        return self._group.usage_bytes() - self._group.page_cache_bytes()
 
     def sample(self) -> None:
         """Look at the usage now; harmless when the group is gone."""
         try:
-            self._sampled = max(self._sampled, self._without_cache())
+            self._sampled = max(self._sampled, self._group.held_bytes())
         except OSError:
             return
 

@@ -146,7 +146,7 @@ def _make_room(group: ControlGroup | None) -> bool:
         return True
     try:
         limit = group.memory_limit()
-        if group.usage_bytes() - group.page_cache_bytes() + _SUPERVISOR_BYTES <= limit:
+        if group.held_bytes() + _SUPERVISOR_BYTES <= limit:
             return True
         group.set_memory_limit(limit + _SUPERVISOR_BYTES)
     except OSError:  # not ours to write, or gone: then what can be had is what comes
@@ -163,7 +163,7 @@ def _holds_no_more(container: RunningContainer) -> bool:
     if container.group is None:
         return True
     try:
-        held = container.group.usage_bytes() - container.group.page_cache_bytes()
+        held = container.group.held_bytes()
     except OSError:
         return False
     return held <= container.base_bytes + _LEFT_OVER_BYTES

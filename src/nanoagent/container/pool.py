@@ -270,10 +270,9 @@ class Pool:
         # Now that the code's copy lies in the container, what it holds is its base, on top of the limit.
         if container.group is not None:
             try:
-                base = container.group.usage_bytes() - container.group.page_cache_bytes()
+                container.base_bytes = max(container.group.held_bytes(), 0)
             except OSError as exc:
                 raise ContainerError("the container died while it was bound") from exc
-            container.base_bytes = max(base, 0)
             await self._set_limits(container, binding, slack_bytes=container.base_bytes)
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
@@ -481,11 +480,6 @@ class Pool:
         kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
         breakers = [fleet.breaker for fleet in kept_ready or self._fleets.values()]
         return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
-
-    @property
-    def container_count(self) -> int:
-        """Containers that are up."""
-        return len(self._by_id)
 
     @staticmethod
     def _spawn(work: Coroutine[None, None, None], into: set[asyncio.Task[None]]) -> None:
