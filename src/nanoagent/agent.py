@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,7 +19,8 @@ from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.policy import PoolPolicy
+from nanoagent.container.isolation import Verdict, probe
+from nanoagent.container.policy import PoolPolicy, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, Limits
@@ -27,6 +28,7 @@ from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
+from nanoagent.result import Isolation
 from nanoagent.sink.redis import RedisSink
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
@@ -170,10 +172,52 @@ async def _open_pool(
     orphans = await driver.remove_orphans(home.path)
     if orphans:
         log.info("removed containers of dead workers", count=orphans)
-    pool = Pool(driver, home, pool_policy(settings), metrics, health)
+    policy = await _isolated(settings, pool_policy(settings), driver, home, metrics, health)
+    pool = Pool(driver, home, policy, metrics, health)
     await pool.start()
     opened.push_async_callback(pool.close)
     return pool, image_ids
+
+
+async def _isolated(
+    settings: Settings,
+    policy: PoolPolicy,
+    driver: DockerDriver,
+    home: WorkerHome,
+    metrics: Metrics,
+    health: Health,
+) -> PoolPolicy:
+    """The policy with the highest level of isolation that this host allows.
+
+    Raises:
+        ConfigError: It is below what the settings ask for.
+    """
+    profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
+    verdict = await probe(driver, home, policy, apparmor=profile)
+    _check_isolation(settings, verdict)
+    policy = replace(policy, isolation=verdict.isolation, apparmor=verdict.apparmor)
+    metrics.isolation(policy.between_runs)
+    health.set("isolation", ok=True, reason=verdict.reason or "")
+    if verdict.reason is None:
+        log.info("isolation", level=policy.between_runs, apparmor=verdict.apparmor)
+    else:
+        log.warning("isolation is not the best there is", level=policy.between_runs, reason=verdict.reason)
+    return policy
+
+
+def _check_isolation(settings: Settings, verdict: Verdict) -> None:
+    if verdict.isolation is Isolation.SANDBOX:
+        return
+    problems = []
+    if settings.min_isolation == "L2":
+        problems.append(f"MIN_ISOLATION: L2 cannot be had, only L1: {verdict.reason}")
+    if Sharing(settings.container_sharing) is Sharing.WORKER:
+        problems.append(
+            "CONTAINER_SHARING: worker needs a sandbox for each run (L2), which cannot be had: "
+            f"{verdict.reason}; it should be function or never"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime, str]:
@@ -213,7 +257,11 @@ def pool_policy(settings: Settings) -> PoolPolicy:
             work_bytes=settings.work_max_mb * MIB,
             output_bytes=settings.output_dir_max_mb * MIB,
             inodes=settings.max_inodes,
+            file_size_bytes=settings.max_file_mb * MIB,
+            open_files=settings.max_open_files,
         ),
+        sharing=Sharing(settings.container_sharing),
+        modules=settings.preloaded_modules,
     )
 
 

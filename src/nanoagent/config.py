@@ -145,6 +145,25 @@ class Settings(BaseSettings):
     container_max_runs: Positive = Field(
         1000, description="runs after which a container is retired; 1: never shared"
     )
+    container_sharing: Literal["function", "worker", "never"] = Field(
+        "function",
+        description="whom a container may serve: one function, every function of this worker (needs L2), "
+        "or one run",
+    )
+    min_isolation: Literal["L2", "L1", "L0"] = Field(
+        "L1", description="lowest level of isolation to start with; L2: a sandbox for each run"
+    )
+    container_apparmor_profile: str = Field(
+        "nanoagent",
+        pattern=r"^[A-Za-z0-9_.-]{1,100}$",
+        description="AppArmor profile of containers, on hosts that have AppArmor",
+    )
+    python_preload: str = Field(
+        "auto",
+        pattern=r"^(auto|none|[A-Za-z_][A-Za-z0-9_.]*(,[A-Za-z_][A-Za-z0-9_.]*)*)$",
+        description="modules that Python has ready: auto (those large ones that a function's code imports), "
+        "none, or names with commas, for every function",
+    )
     container_max_age_seconds: Positive = Field(3600, description="age at which a container is retired")
     container_uid_base: int = Field(
         1_900_000_000,
@@ -268,6 +287,11 @@ class Settings(BaseSettings):
     def pool_size(self, runtime: Runtime) -> int:
         """How many containers are kept ready for a runtime."""
         return int(getattr(self, f"warm_pool_{runtime}_size"))
+
+    @property
+    def preloaded_modules(self) -> tuple[str, ...]:
+        """The Python modules that every interpreter has ready."""
+        return () if self.python_preload in {"auto", "none"} else tuple(self.python_preload.split(","))
 
     def cpus_for(self, memory_mb: int) -> float:
         """The CPU share of a job of that size: proportional to memory, between CPU_MIN and CPU_MAX."""

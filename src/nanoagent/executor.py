@@ -17,7 +17,7 @@ from nanoagent.container import execution
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import MIB
 from nanoagent.errors import Interrupted, PlatformError, Rejected
-from nanoagent.result import ErrorType, Isolation, Result, Status, Timings, hint_for
+from nanoagent.result import ErrorType, Result, Status, Timings, hint_for
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.tuner import RunUsage
@@ -290,8 +290,7 @@ class Executor:
         result.output_files = links
         result.output_errors = ran.collected.refused + refused
         result.start = lease.start
-        shared = self._settings.container_max_runs > 1
-        result.isolation = Isolation.SHARED if shared else Isolation.CONTAINER
+        result.isolation = lease.isolation
         if ran.use is not None:
             result.peak_memory_bytes = ran.use.peak_bytes
             self._advise(attempt.job, result, ran.use.peak_bytes)

@@ -1,10 +1,12 @@
 /* See filter.h. A deny list on top of the container's allow list (src/nanoagent/container/seccomp.json).
  *
- * At this level of isolation the supervisor shares the run's user id and process namespace. What protects
- * it: process 1 of a namespace takes no signal it has no handler for, it is not dumpable (no ptrace, no
- * /proc/1/{mem,fd,environ}), and this filter refuses the calls that act on another process by its number
- * without asking either (priorities, limits, affinity). It also refuses what would outlive the run: System V
- * IPC and POSIX message queues live in the container, not in a process. */
+ * Process 1 of the run's process namespace is ours and has the run's user id: the sandbox's init, or at the
+ * shared level the supervisor itself. What protects it: process 1 of a namespace takes no signal it has no
+ * handler for, it is not dumpable (no ptrace, no /proc/1/{mem,fd,environ}), and this filter refuses the calls
+ * that act on another process by its number without asking either (priorities, limits, affinity).
+ *
+ * At the shared level it also refuses what would outlive the run: System V IPC and POSIX message queues live
+ * in the container, not in a process. In a sandbox they go with its own namespace. */
 #define _GNU_SOURCE
 #include "filter.h"
 
@@ -14,6 +16,7 @@
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -27,7 +30,7 @@
 #endif
 
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80 /* CLONE_NEWTIME */)
-#define SUPERVISOR_PID 1
+#define OUR_PID 1
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (field))
 #define NUMBER offsetof(struct seccomp_data, nr)
@@ -41,12 +44,12 @@
 /* Each rule starts and ends with the system call's number in the accumulator. */
 #define DENY(call) IF(call, 0, 1), ERROR(EPERM)
 #define DENY_BITS(call, n, bits) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF_ANY_OF(bits, 0, 1), ERROR(EPERM), LOAD(NUMBER)
-#define DENY_ON_SUPERVISOR(call, n) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(SUPERVISOR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_ON_OURS(call, n) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(OUR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
 
 #define IOPRIO_WHO_PROCESS 1 /* linux/ioprio.h */
 
-static struct sock_filter program[] = {
+static const struct sock_filter denied[] = {
     LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
     LOAD(NUMBER),
 #if defined(__x86_64__)
@@ -66,24 +69,33 @@ static struct sock_filter program[] = {
     DENY(SYS_kcmp), DENY(SYS_pidfd_getfd), DENY(SYS_move_pages), DENY(SYS_migrate_pages),
     DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
+    DENY_ON_OURS(SYS_prlimit64, 0),
+    DENY_ON_OURS(SYS_sched_setaffinity, 0),
+    DENY_ON_OURS(SYS_sched_setscheduler, 0),
+    DENY_ON_OURS(SYS_sched_setparam, 0),
+    DENY_ON_OURS(SYS_sched_setattr, 0),
+    /* "of a user" would reach the supervisor: it has the same. */
+    DENY_UNLESS(SYS_setpriority, 0, PRIO_PROCESS),
+    DENY_ON_OURS(SYS_setpriority, 1),
+    DENY_UNLESS(SYS_ioprio_set, 0, IOPRIO_WHO_PROCESS),
+    DENY_ON_OURS(SYS_ioprio_set, 1),
+};
+
+static const struct sock_filter denied_when_shared[] = {
     DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
     DENY(SYS_semtimedop), DENY(SYS_semctl), DENY(SYS_msgget), DENY(SYS_msgsnd), DENY(SYS_msgrcv),
     DENY(SYS_msgctl), DENY(SYS_mq_open), DENY(SYS_mq_unlink),
-    DENY_ON_SUPERVISOR(SYS_prlimit64, 0),
-    DENY_ON_SUPERVISOR(SYS_sched_setaffinity, 0),
-    DENY_ON_SUPERVISOR(SYS_sched_setscheduler, 0),
-    DENY_ON_SUPERVISOR(SYS_sched_setparam, 0),
-    DENY_ON_SUPERVISOR(SYS_sched_setattr, 0),
-    /* "of a user" would reach the supervisor: it has the same. */
-    DENY_UNLESS(SYS_setpriority, 0, PRIO_PROCESS),
-    DENY_ON_SUPERVISOR(SYS_setpriority, 1),
-    DENY_UNLESS(SYS_ioprio_set, 0, IOPRIO_WHO_PROCESS),
-    DENY_ON_SUPERVISOR(SYS_ioprio_set, 1),
-    RETURN(SECCOMP_RET_ALLOW),
 };
 
-int filter_install(void)
+static const struct sock_filter allow = RETURN(SECCOMP_RET_ALLOW);
+
+int filter_install(int shared)
 {
-    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    struct sock_filter program[sizeof denied / sizeof *denied + sizeof denied_when_shared / sizeof *denied + 1];
+    char *end = mempcpy(program, denied, sizeof denied);
+    if (shared)
+        end = mempcpy(end, denied_when_shared, sizeof denied_when_shared);
+    end = mempcpy(end, &allow, sizeof allow);
+    struct sock_fprog filter = {(unsigned short)((struct sock_filter *)end - program), program};
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
 }

@@ -6,24 +6,34 @@
  * tmpfs mounts that it may write to. The agent binds one folder into it, read-only: /slot, with a socket and,
  * once the container belongs to a function, its code (/slot/code) or built program (/slot/program).
  *
- *   start    connect to /slot/agent.sock (the agent takes one connection and removes the socket), HELLO
- *   PREPARE  copy the code to /work -> READY
- *   RUN      write the payload, start the program -> STARTED; watch it to its end -> EXIT, STDOUT, STDERR;
- *            send what it left in /output -> FILE, DATA, REFUSED; wipe -> DONE; copy the code again -> READY
- *   KILL     during a run: end it now
+ *   start      connect to /slot/agent.sock (the agent takes one connection and removes the socket), HELLO
+ *   CONFIGURE  find out what the host allows -> LEVEL; start the interpreter that waits; park a sandbox -> READY
+ *   PREPARE    copy the code to /work, show it to the parked sandbox -> READY
+ *   RUN        write the payload, start the program, watch it to its end -> EXIT, STDOUT, STDERR; send what it
+ *              left in /output -> FILE, DATA, REFUSED; let go of everything -> DONE; park the next -> READY
+ *   KILL       during a run: end it now
  *
- * A run has ended when its first process has. Everything else is then killed: as process 1 of the namespace,
- * kill(-1) reaches all and only the run's processes, and they cannot be adopted by anyone but us. The agent
- * closing the connection, for whatever reason, ends the supervisor and with it the whole container.
+ * A run has ended when its first process has. Everything else is then killed. There are two levels:
  *
- * The program runs under the supervisor's own user id (docs/adr/0003): the container holds no capability with
- * which there could be another. What keeps it from harming the supervisor is said in filter.c.
+ *   sandbox  The run has namespaces and mounts of its own, made ahead of it (sandbox.c). Killing its process 1
+ *            kills all of it, and its folders are gone when we close them.
+ *   shared   Where the host forbids that, the program runs in the container itself: as process 1 of the
+ *            container we kill(-1), wipe every folder, and look whether they are as empty as at the start.
  *
- * Read in this order: wire.h, here from main() upward, tree.c, filter.c. */
+ * The agent closing the connection, for whatever reason, ends the supervisor and with it the whole container.
+ *
+ * At both levels the program runs under the supervisor's own user id (docs/adr/0003): the container holds no
+ * capability with which there could be another. What keeps it from harming us is said in filter.c.
+ *
+ * Read in this order: wire.h, here from main() upward, sandbox.c, zygote.c, tree.c, confine.c, filter.c. */
 #define _GNU_SOURCE
-#include "filter.h"
+#include "capture.h"
+#include "confine.h"
+#include "interpreter.h"
+#include "sandbox.h"
 #include "tree.h"
 #include "wire.h"
+#include "zygote.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,11 +42,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,6 +55,25 @@
 
 static int children = -1; /* signalfd: SIGCHLD */
 
+/* What the agent has configured, and what was found out. */
+static struct {
+    uint8_t level;
+    struct confinement confinement;
+    struct interpreter interpreter;
+    char *modules; /* for every zygote of this container */
+    size_t modules_length;
+    int has_code; /* in the container's work folder */
+    int more_modules; /* the zygote has modules that this code imports */
+} state;
+
+/* The sandbox that waits for the next run, or is in one. */
+static struct {
+    struct sandbox sandbox;
+    struct confinement confinement;
+    enum kind wanted; /* the kind of the parked process, or the kind that did not come up */
+    int attached;
+} parked;
+
 static uint64_t now_us(void)
 {
     struct timespec time;
@@ -53,165 +81,159 @@ static uint64_t now_us(void)
     return (uint64_t)time.tv_sec * 1000000u + (uint64_t)time.tv_nsec / 1000u;
 }
 
-/* ---- output: the head and the tail are kept, everything is counted ------------------------------------ */
-
-struct capture {
-    int from; /* the pipe's end, -1 once it has ended */
-    char type;
-    size_t head_room, tail_room;
-    uint64_t total;
-    char *head, *tail; /* the tail is a ring; its place for byte n of the stream is fixed by n */
-};
-
-static void capture_open(struct capture *capture, char type, int from, uint32_t bytes)
-{
-    /* mmap, so that only what is used takes memory, and none of it stays afterwards. */
-    char *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (room == MAP_FAILED)
-        die("no memory for output");
-    *capture = (struct capture){.from = from,
-                                .type = type,
-                                .head_room = bytes - bytes / 2,
-                                .tail_room = bytes / 2,
-                                .head = room,
-                                .tail = room + (bytes - bytes / 2)};
-}
-
-static void capture_append(struct capture *capture, const char *data, size_t length)
-{
-    if (capture->total < capture->head_room) {
-        size_t part = capture->head_room - (size_t)capture->total;
-        part = part < length ? part : length;
-        memcpy(capture->head + capture->total, data, part);
-        capture->total += part;
-        data += part;
-        length -= part;
-    }
-    if (length > capture->tail_room) { /* only the last of it can still be in the tail at the end */
-        size_t skipped = length - capture->tail_room;
-        capture->total += skipped;
-        data += skipped;
-        length = capture->tail_room;
-    }
-    while (length) {
-        size_t at = (size_t)((capture->total - capture->head_room) % capture->tail_room);
-        size_t part = capture->tail_room - at;
-        part = part < length ? part : length;
-        memcpy(capture->tail + at, data, part);
-        capture->total += part;
-        data += part;
-        length -= part;
-    }
-}
-
-/* Read once; a stream that has ended, or has nothing now, is no longer `ready`. */
-static int capture_read(struct capture *capture)
-{
-    static char buffer[64 * 1024];
-    ssize_t got = read(capture->from, buffer, sizeof buffer);
-    if (got > 0) {
-        capture_append(capture, buffer, (size_t)got);
-        return 1;
-    }
-    if (got < 0 && errno == EINTR)
-        return 1;
-    if (got == 0) {
-        close(capture->from);
-        capture->from = -1;
-    }
-    return 0;
-}
-
-static uint32_t capture_kept(const struct capture *capture)
-{
-    uint64_t room = capture->head_room + capture->tail_room;
-    return (uint32_t)(capture->total < room ? capture->total : room);
-}
-
-static void send_chunks(char type, const char *data, size_t length)
-{
-    while (length) {
-        size_t part = length < 64 * 1024 ? length : 64 * 1024;
-        wire_send(type, data, part);
-        data += part;
-        length -= part;
-    }
-}
-
-static void capture_send_and_free(struct capture *capture)
-{
-    uint64_t total = capture->total;
-    size_t head = total < capture->head_room ? (size_t)total : capture->head_room;
-    send_chunks(capture->type, capture->head, head);
-    uint64_t behind_head = total - head;
-    if (behind_head <= capture->tail_room) {
-        send_chunks(capture->type, capture->tail, (size_t)behind_head);
-    } else {
-        size_t oldest = (size_t)(behind_head % capture->tail_room);
-        send_chunks(capture->type, capture->tail + oldest, capture->tail_room - oldest);
-        send_chunks(capture->type, capture->tail, oldest);
-    }
-    if (capture->from >= 0)
-        close(capture->from);
-    munmap(capture->head, capture->head_room + capture->tail_room);
-}
-
-/* ---- the program's process ---------------------------------------------------------------------------- */
-
 struct run {
     struct run_request request;
     char **arguments, **environment;
-    pid_t program;
+    struct job job;      /* the same strings, as a parked process takes them */
+    const char *strings;
+    pid_t program;       /* at the shared level, and a zygote's */
+    const struct tree *tree;
     struct capture out, err;
     uint64_t started_us;
     int kill_requested;
+    int ended;
     struct exit_report report;
 };
 
-static void limit(int resource, uint64_t value)
+/* ---- sandboxes ---------------------------------------------------------------------------------------- */
+
+static void discard_sandbox(void)
 {
-    struct rlimit both = {value, value};
-    setrlimit(resource, &both);
+    struct zygote_exit ignored;
+    if (!parked.sandbox.init)
+        return;
+    sandbox_kill(&parked.sandbox);
+    if (parked.sandbox.program)
+        zygote_await_exit(parked.sandbox.program, &ignored);
+    close(parked.sandbox.out);
+    close(parked.sandbox.err);
+    sandbox_close(&parked.sandbox);
 }
 
-static void write_file(const char *path, const char *text)
+static void start_zygote(void)
 {
-    int file = open(path, O_WRONLY | O_CLOEXEC);
-    if (file >= 0) {
-        if (write(file, text, strlen(text)) < 0)
-            errno = 0; /* a host that forbids it loses one preference, not the run */
-        close(file);
+    if (state.interpreter.kind == KIND_ZYGOTE)
+        zygote_start(&state.interpreter, state.modules, state.modules_length);
+    state.more_modules = 0;
+}
+
+static void park_with(const struct interpreter *interpreter, const struct confinement *confinement)
+{
+    discard_sandbox();
+    parked.confinement = *confinement;
+    parked.attached = 0;
+    sandbox_open(&parked.sandbox, confinement, interpreter);
+}
+
+/* Park a sandbox for a program of that kind. An interpreter that does not come up is done without: programs
+ * are then started plainly, which is slower and otherwise the same. */
+static void park(enum kind kind, const struct confinement *confinement)
+{
+    parked.wanted = kind;
+    if (kind == KIND_ZYGOTE && !zygote_runs())
+        start_zygote();
+    if (kind == KIND_ZYGOTE && !zygote_runs())
+        kind = KIND_EXEC;
+    park_with(kind == KIND_EXEC ? &no_interpreter : &state.interpreter, confinement);
+    if ((kind == KIND_ZYGOTE && !parked.sandbox.program) || !sandbox_is_ready(&parked.sandbox)) {
+        if (kind == KIND_EXEC)
+            die("a parked process ended");
+        park_with(&no_interpreter, confinement);
+        if (!sandbox_is_ready(&parked.sandbox))
+            die("a parked process ended");
+    }
+    if (state.has_code) {
+        sandbox_attach_code(&parked.sandbox);
+        parked.attached = 1;
     }
 }
+
+/* Which kind of process can run this: an interpreter that waits takes nothing but a script. */
+static enum kind kind_for(const struct run *run)
+{
+    const struct interpreter *interpreter = &state.interpreter;
+    int fits = interpreter->kind != KIND_EXEC && run->request.argument_count >= 2 &&
+               !strcmp(run->arguments[0], interpreter->words[0]) && run->arguments[1][0] != '-';
+    return fits ? interpreter->kind : KIND_EXEC;
+}
+
+/* Have a parked sandbox that suits the run; most often it is there. */
+static void have_sandbox(const struct run *run)
+{
+    struct confinement wanted = {run->request.file_size_bytes, run->request.open_files, 0};
+    if (!parked.sandbox.init || parked.wanted != kind_for(run) ||
+        memcmp(&wanted, &parked.confinement, sizeof wanted) != 0)
+        park(kind_for(run), &wanted);
+    if (!parked.attached)
+        sandbox_attach_code(&parked.sandbox);
+    parked.attached = 1;
+}
+
+static uint32_t start_in_sandbox(struct run *run, const void *payload)
+{
+    have_sandbox(run);
+    run->tree = &parked.sandbox.tree;
+    run->program = parked.sandbox.program;
+    uint32_t error = (uint32_t)tree_write_payload(run->tree, payload, run->request.payload_bytes);
+    run->started_us = now_us();
+    capture_open(&run->out, FRAME_STDOUT, parked.sandbox.out, run->request.capture_bytes);
+    capture_open(&run->err, FRAME_STDERR, parked.sandbox.err, run->request.capture_bytes);
+    if (!error && !sandbox_start(&parked.sandbox, &run->job, run->strings))
+        error = EPIPE;
+    return error;
+}
+
+static void note_end(struct run *run, int status)
+{
+    run->report.wait_status = (uint32_t)status;
+    run->ended = 1;
+}
+
+static void note_exit(struct run *run, const struct zygote_exit *end)
+{
+    if (end->pid != run->program)
+        return;
+    run->report.user_us += end->user_us;
+    run->report.system_us += end->system_us;
+    note_end(run, end->status);
+}
+
+static void end_sandbox(struct run *run)
+{
+    int status;
+    struct zygote_exit end;
+    sandbox_kill(&parked.sandbox);
+    if (run->ended)
+        return;
+    if (run->program) {
+        zygote_await_exit(run->program, &end);
+        note_exit(run, &end);
+    } else {
+        note_end(run, sandbox_has_ended(&parked.sandbox, &status) ? status : SIGKILL);
+    }
+}
+
+/* The errno with which the program could not be executed, which its parked process told in its last breath. */
+static uint32_t exec_error(void)
+{
+    uint32_t error = 0;
+    return recv(parked.sandbox.job, &error, sizeof error, MSG_DONTWAIT) == sizeof error ? error : 0;
+}
+
+/* ---- the shared level --------------------------------------------------------------------------------- */
 
 /* In the child: become the program. Only returns by way of the status pipe. */
 __attribute__((noreturn)) static void become_program(const struct run *run, int out, int err, int status)
 {
+    const struct confinement confinement = {run->request.file_size_bytes, run->request.open_files, 1};
     sigset_t none;
     sigemptyset(&none);
-    setsid();
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     int in = open(PAYLOAD_FILE, O_RDONLY);
-    if (in < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || dup3(status, 3, O_CLOEXEC) < 0)
-        goto failed;
-    close_range(4, ~0u, 0);
-    /* The supervisor is not dumpable, and a fork inherits that: /proc/self would belong to root. No process
-     * of a run is alive yet that could look. */
-    prctl(PR_SET_DUMPABLE, 1);
-    write_file("/proc/self/oom_score_adj", "1000"); /* the kernel kills the run, never the supervisor */
-    /* One byte, not none: with a core_pattern that is a pipe, 0 still runs the host's helper; 1 does not.
-     * Into a file nothing is written below a page. fs/coredump.c */
-    limit(RLIMIT_CORE, 1);
-    limit(RLIMIT_FSIZE, run->request.file_size_bytes);
-    limit(RLIMIT_NOFILE, run->request.open_files);
-    limit(RLIMIT_MEMLOCK, 64 * 1024); /* locked pages cannot be reclaimed; the kernel's old default */
-    limit(RLIMIT_MSGQUEUE, 0);
-    umask(022);
-    if (chdir(WORK_DIR) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || filter_install())
-        goto failed;
-    execve(run->arguments[0], run->arguments, run->environment);
-failed:;
+    if (in >= 0 && dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 && dup3(status, 3, O_CLOEXEC) >= 0 &&
+        !close_range(4, ~0u, 0) && !chdir(WORK_DIR) && !confine(&confinement))
+        execve(run->arguments[0], run->arguments, run->environment);
     uint32_t error = (uint32_t)errno;
     if (write(3, &error, sizeof error) < 0)
         _exit(126);
@@ -219,41 +241,60 @@ failed:;
 }
 
 /* Start the program; an errno when it could not be. */
-static uint32_t start_program(struct run *run)
+static uint32_t start_shared(struct run *run, const void *payload)
 {
     int out[2], err[2], status[2];
+    run->tree = &container_tree;
+    uint32_t error = (uint32_t)tree_write_payload(run->tree, payload, run->request.payload_bytes);
     if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(status, O_CLOEXEC))
         die("no pipes");
     run->started_us = now_us();
-    run->program = fork();
-    if (run->program == 0)
+    if (!error && (run->program = fork()) == 0)
         become_program(run, out[1], err[1], status[1]);
-    uint32_t error = run->program < 0 ? (uint32_t)errno : 0;
+    if (run->program < 0)
+        error = (uint32_t)errno;
     close(out[1]);
     close(err[1]);
     close(status[1]);
     if (!error && read(status[0], &error, sizeof error) < 0)
         error = (uint32_t)errno;
     close(status[0]);
-    fcntl(out[0], F_SETFL, O_NONBLOCK);
-    fcntl(err[0], F_SETFL, O_NONBLOCK);
     capture_open(&run->out, FRAME_STDOUT, out[0], run->request.capture_bytes);
     capture_open(&run->err, FRAME_STDERR, err[0], run->request.capture_bytes);
     return error;
 }
 
-/* Reap whatever has ended; true once the program itself has. */
-static int reap(struct run *run)
+/* Reap whatever has ended. */
+static void reap(struct run *run)
 {
-    int ended = 0, status;
+    int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         if (pid == run->program) {
-            run->report.wait_status = (uint32_t)status;
             run->program = -1; /* its number may be another's from now on */
-            ended = 1;
+            note_end(run, status);
         }
-    return ended;
+}
+
+/* Kill and reap every process but ourselves. */
+static void end_everything(struct run *run)
+{
+    int status;
+    pid_t pid;
+    kill(-1, SIGKILL);
+    while ((pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR) {
+        if (pid == run->program)
+            note_end(run, status);
+        else if (pid > 0)
+            run->report.left_over++;
+    }
+}
+
+/* ---- the program's time -------------------------------------------------------------------------------- */
+
+static int is_sandboxed(void)
+{
+    return state.level == LEVEL_SANDBOX;
 }
 
 static void read_request(struct run *run)
@@ -266,21 +307,47 @@ static void read_request(struct run *run)
     free(payload);
 }
 
+/* Look whether the program has ended. */
+static void look_for_end(struct run *run)
+{
+    struct signalfd_siginfo ignored;
+    struct zygote_exit end;
+    int status;
+    if (!is_sandboxed()) {
+        if (read(children, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
+            die("signalfd");
+        reap(run);
+    } else if (run->program) {
+        if (zygote_has_reported(&end))
+            note_exit(run, &end);
+        else if (!zygote_runs())
+            run->kill_requested = 1; /* it went with what would have told us; end_sandbox() knows the rest */
+    } else if (sandbox_has_ended(&parked.sandbox, &status)) {
+        note_end(run, status);
+    }
+}
+
+static void terminate(void)
+{
+    if (is_sandboxed())
+        sandbox_terminate(&parked.sandbox);
+    else
+        kill(-1, SIGTERM);
+}
+
 /* Wait until the program has ended, by itself or by our hand. */
 static void watch_program(struct run *run)
 {
     uint64_t kill_at = UINT64_MAX;
     uint64_t deadline = run->started_us + (uint64_t)run->request.timeout_ms * 1000u;
-    int ended = 0;
-    while (!ended) {
+    int end_fd = !is_sandboxed() ? children : run->program ? zygote_fd() : parked.sandbox.control;
+    while (!run->ended) {
         uint64_t next = kill_at != UINT64_MAX ? kill_at : deadline, now = now_us();
         struct timespec wait = {0};
         if (next > now)
             wait = (struct timespec){(time_t)((next - now) / 1000000u), (long)((next - now) % 1000000u) * 1000};
-        struct pollfd events[4] = {{run->out.from, POLLIN, 0},
-                                   {run->err.from, POLLIN, 0},
-                                   {children, POLLIN, 0},
-                                   {wire_fd(), POLLIN, 0}};
+        struct pollfd events[4] = {
+            {run->out.from, POLLIN, 0}, {run->err.from, POLLIN, 0}, {end_fd, POLLIN, 0}, {wire_fd(), POLLIN, 0}};
         if (ppoll(events, 4, &wait, NULL) < 0 && errno != EINTR)
             die("poll");
         if (events[0].revents)
@@ -289,46 +356,36 @@ static void watch_program(struct run *run)
             capture_read(&run->err);
         if (events[3].revents)
             read_request(run);
-        if (events[2].revents) {
-            struct signalfd_siginfo ignored;
-            if (read(children, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
-                die("signalfd");
-            ended = reap(run);
-        }
+        if (events[2].revents)
+            look_for_end(run);
         now = now_us();
-        if (!ended && run->kill_requested) {
+        if (!run->ended && run->kill_requested) {
             run->report.flags |= EXIT_KILLED;
             return;
         }
-        if (!ended && now >= kill_at)
+        if (!run->ended && now >= kill_at)
             return;
-        if (!ended && now >= deadline && kill_at == UINT64_MAX) {
+        if (!run->ended && now >= deadline && kill_at == UINT64_MAX) {
             run->report.flags |= EXIT_TIMED_OUT;
-            kill(-1, SIGTERM);
+            terminate();
             kill_at = now + (uint64_t)run->request.grace_ms * 1000u;
         }
     }
 }
 
-/* Kill and reap every process but ourselves, then take what is still in the pipes. */
-static void end_everything(struct run *run)
+static void end_processes(struct run *run)
 {
-    int status;
-    pid_t pid;
-    kill(-1, SIGKILL);
-    while ((pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR) {
-        if (pid == run->program)
-            run->report.wait_status = (uint32_t)status;
-        else if (pid > 0)
-            run->report.left_over++;
-    }
-    while (run->out.from >= 0 && capture_read(&run->out))
+    if (is_sandboxed())
+        end_sandbox(run);
+    else
+        end_everything(run);
+    while (capture_read(&run->out))
         ;
-    while (run->err.from >= 0 && capture_read(&run->err))
+    while (capture_read(&run->err))
         ;
 }
 
-/* ---- a run from request to wiped ----------------------------------------------------------------------- */
+/* ---- a run from request to nothing left ---------------------------------------------------------------- */
 
 /* Point at `count` NUL-terminated strings within the buffer; NULL when they are not all there. */
 static char **strings_of(char **at, const char *end, uint32_t count)
@@ -351,7 +408,9 @@ static void parse_request(struct run *run, uint8_t *frame, size_t length, const 
         die("short run request");
     memcpy(&run->request, frame, sizeof run->request);
     run->arguments = strings_of(&at, end, run->request.argument_count);
+    run->strings = (char *)frame + sizeof run->request;
     run->environment = run->arguments ? strings_of(&at, end, run->request.environment_count) : NULL;
+    run->job = (struct job){(uint32_t)(at - run->strings), run->request.argument_count, run->request.environment_count};
     if (!run->environment || !run->request.argument_count || run->request.payload_bytes != (size_t)(end - at) ||
         run->request.capture_bytes < 2 || run->request.capture_bytes > MAX_CAPTURE)
         die("malformed run request");
@@ -362,9 +421,9 @@ static void usage_between(const struct rusage *before, struct exit_report *repor
 {
     struct rusage after;
     getrusage(RUSAGE_CHILDREN, &after);
-    report->user_us = (uint64_t)((after.ru_utime.tv_sec - before->ru_utime.tv_sec) * 1000000 +
+    report->user_us += (uint64_t)((after.ru_utime.tv_sec - before->ru_utime.tv_sec) * 1000000 +
                                  (after.ru_utime.tv_usec - before->ru_utime.tv_usec));
-    report->system_us = (uint64_t)((after.ru_stime.tv_sec - before->ru_stime.tv_sec) * 1000000 +
+    report->system_us += (uint64_t)((after.ru_stime.tv_sec - before->ru_stime.tv_sec) * 1000000 +
                                    (after.ru_stime.tv_usec - before->ru_stime.tv_usec));
 }
 
@@ -372,19 +431,97 @@ static void judge_disk(struct run *run)
 {
     struct exit_report *report = &run->report;
     int status = (int)report->wait_status;
-    if (tree_is_full())
+    if (tree_is_full(run->tree))
         report->flags |= EXIT_DISK_FULL;
     if ((WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ) ||
-        (status != 0 && tree_has_file_of(run->request.file_size_bytes)))
+        (status != 0 && tree_has_file_of(run->tree, run->request.file_size_bytes)))
         report->flags |= EXIT_FILE_LIMIT;
 }
 
-static void prepare(int copy_code)
+/* Let the run's files go; false when something of it stays. */
+static int leave_nothing(void)
+{
+    if (!is_sandboxed())
+        return tree_wipe() && tree_is_empty_again();
+    sandbox_close(&parked.sandbox);
+    tree_collect_sockets(); /* none of it could be reached again; its memory is wanted back */
+    return 1;
+}
+
+static void send_ready(const struct ready_report *report)
+{
+    wire_send(FRAME_READY, report, sizeof *report);
+    wire_flush();
+}
+
+/* Get ready for another run of the same code. */
+static void prepare_again(void)
 {
     struct ready_report report = {0};
-    if (copy_code)
-        report = tree_copy_code();
-    wire_send(FRAME_READY, &report, sizeof report);
+    if (is_sandboxed())
+        park(state.interpreter.kind, &parked.confinement);
+    else
+        report = tree_copy_code(container_tree.place[PLACE_WORK]);
+    send_ready(&report);
+}
+
+/* Take over what the slot folder has now. */
+static void prepare(const char *modules, size_t length)
+{
+    struct ready_report report = {0};
+    int work = container_tree.place[PLACE_WORK];
+    if (state.has_code && !tree_wipe_place(PLACE_WORK)) {
+        errno = 0;
+        die("the code of before cannot be removed");
+    }
+    report = tree_copy_code(work);
+    state.has_code = 1;
+    if (is_sandboxed() && !report.error) {
+        int again = parked.attached;
+        if (state.more_modules)
+            start_zygote();
+        if (length && zygote_runs()) {
+            if (zygote_preload(modules, length, work))
+                state.more_modules = 1;
+            else
+                start_zygote();
+            again = 1;
+        }
+        if (again)
+            park(state.interpreter.kind, &state.confinement);
+        else
+            sandbox_attach_code(&parked.sandbox);
+        parked.attached = 1;
+    }
+    send_ready(&report);
+}
+
+static void configure(const uint8_t *frame, size_t length)
+{
+    struct configuration configuration;
+    struct ready_report ready = {0};
+    char why[128] = "";
+    if (length < sizeof configuration)
+        die("short configuration");
+    memcpy(&configuration, frame, sizeof configuration);
+    state.confinement = (struct confinement){configuration.file_size_bytes, configuration.open_files, 0};
+    state.level = LEVEL_SHARED;
+    if (configuration.highest_level >= LEVEL_SANDBOX && sandbox_is_possible(why, sizeof why))
+        state.level = LEVEL_SANDBOX;
+    wire_send2(FRAME_LEVEL, &state.level, 1, why, is_sandboxed() ? 0 : strlen(why));
+    wire_flush();
+    if (is_sandboxed()) {
+        state.modules_length = length - sizeof configuration;
+        state.modules = malloc(state.modules_length + 1);
+        if (!state.modules)
+            die("no memory");
+        memcpy(state.modules, frame + sizeof configuration, state.modules_length);
+        interpreter_read(&state.interpreter);
+        sandbox_enter();
+        start_zygote();
+        park(state.interpreter.kind, &state.confinement);
+    }
+    send_ready(&ready);
 }
 
 static void serve_run(uint8_t *frame, size_t length)
@@ -395,22 +532,15 @@ static void serve_run(uint8_t *frame, size_t length)
     parse_request(&run, frame, length, &payload);
     getrusage(RUSAGE_CHILDREN, &before);
 
-    run.report.exec_error = (uint32_t)tree_write_payload(payload, run.request.payload_bytes);
-    if (run.report.exec_error) {
-        capture_open(&run.out, FRAME_STDOUT, -1, run.request.capture_bytes);
-        capture_open(&run.err, FRAME_STDERR, -1, run.request.capture_bytes);
-        run.started_us = now_us();
-    } else {
-        run.report.exec_error = start_program(&run);
-    }
-    if (run.report.exec_error) {
-        run.report.flags |= EXIT_NOT_STARTED;
-    } else {
-        wire_send(FRAME_STARTED, NULL, 0);
+    run.report.exec_error = is_sandboxed() ? start_in_sandbox(&run, payload) : start_shared(&run, payload);
+    if (!run.report.exec_error)
         watch_program(&run);
-    }
     run.report.wall_us = now_us() - run.started_us;
-    end_everything(&run);
+    end_processes(&run);
+    if (!run.report.exec_error && is_sandboxed())
+        run.report.exec_error = exec_error();
+    if (run.report.exec_error)
+        run.report.flags |= EXIT_NOT_STARTED;
     usage_between(&before, &run.report);
     judge_disk(&run);
     run.report.stdout_total = run.out.total;
@@ -420,14 +550,15 @@ static void serve_run(uint8_t *frame, size_t length)
     wire_send(FRAME_EXIT, &run.report, sizeof run.report);
     capture_send_and_free(&run.out);
     capture_send_and_free(&run.err);
-    tree_send_outputs(&run.request);
+    tree_send_outputs(run.tree, &run.request);
 
-    uint8_t clean = (uint8_t)(tree_wipe() && tree_is_empty_again());
+    uint8_t clean = (uint8_t)leave_nothing();
     wire_send(FRAME_DONE, &clean, 1);
+    wire_flush();
     free(run.arguments);
     free(run.environment);
     if (run.request.prepare_next)
-        prepare(1);
+        prepare_again();
 }
 
 static void set_up(void)
@@ -452,16 +583,20 @@ static void set_up(void)
 int main(void)
 {
     set_up();
-    tree_remember_empty();
+    tree_open_container();
     wire_connect("/slot/agent.sock");
     uint32_t version = PROTOCOL_VERSION;
     wire_send(FRAME_HELLO, &version, sizeof version);
+    wire_flush();
     for (;;) {
         uint8_t *payload;
         size_t length;
         switch (wire_receive(&payload, &length)) {
+        case FRAME_CONFIGURE:
+            configure(payload, length);
+            break;
         case FRAME_PREPARE:
-            prepare(length > 0 && payload[0]);
+            prepare((const char *)payload, length);
             break;
         case FRAME_RUN:
             serve_run(payload, length);

@@ -24,9 +24,13 @@
 #define SETTLE_ATTEMPTS 40
 #define SETTLE_PAUSE_US 5000
 
-/* Every place that a run can write to. /dev/shm is Docker's. */
-static const char *const writable[] = {WORK_DIR, "/tmp", OUTPUT_DIR, INPUT_DIR, "/dev/shm"};
-#define WRITABLE_COUNT (sizeof writable / sizeof *writable)
+const char *const place_path[PLACE_COUNT] = {
+    [PLACE_WORK] = WORK_DIR,   [PLACE_TMP] = "/tmp",      [PLACE_OUTPUT] = OUTPUT_DIR,
+    [PLACE_INPUT] = INPUT_DIR, [PLACE_SHM] = "/dev/shm",
+};
+
+struct tree container_tree;
+static struct statfs empty[PLACE_COUNT];
 
 static int open_folder(int parent, const char *name)
 {
@@ -106,21 +110,23 @@ static int copy_folder(int from, int to, struct ready_report *report)
     return failed ? -1 : 0;
 }
 
-struct ready_report tree_copy_code(void)
+int tree_copy(int from, int to, struct ready_report *report)
+{
+    return copy_folder(from, to, report);
+}
+
+struct ready_report tree_copy_code(int to)
 {
     struct ready_report report = {0};
     int from = open_folder(AT_FDCWD, SLOT_CODE);
-    int to = open_folder(AT_FDCWD, WORK_DIR);
-    if (from < 0 || to < 0 || copy_folder(from, to, &report))
+    if (from < 0 || copy_folder(from, to, &report))
         report.error = (uint32_t)(errno ? errno : EIO);
-    if (to >= 0)
-        close(to);
     return report;
 }
 
-int tree_write_payload(const void *payload, size_t length)
+int tree_write_payload(const struct tree *tree, const void *payload, size_t length)
 {
-    int file = open(PAYLOAD_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+    int file = openat(tree->place[PLACE_INPUT], PAYLOAD_NAME, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (file < 0)
         return errno;
     const char *at = payload;
@@ -286,12 +292,12 @@ static void send_folder(struct sending *sending, int folder, int depth)
     free_names(names);
 }
 
-void tree_send_outputs(const struct run_request *request)
+void tree_send_outputs(const struct tree *tree, const struct run_request *request)
 {
     static struct sending sending;
     memset(&sending, 0, sizeof sending);
     sending.request = request;
-    int folder = open_folder(AT_FDCWD, OUTPUT_DIR);
+    int folder = open_folder(tree->place[PLACE_OUTPUT], ".");
     if (folder < 0)
         return;
     send_folder(&sending, folder, 1);
@@ -336,13 +342,13 @@ static int wipe_level(int folder, char below[256])
     return failed ? -1 : 0;
 }
 
-static int wipe(const char *place)
+int tree_wipe_place(enum place place)
 {
     char below[256];
     size_t depth = 0;
-    int folder = open_folder(AT_FDCWD, place);
+    int folder = open_folder(container_tree.place[place], ".");
     if (folder < 0)
-        return errno == ENOENT;
+        return 0;
     for (;;) {
         if (wipe_level(folder, below))
             break;
@@ -366,22 +372,22 @@ static int wipe(const char *place)
 int tree_wipe(void)
 {
     int clean = 1;
-    for (size_t i = 0; i < WRITABLE_COUNT; i++)
-        clean &= wipe(writable[i]);
+    for (int place = 0; place < PLACE_COUNT; place++)
+        clean &= tree_wipe_place(place);
     return clean;
 }
 
-static struct statfs empty[WRITABLE_COUNT];
-
-void tree_remember_empty(void)
+void tree_open_container(void)
 {
-    for (size_t i = 0; i < WRITABLE_COUNT; i++)
-        if (statfs(writable[i], &empty[i]))
-            die("cannot look at %s", writable[i]);
+    for (int place = 0; place < PLACE_COUNT; place++) {
+        container_tree.place[place] = open_folder(AT_FDCWD, place_path[place]);
+        if (container_tree.place[place] < 0 || fstatfs(container_tree.place[place], &empty[place]))
+            die("cannot look at %s", place_path[place]);
+    }
 }
 
 /* The kernel looks for cycles of descriptors in flight whenever a Unix socket is closed. net/unix/garbage.c */
-static void collect_sockets(void)
+void tree_collect_sockets(void)
 {
     int pair[2];
     if (!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) {
@@ -392,26 +398,27 @@ static void collect_sockets(void)
 
 int tree_is_empty_again(void)
 {
-    collect_sockets(); /* memory that is in no folder can be in flight as well: pipes, memfds */
+    tree_collect_sockets(); /* memory that is in no folder can be in flight as well: pipes, memfds */
     for (int attempt = 0; attempt < SETTLE_ATTEMPTS; attempt++) {
         int same = 1;
-        for (size_t i = 0; same && i < WRITABLE_COUNT; i++) {
+        for (int place = 0; same && place < PLACE_COUNT; place++) {
             struct statfs now;
-            same = !statfs(writable[i], &now) && now.f_bfree >= empty[i].f_bfree && now.f_ffree >= empty[i].f_ffree;
+            same = !fstatfs(container_tree.place[place], &now) && now.f_bfree >= empty[place].f_bfree &&
+                   now.f_ffree >= empty[place].f_ffree;
         }
         if (same)
             return 1;
-        collect_sockets();
+        tree_collect_sockets();
         usleep(SETTLE_PAUSE_US);
     }
     return 0;
 }
 
-int tree_is_full(void)
+int tree_is_full(const struct tree *tree)
 {
-    for (size_t i = 0; i < WRITABLE_COUNT; i++) {
+    for (int place = 0; place < PLACE_COUNT; place++) {
         struct statfs space;
-        if (!statfs(writable[i], &space) && space.f_blocks && (!space.f_bavail || (space.f_files && !space.f_ffree)))
+        if (!fstatfs(tree->place[place], &space) && space.f_blocks && (!space.f_bavail || (space.f_files && !space.f_ffree)))
             return 1;
     }
     return 0;
@@ -442,10 +449,10 @@ static int has_file_of(int folder, uint64_t bytes, int depth)
     return found;
 }
 
-int tree_has_file_of(uint64_t bytes)
+int tree_has_file_of(const struct tree *tree, uint64_t bytes)
 {
-    for (size_t i = 0; i < WRITABLE_COUNT; i++) {
-        int folder = open_folder(AT_FDCWD, writable[i]);
+    for (int place = 0; place < PLACE_COUNT; place++) {
+        int folder = open_folder(tree->place[place], ".");
         if (folder >= 0 && has_file_of(folder, bytes, 1))
             return 1;
     }

@@ -46,13 +46,12 @@ int wire_fd(void)
     return agent;
 }
 
-void wire_send2(char type, const void *first, size_t first_length, const void *second, size_t second_length)
+static char held[64 * 1024];
+static size_t held_length;
+
+static void send_parts(struct iovec *parts, size_t count)
 {
-    struct __attribute__((packed)) { uint32_t length; char type; } header = {
-        (uint32_t)(first_length + second_length), type};
-    struct iovec parts[3] = {
-        {&header, sizeof header}, {(void *)first, first_length}, {(void *)second, second_length}};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
     while (message.msg_iovlen) {
         ssize_t sent = sendmsg(agent, &message, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
@@ -69,6 +68,39 @@ void wire_send2(char type, const void *first, size_t first_length, const void *s
             message.msg_iov->iov_len -= (size_t)sent;
         }
     }
+}
+
+void wire_flush(void)
+{
+    struct iovec all = {held, held_length};
+    held_length = 0;
+    if (all.iov_len)
+        send_parts(&all, 1);
+}
+
+static void hold(const void *data, size_t length)
+{
+    if (length)
+        memcpy(held + held_length, data, length);
+    held_length += length;
+}
+
+void wire_send2(char type, const void *first, size_t first_length, const void *second, size_t second_length)
+{
+    struct __attribute__((packed)) { uint32_t length; char type; } header = {
+        (uint32_t)(first_length + second_length), type};
+    size_t length = sizeof header + first_length + second_length;
+    if (length > sizeof held - held_length)
+        wire_flush();
+    if (length > sizeof held) {
+        struct iovec parts[3] = {
+            {&header, sizeof header}, {(void *)first, first_length}, {(void *)second, second_length}};
+        send_parts(parts, 3);
+        return;
+    }
+    hold(&header, sizeof header);
+    hold(first, first_length);
+    hold(second, second_length);
 }
 
 void wire_send(char type, const void *payload, size_t length)

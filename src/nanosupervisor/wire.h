@@ -10,17 +10,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL_VERSION 1u
+#define PROTOCOL_VERSION 2u
 
 /* agent -> supervisor */
-#define FRAME_PREPARE 'P' /* u8: copy the code from the slot folder? */
+#define FRAME_CONFIGURE 'C' /* struct configuration, then NUL-terminated modules for the zygote to have */
+#define FRAME_PREPARE 'P' /* take over the code in the slot folder; NUL-terminated modules that it imports */
 #define FRAME_RUN 'R'     /* struct run_request, then its strings and the payload */
 #define FRAME_KILL 'K'    /* end the run now */
 
 /* supervisor -> agent */
 #define FRAME_HELLO 'H'   /* u32 protocol version */
+#define FRAME_LEVEL 'L'   /* u8 level of isolation, then why it is not a higher one, as text */
 #define FRAME_READY 'Y'   /* struct ready_report: the workspace is prepared, or why not */
-#define FRAME_STARTED 'S' /* the program was started */
 #define FRAME_EXIT 'X'    /* struct exit_report */
 #define FRAME_STDOUT 'O'  /* captured bytes, first the head, then the tail */
 #define FRAME_STDERR 'E'
@@ -28,6 +29,15 @@
 #define FRAME_DATA 'D'
 #define FRAME_REFUSED 'N' /* u8 reason, then the path of what is not sent */
 #define FRAME_DONE 'Z'    /* u8: nothing of the run is left; 0: the container must not be used again */
+
+#define LEVEL_SHARED 1u  /* a program runs in the container itself */
+#define LEVEL_SANDBOX 2u /* each program runs in namespaces and mounts of its own */
+
+struct __attribute__((packed)) configuration {
+    uint8_t highest_level;    /* not to be exceeded, whatever is possible */
+    uint64_t file_size_bytes; /* what a run will most likely be confined to */
+    uint32_t open_files;
+};
 
 struct __attribute__((packed)) run_request {
     uint32_t timeout_ms;
@@ -84,10 +94,13 @@ enum refusal {
 void wire_connect(const char *path);
 /* The connection's descriptor, for poll(). */
 int wire_fd(void);
-/* Send one frame. The agent gone means that nobody wants this container: exits. */
+/* Send one frame, at the latest with the next wire_flush(). The agent gone means that nobody wants this
+ * container: exits. */
 void wire_send(char type, const void *payload, size_t length);
 /* The same with the payload in two pieces. */
 void wire_send2(char type, const void *first, size_t first_length, const void *second, size_t second_length);
+/* Send what is still held back: frames leave together, so that the agent wakes once for all of them. */
+void wire_flush(void);
 /* Receive one frame into a fresh buffer, which the caller frees; exits when the agent is gone. */
 char wire_receive(uint8_t **payload, size_t *length);
 /* Exit with a message on standard error, which the agent shows with a container that did not come up. */

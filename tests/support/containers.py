@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from nanoagent.container.pool import Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, ContainerSpec, Limits
 from nanoagent.job import Runtime
+from nanoagent.result import Isolation
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import Lease
     from nanoagent.container.slot import Slot
 
-IMAGE = "nanoagent-python:latest"
+IMAGE = os.environ.get("NANOAGENT_TEST_IMAGE", "nanoagent-python:latest")
 # Small, so that tests reach them quickly.
 LIMITS = Limits(processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
 # Runs whatever Python it gets as input: one container can then serve tests that want different code.
@@ -155,8 +157,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    """A bench with real containers."""
+async def bench(isolation: Isolation = Isolation.SANDBOX) -> AsyncIterator[Bench]:
+    """A bench with real containers of that level."""
     driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(
@@ -169,6 +171,7 @@ async def bench() -> AsyncIterator[Bench]:
             max_age_s=3600,
             uid_base=_UID_BASE,
             limits=LIMITS,
+            isolation=isolation,
         )
         pool = Pool(driver, home, policy, Metrics(), Health())
         await pool.start()

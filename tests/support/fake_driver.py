@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nanoagent.container.base import RunningContainer
+from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.errors import ContainerError
 from support.fake_supervisor import FakeSupervisor, Script
 
@@ -84,6 +84,7 @@ class FakeDriver:
             serving = asyncio.create_task(supervisor.serve(slot.path / "agent.sock"))
             session = await slot.session(_HELLO_TIMEOUT_S)
             await session.greet()
+            level, reason = await session.configure(configuration_of(spec))
         except BaseException:
             if serving is not None:
                 await _end(supervisor, serving)
@@ -93,7 +94,9 @@ class FakeDriver:
         container_id = f"fake-{next(self._numbers)}"
         self.running[container_id] = FakeContainer(spec, supervisor, serving)
         self.created.append(spec)
-        return RunningContainer(container_id, spec, slot, session, self.group)
+        return RunningContainer(
+            container_id, spec, slot, session, self.group, why_not_isolated(spec, level, reason)
+        )
 
     def _fail_on_demand(self) -> None:
         reason = self.failures.pop(0) if self.failures else self.broken

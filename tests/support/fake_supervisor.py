@@ -26,6 +26,10 @@ def ready(error: int = 0, files: int = 1, size: int = 10) -> bytes:
     return wire.frame(wire.READY, _READY.pack(error, files, size))
 
 
+def level(number: int, why_not_higher: str = "") -> bytes:
+    return wire.frame(wire.LEVEL, bytes([number]) + why_not_higher.encode())
+
+
 def exited(
     wait_status: int = 0,
     flags: wire.ExitFlag = wire.ExitFlag(0),  # noqa: B008 - an immutable value
@@ -73,13 +77,15 @@ class Script:
 
     Attributes:
         on_connect: At once.
+        why_not_sandboxed: Why it cannot make sandboxes, if it cannot.
         on_prepare: To PREPARE, and after a run that asked for the next.
         on_run: To RUN.
     """
 
     on_connect: bytes = hello()
+    why_not_sandboxed: str = ""
     on_prepare: bytes = ready()
-    on_run: bytes = wire.frame(wire.STARTED) + exited() + done()
+    on_run: bytes = exited() + done()
 
 
 class FakeSupervisor:
@@ -105,7 +111,10 @@ class FakeSupervisor:
 
     def _answer(self, kind: bytes, payload: bytes) -> None:
         assert self._writer is not None
-        if kind == wire.PREPARE:
+        if kind == wire.CONFIGURE:
+            why_not = self._script.why_not_sandboxed
+            self._writer.write(level(wire.LEVEL_SHARED if why_not else payload[0], why_not) + ready())
+        elif kind == wire.PREPARE:
             self.prepared.set()
             self._writer.write(self._script.on_prepare)
         elif kind == wire.RUN:

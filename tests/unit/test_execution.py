@@ -14,7 +14,7 @@ from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.pool import Lease
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.result import ErrorType, Start
-from nanoagent.runtime import session, wire
+from nanoagent.runtime import session
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.wire import ExitFlag
 from support import fake_supervisor as says
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1024 * 1024
-STARTED = wire.frame(wire.STARTED)
 ONLY = request_for(b"{}", prepare_next=False)
 
 
@@ -108,14 +107,14 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 
 
 async def test_a_run_that_goes_well_leaves_its_container_to_the_next(run):
-    ran, clean = await run(STARTED + says.exited(wall_us=2500) + says.done(), Group(peak_mb=7))
+    ran, clean = await run(says.exited(wall_us=2500) + says.done(), Group(peak_mb=7))
     assert (ran.error_type, ran.message, ran.exit_code, ran.wall_ms) == (None, None, 0, 2.5)
     assert ran.use.peak_bytes == 7 * MIB
     assert clean
 
 
 async def test_without_a_control_group_nothing_is_known_of_memory(run):
-    ran, clean = await run(STARTED + says.exited() + says.done())
+    ran, clean = await run(says.exited() + says.done())
     assert ran.use is None
     assert clean
 
@@ -128,7 +127,7 @@ async def test_without_a_control_group_nothing_is_known_of_memory(run):
     ],
 )
 async def test_a_program_s_own_failure_does_not_cost_the_container(run, exited, group, error_type):
-    ran, clean = await run(STARTED + exited + says.done(), group)
+    ran, clean = await run(exited + says.done(), group)
     assert ran.error_type is error_type
     assert clean
 
@@ -145,13 +144,13 @@ async def test_a_program_s_own_failure_does_not_cost_the_container(run, exited, 
     ],
 )
 async def test_a_limit_that_was_hit_costs_the_container(run, exited, counters, error_type):
-    ran, clean = await run(STARTED + exited + says.done(), Group(**counters))
+    ran, clean = await run(exited + says.done(), Group(**counters))
     assert ran.error_type is error_type
     assert not clean
 
 
 async def test_a_container_that_could_not_be_wiped_is_not_used_again(run):
-    ran, clean = await run(STARTED + says.exited() + says.done(clean=False))
+    ran, clean = await run(says.exited() + says.done(clean=False))
     assert ran.error_type is None
     assert not clean
 
@@ -177,7 +176,7 @@ async def test_a_built_program_that_lacked_memory_to_start_is_our_fault(run):
 
 async def test_a_container_full_of_the_runs_files_gets_room_to_send_them_and_is_not_used_again(run):
     group = Group(limit_mb=128, left_mb=127)
-    ran, clean = await run(STARTED + says.exited() + says.file(b"f", b"x") + says.done(), group)
+    ran, clean = await run(says.exited() + says.file(b"f", b"x") + says.done(), group)
     assert ran.error_type is None
     assert len(ran.collected.files) == 1
     assert group.limit_bytes > 128 * MIB
@@ -193,19 +192,19 @@ async def test_a_container_that_died_before_the_run_is_our_fault(run):
 
 async def test_a_supervisor_that_breaks_the_protocol_is_our_fault(run):
     with pytest.raises(ProtocolError):
-        await run(STARTED + STARTED)
+        await run(says.done())
 
 
 async def test_a_program_that_will_not_be_ended_has_timed_out(run, monkeypatch):
     monkeypatch.setattr(session, "_OVERTIME_S", 0)
-    ran, clean = await run(STARTED, Group(peak_mb=3), timeout_ms=1, grace_ms=1, prepare_next=False)
+    ran, clean = await run(b"", Group(peak_mb=3), timeout_ms=1, grace_ms=1, prepare_next=False)
     assert (ran.error_type, ran.exit_code) == (ErrorType.TIMEOUT, 137)
     assert ran.use.peak_bytes == 3 * MIB
     assert not clean
 
 
 async def dies_under(group: ControlGroup | None, tmp_path: Path) -> execution.Execution:
-    async with leased(STARTED, group) as lease:
+    async with leased(b"", group) as lease:
         running = asyncio.create_task(execution.execute(lease, ONLY, tmp_path))
         if isinstance(group, Group):
             await group.sampled.wait()
@@ -226,7 +225,7 @@ async def test_a_container_that_died_for_another_reason_is_our_fault(tmp_path, g
 
 async def test_memory_is_sampled_while_the_program_runs(tmp_path):
     group = Group()
-    async with leased(STARTED, group) as lease:
+    async with leased(b"", group) as lease:
         running = asyncio.create_task(execution.execute(lease, ONLY, tmp_path))
         async with asyncio.timeout(20):
             await group.sampled.wait()

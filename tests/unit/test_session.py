@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_S = 20.0
-STARTED = wire.frame(wire.STARTED)
 REQUEST = request_for(
     b"{}",
     capture_bytes=10,
@@ -77,7 +76,6 @@ async def whole_run(session: Session, spool: Path) -> session_module.Collected:
 GOOD = [
     says.hello(),
     says.ready(),
-    STARTED,
     says.exited(stdout_total=2),
     wire.frame(wire.STDOUT, b"hi"),
     says.file(b"a/b", b"content"),
@@ -97,7 +95,7 @@ async def test_a_run_that_goes_well(tmp_path):
 # --- hanging up, at every step
 
 
-TO_THE_END = 4  # frames of GOOD up to the run's end; what follows are outputs
+TO_THE_END = 3  # frames of GOOD up to the run's end; what follows are outputs
 
 
 @pytest.mark.parametrize("said", range(TO_THE_END))
@@ -155,7 +153,7 @@ async def test_a_supervisor_that_does_not_get_ready_is_given_up(monkeypatch):
 
 async def test_a_supervisor_that_does_not_end_a_run_is_overdue(monkeypatch):
     monkeypatch.setattr(session_module, "_OVERTIME_S", 0)
-    session = talk(STARTED, hangs_up=False)
+    session = talk(b"", hangs_up=False)
     with pytest.raises(Overdue):
         await session.wait_exit(request_for(b"", timeout_ms=0, grace_ms=0))
 
@@ -172,8 +170,8 @@ async def test_a_supervisor_that_falls_silent_among_outputs_is_given_up(monkeypa
 
 
 async def test_another_version_is_refused_with_the_remedy():
-    with pytest.raises(ContainerError, match=r"protocol 2.*make images"):
-        await talk(says.hello(version=2)).greet()
+    with pytest.raises(ContainerError, match=r"protocol 1.*make images"):
+        await talk(says.hello(version=1)).greet()
 
 
 ALL_KINDS = [bytes([kind]) for kind in range(256)]
@@ -189,7 +187,7 @@ def wrong_but(*kinds: bytes) -> list[bytes]:
     [
         (Session.greet, [wire.HELLO]),
         (Session.prepare, [wire.READY]),
-        (lambda session: session.wait_exit(REQUEST), [wire.STARTED, wire.EXIT]),
+        (lambda session: session.wait_exit(REQUEST), [wire.EXIT]),
     ],
     ids=["greet", "prepare", "wait_exit"],
 )
@@ -199,9 +197,9 @@ async def test_a_frame_out_of_order_is_refused(step: Callable[[Session], Awaitab
             await step(talk(frame))
 
 
-async def test_a_run_cannot_start_twice():
+async def test_a_run_cannot_be_done_before_its_end():
     with pytest.raises(ProtocolError, match="where a run's end was due"):
-        await talk(STARTED + STARTED).wait_exit(REQUEST)
+        await talk(says.done()).wait_exit(REQUEST)
 
 
 async def test_a_frame_that_is_no_output_is_refused_among_outputs(tmp_path):
@@ -320,7 +318,7 @@ async def test_readiness_is_awaited_once():
 
 async def test_after_a_run_that_has_a_next_readiness_is_awaited(tmp_path):
     request = request_for(b"", prepare_next=True)
-    session = talk(STARTED + says.exited() + says.done() + says.ready(error=28))
+    session = talk(says.exited() + says.done() + says.ready(error=28))
     await session.start(request)
     await session.collect(request, await session.wait_exit(request), tmp_path)
     with pytest.raises(ContainerError, match="No space left"):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanoagent.container.spec import MIB, SECCOMP_PROFILE, ContainerSpec, Limits, create_body
+from nanoagent.container.spec import MIB, SECCOMP_PROFILES, ContainerSpec, Limits, create_body
 from nanoagent.job import Runtime
+from nanoagent.result import Isolation
 
 SPEC = ContainerSpec(
     runtime=Runtime.PYTHON,
@@ -23,6 +25,7 @@ SPEC = ContainerSpec(
 )
 BODY = create_body(SPEC)
 HOST = BODY["HostConfig"]
+SECCOMP_PROFILE = SECCOMP_PROFILES[Isolation.SHARED]
 RULES = json.loads(SECCOMP_PROFILE)["syscalls"]
 ALLOWED = {name for rule in RULES if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
 # clone(2), unshare(2): CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME;
@@ -67,7 +70,7 @@ def test_memory_is_limited_and_swap_is_none():
 def test_cpu_and_processes_are_limited():
     assert HOST["CpuQuota"] / HOST["CpuPeriod"] == 0.5
     assert HOST["CpuShares"] == 512
-    assert HOST["PidsLimit"] == 66
+    assert HOST["PidsLimit"] == 68
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,56 @@ def test_the_container_names_its_worker():
 
 def test_the_body_is_json():
     assert json.loads(json.dumps(BODY)) == BODY
+
+
+# --- what a sandbox for each run takes
+
+SANDBOX_BODY = create_body(replace(SPEC, isolation=Isolation.SANDBOX, apparmor="ours"))
+SANDBOX_HOST = SANDBOX_BODY["HostConfig"]
+SANDBOX_RULES = json.loads(SECCOMP_PROFILES[Isolation.SANDBOX])["syscalls"]
+CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWCGROUP = 0x1000_0000, 0x2_0000, 0x200_0000
+
+
+def test_a_sandbox_takes_a_visible_proc_a_profile_and_five_more_calls_and_nothing_else():
+    differing = {
+        name for name in HOST.keys() | SANDBOX_HOST.keys() if HOST.get(name) != SANDBOX_HOST.get(name)
+    }
+    assert differing == {"SecurityOpt", "MaskedPaths", "ReadonlyPaths"}
+    assert (SANDBOX_HOST["MaskedPaths"], SANDBOX_HOST["ReadonlyPaths"]) == ([], [])
+    assert set(SANDBOX_HOST["SecurityOpt"]) == {
+        "no-new-privileges",
+        f"seccomp={SECCOMP_PROFILES[Isolation.SANDBOX]}",
+        "apparmor=ours",
+    }
+
+
+def test_the_profile_is_widened_by_five_calls_each_with_its_reason():
+    added = [rule for rule in SANDBOX_RULES if rule not in RULES]
+    assert SANDBOX_RULES[: len(RULES)] == RULES
+    assert sorted(name for rule in added for name in rule["names"]) == [
+        "clone",
+        "mount",
+        "sethostname",
+        "setns",
+        "unshare",
+    ]
+    assert all(len(rule["comment"]) > 40 for rule in added)
+
+
+def test_unshare_makes_nothing_but_the_supervisors_own_namespaces():
+    (rule,) = [rule for rule in SANDBOX_RULES if rule["names"] == ["unshare"]]
+    (argument,) = rule["args"]
+    assert (argument["op"], argument["valueTwo"]) == ("SCMP_CMP_MASKED_EQ", 0)
+    assert argument["value"] == 2**64 - 1 - (CLONE_NEWUSER | CLONE_NEWNS)
+
+
+def test_clone_makes_no_cgroup_namespace_for_a_sandbox_either():
+    rules = [rule for rule in SANDBOX_RULES if rule["names"] == ["clone"]]
+    assert all(argument["value"] & CLONE_NEWCGROUP for rule in rules for argument in rule["args"])
+
+
+def test_docker_keeps_masking_proc_where_there_is_no_sandbox():
+    assert not {"MaskedPaths", "ReadonlyPaths"} & HOST.keys()
 
 
 # --- the seccomp profile

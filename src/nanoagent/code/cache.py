@@ -3,11 +3,15 @@
 Beside the folders of `store`, the code cache keeps `index/<sha256 of bucket and key>.json`: which ETag the
 object had and which digest its bytes. It outlives the process and is shared like the rest, so that a new
 worker's first request for known code is already a conditional one. An entry of it is only ever a hint: the
-store is asked each time, and a tree that is gone is fetched anew.
+store is asked, and a tree that is gone is fetched anew.
+
+What the store has answered is taken to hold for a moment (`fresh_s`), in memory and in this process only: a
+busy function's code is asked for once in that time, not once a job.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections import OrderedDict
@@ -34,13 +38,15 @@ if TYPE_CHECKING:
 _MIB: Final = 1024 * 1024
 _REFUSALS: Final = 1024  # remembered; some 300 bytes each
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
+_MOST_FRESH: Final = 256  # objects; each holds a descriptor
 _DIGEST: Final = re.compile(r"[0-9a-f]{16,128}")
 
 FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
 """How a fetch was served.
 
 * `revalidated`: one conditional request; the object has not changed and its tree is on disk.
-* `hit`: by a request that another caller had under way, or by a tree that the same bytes had left on disk.
+* `hit`: by an answer that is still fresh, by a request that another caller had under way, or by a tree that
+  the same bytes had left on disk.
 * `miss`: fetched and unpacked, or refused.
 """
 
@@ -67,6 +73,19 @@ class _IndexEntry(msgspec.Struct, frozen=True):
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """The tree of an object that the store was asked about a moment ago.
+
+    Attributes:
+        pin: Keeps the tree while it is fresh.
+        end: When it no longer is.
+    """
+
+    pin: Pin
+    end: asyncio.TimerHandle
+
+
 def _observe_nothing(_: FetchOutcome) -> None:
     pass
 
@@ -82,20 +101,25 @@ class CodeCache:
         limits: What a zip may be at most.
         max_bytes: How much room the trees may take; exceeded only by trees in use.
         observe: Told how each fetch was served.
+        fresh_s: How long an answer of the store is taken to hold, seconds; 0 asks it each time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, which are only passed on
         self,
         root: Path,
         store: ObjectStore,
         limits: archive.ArchiveLimits,
         max_bytes: int,
         observe: Callable[[FetchOutcome], None] = _observe_nothing,
+        *,
+        fresh_s: float = 0,
     ) -> None:
         self._root = root
         self._store = store
         self._limits = limits
         self._observe = observe
+        self._fresh_s = fresh_s
+        self._fresh: dict[tuple[str, str], _Fresh] = {}  # the one asked about longest ago is first
         self._disk = DiskCache(root, max_bytes)
         self._index = root / "index"
         self._index_writes = 0
@@ -116,25 +140,34 @@ class CodeCache:
     async def close(self) -> None:
         """End what is under way. Trees stay, for the next worker. Idempotent."""
         await self._flights.close()
+        self._forget_all()
         await self._disk.close()
 
     @asynccontextmanager
     async def fetch(self, bucket: str, key: str) -> AsyncIterator[CodeTree]:
-        """Hold the tree of the zip that is now at `bucket` and `key`.
+        """Hold the tree of the zip that is now at `bucket` and `key`, or was less than `fresh_s` ago.
 
-        One conditional request each time, shared by callers who want the same object at the same time.
+        One conditional request at most, shared by callers who want the same object at the same time.
 
         Raises:
             Rejected: CODE_NOT_FOUND, or INVALID_CODE for a zip that is over a limit or hostile.
             StorageError: The object store or the disk failed.
         """
-        if (bucket, key) in self._flights:
+        pin = self._recall_fresh(bucket, key)
+        if pin is not None or (bucket, key) in self._flights:
             self._observe("hit")
-        pin = await self._flights.join((bucket, key), partial(self._resolve, bucket, key))
+        if pin is None:
+            pin = await self._flights.join((bucket, key), partial(self._resolve, bucket, key))
         async with self._disk.held(pin):
             yield CodeTree(pin.digest, pin.content, pin.meta().bytes)
 
     async def _resolve(self, bucket: str, key: str) -> Pin:
+        asked_at = asyncio.get_running_loop().time()
+        pin = await self._ask(bucket, key)
+        self._remember_fresh(bucket, key, pin, asked_at)
+        return pin
+
+    async def _ask(self, bucket: str, key: str) -> Pin:
         known = self._recall(bucket, key)
         pin = await self._disk.pin(known.digest) if known else None
         try:
@@ -185,11 +218,17 @@ class CodeCache:
                 self._refuse_known(changed.digest)
                 await self._unpack(changed.digest, scratch)
                 pin = await self._disk.publish(changed.digest, scratch / "tree")
-                await self._disk.evict()
+                await self._evict()
             return pin.share()
         finally:
             if pin is not None:
                 pin.release()
+
+    async def _evict(self) -> None:
+        await self._disk.evict()
+        if self._disk.may_be_over and self._fresh:  # trees that are only remembered must not hold it up
+            self._forget_all()
+            await self._disk.evict()
 
     async def _unpack(self, digest: str, scratch: Path) -> None:
         try:
@@ -207,6 +246,38 @@ class CodeCache:
         """Raise what was found wrong with these bytes before, if anything."""
         if message := self._refusals.get(digest):
             raise Rejected(ErrorType.INVALID_CODE, message)
+
+    # --- what is fresh
+
+    def _recall_fresh(self, bucket: str, key: str) -> Pin | None:
+        fresh = self._fresh.get((bucket, key))
+        if fresh is None:
+            return None
+        if not fresh.pin.exists():
+            self._forget(bucket, key)
+            return None
+        return fresh.pin.share()
+
+    def _remember_fresh(self, bucket: str, key: str, pin: Pin, asked_at: float) -> None:
+        """Count from the question: what was deployed while it was answered may not be in the answer."""
+        loop = asyncio.get_running_loop()
+        self._forget(bucket, key)
+        if asked_at + self._fresh_s <= loop.time():
+            return
+        if len(self._fresh) >= _MOST_FRESH:
+            self._forget(*next(iter(self._fresh)))
+        end = loop.call_at(asked_at + self._fresh_s, self._forget, bucket, key)
+        self._fresh[bucket, key] = _Fresh(pin.share(), end)
+
+    def _forget(self, bucket: str, key: str) -> None:
+        fresh = self._fresh.pop((bucket, key), None)
+        if fresh is not None:
+            fresh.end.cancel()
+            fresh.pin.release()
+
+    def _forget_all(self) -> None:
+        for bucket, key in list(self._fresh):
+            self._forget(bucket, key)
 
     # --- the index
 

@@ -101,6 +101,10 @@ class Pin:
         """What the entry was when it was published."""
         return msgspec.json.decode(os.pread(self.handle, _META_MAX_BYTES, 0), type=Meta)
 
+    def exists(self) -> bool:
+        """Whether the thing still is there; nobody removes it who keeps to the rules."""
+        return _inode(self.content) is not None
+
     def share(self) -> Self:
         """The same lock once more: it ends when the last share is released (flock(2), on dup)."""
         return type(self)(os.dup(self.handle), self.digest, self.content)
@@ -238,6 +242,11 @@ class DiskCache:
                 with contextlib.suppress(StorageError):
                     await self.evict()
 
+    @property
+    def may_be_over(self) -> bool:
+        """Whether the bound may not be kept: something was published since, or pins held up the last eviction."""
+        return self._may_be_over
+
     def digests(self) -> set[str]:
         """The names of all entries. Blocking."""
         return {entry.name for entry in self._entries.iterdir()}
@@ -305,7 +314,7 @@ class DiskCache:
     async def _is_usable(self, pin: Pin) -> bool:
         inode = _inode(pin.handle)
         if self._verified.get(pin.digest) == inode:
-            return _inode(pin.content) is not None
+            return pin.exists()
         if await in_thread(partial(_is_sound, pin)):
             self._verified[pin.digest] = inode
             return True

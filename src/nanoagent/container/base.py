@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from nanoagent.result import Isolation
+from nanoagent.runtime import wire
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -11,6 +14,24 @@ if TYPE_CHECKING:
     from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
     from nanoagent.runtime.session import Session
+
+
+def configuration_of(spec: ContainerSpec) -> wire.Configuration:
+    """What a container's supervisor is told to be."""
+    sandboxed = spec.isolation is Isolation.SANDBOX
+    return wire.Configuration(
+        highest_level=wire.LEVEL_SANDBOX if sandboxed else wire.LEVEL_SHARED,
+        file_size_bytes=spec.limits.file_size_bytes,
+        open_files=spec.limits.open_files,
+        modules=spec.modules,
+    )
+
+
+def why_not_isolated(spec: ContainerSpec, level: int, reason: str) -> str | None:
+    """Why a supervisor did not reach the level its container was made for, or None."""
+    if spec.isolation is not Isolation.SANDBOX or level == wire.LEVEL_SANDBOX:
+        return None
+    return f"no sandbox can be made here: {reason}"
 
 
 class RunningContainer:
@@ -22,17 +43,27 @@ class RunningContainer:
         slot: Its folder on the host.
         session: The conversation with its supervisor.
         group: Its control group, None where its files cannot be seen.
+        isolation: What stands between two runs in it: `SANDBOX` or `SHARED`.
+        isolation_reason: Why it is not a higher level; None when there is none.
         base_bytes: What it held, page cache excluded, when it was bound and no run had begun.
     """
 
     def __init__(
-        self, container_id: str, spec: ContainerSpec, slot: Slot, session: Session, group: ControlGroup | None
+        self,
+        container_id: str,
+        spec: ContainerSpec,
+        slot: Slot,
+        session: Session,
+        group: ControlGroup | None,
+        isolation_reason: str | None = None,
     ) -> None:
         self.id = container_id
         self.spec = spec
         self.slot = slot
         self.session = session
         self.group = group
+        self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
+        self.isolation_reason = isolation_reason
         self.base_bytes = 0
 
 

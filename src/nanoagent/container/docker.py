@@ -13,7 +13,7 @@ import aiohttp
 import structlog
 
 from nanoagent.container import cgroup, slot
-from nanoagent.container.base import RunningContainer
+from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
 from nanoagent.errors import ContainerError
 
@@ -83,8 +83,10 @@ class DockerDriver:
                 await container.start()
             session = await slot.session(_HELLO_TIMEOUT_S)
             await session.greet()
+            level, reason = await session.configure(configuration_of(spec))
             group = await self._control_group(container.id)
-            return RunningContainer(container.id, spec, slot, session, group)
+            why_not = why_not_isolated(spec, level, reason)
+            return RunningContainer(container.id, spec, slot, session, group, why_not)
         except BaseException:
             # Shielded: a cancelled creation must not leave a container behind either.
             await asyncio.shield(self._unmake(making, spec.name))
@@ -200,6 +202,13 @@ class DockerDriver:
         for home in {homes[container_id] for container_id in dead} - {own_home}:
             await asyncio.to_thread(slot.remove_home, home)
         return len(dead)
+
+    async def confines_with_apparmor(self) -> bool:
+        """Whether the engine puts every container under an AppArmor profile."""
+        docker = await self._engine()
+        async with _translated("asking how it confines containers"):
+            options = (await docker.system.info()).get("SecurityOptions") or []
+        return any("name=apparmor" in option for option in options)
 
     async def ping(self) -> None:
         """Succeed when the engine answers."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+
+from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
 _BREAKER_THRESHOLD: Final = 3
 _BREAKER_MAX_PAUSE_S: Final = 60.0
 _BREAKER_MAX_DOUBLINGS: Final = 6  # 64 s are over the maximum; a float has no room for a thousand
+
+
+class Sharing(StrEnum):
+    """Whom a container may serve (`CONTAINER_SHARING`)."""
+
+    FUNCTION = "function"
+    WORKER = "worker"
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +43,10 @@ class PoolPolicy:
         max_age_s: Age at which a container is retired.
         uid_base: Each container gets a user id of its own from here upward.
         limits: The same for all containers.
+        isolation: The level that containers are made for: `SANDBOX` or `SHARED`.
+        apparmor: The AppArmor profile that it takes, if any.
+        sharing: Whom a container may serve.
+        modules: Python modules that every interpreter has ready.
     """
 
     images: dict[Runtime, str]
@@ -43,6 +58,22 @@ class PoolPolicy:
     max_age_s: float
     uid_base: int
     limits: Limits
+    isolation: Isolation = Isolation.SHARED
+    apparmor: str | None = None
+    sharing: Sharing = Sharing.FUNCTION
+    modules: tuple[str, ...] = ()
+
+    @property
+    def keeps_containers(self) -> bool:
+        """Whether any container serves more than one run."""
+        return self.sharing is not Sharing.NEVER and self.max_runs > 1
+
+    @property
+    def between_runs(self) -> Isolation:
+        """What stands between one run and the next."""
+        if self.isolation is Isolation.SANDBOX:
+            return Isolation.SANDBOX
+        return Isolation.SHARED if self.keeps_containers else Isolation.CONTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +90,7 @@ class Binding:
         tree: The unpacked code.
         tree_bytes: Its size.
         program: The built program, for compiled languages.
+        modules: Python modules that the code imports and that are worth having ready.
         purpose: `run`, or `build`; a container built in is not run in.
     """
 
@@ -71,6 +103,7 @@ class Binding:
     tree: Path
     tree_bytes: int
     program: Path | None = None
+    modules: tuple[str, ...] = ()
     purpose: str = "run"
 
     @property

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.container.policy import Breaker, Pooled, retirement_reason, victims
+from nanoagent.container.policy import Breaker, Pooled, Sharing, retirement_reason, victims
 from nanoagent.container.spec import MIB, ContainerSpec
 from nanoagent.errors import ContainerError, Interrupted
 from nanoagent.job import Runtime
-from nanoagent.result import Start
+from nanoagent.result import Isolation, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -60,11 +60,13 @@ class Lease:
         start: Where it came from.
         clean: Set by the user of the lease when nothing of the run is left; else it is retired.
         reuse: Whether the pool would keep it after a clean run.
+        isolation: What stands between this run and any other.
     """
 
     container: RunningContainer
     start: Start
     reuse: bool
+    isolation: Isolation = Isolation.SHARED
     clean: bool = False
 
 
@@ -79,6 +81,26 @@ class _Fleet:
 
     def generic(self) -> int:
         return sum(pooled.key is None for pooled in self.idle)
+
+
+def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: Slot) -> ContainerSpec:
+    """What a container of that runtime is made from before it belongs to a function."""
+    return ContainerSpec(
+        runtime=runtime,
+        image=policy.images[runtime],
+        name=f"nanoagent-{runtime}-{slot.path.name}",
+        worker_id=home.path.name,
+        home=home.path,
+        slot=slot.path,
+        # An id that no other container has: the kernel counts pipes, locks and watches per user.
+        uid=policy.uid_base + secrets.randbelow(_UID_RANGE),
+        memory_mb=GENERIC_MEMORY_MB,
+        cpus=policy.generic_cpus,
+        limits=policy.limits,
+        isolation=policy.isolation,
+        apparmor=policy.apparmor,
+        modules=policy.modules if runtime is Runtime.PYTHON else (),
+    )
 
 
 class Pool:
@@ -169,9 +191,10 @@ class Pool:
             Interrupted: Making them keeps failing, and it is too early to try again.
         """
         pooled, start = await self._acquire(binding)
-        lease = Lease(pooled.container, start, reuse=self._would_keep(pooled, binding))
+        reuse = self._would_keep(pooled, binding)
+        lease = Lease(pooled.container, start, reuse, self._policy.between_runs)
         try:
-            if pooled.key is None:
+            if pooled.key != binding.key:
                 await self._bind(pooled, binding)
             self._metrics.container_start(binding.runtime, start)
             yield lease
@@ -188,7 +211,8 @@ class Pool:
             self._notify()
 
     def _would_keep(self, pooled: Pooled, binding: Binding) -> bool:
-        return binding.purpose == "run" and pooled.runs + 1 < self._policy.max_runs
+        kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
+        return binding.purpose == "run" and kept
 
     async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
         fleet = self._fleets[binding.runtime]
@@ -200,6 +224,11 @@ class Pool:
                 self._take(pooled)
                 self._refill()
                 return await self._resized(pooled, binding), Start.WARM
+        if self._policy.sharing is Sharing.WORKER and binding.purpose == "run":
+            for pooled in fleet.idle:  # the one unused for longest
+                if pooled.alive:
+                    self._take(pooled)
+                    return await self._resized(pooled, binding), Start.WARM
         pooled = await self._next_created(fleet)
         return await self._resized(pooled, binding), Start.COLD
 
@@ -258,15 +287,17 @@ class Pool:
             self._wanted_mb -= need_mb
 
     async def _bind(self, pooled: Pooled, binding: Binding) -> None:
-        """Give a generic container its function: code, program, limits."""
+        """Give a container its function: code, program, limits; what it had of another is taken away."""
         container = pooled.container
+        if pooled.key is not None:
+            await container.slot.clear()
         pooled.key = binding.key
         await container.slot.put_code(binding.tree)
         if binding.program is not None:
             await container.slot.put_program(binding.program)
         # Twice the tree: many small files take a page each, and a structure of the kernel's besides.
         await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _COPY_SLACK_BYTES)
-        await container.session.prepare()
+        await container.session.prepare(binding.modules)
         # Now that the code's copy lies in the container, what it holds is its base, on top of the limit.
         if container.group is not None:
             try:
@@ -350,24 +381,16 @@ class Pool:
         policy = self._policy
         name = secrets.token_hex(5)
         slot = self._home.new_slot(name)
-        spec = ContainerSpec(
-            runtime=runtime,
-            image=policy.images[runtime],
-            name=f"nanoagent-{runtime}-{name}",
-            worker_id=self._home.path.name,
-            home=self._home.path,
-            slot=slot.path,
-            # An id that no other container has: the kernel counts pipes, locks and watches per user.
-            uid=policy.uid_base + secrets.randbelow(_UID_RANGE),
-            memory_mb=GENERIC_MEMORY_MB,
-            cpus=policy.generic_cpus,
-            limits=policy.limits,
-        )
         try:
-            return await self._driver.create(spec, slot)
+            container = await self._driver.create(generic_spec(policy, self._home, runtime, slot), slot)
         except BaseException:
             await self._remove_slot(slot)
             raise
+        if container.isolation is not policy.isolation:
+            await self._driver.remove(container.id)
+            await self._remove_slot(slot)
+            raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
+        return container
 
     def _creation_failed(self, runtime: Runtime, reason: str) -> None:
         fleet = self._fleets[runtime]

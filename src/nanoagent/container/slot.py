@@ -178,6 +178,12 @@ class Slot:
         """Put a built program where a run starts it."""
         await self._link(_link_file, program, self.path / "program")
 
+    async def clear(self) -> None:
+        """Take code and program away again, for another function's."""
+        program = self.path / "program"
+        await asyncio.to_thread(shutil.rmtree, self.path / "code", ignore_errors=True)
+        program.unlink(missing_ok=True)
+
     @staticmethod
     async def _link(link: Callable[[Path, Path], None], source: Path, target: Path) -> None:
         try:

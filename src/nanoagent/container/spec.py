@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,12 +20,22 @@ LABEL_HOME: Final = "nanoagent.home"
 LABEL_RUNTIME: Final = "nanoagent.runtime"
 _INPUT_BYTES: Final = 2 * MIB  # one payload: a message has at most 1 MiB
 _SHM_BYTES: Final = 64 * MIB  # Docker's default
-# What a container holds besides the run: the supervisor, the kernel's own structures, the code's copy until
-# it is measured. The limit is set anew, exactly, when the container is bound.
-_BASE_BYTES: Final = 16 * MIB
-_SUPERVISOR_PROCESSES: Final = 2  # itself, and the program's process before it becomes the program
+# What a container holds besides the run: the supervisor, an interpreter that waits, the kernel's own
+# structures, the code's copy until it is measured. The limit is set anew, exactly, when it is bound.
+_BASE_BYTES: Final = 64 * MIB
+_OUR_PROCESSES: Final = 4  # the supervisor, a zygote, a sandbox's init, and one that is being replaced
 
-SECCOMP_PROFILE: Final = resources.files(__package__).joinpath("seccomp.json").read_text()
+
+def _seccomp_profiles() -> dict[Isolation, str]:
+    """The profile of each level: in a sandbox the supervisor may also do what it takes to make one."""
+    folder = resources.files(__package__)
+    profile = json.loads(folder.joinpath("seccomp.json").read_text())
+    shared = json.dumps(profile)
+    profile["syscalls"] += json.loads(folder.joinpath("seccomp-sandbox.json").read_text())
+    return {Isolation.SHARED: shared, Isolation.SANDBOX: json.dumps(profile)}
+
+
+SECCOMP_PROFILES: Final = _seccomp_profiles()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,8 @@ class Limits:
     work_bytes: int
     output_bytes: int
     inodes: int
+    file_size_bytes: int = 512 * MIB
+    open_files: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +66,9 @@ class ContainerSpec:
         memory_mb: The size it is made for, MiB.
         cpus: Its CPU share.
         limits: The worker's.
+        isolation: The highest level that is tried: `SANDBOX` or `SHARED`.
+        apparmor: The AppArmor profile, where Docker's own would forbid the sandbox.
+        modules: Python modules that its interpreter has ready for every function.
     """
 
     runtime: Runtime
@@ -63,6 +81,9 @@ class ContainerSpec:
     memory_mb: int
     cpus: float
     limits: Limits
+    isolation: Isolation = Isolation.SHARED
+    apparmor: str | None = None
+    modules: tuple[str, ...] = ()
 
 
 def _tmpfs(size_bytes: int, inodes: int) -> str:
@@ -77,8 +98,11 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
     docs/security.md says of each setting which attack it stops and which test tries it.
     """
     limits = spec.limits
+    security = ["no-new-privileges", f"seccomp={SECCOMP_PROFILES[spec.isolation]}"]
+    if spec.apparmor is not None:
+        security.append(f"apparmor={spec.apparmor}")
     memory = spec.memory_mb * MIB + _BASE_BYTES
-    return {
+    body: dict[str, Any] = {
         "Image": spec.image,
         "User": f"{spec.uid}:{spec.uid}",
         "WorkingDir": "/work",
@@ -92,7 +116,7 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
         "NetworkDisabled": True,
         "HostConfig": {
             "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges", f"seccomp={SECCOMP_PROFILE}"],
+            "SecurityOpt": security,
             "ReadonlyRootfs": True,
             "Privileged": False,
             "IpcMode": "private",
@@ -111,8 +135,13 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
             "CpuPeriod": 100_000,
             "CpuQuota": int(spec.cpus * 100_000),
             "CpuShares": max(2, int(spec.cpus * 1024)),
-            "PidsLimit": limits.processes + _SUPERVISOR_PROCESSES,
+            "PidsLimit": limits.processes + _OUR_PROCESSES,
             "LogConfig": {"Type": "none"},
             "RestartPolicy": {"Name": "no"},
         },
     }
+    if spec.isolation is Isolation.SANDBOX:
+        # The kernel mounts a fresh /proc only for those to whom all of the old one is visible. A sandbox
+        # hides in its own what Docker would have hidden (src/nanosupervisor/sandbox.c).
+        body["HostConfig"] |= {"MaskedPaths": [], "ReadonlyPaths": []}
+    return body

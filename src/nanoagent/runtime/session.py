@@ -18,7 +18,7 @@ from nanoagent.result import OutputError
 from nanoagent.runtime import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _MAX_REFUSALS: Final = 100  # named one by one in a result; more are summed up in one line
@@ -137,9 +137,28 @@ class Session:
                 "build the images anew (make images)"
             )
 
-    async def prepare(self) -> None:
-        """Have the code copied from the slot folder into the working directory, and wait for it."""
-        self._send(wire.PREPARE, b"\1")
+    async def configure(self, configuration: wire.Configuration) -> tuple[int, str]:
+        """Tell it what to be, and wait until it is ready for code.
+
+        Returns:
+            The level of isolation that it can have there, and why it is not a higher one.
+
+        Raises:
+            ContainerError: It cannot be what it was told to be.
+        """
+        self._send(wire.CONFIGURE, configuration.encode())
+        level, reason = wire.decode_level(await self._expect(wire.LEVEL, _STEP_TIMEOUT_S))
+        self._preparation = asyncio.create_task(self._read_ready())
+        await self.ready()
+        return level, reason
+
+    async def prepare(self, modules: Sequence[str] = ()) -> None:
+        """Have the code taken over from the slot folder, and wait until a run could start.
+
+        Args:
+            modules: What the interpreter that waits should have imported besides, if it can.
+        """
+        self._send(wire.PREPARE, wire.encode_names(modules))
         self._preparation = asyncio.create_task(self._read_ready())
         await self.ready()
 
@@ -182,8 +201,6 @@ class Session:
         try:
             async with asyncio.timeout(limit_s):
                 kind, payload = await self._receive()
-                if kind == wire.STARTED:
-                    kind, payload = await self._receive()
         except TimeoutError as exc:
             raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
         if kind != wire.EXIT:

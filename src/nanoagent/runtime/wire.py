@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping, Sequence
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
+CONFIGURE: Final = b"C"
 PREPARE: Final = b"P"
 RUN: Final = b"R"
 KILL: Final = b"K"
 HELLO: Final = b"H"
+LEVEL: Final = b"L"
 READY: Final = b"Y"
-STARTED: Final = b"S"
 EXIT: Final = b"X"
 STDOUT: Final = b"O"
 STDERR: Final = b"E"
@@ -37,10 +38,14 @@ DONE: Final = b"Z"
 MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
+_CONFIGURATION: Final = struct.Struct("<BQI")
 _READY: Final = struct.Struct("<IIQ")
 _EXIT: Final = struct.Struct("<IIQQQQQIIII")
 _FILE: Final = struct.Struct("<Q")
 _RUN: Final = struct.Struct("<IIIQIIQQIIIB")
+
+LEVEL_SHARED: Final = 1
+LEVEL_SANDBOX: Final = 2
 
 REFUSALS: Final = {
     1: "is a link; only regular files are uploaded",
@@ -61,6 +66,33 @@ class ExitFlag(IntFlag):
     DISK_FULL = 4
     FILE_LIMIT = 8
     NOT_STARTED = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a supervisor is told once, before anything else.
+
+    Attributes:
+        highest_level: Not to be exceeded: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
+        file_size_bytes: RLIMIT_FSIZE that runs will most likely have.
+        open_files: RLIMIT_NOFILE likewise.
+        modules: Python modules that its interpreter imports ahead.
+    """
+
+    highest_level: int
+    file_size_bytes: int
+    open_files: int
+    modules: Sequence[str] = ()
+
+    def encode(self) -> bytes:
+        """The payload of a CONFIGURE frame."""
+        fixed = _CONFIGURATION.pack(self.highest_level, self.file_size_bytes, self.open_files)
+        return fixed + encode_names(self.modules)
+
+
+def encode_names(names: Sequence[str]) -> bytes:
+    """NUL-terminated, as in CONFIGURE and PREPARE."""
+    return b"".join(name.encode() + b"\0" for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +209,13 @@ def _unpack(layout: struct.Struct, payload: bytes, what: str) -> tuple[int, ...]
 def decode_version(payload: bytes) -> int:
     """The payload of HELLO."""
     return _unpack(_VERSION, payload, "HELLO")[0]
+
+
+def decode_level(payload: bytes) -> tuple[int, str]:
+    """The payload of LEVEL: the level, and why it is not a higher one."""
+    if not payload or payload[0] not in {LEVEL_SHARED, LEVEL_SANDBOX}:
+        raise ProtocolError("the supervisor reported no level of isolation")
+    return payload[0], payload[1:].decode(errors="replace")
 
 
 def decode_ready(payload: bytes) -> ReadyReport:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from nanoagent.job import Runtime
+from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -90,6 +91,11 @@ class Metrics:
         )
         self._breaker = self._gauge(
             "worker_pool_breaker_open", "1 while no containers are made because making them keeps failing"
+        )
+
+        self._isolation = self._gauge(
+            "worker_isolation_level",
+            "2: a sandbox for each run, 1: a container shared by runs, 0: one for each",
         )
 
     def _make_other_metrics(self) -> None:
@@ -181,6 +187,10 @@ class Metrics:
     def pool_breaker(self, *, is_open: bool) -> None:
         """Whether the pool has stopped making containers because making them keeps failing."""
         self._breaker.set(is_open)
+
+    def isolation(self, between_runs: Isolation) -> None:
+        """What stands between one run and the next."""
+        self._isolation.set({Isolation.SANDBOX: 2, Isolation.SHARED: 1, Isolation.CONTAINER: 0}[between_runs])
 
     def watch_slots(self, slots: Slots) -> None:
         """Read the budget's use from `slots` whenever the metrics are asked for."""

@@ -1,0 +1,106 @@
+/* See capture.h. */
+#define _GNU_SOURCE
+#include "capture.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+void capture_open(struct capture *capture, char type, int from, uint32_t bytes)
+{
+    /* mmap, so that only what is used takes memory, and none of it stays afterwards. */
+    char *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED)
+        die("no memory for output");
+    if (from >= 0)
+        fcntl(from, F_SETFL, O_NONBLOCK);
+    *capture = (struct capture){.from = from,
+                                .type = type,
+                                .head_room = bytes - bytes / 2,
+                                .tail_room = bytes / 2,
+                                .head = room,
+                                .tail = room + (bytes - bytes / 2)};
+}
+
+static void append(struct capture *capture, const char *data, size_t length)
+{
+    if (capture->total < capture->head_room) {
+        size_t part = capture->head_room - (size_t)capture->total;
+        part = part < length ? part : length;
+        memcpy(capture->head + capture->total, data, part);
+        capture->total += part;
+        data += part;
+        length -= part;
+    }
+    if (length > capture->tail_room) { /* only the last of it can still be in the tail at the end */
+        size_t skipped = length - capture->tail_room;
+        capture->total += skipped;
+        data += skipped;
+        length = capture->tail_room;
+    }
+    while (length) {
+        size_t at = (size_t)((capture->total - capture->head_room) % capture->tail_room);
+        size_t part = capture->tail_room - at;
+        part = part < length ? part : length;
+        memcpy(capture->tail + at, data, part);
+        capture->total += part;
+        data += part;
+        length -= part;
+    }
+}
+
+int capture_read(struct capture *capture)
+{
+    static char buffer[64 * 1024];
+    if (capture->from < 0)
+        return 0;
+    ssize_t got = read(capture->from, buffer, sizeof buffer);
+    if (got > 0) {
+        append(capture, buffer, (size_t)got);
+        return 1;
+    }
+    if (got < 0 && errno == EINTR)
+        return 1;
+    if (got == 0) {
+        close(capture->from);
+        capture->from = -1;
+    }
+    return 0;
+}
+
+uint32_t capture_kept(const struct capture *capture)
+{
+    uint64_t room = capture->head_room + capture->tail_room;
+    return (uint32_t)(capture->total < room ? capture->total : room);
+}
+
+static void send_chunks(char type, const char *data, size_t length)
+{
+    while (length) {
+        size_t part = length < 64 * 1024 ? length : 64 * 1024;
+        wire_send(type, data, part);
+        data += part;
+        length -= part;
+    }
+}
+
+void capture_send_and_free(struct capture *capture)
+{
+    uint64_t total = capture->total;
+    size_t head = total < capture->head_room ? (size_t)total : capture->head_room;
+    send_chunks(capture->type, capture->head, head);
+    uint64_t behind_head = total - head;
+    if (behind_head <= capture->tail_room) {
+        send_chunks(capture->type, capture->tail, (size_t)behind_head);
+    } else {
+        size_t oldest = (size_t)(behind_head % capture->tail_room);
+        send_chunks(capture->type, capture->tail + oldest, capture->tail_room - oldest);
+        send_chunks(capture->type, capture->tail, oldest);
+    }
+    if (capture->from >= 0)
+        close(capture->from);
+    munmap(capture->head, capture->head_room + capture->tail_room);
+}

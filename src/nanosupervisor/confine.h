@@ -1,0 +1,20 @@
+/* What every process that is about to become a run's program does to itself, for good. */
+#ifndef CONFINE_H
+#define CONFINE_H
+
+#include <stdint.h>
+
+struct __attribute__((packed)) confinement {
+    uint64_t file_size_bytes; /* RLIMIT_FSIZE */
+    uint32_t open_files;      /* RLIMIT_NOFILE */
+    uint8_t shared;           /* level L1: no namespaces of its own, so none of what outlives a process */
+};
+
+/* Give up everything a run must not have: session, preference with the out-of-memory killer, resource limits,
+ * capabilities and the way back to them, system calls. 0, or -1 with errno. */
+int confine(const struct confinement *confinement);
+
+/* The capabilities alone. */
+int confine_capabilities(void);
+
+#endif

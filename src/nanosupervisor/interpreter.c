@@ -1,0 +1,32 @@
+/* See interpreter.h. */
+#define _GNU_SOURCE
+#include "interpreter.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct interpreter no_interpreter = {.kind = KIND_EXEC};
+
+char *const interpreter_environment[] = {
+    "PATH=/usr/local/bin:/usr/bin:/bin",
+    "HOME=/tmp",
+    "LANG=C.UTF-8",
+    NULL,
+};
+
+void interpreter_read(struct interpreter *interpreter)
+{
+    static char text[4096];
+    *interpreter = no_interpreter;
+    int file = open("/nanosupervisor/interpreter", O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return;
+    ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    char *at = length > 0 ? text : NULL, *kind = at ? strsep(&at, "\n") : "";
+    while (at && *at && interpreter->word_count < MAX_WORDS)
+        interpreter->words[interpreter->word_count++] = strsep(&at, "\n");
+    if (interpreter->word_count)
+        interpreter->kind = !strcmp(kind, "spare") ? KIND_SPARE : !strcmp(kind, "zygote") ? KIND_ZYGOTE : KIND_EXEC;
+}

@@ -1,0 +1,24 @@
+/* What waits for a job in this image: the file /nanosupervisor/interpreter, if there is one.
+ *
+ * Its first line is `spare` or `zygote`, the others are a command's words. A spare is started in the sandbox
+ * ahead of its one run. A zygote is started once, outside, and forks a process into each sandbox. */
+#ifndef INTERPRETER_H
+#define INTERPRETER_H
+
+#define MAX_WORDS 64
+
+enum kind { KIND_EXEC, KIND_SPARE, KIND_ZYGOTE };
+
+struct interpreter {
+    enum kind kind;
+    int word_count;
+    char *words[MAX_WORDS + 1];
+};
+
+/* An image without the file, or with another content, has none: KIND_EXEC. */
+extern const struct interpreter no_interpreter;
+void interpreter_read(struct interpreter *interpreter);
+/* All that a waiting interpreter has in its environment: it may be seen by the run in /proc/self/environ. */
+extern char *const interpreter_environment[];
+
+#endif

@@ -1,0 +1,616 @@
+/* See sandbox.h.
+ *
+ * Order of things, for one sandbox:
+ *   supervisor  clone() with all namespaces at once
+ *   init        maps its user, mounts, forks the parked process (unless a zygote does), sends its places' folders
+ *   supervisor  waits for the parked process's 'r'; much later, when there is code: 'A'
+ *   init        mounts the code, gives up its own capabilities, stops being dumpable; 'A'
+ *   supervisor  writes the payload, sends the job to the parked process
+ *   init        waits for it: 'X' with its status; on 'T' sends SIGTERM to everyone
+ *   supervisor  kills init
+ *
+ * user_namespaces(7), pid_namespaces(7), mount_namespaces(7); overlay in a user namespace: kernel ≥ 5.11 and
+ * the kernel's Documentation/filesystems/overlayfs.rst, "User xattr". */
+#define _GNU_SOURCE
+#include "sandbox.h"
+#include "zygote.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define CONTROL 3 /* init's descriptors; those above serve to set up and are closed then */
+#define JOB 3     /* the parked process's */
+#define SLOT_DIR "/slot"
+#define SLOT_PROGRAM SLOT_DIR "/program"
+/* A folder of the images: empty, root's. */
+#define EMPTY_DIR "/nanosupervisor/empty"
+#define PLAIN (MS_NOSUID | MS_NODEV)
+#define SEALED (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+const unsigned sandbox_namespaces =
+    CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
+
+/* What init tells the supervisor. */
+struct report {
+    char type; /* 'R' made, 'A' code attached, 'X' the program's end, 'E' an error */
+    int32_t value;
+    char step[48];
+};
+
+static void report(char type, int32_t value, const char *step)
+{
+    struct report report = {.type = type, .value = value};
+    snprintf(report.step, sizeof report.step, "%s", step);
+    send(CONTROL, &report, sizeof report, MSG_NOSIGNAL);
+}
+
+/* In init: nothing can go on without this step. */
+static void must(int failed, const char *step)
+{
+    if (!failed)
+        return;
+    report('E', errno, step);
+    _exit(1);
+}
+
+/* ---- user namespaces ---------------------------------------------------------------------------------- */
+
+static int write_file(const char *path, const char *text)
+{
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    if (file < 0)
+        return -1;
+    ssize_t written = write(file, text, strlen(text));
+    close(file);
+    return written == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+/* Of the new user namespace that the caller is in: one user, one group. */
+static int map_user(uid_t outside_user, gid_t outside_group)
+{
+    char users[64], groups[64];
+    snprintf(users, sizeof users, "%d %u 1", RUN_USER, outside_user);
+    snprintf(groups, sizeof groups, "%d %u 1", RUN_USER, outside_group);
+    /* A process whose capabilities have changed is not dumpable: its files in /proc would be root's. */
+    prctl(PR_SET_DUMPABLE, 1);
+    return write_file("/proc/self/setgroups", "deny") || write_file("/proc/self/uid_map", users) ||
+           write_file("/proc/self/gid_map", groups);
+}
+
+/* ---- mounts ------------------------------------------------------------------------------------------- */
+
+/* What Docker masks and makes read-only in the /proc that it mounts (moby, oci/defaults.go), and what the
+ * kernel has opened to everyone since: here in a /proc of our own. */
+static const char *const hidden[] = {
+    "/proc/asound",       "/proc/acpi",        "/proc/interrupts", "/proc/kcore", "/proc/keys",
+    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",       "/proc/timer_list",
+};
+static const char *const read_only[] = {
+    "/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger",
+};
+/* The same of /sys, which a sandbox shares with its container. */
+static const char *const hidden_in_sys[] = {"/sys/devices/virtual/powercap", "/sys/firmware"};
+
+/* Cover a file or a folder; what this kernel does not have need not be hidden. */
+static int hide(const char *path)
+{
+    struct stat info;
+    if (lstat(path, &info))
+        return errno == ENOENT ? 0 : -1;
+    return mount(S_ISDIR(info.st_mode) ? EMPTY_DIR : "/dev/null", path, NULL, MS_BIND, NULL);
+}
+
+static int make_read_only(const char *path)
+{
+    if (mount(path, path, NULL, MS_BIND | MS_REC, NULL))
+        return errno == ENOENT ? 0 : -1;
+    return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | SEALED, NULL);
+}
+
+static void mount_proc(void)
+{
+    must(mount("proc", "/proc", "proc", SEALED, NULL), "mount /proc");
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+        must(hide(hidden[i]), hidden[i]);
+    for (size_t i = 0; i < sizeof read_only / sizeof *read_only; i++)
+        must(make_read_only(read_only[i]), read_only[i]);
+}
+
+/* A tmpfs as large as the container's own of that place. */
+static void mount_like(enum place place, const char *where)
+{
+    struct statfs size;
+    char options[96];
+    must(fstatfs(container_tree.place[place], &size), "fstatfs");
+    snprintf(options, sizeof options, "mode=1777,size=%llu,nr_inodes=%llu",
+             (unsigned long long)size.f_blocks * (unsigned long long)size.f_bsize, (unsigned long long)size.f_files);
+    must(mount("tmpfs", where, "tmpfs", PLAIN, options), where);
+}
+
+static int open_place(const char *path)
+{
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    must(folder < 0, path);
+    return folder;
+}
+
+/* The private layer over the code is a tmpfs that is mounted nowhere a program could go. */
+static int open_layer(void)
+{
+    mount_like(PLACE_WORK, "/tmp"); /* to be covered by the real one */
+    return open_place("/tmp");
+}
+
+static void mount_places(struct tree *tree)
+{
+    tree->place[PLACE_WORK] = open_layer();
+    for (int place = 0; place < PLACE_COUNT; place++) {
+        if (place == PLACE_WORK)
+            continue;
+        mount_like(place, place_path[place]);
+        tree->place[place] = open_place(place_path[place]);
+    }
+    must(mount("mqueue", "/dev/mqueue", "mqueue", SEALED, NULL), "mount /dev/mqueue");
+}
+
+/* Mount a layer over a folder: what is written goes to layer/NAME. */
+static int overlay(const char *folder, int layer, const char *name, unsigned long flags)
+{
+    char scratch[64], options[256];
+    snprintf(scratch, sizeof scratch, "%s.scratch", name);
+    must(mkdirat(layer, name, 0755) || mkdirat(layer, scratch, 0755), "mkdir");
+    snprintf(options, sizeof options, "lowerdir=%s,upperdir=/proc/self/fd/%d/%s,workdir=/proc/self/fd/%d/%s,userxattr",
+             folder, layer, name, layer, scratch);
+    return mount("overlay", folder, "overlay", flags, options);
+}
+
+/* A writable layer of the run's own over the code. Where the kernel's tmpfs has no extended attributes
+ * (before 6.6) an overlay cannot replace folders: there the code is copied. */
+static void mount_code(int layer)
+{
+    if (!fsetxattr(layer, "user.nanoagent", "", 0, 0) && !overlay(WORK_DIR, layer, "code", PLAIN))
+        return;
+    char private[64];
+    struct ready_report copied = {0};
+    int code = open_place(WORK_DIR);
+    must(mkdirat(layer, "copy", 0755), "mkdir");
+    snprintf(private, sizeof private, "/proc/self/fd/%d/copy", layer);
+    must(mount(private, WORK_DIR, NULL, MS_BIND, NULL), "bind the code's folder");
+    int copy = open_place(WORK_DIR);
+    must(tree_copy(code, copy, &copied), "copy the code");
+    close(copy);
+}
+
+/* The slot folder is the host's, and its files may be links to what other containers have as well: a lock on
+ * one would reach them. The program is seen through a layer, everything else not at all. */
+static void mount_slot(int layer)
+{
+    if (access(SLOT_PROGRAM, F_OK)) {
+        must(mount("tmpfs", SLOT_DIR, "tmpfs", SEALED | MS_RDONLY, "size=4k,mode=555"), "cover the slot folder");
+        return;
+    }
+    if (overlay(SLOT_DIR, layer, "slot", PLAIN | MS_RDONLY))
+        errno = 0; /* a file system that cannot be a lower layer: the program is shared, as at the lower level */
+}
+
+/* ---- the parked process ------------------------------------------------------------------------------- */
+
+static void receive(int from, void *buffer, size_t length)
+{
+    for (char *at = buffer; length;) {
+        ssize_t got = read(from, at, length);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            _exit(0); /* there will be no job */
+        at += got;
+        length -= (size_t)got;
+    }
+}
+
+static char **split(char **at, uint32_t count)
+{
+    char **strings = calloc(count + 1u, sizeof *strings);
+    for (uint32_t i = 0; strings && i < count; i++) {
+        strings[i] = *at;
+        *at += strlen(*at) + 1;
+    }
+    return strings;
+}
+
+/* Wait for the job and become its program. */
+__attribute__((noreturn)) static void wait_for_job(void)
+{
+    struct job job;
+    if (write(JOB, "r", 1) != 1)
+        _exit(0);
+    receive(JOB, &job, sizeof job);
+    char *strings = malloc(job.length + 1u);
+    if (strings) {
+        receive(JOB, strings, job.length);
+        strings[job.length] = 0;
+        char **arguments = split(&strings, job.argument_count);
+        char **environment = split(&strings, job.environment_count);
+        int in = open(PAYLOAD_FILE, O_RDONLY);
+        if (arguments && environment && in >= 0 && dup2(in, 0) == 0 && !close(in) && !chdir(WORK_DIR)) {
+            fcntl(JOB, F_SETFD, FD_CLOEXEC);
+            execve(arguments[0], arguments, environment);
+        }
+    }
+    uint32_t error = (uint32_t)errno;
+    if (write(JOB, &error, sizeof error) < 0)
+        _exit(126);
+    _exit(127);
+}
+
+struct ends {
+    int control, job, out, err;
+};
+
+__attribute__((noreturn)) static void be_parked(const struct ends *ends, const struct confinement *confinement,
+                                                const struct interpreter *interpreter)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    int in = open("/dev/null", O_RDONLY);
+    must(in < 0 || dup2(in, 0) < 0 || dup2(ends->out, 1) < 0 || dup2(ends->err, 2) < 0, "descriptors");
+    must(confine(confinement), "confine");
+    dup2(ends->job, JOB); /* over the control socket: from here on errors are for the job's reader */
+    close_range(JOB + 1, ~0u, 0);
+    if (interpreter->kind == KIND_EXEC)
+        wait_for_job();
+    execve(interpreter->words[0], interpreter->words, interpreter_environment);
+    _exit(127);
+}
+
+/* ---- init --------------------------------------------------------------------------------------------- */
+
+/* Put the descriptors where constants say, above whatever is open, and close the rest. */
+static void keep_ends(struct ends *ends)
+{
+    int base = 100;
+    struct ends high = {fcntl(ends->control, F_DUPFD, base), -1, -1, -1};
+    if (ends->job >= 0)
+        high = (struct ends){high.control, fcntl(ends->job, F_DUPFD, base), fcntl(ends->out, F_DUPFD, base),
+                             fcntl(ends->err, F_DUPFD, base)};
+    int places[PLACE_COUNT];
+    for (int place = 0; place < PLACE_COUNT; place++)
+        places[place] = fcntl(container_tree.place[place], F_DUPFD, base);
+    close_range(0, (unsigned)base - 1, 0);
+    int next = CONTROL;
+    int null = open("/dev/null", O_RDWR);
+    dup2(null, 1);
+    dup2(null, 2);
+    *ends = (struct ends){dup2(high.control, next), -1, -1, -1};
+    if (high.job >= 0) {
+        ends->job = dup2(high.job, ++next);
+        ends->out = dup2(high.out, ++next);
+        ends->err = dup2(high.err, ++next);
+    }
+    for (int place = 0; place < PLACE_COUNT; place++)
+        container_tree.place[place] = dup2(places[place], ++next);
+    close_range((unsigned)next + 1, ~0u, 0);
+}
+
+static void bring_loopback_up(void)
+{
+    struct ifreq loopback = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    int inet = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    must(inet < 0 || ioctl(inet, SIOCSIFFLAGS, &loopback), "bring up loopback");
+    close(inet);
+}
+
+static void send_places(const struct tree *tree)
+{
+    struct report made = {.type = 'R'};
+    char room[CMSG_SPACE(sizeof tree->place)] = {0};
+    struct iovec part = {&made, sizeof made};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    struct cmsghdr *descriptors = CMSG_FIRSTHDR(&message);
+    descriptors->cmsg_level = SOL_SOCKET;
+    descriptors->cmsg_type = SCM_RIGHTS;
+    descriptors->cmsg_len = CMSG_LEN(sizeof tree->place);
+    memcpy(CMSG_DATA(descriptors), tree->place, sizeof tree->place);
+    must(sendmsg(CONTROL, &message, MSG_NOSIGNAL) < 0, "send the places");
+}
+
+/* Reap whoever has ended; the program's own end is told. */
+static void reap(pid_t program)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        if (pid == program)
+            report('X', status, "");
+}
+
+static void obey(int layer)
+{
+    char command;
+    ssize_t got = recv(CONTROL, &command, 1, 0);
+    if (got <= 0)
+        _exit(0); /* the supervisor is gone, and the container with it */
+    if (command == 'T') {
+        kill(-1, SIGTERM);
+    } else if (command == 'A') {
+        mount_code(layer);
+        mount_slot(layer);
+        close(layer);
+        /* From now on there may be a program. It has our user id, so leave nothing here to take over. */
+        must(prctl(PR_SET_DUMPABLE, 0) || confine_capabilities(), "give up capabilities");
+        report('A', 0, "");
+    }
+}
+
+__attribute__((noreturn)) static void be_init(struct ends ends, const struct confinement *confinement,
+                                              const struct interpreter *interpreter)
+{
+    struct tree tree;
+    sigset_t child;
+    keep_ends(&ends);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    must(map_user(RUN_USER, RUN_USER), "map the user of a sandbox");
+    mount_places(&tree);
+    mount_proc();
+    must(sethostname("sandbox", 7), "sethostname");
+    bring_loopback_up();
+
+    pid_t program = -1;
+    if (ends.job >= 0) {
+        program = fork();
+        must(program < 0, "fork");
+        if (program == 0)
+            be_parked(&ends, confinement, interpreter);
+        close(ends.job);
+        close(ends.out);
+        close(ends.err);
+    }
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, NULL);
+    int children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    must(children < 0, "signalfd");
+    send_places(&tree);
+    for (int place = 0; place < PLACE_COUNT; place++) {
+        close(container_tree.place[place]);
+        if (place != PLACE_WORK)
+            close(tree.place[place]);
+    }
+    for (;;) {
+        struct pollfd events[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
+        reap(program);
+        poll(events, 2, -1);
+        struct signalfd_siginfo ignored;
+        if (events[1].revents && read(children, &ignored, sizeof ignored) < 0)
+            errno = 0;
+        if (events[0].revents)
+            obey(tree.place[PLACE_WORK]);
+    }
+}
+
+/* ---- the supervisor's side ---------------------------------------------------------------------------- */
+
+/* Receive a report, and descriptors with it when there is room for them. */
+static int receive_report(int control, struct report *report, int *places)
+{
+    char room[CMSG_SPACE(PLACE_COUNT * sizeof(int))] = {0};
+    struct iovec part = {report, sizeof *report};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    ssize_t got;
+    do
+        got = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
+    while (got < 0 && errno == EINTR);
+    if (got != sizeof *report) {
+        *report = (struct report){.type = 'E', .value = got < 0 ? errno : ECHILD, .step = "a sandbox ended"};
+        return 0;
+    }
+    struct cmsghdr *descriptors = CMSG_FIRSTHDR(&message);
+    if (places && descriptors && descriptors->cmsg_type == SCM_RIGHTS &&
+        descriptors->cmsg_len == CMSG_LEN(PLACE_COUNT * sizeof(int)))
+        memcpy(places, CMSG_DATA(descriptors), PLACE_COUNT * sizeof(int));
+    return 1;
+}
+
+/* Wait for one kind of report; 0 with an error's report in its place. */
+static int await_report(int control, char type, struct report *report, int *places)
+{
+    while (receive_report(control, report, places) && report->type != 'E')
+        if (report->type == type)
+            return 1;
+    return 0;
+}
+
+__attribute__((noreturn)) static void die_of(const struct report *report)
+{
+    errno = report->value;
+    die("a sandbox cannot be made: %s", report->step);
+}
+
+static int make(struct sandbox *sandbox, const struct confinement *confinement,
+                const struct interpreter *interpreter, struct report *failure)
+{
+    int control[2], job[2], out[2], err[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+        die("no pipes");
+    *sandbox = (struct sandbox){.control = control[0], .job = job[0], .out = out[0], .err = err[0]};
+    struct ends ends = {control[1], job[1], out[1], err[1]};
+    sandbox->init = (pid_t)syscall(SYS_clone, (unsigned long)(sandbox_namespaces | CLONE_PIDFD | SIGCHLD), NULL,
+                                   &sandbox->process, NULL, 0);
+    if (sandbox->init == 0) {
+        if (interpreter->kind == KIND_ZYGOTE)
+            ends.job = -1;
+        be_init(ends, confinement, interpreter);
+    }
+    if (sandbox->init < 0) {
+        *failure = (struct report){.type = 'E', .value = errno, .step = "clone with new namespaces"};
+        return 0;
+    }
+    int made = (close(control[1]), await_report(control[0], 'R', failure, sandbox->tree.place));
+    if (made && interpreter->kind == KIND_ZYGOTE)
+        sandbox->program = zygote_fork(sandbox->process, (int[]){job[1], out[1], err[1]}, confinement);
+    close(job[1]);
+    close(out[1]);
+    close(err[1]);
+    return made;
+}
+
+void sandbox_open(struct sandbox *sandbox, const struct confinement *confinement, const struct interpreter *interpreter)
+{
+    struct report failure;
+    if (!make(sandbox, confinement, interpreter, &failure))
+        die_of(&failure);
+}
+
+int sandbox_is_ready(struct sandbox *sandbox)
+{
+    char byte;
+    ssize_t got;
+    do
+        got = read(sandbox->job, &byte, 1);
+    while (got < 0 && errno == EINTR);
+    return got == 1 && byte == 'r';
+}
+
+void sandbox_attach_code(struct sandbox *sandbox)
+{
+    struct report report;
+    send(sandbox->control, "A", 1, MSG_NOSIGNAL);
+    if (!await_report(sandbox->control, 'A', &report, NULL))
+        die_of(&report);
+}
+
+static int send_all(int to, const void *data, size_t length)
+{
+    for (const char *at = data; length;) {
+        ssize_t sent = send(to, at, length, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            return 0;
+        at += sent;
+        length -= (size_t)sent;
+    }
+    return 1;
+}
+
+int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings)
+{
+    return send_all(sandbox->job, job, sizeof *job) && send_all(sandbox->job, strings, job->length);
+}
+
+void sandbox_terminate(struct sandbox *sandbox)
+{
+    send(sandbox->control, "T", 1, MSG_NOSIGNAL);
+}
+
+int sandbox_has_ended(struct sandbox *sandbox, int *status)
+{
+    struct report report;
+    if (recv(sandbox->control, &report, sizeof report, MSG_DONTWAIT) != sizeof report || report.type != 'X')
+        return 0;
+    *status = report.value;
+    return 1;
+}
+
+void sandbox_kill(struct sandbox *sandbox)
+{
+    int status;
+    kill(sandbox->init, SIGKILL);
+    while (waitpid(sandbox->init, &status, 0) < 0 && errno == EINTR)
+        ;
+    sandbox->init = 0;
+}
+
+void sandbox_close(struct sandbox *sandbox)
+{
+    for (int place = 0; place < PLACE_COUNT; place++)
+        close(sandbox->tree.place[place]);
+    close(sandbox->control);
+    close(sandbox->job);
+    close(sandbox->process);
+    /* The pipes are the capture's. */
+}
+
+void sandbox_enter(void)
+{
+    uid_t user = getuid();
+    gid_t group = getgid();
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) || map_user(user, group) ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        die("cannot enter a user namespace");
+    for (size_t i = 0; i < sizeof hidden_in_sys / sizeof *hidden_in_sys; i++)
+        if (hide(hidden_in_sys[i]))
+            die("cannot hide %s", hidden_in_sys[i]);
+    prctl(PR_SET_DUMPABLE, 0);
+}
+
+/* ---- whether it can be had ---------------------------------------------------------------------------- */
+
+static void try(int answer)
+{
+    static const struct confinement confinement = {.file_size_bytes = 1, .open_files = 16};
+    struct report failure = {0};
+    struct sandbox sandbox;
+    uid_t user = getuid();
+    gid_t group = getgid();
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+        snprintf(failure.step, sizeof failure.step, "unshare(CLONE_NEWUSER)");
+    else if (map_user(user, group))
+        snprintf(failure.step, sizeof failure.step, "map the user of the container");
+    else if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        snprintf(failure.step, sizeof failure.step, "make mounts private");
+    failure.value = errno;
+    if (!*failure.step && make(&sandbox, &confinement, &no_interpreter, &failure)) {
+        failure = (struct report){0};
+        if (!sandbox_is_ready(&sandbox))
+            failure = (struct report){.value = EPERM, .step = "confine"};
+        send(sandbox.control, "A", 1, MSG_NOSIGNAL);
+        if (!*failure.step && await_report(sandbox.control, 'A', &failure, NULL))
+            failure = (struct report){0};
+    }
+    if (write(answer, &failure, sizeof failure) < 0)
+        _exit(1);
+    _exit(0);
+}
+
+int sandbox_is_possible(char *why, size_t room)
+{
+    struct report failure = {.step = "the attempt gave no answer"};
+    int answer[2];
+    if (pipe2(answer, O_CLOEXEC))
+        die("no pipes");
+    pid_t child = fork();
+    if (child < 0)
+        die("fork");
+    if (child == 0)
+        try(answer[1]);
+    close(answer[1]);
+    if (read(answer[0], &failure, sizeof failure) < 0)
+        failure.value = errno;
+    close(answer[0]);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    snprintf(why, room, "%s: %s", failure.step, strerror(failure.value));
+    return !*failure.step;
+}
