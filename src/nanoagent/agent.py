@@ -19,7 +19,7 @@ from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.isolation import Verdict, probe
+from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import PoolPolicy, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
@@ -28,7 +28,6 @@ from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
-from nanoagent.result import Isolation
 from nanoagent.sink.redis import RedisSink
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
@@ -194,7 +193,9 @@ async def _isolated(
     """
     profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
     verdict = await probe(driver, home, policy, apparmor=profile)
-    _check_isolation(settings, verdict)
+    problems = unacceptable(verdict, settings.min_isolation, policy.sharing)
+    if problems:
+        raise ConfigError(problems)
     policy = replace(policy, isolation=verdict.isolation, apparmor=verdict.apparmor)
     metrics.isolation(policy.between_runs)
     health.set("isolation", ok=True, reason=verdict.reason or "")
@@ -203,21 +204,6 @@ async def _isolated(
     else:
         log.warning("isolation is not the best there is", level=policy.between_runs, reason=verdict.reason)
     return policy
-
-
-def _check_isolation(settings: Settings, verdict: Verdict) -> None:
-    if verdict.isolation is Isolation.SANDBOX:
-        return
-    problems = []
-    if settings.min_isolation == "L2":
-        problems.append(f"MIN_ISOLATION: L2 cannot be had, only L1: {verdict.reason}")
-    if Sharing(settings.container_sharing) is Sharing.WORKER:
-        problems.append(
-            "CONTAINER_SHARING: worker needs a sandbox for each run (L2), which cannot be had: "
-            f"{verdict.reason}; it should be function or never"
-        )
-    if problems:
-        raise ConfigError(problems)
 
 
 async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime, str]:

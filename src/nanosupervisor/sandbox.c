@@ -500,23 +500,10 @@ void sandbox_attach_code(struct sandbox *sandbox)
         die_of(&report);
 }
 
-static int send_all(int to, const void *data, size_t length)
-{
-    for (const char *at = data; length;) {
-        ssize_t sent = send(to, at, length, MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR)
-            continue;
-        if (sent < 0)
-            return 0;
-        at += sent;
-        length -= (size_t)sent;
-    }
-    return 1;
-}
-
 int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings)
 {
-    return send_all(sandbox->job, job, sizeof *job) && send_all(sandbox->job, strings, job->length);
+    struct iovec parts[2] = {{(void *)job, sizeof *job}, {(void *)strings, job->length}};
+    return wire_send_parts(sandbox->job, parts, 2);
 }
 
 void sandbox_terminate(struct sandbox *sandbox)

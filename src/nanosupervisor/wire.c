@@ -49,15 +49,15 @@ int wire_fd(void)
 static char held[64 * 1024];
 static size_t held_length;
 
-static void send_parts(struct iovec *parts, size_t count)
+int wire_send_parts(int to, struct iovec *parts, size_t count)
 {
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
     while (message.msg_iovlen) {
-        ssize_t sent = sendmsg(agent, &message, MSG_NOSIGNAL);
+        ssize_t sent = sendmsg(to, &message, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0)
-            _exit(0);
+            return 0;
         while (message.msg_iovlen && (size_t)sent >= message.msg_iov->iov_len) {
             sent -= (ssize_t)message.msg_iov->iov_len;
             message.msg_iov++;
@@ -68,6 +68,13 @@ static void send_parts(struct iovec *parts, size_t count)
             message.msg_iov->iov_len -= (size_t)sent;
         }
     }
+    return 1;
+}
+
+static void send_parts(struct iovec *parts, size_t count)
+{
+    if (!wire_send_parts(agent, parts, count))
+        _exit(0);
 }
 
 void wire_flush(void)

@@ -9,6 +9,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define PROTOCOL_VERSION 2u
 
@@ -103,6 +104,8 @@ void wire_send2(char type, const void *first, size_t first_length, const void *s
 void wire_flush(void);
 /* Receive one frame into a fresh buffer, which the caller frees; exits when the agent is gone. */
 char wire_receive(uint8_t **payload, size_t *length);
+/* Send all of the parts to a socket, which may be another than the agent's; 0 when its other end is gone. */
+int wire_send_parts(int to, struct iovec *parts, size_t count);
 /* Exit with a message on standard error, which the agent shows with a container that did not come up. */
 __attribute__((noreturn, format(printf, 1, 2))) void die(const char *format, ...);
 

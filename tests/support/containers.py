@@ -71,7 +71,12 @@ def request_for(payload: bytes, **changes: Any) -> RunRequest:
     """A run of main.py with that on standard input; `changes` are fields of `RunRequest`."""
     fields: dict[str, Any] = {
         "arguments": ("/usr/bin/python3", "main.py"),
-        "environment": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"},
+        "environment": {
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": "/tmp",
+            "PAYLOAD_FILE": "/input/payload.json",
+        },
         "payload": payload,
         "timeout_ms": 30_000,
         "grace_ms": 200,

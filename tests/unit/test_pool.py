@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoagent.container import pool as pool_module
-from nanoagent.container.policy import Binding, PoolPolicy
+from nanoagent.container.policy import Binding, PoolPolicy, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.spec import MIB, Limits
 from nanoagent.errors import ContainerError, Interrupted, PlatformError
 from nanoagent.job import Runtime
-from nanoagent.result import Start
+from nanoagent.result import Isolation, Start
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -642,3 +642,59 @@ async def test_a_closed_pool_leases_nothing(home, tree):
     await bench.pool.close()
     with pytest.raises(ContainerError, match="closed"):
         await bench.run()
+
+
+# --- whom a container may serve
+
+
+async def test_a_container_for_one_run_is_thrown_away_after_it(open_bench):
+    async with open_bench(sharing=Sharing.NEVER) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        first = await bench.run()
+        second = await bench.run()
+        assert not first.reuse
+        assert first.container is not second.container
+        await bench.removals()
+        assert bench.driver.removed == ["fake-0", "fake-1"]
+
+
+async def test_a_workers_container_serves_its_functions_one_after_another(open_bench):
+    async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
+        await bench.pool.start()
+        first, second, again = await bench.run("f"), await bench.run("g"), await bench.run("g")
+        assert [lease.start for lease in (first, second, again)] == [Start.COLD, Start.WARM, Start.HOT]
+        assert first.container is second.container is again.container
+
+
+async def test_a_workers_container_has_the_code_and_limit_of_its_present_function_alone(open_bench, tree):
+    other = tree / "other"
+    other.mkdir()
+    (other / "theirs.py").write_text("")
+    program = tree / "program"
+    program.write_text("")
+    async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
+        await bench.pool.start()
+        await bench.run("f", program=program)
+        lease = await bench.run("g", tree=other, memory_mb=256)
+        slot = lease.container.slot.path
+        assert [path.name for path in (slot / "code").iterdir()] == ["theirs.py"]
+        assert not (slot / "program").exists()
+        assert bench.counted_mb == bench.pool._committed_mb == 256
+
+
+async def test_a_workers_container_is_not_built_in(open_bench):
+    async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
+        await bench.pool.start()
+        run = await bench.run("f")
+        build = await bench.run("f", purpose="build")
+        assert build.container is not run.container
+
+
+async def test_a_container_that_has_lost_its_isolation_is_not_used(open_bench):
+    async with open_bench(sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
+        bench.driver.script = Script(why_not_sandboxed="the profile is gone")
+        await bench.pool.start()
+        with pytest.raises(ContainerError, match=r"isolation has fallen.*the profile is gone"):
+            await bench.run()
+        assert bench.driver.removed == ["fake-0"]

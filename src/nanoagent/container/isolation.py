@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.container.policy import Sharing
 from nanoagent.container.pool import generic_spec
 from nanoagent.errors import ContainerError
 from nanoagent.job import Runtime
@@ -64,6 +65,29 @@ async def probe(
     if reason is None:
         return Verdict(Isolation.SANDBOX, apparmor)
     return Verdict(Isolation.SHARED, None, reason)
+
+
+def unacceptable(verdict: Verdict, lowest_level: str, sharing: Sharing) -> list[str]:
+    """What the settings ask for and this host cannot give; empty when there is nothing.
+
+    A container for each run (L0, `CONTAINER_SHARING=never`) is not below L1: nothing is shared.
+
+    Args:
+        verdict: What the host can give.
+        lowest_level: MIN_ISOLATION: `L2`, `L1` or `L0`.
+        sharing: CONTAINER_SHARING.
+    """
+    if verdict.isolation is Isolation.SANDBOX:
+        return []
+    problems = []
+    if lowest_level == "L2":
+        problems.append(f"MIN_ISOLATION: L2 cannot be had here ({verdict.reason}); it should be L1 or L0")
+    if sharing is Sharing.WORKER:
+        problems.append(
+            "CONTAINER_SHARING: worker takes a sandbox for each run (L2), which cannot be had here "
+            f"({verdict.reason}); it should be function or never"
+        )
+    return problems
 
 
 async def _attempt(driver: Driver, home: WorkerHome, policy: PoolPolicy) -> str | None:

@@ -1,0 +1,117 @@
+"""Which level of isolation is found, and what is made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanoagent.container.isolation import Verdict, probe, unacceptable
+from nanoagent.container.policy import PoolPolicy, Sharing
+from nanoagent.container.spec import MIB, Limits
+from nanoagent.errors import ContainerError
+from nanoagent.job import Runtime
+from nanoagent.result import Isolation
+from support.containers import worker_home
+from support.fake_driver import FakeDriver
+from support.fake_supervisor import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nanoagent.container.slot import WorkerHome
+
+FORBIDDEN = "mount /proc: Permission denied"
+
+
+@pytest.fixture
+def home() -> Iterator[WorkerHome]:
+    with worker_home() as home:
+        yield home
+
+
+def policy(**changes: object) -> PoolPolicy:
+    fields = {
+        "images": {runtime: f"image-{runtime}" for runtime in Runtime},
+        "sizes": dict.fromkeys(Runtime, 0),
+        "memory_mb": 1024,
+        "generic_cpus": 0.5,
+        "idle_s": 60,
+        "max_runs": 100,
+        "max_age_s": 1000,
+        "uid_base": 1_900_000_000,
+        "limits": Limits(64, MIB, MIB, MIB, 64),
+    }
+    return PoolPolicy(**(fields | changes))  # type: ignore[arg-type]
+
+
+async def probed(driver: FakeDriver, home: WorkerHome, apparmor: str | None = None) -> Verdict:
+    verdict = await probe(driver, home, policy(), apparmor=apparmor)
+    assert driver.running == {}
+    assert not list((home.path / "slots").iterdir())
+    return verdict
+
+
+async def test_a_host_that_allows_it_gets_a_sandbox(home):
+    assert await probed(FakeDriver(), home) == Verdict(Isolation.SANDBOX)
+
+
+async def test_the_apparmor_profile_is_used_where_there_is_apparmor(home):
+    driver = FakeDriver()
+    assert await probed(driver, home, "ours") == Verdict(Isolation.SANDBOX, "ours")
+    (spec,) = driver.created
+    assert (spec.isolation, spec.apparmor) == (Isolation.SANDBOX, "ours")
+
+
+async def test_a_host_that_forbids_it_gets_the_shared_level_with_the_supervisors_reason(home):
+    verdict = await probed(FakeDriver(Script(why_not_sandboxed=FORBIDDEN)), home)
+    assert verdict.isolation is Isolation.SHARED
+    assert FORBIDDEN in str(verdict.reason)
+
+
+async def test_a_profile_that_is_not_loaded_is_named_with_the_remedy(home):
+    verdict = await probed(FakeDriver(failures=["apparmor failed to apply profile"]), home, "ours")
+    assert (verdict.isolation, verdict.apparmor) == (Isolation.SHARED, None)
+    assert "deploy/apparmor/nanoagent" in str(verdict.reason)
+    assert "apparmor failed to apply profile" in str(verdict.reason)
+
+
+async def test_a_host_on_which_no_container_comes_up_is_no_question_of_levels(home):
+    with pytest.raises(ContainerError, match="no such image"):
+        await probed(FakeDriver(failures=["no such image"]), home)
+
+
+SHARED = Verdict(Isolation.SHARED, None, FORBIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "lowest", "sharing", "settings"),
+    [
+        (Verdict(Isolation.SANDBOX), "L2", Sharing.WORKER, []),
+        (SHARED, "L1", Sharing.FUNCTION, []),
+        (SHARED, "L0", Sharing.NEVER, []),
+        (SHARED, "L1", Sharing.NEVER, []),
+        (SHARED, "L2", Sharing.FUNCTION, ["MIN_ISOLATION"]),
+        (SHARED, "L2", Sharing.NEVER, ["MIN_ISOLATION"]),
+        (SHARED, "L1", Sharing.WORKER, ["CONTAINER_SHARING"]),
+        (SHARED, "L2", Sharing.WORKER, ["MIN_ISOLATION", "CONTAINER_SHARING"]),
+    ],
+)
+def test_what_the_settings_ask_for_and_cannot_have_is_named(verdict, lowest, sharing, settings):
+    problems = unacceptable(verdict, lowest, sharing)
+    assert [problem.split(":")[0] for problem in problems] == settings
+    assert all(FORBIDDEN in problem and "should be" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "between_runs"),
+    [
+        ({"isolation": Isolation.SANDBOX}, Isolation.SANDBOX),
+        ({"isolation": Isolation.SANDBOX, "sharing": Sharing.NEVER}, Isolation.SANDBOX),
+        ({"isolation": Isolation.SHARED}, Isolation.SHARED),
+        ({"isolation": Isolation.SHARED, "sharing": Sharing.NEVER}, Isolation.CONTAINER),
+        ({"isolation": Isolation.SHARED, "max_runs": 1}, Isolation.CONTAINER),
+    ],
+)
+def test_what_stands_between_runs_is_what_is_reported(changes, between_runs):
+    assert policy(**changes).between_runs is between_runs
