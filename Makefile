@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test bench-phases check format lock images clean
+.PHONY: help setup demo dev test bench bench-quick bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -30,6 +30,13 @@ dev: setup  ## the embedded stack and the agent, until Ctrl-C
 test: setup check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
+
+bench: setup  ## what a run costs against the bare program; minutes, into docs/benchmarks
+	$(call announce,best on an idle machine)
+	@$(BIN)/python -m benchmarks.bench --report docs/benchmarks
+
+bench-quick: setup  ## the same in less than a minute; the last line is JSON
+	@$(BIN)/python -m benchmarks.bench --quick
 
 bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each runtime
 	$(call announce,phases; best on an idle machine)

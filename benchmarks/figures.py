@@ -1,0 +1,287 @@
+"""What is measured, what it should come to, and how that is written down. Pure: no clock, no container."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.stats import Ratio, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure should come to.
+
+    Attributes:
+        bound: The most, or the least, that is good enough.
+        most: Whether the bound is the most.
+    """
+
+    bound: float
+    most: bool = True
+
+    def met(self, value: float) -> bool:
+        """Whether the value is good enough."""
+        return value <= self.bound if self.most else value >= self.bound
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.most else '≥'} {self.bound:g}"
+
+
+# Key → its parts, in the order of the result's JSON; a key without parts is a number.
+_PLAIN: Final = ("vs_bare", "vs_exec", "vs_run", "p99_vs_bare_p50")
+_BUILT: Final = (*_PLAIN, "vs_build_and_run")
+KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "python_hello": _PLAIN,
+    "python_hello_b2b": _PLAIN,
+    "python_pandas": _PLAIN,
+    "node_hello": _PLAIN,
+    "node_hello_b2b": _PLAIN,
+    "cpp_hello": _BUILT,
+    "go_hello": _BUILT,
+    "sandbox_vs_shared": (),
+    "cpp_miss_vs_stock": (),
+    "go_miss_vs_cold": (),
+    "throughput_vs_bare": (),
+    "throughput_vs_exec": (),
+    "throughput_vs_run": (),
+    "first_run_vs_hot": (),
+    "agent_cpu_vs_bare_cpu": (),
+    "idle_container_mb": ("python", "nodejs", "cpp", "go", "python_with_pandas"),
+}
+
+# Medians on two cores; docs/benchmarks says where each comes from.
+GOALS: Final[dict[str, Goal]] = {
+    "python_hello.vs_bare": Goal(0.33),
+    "python_hello.vs_exec": Goal(0.06),
+    "python_hello.vs_run": Goal(0.016),
+    "python_hello.p99_vs_bare_p50": Goal(1.0),
+    "python_hello_b2b.vs_bare": Goal(0.50),
+    "python_pandas.vs_bare": Goal(0.04),
+    "node_hello.vs_bare": Goal(0.20),
+    "node_hello_b2b.vs_bare": Goal(1.0),
+    "cpp_hello.vs_bare": Goal(2.0),
+    "cpp_hello.vs_build_and_run": Goal(0.02),
+    "go_hello.vs_bare": Goal(2.0),
+    "go_hello.vs_build_and_run": Goal(0.05),
+    "sandbox_vs_shared": Goal(1.25),
+    "cpp_miss_vs_stock": Goal(0.45),
+    "go_miss_vs_cold": Goal(0.06),
+    "throughput_vs_bare": Goal(2.0, most=False),
+    "throughput_vs_exec": Goal(12, most=False),
+    "throughput_vs_run": Goal(30, most=False),
+    "first_run_vs_hot": Goal(3.0),
+    "agent_cpu_vs_bare_cpu": Goal(0.10),
+}
+
+Verdict = Literal["met", "missed", "no goal", "skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm's samples, for information.
+
+    Attributes:
+        key: What it was measured for.
+        name: Which arm.
+        unit: Of the samples.
+        summary: The samples.
+    """
+
+    key: str
+    name: str
+    unit: str
+    summary: Summary
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything that a benchmark has found.
+
+    Attributes:
+        values: Figure (`key` or `key.part`) → value.
+        intervals: Figure → its 95 % interval, where it has one.
+        arms: What the ratios were made from.
+        skipped: Key or figure → why it could not be had here.
+        failed: Key → what went wrong.
+        notes: What else a reader should know, a sentence each.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    arms: list[Arm] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def put(self, figure: str, ratio: Ratio) -> None:
+        """Note a ratio."""
+        self.values[figure] = ratio.value
+        self.intervals[figure] = (ratio.low, ratio.high)
+
+    def reason(self, figure: str) -> str:
+        """Why a figure is missing."""
+        key = figure.partition(".")[0]
+        for reasons, word in ((self.failed, "failed"), (self.skipped, "skipped")):
+            for name in (figure, key):
+                if name in reasons:
+                    return f"{word}: {reasons[name]}"
+        return "skipped: not measured"
+
+    def verdict(self, figure: str) -> Verdict:
+        """Whether a figure's goal is met, or why that cannot be said."""
+        if figure not in self.values:
+            return "failed" if self.reason(figure).startswith("failed") else "skipped"
+        goal = GOALS.get(figure)
+        if goal is None:
+            return "no goal"
+        return "met" if goal.met(self.values[figure]) else "missed"
+
+
+def figures_of(key: str) -> list[str]:
+    """The figures of a key: itself, or its parts."""
+    return [f"{key}.{part}" for part in KEYS[key]] or [key]
+
+
+def as_document(findings: Findings, keys: Sequence[str], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The result as JSON has it: every key asked for, null where it could not be had.
+
+    Besides the keys: `spread` (figure → interval), `skipped`, `failed`, `missed` (figures whose goal is not
+    met), `machine`.
+    """
+    document: dict[str, Any] = {key: _value(findings, key) for key in keys}
+    figures = [figure for key in keys for figure in figures_of(key)]
+    document["spread"] = {
+        figure: [_rounded(end) for end in findings.intervals[figure]]
+        for figure in figures
+        if figure in findings.intervals
+    }
+    document["missed"] = [figure for figure in figures if findings.verdict(figure) == "missed"]
+    document["skipped"] = findings.skipped
+    document["failed"] = findings.failed
+    document["machine"] = dict(machine)
+    return document
+
+
+def _value(findings: Findings, key: str) -> float | dict[str, float | None] | None:
+    if not KEYS[key]:
+        return _rounded(findings.values[key]) if key in findings.values else None
+    parts = {part: findings.values.get(f"{key}.{part}") for part in KEYS[key]}
+    if all(value is None for value in parts.values()):
+        return None
+    return {part: None if value is None else _rounded(value) for part, value in parts.items()}
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more would claim more than was measured."""
+    return float(f"{value:.4g}")
+
+
+def shown(value: float) -> str:
+    """A figure for a person."""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def figure_rows(findings: Findings, keys: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
+    """The table of figures: name, value, 95 % interval, goal, verdict (or the reason why there is none)."""
+    return [
+        (
+            figure,
+            shown(findings.values[figure]) if figure in findings.values else "",
+            _interval(findings, figure),
+            str(GOALS[figure]) if figure in GOALS else "",
+            _remark(findings, figure),
+        )
+        for key in keys
+        for figure in figures_of(key)
+    ]
+
+
+def _interval(findings: Findings, figure: str) -> str:
+    ends = findings.intervals.get(figure)
+    return f"{shown(ends[0])} … {shown(ends[1])}" if ends else ""
+
+
+def _remark(findings: Findings, figure: str) -> str:
+    """The verdict; where there is no value, why, which is said once for the figures of a key."""
+    verdict = findings.verdict(figure)
+    if verdict not in {"skipped", "failed"}:
+        return "" if verdict == "no goal" else verdict
+    first, *_ = figures_of(figure.partition(".")[0])
+    is_told = figure != first and first not in findings.values
+    return (
+        verdict if is_told and findings.reason(figure) == findings.reason(first) else findings.reason(figure)
+    )
+
+
+def arm_rows(findings: Findings) -> list[tuple[str, str, str, str, str, str]]:
+    """The table of arms: key, arm, samples, median with unit, quartiles, 99th percentile."""
+    return [
+        (
+            arm.key,
+            arm.name,
+            str(arm.summary.count),
+            f"{shown(arm.summary.median)} {arm.unit}",
+            f"{shown(arm.summary.low)} … {shown(arm.summary.high)}",
+            shown(arm.summary.p99),
+        )
+        for arm in findings.arms
+    ]
+
+
+FIGURE_HEADINGS: Final = ("figure", "value", "95 % interval", "goal", "verdict")
+ARM_HEADINGS: Final = ("measured for", "arm", "samples", "median", "quartiles", "p99")
+
+
+_HOW: Final = """\
+Made by `make bench`, which writes this folder anew. The figures are ratios of medians: the arms took turns,
+in shuffled order, in one run. Absolute times are information only.""".splitlines()
+_WHAT: Final = """\
+bare: the program started by a small static helper inside a container of the same image, with the same limits,
+input and environment, timed within; exec: `docker exec` through the API; run: `docker run --rm --network
+none`; ours: from the message being received to its result being stored on Redis.""".splitlines()
+
+
+def as_markdown(findings: Findings, keys: Sequence[str], machine: Mapping[str, Any]) -> str:
+    """The page of a result, for docs/benchmarks."""
+    facts = [f"* {name}: {value}" for name, value in machine.items()]
+    notes = [f"* {note}" for note in findings.notes]
+    return "\n".join(
+        [
+            "# Benchmarks",
+            "",
+            "![Each figure against its goal](results.svg)",
+            "",
+            *_HOW,
+            "",
+            *facts,
+            "",
+            "## Figures",
+            "",
+            *_table(FIGURE_HEADINGS, figure_rows(findings, keys)),
+            "",
+            "## Arms",
+            "",
+            *_table(ARM_HEADINGS, arm_rows(findings)),
+            "",
+            *_WHAT,
+            *(["", "## Notes", "", *notes] if notes else []),
+            "",
+        ]
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(headings), line(["---"] * len(headings)), *(line(row) for row in rows)]
+
+
+def encode(document: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """The document's text; one line unless it is indented."""
+    return json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)

@@ -1,0 +1,326 @@
+"""What the measurements share: a scratch folder, services, one agent, a bare container per runtime.
+
+Everything is made when first asked for and removed when the lab closes, in reverse order, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import aiodocker
+from benchmarks import bare, ours, services
+from benchmarks.bare import SHARED, WRITABLE, BareContainer, BareParts, DockerRun, Program, Size
+from benchmarks.ours import AgentUnderTest, Call
+
+from nanoagent import agent as composition
+from nanoagent.config import Settings
+from nanoagent.container import cgroup
+from nanoagent.container.spec import LABEL_RUNTIME, LABEL_WORKER, MIB
+from nanoagent.executor import environment_of
+from nanoagent.job import Runtime, parse_job
+from nanoagent.runtime.catalog import BUILT_PROGRAM, RECIPES
+from nanoagent.sender import pack
+from nanoagent.telemetry import logs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from types import TracebackType
+
+BUCKET: Final = "benchmark-code"
+MEMORY_MB: Final = 128  # a job's default
+_PAYLOAD: Final = b'{"name":"benchmark"}'
+_PAYLOAD_FILE: Final = f"{SHARED}/payload.json"
+_REGION: Final = "ap-northeast-2"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A small program.
+
+    Attributes:
+        name: Names its folder and its zip.
+        runtime: Its language.
+        files: Its code, by file name.
+        expected: What it prints.
+    """
+
+    name: str
+    runtime: Runtime
+    files: Mapping[str, str]
+    expected: str = "hello\n"
+
+
+PYTHON: Final = Function("python-hello", Runtime.PYTHON, {"main.py": 'print("hello")\n'})
+PANDAS: Final = Function(
+    "python-pandas",
+    Runtime.PYTHON,
+    {
+        "main.py": "import numpy as np\nimport pandas as pd\n\n"
+        'frame = pd.DataFrame({"n": np.arange(6), "even": [True, False] * 3})\n'
+        'print(int(frame[frame["even"]]["n"].sum()))\n'
+    },
+    expected="6\n",
+)
+NODE: Final = Function("node-hello", Runtime.NODEJS, {"index.js": 'console.log("hello")\n'})
+CPP: Final = Function(
+    "cpp-hello",
+    Runtime.CPP,
+    {
+        "main.cpp": "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <string>\n"
+        "#include <vector>\n\nint main()\n{\n"
+        '    std::map<std::string, std::vector<int>> words{{"hello", {3, 1, 2}}};\n'
+        "    for (auto &[word, numbers] : words) {\n"
+        "        std::sort(numbers.begin(), numbers.end());\n"
+        "        std::cout << word << '\\n';\n    }\n}\n"
+    },
+)
+GO: Final = Function(
+    "go-hello",
+    Runtime.GO,
+    {"main.go": 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("hello") }\n'},
+)
+
+
+class Lab:
+    """See the module's docstring. An asynchronous context manager."""
+
+    def __init__(self) -> None:
+        self._opened = AsyncExitStack()
+        self._bare: dict[tuple[Runtime, str, int], BareContainer] = {}
+        self._agent: AgentUnderTest | None = None
+        self.label = secrets.token_hex(4)
+        self.has_docker_command = shutil.which("docker") is not None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._opened.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.aclose()
+
+    async def _open(self) -> None:
+        # The path is short because Unix sockets are made below it, and private: mkdtemp's mode is 0700.
+        self.scratch = Path(tempfile.mkdtemp(prefix="na-bench-"))
+        self._opened.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        self.shared, self.writable, objects = (self.scratch / name for name in ("bench", "out", "objects"))
+        for folder in (self.shared, self.writable, objects / BUCKET):
+            folder.mkdir(parents=True)
+        self.shared.chmod(0o755)
+        self.writable.chmod(0o777)
+        self._objects = objects / BUCKET
+        (self.shared / "payload.json").write_bytes(_PAYLOAD)
+
+        self._log = self._opened.enter_context((self.scratch / "agent.log").open("w"))
+        logs.configure("json", "INFO", stream=self._log)
+        self._redis_port = await self._opened.enter_async_context(services.redis_server(self.scratch))
+        self._point_aws_at(await self._opened.enter_async_context(services.object_stub(objects)))
+        self.docker = aiodocker.Docker()
+        self._opened.push_async_callback(self.docker.close)
+        self._opened.push_async_callback(bare.remove_all, self.docker, self.label)
+        self.settings = self._settings("measured")
+        await bare.compile_helper(self.docker, self.settings.image(Runtime.CPP), self.shared)
+
+    def _point_aws_at(self, url: str) -> None:
+        before = dict(os.environ)
+
+        def restore() -> None:
+            os.environ.clear()
+            os.environ.update(before)
+
+        self._opened.callback(restore)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ |= {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "benchmark",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def _settings(self, role: str, **changes: Any) -> Settings:
+        """The defaults, but for where things are."""
+        fields: dict[str, Any] = {
+            "aws_region": _REGION,
+            "sqs_queue_url": "http://127.0.0.1:9/none",
+            "s3_code_bucket": BUCKET,
+            "s3_user_data_bucket": "benchmark-data",
+            "redis_host": services.HOST,
+            "redis_port": self._redis_port,
+            "worker_id": f"bench-{role}-{self.label}",
+            "docker_work_dir_root": self.scratch / "w",
+            "code_cache_dir": self.scratch / "cache",
+            "metrics_host": services.HOST,
+            "metrics_port": 0,
+            "cloudwatch_enabled": False,
+            "drain_seconds": 5,
+        }
+        return Settings(_env_file=None, **(fields | changes))  # type: ignore[call-arg]
+
+    # --- the agent
+
+    async def agent(self) -> AgentUnderTest:
+        """The agent of most measurements, with its default settings."""
+        if self._agent is None:
+            self._agent = await self._opened.enter_async_context(self.another_agent("measured"))
+        return self._agent
+
+    @property
+    def levels(self) -> set[str]:
+        """The levels of isolation that the measured runs had."""
+        return set() if self._agent is None else self._agent.levels
+
+    @asynccontextmanager
+    async def another_agent(
+        self,
+        role: str,
+        sizes: Mapping[Runtime, int] | None = None,
+        *,
+        shared: bool = False,
+    ) -> AsyncIterator[AgentUnderTest]:
+        """An agent of its own.
+
+        Args:
+            role: Tells it from the others.
+            sizes: Its warm pool's, where they are not to be the default's.
+            shared: As with `agent_under_test`.
+        """
+        changes: dict[str, Any] = {}
+        if sizes is not None:
+            changes = {f"warm_pool_{runtime}_size": sizes.get(runtime, 0) for runtime in Runtime}
+        settings = self._settings(role, **changes)
+        async with ours.agent_under_test(settings, shared=shared) as agent:
+            yield agent
+
+    def last_log_lines(self, count: int = 5) -> str:
+        """What the agents said last, for a person who wants to know why something failed."""
+        self._log.flush()
+        return "\n".join((self.scratch / "agent.log").read_text().splitlines()[-count:])
+
+    async def held_mb(self, agent: AgentUnderTest) -> dict[Runtime, list[float]]:
+        """What each of an agent's containers holds now, page cache excluded, MiB."""
+        found: dict[Runtime, list[float]] = {runtime: [] for runtime in Runtime}
+        filters = f'{{"label":["{LABEL_WORKER}={agent.worker_id}"]}}'
+        for container in await self.docker.containers.list(filters=filters):
+            details = await container.show()
+            group = cgroup.find(int(details["State"]["Pid"]))
+            if group is not None:
+                runtime = Runtime(details["Config"]["Labels"][LABEL_RUNTIME])
+                found[runtime].append(group.held_bytes() / MIB)
+        return found
+
+    # --- functions
+
+    def install(self, function: Function) -> Call:
+        """Put a function into the store, and where bare containers find it; returns the job that calls it."""
+        folder = self.shared / "code" / function.name
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            for name, text in function.files.items():
+                (folder / name).write_text(text)
+            (self._objects / f"{function.name}.zip").write_bytes(pack(folder))
+        return Call(
+            {
+                "functionId": function.name,
+                "runtime": function.runtime,
+                "s3Key": f"{function.name}.zip",
+                "memoryMb": MEMORY_MB,
+                "timeoutMs": 60_000,
+                "input": {"name": "benchmark"},
+            },
+            function.expected,
+        )
+
+    def environment(self, function: Function) -> dict[str, str]:
+        """The variables that a run of it has."""
+        body = (
+            f'{{"requestId":"bench","functionId":"{function.name}","s3Key":"x","input":{_PAYLOAD.decode()}}}'
+        )
+        return environment_of(parse_job(body, self.settings.job_defaults)) | {"PAYLOAD_FILE": _PAYLOAD_FILE}
+
+    async def program(self, function: Function) -> Program:
+        """What the baselines start: the interpreter and the script, or the program that our build makes."""
+        self.install(function)
+        recipe = RECIPES[function.runtime]
+        arguments = recipe.arguments
+        if recipe.build is not None:
+            path = f"{WRITABLE}/{function.name}"
+            if not (self.writable / function.name).exists():
+                await (await self.builder(function.runtime)).run(await self.build_of(function, into=path))
+            arguments = (path,)
+        return Program(
+            arguments,
+            f"{SHARED}/code/{function.name}",
+            self.environment(function),
+            _PAYLOAD_FILE,
+            function.expected,
+        )
+
+    async def build_of(self, function: Function, *, into: str) -> Program:
+        """Our own build of it, in a fresh writable copy of its code."""
+        self.install(function)
+        recipe = RECIPES[function.runtime].build
+        assert recipe is not None
+        arguments = tuple(into if word == BUILT_PROGRAM else word for word in recipe)
+        return await self.in_fresh_copy(function, arguments)
+
+    async def in_fresh_copy(self, function: Function, arguments: tuple[str, ...]) -> Program:
+        """A command to run in a new writable copy of the code in the runtime's builder."""
+        folder = f"/work/{secrets.token_hex(4)}"
+        copy = Program(
+            ("/bin/cp", "-r", f"{SHARED}/code/{function.name}", folder), "/", {"PATH": "/usr/bin:/bin"}
+        )
+        await (await self.builder(function.runtime)).run(copy)
+        return Program(arguments, folder, {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"})  # noqa: S108 - the container's own
+
+    # --- the baselines
+
+    async def bare(self, runtime: Runtime, number: int = 0) -> BareContainer:
+        """A container with the limits that a default job's container has; `number` tells several apart."""
+        settings = self.settings
+        size = Size(
+            memory_mb=MEMORY_MB,
+            cpus=settings.cpus_for(MEMORY_MB),
+            most_cpus=settings.most_cpus_for(MEMORY_MB),
+        )
+        return await self._bare_container(runtime, "run", number, size)
+
+    async def builder(self, runtime: Runtime) -> BareContainer:
+        """A container with the CPUs that a build's container has, and room for an empty cache to fill."""
+        settings = self.settings
+        size = Size(
+            memory_mb=2 * settings.build_memory_mb, cpus=settings.build_cpus, most_cpus=settings.worker_cpus
+        )
+        return await self._bare_container(runtime, "build", 0, size)
+
+    async def _bare_container(self, runtime: Runtime, purpose: str, number: int, size: Size) -> BareContainer:
+        key = (runtime, purpose, number)
+        if key not in self._bare:
+            making = bare.bare_container(self._bare_parts(), runtime, self.settings.image(runtime), size)
+            self._bare[key] = await self._opened.enter_async_context(making)
+        return self._bare[key]
+
+    def _bare_parts(self) -> BareParts:
+        return BareParts(
+            docker=self.docker,
+            shared=self.shared,
+            writable=self.writable,
+            label=self.label,
+            limits=composition.pool_policy(self.settings).limits,
+        )
+
+    def docker_run(self, runtime: Runtime) -> DockerRun:
+        """`docker run` of a runtime's image."""
+        return DockerRun(self.settings.image(runtime), self.shared, self.writable, self.label)

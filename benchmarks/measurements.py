@@ -1,0 +1,425 @@
+"""One function per measurement: the arms, their turns, and the figures that come of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from benchmarks import lab as labs
+from benchmarks.bare import WRITABLE
+from benchmarks.figures import Arm as ArmFigure
+from benchmarks.figures import Findings
+from benchmarks.schedule import Budget, Train, interleave
+from benchmarks.stats import percentile, ratio_of_medians, summarise
+
+from nanoagent.job import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from benchmarks.bare import BareContainer, DockerRun, Program
+    from benchmarks.lab import Function, Lab
+    from benchmarks.ours import AgentUnderTest, Call
+
+_PAUSE_S: Final = 0.03
+_NODE_PAUSE_S: Final = 0.15
+_WARM_UP_S: Final = 0.5
+_OURS: Final = "ours"
+_BLOCK_S: Final = 0.5  # of saturation: some hundred jobs, and a few of `docker run`
+
+
+class CannotMeasureHere(Exception):  # noqa: N818 - a fact about the machine or the build, not a failure
+    """Something that a measurement needs is not there; the message says what."""
+
+
+# --- arms
+
+
+@dataclass(slots=True)
+class Ours:
+    """Jobs through the agent."""
+
+    agent: AgentUnderTest
+    call: Call
+    name: str = _OURS
+    leaves_work: bool = False
+
+    async def fire(self) -> float:
+        """One job, ms."""
+        return await self.agent.run(self.call)
+
+    async def check(self) -> None:
+        """Look at the stored results."""
+        await self.agent.results()
+
+
+@dataclass(slots=True)
+class Started:
+    """A program, started in one of several ways, which check what it prints themselves."""
+
+    name: str
+    start: Callable[[], Awaitable[float]]
+    leaves_work: bool = False
+
+    async def fire(self) -> float:
+        """One run, ms."""
+        return await self.start()
+
+    async def check(self) -> None:
+        """Nothing is left to check."""
+
+
+def bare_arm(container: BareContainer, program: Program) -> Started:
+    """The program started by the helper inside a container."""
+
+    async def start() -> float:
+        return (await container.run(program)).wall_ms
+
+    return Started("bare", start)
+
+
+def exec_arm(container: BareContainer, program: Program) -> Started:
+    """The program started by `docker exec` in the same container."""
+    return Started("exec", partial(container.exec, program), leaves_work=True)
+
+
+def run_arm(docker: DockerRun, program: Program) -> Started:
+    """The program started by `docker run`."""
+    return Started("run", partial(docker.run, program), leaves_work=True)
+
+
+# --- hello
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Runs of a small program against the same program started otherwise.
+
+    Attributes:
+        function: Which program.
+        pause_s: How long it is quiet before each shot.
+        back_to_back: No pause instead.
+        shots: Ours and bare, per round.
+        rare: `docker run` takes part in every so many rounds, a build in every other of those.
+    """
+
+    function: Function
+    pause_s: float = _PAUSE_S
+    back_to_back: bool = False
+    shots: tuple[int, int] = (6, 4)
+    rare: int = 3
+
+    async def __call__(self, lab: Lab, key: str, until: float, findings: Findings) -> None:
+        """Measure and note; see `Measurement`."""
+        agent, container = await lab.agent(), await lab.bare(self.function.runtime)
+        program = await lab.program(self.function)
+        mine, theirs = Ours(agent, lab.install(self.function)), bare_arm(container, program)
+        await warm_up(mine, theirs)
+        trains = [Train(mine, self.shots[0]), Train(theirs, self.shots[1])]
+        trains.append(Train(exec_arm(container, program), 1))
+        if lab.has_docker_command:
+            trains.append(Train(run_arm(lab.docker_run(self.function.runtime), program), 1, self.rare))
+        else:
+            findings.skipped[f"{key}.vs_run"] = "no docker command on PATH"
+        if program.arguments[0].startswith(WRITABLE):
+            trains.append(Train(build_and_run_arm(lab, self.function, container, program), 1, 2 * self.rare))
+        samples = await interleave(
+            trains, Budget(until), pause_s=self.pause_s, back_to_back=self.back_to_back
+        )
+        note_arms(findings, key, samples, "ms")
+        for arm, part in (
+            ("bare", "vs_bare"),
+            ("exec", "vs_exec"),
+            ("run", "vs_run"),
+            ("build and run", "vs_build_and_run"),
+        ):
+            if samples.get(arm):
+                findings.put(f"{key}.{part}", ratio_of_medians(samples[_OURS], samples[arm]))
+        tail = percentile(samples[_OURS], 99) / statistics.median(samples["bare"])
+        findings.values[f"{key}.p99_vs_bare_p50"] = tail
+
+
+async def warm_up(*arms: Ours | Started, rounds: int = 6) -> None:
+    """Let caches fill, containers be bound and pages be touched; slow programs get two rounds."""
+    enough_at = time.monotonic() + _WARM_UP_S
+    for done in range(rounds):
+        if done >= 2 and time.monotonic() > enough_at:
+            break
+        for arm in arms:
+            await arm.fire()
+    for arm in arms:
+        await arm.check()
+
+
+def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, program: Program) -> Started:
+    """Our own build, its caches ready, and then the bare program: a worker without a store of programs."""
+
+    async def start() -> float:
+        build = await lab.build_of(function, into=f"/tmp/{function.name}")  # noqa: S108 - the container's own
+        built = await (await lab.builder(function.runtime)).run(build)
+        return built.wall_ms + (await container.run(program)).wall_ms
+
+    return Started("build and run", start)
+
+
+async def pandas(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """`python_pandas`, where the image has pandas."""
+    container = await lab.bare(Runtime.PYTHON)
+    status, output, _ = await container.try_run(replace(await lab.program(labs.PANDAS), expected=None))
+    if status != 0:
+        reason = output.strip().splitlines()[-1:] or ["it cannot be imported"]
+        raise CannotMeasureHere(f"the Python image has no pandas ({reason[0]})")
+    await Hello(labs.PANDAS, shots=(6, 1), rare=6)(lab, key, until, findings)
+    held = (await lab.held_mb(await lab.agent()))[Runtime.PYTHON]
+    if held:  # of the agent's Python containers it is the one that holds most
+        findings.values["idle_container_mb.python_with_pandas"] = max(held)
+
+
+# --- the wall
+
+
+async def sandbox_vs_shared(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """The same program at both levels, by two agents in turns; C++, since only L2 has warm interpreters."""
+    sizes = {Runtime.CPP: 1, Runtime.PYTHON: 1}
+    async with (
+        lab.another_agent("sandbox", sizes) as sandboxed,
+        lab.another_agent("shared", sizes, shared=True) as shared,
+    ):
+        call = lab.install(labs.CPP)
+        arms = [Ours(sandboxed, call, "sandbox"), Ours(shared, call, "shared")]
+        python = lab.install(labs.PYTHON)
+        others = [Ours(sandboxed, python, "python, sandbox"), Ours(shared, python, "python, shared")]
+        await warm_up(*arms, *others)
+        levels = sandboxed.levels, shared.levels
+        if levels != ({"sandbox"}, {"shared"}):
+            raise CannotMeasureHere(f"the two agents ran at {' and '.join(map(str, map(sorted, levels)))}")
+        trains = [Train(arm, 6) for arm in arms] + [Train(arm, 1) for arm in others]
+        samples = await interleave(trains, Budget(until, least=2), pause_s=_PAUSE_S)
+    note_arms(findings, key, samples, "ms")
+    findings.put(key, ratio_of_medians(samples["sandbox"], samples["shared"]))
+
+
+# --- misses
+
+
+async def cpp_miss(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """Our build against the compiler as it comes, in the same container, each in a fresh copy."""
+    stock = ("/usr/bin/g++", "-std=c++20", "-O2", "-pthread", "-I.", "-o", "/tmp/stock", "main.cpp")  # noqa: S108
+    await _miss(lab, key, labs.CPP, stock, Budget(until, least=2), findings)
+
+
+async def go_miss(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """Our build against `go build` with an empty cache, in the same container, each in a fresh copy."""
+    script = (
+        'cache=$(mktemp -d) && trap \'chmod -R u+w "$cache" && rm -rf "$cache"\' EXIT && '
+        "export GOCACHE=$cache GOPATH=$cache/path GOTMPDIR=$cache GOTOOLCHAIN=local GOFLAGS=-mod=mod && "
+        "go mod init function >/dev/null 2>&1 && go build -o /tmp/stock ."
+    )
+    await _miss(lab, key, labs.GO, ("/bin/sh", "-c", script), Budget(until), findings, often=6)
+
+
+async def _miss(  # noqa: PLR0913, PLR0917 - a measurement's own arguments and what differs between the two
+    lab: Lab,
+    key: str,
+    function: Function,
+    stock: tuple[str, ...],
+    budget: Budget,
+    findings: Findings,
+    often: int = 1,
+) -> None:
+    container = await lab.builder(function.runtime)
+
+    async def our_build() -> float:
+        return (await container.run(await lab.build_of(function, into="/tmp/ours"))).wall_ms  # noqa: S108
+
+    async def stock_build() -> float:
+        return (await container.run(await lab.in_fresh_copy(function, stock))).wall_ms
+
+    mine, theirs = Started("our build", our_build), Started("stock build", stock_build)
+    await warm_up(mine, rounds=1)
+    samples = await interleave([Train(mine, often), Train(theirs, 1)], budget, pause_s=_PAUSE_S)
+    note_arms(findings, key, samples, "ms")
+    findings.put(key, ratio_of_medians(samples["our build"], samples["stock build"]))
+
+
+# --- throughput
+
+
+async def throughput(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """Jobs per second with every core busy, in blocks: the same program, the same number at a time."""
+    del key
+    agent, call, program = await lab.agent(), lab.install(labs.PYTHON), await lab.program(labs.PYTHON)
+    at_once = max(1, int(lab.settings.worker_cpus / lab.settings.cpus_for(labs.MEMORY_MB)))
+    containers = [await lab.bare(Runtime.PYTHON, number) for number in range(at_once)]
+    docker = lab.docker_run(Runtime.PYTHON)
+
+    async def through_agent(count: int) -> float:
+        elapsed_s = await agent.run_many(call, count)
+        await agent.results()
+        return count / elapsed_s
+
+    works: dict[str, Callable[[int], Awaitable[float]]] = {
+        _OURS: through_agent,
+        "bare": _parallel([partial(each.run, program) for each in containers]),
+        "exec": _parallel([partial(each.exec, program) for each in containers]),
+    }
+    if lab.has_docker_command:
+        works["run"] = _parallel([partial(docker.run, program)] * at_once)
+    else:
+        findings.skipped["throughput_vs_run"] = "no docker command on PATH"
+    trains = []
+    for name, work in works.items():
+        leaves_work = name in {"exec", "run"}
+        if not leaves_work:
+            await work(4 * at_once)  # containers are bound, pages touched
+        rate = await work(at_once if leaves_work else 4 * at_once)
+        count = at_once * max(1, round(rate * _BLOCK_S / at_once))
+        trains.append(Train(Started(name, partial(work, count), leaves_work), 1))
+    rates = await interleave(trains, Budget(until, least=2), pause_s=_PAUSE_S)
+    note_arms(findings, "throughput", rates, "jobs/s")
+    for name in rates.keys() - {_OURS}:
+        findings.put(f"throughput_vs_{name}", ratio_of_medians(rates[_OURS], rates[name]))
+    findings.notes.append(f"throughput: {at_once} at a time, in every arm")
+
+
+def _parallel(starts: Sequence[Callable[[], Awaitable[object]]]) -> Callable[[int], Awaitable[float]]:
+    """Runs per second when each of `starts` is called again and again, until `count` have been made."""
+
+    async def work(count: int) -> float:
+        left = iter(range(count))
+
+        async def one_after_another(start: Callable[[], Awaitable[object]]) -> None:
+            for _ in left:
+                await start()
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(one_after_another(start) for start in starts))
+        return count / (time.perf_counter() - begun)
+
+    return work
+
+
+# --- the rest
+
+
+async def first_run(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """A function that was never seen, with a warm container ready, against one in its own container."""
+    async with lab.another_agent("first", {Runtime.PYTHON: 2}) as agent:
+        hot = Ours(agent, lab.install(labs.PYTHON), "hot")
+        await warm_up(hot)
+        samples: dict[str, list[float]] = defaultdict(list)
+        budget, refill_s = Budget(until, least=4, most=60), 0.4
+        others = 0
+        while budget.another():
+            await asyncio.sleep(refill_s)  # for the pool to be full and the machine quiet again
+            new = lab.install(_never_seen())
+            elapsed_ms = await agent.run(new)
+            (result,) = await agent.results()
+            if result["start"] == "warm":
+                samples["first"].append(elapsed_ms)
+            else:
+                others += 1
+            for _ in range(3):
+                await asyncio.sleep(_PAUSE_S)
+                samples["hot"].append(await hot.fire())
+            await hot.check()
+    if not samples["first"]:
+        raise CannotMeasureHere(f"none of {others} new functions found a warm container")
+    note_arms(findings, key, samples, "ms")
+    findings.put(key, ratio_of_medians(samples["first"], samples["hot"]))
+
+
+def _never_seen() -> Function:
+    """The same program under a name, and with a digest, that nothing has cached."""
+    name = f"first-{secrets.token_hex(6)}"
+    return replace(labs.PYTHON, name=name, files={"main.py": f'print("hello")  # {name}\n'})
+
+
+async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """CPU time of this process, which is the agent, per job, against that of the program started bare.
+
+    What sends the jobs is in this process too; it is some 30 µs a job.
+    """
+    agent, call = await lab.agent(), lab.install(labs.PYTHON)
+    container, program = await lab.bare(Runtime.PYTHON), await lab.program(labs.PYTHON)
+    jobs = 25
+
+    async def of_agent() -> float:
+        before = time.process_time()
+        for _ in range(jobs):
+            await agent.run(call)
+        return (time.process_time() - before) * 1000 / jobs
+
+    async def of_program() -> float:
+        return statistics.mean([(await container.run(program)).cpu_ms for _ in range(jobs // 5)])
+
+    mine = Started("agent", of_agent)
+    await warm_up(Ours(agent, call), bare_arm(container, program))
+    samples = await interleave(
+        [Train(mine, 1), Train(Started("bare", of_program), 1)], Budget(until, least=4), pause_s=_PAUSE_S
+    )
+    await agent.results()
+    note_arms(findings, key, samples, "ms CPU")
+    findings.put(key, ratio_of_medians(samples["agent"], samples["bare"]))
+
+
+async def idle_memory(lab: Lab, key: str, until: float, findings: Findings) -> None:
+    """What a generic container of each runtime holds while it waits."""
+    del until
+    async with lab.another_agent("idle", dict.fromkeys(Runtime, 1)) as agent:
+        await asyncio.sleep(0.5)  # what parks the first sandbox may still be at it
+        held = await lab.held_mb(agent)
+    for runtime, sizes in held.items():
+        if sizes:
+            findings.values[f"{key}.{runtime}"] = statistics.median(sizes)
+        else:
+            findings.skipped[f"{key}.{runtime}"] = (
+                "no container of it came up, or its control group cannot be seen"
+            )
+    if "idle_container_mb.python_with_pandas" not in findings.values:
+        findings.skipped["idle_container_mb.python_with_pandas"] = "python_pandas was not measured"
+
+
+def note_arms(findings: Findings, key: str, samples: Mapping[str, Sequence[float]], unit: str) -> None:
+    """Note what each arm took."""
+    findings.arms += [ArmFigure(key, name, unit, summarise(taken)) for name, taken in sorted(samples.items())]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Something that is measured in one go.
+
+    Attributes:
+        keys: What comes of it.
+        weight: Its share of the time; about the seconds that it needs for figures that mean something.
+        measure: Does it, given the lab, the first of the keys, when it should be over (monotonic seconds) and
+            where to note what it finds. Raises `CannotMeasureHere` for what is to be skipped.
+    """
+
+    keys: tuple[str, ...]
+    weight: float
+    measure: Callable[[Lab, str, float, Findings], Awaitable[None]]
+
+
+MEASUREMENTS: Final = (
+    Measurement(("python_hello",), 5, Hello(labs.PYTHON)),
+    Measurement(("python_hello_b2b",), 3, Hello(labs.PYTHON, back_to_back=True, shots=(12, 6))),
+    Measurement(("python_pandas",), 5, pandas),
+    Measurement(("node_hello",), 6, Hello(labs.NODE, pause_s=_NODE_PAUSE_S, shots=(5, 2))),
+    Measurement(("node_hello_b2b",), 4, Hello(labs.NODE, back_to_back=True, shots=(5, 3))),
+    Measurement(("cpp_hello",), 3.5, Hello(labs.CPP)),
+    Measurement(("go_hello",), 3, Hello(labs.GO)),
+    Measurement(("sandbox_vs_shared",), 4, sandbox_vs_shared),
+    Measurement(("cpp_miss_vs_stock",), 3, cpp_miss),
+    Measurement(("go_miss_vs_cold",), 6, go_miss),
+    Measurement(("throughput_vs_bare", "throughput_vs_exec", "throughput_vs_run"), 6, throughput),
+    Measurement(("first_run_vs_hot",), 3, first_run),
+    Measurement(("agent_cpu_vs_bare_cpu",), 2, agent_cpu),
+    Measurement(("idle_container_mb",), 1.5, idle_memory),
+)

@@ -1,0 +1,54 @@
+"""A stand-in for S3 that answers GetObject from a folder; a process of its own, so that its CPU is not ours.
+
+    python -m benchmarks.object_stub FOLDER    prints its port, serves until its standard input ends
+
+It knows `GET /bucket/key` with `If-None-Match`, and nothing else: no signature is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+
+def read_object(folder: Path, name: str) -> bytes | None:
+    """The bytes at `bucket/key`, None where there are none in the folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        return None
+    return path.read_bytes()
+
+
+def application(folder: Path) -> web.Application:
+    """The server over that folder, whose subfolders are the buckets."""
+
+    async def get_object(request: web.Request) -> web.Response:
+        content = read_object(folder, request.match_info["path"])
+        if content is None:
+            return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers={"ETag": etag})
+        return web.Response(body=content, headers={"ETag": etag})
+
+    app = web.Application()
+    app.router.add_get("/{path:.+}", get_object)
+    return app
+
+
+async def _serve(folder: Path) -> None:
+    runner = web.AppRunner(application(folder), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Path(sys.argv[1])))

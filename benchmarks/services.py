@@ -1,0 +1,114 @@
+"""What the agent under test talks to: a real Redis, and a stand-in for S3. Child processes, ended with us."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from redis import asyncio as redis
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+HOST: Final = "127.0.0.1"
+_START_DEADLINE_S: Final = 20.0
+_STOP_DEADLINE_S: Final = 5.0
+_PROBE_EVERY_S: Final = 0.02
+
+
+class ServiceError(Exception):
+    """Something that a benchmark cannot do without is not there; the message says how to get it."""
+
+
+@asynccontextmanager
+async def redis_server(folder: Path) -> AsyncIterator[int]:
+    """A Redis of our own that forgets everything when it ends; yields its port.
+
+    Raises:
+        ServiceError: None is installed, or it does not start.
+    """
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        raise ServiceError("neither redis-server nor valkey-server is on PATH: make setup installs one")
+    port = _free_port()
+    options = ["--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *options,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us: the agent still needs it to end well
+    )
+    try:
+        await _answers(port, process)
+        yield port
+    finally:
+        await _end(process)
+
+
+async def _answers(port: int, process: asyncio.subprocess.Process) -> None:
+    client = redis.Redis(host=HOST, port=port)
+    try:
+        async with asyncio.timeout(_START_DEADLINE_S), client:
+            while process.returncode is None:
+                with suppress(RedisError, OSError):
+                    await client.ping()
+                    return
+                await asyncio.sleep(_PROBE_EVERY_S)
+    except TimeoutError as exc:
+        raise ServiceError(f"Redis did not answer within {_START_DEADLINE_S:.0f} s") from exc
+    raise ServiceError(f"Redis ended at its start with exit code {process.returncode}")
+
+
+@asynccontextmanager
+async def object_stub(folder: Path) -> AsyncIterator[str]:
+    """The stand-in for S3 over that folder; yields its URL.
+
+    Raises:
+        ServiceError: It does not start.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "benchmarks.object_stub",
+        str(folder),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_DEADLINE_S):
+                line = await process.stdout.readline()
+        except TimeoutError as exc:
+            raise ServiceError("the stand-in for S3 did not start") from exc
+        if not line.strip():
+            raise ServiceError("the stand-in for S3 ended at its start; it says why above")
+        yield f"http://{HOST}:{int(line)}"
+    finally:
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_DEADLINE_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
