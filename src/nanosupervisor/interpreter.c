@@ -8,11 +8,12 @@
 
 const struct interpreter no_interpreter = {.kind = KIND_EXEC};
 
-char *const interpreter_environment[] = {
+enum { OUR_VARIABLES = 3, MAX_VARIABLES = 8 };
+
+char *interpreter_environment[MAX_VARIABLES + 1] = {
     "PATH=/usr/local/bin:/usr/bin:/bin",
     "HOME=/tmp",
     "LANG=C.UTF-8",
-    NULL,
 };
 
 void interpreter_read(struct interpreter *interpreter)
@@ -25,6 +26,8 @@ void interpreter_read(struct interpreter *interpreter)
     ssize_t length = read(file, text, sizeof text - 1);
     close(file);
     char *at = length > 0 ? text : NULL, *kind = at ? strsep(&at, "\n") : "";
+    for (int count = OUR_VARIABLES; at && *at && *at != '/' && count < MAX_VARIABLES; count++)
+        interpreter_environment[count] = strsep(&at, "\n");
     while (at && *at && interpreter->word_count < MAX_WORDS)
         interpreter->words[interpreter->word_count++] = strsep(&at, "\n");
     if (interpreter->word_count)

@@ -1,6 +1,7 @@
 /* What waits for a job in this image: the file /nanosupervisor/interpreter, if there is one.
  *
- * Its first line is `spare` or `zygote`, the others are a command's words. A spare is started in the sandbox
+ * Its first line is `spare` or `zygote`; then come variables for its environment, NAME=value, and the words of
+ * a command, whose first is a path. A spare is started in the sandbox
  * ahead of its one run. A zygote is started once, outside, and forks a process into each sandbox. */
 #ifndef INTERPRETER_H
 #define INTERPRETER_H
@@ -19,6 +20,6 @@ struct interpreter {
 extern const struct interpreter no_interpreter;
 void interpreter_read(struct interpreter *interpreter);
 /* All that a waiting interpreter has in its environment: it may be seen by the run in /proc/self/environ. */
-extern char *const interpreter_environment[];
+extern char *interpreter_environment[];
 
 #endif

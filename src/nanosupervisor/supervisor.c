@@ -466,8 +466,12 @@ static void prepare_again(void)
 }
 
 /* Take over what the slot folder has now. */
-static void prepare(const char *modules, size_t length)
+static void prepare(const uint8_t *frame, size_t frame_length)
 {
+    if (!frame_length)
+        die("short preparation");
+    const char *modules = (const char *)frame + 1;
+    size_t length = frame_length - 1;
     struct ready_report report = {0};
     int work = container_tree.place[PLACE_WORK];
     if (state.has_code && !tree_wipe_place(PLACE_WORK)) {
@@ -477,7 +481,7 @@ static void prepare(const char *modules, size_t length)
     report = tree_copy_code(work);
     state.has_code = 1;
     if (is_sandboxed() && !report.error) {
-        int again = parked.attached;
+        int again = parked.attached || (frame[0] && state.interpreter.kind == KIND_SPARE);
         if (state.more_modules)
             start_zygote();
         if (length && zygote_runs()) {
@@ -596,7 +600,7 @@ int main(void)
             configure(payload, length);
             break;
         case FRAME_PREPARE:
-            prepare((const char *)payload, length);
+            prepare(payload, length);
             break;
         case FRAME_RUN:
             serve_run(payload, length);

@@ -15,7 +15,8 @@
 
 /* agent -> supervisor */
 #define FRAME_CONFIGURE 'C' /* struct configuration, then NUL-terminated modules for the zygote to have */
-#define FRAME_PREPARE 'P' /* take over the code in the slot folder; NUL-terminated modules that it imports */
+#define FRAME_PREPARE 'P' /* take over the code in the slot folder: u8: have limits changed that an interpreter
+                             looks at when it starts?, then NUL-terminated modules that the code imports */
 #define FRAME_RUN 'R'     /* struct run_request, then its strings and the payload */
 #define FRAME_KILL 'K'    /* end the run now */
 

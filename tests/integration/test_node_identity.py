@@ -1,0 +1,62 @@
+"""To user code a spare is `node index.js`: every byte is the same, and only what is random differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.node_identity import NodeBench, node_bench, program
+from support.node_programs import DIFFERENT, SAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[NodeBench]:
+    with node_bench() as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_spare_shows_what_plain_node_shows(bench: NodeBench, name: str):
+    assert bench.run(SAME[name], "spare") == bench.run(SAME[name], "plain")
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_no_two_spares_share_what_is_random(bench: NodeBench, name: str):
+    shown = [bench.run(program(DIFFERENT[name]), "spare") for _ in range(2)]
+    assert [ended.stderr for ended in shown] == ["", ""]
+    assert shown[0].stdout != shown[1].stdout
+
+
+def test_a_spare_that_gets_no_job_ends_quietly(bench: NodeBench):
+    ended = bench.run(program("console.log('never')", job=False), "spare")
+    assert (ended.status, ended.signal, ended.stdout, ended.stderr) == (0, None, "", "")
+
+
+def test_a_variable_that_is_no_text_arrives_byte_for_byte(bench: NodeBench):
+    code = "process.stdout.write(require('fs').readFileSync('/proc/self/environ'))"
+    ended = bench.run(program(code, environment={"PAYLOAD": "\xff\xfe"}, encoding="latin1"), "spare")
+    assert "PAYLOAD=\xff\xfe\0" in ended.stdout
+
+
+def test_a_program_that_is_not_there_ends_the_spare_as_it_ends_a_plain_start(bench: NodeBench):
+    ended = bench.run(program("", arguments=("/bin/none",)), "spare")
+    assert (ended.status, ended.stdout, ended.stderr) == (127, "", "")
+
+
+def test_a_spare_that_aborts_dies_by_the_same_signal(bench: NodeBench):
+    # What is printed are addresses.
+    assert bench.run(program("process.abort()"), "spare").signal == "SIGABRT"
+
+
+def test_a_spare_shows_nothing_of_how_it_was_started(bench: NodeBench):
+    code = (
+        "console.log(process.env.NODE_OPTIONS, process.execArgv, process.argv.length, process.eventNames())"
+    )
+    assert (
+        bench.run(program(code), "spare").stdout
+        == "undefined [] 2 [ 'newListener', 'removeListener', 'warning' ]\n"
+    )
