@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoagent.container import pool as pool_module
+from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import Binding, PoolPolicy, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.spec import MIB, Limits
@@ -318,7 +319,7 @@ async def test_a_dead_idle_container_is_not_leased_though_nobody_told_of_its_dea
     bench.driver.kill(dead, silently=True)
     (pooled,) = bench.pool._fleets[Runtime.PYTHON].idle
     async with asyncio.timeout(WAIT_S):
-        await pooled.container.session._reader.read()  # until its end has been seen
+        await pooled.container.session._stream.wait_end()
     assert (await bench.run()).container.id != dead
 
 
@@ -642,6 +643,63 @@ async def test_a_closed_pool_leases_nothing(home, tree):
     await bench.pool.close()
     with pytest.raises(ContainerError, match="closed"):
         await bench.run()
+
+
+# --- what a container holds beside a run
+
+
+class Group(ControlGroup):
+    """One that holds a fixed amount and remembers its limit."""
+
+    def __init__(self, held_mb: int) -> None:
+        self.held_mb, self.limit_bytes = held_mb, 0
+
+    def set_memory_limit(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+
+    def memory_limit(self) -> int:
+        return self.limit_bytes
+
+    def set_cpus(self, share: float, most: float) -> None: ...
+
+    def usage_bytes(self) -> int:
+        return self.held_mb * MIB
+
+    def page_cache_bytes(self) -> int:
+        return 0
+
+    def peak_bytes(self) -> int:
+        return 0
+
+    def reset_peak(self) -> bool:
+        return True
+
+    def oom_kills(self) -> int:
+        return 0
+
+    def refused_processes(self) -> int:
+        return 0
+
+
+async def test_what_a_container_holds_beside_a_run_is_on_top_of_its_limit_and_counts(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        bench.driver.group = group = Group(held_mb=40)
+        await bench.pool.start()
+        await bench.run(memory_mb=200)
+        assert group.limit_bytes == (200 + 40) * MIB
+        assert bench.pool._committed_mb == bench.counted_mb == 200 + 40
+        await bench.run(memory_mb=200)
+        assert bench.pool._committed_mb == 200 + 40
+
+
+async def test_a_job_as_large_as_the_whole_budget_still_runs_though_its_container_holds_more(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=512) as bench:
+        bench.driver.group = Group(held_mb=40)
+        await bench.pool.start()
+        async with asyncio.timeout(WAIT_S):
+            await bench.run("small")
+            await bench.run("large", memory_mb=512)
+            await bench.run("small")
 
 
 # --- whom a container may serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ _NO_PROFILE: Final = (
     "Docker confines containers with AppArmor here, and its own profile forbids the mounts of a sandbox; "
     "load deploy/apparmor/nanoagent (deploy/apparmor/README.md says how)"
 )
+_WRONG_PROFILE: Final = "is it this version's deploy/apparmor/nanoagent that is loaded?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,19 @@ async def probe(
     Raises:
         ContainerError: No container at all can be made.
     """
+    wanted = replace(policy, isolation=Isolation.SANDBOX, apparmor=apparmor)
     try:
-        reason = await _attempt(driver, home, replace(policy, isolation=Isolation.SANDBOX, apparmor=apparmor))
+        reason = await _attempt(driver, home, wanted)
     except ContainerError as exc:
         if apparmor is None:
             raise
+        # What else may be wrong with containers, the image say, is wrong without the profile as well.
+        await _attempt(driver, home, replace(wanted, isolation=Isolation.SHARED, apparmor=None))
         return Verdict(Isolation.SHARED, None, f"{_NO_PROFILE}: {exc}")
     if reason is None:
         return Verdict(Isolation.SANDBOX, apparmor)
+    if apparmor is not None:
+        reason = f"{reason} (under the AppArmor profile {apparmor}: {_WRONG_PROFILE})"
     return Verdict(Isolation.SHARED, None, reason)
 
 
@@ -92,7 +99,7 @@ def unacceptable(verdict: Verdict, lowest_level: str, sharing: Sharing) -> list[
 
 async def _attempt(driver: Driver, home: WorkerHome, policy: PoolPolicy) -> str | None:
     """Why no sandbox can be made in such a container, or None."""
-    slot = home.new_slot("probe")
+    slot = home.new_slot(secrets.token_hex(5))
     container: RunningContainer | None = None
     try:
         container = await driver.create(generic_spec(policy, home, _PROBED, slot), slot)

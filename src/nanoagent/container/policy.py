@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
@@ -90,7 +90,7 @@ class Binding:
         tree: The unpacked code.
         tree_bytes: Its size.
         program: The built program, for compiled languages.
-        modules: Python modules that the code imports and that are worth having ready.
+        find_modules: Reads the code for Python modules that are worth having ready; called in a thread.
         purpose: `run`, or `build`; a container built in is not run in.
     """
 
@@ -103,7 +103,7 @@ class Binding:
     tree: Path
     tree_bytes: int
     program: Path | None = None
-    modules: tuple[str, ...] = ()
+    find_modules: Callable[[], tuple[str, ...]] = tuple
     purpose: str = "run"
 
     @property

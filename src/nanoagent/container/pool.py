@@ -8,8 +8,9 @@ A container's states::
 * **Creation is off the job's path.** Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready;
   a job that finds none waits for the next one to come up (cold).
 * **One function per container**: `Binding.key` is function id, code digest, runtime and memory size.
-* **The budget** is the sum of the memory limits of all containers, whatever they do; when a job needs room,
-  the least valuable idle container goes first (`policy.victims`).
+* **The budget** is the sum of the memory limits of all containers, whatever they do, and of what they hold
+  beside a run (interpreters that wait, the code), once that is known; when a job needs room, the least
+  valuable idle container goes first (`policy.victims`).
 * **A breaker** per runtime opens when creation keeps failing: its jobs are refused at once with the reason,
   readiness and metrics say so, and one container is tried again after a growing pause.
 """
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
-_COPY_SLACK_BYTES: Final = 32 * MIB
+_PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
 _SWEEP_S: Final = 2.0
 _EVENTS_RETRY_S: Final = 1.0
 _UID_RANGE: Final = 200_000_000
@@ -296,8 +297,10 @@ class Pool:
         if binding.program is not None:
             await container.slot.put_program(binding.program)
         # Twice the tree: many small files take a page each, and a structure of the kernel's besides.
-        await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _COPY_SLACK_BYTES)
-        await container.session.prepare(binding.modules)
+        await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
+        modules = await asyncio.to_thread(binding.find_modules)
+        limits_changed = binding.memory_mb != container.spec.memory_mb
+        await container.session.prepare(modules, limits_changed=limits_changed)
         # Now that the code's copy lies in the container, what it holds is its base, on top of the limit.
         if container.group is not None:
             try:
@@ -305,6 +308,10 @@ class Pool:
             except OSError as exc:
                 raise ContainerError("the container died while it was bound") from exc
             await self._set_limits(container, binding, slack_bytes=container.base_bytes)
+            # It counts with what it really holds; idle containers make room for it when room is wanted next.
+            overhead_mb = container.base_bytes // MIB
+            pooled.memory_mb += overhead_mb
+            self._committed_mb += overhead_mb
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
         memory_bytes = binding.memory_mb * MIB + slack_bytes
