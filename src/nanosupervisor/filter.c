@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #if defined(__x86_64__)
@@ -57,7 +58,8 @@ static const struct sock_filter denied[] = {
 #endif
     /* Its flags lie in memory, where a filter cannot look; C libraries fall back to clone. */
     IF(SYS_clone3, 0, 1), ERROR(ENOSYS),
-    DENY_BITS(SYS_clone, 0, NAMESPACES),
+    /* CLONE_PARENT would make the new process a child of whoever waits for the program: the zygote, outside. */
+    DENY_BITS(SYS_clone, 0, NAMESPACES | CLONE_PARENT),
     DENY(SYS_unshare), DENY(SYS_setns),
     DENY(SYS_mount), DENY(SYS_umount2), DENY(SYS_pivot_root), DENY(SYS_chroot), DENY(SYS_open_tree),
     DENY(SYS_move_mount), DENY(SYS_fsopen), DENY(SYS_fsconfig), DENY(SYS_fsmount), DENY(SYS_fspick),
@@ -68,7 +70,13 @@ static const struct sock_filter denied[] = {
     DENY(SYS_ptrace), DENY(SYS_process_vm_readv), DENY(SYS_process_vm_writev), DENY(SYS_process_madvise),
     DENY(SYS_kcmp), DENY(SYS_pidfd_getfd), DENY(SYS_move_pages), DENY(SYS_migrate_pages),
     DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
+    /* Of all families there is a constructor, and a kernel module that is loaded for it; only UNIX has pairs. */
+    DENY_UNLESS(SYS_socketpair, 0, AF_UNIX),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
+    /* Unlike 1, a core limit of 0 has the host's core_pattern helper run: claim success and change nothing. */
+    IF(SYS_setrlimit, 0, 4), LOAD(ARGUMENT(0)), IF(RLIMIT_CORE, 0, 1), ERROR(0), LOAD(NUMBER),
+    IF(SYS_prlimit64, 0, 8), LOAD(ARGUMENT(1)), IF(RLIMIT_CORE, 0, 5), LOAD(ARGUMENT(2)), IF(0, 0, 2),
+    LOAD(ARGUMENT(2) + 4), IF(0, 1, 0), ERROR(0), LOAD(NUMBER),
     DENY_ON_OURS(SYS_prlimit64, 0),
     DENY_ON_OURS(SYS_sched_setaffinity, 0),
     DENY_ON_OURS(SYS_sched_setscheduler, 0),

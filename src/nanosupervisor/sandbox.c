@@ -169,6 +169,8 @@ static void mount_places(struct tree *tree)
         tree->place[place] = open_place(place_path[place]);
     }
     must(mount("mqueue", "/dev/mqueue", "mqueue", SEALED, NULL), "mount /dev/mqueue");
+    /* Terminals are counted for the whole host; a run gets a few of its own. */
+    must(mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,max=64"), "mount /dev/pts");
 }
 
 /* Mount a layer over a folder: what is written goes to layer/NAME. */
@@ -514,18 +516,24 @@ void sandbox_terminate(struct sandbox *sandbox)
 int sandbox_has_ended(struct sandbox *sandbox, int *status)
 {
     struct report report;
-    if (recv(sandbox->control, &report, sizeof report, MSG_DONTWAIT) != sizeof report || report.type != 'X')
+    ssize_t got = recv(sandbox->control, &report, sizeof report, MSG_DONTWAIT);
+    if (got == sizeof report && report.type == 'X')
+        *status = report.value;
+    else if (got == 0 || (got < 0 && errno == ECONNRESET))
+        *status = SIGKILL; /* init is gone, and the program with it */
+    else
         return 0;
-    *status = report.value;
     return 1;
 }
 
 void sandbox_kill(struct sandbox *sandbox)
 {
-    int status;
+    pid_t pid;
     kill(sandbox->init, SIGKILL);
-    while (waitpid(sandbox->init, &status, 0) < 0 && errno == EINTR)
-        ;
+    /* An init ends only when everyone in its namespace has been reaped. What the zygote forked is the zygote's to
+     * reap; of a zygote that is gone, ours. */
+    while ((pid = waitpid(-1, NULL, 0)) != sandbox->init && (pid > 0 || errno == EINTR))
+        zygote_note_reaped(pid);
     sandbox->init = 0;
 }
 
@@ -575,6 +583,7 @@ static void try(int answer)
         send(sandbox.control, "A", 1, MSG_NOSIGNAL);
         if (!*failure.step && await_report(sandbox.control, 'A', &failure, NULL))
             failure = (struct report){0};
+        sandbox_kill(&sandbox); /* else it would be left to process 1, which waits for its own alone */
     }
     if (write(answer, &failure, sizeof failure) < 0)
         _exit(1);

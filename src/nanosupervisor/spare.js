@@ -147,7 +147,7 @@ function restartAsyncIds() {
 function prepareMainThreadExecution(expandArgv1) {
   const job = receive();
   const entry = job.environment.find(([name]) => name === 'PAYLOAD_FILE');
-  replaceInput(entry ? entry[1] : '');
+  replaceInput(entry ? entry[1] : '/input/payload.json');
   process.chdir(WORK);
   if (!fits(job)) process.dlopen({ exports: job.bytes }, EXECUTE); // does not return
   fs.closeSync(JOB);

@@ -110,8 +110,10 @@ static void discard_sandbox(void)
     sandbox_close(&parked.sandbox);
 }
 
+/* The zygote reaps what it forked: its sandbox goes before it does. */
 static void start_zygote(void)
 {
+    discard_sandbox();
     if (state.interpreter.kind == KIND_ZYGOTE)
         zygote_start(&state.interpreter, state.modules, state.modules_length);
     state.more_modules = 0;
@@ -320,8 +322,10 @@ static void look_for_end(struct run *run)
     } else if (run->program) {
         if (zygote_has_reported(&end))
             note_exit(run, &end);
-        else if (!zygote_runs())
-            run->kill_requested = 1; /* it went with what would have told us; end_sandbox() knows the rest */
+        else if (!zygote_runs()) {
+            errno = 0;
+            die("the zygote ended during a run"); /* whose fault that is, the kernel's counters tell the agent */
+        }
     } else if (sandbox_has_ended(&parked.sandbox, &status)) {
         note_end(run, status);
     }
@@ -491,7 +495,7 @@ static void prepare(const uint8_t *frame, size_t frame_length)
                 start_zygote();
             again = 1;
         }
-        if (again)
+        if (again || !parked.sandbox.init)
             park(state.interpreter.kind, &state.confinement);
         else
             sandbox_attach_code(&parked.sandbox);

@@ -72,7 +72,7 @@ __attribute__((noreturn)) static void become_zygote(const struct interpreter *in
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    if (dup2(end, CONTROL) < 0 || close_range(CONTROL + 1, ~0u, 0) || keep_capabilities())
+    if (chdir("/") || dup2(end, CONTROL) < 0 || close_range(CONTROL + 1, ~0u, 0) || keep_capabilities())
         _exit(126);
     execve(words[0], words, interpreter_environment);
     _exit(127);
@@ -86,6 +86,16 @@ int zygote_runs(void)
 int zygote_fd(void)
 {
     return control;
+}
+
+void zygote_note_reaped(pid_t pid)
+{
+    if (pid <= 0 || pid != zygote)
+        return;
+    close(control);
+    zygote = 0;
+    control = -1;
+    reported.pid = 0;
 }
 
 void zygote_stop(void)
@@ -106,6 +116,8 @@ static int receive(struct message *message, int timeout_ms)
 {
     struct pollfd event = {control, POLLIN, 0};
     int ready;
+    if (!zygote)
+        return 0;
     while ((ready = poll(&event, 1, timeout_ms)) < 0 && errno == EINTR)
         ;
     if (ready > 0 && recv(control, message, sizeof *message, 0) > 0)
@@ -163,12 +175,14 @@ pid_t zygote_fork(int init, const int ends[3], const struct confinement *confine
     struct message answer;
     if (!zygote)
         return 0;
+    reported.pid = 0; /* of a process that is no more; its number may come again */
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof descriptors);
     memcpy(CMSG_DATA(header), descriptors, sizeof descriptors);
     if (sendmsg(control, &message, MSG_NOSIGNAL) < 0 || !await('f', &answer, START_TIMEOUT_MS))
         return 0;
+    reported.pid = 0;
     return answer.pid > 0 ? answer.pid : 0;
 }
 

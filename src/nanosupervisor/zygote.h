@@ -21,6 +21,8 @@ struct zygote_exit {
 int zygote_start(const struct interpreter *interpreter, const char *modules, size_t length);
 /* Kill it, if it runs. */
 void zygote_stop(void);
+/* Tell it of every process that was reaped elsewhere: it may have been the zygote. */
+void zygote_note_reaped(pid_t pid);
 /* Whether it runs. */
 int zygote_runs(void);
 /* Have it import more, unless what comes along is also in the folder. 0 when it must be started anew. */
