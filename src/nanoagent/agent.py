@@ -7,6 +7,7 @@ only when the pool is full. Everything is closed in the reverse order; leases la
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -146,6 +147,9 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     sink = _sink(settings)
     opened.push_async_callback(sink.close)
     await pool.filled()
+    # What there is by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     return Worker(
         WorkerParts(
             settings=settings,
@@ -266,6 +270,7 @@ async def _code_cache(settings: Settings, store: S3Store, metrics: Metrics) -> A
         limits,
         settings.code_cache_mb * MIB,
         lambda outcome: metrics.cache_request("code", outcome),
+        fresh_s=settings.code_fresh_seconds,
     )
     await cache.start()
     try:

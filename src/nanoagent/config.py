@@ -198,6 +198,12 @@ class Settings(BaseSettings):
     code_cache_mb: Positive = Field(
         4096, description="size of the code cache, MiB; likewise of the programs'"
     )
+    code_fresh_seconds: float = Field(
+        1,
+        ge=0,
+        allow_inf_nan=False,
+        description="S3 is not asked again for so long whether code has changed, seconds; 0: for every job",
+    )
     code_max_zip_mb: Positive = Field(50, description="largest code zip, MiB")
     code_max_unpacked_mb: Positive = Field(250, description="largest unpacked code, MiB")
     code_max_file_mb: Positive = Field(100, description="largest file in it, MiB")

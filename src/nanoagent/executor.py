@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import secrets
 import shutil
-import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.code import archive
+from nanoagent.code import archive, imports
 from nanoagent.container import execution
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import MIB
 from nanoagent.errors import Interrupted, PlatformError, Rejected
+from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Result, Status, Timings, hint_for
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.tuner import RunUsage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from nanoagent.code.cache import CodeCache, CodeTree, ProgramCache
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease, Pool
-    from nanoagent.job import Job, Runtime
+    from nanoagent.job import Job
     from nanoagent.outputs import OutputUploader
     from nanoagent.slots import Slots
     from nanoagent.tuner import Tuner
@@ -115,7 +117,7 @@ class Executor:
             async with AsyncExitStack() as held:
                 tree = await self._fetch(attempt, held)
                 program = await self._built(attempt, tree, held)
-                spool = await held.enter_async_context(self._spool())
+                spool = held.enter_context(self._spool())
                 ran, lease = await self._run(attempt, self._binding(attempt.job, tree, program), spool)
                 return await self._report(attempt, ran, lease)
         except Rejected as rejection:
@@ -143,7 +145,7 @@ class Executor:
 
     def _binding(self, job: Job, tree: CodeTree, program: Path | None, **changes: Any) -> Binding:
         entry = RECIPES[job.runtime].entry
-        root = archive.find_root(tree.path, entry)
+        root = _find_root(tree.path, entry)
         if root is None:
             raise Rejected(ErrorType.INVALID_CODE, f"the zip has no {entry} at its root")
         fields: dict[str, Any] = {
@@ -157,6 +159,8 @@ class Executor:
             "tree_bytes": tree.bytes,
             "program": program,
         }
+        if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
+            fields["find_modules"] = partial(imports.imported, root)
         return Binding(**(fields | changes))
 
     # --- building
@@ -176,8 +180,8 @@ class Executor:
         )
         request = self._build_request(job.runtime)
         async with AsyncExitStack() as held:
-            spool = await held.enter_async_context(self._spool())
-            await self._enter_slot(self._parts.slots.reserve(binding.memory_mb, binding.cpus), held)
+            spool = held.enter_context(self._spool())
+            await self._enter_slot(binding, held)
             lease = await held.enter_async_context(self._parts.pool.lease(binding))
             built = await execution.execute(lease, request, spool)
             if built.error_type is not None or len(built.collected.files) != 1:
@@ -221,10 +225,9 @@ class Executor:
 
     async def _run(self, attempt: Attempt, binding: Binding, spool: Path) -> tuple[Execution, Lease]:
         """One run in a slot and a container; both are free again when this returns."""
-        slot = self._parts.slots.reserve(binding.memory_mb, binding.cpus)
         async with AsyncExitStack() as held:
             with attempt.timed("acquire"):
-                await self._enter_slot(slot, held)
+                await self._enter_slot(binding, held)
                 attempt.on_running()
                 lease = await held.enter_async_context(self._parts.pool.lease(binding))
             with attempt.timed("start"):
@@ -234,9 +237,13 @@ class Executor:
             attempt.timings.run = round(ran.wall_ms, 3)
             return ran, lease
 
-    @staticmethod
-    async def _enter_slot(slot: AbstractAsyncContextManager[None], held: AsyncExitStack) -> None:
+    async def _enter_slot(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
+        slots = self._parts.slots
+        slot = slots.reserve(binding.memory_mb, binding.cpus)
+        if slots.free_for(binding.memory_mb, binding.cpus):
+            await held.enter_async_context(slot)
+            return
         try:
             async with asyncio.timeout(_SLOT_WAIT_S):
                 await held.enter_async_context(slot)
@@ -260,19 +267,17 @@ class Executor:
             prepare_next=prepare_next,
         )
 
-    @asynccontextmanager
-    async def _spool(self) -> AsyncIterator[Path]:
-        """A folder of our own naming for a run's files."""
-        try:
-            folder = Path(tempfile.mkdtemp(dir=self._parts.spool))
-        except OSError as exc:
-            raise PlatformError(f"no folder for output files could be made: {exc}") from exc
+    @contextmanager
+    def _spool(self) -> Iterator[Path]:
+        """The name of a folder for a run's files, which most runs leave none of: it is made for the first."""
+        folder = self._parts.spool / secrets.token_hex(8)
         try:
             yield folder
         except OSError as exc:
             raise PlatformError(f"output files could not be kept on their way: {exc}") from exc
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if os.path.lexists(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     # --- reporting
 
@@ -332,6 +337,12 @@ class Executor:
             worker_id=self._settings.worker_id,
             attempt=attempt.number,
         )
+
+
+@lru_cache(maxsize=1024)
+def _find_root(tree: Path, entry: str) -> Path | None:
+    """`archive.find_root`, once for each tree: its path is the digest of its content."""
+    return archive.find_root(tree, entry)
 
 
 def environment_of(job: Job) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
 MAX_OVERTAKEN: Final = 8
@@ -126,7 +126,7 @@ class Slots:
         self.total = Budget.of(memory_mb, cpus)
         self._free = self.total
         self._waiting: list[_Ticket] = []
-        self._changed = asyncio.Event()
+        self._watchers: list[Callable[[], object]] = []
 
     @property
     def used(self) -> Budget:
@@ -159,14 +159,26 @@ class Slots:
 
     @asynccontextmanager
     async def _hold(self, need: Budget) -> AsyncIterator[None]:
+        if not self._waiting and need.fits(self._free):  # there is nobody to be decided about
+            self._free -= need
+        else:
+            await self._turn(need)
+        try:
+            yield
+        finally:
+            self._free += need
+            self._moved_on()
+
+    async def _turn(self, need: Budget) -> None:
+        """Wait until that much is granted."""
         ticket = _Ticket(need)
         self._waiting.append(ticket)
         self._admit_waiting()
         try:
             await ticket.granted
-            yield
-        finally:
-            self._leave(ticket)
+        except asyncio.CancelledError:
+            self._give_up(ticket)
+            raise
 
     def free_for(self, memory_mb: int, cpus: float) -> int:
         """How many requests of that size would be admitted at once; 0 while anyone waits.
@@ -179,25 +191,26 @@ class Slots:
             return 0
         return min(self._free.memory_mb // need.memory_mb, self._free.milli_cpus // need.milli_cpus)
 
-    def wait_for_change(self) -> Coroutine[None, None, object]:
-        """Wait until someone next gives back a part of the budget, or gives up waiting.
+    def watch(self, changed: Callable[[], object]) -> None:
+        """Have `changed` called whenever someone has given back a part of the budget, or given up waiting."""
+        self._watchers.append(changed)
 
-        Whoever calls this straight after `free_for`, without an `await` in between, misses no change, also
-        when what it returns is awaited later: changes count from the call.
-        """
-        return self._changed.wait()
-
-    def _leave(self, ticket: _Ticket) -> None:
-        """Give back what the ticket holds, or its place in the queue."""
+    def _give_up(self, ticket: _Ticket) -> None:
+        """Give back the ticket's place in the queue, or what it was granted in this very turn of the loop."""
         if ticket in self._waiting:
             self._waiting.remove(ticket)
         else:
             self._free += ticket.need
+        self._moved_on()
+
+    def _moved_on(self) -> None:
         self._admit_waiting()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        for changed in self._watchers:
+            changed()
 
     def _admit_waiting(self) -> None:
+        if not self._waiting:
+            return
         admitted = admit(self._waiting, self._free)
         before, self._waiting = self._waiting, []
         for index, ticket in enumerate(before):
@@ -209,6 +222,6 @@ class Slots:
 
     def _grant(self, ticket: _Ticket) -> None:
         self._free -= ticket.need
-        # A waiter cancelled in this very turn of the loop gives its part back when it wakes, in `_leave`.
+        # A waiter cancelled in this very turn of the loop gives its part back when it wakes, in `_give_up`.
         if not ticket.granted.done():
             ticket.granted.set_result(None)

@@ -123,6 +123,9 @@ class Worker:
     def __init__(self, parts: WorkerParts, *, jitter: Callable[[], float] = random.random) -> None:
         self._parts = parts
         self._settings = parts.settings
+        self._job_defaults = parts.settings.job_defaults
+        self._smallest_mb = self._job_defaults.memory_mb
+        self._smallest_cpus = parts.settings.cpus_for(self._smallest_mb)
         self._jitter = jitter
         self._held: set[_Held] = set()
         self._requests: dict[str, _Request] = {}
@@ -130,6 +133,7 @@ class Worker:
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        parts.slots.watch(self._moved.set)
 
     # --- intake
 
@@ -154,22 +158,28 @@ class Worker:
         self._moved.set()
 
     async def _take_in(self) -> None:
-        receiving: asyncio.Task[list[Delivery]] | None = None
+        """Receive until stopped. The last long poll is not cut short: what it brings would be stranded."""
+        try:
+            await self._receive_repeatedly()
+        except asyncio.CancelledError:
+            if not self._hurry.is_set():
+                raise
+
+    async def _receive_repeatedly(self) -> None:
         pause_s = _RECEIVE_RETRY_S
         while not self._stopping.is_set():
             self._moved.clear()
             room = self._room()
             if not room:
-                await self._room_changes()
+                await self._moved.wait()
                 continue
             if not await self._able():
                 await self._pause(_HEALTH_RETRY_S)
                 continue
             if self._stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
                 return
-            receiving = asyncio.create_task(self._parts.broker.receive(room))
             try:
-                deliveries = await self._unless_hurried(receiving)
+                deliveries = await self._parts.broker.receive(room)
             except BrokerError as exc:
                 log.warning("queue not readable", reason=str(exc), pause_s=pause_s)
                 self._parts.health.set("queue", ok=False, reason=str(exc))
@@ -187,26 +197,12 @@ class Worker:
         Jobs whose slot is free again while they upload count too, when they become many: each may have a
         folder of output files on the disk.
         """
-        smallest_mb = self._settings.job_defaults.memory_mb
-        smallest_cpus = self._settings.cpus_for(smallest_mb)
-        free = self._parts.slots.free_for(smallest_mb, smallest_cpus)
+        free = self._parts.slots.free_for(self._smallest_mb, self._smallest_cpus)
         coming = sum(not (held.running or held.twin) for held in self._held)
         total = self._parts.slots.total
-        at_once = min(total.memory_mb // smallest_mb, int(total.cpus / smallest_cpus))
+        at_once = min(total.memory_mb // self._smallest_mb, int(total.cpus / self._smallest_cpus))
         working = sum(not held.twin for held in self._held)
         return max(0, min(free - coming, _HELD_PER_SLOT * at_once - working, _MAX_BATCH))
-
-    async def _room_changes(self) -> None:
-        """Wait until a slot is given back, or a delivery gets one or is settled."""
-        waits = [
-            asyncio.create_task(self._moved.wait()),
-            asyncio.create_task(self._parts.slots.wait_for_change()),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     async def _able(self) -> bool:
         """Whether a job that is taken now could be finished; readiness says why not, the log once."""
@@ -225,20 +221,6 @@ class Worker:
                 log.warning("not taking jobs", reason=reason)
             self._unable = reason
         return reason is None
-
-    async def _unless_hurried(self, receiving: asyncio.Task[list[Delivery]]) -> list[Delivery]:
-        """The long poll's answer. It is not cut short by a stop: what it brings would be stranded."""
-        hurried = asyncio.create_task(self._hurry.wait())
-        try:
-            await asyncio.wait({receiving, hurried}, return_when=asyncio.FIRST_COMPLETED)
-            if not receiving.done():
-                receiving.cancel()
-                with suppress(asyncio.CancelledError):
-                    return await receiving
-                return []
-            return receiving.result()
-        finally:
-            hurried.cancel()
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -277,7 +259,9 @@ class Worker:
                 self._hurry.set()
             await asyncio.wait({*open_tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
+        self._hurry.set()
         while open_tasks := self._open_tasks(intake):
+            intake.cancel()  # nothing is lost: a broker gives back what an abandoned poll brings
             for held in self._held:
                 if held.begun and not held.concluding:
                     held.task.cancel()
@@ -313,13 +297,14 @@ class Worker:
             held.concluding = True
             await self._conclude(delivery, held, self._invalid(delivery, exc), model="")
             return
-        with structlog.contextvars.bound_contextvars(
+        # Not taken back: the delivery has its task, and with it its context, to itself.
+        structlog.contextvars.bind_contextvars(
             request_id=job.request_id, function_id=job.function_id, runtime=job.runtime
-        ):
-            await self._work(delivery, held, job)
+        )
+        await self._work(delivery, held, job)
 
     def _parse(self, delivery: Delivery) -> Job:
-        return jobs.parse_job(delivery.body, self._settings.job_defaults)
+        return jobs.parse_job(delivery.body, self._job_defaults)
 
     async def _work(self, delivery: Delivery, held: _Held, job: Job) -> None:
         if self._stopping.is_set():  # the last long poll brought it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from nanoagent.errors import SinkError
+from nanoagent.sink import redis as redis_module
 from nanoagent.sink.memory import MemorySink
 from nanoagent.sink.redis import RedisSink
 
@@ -174,6 +176,92 @@ async def test_every_call_to_a_redis_that_is_silent_ends_at_its_deadline():
 
     assert connected.is_set()
     assert {type(failure) for failure in failures.values()} == {SinkError}
+
+
+@asynccontextmanager
+async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, list[bytes]]]:
+    """A sink whose server gives these answers, one for each packet, and hangs up at an empty one."""
+    heard: list[bytes] = []
+    left = list(answers)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while left and (packet := await reader.read(65536)):
+            if b"CLIENT" in packet:  # the client introduces itself
+                writer.write(b"+OK\r\n" * packet.count(b"CLIENT"))
+                continue
+            heard.append(packet)
+            if not (answer := left.pop(0)):
+                break
+            writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=5)
+        yield sink, heard
+        await sink.close()
+
+
+async def test_a_server_that_has_just_answered_is_not_pinged():
+    async with redis_that_says(b"$-1\r\n") as (sink, heard):
+        await sink.stored("r")
+        await sink.ping()
+
+    assert len(heard) == 1
+
+
+async def test_a_server_that_has_failed_since_is_pinged():
+    async with redis_that_says(b"$-1\r\n", b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
+        await sink.stored("r")
+        for call in (sink.stored("r"), sink.ping()):
+            with pytest.raises(SinkError, match="no"):
+                await call
+
+    assert len(heard) == 3
+
+
+async def test_a_server_that_has_not_answered_for_a_while_is_pinged(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(redis_module, "_ANSWER_HOLDS_S", -1)
+    async with redis_that_says(b"$-1\r\n", b"+PONG\r\n") as (sink, heard):
+        await sink.stored("r")
+        await sink.ping()
+
+    assert len(heard) == 2
+
+
+async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_failure():
+    async with redis_that_says(b"$-1\r\n", b"", b"$1\r\nx\r\n") as (sink, heard):
+        await sink.stored("r")
+        assert await sink.stored("r") == b"x"
+
+    assert len(heard) == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"+OK\r\n-OOM no room\r\n+QUEUED\r\n-EXECABORT discarded\r\n",
+        b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n-OOM no room\r\n:0\r\n",
+    ],
+    ids=["before it began", "within it"],
+)
+async def test_a_transaction_that_the_server_refuses_is_a_sink_error_and_the_next_call_succeeds(said):
+    async with redis_that_says(said, b"$1\r\nx\r\n") as (sink, _):
+        with pytest.raises(SinkError, match="no room"):
+            await sink.publish("r", DOCUMENT)
+        assert await sink.stored("r") == b"x"
+
+
+async def test_a_call_that_is_cancelled_leaves_its_answer_to_nobody(stack: EmbeddedStack):
+    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
+    await sink.publish("r", DOCUMENT)
+    for turns in range(6):
+        call = asyncio.create_task(sink.stored("r"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert await sink.stored("never") is None
+    await sink.close()
 
 
 async def test_a_sink_recovers_when_its_connections_were_cut(stack: EmbeddedStack):

@@ -75,6 +75,7 @@ class WorkerUnderTest:
             "DOCKER_WORK_DIR_ROOT": str(self.tasks),
             # One for all workers of all test processes: that they may share it is a promise, too.
             "CODE_CACHE_DIR": "/tmp/nanoagent-tests-cache",
+            "CODE_FRESH_SECONDS": "0",  # what a test deploys anew under the same key is what it means
             "METRICS_PORT": "0",
             "LOCALE": "en",
             "RETRY_BASE_SECONDS": "0.1",

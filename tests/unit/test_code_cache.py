@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,13 +29,13 @@ from support.zips import make_zip, raw_zip, symlink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from pathlib import Path
 
 KIB = 1024
 MIB = 1024 * 1024
 LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=4 * MIB, file_bytes=4 * MIB, entries=100, ratio=10_000)
 ROOM = 64 * MIB
 KEY = "f" * 64
+HOURS_S = 36_000.0  # no test takes so long
 
 
 class Store(FolderStore):
@@ -85,8 +86,9 @@ async def opened(
     max_bytes: int = ROOM,
     observe: Callable[[FetchOutcome], None] = lambda _: None,
     limits: ArchiveLimits = LIMITS,
+    fresh_s: float = 0,
 ) -> AsyncIterator[CodeCache]:
-    cache = CodeCache(root, store, limits, max_bytes, observe)
+    cache = CodeCache(root, store, limits, max_bytes, observe, fresh_s=fresh_s)
     await cache.start()
     try:
         yield cache
@@ -178,6 +180,121 @@ async def test_a_tree_in_use_is_untouched_by_a_redeploy(cache: CodeCache, store:
         async with cache.fetch("code", "k") as new:
             assert (old.path / "main.py").read_text() == "one"
             assert (new.path / "main.py").read_text() == "two"
+
+
+# --- what is fresh
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_while_an_answer_is_fresh_the_store_is_not_asked(root: Path, store: Store) -> None:
+    seen: list[FetchOutcome] = []
+    store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, observe=seen.append, fresh_s=HOURS_S) as cache:
+        assert await fetched(cache) == {"main.py": "one"}
+        store.write("k", make_zip({"main.py": "two"}))
+        assert await fetched(cache) == {"main.py": "one"}
+
+    assert store.requests == [None]
+    assert seen == ["miss", "hit"]
+
+
+async def test_an_answer_that_is_fresh_no_longer_is_asked_for_again(root: Path, store: Store) -> None:
+    store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, fresh_s=0.01) as cache:
+        await fetched(cache)
+        store.write("k", make_zip({"main.py": "two"}))
+        await asyncio.sleep(0.02)
+        assert await fetched(cache) == {"main.py": "two"}
+
+    assert len(store.requests) == 2
+
+
+async def test_an_answer_is_as_old_as_its_question(root: Path, store: Store) -> None:
+    store.write("k", make_zip({"main.py": "one"}))
+    store.gate.clear()
+    async with opened(root, store, fresh_s=0.01) as cache:
+        fetching = asyncio.create_task(fetched(cache))
+        await store.entered.wait()
+        await asyncio.sleep(0.02)
+        store.gate.set()
+        await fetching
+        await fetched(cache)
+
+    assert len(store.requests) == 2
+
+
+async def test_a_job_that_ends_leaves_a_fresh_tree_to_the_next(root: Path, store: Store) -> None:
+    store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, fresh_s=HOURS_S) as cache:
+        async with cache.fetch("code", "k"):
+            async with cache.fetch("code", "k") as tree:
+                pass
+            assert (tree.path / "main.py").read_text() == "one"
+        assert await fetched(cache) == {"main.py": "one"}
+
+    assert store.requests == [None]
+
+
+async def test_what_is_missing_or_refused_is_asked_for_each_time(root: Path, store: Store) -> None:
+    store.write("refused", b"no zip")
+    async with opened(root, store, fresh_s=HOURS_S) as cache:
+        for key in ("missing", "refused") * 2:
+            with pytest.raises(Rejected):
+                await fetched(cache, key)
+
+    assert len(store.requests) == 4
+
+
+async def test_a_fresh_tree_that_is_only_remembered_does_not_hold_up_eviction(
+    root: Path, store: Store
+) -> None:
+    first, second = store.write("a", sized_zip(100)), store.write("b", sized_zip(100, seed=1))
+    async with opened(root, store, max_bytes=104 * KIB, fresh_s=HOURS_S) as cache:
+        await fetched_bytes(cache, "a")
+        assert entries(root) == {first}
+        await fetched_bytes(cache, "b")
+        assert entries(root) == {second}
+        assert await fetched_bytes(cache, "a")  # anew
+
+
+async def test_a_fresh_tree_that_goes_missing_is_fetched_anew(root: Path, store: Store) -> None:
+    digest = store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, fresh_s=HOURS_S) as cache:
+        await fetched(cache)
+        remove_content(root / "entries" / digest)
+        assert await fetched(cache) == {"main.py": "one"}
+
+    assert store.requests == [None, None]
+
+
+async def test_fresh_trees_are_remembered_in_bounded_number(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_MOST_FRESH", 2)
+    async with opened(root, store, fresh_s=HOURS_S) as cache:
+        for key in "abc":
+            store.write(key, make_zip({"main.py": key}))
+            await fetched(cache, key)
+        for key in "cb":
+            await fetched(cache, key)
+        assert len(store.requests) == 3
+        await fetched(cache, "a")  # asked about longest ago
+
+    assert len(store.requests) == 4
+
+
+async def test_closing_lets_go_of_what_is_fresh(root: Path, store: Store) -> None:
+    store.write("k", make_zip({"main.py": "one"}))
+    before = open_files()
+    async with opened(root, store, fresh_s=HOURS_S) as cache:
+        await fetched(cache)
+    assert open_files() == before
+
+
+# --- several of the same
 
 
 async def test_other_keys_with_the_same_bytes_share_the_tree(root: Path, store: Store) -> None:

@@ -14,7 +14,7 @@ from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.pool import Lease
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.result import ErrorType, Start
-from nanoagent.runtime import session
+from nanoagent.runtime import session, stream
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.wire import ExitFlag
 from support import fake_supervisor as says
@@ -208,7 +208,7 @@ async def dies_under(group: ControlGroup | None, tmp_path: Path) -> execution.Ex
         running = asyncio.create_task(execution.execute(lease, ONLY, tmp_path))
         if isinstance(group, Group):
             await group.sampled.wait()
-        lease.container.session._reader.feed_eof()
+        lease.container.session._stream.connection_lost(None)
         return await running
 
 
@@ -219,7 +219,7 @@ async def test_a_container_that_the_kernel_killed_for_memory_is_the_programs_fau
 
 @pytest.mark.parametrize("group", [Group(), Group(gone=True), None], ids=["seen", "gone", "unseen"])
 async def test_a_container_that_died_for_another_reason_is_our_fault(tmp_path, group):
-    with pytest.raises(session.Gone):
+    with pytest.raises(stream.Gone):
         await dies_under(group, tmp_path)
 
 

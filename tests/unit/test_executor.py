@@ -134,6 +134,7 @@ def is_build(request: RunRequest) -> bool:
 
 
 def built(spool: Path) -> Execution:
+    spool.mkdir()
     program = spool / "0"
     program.write_bytes(b"\x7fELF")
     return ended(files=[OutputFile("program", program, 4)])
@@ -250,6 +251,7 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
         await put(bucket, key, source, content_type=content_type)
 
     async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        spool.mkdir()
         (spool / "0").write_bytes(b"abc")
         return ended(files=[OutputFile("dir/a.txt", spool / "0", 3)])
 
@@ -519,6 +521,7 @@ async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
     rig.put(CODE[Runtime.PYTHON])
 
     async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        spool.mkdir()
         (spool / "0").write_bytes(b"abc")
         return ended(files=[OutputFile("a.txt", spool / "0", 3)])
 
@@ -531,8 +534,20 @@ async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
 async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
     rig.spool.rmdir()
-    with pytest.raises(PlatformError, match="no folder for output files"):
+
+    async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        spool.mkdir()
+        return ended()
+
+    rig.plays.append(leave_a_file)
+    with pytest.raises(PlatformError, match="output files could not be kept"):
         await rig.run()
+
+
+async def test_a_run_that_leaves_no_file_makes_no_folder(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.spool.rmdir()  # in which nothing could be made
+    assert (await rig.run()).status is Status.SUCCESS
 
 
 async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):

@@ -76,6 +76,19 @@ async def test_a_profile_that_is_not_loaded_is_named_with_the_remedy(home):
     assert "apparmor failed to apply profile" in str(verdict.reason)
 
 
+async def test_a_profile_that_forbids_the_sandbox_is_doubted(home):
+    verdict = await probed(FakeDriver(Script(why_not_sandboxed=FORBIDDEN)), home, "ours")
+    assert verdict.isolation is Isolation.SHARED
+    assert FORBIDDEN in str(verdict.reason)
+    assert "the AppArmor profile ours" in str(verdict.reason)
+
+
+async def test_what_is_wrong_without_the_profile_as_well_is_not_blamed_on_it(home):
+    driver = FakeDriver(failures=["supervisor speaks protocol 1"] * 2)
+    with pytest.raises(ContainerError, match="protocol 1"):
+        await probed(driver, home, "ours")
+
+
 async def test_a_host_on_which_no_container_comes_up_is_no_question_of_levels(home):
     with pytest.raises(ContainerError, match="no such image"):
         await probed(FakeDriver(failures=["no such image"]), home)

@@ -127,7 +127,7 @@ async def test_the_budget_is_read_when_the_metrics_are_asked_for(metrics):
 
 
 def test_the_pools_facts_are_told(metrics):
-    metrics.pool_containers("python", "idle", 3)
+    metrics.watch_pool(lambda runtime, state: 3 if (runtime, state) == ("python", "idle") else 0)
     metrics.container_start("python", Start.WARM)
     metrics.container_retired("max_runs")
     metrics.container_creation_failed()

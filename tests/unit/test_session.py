@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.runtime import session as session_module
 from nanoagent.runtime import wire
-from nanoagent.runtime.session import Gone, Overdue, Session, captured, exit_code_of, signal_of
+from nanoagent.runtime.session import Overdue, Session, captured, exit_code_of, signal_of
+from nanoagent.runtime.stream import Gone
 from support import fake_supervisor as says
 from support.containers import request_for
 
@@ -34,35 +35,42 @@ REPORT = wire.ExitReport(0, wire.ExitFlag(0), *[0] * 9)
 
 
 class Writer:
-    """Takes what is written; nobody reads it."""
+    """Takes what is written, and is the transport as well; nobody reads it."""
+
+    protocol: asyncio.Protocol
 
     def __init__(self) -> None:
         self.written = b""
+        self.reads = True
 
     def write(self, data: bytes) -> None:
         self.written += data
-
-    async def drain(self) -> None:
-        pass
 
     @property
     def transport(self) -> Writer:
         return self
 
-    def abort(self) -> None:
-        pass
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self.protocol = protocol
 
-    async def wait_closed(self) -> None:
-        raise BrokenPipeError
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def abort(self) -> None:
+        self.protocol.connection_lost(None)
 
 
 def talk(data: bytes, *, hangs_up: bool = True, writer: Writer | None = None) -> Session:
     """A session whose supervisor says all that, then hangs up or falls silent."""
-    reader = asyncio.StreamReader(limit=256 * 1024)
-    reader.feed_data(data)
+    writer = writer or Writer()
+    session = Session(asyncio.StreamReader(), cast("asyncio.StreamWriter", writer))
+    writer.protocol.data_received(data)
     if hangs_up:
-        reader.feed_eof()
-    return Session(reader, cast("asyncio.StreamWriter", writer or Writer()))
+        writer.protocol.connection_lost(None)
+    return session
 
 
 async def whole_run(session: Session, spool: Path) -> session_module.Collected:
@@ -309,11 +317,73 @@ async def test_code_that_cannot_be_copied_is_told_with_the_reason():
         await talk(says.ready(error=28, files=3)).prepare()
 
 
+async def test_a_supervisor_that_takes_no_request_is_given_up(monkeypatch):
+    monkeypatch.setattr(session_module, "_STEP_TIMEOUT_S", 0)
+    writer = Writer()
+    session = talk(b"", hangs_up=False, writer=writer)
+    writer.protocol.pause_writing()
+    with pytest.raises(ContainerError, match="took no request"):
+        await session.start(REQUEST)
+
+
 async def test_readiness_is_awaited_once():
     session = talk(says.ready(), hangs_up=False)
     await session.prepare()
     async with asyncio.timeout(WAIT_S):
         await session.ready()
+
+
+async def after_a_run(said: bytes, tmp_path: Path) -> tuple[Session, Writer]:
+    """A session whose container is idle after a run that has a next; what it said of that."""
+    request, writer = request_for(b"", prepare_next=True), Writer()
+    session = talk(says.exited() + says.done() + said, hangs_up=False, writer=writer)
+    await session.start(request)
+    await session.collect(request, await session.wait_exit(request), tmp_path)
+    return session, writer
+
+
+@pytest.mark.parametrize(
+    ("said", "connected"),
+    [
+        (b"", True),
+        (says.ready()[:-1], True),
+        (says.ready(), True),
+        (says.ready(error=28), False),
+        (says.done(), False),
+        (wire.frame(wire.READY), False),
+        (b"\xff" * 5, False),
+    ],
+    ids=["nothing yet", "a part", "ready", "not ready", "something else", "too short", "no frame"],
+)
+async def test_what_an_idle_container_says_of_the_next_run_is_known_without_waiting(
+    said, connected, tmp_path
+):
+    session, _ = await after_a_run(said, tmp_path)
+    assert session.connected is connected
+
+
+async def test_a_container_that_hangs_up_while_it_is_idle_is_not_connected(tmp_path):
+    session, writer = await after_a_run(says.ready(), tmp_path)
+    writer.protocol.connection_lost(None)
+    assert not session.connected
+
+
+async def test_a_container_that_does_not_get_ready_while_it_is_idle_is_not_connected(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "_PREPARE_TIMEOUT_S", -1)
+    session, _ = await after_a_run(b"", tmp_path)
+    assert not session.connected
+    with pytest.raises(ContainerError, match="did not answer"):
+        await session.ready()
+
+
+async def test_what_nobody_asks_for_is_left_in_the_socket_until_somebody_does(tmp_path):
+    writer = Writer()
+    session = talk(b"", hangs_up=False, writer=writer)
+    while writer.reads:
+        writer.protocol.data_received(says.refused(b"x" * 1000))
+    writer.protocol.data_received(says.done())  # came with the last of them
+    await session.collect(REQUEST, REPORT, tmp_path)
+    assert writer.reads
 
 
 async def test_after_a_run_that_has_a_next_readiness_is_awaited(tmp_path):

@@ -234,31 +234,23 @@ async def test_free_for_is_nothing_while_anyone_waits():
     assert world.slots.free_for(10, 0.1) == 4
 
 
-async def test_a_release_wakes_everyone_who_waits_for_a_change():
+async def test_everyone_who_watches_is_told_of_a_release_when_it_has_happened():
     world = World(Slots(100, 1))
+    free: list[int] = []
+    for _ in range(2):
+        world.slots.watch(lambda: free.append(world.slots.free_for(100, 1)))
     await world.arrive(Budget(100, 1))
-    watchers = [asyncio.create_task(world.slots.wait_for_change()) for _ in range(2)]
     await settle()
-    assert not any(watcher.done() for watcher in watchers)
+    assert free == []
     await world.leave(0)
-    await asyncio.gather(*watchers)
+    assert free == [1, 1]
 
 
 async def test_a_waiter_that_gives_up_is_a_change_too():
     world = World(Slots(100, 1))
+    await world.arrive(Budget(60, 1))
     await world.arrive(Budget(100, 1))
-    await world.arrive(Budget(100, 1))
-    watcher = asyncio.create_task(world.slots.wait_for_change())
-    await settle()
+    told: list[int] = []
+    world.slots.watch(lambda: told.append(world.slots.waiting))
     await cancel(list(world.tasks.values())[1])
-    await watcher
-
-
-async def test_a_change_that_is_over_is_not_waited_for_again():
-    slots = Slots(100, 1)
-    async with slots.reserve(1, 1):
-        pass
-    watcher = asyncio.create_task(slots.wait_for_change())
-    await settle()
-    assert not watcher.done()
-    await cancel(watcher)
+    assert told == [0]

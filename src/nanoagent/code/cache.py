@@ -104,7 +104,7 @@ class CodeCache:
         fresh_s: How long an answer of the store is taken to hold, seconds; 0 asks it each time.
     """
 
-    def __init__(  # noqa: PLR0913 - settings, which are only passed on
+    def __init__(
         self,
         root: Path,
         store: ObjectStore,
@@ -262,7 +262,7 @@ class CodeCache:
         """Count from the question: what was deployed while it was answered may not be in the answer."""
         loop = asyncio.get_running_loop()
         self._forget(bucket, key)
-        if asked_at + self._fresh_s <= loop.time():
+        if asked_at + self._fresh_s <= loop.time() or self._disk.may_be_over:
             return
         if len(self._fresh) >= _MOST_FRESH:
             self._forget(*next(iter(self._fresh)))
@@ -357,7 +357,9 @@ class ProgramCache:
         """
         if not _DIGEST.fullmatch(key):
             raise ValueError(f"{key!r} is no hex digest")
-        pin = await self._flights.join(key, partial(self._resolve, key, build))
+        pin = None if key in self._flights else await self._disk.pin(key)
+        if pin is None:
+            pin = await self._flights.join(key, partial(self._resolve, key, build))
         async with self._disk.held(pin):
             yield pin.content
 

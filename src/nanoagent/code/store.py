@@ -244,7 +244,7 @@ class DiskCache:
 
     @property
     def may_be_over(self) -> bool:
-        """Whether the bound may not be kept: something was published since, or pins held up the last eviction."""
+        """Whether there may be more than there should be; as long as not, an eviction would find nothing."""
         return self._may_be_over
 
     def digests(self) -> set[str]:

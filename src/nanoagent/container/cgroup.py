@@ -1,7 +1,8 @@
 """A container's control group: its limits and the kernel's own counters, as files. Both versions.
 
 What the kernel counts decides how a run is judged; what a container says of itself does not. Reading takes
-microseconds, where Docker's API takes milliseconds (limits) or a second (statistics).
+microseconds, where Docker's API takes milliseconds (limits) or a second (statistics); and half a microsecond
+where the file is open already, ten where it is not, so that what a run reads is kept open.
 
 Sources: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/{memory,pids}; pid_namespaces(7).
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 _CPU_PERIOD_US: Final = 100_000  # the kernel's default
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same
+_LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has some 2 KiB
 
 
 def controllers_of(proc_cgroup: str) -> dict[str, str]:
@@ -66,10 +68,47 @@ def find(pid: int, proc: Path = Path("/proc")) -> ControlGroup | None:
     return group
 
 
-def _stat(text: str) -> dict[str, int]:
-    """A file of "name number" lines."""
-    pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+class _Counters:
+    """Files of one folder that are read again and again: opened once. Raises OSError when the group is gone.
+
+    Args:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[tuple[str, int], int] = {}
+
+    def _descriptor(self, name: str, flags: int) -> int:
+        if (name, flags) not in self._open:
+            self._open[name, flags] = os.open(self._folder / name, flags | os.O_CLOEXEC)
+        return self._open[name, flags]
+
+    def text(self, name: str) -> bytes:
+        """What the file has now."""
+        return os.pread(self._descriptor(name, os.O_RDONLY), _LARGEST_FILE_BYTES, 0)
+
+    def write(self, name: str, text: bytes) -> None:
+        """Write to the file. PermissionError where the agent may not."""
+        os.pwrite(self._descriptor(name, os.O_WRONLY), text, 0)
+
+    def number(self, name: str) -> int:
+        """The one number in the file."""
+        return int(self.text(name))
+
+    def close(self) -> None:
+        """Close all of them. Idempotent."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _value(lines: bytes, name: bytes) -> int:
+    """The number in the "name number" line of that name; 0 where this kernel has no such line."""
+    _, found, behind = (b"\n" + lines).partition(b"\n" + name + b" ")
+    return int(behind.partition(b"\n")[0]) if found else 0
 
 
 class ControlGroup(ABC):
@@ -126,6 +165,12 @@ class ControlGroupV1(ControlGroup):
     memory: Path
     cpu: Path
     pids: Path
+    _memory: _Counters = field(init=False, repr=False, compare=False)
+    _pids: _Counters = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._memory = _Counters(self.memory)
+        self._pids = _Counters(self.pids)
 
     def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102 - see ControlGroup
         memory = self.memory / "memory.limit_in_bytes"
@@ -138,34 +183,38 @@ class ControlGroupV1(ControlGroup):
             file.write_text(str(limit_bytes))
 
     def memory_limit(self) -> int:  # noqa: D102
-        return int((self.memory / "memory.limit_in_bytes").read_text())
+        return self._memory.number("memory.limit_in_bytes")
 
     def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
         (self.cpu / "cpu.cfs_quota_us").write_text(str(int(most * _CPU_PERIOD_US)))
         (self.cpu / "cpu.shares").write_text(str(max(2, int(share * _SHARES_PER_CPU))))
 
     def usage_bytes(self) -> int:  # noqa: D102
-        return int((self.memory / "memory.usage_in_bytes").read_text())
+        return self._memory.number("memory.usage_in_bytes")
 
     def page_cache_bytes(self) -> int:  # noqa: D102
-        stat = _stat((self.memory / "memory.stat").read_text())
-        return max(0, stat["total_cache"] - stat.get("total_shmem", 0))
+        stat = self._memory.text("memory.stat")
+        return max(0, _value(stat, b"total_cache") - _value(stat, b"total_shmem"))
 
     def peak_bytes(self) -> int:  # noqa: D102
-        return int((self.memory / "memory.max_usage_in_bytes").read_text())
+        return self._memory.number("memory.max_usage_in_bytes")
 
     def reset_peak(self) -> bool:  # noqa: D102
         try:
-            (self.memory / "memory.max_usage_in_bytes").write_text("0")
+            self._memory.write("memory.max_usage_in_bytes", b"0")
         except PermissionError:
             return False
         return True
 
     def oom_kills(self) -> int:  # noqa: D102
-        return _stat((self.memory / "memory.oom_control").read_text()).get("oom_kill", 0)
+        return _value(self._memory.text("memory.oom_control"), b"oom_kill")
 
     def refused_processes(self) -> int:  # noqa: D102
-        return _stat((self.pids / "pids.events").read_text()).get("max", 0)
+        return _value(self._pids.text("pids.events"), b"max")
+
+    def close(self) -> None:  # noqa: D102
+        self._memory.close()
+        self._pids.close()
 
 
 @dataclass(slots=True)
@@ -174,6 +223,10 @@ class ControlGroupV2(ControlGroup):
 
     folder: Path
     _peak: int = -1
+    _counters: _Counters = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._counters = _Counters(self.folder)
 
     def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102
         (self.folder / "memory.max").write_text(str(limit_bytes))
@@ -182,19 +235,19 @@ class ControlGroupV2(ControlGroup):
             swap.write_text("0")
 
     def memory_limit(self) -> int:  # noqa: D102
-        text = (self.folder / "memory.max").read_text().strip()
-        return sys.maxsize if text == "max" else int(text)
+        text = self._counters.text("memory.max").strip()
+        return sys.maxsize if text == b"max" else int(text)
 
     def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
         (self.folder / "cpu.max").write_text(f"{int(most * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
         (self.folder / "cpu.weight").write_text(str(min(10_000, max(1, int(share * 100)))))
 
     def usage_bytes(self) -> int:  # noqa: D102
-        return int((self.folder / "memory.current").read_text())
+        return self._counters.number("memory.current")
 
     def page_cache_bytes(self) -> int:  # noqa: D102
-        stat = _stat((self.folder / "memory.stat").read_text())
-        return max(0, stat["file"] - stat.get("shmem", 0))
+        stat = self._counters.text("memory.stat")
+        return max(0, _value(stat, b"file") - _value(stat, b"shmem"))
 
     def peak_bytes(self) -> int:  # noqa: D102
         if self._peak >= 0:
@@ -207,17 +260,21 @@ class ControlGroupV2(ControlGroup):
                 self._peak = os.open(self.folder / "memory.peak", os.O_RDWR | os.O_CLOEXEC)
             os.pwrite(self._peak, b"reset\n", 0)
         except OSError:  # EACCES: not ours to write; EINVAL or ENOENT: an older kernel
-            self.close()
+            self._close_peak()
             return False
         return True
 
     def oom_kills(self) -> int:  # noqa: D102
-        return _stat((self.folder / "memory.events").read_text()).get("oom_kill", 0)
+        return _value(self._counters.text("memory.events"), b"oom_kill")
 
     def refused_processes(self) -> int:  # noqa: D102
-        return _stat((self.folder / "pids.events").read_text()).get("max", 0)
+        return _value(self._counters.text("pids.events"), b"max")
 
     def close(self) -> None:  # noqa: D102
+        self._counters.close()
+        self._close_peak()
+
+    def _close_peak(self) -> None:
         if self._peak >= 0:
             os.close(self._peak)
             self._peak = -1
@@ -246,6 +303,9 @@ class RunMeter:
     misleads. What was cache when the peak was reached is not recorded, so two lower bounds are taken and
     the larger is believed: the peak less the cache at the end (exact when the cache only grew), and the
     largest of the samples, each exact at its moment.
+
+    Attributes:
+        held_bytes: What the group held when it was last read, page cache excluded.
     """
 
     def __init__(self, group: ControlGroup) -> None:
@@ -254,24 +314,30 @@ class RunMeter:
         self._peak_before = group.peak_bytes()
         self._oom_kills = group.oom_kills()
         self._refused = group.refused_processes()
-        self._base = group.held_bytes()
-        self._sampled = self._base
+        usage, self._page_cache = group.usage_bytes(), group.page_cache_bytes()
+        self._base = self._sampled = self.held_bytes = usage - self._page_cache
 
     def sample(self) -> None:
         """Look at the usage now; harmless when the group is gone."""
         try:
-            self._sampled = max(self._sampled, self._group.held_bytes())
+            usage, self._page_cache = self._group.usage_bytes(), self._group.page_cache_bytes()
         except OSError:
             return
+        self.held_bytes = usage - self._page_cache
+        self._sampled = max(self._sampled, self.held_bytes)
 
     def read(self) -> MemoryUse:
-        """The run's figures so far."""
+        """The run's figures so far.
+
+        Raises:
+            OSError: The group is gone.
+        """
         self.sample()
         peak = self._group.peak_bytes()
         held = self._sampled
         # Without a reset the counter still tells the truth when this run has raised it.
         if self._exact or peak > self._peak_before:
-            held = max(held, peak - self._group.page_cache_bytes())
+            held = max(held, peak - self._page_cache)
         return MemoryUse(
             peak_bytes=max(0, held - self._base),
             oom_kills=self._group.oom_kills() - self._oom_kills,

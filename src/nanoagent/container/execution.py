@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from contextlib import asynccontextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,13 +13,13 @@ from nanoagent.container.cgroup import MemoryUse, RunMeter
 from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError
 from nanoagent.result import ErrorType
-from nanoagent.runtime import session
+from nanoagent.runtime import session, stream
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.session import Collected
 from nanoagent.runtime.wire import ExitFlag, ExitReport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
@@ -64,7 +64,7 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
     Args:
         lease: A container with the code in place.
         request: What to run.
-        spool: An existing, empty folder for the output files.
+        spool: A folder for the output files; made when there are any.
 
     Raises:
         ContainerError: The container could not do it; nothing can be said of the program.
@@ -77,11 +77,11 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
         raise ContainerError("the container died before the run") from exc
     await container.session.start(request)
     try:
-        async with _sampled(meter):
+        with _sampled(meter):
             report = await container.session.wait_exit(request)
     except session.Overdue:
         return _overdue(request, meter)
-    except session.Gone:
+    except stream.Gone:
         use = _last_reading(meter)
         if use is None or not use.oom_kills:
             raise
@@ -89,7 +89,7 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
     use = _last_reading(meter)
     if ExitFlag.NOT_STARTED in report.flags:
         return _not_started(request, report)
-    has_room = _make_room(container.group)
+    has_room = _make_room(container.group, meter)
     collected = await container.session.collect(request, report, spool)
     error_type, message = judge(request, report, use, collected)
     lease.clean = (
@@ -137,16 +137,16 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     return None, None
 
 
-def _make_room(group: ControlGroup | None) -> bool:
+def _make_room(group: ControlGroup | None, meter: RunMeter | None) -> bool:
     """Let a supervisor whose container is full of the run's files still send them; False when it was.
 
     The limit stays raised: the container is not used again.
     """
-    if group is None:
+    if group is None or meter is None:
         return True
     try:
         limit = group.memory_limit()
-        if group.held_bytes() + _SUPERVISOR_BYTES <= limit:
+        if meter.held_bytes + _SUPERVISOR_BYTES <= limit:
             return True
         group.set_memory_limit(limit + _SUPERVISOR_BYTES)
     except OSError:  # not ours to write, or gone: then what can be had is what comes
@@ -194,9 +194,12 @@ def _out_of_memory() -> str:
 
 def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:
     """The supervisor could not end the run; its container is about to be killed with everything in it."""
+    use = _last_reading(meter)
+    if use is not None and use.oom_kills:
+        return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
     message = f"the program was still running after {request.timeout_ms} ms, and would not be ended"
     wall_ms = float(request.timeout_ms + request.grace_ms)
-    return Execution(ErrorType.TIMEOUT, message, 137, wall_ms, _last_reading(meter), Collected())
+    return Execution(ErrorType.TIMEOUT, message, 137, wall_ms, use, Collected())
 
 
 def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
@@ -206,22 +209,25 @@ def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
         return None
 
 
-@asynccontextmanager
-async def _sampled(meter: RunMeter | None) -> AsyncIterator[None]:
+@contextmanager
+def _sampled(meter: RunMeter | None) -> Iterator[None]:
     """Sample the meter until the block ends."""
     if meter is None:
         yield
         return
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
 
-    async def sample() -> None:
-        while True:
-            await asyncio.sleep(_SAMPLE_S)
-            meter.sample()
+    def again() -> None:
+        nonlocal timer
+        timer = loop.call_later(_SAMPLE_S, sample)
 
-    task = asyncio.create_task(sample())
+    def sample() -> None:
+        meter.sample()
+        again()
+
+    again()
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        timer.cancel()

@@ -106,5 +106,7 @@ async def _attempt(driver: Driver, home: WorkerHome, policy: PoolPolicy) -> str 
         return container.isolation_reason
     finally:
         if container is not None:
+            if container.group is not None:
+                container.group.close()
             await driver.remove(container.id)
         await slot.remove()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import Binding, PoolPolicy
     from nanoagent.container.slot import Slot, WorkerHome
-    from nanoagent.telemetry.metrics import Metrics
+    from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
 
 log = structlog.get_logger(__name__)
@@ -143,12 +143,12 @@ class Pool:
         self._removals: set[asyncio.Task[None]] = set()
         self._closing = False
         self._filled = False
+        metrics.watch_pool(self._count)
 
     # --- life
 
     async def start(self) -> None:
         """Begin to fill the pool, to retire what is old and to hear of deaths."""
-        self._report()
         self._spawn(self._sweep(), self._tasks)
         self._spawn(self._hear_deaths(), self._tasks)
         self._refill()
@@ -236,7 +236,6 @@ class Pool:
     def _take(self, pooled: Pooled) -> Pooled:
         self._fleets[pooled.runtime].idle.remove(pooled)
         self._busy.add(pooled)
-        self._report()
         return pooled
 
     async def _next_created(self, fleet: _Fleet) -> Pooled:
@@ -394,6 +393,8 @@ class Pool:
             await self._remove_slot(slot)
             raise
         if container.isolation is not policy.isolation:
+            if container.group is not None:
+                container.group.close()
             await self._driver.remove(container.id)
             await self._remove_slot(slot)
             raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
@@ -518,16 +519,15 @@ class Pool:
         task.add_done_callback(into.discard)
 
     def _notify(self) -> None:
-        self._report()
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _change(self) -> None:
         await self._changed.wait()
 
-    def _report(self) -> None:
-        for runtime, fleet in self._fleets.items():
-            busy = sum(pooled.runtime == runtime for pooled in self._busy)
-            self._metrics.pool_containers(runtime, "idle", len(fleet.idle))
-            self._metrics.pool_containers(runtime, "busy", busy)
-            self._metrics.pool_containers(runtime, "starting", len(fleet.starting))
+    def _count(self, runtime: Runtime, state: PoolState) -> int:
+        """How many containers of a runtime are in a state, for the metrics."""
+        fleet = self._fleets[runtime]
+        if state == "busy":
+            return sum(pooled.runtime == runtime for pooled in self._busy)
+        return len(fleet.idle if state == "idle" else fleet.starting)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.result import OutputError
 from nanoagent.runtime import wire
+from nanoagent.runtime.stream import FrameStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from nanoagent.runtime.wire import Frame
 
 _MAX_REFUSALS: Final = 100  # named one by one in a result; more are summed up in one line
 _MAX_REFUSED_FRAMES: Final = 1_000_000  # far over what MAX_INODES makes possible: a stream of them must end
@@ -33,10 +35,6 @@ _MAX_PATH_BYTES: Final = 1024
 
 class Overdue(ContainerError):  # noqa: N818 - a state of the run; the executor turns it into TIMEOUT
     """The supervisor did not end the run in time by itself; its container must be killed."""
-
-
-class Gone(ContainerError):  # noqa: N818 - likewise
-    """The supervisor closed the connection: the container has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +103,27 @@ def signal_of(wait_status: int) -> signal.Signals | None:
 
 
 class Session:
-    """The connection to one supervisor. Takes the two ends of an accepted Unix stream."""
+    """The connection to one supervisor.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        # Reads the READY that follows a run while the container is idle, so that a hang-up is seen then.
-        self._preparation: asyncio.Task[None] | None = None
+    Args:
+        writer: Of a Unix stream that was accepted this very moment, so that nothing has been read from it;
+            its transport is taken over.
+    """
+
+    def __init__(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._stream = FrameStream()
+        self._writer = writer  # kept: in Python 3.13 a writer that nobody has any more closes its transport
+        writer.transport.set_protocol(self._stream)
+        self._stream.connection_made(writer.transport)
+        self._ready_by: float | None = None  # loop's time; None while no READY is due
+        self._failure: ContainerError | None = None  # of the preparation of the next run
 
     @property
     def connected(self) -> bool:
         """Whether the supervisor has not hung up, and could prepare the next run if it was asked to."""
-        failed = (
-            self._preparation is not None
-            and self._preparation.done()
-            and (self._preparation.cancelled() or self._preparation.exception() is not None)
-        )
-        return not failed and not self._reader.at_eof()
+        self._notice_ready()
+        late = self._ready_by is not None and asyncio.get_running_loop().time() > self._ready_by
+        return self._stream.is_open and self._failure is None and not late
 
     async def greet(self) -> None:
         """Wait for the supervisor's first frame.
@@ -148,18 +150,19 @@ class Session:
         """
         self._send(wire.CONFIGURE, configuration.encode())
         level, reason = wire.decode_level(await self._expect(wire.LEVEL, _STEP_TIMEOUT_S))
-        self._preparation = asyncio.create_task(self._read_ready())
+        self._expect_ready()
         await self.ready()
         return level, reason
 
-    async def prepare(self, modules: Sequence[str] = ()) -> None:
+    async def prepare(self, modules: Sequence[str] = (), *, limits_changed: bool = False) -> None:
         """Have the code taken over from the slot folder, and wait until a run could start.
 
         Args:
             modules: What the interpreter that waits should have imported besides, if it can.
+            limits_changed: Whether one that looked at the container's limits when it started must start anew.
         """
-        self._send(wire.PREPARE, wire.encode_names(modules))
-        self._preparation = asyncio.create_task(self._read_ready())
+        self._send(wire.PREPARE, bytes([limits_changed]) + wire.encode_names(modules))
+        self._expect_ready()
         await self.ready()
 
     async def ready(self) -> None:
@@ -168,25 +171,35 @@ class Session:
         Raises:
             ContainerError: It could not be.
         """
-        if self._preparation is not None:
-            await asyncio.shield(self._preparation)
-            self._preparation = None
+        self._notice_ready()
+        if self._failure is not None:
+            raise self._failure
+        if self._ready_by is not None:
+            left_s = max(0.0, self._ready_by - asyncio.get_running_loop().time())
+            payload = await self._expect(wire.READY, left_s, allowed_s=_PREPARE_TIMEOUT_S)
+            self._ready_by = None
+            _check_ready(payload)
 
-    async def _read_ready(self) -> None:
-        report = wire.decode_ready(await self._expect(wire.READY, _PREPARE_TIMEOUT_S))
-        if report.error:
-            raise ContainerError(
-                f"the code could not be copied into the container: {os.strerror(report.error)} "
-                f"after {report.files} files, {report.bytes} bytes (see WORK_MAX_MB, MAX_INODES)"
-            )
+    def _expect_ready(self) -> None:
+        self._ready_by = asyncio.get_running_loop().time() + _PREPARE_TIMEOUT_S
+
+    def _notice_ready(self) -> None:
+        """Take the READY that is due, if it has come; what is wrong with it is raised by `ready`."""
+        if self._ready_by is None or self._failure is not None:
+            return
+        try:
+            frame = self._stream.take()
+            if frame is not None:
+                _check_ready(_payload_of(frame, wire.READY))
+                self._ready_by = None
+        except ContainerError as exc:
+            self._failure = exc
 
     async def start(self, request: wire.RunRequest) -> None:
         """Ask for the run; the program is about to start when this returns."""
         self._send(wire.RUN, request.encode())
         try:
-            async with asyncio.timeout(_STEP_TIMEOUT_S):
-                with self._translated():
-                    await self._writer.drain()
+            await self._stream.sent(_STEP_TIMEOUT_S)
         except TimeoutError as exc:
             raise ContainerError(f"the supervisor took no request within {_STEP_TIMEOUT_S:.0f} s") from exc
 
@@ -199,8 +212,7 @@ class Session:
         """
         limit_s = (request.timeout_ms + request.grace_ms) / 1000 + _OVERTIME_S
         try:
-            async with asyncio.timeout(limit_s):
-                kind, payload = await self._receive()
+            kind, payload = await self._stream.receive(limit_s)
         except TimeoutError as exc:
             raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
         if kind != wire.EXIT:
@@ -213,7 +225,7 @@ class Session:
         Args:
             request: The run's own, for its limits.
             report: The run's end.
-            spool: An existing folder for the files; their names in it are numbers.
+            spool: A folder for the files, made for the first; their names in it are numbers.
         """
         collected = Collected()
         streams = {wire.STDOUT: bytearray(), wire.STDERR: bytearray()}
@@ -232,13 +244,13 @@ class Session:
         collected.stdout = captured(bytes(streams[wire.STDOUT]), report.stdout_total, request.capture_bytes)
         collected.stderr = captured(bytes(streams[wire.STDERR]), report.stderr_total, request.capture_bytes)
         if collected.clean and request.prepare_next:
-            self._preparation = asyncio.create_task(self._read_ready())
+            self._expect_ready()
         return collected
 
     async def _collect_frame(
         self,
         request: wire.RunRequest,
-        frame: tuple[bytes, bytes],
+        frame: Frame,
         collected: Collected,
         streams: dict[bytes, bytearray],
         spool: Path,
@@ -262,13 +274,7 @@ class Session:
 
     async def close(self) -> None:
         """Hang up, which ends the container. Idempotent."""
-        if self._preparation is not None:
-            self._preparation.cancel()
-            await asyncio.gather(self._preparation, return_exceptions=True)
-            self._preparation = None
-        self._writer.transport.abort()  # what is not sent yet is for nobody
-        with suppress(OSError):  # the other end was gone first, which is as good
-            await self._writer.wait_closed()
+        await self._stream.close()
 
     async def _take_file(
         self, request: wire.RunRequest, taken: list[OutputFile], payload: bytes, spool: Path
@@ -281,7 +287,7 @@ class Session:
             or total > request.output_max_total_bytes
         ):
             raise ProtocolError("the supervisor sent more files than was asked for")
-        spooled = spool / str(len(taken))
+        spooled = _spooled(spool, len(taken))
         left = size
         # Written in the loop: 64 KiB to the page cache take microseconds, a thread's round trip a hundred.
         with spooled.open("xb") as file:
@@ -294,37 +300,46 @@ class Session:
         return OutputFile(path.decode(errors="surrogateescape"), spooled, size)
 
     def _send(self, kind: bytes, payload: bytes = b"") -> None:
-        self._writer.write(wire.frame(kind, payload))
+        self._stream.send(wire.frame(kind, payload))
 
-    async def _expect(self, expected: bytes, timeout_s: float) -> bytes:
+    async def _expect(self, expected: bytes, timeout_s: float, *, allowed_s: float | None = None) -> bytes:
+        """The payload of the frame that is due; `allowed_s` is what it had in all, for the message."""
         try:
-            async with asyncio.timeout(timeout_s):
-                kind, payload = await self._receive()
+            frame = await self._stream.receive(timeout_s)
         except TimeoutError as exc:
-            raise ContainerError(f"the supervisor did not answer within {timeout_s:.0f} s") from exc
-        if kind != expected:
-            raise ProtocolError(f"the supervisor sent {kind!r} where {expected!r} was due")
-        return payload
+            seconds = timeout_s if allowed_s is None else allowed_s
+            raise ContainerError(f"the supervisor did not answer within {seconds:.0f} s") from exc
+        return _payload_of(frame, expected)
 
-    async def _receive_soon(self) -> tuple[bytes, bytes]:
+    async def _receive_soon(self) -> Frame:
         try:
-            async with asyncio.timeout(_STEP_TIMEOUT_S):
-                return await self._receive()
+            return await self._stream.receive(_STEP_TIMEOUT_S)
         except TimeoutError as exc:
             raise ContainerError(f"the supervisor was silent for {_STEP_TIMEOUT_S:.0f} s") from exc
 
-    async def _receive(self) -> tuple[bytes, bytes]:
-        with self._translated():
-            return await wire.read_frame(self._reader)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (asyncio.IncompleteReadError, OSError) as exc:
-            if isinstance(exc, TimeoutError):
-                raise
-            raise Gone("the container's supervisor is gone") from exc
+def _payload_of(frame: Frame, expected: bytes) -> bytes:
+    kind, payload = frame
+    if kind != expected:
+        raise ProtocolError(f"the supervisor sent {kind!r} where {expected!r} was due")
+    return payload
+
+
+def _check_ready(payload: bytes) -> None:
+    """Raise what a READY says went wrong."""
+    report = wire.decode_ready(payload)
+    if report.error:
+        raise ContainerError(
+            f"the code could not be copied into the container: {os.strerror(report.error)} "
+            f"after {report.files} files, {report.bytes} bytes (see WORK_MAX_MB, MAX_INODES)"
+        )
+
+
+def _spooled(spool: Path, number: int) -> Path:
+    """Where a run's file goes; its folder is made for the first."""
+    if number == 0:
+        spool.mkdir(mode=0o700, exist_ok=True)
+    return spool / str(number)
 
 
 def captured(kept: bytes, total: int, capacity: int) -> Captured:

@@ -10,12 +10,11 @@ import os
 import struct
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nanoagent.errors import ProtocolError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping, Sequence
 
 PROTOCOL_VERSION: Final = 2
@@ -159,7 +158,7 @@ class RunRequest:
 
     def encode(self) -> bytes:
         """The payload of a RUN frame."""
-        strings = [*self.arguments, *(f"{name}={value}" for name, value in self.environment.items())]
+        strings = [*self.arguments, *(f"{name}={value}" for name, value in self.environment.items()), ""]
         return b"".join(
             (
                 _RUN.pack(
@@ -176,7 +175,7 @@ class RunRequest:
                     len(self.payload),
                     self.prepare_next,
                 ),
-                *(string.encode(errors="surrogateescape") + b"\0" for string in strings),
+                "\0".join(strings).encode(errors="surrogateescape"),
                 self.payload,
             )
         )
@@ -187,17 +186,42 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
     return _HEADER.pack(len(payload), kind) + payload
 
 
-async def read_frame(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """The next frame's type and payload.
+Frame: TypeAlias = "tuple[bytes, bytes]"
+"""Type and payload."""
 
-    Raises:
-        ProtocolError: It claims to be longer than any honest frame.
-        asyncio.IncompleteReadError: The supervisor is gone.
-    """
-    length, kind = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-    if length > MAX_FRAME_BYTES:
-        raise ProtocolError(f"the supervisor announced a frame of {length} bytes")
-    return kind, await reader.readexactly(length) if length else b""
+
+class Frames:
+    """Takes apart what was read, in pieces of any size: several frames often arrive at once."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    @property
+    def held_bytes(self) -> int:
+        """How much was read and not taken."""
+        return len(self._pending)
+
+    def feed(self, data: bytes) -> None:
+        """Add what was read."""
+        self._pending += data
+
+    def take(self) -> Frame | None:
+        """The next frame's type and payload; None while it is not complete.
+
+        Raises:
+            ProtocolError: It claims to be longer than any honest frame.
+        """
+        if len(self._pending) < _HEADER.size:
+            return None
+        length, kind = _HEADER.unpack_from(self._pending)
+        if length > MAX_FRAME_BYTES:
+            raise ProtocolError(f"the supervisor announced a frame of {length} bytes")
+        end = _HEADER.size + length
+        if len(self._pending) < end:
+            return None
+        payload = bytes(self._pending[_HEADER.size : end])
+        del self._pending[:end]
+        return kind, payload
 
 
 def _unpack(layout: struct.Struct, payload: bytes, what: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import structlog
@@ -119,9 +120,15 @@ def _without_secrets(fields: MutableMapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(name: object, value: object) -> object:
-    if _SECRET_NAME.search(str(name)) and value is not None:
+    if _is_secret(str(name)) and value is not None:
         return _HIDDEN
     return _without_secrets(value) if isinstance(value, dict) else value
+
+
+@lru_cache(maxsize=512)
+def _is_secret(name: str) -> bool:
+    """Whether a field of that name is not to be shown; the same dozen of names come with every line."""
+    return _SECRET_NAME.search(name) is not None
 
 
 class _HideSecretText:

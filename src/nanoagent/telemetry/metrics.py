@@ -6,7 +6,8 @@ value is bounded: runtimes by `job.Runtime`, models by `MAX_MODELS`, all others 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from functools import cache, partial
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,6 +15,7 @@ from nanoagent.job import Runtime
 from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from nanoagent.result import Start, Timings
@@ -54,6 +56,14 @@ class Metrics:
         self._make_job_metrics()
         self._make_pool_metrics()
         self._make_other_metrics()
+        # `labels` takes a lock and makes strings of its arguments each time, 30 times a job. Every label's
+        # values are bounded, and so is what is kept here.
+        self._processed_by = cache(self._processed.labels)
+        self._duration_by = cache(self._duration.labels)
+        self._phase_by = cache(self._phase.labels)
+        self._peak_by = cache(self._peak.labels)
+        self._starts_by = cache(self._starts.labels)
+        self._cache_by = cache(self._cache.labels)
 
     def _make_job_metrics(self) -> None:
         self._processed = self._counter(
@@ -127,9 +137,9 @@ class Metrics:
             duration_s: Wall time of the user's program; None when it never started.
         """
         runtime, model = _runtime_label(runtime), self.model_label(model)
-        self._processed.labels(label, runtime, model).inc()
+        self._processed_by(label, runtime, model).inc()
         if duration_s is not None:
-            self._duration.labels(runtime, model).observe(duration_s)
+            self._duration_by(runtime, model).observe(duration_s)
 
     def job_active(self) -> AbstractContextManager[None]:
         """While the returned context lasts, one more job is active."""
@@ -155,26 +165,29 @@ class Metrics:
         """Observe the phases that happened (above 0 ms); `queue` goes to `worker_queue_delay_seconds`."""
         if timings.queue > 0:
             self._queue_delay.observe(timings.queue / 1000)
+        runtime = _runtime_label(runtime)
         for phase in _PHASES:
             milliseconds = getattr(timings, phase)
             if milliseconds > 0:
-                self._phase.labels(phase, _runtime_label(runtime)).observe(milliseconds / 1000)
+                self._phase_by(phase, runtime).observe(milliseconds / 1000)
 
     def peak_memory(self, runtime: str, peak_bytes: int) -> None:
         """Observe the peak memory of a run."""
-        self._peak.labels(_runtime_label(runtime)).observe(peak_bytes)
+        self._peak_by(_runtime_label(runtime)).observe(peak_bytes)
 
     def attempt_failed(self) -> None:
         """An attempt failed by the platform's fault; the job may be tried again."""
         self._attempts_failed.inc()
 
-    def pool_containers(self, runtime: str, state: PoolState, count: int) -> None:
-        """How many containers of a runtime are in a state now."""
-        self._pool.labels(_runtime_label(runtime), state).set(count)
+    def watch_pool(self, count: Callable[[Runtime, PoolState], int]) -> None:
+        """Ask how many containers of a runtime are in a state whenever the metrics are asked for."""
+        for runtime in Runtime:
+            for state in get_args(PoolState):
+                self._pool.labels(runtime, state).set_function(partial(count, runtime, state))
 
     def container_start(self, runtime: str, start: Start) -> None:
         """A run got its container from there."""
-        self._starts.labels(_runtime_label(runtime), start.value).inc()
+        self._starts_by(_runtime_label(runtime), start.value).inc()
 
     def container_retired(self, reason: str) -> None:
         """A container was thrown away; `reason` is one of the pool's constants."""
@@ -202,7 +215,7 @@ class Metrics:
 
     def cache_request(self, cache: str, result: str) -> None:
         """A cache was asked; both arguments are constants of the cache's code (`code`, `hit`)."""
-        self._cache.labels(cache, result).inc()
+        self._cache_by(cache, result).inc()
 
     def outputs_uploaded(self, size_bytes: int) -> None:
         """So many bytes of output files were uploaded."""

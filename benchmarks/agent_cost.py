@@ -1,0 +1,466 @@
+"""What a job costs the agent itself: CPU time of its process per hello job, and where it goes.
+
+    python -m benchmarks.agent_cost                    with a stub in the containers' place
+    python -m benchmarks.agent_cost --containers cpp   with real ones (or python)
+    python -m benchmarks.agent_cost --profile          and the functions that take the most
+
+The agent is the one that `nanoagent run` builds, with its code cache on disk, an S3 client, and a real Redis;
+only its queue is a list in this process. What is not the agent is in other processes: Redis, the stand-in for
+S3, and the supervisor, which in a stub's case says after a few milliseconds that a program printed hello.
+
+Two loads, because the agent does less per job when several come at once: `single` waits for each result
+before the next job is sent; `saturated` keeps as many jobs waiting as there is room for. A bare
+`python3 main.py` is measured beside them, since that is what the figure is held against.
+
+A machine that has other things to do makes every figure worse, by cold caches: compare only what was measured
+at the same time, on a machine that is otherwise idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import json
+import os
+import pstats
+import resource
+import secrets
+import shutil
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
+
+from benchmarks import services
+
+from nanoagent import agent as composition
+from nanoagent.broker.base import Delivery
+from nanoagent.config import Settings
+from nanoagent.container.base import RunningContainer, configuration_of
+from nanoagent.job import Runtime
+from nanoagent.runtime import wire
+from nanoagent.sender import pack
+from nanoagent.telemetry import logs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from nanoagent.container.slot import Slot
+    from nanoagent.container.spec import ContainerSpec
+    from nanoagent.worker import Worker
+
+_BUCKET: Final = "benchmark-code"
+_HELLO: Final = {
+    Runtime.PYTHON: ("main.py", "print('hello')\n"),
+    Runtime.CPP: ("main.cpp", '#include <cstdio>\nint main() { std::puts("hello"); }\n'),
+}
+_AT_ONCE: Final = 8  # messages that lie in the queue while the agent is to be saturated
+_WARM_UP_JOBS: Final = 30
+_BARE_RUNS: Final = 20
+_DEADLINE_S: Final = 60
+_SHOWN_FUNCTIONS: Final = 45
+_SHOWN_LINES: Final = 10
+
+# What the stub says: layouts of src/nanosupervisor/wire.h.
+_HEADER: Final = struct.Struct("<Ic")
+_READY: Final = struct.pack("<IIQ", 0, 1, 20)
+_EXIT: Final = struct.pack("<IIQQQQQIIII", 0, 0, 3000, 0, 0, 6, 0, 6, 0, 0, 0)
+_PREPARE_NEXT_OFFSET: Final = 56
+_RUN_S: Final = 0.003
+_NEXT_S: Final = 0.0005
+
+
+# --- the supervisor's stub, a process of its own
+
+
+def supervise(path: str) -> None:
+    """Connect to a slot's socket and say what a supervisor says whose programs all print hello."""
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.connect(path)
+        stream.sendall(wire.frame(wire.HELLO, struct.pack("<I", wire.PROTOCOL_VERSION)))
+        while header := stream.recv(_HEADER.size, socket.MSG_WAITALL):
+            length, kind = _HEADER.unpack(header)
+            payload = stream.recv(length, socket.MSG_WAITALL) if length else b""
+            _answer(stream, kind, payload)
+
+
+def _answer(stream: socket.socket, kind: bytes, payload: bytes) -> None:
+    ready = wire.frame(wire.READY, _READY)
+    if kind == wire.CONFIGURE:
+        stream.sendall(wire.frame(wire.LEVEL, payload[:1]) + ready)
+    elif kind == wire.PREPARE:
+        stream.sendall(ready)
+    elif kind == wire.RUN:
+        time.sleep(_RUN_S)
+        stream.sendall(
+            wire.frame(wire.EXIT, _EXIT) + wire.frame(wire.STDOUT, b"hello\n") + wire.frame(wire.DONE, b"\1")
+        )
+        if payload[_PREPARE_NEXT_OFFSET]:
+            time.sleep(_NEXT_S)
+            stream.sendall(ready)
+
+
+class StubDriver:
+    """A `Driver` whose containers are processes that run `supervise`; they have no control group."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+
+    async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:
+        """A process in a container's place."""
+        await slot.listen(os.getuid())
+        arguments = ["-m", "benchmarks.agent_cost", "--supervise", str(slot.path / "agent.sock")]
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, start_new_session=True)
+        self._running[str(process.pid)] = process
+        session = await slot.session(_DEADLINE_S)
+        await session.greet()
+        await session.configure(configuration_of(spec))
+        return RunningContainer(str(process.pid), spec, slot, session, None)
+
+    async def remove(self, container_id: str) -> None:
+        """End the process."""
+        process = self._running.pop(container_id, None)
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def set_limits(self, container_id: str, memory_bytes: int, cpus: float) -> None:
+        """There are none."""
+
+    async def deaths(self) -> AsyncIterator[str]:
+        """Nobody dies."""
+        await asyncio.Event().wait()
+        yield ""
+
+    async def ping(self) -> None:
+        """It is there."""
+
+    async def image_id(self, image: str) -> str:
+        """Any will do."""
+        return f"sha256:{image}"
+
+    async def remove_orphans(self, home: Path) -> int:
+        """There are none."""
+        del home
+        return 0
+
+    async def confines_with_apparmor(self) -> bool:
+        """It does not."""
+        return False
+
+    async def close(self) -> None:
+        """End all processes."""
+        for container_id in list(self._running):
+            await self.remove(container_id)
+
+
+# --- the queue
+
+
+class ListBroker:
+    """A `Broker` whose queue is a list in this process, and that knows when all of it is settled."""
+
+    def __init__(self) -> None:
+        self._bodies: list[str] = []
+        self._at_once = 1
+        self._held = 0
+        self._changed = asyncio.Event()
+        self._done = asyncio.Event()
+        self._closed = False
+        self._received = 0
+        self.failed = 0
+
+    async def run(self, bodies: list[str], at_once: int) -> None:
+        """Hand out all messages, at most so many unsettled at a time, and wait until all are settled."""
+        self._bodies = bodies[::-1]
+        self._at_once = at_once
+        self._done.clear()
+        self._changed.set()
+        async with asyncio.timeout(_DEADLINE_S):
+            await self._done.wait()
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        """Up to `limit` messages as soon as there are any; none only when the broker is closed."""
+        while not (count := min(limit, len(self._bodies), self._at_once - self._held)) and not self._closed:
+            self._changed.clear()
+            await self._changed.wait()
+        now = time.time()
+        self._held += count
+        self._received += count
+        name = str(self._received)
+        return [Delivery(name, name, self._bodies.pop(), 1, now, now) for _ in range(count)]
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Done."""
+        del delivery
+        self._held -= 1
+        self._changed.set()
+        if not self._held and not self._bodies:
+            self._done.set()
+
+    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+        """A failure here: these jobs have nothing to be tried again for."""
+        del delay_s
+        self.failed += 1
+        await self.ack(delivery)
+
+    async def bury(self, delivery: Delivery, reason: str) -> bool:
+        """Likewise."""
+        del reason
+        self.failed += 1
+        await self.ack(delivery)
+        return True
+
+    async def redrives(self) -> bool:
+        """There is no redrive policy."""
+        return False
+
+    async def close(self) -> None:
+        """Let a waiting `receive` return."""
+        self._closed = True
+        self._changed.set()
+
+
+# --- the agent
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent.
+
+    Attributes:
+        name: For the table.
+        at_once: How many messages the queue hands out before the first of them is settled.
+    """
+
+    name: str
+    at_once: int
+
+
+_LOADS: Final = (Load("single", 1), Load("saturated", _AT_ONCE))
+
+
+@dataclass(slots=True)
+class Cost:
+    """Of one load, per job: CPU of the agent's process in user and system mode, and jobs a second.
+
+    Attributes:
+        user_ms: In user mode, ms.
+        system_ms: In system mode, ms.
+        per_second: Jobs.
+    """
+
+    user_ms: float
+    system_ms: float
+    per_second: float
+
+    @property
+    def cpu_ms(self) -> float:
+        """Both, ms."""
+        return self.user_ms + self.system_ms
+
+
+class AgentUnderTest:
+    """The agent, its queue, and jobs of one function.
+
+    Args:
+        runtime: The function's.
+        broker: The agent's queue.
+    """
+
+    def __init__(self, runtime: Runtime, broker: ListBroker) -> None:
+        self._runtime = runtime
+        self._broker = broker
+
+    def _message(self) -> str:
+        return json.dumps(
+            {
+                "requestId": f"cost-{secrets.token_hex(8)}",
+                "functionId": "hello",
+                "runtime": self._runtime,
+                "s3Key": f"{self._runtime}.zip",
+                "memoryMb": 128,
+                "input": {"name": "benchmark"},
+            }
+        )
+
+    async def cost(self, load: Load, jobs: int) -> Cost:
+        """Run as many jobs, and say what one has cost.
+
+        Raises:
+            RuntimeError: One was not finished.
+        """
+        bodies = [self._message() for _ in range(jobs)]
+        before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        await self._broker.run(bodies, load.at_once)
+        after, ended = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        if self._broker.failed:
+            raise RuntimeError(f"{self._broker.failed} jobs were not finished; see the agent's log")
+        return Cost(
+            (after.ru_utime - before.ru_utime) / jobs * 1000,
+            (after.ru_stime - before.ru_stime) / jobs * 1000,
+            jobs / (ended - begun),
+        )
+
+
+@asynccontextmanager
+async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> AsyncIterator[AgentUnderTest]:
+    """An agent that is ready and warm, drained and closed at the end."""
+    broker = ListBroker()
+
+    async def instead(*_: object) -> ListBroker:
+        return broker
+
+    async with AsyncExitStack() as opened:
+        settings = await _settings(runtime, folder, opened)
+        opened.enter_context(mock.patch.object(composition, "_broker", instead))
+        if stub:
+            opened.enter_context(mock.patch.object(composition, "DockerDriver", StubDriver))
+        worker: Worker = await composition._assemble(settings, opened)  # noqa: SLF001 - serve() without signals
+        working = asyncio.create_task(worker.run())
+        try:
+            agent = AgentUnderTest(runtime, broker)
+            for load in _LOADS:
+                await agent.cost(load, _WARM_UP_JOBS)
+            yield agent
+        finally:
+            worker.stop()
+            await broker.close()
+            await working
+
+
+async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> Settings:
+    """The defaults, but for where things are; the services are started."""
+    objects = folder / "objects"
+    code = folder / "code"
+    for made in (objects / _BUCKET, code):
+        made.mkdir(parents=True)
+    name, source = _HELLO[runtime]
+    (code / name).write_text(source)
+    (objects / _BUCKET / f"{runtime}.zip").write_bytes(pack(code))
+    changes = {
+        "AWS_ENDPOINT_URL": await opened.enter_async_context(services.object_stub(objects)),
+        "AWS_ACCESS_KEY_ID": "benchmark",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    opened.enter_context(mock.patch.dict(os.environ, changes))
+    port = await opened.enter_async_context(services.redis_server(folder))
+    sizes: dict[str, Any] = {f"warm_pool_{each}_size": 2 if each is runtime else 0 for each in Runtime}
+    return Settings(  # type: ignore[call-arg]  # required fields may come from the environment
+        _env_file=None,
+        aws_region="ap-northeast-2",
+        sqs_queue_url="http://127.0.0.1:9/none",
+        s3_code_bucket=_BUCKET,
+        s3_user_data_bucket="benchmark-data",
+        redis_host=services.HOST,
+        redis_port=port,
+        worker_id=f"cost-{secrets.token_hex(4)}",
+        docker_work_dir_root=folder / "w",
+        code_cache_dir=folder / "cache",
+        metrics_host=services.HOST,
+        metrics_port=0,
+        cloudwatch_enabled=False,
+        drain_seconds=5,
+        container_max_runs=1_000_000,  # making another container is not what is measured
+        **sizes,
+    )
+
+
+def bare_cpu_ms(folder: Path) -> float:
+    """The median CPU of `python3 main.py` on this machine, outside of any container, ms."""
+    (folder / "main.py").write_text(_HELLO[Runtime.PYTHON][1])
+    times = []
+    for _ in range(_BARE_RUNS):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(["/usr/bin/python3", "main.py"], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    return statistics.median(times) * 1000
+
+
+# --- the command
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+    """Load → figure → median over the rounds; the loads alternate."""
+    runtime = Runtime(options.containers) if options.containers != "stub" else Runtime.PYTHON
+    samples: dict[str, list[Cost]] = {load.name: [] for load in _LOADS}
+    async with agent_under_test(runtime, folder, stub=options.containers == "stub") as agent:
+        for _ in range(options.rounds):
+            for load in _LOADS:
+                samples[load.name].append(await agent.cost(load, options.jobs))
+        if options.profile:
+            for load in _LOADS:
+                await _profile(agent, load, options.jobs, options.profile)
+    return {
+        name: {
+            figure: round(statistics.median(getattr(cost, figure) for cost in costs), 3)
+            for figure in ("cpu_ms", "user_ms", "system_ms", "per_second")
+        }
+        for name, costs in samples.items()
+    }
+
+
+async def _profile(agent: AgentUnderTest, load: Load, jobs: int, order: str) -> None:
+    """Print the functions that take the most; the profiler itself makes small functions look dearer."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    await agent.cost(load, jobs)
+    profiler.disable()
+    print(f"--- {load.name}, {jobs} jobs")
+    pstats.Stats(profiler).sort_stats(order).print_stats(_SHOWN_FUNCTIONS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print; the last line is a JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--containers", choices=("stub", "cpp", "python"), default="stub")
+    parser.add_argument("--jobs", type=int, default=200, help="in one round of one load (default 200)")
+    parser.add_argument("--rounds", type=int, default=7, help="default 7")
+    parser.add_argument(
+        "--profile", nargs="?", const="tottime", choices=("tottime", "cumulative", "ncalls"), help="sorted by"
+    )
+    parser.add_argument("--supervise", metavar="SOCKET", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.supervise:
+        supervise(options.supervise)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="na-cost-"))  # short: Unix sockets are made below it
+    try:
+        with (folder / "agent.log").open("w") as log:
+            logs.configure("json", "INFO", stream=log)
+            bare_ms = bare_cpu_ms(folder)
+            loads = asyncio.run(measure(options, folder))
+    except (RuntimeError, TimeoutError):
+        print(
+            "".join((folder / "agent.log").read_text().splitlines(keepends=True)[-_SHOWN_LINES:]),
+            file=sys.stderr,
+        )
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, figures in loads.items():
+        ratio = figures["cpu_ms"] / bare_ms
+        print(
+            f"{name:10} {figures['cpu_ms']:6.3f} ms CPU a job ({figures['user_ms']:.3f} user, "
+            f"{figures['system_ms']:.3f} system), {ratio:.3f} of a bare python3 ({bare_ms:.1f} ms); "
+            f"{figures['per_second']:.0f} jobs/s"
+        )
+    print(json.dumps({"containers": options.containers, "bare_cpu_ms": round(bare_ms, 2), **loads}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+# ruff: noqa: INP001, SLF001, PLC0415 - copied by itself into the Python image; here to renew what other modules
+# keep to themselves; and what it imports is chosen and ordered with care
+"""The interpreter that is up already: `/usr/bin/python3 zygote.py [module ...]`, started by the supervisor.
+
+It imports what functions import most, freezes its heap, and forks one process for each run ahead of its
+job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The process is confined before any
+Python runs in it; it then waits on descriptor 3 for its one job and becomes `python3 main.py`. Whatever a
+program could tell the two apart by is made the same here and in zygote_program.c; a job for which that cannot
+be done exactly is started plainly, with execve (`is_for_a_plain_start`).
+
+Three things cannot be made anew in a fork: the seed of str hashes, the layout of memory, and what
+/proc/self/environ and /proc/self/cmdline show. The first two are new with every zygote, so they are shared by
+the runs of one container only; the environment there has nothing but PATH, HOME and LANG.
+"""
+
+import os
+import sys
+
+import _nanozygote  # type: ignore[import-not-found] # zygote_module.c
+
+# What a plain interpreter has loaded when the program's first line runs: a file of such a name cannot win.
+PLAIN_MODULES = frozenset(sys.modules)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from typing import Any, NoReturn
+
+# What functions import most, all of the standard library but the AI client. Measured (medians, two cores):
+# with json, re and traceback alone the zygote holds 5.9 MB of its own and hello takes 1.2 ms from the job to
+# the end of its output; with all of these 13.3 MB and 1.5 ms. A plain start takes 11.5 ms, and importing
+# datetime, logging, random, uuid, base64 and hashlib another 16. asyncio would cost 1.5 MB more,
+# multiprocessing and unittest 2.5.
+PRELOADED = (
+    *("json", "re", "traceback", "logging", "threading", "random", "datetime", "typing", "dataclasses"),
+    *("enum", "pathlib", "functools", "collections", "contextlib", "base64", "uuid", "string", "csv", "copy"),
+    *("math", "statistics", "decimal", "hashlib", "hmac", "tempfile", "shutil", "subprocess", "inspect"),
+    *("pickle", "importlib.util", "ai_client"),
+)
+MAIN_PARTS = {"PIL": "PIL.Image"}  # packages that are empty by themselves
+HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would be loaded for it
+INTERPRETER = sys.orig_argv[0]
+STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
+JOB = 3
+JOB_HEADER_BYTES = 12
+WORK = "/work"
+PAYLOAD_FILE = b"PAYLOAD_FILE"
+NOT_FOUND = 127
+
+# Read when an interpreter or its C library comes up: later changes would be too late.
+STARTUP_VARIABLES = (b"HOME", b"LANG", b"TZ")
+STARTUP_PREFIXES = (b"PYTHON", b"LC_", b"LD_", b"MALLOC_", b"GLIBC_")
+MAGIC_BYTES = 2  # a file that starts like compiled code is run as such, whatever its name
+
+
+# --- what makes a difference from the start
+
+
+def startup_variables(environment: "Iterable[bytes]") -> "set[bytes]":
+    """Those that have their effect when an interpreter comes up."""
+    return {
+        variable
+        for variable in environment
+        if variable.startswith(STARTUP_PREFIXES) or variable.partition(b"=")[0] in STARTUP_VARIABLES
+    }
+
+
+OWN_STARTUP_VARIABLES = startup_variables(b"%s=%s" % pair for pair in os.environb.items())
+
+
+# --- in the zygote
+
+
+def import_all(modules: "Iterable[str]") -> None:
+    """Import what this image has of these modules.
+
+    Raises:
+        Exception: Of whatever kind, by a module that is there and cannot be imported.
+    """
+    for module in modules:
+        try:
+            __import__(MAIN_PARTS.get(module, module))
+        except ModuleNotFoundError as exc:
+            if exc.name != module:
+                raise
+
+
+def warm_up() -> None:
+    """Take the ways that a run takes, so that what is made on first use is made here, and shared."""
+    import io
+    import json
+    import linecache
+    import traceback
+
+    names: dict[str, object] = {"__name__": "__warm__"}
+    source = (
+        "import json\nclass A:\n  def f(self, x=1, *y, **z):\n"
+        "    return [f'{i:.2f}' for i in range(x)]\nA().f(3)\n"
+    )
+    exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a text of our own
+    json.loads(json.dumps({"a": [1, 2.5, "ä", None, True]}, indent=1))
+    try:
+        compile("(", "/warm.py", "exec")
+    except SyntaxError:
+        traceback.print_exc(file=io.StringIO())
+    try:
+        exec("A().f('x')", names)  # noqa: S102
+    except TypeError:
+        traceback.print_exc(file=io.StringIO())
+    linecache.clearcache()
+
+
+def preload(modules: "Sequence[str]", entries: "Iterable[str]") -> bool:
+    """Import more, for a container that is bound to a function; whether that went well.
+
+    Not when something that came in has a name that the code's folder has: there its own file must win.
+    """
+    before = set(sys.modules)
+    try:
+        import_all(modules)
+    except Exception:  # noqa: BLE001 - of whatever kind: the run itself will show it to its author
+        return False
+    return not shadowed(entries, set(sys.modules) - before)
+
+
+def serve() -> None:
+    """Serve the supervisor; returns in a process for a run."""
+    message = b"R"
+    while (more := _nanozygote.serve(message)) is not None:
+        message = b"p" + bytes([preload(*more)])
+
+
+# --- in a process for a run, before its job
+
+
+def open_stream(descriptor: int, name: str, mode: str, errors: str) -> None:
+    """Make a standard stream as the interpreter makes it: create_stdio() in Python/pylifecycle.c."""
+    import io
+
+    buffer: Any = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115 - it is to stay open
+    buffer.raw.name = f"<{name}>"
+    stream: Any = io.TextIOWrapper(buffer, STREAM_ENCODING, errors, "\n", line_buffering=descriptor == 2)
+    stream.mode = mode
+    for attribute in (name, f"__{name}__"):
+        setattr(sys, attribute, stream)
+
+
+def renew_authkey(process: "Any") -> None:
+    """The key by which a multiprocessing program knows its own processes."""
+    config = process.current_process()._config
+    config["authkey"] = process.AuthenticationString(os.urandom(32))
+
+
+def renew_names(tempfile: "Any") -> None:
+    """The random part of temporary files' names: renews itself for another process number only."""
+    tempfile._name_sequence = None
+
+
+# `random` reseeds itself after a fork; `secrets`, uuid4 and numpy's default_rng ask the kernel each time, and
+# so does OpenSSL here (zygote_module.c).
+SECRETS: "dict[str, Callable[[Any], object]]" = {
+    "multiprocessing.process": renew_authkey,
+    "numpy.random": lambda random: random.seed(),
+    "tempfile": renew_names,
+}
+
+
+def renew_secrets() -> None:
+    """Give this process random state of its own, wherever a module holds some."""
+    for name, renew in SECRETS.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            renew(module)
+
+
+def forget_zygote() -> None:
+    """Leave nothing of the zygote in what a program may look at."""
+    del sys.modules["_nanozygote"]
+    for path in [path for path in sys.path_importer_cache if path.startswith(HERE)]:
+        del sys.path_importer_cache[path]
+
+
+def read_exactly(count: int) -> bytes:
+    """So many bytes of the job; ends the process when no job will come."""
+    parts = b""
+    while len(parts) < count:
+        part = os.read(JOB, count - len(parts))
+        if not part:
+            os._exit(0)
+        parts += part
+    return parts
+
+
+def receive_job() -> "tuple[list[bytes], list[bytes]]":
+    """Wait for the job: arguments, and the environment as NAME=value."""
+    os.write(JOB, b"r")
+    header = read_exactly(JOB_HEADER_BYTES)
+    length, argument_count, _ = (int.from_bytes(header[at : at + 4], "little") for at in (0, 4, 8))
+    strings = read_exactly(length).split(b"\0")[:-1]
+    os.close(JOB)
+    return strings[:argument_count], strings[argument_count:]
+
+
+# --- in it, with its job
+
+
+def open_input(path: bytes) -> None:
+    """Make standard input the payload; where it cannot be opened, it stays empty."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    os.dup2(file, 0)
+    os.close(file)
+
+
+def shadowed(entries: "Iterable[str]", modules: "Iterable[str]", folder: str = "") -> bool:
+    """Whether a folder's entries have one that would be imported instead of one of the modules.
+
+    Args:
+        entries: Names of files and folders.
+        modules: Names of loaded modules; of dotted ones the first part matters.
+        folder: Where the entries are. A folder in it wins only if it is a package with an `__init__`; unless
+            it is known where they are, each folder counts as one.
+    """
+    import importlib.machinery
+
+    names = {module.partition(".")[0] for module in modules}
+    suffixes = importlib.machinery.all_suffixes()
+    for entry in entries:
+        stem, dot, rest = entry.partition(".")
+        if stem in names and (dot + rest in suffixes if dot else is_package(folder, entry)):
+            return True
+    return False
+
+
+def is_package(folder: str, entry: str) -> bool:
+    """Whether that folder is a package, not just part of a namespace; in doubt, it is."""
+    if not folder:
+        return True
+    try:
+        return any(name.partition(".")[0] == "__init__" for name in os.listdir(f"{folder}/{entry}"))  # noqa: PTH208
+    except NotADirectoryError:
+        return False
+
+
+def is_source(path: str) -> bool:
+    """Whether that is a plain file of source text; an archive or compiled code is run in ways of its own."""
+    import importlib.machinery
+    import importlib.util
+
+    finder: Any = importlib.machinery.PathFinder
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        start = os.read(file, MAGIC_BYTES)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    # Looks whether it is an archive, and leaves the same trace as a plain start: pymain_get_importer()
+    importer = finder._path_importer_cache(path)
+    return start != importlib.util.MAGIC_NUMBER[:MAGIC_BYTES] and importer is None
+
+
+def is_for_a_plain_start(
+    arguments: "Sequence[bytes]", environment: "Sequence[bytes]", loaded: "Collection[str]"
+) -> bool:
+    """Whether the job needs an interpreter that comes up for it: to be exactly right, at the old price.
+
+    Args:
+        arguments: Interpreter, script, and what the script is told.
+        environment: NAME=value.
+        loaded: The modules that are here, but would not be when a plain interpreter runs its first line.
+    """
+    if len(arguments) < 2 or os.fsdecode(arguments[0]) != INTERPRETER:
+        return True
+    script = arguments[1]
+    return (
+        script.startswith(b"-")
+        or b"/" in script
+        or startup_variables(environment) != OWN_STARTUP_VARIABLES
+        or shadowed(os.listdir(WORK), loaded, WORK)  # noqa: PTH208
+        or not is_source(f"{WORK}/{os.fsdecode(script)}")
+    )
+
+
+def start_plainly(arguments: "list[bytes]", environment: "Iterable[bytes]") -> "NoReturn":
+    """Become whatever the arguments say."""
+    _nanozygote.restore_signals()
+    try:
+        os.execve(arguments[0], arguments, dict(split(variable) for variable in environment))  # noqa: S606 - no shell
+    except OSError as exc:
+        os.write(
+            2, f"nanosupervisor: {os.fsdecode(arguments[0])} could not be started: {exc.strerror}\n".encode()
+        )
+        os._exit(NOT_FOUND)
+
+
+def split(variable: bytes) -> "tuple[bytes, bytes]":
+    """Name and value."""
+    name, _, value = variable.partition(b"=")
+    return name, value
+
+
+def run(arguments: "Sequence[bytes]", environment: "Iterable[bytes]") -> "NoReturn":
+    """Become `python3 main.py`."""
+    os.environb.clear()
+    os.environb.update(dict(split(variable) for variable in environment))
+    open_stream(0, "stdin", "r", STREAM_ERRORS)
+    words = [os.fsdecode(word) for word in arguments]
+    sys.orig_argv[:] = words
+    sys.argv[:] = words[1:]
+    sys.path.insert(0, WORK)
+    renew_clocks()
+    _nanozygote.run(f"{WORK}/{words[1]}")
+    raise AssertionError("it does not return")
+
+
+def renew_clocks() -> None:
+    """What modules have noted when they were imported: the time and the folder."""
+    logging: Any = sys.modules.get("logging")
+    if logging is not None:
+        import time
+
+        logging._startTime = time.time_ns()
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.ORIGINAL_DIR = WORK
+
+
+def live() -> "NoReturn":
+    """Be a process for a run, from its first breath to its last."""
+    open_stream(1, "stdout", "w", STREAM_ERRORS)
+    open_stream(2, "stderr", "w", "backslashreplace")
+    renew_secrets()
+    loaded = sys.modules.keys() - PLAIN_MODULES
+    arguments, environment = receive_job()
+    open_input(dict(split(variable) for variable in environment).get(PAYLOAD_FILE, b"/input/payload.json"))
+    os.chdir(WORK)
+    if is_for_a_plain_start(arguments, environment, loaded):
+        start_plainly(arguments, environment)
+    forget_zygote()
+    run(arguments, environment)
+
+
+def main() -> "NoReturn":
+    """Come up, serve, and in each process that leads to, live for one run."""
+    del sys.path[0]  # this file's folder: nothing is to be imported from there
+    import_all((*PRELOADED, *sys.argv[1:]))
+    warm_up()
+    serve()
+    live()
+
+
+main()

@@ -1,0 +1,377 @@
+/* See zygote_program.h.
+ *
+ * What `python3 main.py` does after it has come up, in CPython 3.13: pymain_run_file_obj() in Modules/main.c,
+ * _PyRun_SimpleFileObject() and _PyErr_PrintEx() in Python/pythonrun.c, _Py_Finalize() in Python/pylifecycle.c.
+ * The order of steps is theirs, for each can be seen by the program. Here they are called from within a Python
+ * function of the zygote, which must not show: not in tracebacks, not in sys._getframe(), not in the depth that
+ * is left for recursion.
+ *
+ * The end is where this differs. To take the interpreter apart means to touch, and so to copy, most of the
+ * zygote's memory, for nothing in most runs: the process is gone right after. It is left out exactly when the
+ * program has left nothing that could notice (see `nobody_would_notice`). Whatever is in doubt is finalized. */
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "zygote_program.h"
+
+#include <link.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if PY_VERSION_HEX < 0x030d0000 || PY_VERSION_HEX >= 0x030e0000
+#error "written against the internals of CPython 3.13; read the files named above again"
+#endif
+
+static PyObject *first_frozen; /* head of the collector's permanent generation, which it walks last */
+static PyObject *sentinel;     /* the first object of the run: says that the run's own were walked */
+static Py_ssize_t exit_functions, thread_exit_functions; /* the zygote's own, of the modules it has imported */
+static unsigned long long libraries;
+
+/* --- what was here before the run */
+
+static int take_first(PyObject *object, void *first)
+{
+    *(PyObject **)first = object;
+    return 0;
+}
+
+int program_freeze(void)
+{
+    PyObject *gc = PyImport_ImportModule("gc"), *done, *first = NULL;
+    if (!gc)
+        return -1;
+    PyGC_Collect();
+    done = PyObject_CallMethod(gc, "freeze", NULL);
+    Py_DECREF(gc);
+    if (!done)
+        return -1;
+    Py_DECREF(done);
+    /* The other generations are empty now; later ones are appended to the permanent. */
+    PyUnstable_GC_VisitObjects(take_first, &first);
+    if (!first_frozen)
+        first_frozen = Py_XNewRef(first);
+    return 0;
+}
+
+/* How many functions are to be called at exit; -1 with an error. */
+static Py_ssize_t count_exit_functions(void)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *count = atexit ? PyObject_CallMethod(atexit, "_ncallbacks", NULL) : NULL;
+    Py_ssize_t result = count ? PyLong_AsSsize_t(count) : -1;
+    Py_XDECREF(count);
+    Py_XDECREF(atexit);
+    return result;
+}
+
+/* The same before threads are joined; 0 where `threading` is not imported. */
+static Py_ssize_t count_thread_exit_functions(void)
+{
+    PyObject *name = PyUnicode_FromString("threading");
+    PyObject *threading = name ? PyImport_GetModule(name) : NULL;
+    PyObject *functions = threading ? PyObject_GetAttrString(threading, "_threading_atexits") : NULL;
+    Py_ssize_t result = functions ? PyObject_Size(functions) : 0;
+    Py_XDECREF(functions);
+    Py_XDECREF(threading);
+    Py_XDECREF(name);
+    PyErr_Clear();
+    return result;
+}
+
+static int take_loads(struct dl_phdr_info *object, size_t Py_UNUSED(size), void *loads)
+{
+    *(unsigned long long *)loads = object->dlpi_adds;
+    return 1;
+}
+
+/* How many shared libraries have been loaded so far. dl_iterate_phdr(3) */
+static unsigned long long count_libraries(void)
+{
+    unsigned long long loads = 0;
+    dl_iterate_phdr(take_loads, &loads);
+    return loads;
+}
+
+int program_prepare(void)
+{
+    libraries = count_libraries();
+    sentinel = PyList_New(0);
+    exit_functions = count_exit_functions();
+    thread_exit_functions = count_thread_exit_functions();
+    return sentinel && exit_functions >= 0 ? 0 : -1;
+}
+
+/* --- the end */
+
+static int flush(PyObject *file)
+{
+    PyObject *done;
+    if (!file || file == Py_None)
+        return 0;
+    done = PyObject_CallMethod(file, "flush", NULL);
+    Py_XDECREF(done);
+    if (done)
+        return 0;
+    PyErr_Clear();
+    return -1;
+}
+
+static void flush_both(void)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    flush(PySys_GetObject("stderr"));
+    flush(PySys_GetObject("stdout"));
+    PyErr_SetRaisedException(raised);
+}
+
+#define STREAM_PARTS 9 /* text, buffer, raw of each of three */
+
+struct search {
+    PyObject *streams[STREAM_PARTS]; /* have finalizers, but nothing is left in them: they are flushed */
+    int saw_sentinel, found;
+};
+
+/* Whether the type's instances run code when they die. */
+static int has_finalizer(const PyTypeObject *type)
+{
+    return type->tp_finalize || type->tp_del;
+}
+
+static int is_stream(const struct search *search, PyObject *object)
+{
+    for (int i = 0; i < STREAM_PARTS; i++)
+        if (search->streams[i] == object)
+            return 1;
+    return 0;
+}
+
+/* Those of the standard library's C code keep registries in order, which is over anyway. */
+static int has_callback(PyObject *object)
+{
+    PyObject *callback = PyWeakref_Check(object) ? ((PyWeakReference *)object)->wr_callback : NULL;
+    return callback && !PyCFunction_Check(callback);
+}
+
+/* Instances that the collector does not know are not walked; their type is. */
+static int makes_hidden_instances_with_finalizer(PyObject *object)
+{
+    return PyType_Check(object) && !PyType_IS_GC((PyTypeObject *)object) && has_finalizer((PyTypeObject *)object);
+}
+
+static int examine(PyObject *object, void *argument)
+{
+    struct search *search = argument;
+    if (object == first_frozen)
+        return 0;
+    if (object == sentinel)
+        search->saw_sentinel = 1;
+    else if ((has_finalizer(Py_TYPE(object)) && !is_stream(search, object)) || has_callback(object) ||
+             makes_hidden_instances_with_finalizer(object))
+        search->found = 1;
+    return !search->found;
+}
+
+/* The parts of the stream of that name, if it is still the one the run started with; 0 if not. Borrowed: a
+ * stream that is held would not be flushed when it dies. */
+static int find_stream(const char *name, const char *original_name, PyObject **parts)
+{
+    PyObject *stream = PySys_GetObject(name);
+    if (!stream || stream != PySys_GetObject(original_name))
+        return 0;
+    parts[0] = stream;
+    parts[1] = PyObject_GetAttrString(stream, "buffer");
+    parts[2] = parts[1] ? PyObject_GetAttrString(parts[1], "raw") : NULL;
+    PyErr_Clear();
+    Py_XDECREF(parts[2]);
+    Py_XDECREF(parts[1]);
+    return parts[2] != NULL;
+}
+
+/* Whether objects are alive that would do something when they are taken apart. */
+static int something_would_act(void)
+{
+    struct search search = {0};
+    if (!find_stream("stdin", "__stdin__", search.streams) || !find_stream("stdout", "__stdout__", search.streams + 3) ||
+        !find_stream("stderr", "__stderr__", search.streams + 6))
+        return 1;
+    PyUnstable_GC_VisitObjects(examine, &search);
+    /* Unseen, because the program has called gc.freeze(): then its own objects were not walked either. */
+    return search.found || !search.saw_sentinel;
+}
+
+static int collection_is_watched(void)
+{
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL;
+    int watched = !callbacks || PyObject_Size(callbacks) != 0;
+    Py_XDECREF(callbacks);
+    Py_XDECREF(gc);
+    return watched;
+}
+
+static int is_alone(PyThreadState *own)
+{
+    return PyInterpreterState_ThreadHead(own->interp) == own && !PyThreadState_Next(own) &&
+           PyInterpreterState_Head() == PyInterpreterState_Main() &&
+           !PyInterpreterState_Next(PyInterpreterState_Main());
+}
+
+static int run_exit_functions(void)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *done = atexit ? PyObject_CallMethod(atexit, "_run_exitfuncs", NULL) : NULL;
+    Py_XDECREF(done);
+    Py_XDECREF(atexit);
+    PyErr_Clear();
+    return done != NULL;
+}
+
+/* Whether the program would take no notice if the interpreter were not taken apart. Calls the exit functions of
+ * the zygote's own modules (logging's) and writes out what is buffered, both of which is done in either case. */
+static int nobody_would_notice(void)
+{
+    PyThreadState *own = PyThreadState_Get();
+    if (!is_alone(own) || own->c_tracefunc || own->c_profilefunc || collection_is_watched())
+        return 0;
+    if (count_exit_functions() != exit_functions || count_thread_exit_functions() != thread_exit_functions)
+        return 0;
+    /* C code that came with the run may do anything at exit, or when its objects die: write a file's end, say. */
+    if (count_libraries() != libraries)
+        return 0;
+    return run_exit_functions() && !something_would_act() && !flush(PySys_GetObject("stdout")) &&
+           !flush(PySys_GetObject("stderr"));
+}
+
+/* As a shell expects of a program that was interrupted. exit_sigint() */
+static void die_of_interrupt(void)
+{
+    signal(SIGINT, SIG_DFL);
+    kill(getpid(), SIGINT);
+}
+
+__attribute__((noreturn)) static void finish(int code, int interrupted)
+{
+    int silent = nobody_would_notice();
+    PyErr_Clear();
+    if (interrupted && silent)
+        die_of_interrupt();
+    if (interrupted)
+        atexit(die_of_interrupt);
+    if (!silent)
+        Py_Exit(code);
+    /* Nor are the zygote's libraries taken apart: OpenSSL alone needs longer for that than a small program runs. */
+    fflush(NULL);
+    _exit(code);
+}
+
+/* --- the beginning */
+
+/* As in an interpreter that runs its first frame. */
+static void forget_callers(void)
+{
+    PyThreadState *own = PyThreadState_Get();
+    own->current_frame = NULL;
+    own->py_recursion_remaining = own->py_recursion_limit;
+    own->c_recursion_remaining = Py_C_RECURSION_LIMIT;
+}
+
+static PyObject *loader_of(const char *path)
+{
+    PyObject *bootstrap = PyImport_ImportModule("_frozen_importlib_external");
+    PyObject *loader = bootstrap ? PyObject_CallMethod(bootstrap, "SourceFileLoader", "ss", "__main__", path) : NULL;
+    Py_XDECREF(bootstrap);
+    return loader;
+}
+
+/* A new `__main__` as it is when its first line runs: the same names in the same order. It is another object than
+ * the zygote's, whose names are held by its functions and would outlive their module. Borrowed, or NULL with an
+ * error. */
+static PyObject *fresh_main(const char *path)
+{
+    PyObject *main = PyModule_New("__main__"), *names = main ? PyModule_GetDict(main) : NULL, *fresh;
+    if (!names)
+        return NULL;
+    fresh = Py_BuildValue("{sNsNsNsNsO}", "__loader__", loader_of(path), "__annotations__", PyDict_New(),
+                          "__builtins__", PyImport_ImportModule("builtins"), "__file__",
+                          PyUnicode_DecodeFSDefault(path), "__cached__", Py_None);
+    if (!fresh || PyDict_Update(names, fresh) || PyDict_SetItemString(PyImport_GetModuleDict(), "__main__", main))
+        return NULL;
+    Py_DECREF(fresh);
+    Py_DECREF(main);
+    return names;
+}
+
+/* What is not a number is printed, like the text of an error. */
+static void print_instead(PyObject *what)
+{
+    PyObject *file = PySys_GetObject("stderr");
+    if (file && file != Py_None) {
+        if (PyFile_WriteObject(what, file, Py_PRINT_RAW))
+            PyErr_Clear();
+    } else {
+        if (PyObject_Print(what, stderr, Py_PRINT_RAW))
+            PyErr_Clear();
+        fflush(stderr);
+    }
+    PySys_WriteStderr("\n");
+}
+
+/* The code that the SystemExit that is raised asks for. Nothing is held any more then: what the traceback leads
+ * to is to die in its own time. _Py_HandleSystemExit() */
+static int take_exit_code(void)
+{
+    PyObject *raised = PyErr_GetRaisedException(), *asked = PyObject_GetAttrString(raised, "code");
+    int code = 1;
+    if (asked)
+        Py_SETREF(raised, asked);
+    PyErr_Clear();
+    if (asked == Py_None) {
+        code = 0;
+    } else if (asked && PyLong_Check(asked)) {
+        code = (int)PyLong_AsLongLong(asked);
+        PyErr_Clear(); /* too large: -1 */
+    } else {
+        print_instead(raised);
+    }
+    Py_DECREF(raised);
+    return code;
+}
+
+static void forget(PyObject *names, const char *name)
+{
+    if (PyDict_DelItemString(names, name))
+        PyErr_Clear();
+}
+
+void program_run(const char *path)
+{
+    PyCompilerFlags flags = _PyCompilerFlags_INIT;
+    PyObject *names, *result = NULL;
+    int code = 0, interrupted = 0;
+
+    forget_callers();
+    names = fresh_main(path);
+    FILE *file = names ? fopen(path, "rbe") : NULL;
+    if (names && !file)
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+    if (file)
+        result = PyRun_FileExFlags(file, path, Py_file_input, names, names, 1 /* closes it before the code runs */, &flags);
+    interrupted = PyErr_Occurred() == PyExc_KeyboardInterrupt;
+    flush_both();
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        fflush(stdout);
+        finish(take_exit_code(), 0);
+    }
+    if (!result) {
+        PyErr_Print();
+        code = 1;
+    }
+    Py_XDECREF(result);
+    forget(names, "__file__");
+    forget(names, "__cached__");
+    finish(code, interrupted);
+}

@@ -1,0 +1,263 @@
+# ruff: noqa: S606, PLC0415 - it starts processes as the supervisor does, and imports when it needs to
+"""Runs inside a container of the Python image, by itself: programs plainly and in children of a zygote.
+
+Speaks the supervisor's side of the control protocol (src/nanosupervisor/zygote_module.c). Reads one request
+per line of standard input and answers with one line, both JSON:
+    {"do": "plain" | "zygote", "files": {name: base64}, "payload": text, "environment": {}, "arguments": []}
+        -> {"status": wait status, "stdout": base64, "stderr": base64,
+            "first_ms": until the first output, "ended_ms": until the last}
+    {"do": "start", "modules": [names]}      a new zygote instead of the last    -> {}
+    {"do": "abandon"}        a child of the zygote that gets no job    -> like the first
+    {"do": "preload", "modules": [], "entries": []}         -> {"ok": bool}
+`NAMESPACES=1` in the environment: each child gets a process number namespace of its own, as in a sandbox, and
+there is a module `draws_at_import` whose import makes every generator of random numbers start.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import ctypes
+import json
+import os
+import select
+import shutil
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CONTROL = 3
+CLONE_NEWPID = 0x20000000
+ZYGOTE = ["/usr/bin/python3", "/nanosupervisor/zygote.py"]
+START_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+CONFINEMENT = struct.pack("<QIB", 512 << 20, 256, 0)  # struct confinement of confine.h
+NAMESPACES = CLONE_NEWPID if os.environ.get("NAMESPACES") else 0
+DRAWS_AT_IMPORT = """
+import random, ssl, tempfile
+random.random()
+ssl.RAND_bytes(8)
+next(tempfile._get_candidate_names())
+"""
+WORK = Path("/work")
+PAYLOAD = Path("/input/payload.json")
+
+
+class Zygote:
+    """A zygote, and this end of its control socket."""
+
+    def __init__(self, modules: list[str]) -> None:
+        self.control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ended: dict[int, tuple[int, int]] = {}  # wait status, processor time in µs
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(end.fileno(), CONTROL)
+            os.closerange(CONTROL + 1, 1000)
+            os.execve(ZYGOTE[0], ZYGOTE + modules, START_ENVIRONMENT)
+        end.close()
+        self.answer("R")
+
+    def close(self) -> None:
+        """Leave it without a supervisor, which is to end it."""
+        self.control.close()
+        os.waitpid(self.pid, 0)
+
+    def answer(self, kind: str) -> bytes:
+        """Wait for a message of that kind; ends of children are kept."""
+        while message := self.control.recv(1024):
+            if message[:1] == b"X":
+                pid, status, user_us, system_us = struct.unpack("<iiQQ", message[1:])
+                self.ended[pid] = (status, user_us + system_us)
+            if message[:1] == kind.encode():
+                return message[1:]
+        raise RuntimeError("the zygote is gone")
+
+    def end_of(self, pid: int) -> tuple[int, int]:
+        while pid not in self.ended:
+            self.answer("X")
+        return self.ended.pop(pid)
+
+    def preload(self, modules: list[str], entries: list[str]) -> bool:
+        names = [*modules, "", *entries]
+        self.control.send(b"P" + b"".join(name.encode() + b"\0" for name in names))
+        return self.answer("p") == b"\1"
+
+    def fork(self) -> Child:
+        return Child(self)
+
+
+def make_init(next_number: int) -> tuple[int, int]:
+    """A process 1 of a new namespace: its number here, and a descriptor of it.
+
+    The next process there gets `next_number`: that of the zygote here, which is the worst that can happen to
+    libraries that recognize a fork by its number.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    ready, ready_end = os.pipe()
+    if libc.unshare(CLONE_NEWPID):
+        raise OSError(ctypes.get_errno(), "unshare")
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(2, next_number):
+            end_at_once()
+        os.closerange(0, 1000)  # the ends of a run's pipes among them
+        while True:
+            time.sleep(1000)
+    os.close(ready_end)
+    os.read(ready, 1)
+    os.close(ready)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    if libc.setns(own, CLONE_NEWPID):
+        raise OSError(ctypes.get_errno(), "setns")
+    os.close(own)
+    return pid, os.pidfd_open(pid)
+
+
+def end_at_once() -> None:
+    """Use up a process number."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+class Child:
+    """A process of the zygote that waits for its job."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self.zygote = zygote
+        self.job, job = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.stdout, stdout = os.pipe()
+        self.stderr, stderr = os.pipe()
+        ends = [job.fileno(), stdout, stderr]
+        self.init = 0
+        if NAMESPACES:
+            self.init, init = make_init(zygote.pid)
+            ends.append(init)
+        request = b"F" + struct.pack("<I", NAMESPACES) + CONFINEMENT
+        zygote.control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends))])
+        (self.pid,) = struct.unpack("<i", zygote.answer("f"))
+        if self.pid < 0:
+            raise OSError(-self.pid, "the zygote could not fork")
+        job.close()
+        for end in ends[1:]:
+            os.close(end)
+
+    def run(self, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
+        if self.job.recv(1) != b"r":
+            raise RuntimeError(f"not ready: {drain(self.stdout, self.stderr)[1]!r}")
+        strings = [*arguments, *(f"{name}={value}" for name, value in environment.items())]
+        body = b"".join(os.fsencode(string) + b"\0" for string in strings)
+        started = time.perf_counter()
+        self.job.sendall(struct.pack("<III", len(body), len(arguments), len(environment)) + body)
+        self.job.close()
+        answer = outcome(self.stdout, self.stderr, started)
+        if self.init:
+            os.kill(self.init, 9)
+            os.waitpid(self.init, 0)
+        status, cpu_us = self.zygote.end_of(self.pid)
+        return answer | {"status": status, "cpu_us": cpu_us}
+
+    def abandon(self) -> dict[str, Any]:
+        self.job.recv(1)
+        self.job.close()
+        stdout, stderr = drain(self.stdout, self.stderr)
+        return {
+            "status": self.zygote.end_of(self.pid)[0],
+            "stdout": stdout.decode(),
+            "stderr": stderr.decode(),
+        }
+
+
+def drain(*pipes: int) -> list[bytes]:
+    """Everything that comes out of the pipes, until both are closed."""
+    parts: dict[int, list[bytes]] = {pipe: [] for pipe in pipes}
+    waiting = list(pipes)
+    while waiting:
+        for pipe in select.select(waiting, [], [])[0]:
+            part = os.read(pipe, 1 << 16)
+            parts[pipe].append(part)
+            if not part:
+                waiting.remove(pipe)
+                os.close(pipe)
+    return [b"".join(parts[pipe]) for pipe in pipes]
+
+
+def outcome(stdout: int, stderr: int, started: float) -> dict[str, Any]:
+    select.select([stdout, stderr], [], [])
+    first_ms = (time.perf_counter() - started) * 1000
+    out, err = drain(stdout, stderr)
+    return {
+        "stdout": base64.b64encode(out).decode(),
+        "stderr": base64.b64encode(err).decode(),
+        "first_ms": first_ms,
+        "ended_ms": (time.perf_counter() - started) * 1000,
+    }
+
+
+def run_plainly(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """As the supervisor starts a program without a zygote."""
+    stdout, stdout_end = os.pipe()
+    stderr, stderr_end = os.pipe()
+    started = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.umask(0o022)
+        os.chdir(WORK)
+        os.dup2(os.open(PAYLOAD, os.O_RDONLY), 0)
+        os.dup2(stdout_end, 1)
+        os.dup2(stderr_end, 2)
+        os.closerange(3, 1000)
+        reset_signals()
+        os.execve(arguments[0], arguments, environment)
+    os.close(stdout_end)
+    os.close(stderr_end)
+    answer = outcome(stdout, stderr, started)
+    return answer | {"status": os.waitpid(pid, 0)[1]}
+
+
+def reset_signals() -> None:
+    import signal
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+
+
+def lay_out(files: dict[str, str], payload: str) -> None:
+    """What a fresh sandbox has."""
+    for folder in (WORK, Path("/tmp"), Path("/output")):
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for name, content in files.items():
+        path = WORK / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(content))
+    PAYLOAD.write_text(payload)
+
+
+def main() -> None:
+    if NAMESPACES:
+        Path("/usr/local/lib/python3.13/dist-packages/draws_at_import.py").write_text(DRAWS_AT_IMPORT)
+    zygote = Zygote([])
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if request["do"] == "start":
+            zygote.close()
+            zygote = Zygote(request["modules"])
+        elif request["do"] == "preload":
+            answer["ok"] = zygote.preload(request["modules"], request["entries"])
+        elif request["do"] == "abandon":
+            answer = zygote.fork().abandon()
+        else:
+            child = zygote.fork() if request["do"] == "zygote" else None
+            lay_out(request["files"], request["payload"])
+            start = child.run if child else run_plainly
+            answer = start(request["arguments"], request["environment"])
+        print(json.dumps(answer), flush=True)
+
+
+main()
