@@ -161,7 +161,8 @@ def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, pr
     """Our own build, its caches ready, and then the bare program: a worker without a store of programs."""
 
     async def start() -> float:
-        build = await lab.build_of(function, into=f"/tmp/{function.name}")  # noqa: S108 - the container's own
+        # A new name each time: what is there already, the go command would not build again.
+        build = await lab.build_of(function, into=f"/tmp/built-{secrets.token_hex(4)}")  # noqa: S108 - the container's own
         built = await (await lab.builder(function.runtime)).run(build)
         return built.wall_ms + (await container.run(program)).wall_ms
 
@@ -236,7 +237,8 @@ async def _miss(  # noqa: PLR0913, PLR0917 - a measurement's own arguments and w
     container = await lab.builder(function.runtime)
 
     async def our_build() -> float:
-        return (await container.run(await lab.build_of(function, into="/tmp/ours"))).wall_ms  # noqa: S108
+        into = f"/tmp/ours-{secrets.token_hex(4)}"  # noqa: S108 - as above
+        return (await container.run(await lab.build_of(function, into=into))).wall_ms
 
     async def stock_build() -> float:
         return (await container.run(await lab.in_fresh_copy(function, stock))).wall_ms

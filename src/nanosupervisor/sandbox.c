@@ -6,8 +6,8 @@
  *   supervisor  waits for the parked process's 'r'; much later, when there is code: 'A'
  *   init        mounts the code, gives up its own capabilities, stops being dumpable; 'A'
  *   supervisor  writes the payload, sends the job to the parked process
- *   init        waits for it: 'X' with its status; on 'T' sends SIGTERM to everyone
- *   supervisor  kills init
+ *   init        waits for it, kills everyone else: 'X' with its status; on 'T' sends SIGTERM to everyone
+ *   supervisor  reports the run, and then kills init: taking namespaces apart takes as long as a short run
  *
  * user_namespaces(7), pid_namespaces(7), mount_namespaces(7); overlay in a user namespace: kernel ≥ 5.11 and
  * the kernel's Documentation/filesystems/overlayfs.rst, "User xattr". */
@@ -50,7 +50,7 @@ const unsigned sandbox_namespaces =
 
 /* What init tells the supervisor. */
 struct report {
-    char type; /* 'R' made, 'A' code attached, 'X' the program's end, 'E' an error */
+    char type; /* 'R' made, 'A' code attached, 'X' the program's end, 'G' all processes gone, 'E' an error */
     int32_t value;
     char step[48];
 };
@@ -336,14 +336,25 @@ static void send_places(const struct tree *tree)
     must(sendmsg(CONTROL, &message, MSG_NOSIGNAL) < 0, "send the places");
 }
 
-/* Reap whoever has ended; the program's own end is told. */
+/* End every process but our own. A fork that is under way fails once its process has been signalled, so that
+ * one pass reaches all. kernel/fork.c */
+static void end_everyone(void)
+{
+    kill(-1, SIGKILL);
+    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+        ;
+}
+
+/* Reap whoever has ended; the program's own end is told, when it is everyone's. */
 static void reap(pid_t program)
 {
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-        if (pid == program)
+        if (pid == program) {
+            end_everyone();
             report('X', status, "");
+        }
 }
 
 static void obey(int layer)
@@ -354,6 +365,9 @@ static void obey(int layer)
         _exit(0); /* the supervisor is gone, and the container with it */
     if (command == 'T') {
         kill(-1, SIGTERM);
+    } else if (command == 'K') {
+        end_everyone();
+        report('G', 0, "");
     } else if (command == 'A') {
         mount_code(layer);
         mount_slot(layer);
@@ -506,6 +520,12 @@ int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *st
 {
     struct iovec parts[2] = {{(void *)job, sizeof *job}, {(void *)strings, job->length}};
     return wire_send_parts(sandbox->job, parts, 2);
+}
+
+int sandbox_end_everyone(struct sandbox *sandbox)
+{
+    struct report report;
+    return send(sandbox->control, "K", 1, MSG_NOSIGNAL) == 1 && await_report(sandbox->control, 'G', &report, NULL);
 }
 
 void sandbox_terminate(struct sandbox *sandbox)

@@ -49,9 +49,12 @@ void sandbox_attach_code(struct sandbox *sandbox);
 int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings);
 /* Ask every process in it to end. */
 void sandbox_terminate(struct sandbox *sandbox);
-/* The wait status of the program, if its end has been told; only for programs that init started. */
+/* Kill every process but init, when the program of a zygote has ended; 0 when init is gone itself. */
+int sandbox_end_everyone(struct sandbox *sandbox);
+/* The wait status of the program, if its end has been told; only for programs that init started, which then
+ * ends everyone else first. */
 int sandbox_has_ended(struct sandbox *sandbox, int *status);
-/* Kill everything in it; no process of it is left when this returns. */
+/* Kill everything in it, init too; no process of it is left when this returns. */
 void sandbox_kill(struct sandbox *sandbox);
 /* Let go of what is left of a killed one: its files. */
 void sandbox_close(struct sandbox *sandbox);

@@ -52,6 +52,7 @@
 
 #define MAX_CAPTURE (16u << 20)
 #define MAX_STRINGS 65536u
+#define LITTLE_BYTES (1u << 20)
 
 static int children = -1; /* signalfd: SIGCHLD */
 
@@ -200,10 +201,13 @@ static void note_exit(struct run *run, const struct zygote_exit *end)
     note_end(run, end->status);
 }
 
+/* See that no process of the run is left. Init stays, if it can: it is killed when the run has been reported. */
 static void end_sandbox(struct run *run)
 {
     int status;
     struct zygote_exit end;
+    if (run->ended && (!run->program || sandbox_end_everyone(&parked.sandbox)))
+        return;
     sandbox_kill(&parked.sandbox);
     if (run->ended)
         return;
@@ -442,14 +446,30 @@ static void judge_disk(struct run *run)
         report->flags |= EXIT_FILE_LIMIT;
 }
 
-/* Let the run's files go; false when something of it stays. */
-static int leave_nothing(void)
+/* Let go of the run's sandbox, with all its files. */
+static void leave_sandbox(void)
 {
-    if (!is_sandboxed())
-        return tree_wipe() && tree_is_empty_again();
+    if (parked.sandbox.init)
+        sandbox_kill(&parked.sandbox);
     sandbox_close(&parked.sandbox);
     tree_collect_sockets(); /* none of it could be reached again; its memory is wanted back */
-    return 1;
+}
+
+/* Report that nothing of the run is left for another; 0: something is. The sandbox of a run that has left much is
+ * let go first, so that the agent does not find its memory still in use; of all others afterwards, because
+ * nobody need wait for it. */
+static void finish(const struct run *run)
+{
+    uint8_t clean = 1;
+    int at_once = is_sandboxed() && tree_used_bytes(run->tree) > LITTLE_BYTES;
+    if (at_once)
+        leave_sandbox();
+    else if (!is_sandboxed())
+        clean = (uint8_t)(tree_wipe() && tree_is_empty_again());
+    wire_send(FRAME_DONE, &clean, 1);
+    wire_flush();
+    if (is_sandboxed() && !at_once)
+        leave_sandbox();
 }
 
 static void send_ready(const struct ready_report *report)
@@ -560,9 +580,7 @@ static void serve_run(uint8_t *frame, size_t length)
     capture_send_and_free(&run.err);
     tree_send_outputs(run.tree, &run.request);
 
-    uint8_t clean = (uint8_t)leave_nothing();
-    wire_send(FRAME_DONE, &clean, 1);
-    wire_flush();
+    finish(&run);
     free(run.arguments);
     free(run.environment);
     if (run.request.prepare_next)

@@ -424,6 +424,17 @@ int tree_is_full(const struct tree *tree)
     return 0;
 }
 
+uint64_t tree_used_bytes(const struct tree *tree)
+{
+    uint64_t used = 0;
+    for (int place = 0; place < PLACE_COUNT; place++) {
+        struct statfs space;
+        if (!fstatfs(tree->place[place], &space))
+            used += (uint64_t)(space.f_blocks - space.f_bfree) * (uint64_t)space.f_bsize;
+    }
+    return used;
+}
+
 static int has_file_of(int folder, uint64_t bytes, int depth)
 {
     DIR *entries = fdopendir(folder);

@@ -28,6 +28,8 @@ int tree_write_payload(const struct tree *tree, const void *payload, size_t leng
 void tree_send_outputs(const struct tree *tree, const struct run_request *request);
 /* Whether a place has no free block or no free inode. */
 int tree_is_full(const struct tree *tree);
+/* How much the files in all places take. */
+uint64_t tree_used_bytes(const struct tree *tree);
 /* Whether any file in a place is at least that large. */
 int tree_has_file_of(const struct tree *tree, uint64_t bytes);
 /* Remove everything in a place of the container. False when something stays. */
