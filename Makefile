@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test bench bench-quick bench-phases check format lock images clean
+.PHONY: help setup demo dev test test-vm bench bench-quick bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -30,6 +30,10 @@ dev: setup  ## the embedded stack and the agent, until Ctrl-C
 test: setup check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
+
+test-vm: setup  ## levels and memory on a host as most users have it, emulated; twenty minutes
+	$(call announce,a Debian machine with AppArmor and control groups v2)
+	@scripts/test-vm
 
 bench: setup  ## what a run costs against the bare program; minutes, into docs/benchmarks
 	$(call announce,best on an idle machine)

@@ -204,9 +204,9 @@ async def _isolated(
     metrics.isolation(policy.between_runs)
     health.set("isolation", ok=True, reason=verdict.reason or "")
     if verdict.reason is None:
-        log.info("isolation", level=policy.between_runs, apparmor=verdict.apparmor)
+        log.info("isolation", between_runs=policy.between_runs, apparmor=verdict.apparmor)
     else:
-        log.warning("isolation is not the best there is", level=policy.between_runs, reason=verdict.reason)
+        log.warning("isolation is not the best there is", between_runs=policy.between_runs, reason=verdict.reason)
     return policy
 
 

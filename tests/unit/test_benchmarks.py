@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from xml.etree import ElementTree as ET
 
 import pytest
-
 from benchmarks import bench, figures, picture, stats
 from benchmarks.bare import BaselineError, Program
 from benchmarks.figures import GOALS, KEYS, Arm, Findings, Goal
@@ -19,6 +17,9 @@ from benchmarks.object_stub import read_object
 from benchmarks.ours import JobFailed, TimingBroker
 from benchmarks.schedule import Budget, Train, interleave
 from benchmarks.stats import Ratio
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MACHINE = {"cpus": 2, "architecture": "x86_64", "date": "2026-11-23 12:00 UTC"}
 

@@ -1,0 +1,86 @@
+"""Turns what check.py has told (JSON lines on standard input) into docs/vm-results.md (standard output).
+
+Exits with 1 when a check has failed, or when a part is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+INTRODUCTION: Final = """\
+# Hosts as most users have them: the last result of `make test-vm`
+
+Written by `make test-vm` from what it observed{when}; not by hand. The host is an emulated machine as its
+distribution installs it: systemd, control groups v2, AppArmor, the distribution's Docker. Jobs go through the
+worker's executor: code cache, build, warm pool, container, supervisor, the kernel's counters. No time is
+measured here.
+"""
+SCENARIOS: Final = {
+    "versions": "Versions",
+    "with the profile": "With the AppArmor profile loaded",
+    "without the profile": "Without the profile",
+    "profile for AppArmor 3": "With the profile as adapted to AppArmor 3",
+    "refusals": "What the profile refuses",
+}
+
+
+def read(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The checks, in the order in which they were told."""
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def problems(checks: list[dict[str, Any]]) -> list[str]:
+    """What failed and what is missing altogether."""
+    missing = SCENARIOS.keys() - {check["scenario"] for check in checks}
+    failed = [
+        f"{check['scenario']}: {check['part']}: {check['check']}" for check in checks if not check["ok"]
+    ]
+    return [f"no result: {scenario}" for scenario in sorted(missing)] + failed
+
+
+def markdown(checks: list[dict[str, Any]], when: str = "") -> str:
+    """The document."""
+    found = problems(checks)
+    verdict = "; ".join(found) if found else f"all {len(checks)} checks passed"
+    parts = [INTRODUCTION.format(when=f" on {when}" if when else ""), f"**Result: {verdict}.**\n"]
+    for scenario, group in groupby(checks, key=lambda check: check["scenario"]):
+        show = _versions if scenario == "versions" else _table
+        parts += [f"## {SCENARIOS[scenario]}\n", show(group)]
+    return "\n".join(parts)
+
+
+def _versions(checks: Iterable[dict[str, Any]]) -> str:
+    rows = [f"| {check['check']} | {_cell(check['observed'])} |" for check in checks]
+    return "\n".join(["| | |", "| --- | --- |", *rows, ""])
+
+
+def _table(checks: Iterable[dict[str, Any]]) -> str:
+    rows = [
+        f"| {check['part']} | {_cell(check['check'])} | {_cell(check['expected'])} "
+        f"| {'' if check['ok'] else '**no:** '}{_cell(check['observed'])} |"
+        for check in checks
+    ]
+    return "\n".join(["| | check | expected | observed |", "| --- | --- | --- | --- |", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main() -> int:
+    """Read, write, judge."""
+    checks = read(sys.stdin)
+    print(markdown(checks, *sys.argv[1:]), end="")
+    for problem in problems(checks):
+        print(problem, file=sys.stderr)
+    return 1 if problems(checks) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
