@@ -206,7 +206,9 @@ async def _isolated(
     if verdict.reason is None:
         log.info("isolation", between_runs=policy.between_runs, apparmor=verdict.apparmor)
     else:
-        log.warning("isolation is not the best there is", between_runs=policy.between_runs, reason=verdict.reason)
+        log.warning(
+            "isolation is not the best there is", between_runs=policy.between_runs, reason=verdict.reason
+        )
     return policy
 
 
