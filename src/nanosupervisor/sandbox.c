@@ -97,11 +97,11 @@ static int map_user(uid_t outside_user, gid_t outside_group)
 
 /* ---- mounts ------------------------------------------------------------------------------------------- */
 
-/* What Docker masks and makes read-only in the /proc that it mounts (moby, oci/defaults.go), and what the
- * kernel has opened to everyone since: here in a /proc of our own. */
+/* What Docker masks and makes read-only in the /proc that it mounts (moby, oci/defaults.go), what the kernel
+ * has opened to everyone since, and the locks of the whole host: here in a /proc of our own. */
 static const char *const hidden[] = {
     "/proc/asound",       "/proc/acpi",        "/proc/interrupts", "/proc/kcore", "/proc/keys",
-    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",       "/proc/timer_list",
+    "/proc/latency_stats", "/proc/locks",      "/proc/sched_debug", "/proc/scsi",       "/proc/timer_list",
 };
 static const char *const read_only[] = {
     "/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger",

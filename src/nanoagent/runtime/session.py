@@ -161,6 +161,7 @@ class Session:
             modules: What the interpreter that waits should have imported besides, if it can.
             limits_changed: Whether one that looked at the container's limits when it started must start anew.
         """
+        await self.ready()  # of the run before, for another function
         self._send(wire.PREPARE, bytes([limits_changed]) + wire.encode_names(modules))
         self._expect_ready()
         await self.ready()

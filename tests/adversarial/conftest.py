@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanoagent.runtime.catalog import RECIPES
+from support.adversarial import Shelf, built
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.job import Runtime
+
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The many quick tests first: pytest-xdist gives large shares at the start, small ones at the end."""
+    ours = [item for item in items if item.path.parent == HERE]
+    in_turn = iter(sorted(ours, key=lambda item: item.path.name != "test_traces.py"))
+    items[:] = [next(in_turn) if item.path.parent == HERE else item for item in items]
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Shelf:
+    """One for all processes that run tests."""
+    own = tmp_path_factory.getbasetemp()
+    return Shelf(own if worker_id == "master" else own.parent)
+
+
+@pytest.fixture(scope="session")
+def program_of(shelf: Shelf) -> Callable[[Runtime], bytes | None]:
+    """The built adversary of a language, None where nothing is built. Must be called outside of a loop."""
+
+    def get(runtime: Runtime) -> bytes | None:
+        if RECIPES[runtime].build is None:
+            return None
+        return shelf.get(f"adversary-{runtime}", lambda: asyncio.run(built(runtime)))
+
+    return get

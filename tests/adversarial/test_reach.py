@@ -1,0 +1,231 @@
+"""What a run can reach beyond itself: files, process 1, other containers, whoever collects its output."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from nanoagent.container.spec import MIB
+from nanoagent.job import Runtime
+from nanoagent.result import ErrorType, Isolation
+from support.adversarial import yard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from support.adversarial import Function, Yard
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
+LEVELS = (Isolation.SANDBOX, Isolation.SHARED)
+
+
+class Place:
+    """Containers of one level and a function that runs Python snippets in them."""
+
+    def __init__(self, level: Isolation, containers: Yard) -> None:
+        self.level = level
+        self.containers = containers
+        self.function = containers.function(Runtime.PYTHON, RUN_STDIN)
+
+    async def say(self, snippet: str, **changes: int) -> str:
+        """What a snippet printed that ended well."""
+        ran = await self.containers.run(self.function, snippet, **changes)
+        assert ran.execution.error_type is None, (ran.execution.message, ran.stderr)
+        return ran.stdout
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=LEVELS, ids=str)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    async with yard(request.param) as containers:
+        yield Place(request.param, containers)
+
+
+# --- files
+
+OWN_PLACES = ("/work", "/tmp", "/output", "/input", "/dev/shm", "/dev/mqueue")
+HARMLESS_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")}
+HARMLESS_DEVICES.add("/dev/pts/ptmx")
+PRUNED = [word for path in ("/proc", *OWN_PLACES) for word in ("-path", path, "-prune", "-o")]
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+async def test_nothing_of_a_container_can_be_written_to_but_the_runs_own_places(place, runtime):
+    nobody = place.containers.adversary(runtime)
+    arguments = ("/usr/bin/find", "/", *PRUNED, "!", "-type", "l", "-writable", "-print")
+    ran = await place.containers.run(nobody, "", arguments=arguments)
+    assert ran.stdout
+    assert set(ran.stdout.splitlines()) <= HARMLESS_DEVICES
+
+
+# To make these read-only takes a mount; what is asked of them ends with the process that asked.
+OPEN_IN_PROC = {
+    Isolation.SANDBOX: set(),
+    Isolation.SHARED: {f"/proc/pressure/{what}" for what in ("io", "cpu", "memory")},
+}
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+async def test_no_file_of_proc_but_of_ones_own_processes_can_be_written_to(place, runtime):
+    nobody = place.containers.adversary(runtime)
+    # What is hidden is covered with /dev/null, which find takes for what it covers.
+    own = ("-path", "/proc/[0-9]*", "-prune", "-o")
+    tests = ("-type", "f", "-writable", "-exec", "test", "-f", "{}", ";", "-print")
+    ran = await place.containers.run(nobody, "", arguments=("/usr/bin/find", "/proc/", *own, *tests))
+    assert set(ran.stdout.splitlines()) == OPEN_IN_PROC[place.level]
+
+
+async def test_no_file_of_process_1_can_be_written_to(place):
+    said = await place.say(
+        "import os\n"
+        "tried = 0\n"
+        "for folder, _, names in os.walk('/proc/1'):\n"
+        "  for name in names:\n"
+        "    tried += 1\n"
+        "    try: os.write(os.open(f'{folder}/{name}', os.O_WRONLY), b'0')\n"
+        "    except OSError: continue\n"
+        "    print(folder, name)\n"
+        "print(tried > 20)"
+    )
+    assert said == "True\n"
+
+
+async def test_a_folder_that_is_closed_to_everyone_is_still_collected(place):
+    ran = await place.containers.run(
+        place.function,
+        "import os\nopen('/output/f', 'w').write('x')\n"
+        "for place in ('/output', '/tmp', '/work', '/dev/shm', '/input'):\n"
+        "  try: os.chmod(place, 0)\n  except OSError: pass",
+    )
+    assert ran.execution.error_type is None
+    assert [file.path for file in ran.execution.collected.files] == ["f"]
+    assert (
+        await place.say("import os; print(os.stat('/output').st_mode & 0o777, os.listdir('/output'))")
+        == "511 []\n"
+    )
+
+
+async def test_a_whiteout_in_the_code_hides_nothing_from_the_next(place):
+    """A character device 0:0 is what an overlay takes for a deleted file."""
+    await place.say(
+        "import os\n"
+        "try: os.unlink('/work/main.py'); os.mknod('/work/main.py', 0o020666, 0)\n"
+        "except OSError: pass\n"
+        "for name in ('user.overlay.opaque', 'user.overlay.redirect', 'user.overlay.whiteout'):\n"
+        "  try: os.setxattr('/work', name, b'y')\n"
+        "  except OSError: pass"
+    )
+    assert await place.say("import os; print(os.listdir('/work'))") == "['main.py']\n"
+
+
+# --- memory
+
+
+async def test_as_much_memory_is_left_as_there_was(place):
+    hold = f"x = bytearray({70 * MIB}); print('held')"
+    for _ in range(3):
+        assert await place.say(hold) == "held\n"
+        await place.say(f"open('/dev/shm/x', 'wb').write(bytes({30 * MIB}))")
+
+
+async def test_a_run_that_makes_itself_no_victim_is_still_out_of_memory(place):
+    ran = await place.containers.run(
+        place.function,
+        "open('/proc/self/oom_score_adj', 'w').write('0')\nx = [bytearray(1 << 20) for _ in range(1000)]",
+    )
+    assert ran.execution.error_type is ErrorType.OUT_OF_MEMORY
+    assert await place.say("print('fine')") == "fine\n"
+
+
+# --- two containers at the same time
+
+
+async def both_at_once(place: Place, function: Function, hold: str, probe: str) -> str:
+    """What `probe` says in one container while `hold` runs in another of the same function."""
+    async with AsyncExitStack() as held:
+        one, other = [await held.enter_async_context(place.containers.lease(function)) for _ in range(2)]
+        await one.container.session.ready()
+        holding = asyncio.create_task(place.containers.run_in(one, function, hold, timeout_ms=20_000))
+        try:
+            probed = await place.containers.run_in(other, function, probe)
+            assert not holding.done()
+        finally:
+            one.container.session.kill()
+            await holding
+        assert probed.execution.error_type is None, probed.stderr
+        return probed.stdout
+
+
+LOCK = "import fcntl, time\nfile = open('/slot/program')\nfcntl.flock(file, fcntl.LOCK_EX)\ntime.sleep(30)"
+TRY_LOCK = """
+import fcntl, time
+file = open('/slot/program')
+for _ in range(20):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print('held')
+        break
+    fcntl.flock(file, fcntl.LOCK_UN)
+    time.sleep(0.05)
+else:
+    print('free')
+"""
+WATCH = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init1(os.O_NONBLOCK)
+assert libc.inotify_add_watch(watch, b'/slot/program', 0x20) >= 0  # IN_OPEN
+for _ in range(20):
+    try:
+        os.read(watch, 4096)
+    except BlockingIOError:
+        time.sleep(0.05)
+    else:
+        print('seen')
+        break
+else:
+    print('unseen')
+"""
+OPEN = "import time\nfor _ in range(600):\n  open('/slot/program').close(); time.sleep(0.05)"
+OPEN_FILE_LOCK = """
+import fcntl, struct, time
+file = open('/tmp/x', 'w')
+fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 7_654_321, 1, 0))
+time.sleep(30)
+"""
+SEE_LOCKS = """
+import time
+for _ in range(20):
+    if ' 7654321 7654321' in open('/proc/locks').read():
+        print('held')
+        break
+    time.sleep(0.05)
+else:
+    print('free')
+"""
+# At the shared level the slot folder's files are links to the worker's one copy of the program.
+THROUGH_THE_PROGRAM = {
+    "a lock": (LOCK, TRY_LOCK, {Isolation.SANDBOX: "free\n", Isolation.SHARED: "held\n"}),
+    "a watch": (OPEN, WATCH, {Isolation.SANDBOX: "unseen\n", Isolation.SHARED: "seen\n"}),
+}
+
+
+@pytest.mark.parametrize("what", THROUGH_THE_PROGRAM)
+async def test_what_two_containers_have_of_one_program_connects_them_at_the_shared_level_alone(place, what):
+    hold, probe, expected = THROUGH_THE_PROGRAM[what]
+    any_file = place.containers.function(Runtime.PYTHON, {"program": "not run here"}).tree / "program"
+    function = replace(place.containers.function(Runtime.PYTHON, RUN_STDIN), program=any_file)
+    assert await both_at_once(place, function, hold, probe) == expected[place.level]
+
+
+async def test_a_lock_of_an_open_file_is_seen_in_no_other_container(place):
+    """The kernel lists such locks of the whole host, whoever asks: at the shared level, to every run."""
+    seen = await both_at_once(place, place.function, OPEN_FILE_LOCK, SEE_LOCKS)
+    assert seen == ("free\n" if place.level is Isolation.SANDBOX else "held\n")

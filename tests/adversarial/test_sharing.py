@@ -1,0 +1,188 @@
+"""`CONTAINER_SHARING=worker`: one function after another in the same container, a sandbox for each run."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from nanoagent.container.policy import Sharing
+from nanoagent.container.spec import MIB
+from nanoagent.job import Runtime
+from nanoagent.result import ErrorType, Isolation, Start
+from nanoagent.runtime.catalog import RECIPES
+from support.adversarial import yard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from support.adversarial import Function, Yard
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LEFT = ("files", "code", "shared memory", "POSIX queue", "abstract socket", "listener", "time wait", "daemon")
+LOOK = (
+    *(
+        "list /tmp",
+        "list /output",
+        "list /work",
+        "list /input",
+        "list /dev/shm",
+        "names /dev/mqueue",
+        "names /slot",
+    ),
+    *("read /proc/net/unix", "read /proc/net/tcp", "read /proc/sysvipc/shm", "variables", "names /proc"),
+)
+RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def containers() -> AsyncIterator[Yard]:
+    """None is made ahead: the second function takes the first one's."""
+    async with yard(Isolation.SANDBOX, sharing=Sharing.WORKER) as made:
+        yield made
+
+
+def snippets(
+    containers: Yard, files: dict[str, str] | None = None, modules: tuple[str, ...] = ()
+) -> Function:
+    return containers.function(Runtime.PYTHON, RUN_STDIN | (files or {}), modules=modules)
+
+
+# --- in all languages
+
+
+@pytest.fixture(params=Runtime, ids=str)
+def language(
+    request: pytest.FixtureRequest, program_of: Callable[[Runtime], bytes | None]
+) -> tuple[Runtime, bytes | None]:
+    return request.param, program_of(request.param)
+
+
+async def test_a_function_finds_what_it_would_find_alone(language):
+    """What B sees after A in A's container is what it sees in one that has served nobody."""
+    runtime, program = language
+    seen = []
+    for has_predecessor in (False, True):
+        async with yard(Isolation.SANDBOX, (runtime,), sharing=Sharing.WORKER) as alone:
+            before = alone.adversary(runtime, program)
+            after = alone.function(
+                runtime, {RECIPES[runtime].entry: (before.tree / RECIPES[runtime].entry).read_text()}
+            )
+            if has_predecessor:
+                (before.tree / "of_a").write_text("A's")
+                left, ran = await alone.ask(before, leave=LEFT)
+                assert set(left.values()) == {"done"}
+                place = ran.container_id
+            answer, ran = await alone.ask(replace(after, program=before.program), look=LOOK)
+            assert not has_predecessor or (ran.container_id, ran.lease.start) == (place, Start.WARM)
+            seen.append(answer)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("runtime", [Runtime.CPP, Runtime.GO])
+async def test_a_function_runs_its_own_program(containers, program_of_both, runtime):
+    """A's program is another file than B's, in the same place."""
+    adversary = containers.adversary(runtime, program_of_both[runtime])
+    other = replace(
+        containers.adversary(runtime, program_of_both[runtime]), program=other_program(containers)
+    )
+    asked, first = await containers.ask(adversary, look=["link /proc/self"])
+    second = await containers.run(other, "")
+    assert (asked, second.stdout) == ({"link /proc/self": "2"}, "I am B\n")
+    assert first.container_id == second.container_id
+    again, third = await containers.ask(adversary, look=["link /proc/self"])
+    assert (again, third.container_id) == (asked, first.container_id)
+
+
+@pytest.fixture(scope="module")
+def program_of_both(program_of: Callable[[Runtime], bytes | None]) -> dict[Runtime, bytes | None]:
+    return {runtime: program_of(runtime) for runtime in (Runtime.CPP, Runtime.GO)}
+
+
+def other_program(containers: Yard) -> object:
+    program = containers.function(Runtime.CPP, {"program": "#!/bin/sh\necho I am B\n"}).tree / "program"
+    program.chmod(0o755)
+    return program
+
+
+# --- modules that wait in A's interpreter, and are not B's
+
+OWN = "print('own', end=' ')\nname = 'own'\n"
+PLACES_OF_OWN = {
+    "a module": {"{}.py": OWN},
+    "a package": {"{}/__init__.py": OWN, "{}/part.py": ""},
+}
+
+
+@pytest.mark.parametrize("module", ["numpy", "pandas", "json", "logging", "ai_client", "random"])
+@pytest.mark.parametrize("form", PLACES_OF_OWN)
+async def test_a_function_gets_its_own_module_though_another_was_ready(containers, module, form):
+    before = snippets(containers, modules=("numpy", "pandas"))
+    files = {name.format(module): text for name, text in PLACES_OF_OWN[form].items()}
+    after = snippets(containers, files, modules=("numpy", "pandas"))
+    of_a = await containers.run(before, f"import {module}; print({module}.__file__.startswith('/usr'))")
+    of_b = await containers.run(after, f"import {module}; print({module}.name, {module}.__file__)")
+    file = f"{module}/__init__.py" if form == "a package" else f"{module}.py"
+    assert of_a.stdout == "True\n", of_a.stderr
+    assert of_b.stdout == f"own own /work/{file}\n", of_b.stderr
+    assert of_a.container_id == of_b.container_id
+
+
+async def test_modules_of_the_function_before_are_not_loaded(containers):
+    loaded = "import sys; print(sorted({'numpy', 'pandas'} & sys.modules.keys()))"
+    before, after = snippets(containers, modules=("numpy", "pandas")), snippets(containers)
+    of_a = await containers.run(before, "import pandas; print(pandas.DataFrame([1]).size)")
+    of_b = await containers.run(after, loaded)
+    assert (of_a.stdout, of_b.stdout) == ("1\n", "[]\n")
+    assert of_a.container_id == of_b.container_id
+
+
+async def test_a_module_that_the_function_before_brought_along_is_not_there(containers):
+    before = snippets(containers, {"brought.py": "print('brought')"}, modules=("brought",))
+    of_a = await containers.run(before, "import brought")
+    of_b = await containers.run(snippets(containers), "import brought")
+    assert of_a.stdout == "brought\n"
+    assert "ModuleNotFoundError: No module named 'brought'" in of_b.stderr
+
+
+# --- limits
+
+
+async def test_the_memory_limit_is_the_functions_own(containers):
+    use = f"x = bytearray({150 * MIB}); print('held')"
+    large, small = snippets(containers), snippets(containers)
+    of_large = await containers.run(large, use, memory_mb=256)
+    of_small = await containers.run(small, use, memory_mb=128)
+    assert (of_large.stdout, of_small.execution.error_type) == ("held\n", ErrorType.OUT_OF_MEMORY)
+    assert of_large.container_id == of_small.container_id
+
+
+async def test_two_functions_at_once_are_in_two_containers(containers):
+    async with AsyncExitStack() as held:
+        leases = [await held.enter_async_context(containers.lease(snippets(containers))) for _ in range(2)]
+        assert leases[0].container.id != leases[1].container.id
+        for lease in leases:
+            lease.clean = False
+
+
+async def test_what_is_said_of_one_function_reaches_no_other(containers):
+    """Its input is in processes that go with it, and in the supervisor, which cannot be looked into."""
+    secret = json.dumps({"key": "correct horse"})
+    await containers.run(snippets(containers, {"main.py": "import sys; sys.stdin.read()"}), secret)
+    found = await containers.run(
+        snippets(containers),
+        "import os, pathlib\n"
+        "for pid in ('1', 'self'):\n"
+        "  for name in ('environ', 'cmdline', 'maps'):\n"
+        "    try: text = pathlib.Path(f'/proc/{pid}/{name}').read_bytes()\n"
+        "    except OSError: continue\n"
+        "    if b'correct ' + b'horse' in text: print(pid, name)\n"
+        "try: open('/proc/1/mem', 'rb')\n"
+        "except OSError: print('closed')",
+    )
+    assert found.stdout == "closed\n"
