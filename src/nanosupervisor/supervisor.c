@@ -206,7 +206,7 @@ static void end_sandbox(struct run *run)
 {
     int status;
     struct zygote_exit end;
-    if (run->ended && (!run->program || sandbox_end_everyone(&parked.sandbox)))
+    if (run->ended && (!run->program || (zygote_runs() && sandbox_end_everyone(&parked.sandbox))))
         return;
     sandbox_kill(&parked.sandbox);
     if (run->ended)
@@ -327,8 +327,8 @@ static void look_for_end(struct run *run)
         if (zygote_has_reported(&end))
             note_exit(run, &end);
         else if (!zygote_runs()) {
-            errno = 0;
-            die("the zygote ended during a run"); /* whose fault that is, the kernel's counters tell the agent */
+            run->report.flags |= EXIT_ORPHANED; /* whose fault that is, the kernel's counters tell the agent */
+            note_end(run, SIGKILL);
         }
     } else if (sandbox_has_ended(&parked.sandbox, &status)) {
         note_end(run, status);

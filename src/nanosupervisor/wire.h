@@ -67,6 +67,7 @@ struct __attribute__((packed)) ready_report {
 #define EXIT_DISK_FULL 4u   /* a writable place has no block or no inode left */
 #define EXIT_FILE_LIMIT 8u  /* a file has reached file_size_bytes */
 #define EXIT_NOT_STARTED 16u /* exec failed: exec_error says why */
+#define EXIT_ORPHANED 32u    /* the zygote ended during the run, and with it who would have told the program's end */
 
 struct __attribute__((packed)) exit_report {
     uint32_t wait_status;

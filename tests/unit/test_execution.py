@@ -14,7 +14,7 @@ from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.pool import Lease
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.result import ErrorType, Start
-from nanoagent.runtime import session, stream
+from nanoagent.runtime import session, stream, wire
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.wire import ExitFlag
 from support import fake_supervisor as says
@@ -175,7 +175,7 @@ async def test_a_built_program_that_lacked_memory_to_start_is_our_fault(run):
 
 
 async def test_a_container_full_of_the_runs_files_gets_room_to_send_them_and_is_not_used_again(run):
-    group = Group(limit_mb=128, left_mb=127)
+    group = Group(limit_mb=128, left_mb=127, peak_mb=127)
     ran, clean = await run(says.exited() + says.file(b"f", b"x") + says.done(), group)
     assert ran.error_type is None
     assert len(ran.collected.files) == 1
@@ -234,3 +234,21 @@ async def test_memory_is_sampled_while_the_program_runs(tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await running
         assert not lease.clean
+
+
+# --- an interpreter that is lost
+
+
+ORPHANED = says.exited(9, ExitFlag.ORPHANED, stdout_total=2) + wire.frame(wire.STDOUT, b"hi") + says.done()
+
+
+async def test_a_run_whose_interpreter_the_kernel_killed_for_memory_is_out_of_memory_and_keeps_its_output(
+    run,
+):
+    ran, clean = await run(ORPHANED, Group(kills=1))
+    assert (ran.error_type, ran.collected.stdout.text, clean) == (ErrorType.OUT_OF_MEMORY, "hi", False)
+
+
+async def test_a_run_whose_interpreter_was_lost_otherwise_is_the_platforms_fault(run):
+    with pytest.raises(ContainerError, match="interpreter ended"):
+        await run(ORPHANED, Group())

@@ -78,7 +78,7 @@ def test_a_programs_end_is_one_that_the_kernel_can_report(payload):
     except ProtocolError:
         return
     assert isinstance(os.waitstatus_to_exitcode(report.wait_status & 0xFFFF), int)
-    assert 0 <= report.flags < 32
+    assert 0 <= report.flags < 64
 
 
 @pytest.mark.parametrize("status", [0x137F, 0xFFFF, 0x7F], ids=["stopped", "continued", "stopped by 0"])

@@ -89,6 +89,8 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
     use = _last_reading(meter)
     if ExitFlag.NOT_STARTED in report.flags:
         return _not_started(request, report)
+    if ExitFlag.ORPHANED in report.flags and (use is None or not use.oom_kills):
+        raise ContainerError("the container's interpreter ended during the run, and with it the run")
     has_room = _make_room(container.group, meter)
     collected = await container.session.collect(request, report, spool)
     error_type, message = judge(request, report, use, collected)
@@ -163,10 +165,11 @@ def _holds_no_more(container: RunningContainer) -> bool:
     if container.group is None:
         return True
     try:
-        held = container.group.held_bytes()
+        most = container.base_bytes + _LEFT_OVER_BYTES
+        # With the page cache it is more; most often not too much, and telling it apart takes longer.
+        return container.group.usage_bytes() <= most or container.group.held_bytes() <= most
     except OSError:
         return False
-    return held <= container.base_bytes + _LEFT_OVER_BYTES
 
 
 def _not_started(request: RunRequest, report: ExitReport) -> Execution:

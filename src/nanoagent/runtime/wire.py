@@ -65,6 +65,7 @@ class ExitFlag(IntFlag):
     DISK_FULL = 4
     FILE_LIMIT = 8
     NOT_STARTED = 16
+    ORPHANED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +253,7 @@ def decode_exit(payload: bytes) -> ExitReport:
     wait_status, flags, *rest = _unpack(_EXIT, payload, "EXIT")
     if not (os.WIFEXITED(wait_status & 0xFFFF) or os.WIFSIGNALED(wait_status & 0xFFFF)):
         raise ProtocolError(f"the supervisor reported wait status {wait_status}, which is no end")
-    return ExitReport(wait_status, ExitFlag(flags & 31), *rest)
+    return ExitReport(wait_status, ExitFlag(flags & 63), *rest)
 
 
 def decode_file(payload: bytes) -> tuple[int, bytes]:
