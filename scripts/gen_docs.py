@@ -70,10 +70,15 @@ SETTINGS_KO: Final = {
     "warm_pool_go_size": "미리 준비해 두는 Go 컨테이너 수",
     "container_idle_seconds": "함수에 묶인 컨테이너를 이 시간(초) 동안 쓰지 않으면 폐기",
     "container_max_runs": "이 횟수만큼 실행한 컨테이너는 폐기; 1이면 재사용하지 않음",
-    "container_sharing": "컨테이너 하나가 맡는 범위: 함수 하나, 이 워커의 모든 함수(L2 필요), 또는 실행 한 번",
+    "container_sharing": (
+        "컨테이너 하나가 맡는 범위: 함수 하나, 이 워커의 모든 함수(L2 필요), 또는 실행 한 번"
+    ),
     "min_isolation": "시작을 허용하는 최저 격리 수준; L2: 실행마다 샌드박스",
     "container_apparmor_profile": "AppArmor가 있는 호스트에서 컨테이너에 쓸 AppArmor 프로파일",
-    "python_preload": "Python이 미리 불러 두는 모듈: auto(함수 코드가 import하는 큰 모듈), none, 또는 모든 함수에 쓸 이름 목록(쉼표로 구분)",
+    "python_preload": (
+        "Python이 미리 불러 두는 모듈: auto(함수 코드가 import하는 큰 모듈), none, "
+        "또는 모든 함수에 쓸 이름 목록(쉼표로 구분)"
+    ),
     "container_max_age_seconds": "만든 지 이 시간(초)이 지난 컨테이너는 폐기",
     "container_uid_base": "컨테이너마다 하나씩 주는 사용자 id의 시작 값",
     "max_processes": "한 실행의 프로세스와 스레드 수",

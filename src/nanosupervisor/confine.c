@@ -38,9 +38,11 @@ int confine_capabilities(void)
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2];
     memset(none, 0, sizeof none);
-    for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) && errno != EPERM)
-            return -1;
+    int capability = 0;
+    while (!prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+        capability++;
+    if (errno != EINVAL && errno != EPERM) /* there is no more of them; or level L1 */
+        return -1;
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
         return -1;
     return (int)syscall(SYS_capset, &header, none);

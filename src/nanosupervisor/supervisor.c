@@ -446,32 +446,6 @@ static void judge_disk(struct run *run)
         report->flags |= EXIT_FILE_LIMIT;
 }
 
-/* Let go of the run's sandbox, with all its files. */
-static void leave_sandbox(void)
-{
-    if (parked.sandbox.init)
-        sandbox_kill(&parked.sandbox);
-    sandbox_close(&parked.sandbox);
-    tree_collect_sockets(); /* none of it could be reached again; its memory is wanted back */
-}
-
-/* Report that nothing of the run is left for another; 0: something is. The sandbox of a run that has left much is
- * let go first, so that the agent does not find its memory still in use; of all others afterwards, because
- * nobody need wait for it. */
-static void finish(const struct run *run)
-{
-    uint8_t clean = 1;
-    int at_once = is_sandboxed() && tree_used_bytes(run->tree) > LITTLE_BYTES;
-    if (at_once)
-        leave_sandbox();
-    else if (!is_sandboxed())
-        clean = (uint8_t)(tree_wipe() && tree_is_empty_again());
-    wire_send(FRAME_DONE, &clean, 1);
-    wire_flush();
-    if (is_sandboxed() && !at_once)
-        leave_sandbox();
-}
-
 static void send_ready(const struct ready_report *report)
 {
     wire_send(FRAME_READY, report, sizeof *report);
@@ -487,6 +461,48 @@ static void prepare_again(void)
     else
         report = tree_copy_code(container_tree.place[PLACE_WORK]);
     send_ready(&report);
+}
+
+/* Let go of a run's sandbox, with all its files. */
+static void leave(struct sandbox *sandbox)
+{
+    if (sandbox->init)
+        sandbox_kill(sandbox);
+    sandbox_close(sandbox);
+    tree_collect_sockets(); /* none of it could be reached again; its memory is wanted back */
+}
+
+static void send_done(int clean)
+{
+    uint8_t byte = (uint8_t)clean;
+    wire_send(FRAME_DONE, &byte, 1);
+    wire_flush();
+}
+
+/* Report that nothing of the run is left for another, and get ready for that one. The sandbox of a run that has
+ * left much is let go first, so that the agent does not find its memory still in use; any other is taken apart
+ * by the kernel meanwhile. */
+static void finish_in_sandbox(const struct run *run)
+{
+    struct sandbox spent = parked.sandbox;
+    int at_once = tree_used_bytes(run->tree) > LITTLE_BYTES;
+    parked.sandbox.init = 0;
+    if (at_once)
+        leave(&spent);
+    send_done(1);
+    if (spent.init)
+        kill(spent.init, SIGKILL);
+    if (run->request.prepare_next)
+        prepare_again();
+    if (!at_once)
+        leave(&spent);
+}
+
+static void finish_shared(const struct run *run)
+{
+    send_done(tree_wipe() && tree_is_empty_again());
+    if (run->request.prepare_next)
+        prepare_again();
 }
 
 /* Take over what the slot folder has now. */
@@ -580,11 +596,12 @@ static void serve_run(uint8_t *frame, size_t length)
     capture_send_and_free(&run.err);
     tree_send_outputs(run.tree, &run.request);
 
-    finish(&run);
+    if (is_sandboxed())
+        finish_in_sandbox(&run);
+    else
+        finish_shared(&run);
     free(run.arguments);
     free(run.environment);
-    if (run.request.prepare_next)
-        prepare_again();
 }
 
 static void set_up(void)
