@@ -567,13 +567,25 @@ void sandbox_close(struct sandbox *sandbox)
     /* The pipes are the capture's. */
 }
 
-void sandbox_enter(void)
+/* Enter the supervisor's own user and mount namespace; the step that failed, or NULL. */
+static const char *enter_namespaces(void)
 {
     uid_t user = getuid();
     gid_t group = getgid();
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) || map_user(user, group) ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-        die("cannot enter a user namespace");
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+        return "unshare(CLONE_NEWUSER)";
+    if (map_user(user, group))
+        return "map the user of the container";
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        return "make mounts private";
+    return NULL;
+}
+
+void sandbox_enter(void)
+{
+    const char *failed = enter_namespaces();
+    if (failed)
+        die("cannot enter a user namespace: %s", failed);
     for (size_t i = 0; i < sizeof hidden_in_sys / sizeof *hidden_in_sys; i++)
         if (hide(hidden_in_sys[i]))
             die("cannot hide %s", hidden_in_sys[i]);
@@ -587,15 +599,10 @@ static void try(int answer)
     static const struct confinement confinement = {.file_size_bytes = 1, .open_files = 16};
     struct report failure = {0};
     struct sandbox sandbox;
-    uid_t user = getuid();
-    gid_t group = getgid();
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
-        snprintf(failure.step, sizeof failure.step, "unshare(CLONE_NEWUSER)");
-    else if (map_user(user, group))
-        snprintf(failure.step, sizeof failure.step, "map the user of the container");
-    else if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-        snprintf(failure.step, sizeof failure.step, "make mounts private");
+    const char *failed = enter_namespaces();
     failure.value = errno;
+    if (failed)
+        snprintf(failure.step, sizeof failure.step, "%s", failed);
     if (!*failure.step && make(&sandbox, &confinement, &no_interpreter, &failure)) {
         failure = (struct report){0};
         if (!sandbox_is_ready(&sandbox))

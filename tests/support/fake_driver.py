@@ -6,10 +6,13 @@ import asyncio
 import itertools
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
+from nanoagent.container.policy import PoolPolicy
+from nanoagent.container.spec import MIB, Limits
 from nanoagent.errors import ContainerError
+from nanoagent.job import Runtime
 from support.fake_supervisor import FakeSupervisor, Script
 
 if TYPE_CHECKING:
@@ -20,6 +23,22 @@ if TYPE_CHECKING:
     from nanoagent.container.spec import ContainerSpec
 
 _HELLO_TIMEOUT_S = 10.0
+
+
+def fake_policy(**changes: Any) -> PoolPolicy:
+    """A pool's settings with none kept ready; `changes` are fields of `PoolPolicy`."""
+    fields: dict[str, Any] = {
+        "images": {runtime: f"image-{runtime}" for runtime in Runtime},
+        "sizes": dict.fromkeys(Runtime, 0),
+        "memory_mb": 1024,
+        "generic_cpus": 0.5,
+        "idle_s": 60,
+        "max_runs": 100,
+        "max_age_s": 1000,
+        "uid_base": 1_900_000_000,
+        "limits": Limits(64, MIB, MIB, MIB, 64),
+    }
+    return PoolPolicy(**(fields | changes))
 
 
 @dataclass(slots=True)

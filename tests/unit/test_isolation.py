@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.container.isolation import Verdict, probe, unacceptable
-from nanoagent.container.policy import PoolPolicy, Sharing
-from nanoagent.container.spec import MIB, Limits
+from nanoagent.container.policy import Sharing
 from nanoagent.errors import ContainerError
-from nanoagent.job import Runtime
 from nanoagent.result import Isolation
 from support.containers import worker_home
-from support.fake_driver import FakeDriver
+from support.fake_driver import FakeDriver, fake_policy
 from support.fake_supervisor import Script
 
 if TYPE_CHECKING:
@@ -30,23 +28,8 @@ def home() -> Iterator[WorkerHome]:
         yield home
 
 
-def policy(**changes: object) -> PoolPolicy:
-    fields = {
-        "images": {runtime: f"image-{runtime}" for runtime in Runtime},
-        "sizes": dict.fromkeys(Runtime, 0),
-        "memory_mb": 1024,
-        "generic_cpus": 0.5,
-        "idle_s": 60,
-        "max_runs": 100,
-        "max_age_s": 1000,
-        "uid_base": 1_900_000_000,
-        "limits": Limits(64, MIB, MIB, MIB, 64),
-    }
-    return PoolPolicy(**(fields | changes))  # type: ignore[arg-type]
-
-
 async def probed(driver: FakeDriver, home: WorkerHome, apparmor: str | None = None) -> Verdict:
-    verdict = await probe(driver, home, policy(), apparmor=apparmor)
+    verdict = await probe(driver, home, fake_policy(), apparmor=apparmor)
     assert driver.running == {}
     assert not list((home.path / "slots").iterdir())
     return verdict
@@ -127,4 +110,4 @@ def test_what_the_settings_ask_for_and_cannot_have_is_named(verdict, lowest, sha
     ],
 )
 def test_what_stands_between_runs_is_what_is_reported(changes, between_runs):
-    assert policy(**changes).between_runs is between_runs
+    assert fake_policy(**changes).between_runs is between_runs

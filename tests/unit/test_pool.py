@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nanoagent.container import pool as pool_module
 from nanoagent.container.cgroup import ControlGroup
-from nanoagent.container.policy import Binding, PoolPolicy, Sharing
+from nanoagent.container.policy import Binding, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
-from nanoagent.container.spec import MIB, Limits
+from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError, Interrupted, PlatformError
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
@@ -22,7 +22,7 @@ from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from support.containers import worker_home
-from support.fake_driver import FakeDriver
+from support.fake_driver import FakeDriver, fake_policy
 from support.fake_supervisor import Script, hello, ready
 
 if TYPE_CHECKING:
@@ -55,19 +55,8 @@ class Bench:
     """
 
     def __init__(self, home: WorkerHome, tree: Path, **changes: Any) -> None:
-        fields: dict[str, Any] = {
-            "images": {runtime: f"image-{runtime}" for runtime in Runtime},
-            "sizes": ONE_PYTHON,
-            "memory_mb": 1024,
-            "generic_cpus": 0.5,
-            "idle_s": 60,
-            "max_runs": 100,
-            "max_age_s": 1000,
-            "uid_base": 1_900_000_000,
-            "limits": Limits(64, MIB, MIB, MIB, 64),
-        }
         self.home, self.tree = home, tree
-        self.policy = PoolPolicy(**(fields | changes))
+        self.policy = fake_policy(**({"sizes": ONE_PYTHON} | changes))
         self.driver, self.clock = FakeDriver(), Clock()
         self.metrics, self.health = Metrics(), Health()
         self.pool = Pool(self.driver, home, self.policy, self.metrics, self.health, clock=self.clock)
