@@ -29,6 +29,7 @@ from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
+from nanoagent.runner import Runner, RunnerParts
 from nanoagent.sink.redis import RedisSink
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
@@ -129,17 +130,23 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     home.claim()
     opened.callback(home.release)
     pool, image_ids = await _open_pool(settings, home, metrics, health, opened)
+    runner = Runner(
+        RunnerParts(
+            settings=settings,
+            programs=await opened.enter_async_context(_program_cache(settings)),
+            slots=slots,
+            pool=pool,
+            image_ids=image_ids,
+            spool=home.spool,
+        )
+    )
     executor = Executor(
         ExecutorParts(
             settings=settings,
             code=await opened.enter_async_context(_code_cache(settings, store, metrics)),
-            programs=await opened.enter_async_context(_program_cache(settings)),
-            slots=slots,
-            pool=pool,
+            runner=runner,
             outputs=outputs,
             tuner=_tuner(settings),
-            image_ids=image_ids,
-            spool=home.spool,
         )
     )
     broker = await _broker(settings, clients)

@@ -19,8 +19,8 @@ import structlog
 from nanoagent import job as jobs
 from nanoagent import result as results
 from nanoagent.errors import BrokerError, Interrupted, PlatformError, SinkError, UnreadableMessage
-from nanoagent.executor import Attempt
 from nanoagent.result import ErrorType, Settle
+from nanoagent.runner import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

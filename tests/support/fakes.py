@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.policy import Binding
     from nanoagent.errors import PlatformError
-    from nanoagent.executor import Attempt
+    from nanoagent.runner import Attempt
     from nanoagent.slots import Slots
 
 DEADLINE_S = 30  # a hang is a failure; nothing is measured by it

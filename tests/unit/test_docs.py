@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from nanoagent import config, executor, job
+from nanoagent import config, job, runner
 from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
 from nanoagent.telemetry.metrics import Metrics
 
@@ -210,7 +210,7 @@ def test_every_make_target_is_told_to_someone():
 def test_every_environment_variable_that_is_named_is_known(name):
     a_job = job.parse_job('{"requestId": "a", "s3Key": "b"}', job.JobDefaults("bucket", "model", 128))
     known = {field.upper() for field in config.Settings.model_fields}
-    known |= set(executor.environment_of(a_job)) | set(ErrorType)
+    known |= set(runner.environment_of(a_job)) | set(ErrorType)
     named = {match[1] for span in spans(name) if (match := VARIABLE.fullmatch(span))}
     assert {
         variable

@@ -15,10 +15,11 @@ from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
 from nanoagent.errors import ContainerError, PlatformError, StorageError
-from nanoagent.executor import Attempt, Executor, ExecutorParts, environment_of
+from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import ErrorType, Isolation, OutputError, Result, Start, Status
+from nanoagent.runner import Attempt, Runner, RunnerParts, environment_of
 from nanoagent.runtime.session import Captured, Collected, OutputFile
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
@@ -108,17 +109,23 @@ class Rig:
             for cache in (code, programs):
                 await cache.start()
                 opened.push_async_callback(cache.close)
+            runner = Runner(
+                RunnerParts(
+                    settings=settings,
+                    programs=programs,
+                    slots=self.slots,
+                    pool=cast("Pool", self.pool),
+                    image_ids={runtime: f"sha256:{runtime}" for runtime in Runtime},
+                    spool=self.spool,
+                )
+            )
             self.executor = Executor(
                 ExecutorParts(
                     settings=settings,
                     code=code,
-                    programs=programs,
-                    slots=self.slots,
-                    pool=cast("Pool", self.pool),
+                    runner=runner,
                     outputs=OutputUploader(self.store, settings, Metrics()),
                     tuner=Tuner(prices, settings.locale, settings.largest_job_mb),
-                    image_ids={runtime: f"sha256:{runtime}" for runtime in Runtime},
-                    spool=self.spool,
                 )
             )
             yield self

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.base import Delivery
     from nanoagent.container.pool import Pool
-    from nanoagent.executor import Attempt, Executor
+    from nanoagent.executor import Executor
+    from nanoagent.runner import Attempt
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared

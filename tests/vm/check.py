@@ -35,10 +35,11 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import MIB
-from nanoagent.executor import Attempt, Executor, ExecutorParts
+from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import ErrorType, Isolation
+from nanoagent.runner import Attempt, Runner, RunnerParts
 from nanoagent.sender import pack
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
@@ -161,16 +162,22 @@ async def worker() -> AsyncIterator[Worker]:
         opened.push_async_callback(pool.close)
         await pool.filled()
         prices = Prices(settings.price_per_gb_second, settings.price_per_request, "USD", 1)
+        runner = Runner(
+            RunnerParts(
+                settings=settings,
+                programs=programs,
+                slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
+                pool=pool,
+                image_ids={runtime: await driver.image_id(settings.image(runtime)) for runtime in Runtime},
+                spool=home.spool,
+            )
+        )
         parts = ExecutorParts(
             settings=settings,
             code=code,
-            programs=programs,
-            slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
-            pool=pool,
+            runner=runner,
             outputs=OutputUploader(store, settings, Metrics()),
             tuner=Tuner(prices, settings.locale, settings.largest_job_mb),
-            image_ids={runtime: await driver.image_id(settings.image(runtime)) for runtime in Runtime},
-            spool=home.spool,
         )
         yield Worker(Executor(parts), verdict)
 

@@ -1,0 +1,1 @@
+"""The worker attacks itself: canaries in every runtime, by the way jobs go."""

@@ -1,0 +1,120 @@
+"""The self-test's canary: does what each line of its input says, and answers each with a line.
+
+call NUMBER ARGUMENT...   a system call with whole numbers
+write PATH                open a file for writing, and make it
+read PATH                 a file's text
+names FOLDER              what is in a folder
+space FOLDER              the bytes and files that its file system has room for in all
+connect ADDRESS PORT      TCP
+signal PROCESS NUMBER
+link TARGET PATH
+environment               the names of the variables
+daemon                    leave a process that outlives this one
+end HOW                   fork, memory, file or time: use up that limit, and nothing more is answered
+
+An answer is "done", perhaps with a text whose lines are parted by U+001E, or "error" with its number. The
+programs in the other languages do the same.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(number, *arguments):
+    values = [ctypes.c_long(int(value)) for value in arguments]
+    if libc.syscall(ctypes.c_long(int(number)), *values) == -1:
+        raise OSError(ctypes.get_errno(), "")
+
+
+def write(path):
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+
+
+def read(path):
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def names(folder):
+    return "\n".join(os.listdir(folder))
+
+
+def space(folder):
+    found = os.statvfs(folder)
+    return f"{found.f_blocks * found.f_frsize} {found.f_files}"
+
+
+def connect(address, port):
+    socket.create_connection((address, int(port)), timeout=1).close()
+
+
+def environment():
+    return "\n".join(os.environ)
+
+
+def daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(1000)
+        os._exit(0)
+    os.wait()
+
+
+def end(how):
+    if how == "fork":
+        while True:
+            try:
+                if os.fork() == 0:
+                    time.sleep(1000)
+            except OSError:
+                os._exit(1)
+    if how == "memory":
+        held = []
+        while True:
+            held.append(bytearray(b"x") * (1 << 20))
+    if how == "file":
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        with open("/tmp/large", "wb", 0) as file:
+            file.seek(limit - 1)
+            file.write(b"x")
+            file.write(b"x")
+    if how == "time":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1000)
+
+
+STEPS = {
+    "call": call,
+    "write": write,
+    "read": read,
+    "names": names,
+    "space": space,
+    "connect": connect,
+    "signal": lambda process, number: os.kill(int(process), int(number)),
+    "link": os.symlink,
+    "environment": environment,
+    "daemon": daemon,
+    "end": end,
+}
+
+
+def answer(line):
+    step, *arguments = line.split()
+    try:
+        text = STEPS[step](*arguments)
+    except OSError as error:
+        return f"error {error.errno or 110}"  # a socket's own timeout has no number: ETIMEDOUT
+    return "done" if text is None else "done " + text.strip().replace("\n", "\x1e")
+
+
+for line in sys.stdin.read().splitlines():
+    print(answer(line))
