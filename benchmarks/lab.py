@@ -164,6 +164,7 @@ class Lab:
             "code_cache_dir": self.scratch / "cache",
             "metrics_host": services.HOST,
             "metrics_port": 0,
+            "selftest_interval_seconds": 0,
             "cloudwatch_enabled": False,
             "drain_seconds": 5,
         }

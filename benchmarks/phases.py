@@ -76,6 +76,7 @@ class Bench:
         settings = {
             "CODE_CACHE_DIR": str(self._folder / "cache"),
             "METRICS_PORT": "0",
+            "SELFTEST_INTERVAL_SECONDS": "0",
             "SQS_WAIT_SECONDS": "1",
         }
         return AgentProcess(self._stack.environment() | settings | sizes, self._folder / "agent.log")

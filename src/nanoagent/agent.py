@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.runner import Runner, RunnerParts
+from nanoagent.selftest.keeper import Keeper
+from nanoagent.selftest.suite import SelfTest, Suite, attack_all
 from nanoagent.sink.redis import RedisSink
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
@@ -41,7 +44,7 @@ from nanoagent.tuner import Prices, Tuner
 from nanoagent.worker import Worker, WorkerParts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from nanoagent.config import Settings
 
@@ -130,21 +133,19 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     home.claim()
     opened.callback(home.release)
     pool, image_ids = await _open_pool(settings, home, metrics, health, opened)
-    runner = Runner(
-        RunnerParts(
-            settings=settings,
-            programs=await opened.enter_async_context(_program_cache(settings)),
-            slots=slots,
-            pool=pool,
-            image_ids=image_ids,
-            spool=home.spool,
-        )
+    running = RunnerParts(
+        settings=settings,
+        programs=await opened.enter_async_context(_program_cache(settings)),
+        slots=slots,
+        pool=pool,
+        image_ids=image_ids,
+        spool=home.spool,
     )
     executor = Executor(
         ExecutorParts(
             settings=settings,
             code=await opened.enter_async_context(_code_cache(settings, store, metrics)),
-            runner=runner,
+            runner=Runner(running),
             outputs=outputs,
             tuner=_tuner(settings),
         )
@@ -154,6 +155,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     sink = _sink(settings)
     opened.push_async_callback(sink.close)
     await pool.filled()
+    blocked = await _keep_guards(settings, running, home, metrics, health, opened)
     # What there is by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
@@ -169,8 +171,58 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             metrics=metrics,
             health=health,
             cloudwatch=await _cloudwatch(settings, clients, metrics, opened),
+            blocked=blocked,
         )
     )
+
+
+async def _keep_guards(
+    settings: Settings,
+    running: RunnerParts,
+    home: WorkerHome,
+    metrics: Metrics,
+    health: Health,
+    opened: AsyncExitStack,
+) -> Callable[[Runtime], str | None]:
+    """Try the guards of every runtime, now and from now on; says why one takes no jobs."""
+    if not settings.selftest_interval_seconds:
+        return lambda _: None
+    memory_mb = settings.job_defaults.memory_mb
+    cpus = settings.cpus_for(memory_mb)
+    keeper = Keeper(
+        Suite(running, home.path / "selftest"),
+        lambda: running.slots.free_for(memory_mb, cpus) > 0,
+        metrics,
+        health,
+        settings.selftest_interval_seconds,
+    )
+    opened.push_async_callback(keeper.close)
+    await keeper.start()
+    return keeper.blocked
+
+
+async def selftest(settings: Settings) -> SelfTest:
+    """Try the guards of every runtime once, with containers of its own, beside a worker that may run.
+
+    Raises:
+        ConfigError: The images or the isolation that the settings ask for are not there.
+        PlatformError: No containers can be made.
+    """
+    async with AsyncExitStack() as opened:
+        home = WorkerHome(settings.docker_work_dir_root, f"selftest-{os.getpid()}")
+        home.claim()
+        opened.callback(home.release)
+        pool, image_ids = await _open_pool(settings, home, Metrics(), Health(), opened)
+        running = RunnerParts(
+            settings=settings,
+            programs=await opened.enter_async_context(_program_cache(settings)),
+            slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
+            pool=pool,
+            image_ids=image_ids,
+            spool=home.spool,
+        )
+        attacked = await attack_all(Suite(running, home.path / "selftest"))
+        return SelfTest(pool.between_runs, attacked)
 
 
 async def _open_pool(

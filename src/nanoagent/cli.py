@@ -1,4 +1,4 @@
-"""The command line: `nanoagent run`, `check`, `send`, `demo`, `dev`.
+"""The command line: `nanoagent run`, `check`, `selftest`, `send`, `demo`, `dev`.
 
 Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong. Heavy imports happen in the
 command that needs them.
@@ -114,6 +114,23 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
             verdict = "[green]ok[/]" if finding.problem is None else f"[red]{escape(finding.problem)}[/]"
             console.print(f"{finding.part}: {verdict}")
     return EXIT_FAILED if any(finding.problem for finding in findings) else 0
+
+
+@app.command()
+def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
+    """Attack the sandbox in every language, with the images and settings in use."""
+    settings = _settings(env_file)
+    from nanoagent import agent
+    from nanoagent.selftest import report
+    from nanoagent.telemetry import logs
+
+    logs.configure(settings.log_format, "ERROR" if as_json else "WARNING")
+    tested = asyncio.run(agent.selftest(settings))
+    if as_json:
+        print(json.dumps(report.document(tested), indent=2))
+    else:
+        report.show(tested)
+    return 0 if tested.ok else EXIT_FAILED
 
 
 @app.command()

@@ -219,6 +219,12 @@ class Settings(BaseSettings):
     ai_endpoint: str | None = Field(None, description="model server that the AI client's gateway forwards to")
     ai_model: str = Field("llama3:8b", description="model of a job that names none")
 
+    # --- what it tests
+    selftest_interval_seconds: NotNegative = Field(
+        3600,
+        description="the guards are attacked before the first job and then so often, seconds; 0: never",
+    )
+
     # --- what it tells
     metrics_host: str = Field("0.0.0.0", description="address of metrics and health")  # noqa: S104 - scraped from outside
     metrics_port: int = Field(8000, ge=0, le=65535, description="its port; 0: any free one")

@@ -73,8 +73,11 @@ class AgentProcess:
         self._process: asyncio.subprocess.Process | None = None
         self.port = 0
 
-    async def start(self) -> None:
+    async def start(self, *, until_ready: bool = True) -> None:
         """Start it, and wait until it says that it is ready.
+
+        Args:
+            until_ready: False: wait only until it says how it is.
 
         Raises:
             PlatformError: It ended, or was not ready in time; with the end of its log.
@@ -95,18 +98,18 @@ class AgentProcess:
             )
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                await self._wait_until_ready()
+                await self._wait(until_ready=until_ready)
         except TimeoutError as exc:
             await self.stop()
             raise PlatformError(f"the agent was not ready in time\n{self.log_tail()}") from exc
 
-    async def _wait_until_ready(self) -> None:
+    async def _wait(self, *, until_ready: bool) -> None:
         async with aiohttp.ClientSession() as client:
             while True:
                 if self._process is not None and self._process.returncode is not None:
                     raise PlatformError(f"the agent ended at start\n{self.log_tail()}")
                 self.port = self.port or self._announced_port()
-                if self.port and await self._is_ready(client):
+                if self.port and (not until_ready or await self._is_ready(client)):
                     return
                 await asyncio.sleep(0.1)
 

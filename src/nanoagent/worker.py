@@ -19,6 +19,7 @@ import structlog
 from nanoagent import job as jobs
 from nanoagent import result as results
 from nanoagent.errors import BrokerError, Interrupted, PlatformError, SinkError, UnreadableMessage
+from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Settle
 from nanoagent.runner import Attempt
 
@@ -67,7 +68,11 @@ def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerParts:
-    """What the worker works with."""
+    """What the worker works with.
+
+    Attributes:
+        blocked: Why no jobs of a runtime are taken, None when they are.
+    """
 
     settings: Settings
     broker: Broker
@@ -79,6 +84,7 @@ class WorkerParts:
     metrics: Metrics
     health: Health
     cloudwatch: PeakMemoryReporter | None
+    blocked: Callable[[Runtime], str | None] = lambda _: None
 
 
 @dataclass(slots=True, eq=False)
@@ -206,7 +212,7 @@ class Worker:
 
     async def _able(self) -> bool:
         """Whether a job that is taken now could be finished; readiness says why not, the log once."""
-        reason = self._parts.pool.broken
+        reason = self._parts.pool.broken or self._all_blocked()
         if reason is None:
             try:
                 await self._parts.sink.ping()
@@ -221,6 +227,11 @@ class Worker:
                 log.warning("not taking jobs", reason=reason)
             self._unable = reason
         return reason is None
+
+    def _all_blocked(self) -> str | None:
+        """Why no job at all could be run: no runtime's guards stand."""
+        reasons = [self._parts.blocked(runtime) for runtime in Runtime]
+        return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -317,6 +328,7 @@ class Worker:
                 async with self._alone(job.request_id, held):
                     if await self._already_done(delivery, held, job):
                         return
+                    self._check_guards(job.runtime)
                     result = await self._parts.executor.execute(attempt)
                     await self._conclude(delivery, held, result, job.model_id)
             except asyncio.CancelledError:
@@ -359,6 +371,15 @@ class Worker:
         finally:
             del self._requests[request_id]
             mine.done.set()
+
+    def _check_guards(self, runtime: Runtime) -> None:
+        """Give back what would run without a guard.
+
+        Raises:
+            Interrupted: One of the runtime's guards does not stand.
+        """
+        if (reason := self._parts.blocked(runtime)) is not None:
+            raise Interrupted(f"no {runtime} jobs are taken here: {reason}")
 
     def _begun(self, held: _Held) -> None:
         held.running = True

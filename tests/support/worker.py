@@ -35,9 +35,17 @@ class WorkerUnderTest:
         stack: The services.
         folder: For the agent's log, caches and slot folders.
         settings: Beyond those that the stack needs.
+        until_ready: Whether it is expected to be ready.
     """
 
-    def __init__(self, stack: EmbeddedStack, folder: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        stack: EmbeddedStack,
+        folder: Path,
+        settings: dict[str, str] | None = None,
+        *,
+        until_ready: bool = True,
+    ) -> None:
         self.stack = stack
         self.folder = folder
         self.settings = settings or {}
@@ -46,6 +54,7 @@ class WorkerUnderTest:
         self.worker_id = f"test-{secrets.token_hex(4)}"
         self.log = folder / "agent.log"
         self.tasks = Path("/tmp/nanoagent-tests")
+        self._until_ready = until_ready
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -54,7 +63,7 @@ class WorkerUnderTest:
         self._opened.push_async_callback(self.redis.aclose)
         self.agent = AgentProcess(self.environment(), self.log)
         self._opened.push_async_callback(self.agent.stop)
-        await self.agent.start()
+        await self.agent.start(until_ready=self._until_ready)
         return self
 
     async def __aexit__(
@@ -77,6 +86,7 @@ class WorkerUnderTest:
             "CODE_CACHE_DIR": "/tmp/nanoagent-tests-cache",
             "CODE_FRESH_SECONDS": "0",  # what a test deploys anew under the same key is what it means
             "METRICS_PORT": "0",
+            "SELFTEST_INTERVAL_SECONDS": "0",  # tests/e2e/test_selftest.py has it on
             "LOCALE": "en",
             "RETRY_BASE_SECONDS": "0.1",
             "RETRY_MAX_SECONDS": "1",

@@ -15,6 +15,7 @@ from nanoagent import result as results
 from nanoagent import worker as worker_module
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.errors import BrokerError, PlatformError, StorageError
+from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
 from nanoagent.sink.memory import MemorySink
@@ -151,6 +152,7 @@ class Rig:
         self.metrics = Metrics()
         self.health = Health()
         self.cloudwatch = Reporter()
+        self.blocked: dict[Runtime, str] = {}
         parts = WorkerParts(
             settings=self.settings,
             broker=self.broker,
@@ -162,6 +164,7 @@ class Rig:
             metrics=self.metrics,
             health=self.health,
             cloudwatch=cast("PeakMemoryReporter", self.cloudwatch),
+            blocked=self.blocked.get,
         )
         self.worker = Worker(parts, jitter=lambda: 0.0)
         self._run: asyncio.Task[None] | None = None
@@ -680,6 +683,38 @@ async def test_nothing_is_received_while_no_container_can_be_made(rig: Rig, monk
         assert rig.journal.count("receive?") == 0
         rig.pool.broken = None
         await rig.until_settled()
+
+
+async def test_nothing_is_received_while_no_runtimes_guards_stand(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    async def pause(_: float) -> None:
+        rig.journal.note("pause")
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(rig.worker, "_pause", pause)
+    rig.blocked.update(dict.fromkeys(Runtime, "network: was not refused"))
+    await rig.broker.send(message("r1"))
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.journal.until_noted("pause", times=3)
+            assert rig.journal.count("receive?") == 0
+            rig.blocked.clear()
+            await rig.until_settled()
+    (said,) = [line for line in logs if line["event"] == "not taking jobs"]
+    assert said["reason"] == "no runtime takes jobs: network: was not refused"
+
+
+async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_others_run(rig: Rig):
+    rig.blocked[Runtime.GO] = "network: was not refused"
+    await rig.broker.send(message("r1", runtime="go"))
+    await rig.broker.send(message("r2", runtime="python"))
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.until_settled()
+            await rig.journal.until(lambda: rig.journal.count("give back") == 1)
+    assert json.loads(await rig.sink.stored("r2") or b"")["status"] == "SUCCESS"
+    assert await rig.sink.stored("r1") is None
+    assert await rig.sink.count_failure("r1") == 1  # it was no attempt
+    assert any("no go jobs are taken here: network" in str(line) for line in logs)
 
 
 async def test_a_queue_that_fails_is_asked_again_ever_more_seldom(rig: Rig, monkeypatch: pytest.MonkeyPatch):

@@ -362,7 +362,13 @@ def _agent_command() -> list[str]:
 def _agent_environment() -> dict[str, str]:
     images = {name.upper(): str(value) for name, value in IMAGES.items()}
     caches = {"DOCKER_WORK_DIR_ROOT": "/tmp/nanoagent-vm", "CODE_CACHE_DIR": "/tmp/nanoagent-vm-cache"}
-    return os.environ | SERVICES | images | caches | {"METRICS_PORT": "0", "LOG_FORMAT": "json"}
+    return (
+        os.environ
+        | SERVICES
+        | images
+        | caches
+        | {"METRICS_PORT": "0", "LOG_FORMAT": "json", "SELFTEST_INTERVAL_SECONDS": "0"}
+    )
 
 
 def _started_agent() -> Seen:

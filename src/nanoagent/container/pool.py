@@ -193,7 +193,7 @@ class Pool:
         """
         pooled, start = await self._acquire(binding)
         reuse = self._would_keep(pooled, binding)
-        lease = Lease(pooled.container, start, reuse, self._policy.between_runs)
+        lease = Lease(pooled.container, start, reuse, self.between_runs)
         try:
             if pooled.key != binding.key:
                 await self._bind(pooled, binding)
@@ -499,6 +499,11 @@ class Pool:
             self._retire(pooled, "died")
 
     # --- small things
+
+    @property
+    def between_runs(self) -> Isolation:
+        """What stands between one run and the next."""
+        return self._policy.between_runs
 
     @property
     def broken(self) -> str | None:

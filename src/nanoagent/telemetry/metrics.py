@@ -108,6 +108,10 @@ class Metrics:
             "2: a sandbox for each run, 1: a container shared by runs, 0: one for each",
         )
 
+        self._guard = self._gauge(
+            "worker_guard_ok", "1 while a guard stands, by the last self-test", "guard", "runtime"
+        )
+
     def _make_other_metrics(self) -> None:
         self._slots_memory = self._gauge(
             "worker_slots_memory_bytes", "Memory budget of the running jobs", "state"
@@ -204,6 +208,10 @@ class Metrics:
     def isolation(self, between_runs: Isolation) -> None:
         """What stands between one run and the next."""
         self._isolation.set({Isolation.SANDBOX: 2, Isolation.SHARED: 1, Isolation.CONTAINER: 0}[between_runs])
+
+    def guard(self, guard: str, runtime: Runtime, *, ok: bool) -> None:
+        """What the self-test has shown of a guard; `guard` is one of its constants."""
+        self._guard.labels(guard, runtime).set(ok)
 
     def watch_slots(self, slots: Slots) -> None:
         """Read the budget's use from `slots` whenever the metrics are asked for."""

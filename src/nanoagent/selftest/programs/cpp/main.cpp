@@ -158,6 +158,7 @@ static string answer(const string &line) {
       if (character == '\n') character = '\x1e';
     return text.empty() ? "done" : "done " + text;
   } catch (const std::system_error &error) {
+    if (step == "end") throw;
     return "error " + std::to_string(error.code().value());
   }
 }

@@ -148,7 +148,7 @@ func answer(line string) string {
 	text, err := steps[words[0]](words[1:])
 	if err != nil {
 		var number syscall.Errno
-		if !errors.As(err, &number) {
+		if !errors.As(err, &number) || words[0] == "end" {
 			panic(err)
 		}
 		return fmt.Sprint("error ", int(number))

@@ -12,7 +12,7 @@ class SystemError extends Error {
 }
 
 // Node.js has no system calls of its own; perl, which is in every Debian, has.
-const PERL = "exit(syscall(map { $_ + 0 } @ARGV) == -1 ? 0 + $! : 0)";
+const PERL = "my ($call, @with) = map { $_ + 0 } @ARGV; exit(syscall($call, @with) == -1 ? 0 + $! : 0)";
 
 function connect(address, port) {
   return new Promise((resolve, reject) => {
@@ -76,7 +76,7 @@ async function answer(line) {
     const text = await STEPS[step](...words);
     return typeof text === "string" ? "done " + text.trim().replaceAll("\n", "\x1e") : "done";
   } catch (error) {
-    if (error.errno === undefined) throw error;
+    if (error.errno === undefined || step === "end") throw error;
     return `error ${-error.errno}`;
   }
 }

@@ -10,7 +10,7 @@ signal PROCESS NUMBER
 link TARGET PATH
 environment               the names of the variables
 daemon                    leave a process that outlives this one
-end HOW                   fork, memory, file or time: use up that limit, and nothing more is answered
+end HOW                   fork, memory, file or time: use up that limit, end badly, answer nothing more
 
 An answer is "done", perhaps with a text whose lines are parted by U+001E, or "error" with its number. The
 programs in the other languages do the same.
@@ -112,6 +112,8 @@ def answer(line):
     try:
         text = STEPS[step](*arguments)
     except OSError as error:
+        if step == "end":
+            raise
         return f"error {error.errno or 110}"  # a socket's own timeout has no number: ETIMEDOUT
     return "done" if text is None else "done " + text.strip().replace("\n", "\x1e")
 

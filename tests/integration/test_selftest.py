@@ -1,0 +1,170 @@
+"""The self-test against real containers: all walls stand, and each that is taken away is missed."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nanoagent import runner
+from nanoagent.agent import find_images, pool_policy
+from nanoagent.code.cache import ProgramCache
+from nanoagent.container import docker
+from nanoagent.container.docker import DockerDriver
+from nanoagent.container.policy import Sharing
+from nanoagent.container.pool import Pool
+from nanoagent.container.spec import create_body
+from nanoagent.errors import PlatformError
+from nanoagent.job import Runtime
+from nanoagent.result import Isolation
+from nanoagent.runner import RunnerParts
+from nanoagent.selftest.guards import MARK, Guard
+from nanoagent.selftest.suite import Suite, attack_all
+from nanoagent.slots import Slots
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.telemetry.status import Health
+from support.containers import worker_home
+from support.fakes import make_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from nanoagent.container.spec import ContainerSpec
+
+SETTINGS = make_settings(worker_memory_mb=4096, worker_cpus=2, build_memory_mb=1024)
+
+
+@asynccontextmanager
+async def suite_at(level: Isolation, cache: Path, **changes: Any) -> AsyncIterator[Suite]:
+    """The suite with containers of that level; `changes` are settings."""
+    settings = SETTINGS.model_copy(update=changes)
+    never = level is Isolation.CONTAINER
+    policy = replace(
+        pool_policy(settings),
+        sizes=dict.fromkeys(Runtime, 0),
+        isolation=Isolation.SHARED if never else level,
+        sharing=Sharing.NEVER if never else Sharing.FUNCTION,
+    )
+    driver = DockerDriver()
+    programs = ProgramCache(cache, 1 << 30)
+    await programs.start()
+    with worker_home() as home:
+        pool = Pool(driver, home, policy, Metrics(), Health())
+        await pool.start()
+        parts = RunnerParts(
+            settings=settings,
+            programs=programs,
+            slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
+            pool=pool,
+            image_ids=await find_images(settings, driver),
+            spool=home.spool,
+        )
+        try:
+            yield Suite(parts, home.path / "selftest")
+        finally:
+            await pool.close()
+            await programs.close()
+            await driver.close()
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built canaries, for all tests."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.mark.parametrize("level", [Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER])
+async def test_every_guard_stands_in_every_language(level: Isolation, programs: Path) -> None:
+    async with suite_at(level, programs) as suite:
+        attacked = await attack_all(suite)
+    for each in attacked:
+        assert each.reason is None
+        assert [(finding.guard, finding.problem) for finding in each.findings] == [
+            (guard, None) for guard in Guard
+        ]
+        assert all(finding.tried for finding in each.findings)
+
+
+async def test_a_setting_for_users_output_does_not_cut_the_canarys(programs: Path) -> None:
+    async with suite_at(Isolation.SANDBOX, programs, max_output_bytes=1024, output_max_files=0) as suite:
+        assert not [finding for finding in await suite.attack(Runtime.PYTHON) if finding.problem]
+
+
+def join_the_host(body: dict[str, Any], _: Path) -> None:
+    del body["NetworkDisabled"]
+    body["HostConfig"]["NetworkMode"] = "host"
+
+
+def make_room(body: dict[str, Any], _: Path) -> None:
+    body["HostConfig"]["Tmpfs"]["/tmp"] = "size=1000m,mode=1777"
+
+
+def open_slot(body: dict[str, Any], _: Path) -> None:
+    (slot,) = body["HostConfig"]["Mounts"]
+    slot["ReadOnly"] = False
+    Path(slot["Source"]).chmod(0o777)
+
+
+def allow_processes(body: dict[str, Any], _: Path) -> None:
+    body["HostConfig"]["PidsLimit"] = 30_000
+
+
+def share_a_folder(body: dict[str, Any], folder: Path) -> None:
+    del body["HostConfig"]["Tmpfs"]["/tmp"]
+    body["HostConfig"]["Mounts"].append({"Type": "bind", "Source": str(folder), "Target": "/tmp"})
+    folder.chmod(0o1777)
+    (folder / MARK).touch()  # the host's: no wipe can take it away
+
+
+BREACHES = [
+    (join_the_host, Isolation.SHARED, {Guard.NETWORK}),
+    (make_room, Isolation.SHARED, {Guard.SIZES}),
+    (open_slot, Isolation.SHARED, {Guard.ROOT_FILE_SYSTEM}),
+    (allow_processes, Isolation.SANDBOX, {Guard.PROCESS_LIMIT}),
+    (share_a_folder, Isolation.CONTAINER, {Guard.TRACES, Guard.SIZES}),
+]
+
+
+@pytest.mark.parametrize(
+    ("breach", "level", "guards"), BREACHES, ids=[breach.__name__ for breach, _, _ in BREACHES]
+)
+async def test_a_wall_that_is_taken_away_is_missed(
+    breach: Callable[[dict[str, Any], Path], None],
+    level: Isolation,
+    guards: set[Guard],
+    programs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="na-") as folder:
+
+        def breached(spec: ContainerSpec) -> dict[str, Any]:
+            body = create_body(spec)
+            breach(body, Path(folder))
+            return body
+
+        monkeypatch.setattr(docker, "create_body", breached)
+        async with suite_at(level, programs) as suite:
+            findings = await suite.attack(Runtime.PYTHON)
+    assert {finding.guard for finding in findings if finding.problem} == guards
+
+
+async def test_a_variable_that_does_not_belong_into_a_run_is_found(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment_of = runner.environment_of
+    monkeypatch.setattr(runner, "environment_of", lambda job: environment_of(job) | {"AWS_SECRET": "x"})
+    async with suite_at(Isolation.SANDBOX, programs) as suite:
+        findings = await suite.attack(Runtime.PYTHON)
+    problems = {finding.guard: finding.problem for finding in findings if finding.problem}
+    assert problems == {Guard.ENVIRONMENT: "environment: has AWS_SECRET"}
+
+
+async def test_a_runtime_that_cannot_run_at_all_is_no_finding(programs: Path) -> None:
+    image = SETTINGS.image(Runtime.CPP)
+    async with suite_at(Isolation.SANDBOX, programs, docker_python_image=image) as suite:
+        with pytest.raises(PlatformError, match="could not be started"):
+            await suite.attack(Runtime.PYTHON)
