@@ -20,6 +20,7 @@ from nanoagent.aws import AwsClients
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.container import capability
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import PoolPolicy, Sharing
@@ -58,6 +59,7 @@ async def serve(settings: Settings) -> None:
         ConfigError: Something in the settings shows to be wrong only now.
         PlatformError: Something the worker cannot start without is not there.
     """
+    capability.lower()
     async with AsyncExitStack() as opened:
         worker = await _start(settings, opened)
         if worker is None:

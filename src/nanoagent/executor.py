@@ -82,7 +82,7 @@ class Executor:
         result.output_errors = ran.collected.refused + refused
         result.start = lease.start
         result.isolation = lease.isolation
-        if ran.use is not None:
+        if ran.use is not None and ran.use.peak_bytes is not None:
             result.peak_memory_bytes = ran.use.peak_bytes
             self._advise(attempt.job, result, ran.use.peak_bytes)
         return result

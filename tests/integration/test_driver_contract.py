@@ -179,26 +179,30 @@ async def until_told(deaths: asyncio.Queue[str], container_id: str) -> None:
 
 async def test_limits_can_be_changed_through_the_engine(create, driver):
     container = await create("one")
-    await driver.set_limits(container.id, 200 * MIB, 0.5)
+    await driver.set_limits(container.id, 200 * MIB, share=2.0, most=0.5)
     if isinstance(driver, FakeDriver):
-        assert driver.running[container.id].limits == (200 * MIB, 0.5)
+        assert driver.running[container.id].limits == (200 * MIB, 2.0, 0.5)
     else:
         assert container.group is not None
-        limit_file, quota_file = limit_files(container)
+        limit_file, quota_file, share_file = limit_files(container)
         assert int(limit_file.read_text()) == 200 * MIB
         assert quota_file.read_text().split()[0] == "50000"
+        # How shares become a weight differs between versions of runc: more than one CPU's it is.
+        one_cpu = 1024 if share_file.name == "cpu.shares" else 39
+        assert int(share_file.read_text()) > one_cpu
 
 
 def limit_files(container):
     group = container.group
     if hasattr(group, "memory"):
-        return group.memory / "memory.limit_in_bytes", group.cpu / "cpu.cfs_quota_us"
-    return group.folder / "memory.max", group.folder / "cpu.max"
+        cpu = group.cpu
+        return group.memory / "memory.limit_in_bytes", cpu / "cpu.cfs_quota_us", cpu / "cpu.shares"
+    return group.folder / "memory.max", group.folder / "cpu.max", group.folder / "cpu.weight"
 
 
 async def test_changing_the_limits_of_no_container_fails(driver):
     with pytest.raises(ContainerError):
-        await driver.set_limits("no-such-container", 200 * MIB, 0.5)
+        await driver.set_limits("no-such-container", 200 * MIB, share=0.5, most=0.5)
 
 
 class TestDockerOnly:

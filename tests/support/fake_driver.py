@@ -49,13 +49,13 @@ class FakeContainer:
         spec: What it was made from.
         supervisor: Its process 1.
         serving: The supervisor's task.
-        limits: Bytes and CPUs last set through the engine, if any.
+        limits: Bytes, CPU share and most CPUs last set through the engine, if any.
     """
 
     spec: ContainerSpec
     supervisor: FakeSupervisor
     serving: asyncio.Task[None]
-    limits: tuple[int, float] | None = None
+    limits: tuple[int, float, float] | None = None
 
 
 @dataclass(slots=True)
@@ -130,10 +130,10 @@ class FakeDriver:
             await _end(container.supervisor, container.serving)
             self._deaths.put_nowait(container_id)
 
-    async def set_limits(self, container_id: str, memory_bytes: int, cpus: float) -> None:
+    async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
         if container_id not in self.running:
             raise ContainerError("no such container")
-        self.running[container_id].limits = (memory_bytes, cpus)
+        self.running[container_id].limits = (memory_bytes, share, most)
 
     async def deaths(self) -> AsyncIterator[str]:
         while (container_id := await self._deaths.get()) is not None:

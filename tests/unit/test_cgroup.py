@@ -383,7 +383,9 @@ class Counters(ControlGroup):
 
 
 def peak_mb(meter: RunMeter) -> int:
-    return meter.read().peak_bytes // MIB
+    peak_bytes = meter.read().peak_bytes
+    assert peak_bytes is not None
+    return peak_bytes // MIB
 
 
 def test_the_base_is_not_the_runs():
@@ -438,15 +440,27 @@ def test_without_reset_a_peak_that_the_run_raised_is_its_own():
     assert peak_mb(meter) == 60
 
 
-def test_without_reset_a_peak_that_the_run_did_not_raise_is_not_its_own():
+def test_without_reset_a_peak_that_the_run_did_not_raise_is_not_known():
     group = Counters(resettable=False, usage=10)
     group.hold(500)
     group.hold(10)
     meter = RunMeter(group)
     group.hold(30)
     meter.sample()
+    group.hold(400)  # between two samples
     group.hold(10)
-    assert peak_mb(meter) == 20
+    assert meter.read().peak_bytes is None
+
+
+def test_without_reset_a_sample_that_comes_near_to_what_it_can_have_been_is_its_peak():
+    group = Counters(resettable=False, usage=10)
+    group.hold(61)
+    group.hold(10)
+    meter = RunMeter(group)
+    group.hold(60)
+    meter.sample()
+    group.hold(10)
+    assert peak_mb(meter) == 50
 
 
 def test_a_use_is_never_negative():

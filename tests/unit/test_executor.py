@@ -290,9 +290,12 @@ async def test_how_the_run_ended_is_how_the_result_ends(rig: Rig, error_type: Er
     assert result.peak_memory_bytes == 10 * MIB
 
 
-async def test_a_run_whose_memory_cannot_be_seen_gets_no_advice(rig: Rig):
+@pytest.mark.parametrize(
+    "use", [None, MemoryUse(peak_bytes=None, oom_kills=0, refused_processes=0)], ids=["use", "peak"]
+)
+async def test_a_run_whose_memory_is_not_known_gets_no_advice(rig: Rig, use: MemoryUse | None):
     rig.put(CODE[Runtime.PYTHON])
-    rig.play(Execution(None, None, 0, 1.0, None, Collected()))
+    rig.play(Execution(None, None, 0, 1.0, use, Collected()))
     result = await rig.run()
     assert (result.peak_memory_bytes, result.tuning, result.optimization_tip) == (None, None, None)
 

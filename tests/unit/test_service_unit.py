@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -12,15 +15,25 @@ from nanoagent import config
 ROOT: Final = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def unit() -> dict[str, list[str]]:
-    """Each directive's values in order; a directive may stand more than once."""
+UNIT: Final = ROOT / "nanogrid-worker.service"
+DROP_IN: Final = ROOT / "deploy/no-capability.conf"
+
+
+def directives_of(*files: Path) -> dict[str, list[str]]:
+    """Each directive's values in order; a directive may stand more than once, and an empty one forgets."""
     directives: dict[str, list[str]] = {}
-    for line in (ROOT / "nanogrid-worker.service").read_text().splitlines():
+    for line in chain.from_iterable(file.read_text().splitlines() for file in files):
         if line and not line.startswith(("#", "[")):
             name, _, value = line.partition("=")
             directives.setdefault(name, []).append(value)
+            if not value:
+                directives[name].clear()
     return directives
+
+
+@pytest.fixture
+def unit() -> dict[str, list[str]]:
+    return directives_of(UNIT)
 
 
 @pytest.fixture
@@ -76,9 +89,44 @@ def test_the_environment_it_sets_makes_valid_settings(environment, monkeypatch):
     config.load(ROOT / ".env.example")
 
 
-def test_the_containers_cgroups_can_be_written(unit):
+def test_it_is_an_ordinary_user_who_may_use_docker(unit):
+    (user,) = unit["User"]
+    users = [line.split() for line in (ROOT / "deploy/sysusers.conf").read_text().splitlines()]
+    assert [words[1] for words in users if words and words[0] == "u"] == [user]
+    assert user != "root"
+    assert unit["SupplementaryGroups"] == ["docker"]
+
+
+def test_its_one_capability_lets_it_write_the_containers_cgroups(unit):
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == ["CAP_DAC_OVERRIDE"]
     assert unit["ProtectControlGroups"] == ["no"]
-    assert "/sys/fs/cgroup" in unit["ReadWritePaths"]
+    assert unit["ReadWritePaths"] == ["/sys/fs/cgroup"]
+
+
+def test_the_drop_in_takes_the_capability_and_what_it_was_for():
+    without = directives_of(UNIT, DROP_IN)
+    assert (
+        without["CapabilityBoundingSet"] == without["AmbientCapabilities"] == without["ReadWritePaths"] == []
+    )
+    assert without["ProtectControlGroups"][-1] == "yes"
+    assert set(without) == set(directives_of(UNIT))  # it adds nothing that the unit does not speak of
+
+
+def test_what_it_keeps_is_for_its_user_alone(unit):
+    assert unit["CacheDirectoryMode"] == ["0700"]
+    assert unit["UMask"] == ["0077"]
+
+
+def test_systemd_knows_every_directive():
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed here")
+    # It also finds that what the unit starts is not installed on this machine, and says so by its exit code.
+    done = subprocess.run([analyze, "verify", "--man=no", UNIT], capture_output=True, text=True, check=False)
+    assert "is not executable" in done.stderr or done.returncode == 0, done.stderr
+    complaints = [line for line in done.stderr.splitlines() if "Unknown" in line or "Failed to parse" in line]
+    newer = [line for line in complaints if "RestartSteps" in line or "RestartMaxDelaySec" in line]
+    assert complaints == newer  # the two that the unit says older versions ignore
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import msgspec
 
 from nanoagent.code import archive
 from nanoagent.code.flights import Flights, in_thread
-from nanoagent.code.store import DiskCache, Pin, disk_errors
+from nanoagent.code.store import DiskCache, Pin, disk_errors, make_private
 from nanoagent.errors import Rejected, StorageError
 from nanoagent.result import ErrorType
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
@@ -130,11 +130,12 @@ class CodeCache:
         """Make the folders and remove what crashed workers and evicted trees have left.
 
         Raises:
+            ConfigError: A folder is another user's.
             StorageError: The disk failed.
         """
         await self._disk.start()
         with disk_errors(self._root):
-            self._index.mkdir(exist_ok=True)
+            make_private(self._index)
             await in_thread(self._prune_index)
 
     async def close(self) -> None:
@@ -327,6 +328,7 @@ class ProgramCache:
         """Make the folders and remove what crashed workers have left.
 
         Raises:
+            ConfigError: A folder is another user's.
             StorageError: The disk failed.
         """
         await self._disk.start()

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
+from nanoagent import folders
 from nanoagent.code.flights import in_thread
 from nanoagent.errors import StorageError
 
@@ -134,6 +135,15 @@ def disk_errors(root: Path) -> Iterator[None]:
         raise StorageError(f"the cache in {root} failed: {exc}") from exc
 
 
+def make_private(folder: Path) -> None:
+    """Make one of the cache's folders, for this user only.
+
+    Raises:
+        ConfigError: It is there and another user's.
+    """
+    folders.make_private(folder, "CODE_CACHE_DIR")
+
+
 def eviction_order(uses: Iterable[Use]) -> list[Use]:
     """Least recently used first."""
     return sorted(uses, key=lambda use: (use.used_at_ns, use.digest))
@@ -161,7 +171,11 @@ class DiskCache:
         self._may_be_over = False  # something was published, or pins held up the last eviction
 
     async def start(self) -> None:
-        """Make the folders, remove dead workers' workspaces, open one of its own."""
+        """Make the folders, remove dead workers' workspaces, open one of its own.
+
+        Raises:
+            ConfigError: A folder is another user's.
+        """
         with disk_errors(self._root):
             await in_thread(self._open_workspace)
 
@@ -177,7 +191,7 @@ class DiskCache:
         """A private folder on the same file system as the entries, gone afterwards."""
         with disk_errors(self._root):
             folder = self._scratch_path()
-            folder.mkdir()
+            folder.mkdir(0o700)
         try:
             yield folder
         finally:
@@ -259,16 +273,15 @@ class DiskCache:
         return self._workspace / str(next(self._names))
 
     def _open_workspace(self) -> None:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._entries.mkdir(exist_ok=True)
-        self._workspaces.mkdir(exist_ok=True)
+        for folder in (self._root, self._entries, self._workspaces):
+            make_private(folder)
         with self._exclusive():
             for lock in self._workspaces.glob("*.lock"):
                 _remove_if_dead(lock)
             workspace = self._workspaces / f"{os.getpid()}-{secrets.token_hex(4)}"
             self._workspace_lock = os.open(_lock_of(workspace), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(self._workspace_lock, fcntl.LOCK_EX)
-            workspace.mkdir()
+            workspace.mkdir(0o700)
         self._workspace = workspace
 
     def _close_workspace(self, workspace: Path) -> None:
@@ -338,7 +351,7 @@ class DiskCache:
     def _draft(self, digest: str, content: Path) -> tuple[Path, Pin]:
         """The entry as it is to appear, in the workspace and already pinned."""
         draft = content.with_name(f"{content.name}.entry")
-        draft.mkdir()
+        draft.mkdir(0o700)
         meta = draft / "meta"
         meta.write_bytes(msgspec.json.encode(_measure(content)))
         content.rename(draft / "content")

@@ -81,8 +81,15 @@ class Driver(Protocol):
         """Kill and remove; a container that is gone already is fine."""
         ...
 
-    async def set_limits(self, container_id: str, memory_bytes: int, cpus: float) -> None:
-        """Change limits through the engine, for an agent that may not write the control group."""
+    async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
+        """Change limits through the engine, for an agent that may not write the control group.
+
+        Args:
+            container_id: Whose.
+            memory_bytes: Of memory, swap excluded.
+            share: CPUs under contention.
+            most: CPUs while they are free.
+        """
         ...
 
     def deaths(self) -> AsyncIterator[str]:

@@ -12,9 +12,12 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from nanoagent.container import capability
 
 _CPU_PERIOD_US: Final = 100_000  # the kernel's default
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same
@@ -81,7 +84,7 @@ class _Counters:
 
     def _descriptor(self, name: str, flags: int) -> int:
         if (name, flags) not in self._open:
-            self._open[name, flags] = os.open(self._folder / name, flags | os.O_CLOEXEC)
+            self._open[name, flags] = _opened(self._folder / name, flags)
         return self._open[name, flags]
 
     def text(self, name: str) -> bytes:
@@ -103,6 +106,18 @@ class _Counters:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _opened(file: Path, flags: int) -> int:
+    """A descriptor of a group's file, which is root's; PermissionError where the agent may not write it."""
+    with nullcontext() if flags == os.O_RDONLY else capability.raised():
+        return os.open(file, flags | os.O_CLOEXEC)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write to a group's file once. PermissionError where the agent may not."""
+    with capability.raised():
+        file.write_text(text)
 
 
 def _value(lines: bytes, name: bytes) -> int:
@@ -180,14 +195,14 @@ class ControlGroupV1(ControlGroup):
         if limit_bytes > int(memory.read_text()):
             files.reverse()
         for file in files:
-            file.write_text(str(limit_bytes))
+            _write(file, str(limit_bytes))
 
     def memory_limit(self) -> int:  # noqa: D102
         return self._memory.number("memory.limit_in_bytes")
 
     def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
-        (self.cpu / "cpu.cfs_quota_us").write_text(str(int(most * _CPU_PERIOD_US)))
-        (self.cpu / "cpu.shares").write_text(str(max(2, int(share * _SHARES_PER_CPU))))
+        _write(self.cpu / "cpu.cfs_quota_us", str(int(most * _CPU_PERIOD_US)))
+        _write(self.cpu / "cpu.shares", str(max(2, int(share * _SHARES_PER_CPU))))
 
     def usage_bytes(self) -> int:  # noqa: D102
         return self._memory.number("memory.usage_in_bytes")
@@ -229,18 +244,18 @@ class ControlGroupV2(ControlGroup):
         self._counters = _Counters(self.folder)
 
     def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102
-        (self.folder / "memory.max").write_text(str(limit_bytes))
+        _write(self.folder / "memory.max", str(limit_bytes))
         swap = self.folder / "memory.swap.max"
         if swap.exists():
-            swap.write_text("0")
+            _write(swap, "0")
 
     def memory_limit(self) -> int:  # noqa: D102
         text = self._counters.text("memory.max").strip()
         return sys.maxsize if text == b"max" else int(text)
 
     def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
-        (self.folder / "cpu.max").write_text(f"{int(most * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
-        (self.folder / "cpu.weight").write_text(str(min(10_000, max(1, int(share * 100)))))
+        _write(self.folder / "cpu.max", f"{int(most * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
+        _write(self.folder / "cpu.weight", str(min(10_000, max(1, int(share * 100)))))
 
     def usage_bytes(self) -> int:  # noqa: D102
         return self._counters.number("memory.current")
@@ -257,7 +272,7 @@ class ControlGroupV2(ControlGroup):
     def reset_peak(self) -> bool:  # noqa: D102
         try:
             if self._peak < 0:
-                self._peak = os.open(self.folder / "memory.peak", os.O_RDWR | os.O_CLOEXEC)
+                self._peak = _opened(self.folder / "memory.peak", os.O_RDWR)
             os.pwrite(self._peak, b"reset\n", 0)
         except OSError:  # EACCES: not ours to write; EINVAL or ENOENT: an older kernel
             self._close_peak()
@@ -289,12 +304,12 @@ class MemoryUse:
 
     Attributes:
         peak_bytes: The most it held at once beyond what the container held before; files in tmpfs count,
-            the kernel's cache of other files does not.
+            the kernel's cache of other files does not. None when that is not known.
         oom_kills: Processes of it that the kernel killed for memory.
         refused_processes: Forks that the limit on processes refused.
     """
 
-    peak_bytes: int
+    peak_bytes: int | None
     oom_kills: int
     refused_processes: int
 
@@ -306,6 +321,9 @@ class RunMeter:
     misleads. What was cache when the peak was reached is not recorded, so two lower bounds are taken and
     the larger is believed: the peak less the cache at the end (exact when the cache only grew), and the
     largest of the samples, each exact at its moment.
+
+    Where the counter cannot be reset it may still be an earlier run's. Then this run held no more than that,
+    and whether it held as much is known only from a sample that comes near; else nothing is.
 
     To read the cache makes the kernel add up what each CPU has counted, which takes a tenth of a millisecond
     after a run. A run that has hardly raised the peak can have read hardly any file: its cache is left alone.
@@ -342,12 +360,14 @@ class RunMeter:
         peak = self._group.peak_bytes()
         if not self._exact or peak - self._usage_before > _SMALL_RUN_BYTES:
             self.sample()
-        held = self._sampled
+        held: int | None = self._sampled
         # Without a reset the counter still tells the truth when this run has raised it.
         if self._exact or peak > self._peak_before:
-            held = max(held, peak - self._page_cache)
+            held = max(self._sampled, peak - self._page_cache)
+        elif peak - self._sampled > _SMALL_RUN_BYTES:
+            held = None
         return MemoryUse(
-            peak_bytes=max(0, held - self._base),
+            peak_bytes=None if held is None else max(0, held - self._base),
             oom_kills=self._group.oom_kills() - self._oom_kills,
             refused_processes=self._group.refused_processes() - self._refused,
         )

@@ -131,13 +131,16 @@ class DockerDriver:
                 if exc.status not in {404, 409}:
                     raise
 
-    async def set_limits(self, container_id: str, memory_bytes: int, cpus: float) -> None:  # noqa: D102
+    async def set_limits(  # noqa: D102
+        self, container_id: str, memory_bytes: int, *, share: float, most: float
+    ) -> None:
         docker = await self._engine()
         limits = {
             "Memory": memory_bytes,
             "MemorySwap": memory_bytes,
             "CpuPeriod": 100_000,
-            "CpuQuota": int(cpus * 100_000),
+            "CpuQuota": int(most * 100_000),
+            "CpuShares": max(2, int(share * 1024)),
         }
         async with _translated("changing a container's limits"):
             # aiodocker has no call for it.

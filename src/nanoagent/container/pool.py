@@ -323,7 +323,7 @@ class Pool:
             pass  # an agent that is not root; Docker is, and a thousand times slower
         except OSError as exc:
             raise ContainerError(f"the container's limits could not be set: {exc}") from exc
-        await self._driver.set_limits(container.id, memory_bytes, binding.most_cpus)
+        await self._driver.set_limits(container.id, memory_bytes, share=binding.cpus, most=binding.most_cpus)
 
     # --- creation
 

@@ -17,13 +17,13 @@ import fcntl
 import os
 import shutil
 import socket
-import stat
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent import folders
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.runtime.session import Session
 
@@ -48,13 +48,10 @@ class WorkerHome:
         """Make the folder and lock it; what a dead worker of the same name left is removed.
 
         Raises:
-            ConfigError: Another worker of this name lives, or the folder cannot be made.
+            ConfigError: Another worker of this name lives, or the folder is another user's or cannot be made.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _check_root(self.path.parent)
-            self.path.mkdir(exist_ok=True)
-            self.path.chmod(0o700)
+            folders.make_private(self.path, "DOCKER_WORK_DIR_ROOT")
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -66,7 +63,7 @@ class WorkerHome:
             raise ConfigError([f"{problem}; choose a folder that this user may write to"]) from exc
         for name in ("slots", "spool"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-            (self.path / name).mkdir()
+            (self.path / name).mkdir(0o700)
 
     def release(self) -> None:
         """Remove the folder and the lock. Idempotent."""
@@ -89,15 +86,6 @@ class WorkerHome:
         except OSError as exc:
             raise ContainerError(f"no slot folder could be made: {exc}") from exc
         return Slot(path)
-
-
-def _check_root(root: Path) -> None:
-    """Refuse a folder in which another user of the host could swap ours for his own."""
-    info = root.stat()
-    others_write = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX
-    if info.st_uid not in {0, os.geteuid()} or others_write:
-        problem = f"DOCKER_WORK_DIR_ROOT: {root} belongs to another user, or others may write to it"
-        raise ConfigError([f"{problem}; choose a folder that only this user may write to"])
 
 
 def worker_is_dead(home: Path) -> bool | None:

@@ -1,0 +1,131 @@
+"""A private folder is private whatever the umask, and whatever was there before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanoagent.code.store import DiskCache
+from nanoagent.container.slot import WorkerHome
+from nanoagent.errors import ConfigError
+from nanoagent.folders import make_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STRANGER = 54_321
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_a_folder_and_those_above_it_are_made_for_this_user_only(tmp_path, umask):
+    make_private(tmp_path / "a/b/c", "FOLDER")
+    assert [mode(tmp_path / path) for path in ("a", "a/b", "a/b/c")] == [0o700] * 3
+
+
+@pytest.mark.parametrize("before", [0o777, 0o755, 0o500, 0o2770], ids=oct)
+def test_one_of_ours_that_is_there_is_made_private(tmp_path, before):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(before)
+    (folder / "file").write_text("kept")
+    make_private(folder, "FOLDER")
+    assert mode(folder) == 0o700
+    assert (folder / "file").read_text() == "kept"
+
+
+def test_what_lies_above_and_was_there_is_left_as_it_is(tmp_path):
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(0o755)
+    make_private(above / "folder", "FOLDER")
+    assert mode(above) == 0o755
+
+
+@only_root
+def test_one_of_another_user_is_refused_and_not_touched(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o755)
+    os.chown(folder, STRANGER, STRANGER)
+    with pytest.raises(ConfigError, match=r"^FOLDER: .*/folder belongs to another user; choose another"):
+        make_private(folder, "FOLDER")
+    assert mode(folder) == 0o755
+
+
+@only_root
+def test_a_link_that_another_user_laid_to_one_of_ours_is_refused(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours").chmod(0o750)
+    link = tmp_path / "shared/folder"
+    link.symlink_to(tmp_path / "ours")
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        make_private(link, "FOLDER")
+    assert mode(tmp_path / "ours") == 0o750
+
+
+def test_a_link_of_our_own_is_followed(tmp_path):
+    (tmp_path / "real").mkdir(0o755)
+    (tmp_path / "folder").symlink_to(tmp_path / "real")
+    make_private(tmp_path / "folder", "FOLDER")
+    assert mode(tmp_path / "real") == 0o700
+
+
+def test_a_folder_that_others_could_swap_is_refused(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ConfigError, match=r"FOLDER: .*/open belongs to another user, or others may write"):
+        make_private(tmp_path / "open/folder", "FOLDER")
+
+
+def test_a_file_in_its_place_is_an_error_of_the_disk(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        make_private(tmp_path / "file", "FOLDER")
+
+
+def test_all_folders_of_a_workers_home_are_its_own_and_those_for_containers_can_be_read(tmp_path, umask):
+    home = WorkerHome(tmp_path / "tasks", "w")
+    (tmp_path / "tasks/w").mkdir(0o755, parents=True)
+    (tmp_path / "tasks").chmod(0o755)
+    (tmp_path / "tasks/w").chmod(0o777)
+    home.claim()
+    slot = tmp_path / "tasks/w/slots/one"
+
+    async def make() -> None:  # a slot awaits its connection
+        home.new_slot("one")
+
+    asyncio.run(make())
+    assert [mode(path) for path in (home.path, home.spool, slot.parent, slot)] == [0o700] * 3 + [0o755]
+    home.release()
+
+
+async def test_all_folders_of_a_cache_are_its_users_alone(tmp_path, umask):
+    cache = DiskCache(tmp_path / "caches/code", 1 << 20)
+    await cache.start()
+    async with cache.scratch() as scratch:
+        made = [tmp_path / "caches", *(tmp_path / "caches").rglob("*")]
+        assert {mode(path) for path in made if path.is_dir()} == {0o700}
+        assert scratch in made
+        (scratch / "tree").mkdir()
+        (await cache.publish("0" * 64, scratch / "tree")).release()
+    assert mode(tmp_path / "caches/code/entries" / ("0" * 64)) == 0o700
+    await cache.close()
