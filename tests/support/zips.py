@@ -47,6 +47,16 @@ class RawEntry:
         local_name: The name's bytes, as the local header has them.
         dos_time: MS-DOS date and time, 0 being no date at all.
         is_hidden: Leave the local header and data out.
+        system: Who made it (APPNOTE 4.4.2), 3 being Unix, 0 MS-DOS.
+        needs: The version needed to extract it, times ten.
+        disk: Which disk it claims to start on.
+        dos_attributes: The lower half of the external attributes.
+        extra: Extra fields, as the directory has them.
+        comment: Its comment.
+        local_extra: Extra fields, as the local header has them.
+        local_flags: The flags, as the local header has them.
+        local_crc: The CRC-32, as the local header has it; likewise the two sizes.
+        trailer: What follows the data, such as a data descriptor.
     """
 
     name: bytes
@@ -62,21 +72,75 @@ class RawEntry:
     local_name: bytes | None = None
     dos_time: int = 0x5A21_0000
     is_hidden: bool = False
+    system: int = 3
+    needs: int = 20
+    disk: int = 0
+    dos_attributes: int = 0
+    extra: bytes = b""
+    comment: bytes = b""
+    local_extra: bytes = b""
+    local_flags: int | None = None
+    local_crc: int | None = None
+    local_file_size: int | None = None
+    local_packed_size: int | None = None
+    trailer: bytes = b""
 
 
-def raw_zip(*entries: RawEntry) -> bytes:
+@dataclass
+class End:
+    """The record at the end (APPNOTE 4.3.16) and what it says; what is None is filled in truthfully."""
+
+    entries: int | None = None
+    size: int | None = None
+    offset: int | None = None
+    disk: int = 0
+    comment: bytes = b""
+    zip64: bytes = b""
+
+
+def extra_field(kind: int, data: bytes, *, claimed: int | None = None) -> bytes:
+    """One extra field (APPNOTE 4.5.1); `claimed` is the length it says, truthful by default."""
+    return struct.pack("<HH", kind, len(data) if claimed is None else claimed) + data
+
+
+def zip64_end(entries: int, size: int, offset: int, *, position: int, disks: int = 1) -> bytes:
+    """The zip64 record and its locator (APPNOTE 4.3.14, 4.3.15); `position` is where they will stand."""
+    record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, size, offset)
+    return record + struct.pack("<4sIQI", b"PK\x06\x07", 0, position, disks)
+
+
+def descriptor(content: bytes, packed_size: int) -> bytes:
+    """What stands behind data whose sizes were not known before (APPNOTE 4.3.9)."""
+    return struct.pack("<4s3I", b"PK\x07\x08", zlib.crc32(content), packed_size, len(content))
+
+
+def deflated(content: bytes) -> bytes:
+    """A raw deflate stream."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(content) + packer.flush()
+
+
+def raw_zip(*entries: RawEntry, end: End | None = None) -> bytes:
     """A zip of just these headers (APPNOTE.TXT 4.3)."""
+    end = end or End()
+    body, directory = parts(*entries)
+    count = _or(end.entries, min(len(entries), 0xFFFF))
+    size, offset = _or(end.size, len(directory)), _or(end.offset, len(body))
+    record = struct.pack(
+        "<4s4H2IH", b"PK\x05\x06", end.disk, end.disk, count, count, size, offset, len(end.comment)
+    )
+    return body + directory + end.zip64 + record + end.comment
+
+
+def parts(*entries: RawEntry) -> tuple[bytes, bytes]:
+    """The entries' headers and data, and the directory of them."""
     locals_, centrals, position = [], [], 0
     for entry in entries:
         local, central = _headers(entry, position)
         locals_.append(local)
         centrals.append(central)
         position += len(local)
-    body, directory = b"".join(locals_), b"".join(centrals)
-    end = struct.pack(
-        "<4s4H2IH", b"PK\x05\x06", 0, 0, len(entries), len(entries), len(directory), len(body), 0
-    )
-    return body + directory + end
+    return b"".join(locals_), b"".join(centrals)
 
 
 def symlink(name: bytes, target: bytes) -> RawEntry:
@@ -90,22 +154,71 @@ def overlapping_bomb(copies: int, content: bytes) -> bytes:
     return raw_zip(first, *[replace(first, offset=0, is_hidden=True)] * (copies - 1))
 
 
+def quoted_bomb(files: int, content: bytes) -> bytes:
+    """Entries of which each quotes the header of the next, in a stored block of deflate, down to one kernel.
+
+    So their data overlaps although each has a header of its own (D. Fifield, A better zip bomb, 2019).
+    """
+    unpacked, packed = content, deflated(content)
+    made: list[tuple[RawEntry, int]] = []
+    chain = b""  # from an entry's header to the end of all data
+    for number in reversed(range(files)):
+        entry = RawEntry(b"%05d" % number, unpacked, method=zipfile.ZIP_DEFLATED, data=packed)
+        chain = _headers(entry, 0)[0]
+        made.append((entry, len(chain)))
+        header = chain[: -len(packed)]
+        packed = struct.pack("<BHH", 0, len(header), len(header) ^ 0xFFFF) + chain
+        unpacked = header + unpacked
+    entries = [replace(entry, offset=len(chain) - length, is_hidden=True) for entry, length in made]
+    directory = raw_zip(*reversed(entries), end=End(offset=len(chain)))
+    return chain + directory
+
+
 def _headers(entry: RawEntry, position: int) -> tuple[bytes, bytes]:
     data = entry.data if entry.data is not None else _packed(entry)
-    crc = zlib.crc32(entry.content) if entry.crc is None else entry.crc
-    size = len(entry.content) if entry.file_size is None else entry.file_size
-    packed_size = len(data) if entry.packed_size is None else entry.packed_size
-    offset = position if entry.offset is None else entry.offset
+    crc = _or(entry.crc, zlib.crc32(entry.content))
+    size = _or(entry.file_size, len(entry.content))
+    packed_size = _or(entry.packed_size, len(data))
     local_name = entry.name if entry.local_name is None else entry.local_name
-    common = struct.pack("<HHI3I", entry.flags, entry.method, entry.dos_time, crc, packed_size, size)
-    local = struct.pack("<4sH", b"PK\x03\x04", 20) + common + struct.pack("<HH", len(local_name), 0)
-    central = struct.pack("<4sHH", b"PK\x01\x02", 3 << 8 | 20, 20) + common
-    central += struct.pack("<5HII", len(entry.name), 0, 0, 0, 0, entry.mode << 16, offset) + entry.name
-    return b"" if entry.is_hidden else local + local_name + data, central
+    local = struct.pack(
+        "<4s3H4I2H",
+        b"PK\x03\x04",
+        entry.needs,
+        _or(entry.local_flags, entry.flags),
+        entry.method,
+        entry.dos_time,
+        _or(entry.local_crc, crc),
+        _or(entry.local_packed_size, packed_size),
+        _or(entry.local_file_size, size),
+        len(local_name),
+        len(entry.local_extra),
+    )
+    central = struct.pack(
+        "<4s4H4I5H2I",
+        b"PK\x01\x02",
+        entry.system << 8 | 20,
+        entry.needs,
+        entry.flags,
+        entry.method,
+        entry.dos_time,
+        crc,
+        packed_size,
+        size,
+        len(entry.name),
+        len(entry.extra),
+        len(entry.comment),
+        entry.disk,
+        0,
+        entry.mode << 16 | entry.dos_attributes,
+        _or(entry.offset, position),
+    )
+    local += local_name + entry.local_extra + data + entry.trailer
+    return b"" if entry.is_hidden else local, central + entry.name + entry.extra + entry.comment
+
+
+def _or(claimed: int | None, true: int) -> int:
+    return true if claimed is None else claimed
 
 
 def _packed(entry: RawEntry) -> bytes:
-    if entry.method != zipfile.ZIP_DEFLATED:
-        return entry.content
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return packer.compress(entry.content) + packer.flush()
+    return deflated(entry.content) if entry.method == zipfile.ZIP_DEFLATED else entry.content

@@ -35,6 +35,9 @@ _CHUNK_BYTES: Final = 64 * 1024
 _RATIO_FROM_BYTES: Final = _MIB  # smaller ones compress well by nature and cannot hurt
 _NAME_BYTES: Final = 1024
 _COMPONENT_BYTES: Final = 255  # NAME_MAX, limits.h
+# zipfile takes time by the square of it: 13 s for an archive of 46 MB. Known fields take less than 2 KiB
+# together, a Unicode path of the longest name that is taken included.
+_EXTRA_BYTES: Final = 4096
 _DEPTH: Final = 64  # removal of a tree keeps one descriptor and one stack frame open per level
 _SHOWN_CHARACTERS: Final = 120
 
@@ -150,12 +153,25 @@ def find_root(tree: Path, entry: str) -> Path | None:
 def _refusal(rule: str, name: str | None = None) -> Rejected:
     if name is None:
         return Rejected(ErrorType.INVALID_CODE, f"the code zip {rule}")
-    shown = repr(name) if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]!r}…"
-    return Rejected(ErrorType.INVALID_CODE, f"the code zip's entry {shown} {rule}")
+    return Rejected(ErrorType.INVALID_CODE, f"the code zip's entry {_shown(name)} {rule}")
+
+
+def _shown(name: str) -> str:
+    """A name as a message may have it: escaped first, which can make it ten times as long, then cut."""
+    return _cut(repr(name))
+
+
+def _said(exc: BaseException) -> str:
+    """What zipfile found; it repeats names in full."""
+    return _cut(str(exc))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 class _BoundedList(list[zipfile.ZipInfo]):
-    """The entries read so far; one too many ends the reading."""
+    """The entries read so far; one too many, or one that takes long to read, ends the reading."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -164,6 +180,8 @@ class _BoundedList(list[zipfile.ZipInfo]):
     def append(self, info: zipfile.ZipInfo) -> None:
         if len(self) >= self._limit:
             raise _refusal(f"has more than {self._limit} entries (CODE_MAX_ENTRIES)", info.orig_filename)
+        if len(info.extra) > _EXTRA_BYTES:
+            raise _refusal(f"has more than {_EXTRA_BYTES} bytes of extra fields", info.orig_filename)
         super().append(info)
 
 
@@ -191,7 +209,7 @@ def _opened(file: BinaryIO, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
     try:
         archive = _BoundedZip(file, limits.entries)
     except _DAMAGE as exc:
-        raise _refusal(f"is not a zip that can be read: {exc}") from exc
+        raise _refusal(f"is not a zip that can be read: {_said(exc)}") from exc
     with archive:
         yield archive
 
@@ -329,9 +347,11 @@ def _check_place(name: str, wanted: _Place, taken: _Place) -> None:
     if taken is wanted:
         return
     if taken.path != wanted.path:
-        raise _refusal(f"collides with {taken.path[1:]!r}, which differs only in case or composition", name)
+        raise _refusal(
+            f"collides with {_shown(taken.path[1:])}, which differs only in case or composition", name
+        )
     if taken.is_folder != wanted.is_folder:
-        raise _refusal(f"makes {taken.path[1:]!r} both a file and a folder", name)
+        raise _refusal(f"makes {_shown(taken.path[1:])} both a file and a folder", name)
     if taken.is_listed and wanted.is_listed:
         raise _refusal("is there twice", name)
     taken.is_listed |= wanted.is_listed
@@ -343,7 +363,9 @@ def _check_layout(entries: list[_Entry], file: BinaryIO, directory_offset: int) 
     for entry in sorted(entries, key=lambda entry: entry.info.header_offset):
         start = entry.info.header_offset
         if start < end:
-            raise _refusal(f"overlaps with {before!r}" if before else "starts before the file", entry.name)
+            raise _refusal(
+                f"overlaps with {_shown(before)}" if before else "starts before the file", entry.name
+            )
         end, before = _data_end(entry, file), entry.name
         if end > directory_offset:
             raise _refusal("is truncated: its data reaches into the directory", entry.name)
@@ -413,4 +435,4 @@ def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Itera
             while chunk := data.read(_CHUNK_BYTES):
                 yield chunk
     except _DAMAGE as exc:
-        raise _refusal(f"has damaged data: {exc}", name) from exc
+        raise _refusal(f"has damaged data: {_said(exc)}", name) from exc
