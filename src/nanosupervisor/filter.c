@@ -17,6 +17,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -45,7 +46,8 @@
 /* Each rule starts and ends with the system call's number in the accumulator. */
 #define DENY(call) IF(call, 0, 1), ERROR(EPERM)
 #define DENY_BITS(call, n, bits) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF_ANY_OF(bits, 0, 1), ERROR(EPERM), LOAD(NUMBER)
-#define DENY_ON_OURS(call, n) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(OUR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_IF(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 0, 1), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_ON_OURS(call, n) DENY_IF(call, n, OUR_PID)
 #define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
 
 #define IOPRIO_WHO_PROCESS 1 /* linux/ioprio.h */
@@ -72,6 +74,8 @@ static const struct sock_filter denied[] = {
     DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
     /* Of all families there is a constructor, and a kernel module that is loaded for it; only UNIX has pairs. */
     DENY_UNLESS(SYS_socketpair, 0, AF_UNIX),
+    /* A terminal's line discipline, too, is a module that is loaded for whoever asks. */
+    DENY_IF(SYS_ioctl, 1, TIOCSETD),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
     /* Unlike 1, a core limit of 0 has the host's core_pattern helper run: claim success and change nothing. */
     IF(SYS_setrlimit, 0, 4), LOAD(ARGUMENT(0)), IF(RLIMIT_CORE, 0, 1), ERROR(0), LOAD(NUMBER),

@@ -209,6 +209,15 @@ def test_only_four_families_of_sockets_can_be_opened():
     assert (families[16][1]["index"], families[16][1]["value"]) == (2, 0)
 
 
+@pytest.mark.parametrize("family", [2, 10], ids=["INET", "INET6"])
+def test_of_the_internets_protocols_tcp_and_udp_alone_can_be_opened(family):
+    rules = [rule["args"][1:] for rule in rules_of("socket") if rule["args"][0]["value"] == family]
+    kinds = [(kind["index"], kind["op"], kind["value"], kind["valueTwo"]) for kind, _ in rules]
+    assert set(kinds) == {(1, "SCMP_CMP_MASKED_EQ", 0b1100, 0)}  # STREAM, DGRAM, RAW
+    protocols = [(protocol["index"], protocol["op"], protocol["value"]) for _, protocol in rules]
+    assert sorted(protocols) == [(2, "SCMP_CMP_EQ", number) for number in (0, 6, 17)]
+
+
 def test_no_call_is_allowed_both_with_and_without_conditions():
     plain = {name for rule in RULES if not rule.get("args") for name in rule["names"]}
     conditional = {name for rule in RULES if rule.get("args") for name in rule["names"]}
