@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test test-vm bench bench-quick bench-phases check format lock images clean
+.PHONY: help setup demo dev test test-vm bench bench-quick bench-hostile bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -41,6 +41,10 @@ bench: setup  ## what a run costs against the bare program; minutes, into docs/b
 
 bench-quick: setup  ## the same in less than a minute; the last line is JSON
 	@$(BIN)/python -m benchmarks.bench --quick
+
+bench-hostile: setup  ## what honest jobs wait beside hostile ones, against a quiet worker; a minute
+	$(call announce,500 jobs; best on an idle machine)
+	@$(BIN)/pytest -q tests/e2e/test_mixed_load.py
 
 bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each runtime
 	$(call announce,phases; best on an idle machine)

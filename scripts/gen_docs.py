@@ -110,7 +110,9 @@ SETTINGS_KO: Final = {
     "metrics_host": "메트릭과 헬스 체크의 주소",
     "metrics_port": "그 포트; 0이면 비어 있는 포트",
     "cloudwatch_enabled": "최대 메모리를 CloudWatch로 전송",
-    "selftest_interval_seconds": "첫 작업 전과 그 뒤 이 주기(초)마다 방어벽을 스스로 공격해 점검; 0: 하지 않음",
+    "selftest_interval_seconds": (
+        "첫 작업 전과 그 뒤 이 주기(초)마다 방어벽을 스스로 공격해 점검; 0: 하지 않음"
+    ),
     "cloudwatch_interval_seconds": "그 주기(초)",
     "price_per_gb_second": "절감액을 계산할 때의 메모리 가격(AWS Lambda x86)",
     "price_per_request": "요청 하나의 가격",

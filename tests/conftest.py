@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,3 +19,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     """
     with EmbeddedStack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was tried in all, and what was measured by the way; tests note both as properties."""
+    tried: Counter[str] = Counter()
+    ratios: dict[str, float] = {}
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    for report in reports:
+        for name, value in (
+            getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ()
+        ):
+            if name == "tried":
+                tried[value[0]] += value[1]
+            elif name == "ratio":
+                ratios[value[0]] = value[1]
+    if tried:
+        terminalreporter.section("tried")
+        for kind, count in sorted(tried.items()):
+            terminalreporter.write_line(f"{kind:>10} {count:>8,}")
+    if ratios:
+        terminalreporter.section("measured by the way, beside other tests")
+        for what, ratio in ratios.items():
+            terminalreporter.write_line(f"{ratio:6.2f} x  {what}")

@@ -142,6 +142,11 @@ class AgentProcess:
                 await process.wait()
         return process.returncode or 0
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal: to pause it, say."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     async def kill(self) -> None:
         """End it without a chance to clean up: what a crash looks like."""
         if self._process is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -120,15 +121,31 @@ class WorkerUnderTest:
         defaults = {"functionId": f"program-{runtime}", "runtime": runtime, "s3Key": key, "timeoutMs": 60_000}
         return await self.run(**(defaults | fields), input=payload)
 
-    async def run_all(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send jobs and wait for all results; in the order of the jobs."""
+    async def run_all(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        deadline_s: float = RESULT_DEADLINE_S,
+        at_once: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Send jobs and wait for all results; in the order of the jobs.
+
+        Args:
+            messages: The jobs.
+            deadline_s: For all together.
+            at_once: Have the worker find them all in the queue: it is paused while they are sent.
+        """
         waiting = {message["requestId"] for message in messages}
         results: dict[str, dict[str, Any]] = {}
-        async with self.redis.pubsub() as listener, asyncio.timeout(RESULT_DEADLINE_S):
+        async with self.redis.pubsub() as listener, asyncio.timeout(deadline_s):
             await listener.subscribe(*(f"result:{request_id}" for request_id in waiting))
+            if at_once:
+                self.agent.signal(signal.SIGSTOP)
             for message in messages:
                 body = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
                 await self.stack.send(body, queue_url=self.queue_url)
+            if at_once:
+                self.agent.signal(signal.SIGCONT)
             async for event in listener.listen():
                 if event["type"] == "message":
                     result = json.loads(event["data"])

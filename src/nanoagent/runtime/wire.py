@@ -35,6 +35,7 @@ REFUSED: Final = b"N"
 DONE: Final = b"Z"
 
 MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
+_MAX_ERRNO: Final = 4095  # the kernel's own bound, include/linux/err.h
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
 _CONFIGURATION: Final = struct.Struct("<BQI")
@@ -231,6 +232,12 @@ def _unpack(layout: struct.Struct, payload: bytes, what: str) -> tuple[int, ...]
     return layout.unpack(payload)
 
 
+def _check_errno(number: int) -> None:
+    """`os.strerror` takes no number that is no C int."""
+    if number > _MAX_ERRNO:
+        raise ProtocolError(f"the supervisor reported error {number}, which there is not")
+
+
 def decode_version(payload: bytes) -> int:
     """The payload of HELLO."""
     return _unpack(_VERSION, payload, "HELLO")[0]
@@ -245,7 +252,9 @@ def decode_level(payload: bytes) -> tuple[int, str]:
 
 def decode_ready(payload: bytes) -> ReadyReport:
     """The payload of READY."""
-    return ReadyReport(*_unpack(_READY, payload, "READY"))
+    error, files, size = _unpack(_READY, payload, "READY")
+    _check_errno(error)
+    return ReadyReport(error, files, size)
 
 
 def decode_exit(payload: bytes) -> ExitReport:
@@ -253,6 +262,7 @@ def decode_exit(payload: bytes) -> ExitReport:
     wait_status, flags, *rest = _unpack(_EXIT, payload, "EXIT")
     if not (os.WIFEXITED(wait_status & 0xFFFF) or os.WIFSIGNALED(wait_status & 0xFFFF)):
         raise ProtocolError(f"the supervisor reported wait status {wait_status}, which is no end")
+    _check_errno(rest[-1])
     return ExitReport(wait_status, ExitFlag(flags & 63), *rest)
 
 

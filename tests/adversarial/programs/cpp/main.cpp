@@ -9,7 +9,9 @@
 #include <functional>
 #include <iostream>
 #include <iterator>
+#include <list>
 #include <map>
+#include <netdb.h>
 #include <random>
 #include <sched.h>
 #include <set>
@@ -188,6 +190,8 @@ static string leave(const string &trace) {
 
 // --- look
 
+static string sweep(const string &words);
+
 static string joined(const std::set<string> &lines) {
   string all;
   for (auto &line : lines) all += (all.empty() ? "" : "\n") + line;
@@ -275,6 +279,7 @@ static const std::map<string, std::function<string(const string &)>> LOOKS = {
     {"attributes", attributes},
     {"variables", environment},
     {"random", draw},
+    {"sweep", sweep},
 };
 
 static string look(const string &item) {
@@ -284,6 +289,137 @@ static string look(const string &item) {
   } catch (const std::system_error &error) {
     return strerrorname_np(error.code().value());
   }
+}
+
+// --- try
+
+static const unsigned MOST_SECONDS = 10;
+
+static std::vector<string> split(const string &text, const string &separator) {
+  std::vector<string> parts;
+  size_t at = 0;
+  for (size_t end; (end = text.find(separator, at)) != string::npos; at = end + separator.size())
+    parts.push_back(text.substr(at, end - at));
+  parts.push_back(text.substr(at));
+  return parts;
+}
+
+// What a word stands for; buffers are put aside for as long as the call needs them.
+static long argument(const string &word, std::map<size_t, long> &results, std::list<string> &buffers) {
+  string rest = word.substr(1);
+  switch (word[0]) {
+    case '@': buffers.push_back(rest); break;
+    case '*': buffers.emplace_back(std::stoul(rest), '\0'); break;
+    case '#':
+      buffers.emplace_back();
+      for (size_t i = 0; i < rest.size(); i += 2) buffers.back() += (char)std::stoi(rest.substr(i, 2), nullptr, 16);
+      break;
+    case '$': return results[std::stoul(rest)];
+    default: return word == "self" ? getpid() : word[0] == '-' ? std::stol(word) : (long)std::stoul(word, nullptr, 0);
+  }
+  return (long)buffers.back().data();
+}
+
+static long system_call(const std::vector<string> &words, std::map<size_t, long> &results) {
+  std::list<string> buffers;
+  long a[7] = {};
+  for (size_t i = 1; i < words.size(); i++) a[i - 1] = argument(words[i], results, buffers);
+  long result = syscall(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
+  must(result);
+  return result;
+}
+
+static void fail(int error) {
+  errno = error;
+  must(-1);
+}
+
+static void read_some(const string &path) {
+  int file = open(path.c_str(), O_RDONLY);
+  must(file);
+  char byte;
+  ssize_t got = read(file, &byte, 1);
+  must(got);
+  if (got == 0) fail(ENODATA);
+}
+
+static void connect_to(const string &host, const string &port) {
+  addrinfo hints{}, *found;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found)) fail(EINVAL);
+  must(connect(socket(found->ai_family, SOCK_STREAM, 0), found->ai_addr, found->ai_addrlen));
+}
+
+static void connect_to_unix(const string &name) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path, name.data(), name.size());
+  if (name[0] == '@') address.sun_path[0] = 0;
+  must(connect(socket(AF_UNIX, SOCK_STREAM, 0), (sockaddr *)&address, sizeof address.sun_family + name.size()));
+}
+
+static void resolve(const string &name) {
+  addrinfo *found;
+  if (getaddrinfo(name.c_str(), "80", nullptr, &found)) fail(ENOENT);
+}
+
+static void step(const std::vector<string> &words) {
+  auto &verb = words[0], &path = words[1];
+  if (verb == "read") read_some(path);
+  else if (verb == "write") write_file(path, "0", 0);
+  else if (verb == "create") must(open(path.c_str(), O_WRONLY | O_CREAT, 0644));
+  else if (verb == "list") names(path);
+  else if (verb == "link") fs::read_symlink(path);
+  else if (verb == "connect") connect_to(path, words[2]);
+  else if (verb == "unix") connect_to_unix(path);
+  else if (verb == "resolve") resolve(path);
+  else _exit(255);
+}
+
+static void go_through(const std::vector<string> &steps) {
+  std::map<size_t, long> results;
+  size_t at = 0, again = steps.size();
+  while (at < steps.size()) {
+    auto words = split(steps[at++], " ");
+    if (words[0] == "loop") again = at;
+    else if (words[0] == "call") results[at] = system_call(words, results);
+    else step(words);
+    if (at == steps.size()) at = again;
+  }
+}
+
+static string in_a_child(const std::function<void()> &what) {
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(MOST_SECONDS);
+    try {
+      what();
+    } catch (const std::system_error &error) {
+      _exit(error.code().value());
+    }
+    _exit(0);
+  }
+  int status;
+  must(waitpid(child, &status, 0));
+  return std::to_string(WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+static string attempt(const string &attack) {
+  return in_a_child([&] { go_through(split(attack, " ; ")); });
+}
+
+// Every system call of a range but those named, with arguments that none can use; a line for each.
+static string sweep(const string &words) {
+  std::vector<long> numbers;
+  for (auto &word : split(words, " ")) numbers.push_back(std::stol(word, nullptr, 0));
+  std::set<long> left_out(numbers.begin() + 2, numbers.end());
+  string lines;
+  for (long number = numbers[0]; number <= numbers[1]; number++)
+    if (!left_out.count(number))
+      lines += std::to_string(number) + " " +
+               in_a_child([=] { must(syscall(number, -1L, -1L, -1L, -1L, -1L, -1L) == -1 ? -1 : 0); }) + "\n";
+  return lines;
 }
 
 // --- do
@@ -346,6 +482,20 @@ static void write_for_ever() {
   usleep(50'000);
 }
 
+static void zombies() {
+  for (;;) {
+    pid_t child = fork();
+    if (child < 0) return;
+    if (child == 0) _exit(0);
+  }
+}
+
+static int overflow_the_stack(volatile char *above) {
+  volatile char frame[4096];
+  frame[0] = *above;
+  return overflow_the_stack(frame) + frame[0];
+}
+
 static void ignore_sigterm() {
   signal(SIGTERM, SIG_IGN);
   for (;;) sleep(1000);
@@ -362,6 +512,8 @@ static const std::map<string, std::function<void()>> ENDINGS = {
     {"stop everyone", stop_everyone},
     {"write for ever", write_for_ever},
     {"ignore SIGTERM", ignore_sigterm},
+    {"zombies", zombies},
+    {"overflow the stack", [] { char none = 0; overflow_the_stack(&none); }},
 };
 
 // --- JSON, as far as it is needed
@@ -397,10 +549,12 @@ int main() {
       std::cout << "alive\n";
       return 0;
     }
-    if (word == "do" || word == "leave" || word == "look")
+    if (word == "do" || word == "leave" || word == "look" || word == "try") {
       verb = word;
-    else
-      results += (results.empty() ? "" : ", ") + as_json(word) + ": " + as_json(verb == "leave" ? leave(word) : look(word));
+      continue;
+    }
+    auto said = verb == "leave" ? leave(word) : verb == "look" ? look(word) : attempt(word);
+    results += (results.empty() ? "" : ", ") + as_json(word) + ": " + as_json(said);
   }
   std::cout << "{" << results << "}\n";
 }

@@ -2,11 +2,14 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	random "math/rand"
 	randomv2 "math/rand/v2"
@@ -17,6 +20,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -267,9 +271,9 @@ func attributes(path string) (string, error) {
 }
 
 func draw(string) (string, error) {
-	bytes := make([]byte, 8)
-	_, err := rand.Read(bytes)
-	return fmt.Sprintf("math/rand: %d\nmath/rand/v2: %d\ncrypto/rand: %x", random.Int63(), randomv2.Int64(), bytes), err
+	drawn := make([]byte, 8)
+	_, err := rand.Read(drawn)
+	return fmt.Sprintf("math/rand: %d\nmath/rand/v2: %d\ncrypto/rand: %x", random.Int63(), randomv2.Int64(), drawn), err
 }
 
 var looks = map[string]func(string) (string, error){
@@ -292,6 +296,145 @@ func look(item string) string {
 		return said(err)
 	}
 	return seen
+}
+
+// --- try
+
+const mostTime = 10 * time.Second
+
+// What a word stands for; a buffer is kept for as long as the call needs it.
+func argument(word string, results map[int]uintptr) (uintptr, []byte) {
+	rest := word[1:]
+	var buffer []byte
+	switch word[0] {
+	case '@':
+		buffer = []byte(rest + "\x00")
+	case '#':
+		buffer, _ = hex.DecodeString(rest)
+	case '*':
+		size, _ := strconv.Atoi(rest)
+		buffer = make([]byte, size)
+	case '$':
+		step, _ := strconv.Atoi(rest)
+		return results[step], nil
+	default:
+		if word == "self" {
+			return uintptr(os.Getpid()), nil
+		}
+		if number, err := strconv.ParseInt(word, 0, 64); err == nil {
+			return uintptr(number), nil
+		}
+		number, err := strconv.ParseUint(word, 0, 64)
+		if err != nil {
+			panic(err)
+		}
+		return uintptr(number), nil
+	}
+	return uintptr(unsafe.Pointer(&buffer[0])), buffer
+}
+
+func systemCall(words []string, results map[int]uintptr) (uintptr, error) {
+	var a [7]uintptr
+	var buffers [7][]byte
+	for i, word := range words {
+		a[i], buffers[i] = argument(word, results)
+	}
+	result, _, failure := syscall.RawSyscall6(a[0], a[1], a[2], a[3], a[4], a[5], a[6])
+	runtime.KeepAlive(buffers)
+	return result, failed(failure)
+}
+
+func readSome(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if _, err = file.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
+		return syscall.ENODATA
+	}
+	return err
+}
+
+func step(words []string) error {
+	var err error
+	switch path := words[1]; words[0] {
+	case "read":
+		err = readSome(path)
+	case "write":
+		err = write(path, "0", 0)
+	case "create":
+		err = write(path, "", os.O_CREATE)
+	case "list":
+		_, err = os.ReadDir(path)
+	case "link":
+		_, err = os.Readlink(path)
+	case "connect":
+		_, err = net.Dial("tcp", net.JoinHostPort(path, words[2]))
+	case "unix":
+		_, err = net.Dial("unix", path)
+	case "resolve":
+		if _, err = net.LookupHost(path); err != nil {
+			err = syscall.ENOENT
+		}
+	default:
+		os.Exit(255)
+	}
+	return err
+}
+
+func goThrough(steps []string) error {
+	results := map[int]uintptr{}
+	again := len(steps)
+	for at := 0; at < len(steps); {
+		words := strings.Fields(steps[at])
+		at++
+		var err error
+		switch words[0] {
+		case "loop":
+			again = at
+		case "call":
+			results[at], err = systemCall(words[1:], results)
+		default:
+			err = step(words)
+		}
+		if err != nil {
+			return err
+		}
+		if at == len(steps) {
+			at = again
+		}
+	}
+	return nil
+}
+
+// There is no fork in Go: each attack is this program again, and its exit code says what became of it.
+func attempt(attack string) string {
+	request, _ := json.Marshal(map[string][]string{"chain": {attack}})
+	child := exec.Command("/proc/self/exe")
+	child.Stdin = bytes.NewReader(request)
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	if err := child.Run(); child.ProcessState == nil {
+		return err.Error()
+	}
+	status := child.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return fmt.Sprint(-int(status.Signal()))
+	}
+	return fmt.Sprint(status.ExitStatus())
+}
+
+func endAsChain(attack string) {
+	runtime.LockOSThread()
+	time.AfterFunc(mostTime, func() { os.Exit(int(syscall.ETIMEDOUT)) })
+	err := goThrough(strings.Split(attack, " ; "))
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		os.Exit(int(number))
+	}
+	if err != nil {
+		panic(err)
+	}
+	os.Exit(0)
 }
 
 // --- do
@@ -378,6 +521,16 @@ func writeForEver() {
 	time.Sleep(50 * time.Millisecond)
 }
 
+func zombies() {
+	for exec.Command("true").Start() == nil {
+	}
+}
+
+func overflowTheStack(frame [4096]byte) byte {
+	frame[0]++
+	return overflowTheStack(frame) + frame[0]
+}
+
 func ignoreSigterm() {
 	signal.Ignore(syscall.SIGTERM)
 	for {
@@ -397,6 +550,8 @@ var endings = map[string]func(){
 	"stop everyone":          stopEveryone,
 	"write for ever":         writeForEver,
 	"ignore SIGTERM":         ignoreSigterm,
+	"zombies":                zombies,
+	"overflow the stack":     func() { overflowTheStack([4096]byte{}) },
 }
 
 func main() {
@@ -410,6 +565,12 @@ func main() {
 	}
 	for _, item := range request["look"] {
 		results[item] = look(item)
+	}
+	for _, attack := range request["try"] {
+		results[attack] = attempt(attack)
+	}
+	for _, attack := range request["chain"] {
+		endAsChain(attack)
 	}
 	for _, ending := range request["do"] {
 		endings[ending]()

@@ -2,6 +2,7 @@
 'use strict';
 const child_process = require('child_process');
 const crypto = require('crypto');
+const dns = require('dns');
 const fs = require('fs');
 const net = require('net');
 const os = require('os');
@@ -146,6 +147,77 @@ function look(item) {
   }
 }
 
+// --- try
+
+const MOST_MS = 10_000;
+const { ENODATA, ENOENT, ETIMEDOUT } = os.constants.errno;
+
+// There are no system calls in Node.js but those of its own functions: Perl makes them, as a child.
+const CALLS = String.raw`
+  my @steps = split / ; /, shift;
+  my ($at, $again, %results) = (0, scalar @steps);
+  sub argument {
+    my ($kind, $rest) = $_[0] =~ /^(.)(.*)$/;
+    return "$rest\0" if $kind eq '@';
+    return pack('H*', $rest) if $kind eq '#';
+    return "\0" x $rest if $kind eq '*';
+    return $results{$rest} if $kind eq '$';
+    return $$ if $_[0] eq 'self';
+    return $_[0] =~ /^0x/ ? hex $_[0] : 0 + $_[0];
+  }
+  alarm 10;
+  while ($at < @steps) {
+    my ($verb, @words) = split / /, $steps[$at++];
+    if ($verb eq 'loop') { $again = $at; next }
+    exit 255 if $verb ne 'call';
+    my @arguments = map { argument($_) } @words;
+    $results{$at} = syscall($arguments[0], @arguments[1 .. $#arguments]);
+    exit $! + 0 if $results{$at} == -1;
+    $at = $again if $at == @steps;
+  }
+  exit 0;
+`;
+
+function calls(attack) {
+  const { status, signal } = child_process.spawnSync('perl', ['-e', CALLS, attack], { stdio: ['ignore', 1, 2] });
+  return signal ? -os.constants.signals[signal] : status;
+}
+
+function readSome(path) {
+  if (!fs.readSync(fs.openSync(path), Buffer.alloc(1))) throw Object.assign(new Error(), { errno: -ENODATA });
+}
+
+const connected = (address) => new Promise((resolve, reject) => {
+  const near = net.connect(address).once('connect', resolve).once('error', reject);
+  near.setTimeout(MOST_MS, () => reject(Object.assign(new Error(), { errno: -ETIMEDOUT })));
+});
+
+const resolved = (name) => new Promise((resolve, reject) => {
+  dns.lookup(name, (error) => (error ? reject(Object.assign(error, { errno: -ENOENT })) : resolve()));
+});
+
+const STEPS = {
+  read: readSome,
+  write: (path) => fs.writeSync(fs.openSync(path, fs.constants.O_WRONLY), '0'),
+  create: (path) => fs.openSync(path, fs.constants.O_WRONLY | fs.constants.O_CREAT),
+  list: (path) => fs.readdirSync(path),
+  link: (path) => fs.readlinkSync(path),
+  connect: (host, port) => connected({ host, port }),
+  unix: (name) => connected({ path: name.replace('@', '\0') }),
+  resolve: resolved,
+};
+
+async function attempt(attack) {
+  const [verb, ...words] = attack.split(' ');
+  if (!STEPS[verb]) return String(calls(attack));
+  try {
+    await STEPS[verb](...words);
+    return '0';
+  } catch (error) {
+    return String(error.errno === undefined ? error : -error.errno);
+  }
+}
+
 // --- do
 
 const sleeper = (stdio = 'ignore') => child_process.spawn('sleep', ['1000'], { stdio });
@@ -204,6 +276,13 @@ async function writeForEver() {
   await new Promise((resolve) => setTimeout(resolve, 50));
 }
 
+// Node.js waits for its children, whether one wants it or not: Perl need not.
+const zombies = () => child_process.spawnSync('perl', ['-e', 'while (defined(my $child = fork)) { exit unless $child }']);
+
+function overflowTheStack() {
+  overflowTheStack();
+}
+
 function ignoreSigterm() {
   process.on('SIGTERM', () => {});
   setInterval(() => {}, 1000);
@@ -221,6 +300,8 @@ const ENDINGS = {
   'stop everyone': stopEveryone,
   'write for ever': writeForEver,
   'ignore SIGTERM': ignoreSigterm,
+  zombies,
+  'overflow the stack': overflowTheStack,
 };
 
 async function main() {
@@ -233,6 +314,7 @@ async function main() {
   const results = {};
   for (const trace of request.leave ?? []) results[trace] = await leave(trace);
   for (const item of request.look ?? []) results[item] = look(item);
+  for (const attack of request.try ?? []) results[attack] = await attempt(attack);
   fs.writeSync(1, JSON.stringify(results));
   process.exit(0);
 }

@@ -5,6 +5,13 @@
 {"look": [item, ...]}     look at things; what was seen of each, as text
 {"leave": [...], "look": [...]}    one after the other
 {"do": [ending]}          end badly
+{"try": [attack, ...]}    attack, each in a process of its own; what became of each, as a number: 0 when all
+                          steps succeeded, the errno of the one that failed, or minus the signal that
+                          ended it
+
+An attack is steps with ` ; ` between them (tests/support/attacks.py). `call` is a system call by its
+number; its arguments are integers, `@text`, `#hexadecimal` and `*size` for buffers, `$n` for what step n
+returned, `self`. What follows `loop` is repeated until it fails.
 """
 
 from __future__ import annotations
@@ -219,6 +226,87 @@ def look(item: str) -> str:
         return errno.errorcode[exc.errno or 0]
 
 
+# --- try
+
+ENOENT, ENODATA = errno.ENOENT, errno.ENODATA
+MOST_SECONDS = 10
+
+
+def argument(word: str, results: dict[int, int]) -> Any:
+    match word[0]:
+        case "@":
+            return ctypes.create_string_buffer(word[1:].encode())
+        case "#":
+            return ctypes.create_string_buffer(bytes.fromhex(word[1:]))
+        case "*":
+            return ctypes.create_string_buffer(int(word[1:]))
+        case "$":
+            return ctypes.c_long(results[int(word[1:])])
+    return ctypes.c_long(os.getpid() if word == "self" else int(word, 0))
+
+
+def system_call(words: list[str], results: dict[int, int]) -> int:
+    libc.syscall.restype = ctypes.c_long
+    result: int = libc.syscall(*[argument(word, results) for word in words])
+    must(result)
+    return result
+
+
+def read_some(path: str) -> None:
+    with open(path, "rb", 0) as file:
+        if not file.read(1):
+            raise OSError(ENODATA, "")
+
+
+def resolve(name: str) -> None:
+    try:
+        socket.getaddrinfo(name, 80)
+    except socket.gaierror:
+        raise OSError(ENOENT, "") from None
+
+
+STEPS: dict[str, Callable[..., Any]] = {
+    "read": read_some,
+    "write": lambda path: os.write(os.open(path, os.O_WRONLY), b"0"),
+    "create": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT)),
+    "list": os.listdir,
+    "link": os.readlink,
+    "connect": lambda host, port: socket.create_connection((host, int(port))),
+    "unix": lambda name: socket.socket(socket.AF_UNIX).connect(name.replace("@", "\0")),
+    "resolve": resolve,
+}
+
+
+def go_through(steps: list[str]) -> None:
+    results: dict[int, int] = {}
+    at, again = 0, None
+    while at < len(steps):
+        verb, *words = steps[at].split()
+        at += 1
+        if verb == "loop":
+            again = at
+        elif verb == "call":
+            results[at] = system_call(words, results)
+        else:
+            STEPS[verb](*words)
+        if at == len(steps) and again is not None:
+            at = again
+
+
+def attempt(attack: str) -> str:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(MOST_SECONDS)
+        try:
+            go_through(attack.split(" ; "))
+        except OSError as exc:
+            os._exit(exc.errno or 255)
+        except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+            os._exit(255)
+        os._exit(0)
+    return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
 # --- do
 
 
@@ -273,6 +361,19 @@ def write_for_ever() -> None:
     time.sleep(0.05)
 
 
+def zombies() -> None:
+    while True:
+        try:
+            if os.fork() == 0:
+                os._exit(0)
+        except OSError:
+            return
+
+
+def overflow_the_stack() -> None:
+    overflow_the_stack()
+
+
 def ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
@@ -290,6 +391,8 @@ ENDINGS = {
     "stop everyone": stop_everyone,
     "write for ever": write_for_ever,
     "ignore SIGTERM": ignore_sigterm,
+    "zombies": zombies,
+    "overflow the stack": overflow_the_stack,
 }
 
 
@@ -301,6 +404,7 @@ def main() -> None:
         return
     results = {trace: leave(trace) for trace in request.get("leave", [])}
     results |= {item: look(item) for item in request.get("look", [])}
+    results |= {attack: attempt(attack) for attack in request.get("try", [])}
     print(json.dumps(results))
 
 
