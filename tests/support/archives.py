@@ -82,7 +82,7 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
     assert {path.name for path in folder.iterdir()} <= {"code.zip", "tree", SIBLING}, "written outside"
     assert not any(sibling.iterdir()), "written into a sibling"
     assert archive.read_bytes() == content, "the archive was changed"
-    # Where data were refused, the file that they were for is left unfinished: nobody but the agent may read it.
+    # Where data were refused, the file that they were for is left unfinished: for the agent alone to read.
     files, count = tree_of(tree, unfinished=int(info is None))
     size = sum(map(len, files.values()))
     assert size <= limits.unpacked_bytes, "more bytes than the limit"
@@ -109,8 +109,8 @@ def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes], int]:
     """The files below a folder by their paths, and how many files and folders there are.
 
     Raises:
-        AssertionError: There is a link or a device, or a file with unusual permissions; those of a file that is
-            not finished are usual for as many as `unfinished`.
+        AssertionError: There is a link or a device, or a file with unusual permissions; those of a file that
+            is not finished are usual for as many as `unfinished`.
     """
     files: dict[str, bytes] = {}
     count = 0
