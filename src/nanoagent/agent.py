@@ -154,7 +154,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     )
     broker = await _broker(settings, clients)
     opened.push_async_callback(broker.close)
-    sink = _sink(settings)
+    sink = redis_sink(settings)
     opened.push_async_callback(sink.close)
     await pool.filled()
     blocked = await _keep_guards(settings, running, home, metrics, health, opened)
@@ -362,7 +362,8 @@ async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
     )
 
 
-def _sink(settings: Settings) -> RedisSink:
+def redis_sink(settings: Settings) -> RedisSink:
+    """The sink that the settings name."""
     return RedisSink(
         settings.redis_host,
         settings.redis_port,
@@ -416,7 +417,7 @@ async def check(settings: Settings) -> list[Finding]:
         opened.push_async_callback(driver.close)
         broker = await _broker(settings, clients)
         opened.push_async_callback(broker.close)
-        sink = _sink(settings)
+        sink = redis_sink(settings)
         opened.push_async_callback(sink.close)
 
         async def images() -> None:

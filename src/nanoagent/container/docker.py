@@ -213,6 +213,16 @@ class DockerDriver:
             options = (await docker.system.info()).get("SecurityOptions") or []
         return any("name=apparmor" in option for option in options)
 
+    async def ask(self, path: str) -> dict[str, Any]:
+        """The engine's answer to a GET of its API, as it stands; what `nanoagent doctor` looks with.
+
+        Raises:
+            ContainerError: It does not answer, or says no; the cause is the client's own exception.
+        """
+        docker = await self._engine()
+        async with _translated(f"asking for /{path}"):
+            return dict(await docker._query_json(path))  # noqa: SLF001 - as above
+
     async def ping(self) -> None:
         """Succeed when the engine answers."""
         docker = await self._engine()
