@@ -59,7 +59,9 @@ class FolderStore:
             raise StorageError(f"{bucket}/{key}: {exc}") from exc
         return current
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
+    async def put(
+        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+    ) -> None:
         try:
             path = self.path(bucket, key)
             if not (self._root / bucket).is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from nanoagent.errors import NanoAgentError
+from nanoagent.errors import NanoAgentError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,11 @@ class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, no
 
 class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
     """The object has more bytes than the caller is willing to take."""
+
+
+def shown(bucket: str, key: str) -> str:
+    """An object as a message names it; a key may be any characters."""
+    return one_line(f"s3://{bucket}/{key}")
 
 
 class ObjectStore(Protocol):
@@ -40,8 +45,18 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
-        """Store the file `source`; large files in parts."""
+    async def put(
+        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+    ) -> None:
+        """Store the file `source`; large files in parts.
+
+        Args:
+            bucket: The bucket's name.
+            key: The object's key.
+            source: A local file.
+            content_type: Its media type.
+            to_be_saved: Whether a browser is told to save it, whatever its type.
+        """
         ...
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:

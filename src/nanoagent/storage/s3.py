@@ -9,7 +9,7 @@ import structlog
 
 from nanoagent import aws
 from nanoagent.errors import StorageError
-from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,28 +60,33 @@ class S3Store:
         async with answer["Body"] as body:
             if answer["ContentLength"] > max_bytes:
                 raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
-            with aws.translated(StorageError, f"read s3://{bucket}/{key}"):
+            with aws.translated(StorageError, f"read {shown(bucket, key)}"):
                 complete = await _copy(body, into, max_bytes)
         if not complete:
             raise _too_large(bucket, key, None, max_bytes)
         return str(answer["ETag"])
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
-        """Store the file `source`, in parts of 8 MiB if it is larger than one.
+    async def put(
+        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+    ) -> None:
+        """Store the file `source`, in parts of 8 MiB if it is larger than one; see `ObjectStore.put`.
 
         Raises:
             StorageError: The file could not be read or stored; no parts are left behind.
         """
+        headers = {"ContentType": content_type}
+        if to_be_saved:
+            headers["ContentDisposition"] = "attachment"
         with (
-            aws.translated(StorageError, f"write s3://{bucket}/{key}"),
+            aws.translated(StorageError, f"write {shown(bucket, key)}"),
             await asyncio.to_thread(source.open, "rb") as file,
         ):
             first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
             if len(first) > _PART_BYTES:
                 file.seek(0)
-                await self._put_parts(bucket, key, file, content_type)
+                await self._put_parts(bucket, key, file, headers)
             else:
-                await self._client.put_object(Bucket=bucket, Key=key, Body=first, ContentType=content_type)
+                await self._client.put_object(Bucket=bucket, Key=key, Body=first, **headers)
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
@@ -89,7 +94,7 @@ class S3Store:
         Raises:
             StorageError: There are no credentials to sign with.
         """
-        with aws.translated(StorageError, f"sign a link to s3://{bucket}/{key}"):
+        with aws.translated(StorageError, f"sign a link to {shown(bucket, key)}"):
             return str(
                 await self._client.generate_presigned_url(
                     "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
@@ -109,11 +114,11 @@ class S3Store:
             if code in _NOT_MODIFIED:
                 return None
             kind = ObjectMissing if code in _MISSING else StorageError
-            raise kind(f"read s3://{bucket}/{key}: {aws.describe(exc)}") from exc
+            raise kind(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
 
-    async def _put_parts(self, bucket: str, key: str, file: Any, content_type: str) -> None:
+    async def _put_parts(self, bucket: str, key: str, file: Any, headers: dict[str, str]) -> None:
         target = {"Bucket": bucket, "Key": key}
-        upload = await self._client.create_multipart_upload(**target, ContentType=content_type)
+        upload = await self._client.create_multipart_upload(**target, **headers)
         target["UploadId"] = upload["UploadId"]
         try:
             parts: list[dict[str, Any]] = []
@@ -148,4 +153,4 @@ async def _copy(body: Any, into: Path, max_bytes: int) -> bool:
 
 def _too_large(bucket: str, key: str, size_bytes: int | None, max_bytes: int) -> ObjectTooLarge:
     size = "more" if size_bytes is None else f"{size_bytes:,} bytes"
-    return ObjectTooLarge(f"s3://{bucket}/{key} has {size}; at most {max_bytes:,} bytes are taken")
+    return ObjectTooLarge(f"{shown(bucket, key)} has {size}; at most {max_bytes:,} bytes are taken")
