@@ -274,7 +274,7 @@ def decode_file(payload: bytes) -> tuple[int, bytes]:
 
 
 def decode_refused(payload: bytes) -> tuple[str, bytes]:
-    """The payload of REFUSED: the reason and the path."""
-    if len(payload) < 2 or payload[0] not in REFUSALS:
+    """The payload of REFUSED: the reason and the path, which is empty for the whole of /output."""
+    if not payload or payload[0] not in REFUSALS:
         raise ProtocolError("the supervisor refused a file without a reason")
     return REFUSALS[payload[0]], payload[1:]
