@@ -1,4 +1,4 @@
-"""The command line: `nanoagent run`, `check`, `selftest`, `send`, `demo`, `dev`.
+"""The command line: `nanoagent run`, `check`, `doctor`, `selftest`, `send`, `demo`, `dev`.
 
 Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong. Heavy imports happen in the
 command that needs them.
@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,13 +66,19 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is Python's, not JSON's")
 
 
-def _settings(env_file: Path) -> Settings:
+def _load_environment(env_file: Path) -> None:
+    """The file into the environment: the AWS SDK's and Docker's own variables may stand in it, too."""
     from dotenv import load_dotenv
 
+    # A file that cannot be read is said by `config.load`, as a setting that is wrong.
+    with suppress(OSError, UnicodeDecodeError):
+        load_dotenv(env_file)
+
+
+def _settings(env_file: Path) -> Settings:
     from nanoagent import config
 
-    # Into the environment, too: the AWS SDK's and Docker's own variables may stand in the same file.
-    load_dotenv(env_file)
+    _load_environment(env_file)
     return config.load(env_file)
 
 
@@ -88,7 +95,7 @@ def run(env_file: EnvFile = Path(".env")) -> None:
 
 @app.command()
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Show the settings, and whether Docker, the queue and Redis answer."""
+    """Show the settings, and whether Docker, the queue and Redis answer (doctor goes further)."""
     settings = _settings(env_file)
     from nanoagent import agent
 
@@ -131,6 +138,24 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     else:
         report.show(tested)
     return 0 if tested.ok else EXIT_FAILED
+
+
+@app.command()
+def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
+    """Examine the host and every service, and say what to do about each finding."""
+    _load_environment(env_file)
+    from nanoagent.doctor import examination, report
+    from nanoagent.telemetry import logs
+
+    logs.configure("auto", "ERROR")
+    examined = asyncio.run(examination.examine(env_file))
+    if as_json:
+        print(json.dumps(report.document(examined.findings), indent=2, ensure_ascii=False))
+    else:
+        report.show(examined.findings)
+    if examined.settings_are_wrong:
+        return EXIT_USAGE
+    return 0 if examined.is_well else EXIT_FAILED
 
 
 @app.command()
