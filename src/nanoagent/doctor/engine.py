@@ -76,7 +76,7 @@ def version(engine: Engine) -> Iterator[Finding]:
     ]
     if any("podman" in part.lower() for part in components):
         about = f"Podman {name}, API {spoken}"
-    if engine.info.get("OSType", "linux") != "linux":
+    if (engine.info.get("OSType") or "linux") != "linux":
         yield problem(
             Area.DOCKER, f"{about} runs {engine.info['OSType']} containers", "an engine for Linux containers"
         )
@@ -148,7 +148,7 @@ def daemon(engine: Engine, host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding(Area.DOCKER, f"storage driver {driver}")
-    if not info.get("LiveRestoreEnabled") and info.get("Swarm", {}).get("LocalNodeState") != "active":
+    if not info.get("LiveRestoreEnabled") and (info.get("Swarm") or {}).get("LocalNodeState") != "active":
         yield note(
             Area.DOCKER,
             "live-restore is off: when Docker is restarted, running jobs are lost and tried again",
