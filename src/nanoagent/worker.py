@@ -306,7 +306,8 @@ class Worker:
             return
         except jobs.InvalidJob as exc:
             held.concluding = True
-            await self._conclude(delivery, held, self._invalid(delivery, exc), model="")
+            if not await self._already_done(delivery, held, exc.request_id):
+                await self._conclude(delivery, held, self._invalid(delivery, exc), model="")
             return
         # Not taken back: the delivery has its task, and with it its context, to itself.
         structlog.contextvars.bind_contextvars(
@@ -326,7 +327,7 @@ class Worker:
         with self._parts.metrics.job_active():
             try:
                 async with self._alone(job.request_id, held):
-                    if await self._already_done(delivery, held, job):
+                    if await self._already_done(delivery, held, job.request_id):
                         return
                     self._check_guards(job.runtime)
                     result = await self._parts.executor.execute(attempt)
@@ -385,13 +386,13 @@ class Worker:
         held.running = True
         self._moved.set()
 
-    async def _already_done(self, delivery: Delivery, held: _Held, job: Job) -> bool:
-        """Publish again, and acknowledge, when the request has a result: it is not run twice."""
-        stored = await self._parts.sink.stored(job.request_id)
+    async def _already_done(self, delivery: Delivery, held: _Held, request_id: str) -> bool:
+        """Publish again, and acknowledge, when the request has a result: it gets no second one."""
+        stored = await self._parts.sink.stored(request_id)
         if stored is None:
             return False
         log.info("already done; its result is published again")
-        await self._finish(delivery, held, stored, job.request_id)
+        await self._finish(delivery, held, stored, request_id)
         return True
 
     # --- endings
