@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import traceback
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -44,22 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. No traceback reaches a user."""
     try:
         code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
-    except typer.Abort:
-        return 130
     except typer.TyperException as exc:  # a wrong call; typer has no other public name for it
         print(exc.format_message(), file=sys.stderr)
         return EXIT_USAGE
     except ConfigError as exc:
         print("The settings cannot be used:", file=sys.stderr)
         for problem in exc.problems:
-            print(f"  {problem}", file=sys.stderr)
+            print(f"  {_without_secrets(problem)}", file=sys.stderr)
         return EXIT_USAGE
     except NanoAgentError as exc:
-        print(f"nanoagent: {exc}", file=sys.stderr)
+        print(f"nanoagent: {_without_secrets(str(exc))}", file=sys.stderr)
         return EXIT_FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
+    except Exception:  # noqa: BLE001 - a bug of ours or of a library; Python would print it with all that it quotes
+        print(_without_secrets(traceback.format_exc()), file=sys.stderr)
+        return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+def _without_secrets(text: str) -> str:
+    from nanoagent.telemetry import logs
+
+    return logs.without_secrets(text)
 
 
 def _refuse_constant(name: str) -> None:
@@ -90,6 +98,7 @@ def run(env_file: EnvFile = Path(".env")) -> None:
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, settings.log_level)
+    logs.hide(settings.secrets)
     asyncio.run(agent.serve(settings))
 
 
@@ -98,7 +107,9 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Show the settings, and whether Docker, the queue and Redis answer (doctor goes further)."""
     settings = _settings(env_file)
     from nanoagent import agent
+    from nanoagent.telemetry import logs
 
+    logs.hide(settings.secrets)
     findings = asyncio.run(agent.check(settings))
     shown = settings.model_dump(mode="json")
     for name in shown:
@@ -106,7 +117,8 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
             shown[name] = "***"
     if as_json:
         parts = {finding.part: finding.problem for finding in findings}
-        print(json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False))
+        document = json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False)
+        print(logs.without_secrets(document))
     else:
         from rich.console import Console
         from rich.markup import escape
@@ -114,11 +126,12 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 
         table = Table("setting", "value", box=None)
         for name, value in shown.items():
-            table.add_row(name.upper(), "" if value is None else escape(str(value)))
+            table.add_row(name.upper(), "" if value is None else escape(logs.without_secrets(str(value))))
         console = Console()
         console.print(table)
         for finding in findings:
-            verdict = "[green]ok[/]" if finding.problem is None else f"[red]{escape(finding.problem)}[/]"
+            problem = logs.without_secrets(finding.problem or "")
+            verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
             console.print(f"{finding.part}: {verdict}")
     return EXIT_FAILED if any(finding.problem for finding in findings) else 0
 
@@ -132,6 +145,7 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, "ERROR" if as_json else "WARNING")
+    logs.hide(settings.secrets)
     tested = asyncio.run(agent.selftest(settings))
     if as_json:
         print(json.dumps(report.document(tested), indent=2))

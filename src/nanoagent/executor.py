@@ -102,8 +102,9 @@ class Executor:
         return result
 
     def failed(self, attempt: Attempt, failure: PlatformError) -> Result:
-        """The result of a job that was given up, by our fault."""
-        return self._blank(attempt, ErrorType.PLATFORM, str(failure))
+        """The result of a job that was given up, by our fault; why in detail is the log's."""
+        message = f"{failure.told}; the worker's log says more of this requestId"
+        return self._blank(attempt, ErrorType.PLATFORM, message)
 
     def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: str | None) -> Result:
         """A result with what is known of every job."""

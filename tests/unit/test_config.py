@@ -304,3 +304,21 @@ def test_a_relative_work_folder_becomes_absolute(
 
 def test_prices_are_exact(load: Callable[..., Settings]):
     assert load(PRICE_PER_GB_SECOND="0.1").price_per_gb_second == Decimal("0.1")
+
+
+def test_the_secrets_are_those_of_the_settings_and_of_the_sdk_and_passwords_in_urls(
+    load: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key-id",
+        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_SESSION_TOKEN": "session",
+        "AWS_ENDPOINT_URL_S3": "http://user:of%20s3@127.0.0.1:9",
+        "HTTPS_PROXY": "http://user:of-proxy@127.0.0.1:9",
+        "AWS_ENDPOINT_URL": "http://[no-url",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load(REDIS_PASSWORD="of-redis", AI_ENDPOINT="http://user:of-ai@127.0.0.1:9")
+    assert {"key-id", "secret-key", "session", "of s3", "of-proxy", "of-redis", "of-ai"} == set(
+        settings.secrets
+    )

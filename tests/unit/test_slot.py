@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,6 @@ from support.fake_supervisor import hello
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 WAIT_S = 20.0
 
@@ -151,11 +152,18 @@ async def test_another_user_is_hung_up_on(slot):
     writer.close()
 
 
-async def test_a_path_too_long_for_a_socket_is_our_own_error(tmp_path):
-    folder = tmp_path / ("x" * 100)
-    folder.mkdir()
+async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
     with pytest.raises(ContainerError, match="no socket could be made"):
-        await Slot(folder).listen(os.getuid())
+        await Slot(tmp_path / "gone").listen(os.getuid())
+
+
+async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    # What the other end, and /proc/net/unix of its network namespace, show of ours.
+    assert re.fullmatch(r"/proc/self/fd/\d+/agent\.sock", writer.get_extra_info("peername"))
+    assert str(slot.path) not in Path("/proc/net/unix").read_text()
+    writer.close()
 
 
 async def test_removing_hangs_up_and_leaves_nothing(slot):
