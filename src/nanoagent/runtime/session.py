@@ -30,6 +30,10 @@ _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code under the smal
 # Over the deadline and its grace: the supervisor's own clock is then not believed any more. Generous,
 # because a small CPU share slows the supervisor too.
 _OVERTIME_S: Final = 15.0
+# For all of a run's output together, into however many frames it is cut: 7 ms for each of MAX_INODES files,
+# and for their bytes sixty times what was measured (1 ms per MB), because CPU shares can be small.
+_COLLECT_TIMEOUT_S: Final = 120.0
+_LEAST_BYTES_PER_S: Final = 16 * 1024 * 1024
 _MAX_PATH_BYTES: Final = 1024
 
 
@@ -117,6 +121,7 @@ class Session:
         self._stream.connection_made(writer.transport)
         self._ready_by: float | None = None  # loop's time; None while no READY is due
         self._failure: ContainerError | None = None  # of the preparation of the next run
+        self._output_by = 0.0  # loop's time; the present run's output has to be there
 
     @property
     def connected(self) -> bool:
@@ -218,7 +223,10 @@ class Session:
             raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
         if kind != wire.EXIT:
             raise ProtocolError(f"the supervisor sent {kind!r} where a run's end was due")
-        return wire.decode_exit(payload)
+        report = wire.decode_exit(payload)
+        if report.wall_us > limit_s * 1_000_000:
+            raise ProtocolError(f"the supervisor reported {report.wall_us} µs of a run with {limit_s:.0f} s")
+        return report
 
     async def collect(self, request: wire.RunRequest, report: wire.ExitReport, spool: Path) -> Collected:
         """Take what the run printed and left in /output; return when the container is wiped, or has died.
@@ -229,6 +237,9 @@ class Session:
             spool: A folder for the files, made for the first; their names in it are numbers.
         """
         collected = Collected()
+        most_bytes = 2 * request.capture_bytes + request.output_max_total_bytes
+        limit_s = _COLLECT_TIMEOUT_S + most_bytes / _LEAST_BYTES_PER_S
+        self._output_by = asyncio.get_running_loop().time() + limit_s
         streams = {wire.STDOUT: bytearray(), wire.STDERR: bytearray()}
         try:
             while (frame := await self._receive_soon())[0] != wire.DONE:
@@ -313,10 +324,14 @@ class Session:
         return _payload_of(frame, expected)
 
     async def _receive_soon(self) -> Frame:
+        """The next frame of a run's output; each may be slow, but not all together."""
+        left_s = self._output_by - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise ContainerError("the supervisor was too slow with the run's output")
         try:
-            return await self._stream.receive(_STEP_TIMEOUT_S)
+            return await self._stream.receive(min(left_s, _STEP_TIMEOUT_S))
         except TimeoutError as exc:
-            raise ContainerError(f"the supervisor was silent for {_STEP_TIMEOUT_S:.0f} s") from exc
+            raise ContainerError("the supervisor was silent, or too slow with the run's output") from exc
 
 
 def _payload_of(frame: Frame, expected: bytes) -> bytes:
