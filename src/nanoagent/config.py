@@ -170,6 +170,12 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.-]{1,100}$",
         description="AppArmor profile of containers, on hosts that have AppArmor",
     )
+    docker_runtime: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="runtime that containers are made with, as `docker info` names it (runsc, kata-runtime, "
+        "…; docs/outer-walls.md); default: Docker's default runtime",
+    )
     python_preload: str = Field(
         "auto",
         pattern=r"^(auto|none|[A-Za-z_][A-Za-z0-9_.]*(,[A-Za-z_][A-Za-z0-9_.]*)*)$",
@@ -181,8 +187,8 @@ class Settings(BaseSettings):
         1_900_000_000,
         ge=1000,
         le=1_900_000_000,
-        description="each container runs under a user id of its own, from here upward; 20000, say, for a Docker "
-        "that remaps user ids",
+        description="each container runs under a user id of its own, from here upward; 20000, say, for a "
+        "Docker that remaps user ids",
     )
     max_processes: int = Field(128, ge=8, description="processes and threads of a run")
     max_open_files: int = Field(1024, ge=16, description="open files of a process")

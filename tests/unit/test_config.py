@@ -196,6 +196,9 @@ def test_everything_that_is_wrong_is_listed_at_once(problems: Callable[..., tupl
         ("MAX_RESULT_BYTES", "100", "greater than or equal to 4096"),
         ("OUTPUT_URL_STYLE", "fancy", "'plain' or 'presigned'"),
         ("DOCKER_WORK_DIR_ROOT", "/" + "x" * 60, "Unix sockets are made below it"),
+        ("DOCKER_RUNTIME", "/usr/bin/runsc", "should match pattern"),
+        ("CONTAINER_UID_BASE", "55537", "should be at most 55536, or at least 65536"),
+        ("CONTAINER_UID_BASE", "65535", "should be at most 55536, or at least 65536"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(

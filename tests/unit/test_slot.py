@@ -152,6 +152,28 @@ async def test_another_user_is_hung_up_on(slot):
     writer.close()
 
 
+async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he_said(slot):
+    await slot.listen()
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    writer.write(hello())
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0.05)
+    slot.admit({os.getuid(), 4711})
+    await (await slot.session(WAIT_S)).greet()
+    writer.close()
+
+
+async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(slot):
+    await slot.listen()
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    slot.admit({os.getuid() + 1})
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0.05)
+    writer.close()
+
+
 async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
     with pytest.raises(ContainerError, match="no socket could be made"):
         await Slot(tmp_path / "gone").listen(os.getuid())

@@ -121,7 +121,7 @@ class Slot:
     path: Path
     _server: asyncio.Server | None = None
     _admitted: frozenset[int] | None = None
-    _callers: list[tuple[int, asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    _callers: list[tuple[int, asyncio.StreamWriter, Session]] = field(default_factory=list)
     _session: asyncio.Future[Session] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -134,7 +134,8 @@ class Slot:
         """
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._callers.append((_peer_uid(writer), reader, writer))
+            # A session from the start: what comes first must not be lost in the reader.
+            self._callers.append((_peer_uid(writer), writer, Session(reader, writer)))
             self._answer()
 
         if uid is not None:
@@ -156,11 +157,11 @@ class Slot:
     def _answer(self) -> None:
         if self._admitted is None:
             return
-        for uid, reader, writer in self._callers:
+        for uid, writer, session in self._callers:
             if self._session.done() or uid not in self._admitted:
                 writer.close()
             else:
-                self._session.set_result(Session(reader, writer))
+                self._session.set_result(session)
         self._callers.clear()
 
     async def session(self, timeout_s: float) -> Session:
