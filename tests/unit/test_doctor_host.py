@@ -8,7 +8,7 @@ import re
 import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,9 @@ from nanoagent.doctor.facts import Engine, Folder, Host, Image, Mount, mount_of,
 from nanoagent.doctor.finding import Area, Finding, Verdict
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).parents[2]
 GIB = 1024**3
@@ -125,7 +128,7 @@ def settings_with(**changes: Any) -> Settings:
     return Settings(_env_file=None, **(required | changes))  # type: ignore[arg-type,call-arg]
 
 
-def record(root: Path, files: dict[str, str | None]) -> None:
+def record(root: Path, files: Mapping[str, str | None]) -> None:
     for name, text in files.items():
         path = root / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,9 +151,9 @@ class Case:
     expected: tuple[tuple[Verdict, Area, str, str], ...] = ()
 
     def findings(self, root: Path) -> list[Finding]:
-        record(root, FILES[self.base] | self.files)
+        record(root, {**FILES[self.base], **self.files})
         settings = settings_with(**self.settings)
-        about = {
+        about: dict[str, Any] = {
             "release": RELEASE[self.base],
             "machine": "x86_64",
             "uid": 0,
@@ -644,6 +647,17 @@ CASES = (
         "debug logs",
         info={"Debug": True},
         expected=((NOTE, Area.DOCKER, "logs for debugging", '"debug": false'),),
+    ),
+    Case(
+        "a runtime that is there",
+        settings={"docker_runtime": "runsc"},
+        info={"Runtimes": {"runc": {}, "runsc": {}}},
+    ),
+    Case(
+        "a runtime that is not there",
+        settings={"docker_runtime": "runsc"},
+        info={"Runtimes": {"runc": {"path": "runc"}}},
+        expected=((PROBLEM, Area.DOCKER, "runsc is none of the engine's runtimes (runc)", '"runtimes"'),),
     ),
     Case(
         "no live-restore",

@@ -46,6 +46,7 @@ def judge(engine: Engine, host: Host, settings: Settings) -> Iterator[Finding]:
     yield from access(engine)
     yield from daemon(engine, host)
     yield from limits(engine, host)
+    yield from outer_runtime(engine, settings)
     yield from users(engine, settings)
     yield from images(engine)
     yield level(engine, settings)
@@ -217,6 +218,22 @@ def limits(engine: Engine, host: Host) -> Iterator[Finding]:
             yield note(
                 Area.CGROUPS, "swap is not counted; this machine has none", "kernel parameter swapaccount=1"
             )
+
+
+def outer_runtime(engine: Engine, settings: Settings) -> Iterator[Finding]:
+    """Whether the engine has what is to make containers."""
+    name = settings.docker_runtime
+    if name is None:
+        return
+    known = sorted(map(str, engine.info.get("Runtimes") or {}))
+    if name in known:
+        yield Finding(Area.DOCKER, f"the engine has DOCKER_RUNTIME={name}")
+    else:
+        yield problem(
+            Area.DOCKER,
+            f"DOCKER_RUNTIME={name} is none of the engine's runtimes ({', '.join(known) or 'it names none'})",
+            f'one of these, or "runtimes": {{"{name}": {{"path": "/usr/bin/{name}"}}}} {_RESTART}',
+        )
 
 
 def users(engine: Engine, settings: Settings) -> Iterator[Finding]:

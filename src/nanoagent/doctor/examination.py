@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from nanoagent import config
 from nanoagent.aws import AwsClients
 from nanoagent.config import Settings
-from nanoagent.doctor import cloud, gather, host, results
+from nanoagent.doctor import cloud, gather, host, report, results
 from nanoagent.doctor import engine as engines
 from nanoagent.doctor.finding import Area, Finding, problem, unknown
-from nanoagent.doctor.report import Redactor, in_order, is_well
 from nanoagent.errors import ConfigError
+from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ class Examination:
     @property
     def is_well(self) -> bool:
         """Whether there is no problem."""
-        return is_well(self.findings)
+        return report.is_well(self.findings)
 
 
 async def examine(env_file: Path | None, environment: Mapping[str, str] = os.environ) -> Examination:
@@ -70,6 +70,7 @@ async def examine(env_file: Path | None, environment: Mapping[str, str] = os.env
         environment: Whose secrets are kept out of the findings.
     """
     settings, wrong = usable_settings(env_file)
+    logs.hide([*settings.secrets, *report.secrets_in(environment)])
     problems = problems_of(env_file)
     findings = [_setting_finding(each) for each in problems]
     if not problems:
@@ -80,9 +81,8 @@ async def examine(env_file: Path | None, environment: Mapping[str, str] = os.env
             _part(Area.SQS, lambda: _aws(settings, clients, wrong)),
             _part(Area.REDIS, lambda: _redis(settings, wrong)),
         )
-    redactor = Redactor(environment)
-    shown = (redactor.finding(finding) for part in (findings, *parts) for finding in part)
-    return Examination(in_order(shown), bool(problems))
+    shown = (report.shown(finding) for part in (findings, *parts) for finding in part)
+    return Examination(report.in_order(shown), bool(problems))
 
 
 def problems_of(env_file: Path | None) -> Sequence[str]:

@@ -371,7 +371,7 @@ async def cloudwatch(clients: AwsClients) -> Answer:
 async def redis(settings: Settings) -> dict[str, Answer]:
     """What Redis says to what the worker does: with keys of its own, which live for a second."""
     async with AsyncExitStack() as opened:
-        sink = agent.redis_sink(settings)
+        sink = agent.redis_sink(settings.model_copy(update={"result_ttl_seconds": 1}))
         opened.push_async_callback(sink.close)
         answers = {"ping": await ask(lambda: sink.ask("PING"))}
         if answers["ping"].code is None:

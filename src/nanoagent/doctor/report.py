@@ -12,19 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoagent.doctor.finding import Area, Finding, Verdict
+from nanoagent.errors import one_line
+from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_HIDDEN: Final = "***"
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|access_?key|api_?key", re.IGNORECASE)
-_IN_URL: Final = re.compile(r"(\w://)[^\s/\"']*@")
-_USER_INFO: Final = re.compile(r"\w://([^\s\"']+)@")  # with slashes, as nobody should write it
-_SIGNED: Final = re.compile(r"((?:X-Amz-(?:Signature|Credential|Security-Token)|Signature)=)[^&\s\"']+")
-# Control characters, and what makes text look like another (Trojan Source, CVE-2021-42574).
-_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+_USER_INFO: Final = re.compile(r"\w://([^\s\"']+)@")  # with slashes, too, as nobody should write it
 _LONGEST: Final = 600
-_SHORTEST_SECRET: Final = 4  # anything shorter would blot out half of the words
 _STYLES: Final = {
     Verdict.OK: "green",
     Verdict.NOTE: "cyan",
@@ -34,35 +30,25 @@ _STYLES: Final = {
 }
 
 
-class Redactor:
-    """Takes out what must not be shown.
+def secrets_in(environment: Mapping[str, str]) -> set[str]:
+    """What must not be shown of an environment: what is called so, and what stands in URLs before a host."""
+    secrets = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
+    for value in environment.values():
+        for user_info in _USER_INFO.findall(value):
+            secrets |= {user_info, user_info.partition(":")[2]}
+    return secrets
 
-    Args:
-        environment: Whose variables may hold secrets: those that are called so, and what stands in URLs.
-    """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        secrets = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
-        for value in environment.values():
-            for user_info in _USER_INFO.findall(value):
-                secrets |= {user_info, user_info.partition(":")[2]}
-        # The longest first: one may be a part of another.
-        self._secrets = sorted(
-            (each for each in secrets if len(each) >= _SHORTEST_SECRET), key=len, reverse=True
-        )
+def fit_to_be_shown(text: str) -> str:
+    """One printable line, of bounded length, without what `logs.hide` was told of."""
+    line = one_line(logs.without_secrets(text).strip())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
 
-    def text(self, text: str) -> str:
-        """One printable line, of bounded length, without secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        text = _SIGNED.sub(rf"\1{_HIDDEN}", _IN_URL.sub(rf"\1{_HIDDEN}@", text))
-        text = _UNPRINTABLE.sub(" ", text).strip()
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
-    def finding(self, finding: Finding) -> Finding:
-        """The finding, fit to be shown."""
-        remedy = None if finding.remedy is None else self.text(finding.remedy)
-        return replace(finding, found=self.text(finding.found), remedy=remedy)
+def shown(finding: Finding) -> Finding:
+    """The finding as it may be shown."""
+    remedy = None if finding.remedy is None else fit_to_be_shown(finding.remedy)
+    return replace(finding, found=fit_to_be_shown(finding.found), remedy=remedy)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
