@@ -63,6 +63,7 @@ def _supervisors(spec: ContainerSpec, pid: int) -> frozenset[int]:
         pid: Its process 1, as the host sees it.
     """
     try:
+        # Still the container's own map: the supervisor enters a user namespace only when it is configured.
         uid = engine.outside_uid(spec.uid, Path(f"/proc/{pid}/uid_map").read_text())
     except (OSError, ValueError):  # it has ended already, or is another machine's
         uid = spec.uid
