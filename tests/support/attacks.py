@@ -63,7 +63,8 @@ NUMBERS: Final = {
         shmget=29/194 socket=41/198 socketpair=53/199 swapoff=168/225 swapon=167/224 syslog=103/116
         tgkill=234/131 truncate=76/45 umount2=166/39 unlinkat=263/35 unshare=272/97
         userfaultfd=323/282 ustat=136 utimensat=280/88 vhangup=153/58 vmsplice=278/75 write=1/64
-        x32_getpid=0x40000027
+        epoll_create1=291/20 eventfd2=290/19 fcntl=72/25 inotify_init1=294/26 mlock=149/228
+        msgsnd=69/189 timer_create=222/107 timerfd_create=283/85 x32_getpid=0x40000027
         """.replace("0x40000027", str(0x4000_0027)).split()
     )
 }
