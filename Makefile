@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test test-vm bench bench-quick bench-hostile bench-phases check format lock images clean
+.PHONY: help setup demo dev test test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -49,6 +49,14 @@ bench-hostile: setup  ## what honest jobs wait beside hostile ones, against a qu
 bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each runtime
 	$(call announce,phases; best on an idle machine)
 	@$(BIN)/python benchmarks/phases.py
+
+fuzz:  ## look for archives, messages and replies that break their parsers; FUZZ_SECONDS (60) for each
+	@scripts/setup venv
+	$(call announce,archive job protocol)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz
+
+fuzz-replay:  ## what fuzzing has found, again: TARGET=archive INPUT=.nanoagent/fuzz/archive/crash-…
+	@PYTHONPATH=tests $(BIN)/python -m fuzz replay $(TARGET) $(INPUT)
 
 check:  ## the same without the tests that need Docker
 	@scripts/setup venv

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -287,7 +288,7 @@ async def test_whatever_a_supervisor_does_the_run_ends_by_the_table_and_holds_li
     assert peak < MOST_HELD_BYTES
     on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert on_disk <= REQUEST.output_max_total_bytes
-    record_property("tried", ["attacks", 1])
+    record_property("tried", ["replies", 1])
 
 
 CONVERSATION: Final = (
@@ -304,12 +305,12 @@ async def test_a_supervisor_may_hang_up_after_any_byte(
 ) -> None:
     endings: Counter[str] = Counter()
     for said in range(len(CONVERSATION) + 1):
-        attack = Attack("", lambda said=said: then(CONVERSATION[:said]), None, hangs_up=True)
+        attack = Attack("", partial(then, CONVERSATION[:said]), None, hangs_up=True)
         ended, is_clean = await run_against(attack, tmp_path / str(said))
         endings[type(ended).__name__] += 1
         assert isinstance(ended, Execution) == (said >= len(EXIT))
         assert is_clean == (said == len(CONVERSATION))
-    record_property("tried", ["attacks", endings.total()])
+    record_property("tried", ["replies", endings.total()])
 
 
 @pytest.mark.usefixtures("impatient")
@@ -337,7 +338,7 @@ async def test_of_what_an_idle_supervisor_sends_only_a_little_is_taken(
         assert sent < 16 * MIB
         assert session._stream._frames.held_bytes <= 4 * wire.MAX_FRAME_BYTES
         assert session.connected
-    record_property("tried", ["attacks", 1])
+    record_property("tried", ["replies", 1])
 
 
 @pytest.mark.usefixtures("impatient")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +17,7 @@ from nanoagent.runtime.session import Overdue, Session, captured, exit_code_of, 
 from nanoagent.runtime.stream import Gone
 from support import fake_supervisor as says
 from support.containers import request_for
+from support.fake_supervisor import Writer, talk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,45 +33,6 @@ REQUEST = request_for(
     prepare_next=False,
 )
 REPORT = wire.ExitReport(0, wire.ExitFlag(0), *[0] * 9)
-
-
-class Writer:
-    """Takes what is written, and is the transport as well; nobody reads it."""
-
-    protocol: asyncio.Protocol
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.reads = True
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    @property
-    def transport(self) -> Writer:
-        return self
-
-    def set_protocol(self, protocol: asyncio.Protocol) -> None:
-        self.protocol = protocol
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    def abort(self) -> None:
-        self.protocol.connection_lost(None)
-
-
-def talk(data: bytes, *, hangs_up: bool = True, writer: Writer | None = None) -> Session:
-    """A session whose supervisor says all that, then hangs up or falls silent."""
-    writer = writer or Writer()
-    session = Session(asyncio.StreamReader(), cast("asyncio.StreamWriter", writer))
-    writer.protocol.data_received(data)
-    if hangs_up:
-        writer.protocol.connection_lost(None)
-    return session
 
 
 async def whole_run(session: Session, spool: Path) -> session_module.Collected:
