@@ -200,10 +200,11 @@ async def yard(
             await driver.close()
 
 
-async def built(runtime: Runtime) -> bytes:
-    """The adversary of a compiled language."""
+async def built(runtime: Runtime, files: dict[str, str] | None = None) -> bytes:
+    """The program of a compiled language that these files make: by default, its adversary."""
     async with yard(Isolation.SANDBOX, (runtime,), limits=_BUILD_LIMITS) as builders:
-        return await builders.build(builders.adversary(runtime))
+        made = builders.adversary(runtime) if files is None else builders.function(runtime, files)
+        return await builders.build(made)
 
 
 class Shelf:
