@@ -161,8 +161,14 @@ async def refusing_aws() -> AsyncIterator[str]:
             body_ = b"\xa2" + b"".join(map(_text, [word for pair in fields.items() for word in pair]))
             headers = date | {"smithy-protocol": "rpc-v2-cbor"}
             return web.Response(body=body_, status=403, headers=headers, content_type="application/cbor")
-        # S3, which does not name the action across accounts
-        error = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        # S3, which does not name the action across accounts; and one that quotes what it is sent
+        code, words = "AccessDenied", "Access Denied"
+        if "/logs/" in request.path:
+            token, signature = (
+                request.headers.get(name) for name in ("X-Amz-Security-Token", "Authorization")
+            )
+            code, words = "Odd", f"who is {token}? {signature}"
+        error = f"<Error><Code>{code}</Code><Message>{words}</Message></Error>"
         return web.Response(text=error, status=403, headers=date, content_type="application/xml")
 
     application = web.Application()
@@ -224,8 +230,9 @@ async def test_what_is_refused_is_said_with_its_remedy_and_without_a_secret(
     assert [text.partition(":")[0] for text in said_of(document, Area.S3)] == [
         "could not be told",
         "problem",
-        "problem",
+        "could not be told",
     ]
+    assert any("who is ***?" in text for text in said_of(document, Area.S3))
     assert said_of(document, Area.CLOUDWATCH) == ["problem: cloudwatch:PutMetricData is refused"]
     assert any(
         text.startswith("problem: PUBLISH, INCR, EXPIRE, MULTI refused")
