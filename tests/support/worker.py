@@ -37,6 +37,7 @@ class WorkerUnderTest:
         folder: For the agent's log, caches and slot folders.
         settings: Beyond those that the stack needs.
         until_ready: Whether it is expected to be ready.
+        max_receives: After how many receipts the queue moves a message to the dead-letter queue.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class WorkerUnderTest:
         settings: dict[str, str] | None = None,
         *,
         until_ready: bool = True,
+        max_receives: int = 10,
     ) -> None:
         self.stack = stack
         self.folder = folder
@@ -56,6 +58,7 @@ class WorkerUnderTest:
         self.log = folder / "agent.log"
         self.tasks = Path("/tmp/nanoagent-tests")
         self._until_ready = until_ready
+        self._max_receives = max_receives
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -74,7 +77,7 @@ class WorkerUnderTest:
 
     def _make_queues(self) -> None:
         self.dead_letter_url = self.stack.new_queue()
-        policy = self.stack.redrive_policy(self.dead_letter_url, max_receives=10)
+        policy = self.stack.redrive_policy(self.dead_letter_url, max_receives=self._max_receives)
         self.queue_url = self.stack.new_queue(VisibilityTimeout="30", RedrivePolicy=policy)
 
     def environment(self) -> dict[str, str]:
