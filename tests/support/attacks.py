@@ -278,6 +278,9 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
     control = "/sys/fs/cgroup"
     writes = (
         *(f"/slot/code/{entry}", "/slot/program", "/slot/configuration", "/nanosupervisor/supervisor"),
+        *("/nanosupervisor/interpreter", "/nanosupervisor/zygote.py", "/nanosupervisor/_nanozygote.so"),
+        *("/nanosupervisor/spare.blob", "/nanosupervisor/execute.node", "/nanosupervisor/build-cpp"),
+        *("/nanosupervisor/build-go", "/nanosupervisor/go-env", "/nanosupervisor/cpp-flags"),
         *("/etc/passwd", "/etc/ld.so.preload", "/etc/resolv.conf", "/usr/bin/perl", "/bin/sh"),
         *(
             f"/proc/sys/kernel/{name}"
@@ -309,7 +312,14 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
         *("/dev/vhost-vsock", "/dev/loop-control", "/dev/mapper/control", "/dev/hwrng", "/dev/cpu/0/msr"),
         *("/var/run/docker.sock", "/run/containerd/containerd.sock"),
     )
+    # Where the images keep what is built ahead; each has some of them.
+    caches = (
+        *("/nanosupervisor/pch", "/opt/go-cache", "/opt/go-cache/00", "/usr/lib/go/src", "/usr/include"),
+        *("/usr/lib/python3/dist-packages", "/usr/lib/python3/dist-packages/__pycache__"),
+        *("/usr/share/nodejs", "/var/cache", "/var/tmp", "/root/.cache", "/home/.cache"),
+    )
     creates = (
+        *(f"{folder}/x" for folder in caches),
         *(
             "/x",
             "/slot/x",
