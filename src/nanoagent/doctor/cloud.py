@@ -149,7 +149,7 @@ def _handles(queue: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
         if denied_action(answer) is not None:
             yield refusal(Area.SQS, action, queue, answer)
         elif answer.code is None or answer.code in _NO_HANDLE:
-            yield Finding(Area.SQS, f"{action} is allowed (tried with a receipt handle that is none)")
+            yield Finding(Area.SQS, f"{action} is not refused (tried with a receipt handle that is none)")
         else:
             yield trouble(Area.SQS, f"{action} on {queue}", answer)
 

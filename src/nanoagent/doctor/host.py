@@ -194,7 +194,7 @@ def namespaces(host: Host) -> Iterator[Finding]:
     for name, value in closed.items():
         yield warning(Area.NAMESPACES, f"{name} is 0: {lost}", f"sysctl -w {name}={value}")
     if not closed:
-        yield Finding(Area.NAMESPACES, f"an ordinary user may make those of {', '.join(_NAMESPACES)}")
+        yield Finding(Area.NAMESPACES, f"an ordinary user may have new ones ({', '.join(_NAMESPACES)})")
 
 
 def security(host: Host, engine: Engine, settings: Settings) -> Iterator[Finding]:
