@@ -119,9 +119,9 @@ def _peaks(host: Host, version: int) -> Iterator[Finding]:
     if version == 1:
         yield Finding(Area.CGROUPS, "the peak of memory can be read and reset")
     elif host.is_older_than(5, 19):
-        yield problem(
+        yield warning(
             Area.CGROUPS,
-            f"Linux {host.release} has no memory.peak in version 2, which every run is measured by",
+            f"Linux {host.release} has no memory.peak in version 2: peakMemoryBytes and advice are null",
             "a kernel of 5.19 or newer (6.12 for every run's peak), "
             "or version 1: kernel parameter systemd.unified_cgroup_hierarchy=0",
         )
