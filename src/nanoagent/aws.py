@@ -19,6 +19,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from nanoagent.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -109,8 +111,23 @@ class AwsClients:
                     aws_secret_access_key=self.secret_access_key,
                     config=_config(self.max_attempts),
                 )
-                self._open[service] = await self._exits.enter_async_context(context)
+                with _settings_errors(service):
+                    self._open[service] = await self._exits.enter_async_context(context)
             return self._open[service]
+
+
+@contextmanager
+def _settings_errors(service: str) -> Iterator[None]:
+    """Say in a sentence that the SDK's own variables or files are wrong; making a client asks nobody.
+
+    Raises:
+        ConfigError: They are.
+    """
+    try:
+        yield
+    except (ValueError, BotoCoreError) as exc:
+        problem = f"AWS_ENDPOINT_URL, or another setting of the AWS SDK, serves no client of {service}"
+        raise ConfigError([f"{problem}: {describe(exc)}"]) from exc
 
 
 def error_code(error: BaseException) -> str:

@@ -85,9 +85,12 @@ def _load_environment(env_file: Path) -> None:
 
 def _settings(env_file: Path) -> Settings:
     from nanoagent import config
+    from nanoagent.telemetry import logs
 
     _load_environment(env_file)
-    return config.load(env_file)
+    settings = config.load(env_file)
+    logs.hide(settings.secrets)
+    return settings
 
 
 @app.command()
@@ -98,7 +101,6 @@ def run(env_file: EnvFile = Path(".env")) -> None:
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, settings.log_level)
-    logs.hide(settings.secrets)
     asyncio.run(agent.serve(settings))
 
 
@@ -109,7 +111,6 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     from nanoagent import agent
     from nanoagent.telemetry import logs
 
-    logs.hide(settings.secrets)
     findings = asyncio.run(agent.check(settings))
     shown = settings.model_dump(mode="json")
     for name in shown:
@@ -145,7 +146,6 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, "ERROR" if as_json else "WARNING")
-    logs.hide(settings.secrets)
     tested = asyncio.run(agent.selftest(settings))
     if as_json:
         print(json.dumps(report.document(tested), indent=2))

@@ -18,7 +18,9 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import AsyncExitStack, contextmanager
+import tempfile
+import threading
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +31,9 @@ import pytest
 from redis import asyncio as redis
 
 from nanoagent.job import Runtime
+from nanoagent.result import Isolation
+from nanoagent.runtime.catalog import RECIPES
+from support.adversarial import yard
 from support.recorder import Recorder
 from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
 
@@ -373,7 +378,8 @@ async def look_from_outside(worker: MarkedWorker, sightings: Sightings) -> None:
         containers = await docker.containers.list(all=1, filters=filters)
         assert containers
         for container in containers:
-            sightings.look("inspect", json.dumps(await container.show()))
+            with suppress(aiodocker.DockerError):  # one that is being removed just now
+                sightings.look("inspect", json.dumps(await container.show()))
 
 
 async def said_by(worker: MarkedWorker, *command: str, **settings: str) -> str:
@@ -384,6 +390,94 @@ async def said_by(worker: MarkedWorker, *command: str, **settings: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(RESULT_DEADLINE_S):
-        said, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(RESULT_DEADLINE_S):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return said.decode()
+
+
+@pytest.mark.parametrize("level", [Isolation.SHARED, Isolation.CONTAINER])
+async def test_without_a_sandbox_too_only_mounts_say_where_the_worker_is(
+    level: Isolation, monkeypatch: pytest.MonkeyPatch
+):
+    # Interpreters alone: what a level changes is what the kernel shows, and that it shows to all alike.
+    canaries = Canaries()
+    folder = Path(f"/tmp/{canaries.tasks}")
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    try:
+        async with yard(level, (Runtime.PYTHON, Runtime.NODEJS)) as yards:
+            for runtime in (Runtime.PYTHON, Runtime.NODEJS):
+                entry = RECIPES[runtime].entry
+                function = yards.function(runtime, {entry: (SEEKERS / runtime / entry).read_text()})
+                ran = await yards.run(function, json.dumps({"bait": BAIT}), memory_mb=512)
+                found = [line.split("\t") for line in ran.stdout.splitlines()]
+                assert ["/input/payload.json", BAIT] in found, ran.stderr
+                places = {place for place, seen in found if seen == canaries.tasks}
+                assert places, "a level that hides more than is said here"
+                assert {place for place in places if not MOUNTS.fullmatch(place)} == set()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_an_image_says_nothing_of_the_machine_that_it_was_made_on():
+    for runtime in Runtime:
+        for asked in (["image", "inspect"], ["history", "--no-trunc"]):
+            command = ["docker", *asked, f"nanoagent-{runtime}:latest"]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert runtime in said or "nanosupervisor" in said
+            assert f"{ROOT}/" not in said
+            assert not re.search(r"https?://[^\s/]*@|_proxy=\S", said, re.IGNORECASE)
+
+
+# --- what is wrong with the settings themselves
+
+
+def a_server_that_quotes(stream: socket.socket) -> None:
+    """A Redis without AUTH, or what stands before one: it repeats what it was sent, as Redis does."""
+    with suppress(OSError):
+        while True:
+            client, _ = stream.accept()
+            with client:
+                words = re.findall(rb"\r\n([^*$\r\n]+)", client.recv(65536))
+                quoted = b" ".join(b"'%b'" % word for word in words[1:])
+                client.sendall(b"-ERR unknown command 'AUTH', with args beginning with: %b\r\n" % quoted)
+
+
+@contextmanager
+def quoting_redis() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as stream:
+        thread = threading.Thread(target=a_server_that_quotes, args=(stream,), daemon=True)
+        thread.start()
+        yield int(stream.getsockname()[1])
+        stream.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+async def test_what_is_wrong_with_the_settings_is_said_without_secrets(stack: EmbeddedStack, tmp_path: Path):
+    canaries = Canaries()
+    worker = MarkedWorker(stack, tmp_path, canaries, Recorder(""), Recorder(""), 1)
+    worker.queue_url = stack.queue_url
+    bad_url = f"http://{canaries.ai_user}:{canaries.ai_password}"
+    with quoting_redis() as port:
+        # All of the marked settings but where the services are.
+        services = {
+            name: value for name, value in stack.environment().items() if not re.search("KEY|TOKEN", name)
+        }
+        here = services | {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(port), "LOG_FORMAT": "text"}
+        tried: list[tuple[list[str], dict[str, str], str]] = [
+            (["check"], {}, "unknown command"),
+            (["send", str(SEEKERS / "python")], {}, "unknown command"),
+            (["run"], {"AWS_ENDPOINT_URL_S3": f"{bad_url}@[bad"}, "AWS_ENDPOINT_URL"),
+            (["run"], {"REDIS_PORT": canaries.redis_password, "AI_ENDPOINT": bad_url[7:]}, "REDIS_PORT"),
+        ]
+        for command, settings, says in tried:
+            said = await said_by(worker, *command, **(here | settings))
+            assert says in said, (command, settings, said)
+            assert "Traceback" not in said
+            seen = {canaries.kind(name) for name in canaries.in_text(said)}
+            assert not seen & {Kind.CREDENTIAL, Kind.MACHINE}, (command, settings, said)
