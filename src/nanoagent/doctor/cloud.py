@@ -179,8 +179,7 @@ def queue_settings(settings: Settings, queue: str, data: Mapping[str, object]) -
             yield warning(
                 Area.SQS,
                 f"{queue} moves a message away after {receives} receipts, and jobs that are given back for "
-                "lack of "
-                f"room count as well (MAX_ATTEMPTS={settings.max_attempts})",
+                f"lack of room count as well (MAX_ATTEMPTS={settings.max_attempts})",
                 f"maxReceiveCount of {_PLENTY * settings.max_attempts} or more in its redrive policy",
             )
     elif settings.sqs_dlq_url is None:
@@ -273,11 +272,9 @@ def code_bucket(settings: Settings, answer: Answer) -> Finding:
     return unknown(
         Area.S3,
         f"s3:GetObject on {bucket} (S3_CODE_BUCKET): a key that is not there is refused, which S3 also does "
-        "when only "
-        "s3:ListBucket is missing, and the worker does not need that",
+        "when only s3:ListBucket is missing, and the worker does not need that",
         f"to be sure: aws s3api get-object --bucket {bucket} --key CODE.zip /dev/null with a key that is "
-        "there; or allow "
-        f"s3:ListBucket on arn:aws:s3:::{bucket} while you look",
+        f"there; or allow s3:ListBucket on arn:aws:s3:::{bucket} while you look",
     )
 
 

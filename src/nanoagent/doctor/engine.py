@@ -10,6 +10,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from nanoagent.container import engine as engines
 from nanoagent.container.isolation import unacceptable
 from nanoagent.container.policy import Sharing
 from nanoagent.container.spec import MIB
@@ -27,11 +28,11 @@ _CLOCK_OFF_S: Final = 60.0
 _RESERVE_BYTES: Final = 2048 * MIB
 _DAEMON: Final = "/etc/docker/daemon.json"
 _RESTART: Final = f"in {_DAEMON}, then systemctl restart docker"
-_LIMITS: Final = {
-    "MemoryLimit": "memory",
-    "PidsLimit": "processes",
-    "CpuCfsQuota": "CPU quotas",
-    "CPUShares": "CPU shares",
+_UNFIT_REMEDIES: Final = {
+    "DOCKER_RUNTIME": f'"runtimes" {_RESTART}; or DOCKER_RUNTIME= for the default',
+    "DOCKER_HOST": "the missing controllers, see above; for rootless Docker, "
+    "Delegate=cpu cpuset io memory pids in user@.service.d",
+    "CONTAINER_UID_BASE": "CONTAINER_UID_BASE=20000",
 }
 
 
@@ -45,9 +46,9 @@ def judge(engine: Engine, host: Host, settings: Settings) -> Iterator[Finding]:
     yield from version(engine)
     yield from access(engine)
     yield from daemon(engine, host)
-    yield from limits(engine, host)
-    yield from outer_runtime(engine, settings)
-    yield from users(engine, settings)
+    yield from swap(engine, host)
+    yield from fitness(engine, settings)
+    yield from users(engine)
     yield from images(engine)
     yield level(engine, settings)
 
@@ -57,7 +58,7 @@ def unreachable(engine: Engine) -> Finding:
     reason = engine.problem or ""
     if "ermission denied" in reason:
         remedy = "usermod -aG docker USER, with the worker's user, and sign in anew (as root by another name)"
-    elif "no Docker Engine was found" in reason or "No such file" in reason or "nonexistent" in reason:
+    elif "no Docker Engine was found" in reason or "No such file" in reason:
         remedy = "make setup, or start Docker, or set DOCKER_HOST to where it is"
     else:
         remedy = (
@@ -173,15 +174,14 @@ def _group_driver(engine: Engine, host: Host) -> Iterator[Finding]:
         yield problem(
             Area.CGROUPS,
             "Docker sets no limits at all (cgroup driver none): jobs could use up the machine",
-            "rootless Docker takes control groups v2 and systemd: "
-            "kernel parameter systemd.unified_cgroup_hierarchy=1, loginctl enable-linger USER",
+            "rootless Docker takes control groups v2 and systemd: kernel parameter "
+            "systemd.unified_cgroup_hierarchy=1, loginctl enable-linger USER",
         )
     elif driver == "cgroupfs" and version_ == "2" and host.has_systemd:
         yield warning(
             Area.CGROUPS,
             "Docker manages control groups itself (cgroupfs) beside systemd, which thinks it owns them and "
-            "may undo "
-            "limits",
+            "may undo limits",
             f'"exec-opts": ["native.cgroupdriver=systemd"] {_RESTART}',
         )
     else:
@@ -190,22 +190,25 @@ def _group_driver(engine: Engine, host: Host) -> Iterator[Finding]:
         yield note(
             Area.CGROUPS,
             f"this process sees control groups of version {host.cgroup_version}, Docker uses {version_}: is "
-            "it on "
-            "another machine? Then memory is not measured",
+            "it on another machine? Then memory is not measured",
         )
 
 
-def limits(engine: Engine, host: Host) -> Iterator[Finding]:
-    """Whether Docker can limit what a job may use."""
-    missing = [words for name, words in _LIMITS.items() if engine.info.get(name) is False]
-    if missing:
-        yield problem(
-            Area.CGROUPS,
-            f"Docker cannot limit {', '.join(missing)} here: a job could use up the machine",
-            "the missing controllers (cat /sys/fs/cgroup/cgroup.controllers); for rootless Docker, delegate "
-            "them: "
-            "Delegate=cpu cpuset io memory pids in user@.service.d",
-        )
+def fitness(engine: Engine, settings: Settings) -> Iterator[Finding]:
+    """What the worker itself looks at before it makes containers: it does not start with any of this."""
+    problems = engines.unfit(
+        engine.info, docker_runtime=settings.docker_runtime, uid_base=settings.container_uid_base
+    )
+    for text in problems:
+        variable = text.partition(":")[0]
+        area = Area.CGROUPS if variable == "DOCKER_HOST" else Area.DOCKER
+        yield problem(area, text, _UNFIT_REMEDIES.get(variable, f"another {variable}"))
+    if settings.docker_runtime is not None and not problems:
+        yield Finding(Area.DOCKER, f"DOCKER_RUNTIME={settings.docker_runtime}")
+
+
+def swap(engine: Engine, host: Host) -> Iterator[Finding]:
+    """Whether a job's memory is all that it gets."""
     swaps = (host.text("/proc/swaps") or "").splitlines()[1:]
     if engine.info.get("SwapLimit") is False:
         if swaps:
@@ -220,23 +223,7 @@ def limits(engine: Engine, host: Host) -> Iterator[Finding]:
             )
 
 
-def outer_runtime(engine: Engine, settings: Settings) -> Iterator[Finding]:
-    """Whether the engine has what is to make containers."""
-    name = settings.docker_runtime
-    if name is None:
-        return
-    known = sorted(map(str, engine.info.get("Runtimes") or {}))
-    if name in known:
-        yield Finding(Area.DOCKER, f"the engine has DOCKER_RUNTIME={name}")
-    else:
-        yield problem(
-            Area.DOCKER,
-            f"DOCKER_RUNTIME={name} is none of the engine's runtimes ({', '.join(known) or 'it names none'})",
-            f'one of these, or "runtimes": {{"{name}": {{"path": "/usr/bin/{name}"}}}} {_RESTART}',
-        )
-
-
-def users(engine: Engine, settings: Settings) -> Iterator[Finding]:
+def users(engine: Engine) -> Iterator[Finding]:
     """Rootless Docker and remapped user ids."""
     if engine.has_security("rootless"):
         yield note(
@@ -244,13 +231,6 @@ def users(engine: Engine, settings: Settings) -> Iterator[Finding]:
         )
     if engine.has_security("userns"):
         yield note(Area.DOCKER, "Docker remaps user ids: root in a container is nobody outside")
-    if engine.remaps_users and settings.container_uid_base > 60_000:
-        yield problem(
-            Area.DOCKER,
-            f"CONTAINER_UID_BASE={settings.container_uid_base} is not among the user ids that Docker remaps "
-            "(65,536 by default, /etc/subuid): containers cannot be made",
-            "CONTAINER_UID_BASE=10000",
-        )
 
 
 def sizes(engine: Engine, settings: Settings) -> Iterator[Finding]:
@@ -294,8 +274,7 @@ def images(engine: Engine) -> Iterator[Finding]:
             yield note(
                 Area.IMAGES,
                 f"{image.name} was built from {image.label}; whether that is this version's is only known "
-                "where "
-                "its sources are",
+                "where its sources are",
             )
         elif image.expected != image.label:
             yield warning(

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.container import cgroup
+from nanoagent.container import cgroup, engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,7 +245,7 @@ class Engine:
     @property
     def remaps_users(self) -> bool:
         """Whether a container's user ids are not the host's."""
-        return self.has_security("userns") or self.has_security("rootless")
+        return engine.remaps_users(self.info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,15 +122,14 @@ def _peaks(host: Host, version: int) -> Iterator[Finding]:
         yield warning(
             Area.CGROUPS,
             f"Linux {host.release} has no memory.peak in version 2: peakMemoryBytes and advice are null",
-            "a kernel of 5.19 or newer (6.12 for every run's peak), "
-            "or version 1: kernel parameter systemd.unified_cgroup_hierarchy=0",
+            "a kernel of 5.19 or newer (6.12 for every run's peak), or version 1: kernel parameter "
+            "systemd.unified_cgroup_hierarchy=0",
         )
     elif host.is_older_than(6, 12):
         yield note(
             Area.CGROUPS,
             f"Linux {host.release} cannot reset memory.peak: peakMemoryBytes is null for some later runs of "
-            "a "
-            "container",
+            "a container",
             "a kernel of 6.12 or newer, or CONTAINER_MAX_RUNS=1",
         )
     elif host.kernel is not None:
@@ -170,8 +169,7 @@ def _visible(host: Host) -> Iterator[Finding]:
         yield warning(
             Area.CGROUPS,
             f"/proc is mounted with {hiding[0]}: containers' control groups cannot be found, so that memory "
-            "is not "
-            "measured and the kernel's out-of-memory kills are not seen",
+            "is not measured and the kernel's out-of-memory kills are not seen",
             "mount -o remount,hidepid=0 /proc; under systemd, ProtectProc=default",
         )
 
@@ -231,10 +229,9 @@ def _apparmor(host: Host, engine: Engine, profile: str) -> Iterator[Finding]:
             yield warning(
                 Area.SECURITY,
                 "AppArmor keeps user namespaces from programs without a profile, and Docker sets none: no "
-                "sandbox "
-                "for each run (L2)",
-                "install the package apparmor and restart Docker, then load the profile "
-                f"({load}); or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+                "sandbox for each run (L2)",
+                f"install the package apparmor and restart Docker, then load the profile ({load}); or "
+                "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
             )
         return
     profiles = host.text(facts.APPARMOR_PROFILES)
@@ -252,8 +249,7 @@ def _apparmor(host: Host, engine: Engine, profile: str) -> Iterator[Finding]:
         yield warning(
             Area.SECURITY,
             f"Docker confines containers with AppArmor{why}, and the profile {profile} is not loaded: no "
-            "sandbox "
-            "for each run (L2)",
+            "sandbox for each run (L2)",
             load,
         )
     elif "enforce" not in modes[0]:
@@ -340,9 +336,8 @@ def _disk(folder: Folder, engine: Engine, settings: Settings) -> Iterator[Findin
         if folder.free_bytes < wanted:
             yield note(
                 Area.DISK,
-                f"{place}: {_size(folder.free_bytes)} free; the caches may grow to {_size(wanted)} together, "
-                "less "
-                "what they hold already",
+                f"{place}: {_size(folder.free_bytes)} free; the caches may grow to {_size(wanted)} "
+                "together, less what they hold already",
                 f"CODE_CACHE_MB={max(1, folder.free_bytes // (3 * MIB))}, or more room",
             )
         else:
@@ -391,8 +386,7 @@ def _trouble_on_disk(folder: Folder, place: str, engine: Engine, *, ours: bool) 
             yield warning(
                 Area.DISK,
                 f"{place} is mounted noexec, which stays in containers of a Docker with other user ids: C++ "
-                "and "
-                "Go programs do not start",
+                "and Go programs do not start",
                 f"mount -o remount,exec {folder.mount.point if folder.mount else '/'}",
             )
         else:
