@@ -31,12 +31,14 @@ from support.outputs import (
     DEPTH,
     LINK,
     NAMED_REFUSALS,
+    NAMES,
+    REFUSED_NAMES,
     SIZE,
     SPECIAL,
     TOTAL,
-    UNREADABLE,
     Left,
     left_by,
+    percent_encoded,
 )
 
 if TYPE_CHECKING:
@@ -325,21 +327,6 @@ async def test_no_bit_of_a_programs_file_modes_reaches_the_host(shapes: Observat
     assert modes == {0}
 
 
-async def test_a_lease_that_outlives_its_holder_holds_nobody_up(place: Place):
-    """Sockets in flight in each other keep a descriptor, and its lease, until the kernel collects them."""
-    left = await place.leave(
-        PREAMBLE + "os.chdir('/output'); write('a', b'before'); write('x', b'leased'); write('z', b'after')\n"
-        "signal.signal(signal.SIGIO, signal.SIG_IGN); file = os.open('x', os.O_RDWR)\n"
-        "fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
-        "one, other = socket.socketpair()\n"
-        "socket.send_fds(one, [b'x'], [file, one.fileno(), other.fileno()])\n"
-        "socket.send_fds(other, [b'x'], [one.fileno(), other.fileno()])\n"
-    )
-    assert {"a": b"before", "z": b"after"}.items() <= left.files.items()
-    # Whether the kernel has collected by then is its own affair.
-    assert (left.files.get("x"), left.refused) in ((b"leased", []), (None, [("x", UNREADABLE)]))
-
-
 MOVES = (
     "os.rename('/output', '/tmp/elsewhere')",
     "os.rename('/tmp', '/output/tmp')",
@@ -367,103 +354,6 @@ async def test_output_itself_stays_where_it_is(place: Place, record_property: Ca
 
 # --- names, up to the store and the links
 
-NAMES = [
-    *(
-        "...",
-        "..x",
-        "x..",
-        " ",
-        "  x",
-        "x ",
-        ".hidden",
-        "-rf",
-        "~",
-        "~root",
-        "*",
-        "$(id)",
-        "`id`",
-        ";id",
-        "|id",
-    ),
-    *(
-        "a&b=c+d",
-        "a?b",
-        "a#b",
-        "%2e%2e",
-        "%2e%2e%2fx",
-        "%00",
-        "%",
-        "100%",
-        "a%20b",
-        "a\\b",
-        "C:",
-        "CON",
-        "nul",
-    ),
-    *(
-        "'",
-        '"',
-        "<script>",
-        "a:b",
-        "data:text;html,x",
-        "http:x",
-        "@",
-        "[x]",
-        "{x}",
-        "^",
-        "!",
-        ",",
-        "=",
-        "+",
-        "&",
-    ),
-    *(
-        "n" * 255,
-        "\N{HANGUL SYLLABLE GA}" * 85,
-        "\N{PARTY POPPER}",
-        "e\u0301",
-        "\xe9",
-        "\xa0",
-        "a\u200db",
-        "\ufb03",
-    ),
-    *(
-        "A",
-        "a",
-        "\u0130",
-        "\u0131",
-        "K",
-        "\u212a",
-        "index.html",
-        "x.svg",
-        "x.html/...",
-        "..../..x/ /%2e%2e/y",
-    ),
-    *(
-        "\N{FULLWIDTH FULL STOP}" * 2,
-        "\N{ONE DOT LEADER}" * 2,
-        "\u2215etc\u2215passwd",
-        "\N{FULLWIDTH SOLIDUS}x",
-    ),
-]
-REFUSED_NAMES = [
-    *(
-        b"new\nline",
-        b"\n",
-        b"return\r",
-        b"\t",
-        b"\x1b[2J\x1b[31m",
-        b"\x7f",
-        b"\x01",
-        b"\xc2\x85",
-        b"a\xc2\x9fb",
-    ),
-    *(b"\xff", b"\xc0\xae\xc0\xae", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"a\x80", b"\xe2\x80"),
-    *(
-        name.encode()
-        for name in ("\u202etxt.exe", "\u2066x\u2069", "\u200fx", "\u061c", "a\u2028b", "a\u2029b", "\uffff")
-    ),
-]
 LEAVE_NAMES = """
 import json, os
 os.chdir(b'/output')
@@ -471,12 +361,6 @@ for name in map(bytes.fromhex, json.loads(%r)):
     os.makedirs(os.path.dirname(name) or b'.', exist_ok=True)
     open(name, 'wb').write(name)
 """
-
-
-def percent_encoded(path: bytes) -> str:
-    """By RFC 3986: what is not unreserved is encoded, the slash apart."""
-    plain = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
-    return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in path)
 
 
 async def test_whatever_its_name_a_file_is_stored_under_it_and_nowhere_else(

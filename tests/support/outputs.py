@@ -14,6 +14,106 @@ LINK, SPECIAL, COUNT, SIZE, TOTAL, DEPTH, UNREADABLE = (wire.REFUSALS[code] for 
 NAMED_REFUSALS = 100  # of a result's outputErrors; more are summed up
 
 
+# Names that a file can have and a key as well, and those that are refused as keys.
+NAMES = [
+    *(
+        "...",
+        "..x",
+        "x..",
+        " ",
+        "  x",
+        "x ",
+        ".hidden",
+        "-rf",
+        "~",
+        "~root",
+        "*",
+        "$(id)",
+        "`id`",
+        ";id",
+        "|id",
+    ),
+    *(
+        "a&b=c+d",
+        "a?b",
+        "a#b",
+        "%2e%2e",
+        "%2e%2e%2fx",
+        "%00",
+        "%",
+        "100%",
+        "a%20b",
+        "a\\b",
+        "C:",
+        "CON",
+        "nul",
+    ),
+    *(
+        "'",
+        '"',
+        "<script>",
+        "a:b",
+        "data:text;html,x",
+        "http:x",
+        "@",
+        "[x]",
+        "{x}",
+        "^",
+        "!",
+        ",",
+        "=",
+        "+",
+        "&",
+    ),
+    *(
+        "n" * 255,
+        "\N{HANGUL SYLLABLE GA}" * 85,
+        "\N{PARTY POPPER}",
+        "e\u0301",
+        "\xe9",
+        "\xa0",
+        "a\u200db",
+        "\ufb03",
+    ),
+    *(
+        "A",
+        "a",
+        "\u0130",
+        "\u0131",
+        "K",
+        "\u212a",
+        "index.html",
+        "x.svg",
+        "x.html/...",
+        "..../..x/ /%2e%2e/y",
+    ),
+    *(
+        "\N{FULLWIDTH FULL STOP}" * 2,
+        "\N{ONE DOT LEADER}" * 2,
+        "\u2215etc\u2215passwd",
+        "\N{FULLWIDTH SOLIDUS}x",
+    ),
+]
+REFUSED_NAMES = [
+    *(
+        b"new\nline",
+        b"\n",
+        b"return\r",
+        b"\t",
+        b"\x1b[2J\x1b[31m",
+        b"\x7f",
+        b"\x01",
+        b"\xc2\x85",
+        b"a\xc2\x9fb",
+    ),
+    *(b"\xff", b"\xc0\xae\xc0\xae", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"a\x80", b"\xe2\x80"),
+    *(
+        name.encode()
+        for name in ("\u202etxt.exe", "\u2066x\u2069", "\u200fx", "\u061c", "a\u2028b", "a\u2029b", "\uffff")
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What arrived of a run's /output.
@@ -42,3 +142,9 @@ def left_by(ran: Ran) -> Left:
     assert len(files) == len(collected.files), "a path came twice"
     assert [file.size for file in collected.files] == [len(data) for data in files.values()]
     return Left(files, [(error.path, error.reason) for error in collected.refused])
+
+
+def percent_encoded(path: bytes) -> str:
+    """By RFC 3986: what is not unreserved is encoded, the slash apart."""
+    plain = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
+    return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in path)
