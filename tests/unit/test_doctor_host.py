@@ -515,8 +515,13 @@ CASES = (
     ),
     Case(
         "a folder that others may swap",
-        host={"folders": (replace(CODE, problem="others may write to it"), WORK, STORE)},
-        expected=((UNKNOWN, Area.DISK, "others may write", ""),),
+        host={"folders": (Folder("CODE_CACHE_DIR", "/c", refused="others may write to it"), WORK, STORE)},
+        expected=((PROBLEM, Area.DISK, "others may write", "chmod go-w /c"),),
+    ),
+    Case(
+        "a folder that cannot be looked at",
+        host={"folders": (Folder("CODE_CACHE_DIR", "/c", problem="no permission"), WORK, STORE)},
+        expected=((UNKNOWN, Area.DISK, "no permission", ""),),
     ),
     Case(
         "a network's disk",
@@ -836,8 +841,8 @@ def test_a_folder_that_is_not_there_is_judged_by_the_one_above(tmp_path: Path):
 def test_a_folder_in_which_others_could_swap_ours_is_said_so(tmp_path: Path):
     tmp_path.chmod(0o777)
     seen = gather.folder("CODE_CACHE_DIR", tmp_path, [])
-    assert seen.problem is not None
-    assert seen.problem.startswith(f"CODE_CACHE_DIR: {tmp_path} belongs to another user, or others may write")
+    assert seen.refused is not None
+    assert seen.refused.startswith(f"CODE_CACHE_DIR: {tmp_path} belongs to another user, or others may write")
 
 
 def test_the_first_host_of_all_is_this_one():

@@ -96,7 +96,8 @@ class Folder:
         free_bytes: What an ordinary user may still fill.
         free_inodes: Likewise; None where the file system does not count them.
         writable: Whether this user may write there.
-        problem: Why it cannot be looked at, or must not be used.
+        problem: Why it cannot be looked at.
+        refused: Why the worker would not use it.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Folder:
     free_inodes: int | None = None
     writable: bool = True
     problem: str | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True)

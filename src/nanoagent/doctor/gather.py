@@ -120,7 +120,7 @@ def folder(name: str, path: Path, mounts: list[facts.Mount]) -> Folder:
         if name != DOCKER_ROOT and path.exists():
             folders.check_nobody_can_swap(path, name)
     except ConfigError as exc:
-        return Folder(name, str(path), problem="; ".join(exc.problems))
+        return Folder(name, str(path), refused="; ".join(exc.problems))
     except OSError as exc:
         return Folder(name, str(path), problem=f"it cannot be looked at: {exc.strerror}")
     return Folder(
@@ -138,7 +138,7 @@ def folder(name: str, path: Path, mounts: list[facts.Mount]) -> Folder:
 # --- Docker
 
 
-async def engine(settings: Settings, *, try_level: bool = True) -> Engine:
+async def engine(settings: Settings) -> Engine:
     """What Docker says of itself, of the images, and what isolation can be had of it."""
     driver = DockerDriver()
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
@@ -147,9 +147,7 @@ async def engine(settings: Settings, *, try_level: bool = True) -> Engine:
             version, info = await driver.ask("version"), await driver.ask("info")
             asked_at = time.time()
         images = await _images(settings, driver)
-        level, level_problem = None, None
-        if try_level:
-            level, level_problem = await _level(settings, driver)
+        level, level_problem = await _level(settings, driver)
     except TimeoutError:
         return Engine(address, problem=f"Docker did not answer within {DEADLINE_S:.0f} s")
     except Exception as exc:  # noqa: BLE001 - whatever it is, it is why nothing is known
@@ -229,9 +227,10 @@ def _content_hash(salt: str, *places: str) -> str:
 async def _level(settings: Settings, driver: DockerDriver) -> tuple[isolation.Verdict | None, str | None]:
     """What the worker would find at its start, by the same probe; its folder is removed again."""
     root = settings.docker_work_dir_root
-    missing = [path for path in (root, *root.parents) if not path.exists()]
+    missing: list[Path] = []
     home = WorkerHome(root, f"doctor-{os.getpid()}")
     try:
+        missing += [path for path in (root, *root.parents) if not path.exists()]
         home.claim()
         async with asyncio.timeout(_LEVEL_DEADLINE_S):
             confines = await driver.confines_with_apparmor()

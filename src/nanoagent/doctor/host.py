@@ -307,7 +307,7 @@ def disks(host: Host, engine: Engine, settings: Settings) -> Iterator[Finding]:
     """Room, and what file systems allow, where the worker and Docker write."""
     for folder in host.folders:
         yield from _disk(folder, engine, settings)
-    by_name = {folder.name: folder for folder in host.folders if folder.problem is None}
+    by_name = {folder.name: folder for folder in host.folders if folder.nearest}
     code, work = by_name.get("CODE_CACHE_DIR"), by_name.get("DOCKER_WORK_DIR_ROOT")
     if code is None or work is None:
         return
@@ -327,6 +327,13 @@ def _disk(folder: Folder, engine: Engine, settings: Settings) -> Iterator[Findin
     place = f"{folder.name} ({folder.path})"
     if folder.problem is not None:
         yield unknown(Area.DISK, f"{place}: {folder.problem}")
+        return
+    if folder.refused is not None:
+        yield problem(
+            Area.DISK,
+            folder.refused,
+            f"chown it to the worker's user and chmod go-w {folder.path}, or another {folder.name}",
+        )
         return
     ours = folder.name != DOCKER_ROOT
     found = list(_trouble_on_disk(folder, place, engine, ours=ours))
