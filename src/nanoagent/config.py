@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")
     work_max_mb: Positive = Field(512, description="size of the working directory, MiB (counts as memory)")
     output_dir_max_mb: Positive = Field(512, description="size of /output, MiB (counts as memory)")
-    max_inodes: int = Field(16384, ge=64, description="files in each of these")
+    max_inodes: int = Field(16384, ge=64, le=1_000_000, description="files in each of these")
 
     # --- what a run may leave behind
     max_output_bytes: int = Field(256 * 1024, ge=1024, description="stdout and stderr kept, bytes each")

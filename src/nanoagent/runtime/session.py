@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nanoagent.runtime.wire import Frame
 
 _MAX_REFUSALS: Final = 100  # named one by one in a result; more are summed up in one line
-_MAX_REFUSED_FRAMES: Final = 1_000_000  # far over what MAX_INODES makes possible: a stream of them must end
+_MAX_REFUSED_FRAMES: Final = 1_000_000  # MAX_INODES is no more: a stream of them must end
 _STEP_TIMEOUT_S: Final = 60.0  # for one frame outside a run: a supervisor that is stuck is given up
 _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code under the smallest CPU share
 # Over the deadline and its grace: the supervisor's own clock is then not believed any more. Generous,
@@ -76,6 +76,7 @@ class Collected:
     stdout: Captured = field(default_factory=Captured)
     stderr: Captured = field(default_factory=Captured)
     files: list[OutputFile] = field(default_factory=list)
+    files_bytes: int = 0
     refused: list[OutputError] = field(default_factory=list)
     refusals: int = 0
     clean: bool = False
@@ -274,7 +275,7 @@ class Session:
                 raise ProtocolError("the supervisor sent more output than was asked for, or none")
             streams[kind] += payload
         elif kind == wire.FILE:
-            collected.files.append(await self._take_file(request, collected.files, payload, spool))
+            await self._take_file(request, collected, payload, spool)
         elif kind == wire.REFUSED:
             collected.note_refusal(payload)
         else:
@@ -289,17 +290,16 @@ class Session:
         await self._stream.close()
 
     async def _take_file(
-        self, request: wire.RunRequest, taken: list[OutputFile], payload: bytes, spool: Path
-    ) -> OutputFile:
+        self, request: wire.RunRequest, collected: Collected, payload: bytes, spool: Path
+    ) -> None:
         size, path = wire.decode_file(payload)
-        total = sum(file.size for file in taken) + size
         if (
-            len(taken) >= request.output_max_files
+            len(collected.files) >= request.output_max_files
             or size > request.output_max_file_bytes
-            or total > request.output_max_total_bytes
+            or collected.files_bytes + size > request.output_max_total_bytes
         ):
             raise ProtocolError("the supervisor sent more files than was asked for")
-        spooled = _spooled(spool, len(taken))
+        spooled = _spooled(spool, len(collected.files))
         left = size
         # Written in the loop: 64 KiB to the page cache take microseconds, a thread's round trip a hundred.
         with spooled.open("xb") as file:
@@ -309,7 +309,8 @@ class Session:
                     raise ProtocolError("the supervisor broke off within a file")
                 file.write(data)
                 left -= len(data)
-        return OutputFile(path.decode(errors="surrogateescape"), spooled, size)
+        collected.files.append(OutputFile(path.decode(errors="surrogateescape"), spooled, size))
+        collected.files_bytes += size
 
     def _send(self, kind: bytes, payload: bytes = b"") -> None:
         self._stream.send(wire.frame(kind, payload))
