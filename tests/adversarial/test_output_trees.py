@@ -1,7 +1,7 @@
 """Output trees of any shape: what arrives is what a model of forty lines says.
 
 hypothesis makes a tree and limits; a program in a container builds the tree from its description; what
-arrives is compared whole with what the model says: files and their bytes, refusals and their reasons, in order.
+arrives is compared whole with what the model says: files and bytes, refusals and reasons, in order.
 """
 
 from __future__ import annotations
