@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.runtime import session as session_module
@@ -18,6 +19,7 @@ from nanoagent.runtime.stream import Gone
 from support import fake_supervisor as says
 from support.containers import request_for
 from support.fake_supervisor import Writer, talk
+from support.fakes import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -222,6 +224,12 @@ async def test_refusals_without_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(session_module, "_MAX_REFUSED_FRAMES", 150)
     with pytest.raises(ProtocolError, match="more files than there can be"):
         await talk(says.refused(b"x") * 151, hangs_up=False).collect(REQUEST, REPORT, tmp_path)
+
+
+def test_no_setting_makes_possible_more_refusals_than_are_heard():
+    make_settings(max_inodes=session_module._MAX_REFUSED_FRAMES)
+    with pytest.raises(ValidationError):
+        make_settings(max_inodes=session_module._MAX_REFUSED_FRAMES + 1)
 
 
 async def test_many_refusals_are_summed_up(tmp_path):
