@@ -49,7 +49,7 @@ UNREADABLE: Final = [
     "<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>",
     "$(reboot) `reboot` {{7*7}} ${jndi:ldap://x} %s%n",
 ]
-REFUSED: Final = [
+REFUSED: Final[list[dict[str, Any]]] = [
     {"s3Key": None},
     {"s3Key": ""},
     {"s3Key": "\ud800"},
@@ -71,7 +71,7 @@ REFUSED: Final = [
     {"input": float("nan")},
     {"input": [float("inf"), -float("inf")]},
 ]
-NOT_THERE: Final = [
+NOT_THERE: Final[list[dict[str, Any]]] = [
     {"s3Key": key}
     for key in (
         "../x",

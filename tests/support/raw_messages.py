@@ -74,11 +74,13 @@ def _damaged(choices: Choices, text: str) -> str | bytes:
     if (place := choices.lie(range(256))) is not None:
         at = (place << 8 | choices.byte()) % (len(text) + 1)
         text = text[:at] + chr(choices.byte()) + text[at + 1 :]
-    encoding = choices.of(("utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "str", "surrogates"))
+    encoding = choices.of(("utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "str", "surrogates", "none"))
     if encoding == "str":
         return text
     if encoding == "surrogates":
         return text.replace("k", "\ud800")
+    if encoding == "none":
+        return text.encode(errors="surrogatepass").replace(b"f", b"\xff")
     return text.encode(encoding, errors="replace")
 
 

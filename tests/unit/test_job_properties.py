@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,12 +24,11 @@ from support.raw_messages import message_of
 from support.worker_rig import Rig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hypothesis.strategies import SearchStrategy
 
     from nanoagent.broker.base import Delivery
-    from nanoagent.broker.memory import MemoryBroker
 
 # No deadline, because the machine is shared.
 UNHURRIED: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,8 +72,8 @@ def damaged(text: str) -> SearchStrategy[str]:
 @pytest.mark.parametrize(
     ("bodies", "most"),
     [
-        (BUILT, 1500),
-        (objects_of(VALUES), 250),
+        (BUILT, 400),
+        (objects_of(VALUES), 120),
         (damaged(GOOD), 500),
         (st.binary(max_size=100), 100),
         (st.text(st.characters(exclude_categories=[]), max_size=100), 100),
@@ -96,10 +96,25 @@ def test_any_message_ends_as_the_contract_has_it(
         assert endings.keys() == {Job, InvalidJob, UnreadableMessage}, "one kind of ending was not tried"
 
 
+def many(count: int) -> Iterator[str | bytes]:
+    """The same ones each time, of any length; most that hypothesis makes are short."""
+    source = random.Random(7)  # noqa: S311 - no secret
+    for _ in range(count):
+        yield message_of(source.randbytes(source.randrange(300)))
+
+
+def test_any_message_of_many_ends_as_the_contract_has_it(
+    record_property: Callable[[str, Any], None],
+) -> None:
+    endings = Counter(type(tried(body)) for body in many(4000))
+    record_property("tried", ["messages", endings.total()])
+    assert min(endings.values()) > 400, "one kind of ending was hardly tried"
+
+
 LARGE: Final = {
     "a string": '"' + "x" * (MAX_MESSAGE_BYTES - 100) + '"',
     "a number": "9" * (MAX_MESSAGE_BYTES - 100),
-    "a list": "[" + "0," * (MAX_MESSAGE_BYTES // 2 - 100) + "0]",
+    "a list": "[" + "null," * (MAX_MESSAGE_BYTES // 5 - 100) + "0]",
     "escapes": '"' + "\\ud800" * (MAX_MESSAGE_BYTES // 6 - 20) + '"',
     "constants": "[" + "NaN," * (MAX_MESSAGE_BYTES // 4 - 100) + "0]",
     "brackets": "[" * (MAX_MESSAGE_BYTES - 100),
@@ -110,7 +125,7 @@ LARGE: Final = {
 }
 
 
-@pytest.mark.parametrize("field", ["input", "requestId", "memoryMb"])
+@pytest.mark.parametrize("field", ["input", "requestId"])
 @pytest.mark.parametrize("kind", LARGE)
 def test_messages_of_nearly_1_mib_end_likewise(
     kind: str, field: str, record_property: Callable[[str, Any], None]
@@ -119,17 +134,21 @@ def test_messages_of_nearly_1_mib_end_likewise(
     record_property("tried", ["messages", 1])
 
 
-@settings(UNHURRIED, max_examples=300)
-@given(body=BUILT | objects_of(VALUES))
-def test_the_second_reading_finds_the_same_fields_where_the_first_succeeds(body: str | bytes) -> None:
-    raw = body if isinstance(body, bytes) else body.encode(errors="replace")
-    try:
-        raw.decode()
-        first = job_module._envelope_decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return
-    second, problems = job_module._second_reading(raw, "")
-    assert (second, problems) == (first, [])
+def test_the_second_reading_finds_the_same_fields_where_the_first_succeeds(
+    record_property: Callable[[str, Any], None],
+) -> None:
+    compared = 0
+    for body in many(2000):
+        raw = body if isinstance(body, bytes) else body.encode(errors="replace")
+        try:
+            raw.decode()
+            first = job_module._envelope_decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        assert job_module._second_reading(raw, "") == (first, [])
+        compared += 1
+    assert compared > 400
+    record_property("tried", ["messages", compared])
 
 
 # --- from receipt until it is settled
@@ -146,7 +165,8 @@ HONEST: Final = "the-honest-one"
 class Settled:
     """What a broker saw of each delivery: a delivery is settled once."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, rig: Rig) -> None:
+        broker = rig.broker
         self.acked = [delivery.body for delivery in broker.acked]
         self.buried = [delivery.body for delivery, _ in broker.buried]
         self.given_back = [delivery.body for delivery, _ in broker.given_back]
@@ -156,6 +176,8 @@ class Settled:
             *(delivery for delivery, _ in broker.given_back),
         ]
         assert len(set(deliveries)) == len(deliveries), "settled twice"
+        for step, settled in (("ack?", self.acked), ("give_back?", self.given_back)):
+            assert rig.journal.count(step) == len(settled), "settled again, which the broker ignored"
         self.redriven = list(broker.redriven)
 
 
@@ -175,7 +197,7 @@ async def work_off(rig: Rig, bodies: list[str]) -> None:
 
 def check_settled(rig: Rig, bodies: list[str], queue: str) -> None:
     """Each by its row of the table, and nobody told anything else."""
-    settled = Settled(rig.broker)
+    settled = Settled(rig)
     expected: dict[str, list[str]] = {"acked": [message(HONEST)], "buried": [], "redriven": [], "dropped": []}
     where = {"redrives": "redriven", "has a dead-letter queue": "buried", "has neither": "dropped"}[queue]
     by_request: dict[str, Job | InvalidJob] = {}
