@@ -6,11 +6,13 @@
  * that act on another process by its number without asking either (priorities, limits, affinity).
  *
  * At the shared level it also refuses what would outlive the run: System V IPC and POSIX message queues live
- * in the container, not in a process. In a sandbox they go with its own namespace. */
+ * in the container, not in a process. In a sandbox they go with its own namespace. And it refuses signals for the
+ * supervisor by themselves: gVisor, which has no sandbox within, lets them end process 1 like any other. */
 #define _GNU_SOURCE
 #include "filter.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/sched.h>
@@ -102,6 +104,13 @@ static const struct sock_filter denied_when_shared[] = {
     DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
     DENY(SYS_semtimedop), DENY(SYS_semctl), DENY(SYS_msgget), DENY(SYS_msgsnd), DENY(SYS_msgrcv),
     DENY(SYS_msgctl), DENY(SYS_mq_open), DENY(SYS_mq_unlink),
+    DENY_ON_OURS(SYS_kill, 0), DENY_ON_OURS(SYS_tkill, 0), DENY_ON_OURS(SYS_tgkill, 0), DENY_ON_OURS(SYS_tgkill, 1),
+    DENY_ON_OURS(SYS_rt_sigqueueinfo, 0), DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 0),
+    DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 1), DENY_ON_OURS(SYS_pidfd_open, 0),
+    /* The signal that a descriptor sends to its owner can be any. */
+    DENY_IF(SYS_fcntl, 1, F_SETOWN_EX),
+    IF(SYS_fcntl, 0, 6), LOAD(ARGUMENT(1)), IF(F_SETOWN, 0, 3), LOAD(ARGUMENT(2)), IF(OUR_PID, 0, 1), ERROR(EPERM),
+    LOAD(NUMBER),
 };
 
 static const struct sock_filter allow = RETURN(SECCOMP_RET_ALLOW);

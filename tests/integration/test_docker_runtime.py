@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -48,15 +49,38 @@ needs_gvisor = pytest.mark.skipif(
 
 # Does what it is told on standard input; linked statically, since the image has nothing but a supervisor.
 PROGRAM = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+static int call(long number, long a, long b, long c) { return syscall(number, a, b, c, 0) < 0 ? errno : 0; }
+static void signal_supervisor() {
+    siginfo_t info = {};
+    info.si_code = SI_QUEUE;
+    struct f_owner_ex owner = {F_OWNER_PID, 1};
+    int ends[2];
+    printf("%d %d %d %d ", kill(1, 9) ? errno : 0, call(SYS_tkill, 1, 9, 0), call(SYS_tgkill, 1, 1, 9),
+           call(SYS_rt_sigqueueinfo, 1, 9, (long)&info));
+    printf("%d ", (int)syscall(SYS_rt_tgsigqueueinfo, 1, 1, 9, &info) ? errno : 0);
+    printf("%d ", call(SYS_pidfd_open, 1, 0, 0));
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || fcntl(ends[0], F_SETSIG, SIGKILL)) exit(1);
+    printf("%d ", fcntl(ends[0], F_SETOWN, 1) ? errno : 0);
+    printf("%d ", fcntl(ends[0], F_SETOWN_EX, &owner) ? errno : 0);
+    if (fcntl(ends[0], F_SETFL, O_ASYNC) || write(ends[1], "x", 1) != 1) exit(1);
+    kill(-1, 9);
+}
 int main() {
     struct utsname name;
     char said[16] = "";
     if (!scanf("%15s", said) || uname(&name)) return 1;
+    if (!strcmp(said, "signal")) signal_supervisor();
     if (!strcmp(said, "hold")) memset(malloc(400u << 20), 1, 400u << 20);
     if (!strcmp(said, "fork"))
         for (int i = 0; i < 2000; i++)
@@ -223,6 +247,20 @@ async def test_gvisor_runs_programs_on_a_kernel_of_its_own_and_their_ends_are_ju
     assert release != host
     assert ends == [ErrorType.OUT_OF_MEMORY, ErrorType.PROCESS_LIMIT]
     record_property("tried", ["attacks", len(ends)])
+
+
+@needs_gvisor
+async def test_gvisor_would_let_a_program_kill_the_supervisor_and_our_filter_does_not(
+    engine, worker, record_property
+):
+    async with worker(engine, docker_runtime="gvisor") as using:
+        ran, container_id = await using.run("signal")
+        again, same_container = await using.run("hello")
+    *errors, _, _ = text_of(ran).split()
+    assert (ran.error_type, len(errors)) == (None, 8)
+    assert {int(error) for error in errors} == {errno.EPERM}
+    assert (again.error_type, same_container) == (None, container_id)
+    record_property("tried", ["attacks", len(errors) + 1])
 
 
 @needs_gvisor
