@@ -36,6 +36,7 @@ REQUEST: Final = request_for(
     prepare_next=False,
 )
 LONGEST_ERROR: Final = 300
+_SURE_NUMBER: Final = 1 << 53  # what every reader of JSON can be sure of
 _HEADER_BYTES: Final = 5
 _DEADLINE_S: Final = 20.0  # a hang is a failure; nothing is measured by it
 
@@ -70,6 +71,7 @@ _PATHS: Final = (
     b"x" * 3000,
     "한".encode(),
 )
+_SIZES: Final = (0, 1, 49, 50, 51, 99, 100, 101, 150, 151)  # about what REQUEST allows
 _STATUSES: Final = (0, 256, 9, 11 | 0x80, 0x7F, 0x137F, 0xFFFF, 1 << 16, 64, 127 << 8)
 
 
@@ -123,7 +125,7 @@ def _output(choices: Choices) -> bytes:
     if kind == 2:
         return says.refused(choices.of(_PATHS), choices.byte() % 10)
     if kind < 5:
-        content = choices.text(110)
+        content = choices.text(12) if choices.byte() < 128 else b"x" * choices.of(_SIZES)
         return says.file(choices.of(_PATHS), content, announced=choices.lie(_BIG_NUMBERS))
     if kind == 5:
         return wire.frame(bytes([choices.byte()]), choices.text(20))
@@ -180,6 +182,8 @@ async def _end_of(session: Session, lease: Lease, spool: Path) -> Execution | Co
 def _check_ended(ended: Execution, spool: Path) -> None:
     """No more than was asked for, and fit for a result."""
     collected = ended.collected
+    assert max(collected.stdout.truncated_bytes, collected.stderr.truncated_bytes) <= _SURE_NUMBER
+    assert ended.wall_ms <= _SURE_NUMBER
     for captured in (collected.stdout, collected.stderr):
         gap = f"\n… {captured.truncated_bytes} bytes cut …\n"
         shown = captured.text.replace(gap, "") if captured.truncated_bytes else captured.text
