@@ -81,7 +81,12 @@ def conversation_of(data: bytes) -> list[bytes]:
     parts = [says.hello() if choices.byte() >= 4 else says.hello(choices.of(_NUMBERS))]
     parts.append(says.ready() if choices.byte() >= 4 else _ready(choices))
     parts.append(_exited(choices))
-    parts += [_output(choices) for _ in range(choices.byte() % 12)]
+    if (
+        choices.byte() < 64
+    ):  # nothing but files, honest ones: whether there are too many, or too large together
+        parts += [says.file(b"f", b"x" * choices.of(_SIZES)) for _ in range(choices.byte() % 6)]
+    else:
+        parts += [_output(choices) for _ in range(choices.byte() % 12)]
     parts.append(says.done() if choices.byte() >= 64 else wire.frame(wire.DONE, choices.text(3)))
     if choices.byte() < 32:
         at = choices.byte() % len(parts)
