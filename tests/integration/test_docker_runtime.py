@@ -237,7 +237,7 @@ async def test_a_runtime_that_is_not_there_stops_the_start_and_is_named_with_tho
 async def test_gvisor_runs_programs_on_a_kernel_of_its_own_and_their_ends_are_judged(
     engine, worker, record_property
 ):
-    async with worker(engine, docker_runtime="gvisor", max_processes=64) as using:
+    async with worker(engine, docker_runtime="gvisor") as using:
         ran, _ = await using.run("hello")
         ends = [(await using.run(word))[0].error_type for word in ("hold", "fork")]
         again, _ = await using.run("hello")
