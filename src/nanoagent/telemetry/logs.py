@@ -13,8 +13,9 @@ import json
 import logging
 import re
 import sys
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
 from urllib.parse import quote, quote_plus
 
 import structlog
@@ -73,10 +74,28 @@ def configure(log_format: LogFormat, level: str, *, stream: TextIO | None = None
     structlog.configure(
         processors=[*_common_processors(), *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(stream))),
         cache_logger_on_first_use=False,
     )
     _route_libraries(stream, max(threshold, logging.WARNING), render)
+
+
+class _Lossy:
+    """A stream whose reader may be gone or whose disk may be full: a line is lost then, and not the work.
+
+    A worker that could not log would end no job, and not stop when it is told to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _common_processors() -> list[Processor]:
