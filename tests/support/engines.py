@@ -49,7 +49,7 @@ class OwnEngine:
     def docker(self, *arguments: str, **kwargs: Any) -> bytes:
         """What a command of Docker's says."""
         command = ["docker", "--host", self.address, *arguments]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, **kwargs).stdout
+        return bytes(subprocess.run(command, check=True, stdout=subprocess.PIPE, **kwargs).stdout)
 
 
 @contextmanager
