@@ -11,19 +11,6 @@ import structlog
 from nanoagent.telemetry import logs
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    logs.hide([])
-    structlog.contextvars.clear_contextvars()
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

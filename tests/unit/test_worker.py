@@ -271,7 +271,8 @@ async def test_where_redis_cannot_count_the_queues_own_count_decides(make_rig: C
         await rig.broker.give_back(earlier, 0)
     async with rig.running():
         await rig.journal.until_noted("give back", times=3)
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0, 0.004]  # the third time: 2 · 2 · base
+    delays = [delay_s for _, delay_s in rig.broker.given_back[:3]]  # it may have come again by now
+    assert delays == [0, 0, 0.004]  # the third time: 2 · 2 · base
 
 
 async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(make_rig: Callable[..., Rig]):
