@@ -9,7 +9,7 @@ the error of the one that failed, or the name of the signal that ended it. Steps
     connect HOST PORT, unix NAME (abstract with @), resolve NAME
 
 Arguments of a call are integers, `@text`, `#hexadecimal` and `*size` for buffers, `$n` for what step n
-returned.
+returned. What follows the step `loop` is repeated until it fails (tests/adversarial/test_exhaustion.py).
 """
 
 from __future__ import annotations
