@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,3 +256,25 @@ async def test_code_that_is_gone_is_our_own_error(slot, tmp_path):
 
 async def test_the_containers_user_may_read_the_folder_but_not_write(slot):
     assert slot.path.stat().st_mode & 0o777 == 0o755
+
+
+async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folder_is_removed(
+    slot: Slot, tmp_path: Path
+):
+    (tmp_path / "main.py").write_text("print()")
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def link(source: Path, target: Path) -> None:
+        begun.set()
+        may_go_on.wait(WAIT_S)
+        link_tree(source, target)
+
+    linking = asyncio.create_task(slot._link(link, tmp_path, slot.path / "code"))
+    await asyncio.to_thread(begun.wait, WAIT_S)
+    linking.cancel()
+    asyncio.get_running_loop().call_later(0.1, may_go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await linking
+    assert (slot.path / "code/main.py").exists()
+    await slot.remove()
+    assert not slot.path.exists()

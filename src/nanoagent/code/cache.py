@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from nanoagent.code import archive
-from nanoagent.code.flights import Flights, in_thread
+from nanoagent.code.flights import Flights
 from nanoagent.code.store import DiskCache, Pin, disk_errors, make_private
 from nanoagent.errors import Rejected, StorageError
 from nanoagent.result import ErrorType
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
+from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -27,6 +28,7 @@ import structlog
 from nanoagent import folders
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.runtime.session import Session
+from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,7 +205,8 @@ class Slot:
     @staticmethod
     async def _link(link: Callable[[Path, Path], None], source: Path, target: Path) -> None:
         try:
-            await asyncio.to_thread(link, source, target)
+            # Not left behind when it is cancelled: it would go on filling a folder that is being removed.
+            await in_thread(partial(link, source, target))
         except OSError as exc:
             raise PlatformError(f"{source.name} could not be put into a slot folder: {exc}") from exc
 
