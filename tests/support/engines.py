@@ -74,17 +74,23 @@ def own_engine(runtimes: dict[str, dict[str, Any]], *, remaps: bool = False) -> 
         "ip6tables": False,
         "runtimes": runtimes,
     }
-    command = ["dockerd", "--config-file", str(folder / "daemon.json")]
+    command = f"exec dockerd --config-file {folder}/daemon.json"
     if remaps:
         user, group = "nobody", grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
         settings["userns-remap"] = f"{user}:{group}"
         (folder / "subid").write_text("".join(f"{name}:{SUBORDINATE}:65536\n" for name in (user, group)))
         mounts = "".join(f"mount --bind {folder}/subid /etc/{name} && " for name in ("subuid", "subgid"))
-        command = ["unshare", "--mount", "sh", "-c", f"{mounts} exec {' '.join(command)}"]
+        command = mounts + command
     (folder / "daemon.json").write_text(json.dumps(settings))
     engine = OwnEngine(folder)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        # In a network of its own: an engine without a bridge removes docker0, which is another engine's.
+        process = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-c", command],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         _await_answer(engine, process)
         engine.docker(
