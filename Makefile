@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
+.PHONY: help setup setup-tests demo dev test test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -27,7 +27,10 @@ dev: setup  ## the embedded stack and the agent, until Ctrl-C
 	$(call announce,embedded stack and agent; Ctrl-C stops them)
 	@$(BIN)/nanoagent dev
 
-test: setup check  ## lint, types, import contracts and every test
+setup-tests:
+	@scripts/setup tests
+
+test: setup-tests check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
 
