@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -12,10 +13,12 @@ from nanoagent.errors import StorageError
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 _CHUNK_BYTES: Final = 256 * 1024  # written within the loop: about 0.1 ms to the page cache
 _PART_BYTES: Final = 8 * 1024 * 1024  # S3 wants 5 MiB at least and 10,000 parts at most: up to 78 GiB
+_LEAST_BYTES_PER_S: Final = 128 * 1024  # slower than any network that a worker could live with
 _NOT_MODIFIED: Final = frozenset({"304", "NotModified"})
 # By code and not by HTTP status: 403 is also what wrong or expired credentials of our own get.
 _MISSING: Final = frozenset(
@@ -42,10 +45,12 @@ class S3Store:
 
     Args:
         client: An aiobotocore S3 client; its owner closes it.
+        call_timeout_s: The longest a call takes, besides a second for each 128 KiB that it moves.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, call_timeout_s: float = aws.CALL_TIMEOUT_S) -> None:
         self._client = client
+        self._call_timeout_s = call_timeout_s
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
@@ -54,13 +59,13 @@ class S3Store:
 
         A fetch that fails midway leaves what it has written.
         """
-        answer = await self._get(bucket, key, etag)
-        if answer is None:
-            return None
-        async with answer["Body"] as body:
-            if answer["ContentLength"] > max_bytes:
-                raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
-            with aws.translated(StorageError, f"read {shown(bucket, key)}"):
+        async with self._within(max_bytes, f"read {shown(bucket, key)}"):
+            answer = await self._get(bucket, key, etag)
+            if answer is None:
+                return None
+            async with answer["Body"] as body:
+                if answer["ContentLength"] > max_bytes:
+                    raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
                 complete = await _copy(body, into, max_bytes)
         if not complete:
             raise _too_large(bucket, key, None, max_bytes)
@@ -77,16 +82,19 @@ class S3Store:
         headers = {"ContentType": content_type}
         if to_be_saved:
             headers["ContentDisposition"] = "attachment"
+        doing = f"write {shown(bucket, key)}"
         with (
-            aws.translated(StorageError, f"write {shown(bucket, key)}"),
+            aws.translated(StorageError, doing),
             await asyncio.to_thread(source.open, "rb") as file,
         ):
+            size = os.fstat(file.fileno()).st_size
             first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
-            if len(first) > _PART_BYTES:
-                file.seek(0)
-                await self._put_parts(bucket, key, file, headers)
-            else:
-                await self._client.put_object(Bucket=bucket, Key=key, Body=first, **headers)
+            async with self._within(size, doing):
+                if len(first) > _PART_BYTES:
+                    file.seek(0)
+                    await self._put_parts(bucket, key, file, headers)
+                else:
+                    await self._client.put_object(Bucket=bucket, Key=key, Body=first, **headers)
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
@@ -103,6 +111,11 @@ class S3Store:
 
     async def close(self) -> None:
         """Nothing to close: the client is its owner's."""
+
+    def _within(self, size_bytes: int, doing: str) -> AbstractAsyncContextManager[None]:
+        """The time that moving so many bytes may take; then the store is given up."""
+        seconds = self._call_timeout_s + size_bytes // _LEAST_BYTES_PER_S
+        return aws.within(seconds, StorageError, doing)
 
     async def _get(self, bucket: str, key: str, etag: str | None) -> Any:
         """GetObject's answer, body unread; None when `etag` is still current."""
@@ -134,7 +147,8 @@ class S3Store:
     async def _abort(self, target: dict[str, str]) -> None:
         """Remove the parts of an upload, which S3 bills until then."""
         try:
-            await self._client.abort_multipart_upload(**target)
+            async with asyncio.timeout(self._call_timeout_s):
+                await self._client.abort_multipart_upload(**target)
         except aws.CALL_ERRORS as exc:
             _log.warning("multipart upload not aborted", error=aws.describe(exc), **target)
 
