@@ -138,7 +138,7 @@ def used_bytes(root: Path) -> int:
 
 
 def sized_zip(kib: int, seed: int = 0) -> bytes:
-    """A zip of one file that takes that much room, and 4 KiB for its folder."""
+    """A zip of one file that takes that much room, and 12 KiB for its folder, the entry's and the meta."""
     return make_zip({"data": bytes([seed]) * (kib * KIB - 1)})
 
 
@@ -252,7 +252,7 @@ async def test_a_fresh_tree_that_is_only_remembered_does_not_hold_up_eviction(
     root: Path, store: Store
 ) -> None:
     first, second = store.write("a", sized_zip(100)), store.write("b", sized_zip(100, seed=1))
-    async with opened(root, store, max_bytes=104 * KIB, fresh_s=HOURS_S) as cache:
+    async with opened(root, store, max_bytes=112 * KIB, fresh_s=HOURS_S) as cache:
         await fetched_bytes(cache, "a")
         assert entries(root) == {first}
         await fetched_bytes(cache, "b")
@@ -717,7 +717,7 @@ async def test_a_dead_workers_workspace_is_removed_at_the_next_start(
 
 async def test_the_least_recently_used_tree_goes_first(root: Path, store: Store) -> None:
     digests = {key: store.write(key, sized_zip(100, seed)) for seed, key in enumerate("abc")}
-    async with opened(root, store, max_bytes=2 * 104 * KIB) as cache:
+    async with opened(root, store, max_bytes=2 * 112 * KIB) as cache:
         for key in "abac":
             await fetched_bytes(cache, key)
 
@@ -727,6 +727,33 @@ async def test_the_least_recently_used_tree_goes_first(root: Path, store: Store)
 async def fetched_bytes(cache: CodeCache, key: str) -> int:
     async with cache.fetch("code", key) as tree:
         return (tree.path / "data").stat().st_size
+
+
+async def test_room_counts_with_what_an_entry_takes_beside_its_tree(root: Path, store: Store) -> None:
+    """Tiny trees, of which there can be very many, would take twice the room that there is for them."""
+    for number in range(20):
+        store.write(f"{number}", make_zip({"main.py": f"{number}"}))
+    room = 40 * 4 * KIB
+    async with opened(root, store, max_bytes=room) as cache:
+        for number in range(20):
+            await fetched(cache, f"{number}")
+
+    assert 4 * KIB * len(list((root / "entries").rglob("*"))) <= room
+    assert entries(root)
+
+
+async def test_entries_are_bounded_in_number_as_well(root: Path) -> None:
+    """Each insertion looks at all of them."""
+    disk = DiskCache(root, ROOM, most_entries=3)
+    await disk.start()
+    for number in range(5):
+        async with disk.scratch() as scratch:
+            (scratch / "thing").write_text("")
+            (await disk.publish(f"{number:064}", scratch / "thing")).release()
+        await disk.evict()
+    await disk.close()
+
+    assert entries(root) == {f"{number:064}" for number in (2, 3, 4)}
 
 
 async def test_a_tree_in_use_outlives_any_pressure_and_goes_when_released(root: Path, store: Store) -> None:
@@ -930,6 +957,24 @@ async def test_the_index_is_pruned_in_running_too(
             await fetched(cache, f"{number}")
 
     assert len(list((root / "index").iterdir())) <= 3
+
+
+async def test_of_keys_without_number_for_the_same_bytes_the_latest_are_remembered(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_PRUNE_EVERY", 1)
+    monkeypatch.setattr(cache_module, "_MOST_INDEXED", 3)
+    async with opened(root, store) as cache:
+        for number in range(6):
+            store.write(f"{number}", make_zip({"main.py": "one"}))
+            await fetched(cache, f"{number}")
+            for path in (root / "index").iterdir():  # the file system's clock is too coarse for an order
+                if json.loads(path.read_bytes())["key"] == f"{number}":
+                    os.utime(path, ns=(number, number))
+        keys = {json.loads(path.read_bytes())["key"] for path in (root / "index").iterdir()}
+
+    assert len(entries(root)) == 1
+    assert keys == {"3", "4", "5"}
 
 
 # --- pins

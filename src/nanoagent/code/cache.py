@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _MIB: Final = 1024 * 1024
 _REFUSALS: Final = 1024  # remembered; some 300 bytes each
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
+_MOST_INDEXED: Final = 16_384  # a block of the disk each; the same bytes may lie under any number of keys
 _MOST_FRESH: Final = 256  # objects; each holds a descriptor
 _DIGEST: Final = re.compile(r"[0-9a-f]{16,128}")
 
@@ -303,12 +304,20 @@ class CodeCache:
                 await in_thread(self._prune_index)
 
     def _prune_index(self) -> None:
-        """Remove entries that name no tree: of evicted trees, of refused archives, unreadable ones."""
+        """Remove entries that name no tree (of evicted trees, of refused archives, unreadable ones).
+
+        Of the others the oldest, if they are too many.
+        """
         digests = self._disk.digests()
+        kept: list[tuple[int, Path]] = []
         for path in self._index.glob("*.json"):
             entry = _read_index(path)
             if entry is None or entry.digest not in digests:
                 path.unlink(missing_ok=True)
+            else:
+                kept.append((_written_at_ns(path), path))
+        for _, path in sorted(kept)[:-_MOST_INDEXED]:
+            path.unlink(missing_ok=True)
 
 
 class ProgramCache:
@@ -399,6 +408,14 @@ def _seal(program: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _written_at_ns(path: Path) -> int:
+    """When a file was last written; 0 when it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _read_index(path: Path) -> _IndexEntry | None:
