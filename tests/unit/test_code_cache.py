@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import json
+import os
 import shutil
 import stat
 import subprocess
