@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -122,6 +124,35 @@ async def test_stopping_frees_the_port_and_may_be_repeated(server, health):
     await again.start()
     assert again.port == port
     await again.stop()
+
+
+async def test_whoever_connects_and_says_nothing_keeps_nobody_out_and_takes_few_descriptors(server, http):
+    silent = []
+    try:
+        for _ in range(300):
+            connection = await asyncio.open_connection(LOCALHOST, server.port)
+            connection[1].write(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+            silent.append(connection)
+        # The first are hung up on.
+        assert await silent[0][0].read() == b""
+        ours = [path for path in Path("/proc/self/fd").iterdir() if _is_accepted(path, server.port)]
+        assert 0 < len(ours) <= 64
+        async with http.get("/healthz") as answer:
+            assert answer.status == 200
+    finally:
+        for _, writer in silent:
+            writer.close()
+
+
+def _is_accepted(descriptor: Path, port: int) -> bool:
+    """Whether a descriptor of this process is the server's end of a connection to that port."""
+    try:
+        if not descriptor.is_socket():
+            return False
+        with socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
+            return connection.getsockname()[1] == port and bool(connection.getpeername())
+    except (OSError, IndexError):  # gone, not connected, or a Unix socket without a name
+        return False
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])

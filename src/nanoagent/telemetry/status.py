@@ -5,6 +5,7 @@ It runs in the worker's own event loop on purpose: that `/healthz` answers shows
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from nanoagent.telemetry import logs
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+_MAX_CONNECTIONS = 64  # a scraper and a probe or two want one each
 _STOP_SECONDS = 1.0  # a scrape takes milliseconds; nobody's request is worth delaying a shutdown for
 
 
@@ -71,13 +73,14 @@ class StatusServer:
         self._host = host
         self._wanted_port = port
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     @property
     def port(self) -> int:
         """The port that is listened on; the one asked for while the server is not running."""
-        if self._runner is None:
+        if self._server is None:
             return self._wanted_port
-        return int(self._runner.addresses[0][1])
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
         """Listen.
@@ -91,8 +94,17 @@ class StatusServer:
         app.router.add_get("/readyz", self._ready)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
+        handlers = runner.server
+        assert handlers is not None  # noqa: S101 - there is one once it is set up
+
+        def accept() -> asyncio.Protocol:
+            _hang_up_on_the_oldest(handlers)
+            return handlers()
+
         try:
-            await web.TCPSite(runner, self._host, self._wanted_port).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                accept, self._host, self._wanted_port, reuse_address=True
+            )
         except OSError as exc:
             await runner.cleanup()
             raise ConfigError([_why_not_listening(exc, self._host, self._wanted_port)]) from exc
@@ -101,6 +113,9 @@ class StatusServer:
     async def stop(self) -> None:
         """Stop listening. Idempotent."""
         runner, self._runner = self._runner, None
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         if runner is not None:
             await runner.cleanup()
 
@@ -112,6 +127,17 @@ class StatusServer:
         text = logs.without_secrets(json.dumps(self._health.document()))
         status = 200 if self._health.ready else 503
         return web.Response(text=text, status=status, content_type="application/json")
+
+
+def _hang_up_on_the_oldest(handlers: web.Server) -> None:
+    """Make room for one more connection.
+
+    Anybody who can reach the port could take up all descriptors of the worker by connections on which he says
+    nothing. Those that are open for longest are his: a scrape takes milliseconds.
+    """
+    connections = [handler for handler in handlers.connections if handler.transport is not None]
+    for handler in connections[: len(connections) + 1 - _MAX_CONNECTIONS]:
+        handler.force_close()
 
 
 def _why_not_listening(exc: OSError, host: str, port: int) -> str:
