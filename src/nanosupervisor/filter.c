@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "filter.h"
 
+#include <asm/sockios.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -20,8 +21,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -96,6 +99,8 @@ static const struct sock_filter denied[] = {
     /* What these have the kernel keep, up to 128 KiB for each socket, no control group counts either. */
     DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG), DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG_EXT),
     DENY_OPTION(IPPROTO_TCP, TCP_AO_ADD_KEY), DENY_OPTION(IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
+    /* Huge pages that a host sets aside for others are for whoever maps them, and of no control group's memory. */
+    DENY_BITS(SYS_mmap, 3, MAP_HUGETLB), DENY_BITS(SYS_memfd_create, 1, MFD_HUGETLB),
     /* A core of one's own: its other threads would stand idle, at nobody's charge. */
     DENY_IF(SYS_prctl, 0, PR_SCHED_CORE),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
@@ -125,10 +130,11 @@ static const struct sock_filter denied_when_shared[] = {
     DENY_ON_OURS(SYS_kill, 0), DENY_ON_OURS(SYS_tkill, 0), DENY_ON_OURS(SYS_tgkill, 0), DENY_ON_OURS(SYS_tgkill, 1),
     DENY_ON_OURS(SYS_rt_sigqueueinfo, 0), DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 0),
     DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 1), DENY_ON_OURS(SYS_pidfd_open, 0),
-    /* The signal that a descriptor sends to its owner can be any. */
-    DENY_IF(SYS_fcntl, 1, F_SETOWN_EX),
-    IF(SYS_fcntl, 0, 6), LOAD(ARGUMENT(1)), IF(F_SETOWN, 0, 3), LOAD(ARGUMENT(2)), IF(OUR_PID, 0, 1), ERROR(EPERM),
-    LOAD(NUMBER),
+    /* The signal that a descriptor sends to its owner can be any; -1 is the supervisor's group. What these take
+     * from memory, where a filter cannot look, F_SETOWN takes as well. */
+    DENY_IF(SYS_fcntl, 1, F_SETOWN_EX), DENY_IF(SYS_ioctl, 1, FIOSETOWN), DENY_IF(SYS_ioctl, 1, SIOCSPGRP),
+    IF(SYS_fcntl, 0, 7), LOAD(ARGUMENT(1)), IF(F_SETOWN, 0, 4), LOAD(ARGUMENT(2)), IF(OUR_PID, 1, 0),
+    IF((uint32_t)-OUR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER),
 };
 
 static const struct sock_filter allow = RETURN(SECCOMP_RET_ALLOW);

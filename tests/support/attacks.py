@@ -188,6 +188,7 @@ _SIGCHLD: Final = 17
 # --- the supervisor
 
 _TAKES_NO_SIGNAL: Final = "process 1 of a namespace takes no signal that it has no handler for"
+_IMMUNE: Final = {SANDBOX: _TAKES_NO_SIGNAL}
 _OF_PROCESS_1: Final = (
     "mem",
     "environ",
@@ -222,6 +223,14 @@ def _supervisor() -> dict[str, Attack]:
         "queue a signal for it": Attack(f"call rt_sigqueueinfo 1 9 *{128}", harmless=_TAKES_NO_SIGNAL),
         "kill it by a descriptor": Attack(
             "call pidfd_open 1 0 ; call pidfd_send_signal $1 9 0 0", harmless=_TAKES_NO_SIGNAL
+        ),
+        "have it signalled by a descriptor": Attack("call fcntl 1 8 1", stronger=_IMMUNE),
+        "have its group signalled": Attack("call fcntl 1 8 -1", stronger=_IMMUNE),
+        "have it signalled by a socket": Attack(
+            "call socket 1 1 0 ; call ioctl $1 0x8901 #01000000", stronger=_IMMUNE
+        ),
+        "have its group signalled by a socket": Attack(
+            "call socket 1 1 0 ; call ioctl $1 0x8902 #ffffffff", stronger=_IMMUNE
         ),
         "trace it": Attack("call ptrace 16 1 0 0"),
         "seize it": Attack("call ptrace 0x4206 1 0 0"),
@@ -456,6 +465,8 @@ def _identity() -> dict[str, Attack]:
         "filter one's own calls": Attack("call prctl 22 2 *16 0 0"),
         "filter one's own calls by seccomp": Attack("call seccomp 1 0 *16"),
         "have a core to oneself": Attack("call prctl 62 1 0 0 0"),
+        "take huge pages": Attack(f"call mmap 0 {1 << 21} 3 {0x40022} -1 0"),
+        "take huge pages by memfd": Attack("call memfd_create @x 4"),
         "give a file to root": Attack(
             f"call openat {_HERE} @/tmp/given {_CREATE} 493 ; call fchownat {_HERE} @/tmp/given 0 0 0",
             errors=nobody,
