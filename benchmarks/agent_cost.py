@@ -134,7 +134,7 @@ class StubDriver:
                 process.kill()
             await process.wait()
 
-    async def set_limits(self, container_id: str, memory_bytes: int, cpus: float) -> None:
+    async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
         """There are none."""
 
     async def deaths(self) -> AsyncIterator[str]:
@@ -376,6 +376,7 @@ async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> S
         metrics_host=services.HOST,
         metrics_port=0,
         cloudwatch_enabled=False,
+        selftest_interval_seconds=0,
         drain_seconds=5,
         container_max_runs=1_000_000,  # making another container is not what is measured
         **sizes,

@@ -147,7 +147,7 @@ def test_any_tree_comes_out_of_what_info_zip_makes_of_it(
     counter = f"zip {arguments}"
 
     @settings(UNHURRIED, max_examples=12)
-    @given(tree=TREES)
+    @given(tree=TREES.filter(lambda tree: "-" not in tree))  # zip(1) takes that file for its standard input
     def attempt(tree: dict[str, tuple[bytes, bool]]) -> None:
         folder = tmp_path_factory.mktemp("info-zip")
         written = folder / "written"
