@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -574,6 +575,41 @@ async def test_closing_ends_what_is_under_way(root: Path, store: Store) -> None:
     with pytest.raises(StorageError, match="closed"):
         await task
     assert left_over(root) == []
+
+
+async def test_archives_that_take_long_do_not_take_all_threads(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    entered = asyncio.Semaphore(0)
+    gate = threading.Event()
+    unpacking = most = 0
+    original = archive.extract
+
+    def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
+        nonlocal unpacking, most
+        unpacking += 1
+        most = max(most, unpacking)
+        loop.call_soon_threadsafe(entered.release)
+        gate.wait()
+        unpacking -= 1
+        return original(zip_path, into, limits)
+
+    monkeypatch.setattr(archive, "extract", extract)
+    for number in range(5):
+        store.write(f"{number}", make_zip({"main.py": f"{number}"}))
+    async with opened(root, store) as cache:
+        fetches = [asyncio.create_task(fetched(cache, f"{number}")) for number in range(5)]
+        try:
+            await entered.acquire()
+            await entered.acquire()
+            for _ in range(100):  # time enough for the others to get there, too
+                await in_thread(int)
+        finally:
+            gate.set()
+        await asyncio.gather(*fetches)
+
+    assert most == 2
 
 
 async def test_what_a_thread_brought_for_a_cancelled_caller_is_undone() -> None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from nanoagent.storage.base import ObjectStore
 
 _MIB: Final = 1024 * 1024
+# The loop has a handful of threads, which every other job wants for a moment, and an archive may take one of
+# them for seconds and hundreds of megabytes.
+_PARALLEL_UNPACKINGS: Final = 2
 _REFUSALS: Final = 1024  # remembered; some 300 bytes each
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
 _MOST_INDEXED: Final = 16_384  # a block of the disk each; the same bytes may lie under any number of keys
@@ -127,6 +130,7 @@ class CodeCache:
         self._index_writes = 0
         self._refusals: OrderedDict[str, str] = OrderedDict()  # digest to message
         self._flights: Flights[Pin] = Flights()
+        self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
 
     async def start(self) -> None:
         """Make the folders and remove what crashed workers and evicted trees have left.
@@ -237,9 +241,10 @@ class CodeCache:
     async def _unpack(self, digest: str, scratch: Path) -> None:
         try:
             with disk_errors(self._root):
-                await in_thread(
-                    partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
-                )
+                async with self._unpackings:
+                    await in_thread(
+                        partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
+                    )
         except Rejected as exc:
             self._refusals[digest] = exc.message
             if len(self._refusals) > _REFUSALS:
