@@ -87,3 +87,31 @@ async def test_what_waits_in_sockets_is_within_the_runs_memory(
     assert 0 < int(ran.stdout) < MEMORY_MB * MIB
     after = await containers.run(function, "print('fine')", memory_mb=MEMORY_MB)
     assert after.stdout == "fine\n"
+
+
+# The kernel makes a connection's other end when nobody's control group is asked, and keeps it.
+UNACCEPTED = """
+import os, socket, struct
+kept = []
+for number in range(2, 60):
+    listener = socket.socket()
+    listener.bind((f"127.0.0.{number}", 0))
+    listener.listen(65_535)
+    kept.append(listener)
+    for _ in range(1_000):
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.connect(listener.getsockname())
+print(open("/proc/net/sockstat").readline())
+"""
+
+
+async def test_a_run_with_connections_without_end_that_nobody_accepts_is_ended(
+    containers: Yard, record_property: Callable[[str, object], None]
+):
+    function = containers.function(Runtime.PYTHON, RUN_STDIN)
+    ran = await containers.run(function, UNACCEPTED, timeout_ms=60_000)
+    record_property("tried", ["attacks", 1])
+    assert (ran.execution.error_type, ran.stdout) == (ErrorType.OUT_OF_MEMORY, "")
+    assert "sockets" in str(ran.execution.message)
+    assert (await containers.run(function, "print('fine')")).stdout == "fine\n"

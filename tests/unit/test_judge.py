@@ -103,6 +103,13 @@ def test_a_kill_without_the_kernels_counter_is_the_programs_own():
     assert verdict(signal.SIGKILL, use=None)[0] is ErrorType.SIGNAL
 
 
+def test_too_many_sockets_are_memory_of_the_kernels_used_up():
+    kind, message = verdict(signal.SIGKILL, ExitFlag.SOCKETS)
+    assert kind is ErrorType.OUT_OF_MEMORY
+    assert message is not None
+    assert "sockets" in message
+
+
 def test_a_full_disk_is_a_disk_limit_even_with_exit_code_0():
     kind, message = verdict(exited(0), ExitFlag.DISK_FULL)
     assert kind is ErrorType.DISK_LIMIT
@@ -151,7 +158,7 @@ def test_of_several_limits_the_first_of_the_list_counts():
 @UNHURRIED
 @given(
     wait_status=st.integers(0, 2**32 - 1).filter(lambda status: status & 0x7F != 0x7F),
-    flags=st.integers(0, 31).map(ExitFlag),
+    flags=st.integers(0, 127).map(ExitFlag),
     use=st.none() | st.builds(MemoryUse, st.integers(0), st.integers(0, 3), st.integers(0, 3)),
     stderr=st.text(max_size=30),
 )

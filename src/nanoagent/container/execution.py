@@ -125,6 +125,11 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
         return ErrorType.TIMEOUT, f"the program was still running after {request.timeout_ms} ms"
     if use is not None and use.oom_kills:
         return ErrorType.OUT_OF_MEMORY, _out_of_memory()
+    if ExitFlag.SOCKETS in report.flags:
+        return (
+            ErrorType.OUT_OF_MEMORY,
+            "sockets, with connections that nobody accepts, were too many (over 16384)",
+        )
     if ExitFlag.DISK_FULL in report.flags:
         return ErrorType.DISK_LIMIT, "a writable folder (/tmp, /output, /dev/shm or the code's own) is full"
     if ExitFlag.FILE_LIMIT in report.flags:

@@ -69,6 +69,7 @@ class ExitFlag(IntFlag):
     FILE_LIMIT = 8
     NOT_STARTED = 16
     ORPHANED = 32
+    SOCKETS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +268,7 @@ def decode_exit(payload: bytes) -> ExitReport:
     _check_errno(rest[-1])
     if max(rest) > _MAX_NUMBER:
         raise ProtocolError(f"the supervisor reported the number {max(rest)}, which is no time and no size")
-    return ExitReport(wait_status, ExitFlag(flags & 63), *rest)
+    return ExitReport(wait_status, ExitFlag(flags & 127), *rest)
 
 
 def decode_file(payload: bytes) -> tuple[int, bytes]:
