@@ -200,7 +200,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
         "input": value,
     }
     result = asyncio.run(sender.send(settings, code, job, wait_s))
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    print(sender.shown(result))
     return 0 if result["status"] == "SUCCESS" else EXIT_FAILED
 
 

@@ -42,6 +42,19 @@ def pack(code: Path) -> bytes:
     return buffer.getvalue()
 
 
+def shown(result: dict[str, Any]) -> str:
+    """The result as JSON that gives a terminal no orders: what a program printed is a stranger's text.
+
+    JSON escapes the first 32 control characters itself, but not those from U+0080 on, nor what turns the
+    direction of writing, nor lone surrogates, which cannot be printed at all.
+    """
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    return "".join(
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+        for character in text
+    )
+
+
 async def send(settings: Settings, code: Path, job: dict[str, Any], wait_s: float) -> dict[str, Any]:
     """Upload the code, send the job, and wait for the result.
 

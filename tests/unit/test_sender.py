@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 import zipfile
 from typing import TYPE_CHECKING
@@ -64,3 +65,13 @@ async def test_without_redis_the_address_is_named_and_nothing_is_sent(tmp_path: 
         settings = make_settings(redis_host="127.0.0.1", redis_port=port)
         with pytest.raises(SinkError, match=rf"Redis at 127\.0\.0\.1:{port} failed"):
             await sender.send(settings, tmp_path, {"requestId": "r1", "functionId": "f"}, 1)
+
+
+def test_a_result_gives_a_terminal_no_orders_and_stays_the_same():
+    result = {"stdout": "한 \x1b[2J \x9b2J \x7f \u202e \ud800 \U000e0001 \u2028 \n", "exitCode": 0}
+
+    text = sender.shown(result)
+
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "한" in text
+    assert json.loads(text) == result
