@@ -124,8 +124,14 @@ class OutputUploader:
                 wanted.append((file, key))
             else:
                 refused.append(OutputError(shown_name(file.path), problem))
-        links = await asyncio.gather(*(put(file, key) for file, key in wanted))
-        return list(links), refused
+        uploads = [asyncio.create_task(put(file, key)) for file, key in wanted]
+        try:
+            return list(await asyncio.gather(*uploads)), refused
+        finally:
+            # Of an attempt that failed nothing may go on, and arrive over what a later one has stored.
+            for upload in uploads:
+                upload.cancel()
+            await asyncio.gather(*uploads, return_exceptions=True)
 
     async def _put(self, key: str, source: Path, content_type: str, size: int) -> str:
         bucket = self._settings.s3_user_data_bucket

@@ -178,6 +178,29 @@ async def test_a_run_with_many_files_lets_others_have_their_turns(
     assert list(store.types).index("outputs/r2/only") < 10
 
 
+async def test_when_one_upload_fails_none_goes_on(
+    spool: Callable[..., OutputFile], store: Store, metrics: Metrics
+):
+    """It could arrive over what the next attempt has stored."""
+    under_way: set[str] = set()
+
+    async def put(bucket: str, key: str, source: Path, **_: Any) -> None:
+        if key.endswith("bad"):
+            await asyncio.sleep(0)
+            raise StorageError("no")
+        under_way.add(key)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            under_way.discard(key)
+
+    store.put = put  # type: ignore[method-assign]
+    uploader = OutputUploader(store, make_settings(), metrics)
+    with pytest.raises(StorageError, match="no"):
+        await uploader.upload("r1", [spool("slow"), spool("bad"), spool("slower")])
+    assert not under_way
+
+
 async def test_a_run_that_left_nothing_uploads_nothing(
     make_uploader: Callable[..., OutputUploader], store: Store
 ):
