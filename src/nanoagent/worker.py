@@ -2,7 +2,9 @@
 
 No more messages are taken than there is room to run; a delivery is settled exactly once, last, and by the
 outcome table. Stopping is not cancelling: intake ends first, what runs is finished, what does not run yet is
-given back at once, and leases last until the last delivery is settled.
+given back at once, and leases last until the last delivery is settled. A delivery whose lease is lost is
+stopped where it stands: nothing of it is uploaded, published or settled any more, because someone else may
+have it.
 """
 
 from __future__ import annotations
@@ -242,6 +244,7 @@ class Worker:
         held = _Held()
         held.task = asyncio.create_task(self._handle(delivery, held))
         self._held.add(held)
+        delivery.lost.add_done_callback(lambda _: self._stop_lost(held))
 
         def settled(task: asyncio.Task[None]) -> None:
             self._held.discard(held)
@@ -250,6 +253,11 @@ class Worker:
                 log.error("a delivery was not settled", exc_info=exc)  # it could not be given back either
 
         held.task.add_done_callback(settled)
+
+    def _stop_lost(self, held: _Held) -> None:
+        self._parts.metrics.lease_lost()
+        if held.begun and not held.concluding:
+            held.task.cancel()
 
     # --- drain
 
@@ -318,7 +326,7 @@ class Worker:
         return jobs.parse_job(delivery.body, self._job_defaults)
 
     async def _work(self, delivery: Delivery, held: _Held, job: Job) -> None:
-        if self._stopping.is_set():  # the last long poll brought it
+        if self._stopping.is_set() or delivery.lost.done():  # the last long poll brought it
             await self._interrupted(delivery, job)
             return
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
@@ -404,6 +412,8 @@ class Worker:
 
     async def _finish(self, delivery: Delivery, held: _Held, document: bytes, request_id: str) -> None:
         """The last two effects, in order; once begun they are not interrupted."""
+        if delivery.lost.done():  # in this very turn of the loop: the cancellation has not come yet
+            raise asyncio.CancelledError
         held.running = held.concluding = True
 
         async def finish() -> None:
@@ -416,6 +426,9 @@ class Worker:
         self, delivery: Delivery, held: _Held, attempt: Attempt, failure: PlatformError
     ) -> None:
         """Our fault: try again later, or, after the last attempt, tell the sender and bury the message."""
+        if delivery.lost.done():  # whoever has it now is told nothing of what went wrong here
+            await self._interrupted(delivery, attempt.job)
+            return
         held.concluding = True
         self._parts.metrics.attempt_failed()
         failures = await self._failures_of(delivery, attempt.job)
@@ -456,7 +469,9 @@ class Worker:
     async def _interrupted(
         self, delivery: Delivery, job: Job, reason: str = "the worker is stopping", delay_s: float = 0
     ) -> None:
-        """Someone else can have the job; this was no attempt."""
+        """Someone else can have the job, or has it already; this was no attempt."""
+        if delivery.lost.done():
+            reason = f"its lease is lost: {delivery.lost.result()}"
         outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
         self._parts.metrics.job_finished(outcome.label, job.runtime, job.model_id, None)
         log.info("given back", reason=reason)

@@ -109,6 +109,11 @@ class WorkerUnderTest:
     def message(self, **fields: Any) -> dict[str, Any]:
         return {"requestId": f"t-{secrets.token_hex(8)}", "functionId": "f", "memoryMb": 128, **fields}
 
+    @staticmethod
+    def body(message: dict[str, Any]) -> str:
+        """A job as it is sent."""
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
     async def run(self, **fields: Any) -> dict[str, Any]:
         """Send one job and wait for its result."""
         (result,) = await self.run_all([self.message(**fields)])
@@ -142,8 +147,7 @@ class WorkerUnderTest:
             if at_once:
                 self.agent.signal(signal.SIGSTOP)
             for message in messages:
-                body = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-                await self.stack.send(body, queue_url=self.queue_url)
+                await self.stack.send(self.body(message), queue_url=self.queue_url)
             if at_once:
                 self.agent.signal(signal.SIGCONT)
             async for event in listener.listen():

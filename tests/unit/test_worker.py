@@ -361,6 +361,83 @@ async def test_a_second_delivery_runs_when_the_first_attempt_failed(rig: Rig):
     assert [result.status for result in rig.documents()] == [Status.SUCCESS] * 2
 
 
+# --- leases that are lost
+
+
+async def lose(rig: Rig) -> None:
+    (delivery,) = rig.broker._held
+    rig.broker.lose(delivery)
+
+
+async def test_a_run_whose_lease_is_lost_is_stopped_and_tells_nobody_anything(rig: Rig):
+    stopped = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+        raise AssertionError
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        rig.executor.scripts.clear()
+        await lose(rig)
+        await stopped.wait()
+        await rig.until_settled()  # whoever gets it then: here it is the same worker
+    assert rig.broker.given_back == []
+    assert [delivery.receive_count for delivery in rig.broker.acked] == [2]
+    assert len(rig.sink.published) == 1
+    assert rig.documents()[0].attempt == 2
+    assert rig.sample("worker_leases_lost_total") == 1
+    assert rig.processed("interrupted") == 1
+    assert rig.sink.failures == {}  # no attempt
+
+
+async def test_a_lease_lost_in_the_turn_in_which_the_run_ends_publishes_nothing(rig: Rig):
+    runs = 0
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await lose(rig)
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert len(rig.sink.published) == 1
+    assert rig.documents()[0].attempt == 2
+
+
+async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor_given_up(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=1)
+    runs = 0
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await lose(rig)
+            raise PlatformError("and S3 is away")
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.broker.buried == []
+    assert rig.sink.failures == {}
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+
+
 # --- our faults
 
 

@@ -85,6 +85,9 @@ class Metrics:
         self._attempts_failed = self._counter(
             "worker_attempts_failed_total", "Attempts at a job that failed by the platform's fault"
         )
+        self._leases_lost = self._counter(
+            "worker_leases_lost_total", "Messages whose lease was lost while they were held"
+        )
 
     def _make_pool_metrics(self) -> None:
         self._pool = self._gauge("worker_pool_containers", "Containers that exist now", "runtime", "state")
@@ -182,6 +185,10 @@ class Metrics:
     def attempt_failed(self) -> None:
         """An attempt failed by the platform's fault; the job may be tried again."""
         self._attempts_failed.inc()
+
+    def lease_lost(self) -> None:
+        """The lease on a message was lost; its run, if there was one, is stopped."""
+        self._leases_lost.inc()
 
     def watch_pool(self, count: Callable[[Runtime, PoolState], int]) -> None:
         """Ask how many containers of a runtime are in a state whenever the metrics are asked for."""
