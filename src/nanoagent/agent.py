@@ -371,6 +371,9 @@ def _sink(settings: Settings) -> RedisSink:
         password=settings.redis_password,
         tls=settings.redis_tls,
         ttl_s=settings.result_ttl_seconds,
+        # As long as the lease on a message: when a dead worker's comes back, its claim is over as well.
+        claim_s=settings.sqs_visibility_seconds,
+        owner=settings.worker_id,
     )
 
 

@@ -70,7 +70,9 @@ class Executor:
     async def _report(self, attempt: Attempt, ran: Execution, lease: Lease) -> Result:
         """Upload what the run left, and say everything about it."""
         with attempt.timed("upload"):
-            links, refused = await self._parts.outputs.upload(attempt.job.request_id, ran.collected.files)
+            links, refused = await self._parts.outputs.upload(
+                attempt.job.request_id, ran.collected.files, attempt.fence
+            )
         result = self._blank(attempt, ran.error_type, ran.message)
         result.exit_code = ran.exit_code
         result.stdout = ran.collected.stdout.text

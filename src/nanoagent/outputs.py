@@ -67,14 +67,20 @@ class OutputUploader:
         self._uploads = asyncio.Semaphore(_PARALLEL_UPLOADS)
 
     async def upload(
-        self, request_id: str, files: Sequence[OutputFile]
+        self, request_id: str, files: Sequence[OutputFile], fence: int = 0
     ) -> tuple[list[str], list[OutputError]]:
         """Store a run's output files.
+
+        Args:
+            request_id: Whose they are.
+            files: What to store.
+            fence: The token of the claim; see `ObjectStore.put`.
 
         Returns:
             Their links, in the files' order, and what was not uploaded because of its name.
 
         Raises:
+            Superseded: A later attempt has stored its own.
             StorageError: The store failed; uploading again is harmless.
         """
         wanted: list[tuple[OutputFile, str]] = []
@@ -88,14 +94,17 @@ class OutputUploader:
                 shown = file.path.encode(errors="surrogateescape").decode(errors="replace")
                 refused.append(OutputError(shown, problem))
         links = await asyncio.gather(
-            *(self._put(key, file.spooled, content_type_of(file.path), file.size) for file, key in wanted)
+            *(
+                self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
+                for file, key in wanted
+            )
         )
         return list(links), refused
 
-    async def _put(self, key: str, source: Path, content_type: str, size: int) -> str:
+    async def _put(self, key: str, source: Path, content_type: str, size: int, fence: int) -> str:
         bucket = self._settings.s3_user_data_bucket
         async with self._uploads:
-            await self._store.put(bucket, key, source, content_type=content_type)
+            await self._store.put(bucket, key, source, content_type=content_type, fence=fence)
         self._metrics.outputs_uploaded(size)
         return await self._link(bucket, key)
 
@@ -106,29 +115,30 @@ class OutputUploader:
             )
         return f"https://s3.{self._settings.aws_region}.amazonaws.com/{bucket}/{quote(key)}"
 
-    async def document(self, result: Result) -> bytes:
+    async def document(self, result: Result, fence: int = 0) -> bytes:
         """The result's JSON; when that is too large, its full logs go to S3 and the rest is shortened.
 
         Raises:
+            Superseded: A later attempt has stored its own.
             StorageError: The store failed.
         """
         document = results.encode(result)
         if len(document) <= self._settings.max_result_bytes:
             return document
         links = {
-            f"{stream}_url": await self._put_log(result.request_id, stream, getattr(result, stream))
+            f"{stream}_url": await self._put_log(result.request_id, stream, getattr(result, stream), fence)
             for stream in ("stdout", "stderr")
             if getattr(result, stream)
         }
         linked = msgspec.structs.replace(result, **links)
         return shortened(linked, self._settings.max_result_bytes)
 
-    async def _put_log(self, request_id: str, stream: str, text: str) -> str:
+    async def _put_log(self, request_id: str, stream: str, text: str, fence: int) -> str:
         data = text.encode()
         with tempfile.NamedTemporaryFile(prefix="nanoagent-log-") as file:
             await asyncio.to_thread(Path(file.name).write_bytes, data)
             key = f"logs/{request_id}/{stream}.txt"
-            return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data))
+            return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data), fence)
 
 
 def shortened(result: Result, max_bytes: int) -> bytes:

@@ -55,6 +55,7 @@ class Attempt:
         job: What to do.
         number: Which attempt it is, from 1.
         queue_ms: How long the message had waited when it was received.
+        fence: The token of the claim it is made under; what it stores replaces nothing of a later one's.
         on_running: Called when the job gets a slot: from then on it is finished rather than given back.
     """
 
@@ -62,6 +63,7 @@ class Attempt:
     number: int
     queue_ms: float
     on_running: Callable[[], None] = lambda: None
+    fence: int = 0
     timings: Timings = field(default_factory=Timings)
     started_at: float = field(default_factory=time.perf_counter)
 

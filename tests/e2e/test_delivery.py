@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
 from nanoagent.job import Runtime
 from support.worker import WorkerUnderTest
@@ -98,6 +101,128 @@ async def test_a_run_whose_message_is_gone_is_stopped_and_publishes_nothing(
         assert heard.empty()
         assert await worker.redis.get(f"job:{message['requestId']}") is None
         assert await stack.list_objects(stack.data_bucket, f"outputs/{message['requestId']}/") == []
+
+
+# --- two workers
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def pair(
+    stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[WorkerUnderTest, WorkerUnderTest]]:
+    """Two workers on one queue."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "other")]
+    async with (
+        WorkerUnderTest(stack, folders[0], SETTINGS) as one,
+        WorkerUnderTest(stack, folders[1], SETTINGS, beside=one) as other,
+    ):
+        yield one, other
+
+
+async def busy_one(
+    pair: tuple[WorkerUnderTest, WorkerUnderTest],
+) -> tuple[WorkerUnderTest, WorkerUnderTest]:
+    """The worker that runs a job, and the other; as soon as one does."""
+    async with asyncio.timeout(EVENTUALLY_S):
+        while True:
+            for worker, other in (pair, pair[::-1]):
+                if await worker.metric("worker_pool_containers", runtime="python", state="busy"):
+                    return worker, other
+            await asyncio.sleep(0.05)
+
+
+async def runs_of(pair: tuple[WorkerUnderTest, WorkerUnderTest]) -> float:
+    return sum([await worker.metric("worker_container_starts_total") for worker in pair])
+
+
+async def test_a_request_that_comes_in_two_messages_runs_once_on_two_workers(
+    pair: tuple[WorkerUnderTest, WorkerUnderTest], stack: EmbeddedStack
+):
+    key = await pair[0].upload({"main.py": "import time, uuid; time.sleep(3); print(uuid.uuid4())"})
+    message = pair[0].message(s3Key=key)
+    before = await runs_of(pair)
+    async with results_of(pair[0], message["requestId"]) as heard:
+        for _ in range(4):
+            await send(pair[0], message)
+
+        async def all_are_settled() -> bool:
+            return await stack.queue_depth(queue_url=pair[0].queue_url) == (0, 0, 0)
+
+        await eventually(all_are_settled)
+        documents = {await heard.get() for _ in range(heard.qsize())}
+    assert len(documents) == 1
+    assert await pair[0].redis.get(f"job:{message['requestId']}") in documents
+    assert await runs_of(pair) == before + 1
+    assert await stack.dead_letters(queue_url=pair[0].dead_letter_url) == []
+
+
+async def test_a_worker_that_was_paused_until_its_job_was_taken_over_says_and_overwrites_nothing(
+    pair: tuple[WorkerUnderTest, WorkerUnderTest], stack: EmbeddedStack
+):
+    source = (
+        "import time, uuid\n"
+        "name = str(uuid.uuid4())\n"
+        "open('/output/name', 'w').write(name)\n"
+        "time.sleep(3)\n"  # over when the paused worker wakes: it finds a result to publish
+        "print(name)\n"
+    )
+    message = pair[0].message(s3Key=await pair[0].upload({"main.py": source}), timeoutMs=60_000)
+    lost = [await worker.metric("worker_leases_lost_total") for worker in pair]
+    async with results_of(pair[0], message["requestId"]) as heard:
+        await send(pair[0], message)
+        paused, other = await busy_one(pair)
+        paused.agent.signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(EVENTUALLY_S):
+                document = await heard.get()
+        finally:
+            paused.agent.signal(signal.SIGCONT)
+
+        async def is_idle() -> bool:
+            return await paused.metric("worker_active_jobs") == 0
+
+        await eventually(is_idle)
+        assert heard.empty()
+    result = json.loads(document)
+    assert result["workerId"] == other.worker_id
+    assert await paused.redis.get(f"job:{message['requestId']}") == document
+    (link,) = result["outputFiles"]
+    assert (await paused.output(link)).decode() == result["stdout"].strip()
+    now = [await worker.metric("worker_leases_lost_total") for worker in pair]
+    assert sum(now) == sum(lost) + 1
+
+
+async def test_a_job_whose_worker_was_killed_has_one_result_from_another(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    source = "import json, os, time\ntime.sleep(json.loads(os.environ['PAYLOAD'])['s'])\nprint('whole')\n"
+    async with WorkerUnderTest(stack, folders[0], SETTINGS) as one:
+        key = await one.upload({"main.py": source})
+        message = one.message(s3Key=key, input={"s": 2})
+        async with results_of(one, message["requestId"]) as heard:
+            await send(one, message)
+
+            async def runs() -> bool:
+                return await one.metric("worker_pool_containers", runtime="python", state="busy") == 1
+
+            await eventually(runs)
+            await one.agent.kill()
+            async with WorkerUnderTest(stack, folders[1], SETTINGS, beside=one) as other:
+                async with asyncio.timeout(EVENTUALLY_S):
+                    result = json.loads(await heard.get())
+
+                async def is_settled() -> bool:
+                    return await stack.queue_depth(queue_url=one.queue_url) == (0, 0, 0)
+
+                await eventually(is_settled)
+                assert result["workerId"] == other.worker_id
+                assert (result["stdout"], result["status"]) == ("whole\n", "SUCCESS")
+                assert heard.empty()
+                # One that was taken over is remembered, so that a late answer is refused; nobody has it.
+                assert await other.redis.hget(f"nanoagent:claim:{message['requestId']}", "until") == b"0"
 
 
 async def send(worker: WorkerUnderTest, message: dict[str, Any]) -> None:

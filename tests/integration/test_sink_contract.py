@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -12,16 +14,21 @@ from redis.asyncio import Redis
 
 from nanoagent.errors import SinkError
 from nanoagent.sink import redis as redis_module
+from nanoagent.sink import scripts
+from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
 from nanoagent.sink.redis import RedisSink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from nanoagent.local import EmbeddedStack
     from nanoagent.sink.base import ResultSink
 
 TTL_S = 77
+CLAIM_S = 1.5  # renewed every half second
+DEADLINE_S = 60
+ANSWERED = b"*1\r\n$8\r\nanswered\r\n"  # what the claim's script says of a request that has a result
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
 DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
 
@@ -31,24 +38,53 @@ class Server(Protocol):
 
     @property
     def sink(self) -> ResultSink: ...
-    async def announced(self, request_id: str) -> bytes: ...
+    def another(self) -> ResultSink:
+        """Of another worker."""
+        ...
+
+    async def read(self, request_id: str) -> bytes | None: ...
+    async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
+        """What a subscriber hears while something is done."""
+        ...
+
     async def forget(self) -> None: ...
+    async def lapse(self, request_id: str) -> None:
+        """Let a claim run out."""
+        ...
+
+    async def cancel(self, request_id: str) -> None: ...
 
 
 @dataclass
 class RedisServer:
     sink: ResultSink
     redis: Redis
+    others: list[RedisSink]
 
-    async def announced(self, request_id: str) -> bytes:
-        """Subscribe, publish, and wait for what arrives."""
+    def another(self) -> ResultSink:
+        settings = self.redis.connection_pool.connection_kwargs
+        sink = RedisSink(settings["host"], settings["port"], db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
+        self.others.append(sink)
+        return sink
+
+    async def read(self, request_id: str) -> bytes | None:
+        document = await self.redis.get(f"job:{request_id}")
+        assert document is None or isinstance(document, bytes)
+        return document
+
+    async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
+        heard: list[bytes] = []
         async with self.redis.pubsub() as subscriber:
             await subscriber.subscribe(f"result:{request_id}")
             await subscriber.get_message(timeout=10)  # the confirmation: from here nothing is missed
-            await self.sink.publish(request_id, DOCUMENT)
-            message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=10)
-        assert message is not None
-        return bytes(message["data"])
+            await act
+            await self.redis.publish(f"result:{request_id}", b"end")  # Redis delivers in order
+            while True:
+                message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=10)
+                assert message is not None
+                if message["data"] == b"end":
+                    return heard
+                heard.append(bytes(message["data"]))
 
     async def forget(self) -> None:
         """Let every TTL run out."""
@@ -56,62 +92,230 @@ class RedisServer:
             assert 0 < await self.redis.ttl(key) <= TTL_S
             await self.redis.expire(key, 0)
 
+    async def lapse(self, request_id: str) -> None:
+        key = f"nanoagent:claim:{request_id}"
+        assert 0 < await self.redis.ttl(key) <= scripts.CLAIM_TTL_S
+        await self.redis.hset(key, "until", 0)
+
+    async def cancel(self, request_id: str) -> None:
+        await self.redis.set(f"cancel:{request_id}", "", ex=60)
+
 
 @dataclass
 class MemoryServer:
     sink: MemorySink
     now: list[float]
 
-    async def announced(self, request_id: str) -> bytes:
-        await self.sink.publish(request_id, DOCUMENT)
-        (announced,) = [document for request, document in self.sink.published if request == request_id]
-        return announced
+    def another(self) -> ResultSink:
+        return self.sink.beside()
+
+    async def read(self, request_id: str) -> bytes | None:
+        return await self.sink.stored(request_id)
+
+    async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
+        before = len(self.sink.published)
+        await act
+        return [document for request, document in self.sink.published[before:] if request == request_id]
 
     async def forget(self) -> None:
         self.now[0] += TTL_S
 
+    async def lapse(self, request_id: str) -> None:
+        self.sink.lapse(request_id)
 
-@pytest.fixture(params=["redis", "memory"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    if request.param == "memory":
-        now = [0.0]
-        yield MemoryServer(MemorySink(ttl_s=TTL_S, clock=lambda: now[0]), now)
-        return
-    stack: EmbeddedStack = request.getfixturevalue("stack")
-    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE, ttl_s=TTL_S)
+    async def cancel(self, request_id: str) -> None:
+        self.sink.cancel(request_id)
+
+
+@asynccontextmanager
+async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
+    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
     async with Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis:
         await redis.flushdb()
-        yield RedisServer(sink, redis)
-    await sink.close()
+        server = RedisServer(sink, redis, [])
+        yield server
+        for other in (sink, *server.others):
+            await other.close()
+
+
+@pytest.fixture(params=["redis", "memory"])
+async def server(request: pytest.FixtureRequest, stack: EmbeddedStack) -> AsyncIterator[Server]:
+    if request.param == "memory":
+        now = [0.0]
+        yield MemoryServer(MemorySink(ttl_s=TTL_S, clock=lambda: now[0], claim_s=CLAIM_S), now)
+        return
+    async with opened_redis(stack) as server:
+        yield server
+
+
+async def claimed(sink: ResultSink, request_id: str = "r") -> Claim:
+    claim = await sink.claim(request_id)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+async def answered(sink: ResultSink, document: bytes, request_id: str = "r") -> None:
+    assert await sink.publish(await claimed(sink, request_id), document)
 
 
 async def test_a_published_document_is_stored_as_it_was(server: Server):
-    await server.sink.publish("r", DOCUMENT)
+    await answered(server.sink, DOCUMENT)
 
-    assert await server.sink.stored("r") == DOCUMENT
-
-
-async def test_a_document_that_was_never_published_is_not_stored(server: Server):
-    assert await server.sink.stored("never") is None
+    assert await server.read("r") == DOCUMENT
 
 
 async def test_a_subscriber_hears_the_document(server: Server):
-    assert await server.announced("r") == DOCUMENT
-
-
-async def test_publishing_again_replaces_the_document(server: Server):
-    await server.sink.publish("r", b"first")
-    await server.sink.publish("r", b"second")
-
-    assert await server.sink.stored("r") == b"second"
+    assert await server.announced("r", answered(server.sink, DOCUMENT)) == [DOCUMENT]
 
 
 async def test_a_document_is_forgotten_after_its_time(server: Server):
-    await server.sink.publish("r", DOCUMENT)
+    await answered(server.sink, DOCUMENT)
 
     await server.forget()
 
-    assert await server.sink.stored("r") is None
+    assert await server.read("r") is None
+
+
+# --- claims
+
+
+async def test_a_request_that_is_answered_is_announced_again_instead_of_claimed(server: Server):
+    await answered(server.sink, DOCUMENT)
+
+    async def claim() -> None:
+        assert await server.another().claim("r") == Answered()
+
+    assert await server.announced("r", claim()) == [DOCUMENT]
+    assert await server.read("r") == DOCUMENT
+
+
+async def test_a_request_that_another_worker_has_cannot_be_claimed(server: Server):
+    await claimed(server.sink)
+
+    taken = await server.another().claim("r")
+
+    assert isinstance(taken, Taken)
+    assert 0 < taken.left_s <= CLAIM_S
+
+
+async def test_other_requests_can_be_claimed_meanwhile(server: Server):
+    await claimed(server.sink, "a")
+    await claimed(server.another(), "b")
+
+
+async def test_of_many_workers_that_want_a_request_one_gets_it(server: Server):
+    sinks = [server.another() for _ in range(10)]
+
+    answers = await asyncio.gather(*(sink.claim("r") for sink in sinks))
+
+    assert sorted(type(answer).__name__ for answer in answers) == ["Claim"] + ["Taken"] * 9
+
+
+async def test_a_claim_that_is_released_can_be_had_at_once(server: Server):
+    await server.sink.release(await claimed(server.sink))
+
+    await claimed(server.another())
+
+
+async def test_each_claim_of_a_request_has_a_larger_token(server: Server):
+    tokens = []
+    for sink in (server.sink, server.another(), server.another()):
+        tokens.append((await claimed(sink)).token)
+        await server.lapse("r")
+
+    assert 0 < tokens[0] < tokens[1] < tokens[2]
+
+
+async def test_whoever_has_been_superseded_publishes_nothing(server: Server):
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await claimed(server.another())
+
+    async def publish() -> None:
+        assert await server.sink.publish(late, b"late") is False
+
+    assert await server.announced("r", publish()) == []
+    assert await server.read("r") is None
+
+
+async def test_whoever_has_been_superseded_and_outpaced_changes_nothing(server: Server):
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await answered(server.another(), DOCUMENT)
+
+    assert await server.sink.publish(late, b"late") is False
+    assert await server.read("r") == DOCUMENT
+
+
+async def test_whoever_has_been_superseded_is_refused_also_when_the_result_is_forgotten(server: Server):
+    if isinstance(server, MemoryServer):
+        pytest.skip("in memory nothing outlives its document: there is no other process to be late")
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await answered(server.another(), DOCUMENT)
+    await server.forget()
+
+    assert await server.sink.publish(late, b"late") is False
+    assert await server.read("r") is None
+
+
+async def test_a_superseded_worker_takes_no_claim_away_by_releasing(server: Server):
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await claimed(server.another())
+
+    await server.sink.release(late)
+
+    assert isinstance(await server.another().claim("r"), Taken)
+
+
+async def test_a_claim_that_ran_out_is_good_while_nobody_has_taken_it(server: Server):
+    claim = await claimed(server.sink)
+    await server.lapse("r")
+
+    assert await server.sink.publish(claim, DOCUMENT)
+
+
+async def test_a_claim_that_was_released_is_good_for_publishing_while_nobody_has_taken_it(server: Server):
+    claim = await claimed(server.sink)
+    await server.sink.release(claim)
+
+    assert await server.sink.publish(claim, DOCUMENT)
+
+
+async def test_publishing_the_same_document_again_succeeds(server: Server):
+    claim = await claimed(server.sink)
+    await server.sink.publish(claim, DOCUMENT)
+
+    assert await server.sink.publish(claim, DOCUMENT)  # the answer to the first was lost, say
+
+
+async def test_the_first_answer_stays(server: Server):
+    claim = await claimed(server.sink)
+    await server.sink.publish(claim, DOCUMENT)
+
+    assert await server.sink.publish(claim, b"another") is False
+    assert await server.read("r") == DOCUMENT
+
+
+async def test_a_claim_says_whether_the_request_was_called_off(server: Server):
+    await server.cancel("a")
+
+    assert (await claimed(server.sink, "a")).cancelled
+    assert not (await claimed(server.sink, "b")).cancelled
+
+
+async def test_a_claim_that_was_taken_over_is_lost_and_no_other(server: Server):
+    late, good = await claimed(server.sink), await claimed(server.sink, "good")
+    await server.lapse("r")
+    await claimed(server.another())
+
+    async with asyncio.timeout(DEADLINE_S):
+        assert await late.lost
+    assert not good.lost.done()
+
+
+# --- failures
 
 
 async def test_failures_are_counted_for_each_request(server: Server):
@@ -137,8 +341,9 @@ async def test_closing_twice_is_harmless(server: Server):
 
 def every_call(sink: ResultSink):
     return {
-        "publish": sink.publish("r", DOCUMENT),
-        "stored": sink.stored("r"),
+        "claim": sink.claim("r"),
+        "publish": sink.publish(Claim("r", 1), DOCUMENT),
+        "release": sink.release(Claim("r", 1)),
         "count_failure": sink.count_failure("r"),
         "ping": sink.ping(),
     }
@@ -202,17 +407,17 @@ async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, lis
 
 
 async def test_a_server_that_has_just_answered_is_not_pinged():
-    async with redis_that_says(b"$-1\r\n") as (sink, heard):
-        await sink.stored("r")
+    async with redis_that_says(ANSWERED) as (sink, heard):
+        await sink.claim("r")
         await sink.ping()
 
     assert len(heard) == 1
 
 
 async def test_a_server_that_has_failed_since_is_pinged():
-    async with redis_that_says(b"$-1\r\n", b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
-        await sink.stored("r")
-        for call in (sink.stored("r"), sink.ping()):
+    async with redis_that_says(ANSWERED, b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
+        await sink.claim("r")
+        for call in (sink.claim("r"), sink.ping()):
             with pytest.raises(SinkError, match="no"):
                 await call
 
@@ -221,17 +426,17 @@ async def test_a_server_that_has_failed_since_is_pinged():
 
 async def test_a_server_that_has_not_answered_for_a_while_is_pinged(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(redis_module, "_ANSWER_HOLDS_S", -1)
-    async with redis_that_says(b"$-1\r\n", b"+PONG\r\n") as (sink, heard):
-        await sink.stored("r")
+    async with redis_that_says(ANSWERED, b"+PONG\r\n") as (sink, heard):
+        await sink.claim("r")
         await sink.ping()
 
     assert len(heard) == 2
 
 
 async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_failure():
-    async with redis_that_says(b"$-1\r\n", b"", b"$1\r\nx\r\n") as (sink, heard):
-        await sink.stored("r")
-        assert await sink.stored("r") == b"x"
+    async with redis_that_says(ANSWERED, b"", ANSWERED) as (sink, heard):
+        await sink.claim("r")
+        assert await sink.claim("r") == Answered()
 
     assert len(heard) == 3
 
@@ -245,35 +450,176 @@ async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_failure()
     ids=["before it began", "within it"],
 )
 async def test_a_transaction_that_the_server_refuses_is_a_sink_error_and_the_next_call_succeeds(said):
-    async with redis_that_says(said, b"$1\r\nx\r\n") as (sink, _):
+    async with redis_that_says(said, ANSWERED) as (sink, _):
         with pytest.raises(SinkError, match="no room"):
-            await sink.publish("r", DOCUMENT)
-        assert await sink.stored("r") == b"x"
+            await sink.count_failure("r")
+        assert await sink.claim("r") == Answered()
 
 
-async def test_a_call_that_is_cancelled_leaves_its_answer_to_nobody(stack: EmbeddedStack):
-    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
-    await sink.publish("r", DOCUMENT)
+async def test_a_call_that_is_cancelled_leaves_its_answer_and_its_claim_to_nobody(stack: EmbeddedStack):
+    sink, another = (RedisSink(stack.redis_host, stack.redis_port, db=DATABASE) for _ in range(2))
+    await answered(sink, DOCUMENT, "cancel-answered")
     for turns in range(6):
-        call = asyncio.create_task(sink.stored("r"))
+        call = asyncio.create_task(sink.claim(f"cancel-{turns}"))
         for _ in range(turns):
             await asyncio.sleep(0)
         call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
-        assert await sink.stored("never") is None
+        (outcome,) = await asyncio.gather(call, return_exceptions=True)
+        if isinstance(outcome, Claim):  # it was too late to cancel anything
+            await sink.release(outcome)
+        assert await sink.claim("cancel-answered") == Answered()
     await sink.close()
+    for turns in range(6):
+        await another.release(await claimed(another, f"cancel-{turns}"))
+    await another.close()
 
 
 async def test_a_sink_recovers_when_its_connections_were_cut(stack: EmbeddedStack):
-    sink = RedisSink(stack.redis_host, stack.redis_port)
-    await sink.publish("r", b"before")
+    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
+    claim = await claimed(sink, "cut")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         await redis.client_kill_filter(_type="normal", skipme=True)
 
-    await sink.publish("r", b"after")
+    assert await sink.publish(claim, DOCUMENT)
 
-    assert await sink.stored("r") == b"after"
+    assert await sink.claim("cut") == Answered()
     await sink.close()
+
+
+@pytest.fixture
+async def redis_server(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
+    async with opened_redis(stack) as server:
+        yield server
+
+
+async def test_a_claim_is_renewed_for_as_long_as_it_is_held(redis_server: RedisServer):
+    await claimed(redis_server.sink)
+    before = await redis_server.redis.hget("nanoagent:claim:r", "until")
+
+    async with asyncio.timeout(DEADLINE_S):
+        while await redis_server.redis.hget("nanoagent:claim:r", "until") == before:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        seconds, microseconds = await redis_server.redis.time()
+        while seconds * 1_000_000 + microseconds <= int(before or 0):  # it would have run out by now
+            assert isinstance(await redis_server.another().claim("r"), Taken)
+            seconds, microseconds = await redis_server.redis.time()
+
+
+async def test_all_claims_are_renewed_in_one_packet(monkeypatch: pytest.MonkeyPatch):
+    claimed_answer = b"*3\r\n$7\r\nclaimed\r\n$1\r\n%d\r\n:0\r\n"
+    answers = [claimed_answer % number for number in range(1, 4)]
+    async with redis_that_says(*answers, b":1\r\n:0\r\n:1\r\n") as (sink, heard):
+        claims = {await claimed(sink, request) for request in "abc"}
+        await sink._renew_all()
+        lost = [claim for claim in claims if claim.lost.done()]
+
+    assert len(heard) == 4
+    assert heard[-1].count(b"EVALSHA") == 3
+    assert len(lost) == 1
+
+
+async def test_a_claim_that_the_server_has_forgotten_is_made_again(redis_server: RedisServer):
+    claim = await claimed(redis_server.sink)
+    await redis_server.redis.flushdb()
+
+    async with asyncio.timeout(DEADLINE_S):
+        while not await redis_server.redis.exists("nanoagent:claim:r"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert isinstance(await redis_server.another().claim("r"), Taken)
+    assert await redis_server.sink.publish(claim, DOCUMENT)
+
+
+async def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(redis_server: RedisServer):
+    await answered(redis_server.sink, DOCUMENT, "before")
+    await redis_server.redis.script_flush()
+
+    await answered(redis_server.sink, DOCUMENT, "after")
+
+    assert await redis_server.read("after") == DOCUMENT
+
+
+async def test_nothing_but_the_result_is_left_of_an_undisturbed_request(redis_server: RedisServer):
+    await answered(redis_server.sink, DOCUMENT)
+
+    assert await redis_server.redis.keys("*") == [b"job:r"]
+
+
+async def test_nothing_at_all_is_left_of_a_claim_that_was_released(redis_server: RedisServer):
+    await redis_server.sink.release(await claimed(redis_server.sink))
+
+    assert await redis_server.redis.keys("*") == []
+
+
+async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_way(
+    redis_server: RedisServer,
+):
+    sink = redis_server.sink
+    assert isinstance(sink, RedisSink)
+    for _ in range(20):
+        claim = await claimed(sink)
+        renewal = asyncio.create_task(sink._renew_all())
+        await asyncio.sleep(0)
+        await sink.release(claim)
+        await renewal
+        assert await redis_server.redis.keys("*") == []
+
+
+async def test_a_server_whose_clock_has_gone_back_still_gives_larger_tokens(redis_server: RedisServer):
+    await redis_server.redis.hset(
+        "nanoagent:claim:r", mapping={"token": 9_007_199_254_740_000, "owner": "x", "until": 0, "others": 0}
+    )
+
+    assert (await claimed(redis_server.sink)).token == 9_007_199_254_740_001
+
+
+def documented_rights() -> list[str]:
+    """What docs/operations.md says that a Redis user of the worker's own has to be allowed."""
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("ACL SETUSER nanoagent")]
+    return line.split()[5:]
+
+
+async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(redis_server: RedisServer):
+    rights = documented_rights()
+    password = secrets.token_hex(8)
+    settings = redis_server.redis.connection_pool.connection_kwargs
+
+    async def works(allowed: list[str]) -> bool:
+        await redis_server.redis.flushdb()
+        await redis_server.redis.execute_command(
+            "ACL", "SETUSER", "limited", "reset", "on", f">{password}", *allowed
+        )
+        await redis_server.redis.script_flush()
+        sink = RedisSink(
+            settings["host"],
+            settings["port"],
+            db=DATABASE,
+            username="limited",
+            password=password,
+            claim_s=CLAIM_S,
+        )
+        try:
+            await sink.ping()
+            await answered(sink, DOCUMENT, "a")
+            assert await sink.claim("a") == Answered()
+            await claimed(sink, "b")
+            await sink._renew_all()
+            await sink.release(await claimed(sink, "c"))
+            await sink.count_failure("a")
+            await redis_server.redis.delete("nanoagent:claim:b")
+            await sink._renew_all()
+            late = await claimed(sink, "d")
+            await redis_server.lapse("d")
+            return await sink.publish(late, DOCUMENT)
+        except SinkError:
+            return False
+        finally:
+            await sink.close()
+
+    assert await works(rights)
+    too_many = [right for right in rights if await works([other for other in rights if other != right])]
+    assert too_many == []
+    await redis_server.redis.execute_command("ACL", "DELUSER", "limited")
 
 
 async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack):

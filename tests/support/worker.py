@@ -37,6 +37,7 @@ class WorkerUnderTest:
         folder: For the agent's log, caches and slot folders.
         settings: Beyond those that the stack needs.
         until_ready: Whether it is expected to be ready.
+        beside: Another worker, whose queue it works on.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class WorkerUnderTest:
         settings: dict[str, str] | None = None,
         *,
         until_ready: bool = True,
+        beside: WorkerUnderTest | None = None,
     ) -> None:
         self.stack = stack
         self.folder = folder
@@ -56,6 +58,7 @@ class WorkerUnderTest:
         self.log = folder / "agent.log"
         self.tasks = Path("/tmp/nanoagent-tests")
         self._until_ready = until_ready
+        self._beside = beside
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -73,6 +76,10 @@ class WorkerUnderTest:
         await self._opened.aclose()
 
     def _make_queues(self) -> None:
+        if self._beside is not None:
+            self.queue_url = self._beside.queue_url
+            self.dead_letter_url = self._beside.dead_letter_url
+            return
         self.dead_letter_url = self.stack.new_queue()
         policy = self.stack.redrive_policy(self.dead_letter_url, max_receives=10)
         self.queue_url = self.stack.new_queue(VisibilityTimeout="30", RedrivePolicy=policy)

@@ -279,6 +279,7 @@ def test_the_policy_allows_exactly_the_calls_that_the_worker_makes():
         "send_message": "sqs:SendMessage",
         "get_object": "s3:GetObject",
         "put_object": "s3:PutObject",
+        "head_object": "s3:GetObject",
         "create_multipart_upload": "s3:PutObject",
         "upload_part": "s3:PutObject",
         "complete_multipart_upload": "s3:PutObject",

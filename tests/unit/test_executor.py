@@ -253,9 +253,9 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
     held: list[tuple[int, int]] = []
     put = rig.store.put
 
-    async def noted_put(bucket: str, key: str, source: Path, *, content_type: str) -> None:
+    async def noted_put(bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
         held.append((rig.slots.used.memory_mb, rig.pool.out))
-        await put(bucket, key, source, content_type=content_type)
+        await put(bucket, key, source, content_type=content_type, fence=fence)
 
     async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()

@@ -39,12 +39,12 @@ class Store(FolderStore):
         self.most = 0
         self.expires_s: int | None = None
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
+    async def put(self, bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
         self.now += 1
         self.most = max(self.most, self.now)
         self.types[key] = content_type
         await asyncio.sleep(0)
-        await super().put(bucket, key, source, content_type=content_type)
+        await super().put(bucket, key, source, content_type=content_type, fence=fence)
         self.now -= 1
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:

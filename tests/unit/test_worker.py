@@ -14,15 +14,16 @@ from structlog.testing import capture_logs
 from nanoagent import result as results
 from nanoagent import worker as worker_module
 from nanoagent.broker.memory import MemoryBroker
-from nanoagent.errors import BrokerError, PlatformError, StorageError
+from nanoagent.errors import BrokerError, PlatformError, StorageError, Superseded
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
+from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.worker import Worker, WorkerParts, retry_delay_s
+from nanoagent.worker import Worker, WorkerParts, retry_delay_s, taken_delay_s
 from support.fakes import (
     DEADLINE_S,
     FakePool,
@@ -113,10 +114,24 @@ class NotedSink(MemorySink):
         if method in self.gates:
             await self.gates[method].wait()
 
-    async def publish(self, request_id: str, document: bytes) -> None:
-        await self._step("publish", request_id)
-        await super().publish(request_id, document)
-        self._journal.note("publish", request_id)
+    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+        await self._step("claim", request_id)
+        claim = await super().claim(request_id)
+        self._journal.note(type(claim).__name__.lower(), request_id)
+        return claim
+
+    async def publish(self, claim: Claim, document: bytes) -> bool:
+        await self._step("publish", claim.request_id)
+        published = await super().publish(claim, document)
+        self._journal.note("publish" if published else "refuse", claim.request_id)
+        return published
+
+    async def answer(self, request_id: str, document: bytes) -> None:
+        """As another worker would."""
+        other = self.beside()
+        claim = await other.claim(request_id)
+        assert isinstance(claim, Claim)
+        assert await other.publish(claim, document)
 
     async def ping(self) -> None:
         await self._step("ping")
@@ -313,13 +328,13 @@ async def test_the_attempt_says_how_often_the_message_was_handed_out(rig: Rig):
 
 
 async def test_a_request_whose_result_is_stored_is_published_again_and_not_run(rig: Rig):
-    await rig.sink.publish("r1", b'{"the":"first"}')
+    await rig.sink.answer("r1", b'{"the":"first"}')
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
     assert rig.journal.count("execute") == 0
     assert rig.sink.published == [("r1", b'{"the":"first"}')] * 2
-    assert rig.journal.of("publish", "ack")[-2:] == [("publish", "r1"), ("ack", "r1")]
+    assert rig.journal.of("publish", "answered", "ack") == [("answered", "r1"), ("ack", "r1")]
     assert rig.processed("success") == 0
 
 
@@ -436,6 +451,154 @@ async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor
     assert rig.broker.buried == []
     assert rig.sink.failures == {}
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+
+
+# --- claims
+
+
+def another(rig: Rig) -> MemorySink:
+    """Another worker's sink."""
+    return rig.sink.beside()
+
+
+async def taken_by(sink: MemorySink, request_id: str = "r1") -> Claim:
+    claim = await sink.claim(request_id)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+async def test_a_request_that_another_worker_is_working_on_goes_back_uncounted(rig: Rig):
+    claim = await taken_by(other := another(rig))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.journal.count("execute") == 0
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
+    assert rig.sink.failures == {}
+    assert rig.processed("interrupted") == 1
+    assert await other.publish(claim, b"the other's")
+
+
+async def test_a_claim_is_let_go_when_an_attempt_fails_so_that_any_worker_can_try(rig: Rig):
+    rig.executor.scripts["r1"] = raising(PlatformError("once"))
+    rig.broker.gates["give_back"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give_back?", message("r1"))
+        other = another(rig)
+        await other.release(await taken_by(other))
+        del rig.executor.scripts["r1"]
+        rig.broker.gates["give_back"].set()
+        await rig.until_settled()
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+
+
+async def test_a_claim_is_let_go_by_a_drain(make_rig: Callable[..., Rig]):
+    rig = make_rig(drain_seconds=0)
+    rig.hold("r1")
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("running", "r1")
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    await taken_by(another(rig))
+
+
+async def test_a_run_whose_claim_is_taken_over_is_stopped_and_tells_nobody_anything(rig: Rig):
+    stopped = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+        raise AssertionError
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        rig.sink.lapse("r1")
+        claim = await taken_by(other := another(rig))
+        async with asyncio.timeout(DEADLINE_S):
+            await stopped.wait()
+        await rig.journal.until_noted("give back", "r1")
+        assert await other.publish(claim, b"the other's")
+    assert rig.sink.published == [("r1", b"the other's")]
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
+    assert rig.sample("worker_claims_lost_total") == 1
+    assert rig.processed("interrupted") == 1
+    assert rig.sink.failures == {}
+
+
+async def test_a_result_that_comes_after_a_take_over_is_refused_and_given_back(rig: Rig):
+    async def script(attempt: Attempt) -> Result:
+        held = rig.sink._store.claims["r1"][1]
+        rig.sink.lapse("r1")
+        await taken_by(another(rig))
+        # As if nobody had told us yet: what refuses it is the store.
+        rig.sink._store.claims["r1"] = (another(rig), Claim("r1", held.token + 1))
+        object.__setattr__(held, "lost", asyncio.get_running_loop().create_future())
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.journal.count("refuse") == 1
+    assert rig.sink.published == []
+    assert rig.broker.acked == []
+    assert rig.sink.failures == {}
+    assert rig.processed("success") == 0
+
+
+async def test_outputs_that_a_later_attempt_has_written_end_an_attempt_that_nobody_counts(rig: Rig):
+    rig.executor.scripts["r1"] = raising(Superseded("a later attempt has written it"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.published == []
+    assert rig.sink.failures == {}
+    assert rig.sample("worker_claims_lost_total") == 1
+
+
+async def test_an_attempt_writes_under_its_claims_token(rig: Rig):
+    fences: list[int] = []
+
+    async def script(attempt: Attempt) -> Result:
+        fences.append(attempt.fence)
+        if len(fences) == 1:
+            raise PlatformError("once")
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert 0 < fences[0] < fences[1]
+
+
+async def test_an_invalid_job_under_the_name_of_a_running_one_does_not_answer_it(rig: Rig):
+    gate = rig.hold("r1")
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        await rig.broker.send(message("r1", memoryMb="much"))
+        await rig.journal.until_noted("delivered", message("r1", memoryMb="much"))
+        gate.set()
+        await rig.until_settled(2)
+    assert {result.error_type for result in rig.documents()} == {None}
+
+
+async def test_an_invalid_job_under_a_name_that_another_worker_works_on_goes_back(rig: Rig):
+    await taken_by(another(rig))
+    await rig.broker.send(message("r1", memoryMb="much"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.published == []
+    assert rig.processed("interrupted", model="other") == 1
 
 
 # --- our faults
@@ -1018,6 +1181,16 @@ async def test_a_hand_back_that_the_queue_refuses_is_tried_once_more(rig: Rig):
 
 
 # --- pure
+
+
+def test_a_second_delivery_stays_away_for_the_claim_and_longer_each_time():
+    delays = [taken_delay_s(50, receives) for receives in range(1, 10)]
+    assert delays == [50, 100, 200, 400, 800, 1600, 1800, 1800, 1800]
+
+
+def test_a_second_delivery_never_comes_back_before_the_claim_is_over():
+    assert taken_delay_s(43_000, 1) == 43_000
+    assert taken_delay_s(0, 1) == 1
 
 
 def test_the_delay_doubles_up_to_the_longest():

@@ -40,8 +40,21 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str) -> None:
-        """Store the file `source`; large files in parts."""
+    async def put(self, bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
+        """Store the file `source`; large files in parts.
+
+        Args:
+            bucket: The bucket's name.
+            key: The object's key.
+            source: What to store.
+            content_type: Its media type.
+            fence: Kept with the object. One that is there is replaced only if its own is smaller, or it has
+                none; one with the same is left as it is. 0: none.
+
+        Raises:
+            Superseded: The object that is there has a larger one.
+            StorageError: Anything else.
+        """
         ...
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:

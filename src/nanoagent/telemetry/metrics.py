@@ -88,6 +88,9 @@ class Metrics:
         self._leases_lost = self._counter(
             "worker_leases_lost_total", "Messages whose lease was lost while they were held"
         )
+        self._claims_lost = self._counter(
+            "worker_claims_lost_total", "Requests that another worker took over while they were worked on"
+        )
 
     def _make_pool_metrics(self) -> None:
         self._pool = self._gauge("worker_pool_containers", "Containers that exist now", "runtime", "state")
@@ -185,6 +188,10 @@ class Metrics:
     def attempt_failed(self) -> None:
         """An attempt failed by the platform's fault; the job may be tried again."""
         self._attempts_failed.inc()
+
+    def claim_lost(self) -> None:
+        """Another worker has taken over a request; its run here, if there still was one, is stopped."""
+        self._claims_lost.inc()
 
     def lease_lost(self) -> None:
         """The lease on a message was lost; its run, if there was one, is stopped."""
