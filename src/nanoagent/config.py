@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     max_result_bytes: int = Field(
         512 * 1024, ge=4096, description="a larger result has its full logs put to S3 and linked"
     )
+    result_spool_mb: Positive = Field(
+        256, description="results kept on disk while Redis is away, MiB; beyond that no jobs are taken"
+    )
 
     # --- this worker
     worker_id: str = Field(
@@ -279,6 +282,8 @@ class Settings(BaseSettings):
             problems.append("BUILD_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no build could ever run")
         if self.cpu_min > min(self.cpu_max or self.worker_cpus, self.worker_cpus):
             problems.append("CPU_MIN: should be at most CPU_MAX and WORKER_CPUS")
+        if self.result_spool_mb * _MIB < self.max_result_bytes:
+            problems.append("RESULT_SPOOL_MB: should have room for a result of MAX_RESULT_BYTES at least")
         if self.build_timeout_seconds > _MAX_BUILD_S:
             problems.append(
                 f"BUILD_TIMEOUT_SECONDS: should be at most {_MAX_BUILD_S}, or a build and the longest job "

@@ -15,7 +15,7 @@ import random
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nanoagent.outputs import OutputUploader
     from nanoagent.result import Result
     from nanoagent.sink.base import Claim, ResultSink
+    from nanoagent.sink.spool import Spool
     from nanoagent.slots import Slots
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
     from nanoagent.telemetry.metrics import Metrics
@@ -104,6 +105,7 @@ class WorkerParts:
     settings: Settings
     broker: Broker
     sink: ResultSink
+    spool: Spool
     executor: Executor
     outputs: OutputUploader
     slots: Slots
@@ -246,7 +248,7 @@ class Worker:
 
     async def _able(self) -> bool:
         """Whether a job that is taken now could be finished; readiness says why not, the log once."""
-        reason = self._parts.pool.broken or self._all_blocked()
+        reason = self._parts.pool.broken or self._all_blocked() or self._spool_full()
         if reason is None:
             try:
                 await self._parts.sink.ping()
@@ -266,6 +268,16 @@ class Worker:
         """Why no job at all could be run: no runtime's guards stand."""
         reasons = [self._parts.blocked(runtime) for runtime in Runtime]
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
+
+    def _spool_full(self) -> str | None:
+        """Why the result of one more job might find no place, where it had to wait for Redis."""
+        settings = self._settings
+        fits = self._parts.spool.has_room_for((len(self._held) + 1) * settings.max_result_bytes)
+        reason = None
+        if not fits:
+            reason = f"RESULT_SPOOL_MB={settings.result_spool_mb} is used up by results that wait for Redis"
+        self._parts.health.set("spool", ok=fits, reason=reason or "")
+        return reason
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -443,6 +455,7 @@ class Worker:
         None, with the delivery settled, when there is an answer already (it is announced again: nothing runs
         twice), or when another worker is about to give one.
         """
+        await self._parts.spool.delivered(request_id)  # of an earlier life of this worker, say
         claim = await self._parts.sink.claim(request_id)
         if isinstance(claim, Answered):
             held.concluding = True
@@ -493,11 +506,33 @@ class Worker:
         held.running = held.concluding = True
 
         async def finish() -> None:
-            if not await self._parts.sink.publish(claim, document):
+            published = await self._publish(claim, document)
+            if published is None:
+                # Whoever starts next with this folder delivers it; nobody needs to run the job before.
+                await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+            elif published:
+                await self._parts.broker.ack(delivery)
+            else:
                 raise Superseded("another worker has claimed the request since, or answered it")
-            await self._parts.broker.ack(delivery)
 
         await _uninterrupted(finish())
+
+    async def _publish(self, claim: Claim, document: bytes) -> bool | None:
+        """Publish at once, or as soon as Redis is back: what has been run is not lost with it.
+
+        Returns:
+            As `ResultSink.publish`; None when the worker could not wait any longer.
+        """
+        try:
+            return await self._parts.sink.publish(claim, document)
+        except SinkError as exc:
+            log.warning("result kept until Redis takes it", reason=str(exc))
+        delivered = await self._parts.spool.keep(claim, document)
+        hurried = asyncio.create_task(self._hurry.wait())
+        either: set[asyncio.Future[Any]] = {delivered, hurried}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        return delivered.result() if delivered.done() else None
 
     async def _failed(
         self, delivery: Delivery, held: _Held, attempt: Attempt, failure: PlatformError

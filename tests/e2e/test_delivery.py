@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.job import Runtime
+from support.proxy import Proxy
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
@@ -223,6 +224,94 @@ async def test_a_job_whose_worker_was_killed_has_one_result_from_another(
                 assert heard.empty()
                 # One that was taken over is remembered, so that a late answer is refused; nobody has it.
                 assert await other.redis.hget(f"nanoagent:claim:{message['requestId']}", "until") == b"0"
+
+
+# --- without Redis
+
+
+async def test_a_result_that_redis_was_away_for_is_published_when_it_is_back(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    async with (
+        Proxy(stack.redis_host, stack.redis_port) as redis,
+        WorkerUnderTest(stack, tmp_path, settings_of(redis, tmp_path)) as worker,
+    ):
+        message = await a_job(worker, seconds=2)
+        async with results_of(worker, message["requestId"]) as heard:
+            await send(worker, message)
+            await until_it_runs(worker)
+            await redis.cut()
+            await until_kept(worker)
+            assert heard.empty()
+            # Longer than the visibility timeout: the lease is kept for the result.
+            await asyncio.sleep(VISIBILITY_S + 1)
+            await redis.restore()
+            async with asyncio.timeout(EVENTUALLY_S):
+                result = json.loads(await heard.get())
+            await until_settled(worker)
+            assert heard.empty()
+        assert (result["status"], result["attempt"]) == ("SUCCESS", 1)
+        assert await worker.metric("worker_container_starts_total") == 1
+        assert await worker.metric("worker_spooled_results") == 0
+
+
+async def test_a_result_outlives_the_worker_that_could_not_publish_it(stack: EmbeddedStack, tmp_path: Path):
+    folders = [tmp_path / name for name in ("one", "next")]
+    for folder in folders:
+        folder.mkdir()
+    async with Proxy(stack.redis_host, stack.redis_port) as redis:
+        settings = settings_of(redis, tmp_path)
+        async with WorkerUnderTest(stack, folders[0], settings) as one:
+            message = await a_job(one, seconds=1)
+            async with results_of(one, message["requestId"]) as heard:
+                await send(one, message)
+                await until_it_runs(one)
+                await redis.cut()
+                await until_kept(one)
+                await one.agent.kill()
+                await redis.restore()
+                async with WorkerUnderTest(stack, folders[1], settings, beside=one) as after:
+                    async with asyncio.timeout(EVENTUALLY_S):
+                        document = await heard.get()
+                    await until_settled(after)
+                    # The message has come back, and found the result.
+                    assert {await heard.get() for _ in range(heard.qsize())} <= {document}
+                    assert await after.metric("worker_container_starts_total") == 0
+                    assert await after.metric("worker_spooled_results") == 0
+    assert json.loads(document)["workerId"] == one.worker_id
+    assert list((tmp_path / "cache/results").iterdir()) == []
+
+
+def settings_of(redis: Proxy, folder: Path) -> dict[str, str]:
+    """A way to Redis that can be cut, and caches of its own."""
+    return SETTINGS | {"REDIS_PORT": str(redis.port), "CODE_CACHE_DIR": str(folder / "cache")}
+
+
+async def a_job(worker: WorkerUnderTest, seconds: float) -> dict[str, Any]:
+    """A job that takes so long; its code is there."""
+    key = await worker.upload({"main.py": f"import time; time.sleep({seconds}); print('whole')"})
+    return worker.message(s3Key=key, timeoutMs=60_000)
+
+
+async def until_it_runs(worker: WorkerUnderTest) -> None:
+    async def runs() -> bool:
+        return await worker.metric("worker_pool_containers", runtime="python", state="busy") == 1
+
+    await eventually(runs)
+
+
+async def until_kept(worker: WorkerUnderTest) -> None:
+    async def is_kept() -> bool:
+        return await worker.metric("worker_spooled_results") == 1
+
+    await eventually(is_kept)
+
+
+async def until_settled(worker: WorkerUnderTest) -> None:
+    async def is_settled() -> bool:
+        return await worker.stack.queue_depth(queue_url=worker.queue_url) == (0, 0, 0)
+
+    await eventually(is_settled)
 
 
 async def send(worker: WorkerUnderTest, message: dict[str, Any]) -> None:

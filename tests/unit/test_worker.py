@@ -20,6 +20,7 @@ from nanoagent.outputs import OutputUploader
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
+from nanoagent.sink.spool import Spool
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -161,10 +162,14 @@ class Rig:
         self.settings = make_settings(**changes)
         self.broker = NotedBroker(self.journal, **(broker or {}))
         self.sink = NotedSink(self.journal)
+        self.metrics = Metrics()
+        self.spool_folder = folder / "results"
+        self.spool = Spool(
+            self.spool_folder, self.sink, self.settings.result_spool_mb * 2**20, self.metrics.spooled
+        )
         self.slots = Slots(self.settings.worker_memory_mb, self.settings.worker_cpus)
         self.executor = ScriptedExecutor(self.slots, self.journal)
         self.pool = FakePool()
-        self.metrics = Metrics()
         self.health = Health()
         self.cloudwatch = Reporter()
         self.blocked: dict[Runtime, str] = {}
@@ -172,6 +177,7 @@ class Rig:
             settings=self.settings,
             broker=self.broker,
             sink=self.sink,
+            spool=self.spool,
             executor=cast("Executor", self.executor),
             outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),
             slots=self.slots,
@@ -185,7 +191,14 @@ class Rig:
         self._run: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        self._run = asyncio.create_task(self.worker.run())
+        async def run() -> None:
+            await self.spool.open()
+            try:
+                await self.worker.run()
+            finally:
+                await self.spool.close()
+
+        self._run = asyncio.create_task(run())
         return self._run
 
     async def stopped(self) -> None:
@@ -671,21 +684,126 @@ async def test_a_job_that_recovers_after_a_failure_succeeds(rig: Rig):
     assert rig.broker.buried == []
 
 
-async def test_a_message_is_not_acked_when_its_result_could_not_be_published(make_rig: Callable[..., Rig]):
-    rig = make_rig(max_attempts=100)
+def losing_redis(rig: Rig) -> Callable[[Attempt], Any]:
+    """A run during which Redis goes away."""
 
     async def script(attempt: Attempt) -> Result:
         rig.sink.down = True
         return finished(attempt)
 
-    rig.executor.scripts["r1"] = script
+    return script
+
+
+def kept_in(rig: Rig) -> list[Path]:
+    return [path for path in rig.spool_folder.glob("*") if not path.name.startswith(".")]
+
+
+async def until_kept(rig: Rig) -> None:
+    """A result is on disk, and Redis has refused it once more since."""
+    await rig.journal.until(lambda: bool(kept_in(rig)) and rig.journal.count("publish?") >= 2)
+
+
+async def test_a_result_that_redis_does_not_take_is_kept_and_its_message_acked_when_it_does(rig: Rig):
+    rig.executor.scripts["r1"] = losing_redis(rig)
     await rig.broker.send(message("r1"))
     async with rig.running():
-        await rig.journal.until_noted("give back", "r1")
+        await until_kept(rig)
         assert rig.broker.acked == []
-        assert rig.sink.published == []
-        del rig.executor.scripts["r1"]
+        assert rig.broker.depth() == (0, 1, 0)  # the lease is kept
+        assert rig.sample("worker_spooled_results") == 1
         rig.sink.down = False
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 1
+    assert len(rig.sink.published) == 1
+    assert rig.broker.given_back == []
+    assert kept_in(rig) == []
+    assert rig.processed("success") == 1
+    assert rig.sample("worker_spooled_results") == 0
+
+
+async def test_a_worker_that_stops_before_redis_is_back_leaves_the_result_to_the_next(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(drain_seconds=0, retry_max_seconds=300)
+    rig.executor.scripts["r1"] = losing_redis(rig)
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await until_kept(rig)
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [300]
+    assert len(kept_in(rig)) == 1
+
+    other = make_rig()
+    other.sink._store = rig.sink._store
+    await other.broker.send(message("r1"))  # as it comes back
+    async with other.running():
+        await other.until_settled()
+    assert other.journal.count("execute") == 0
+    assert [result.status for result in other.documents()] == [Status.SUCCESS] * 2
+    assert kept_in(other) == []
+
+
+async def test_a_request_whose_result_waits_on_disk_is_not_run_again(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    rig = make_rig()
+    rig.spool_folder.mkdir(mode=0o700)
+    (rig.spool_folder / "r1~1").write_bytes(b"{}")
+    rig.sink.gates["publish"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("publish?", "r1")
+        await rig.journal.until_noted("delivered")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rig.journal.count("claim?") == 0
+        rig.sink.gates.pop("publish").set()
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 0
+    assert rig.sink.published == [("r1", b"{}")] * 2  # delivered, and once more for the message
+
+
+async def test_a_result_that_waited_and_is_superseded_is_given_back(rig: Rig):
+    rig.executor.scripts["r1"] = losing_redis(rig)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await until_kept(rig)
+        rig.sink.gates["publish"] = asyncio.Event()
+        rig.sink.down = False
+        rig.sink.lapse("r1")
+        claim = await taken_by(other := another(rig))
+        rig.sink.gates.pop("publish").set()
+        await rig.journal.until_noted("give back", "r1")
+        assert await other.publish(claim, b"the other's")
+    assert rig.sink.published == [("r1", b"the other's")]
+    assert rig.broker.acked == []
+    assert kept_in(rig) == []
+    assert rig.processed("success") == 0
+
+
+async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_readiness_says_so(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    rig = make_rig(result_spool_mb=1)
+    rig.spool_folder.mkdir(mode=0o700)
+    (rig.spool_folder / "other~1").write_bytes(bytes(600 * 1024))
+    rig.sink.gates["publish"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.journal.until(lambda: rig.journal.count("publish?") > 0)
+            async with asyncio.timeout(DEADLINE_S):
+                while not any(line["event"] == "not taking jobs" for line in logs):  # noqa: ASYNC110 - a log is no event
+                    await asyncio.sleep(0)
+            assert rig.journal.count("receive?") == 0
+            assert rig.health.document()["parts"]["spool"]["ok"] is False
+            rig.sink.gates.pop("publish").set()
+            await rig.until_settled()
+            assert rig.health.document()["parts"]["spool"]["ok"] is True
+    assert any("RESULT_SPOOL_MB=1 is used up" in str(line.get("reason")) for line in logs)
 
 
 async def test_where_redis_cannot_count_the_queues_own_count_decides(make_rig: Callable[..., Rig]):
@@ -755,17 +873,18 @@ async def test_an_invalid_job_is_published_with_every_problem_and_acked(rig: Rig
     assert rig.processed("invalid", "unknown", "other") == 1
 
 
-async def test_an_invalid_job_whose_result_cannot_be_published_is_given_back(rig: Rig):
+async def test_an_invalid_job_whose_result_cannot_be_published_is_kept_like_any_other(rig: Rig):
     await rig.broker.send(message("r1", runtime="cobol"))
     rig.sink.gates["publish"] = asyncio.Event()
-    with capture_logs():
-        async with rig.running():
-            await rig.journal.until_noted("publish?", "r1")
-            rig.sink.down = True
-            rig.sink.gates.pop("publish").set()
-            await rig.journal.until_noted("give back", "r1")
-    assert rig.broker.acked == []
-    assert rig.broker.depth()[1] == 0
+    async with rig.running():
+        await rig.journal.until_noted("publish?", "r1")
+        rig.sink.down = True
+        rig.sink.gates.pop("publish").set()
+        await until_kept(rig)
+        assert rig.broker.acked == []
+        rig.sink.down = False
+        await rig.until_settled()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.INVALID_JOB]
 
 
 async def test_an_unreadable_message_is_left_to_the_queues_redrive_policy(make_rig: Callable[..., Rig]):

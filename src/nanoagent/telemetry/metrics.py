@@ -130,6 +130,10 @@ class Metrics:
         self._uploaded = self._counter(
             "worker_outputs_uploaded_bytes_total", "Bytes of output files uploaded"
         )
+        self._spooled = self._gauge(
+            "worker_spooled_results", "Finished results that wait on disk until Redis takes them"
+        )
+        self._spooled_bytes = self._gauge("worker_spooled_bytes", "Their size")
         self._cloudwatch_failures = self._counter(
             "worker_cloudwatch_failures_total", "Calls of PutMetricData that failed"
         )
@@ -242,6 +246,11 @@ class Metrics:
     def outputs_uploaded(self, size_bytes: int) -> None:
         """So many bytes of output files were uploaded."""
         self._uploaded.inc(size_bytes)
+
+    def spooled(self, results: int, size_bytes: int) -> None:
+        """So many results wait on disk, of so many bytes together."""
+        self._spooled.set(results)
+        self._spooled_bytes.set(size_bytes)
 
     def cloudwatch_failed(self) -> None:
         """A call of PutMetricData failed."""
