@@ -157,6 +157,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     opened.push_async_callback(broker.close)
     sink = _sink(settings)
     opened.push_async_callback(sink.close)
+    cancellations = sink.cancellations()
+    opened.push_async_callback(cancellations.close)
     # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
     spool = Spool(settings.code_cache_dir / "results", sink, settings.result_spool_mb * MIB, metrics.spooled)
     await spool.open()
@@ -171,6 +173,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             settings=settings,
             broker=broker,
             sink=sink,
+            cancellations=cancellations,
             spool=spool,
             executor=executor,
             outputs=outputs,

@@ -107,6 +107,10 @@ class Executor:
         """The result of a job that was given up, by our fault."""
         return self._blank(attempt, ErrorType.PLATFORM, str(failure))
 
+    def cancelled(self, attempt: Attempt) -> Result:
+        """The result of a job that was called off before its program had run, or that had to be given up."""
+        return self._blank(attempt, ErrorType.CANCELLED, "the job was called off")
+
     def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: str | None) -> Result:
         """A result with what is known of every job."""
         job = attempt.job

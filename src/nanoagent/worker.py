@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nanoagent.job import Job
     from nanoagent.outputs import OutputUploader
     from nanoagent.result import Result
-    from nanoagent.sink.base import Claim, ResultSink
+    from nanoagent.sink.base import Cancellations, Claim, ResultSink
     from nanoagent.sink.spool import Spool
     from nanoagent.slots import Slots
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
@@ -62,6 +62,7 @@ _MAX_TWINS: Final = 4  # deliveries of one request that wait for the first; SQS 
 _CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
 _TAKEN_DELAY_MAX_S: Final = 1800.0
 _TAKEN_DOUBLINGS: Final = 8
+_KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
 
 
 def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
@@ -105,6 +106,7 @@ class WorkerParts:
     settings: Settings
     broker: Broker
     sink: ResultSink
+    cancellations: Cancellations
     spool: Spool
     executor: Executor
     outputs: OutputUploader
@@ -126,6 +128,7 @@ class _Held:
         running: It has, or had, a slot: a drain finishes it.
         concluding: Its run is over: nothing interrupts it any more.
         claim: The right to answer, once it has had it.
+        called_off: Whoever sent it wants no more of it.
     """
 
     task: asyncio.Task[None] = field(init=False)
@@ -134,6 +137,11 @@ class _Held:
     running: bool = False
     concluding: bool = False
     claim: Claim | None = None
+    called_off: bool = False
+
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Whether someone else may be working on it."""
+        return delivery.lost.done() or (self.claim is not None and self.claim.lost.done())
 
     def stop(self) -> None:
         """Cancel it, unless nothing interrupts it any more."""
@@ -385,9 +393,7 @@ class Worker:
                 ):
                     if claim is None:
                         return
-                    self._check_guards(job.runtime)
-                    attempt.fence = claim.token
-                    result = await self._parts.executor.execute(attempt)
+                    result = await self._run_unless_called_off(delivery, held, attempt, claim)
                     await self._conclude(delivery, held, claim, result, job.model_id)
             except asyncio.CancelledError:
                 if held.concluding:
@@ -485,6 +491,44 @@ class Worker:
         except SinkError as exc:
             log.warning("claim not released; it runs out", reason=str(exc))
 
+    # --- calling off
+
+    async def _run_unless_called_off(
+        self, delivery: Delivery, held: _Held, attempt: Attempt, claim: Claim
+    ) -> Result:
+        if claim.cancelled:
+            return self._parts.executor.cancelled(attempt)
+        job = attempt.job
+        attempt.fence = claim.token
+        end_watch = self._parts.cancellations.watch(job.request_id, lambda: self._call_off(held, attempt))
+        try:
+            self._check_guards(job.runtime)
+            return await self._parts.executor.execute(attempt)
+        except (asyncio.CancelledError, PlatformError):
+            if not held.called_off or held.is_lost(delivery):
+                raise
+            return self._parts.executor.cancelled(attempt)
+        finally:
+            end_watch()
+
+    def _call_off(self, held: _Held, attempt: Attempt) -> None:
+        """Stop a job for its sender: by ending its program, so that what it has printed is not lost."""
+        if held.concluding or attempt.control.has_ended:
+            log.info("called off too late", request_id=attempt.job.request_id)
+            return
+        log.info("called off", request_id=attempt.job.request_id)
+        held.called_off = True
+        if attempt.control.kill is None:
+            held.stop()
+            return
+        attempt.control.kill()
+
+        def insist() -> None:
+            if not attempt.control.has_ended:
+                held.stop()
+
+        asyncio.get_running_loop().call_later(_KILL_PATIENCE_S, insist)
+
     # --- endings
 
     async def _conclude(
@@ -501,7 +545,7 @@ class Worker:
 
     async def _finish(self, delivery: Delivery, held: _Held, claim: Claim, document: bytes) -> None:
         """The last two effects, in order; once begun they are not interrupted."""
-        if delivery.lost.done() or claim.lost.done():
+        if held.is_lost(delivery):
             raise asyncio.CancelledError  # lost in this very turn of the loop: it has not come yet
         held.running = held.concluding = True
 
@@ -538,7 +582,7 @@ class Worker:
         self, delivery: Delivery, held: _Held, attempt: Attempt, failure: PlatformError
     ) -> None:
         """Our fault: try again later, or, after the last attempt, tell the sender and bury the message."""
-        if delivery.lost.done() or (held.claim is not None and held.claim.lost.done()):
+        if held.is_lost(delivery):
             await self._stopped(delivery, held, attempt.job)  # whoever has it now is told nothing of this
             return
         held.concluding = True

@@ -282,6 +282,65 @@ async def test_a_result_outlives_the_worker_that_could_not_publish_it(stack: Emb
     assert list((tmp_path / "cache/results").iterdir()) == []
 
 
+# --- cancelled
+
+
+async def call_off(worker: WorkerUnderTest, request_id: str) -> None:
+    """Until a worker has heard it."""
+
+    async def is_heard() -> bool:
+        return await worker.redis.publish(f"cancel:{request_id}", "") > 0
+
+    await eventually(is_heard)
+
+
+async def test_jobs_are_called_off_while_they_run_wait_for_room_or_are_still_to_come_and_not_when_done(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    # Room for one more small job beside the first, but not for a large one, which is held until there is.
+    settings = SETTINGS | {"WORKER_CPUS": "2", "CPU_MIN": "0.5", "WORKER_MEMORY_MB": "1100"}
+    async with WorkerUnderTest(stack, tmp_path, settings) as worker:
+        key = await worker.upload({"main.py": "import time; time.sleep(600)"})
+        running, waiting, ahead = (
+            worker.message(s3Key=key, functionId=name, timeoutMs=600_000, memoryMb=memory_mb)
+            for name, memory_mb in (("running", 128), ("waiting", 1024), ("ahead", 128))
+        )
+        done = worker.message(s3Key=await worker.upload({"main.py": "print('done')"}))
+        results = []
+
+        async def called_off(message: dict[str, Any]) -> dict[str, Any]:
+            async with results_of(worker, message["requestId"]) as heard, asyncio.timeout(EVENTUALLY_S):
+                await call_off(worker, message["requestId"])
+                return dict(json.loads(await heard.get()))
+
+        await send(worker, running)
+        await until_it_runs(worker)
+        await send(worker, waiting)
+
+        async def is_held() -> bool:
+            return await worker.metric("worker_jobs_waiting") == 1
+
+        await eventually(is_held)
+        results.append(await called_off(waiting))
+        assert await worker.metric("worker_jobs_waiting") == 0
+        assert (results[-1]["start"], results[-1]["exitCode"]) == (None, -1)
+        results.append(await called_off(running))
+        assert results[-1]["start"] is not None
+        assert (results[-1]["exitCode"], results[-1]["durationMs"] < 600_000) == (137, True)
+
+        await worker.redis.set(f"cancel:{ahead['requestId']}", "", ex=60)
+        results += await worker.run_all([ahead])
+        assert results[-1]["start"] is None
+        assert {(result["status"], result["errorType"]) for result in results} == {("FAILED", "CANCELLED")}
+
+        (result,) = await worker.run_all([done])
+        assert await worker.redis.publish(f"cancel:{done['requestId']}", "") == 0
+        assert json.loads(await worker.redis.get(f"job:{done['requestId']}") or b"") == result
+        assert result["status"] == "SUCCESS"
+        await until_settled(worker)
+        assert await worker.metric("worker_jobs_processed_total", status="cancelled") == 3
+
+
 def settings_of(redis: Proxy, folder: Path) -> dict[str, str]:
     """A way to Redis that can be cut, and caches of its own."""
     return SETTINGS | {"REDIS_PORT": str(redis.port), "CODE_CACHE_DIR": str(folder / "cache")}

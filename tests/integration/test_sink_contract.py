@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from nanoagent.errors import SinkError
+from nanoagent.sink import cancellations as cancellations_module
 from nanoagent.sink import redis as redis_module
 from nanoagent.sink import scripts
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
 from nanoagent.sink.redis import RedisSink
+from support.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
     from nanoagent.local import EmbeddedStack
-    from nanoagent.sink.base import ResultSink
+    from nanoagent.sink.base import Cancellations, ResultSink
+    from nanoagent.sink.cancellations import RedisCancellations
 
 TTL_S = 77
 CLAIM_S = 1.5  # renewed every half second
@@ -52,18 +56,31 @@ class Server(Protocol):
         """Let a claim run out."""
         ...
 
-    async def cancel(self, request_id: str) -> None: ...
+    async def cancel_ahead(self, request_id: str) -> None:
+        """As a sender who cannot know whether anyone has the request."""
+        ...
+
+    async def cancel(self, request_id: str) -> int:
+        """As a sender who asks how many have heard."""
+        ...
+
+    def cancellations(self) -> Cancellations: ...
 
 
 @dataclass
 class RedisServer:
     sink: ResultSink
     redis: Redis
-    others: list[RedisSink]
+    others: list[RedisSink] = field(default_factory=list)
+    listeners: list[RedisCancellations] = field(default_factory=list)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        settings = self.redis.connection_pool.connection_kwargs
+        return settings["host"], settings["port"]
 
     def another(self) -> ResultSink:
-        settings = self.redis.connection_pool.connection_kwargs
-        sink = RedisSink(settings["host"], settings["port"], db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
+        sink = RedisSink(*self.address, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
         self.others.append(sink)
         return sink
 
@@ -97,8 +114,17 @@ class RedisServer:
         assert 0 < await self.redis.ttl(key) <= scripts.CLAIM_TTL_S
         await self.redis.hset(key, "until", 0)
 
-    async def cancel(self, request_id: str) -> None:
+    async def cancel_ahead(self, request_id: str) -> None:
         await self.redis.set(f"cancel:{request_id}", "", ex=60)
+
+    async def cancel(self, request_id: str) -> int:
+        return int(await self.redis.publish(f"cancel:{request_id}", ""))
+
+    def cancellations(self) -> RedisCancellations:
+        assert isinstance(self.sink, RedisSink)
+        heard = self.sink.cancellations()
+        self.listeners.append(heard)
+        return heard
 
 
 @dataclass
@@ -123,8 +149,14 @@ class MemoryServer:
     async def lapse(self, request_id: str) -> None:
         self.sink.lapse(request_id)
 
-    async def cancel(self, request_id: str) -> None:
-        self.sink.cancel(request_id)
+    async def cancel_ahead(self, request_id: str) -> None:
+        self.sink.cancel_ahead(request_id)
+
+    async def cancel(self, request_id: str) -> int:
+        return self.sink.cancel(request_id)
+
+    def cancellations(self) -> Cancellations:
+        return self.sink
 
 
 @asynccontextmanager
@@ -132,8 +164,10 @@ async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
     sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
     async with Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis:
         await redis.flushdb()
-        server = RedisServer(sink, redis, [])
+        server = RedisServer(sink, redis)
         yield server
+        for listener in server.listeners:
+            await listener.close()
         for other in (sink, *server.others):
             await other.close()
 
@@ -299,7 +333,7 @@ async def test_the_first_answer_stays(server: Server):
 
 
 async def test_a_claim_says_whether_the_request_was_called_off(server: Server):
-    await server.cancel("a")
+    await server.cancel_ahead("a")
 
     assert (await claimed(server.sink, "a")).cancelled
     assert not (await claimed(server.sink, "b")).cancelled
@@ -313,6 +347,53 @@ async def test_a_claim_that_was_taken_over_is_lost_and_no_other(server: Server):
     async with asyncio.timeout(DEADLINE_S):
         assert await late.lost
     assert not good.lost.done()
+
+
+# --- cancellations
+
+
+async def until_heard(server: Server, request_id: str) -> None:
+    """Call off until somebody has heard it, as a sender does."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await server.cancel(request_id):  # noqa: ASYNC110 - nobody tells who listens
+            await asyncio.sleep(0.01)
+
+
+async def test_a_watched_request_that_is_called_off_is_heard_of_once_and_no_other(server: Server):
+    cancellations = server.cancellations()
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    ends = [
+        cancellations.watch(request, lambda request=request: heard.put_nowait(request))  # type: ignore[misc]
+        for request in ("a", "b")
+    ]
+
+    await until_heard(server, "a")
+    await server.cancel("a")
+    await until_heard(server, "b")
+
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await heard.get(), await heard.get()] == ["a", "b"]
+    assert heard.empty()
+    for end in ends:
+        end()
+    async with asyncio.timeout(DEADLINE_S):
+        while await server.cancel("a") or await server.cancel("b"):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+
+
+async def test_nobody_hears_of_a_request_that_is_not_watched_any_more(server: Server):
+    cancellations = server.cancellations()
+    heard: list[str] = []
+    end = cancellations.watch("a", lambda: heard.append("a"))
+    end()
+    other = asyncio.Event()
+    cancellations.watch("b", other.set)
+
+    assert await server.cancel("a") == 0
+    await until_heard(server, "b")
+    async with asyncio.timeout(DEADLINE_S):
+        await other.wait()
+    assert heard == []
 
 
 # --- failures
@@ -582,7 +663,6 @@ def documented_rights() -> list[str]:
 async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(redis_server: RedisServer):
     rights = documented_rights()
     password = secrets.token_hex(8)
-    settings = redis_server.redis.connection_pool.connection_kwargs
 
     async def works(allowed: list[str]) -> bool:
         await redis_server.redis.flushdb()
@@ -591,8 +671,7 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
         )
         await redis_server.redis.script_flush()
         sink = RedisSink(
-            settings["host"],
-            settings["port"],
+            *redis_server.address,
             db=DATABASE,
             username="limited",
             password=password,
@@ -610,11 +689,30 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
             await sink._renew_all()
             late = await claimed(sink, "d")
             await redis_server.lapse("d")
-            return await sink.publish(late, DOCUMENT)
+            return await sink.publish(late, DOCUMENT) and await cancellations_work(sink)
         except SinkError:
             return False
         finally:
             await sink.close()
+
+    async def cancellations_work(sink: RedisSink) -> bool:
+        cancellations = sink.cancellations()
+        heard = asyncio.Event()
+        end = cancellations.watch("e", heard.set)
+        with capture_logs() as logs:
+            try:
+                async with asyncio.timeout(1):  # without a right it would be tried for ever
+                    while not await redis_server.cancel("e"):  # noqa: ASYNC110 - nobody tells who listens
+                        await asyncio.sleep(0.01)
+                    await heard.wait()
+                    end()
+                    while await redis_server.cancel("e"):  # noqa: ASYNC110 - likewise
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                return False
+            finally:
+                await cancellations.close()
+        return logs == []
 
     assert await works(rights)
     too_many = [right for right in rights if await works([other for other in rights if other != right])]
@@ -628,6 +726,98 @@ async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         assert 0 < await redis.ttl("nanoagent:failures:mortal") <= 86_400
     await sink.close()
+
+
+async def test_a_cancellation_that_came_before_anyone_listened_is_found_by_its_key(redis_server: RedisServer):
+    await redis_server.cancel_ahead("r")
+    heard = asyncio.Event()
+
+    redis_server.cancellations().watch("r", heard.set)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await heard.wait()
+
+
+async def test_cancellations_are_heard_again_after_the_connection_was_cut(redis_server: RedisServer):
+    cancellations = redis_server.cancellations()
+    events = {request: asyncio.Event() for request in ("before", "across")}
+    for request, event in events.items():
+        cancellations.watch(request, event.set)
+    await until_heard(redis_server, "before")
+
+    await redis_server.redis.client_kill_filter(_type="pubsub")
+
+    await until_heard(redis_server, "across")
+    async with asyncio.timeout(DEADLINE_S):
+        for event in events.values():
+            await event.wait()
+
+
+async def test_a_cancellation_during_a_gap_is_found_by_its_key(redis_server: RedisServer):
+    async with Proxy(*redis_server.address) as proxy:
+        sink = RedisSink("127.0.0.1", proxy.port, db=DATABASE)
+        cancellations = sink.cancellations()
+        across, first = asyncio.Event(), asyncio.Event()
+        cancellations.watch("first", first.set)
+        cancellations.watch("across", across.set)
+        await until_heard(redis_server, "first")
+        await proxy.cut()
+        await redis_server.cancel_ahead("across")
+        assert not across.is_set()
+
+        await proxy.restore()
+
+        async with asyncio.timeout(DEADLINE_S):
+            await across.wait()
+        await cancellations.close()
+        await sink.close()
+
+
+async def test_a_job_that_is_over_within_a_moment_takes_no_subscription(redis_server: RedisServer):
+    cancellations = redis_server.cancellations()
+    for number in range(100):
+        cancellations.watch(f"{number}", lambda: None)()
+    assert cancellations._listener is None
+
+
+async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
+    monkeypatch.setattr(cancellations_module, "_SILENCE_S", 0.1)
+    connections: asyncio.Queue[None] = asyncio.Queue()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.put_nowait(None)
+        while packet := await reader.read(65536):
+            if b"CLIENT" in packet:
+                writer.write(b"+OK\r\n" * packet.count(b"CLIENT"))
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=5)
+        cancellations = sink.cancellations()
+        cancellations.watch("r", lambda: None)
+        async with asyncio.timeout(DEADLINE_S):
+            for _ in range(2):
+                await connections.get()
+        await cancellations.close()
+        await sink.close()
+
+
+async def test_a_quiet_connection_for_cancellations_is_kept(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
+    cancellations = redis_server.cancellations()
+    first, second = asyncio.Event(), asyncio.Event()
+    cancellations.watch("first", first.set)
+    await until_heard(redis_server, "first")
+    connection_before = cancellations._outbox
+    await asyncio.sleep(0.3)  # some pings long
+    cancellations.watch("second", second.set)
+    await until_heard(redis_server, "second")
+    async with asyncio.timeout(DEADLINE_S):
+        await second.wait()
+    assert cancellations._outbox is connection_before  # one for each connection
 
 
 async def test_a_memory_sink_marked_as_down_fails_every_call():

@@ -177,6 +177,7 @@ class Rig:
             settings=self.settings,
             broker=self.broker,
             sink=self.sink,
+            cancellations=self.sink,
             spool=self.spool,
             executor=cast("Executor", self.executor),
             outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),
@@ -612,6 +613,157 @@ async def test_an_invalid_job_under_a_name_that_another_worker_works_on_goes_bac
         await rig.journal.until_noted("give back", "r1")
     assert rig.sink.published == []
     assert rig.processed("interrupted", model="other") == 1
+
+
+# --- calling off
+
+
+async def until_watched(rig: Rig, request_id: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not rig.sink._store.watched.get(request_id):  # noqa: ASYNC110 - a turn of the loop
+            await asyncio.sleep(0)
+
+
+async def test_a_queued_job_that_is_called_off_never_runs(rig: Rig):
+    whole = rig.slots.total
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("receive?")
+        async with rig.slots.reserve(whole.memory_mb, whole.cpus):
+            await rig.journal.until_noted("execute", "r1")
+            assert rig.sink.cancel("r1") == 1
+            await rig.until_settled()
+    assert rig.journal.count("running") == 0
+    (result,) = rig.documents()
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.CANCELLED)
+    assert len(rig.broker.acked) == 1
+    assert rig.processed("cancelled") == 1
+    assert rig.slots.waiting == 0
+
+
+async def test_a_job_that_was_called_off_before_it_was_received_never_runs(rig: Rig):
+    rig.sink.cancel_ahead("r1")
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 0
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+
+
+def killable(rig: Rig, *, obeys: bool) -> asyncio.Event:
+    """A run that ends when its program is killed, or not; the event says that it was."""
+    killed = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            attempt.control.kill = killed.set
+            rig.journal.note("killable")
+            if not obeys:
+                await asyncio.Event().wait()
+            await killed.wait()
+            attempt.control.kill = None
+            attempt.control.has_ended = True
+        result = finished(attempt, ErrorType.CANCELLED, "the run was called off")
+        result.stdout = "said before"
+        return result
+
+    rig.executor.scripts["r1"] = script
+    return killed
+
+
+async def test_a_running_job_that_is_called_off_is_killed_and_keeps_what_it_has_said(rig: Rig):
+    killed = killable(rig, obeys=True)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        rig.sink.cancel("r1")
+        await rig.until_settled()
+    assert killed.is_set()
+    (result,) = rig.documents()
+    assert (result.error_type, result.stdout) == (ErrorType.CANCELLED, "said before")
+    assert rig.processed("cancelled") == 1
+
+
+async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "_KILL_PATIENCE_S", 0.001)
+    killed = killable(rig, obeys=False)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        rig.sink.cancel("r1")
+        await rig.until_settled()
+    assert killed.is_set()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+    assert rig.slots.used.memory_mb == 0
+
+
+async def test_a_platform_fault_while_a_job_is_called_off_is_its_end_and_no_failure(rig: Rig):
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            killed = asyncio.Event()
+            attempt.control.kill = killed.set
+            rig.journal.note("killable")
+            await killed.wait()
+            raise PlatformError("the container died")
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        rig.sink.cancel("r1")
+        await rig.until_settled()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+    assert rig.sink.failures == {}
+
+
+async def test_calling_off_what_has_ended_changes_nothing(rig: Rig):
+    uploaded = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            attempt.control.has_ended = True
+        rig.journal.note("ended")
+        await uploaded.wait()
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("ended")
+        assert rig.sink.cancel("r1") == 1
+        uploaded.set()
+        await rig.until_settled()
+        assert rig.sink.cancel("r1") == 0
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+    assert rig.processed("cancelled") == 0
+
+
+async def test_a_second_delivery_of_a_request_that_was_called_off_is_told_the_same(rig: Rig):
+    killable(rig, obeys=True)
+    for _ in range(2):
+        await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        await rig.journal.until_noted("delivered", times=2)
+        rig.sink.cancel("r1")
+        await rig.until_settled(2)
+    assert rig.journal.count("execute") == 1
+    assert {result.error_type for result in rig.documents()} == {ErrorType.CANCELLED}
+
+
+async def test_a_job_that_is_called_off_after_its_lease_was_lost_says_nothing(rig: Rig):
+    killable(rig, obeys=False)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        del rig.executor.scripts["r1"]
+        (delivery,) = rig.broker._held
+        rig.sink.cancel("r1")
+        rig.broker.lose(delivery)
+        await rig.until_settled()
+    assert [(result.error_type, result.attempt) for result in rig.documents()] == [(None, 2)]
 
 
 # --- our faults

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _not_lost() -> asyncio.Future[str]:
@@ -80,4 +83,20 @@ class ResultSink(Protocol):
 
     async def close(self) -> None:
         """Stop renewing, close connections. Idempotent."""
+        ...
+
+
+class Cancellations(Protocol):
+    """Hears that requests are called off."""
+
+    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+        """Have `called_off` called, once at most, when the request is called off.
+
+        Returns:
+            What ends the watch; to be called exactly once.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close connections. Idempotent."""
         ...

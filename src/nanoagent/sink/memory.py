@@ -22,13 +22,14 @@ class _Store:
     documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     claims: dict[str, tuple[MemorySink | None, Claim]] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    watched: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
     published: list[tuple[str, bytes]] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
 
 class MemorySink:
-    """A `ResultSink` that is a dictionary.
+    """A `ResultSink`, and `Cancellations`, that are dictionaries.
 
     A claim never runs out, as if it were renewed in time; `lapse` lets it run out as a crash of the worker,
     or a pause, would.
@@ -67,9 +68,27 @@ class MemorySink:
         """How many attempts at a request failed by our fault."""
         return self._store.failures
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, request_id: str) -> int:
+        """Call a request off for those who watch it; returns how many do."""
+        watching = self._store.watched.pop(request_id, [])
+        for called_off in watching:
+            called_off()
+        return len(watching)
+
+    def cancel_ahead(self, request_id: str) -> None:
         """Call a request off for whoever claims it from now on."""
         self._store.cancelled.add(request_id)
+
+    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+        """Have it called when the request is called off; see `Cancellations.watch`."""
+        self._store.watched.setdefault(request_id, []).append(called_off)
+
+        def end() -> None:
+            watching = self._store.watched.get(request_id, [])
+            if called_off in watching:
+                watching.remove(called_off)
+
+        return end
 
     def lapse(self, request_id: str) -> None:
         """Let the claim of a request run out: the next one who wants it takes it over."""

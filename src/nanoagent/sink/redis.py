@@ -26,6 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from nanoagent.errors import SinkError
 from nanoagent.sink import scripts
 from nanoagent.sink.base import Answered, Claim, Taken
+from nanoagent.sink.cancellations import RedisCancellations
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -186,6 +187,17 @@ class RedisSink:
             await asyncio.wait(self._background)
         while self._idle:
             await self._idle.pop().disconnect()
+
+    def cancellations(self) -> RedisCancellations:
+        """What hears on the same server that requests are called off; to be closed before this."""
+
+        async def is_set(key: str) -> bool:
+            (count,) = await self._ask("look for a cancellation", ("EXISTS", key))
+            return bool(count)
+
+        return RedisCancellations(
+            lambda: self._connection_class(**self._connection_settings), _packed, is_set
+        )
 
     # --- claims
 
