@@ -404,7 +404,7 @@ class Worker:
                 await self._interrupted(delivery, job.runtime, job.model_id, str(exc), _CROWDED_DELAY_S)
             except Superseded as exc:
                 held.concluding = True
-                if held.claim is not None and not held.claim.lost.done():
+                if held.claim is not None and not held.is_lost(delivery):
                     held.claim.lost.set_result(str(exc))
                 await self._stopped(delivery, held, job)
             except PlatformError as exc:
@@ -545,8 +545,8 @@ class Worker:
 
     async def _finish(self, delivery: Delivery, held: _Held, claim: Claim, document: bytes) -> None:
         """The last two effects, in order; once begun they are not interrupted."""
-        if held.is_lost(delivery):
-            raise asyncio.CancelledError  # lost in this very turn of the loop: it has not come yet
+        if held.is_lost(delivery):  # in this very turn of the loop: the cancellation has not come yet
+            raise Superseded("its lease or its claim was lost just now")
         held.running = held.concluding = True
 
         async def finish() -> None:
@@ -673,13 +673,17 @@ class Worker:
             await self._parts.broker.ack(delivery)
 
     async def _refuse(self, delivery: Delivery, held: _Held, invalid: jobs.InvalidJob) -> None:
-        """Tell the sender of a job that it is none; also this is said once, and only of a request's own."""
-        async with (
-            self._alone(invalid.request_id, held),
-            self._claimed(delivery, held, invalid.request_id, (invalid.runtime, "")) as claim,
-        ):
-            if claim is not None:
-                await self._conclude(delivery, held, claim, self._invalid(delivery, invalid), model="")
+        """Tell the sender of a job that it is none, unless its request has another answer, or gets one."""
+        try:
+            async with (
+                self._alone(invalid.request_id, held),
+                self._claimed(delivery, held, invalid.request_id, (invalid.runtime, "")) as claim,
+            ):
+                if claim is not None:
+                    await self._conclude(delivery, held, claim, self._invalid(delivery, invalid), model="")
+        except Superseded as exc:
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            await self._interrupted(delivery, invalid.runtime, "", str(exc), delay_s)
 
     def _invalid(self, delivery: Delivery, invalid: jobs.InvalidJob) -> Result:
         locale = self._settings.locale

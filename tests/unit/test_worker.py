@@ -606,6 +606,22 @@ async def test_an_invalid_job_under_the_name_of_a_running_one_does_not_answer_it
     assert {result.error_type for result in rig.documents()} == {None}
 
 
+async def test_an_invalid_job_whose_claim_is_lost_before_it_is_told_is_given_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    async def lose_claim(_: Result, fence: int) -> bytes:
+        rig.sink.lapse("r1")
+        await taken_by(another(rig))
+        return b"{}"
+
+    monkeypatch.setattr(rig.worker._parts.outputs, "document", lose_claim)
+    await rig.broker.send(message("r1", memoryMb="much"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.published == []
+    assert rig.broker.acked == []
+
+
 async def test_an_invalid_job_under_a_name_that_another_worker_works_on_goes_back(rig: Rig):
     await taken_by(another(rig))
     await rig.broker.send(message("r1", memoryMb="much"))
