@@ -7,7 +7,7 @@ import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
@@ -632,17 +632,29 @@ async def test_nothing_at_all_is_left_of_a_claim_that_was_released(redis_server:
 
 
 async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_way(
-    redis_server: RedisServer,
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     sink = redis_server.sink
     assert isinstance(sink, RedisSink)
-    for _ in range(20):
-        claim = await claimed(sink)
-        renewal = asyncio.create_task(sink._renew_all())
-        await asyncio.sleep(0)
-        await sink.release(claim)
-        await renewal
-        assert await redis_server.redis.keys("*") == []
+    under_way, arrive = asyncio.Event(), asyncio.Event()
+    ask = sink._ask
+
+    async def delay_renewals(doing: str, *commands: Any) -> list[Any]:
+        if doing == "renew claims":
+            under_way.set()
+            await arrive.wait()
+        return await ask(doing, *commands)
+
+    monkeypatch.setattr(sink, "_ask", delay_renewals)
+    claim = await claimed(sink)
+    renewal = asyncio.create_task(sink._renew_all())
+    await under_way.wait()
+    release = asyncio.create_task(sink.release(claim))
+    await redis_server.redis.ping()  # time enough for a release that does not wait
+    arrive.set()
+    await asyncio.gather(renewal, release)
+
+    assert await redis_server.redis.keys("*") == []
 
 
 async def test_a_server_whose_clock_has_gone_back_still_gives_larger_tokens(redis_server: RedisServer):
@@ -803,7 +815,7 @@ async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew(mon
         await sink.close()
 
 
-async def test_a_quiet_connection_for_cancellations_is_kept(
+async def test_a_quiet_connection_for_cancellations_is_pinged_and_kept(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
@@ -811,13 +823,18 @@ async def test_a_quiet_connection_for_cancellations_is_kept(
     first, second = asyncio.Event(), asyncio.Event()
     cancellations.watch("first", first.set)
     await until_heard(redis_server, "first")
-    connection_before = cancellations._outbox
-    await asyncio.sleep(0.3)  # some pings long
-    cancellations.watch("second", second.set)
-    await until_heard(redis_server, "second")
+
+    async def listeners() -> list[tuple[str, str]]:
+        clients = await redis_server.redis.client_list(_type="pubsub")
+        return [(client["id"], client["cmd"]) for client in clients if client["db"] == str(DATABASE)]
+
     async with asyncio.timeout(DEADLINE_S):
+        while (before := await listeners())[0][1] != "ping":  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+        cancellations.watch("second", second.set)
+        await until_heard(redis_server, "second")
         await second.wait()
-    assert cancellations._outbox is connection_before  # one for each connection
+    assert [name for name, _ in await listeners()] == [name for name, _ in before]
 
 
 async def test_a_memory_sink_marked_as_down_fails_every_call():
