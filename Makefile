@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo dev test test-vm bench bench-quick bench-hostile bench-phases check format lock images clean
+.PHONY: help setup setup-tests demo dev test test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that the tests with containers are spread over.
@@ -27,7 +27,10 @@ dev: setup  ## the embedded stack and the agent, until Ctrl-C
 	$(call announce,embedded stack and agent; Ctrl-C stops them)
 	@$(BIN)/nanoagent dev
 
-test: setup check  ## lint, types, import contracts and every test
+setup-tests:
+	@scripts/setup tests
+
+test: setup-tests check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
 
@@ -49,6 +52,14 @@ bench-hostile: setup  ## what honest jobs wait beside hostile ones, against a qu
 bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each runtime
 	$(call announce,phases; best on an idle machine)
 	@$(BIN)/python benchmarks/phases.py
+
+fuzz:  ## look for archives, messages and replies that break their parsers; FUZZ_SECONDS (60) for each
+	@scripts/setup venv
+	$(call announce,archive job protocol)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz
+
+fuzz-replay:  ## what fuzzing has found, again: TARGET=archive INPUT=.nanoagent/fuzz/archive/crash-…
+	@PYTHONPATH=tests $(BIN)/python -m fuzz replay $(TARGET) $(INPUT)
 
 check:  ## the same without the tests that need Docker
 	@scripts/setup venv

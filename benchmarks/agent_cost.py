@@ -149,6 +149,11 @@ class StubDriver:
         """Any will do."""
         return f"sha256:{image}"
 
+    async def ask(self, path: str) -> dict[str, object]:
+        """Nothing speaks against it."""
+        del path
+        return {}
+
     async def remove_orphans(self, home: Path) -> int:
         """There are none."""
         del home

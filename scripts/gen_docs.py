@@ -78,12 +78,18 @@ SETTINGS_KO: Final = {
     ),
     "min_isolation": "시작을 허용하는 최저 격리 수준; L2: 실행마다 샌드박스",
     "container_apparmor_profile": "AppArmor가 있는 호스트에서 컨테이너에 쓸 AppArmor 프로파일",
+    "docker_runtime": (
+        "컨테이너를 만드는 런타임으로, `docker info`에 나오는 이름(runsc, kata-runtime 등; "
+        "docs/outer-walls.md); 기본값: Docker의 기본 런타임"
+    ),
     "python_preload": (
         "Python이 미리 불러 두는 모듈: auto(함수 코드가 import하는 큰 모듈), none, "
         "또는 모든 함수에 쓸 이름 목록(쉼표로 구분)"
     ),
     "container_max_age_seconds": "만든 지 이 시간(초)이 지난 컨테이너는 폐기",
-    "container_uid_base": "컨테이너마다 하나씩 주는 사용자 id의 시작 값",
+    "container_uid_base": (
+        "컨테이너마다 하나씩 주는 사용자 id의 시작 값; Docker가 사용자 id를 다시 매핑하면 예를 들어 20000"
+    ),
     "max_processes": "한 실행의 프로세스와 스레드 수",
     "max_open_files": "한 프로세스가 여는 파일 수",
     "max_file_mb": "실행 중에 쓸 수 있는 가장 큰 파일(MiB)",

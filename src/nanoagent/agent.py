@@ -20,7 +20,7 @@ from nanoagent.aws import AwsClients
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
-from nanoagent.container import capability
+from nanoagent.container import capability, engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import PoolPolicy, Sharing
@@ -155,7 +155,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     )
     broker = await _broker(settings, clients)
     opened.push_async_callback(broker.close)
-    sink = _sink(settings)
+    sink = redis_sink(settings)
     opened.push_async_callback(sink.close)
     cancellations = sink.cancellations()
     opened.push_async_callback(cancellations.close)
@@ -241,6 +241,7 @@ async def _open_pool(
 ) -> tuple[Pool, dict[Runtime, str]]:
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
+    await refuse_unfit_engine(settings, driver)
     image_ids = await find_images(settings, driver)
     orphans = await driver.remove_orphans(home.path)
     if orphans:
@@ -280,6 +281,22 @@ async def _isolated(
             "isolation is not the best there is", between_runs=policy.between_runs, reason=verdict.reason
         )
     return policy
+
+
+async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> None:
+    """Look whether Docker can make containers as the settings ask, before any is made.
+
+    Raises:
+        ConfigError: It has no such runtime, cannot keep limits, or has no such user ids.
+        ContainerError: Docker cannot be asked.
+    """
+    problems = engine.unfit(
+        await driver.ask("info"),
+        docker_runtime=settings.docker_runtime,
+        uid_base=settings.container_uid_base,
+    )
+    if problems:
+        raise ConfigError(problems)
 
 
 async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime, str]:
@@ -322,6 +339,7 @@ def pool_policy(settings: Settings) -> PoolPolicy:
             file_size_bytes=settings.max_file_mb * MIB,
             open_files=settings.max_open_files,
         ),
+        docker_runtime=settings.docker_runtime,
         sharing=Sharing(settings.container_sharing),
         modules=settings.preloaded_modules,
     )
@@ -371,7 +389,8 @@ async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
     )
 
 
-def _sink(settings: Settings) -> RedisSink:
+def redis_sink(settings: Settings) -> RedisSink:
+    """The sink that the settings name."""
     return RedisSink(
         settings.redis_host,
         settings.redis_port,
@@ -428,10 +447,11 @@ async def check(settings: Settings) -> list[Finding]:
         opened.push_async_callback(driver.close)
         broker = await _broker(settings, clients)
         opened.push_async_callback(broker.close)
-        sink = _sink(settings)
+        sink = redis_sink(settings)
         opened.push_async_callback(sink.close)
 
         async def images() -> None:
+            await refuse_unfit_engine(settings, driver)
             await find_images(settings, driver)
 
         async def queue() -> None:

@@ -19,6 +19,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from nanoagent.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -35,11 +37,11 @@ _MAX_ATTEMPTS: Final = 3  # the first included
 _MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
 
 
-def _config() -> AioConfig:
+def _config(max_attempts: int) -> AioConfig:
     return AioConfig(
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": max_attempts},
         max_pool_connections=_MAX_CONNECTIONS,
         # The checksums that became the default in 2025 are unknown to older S3-alikes.
         request_checksum_calculation="when_required",
@@ -58,6 +60,7 @@ class AwsClients:
         endpoint_url: An endpoint for all services; None leaves it to the SDK's own settings.
         access_key_id: With `secret_access_key`, fixed credentials; None leaves them to the SDK.
         secret_access_key: See `access_key_id`.
+        max_attempts: How often a call is tried, the first time included.
         session: What botocore has read about the services; worth sharing, at 0.1 s a service.
     """
 
@@ -65,6 +68,7 @@ class AwsClients:
     endpoint_url: str | None = None
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
+    max_attempts: int = _MAX_ATTEMPTS
     session: AioSession = field(default_factory=get_session, repr=False)
     _open: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
@@ -105,10 +109,25 @@ class AwsClients:
                     endpoint_url=self.endpoint_url,
                     aws_access_key_id=self.access_key_id,
                     aws_secret_access_key=self.secret_access_key,
-                    config=_config(),
+                    config=_config(self.max_attempts),
                 )
-                self._open[service] = await self._exits.enter_async_context(context)
+                with _settings_errors(service):
+                    self._open[service] = await self._exits.enter_async_context(context)
             return self._open[service]
+
+
+@contextmanager
+def _settings_errors(service: str) -> Iterator[None]:
+    """Say in a sentence that the SDK's own variables or files are wrong; making a client asks nobody.
+
+    Raises:
+        ConfigError: They are.
+    """
+    try:
+        yield
+    except (ValueError, BotoCoreError) as exc:
+        problem = f"AWS_ENDPOINT_URL, or another setting of the AWS SDK, serves no client of {service}"
+        raise ConfigError([f"{problem}: {describe(exc)}"]) from exc
 
 
 def error_code(error: BaseException) -> str:

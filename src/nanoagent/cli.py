@@ -1,4 +1,4 @@
-"""The command line: `nanoagent run`, `check`, `selftest`, `send`, `demo`, `dev`.
+"""The command line: `nanoagent run`, `check`, `doctor`, `selftest`, `send`, `demo`, `dev`.
 
 Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong. Heavy imports happen in the
 command that needs them.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import traceback
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,36 +45,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. No traceback reaches a user."""
     try:
         code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
-    except typer.Abort:
-        return 130
     except typer.TyperException as exc:  # a wrong call; typer has no other public name for it
         print(exc.format_message(), file=sys.stderr)
         return EXIT_USAGE
     except ConfigError as exc:
         print("The settings cannot be used:", file=sys.stderr)
         for problem in exc.problems:
-            print(f"  {problem}", file=sys.stderr)
+            print(f"  {_without_secrets(problem)}", file=sys.stderr)
         return EXIT_USAGE
     except NanoAgentError as exc:
-        print(f"nanoagent: {exc}", file=sys.stderr)
+        print(f"nanoagent: {_without_secrets(str(exc))}", file=sys.stderr)
         return EXIT_FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
+    except Exception:  # noqa: BLE001 - a bug of ours or of a library; Python would print it with all that it quotes
+        print(_without_secrets(traceback.format_exc()), file=sys.stderr)
+        return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+def _without_secrets(text: str) -> str:
+    from nanoagent.telemetry import logs
+
+    return logs.without_secrets(text)
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is Python's, not JSON's")
 
 
-def _settings(env_file: Path) -> Settings:
+def _load_environment(env_file: Path) -> None:
+    """The file into the environment: the AWS SDK's and Docker's own variables may stand in it, too."""
     from dotenv import load_dotenv
 
-    from nanoagent import config
+    # A file that cannot be read is said by `config.load`, as a setting that is wrong.
+    with suppress(OSError, UnicodeDecodeError):
+        load_dotenv(env_file)
 
-    # Into the environment, too: the AWS SDK's and Docker's own variables may stand in the same file.
-    load_dotenv(env_file)
-    return config.load(env_file)
+
+def _settings(env_file: Path) -> Settings:
+    from nanoagent import config
+    from nanoagent.telemetry import logs
+
+    _load_environment(env_file)
+    settings = config.load(env_file)
+    logs.hide(settings.secrets)
+    return settings
 
 
 @app.command()
@@ -88,9 +106,10 @@ def run(env_file: EnvFile = Path(".env")) -> None:
 
 @app.command()
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Show the settings, and whether Docker, the queue and Redis answer."""
+    """Show the settings, and whether Docker, the queue and Redis answer (doctor goes further)."""
     settings = _settings(env_file)
     from nanoagent import agent
+    from nanoagent.telemetry import logs
 
     findings = asyncio.run(agent.check(settings))
     shown = settings.model_dump(mode="json")
@@ -99,7 +118,8 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
             shown[name] = "***"
     if as_json:
         parts = {finding.part: finding.problem for finding in findings}
-        print(json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False))
+        document = json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False)
+        print(logs.without_secrets(document))
     else:
         from rich.console import Console
         from rich.markup import escape
@@ -107,11 +127,12 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 
         table = Table("setting", "value", box=None)
         for name, value in shown.items():
-            table.add_row(name.upper(), "" if value is None else escape(str(value)))
+            table.add_row(name.upper(), "" if value is None else escape(logs.without_secrets(str(value))))
         console = Console()
         console.print(table)
         for finding in findings:
-            verdict = "[green]ok[/]" if finding.problem is None else f"[red]{escape(finding.problem)}[/]"
+            problem = logs.without_secrets(finding.problem or "")
+            verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
             console.print(f"{finding.part}: {verdict}")
     return EXIT_FAILED if any(finding.problem for finding in findings) else 0
 
@@ -131,6 +152,24 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     else:
         report.show(tested)
     return 0 if tested.ok else EXIT_FAILED
+
+
+@app.command()
+def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
+    """Examine the host and every service, and say what to do about each finding."""
+    _load_environment(env_file)
+    from nanoagent.doctor import examination, report
+    from nanoagent.telemetry import logs
+
+    logs.configure("auto", "ERROR")
+    examined = asyncio.run(examination.examine(env_file))
+    if as_json:
+        print(json.dumps(report.document(examined.findings), indent=2, ensure_ascii=False))
+    else:
+        report.show(examined.findings)
+    if examined.settings_are_wrong:
+        return EXIT_USAGE
+    return 0 if examined.is_well else EXIT_FAILED
 
 
 @app.command()

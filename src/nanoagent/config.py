@@ -11,9 +11,11 @@ import os
 import re
 import secrets
 import socket
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +32,16 @@ _MAX_HELD_S: Final = 43_200
 # uploading, publishing. Measured in seconds; this is generous.
 _BESIDE_S: Final = 600
 _MAX_BUILD_S: Final = _MAX_HELD_S - MAX_TIMEOUT_MS // 1000 - _BESIDE_S
+_REMAPPED_IDS: Final = 65_536  # see container.engine
+_LEAST_UIDS: Final = 10_000
+
+_SECRET_VARIABLES: Final = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+)
+_MAY_HAVE_A_PASSWORD: Final = re.compile(r"^AWS_ENDPOINT_URL|_PROXY$", re.IGNORECASE)
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -169,6 +181,12 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.-]{1,100}$",
         description="AppArmor profile of containers, on hosts that have AppArmor",
     )
+    docker_runtime: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="runtime that containers are made with, as `docker info` names it (runsc, kata-runtime, "
+        "…; docs/outer-walls.md); default: Docker's default runtime",
+    )
     python_preload: str = Field(
         "auto",
         pattern=r"^(auto|none|[A-Za-z_][A-Za-z0-9_.]*(,[A-Za-z_][A-Za-z0-9_.]*)*)$",
@@ -180,7 +198,8 @@ class Settings(BaseSettings):
         1_900_000_000,
         ge=1000,
         le=1_900_000_000,
-        description="each container runs under a user id of its own, from here upward",
+        description="each container runs under a user id of its own, from here upward; 20000, say, for a "
+        "Docker that remaps user ids",
     )
     max_processes: int = Field(128, ge=8, description="processes and threads of a run")
     max_open_files: int = Field(1024, ge=16, description="open files of a process")
@@ -188,7 +207,7 @@ class Settings(BaseSettings):
     tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")
     work_max_mb: Positive = Field(512, description="size of the working directory, MiB (counts as memory)")
     output_dir_max_mb: Positive = Field(512, description="size of /output, MiB (counts as memory)")
-    max_inodes: int = Field(16384, ge=64, description="files in each of these")
+    max_inodes: int = Field(16384, ge=64, le=1_000_000, description="files in each of these")
 
     # --- what a run may leave behind
     max_output_bytes: int = Field(256 * 1024, ge=1024, description="stdout and stderr kept, bytes each")
@@ -262,6 +281,14 @@ class Settings(BaseSettings):
             raise ValueError("should be a bucket's name: 3-63 of a-z 0-9 . -")
         return value
 
+    @field_validator("container_uid_base")
+    @classmethod
+    def _has_ids_above(cls, value: int) -> int:
+        # Below 65,536 they end there (container.engine), and each container is to have one of its own.
+        if _REMAPPED_IDS - _LEAST_UIDS < value < _REMAPPED_IDS:
+            raise ValueError(f"should be at most {_REMAPPED_IDS - _LEAST_UIDS}, or at least {_REMAPPED_IDS}")
+        return value
+
     @field_validator("docker_work_dir_root")
     @classmethod
     def _sockets_fit(cls, value: Path) -> Path:
@@ -310,6 +337,15 @@ class Settings(BaseSettings):
             memory_mb=min(DEFAULT_MEMORY_MB, self.largest_job_mb),
         )
 
+    @property
+    def secrets(self) -> list[str]:
+        """What must stand in no log: the settings' own, and the AWS SDK's in the environment."""
+        urls = [self.sqs_queue_url, self.sqs_dlq_url, self.ai_endpoint]
+        urls += [value for name, value in os.environ.items() if _MAY_HAVE_A_PASSWORD.search(name)]
+        found = [self.redis_password, *(_password_of(url) for url in urls if url)]
+        found += [os.environ.get(name) for name in _SECRET_VARIABLES]
+        return [secret for secret in found if secret]
+
     def image(self, runtime: Runtime) -> str:
         """The image of a runtime."""
         return str(getattr(self, f"docker_{runtime}_image"))
@@ -331,6 +367,12 @@ class Settings(BaseSettings):
     def most_cpus_for(self, memory_mb: int) -> float:
         """What a job of that size may use while CPUs are free: CPU_BURST times its share."""
         return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
+
+
+def _password_of(url: str) -> str | None:
+    with suppress(ValueError):  # a URL that is none has none
+        return unquote(urlsplit(url).password or "")
+    return None
 
 
 def load(env_file: Path | None = Path(".env")) -> Settings:

@@ -21,12 +21,25 @@ Vendors' exceptions are translated at the adapters, `from exc`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nanoagent.result import ErrorType
+
+
+def one_line(text: str) -> str:
+    """A stranger's text as a sentence for a person may have it: what cannot be printed is escaped.
+
+    Line breaks would make two log lines of one, and escape sequences are orders to a terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 class NanoAgentError(Exception):
@@ -70,23 +83,39 @@ class UnreadableMessage(NanoAgentError):  # noqa: N818 - names the thing, as the
 
 
 class PlatformError(NanoAgentError):
-    """Something of ours failed; trying the job again may help."""
+    """Something of ours failed; trying the job again may help.
+
+    Its text is for the log: it names addresses and folders, and quotes services. Senders are strangers.
+
+    Attributes:
+        told: What the sender is told instead.
+    """
+
+    told: ClassVar[str] = "the worker failed"
 
 
 class BrokerError(PlatformError):
     """The queue did not do what was asked."""
 
+    told = "the queue failed"
+
 
 class SinkError(PlatformError):
     """The result could not be stored, or the store could not be asked."""
+
+    told = "the store of results failed"
 
 
 class StorageError(PlatformError):
     """The object store failed (not: the object is missing, see `storage.base.ObjectMissing`)."""
 
+    told = "the object store, or the worker's cache of it, failed"
+
 
 class ContainerError(PlatformError):
     """A container could not be made, or died, or did not answer."""
+
+    told = "the job's container could not be made, or failed"
 
 
 class ProtocolError(ContainerError):

@@ -104,8 +104,9 @@ class Executor:
         return result
 
     def failed(self, attempt: Attempt, failure: PlatformError) -> Result:
-        """The result of a job that was given up, by our fault."""
-        return self._blank(attempt, ErrorType.PLATFORM, str(failure))
+        """The result of a job that was given up, by our fault; why in detail is the log's."""
+        message = f"{failure.told}; the worker's log says more of this requestId"
+        return self._blank(attempt, ErrorType.PLATFORM, message)
 
     def cancelled(self, attempt: Attempt) -> Result:
         """The result of a job that was called off before its program had run, or that had to be given up."""

@@ -5,15 +5,19 @@ Contract: section 1.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from nanoagent.errors import Rejected, UnreadableMessage
+from nanoagent.errors import Rejected, UnreadableMessage, one_line
 from nanoagent.result import ErrorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # SQS's own limit since 2025-08, attributes included
 MIN_MEMORY_MB: Final = 32
@@ -24,6 +28,13 @@ _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES: Final = 1024  # S3's limit for an object key
 _MAX_FUNCTION_ID: Final = 256
 _MAX_MODEL_ID: Final = 256
+_MAX_SHOWN_RUNTIME: Final = 64
+# Of a value, shown in an error. What cannot be printed is escaped first, to ten characters at most.
+_WHOLE_CHARACTERS: Final = 100
+_SHOWN_CHARACTERS: Final = 80
+_SHOWN_FROM_BYTES: Final = 4 * _WHOLE_CHARACTERS  # UTF-8's longest
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_MARK: Final = re.compile(r"[ \t\n\r]*([{}:,]?)[ \t\n\r]*")  # with JSON's white space, RFC 8259, section 2
 
 
 class Runtime(StrEnum):
@@ -88,6 +99,7 @@ class _Envelope(msgspec.Struct, rename="camel"):
 
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
+_NAMES: Final = {field.encode_name: field.name for field in msgspec.structs.fields(_Envelope)}
 _T = TypeVar("_T", str, int)
 
 
@@ -115,8 +127,8 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         UnreadableMessage: No JSON object, or no valid requestId in it.
         InvalidJob: Any other field is wrong; every wrong field is named.
     """
-    envelope = _open_envelope(body)
-    fields = _Fields(request_id=_request_id(envelope))
+    envelope, problems = _open_envelope(body)
+    fields = _Fields(_request_id(envelope), problems)
     function_id = fields.text("functionId", envelope.function_id, "unknown", longest=_MAX_FUNCTION_ID)
     runtime = fields.runtime(envelope.runtime)
     job = Job(
@@ -137,25 +149,98 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         raise InvalidJob(
             request_id=job.request_id,
             function_id=function_id,
-            runtime=shown_runtime[:64],
+            runtime=one_line(shown_runtime)[:_MAX_SHOWN_RUNTIME],
             rejection=Rejected(ErrorType.INVALID_JOB, "; ".join(fields.problems)),
         )
     return job
 
 
-def _open_envelope(body: str | bytes) -> _Envelope:
-    try:
-        raw = body.encode() if isinstance(body, str) else body
-    except UnicodeEncodeError as exc:
-        raise UnreadableMessage("the message is not valid Unicode") from exc
+def _open_envelope(body: str | bytes) -> tuple[_Envelope, list[str]]:
+    """The message's fields, and what of it is no JSON although its fields can be told apart."""
+    raw = _utf8(body)
     if len(raw) > MAX_MESSAGE_BYTES:
         raise UnreadableMessage(f"the message has {len(raw)} bytes; {MAX_MESSAGE_BYTES} are allowed")
     try:
-        return _envelope_decoder.decode(raw)
+        return _envelope_decoder.decode(raw), []
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise UnreadableMessage(f"the message is not a JSON object: {exc}") from exc
+        return _second_reading(raw, f"the message is not a JSON object: {exc}")
     except RecursionError as exc:
         raise UnreadableMessage("the message is nested too deeply") from exc
+
+
+def _utf8(body: str | bytes) -> bytes:
+    try:
+        if isinstance(body, str):
+            return body.encode()
+        body.decode()  # msgspec does not look at the text of strings that stay raw
+    except UnicodeError as exc:
+        raise UnreadableMessage("the message is not valid Unicode") from exc
+    return body
+
+
+def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[str]]:
+    """Read again what msgspec has refused, to tell the sender if there is a requestId.
+
+    `json.dumps` and `JSON.stringify` write escapes of lone surrogates, which are JSON (RFC 8259, section 8.2)
+    but not to msgspec, and `json.dumps` writes NaN and Infinity, which are not. Some put a byte order mark
+    before it all, which may be ignored (section 8.1).
+
+    Raises:
+        UnreadableMessage: It is no JSON object to Python's reader either.
+    """
+    constants: list[str] = []
+    # Numbers stay text: Python makes no integers of more than 4300 digits.
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=constants.append)
+    texts: dict[str, str] = {}
+    problems: list[str] = []
+    try:
+        for name, text in _members(raw.decode().removeprefix(_BYTE_ORDER_MARK), decoder):
+            texts[name] = text
+            if constants and not problems:  # one is enough: of unknown fields there may be any number
+                problems = [f"{_named(name)} has {constants[0]}; expected JSON, which knows none"]
+    except (ValueError, RecursionError) as exc:
+        raise UnreadableMessage(problem) from exc
+    known = {name: msgspec.Raw(texts[wire].encode()) for wire, name in _NAMES.items() if wire in texts}
+    return _Envelope(**known), problems
+
+
+def _named(name: str) -> str:
+    """A field's name; one that is a stranger's as the JSON that it came as, and short."""
+    return name if name in _NAMES else _cut(one_line(json.dumps(name, ensure_ascii=False)))
+
+
+def _members(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, str]]:
+    """The names of a JSON object, each with its value's own text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    mark, at = _next_mark(text, 0)
+    if mark != "{":
+        raise ValueError("no object")
+    if text.startswith("}", at):
+        mark, at = _next_mark(text, at)
+    while mark != "}":
+        if not text.startswith('"', at):
+            raise ValueError("a name that is no string")
+        name, at = decoder.raw_decode(text, at)
+        colon, start = _next_mark(text, at)
+        if colon != ":":
+            raise ValueError("a name without a value")
+        _, end = decoder.raw_decode(text, start)
+        yield name, text[start:end]
+        mark, at = _next_mark(text, end)
+        if mark not in {",", "}"}:
+            raise ValueError("neither another value nor the end")
+    if at != len(text):
+        raise ValueError("something behind the object")
+
+
+def _next_mark(text: str, at: int) -> tuple[str, int]:
+    """The punctuation mark there, which may be none, and where what follows it begins."""
+    found = _MARK.match(text, at)
+    assert found is not None  # noqa: S101 - the pattern matches nothing, too
+    return found[1], found.end()
 
 
 def _request_id(envelope: _Envelope) -> str:
@@ -178,9 +263,12 @@ def _loose(raw: msgspec.Raw, kind: type[_T]) -> _T | None:
 
 
 def _shown(raw: msgspec.Raw) -> str:
-    """A field's value as a person should see it in an error, short."""
-    text = bytes(memoryview(raw)[:100]).decode(errors="replace")
-    return text if len(memoryview(raw)) <= 100 else text[:80] + "…"
+    """A field's value as a person should see it in an error: one line, and short."""
+    return _cut(one_line(bytes(memoryview(raw)[:_SHOWN_FROM_BYTES]).decode(errors="replace")))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WHOLE_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _is_absent(raw: msgspec.Raw) -> bool:
@@ -190,9 +278,9 @@ def _is_absent(raw: msgspec.Raw) -> bool:
 class _Fields:
     """Checks fields one by one and gathers what is wrong; a wrong field yields its default meanwhile."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, problems: list[str]) -> None:
         self.request_id = request_id
-        self.problems: list[str] = []
+        self.problems = problems
 
     def _refuse(self, name: str, raw: msgspec.Raw, expected: str) -> None:
         self.problems.append(f"{name} is {_shown(raw)}; expected {expected}")

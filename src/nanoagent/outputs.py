@@ -6,7 +6,7 @@ import asyncio
 import mimetypes
 import tempfile
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -27,22 +27,53 @@ if TYPE_CHECKING:
 _PARALLEL_UPLOADS: Final = 4
 _MAX_KEY_BYTES: Final = 1024  # S3: "object key names", UTF-8
 # They make a name look like another: Trojan Source, CVE-2021-42574.
-_BIDI: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# No XML can hold them: a bucket with such a key could not be listed. XML 1.0, 2.2
+_NO_CHARACTERS: Final = frozenset("\ufffe\uffff")
+# Cc: control characters; Cs: the surrogates that stand for bytes that are no UTF-8; Zl, Zp: they end a line.
+_REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_SHOWN_CHARACTERS: Final = 1024
 _DEFAULT_TYPE: Final = "application/octet-stream"
+# Python's own table: not the host's /etc/mime.types, which differs from worker to worker.
+_TYPES: Final = mimetypes.MimeTypes()
+# What a browser shows without running anything of it. All else may be a page with scripts, which would
+# run under the bucket's name: those it is told to save.
+_SHOWN_TYPES: Final = frozenset({"application/json", "application/pdf", "text/csv", "text/plain"})
+_SHOWN_KINDS: Final = frozenset({"audio", "font", "image", "video"})
+_SCRIPTED_IMAGES: Final = frozenset({"image/svg+xml"})
 
 
 def content_type_of(path: str) -> str:
-    """The media type that a file's name suggests; text is said to be UTF-8."""
-    kind, encoding = mimetypes.guess_type(path, strict=False)
-    if kind is None or encoding is not None:
-        return _DEFAULT_TYPE
+    """The media type that a file's suffix suggests; text is said to be UTF-8.
+
+    The suffix alone: `mimetypes.guess_type` takes a path for a URL, and `data:text/html,x` at its word.
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    kind = next((known[suffix] for known in reversed(_TYPES.types_map) if suffix in known), _DEFAULT_TYPE)
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+
+
+def is_shown(content_type: str) -> bool:
+    """Whether a browser may show that type where it is asked for, instead of saving it."""
+    kind = content_type.partition(";")[0]
+    if kind in _SCRIPTED_IMAGES:
+        return False
+    return kind in _SHOWN_TYPES or kind.partition("/")[0] in _SHOWN_KINDS
+
+
+def shown_name(path: str) -> str:
+    """A path as a result can tell it: bytes that are no UTF-8 become U+FFFD, and it is of bounded length."""
+    return path[:_SHOWN_CHARACTERS].encode(errors="surrogateescape").decode(errors="replace")
 
 
 def name_problem(path: str, key: str) -> str | None:
     """Why a path that a job chose cannot be a key, or None."""
-    # Cc: control characters; Cs: the surrogates that stand for bytes that are no UTF-8.
-    if any(character in _BIDI or unicodedata.category(character) in {"Cc", "Cs"} for character in path):
+    if any(
+        character in _BIDI
+        or character in _NO_CHARACTERS
+        or unicodedata.category(character) in _REFUSED_CATEGORIES
+        for character in path
+    ):
         return "its name has control characters or is not valid UTF-8"
     if any(part in {"", ".", ".."} for part in path.split("/")):
         return "its path has an empty part, . or .."
@@ -91,8 +122,7 @@ class OutputUploader:
             if problem is None:
                 wanted.append((file, key))
             else:
-                shown = file.path.encode(errors="surrogateescape").decode(errors="replace")
-                refused.append(OutputError(shown, problem))
+                refused.append(OutputError(shown_name(file.path), problem))
         links = await asyncio.gather(
             *(
                 self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
@@ -104,7 +134,14 @@ class OutputUploader:
     async def _put(self, key: str, source: Path, content_type: str, size: int, fence: int) -> str:
         bucket = self._settings.s3_user_data_bucket
         async with self._uploads:
-            await self._store.put(bucket, key, source, content_type=content_type, fence=fence)
+            await self._store.put(
+                bucket,
+                key,
+                source,
+                content_type=content_type,
+                to_be_saved=not is_shown(content_type),
+                fence=fence,
+            )
         self._metrics.outputs_uploaded(size)
         return await self._link(bucket, key)
 
@@ -142,7 +179,7 @@ class OutputUploader:
 
 
 def shortened(result: Result, max_bytes: int) -> bytes:
-    """The result's JSON with its logs, then its lists, cut until it fits.
+    """The result's JSON with its logs, then what was not uploaded, then its links, cut until it fits.
 
     A character takes up to six bytes in JSON, so the cut is found by halving, not by arithmetic.
     """
@@ -151,15 +188,37 @@ def shortened(result: Result, max_bytes: int) -> bytes:
         shorter = msgspec.structs.replace(
             result, **_cut(result, "stdout", keep_chars), **_cut(result, "stderr", keep_chars)
         )
-        document = results.encode(shorter)
-        if len(document) <= max_bytes or keep_chars == 0:
+        if len(document := results.encode(shorter)) <= max_bytes:
+            return document
+        if keep_chars == 0:
             break
         keep_chars //= 2
-    if len(document) > max_bytes:  # thousands of long names: the files are there, only their list is not
-        dropped = OutputError("", f"{len(result.output_files)} links do not fit into the result")
-        shorter = msgspec.structs.replace(shorter, output_files=[], output_errors=[dropped])
+    return _with_shorter_lists(shorter, max_bytes)
+
+
+def _with_shorter_lists(result: Result, max_bytes: int) -> bytes:
+    """The result's JSON with as much of its lists as fits; the files are there, only not all are listed."""
+    links, errors = result.output_files, result.output_errors
+    keep_links, keep_errors = len(links), len(errors)
+    while True:
+        more = [
+            OutputError("", f"{count} {what} do not fit into the result")
+            for count, what in (
+                (len(errors) - keep_errors, "more files that were not uploaded"),
+                (len(links) - keep_links, "links"),
+            )
+            if count
+        ]
+        shorter = msgspec.structs.replace(
+            result, output_files=links[:keep_links], output_errors=errors[:keep_errors] + more
+        )
         document = results.encode(shorter)
-    return document
+        if len(document) <= max_bytes or keep_errors == keep_links == 0:
+            return document
+        if keep_errors:
+            keep_errors //= 2
+        else:
+            keep_links //= 2
 
 
 def _cut(result: Result, stream: str, keep_chars: int) -> dict[str, str | int]:

@@ -6,11 +6,13 @@
  * that act on another process by its number without asking either (priorities, limits, affinity).
  *
  * At the shared level it also refuses what would outlive the run: System V IPC and POSIX message queues live
- * in the container, not in a process. In a sandbox they go with its own namespace. */
+ * in the container, not in a process. In a sandbox they go with its own namespace. And it refuses signals for the
+ * supervisor by themselves: gVisor, which has no sandbox within, lets them end process 1 like any other. */
 #define _GNU_SOURCE
 #include "filter.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/sched.h>
@@ -56,7 +58,9 @@ static const struct sock_filter denied[] = {
     LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
     LOAD(NUMBER),
 #if defined(__x86_64__)
-    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000 /* the x32 ABI */, 0, 1), ERROR(ENOSYS),
+    /* The x32 ABI: as a call of another architecture. The container's filter would kill the thread alone, and a
+     * program that has others would hang until its time is up. */
+    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), RETURN(SECCOMP_RET_KILL_PROCESS),
 #endif
     /* Its flags lie in memory, where a filter cannot look; C libraries fall back to clone. */
     IF(SYS_clone3, 0, 1), ERROR(ENOSYS),
@@ -77,6 +81,9 @@ static const struct sock_filter denied[] = {
     /* A terminal's line discipline, too, is a module that is loaded for whoever asks. */
     DENY_IF(SYS_ioctl, 1, TIOCSETD),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
+    /* They write out whatever the host has not yet written, for as long as its disks take. All that a run can
+     * write to is in memory: claim success. */
+    IF(SYS_sync, 0, 1), ERROR(0), IF(SYS_syncfs, 0, 1), ERROR(0),
     /* Unlike 1, a core limit of 0 has the host's core_pattern helper run: claim success and change nothing. */
     IF(SYS_setrlimit, 0, 4), LOAD(ARGUMENT(0)), IF(RLIMIT_CORE, 0, 1), ERROR(0), LOAD(NUMBER),
     IF(SYS_prlimit64, 0, 8), LOAD(ARGUMENT(1)), IF(RLIMIT_CORE, 0, 5), LOAD(ARGUMENT(2)), IF(0, 0, 2),
@@ -97,6 +104,13 @@ static const struct sock_filter denied_when_shared[] = {
     DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
     DENY(SYS_semtimedop), DENY(SYS_semctl), DENY(SYS_msgget), DENY(SYS_msgsnd), DENY(SYS_msgrcv),
     DENY(SYS_msgctl), DENY(SYS_mq_open), DENY(SYS_mq_unlink),
+    DENY_ON_OURS(SYS_kill, 0), DENY_ON_OURS(SYS_tkill, 0), DENY_ON_OURS(SYS_tgkill, 0), DENY_ON_OURS(SYS_tgkill, 1),
+    DENY_ON_OURS(SYS_rt_sigqueueinfo, 0), DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 0),
+    DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 1), DENY_ON_OURS(SYS_pidfd_open, 0),
+    /* The signal that a descriptor sends to its owner can be any. */
+    DENY_IF(SYS_fcntl, 1, F_SETOWN_EX),
+    IF(SYS_fcntl, 0, 6), LOAD(ARGUMENT(1)), IF(F_SETOWN, 0, 3), LOAD(ARGUMENT(2)), IF(OUR_PID, 0, 1), ERROR(EPERM),
+    LOAD(NUMBER),
 };
 
 static const struct sock_filter allow = RETURN(SECCOMP_RET_ALLOW);

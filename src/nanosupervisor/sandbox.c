@@ -102,12 +102,18 @@ static int map_user(uid_t outside_user, gid_t outside_group)
 static const char *const hidden[] = {
     "/proc/asound",       "/proc/acpi",        "/proc/interrupts", "/proc/kcore", "/proc/keys",
     "/proc/latency_stats", "/proc/locks",      "/proc/sched_debug", "/proc/scsi",       "/proc/timer_list",
+    /* The kernel's command line, where passwords may stand as well, and files that the host swaps to. */
+    "/proc/cmdline",      "/proc/swaps",
 };
 static const char *const read_only[] = {
     "/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger",
 };
-/* The same of /sys, which a sandbox shares with its container. */
-static const char *const hidden_in_sys[] = {"/sys/devices/virtual/powercap", "/sys/firmware"};
+/* The same of /sys, which a sandbox shares with its container; and what names files of the host (of loop devices)
+ * and the machine (on EC2, its instance id). */
+static const char *const hidden_in_sys[] = {
+    "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/devices/virtual/block", "/sys/devices/virtual/dmi",
+    "/sys/hypervisor",
+};
 
 /* Cover a file or a folder; what this kernel does not have need not be hidden. */
 static int hide(const char *path)

@@ -37,6 +37,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -237,8 +238,9 @@ __attribute__((noreturn)) static void become_program(const struct run *run, int 
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     int in = open(PAYLOAD_FILE, O_RDONLY);
+    /* INT_MAX, not ~0u: older releases of gVisor take that for -1. */
     if (in >= 0 && dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 && dup3(status, 3, O_CLOEXEC) >= 0 &&
-        !close_range(4, ~0u, 0) && !chdir(WORK_DIR) && !confine(&confinement))
+        !close_range(4, INT_MAX, 0) && !chdir(WORK_DIR) && !confine(&confinement))
         execve(run->arguments[0], run->arguments, run->environment);
     uint32_t error = (uint32_t)errno;
     if (write(3, &error, sizeof error) < 0)

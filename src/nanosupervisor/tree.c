@@ -3,7 +3,8 @@
  * Hazards: a job can leave folders nested thousands deep, with no permissions, with links to anywhere, FIFOs
  * and devices' look-alikes. So every step goes through an open descriptor and one name, follows no link,
  * opens nothing but what lstat has shown to be a regular file or folder, and the walks that may meet any
- * depth use no recursion and one descriptor (up by "..": no process is left that could move a folder). */
+ * depth use no recursion and one descriptor (up by "..": no process is left that could move a folder). A job can
+ * also fill the container with names, so that there is no memory for them: none of this keeps a whole folder's. */
 #define _GNU_SOURCE
 #include "tree.h"
 
@@ -16,9 +17,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MAX_OUTPUT_DEPTH 32
+/* Of a folder and those above it: with the longest names 5 MB, and as much again while they are sorted. */
+#define NAMES_AT_ONCE 16384
+#define NAMES_AT_LEAST 512 /* of a folder far down */
+#define CROWDED 4096       /* entries of /output, whose refusals are more than one buffer of frames */
 #define MAX_OUTPUT_PATH 1024 /* bytes; also S3's limit for a key, less its prefix, checked by the agent */
 #define CHUNK (64 * 1024)
 #define SETTLE_ATTEMPTS 40
@@ -40,6 +46,54 @@ static int open_folder(int parent, const char *name)
 static int is_dots(const char *name)
 {
     return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+/* ---- what is in a folder ------------------------------------------------------------------------------ */
+
+/* As getdents64(2) writes them. */
+struct entry {
+    uint64_t inode;
+    int64_t offset;
+    uint16_t length;
+    uint8_t type;
+    char name[];
+};
+
+/* A folder as it is read: a buffer for a few names in the caller's frame, where readdir(3) would allocate one for
+ * thousands. A wipe that starts anew after each of its folders reads no more than this in vain, either. */
+struct listing {
+    int folder;
+    int failed; /* errno */
+    size_t at, length;
+    char buffer[1024] __attribute__((aligned(8)));
+};
+
+static void list(struct listing *listing, int folder)
+{
+    listing->folder = folder;
+    listing->failed = lseek(folder, 0, SEEK_SET) ? errno : 0;
+    listing->at = listing->length = 0;
+}
+
+/* The next name, or NULL at the end or with `failed` set. */
+static const char *next_name(struct listing *listing)
+{
+    while (!listing->failed) {
+        if (listing->at == listing->length) {
+            long got = syscall(SYS_getdents64, listing->folder, listing->buffer, sizeof listing->buffer);
+            if (got < 0)
+                listing->failed = errno;
+            if (got <= 0)
+                return NULL;
+            listing->at = 0;
+            listing->length = (size_t)got;
+        }
+        const struct entry *entry = (const struct entry *)(listing->buffer + listing->at);
+        listing->at += entry->length;
+        if (!is_dots(entry->name))
+            return entry->name;
+    }
+    return NULL;
 }
 
 /* ---- code in ---------------------------------------------------------------------------------------- */
@@ -164,7 +218,9 @@ static void send_file(struct sending *sending, int folder, const char *name)
 {
     static char chunk[CHUNK];
     struct stat info;
-    /* O_NONBLOCK: should the kernel ever show a FIFO as a regular file, we do not hang on it. */
+    /* O_NONBLOCK: a lease on the file, held by a descriptor that is in flight between dead sockets, would have us
+     * wait for 45 s (fcntl(2), lease-break-time); and should the kernel ever show a FIFO as a regular file, we do
+     * not hang on it. */
     int file = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (file < 0 && errno == EACCES && !fchmodat(folder, name, 0600, 0))
         file = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -196,45 +252,60 @@ static int by_name(const void *left, const void *right)
     return strcmp(*(char *const *)left, *(char *const *)right);
 }
 
-static void free_names(char **names)
+/* Some of a folder's names, in order. */
+struct names {
+    size_t count;
+    char *name[];
+};
+
+/* Keep that many of the first. */
+static void keep_first(struct names *names, size_t most)
 {
-    for (char **name = names; name && *name; name++)
-        free(*name);
+    qsort(names->name, names->count, sizeof *names->name, by_name);
+    while (names->count > most)
+        free(names->name[--names->count]);
+}
+
+static void free_names(struct names *names)
+{
+    while (names && names->count)
+        free(names->name[--names->count]);
     free(names);
 }
 
-/* The names in a folder, sorted, as a NULL-terminated list to be freed; NULL when they cannot all be had. */
-static char **names_of(int folder)
+/* The first names of a folder behind `after`, that many at most, to be freed; NULL when they cannot be had. */
+static struct names *names_behind(int folder, const char *after, size_t most)
 {
-    size_t count = 0, room = 16;
-    char **names = calloc(room, sizeof *names);
-    int copy = dup(folder);
-    DIR *entries = fdopendir(copy);
-    int failed = !names || !entries;
-    struct dirent *entry;
-    while (!failed && (errno = 0, entry = readdir(entries))) {
-        if (is_dots(entry->d_name))
+    struct listing listing;
+    size_t room = 0;
+    struct names *names = calloc(1, sizeof *names);
+    const char *name, *limit = NULL;
+    int failed = !names;
+    list(&listing, folder);
+    while (!failed && (name = next_name(&listing))) {
+        if (strcmp(name, after) <= 0 || (limit && strcmp(name, limit) > 0))
             continue;
-        if (count + 1 >= room) {
-            char **larger = realloc(names, 2 * room * sizeof *names);
-            if (!(failed = !larger)) {
-                names = larger;
-                room *= 2;
-            }
+        if (names->count == 2 * most) {
+            keep_first(names, most);
+            limit = names->name[most - 1];
+            if (strcmp(name, limit) > 0)
+                continue;
         }
-        if (!failed && !(failed = !(names[count] = strdup(entry->d_name))))
-            names[++count] = NULL;
+        if (names->count == room) {
+            room = room ? 2 * room : 16;
+            struct names *larger = realloc(names, sizeof *names + room * sizeof *names->name);
+            if ((failed = !larger))
+                break;
+            names = larger;
+        }
+        failed = !(names->name[names->count] = strdup(name));
+        names->count += !failed;
     }
-    failed |= errno != 0; /* readdir tells its end from a fault by this alone */
-    if (entries)
-        closedir(entries);
-    else if (copy >= 0)
-        close(copy);
-    if (failed) {
+    if (failed || listing.failed) {
         free_names(names);
         return NULL;
     }
-    qsort(names, count, sizeof *names, by_name);
+    keep_first(names, most);
     return names;
 }
 
@@ -282,14 +353,32 @@ static void send_entry(struct sending *sending, int folder, const char *name, in
 
 static void send_folder(struct sending *sending, int folder, int depth)
 {
-    char **names = names_of(folder);
-    if (!names) {
-        refuse(sending, REFUSED_UNREADABLE);
-        return;
-    }
-    for (char **name = names; *name; name++)
-        send_entry(sending, folder, *name, depth);
-    free_names(names);
+    static size_t held; /* names, of the folders above */
+    size_t most = NAMES_AT_ONCE > held ? (NAMES_AT_ONCE - held) / 2 : 0, count;
+    char last[256] = "";
+    if (most < NAMES_AT_LEAST)
+        most = NAMES_AT_LEAST;
+    do {
+        struct names *names = names_behind(folder, last, most);
+        if (!names) {
+            refuse(sending, REFUSED_UNREADABLE);
+            return;
+        }
+        held += count = names->count;
+        for (size_t i = 0; i < count; i++)
+            send_entry(sending, folder, names->name[i], depth);
+        if (count)
+            strcpy(last, names->name[count - 1]);
+        free_names(names);
+        held -= count;
+    } while (count == most);
+}
+
+/* Whether there is so much in a place that to go through it can take memory which the container has not. */
+static int is_crowded(int folder)
+{
+    struct statfs space;
+    return fstatfs(folder, &space) || space.f_files - space.f_ffree > CROWDED;
 }
 
 void tree_send_outputs(const struct tree *tree, const struct run_request *request)
@@ -298,8 +387,12 @@ void tree_send_outputs(const struct tree *tree, const struct run_request *reques
     memset(&sending, 0, sizeof sending);
     sending.request = request;
     int folder = open_folder(tree->place[PLACE_OUTPUT], ".");
-    if (folder < 0)
+    if (folder < 0) {
+        refuse(&sending, REFUSED_UNREADABLE);
         return;
+    }
+    if (is_crowded(folder))
+        wire_flush(); /* how the run ended comes first: the agent then makes room for the rest */
     send_folder(&sending, folder, 1);
     close(folder);
 }
@@ -320,26 +413,21 @@ static int step(int *folder, const char *name)
 /* Remove what can be removed in this folder; the name of a folder that is not empty into `below`. */
 static int wipe_level(int folder, char below[256])
 {
+    struct listing listing;
+    const char *name;
     *below = 0;
-    DIR *entries = fdopendir(dup(folder));
-    if (!entries)
-        return -1;
-    rewinddir(entries); /* the position is shared with the descriptor that was duplicated */
-    int failed = 0;
-    struct dirent *entry;
-    while (!*below && !failed && (entry = readdir(entries))) {
-        if (is_dots(entry->d_name) || !unlinkat(folder, entry->d_name, 0) ||
-            !unlinkat(folder, entry->d_name, AT_REMOVEDIR))
+    list(&listing, folder);
+    while ((name = next_name(&listing))) {
+        if (!unlinkat(folder, name, 0) || !unlinkat(folder, name, AT_REMOVEDIR))
             continue;
         struct stat info;
-        if (fstatat(folder, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(info.st_mode) ||
-            fchmodat(folder, entry->d_name, 0700, 0))
-            failed = 1;
-        else
-            strcpy(below, entry->d_name);
+        if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(info.st_mode) ||
+            fchmodat(folder, name, 0700, 0))
+            return -1;
+        strcpy(below, name);
+        return 0;
     }
-    closedir(entries);
-    return failed ? -1 : 0;
+    return listing.failed ? -1 : 0;
 }
 
 int tree_wipe_place(enum place place)
@@ -437,26 +525,23 @@ uint64_t tree_used_bytes(const struct tree *tree)
 
 static int has_file_of(int folder, uint64_t bytes, int depth)
 {
-    DIR *entries = fdopendir(folder);
-    if (!entries) {
-        close(folder);
-        return 0;
-    }
+    struct listing listing;
+    const char *name;
     int found = 0;
-    struct dirent *entry;
-    while (!found && (entry = readdir(entries))) {
+    list(&listing, folder);
+    while (!found && (name = next_name(&listing))) {
         struct stat info;
-        if (is_dots(entry->d_name) || fstatat(folder, entry->d_name, &info, AT_SYMLINK_NOFOLLOW))
+        if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW))
             continue;
         if (S_ISREG(info.st_mode))
             found = (uint64_t)info.st_size >= bytes;
         else if (S_ISDIR(info.st_mode) && depth < MAX_OUTPUT_DEPTH) {
-            int below = open_folder(folder, entry->d_name);
+            int below = open_folder(folder, name);
             if (below >= 0)
                 found = has_file_of(below, bytes, depth + 1);
         }
     }
-    closedir(entries);
+    close(folder);
     return found;
 }
 

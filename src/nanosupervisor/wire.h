@@ -29,7 +29,7 @@
 #define FRAME_STDERR 'E'
 #define FRAME_FILE 'F'    /* u64 size, then the path below /output; followed by DATA frames of that size */
 #define FRAME_DATA 'D'
-#define FRAME_REFUSED 'N' /* u8 reason, then the path of what is not sent */
+#define FRAME_REFUSED 'N' /* u8 reason, then the path of what is not sent; none: all of it */
 #define FRAME_DONE 'Z'    /* u8: nothing of the run is left; 0: the container must not be used again */
 
 #define LEVEL_SHARED 1u  /* a program runs in the container itself */

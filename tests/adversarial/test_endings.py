@@ -59,7 +59,15 @@ ENDINGS = {
     "fill the disk": Ending(ErrorType.DISK_LIMIT, keeps_container=False),
     "stop everyone": Ending(ErrorType.TIMEOUT, keeps_container=False, timeout_ms=400),
     "write for ever": Ending(None, keeps_container=True, said=True),
+    "zombies": Ending(ErrorType.PROCESS_LIMIT, keeps_container=False, said=True),
+    "overflow the stack": Ending(ErrorType.USER_ERROR, keeps_container=True),
     "ignore SIGTERM": Ending(ErrorType.TIMEOUT, keeps_container=False, timeout_ms=400),
+}
+# Where a language has it end otherwise.
+IN_A_LANGUAGE = {
+    (Runtime.CPP, "overflow the stack"): Ending(ErrorType.SIGNAL, keeps_container=True),
+    # Its stacks grow to a gigabyte.
+    (Runtime.GO, "overflow the stack"): Ending(ErrorType.OUT_OF_MEMORY, keeps_container=False),
 }
 # A thread of Node.js is an interpreter of several megabytes: which limit comes first is a matter of sizes.
 ALSO_ALLOWED = {(Runtime.NODEJS, "thread bomb"): ErrorType.OUT_OF_MEMORY}
@@ -108,8 +116,11 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-async def test_a_run_that_ends_badly_ends_whole(place: Place, name: str):
-    expected = ENDINGS[name]
+async def test_a_run_that_ends_badly_ends_whole(
+    place: Place, name: str, record_property: Callable[[str, object], None]
+):
+    record_property("tried", ["attacks", 1])
+    expected = IN_A_LANGUAGE.get((place.adversary.runtime, name), ENDINGS[name])
     said = json.dumps({"do": [name]})
     ran = await place.containers.run(place.adversary, said, timeout_ms=expected.timeout_ms)
     allowed = ALSO_ALLOWED.get((place.adversary.runtime, name), expected.error_type)

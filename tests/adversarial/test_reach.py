@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import mmap
+import os
+import sys
+import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,6 +128,61 @@ async def test_a_whiteout_in_the_code_hides_nothing_from_the_next(place):
         "  except OSError: pass"
     )
     assert await place.say("import os; print(os.listdir('/work'))") == "['main.py']\n"
+
+
+# --- the host's disks
+
+WRITE_OUT = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.sync()
+for path in ('/', '/slot', '/work', '/usr/bin/python3'):
+    assert libc.syncfs(os.open(path, os.O_RDONLY)) == 0
+"""
+PAGE_BYTES = mmap.PAGESIZE
+DIRTY = 1 << 4  # KPF_DIRTY of admin-guide/mm/pagemap.rst
+TRIES = 5  # the kernel, and others who sync, may be quicker now and then; never each time
+
+
+def has_to_be_written(file: Path) -> bool:
+    """Whether the host still has the file's first page to write."""
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), PAGE_BYTES) as pages:
+        first = ctypes.c_char.from_buffer(pages)
+        first.value  # noqa: B018 - so that it is mapped
+        address = ctypes.addressof(first)
+        del first
+        number = _entry(Path("/proc/self/pagemap"), address // PAGE_BYTES) & ((1 << 55) - 1)
+        return bool(_entry(Path("/proc/kpageflags"), number) & DIRTY)
+
+
+def _entry(table: Path, index: int) -> int:
+    with table.open("rb") as opened:
+        opened.seek(index * 8)
+        return int.from_bytes(opened.read(8), sys.byteorder)
+
+
+def written_anew(folder: Path) -> Path:
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(bytes(PAGE_BYTES))
+    return Path(file.name)
+
+
+async def test_a_run_cannot_have_the_hosts_disks_write(place, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can see which pages are still to be written")
+    control = written_anew(tmp_path)
+    os.sync()
+    if has_to_be_written(control):
+        pytest.skip(f"{tmp_path} is on no disk")
+    for _ in range(TRIES):
+        file = written_anew(tmp_path)
+        if not has_to_be_written(file):
+            continue
+        await place.say(WRITE_OUT)
+        if has_to_be_written(file):
+            break
+    else:
+        pytest.fail("whenever a run called sync, the host's disks had written")
 
 
 # --- memory

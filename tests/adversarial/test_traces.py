@@ -101,8 +101,8 @@ def mounts(text: str) -> str:
 
 
 def anonymous(text: str) -> str:
-    """Without the container's id, or its slot folder's."""
-    return re.sub(r"[0-9a-f]{10,}", "ID", text)
+    """Without what is a container's own: its id, and the descriptor by which the agent named its socket."""
+    return re.sub(r"[0-9a-f]{10,}|(?<=^/proc/self/fd/)[0-9]+(?=/agent.sock$)", "ID", text, flags=re.MULTILINE)
 
 
 SANDBOX = (Isolation.SANDBOX,)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from nanoagent.job import Runtime
 from support.worker import WorkerUnderTest
 from support.zips import make_zip
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 ADVERSARIES = Path(__file__).parents[1] / "adversarial/programs"
 SEED = 20261124
 HONEST_JOBS = 300
-QUIET_JOBS = 150
+QUIET_JOBS = 100
 DEADLINE_S = 400  # a hang is a failure; nothing is measured by it
 
 # Each squares the number on its standard input, on its standard output and in a file.
@@ -61,6 +63,7 @@ ATTACKS: list[tuple[dict[str, list[str]], int, set[str | None]]] = [
     ({"leave": ["files", "code", "listener", "abstract socket", "deleted file", "daemon"]}, 30_000, {None}),
 ]
 ROUNDS = 4  # of every attack in every language
+BAD_ROUNDS = 8  # of every bad archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +106,14 @@ async def hostile_jobs(worker: WorkerUnderTest) -> list[Expected]:
                 Expected(message, lambda result, endings=endings: result["errorType"] in endings)  # type: ignore[misc]
             )
     bad_zips = (make_zip({"../main.py": ""}), b"PK\3\4 no zip", make_zip({"main.py": bytes(300 << 20)}))
-    for number in range(24):
-        key = await worker.upload(bad_zips[number % len(bad_zips)], f"code/bad-{number}.zip")
+    keys = [await worker.upload(content) for content in bad_zips]
+    for key in keys * BAD_ROUNDS:
         message = worker.message(functionId="bad-archive", s3Key=key)
         jobs.append(Expected(message, lambda result: result["errorType"] == "INVALID_CODE"))
     return jobs
 
 
+@pytest.mark.timeout(2 * DEADLINE_S)
 async def test_no_honest_job_is_lost_or_changed_among_hostile_ones(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

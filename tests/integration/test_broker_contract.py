@@ -394,6 +394,38 @@ async def test_a_buried_message_keeps_its_own_attributes_and_says_where_it_came_
         assert len(attributes["reason"].encode()) <= 256
 
 
+ODD_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "names of ours": {
+        name: {"DataType": "String", "StringValue": "theirs"}
+        for name in ("reason", "receiveCount", "sourceQueue")
+    },
+    "as many as may be": {f"a{number}": {"DataType": "String", "StringValue": "x"} for number in range(10)},
+    "bytes": {"b": {"DataType": "Binary", "BinaryValue": bytes(range(256))}},
+    "numbers and types of their own": {
+        "n": {"DataType": "Number.int", "StringValue": "9" * 38},
+        "s": {"DataType": "String." + "x" * 200, "StringValue": "\u202e\ud55c<>&\n"},
+    },
+    "long names and values": {"n" * 256: {"DataType": "String", "StringValue": "v" * 100_000}},
+}
+
+
+@pytest.mark.parametrize("attributes", ODD_ATTRIBUTES.values(), ids=ODD_ATTRIBUTES.keys())
+async def test_a_message_with_odd_attributes_is_received_and_buried_like_others(
+    stack: EmbeddedStack, clients: AwsClients, attributes: dict[str, Any]
+):
+    async with sqs_queue(stack, clients) as queue:
+        await queue.client.send_message(
+            QueueUrl=queue.url, MessageBody="poison", MessageAttributes=attributes
+        )
+
+        assert await queue.broker.bury(await receive_one(queue.broker), "no requestId")
+
+        ((body, reason),) = await queue.dead_letters()
+        assert (body, reason) == ("poison", "no requestId")
+        await queue.broker.close()
+        assert await queue.depth() == (0, 0, 0)
+
+
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # 1 MiB: aiohttp's advice
 async def test_a_message_of_the_largest_size_can_be_buried(stack: EmbeddedStack, clients: AwsClients):
     async with sqs_queue(stack, clients) as queue:

@@ -310,6 +310,16 @@ async def test_a_stored_file_has_its_content_type(s3_shelf: S3Shelf, tmp_path: P
 
     head = await s3_shelf.client.head_object(Bucket=s3_shelf.bucket, Key="k")
     assert head["ContentType"] == "image/png"
+    assert "ContentDisposition" not in head
+
+
+@pytest.mark.parametrize("size", [5, 9 * MIB], ids=["in one", "in parts"])
+async def test_a_file_that_is_to_be_saved_says_so(s3_shelf: S3Shelf, tmp_path: Path, size: int):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size))
+    await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="text/html", to_be_saved=True)
+    head = await s3_shelf.client.head_object(Bucket=s3_shelf.bucket, Key="k")
+    assert (head["ContentType"], head["ContentDisposition"]) == ("text/html", "attachment")
 
 
 async def test_a_failed_upload_leaves_no_parts_behind(s3_shelf: S3Shelf, tmp_path: Path):

@@ -564,8 +564,11 @@ async def test_running_out_of_memory_is_told_though_the_kernel_killed_the_zygote
 
 @pytest.mark.parametrize("number", [1, 2, 9, 10, 15, 17, 19, 30, 34])
 async def test_the_supervisor_takes_no_signal(box, number):
-    ran = await box.run(f"import os\nos.kill(1, {number})\nprint('sent')")
-    assert ran.stdout == "sent\n"
+    # At the shared level our filter refuses it before the kernel ignores it.
+    ran = await box.run(
+        f"import os\ntry:\n    os.kill(1, {number})\nexcept PermissionError:\n    pass\nprint('tried')"
+    )
+    assert ran.stdout == "tried\n"
     after = await box.run("")
     assert ended_well(after)
     assert after.container_id == ran.container_id

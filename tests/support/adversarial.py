@@ -29,6 +29,7 @@ from support.containers import Ran, request_for, worker_home
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+    from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease
     from nanoagent.container.slot import WorkerHome
 
@@ -36,7 +37,7 @@ PROGRAMS = Path(__file__).parents[1] / "adversarial" / "programs"
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER)
 # Small, so that bombs reach them quickly; Node.js alone has eleven threads.
 LIMITS = Limits(processes=40, tmp_bytes=48 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
-_BUILD_LIMITS = replace(LIMITS, processes=512, tmp_bytes=256 * MIB)
+BUILD_LIMITS = replace(LIMITS, processes=512, tmp_bytes=256 * MIB)
 _BUILD_MEMORY_MB = 1024
 _CPUS = 1.0
 _MOST_CPUS = 2.0
@@ -137,20 +138,24 @@ class Yard:
 
     async def build(self, function: Function) -> bytes:
         """The function's program, by the recipe that the worker uses."""
+        built = await self.try_to_build(function, timeout_ms=120_000)
+        assert built.error_type is None, built.collected.stderr.text
+        return built.collected.files[0].spooled.read_bytes()
+
+    async def try_to_build(self, function: Function, *, timeout_ms: int) -> Execution:
+        """How building the function's program ended."""
         binding = function.binding(purpose="build", memory_mb=_BUILD_MEMORY_MB)
         request = request_for(
             b"",
             arguments=RECIPES[function.runtime].build,
-            timeout_ms=120_000,
+            timeout_ms=timeout_ms,
             open_files=1024,
             output_max_file_bytes=LIMITS.output_bytes,
             output_max_total_bytes=LIMITS.output_bytes,
             prepare_next=False,
         )
         async with self._pool.lease(binding) as lease:
-            built = await execution.execute(lease, request, self._spool())
-        assert built.error_type is None, built.collected.stderr.text
-        return built.collected.files[0].spooled.read_bytes()
+            return await execution.execute(lease, request, self._spool())
 
     def _spool(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._home.spool))
@@ -200,10 +205,11 @@ async def yard(
             await driver.close()
 
 
-async def built(runtime: Runtime) -> bytes:
-    """The adversary of a compiled language."""
-    async with yard(Isolation.SANDBOX, (runtime,), limits=_BUILD_LIMITS) as builders:
-        return await builders.build(builders.adversary(runtime))
+async def built(runtime: Runtime, files: dict[str, str] | None = None) -> bytes:
+    """The program of a compiled language that these files make: by default, its adversary."""
+    async with yard(Isolation.SANDBOX, (runtime,), limits=BUILD_LIMITS) as builders:
+        made = builders.adversary(runtime) if files is None else builders.function(runtime, files)
+        return await builders.build(made)
 
 
 class Shelf:

@@ -7,6 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,8 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
     assert {path.name for path in folder.iterdir()} <= {"code.zip", "tree", SIBLING}, "written outside"
     assert not any(sibling.iterdir()), "written into a sibling"
     assert archive.read_bytes() == content, "the archive was changed"
-    files, count = tree_of(tree)
+    # Where data were refused, the file that they were for is left unfinished: for the agent alone to read.
+    files, count = tree_of(tree, unfinished=int(info is None))
     size = sum(map(len, files.values()))
     assert size <= limits.unpacked_bytes, "more bytes than the limit"
     assert count <= limits.entries, "more files and folders than the limit"
@@ -103,18 +105,26 @@ def check_refusal(refusal: Rejected) -> None:
     assert len(refusal.message) <= LONGEST_MESSAGE, f"{len(refusal.message)} characters"
 
 
-def tree_of(tree: Path) -> tuple[dict[str, bytes], int]:
-    """The files below a folder by their paths, and how many files and folders there are."""
+def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes], int]:
+    """The files below a folder by their paths, and how many files and folders there are.
+
+    Raises:
+        AssertionError: There is a link or a device, or a file with unusual permissions; those of a file that
+            is not finished are usual for as many as `unfinished`.
+    """
     files: dict[str, bytes] = {}
     count = 0
+    modes: Counter[int] = Counter()
     for folder, folders, names in os.walk(tree):
         count += len(folders) + len(names)
         assert not any(Path(folder, name).is_symlink() for name in folders + names), "a link"
         for name in names:
             path = Path(folder, name)
             assert path.is_file(), "neither file nor folder"
-            assert path.stat().st_mode & 0o7777 in {0o444, 0o555}, "unusual permissions"
+            modes[path.stat().st_mode & 0o7777] += 1
             files[path.relative_to(tree).as_posix()] = path.read_bytes()
+    assert modes.keys() <= {0o444, 0o555, 0o600}, "unusual permissions"
+    assert modes[0o600] <= unfinished, "an unfinished file"
     return files, count
 
 

@@ -9,7 +9,7 @@ the error of the one that failed, or the name of the signal that ended it. Steps
     connect HOST PORT, unix NAME (abstract with @), resolve NAME
 
 Arguments of a call are integers, `@text`, `#hexadecimal` and `*size` for buffers, `$n` for what step n
-returned.
+returned. What follows the step `loop` is repeated until it fails (tests/adversarial/test_exhaustion.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.job import Runtime
 from nanoagent.result import Isolation
 from nanoagent.runtime.catalog import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from nanoagent.job import Runtime
 
 SANDBOX, SHARED, CONTAINER = Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER
 MACHINE: Final = platform.machine()
@@ -64,13 +63,15 @@ NUMBERS: Final = {
         shmget=29/194 socket=41/198 socketpair=53/199 swapoff=168/225 swapon=167/224 syslog=103/116
         tgkill=234/131 truncate=76/45 umount2=166/39 unlinkat=263/35 unshare=272/97
         userfaultfd=323/282 ustat=136 utimensat=280/88 vhangup=153/58 vmsplice=278/75 write=1/64
-        x32_getpid=0x40000027
+        epoll_create1=291/20 eventfd2=290/19 fcntl=72/25 inotify_init1=294/26 mlock=149/228
+        msgsnd=69/189 timer_create=222/107 timerfd_create=283/85 x32_getpid=0x40000027
         """.replace("0x40000027", str(0x4000_0027)).split()
     )
 }
 
 DONE: Final = "done"
 REFUSED: Final = frozenset({"EPERM", "EACCES", "ENOSYS"})
+REFUSED_BY_A_FILTER: Final = frozenset({"EPERM", "ENOSYS", "SIGSYS"})
 READ_ONLY: Final = frozenset({"EROFS", "EACCES", "EPERM", "ENOENT", "EXDEV"})
 NOT_THERE: Final = frozenset({"ENOENT", "EACCES", "ENOTDIR", "ENODATA", "EPERM", "EIO", "ESRCH"})
 NO_WAY: Final = frozenset({"ENETUNREACH", "ECONNREFUSED", "EADDRNOTAVAIL"})
@@ -277,6 +278,9 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
     control = "/sys/fs/cgroup"
     writes = (
         *(f"/slot/code/{entry}", "/slot/program", "/slot/configuration", "/nanosupervisor/supervisor"),
+        *("/nanosupervisor/interpreter", "/nanosupervisor/zygote.py", "/nanosupervisor/_nanozygote.so"),
+        *("/nanosupervisor/spare.blob", "/nanosupervisor/execute.node", "/nanosupervisor/build-cpp"),
+        *("/nanosupervisor/build-go", "/nanosupervisor/go-env", "/nanosupervisor/cpp-flags"),
         *("/etc/passwd", "/etc/ld.so.preload", "/etc/resolv.conf", "/usr/bin/perl", "/bin/sh"),
         *(
             f"/proc/sys/kernel/{name}"
@@ -308,7 +312,14 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
         *("/dev/vhost-vsock", "/dev/loop-control", "/dev/mapper/control", "/dev/hwrng", "/dev/cpu/0/msr"),
         *("/var/run/docker.sock", "/run/containerd/containerd.sock"),
     )
+    # Where the images keep what is built ahead; each has some of them.
+    caches = (
+        *("/nanosupervisor/pch", "/opt/go-cache", "/opt/go-cache/00", "/usr/lib/go/src", "/usr/include"),
+        *("/usr/lib/python3/dist-packages", "/usr/lib/python3/dist-packages/__pycache__"),
+        *("/usr/share/nodejs", "/var/cache", "/var/tmp", "/root/.cache", "/home/.cache"),
+    )
     creates = (
+        *(f"{folder}/x" for folder in caches),
         *(
             "/x",
             "/slot/x",
@@ -659,7 +670,7 @@ def _kernel() -> dict[str, Attack]:
         "rename the domain": Attack("call setdomainname @x 1"),
         "give pages to a pipe": Attack("call vmsplice 1 *16 1 0"),
         "ask for a file system's numbers": Attack("call ustat 0 *32"),
-        "make a call of the x32 kind": Attack("call x32_getpid", errors=frozenset({"ENOSYS", "SIGSYS"})),
+        "make a call of the x32 kind": Attack("call x32_getpid", errors=frozenset({"SIGSYS"})),
         "make a 32-bit call": Attack(
             _execute("/tmp/int80", _program(_INT_80_GETPID)),
             errors=frozenset({"SIGSYS", "SIGSEGV", "ENOEXEC"}),
@@ -687,3 +698,96 @@ def attacks_of(runtime: Runtime, host: HostAddresses) -> dict[str, dict[str, Att
 
 
 KINDS: Final = ("supervisor", "files", "walls", "identity", "sockets", "network", "IPC", "clock", "kernel")
+
+
+# --- every system call
+
+# x86-64's that are not refused as such, whatever they are asked to do; of those with a condition on an
+# argument (clone, socket, socketpair, ioprio_set, ...) the sweep's arguments meet none. A call that is not
+# here and gets through fails the test: look at what it can do before it is added.
+_GET_THROUGH: Final = """
+        read=0 write=1 open=2 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8 mmap=9 mprotect=10 munmap=11
+        brk=12 rt_sigaction=13 rt_sigprocmask=14 ioctl=16 pread64=17 pwrite64=18 readv=19 writev=20
+        access=21 pipe=22 select=23 sched_yield=24 mremap=25 msync=26 mincore=27 madvise=28 shmget=29
+        shmat=30 shmctl=31 dup=32 dup2=33 nanosleep=35 getitimer=36 alarm=37 setitimer=38 getpid=39
+        sendfile=40 connect=42 accept=43 sendto=44 recvfrom=45 sendmsg=46 recvmsg=47 shutdown=48 bind=49
+        listen=50 getsockname=51 getpeername=52 setsockopt=54 getsockopt=55 execve=59 wait4=61 kill=62
+        uname=63 semget=64 semop=65 semctl=66 shmdt=67 msgget=68 msgsnd=69 msgrcv=70 msgctl=71 fcntl=72
+        flock=73 fsync=74 fdatasync=75 truncate=76 ftruncate=77 getdents=78 getcwd=79 chdir=80 fchdir=81
+        rename=82 mkdir=83 rmdir=84 creat=85 link=86 unlink=87 symlink=88 readlink=89 chmod=90 fchmod=91
+        chown=92 fchown=93 lchown=94 umask=95 gettimeofday=96 getrlimit=97 getrusage=98 sysinfo=99
+        times=100 getuid=102 getgid=104 setuid=105 setgid=106 geteuid=107 getegid=108 setpgid=109
+        getppid=110 getpgrp=111 setsid=112 setreuid=113 setregid=114 getgroups=115 setresuid=117
+        getresuid=118 setresgid=119 getresgid=120 getpgid=121 setfsuid=122 setfsgid=123 getsid=124
+        capget=125 capset=126 rt_sigpending=127 rt_sigtimedwait=128 rt_sigqueueinfo=129
+        rt_sigsuspend=130 sigaltstack=131 utime=132 mknod=133 statfs=137 fstatfs=138 getpriority=140
+        sched_setparam=142 sched_getparam=143 sched_setscheduler=144 sched_getscheduler=145
+        sched_get_priority_max=146 sched_get_priority_min=147 sched_rr_get_interval=148 mlock=149
+        munlock=150 mlockall=151 munlockall=152 modify_ldt=154 prctl=157 arch_prctl=158 adjtimex=159
+        setrlimit=160 sync=162 gettid=186 readahead=187 setxattr=188 lsetxattr=189 fsetxattr=190
+        getxattr=191 lgetxattr=192 fgetxattr=193 listxattr=194 llistxattr=195 flistxattr=196
+        removexattr=197 lremovexattr=198 fremovexattr=199 tkill=200 time=201 sched_setaffinity=203
+        sched_getaffinity=204 epoll_create=213 remap_file_pages=216 getdents64=217 set_tid_address=218
+        restart_syscall=219 semtimedop=220 fadvise64=221 timer_create=222 timer_settime=223
+        timer_gettime=224 timer_getoverrun=225 timer_delete=226 clock_gettime=228 clock_getres=229
+        clock_nanosleep=230 epoll_wait=232 epoll_ctl=233 tgkill=234 utimes=235 mbind=237
+        set_mempolicy=238 get_mempolicy=239 mq_open=240 mq_unlink=241 mq_timedsend=242
+        mq_timedreceive=243 mq_notify=244 mq_getsetattr=245 waitid=247 ioprio_get=252 inotify_init=253
+        inotify_add_watch=254 inotify_rm_watch=255 openat=257 mkdirat=258 mknodat=259 fchownat=260
+        futimesat=261 newfstatat=262 unlinkat=263 renameat=264 linkat=265 symlinkat=266 readlinkat=267
+        fchmodat=268 faccessat=269 pselect6=270 ppoll=271 set_robust_list=273 get_robust_list=274
+        splice=275 tee=276 sync_file_range=277 utimensat=280 epoll_pwait=281 signalfd=282
+        timerfd_create=283 eventfd=284 fallocate=285 timerfd_settime=286 timerfd_gettime=287 accept4=288
+        signalfd4=289 eventfd2=290 epoll_create1=291 dup3=292 pipe2=293 inotify_init1=294 preadv=295
+        pwritev=296 rt_tgsigqueueinfo=297 recvmmsg=299 fanotify_mark=301 prlimit64=302 clock_adjtime=305
+        syncfs=306 sendmmsg=307 getcpu=309 sched_setattr=314 sched_getattr=315 renameat2=316 seccomp=317
+        getrandom=318 memfd_create=319 execveat=322 membarrier=324 mlock2=325 copy_file_range=326
+        preadv2=327 pwritev2=328 pkey_mprotect=329 pkey_alloc=330 pkey_free=331 statx=332 rseq=334
+        pidfd_send_signal=424 pidfd_open=434 close_range=436 openat2=437 faccessat2=439 epoll_pwait2=441
+        landlock_create_ruleset=444 landlock_add_rule=445 landlock_restrict_self=446 futex_waitv=449
+        cachestat=451 fchmodat2=452 futex_wake=454 futex_wait=455 futex_requeue=456
+"""
+CALLS_THAT_GET_THROUGH: Final = {
+    name: int(number) for name, number in (entry.split("=") for entry in _GET_THROUGH.split())
+}
+# Refused where it would outlive the run: outside a sandbox.
+CALLS_THAT_OUTLIVE: Final = frozenset(
+    {
+        "mq_open",
+        "mq_unlink",
+        "msgctl",
+        "msgget",
+        "msgrcv",
+        "msgsnd",
+        "semctl",
+        "semget",
+        "semop",
+        "semtimedop",
+    }
+    | {"shmat", "shmctl", "shmget"}
+)
+# Linux asks no filter of these two since 6.14 (kernel/seccomp.c): the breakpoints of a tracing host lead to
+# them. Called from anywhere else they fail or end the caller.
+CALLS_NO_FILTER_SEES: Final = {335: "uretprobe", 336: "uprobe"}
+CALLS_LEFT_OUT: Final = {
+    15: "rt_sigreturn: takes the caller's state from its stack, where nothing of it lies",
+    34: "pause: waits",
+    57: "fork: is not undone by what the caller is told",
+    58: "vfork: its child would return into its parent's frame",
+    60: "exit: ends one thread, and there may be others",
+    231: "exit_group: cannot be told from the end",
+}
+_LAST_CALL: Final = 511  # Linux 6.18 has 469
+_X32: Final = 0x4000_0000
+_LAST_CALL_OF_X32: Final = 547
+
+
+def calls_swept(runtime: Runtime) -> list[int]:
+    """Every system call there is, and numbers that some part of the kernel or of a filter might misread."""
+    # In the filter, x32 is one comparison; where each call takes a process of its own to start, some will do.
+    every = 1 if runtime is Runtime.CPP else 32
+    of_x32 = [_X32 + number for number in range(0, _LAST_CALL_OF_X32 + 1, every)]
+    # A mount and a new namespace to a kernel that looks at the low half of a number; the largest; -1, which
+    # is special where a tracer is.
+    odd = [(1 << 32) + NUMBERS[name]["x86_64"] for name in ("mount", "unshare")] + [0x7FFF_FFFF, -1]
+    return [number for number in (*range(_LAST_CALL + 1), *of_x32, *odd) if number not in CALLS_LEFT_OUT]

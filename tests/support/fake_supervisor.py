@@ -6,9 +6,10 @@ import asyncio
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from nanoagent.runtime import wire
+from nanoagent.runtime.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,3 +127,42 @@ class FakeSupervisor:
         """Hang up, as a container does that is killed. Idempotent."""
         if self._writer is not None:
             self._writer.close()
+
+
+class Writer:
+    """Takes what is written, and is the transport as well; nobody reads it."""
+
+    protocol: asyncio.Protocol
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.reads = True
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    @property
+    def transport(self) -> Writer:
+        return self
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self.protocol = protocol
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def abort(self) -> None:
+        self.protocol.connection_lost(None)
+
+
+def talk(data: bytes, *, hangs_up: bool = True, writer: Writer | None = None) -> Session:
+    """A session whose supervisor says all that, then hangs up or falls silent."""
+    writer = writer or Writer()
+    session = Session(asyncio.StreamReader(), cast("asyncio.StreamWriter", writer))
+    writer.protocol.data_received(data)
+    if hangs_up:
+        writer.protocol.connection_lost(None)
+    return session

@@ -60,7 +60,16 @@ class FolderStore:
             raise StorageError(f"{bucket}/{key}: {exc}") from exc
         return current
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
+    ) -> None:
         try:
             path = self.path(bucket, key)
             if not (self._root / bucket).is_dir():

@@ -21,6 +21,7 @@ from nanoagent.code.archive import ArchiveLimits, extract
 from nanoagent.errors import Rejected
 from support.archives import KIB, SMALL, tree_of, tried
 from support.raw_archives import archive_of
+from support.zips import RawEntry, raw_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -232,6 +233,19 @@ def test_any_archive_gives_its_tree_or_one_refusal_and_nothing_else(
     record_property("tried", ["archives", sum(taken.values())])
     assert taken[False], "nothing was refused"
     assert taken[True] or kind == "anything", "nothing was taken"
+
+
+def test_of_a_refused_archive_the_file_that_was_refused_is_for_nobody_else(
+    tmp_path: Path, record_property: Callable[[str, Any], None]
+) -> None:
+    """What hypothesis found first: the data of an entry are wrong, and the files before it are there."""
+    content = raw_zip(RawEntry(b"a", b"1"), RawEntry(b"b", b"2", crc=1), RawEntry(b"c", b"3"))
+
+    assert tried(tmp_path, content) is None
+
+    left = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "tree").iterdir()}
+    assert left == {"a": 0o444, "b": 0o600}
+    record_property("tried", ["archives", 1])
 
 
 def test_memory_is_bounded_by_the_archive_and_its_entries_whatever_is_in_it(

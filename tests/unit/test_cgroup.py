@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -332,6 +333,20 @@ def test_a_kernel_that_cannot_reset_says_so_and_leaves_nothing_open(v2, monkeypa
 def test_a_kernel_without_a_peak_cannot_reset_it(v2):
     (v2.folder / "memory.peak").unlink()
     assert not v2.reset_peak()
+
+
+def test_a_kernel_without_a_peak_leaves_a_runs_peak_unknown_and_the_rest_measured(v2):
+    (v2.folder / "memory.peak").unlink()
+    meter = RunMeter(v2)
+    (v2.folder / "memory.events").write_text("oom_kill 4\n")
+    meter.sample()
+    assert meter.read() == MemoryUse(peak_bytes=None, oom_kills=1, refused_processes=0)
+
+
+def test_a_group_that_is_gone_has_no_unknown_peak(v2):
+    shutil.rmtree(v2.folder)
+    with pytest.raises(FileNotFoundError):
+        v2.peak_bytes()
 
 
 # --- one run's use

@@ -11,13 +11,15 @@ import pytest
 
 from nanoagent import __version__, agent, cli, sender
 from nanoagent.config import Settings
+from nanoagent.doctor import examination, gather
+from nanoagent.doctor.finding import Area, Finding, Verdict
 from nanoagent.errors import ConfigError, PlatformError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COMMANDS = ("run", "check", "send", "demo", "dev", "version")
+COMMANDS = ("run", "check", "doctor", "selftest", "send", "demo", "dev", "version")
 
 
 @pytest.fixture(autouse=True)
@@ -235,6 +237,47 @@ def test_a_check_for_people_shows_settings_and_problems_as_they_are(
     assert "http://[::1]/[/x]" in shown
     assert "hunter2" not in shown
     assert "REDIS_PASSWORD" in shown
+
+
+# --- doctor
+
+
+@pytest.mark.parametrize(
+    ("verdict", "settings_are_wrong", "code"),
+    [(Verdict.WARNING, False, 0), (Verdict.PROBLEM, False, 1), (Verdict.PROBLEM, True, 2)],
+)
+def test_the_worst_that_the_doctor_finds_is_the_exit_code(
+    verdict: Verdict,
+    settings_are_wrong: bool,  # noqa: FBT001 - pytest's way
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    async def examine(env_file: Path) -> examination.Examination:
+        found = Finding(Area.DISK, "full", verdict, "make room")
+        return examination.Examination([found], settings_are_wrong)
+
+    monkeypatch.setattr(examination, "examine", examine)
+    assert cli.main(["doctor", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["ok"] == (code == 0)
+    assert cli.main(["doctor"]) == code
+    assert f"{verdict}: disk: full\n    remedy: make room\n" in capsys.readouterr().out
+
+
+def test_a_part_of_the_doctor_that_faints_is_a_finding_beside_the_others(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def faint(settings: Settings) -> None:
+        raise ZeroDivisionError("hunter2 by nothing")
+
+    monkeypatch.setattr(gather, "redis", faint)
+    assert cli.main(["doctor", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    said = {found["area"]: found for found in document["findings"] if "itself failed" in found["found"]}
+    assert list(said) == ["Redis"]
+    assert said["Redis"]["verdict"] == "could not be told"
+    assert "ZeroDivisionError: *** by nothing" in said["Redis"]["found"]
+    assert {found["area"] for found in document["findings"]} >= {"kernel", "disk", "SQS", "S3", "Docker"}
 
 
 # --- send

@@ -20,10 +20,10 @@ from nanoagent.code import archive
 from nanoagent.code import cache as cache_module
 from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.code.cache import CodeCache, FetchOutcome, ProgramCache
-from nanoagent.code.flights import in_thread
 from nanoagent.code.store import DiskCache, Use, eviction_order
 from nanoagent.errors import PlatformError, Rejected, StorageError
 from nanoagent.result import ErrorType
+from nanoagent.threads import in_thread
 from support.folder_store import FolderStore
 from support.zips import make_zip, raw_zip, symlink
 

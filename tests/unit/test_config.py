@@ -196,6 +196,9 @@ def test_everything_that_is_wrong_is_listed_at_once(problems: Callable[..., tupl
         ("MAX_RESULT_BYTES", "100", "greater than or equal to 4096"),
         ("OUTPUT_URL_STYLE", "fancy", "'plain' or 'presigned'"),
         ("DOCKER_WORK_DIR_ROOT", "/" + "x" * 60, "Unix sockets are made below it"),
+        ("DOCKER_RUNTIME", "/usr/bin/runsc", "should match pattern"),
+        ("CONTAINER_UID_BASE", "55537", "should be at most 55536, or at least 65536"),
+        ("CONTAINER_UID_BASE", "65535", "should be at most 55536, or at least 65536"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(
@@ -321,3 +324,21 @@ def test_a_relative_work_folder_becomes_absolute(
 
 def test_prices_are_exact(load: Callable[..., Settings]):
     assert load(PRICE_PER_GB_SECOND="0.1").price_per_gb_second == Decimal("0.1")
+
+
+def test_the_secrets_are_those_of_the_settings_and_of_the_sdk_and_passwords_in_urls(
+    load: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key-id",
+        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_SESSION_TOKEN": "session",
+        "AWS_ENDPOINT_URL_S3": "http://user:of%20s3@127.0.0.1:9",
+        "HTTPS_PROXY": "http://user:of-proxy@127.0.0.1:9",
+        "AWS_ENDPOINT_URL": "http://[no-url",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load(REDIS_PASSWORD="of-redis", AI_ENDPOINT="http://user:of-ai@127.0.0.1:9")
+    assert {"key-id", "secret-key", "session", "of s3", "of-proxy", "of-redis", "of-ai"} == set(
+        settings.secrets
+    )

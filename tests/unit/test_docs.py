@@ -17,6 +17,7 @@ import pytest
 from nanoagent import config, job, runner
 from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
 from nanoagent.telemetry.metrics import Metrics
+from support import recorder
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCE: Final = ROOT / "src/nanoagent"
@@ -268,34 +269,18 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes(message)
     assert [part for part in parts if not any(part.rstrip() in text for text in _sentences())] == []
 
 
-def test_the_policy_allows_exactly_the_calls_that_the_worker_makes():
-    actions = {
-        "receive_message": "sqs:ReceiveMessage",
-        "delete_message_batch": "sqs:DeleteMessage",
-        "change_message_visibility": "sqs:ChangeMessageVisibility",
-        "change_message_visibility_batch": "sqs:ChangeMessageVisibility",
-        "get_queue_attributes": "sqs:GetQueueAttributes",
-        "get_queue_url": "sqs:GetQueueUrl",
-        "send_message": "sqs:SendMessage",
-        "get_object": "s3:GetObject",
-        "put_object": "s3:PutObject",
-        "head_object": "s3:GetObject",
-        "create_multipart_upload": "s3:PutObject",
-        "upload_part": "s3:PutObject",
-        "complete_multipart_upload": "s3:PutObject",
-        "abort_multipart_upload": "s3:AbortMultipartUpload",
-        "put_metric_data": "cloudwatch:PutMetricData",
-    }
-    adapters = "".join(
-        (SOURCE / name).read_text() for name in ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")
-    )
-    # Signing a link asks nobody.
-    calls = set(re.findall(r"self\._client\.(\w+)\(", adapters)) - {"generate_presigned_url"}
-    allowed: set[str] = set()
-    for statement in json.loads(read("deploy/iam-policy.json"))["Statement"]:
-        listed = statement["Action"]
-        allowed |= {listed} if isinstance(listed, str) else set(listed)
-    assert allowed == {actions[call] for call in calls}
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("iam-policy.json", ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")),
+        ("iam-policy-sender.json", ("sender.py",)),
+    ],
+)
+def test_a_policy_allows_the_calls_that_stand_in_the_code(name, modules):
+    # Quick; tests/e2e/test_iam.py holds the real thing to it.
+    calls = recorder.operations_in(*(SOURCE / module for module in modules))
+    allowed = recorder.grants_of(json.loads(read(f"deploy/{name}")))
+    assert {grant.action for grant in allowed} == {recorder.ACTIONS[call] for call in calls}
 
 
 # --- form

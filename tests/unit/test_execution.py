@@ -217,6 +217,11 @@ async def test_a_container_that_the_kernel_killed_for_memory_is_the_programs_fau
     assert (ran.error_type, ran.exit_code) == (ErrorType.OUT_OF_MEMORY, 137)
 
 
+async def test_a_container_whose_own_kernel_ends_for_want_of_threads_is_the_programs_fault(tmp_path):
+    ran = await dies_under(Group(refused=2), tmp_path)
+    assert (ran.error_type, ran.exit_code) == (ErrorType.PROCESS_LIMIT, 137)
+
+
 @pytest.mark.parametrize("group", [Group(), Group(gone=True), None], ids=["seen", "gone", "unseen"])
 async def test_a_container_that_died_for_another_reason_is_our_fault(tmp_path, group):
     with pytest.raises(stream.Gone):

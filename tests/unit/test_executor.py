@@ -14,7 +14,14 @@ from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
-from nanoagent.errors import ContainerError, PlatformError, StorageError
+from nanoagent.errors import (
+    BrokerError,
+    ContainerError,
+    PlatformError,
+    ProtocolError,
+    SinkError,
+    StorageError,
+)
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
@@ -255,9 +262,9 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
     held: list[tuple[int, int]] = []
     put = rig.store.put
 
-    async def noted_put(bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
+    async def noted_put(bucket: str, key: str, source: Path, **said: Any) -> None:
         held.append((rig.slots.used.memory_mb, rig.pool.out))
-        await put(bucket, key, source, content_type=content_type, fence=fence)
+        await put(bucket, key, source, **said)
 
     async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
@@ -585,8 +592,19 @@ async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
 async def test_a_job_that_was_given_up_is_reported_as_a_platform_failure(rig: Rig):
     result = rig.executor.failed(Attempt(make_job(), 5, 0), PlatformError("Redis is away"))
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
-    assert (result.error_message, result.attempt, result.exit_code) == ("Redis is away", 5, -1)
+    assert (result.attempt, result.exit_code) == (5, -1)
     assert result.hint
+
+
+@pytest.mark.parametrize(
+    "kind", [PlatformError, BrokerError, SinkError, StorageError, ContainerError, ProtocolError]
+)
+def test_of_a_failure_of_ours_the_sender_learns_the_part_and_nothing_that_it_said(
+    rig: Rig, kind: type[PlatformError]
+):
+    failure = kind("http://key:secret@10.0.0.7: /var/cache/nanoagent is full")
+    message = rig.executor.failed(Attempt(make_job(), 5, 0), failure).error_message
+    assert message == f"{kind.told}; the worker's log says more of this requestId"
 
 
 # --- what the program finds in its environment

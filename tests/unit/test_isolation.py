@@ -39,6 +39,13 @@ async def test_a_host_that_allows_it_gets_a_sandbox(home):
     assert await probed(FakeDriver(), home) == Verdict(Isolation.SANDBOX)
 
 
+async def test_the_level_is_that_of_the_runtime_that_containers_are_made_with(home):
+    driver = FakeDriver(Script(why_not_sandboxed=FORBIDDEN))
+    verdict = await probe(driver, home, fake_policy(docker_runtime="runsc"), apparmor=None)
+    assert verdict.isolation is Isolation.SHARED
+    assert [spec.docker_runtime for spec in driver.created] == ["runsc"]
+
+
 async def test_the_apparmor_profile_is_used_where_there_is_apparmor(home):
     driver = FakeDriver()
     assert await probed(driver, home, "ours") == Verdict(Isolation.SANDBOX, "ours")

@@ -228,22 +228,92 @@ def test_a_message_without_a_request_id_is_unreadable():
         "{",
         '{"requestId":"r1"',
         '{"requestId":"r1"} x',
-        '{"requestId":"r1","s3Key":"k","input":NaN}',
-        '{"requestId":"r1","s3Key":"k","input":Infinity}',
+        '{"requestId":"r1","s3Key":"k","input":nan}',
+        '{"requestId":"r1","s3Key":"k","input":NaN',
         '{"requestId":"r1","s3Key":"k","input":01}',
         '{"requestId":"r1","s3Key":"k","input":"\\q"}',
         '{"requestId":"r1","s3Key":"k","input":"\x01"}',
-        '{"requestId":"r1","s3Key":"k","functionId":"\\ud800"}',
         '{"requestId":"r1","s3Key":"k","functionId":"\ud800"}',
+        '{"requestId":"\\ud800","s3Key":"k"}',
+        '{"requestId":NaN,"s3Key":"k"}',
+        '{"s3Key":"k","input":NaN}',
+        '{"requestId":"r1","input":NaN,}',
+        '{"requestId":"r1","input":NaN "s3Key":"k"}',
+        '{"requestId":"r1","input" NaN}',
+        '{,"requestId":"r1","input":NaN}',
+        '{"requestId":"r1","input":NaN}}',
+        '{5:1,"requestId":"r1","input":NaN}',
+        "[NaN]",
         "{'requestId':'r1'}",
-        '\ufeff{"requestId":"r1"}',
+        '\ufeff\ufeff{"requestId":"r1"}',
         b"\xff\xfe\x00",
+        b'{"requestId":"r1","s3Key":"k","input":"\xff"}',
+        b'{"requestId":"r1","s3Key":"k","unknown":"\xed\xa0\x80"}',
+        '{"requestId":"r1","s3Key":"k"}'.encode("utf-16"),
         b'{"requestId":"\xff"}',
     ],
 )
 def test_what_is_no_json_object_is_unreadable(body: str | bytes):
     with pytest.raises(UnreadableMessage):
         parse_job(body, DEFAULTS)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_told_to_the_sender(constant: str):
+    """Python's json.dumps writes them."""
+    body = f'{{"requestId":"r1","s3Key":"k","functionId":"f","input":[1,{{"a":{constant}}}]}}'
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(body, DEFAULTS)
+    assert (caught.value.request_id, caught.value.function_id) == ("r1", "f")
+    assert caught.value.rejection.message == f"input has {constant}; expected JSON, which knows none"
+
+
+def test_of_many_numbers_that_json_does_not_have_one_is_named():
+    many = ",".join(f'"{"n" * 200}{number}":NaN' for number in range(1000))
+    body = f'{{"requestId":"r1",{many},"s3Key":"k"}}'
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(body, DEFAULTS)
+    assert caught.value.rejection.message.startswith('"nnn')
+    assert len(caught.value.rejection.message) < 200
+
+
+LONE = '"\\ud800 \\uDFFF \\ud83d\\ud83d\\ude00"'
+
+
+def test_lone_surrogates_within_the_input_reach_the_code_as_they_are():
+    """JavaScript's JSON.stringify writes them, and they are JSON (RFC 8259, section 8.2)."""
+    text = f"{{ {LONE} : [{LONE}, 1E400, {'9' * 5000}] }}"
+    job = parse_job(f' {{ "input" : {text} , "requestId":"r1" ,"s3Key":"k" }} ', DEFAULTS)
+    assert (job.request_id, job.s3_key, job.payload) == ("r1", "k", text.encode())
+
+
+def test_lone_surrogates_in_unknown_fields_are_ignored_like_these():
+    body = f'{{"requestId":"r1","s3Key":"f.zip",{LONE}:0,"x":{LONE}}}'
+    assert parse_job(body, DEFAULTS) == parse()
+
+
+@pytest.mark.parametrize("name", ["functionId", "runtime", "s3Key", "s3Bucket", "memoryMb", "modelId"])
+def test_lone_surrogates_in_another_field_are_refused_with_its_name(name: str):
+    body = f'{{"requestId":"r1","s3Key":"k","{name}":"\\ud800"}}'
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(body, DEFAULTS)
+    assert caught.value.request_id == "r1"
+    assert caught.value.rejection.message.startswith(f'{name} is "\\ud800"; expected ')
+
+
+def test_a_byte_order_mark_is_ignored():
+    body = '{"requestId":"r1","s3Key":"k"}'
+    assert parse_job("\ufeff" + body, DEFAULTS) == parse_job(body, DEFAULTS)
+    assert parse_job(body.encode("utf-8-sig"), DEFAULTS) == parse_job(body, DEFAULTS)
+
+
+def test_line_breaks_and_what_cannot_be_printed_are_escaped_in_what_the_sender_is_told():
+    body = '{"requestId":"r1","s3Key":"k","memoryMb":{\n"\x7f\u202e":\t1},"runtime":"go\\n\\u001b[2J"}'
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(body, DEFAULTS)
+    assert caught.value.rejection.message.isprintable()
+    assert '{\\n"\\x7f\\u202e":\\t1}' in caught.value.rejection.message
+    assert caught.value.runtime == "go\\n\\x1b[2J"
 
 
 @pytest.mark.parametrize("field", ["input", "requestId", "memoryMb", "unknown"])

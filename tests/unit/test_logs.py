@@ -3,23 +3,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+from urllib.parse import quote, quote_plus
 
 import pytest
 import structlog
 
 from nanoagent.telemetry import logs
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 class Terminal(io.StringIO):
@@ -160,6 +149,7 @@ def test_fields_that_only_sound_like_secrets_are_shown(stream):
     [
         "redis://user:hunter2@cache:6379/0",
         "https://hunter2@example.org/x",
+        "https://user:p@hunter2@example.org/x",
         "https://b.example.org/k?X-Amz-Credential=hunter2&X-Amz-Signature=hunter2&X-Amz-Expires=60",
     ],
 )
@@ -173,6 +163,61 @@ def test_credentials_inside_urls_are_hidden_wherever_they_stand(stream, log_form
     assert "hunter2" not in stream.getvalue()
     assert stream.getvalue().count("***") >= 4
     assert "example.org" in stream.getvalue() or "cache:6379" in stream.getvalue()
+
+
+AWKWARD = 'pass"wörd/hunter2 &\\x'
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        # What Redis answers where AUTH is no command, as from a proxy that does not have it.
+        f"ERR unknown command 'AUTH', with args beginning with: 'worker' '{AWKWARD}'",
+        f"wrong password: {AWKWARD!r}",
+        json.dumps({"said": AWKWARD}),
+        json.dumps({"said": AWKWARD}, ensure_ascii=False),
+        f"https://example.org/?key={quote(AWKWARD)}&other={quote_plus(AWKWARD)}",
+    ],
+)
+def test_a_secret_of_our_own_is_hidden_by_its_value_however_it_is_written(stream, log_format, said):
+    logs.configure(log_format, "INFO", stream=stream)
+    logs.hide(["other-secret", AWKWARD])
+    structlog.get_logger().info(f"asked: {said}", said=said, deep={"list": [said]})
+    try:
+        fail_to_connect(said)
+    except ConnectionError:
+        logging.getLogger("library").exception("cannot: %s", said)
+    assert "hunter2" not in stream.getvalue()
+    assert stream.getvalue().count("***") >= 5
+    if log_format == "json":
+        assert len(lines(stream)) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "AKIAHUNTER2HUNTER2AA is no key",
+        "user ASIAHUNTER2HUNTER2AA",
+        "'SecretAccessKey': 'hunter2'",
+        '"aws_session_token" : "hunter2"',
+        "password=hunter2&user=x",
+        "Passwd: hunter2",
+    ],
+)
+def test_what_is_written_as_a_credential_is_hidden_whoever_it_belongs_to(stream, said):
+    logs.configure("json", "INFO", stream=stream)
+    structlog.get_logger().info(said)
+    (line,) = lines(stream)
+    assert "hunter2" not in str(line["event"]).lower()
+    assert "***" in str(line["event"])
+
+
+def test_a_secret_that_would_be_a_part_of_words_is_left_to_the_other_ways(stream):
+    logs.configure("json", "INFO", stream=stream)
+    logs.hide(["red", ""])
+    structlog.get_logger().info("rendered", redis_password="red")
+    assert lines(stream)[0].items() >= {"event": "rendered", "redis_password": "***"}.items()
 
 
 def test_a_url_without_credentials_is_shown_whole(stream):
@@ -194,3 +239,37 @@ def test_configuring_again_replaces_what_was_before(stream):
     logging.getLogger("library").warning("once")
     structlog.get_logger().info("once")
     assert len(lines(stream)) == 2
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x9b2Jb", "a\nb", "a\u202eb", "a\u2028b", "a\ab", "\ud800"])
+def test_a_strangers_text_gives_a_terminal_no_orders_and_makes_no_second_line(stream, text):
+    logs.configure("text", "INFO", stream=stream)
+    structlog.get_logger().info(text, key=text)
+    (line,) = stream.getvalue().split("\n")[:-1]
+    assert line.isprintable()
+    assert line.count(text.encode("unicode_escape").decode()) == 2
+
+
+def test_a_traceback_at_a_terminal_keeps_its_lines(stream):
+    logs.configure("text", "INFO", stream=stream)
+    try:
+        int("a\nb")
+    except ValueError:
+        structlog.get_logger().exception("failed", stack_info=True)
+    assert "\nTraceback (most recent call last):\n" in stream.getvalue()
+    assert "\nStack (most recent call last):\n" in stream.getvalue()
+
+
+class Unread(io.StringIO):
+    """As a pipe whose reader is gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_a_log_that_nobody_reads_any_more_stops_nothing():
+    logs.configure("json", "INFO", stream=Unread())
+    structlog.get_logger().info("stopping")

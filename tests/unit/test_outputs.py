@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mimetypes
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
+# As Python knows them, whatever the host's own files say.
+KNOWN_TYPES = {"application/octet-stream"}.union(
+    *(table.values() for table in mimetypes.MimeTypes().types_map)
+)
 LINK = "https://s3.ap-northeast-2.amazonaws.com/data/outputs/r1/"
 
 
@@ -35,16 +40,30 @@ class Store(FolderStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.types: dict[str, str] = {}
+        self.saved: set[str] = set()
         self.now = 0
         self.most = 0
         self.expires_s: int | None = None
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
+    ) -> None:
         self.now += 1
         self.most = max(self.most, self.now)
         self.types[key] = content_type
+        if to_be_saved:
+            self.saved.add(key)
         await asyncio.sleep(0)
-        await super().put(bucket, key, source, content_type=content_type, fence=fence)
+        await super().put(
+            bucket, key, source, content_type=content_type, to_be_saved=to_be_saved, fence=fence
+        )
         self.now -= 1
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
@@ -173,6 +192,11 @@ async def test_a_run_that_left_nothing_uploads_nothing(
         ("nul\0", "nul\0", "control characters"),
         ("\udcff.txt", "\ufffd.txt", "not valid UTF-8"),
         ("\u202etxt.exe", "\u202etxt.exe", "control characters"),
+        ("a\u200fb", "a\u200fb", "control characters"),
+        ("a\u2028b", "a\u2028b", "control characters"),
+        ("a\u2029b", "a\u2029b", "control characters"),
+        ("a\x85b", "a\x85b", "control characters"),
+        ("a\uffffb", "a\uffffb", "control characters"),
         ("../up", "../up", "an empty part, . or .."),
         ("a/../b", "a/../b", "an empty part, . or .."),
         ("a//b", "a//b", "an empty part, . or .."),
@@ -195,6 +219,15 @@ async def test_a_bad_name_is_refused_by_name_and_the_others_are_uploaded(
     assert error.path == shown
     assert reason in error.reason
     results.encode(a_result(output_errors=refused))  # can be told
+
+
+async def test_a_name_of_a_hundred_kilobytes_is_told_shortened(
+    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile]
+):
+    """No honest supervisor sends one; of another's, a hundred would make a result of ten megabytes."""
+    links, (error,) = await make_uploader().upload("r1", [spool("\n" * 100_000)])
+    assert links == []
+    assert error.path == "\n" * 1024
 
 
 def test_a_key_of_1024_bytes_is_the_longest():
@@ -223,6 +256,15 @@ async def test_a_store_that_fails_fails_the_upload(
         ("a", "application/octet-stream"),
         ("a.unknown-kind", "application/octet-stream"),
         ("결과.txt", "text/plain; charset=utf-8"),
+        # What mimetypes.guess_type would take for a URL that names its own type, or for one that cannot be.
+        ("data:text/html,x", "application/octet-stream"),
+        ("data:text/html,x.png", "image/png"),
+        ("data:가/나,x", "application/octet-stream"),
+        ("data:text/html;x=y\N{BULLET}/z,", "application/octet-stream"),
+        ("http:[x.txt", "text/plain; charset=utf-8"),
+        ("a.png#.html", "text/html; charset=utf-8"),
+        ("a.html?x.png", "image/png"),
+        (".png", "application/octet-stream"),
     ],
 )
 def test_the_content_type_follows_the_name(name: str, expected: str):
@@ -234,6 +276,53 @@ async def test_the_store_is_told_the_content_type(
 ):
     await make_uploader().upload("r1", [spool("a.png")])
     assert store.types == {"outputs/r1/a.png": "image/png"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.html",
+        "a.HTM",
+        "a.svg",
+        "a.xhtml",
+        "a.xml",
+        "a.js",
+        "a.mjs",
+        "a.mht",
+        "a.css",
+        "a.swf",
+        "a",
+        "a.exe",
+    ],
+)
+async def test_what_could_run_under_the_buckets_name_is_to_be_saved(
+    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store, name: str
+):
+    await make_uploader().upload("r1", [spool(name)])
+    assert store.saved == {f"outputs/r1/{name}"}
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.csv", "a.json", "a.pdf", "a.png", "a.JPG", "a.gif", "a.mp4", "a.wav", "a.log.txt"]
+)
+async def test_what_only_shows_is_shown(
+    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store, name: str
+):
+    await make_uploader().upload("r1", [spool(name)])
+    assert store.saved == set()
+
+
+async def test_a_log_is_shown(make_uploader: Callable[..., OutputUploader], store: Store):
+    await make_uploader(max_result_bytes=4096).document(a_result(stdout="<script>" * 1000))
+    assert (store.types, store.saved) == ({"logs/r1/stdout.txt": "text/plain; charset=utf-8"}, set())
+
+
+@UNHURRIED
+@given(path=st.text(min_size=1) | st.from_regex(r"(data|http|file):[a-z/;,=\w\[\]]*", fullmatch=True))
+def test_whatever_the_name_the_content_type_is_one_of_a_known_table(path: str):
+    kind, _, rest = content_type_of(path).partition(";")
+    assert kind in KNOWN_TYPES
+    assert rest == (" charset=utf-8" if kind.startswith("text/") else "")
 
 
 # --- the document
@@ -294,11 +383,26 @@ async def test_logs_that_cannot_be_stored_fail_the_document(make_uploader: Calla
         await uploader.document(a_result(stdout="x" * 10_000))
 
 
-def test_a_list_that_is_too_long_by_itself_is_summed_up():
-    result = a_result(output_files=[f"{LINK}{number:0500}" for number in range(100)], stdout="short")
-    document = json.loads(shortened(result, 8192))
-    assert document["outputFiles"] == []
-    assert document["outputErrors"] == [{"path": "", "reason": "100 links do not fit into the result"}]
+def test_of_links_that_do_not_all_fit_some_are_kept_and_the_others_counted():
+    links = [f"{LINK}{number:0500}" for number in range(100)]
+    document = json.loads(shortened(a_result(output_files=links, stdout="short"), 8192))
+    kept = len(document["outputFiles"])
+    assert kept == 12
+    assert document["outputFiles"] == links[:kept]
+    said = f"{100 - kept} links do not fit into the result"
+    assert document["outputErrors"] == [{"path": "", "reason": said}]
+
+
+def test_a_hundred_long_names_that_were_refused_cost_no_link():
+    """In JSON a control character takes six bytes: these names take 600 KB."""
+    errors = [OutputError("\1" * 1024, "is a link") for _ in range(100)]
+    links = [f"{LINK}{number}" for number in range(100)]
+    document = json.loads(shortened(a_result(output_files=links, output_errors=errors), 512 * 1024))
+    assert document["outputFiles"] == links
+    assert len(document["outputErrors"]) == 51
+    assert document["outputErrors"][-1]["reason"] == (
+        "50 more files that were not uploaded do not fit into the result"
+    )
 
 
 nasty = st.text(

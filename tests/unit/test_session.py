@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.runtime import session as session_module
@@ -17,6 +18,8 @@ from nanoagent.runtime.session import Overdue, Session, captured, exit_code_of, 
 from nanoagent.runtime.stream import Gone
 from support import fake_supervisor as says
 from support.containers import request_for
+from support.fake_supervisor import Writer, talk
+from support.fakes import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,45 +35,6 @@ REQUEST = request_for(
     prepare_next=False,
 )
 REPORT = wire.ExitReport(0, wire.ExitFlag(0), *[0] * 9)
-
-
-class Writer:
-    """Takes what is written, and is the transport as well; nobody reads it."""
-
-    protocol: asyncio.Protocol
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.reads = True
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    @property
-    def transport(self) -> Writer:
-        return self
-
-    def set_protocol(self, protocol: asyncio.Protocol) -> None:
-        self.protocol = protocol
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    def abort(self) -> None:
-        self.protocol.connection_lost(None)
-
-
-def talk(data: bytes, *, hangs_up: bool = True, writer: Writer | None = None) -> Session:
-    """A session whose supervisor says all that, then hangs up or falls silent."""
-    writer = writer or Writer()
-    session = Session(asyncio.StreamReader(), cast("asyncio.StreamWriter", writer))
-    writer.protocol.data_received(data)
-    if hangs_up:
-        writer.protocol.connection_lost(None)
-    return session
 
 
 async def whole_run(session: Session, spool: Path) -> session_module.Collected:
@@ -260,6 +224,12 @@ async def test_refusals_without_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(session_module, "_MAX_REFUSED_FRAMES", 150)
     with pytest.raises(ProtocolError, match="more files than there can be"):
         await talk(says.refused(b"x") * 151, hangs_up=False).collect(REQUEST, REPORT, tmp_path)
+
+
+def test_no_setting_makes_possible_more_refusals_than_are_heard():
+    make_settings(max_inodes=session_module._MAX_REFUSED_FRAMES)
+    with pytest.raises(ValidationError):
+        make_settings(max_inodes=session_module._MAX_REFUSED_FRAMES + 1)
 
 
 async def test_many_refusals_are_summed_up(tmp_path):

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +18,6 @@ from support.fake_supervisor import hello
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 WAIT_S = 20.0
 
@@ -151,11 +153,40 @@ async def test_another_user_is_hung_up_on(slot):
     writer.close()
 
 
-async def test_a_path_too_long_for_a_socket_is_our_own_error(tmp_path):
-    folder = tmp_path / ("x" * 100)
-    folder.mkdir()
+async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he_said(slot):
+    await slot.listen()
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    writer.write(hello())
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0.05)
+    slot.admit({os.getuid(), 4711})
+    await (await slot.session(WAIT_S)).greet()
+    writer.close()
+
+
+async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(slot):
+    await slot.listen()
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    slot.admit({os.getuid() + 1})
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0.05)
+    writer.close()
+
+
+async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
     with pytest.raises(ContainerError, match="no socket could be made"):
-        await Slot(folder).listen(os.getuid())
+        await Slot(tmp_path / "gone").listen(os.getuid())
+
+
+async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    # What the other end, and /proc/net/unix of its network namespace, show of ours.
+    assert re.fullmatch(r"/proc/self/fd/\d+/agent\.sock", writer.get_extra_info("peername"))
+    assert str(slot.path) not in Path("/proc/net/unix").read_text()
+    writer.close()
 
 
 async def test_removing_hangs_up_and_leaves_nothing(slot):
@@ -225,3 +256,25 @@ async def test_code_that_is_gone_is_our_own_error(slot, tmp_path):
 
 async def test_the_containers_user_may_read_the_folder_but_not_write(slot):
     assert slot.path.stat().st_mode & 0o777 == 0o755
+
+
+async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folder_is_removed(
+    slot: Slot, tmp_path: Path
+):
+    (tmp_path / "main.py").write_text("print()")
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def link(source: Path, target: Path) -> None:
+        begun.set()
+        may_go_on.wait(WAIT_S)
+        link_tree(source, target)
+
+    linking = asyncio.create_task(slot._link(link, tmp_path, slot.path / "code"))
+    await asyncio.to_thread(begun.wait, WAIT_S)
+    linking.cancel()
+    asyncio.get_running_loop().call_later(0.1, may_go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await linking
+    assert (slot.path / "code/main.py").exists()
+    await slot.remove()
+    assert not slot.path.exists()

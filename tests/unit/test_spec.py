@@ -94,6 +94,12 @@ def test_nothing_is_logged_restarted_or_shared():
     assert BODY["Env"] == []
 
 
+def test_docker_chooses_the_runtime_unless_one_is_asked_for():
+    assert "Runtime" not in HOST
+    body = create_body(replace(SPEC, docker_runtime="runsc"))
+    assert body["HostConfig"] == HOST | {"Runtime": "runsc"}
+
+
 def test_the_container_names_its_worker():
     assert BODY["Labels"] == {
         "nanoagent.worker": "worker",

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from nanoagent.errors import ConfigError
-from nanoagent.telemetry import systemd
+from nanoagent.telemetry import logs, systemd
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer
 
@@ -52,6 +52,17 @@ def test_the_document_names_each_part_and_its_reason(health):
         "status": "not ready",
         "parts": {"docker": {"ok": False, "reason": "no answer"}, "redis": {"ok": True, "reason": ""}},
     }
+
+
+async def test_what_a_service_has_quoted_is_shown_without_secrets(http, health):
+    logs.hide(["hunter2"])
+    try:
+        health.set("redis", False, "ERR unknown command 'AUTH', with args beginning with: 'hunter2'")
+        async with http.get("/readyz") as response:
+            document = await response.json()
+    finally:
+        logs.hide([])
+    assert document["parts"]["redis"]["reason"].endswith("beginning with: '***'")
 
 
 async def test_metrics_are_shown_in_prometheus_own_format(http):

@@ -105,10 +105,14 @@ def test_a_file_is_a_size_and_a_path():
     assert wire.decode_file(struct.pack("<Q", 2**40) + b"a/\xff") == (2**40, b"a/\xff")
 
 
-@pytest.mark.parametrize("payload", [b"", b"\1", b"\0x", b"\x08x", b"\xffx"])
-def test_a_refusal_without_a_known_reason_or_a_path_is_refused(payload):
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\0x", b"\x08x", b"\xffx"])
+def test_a_refusal_without_a_known_reason_is_refused(payload):
     with pytest.raises(ProtocolError, match="without a reason"):
         wire.decode_refused(payload)
+
+
+def test_a_refusal_without_a_path_is_of_all_of_output():
+    assert wire.decode_refused(b"\7") == ("could not be read", b"")
 
 
 @pytest.mark.parametrize("code", wire.REFUSALS)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _BATCH: Final = 10
 _MAX_HELD_S: Final = 43_200  # 12 h, counted from the receipt, however often it is renewed
 _MAX_ATTRIBUTES: Final = 10
+_MAX_RECEIVE_COUNT: Final = 2**31 - 1  # what no message reaches in the 14 days that one is kept
+_NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 _NOT_SQS_TEXT: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _REASON_BYTES: Final = 256
@@ -434,17 +436,29 @@ class SqsBroker:
 
 
 def _delivery(message: Mapping[str, Any]) -> Delivery:
+    """What was received. A queue that counts or dates oddly must not keep the rest of a batch from anyone."""
     now = time.time()
     attributes = message.get("Attributes", {})
     return Delivery(
         message_id=message["MessageId"],
         receipt=message["ReceiptHandle"],
-        body=message["Body"],
-        receive_count=int(attributes.get("ApproximateReceiveCount", 1)),
-        sent_at=int(attributes["SentTimestamp"]) / 1000 if "SentTimestamp" in attributes else now,
+        body=message.get("Body", ""),
+        receive_count=_between(1, attributes.get("ApproximateReceiveCount"), _MAX_RECEIVE_COUNT) or 1,
+        sent_at=_seconds(attributes.get("SentTimestamp"), now),
         received_at=now,
         group_id=attributes.get("MessageGroupId"),
     )
+
+
+def _seconds(milliseconds: object, now: float) -> float:
+    """A point in time as SQS has it, in seconds; now when it is not known, or is yet to come."""
+    return min(now, (_between(0, milliseconds, 1 << 52) or 0) / 1000) or now
+
+
+def _between(least: int, text: object, most: int) -> int | None:
+    """The number within its bounds; None when there is none."""
+    found = _NUMBER.fullmatch(str(text))
+    return min(max(int(found[0]), least), most) if found else None
 
 
 def _in_batches(leases: Iterable[_Lease]) -> Iterator[list[_Lease]]:

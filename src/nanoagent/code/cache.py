@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from nanoagent.code import archive
-from nanoagent.code.flights import Flights, in_thread
+from nanoagent.code.flights import Flights
 from nanoagent.code.store import DiskCache, Pin, disk_errors, make_private
 from nanoagent.errors import Rejected, StorageError
 from nanoagent.result import ErrorType
-from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
+from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -178,7 +179,8 @@ class CodeCache:
                 if changed is not None:
                     return await self._adopt(changed, scratch)
             if usable is None:
-                raise StorageError(f"s3://{bucket}/{key}: the store sent nothing, though asked for all of it")
+                name = shown(bucket, key)
+                raise StorageError(f"{name}: the store sent nothing, though asked for all of it")
             self._observe("revalidated")
             self._refuse_known(usable.digest)
             return _shared(pin)
@@ -196,13 +198,13 @@ class CodeCache:
         except ObjectMissing as exc:
             raise Rejected(
                 ErrorType.CODE_NOT_FOUND,
-                f"s3://{bucket}/{key}: no such key or bucket, or no permission to read it",
+                f"{shown(bucket, key)}: no such key or bucket, or no permission to read it",
             ) from exc
         except ObjectTooLarge as exc:
             limit_mb = self._limits.zip_bytes / _MIB
             raise Rejected(
                 ErrorType.INVALID_CODE,
-                f"s3://{bucket}/{key}: is larger than the limit of {limit_mb:g} MiB (CODE_MAX_ZIP_MB)",
+                f"{shown(bucket, key)}: is larger than the limit of {limit_mb:g} MiB (CODE_MAX_ZIP_MB)",
             ) from exc
         if etag is None:
             return None

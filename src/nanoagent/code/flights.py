@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
+from nanoagent import threads
 from nanoagent.errors import StorageError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ class Shared(Protocol):
 
 
 ResourceT = TypeVar("ResourceT", bound=Shared)
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(eq=False, slots=True)
@@ -96,43 +96,7 @@ async def _land(task: asyncio.Task[ResourceT]) -> None:
     """End the work that nobody waits for any more and release what it got."""
     task.cancel()
     try:
-        await _until_done(task)
+        await threads.until_done(task)
     finally:
         if not task.cancelled() and task.exception() is None:
             task.result().release()
-
-
-async def in_thread(work: Callable[[], ResultT], *, undo: Callable[[ResultT], None] | None = None) -> ResultT:
-    """Run blocking work in a thread and be there when it ends, also when cancelled.
-
-    `asyncio.to_thread` leaves the thread behind when it is cancelled: what the caller then cleans up, the
-    thread would go on writing to.
-
-    Args:
-        work: The blocking function.
-        undo: What to do with its result when that can no longer be returned.
-
-    Raises:
-        asyncio.CancelledError: After the work has ended.
-        Exception: Whatever `work` raises.
-    """
-    task = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        await _until_done(task)
-    except asyncio.CancelledError:
-        if task.exception() is None and undo is not None:
-            undo(task.result())
-        raise
-    return task.result()
-
-
-async def _until_done(task: asyncio.Task[ResultT]) -> None:
-    """Wait for the task's end; a cancellation in between is raised only then."""
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as exc:
-            interruption = exc
-    if interruption is not None:
-        raise interruption

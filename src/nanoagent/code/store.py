@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from nanoagent import folders
-from nanoagent.code.flights import in_thread
 from nanoagent.errors import StorageError
+from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator

@@ -267,7 +267,12 @@ class ControlGroupV2(ControlGroup):
     def peak_bytes(self) -> int:  # noqa: D102
         if self._peak >= 0:
             return int(os.pread(self._peak, 64, 0))
-        return int((self.folder / "memory.peak").read_text())
+        try:
+            return int((self.folder / "memory.peak").read_text())
+        except FileNotFoundError:
+            if not self.folder.exists():
+                raise
+            return sys.maxsize  # before Linux 5.19: it may have been any
 
     def reset_peak(self) -> bool:  # noqa: D102
         try:

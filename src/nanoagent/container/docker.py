@@ -12,7 +12,7 @@ import aiodocker
 import aiohttp
 import structlog
 
-from nanoagent.container import cgroup, slot
+from nanoagent.container import cgroup, engine, slot
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
 from nanoagent.errors import ContainerError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
 
     from nanoagent.container.slot import Slot
+    from nanoagent.runtime.session import Session
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,35 @@ def _is_orphan(home: Path, *, is_running: bool) -> bool:
     return not is_running if dead is None else dead
 
 
+def _supervisors(spec: ContainerSpec, pid: int) -> frozenset[int]:
+    """The user ids that a container's supervisor may have when it connects.
+
+    Args:
+        spec: What the container is made from.
+        pid: Its process 1, as the host sees it.
+    """
+    try:
+        # Still the container's own map: the supervisor enters a user namespace only when it is configured.
+        uid = engine.outside_uid(spec.uid, Path(f"/proc/{pid}/uid_map").read_text())
+    except (OSError, ValueError):  # it has ended already, or is another machine's
+        uid = spec.uid
+    # Behind a kernel of its own (gVisor, a virtual machine) the runtime's helper connects for it, as root,
+    # who needs no socket of ours to do as he likes here.
+    return frozenset({spec.uid if uid is None else uid} | ({0} if spec.docker_runtime else set()))
+
+
+async def _session(spec: ContainerSpec, slot: Slot) -> Session:
+    try:
+        return await slot.session(_HELLO_TIMEOUT_S)
+    except ContainerError as exc:
+        if spec.docker_runtime is None:
+            raise
+        raise ContainerError(
+            f"{exc}: under DOCKER_RUNTIME={spec.docker_runtime} the socket in its slot folder may be out of "
+            "its reach; gVisor takes --host-uds=open (docs/outer-walls.md)"
+        ) from exc
+
+
 class DockerDriver:
     """Implements `container.base.Driver`; also finds images and what dead workers left.
 
@@ -74,17 +104,19 @@ class DockerDriver:
         return self._docker
 
     async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:  # noqa: D102 - see Driver
-        await slot.listen(spec.uid)
+        await slot.listen()
         # A task of its own: the engine goes on making a container when whoever asked for it is cancelled.
         making = asyncio.create_task(self._make(spec))
         try:
             container = await asyncio.shield(making)
             async with _translated(f"starting a container of {spec.image}"):
                 await container.start()
-            session = await slot.session(_HELLO_TIMEOUT_S)
+            pid = int((await self._inspect(container.id))["State"]["Pid"])
+            slot.admit(_supervisors(spec, pid))
+            session = await _session(spec, slot)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
-            group = await self._control_group(container.id)
+            group = cgroup.find(pid)
             why_not = why_not_isolated(spec, level, reason)
             return RunningContainer(container.id, spec, slot, session, group, why_not)
         except BaseException:
@@ -105,10 +137,6 @@ class DockerDriver:
             await self._remove_quietly(name)
         else:
             await self._remove_quietly(container.id)
-
-    async def _control_group(self, container_id: str) -> cgroup.ControlGroup | None:
-        details = await self._inspect(container_id)
-        return cgroup.find(int(details["State"]["Pid"]))
 
     async def _inspect(self, container_id: str) -> dict[str, Any]:
         docker = await self._engine()
@@ -212,6 +240,16 @@ class DockerDriver:
         async with _translated("asking how it confines containers"):
             options = (await docker.system.info()).get("SecurityOptions") or []
         return any("name=apparmor" in option for option in options)
+
+    async def ask(self, path: str) -> dict[str, Any]:
+        """The engine's answer to a GET of its API, as it stands; what `nanoagent doctor` looks with.
+
+        Raises:
+            ContainerError: It does not answer, or says no; the cause is the client's own exception.
+        """
+        docker = await self._engine()
+        async with _translated(f"asking for /{path}"):
+            return dict(await docker._query_json(path))  # noqa: SLF001 - as above
 
     async def ping(self) -> None:
         """Succeed when the engine answers."""

@@ -99,9 +99,11 @@ async def execute(
         return _overdue(request, meter)
     except stream.Gone:
         use = _last_reading(meter)
-        if use is None or not use.oom_kills:
-            raise
-        return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
+        if use is not None and use.oom_kills:
+            return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
+        if use is not None and use.refused_processes:  # a kernel of its own (gVisor) ends for want of threads
+            return Execution(ErrorType.PROCESS_LIMIT, _too_many(use), 137, 0, use, Collected())
+        raise
     use = _last_reading(meter)
     if ExitFlag.NOT_STARTED in report.flags:
         return _not_started(request, report)
@@ -144,10 +146,7 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     if ExitFlag.FILE_LIMIT in report.flags:
         return ErrorType.DISK_LIMIT, f"a file reached the limit of {request.file_size_bytes} bytes"
     if use is not None and use.refused_processes:
-        return (
-            ErrorType.PROCESS_LIMIT,
-            f"the limit on processes and threads was hit {use.refused_processes} times",
-        )
+        return ErrorType.PROCESS_LIMIT, _too_many(use)
     if killed_by is not None:
         return ErrorType.SIGNAL, f"the program was killed by {killed_by.name}"
     if code != 0:
@@ -209,6 +208,10 @@ def _last_line(text: str) -> str:
 
 def _out_of_memory() -> str:
     return "the kernel killed a process of the run because its memory was used up"
+
+
+def _too_many(use: MemoryUse) -> str:
+    return f"the limit on processes and threads was hit {use.refused_processes} times"
 
 
 def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:

@@ -45,6 +45,7 @@ class PoolPolicy:
         limits: The same for all containers.
         isolation: The level that containers are made for: `SANDBOX` or `SHARED`.
         apparmor: The AppArmor profile that it takes, if any.
+        docker_runtime: The engine's name of what makes containers, where that is not its default.
         sharing: Whom a container may serve.
         modules: Python modules that every interpreter has ready.
     """
@@ -60,6 +61,7 @@ class PoolPolicy:
     limits: Limits
     isolation: Isolation = Isolation.SHARED
     apparmor: str | None = None
+    docker_runtime: str | None = None
     sharing: Sharing = Sharing.FUNCTION
     modules: tuple[str, ...] = ()
 

@@ -18,6 +18,7 @@ A container's states::
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections import deque
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.container import engine
 from nanoagent.container.policy import Breaker, Pooled, Sharing, retirement_reason, victims
 from nanoagent.container.spec import MIB, ContainerSpec
 from nanoagent.errors import ContainerError, Interrupted
@@ -49,7 +51,8 @@ _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the
 _PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
 _SWEEP_S: Final = 2.0
 _EVENTS_RETRY_S: Final = 1.0
-_UID_RANGE: Final = 200_000_000
+# Counted on from anywhere: no two containers of a worker have the same while both are there.
+_UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class _Fleet:
 
 def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: Slot) -> ContainerSpec:
     """What a container of that runtime is made from before it belongs to a function."""
+    uids = engine.container_uids(policy.uid_base)
     return ContainerSpec(
         runtime=runtime,
         image=policy.images[runtime],
@@ -94,12 +98,13 @@ def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: S
         home=home.path,
         slot=slot.path,
         # An id that no other container has: the kernel counts pipes, locks and watches per user.
-        uid=policy.uid_base + secrets.randbelow(_UID_RANGE),
+        uid=uids[next(_UIDS) % len(uids)],
         memory_mb=GENERIC_MEMORY_MB,
         cpus=policy.generic_cpus,
         limits=policy.limits,
         isolation=policy.isolation,
         apparmor=policy.apparmor,
+        docker_runtime=policy.docker_runtime,
         modules=policy.modules if runtime is Runtime.PYTHON else (),
     )
 

@@ -18,22 +18,28 @@ import os
 import shutil
 import socket
 import struct
+import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from nanoagent import folders
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.runtime.session import Session
+from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
 _STREAM_LIMIT: Final = 256 * 1024  # a frame is at most 128 KiB
+# From 3.13 on a server removes the file at its address, which leads nowhere later.
+_KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
 
 
@@ -116,25 +122,49 @@ class Slot:
 
     path: Path
     _server: asyncio.Server | None = None
+    _admitted: frozenset[int] | None = None
+    _callers: list[tuple[int, asyncio.StreamWriter, Session]] = field(default_factory=list)
     _session: asyncio.Future[Session] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
-    async def listen(self, uid: int) -> None:
-        """Await one connection on the slot's socket, from that user only."""
+    async def listen(self, uid: int | None = None) -> None:
+        """Await one connection on the slot's socket, from that user only.
+
+        Args:
+            uid: Whose, or None when that is known only later: whoever calls then waits for `admit`.
+        """
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if self._session.done() or _peer_uid(writer) != uid:
-                writer.close()
-                return
-            self._session.set_result(Session(reader, writer))
+            # A session from the start: what comes first must not be lost in the reader.
+            self._callers.append((_peer_uid(writer), writer, Session(reader, writer)))
+            self._answer()
 
+        if uid is not None:
+            self.admit({uid})
         path = self.path / "agent.sock"
         try:
-            self._server = await asyncio.start_unix_server(accept, path, limit=_STREAM_LIMIT)
+            self._server = await asyncio.start_unix_server(
+                accept, sock=_bound_below(self.path, path.name), limit=_STREAM_LIMIT, **_KEEP_FILE
+            )
             path.chmod(0o666)  # the container's user is another; the folder above is 0700
         except OSError as exc:
             raise ContainerError(f"no socket could be made in {self.path}: {exc}") from exc
+
+    def admit(self, uids: AbstractSet[int]) -> None:
+        """Say who may connect: the first of these users is taken, anyone else is hung up on."""
+        self._admitted = frozenset(uids)
+        self._answer()
+
+    def _answer(self) -> None:
+        if self._admitted is None:
+            return
+        for uid, writer, session in self._callers:
+            if self._session.done() or uid not in self._admitted:
+                writer.close()
+            else:
+                self._session.set_result(session)
+        self._callers.clear()
 
     async def session(self, timeout_s: float) -> Session:
         """The supervisor's connection; from then on nobody else can connect.
@@ -175,7 +205,8 @@ class Slot:
     @staticmethod
     async def _link(link: Callable[[Path, Path], None], source: Path, target: Path) -> None:
         try:
-            await asyncio.to_thread(link, source, target)
+            # Not left behind when it is cancelled: it would go on filling a folder that is being removed.
+            await in_thread(partial(link, source, target))
         except OSError as exc:
             raise PlatformError(f"{source.name} could not be put into a slot folder: {exc}") from exc
 
@@ -187,6 +218,23 @@ class Slot:
         else:
             self._session.cancel()
         await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _bound_below(folder: Path, name: str) -> socket.socket:
+    """A socket in the folder by an address that does not say where the folder is.
+
+    The address is what /proc/net/unix shows, in the container as well while it has no sandbox.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        bound.bind(f"/proc/self/fd/{descriptor}/{name}")
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return bound
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

@@ -68,6 +68,7 @@ class ContainerSpec:
         limits: The worker's.
         isolation: The highest level that is tried: `SANDBOX` or `SHARED`.
         apparmor: The AppArmor profile, where Docker's own would forbid the sandbox.
+        docker_runtime: The engine's name of what makes it (`runsc`, say), where that is not the default.
         modules: Python modules that its interpreter has ready for every function.
     """
 
@@ -83,6 +84,7 @@ class ContainerSpec:
     limits: Limits
     isolation: Isolation = Isolation.SHARED
     apparmor: str | None = None
+    docker_runtime: str | None = None
     modules: tuple[str, ...] = ()
 
 
@@ -140,6 +142,8 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
             "RestartPolicy": {"Name": "no"},
         },
     }
+    if spec.docker_runtime is not None:
+        body["HostConfig"]["Runtime"] = spec.docker_runtime
     if spec.isolation is Isolation.SANDBOX:
         # The kernel mounts a fresh /proc only for those to whom all of the old one is visible. A sandbox
         # hides in its own what Docker would have hidden (src/nanosupervisor/sandbox.c).

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from nanoagent.runtime.wire import Frame
 
 _MAX_REFUSALS: Final = 100  # named one by one in a result; more are summed up in one line
-_MAX_REFUSED_FRAMES: Final = 1_000_000  # far over what MAX_INODES makes possible: a stream of them must end
+_MAX_REFUSED_FRAMES: Final = 1_000_000  # MAX_INODES is no more: a stream of them must end
 _STEP_TIMEOUT_S: Final = 60.0  # for one frame outside a run: a supervisor that is stuck is given up
 _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code under the smallest CPU share
 # Over the deadline and its grace: the supervisor's own clock is then not believed any more. Generous,
 # because a small CPU share slows the supervisor too.
 _OVERTIME_S: Final = 15.0
+# For all of a run's output together, into however many frames it is cut: 7 ms for each of MAX_INODES files,
+# and for their bytes sixty times what was measured (1 ms per MB), because CPU shares can be small.
+_COLLECT_TIMEOUT_S: Final = 120.0
+_LEAST_BYTES_PER_S: Final = 16 * 1024 * 1024
 _MAX_PATH_BYTES: Final = 1024
 
 
@@ -72,6 +76,7 @@ class Collected:
     stdout: Captured = field(default_factory=Captured)
     stderr: Captured = field(default_factory=Captured)
     files: list[OutputFile] = field(default_factory=list)
+    files_bytes: int = 0
     refused: list[OutputError] = field(default_factory=list)
     refusals: int = 0
     clean: bool = False
@@ -117,6 +122,7 @@ class Session:
         self._stream.connection_made(writer.transport)
         self._ready_by: float | None = None  # loop's time; None while no READY is due
         self._failure: ContainerError | None = None  # of the preparation of the next run
+        self._output_by = 0.0  # loop's time; the present run's output has to be there
 
     @property
     def connected(self) -> bool:
@@ -218,7 +224,10 @@ class Session:
             raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
         if kind != wire.EXIT:
             raise ProtocolError(f"the supervisor sent {kind!r} where a run's end was due")
-        return wire.decode_exit(payload)
+        report = wire.decode_exit(payload)
+        if report.wall_us > limit_s * 1_000_000:
+            raise ProtocolError(f"the supervisor reported {report.wall_us} µs of a run with {limit_s:.0f} s")
+        return report
 
     async def collect(self, request: wire.RunRequest, report: wire.ExitReport, spool: Path) -> Collected:
         """Take what the run printed and left in /output; return when the container is wiped, or has died.
@@ -229,6 +238,9 @@ class Session:
             spool: A folder for the files, made for the first; their names in it are numbers.
         """
         collected = Collected()
+        most_bytes = 2 * request.capture_bytes + request.output_max_total_bytes
+        limit_s = _COLLECT_TIMEOUT_S + most_bytes / _LEAST_BYTES_PER_S
+        self._output_by = asyncio.get_running_loop().time() + limit_s
         streams = {wire.STDOUT: bytearray(), wire.STDERR: bytearray()}
         try:
             while (frame := await self._receive_soon())[0] != wire.DONE:
@@ -263,7 +275,7 @@ class Session:
                 raise ProtocolError("the supervisor sent more output than was asked for, or none")
             streams[kind] += payload
         elif kind == wire.FILE:
-            collected.files.append(await self._take_file(request, collected.files, payload, spool))
+            await self._take_file(request, collected, payload, spool)
         elif kind == wire.REFUSED:
             collected.note_refusal(payload)
         else:
@@ -278,17 +290,16 @@ class Session:
         await self._stream.close()
 
     async def _take_file(
-        self, request: wire.RunRequest, taken: list[OutputFile], payload: bytes, spool: Path
-    ) -> OutputFile:
+        self, request: wire.RunRequest, collected: Collected, payload: bytes, spool: Path
+    ) -> None:
         size, path = wire.decode_file(payload)
-        total = sum(file.size for file in taken) + size
         if (
-            len(taken) >= request.output_max_files
+            len(collected.files) >= request.output_max_files
             or size > request.output_max_file_bytes
-            or total > request.output_max_total_bytes
+            or collected.files_bytes + size > request.output_max_total_bytes
         ):
             raise ProtocolError("the supervisor sent more files than was asked for")
-        spooled = _spooled(spool, len(taken))
+        spooled = _spooled(spool, len(collected.files))
         left = size
         # Written in the loop: 64 KiB to the page cache take microseconds, a thread's round trip a hundred.
         with spooled.open("xb") as file:
@@ -298,7 +309,8 @@ class Session:
                     raise ProtocolError("the supervisor broke off within a file")
                 file.write(data)
                 left -= len(data)
-        return OutputFile(path.decode(errors="surrogateescape"), spooled, size)
+        collected.files.append(OutputFile(path.decode(errors="surrogateescape"), spooled, size))
+        collected.files_bytes += size
 
     def _send(self, kind: bytes, payload: bytes = b"") -> None:
         self._stream.send(wire.frame(kind, payload))
@@ -313,10 +325,14 @@ class Session:
         return _payload_of(frame, expected)
 
     async def _receive_soon(self) -> Frame:
+        """The next frame of a run's output; each may be slow, but not all together."""
+        left_s = self._output_by - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise ContainerError("the supervisor was too slow with the run's output")
         try:
-            return await self._stream.receive(_STEP_TIMEOUT_S)
+            return await self._stream.receive(min(left_s, _STEP_TIMEOUT_S))
         except TimeoutError as exc:
-            raise ContainerError(f"the supervisor was silent for {_STEP_TIMEOUT_S:.0f} s") from exc
+            raise ContainerError("the supervisor was silent, or too slow with the run's output") from exc
 
 
 def _payload_of(frame: Frame, expected: bytes) -> bytes:

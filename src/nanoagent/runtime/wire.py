@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from nanoagent.errors import ProtocolError
+from nanoagent.errors import ProtocolError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,8 @@ DONE: Final = b"Z"
 
 MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
 _MAX_ERRNO: Final = 4095  # the kernel's own bound, include/linux/err.h
+_MAX_NUMBER: Final = 1 << 53  # of times and sizes: 9 PB and 285 years; what JSON's readers can be sure of
+_MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
 _CONFIGURATION: Final = struct.Struct("<BQI")
@@ -247,7 +249,7 @@ def decode_level(payload: bytes) -> tuple[int, str]:
     """The payload of LEVEL: the level, and why it is not a higher one."""
     if not payload or payload[0] not in {LEVEL_SHARED, LEVEL_SANDBOX}:
         raise ProtocolError("the supervisor reported no level of isolation")
-    return payload[0], payload[1:].decode(errors="replace")
+    return payload[0], one_line(payload[1 : 1 + _MAX_REASON_BYTES].decode(errors="replace"))
 
 
 def decode_ready(payload: bytes) -> ReadyReport:
@@ -263,6 +265,8 @@ def decode_exit(payload: bytes) -> ExitReport:
     if not (os.WIFEXITED(wait_status & 0xFFFF) or os.WIFSIGNALED(wait_status & 0xFFFF)):
         raise ProtocolError(f"the supervisor reported wait status {wait_status}, which is no end")
     _check_errno(rest[-1])
+    if max(rest) > _MAX_NUMBER:
+        raise ProtocolError(f"the supervisor reported the number {max(rest)}, which is no time and no size")
     return ExitReport(wait_status, ExitFlag(flags & 63), *rest)
 
 
@@ -274,7 +278,7 @@ def decode_file(payload: bytes) -> tuple[int, bytes]:
 
 
 def decode_refused(payload: bytes) -> tuple[str, bytes]:
-    """The payload of REFUSED: the reason and the path."""
-    if len(payload) < 2 or payload[0] not in REFUSALS:
+    """The payload of REFUSED: the reason and the path, which is empty for the whole of /output."""
+    if not payload or payload[0] not in REFUSALS:
         raise ProtocolError("the supervisor refused a file without a reason")
     return REFUSALS[payload[0]], payload[1:]

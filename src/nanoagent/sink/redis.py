@@ -177,6 +177,15 @@ class RedisSink:
         if time.monotonic() - self._answered_at > _ANSWER_HOLDS_S:
             await self._ask("ping", ("PING",))
 
+    async def ask(self, *command: str | bytes | int) -> Any:
+        """The answer to any one command; what `nanoagent doctor` looks with.
+
+        Raises:
+            SinkError: Redis failed or refused; the cause is the client's own exception.
+        """
+        (answer,) = await self._ask(str(command[0]).lower(), command)
+        return answer
+
     async def close(self) -> None:
         """Stop renewing and close all connections. Idempotent."""
         self._closed = True

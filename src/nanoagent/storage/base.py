@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from nanoagent.errors import NanoAgentError
+from nanoagent.errors import NanoAgentError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,11 @@ class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, no
 
 class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
     """The object has more bytes than the caller is willing to take."""
+
+
+def shown(bucket: str, key: str) -> str:
+    """An object as a message names it; a key may be any characters."""
+    return one_line(f"s3://{bucket}/{key}")
 
 
 class ObjectStore(Protocol):
@@ -40,14 +45,24 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
+    ) -> None:
         """Store the file `source`; large files in parts.
 
         Args:
             bucket: The bucket's name.
             key: The object's key.
-            source: What to store.
+            source: A local file.
             content_type: Its media type.
+            to_be_saved: Whether a browser is told to save it, whatever its type.
             fence: Kept with the object. One that is there is replaced only if its own is smaller, or it has
                 none; one with the same is left as it is. 0: none.
 

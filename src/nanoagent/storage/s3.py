@@ -9,7 +9,7 @@ import structlog
 
 from nanoagent import aws
 from nanoagent.errors import StorageError, Superseded
-from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,13 +70,22 @@ class S3Store:
         async with answer["Body"] as body:
             if answer["ContentLength"] > max_bytes:
                 raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
-            with aws.translated(StorageError, f"read s3://{bucket}/{key}"):
+            with aws.translated(StorageError, f"read {shown(bucket, key)}"):
                 complete = await _copy(body, into, max_bytes)
         if not complete:
             raise _too_large(bucket, key, None, max_bytes)
         return str(answer["ETag"])
 
-    async def put(self, bucket: str, key: str, source: Path, *, content_type: str, fence: int) -> None:
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
+    ) -> None:
         """Store the file `source`, in parts of 8 MiB if it is larger than one; see `ObjectStore.put`.
 
         Raises:
@@ -84,9 +93,11 @@ class S3Store:
             StorageError: The file could not be read or stored; no parts are left behind.
         """
         target = {"Bucket": bucket, "Key": key}
-        described = {"ContentType": content_type, "Metadata": {_FENCE: str(fence)}}
+        described: dict[str, Any] = {"ContentType": content_type, "Metadata": {_FENCE: str(fence)}}
+        if to_be_saved:
+            described["ContentDisposition"] = "attachment"
         condition: dict[str, str] | None = {"IfNoneMatch": "*"}
-        with aws.translated(StorageError, f"write s3://{bucket}/{key}"):
+        with aws.translated(StorageError, f"write {shown(bucket, key)}"):
             if not self._conditions:  # then at least look before
                 condition = await self._replacing(target, fence)
             for _ in range(_PUT_ATTEMPTS):
@@ -95,7 +106,7 @@ class S3Store:
                 if await self._put_if(target, source, described, condition if self._conditions else {}):
                     return
                 condition = await self._replacing(target, fence)
-        raise StorageError(f"write s3://{bucket}/{key}: others keep writing it")
+        raise StorageError(f"write {shown(bucket, key)}: others keep writing it")
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
@@ -103,7 +114,7 @@ class S3Store:
         Raises:
             StorageError: There are no credentials to sign with.
         """
-        with aws.translated(StorageError, f"sign a link to s3://{bucket}/{key}"):
+        with aws.translated(StorageError, f"sign a link to {shown(bucket, key)}"):
             return str(
                 await self._client.generate_presigned_url(
                     "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
@@ -123,7 +134,7 @@ class S3Store:
             if code in _NOT_MODIFIED:
                 return None
             kind = ObjectMissing if code in _MISSING else StorageError
-            raise kind(f"read s3://{bucket}/{key}: {aws.describe(exc)}") from exc
+            raise kind(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
 
     async def _put_if(
         self, target: dict[str, str], source: Path, described: dict[str, Any], condition: dict[str, str]
@@ -163,7 +174,9 @@ class S3Store:
         found = there.get("Metadata", {}).get(_FENCE, "")
         theirs = int(found) if found.isdecimal() else 0
         if theirs > fence:
-            raise Superseded(f"write s3://{target['Bucket']}/{target['Key']}: a later attempt has written it")
+            raise Superseded(
+                f"write {shown(target['Bucket'], target['Key'])}: a later attempt has written it"
+            )
         if fence and theirs == fence:  # written, and the answer was lost
             return None
         return {"IfMatch": there["ETag"]}
@@ -208,4 +221,4 @@ async def _copy(body: Any, into: Path, max_bytes: int) -> bool:
 
 def _too_large(bucket: str, key: str, size_bytes: int | None, max_bytes: int) -> ObjectTooLarge:
     size = "more" if size_bytes is None else f"{size_bytes:,} bytes"
-    return ObjectTooLarge(f"s3://{bucket}/{key} has {size}; at most {max_bytes:,} bytes are taken")
+    return ObjectTooLarge(f"{shown(bucket, key)} has {size}; at most {max_bytes:,} bytes are taken")

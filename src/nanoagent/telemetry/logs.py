@@ -2,23 +2,29 @@
 
 Modules log with `structlog.get_logger()`; what is bound with `structlog.contextvars.bind_contextvars`
 (the worker binds `request_id`) stands on every line of that task. Libraries that log with the standard
-module come out the same way, from WARNING up. Secrets are taken out twice: fields by their names, and
-credentials inside URLs wherever they stand, tracebacks included. Local variables are never shown.
+module come out the same way, from WARNING up. Secrets are taken out three times: fields by their names,
+credentials by the form in which they are written (in URLs, in signatures, as `password=…`), and those that
+this process has by their values, wherever they stand, tracebacks included. Local variables are never shown.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
+from urllib.parse import quote, quote_plus
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
+from nanoagent.errors import one_line
+
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Iterable, MutableMapping, Sequence
 
     from structlog.typing import EventDict, ExceptionRenderer, Processor, WrappedLogger
 
@@ -31,12 +37,25 @@ _SECRET_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _SECRET_IN_TEXT: Final = (
-    (re.compile(r"(\w://)[^\s/@\"']+@"), rf"\1{_HIDDEN}@"),  # https://user:password@host
+    # https://user:password@host, also with an @ in the password.
+    (re.compile(r"(\w://)[^\s/?#\"'<>]+@"), rf"\1{_HIDDEN}@"),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),  # AWS access keys, long-lived and temporary
+    # What SDKs and services write of a request or of themselves: `password=…`, `"SecretAccessKey" : "…"`.
+    (
+        re.compile(
+            r"((?:passw(?:or)?d|secret_?access_?key|session_?token|security-?token)[\\\"']*\s?[:=]\s?[\\\"']*)"
+            r"(?!null|None|true|false)[^\s\"'\\,;&)}]+",
+            re.IGNORECASE,
+        ),
+        rf"\1{_HIDDEN}",
+    ),
     (
         re.compile(r"((?:X-Amz-(?:Signature|Credential|Security-Token)|Signature)=)[^&\s\"']+"),
         rf"\1{_HIDDEN}",
     ),
 )
+_MANY_LINES: Final = frozenset({"exception", "stack"})
+_SHORTEST_SECRET: Final = 6
 _MAX_FRAMES: Final = 20  # the innermost are kept; a line stays below the 16 KiB that log shippers split at
 
 
@@ -55,10 +74,28 @@ def configure(log_format: LogFormat, level: str, *, stream: TextIO | None = None
     structlog.configure(
         processors=[*_common_processors(), *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(stream))),
         cache_logger_on_first_use=False,
     )
     _route_libraries(stream, max(threshold, logging.WARNING), render)
+
+
+class _Lossy:
+    """A stream whose reader may be gone or whose disk may be full: a line is lost then, and not the work.
+
+    A worker that could not log would end no job, and not stop when it is told to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _common_processors() -> list[Processor]:
@@ -86,7 +123,7 @@ def _text_processors(*, colors: bool) -> list[Processor]:
     # The default formatter is rich's where rich is installed, and that one shows variables.
     formatter: ExceptionRenderer = structlog.dev.plain_traceback
     renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=formatter)
-    return [_HideSecretText(renderer)]
+    return [_escape, _HideSecretText(renderer)]
 
 
 def _route_libraries(stream: TextIO, threshold: int, render: Sequence[Processor]) -> None:
@@ -131,14 +168,63 @@ def _is_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
+def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what a stranger's text could order the terminal to do; tracebacks keep their lines."""
+    return {
+        name: one_line(value) if isinstance(value, str) and name not in _MANY_LINES else value
+        for name, value in event.items()
+    }
+
+
+_known_values: list[re.Pattern[str]] = []
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Have these values stand in no line and no answer from now on; a second call replaces the first.
+
+    Services quote what they are sent: Redis repeats the arguments of a command that it does not know.
+
+    Args:
+        secrets: Those that this process has. One shorter than six characters is left alone: as a part of
+            words it would be taken out of everything.
+    """
+    wanted = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    patterns = ("".join(map(_written, secret)) for secret in wanted)
+    _known_values[:] = [re.compile("|".join(patterns))] if wanted else []
+
+
+@lru_cache(maxsize=512)
+def _written(character: str) -> str:
+    """A pattern of the ways to write a character: as it is, in JSON and Python (twice over too), in a URL."""
+    if character == "\\":
+        return r"(?:\\+|%5[Cc])"
+    # surrogatepass: an environment variable need not be UTF-8.
+    in_urls = {quoted(character, safe="", errors="surrogatepass") for quoted in (quote, quote_plus)}
+    ways = [re.escape(way) for way in (character, *sorted(in_urls))]
+    ways += [way.lower() for way in ways if way.startswith("%")]
+    in_json = json.dumps(character)[1:-1]
+    if in_json != character:
+        ways.append(in_json.replace("\\", r"\\+"))
+    elif character == "'":
+        ways.append(r"\\+'")
+    ways = list(dict.fromkeys(ways))
+    return ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})"
+
+
+def without_secrets(text: str) -> str:
+    """The text without what `hide` was told of, and without what is written as a credential is."""
+    for known in _known_values:
+        text = known.sub(_HIDDEN, text)
+    for pattern, replacement in _SECRET_IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 class _HideSecretText:
-    """A renderer whose text has the credentials inside URLs taken out."""
+    """A renderer whose text has the secrets taken out."""
 
     def __init__(self, renderer: Processor) -> None:
         self._renderer = renderer
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
-        text = str(self._renderer(logger, method, event))
-        for pattern, replacement in _SECRET_IN_TEXT:
-            text = pattern.sub(replacement, text)
-        return text
+        return without_secrets(str(self._renderer(logger, method, event)))

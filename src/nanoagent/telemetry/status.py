@@ -6,6 +6,7 @@ It runs in the worker's own event loop on purpose: that `/healthz` answers shows
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from nanoagent.errors import ConfigError
+from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -106,7 +108,10 @@ class StatusServer:
         return web.json_response({"status": "ok"})
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._health.document(), status=200 if self._health.ready else 503)
+        # Reasons quote what services have said; who asks need not be the operator.
+        text = logs.without_secrets(json.dumps(self._health.document()))
+        status = 200 if self._health.ready else 503
+        return web.Response(text=text, status=status, content_type="application/json")
 
 
 def _why_not_listening(exc: OSError, host: str, port: int) -> str:

@@ -190,8 +190,6 @@ static string leave(const string &trace) {
 
 // --- look
 
-static string sweep(const string &words);
-
 static string joined(const std::set<string> &lines) {
   string all;
   for (auto &line : lines) all += (all.empty() ? "" : "\n") + line;
@@ -279,7 +277,6 @@ static const std::map<string, std::function<string(const string &)>> LOOKS = {
     {"attributes", attributes},
     {"variables", environment},
     {"random", draw},
-    {"sweep", sweep},
 };
 
 static string look(const string &item) {
@@ -389,12 +386,12 @@ static void go_through(const std::vector<string> &steps) {
   }
 }
 
-static string in_a_child(const std::function<void()> &what) {
+static string attempt(const string &attack) {
   pid_t child = fork();
   if (child == 0) {
     alarm(MOST_SECONDS);
     try {
-      what();
+      go_through(split(attack, " ; "));
     } catch (const std::system_error &error) {
       _exit(error.code().value());
     }
@@ -403,23 +400,6 @@ static string in_a_child(const std::function<void()> &what) {
   int status;
   must(waitpid(child, &status, 0));
   return std::to_string(WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status));
-}
-
-static string attempt(const string &attack) {
-  return in_a_child([&] { go_through(split(attack, " ; ")); });
-}
-
-// Every system call of a range but those named, with arguments that none can use; a line for each.
-static string sweep(const string &words) {
-  std::vector<long> numbers;
-  for (auto &word : split(words, " ")) numbers.push_back(std::stol(word, nullptr, 0));
-  std::set<long> left_out(numbers.begin() + 2, numbers.end());
-  string lines;
-  for (long number = numbers[0]; number <= numbers[1]; number++)
-    if (!left_out.count(number))
-      lines += std::to_string(number) + " " +
-               in_a_child([=] { must(syscall(number, -1L, -1L, -1L, -1L, -1L, -1L) == -1 ? -1 : 0); }) + "\n";
-  return lines;
 }
 
 // --- do

@@ -1,0 +1,175 @@
+"""The policies in deploy/ allow what is asked of AWS, and nothing else.
+
+A proxy in front of the embedded services refuses whatever the policy does not allow, so that a permission
+that is missing fails as it would on AWS; what is allowed and was not needed fails at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from nanoagent.telemetry.cloudwatch import NAMESPACE
+from support.recorder import Grant, Recorder, grants_of, operations_in
+from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.local import EmbeddedStack
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src/nanoagent"
+POLICIES = sorted(path.name for path in (ROOT / "deploy").glob("iam-*.json"))
+# Names as the policies have them: whoever deploys puts his own in their place.
+JOBS, DEAD, CODE, DATA = "nanogrid-jobs", "nanogrid-jobs-dead", "nanogrid-code", "nanogrid-user-data"
+LARGE_BYTES = 9 << 20  # more than one part of a multipart upload
+
+
+def policy(name: str) -> set[Grant]:
+    return grants_of(json.loads((ROOT / "deploy" / name).read_text()))
+
+
+class HeldWorker(WorkerUnderTest):
+    """A worker that reaches AWS by a recorder alone.
+
+    Args:
+        stack: The services.
+        folder: For the agent's log and code cache: what others have fetched is not known here.
+        recorder: Started.
+        **settings: Beyond those that the stack needs.
+    """
+
+    def __init__(self, stack: EmbeddedStack, folder: Path, recorder: Recorder, **settings: str) -> None:
+        pool = {f"WARM_POOL_{runtime}_SIZE": "0" for runtime in ("NODEJS", "CPP", "GO")}
+        cache = {"CODE_CACHE_DIR": str(folder / "cache")}
+        super().__init__(stack, folder, pool | cache | recorder.environment() | settings)
+        self._recorder = recorder
+
+    def environment(self) -> dict[str, str]:
+        queues = {self.queue_url: JOBS, self.dead_letter_url: DEAD}
+        self._recorder.names |= {url.rsplit("/", 1)[-1]: name for url, name in queues.items()}
+        self._recorder.names |= {self.stack.code_bucket: CODE, self.stack.data_bucket: DATA}
+        return super().environment()
+
+
+async def a_job_each_way(worker: HeldWorker, recorder: Recorder) -> str:
+    """Every way of a job and of the worker itself that comes to AWS; returns a presigned link."""
+    await worker.stack.send("no JSON", queue_url=worker.queue_url)
+    key = await worker.upload({"main.py": "print(1)"})
+    for _ in range(2):  # the second time S3 is asked whether it has changed
+        assert (await worker.run(s3Key=key))["stdout"] == "1\n"
+    assert (await worker.run(s3Key="code/missing.zip"))["errorType"] == "CODE_NOT_FOUND"
+
+    # Files of one part and of more, and logs that are too large for a result.
+    leave = (
+        f"open('/output/small', 'w').write('x')\nopen('/output/large', 'wb').write(bytes({LARGE_BYTES}))\n"
+    )
+    key = await worker.upload({"main.py": f"{leave}print('\\x01' * 200_000)"})
+    left = await worker.run(s3Key=key)
+    assert (left["status"], len(left["outputFiles"]), left["outputErrors"]) == ("SUCCESS", 2, [])
+    assert len(await worker.output(left["stdoutUrl"])) > 100_000
+
+    # The same again after its result was lost: what lies there is looked at, then replaced.
+    message = worker.message(s3Key=key)
+    for _ in range(2):
+        (again,) = await worker.run_all([message])
+        assert (again["status"], len(again["outputFiles"])) == ("SUCCESS", 2)
+        await worker.redis.delete(f"job:{message['requestId']}")
+
+    # Longer than a third of the lease, which is renewed then.
+    key = await worker.upload({"main.py": "import time; time.sleep(2)"})
+    assert (await worker.run(s3Key=key))["status"] == "SUCCESS"
+
+    # S3 takes no part of a file: given up, buried.
+    recorder.fault = lambda call: call.operation == "UploadPart"
+    failed = await worker.run(s3Key=await worker.upload({"main.py": leave}))
+    assert (failed["status"], failed["errorType"]) == ("FAILED", "PLATFORM")
+    recorder.fault = lambda _: False
+    await answered(recorder, "SendMessage")
+    await answered(recorder, "PutMetricData")
+    return str(next(link for link in left["outputFiles"] if "small" in link))
+
+
+async def answered(recorder: Recorder, operation: str) -> None:
+    """Wait for a call of another process's doing."""
+    async with asyncio.timeout(RESULT_DEADLINE_S):
+        while operation not in recorder.operations():  # noqa: ASYNC110 - the worker's process has no event
+            await asyncio.sleep(0.05)
+
+
+async def test_a_worker_needs_all_that_its_policy_allows_and_nothing_else(
+    stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    allowed = policy("iam-policy.json")
+    async with Recorder(stack.endpoint_url, grants=allowed) as recorder:
+        settings = {
+            "MAX_ATTEMPTS": "1",  # the unreadable message is what is tried again
+            "SQS_VISIBILITY_SECONDS": "5",
+            "CLOUDWATCH_INTERVAL_SECONDS": "1",
+            "OUTPUT_URL_STYLE": "presigned",
+        }
+        async with HeldWorker(stack, tmp_path, recorder, **settings) as worker:
+            link = await a_job_each_way(worker, recorder)
+            assert await worker.agent.stop() == 0
+        assert recorder.unknown == []
+        adapters = ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")
+        assert recorder.operations() == operations_in(*(SOURCE / module for module in adapters))
+        assert recorder.refused() == set()
+        assert allowed - recorder.used() == set()
+        record_property("tried", ["AWS calls", len(recorder.calls)])
+
+        # As deploy/README.md says: a link can do what its signer can.
+        assert await fetched(link) == 200
+        recorder.grants = allowed - {Grant("s3:GetObject", f"arn:aws:s3:::{DATA}/outputs/*")}
+        assert await fetched(link) == 403
+
+
+async def fetched(link: str) -> int:
+    async with aiohttp.ClientSession() as client, client.get(link) as response:
+        return response.status
+
+
+async def test_who_sends_jobs_needs_all_that_the_senders_policy_allows_and_nothing_else(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    allowed = policy("iam-policy-sender.json")
+    (tmp_path / "main.py").write_text("print('hello')")
+    async with Recorder(stack.endpoint_url, grants=allowed) as recorder:
+        environment = WorkerUnderTest(stack, tmp_path).environment() | recorder.environment()
+        queue = await asyncio.to_thread(stack.new_queue)
+        recorder.names |= {queue.rsplit("/", 1)[-1]: JOBS, stack.code_bucket: CODE}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "nanoagent", "send", str(tmp_path / "main.py"), "--wait", "0"),
+            env=os.environ | environment | {"SQS_QUEUE_URL": queue},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+        # Nobody takes the job; all that asks AWS has been done by then.
+        assert b"no result came within 0 s" in said
+        assert recorder.unknown == []
+        assert recorder.operations() == operations_in(SOURCE / "sender.py")
+        assert allowed - recorder.used() == set()
+        assert recorder.refused() == set()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_is_no_wider_than_one_queue_one_namespace_or_one_place_of_a_bucket(name: str):
+    # By Service Authorization Reference, PutMetricData knows no resources; the namespace is what narrows it.
+    for grant in policy(name):
+        service, _, action = grant.action.partition(":")
+        assert action.isalpha()
+        if service == "sqs":
+            assert re.fullmatch(r"arn:aws:sqs:[\w-]+:\d{12}:[\w-]+", grant.resource)
+        elif service == "s3":
+            assert re.fullmatch(r"arn:aws:s3:::[\w-]+/([\w-]+/)?\*", grant.resource)
+        else:
+            assert grant == Grant("cloudwatch:PutMetricData", "*", NAMESPACE)

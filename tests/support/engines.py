@@ -1,0 +1,149 @@
+"""Docker Engines of a test's own, with settings that the shared one must not have."""
+
+from __future__ import annotations
+
+import grp
+import io
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IMAGE = "tiny:latest"
+_DEADLINE_S = 30
+SUBORDINATE = 1_000_000  # the first of the 65,536 user ids that a remapping engine of ours uses
+_MOUNT_POINTS = ("work", "tmp", "output", "input", "slot", "proc", "sys", "dev", "etc")
+
+
+def why_none() -> str | None:
+    """Why no engine can be started here, or None."""
+    if os.geteuid() != 0:
+        return "to start a Docker Engine takes root"
+    missing = [name for name in ("dockerd", "containerd", "runc", "unshare") if shutil.which(name) is None]
+    return f"not on PATH: {', '.join(missing)}" if missing else None
+
+
+class OwnEngine:
+    """A running engine.
+
+    Attributes:
+        address: For DOCKER_HOST.
+        folder: Where it keeps everything; gone after the test.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = f"unix://{folder}/docker.sock"
+
+    def docker(self, *arguments: str, **kwargs: Any) -> bytes:
+        """What a command of Docker's says."""
+        command = ["docker", "--host", self.address, *arguments]
+        return bytes(subprocess.run(command, check=True, stdout=subprocess.PIPE, **kwargs).stdout)
+
+
+@contextmanager
+def own_engine(runtimes: dict[str, dict[str, Any]], *, remaps: bool = False) -> Iterator[OwnEngine]:
+    """An engine that knows these runtimes besides runc and has one image, `IMAGE`.
+
+    Args:
+        runtimes: As daemon.json has them.
+        remaps: Whether it remaps user ids, to those from `SUBORDINATE` on. What it takes for that stands in
+            /etc/subuid and /etc/subgid, which are other files in a mount namespace of the engine's own.
+    """
+    # Not pytest's own folder: the sockets below it would have too long a path.
+    folder = Path(tempfile.mkdtemp(prefix="na-engine-"))
+    folder.chmod(0o711)  # a remapped root gets through to his files
+    settings: dict[str, Any] = {
+        "data-root": str(folder / "data"),
+        "exec-root": str(folder / "exec"),
+        "pidfile": str(folder / "pid"),
+        "hosts": [f"unix://{folder}/docker.sock"],
+        "bridge": "none",
+        "iptables": False,
+        "ip6tables": False,
+        "runtimes": runtimes,
+    }
+    command = f"exec dockerd --config-file {folder}/daemon.json"
+    if remaps:
+        user, group = "nobody", grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+        settings["userns-remap"] = f"{user}:{group}"
+        (folder / "subid").write_text("".join(f"{name}:{SUBORDINATE}:65536\n" for name in (user, group)))
+        mounts = "".join(f"mount --bind {folder}/subid /etc/{name} && " for name in ("subuid", "subgid"))
+        command = mounts + command
+    (folder / "daemon.json").write_text(json.dumps(settings))
+    engine = OwnEngine(folder)
+    with (folder / "log").open("wb") as log:
+        # In a network of its own: an engine without a bridge removes docker0, which is another engine's.
+        process = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-c", command],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _await_answer(engine, process)
+        engine.docker(
+            "import", "--change", 'ENTRYPOINT ["/nanosupervisor/supervisor"]', "-", IMAGE, input=_image()
+        )
+        yield engine
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_DEADLINE_S)
+        finally:
+            process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await_answer(engine: OwnEngine, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        try:
+            engine.docker("version", stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as exc:
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = (engine.folder / "log").read_text()[-2000:]
+                raise AssertionError(f"the engine does not come up:\n{said}") from exc
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _image() -> bytes:
+    """An image with a supervisor, mount points and nothing else, as `docker import` takes it."""
+    made = subprocess.run(
+        ["docker", "create", "nanoagent-cpp:latest"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        copied = subprocess.run(
+            ["docker", "cp", f"{made}:/nanosupervisor/supervisor", "-"], check=True, capture_output=True
+        ).stdout
+    finally:
+        subprocess.run(["docker", "rm", made], check=True, capture_output=True)
+    with tarfile.open(fileobj=io.BytesIO(copied)) as archive:
+        (member,) = archive.getmembers()
+        supervisor = archive.extractfile(member)
+        assert supervisor is not None
+        content = supervisor.read()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in (*_MOUNT_POINTS, "nanosupervisor", "nanosupervisor/empty"):
+            folder = tarfile.TarInfo(name)
+            folder.type = tarfile.DIRTYPE
+            folder.mode = 0o1777 if name in _MOUNT_POINTS[:4] else 0o755
+            archive.addfile(folder)
+        program = tarfile.TarInfo("nanosupervisor/supervisor")
+        program.size, program.mode = len(content), 0o755
+        archive.addfile(program, io.BytesIO(content))
+    return packed.getvalue()
