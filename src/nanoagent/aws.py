@@ -10,7 +10,7 @@ Endpoints and credentials follow the SDK's own variables and files unless they a
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from nanoagent.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from types import TracebackType
 
     from nanoagent.errors import PlatformError
@@ -33,6 +33,9 @@ CALL_ERRORS: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError, 
 LONG_POLL_MAX_S: Final = 20  # SQS's longest WaitTimeSeconds
 _CONNECT_TIMEOUT_S: Final = 5
 _READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll is silent for its whole length
+CALL_TIMEOUT_S: Final = 120.0
+"""The longest that a call takes in all, new tries included; see `within`."""
+
 _MAX_ATTEMPTS: Final = 3  # the first included
 _MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
 
@@ -157,3 +160,29 @@ def translated(kind: type[PlatformError], doing: str) -> Iterator[None]:
         yield
     except CALL_ERRORS as exc:
         raise kind(f"{doing}: {describe(exc)}") from exc
+
+
+@asynccontextmanager
+async def within(seconds: float, kind: type[PlatformError], doing: str) -> AsyncIterator[None]:
+    """As `translated`, and give the calls within the block up after `seconds`.
+
+    The SDK's own limits are for silence: an answer that comes byte by byte has no end, and while a request's
+    body is not taken, no clock runs at all.
+
+    Args:
+        seconds: For the whole block.
+        kind: The exception to raise instead.
+        doing: What was tried.
+
+    Raises:
+        PlatformError: `kind`.
+    """
+    limit = asyncio.timeout(seconds)
+    with translated(kind, doing):
+        try:
+            async with limit:
+                yield
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise kind(f"{doing}: it was not done within {seconds:g} s") from exc

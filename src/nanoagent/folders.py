@@ -37,7 +37,7 @@ def make_private(path: Path, variable: str) -> None:
 
 
 def check_nobody_can_swap(folder: Path, variable: str) -> None:
-    """Refuse a folder in which another user of the host could swap ours for his own.
+    """Refuse a folder in which, or above which, another user of the host could swap ours for his own.
 
     Args:
         folder: What ours lies in.
@@ -47,10 +47,24 @@ def check_nobody_can_swap(folder: Path, variable: str) -> None:
         ConfigError: It is one.
     """
     info = folder.stat()
-    others_write = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX
-    if info.st_uid not in {0, os.geteuid()} or others_write:
+    if _is_strangers(info) or _lets_swap(info, 0o022):
         problem = f"{variable}: {folder} belongs to another user, or others may write to it"
         raise ConfigError([f"{problem}; choose a folder that only this user may write to"])
+    for above in sorted({*folder.absolute().parents, *folder.resolve().parents}):
+        # Less strict: a group may be the user's own, and root works in others' homes (`sudo nanoagent dev`).
+        info = above.stat()
+        if (os.geteuid() != 0 and _is_strangers(info)) or _lets_swap(info, 0o002):
+            problem = f"{variable}: {above}, above {folder}, belongs to another user or is open to everybody"
+            raise ConfigError([f"{problem}; choose a folder that nobody else can move away"])
+
+
+def _is_strangers(info: os.stat_result) -> bool:
+    return info.st_uid not in {0, os.geteuid()}
+
+
+def _lets_swap(info: os.stat_result, others: int) -> bool:
+    """Whether those bits of a folder's mode let others put theirs in the place of what lies in it."""
+    return bool(info.st_mode & others and not info.st_mode & stat.S_ISVTX)
 
 
 def _make(path: Path) -> None:

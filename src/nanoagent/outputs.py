@@ -114,6 +114,13 @@ class OutputUploader:
             Superseded: A later attempt has stored its own.
             StorageError: The store failed; uploading again is harmless.
         """
+        # Of a run's hundred files only some wait at a time: another run's single file is not behind them all.
+        turns = asyncio.Semaphore(_PARALLEL_UPLOADS)
+
+        async def put(file: OutputFile, key: str) -> str:
+            async with turns:
+                return await self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
+
         wanted: list[tuple[OutputFile, str]] = []
         refused: list[OutputError] = []
         for file in files:
@@ -123,12 +130,7 @@ class OutputUploader:
                 wanted.append((file, key))
             else:
                 refused.append(OutputError(shown_name(file.path), problem))
-        links = await asyncio.gather(
-            *(
-                self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
-                for file, key in wanted
-            )
-        )
+        links = await asyncio.gather(*(put(file, key) for file, key in wanted))
         return list(links), refused
 
     async def _put(self, key: str, source: Path, content_type: str, size: int, fence: int) -> str:

@@ -17,6 +17,8 @@
 #include <linux/filter.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -51,8 +53,14 @@
 #define DENY_IF(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 0, 1), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_ON_OURS(call, n) DENY_IF(call, n, OUR_PID)
 #define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_OPTION(level, name)                                                                              \
+    IF(SYS_setsockopt, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), IF(name, 0, 1), ERROR(EPERM), \
+        LOAD(NUMBER)
 
 #define IOPRIO_WHO_PROCESS 1 /* linux/ioprio.h */
+#ifndef TCP_AO_ADD_KEY
+#define TCP_AO_ADD_KEY 38 /* linux/tcp.h, since Linux 6.7 */
+#endif
 
 static const struct sock_filter denied[] = {
     LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
@@ -80,6 +88,16 @@ static const struct sock_filter denied[] = {
     DENY_UNLESS(SYS_socketpair, 0, AF_UNIX),
     /* A terminal's line discipline, too, is a module that is loaded for whoever asks. */
     DENY_IF(SYS_ioctl, 1, TIOCSETD),
+    /* Compiled filters are counted against a sum for all the host's users who are not root (bpf_jit_limit), and no
+     * control group's memory. Once it is used up, none of ours can be installed: no run of anybody would start. */
+    DENY_OPTION(SOL_SOCKET, SO_ATTACH_FILTER), DENY_OPTION(SOL_SOCKET, SO_ATTACH_BPF),
+    DENY_OPTION(SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF), DENY_OPTION(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF),
+    DENY_IF(SYS_seccomp, 0, SECCOMP_SET_MODE_FILTER), DENY_IF(SYS_prctl, 0, PR_SET_SECCOMP),
+    /* What these have the kernel keep, up to 128 KiB for each socket, no control group counts either. */
+    DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG), DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG_EXT),
+    DENY_OPTION(IPPROTO_TCP, TCP_AO_ADD_KEY), DENY_OPTION(IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
+    /* A core of one's own: its other threads would stand idle, at nobody's charge. */
+    DENY_IF(SYS_prctl, 0, PR_SCHED_CORE),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
     /* They write out whatever the host has not yet written, for as long as its disks take. All that a run can
      * write to is in memory: claim success. */

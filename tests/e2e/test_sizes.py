@@ -11,6 +11,8 @@ from nanoagent.job import MIN_MEMORY_MB
 if TYPE_CHECKING:
     from support.worker import WorkerUnderTest
 
+pytestmark = [pytest.mark.asyncio(loop_scope="session")]
+
 
 @pytest.mark.parametrize("runtime", ["python", "nodejs", "cpp", "go"])
 async def test_the_smallest_job_runs(worker: WorkerUnderTest, runtime: str):

@@ -14,6 +14,7 @@ import pytest
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.errors import BrokerError
+from support.slow_server import slow_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -655,6 +656,23 @@ async def test_a_queue_that_fails_is_a_broker_error(
     with pytest.raises(BrokerError, match=url):
         await broker.redrives()
     await broker.close()
+
+
+async def test_a_queue_that_never_gets_done_is_given_up(stack: EmbeddedStack):
+    """A worker would take no more jobs, and say that it is ready."""
+    async with slow_server("answer's body without end") as url, asyncio.timeout(DEADLINE_S):
+        clients = stack.clients()
+        clients.endpoint_url = url
+        async with clients:
+            queue_url = f"{url}/123456789012/nothing"
+            broker = SqsBroker(
+                await clients.sqs(), queue_url, dlq_url=None, wait_s=0, visibility_s=30, call_timeout_s=0.5
+            )
+            with pytest.raises(BrokerError, match="was not done within"):
+                await broker.receive(1)
+            with pytest.raises(BrokerError, match="was not done within"):
+                await broker.redrives()
+            await broker.close()
 
 
 async def test_a_failed_burial_leaves_the_delivery_unsettled(stack: EmbeddedStack, clients: AwsClients):

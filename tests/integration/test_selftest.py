@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -150,6 +152,25 @@ async def test_a_wall_that_is_taken_away_is_missed(
         async with suite_at(level, programs) as suite:
             findings = await suite.attack(Runtime.PYTHON)
     assert {finding.guard for finding in findings if finding.problem} == guards
+
+
+async def test_a_neighbour_on_the_host_who_knocks_makes_no_guard_fall(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches /proc/net/tcp could stop all jobs, for as long as he likes."""
+    start_server = asyncio.start_server
+
+    async def known_to_a_neighbour(*arguments: Any, **options: Any) -> asyncio.Server:
+        server = await start_server(*arguments, **options)
+        with socket.create_connection(server.sockets[0].getsockname()) as knocking:
+            await asyncio.to_thread(knocking.recv, 1)  # the other end hangs up once it has noticed
+        return server
+
+    monkeypatch.setattr(asyncio, "start_server", known_to_a_neighbour)
+    async with suite_at(Isolation.SANDBOX, programs) as attacking:
+        findings = await attacking.attack(Runtime.PYTHON)
+    assert Guard.NETWORK in {finding.guard for finding in findings}
+    assert not [finding for finding in findings if finding.problem]
 
 
 async def test_a_variable_that_does_not_belong_into_a_run_is_found(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from nanoagent.errors import StorageError, Superseded
+from nanoagent.storage import s3
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
 from nanoagent.storage.s3 import S3Store
 from support.folder_store import FolderStore
+from support.slow_server import slow_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from nanoagent.aws import AwsClients
     from nanoagent.local import EmbeddedStack
     from nanoagent.storage.base import ObjectStore
+    from support.slow_server import Slowness
 
 MIB = 1024 * 1024
+GIVEN_UP_S = 90.0  # after which the test takes it that nobody ever gives up
 
 
 class Shelf(Protocol):
@@ -371,3 +375,27 @@ async def test_a_server_that_is_not_there_is_a_storage_error(
         store = S3Store(await clients.s3())
         with pytest.raises(StorageError):
             await store.fetch("bucket", "k", tmp_path / "into", etag=None, max_bytes=10)
+
+
+@pytest.mark.parametrize(
+    "slowness", ["body not taken", "answer's head without end", "answer's body without end"]
+)
+async def test_a_store_that_never_gets_done_is_given_up(
+    stack: EmbeddedStack, tmp_path: Path, slowness: Slowness, monkeypatch: pytest.MonkeyPatch
+):
+    """A job would wait for it for half a day, and for four such uploads every job with output files."""
+    monkeypatch.setattr(s3, "_LEAST_BYTES_PER_S", 1 << 40)  # not a minute for 8 MiB
+    source = tmp_path / "source"
+    source.write_bytes(bytes(8 * MIB))  # one call, and more than sockets hold
+    async with slow_server(slowness) as url, asyncio.timeout(GIVEN_UP_S):
+        clients = stack.clients()
+        clients.endpoint_url = url
+        async with clients:
+            store = S3Store(await clients.s3(), call_timeout_s=0.5)
+            call = (
+                store.put("bucket", "k", source, content_type="text/plain")
+                if slowness == "body not taken"
+                else store.fetch("bucket", "k", tmp_path / "into", etag=None, max_bytes=MIB)
+            )
+            with pytest.raises(StorageError, match="was not done within"):
+                await call

@@ -587,8 +587,8 @@ async def test_signalling_everyone_harms_only_oneself(box):
 
 
 async def test_there_is_no_network_but_loopback(box):
-    ran = await box.run("import socket; print(socket.if_nameindex())")
-    assert ran.stdout == "[(1, 'lo')]\n"
+    ran = await box.run("print([line.split()[0] for line in open('/proc/net/dev').readlines()[2:]])")
+    assert ran.stdout == "['lo:']\n"
 
 
 async def test_a_program_has_no_capability_and_can_get_none(box):

@@ -56,7 +56,7 @@ NUMBERS: Final = {
         process_mrelease=448/448 process_vm_readv=310/270 process_vm_writev=311/271 ptrace=101/117
         quotactl=179/60 quotactl_fd=443/443 read=0/63 reboot=169/142 renameat2=316/276
         request_key=249/218 rt_sigqueueinfo=129/138 sched_setaffinity=203/122 sched_setattr=314/274
-        sched_setparam=142/118 sched_setscheduler=144/119 semget=64/190 sendto=44/206
+        sched_setparam=142/118 sched_setscheduler=144/119 seccomp=317/277 semget=64/190 sendto=44/206
         setdomainname=171/162 setgid=106/144 setgroups=116/159 sethostname=170/161 setns=308/268
         setpriority=141/140 setregid=114/143 setresgid=119/149 setresuid=117/147 setreuid=113/145
         setsockopt=54/208 settimeofday=164/170 setuid=105/146 setxattr=188/5 shmat=30/196
@@ -453,6 +453,9 @@ def _identity() -> dict[str, Attack]:
         "change the secure bits": Attack("call prctl 28 0 0 0 0"),
         "gain privileges again": Attack("call prctl 38 0 0 0 0", errors=nobody),
         "leave the filter": Attack("call prctl 22 0 0 0 0", errors=nobody),
+        "filter one's own calls": Attack("call prctl 22 2 *16 0 0"),
+        "filter one's own calls by seccomp": Attack("call seccomp 1 0 *16"),
+        "have a core to oneself": Attack("call prctl 62 1 0 0 0"),
         "give a file to root": Attack(
             f"call openat {_HERE} @/tmp/given {_CREATE} 493 ; call fchownat {_HERE} @/tmp/given 0 0 0",
             errors=nobody,
@@ -474,7 +477,7 @@ def _identity() -> dict[str, Attack]:
 
 # --- sockets
 
-_OPEN_FAMILIES: Final = {1: "UNIX", 2: "INET", 10: "INET6", 16: "NETLINK"}
+_OPEN_FAMILIES: Final = {1: "UNIX", 2: "INET", 10: "INET6"}
 _FAMILIES: Final = 46
 _TYPE_OF_FAMILY: Final = {38: 5, 40: 1, 43: 1}  # ALG SEQPACKET, VSOCK STREAM, SMC STREAM; others DGRAM or RAW
 _PROTOCOLS: Final = {
@@ -490,6 +493,18 @@ _PROTOCOLS: Final = {
     "DCCP by its type": (6, 0),
     "L2TP": (2, 115),
     "an unknown protocol": (2, 200),
+}
+# Family and kind of the socket, level and name of the option: asm-generic/socket.h, linux/tcp.h, linux/in6.h.
+_KEPT_BY_THE_KERNEL: Final = {
+    "filter what a socket gets": (1, 2, 1, 26),
+    "filter by an eBPF program": (1, 2, 1, 50),
+    "choose sockets by a filter": (2, 2, 1, 51),
+    "choose sockets by an eBPF program": (2, 2, 1, 52),
+    "sign TCP": (2, 1, 6, 14),
+    "sign TCP for a network": (2, 1, 6, 32),
+    "sign TCP by TCP-AO": (2, 1, 6, 38),
+    "sign TCP over IPv6": (10, 1, 6, 14),
+    "keep options for packets": (10, 2, 41, 6),
 }
 _IN_ITS_OWN_NETWORK: Final = "in a network namespace that nobody else is in"
 
@@ -515,9 +530,13 @@ def _sockets() -> dict[str, Attack]:
             )
     for protocol in range(1, 23):
         attacks[f"open netlink {protocol}"] = Attack(f"call socket 16 3 {protocol}")
+    # The kernel keeps what nobody's limit counts.
+    for name, (family, kind, level, option) in _KEPT_BY_THE_KERNEL.items():
+        attacks[name] = Attack(
+            f"call socket {family} {kind} 0 ; call setsockopt $1 {level} {option} *256 256"
+        )
     high_half = 1 << 32
     return attacks | {
-        "open netlink's routes": Attack("call socket 16 3 0", harmless=_IN_ITS_OWN_NETWORK),
         "open a family by what the kernel cuts off": Attack(f"call socket {high_half | 17} 3 0"),
         "open a family that looks open in its low half": Attack(f"call socket {high_half | 2} 2 0"),
         "bring loopback down": Attack("call socket 2 2 0 ; call ioctl $1 0x8914 #" + "6c6f" + "00" * 38),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 import struct
+import sys
 import tracemalloc
 import unicodedata
 import zipfile
@@ -40,6 +41,7 @@ from support.zips import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import FrameType
 
 MIB: Final = 1024 * KIB
 LIMITS: Final = ArchiveLimits(
@@ -654,6 +656,55 @@ def test_100_000_entries_are_refused_before_they_are_held(tmp_path: Path, record
 
     # The directory once, and 10,000 entries of well under 2 KiB; all 100,000 would take 60 MB more.
     assert peak < len(content) + 2 * KIB * 10_000
+
+
+def test_names_that_are_too_long_are_refused_before_they_are_held(
+    tmp_path: Path, record_property: Any
+) -> None:
+    content = raw_zip(*(entry(b"\xb0" * 65_000 + b"%d" % number) for number in range(200)))
+    limits = replace(LIMITS, zip_bytes=len(content))
+
+    tracemalloc.start()
+    try:
+        run(Case("", content, "name of more than 1024 bytes", limits), tmp_path, record_property)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # The directory once; decoded, each byte of it would be two, and all names together as many again.
+    assert peak < 1.5 * len(content) / 2
+
+
+def test_a_deep_folder_costs_its_depth_once_and_not_once_for_each_file(
+    tmp_path: Path, record_property: Any
+) -> None:
+    """A zip of 5 MB took the agent half a minute, and a third of that while nothing else could go on."""
+    folder = "/".join(f"d{depth}" for depth in range(60))
+    names = [f"{number}" for number in range(300)]
+    flat = raw_zip(*(entry(name.encode()) for name in [f"{folder}/0", *names]))
+    deep = raw_zip(*(entry(f"{folder}/{name}".encode()) for name in names))
+
+    assert steps_of(deep, tmp_path / "deep") < 4 * steps_of(flat, tmp_path / "flat")
+    record_property("tried", ["archives", 2])
+
+
+def steps_of(content: bytes, place: Path) -> int:
+    """How many calls unpacking takes: a measure of time that no other load changes."""
+    place.mkdir()
+    (place / "code.zip").write_bytes(content)
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        extract(place / "code.zip", place / "tree", LIMITS)
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 def test_a_damaged_entry_with_the_longest_name_is_refused_in_a_short_message(

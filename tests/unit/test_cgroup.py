@@ -235,6 +235,15 @@ def test_v1_without_swap_accounting_has_one_limit(v1, writes):
     assert writes.names == ["memory.limit_in_bytes"]
 
 
+def test_what_waits_in_sockets_is_limited_where_it_is_counted_apart(v1):
+    limit = v1.memory / "memory.kmem.tcp.limit_in_bytes"
+    v1.set_memory_limit(64 * MIB)
+    assert not limit.exists()
+    limit.write_text("9223372036854771712\n")
+    v1.set_memory_limit(64 * MIB)
+    assert limit.read_text() == str(16 * MIB)
+
+
 def test_v2_gets_no_swap(v2):
     v2.set_memory_limit(64 * MIB)
     assert (v2.folder / "memory.max").read_text() == str(64 * MIB)

@@ -96,6 +96,46 @@ def test_a_folder_that_others_could_swap_is_refused(tmp_path):
         make_private(tmp_path / "open/folder", "FOLDER")
 
 
+def test_a_folder_further_up_that_others_could_swap_is_refused(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open/ours").mkdir(0o700)
+    with pytest.raises(ConfigError, match=r"FOLDER: .*/open, above .*/open/ours, .* is open to everybody"):
+        make_private(tmp_path / "open/ours/folder", "FOLDER")
+
+
+def test_what_lies_above_a_links_target_counts_too(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open/ours").mkdir(0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "open/ours")
+    with pytest.raises(ConfigError, match=r"FOLDER: .*/open, above .*/link, .* is open to everybody"):
+        make_private(tmp_path / "link/folder", "FOLDER")
+
+
+@only_root
+def test_a_folder_further_up_of_another_user_is_refused_but_to_root(tmp_path):
+    """In its owner's folder root has chosen to work."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/ours").mkdir(0o700)
+    os.chown(tmp_path / "theirs", STRANGER, STRANGER)
+    make_private(tmp_path / "theirs/ours/of-root", "FOLDER")
+
+    (tmp_path / "theirs/ours").chmod(0o711)
+    (tmp_path / "theirs/ours/of-a-user").mkdir()
+    os.chown(tmp_path / "theirs/ours/of-a-user", STRANGER + 1, STRANGER + 1)
+    for above in tmp_path.parents:  # pytest's own, which are root's alone
+        if mode(above) == 0o700:
+            above.chmod(0o711)
+    tmp_path.chmod(0o711)
+    os.seteuid(STRANGER + 1)
+    try:
+        with pytest.raises(ConfigError, match=r"FOLDER: .*/theirs, above .*, belongs to another user"):
+            make_private(tmp_path / "theirs/ours/of-a-user/folder", "FOLDER")
+    finally:
+        os.seteuid(0)
+
+
 def test_a_file_in_its_place_is_an_error_of_the_disk(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):

@@ -178,6 +178,15 @@ async def test_of_many_files_only_some_are_on_their_way_at_a_time_and_links_keep
     assert 1 < store.most <= 4
 
 
+async def test_a_run_with_many_files_lets_others_have_their_turns(
+    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
+):
+    uploader = make_uploader()
+    many, one = [spool(f"{number}") for number in range(50)], [spool("only")]
+    await asyncio.gather(uploader.upload("r1", many), uploader.upload("r2", one))
+    assert list(store.types).index("outputs/r2/only") < 10
+
+
 async def test_a_run_that_left_nothing_uploads_nothing(
     make_uploader: Callable[..., OutputUploader], store: Store
 ):

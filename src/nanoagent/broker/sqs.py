@@ -33,6 +33,7 @@ from nanoagent.job import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 # Limits of the SQS API:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-quotas.html
@@ -85,16 +86,25 @@ class SqsBroker:
         dlq_url: Where `bury` moves messages; None takes the target of the queue's redrive policy.
         wait_s: The length of a long poll, 0 … 20 seconds.
         visibility_s: The lease on a message, seconds.
+        call_timeout_s: The longest any call takes, new tries included, seconds.
     """
 
     def __init__(
-        self, client: Any, queue_url: str, *, dlq_url: str | None, wait_s: int, visibility_s: int
+        self,
+        client: Any,
+        queue_url: str,
+        *,
+        dlq_url: str | None,
+        wait_s: int,
+        visibility_s: int,
+        call_timeout_s: float = aws.CALL_TIMEOUT_S,
     ) -> None:
         self._client = client
         self._queue_url = queue_url
         self._dlq_url = dlq_url
         self._wait_s = wait_s
         self._visibility_s = visibility_s
+        self._call_timeout_s = call_timeout_s
         self._leases: dict[Delivery, _Lease] = {}
         self._deletes: list[_Lease] = []
         self._delete_timer: asyncio.TimerHandle | None = None
@@ -139,7 +149,7 @@ class SqsBroker:
         self._forget(lease)
         if lease.renewal is not None:  # it would hide the message anew if it arrived after us
             await asyncio.wait({lease.renewal})
-        with aws.translated(BrokerError, f"give {delivery.message_id} back to {self._queue_url}"):
+        async with self._within(f"give {delivery.message_id} back to {self._queue_url}"):
             await self._client.change_message_visibility(
                 QueueUrl=self._queue_url,
                 ReceiptHandle=delivery.receipt,
@@ -199,7 +209,7 @@ class SqsBroker:
 
     async def _receive(self, limit: int) -> list[Delivery]:
         asked_at = time.monotonic()
-        with aws.translated(BrokerError, f"receive from {self._queue_url}"):
+        async with self._within(f"receive from {self._queue_url}"):
             answer = await self._client.receive_message(
                 QueueUrl=self._queue_url,
                 MaxNumberOfMessages=limit,
@@ -363,7 +373,7 @@ class SqsBroker:
             for number, lease in enumerate(leases)
         ]
         try:
-            with aws.translated(BrokerError, f"delete messages of {self._queue_url}"):
+            async with self._within(f"delete messages of {self._queue_url}"):
                 answer = await self._client.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
         except BrokerError as exc:
             _log.warning("batch not deleted", error=str(exc))
@@ -386,7 +396,7 @@ class SqsBroker:
 
     async def _redrive_policy(self) -> dict[str, Any]:
         if self._policy is None:
-            with aws.translated(BrokerError, f"read the attributes of {self._queue_url}"):
+            async with self._within(f"read the attributes of {self._queue_url}"):
                 answer = await self._client.get_queue_attributes(
                     QueueUrl=self._queue_url, AttributeNames=["RedrivePolicy"]
                 )
@@ -399,7 +409,7 @@ class SqsBroker:
             if arn is None:
                 return None
             account, name = str(arn).split(":")[-2:]  # arn:aws:sqs:region:account:name
-            with aws.translated(BrokerError, f"find the dead-letter queue {arn}"):
+            async with self._within(f"find the dead-letter queue {arn}"):
                 answer = await self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
             self._dlq_url = str(answer["QueueUrl"])
         return self._dlq_url
@@ -419,8 +429,14 @@ class SqsBroker:
         if dlq_url.endswith(".fifo"):
             request["MessageGroupId"] = delivery.group_id or delivery.message_id
             request["MessageDeduplicationId"] = delivery.message_id
-        with aws.translated(BrokerError, f"bury {delivery.message_id} in {dlq_url}"):
+        async with self._within(f"bury {delivery.message_id} in {dlq_url}"):
             await self._client.send_message(**request)
+
+    # --- small things
+
+    def _within(self, doing: str) -> AbstractAsyncContextManager[None]:
+        """One call, which ends in time whatever the queue does."""
+        return aws.within(self._call_timeout_s, BrokerError, doing)
 
     # --- background tasks
 

@@ -27,7 +27,7 @@ from nanoagent.errors import Rejected
 from nanoagent.result import ErrorType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
 
 _MIB: Final = 1024 * 1024
@@ -40,6 +40,7 @@ _COMPONENT_BYTES: Final = 255  # NAME_MAX, limits.h
 _EXTRA_BYTES: Final = 4096
 _DEPTH: Final = 64  # removal of a tree keeps one descriptor and one stack frame open per level
 _SHOWN_CHARACTERS: Final = 120
+_FOLDER_MODE: Final = 0o755
 
 # General purpose bits, APPNOTE 4.4.4.
 _ENCRYPTED: Final = 0x0001 | 0x0040 | 0x2000
@@ -50,6 +51,7 @@ _LOCAL_HEADER: Final = struct.Struct("<4s5H3I2H")  # APPNOTE 4.3.7
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 # Whatever `zipfile` raises for bytes that are no archive. RuntimeError covers NotImplementedError.
@@ -182,6 +184,9 @@ class _BoundedList(list[zipfile.ZipInfo]):
             raise _refusal(f"has more than {self._limit} entries (CODE_MAX_ENTRIES)", info.orig_filename)
         if len(info.extra) > _EXTRA_BYTES:
             raise _refusal(f"has more than {_EXTRA_BYTES} bytes of extra fields", info.orig_filename)
+        # Characters are no more than bytes. Names of 64 KiB each would be decoded to hundreds of megabytes.
+        if len(info.orig_filename) > _NAME_BYTES:
+            raise _refusal(f"has a name of more than {_NAME_BYTES} bytes", info.orig_filename)
         super().append(info)
 
 
@@ -255,7 +260,7 @@ def _entry(info: zipfile.ZipInfo, name: str) -> _Entry:
     """The entry with its path, if that is a path inside the tree on every system."""
     if not name:
         raise _refusal("has an empty name", name)
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if _CONTROL.search(name):
         raise _refusal("has a NUL or control character in its name", name)
     if "\\" in name:
         raise _refusal("has a backslash in its name; folders are separated by /", name)
@@ -325,17 +330,30 @@ def _check_total(entries: list[_Entry], limits: ArchiveLimits) -> None:
 def _check_collisions(entries: list[_Entry], limits: ArchiveLimits) -> None:
     """No two paths are the same, not even on a file system that folds case or normalises."""
     places: dict[str, _Place] = {}
+    folders: dict[tuple[str, ...], str] = {(): ""}  # those that are checked, to their keys in `places`
     for entry in entries:
-        key = path = ""
-        for depth, part in enumerate(entry.parts, start=1):
-            is_last = depth == len(entry.parts)
+        parts = entry.parts
+        checked = _known_depth(parts[:-1], folders)
+        key, path = folders[parts[:checked]], "".join(f"/{part}" for part in parts[:checked])
+        for depth, part in enumerate(parts[checked:], start=checked + 1):
+            is_last = depth == len(parts)
             key, path = f"{key}/{_folded(part)}", f"{path}/{part}"
             place = _Place(path, is_folder=entry.is_folder or not is_last, is_listed=is_last)
             _check_place(entry.name, place, places.setdefault(key, place))
+            if not is_last:
+                folders[parts[:depth]] = key
         if len(places) > limits.entries:
             raise _refusal(
                 f"brings the files and folders to more than {limits.entries} (CODE_MAX_ENTRIES)", entry.name
             )
+
+
+def _known_depth(parts: tuple[str, ...], known: Container[tuple[str, ...]]) -> int:
+    """How many of the parts lead to a folder that is known.
+
+    From the deepest up: thousands of files in a folder sixty levels deep do not ask for all of them again.
+    """
+    return next(depth for depth in range(len(parts), -1, -1) if parts[:depth] in known)
 
 
 def _folded(part: str) -> str:
@@ -387,24 +405,26 @@ def _data_end(entry: _Entry, file: BinaryIO) -> int:
 
 
 def _write(archive: zipfile.ZipFile, entries: Iterable[_Entry], into: Path) -> TreeInfo:
-    folders: set[Path] = set()
-    _make_folder(into, folders)
+    into.mkdir(exist_ok=True)  # the tree's own folder alone may be there already
+    into.chmod(_FOLDER_MODE)
+    folders: dict[tuple[str, ...], Path] = {(): into}
     files = total = 0
     for entry in entries:
-        inner = entry.parts if entry.is_folder else entry.parts[:-1]
-        for depth in range(1, len(inner) + 1):
-            _make_folder(into.joinpath(*inner[:depth]), folders)
+        folder = _make_folders(entry.parts if entry.is_folder else entry.parts[:-1], folders)
         if not entry.is_folder:
-            total += _write_file(archive, entry, into.joinpath(*entry.parts))
+            total += _write_file(archive, entry, folder / entry.parts[-1])
             files += 1
     return TreeInfo(files=files, bytes=total)
 
 
-def _make_folder(path: Path, made: set[Path]) -> None:
-    if path not in made:
-        path.mkdir(exist_ok=not made)  # only the tree's own folder may be there already
-        path.chmod(0o755)  # not left to the umask: the code's user is another one
-        made.add(path)
+def _make_folders(parts: tuple[str, ...], made: dict[tuple[str, ...], Path]) -> Path:
+    """The folder of that path, which is made with those above it if it is not among `made`."""
+    for depth in range(_known_depth(parts, made) + 1, len(parts) + 1):
+        path = made[parts[: depth - 1]] / parts[depth - 1]
+        path.mkdir()
+        path.chmod(_FOLDER_MODE)  # not left to the umask: the code's user is another one
+        made[parts[:depth]] = path
+    return made[parts]
 
 
 def _write_file(archive: zipfile.ZipFile, entry: _Entry, target: Path) -> int:

@@ -21,6 +21,7 @@ from nanoagent.container import capability
 
 _CPU_PERIOD_US: Final = 100_000  # the kernel's default
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same
+_SOCKETS_PART: Final = 4  # v1: what waits in sockets may be a quarter of the memory limit, besides it
 _LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has some 2 KiB
 
 
@@ -196,6 +197,10 @@ class ControlGroupV1(ControlGroup):
             files.reverse()
         for file in files:
             _write(file, str(limit_bytes))
+        # What waits in sockets of TCP and UDP is no part of that, and without a limit not even counted.
+        of_sockets = self.memory / "memory.kmem.tcp.limit_in_bytes"
+        if of_sockets.exists():
+            _write(of_sockets, str(limit_bytes // _SOCKETS_PART))
 
     def memory_limit(self) -> int:  # noqa: D102
         return self._memory.number("memory.limit_in_bytes")

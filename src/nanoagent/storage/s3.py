@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -12,10 +13,12 @@ from nanoagent.errors import StorageError, Superseded
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 _CHUNK_BYTES: Final = 256 * 1024  # written within the loop: about 0.1 ms to the page cache
 _PART_BYTES: Final = 8 * 1024 * 1024  # S3 wants 5 MiB at least and 10,000 parts at most: up to 78 GiB
+_LEAST_BYTES_PER_S: Final = 128 * 1024  # slower than any network that a worker could live with
 _NOT_MODIFIED: Final = frozenset({"304", "NotModified"})
 # By code and not by HTTP status: 403 is also what wrong or expired credentials of our own get.
 _MISSING: Final = frozenset(
@@ -51,11 +54,13 @@ class S3Store:
 
     Args:
         client: An aiobotocore S3 client; its owner closes it.
+        call_timeout_s: The longest a call takes, besides a second for each 128 KiB that it moves.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, call_timeout_s: float = aws.CALL_TIMEOUT_S) -> None:
         self._client = client
         self._conditions = True
+        self._call_timeout_s = call_timeout_s
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
@@ -64,13 +69,13 @@ class S3Store:
 
         A fetch that fails midway leaves what it has written.
         """
-        answer = await self._get(bucket, key, etag)
-        if answer is None:
-            return None
-        async with answer["Body"] as body:
-            if answer["ContentLength"] > max_bytes:
-                raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
-            with aws.translated(StorageError, f"read {shown(bucket, key)}"):
+        async with self._within(max_bytes, f"read {shown(bucket, key)}"):
+            answer = await self._get(bucket, key, etag)
+            if answer is None:
+                return None
+            async with answer["Body"] as body:
+                if answer["ContentLength"] > max_bytes:
+                    raise _too_large(bucket, key, answer["ContentLength"], max_bytes)
                 complete = await _copy(body, into, max_bytes)
         if not complete:
             raise _too_large(bucket, key, None, max_bytes)
@@ -97,16 +102,18 @@ class S3Store:
         if to_be_saved:
             described["ContentDisposition"] = "attachment"
         condition: dict[str, str] | None = {"IfNoneMatch": "*"}
-        with aws.translated(StorageError, f"write {shown(bucket, key)}"):
+        doing = f"write {shown(bucket, key)}"
+        with aws.translated(StorageError, doing):
             if not self._conditions:  # then at least look before
                 condition = await self._replacing(target, fence)
             for _ in range(_PUT_ATTEMPTS):
                 if condition is None:
                     return
-                if await self._put_if(target, source, described, condition if self._conditions else {}):
+                conditions = condition if self._conditions else {}
+                if await self._put_if(target, source, described, conditions, doing):
                     return
                 condition = await self._replacing(target, fence)
-        raise StorageError(f"write {shown(bucket, key)}: others keep writing it")
+        raise StorageError(f"{doing}: others keep writing it")
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
@@ -124,6 +131,11 @@ class S3Store:
     async def close(self) -> None:
         """Nothing to close: the client is its owner's."""
 
+    def _within(self, size_bytes: int, doing: str) -> AbstractAsyncContextManager[None]:
+        """The time that moving so many bytes may take; then the store is given up."""
+        seconds = self._call_timeout_s + size_bytes // _LEAST_BYTES_PER_S
+        return aws.within(seconds, StorageError, doing)
+
     async def _get(self, bucket: str, key: str, etag: str | None) -> Any:
         """GetObject's answer, body unread; None when `etag` is still current."""
         condition = {} if etag is None else {"IfNoneMatch": etag}
@@ -137,27 +149,37 @@ class S3Store:
             raise kind(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
 
     async def _put_if(
-        self, target: dict[str, str], source: Path, described: dict[str, Any], condition: dict[str, str]
+        self,
+        target: dict[str, str],
+        source: Path,
+        described: dict[str, Any],
+        condition: dict[str, str],
+        doing: str,
     ) -> bool:
         """Store the file under a condition; False when it does not hold."""
-        try:
-            with await asyncio.to_thread(source.open, "rb") as file:
-                first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
-                if len(first) > _PART_BYTES:
-                    file.seek(0)
-                    await self._put_parts(target, file, described, condition)
-                else:
-                    await self._client.put_object(**target, **described, **condition, Body=first)
-        except aws.CALL_ERRORS as exc:
-            code = aws.error_code(exc)
-            if condition and code in _CANNOT:
-                _log.warning("the store cannot write conditionally; a late attempt could overwrite outputs")
-                self._conditions = False
-                return False
-            if condition and code in _CHANGED | _GONE:
-                return False
-            raise
+        with await asyncio.to_thread(source.open, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
+            async with self._within(size, doing):
+                try:
+                    if len(first) > _PART_BYTES:
+                        file.seek(0)
+                        await self._put_parts(target, file, described, condition)
+                    else:
+                        await self._client.put_object(**target, **described, **condition, Body=first)
+                except aws.CALL_ERRORS as exc:
+                    if not condition or not self._is_answer_to_condition(exc):
+                        raise
+                    return False
         return True
+
+    def _is_answer_to_condition(self, error: BaseException) -> bool:
+        """Whether a write failed because of its condition: it does not hold, or is not understood."""
+        code = aws.error_code(error)
+        if code in _CANNOT:
+            _log.warning("the store cannot write conditionally; a late attempt could overwrite outputs")
+            self._conditions = False
+        return code in _CHANGED | _GONE | _CANNOT
 
     async def _replacing(self, target: dict[str, str], fence: int) -> dict[str, str] | None:
         """The condition under which the object that is there may be replaced; None when it is ours.
@@ -166,7 +188,8 @@ class S3Store:
             Superseded: It may not be.
         """
         try:
-            there = await self._client.head_object(**target)
+            async with asyncio.timeout(self._call_timeout_s):
+                there = await self._client.head_object(**target)
         except aws.CALL_ERRORS as exc:
             if aws.error_code(exc) in _GONE:
                 return {"IfNoneMatch": "*"}
@@ -202,7 +225,8 @@ class S3Store:
     async def _abort(self, target: dict[str, str]) -> None:
         """Remove the parts of an upload, which S3 bills until then."""
         try:
-            await self._client.abort_multipart_upload(**target)
+            async with asyncio.timeout(self._call_timeout_s):
+                await self._client.abort_multipart_upload(**target)
         except aws.CALL_ERRORS as exc:
             _log.warning("multipart upload not aborted", error=aws.describe(exc), **target)
 

@@ -56,6 +56,9 @@ _SECRET_IN_TEXT: Final = (
 )
 _MANY_LINES: Final = frozenset({"exception", "stack"})
 _SHORTEST_SECRET: Final = 6
+# One, three or seven of them, as text is written into JSON once more. If it were any number, a message of
+# a megabyte of them would take hours.
+_BACKSLASHES: Final = r"\\{1,7}"
 _MAX_FRAMES: Final = 20  # the innermost are kept; a line stays below the 16 KiB that log shippers split at
 
 
@@ -197,16 +200,16 @@ def hide(secrets: Iterable[str]) -> None:
 def _written(character: str) -> str:
     """A pattern of the ways to write a character: as it is, in JSON and Python (twice over too), in a URL."""
     if character == "\\":
-        return r"(?:\\+|%5[Cc])"
+        return rf"(?:{_BACKSLASHES}|%5[Cc])"
     # surrogatepass: an environment variable need not be UTF-8.
     in_urls = {quoted(character, safe="", errors="surrogatepass") for quoted in (quote, quote_plus)}
     ways = [re.escape(way) for way in (character, *sorted(in_urls))]
     ways += [way.lower() for way in ways if way.startswith("%")]
     in_json = json.dumps(character)[1:-1]
     if in_json != character:
-        ways.append(in_json.replace("\\", r"\\+"))
+        ways.append(in_json.replace("\\", _BACKSLASHES))
     elif character == "'":
-        ways.append(r"\\+'")
+        ways.append(f"{_BACKSLASHES}'")
     ways = list(dict.fromkeys(ways))
     return ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})"
 

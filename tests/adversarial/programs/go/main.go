@@ -424,7 +424,6 @@ func attempt(attack string) string {
 }
 
 func endAsChain(attack string) {
-	runtime.LockOSThread()
 	time.AfterFunc(mostTime, func() { os.Exit(int(syscall.ETIMEDOUT)) })
 	err := goThrough(strings.Split(attack, " ; "))
 	var number syscall.Errno
@@ -552,6 +551,11 @@ var endings = map[string]func(){
 	"ignore SIGTERM":         ignoreSigterm,
 	"zombies":                zombies,
 	"overflow the stack":     func() { overflowTheStack([4096]byte{}) },
+}
+
+// What the kernel shows of a process is its first thread's: what is left has to be left there.
+func init() {
+	runtime.LockOSThread()
 }
 
 func main() {
