@@ -44,6 +44,9 @@ SETTINGS_KO: Final = {
     "redis_tls": "Redis에 TLS로 연결",
     "result_ttl_seconds": "Redis에 결과를 보관하는 시간(초)",
     "max_result_bytes": "결과가 이보다 크면 전체 로그를 S3에 올리고 링크를 남김",
+    "result_spool_mb": (
+        "Redis에 연결할 수 없는 동안 디스크에 보관하는 결과의 크기(MiB). 넘으면 작업을 받지 않음"
+    ),
     "worker_id": "이 워커의 이름; 기본값: 호스트 이름과 무작위 문자열",
     "worker_memory_mb": "모든 컨테이너가 함께 쓰는 메모리(MiB); 기본값: 머신의 메모리에서 여유분을 뺀 값",
     "worker_cpus": "실행 중인 모든 작업이 함께 쓰는 CPU 수; 기본값: 머신의 CPU 수",

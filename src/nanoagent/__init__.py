@@ -9,6 +9,8 @@ One process, one asyncio loop. A job's way through it, and the module that owns 
 
 * A message is **leased**: from receipt until it is settled (acknowledged, given back or buried) the
   broker keeps its visibility timeout from running out.
+* A request is **claimed** on Redis before it is run: one worker may answer it, and a fencing token keeps a
+  late one from publishing or overwriting anything (`sink`).
 * A job takes a **slot** (memory and CPU of the worker's budget, `slots`) only while it builds or runs;
   waiting for S3 costs none.
 * A **container** serves one function (id, code digest, memory size) and one run at a time, so that its

@@ -35,6 +35,7 @@ from nanoagent.runner import Runner, RunnerParts
 from nanoagent.selftest.keeper import Keeper
 from nanoagent.selftest.suite import SelfTest, Suite, attack_all
 from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.spool import Spool
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
 from nanoagent.telemetry import systemd
@@ -156,6 +157,12 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     opened.push_async_callback(broker.close)
     sink = redis_sink(settings)
     opened.push_async_callback(sink.close)
+    cancellations = sink.cancellations()
+    opened.push_async_callback(cancellations.close)
+    # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
+    spool = Spool(settings.code_cache_dir / "results", sink, settings.result_spool_mb * MIB, metrics.spooled)
+    await spool.open()
+    opened.push_async_callback(spool.close)
     await pool.filled()
     blocked = await _keep_guards(settings, running, home, metrics, health, opened)
     # What there is by now stays: the collector need not look at it again and again.
@@ -166,6 +173,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             settings=settings,
             broker=broker,
             sink=sink,
+            cancellations=cancellations,
+            spool=spool,
             executor=executor,
             outputs=outputs,
             slots=slots,
@@ -390,6 +399,9 @@ def redis_sink(settings: Settings) -> RedisSink:
         password=settings.redis_password,
         tls=settings.redis_tls,
         ttl_s=settings.result_ttl_seconds,
+        # As long as the lease on a message: when a dead worker's comes back, its claim is over as well.
+        claim_s=settings.sqs_visibility_seconds,
+        owner=settings.worker_id,
     )
 
 

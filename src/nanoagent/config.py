@@ -21,11 +21,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nanoagent.errors import ConfigError
-from nanoagent.job import DEFAULT_MEMORY_MB, MIN_MEMORY_MB, JobDefaults, Runtime
+from nanoagent.job import DEFAULT_MEMORY_MB, MAX_TIMEOUT_MS, MIN_MEMORY_MB, JobDefaults, Runtime
 
 _MIB: Final = 1024 * 1024
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
 _SLOT_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")  # see container.slot
+# For how long SQS lets one receipt be held, however often it is renewed: "SQS visibility timeout".
+_MAX_HELD_S: Final = 43_200
+# What a job may need beside its program and its build: two waits for a slot (runner._SLOT_WAIT_S), fetching,
+# uploading, publishing. Measured in seconds; this is generous.
+_BESIDE_S: Final = 600
+_MAX_BUILD_S: Final = _MAX_HELD_S - MAX_TIMEOUT_MS // 1000 - _BESIDE_S
 _REMAPPED_IDS: Final = 65_536  # see container.engine
 _LEAST_UIDS: Final = 10_000
 
@@ -92,6 +98,9 @@ class Settings(BaseSettings):
     max_result_bytes: int = Field(
         512 * 1024, ge=4096, description="a larger result has its full logs put to S3 and linked"
     )
+    result_spool_mb: Positive = Field(
+        256, description="results kept on disk while Redis is away, MiB; beyond that no jobs are taken"
+    )
 
     # --- this worker
     worker_id: str = Field(
@@ -126,9 +135,11 @@ class Settings(BaseSettings):
     retry_base_seconds: PositiveFloat = Field(
         2, description="first delay before such a job comes back, seconds"
     )
-    retry_max_seconds: PositiveFloat = Field(300, description="longest such delay, seconds")
-    drain_seconds: NotNegative = Field(
-        120, description="how long a stopping worker lets jobs finish, seconds"
+    retry_max_seconds: float = Field(
+        300, gt=0, le=_MAX_HELD_S, allow_inf_nan=False, description="longest such delay, seconds"
+    )
+    drain_seconds: int = Field(
+        120, ge=0, le=_MAX_HELD_S, description="how long a stopping worker lets jobs finish, seconds"
     )
     locale: Literal["ko", "en"] = Field("ko", description="language of tips and hints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -298,6 +309,13 @@ class Settings(BaseSettings):
             problems.append("BUILD_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no build could ever run")
         if self.cpu_min > min(self.cpu_max or self.worker_cpus, self.worker_cpus):
             problems.append("CPU_MIN: should be at most CPU_MAX and WORKER_CPUS")
+        if self.result_spool_mb * _MIB < self.max_result_bytes:
+            problems.append("RESULT_SPOOL_MB: should have room for a result of MAX_RESULT_BYTES at least")
+        if self.build_timeout_seconds > _MAX_BUILD_S:
+            problems.append(
+                f"BUILD_TIMEOUT_SECONDS: should be at most {_MAX_BUILD_S}, or a build and the longest job "
+                "(timeoutMs) could outlast the 12 hours for which SQS lets a message be held"
+            )
         if self.retry_base_seconds > self.retry_max_seconds:
             problems.append("RETRY_BASE_SECONDS: should be at most RETRY_MAX_SECONDS")
         if problems:

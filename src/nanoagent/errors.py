@@ -13,7 +13,8 @@
         ├── ContainerError     Docker, or a container that died or misbehaved
         │   └── ProtocolError  bytes from a supervisor that break the protocol
         ├── StackError         the embedded services of demo, dev and tests (see `local`)
-        └── Interrupted        no room for the job here, now; not an attempt
+        ├── Interrupted        no room for the job here, now; not an attempt
+        └── Superseded         another worker has the request; nothing of this attempt counts
 
 Vendors' exceptions are translated at the adapters, `from exc`.
 """
@@ -123,3 +124,7 @@ class ProtocolError(ContainerError):
 
 class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED
     """The worker gives the job back for lack of room; this does not count as an attempt."""
+
+
+class Superseded(PlatformError):  # noqa: N818 - a fact about the attempt, not a failure
+    """A store has shown that another worker has claimed the request since; this does not count either."""

@@ -70,7 +70,9 @@ class Executor:
     async def _report(self, attempt: Attempt, ran: Execution, lease: Lease) -> Result:
         """Upload what the run left, and say everything about it."""
         with attempt.timed("upload"):
-            links, refused = await self._parts.outputs.upload(attempt.job.request_id, ran.collected.files)
+            links, refused = await self._parts.outputs.upload(
+                attempt.job.request_id, ran.collected.files, attempt.fence
+            )
         result = self._blank(attempt, ran.error_type, ran.message)
         result.exit_code = ran.exit_code
         result.stdout = ran.collected.stdout.text
@@ -105,6 +107,10 @@ class Executor:
         """The result of a job that was given up, by our fault; why in detail is the log's."""
         message = f"{failure.told}; the worker's log says more of this requestId"
         return self._blank(attempt, ErrorType.PLATFORM, message)
+
+    def cancelled(self, attempt: Attempt) -> Result:
+        """The result of a job that was called off before its program had run, or that had to be given up."""
+        return self._blank(attempt, ErrorType.CANCELLED, "the job was called off")
 
     def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: str | None) -> Result:
         """A result with what is known of every job."""

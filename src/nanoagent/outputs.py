@@ -98,14 +98,20 @@ class OutputUploader:
         self._uploads = asyncio.Semaphore(_PARALLEL_UPLOADS)
 
     async def upload(
-        self, request_id: str, files: Sequence[OutputFile]
+        self, request_id: str, files: Sequence[OutputFile], fence: int = 0
     ) -> tuple[list[str], list[OutputError]]:
         """Store a run's output files.
+
+        Args:
+            request_id: Whose they are.
+            files: What to store.
+            fence: The token of the claim; see `ObjectStore.put`.
 
         Returns:
             Their links, in the files' order, and what was not uploaded because of its name.
 
         Raises:
+            Superseded: A later attempt has stored its own.
             StorageError: The store failed; uploading again is harmless.
         """
         # Of a run's hundred files only some wait at a time: another run's single file is not behind them all.
@@ -113,7 +119,7 @@ class OutputUploader:
 
         async def put(file: OutputFile, key: str) -> str:
             async with turns:
-                return await self._put(key, file.spooled, content_type_of(file.path), file.size)
+                return await self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
 
         wanted: list[tuple[OutputFile, str]] = []
         refused: list[OutputError] = []
@@ -133,11 +139,16 @@ class OutputUploader:
                 upload.cancel()
             await asyncio.gather(*uploads, return_exceptions=True)
 
-    async def _put(self, key: str, source: Path, content_type: str, size: int) -> str:
+    async def _put(self, key: str, source: Path, content_type: str, size: int, fence: int) -> str:
         bucket = self._settings.s3_user_data_bucket
         async with self._uploads:
             await self._store.put(
-                bucket, key, source, content_type=content_type, to_be_saved=not is_shown(content_type)
+                bucket,
+                key,
+                source,
+                content_type=content_type,
+                to_be_saved=not is_shown(content_type),
+                fence=fence,
             )
         self._metrics.outputs_uploaded(size)
         return await self._link(bucket, key)
@@ -149,29 +160,30 @@ class OutputUploader:
             )
         return f"https://s3.{self._settings.aws_region}.amazonaws.com/{bucket}/{quote(key)}"
 
-    async def document(self, result: Result) -> bytes:
+    async def document(self, result: Result, fence: int = 0) -> bytes:
         """The result's JSON; when that is too large, its full logs go to S3 and the rest is shortened.
 
         Raises:
+            Superseded: A later attempt has stored its own.
             StorageError: The store failed.
         """
         document = results.encode(result)
         if len(document) <= self._settings.max_result_bytes:
             return document
         links = {
-            f"{stream}_url": await self._put_log(result.request_id, stream, getattr(result, stream))
+            f"{stream}_url": await self._put_log(result.request_id, stream, getattr(result, stream), fence)
             for stream in ("stdout", "stderr")
             if getattr(result, stream)
         }
         linked = msgspec.structs.replace(result, **links)
         return shortened(linked, self._settings.max_result_bytes)
 
-    async def _put_log(self, request_id: str, stream: str, text: str) -> str:
+    async def _put_log(self, request_id: str, stream: str, text: str, fence: int) -> str:
         data = text.encode()
         with tempfile.NamedTemporaryFile(prefix="nanoagent-log-") as file:
             await asyncio.to_thread(Path(file.name).write_bytes, data)
             key = f"logs/{request_id}/{stream}.txt"
-            return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data))
+            return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data), fence)
 
 
 def shortened(result: Result, max_bytes: int) -> bytes:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.code import archive, imports
 from nanoagent.container import execution
+from nanoagent.container.execution import Control
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import MIB
 from nanoagent.errors import Interrupted, PlatformError, Rejected
@@ -55,6 +56,8 @@ class Attempt:
         job: What to do.
         number: Which attempt it is, from 1.
         queue_ms: How long the message had waited when it was received.
+        control: What the run can be called off by.
+        fence: The token of the claim it is made under; what it stores replaces nothing of a later one's.
         on_running: Called when the job gets a slot: from then on it is finished rather than given back.
     """
 
@@ -62,6 +65,8 @@ class Attempt:
     number: int
     queue_ms: float
     on_running: Callable[[], None] = lambda: None
+    fence: int = 0
+    control: Control = field(default_factory=Control)
     timings: Timings = field(default_factory=Timings)
     started_at: float = field(default_factory=time.perf_counter)
 
@@ -224,7 +229,7 @@ class Runner:
             with attempt.timed("start"):
                 await lease.container.session.ready()
             request = self._run_request(attempt.job, prepare_next=lease.reuse)
-            ran = await execution.execute(lease, request, spool)
+            ran = await execution.execute(lease, request, spool, attempt.control)
             attempt.timings.run = round(ran.wall_ms, 3)
             return ran, lease
 

@@ -2,7 +2,10 @@
 
 No more messages are taken than there is room to run; a delivery is settled exactly once, last, and by the
 outcome table. Stopping is not cancelling: intake ends first, what runs is finished, what does not run yet is
-given back at once, and leases last until the last delivery is settled.
+given back at once, and leases last until the last delivery is settled. A delivery whose lease is lost is
+stopped where it stands: nothing of it is uploaded, published or settled any more, because someone else may
+have it. So is one whose claim is lost: the lease says who has the message, the claim who may answer the
+request, which may come in two messages.
 """
 
 from __future__ import annotations
@@ -12,16 +15,24 @@ import random
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from nanoagent import job as jobs
 from nanoagent import result as results
-from nanoagent.errors import BrokerError, Interrupted, PlatformError, SinkError, UnreadableMessage
+from nanoagent.errors import (
+    BrokerError,
+    Interrupted,
+    PlatformError,
+    SinkError,
+    Superseded,
+    UnreadableMessage,
+)
 from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Settle
 from nanoagent.runner import Attempt
+from nanoagent.sink.base import Answered, Taken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +44,8 @@ if TYPE_CHECKING:
     from nanoagent.job import Job
     from nanoagent.outputs import OutputUploader
     from nanoagent.result import Result
-    from nanoagent.sink.base import ResultSink
+    from nanoagent.sink.base import Cancellations, Claim, ResultSink
+    from nanoagent.sink.spool import Spool
     from nanoagent.slots import Slots
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
     from nanoagent.telemetry.metrics import Metrics
@@ -48,6 +60,9 @@ _HEALTH_RETRY_S: Final = 1.0
 _HELD_PER_SLOT: Final = 2  # one runs, one uploads
 _MAX_TWINS: Final = 4  # deliveries of one request that wait for the first; SQS rarely has more than two
 _CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
+_TAKEN_DELAY_MAX_S: Final = 1800.0
+_TAKEN_DOUBLINGS: Final = 8
+_KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
 
 
 def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
@@ -66,6 +81,20 @@ def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float)
     return delay * (1 - jitter / 2)
 
 
+def taken_delay_s(left_s: float, receive_count: int) -> float:
+    """How long a second delivery of a request that another worker is working on stays away.
+
+    First until that worker's claim is over, should it have died. It doubles each time: whoever runs for hours
+    would otherwise drive the other message over the queue's maxReceiveCount.
+
+    Args:
+        left_s: How much longer the other's claim lasts, seconds.
+        receive_count: How often the message has been handed out.
+    """
+    delay = max(left_s, 1.0) * 2.0 ** min(receive_count - 1, _TAKEN_DOUBLINGS)
+    return max(min(delay, _TAKEN_DELAY_MAX_S), left_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerParts:
     """What the worker works with.
@@ -77,6 +106,8 @@ class WorkerParts:
     settings: Settings
     broker: Broker
     sink: ResultSink
+    cancellations: Cancellations
+    spool: Spool
     executor: Executor
     outputs: OutputUploader
     slots: Slots
@@ -96,6 +127,8 @@ class _Held:
         twin: It waits for another delivery of the same request, and wants no slot.
         running: It has, or had, a slot: a drain finishes it.
         concluding: Its run is over: nothing interrupts it any more.
+        claim: The right to answer, once it has had it.
+        called_off: Whoever sent it wants no more of it.
     """
 
     task: asyncio.Task[None] = field(init=False)
@@ -103,6 +136,17 @@ class _Held:
     twin: bool = False
     running: bool = False
     concluding: bool = False
+    claim: Claim | None = None
+    called_off: bool = False
+
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Whether someone else may be working on it."""
+        return delivery.lost.done() or (self.claim is not None and self.claim.lost.done())
+
+    def stop(self) -> None:
+        """Cancel it, unless nothing interrupts it any more."""
+        if self.begun and not self.concluding:
+            self.task.cancel()
 
 
 @dataclass(slots=True, eq=False)
@@ -212,7 +256,7 @@ class Worker:
 
     async def _able(self) -> bool:
         """Whether a job that is taken now could be finished; readiness says why not, the log once."""
-        reason = self._parts.pool.broken or self._all_blocked()
+        reason = self._parts.pool.broken or self._all_blocked() or self._spool_full()
         if reason is None:
             try:
                 await self._parts.sink.ping()
@@ -233,6 +277,16 @@ class Worker:
         reasons = [self._parts.blocked(runtime) for runtime in Runtime]
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
 
+    def _spool_full(self) -> str | None:
+        """Why the result of one more job might find no place, where it had to wait for Redis."""
+        settings = self._settings
+        fits = self._parts.spool.has_room_for((len(self._held) + 1) * settings.max_result_bytes)
+        reason = None
+        if not fits:
+            reason = f"RESULT_SPOOL_MB={settings.result_spool_mb} is used up by results that wait for Redis"
+        self._parts.health.set("spool", ok=fits, reason=reason or "")
+        return reason
+
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -242,6 +296,7 @@ class Worker:
         held = _Held()
         held.task = asyncio.create_task(self._handle(delivery, held))
         self._held.add(held)
+        delivery.lost.add_done_callback(lambda _: self._stop_lost(held))
 
         def settled(task: asyncio.Task[None]) -> None:
             self._held.discard(held)
@@ -250,6 +305,14 @@ class Worker:
                 log.error("a delivery was not settled", exc_info=exc)  # it could not be given back either
 
         held.task.add_done_callback(settled)
+
+    def _stop_lost(self, held: _Held) -> None:
+        self._parts.metrics.lease_lost()
+        held.stop()
+
+    def _stop_superseded(self, held: _Held) -> None:
+        self._parts.metrics.claim_lost()
+        held.stop()
 
     # --- drain
 
@@ -274,8 +337,7 @@ class Worker:
         while open_tasks := self._open_tasks(intake):
             intake.cancel()  # nothing is lost: a broker gives back what an abandoned poll brings
             for held in self._held:
-                if held.begun and not held.concluding:
-                    held.task.cancel()
+                held.stop()
             await asyncio.wait(open_tasks, timeout=_HEALTH_RETRY_S)
 
     def _open_tasks(self, intake: asyncio.Task[None]) -> set[asyncio.Task[None]]:
@@ -306,8 +368,7 @@ class Worker:
             return
         except jobs.InvalidJob as exc:
             held.concluding = True
-            if not await self._already_done(delivery, held, exc.request_id):
-                await self._conclude(delivery, held, self._invalid(delivery, exc), model="")
+            await self._refuse(delivery, held, exc)
             return
         # Not taken back: the delivery has its task, and with it its context, to itself.
         structlog.contextvars.bind_contextvars(
@@ -319,28 +380,33 @@ class Worker:
         return jobs.parse_job(delivery.body, self._job_defaults)
 
     async def _work(self, delivery: Delivery, held: _Held, job: Job) -> None:
-        if self._stopping.is_set():  # the last long poll brought it
-            await self._interrupted(delivery, job)
+        if self._stopping.is_set() or delivery.lost.done():  # the last long poll brought it
+            await self._interrupted(delivery, job.runtime, job.model_id)
             return
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
         attempt = Attempt(job, delivery.receive_count, queue_ms, lambda: self._begun(held))
         with self._parts.metrics.job_active():
             try:
-                async with self._alone(job.request_id, held):
-                    if await self._already_done(delivery, held, job.request_id):
+                async with (
+                    self._alone(job.request_id, held),
+                    self._claimed(delivery, held, job.request_id, (job.runtime, job.model_id)) as claim,
+                ):
+                    if claim is None:
                         return
-                    self._check_guards(job.runtime)
-                    result = await self._parts.executor.execute(attempt)
-                    await self._conclude(delivery, held, result, job.model_id)
+                    result = await self._run_unless_called_off(delivery, held, attempt, claim)
+                    await self._conclude(delivery, held, claim, result, job.model_id)
             except asyncio.CancelledError:
                 if held.concluding:
                     raise
-                # A twin comes back when the run that it waits for, which the drain lets finish, is over.
-                delay_s = self._settings.drain_seconds if held.twin else 0
-                await self._interrupted(delivery, job, delay_s=delay_s)
+                await self._stopped(delivery, held, job)
             except Interrupted as exc:
                 held.concluding = True
-                await self._interrupted(delivery, job, str(exc), _CROWDED_DELAY_S)
+                await self._interrupted(delivery, job.runtime, job.model_id, str(exc), _CROWDED_DELAY_S)
+            except Superseded as exc:
+                held.concluding = True
+                if held.claim is not None and not held.is_lost(delivery):
+                    held.claim.lost.set_result(str(exc))
+                await self._stopped(delivery, held, job)
             except PlatformError as exc:
                 await self._failed(delivery, held, attempt, exc)
             except Exception as exc:
@@ -386,37 +452,139 @@ class Worker:
         held.running = True
         self._moved.set()
 
-    async def _already_done(self, delivery: Delivery, held: _Held, request_id: str) -> bool:
-        """Publish again, and acknowledge, when the request has a result: it gets no second one."""
-        stored = await self._parts.sink.stored(request_id)
-        if stored is None:
-            return False
-        log.info("already done; its result is published again")
-        await self._finish(delivery, held, stored, request_id)
-        return True
+    @asynccontextmanager
+    async def _claimed(
+        self, delivery: Delivery, held: _Held, request_id: str, labels: tuple[str, str]
+    ) -> AsyncIterator[Claim | None]:
+        """Enter with the right to answer the request; it is let go unless the block has answered.
+
+        None, with the delivery settled, when there is an answer already (it is announced again: nothing runs
+        twice), or when another worker is about to give one.
+        """
+        await self._parts.spool.delivered(request_id)  # of an earlier life of this worker, say
+        claim = await self._parts.sink.claim(request_id)
+        if isinstance(claim, Answered):
+            held.concluding = True
+            log.info("already done; its result is published again")
+            await _uninterrupted(self._parts.broker.ack(delivery))
+            yield None
+            return
+        if isinstance(claim, Taken):
+            held.concluding = True
+            delay_s = taken_delay_s(claim.left_s, delivery.receive_count)
+            await self._interrupted(delivery, *labels, "another worker is working on the request", delay_s)
+            yield None
+            return
+        held.claim = claim
+        claim.lost.add_done_callback(lambda _: self._stop_superseded(held))
+        try:
+            yield claim
+        except BaseException:
+            await _uninterrupted(self._release(claim))
+            raise
+
+    async def _release(self, claim: Claim) -> None:
+        if claim.lost.done():
+            return
+        try:
+            await self._parts.sink.release(claim)
+        except SinkError as exc:
+            log.warning("claim not released; it runs out", reason=str(exc))
+
+    # --- calling off
+
+    async def _run_unless_called_off(
+        self, delivery: Delivery, held: _Held, attempt: Attempt, claim: Claim
+    ) -> Result:
+        if claim.cancelled:
+            return self._parts.executor.cancelled(attempt)
+        job = attempt.job
+        attempt.fence = claim.token
+        end_watch = self._parts.cancellations.watch(job.request_id, lambda: self._call_off(held, attempt))
+        try:
+            self._check_guards(job.runtime)
+            return await self._parts.executor.execute(attempt)
+        except (asyncio.CancelledError, PlatformError):
+            if not held.called_off or held.is_lost(delivery):
+                raise
+            return self._parts.executor.cancelled(attempt)
+        finally:
+            end_watch()
+
+    def _call_off(self, held: _Held, attempt: Attempt) -> None:
+        """Stop a job for its sender: by ending its program, so that what it has printed is not lost."""
+        if held.concluding or attempt.control.has_ended:
+            log.info("called off too late", request_id=attempt.job.request_id)
+            return
+        log.info("called off", request_id=attempt.job.request_id)
+        held.called_off = True
+        if attempt.control.kill is None:
+            held.stop()
+            return
+        attempt.control.kill()
+
+        def insist() -> None:
+            if not attempt.control.has_ended:
+                held.stop()
+
+        asyncio.get_running_loop().call_later(_KILL_PATIENCE_S, insist)
 
     # --- endings
 
-    async def _conclude(self, delivery: Delivery, held: _Held, result: Result, model: str) -> None:
-        """Store and publish the result, then delete the message."""
-        document = await self._parts.outputs.document(result)
-        await self._finish(delivery, held, document, result.request_id)
+    async def _conclude(
+        self, delivery: Delivery, held: _Held, claim: Claim, result: Result, model: str
+    ) -> None:
+        """Store and publish the result, then delete the message.
+
+        Raises:
+            Superseded: Someone else has claimed the request since.
+        """
+        document = await self._parts.outputs.document(result, claim.token)
+        await self._finish(delivery, held, claim, document)
         self._count(result, model)
 
-    async def _finish(self, delivery: Delivery, held: _Held, document: bytes, request_id: str) -> None:
+    async def _finish(self, delivery: Delivery, held: _Held, claim: Claim, document: bytes) -> None:
         """The last two effects, in order; once begun they are not interrupted."""
+        if held.is_lost(delivery):  # in this very turn of the loop: the cancellation has not come yet
+            raise Superseded("its lease or its claim was lost just now")
         held.running = held.concluding = True
 
         async def finish() -> None:
-            await self._parts.sink.publish(request_id, document)
-            await self._parts.broker.ack(delivery)
+            published = await self._publish(claim, document)
+            if published is None:
+                # Whoever starts next with this folder delivers it; nobody needs to run the job before.
+                await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+            elif published:
+                await self._parts.broker.ack(delivery)
+            else:
+                raise Superseded("another worker has claimed the request since, or answered it")
 
         await _uninterrupted(finish())
+
+    async def _publish(self, claim: Claim, document: bytes) -> bool | None:
+        """Publish at once, or as soon as Redis is back: what has been run is not lost with it.
+
+        Returns:
+            As `ResultSink.publish`; None when the worker could not wait any longer.
+        """
+        try:
+            return await self._parts.sink.publish(claim, document)
+        except SinkError as exc:
+            log.warning("result kept until Redis takes it", reason=str(exc))
+        delivered = await self._parts.spool.keep(claim, document)
+        hurried = asyncio.create_task(self._hurry.wait())
+        either: set[asyncio.Future[Any]] = {delivered, hurried}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        return delivered.result() if delivered.done() else None
 
     async def _failed(
         self, delivery: Delivery, held: _Held, attempt: Attempt, failure: PlatformError
     ) -> None:
         """Our fault: try again later, or, after the last attempt, tell the sender and bury the message."""
+        if held.is_lost(delivery):
+            await self._stopped(delivery, held, attempt.job)  # whoever has it now is told nothing of this
+            return
         held.concluding = True
         self._parts.metrics.attempt_failed()
         failures = await self._failures_of(delivery, attempt.job)
@@ -425,7 +593,7 @@ class Worker:
             await _uninterrupted(self._parts.broker.give_back(delivery, self._delay_s(failures)))
             return
         result = self._parts.executor.failed(attempt, failure)
-        await _uninterrupted(self._give_up(delivery, result, attempt.job.model_id))
+        await _uninterrupted(self._give_up(delivery, held.claim, result, attempt.job.model_id))
 
     def _delay_s(self, failures: int) -> float:
         settings = self._settings
@@ -440,12 +608,18 @@ class Worker:
         except SinkError:
             return delivery.receive_count
 
-    async def _give_up(self, delivery: Delivery, result: Result, model: str) -> None:
+    async def _give_up(self, delivery: Delivery, claim: Claim | None, result: Result, model: str) -> None:
+        """Tell the sender, then bury the message.
+
+        The claim has been let go when the attempt failed; its token is good until someone has a newer one.
+        """
         try:
-            await self._parts.sink.publish(result.request_id, results.encode(result))
+            published = claim is not None and await self._parts.sink.publish(claim, results.encode(result))
         except SinkError as exc:
-            # Whoever waits must be told before the message may go; it is tried again like any attempt.
             log.warning("result not published", reason=str(exc))
+            published = False
+        if not published:
+            # Whoever waits must be told before the message may go; it is tried again like any attempt.
             await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
             return
         reason = result.error_message or ErrorType.PLATFORM
@@ -454,12 +628,33 @@ class Worker:
             await self._parts.broker.ack(delivery)
         self._count(result, model)
 
+    async def _stopped(self, delivery: Delivery, held: _Held, job: Job) -> None:
+        """It was cancelled: by a drain, or because someone else has it already."""
+        labels = job.runtime, job.model_id
+        if delivery.lost.done():  # giving it back does nothing then
+            await self._interrupted(delivery, *labels, f"its lease is lost: {delivery.lost.result()}")
+        elif held.claim is not None and held.claim.lost.done():
+            # Should the other worker have another message of the request, the answer is there then.
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            await self._interrupted(
+                delivery, *labels, f"its claim is lost: {held.claim.lost.result()}", delay_s
+            )
+        else:
+            # A twin comes back when the run that it waits for, which the drain lets finish, is over.
+            delay_s = self._settings.drain_seconds if held.twin else 0
+            await self._interrupted(delivery, *labels, delay_s=delay_s)
+
     async def _interrupted(
-        self, delivery: Delivery, job: Job, reason: str = "the worker is stopping", delay_s: float = 0
+        self,
+        delivery: Delivery,
+        runtime: str,
+        model: str,
+        reason: str = "the worker is stopping",
+        delay_s: float = 0,
     ) -> None:
         """Someone else can have the job; this was no attempt."""
         outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
-        self._parts.metrics.job_finished(outcome.label, job.runtime, job.model_id, None)
+        self._parts.metrics.job_finished(outcome.label, runtime, model, None)
         log.info("given back", reason=reason)
         await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
 
@@ -476,6 +671,19 @@ class Worker:
         else:
             log.error("unreadable message dropped: no dead-letter queue", problem=problem, body=delivery.body)
             await self._parts.broker.ack(delivery)
+
+    async def _refuse(self, delivery: Delivery, held: _Held, invalid: jobs.InvalidJob) -> None:
+        """Tell the sender of a job that it is none, unless its request has another answer, or gets one."""
+        try:
+            async with (
+                self._alone(invalid.request_id, held),
+                self._claimed(delivery, held, invalid.request_id, (invalid.runtime, "")) as claim,
+            ):
+                if claim is not None:
+                    await self._conclude(delivery, held, claim, self._invalid(delivery, invalid), model="")
+        except Superseded as exc:
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            await self._interrupted(delivery, invalid.runtime, "", str(exc), delay_s)
 
     def _invalid(self, delivery: Delivery, invalid: jobs.InvalidJob) -> Result:
         locale = self._settings.locale

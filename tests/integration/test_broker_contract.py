@@ -39,6 +39,10 @@ class Queue(Protocol):
         """Body and reason of each."""
         ...
 
+    async def take_away(self, delivery: Delivery) -> None:
+        """Make its receipt worthless."""
+        ...
+
 
 @dataclass
 class SqsQueue:
@@ -60,6 +64,9 @@ class SqsQueue:
         letters = await self.stack.dead_letters(queue_url=self.dlq_url)
         return [(letter["body"], letter["attributes"]["reason"]) for letter in letters]
 
+    async def take_away(self, delivery: Delivery) -> None:
+        await self.client.delete_message(QueueUrl=self.url, ReceiptHandle=delivery.receipt)
+
 
 @dataclass
 class MemoryQueue:
@@ -73,6 +80,9 @@ class MemoryQueue:
 
     async def dead_letters(self) -> list[tuple[str, str]]:
         return [(delivery.body, reason) for delivery, reason in self.broker.buried]
+
+    async def take_away(self, delivery: Delivery) -> None:
+        self.broker.lose(delivery)
 
 
 @asynccontextmanager
@@ -264,6 +274,50 @@ async def test_giving_back_twice_does_not_cut_the_delay_short(queue: Queue):
     await queue.broker.give_back(delivery, 0)
 
     assert await queue.broker.receive(10) == []
+
+
+async def test_a_lease_is_not_lost_while_it_is_renewed_nor_by_settling(queue: Queue):
+    for body in ("held", "done", "again"):
+        await queue.send(body)
+    held, done, again = [await receive_one(queue.broker) for _ in range(3)]
+    await queue.broker.ack(done)
+    await queue.broker.give_back(again, 1000)
+
+    assert await queue.broker.receive(10) == []  # LONG_POLL_S > VISIBILITY_S
+    assert not any(delivery.lost.done() for delivery in (held, done, again))
+
+
+async def test_a_lease_whose_receipt_is_worthless_is_lost(queue: Queue):
+    await queue.send("gone")
+    delivery = await receive_one(queue.broker)
+
+    await queue.take_away(delivery)
+
+    async with asyncio.timeout(DEADLINE_S):
+        reason = await delivery.lost
+    if isinstance(queue, SqsQueue):  # said by the queue, not found out by waiting
+        assert "knows the receipt no more" in reason
+
+
+async def test_a_delivery_that_was_lost_cannot_be_settled(queue: Queue):
+    await queue.send("lost")
+    delivery = await receive_one(queue.broker)
+    await queue.take_away(delivery)
+    async with asyncio.timeout(DEADLINE_S):
+        await delivery.lost
+
+    await queue.broker.ack(delivery)
+    await queue.broker.give_back(delivery, 0)
+    assert await queue.broker.bury(delivery, "too late")
+    await queue.broker.close()
+
+    assert await queue.dead_letters() == []
+    if isinstance(queue, SqsQueue):
+        settling = {"DeleteMessageBatch", "ChangeMessageVisibility", "SendMessage"}
+        assert settling.isdisjoint(set(queue.requests) - {"SendMessage"})
+        assert queue.requests["SendMessage"] == 1  # the test's own
+    else:
+        assert await queue.depth() == (1, 0, 0)
 
 
 async def test_closing_twice_is_harmless_and_ends_receiving(queue: Queue):
@@ -479,7 +533,46 @@ async def test_a_lease_is_renewed_for_twelve_hours_at_most(stack: EmbeddedStack,
 
         queue.broker._leases[delivery].held_since -= 12 * 3600
 
+        async with asyncio.timeout(DEADLINE_S):
+            assert "12 h" in await delivery.lost
         assert (await receive_one(queue.broker)).receive_count == 2
+
+
+async def test_a_lease_that_cannot_be_renewed_is_lost_before_anyone_else_can_have_the_message(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients) as queue, stack.clients() as others:
+
+        async def never_arrive(**_: Any) -> None:
+            await asyncio.Event().wait()
+
+        queue.client.meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", never_arrive)
+        await queue.send("held")
+        delivery = await receive_one(queue.broker)
+        other = await others.sqs()
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await other.receive_message(QueueUrl=queue.url, WaitTimeSeconds=1)).get("Messages"):
+                pass
+        assert "in time" in delivery.lost.result()
+
+
+async def test_a_renewal_that_is_throttled_does_not_lose_the_lease(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients) as queue:
+        refused: list[None] = []
+
+        def throttle(parsed: dict[str, Any], **_: Any) -> None:
+            refused.append(None)
+            parsed["Failed"] = [{"Id": "0", "SenderFault": True, "Code": "RequestThrottled"}]
+            parsed["Successful"] = []
+
+        queue.client.meta.events.register("after-call.sqs.ChangeMessageVisibilityBatch", throttle)
+        await queue.send("held")
+        delivery = await receive_one(queue.broker)
+        await until(lambda: bool(refused))
+
+        assert delivery in queue.broker._leases
+        async with asyncio.timeout(DEADLINE_S):
+            assert "in time" in await delivery.lost  # it was never granted more
 
 
 async def test_renewals_go_on_after_one_failed(stack: EmbeddedStack, clients: AwsClients):

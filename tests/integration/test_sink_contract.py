@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from nanoagent.errors import SinkError
+from nanoagent.sink import cancellations as cancellations_module
 from nanoagent.sink import redis as redis_module
+from nanoagent.sink import scripts
+from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
 from nanoagent.sink.redis import RedisSink
+from support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from nanoagent.local import EmbeddedStack
-    from nanoagent.sink.base import ResultSink
+    from nanoagent.sink.base import Cancellations, ResultSink
+    from nanoagent.sink.cancellations import RedisCancellations
 
 TTL_S = 77
+CLAIM_S = 1.5  # renewed every half second
+DEADLINE_S = 60
+ANSWERED = b"*1\r\n$8\r\nanswered\r\n"  # what the claim's script says of a request that has a result
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
 DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
 
@@ -31,24 +42,66 @@ class Server(Protocol):
 
     @property
     def sink(self) -> ResultSink: ...
-    async def announced(self, request_id: str) -> bytes: ...
+    def another(self) -> ResultSink:
+        """Of another worker."""
+        ...
+
+    async def read(self, request_id: str) -> bytes | None: ...
+    async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
+        """What a subscriber hears while something is done."""
+        ...
+
     async def forget(self) -> None: ...
+    async def lapse(self, request_id: str) -> None:
+        """Let a claim run out."""
+        ...
+
+    async def cancel_ahead(self, request_id: str) -> None:
+        """As a sender who cannot know whether anyone has the request."""
+        ...
+
+    async def cancel(self, request_id: str) -> int:
+        """As a sender who asks how many have heard."""
+        ...
+
+    def cancellations(self) -> Cancellations: ...
 
 
 @dataclass
 class RedisServer:
     sink: ResultSink
     redis: Redis
+    others: list[RedisSink] = field(default_factory=list)
+    listeners: list[RedisCancellations] = field(default_factory=list)
 
-    async def announced(self, request_id: str) -> bytes:
-        """Subscribe, publish, and wait for what arrives."""
+    @property
+    def address(self) -> tuple[str, int]:
+        settings = self.redis.connection_pool.connection_kwargs
+        return settings["host"], settings["port"]
+
+    def another(self) -> ResultSink:
+        sink = RedisSink(*self.address, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
+        self.others.append(sink)
+        return sink
+
+    async def read(self, request_id: str) -> bytes | None:
+        document = await self.redis.get(f"job:{request_id}")
+        assert document is None or isinstance(document, bytes)
+        return document
+
+    async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
+        heard: list[bytes] = []
         async with self.redis.pubsub() as subscriber:
             await subscriber.subscribe(f"result:{request_id}")
             await subscriber.get_message(timeout=10)  # the confirmation: from here nothing is missed
-            await self.sink.publish(request_id, DOCUMENT)
-            message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=10)
-        assert message is not None
-        return bytes(message["data"])
+            await act
+            await self.redis.publish(f"result:{request_id}", b"end")  # Redis delivers in order
+            while True:
+                message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=10)
+                assert message is not None
+                if message["data"] == b"end":
+                    return heard
+                heard.append(bytes(message["data"]))
 
     async def forget(self) -> None:
         """Let every TTL run out."""
@@ -56,62 +109,294 @@ class RedisServer:
             assert 0 < await self.redis.ttl(key) <= TTL_S
             await self.redis.expire(key, 0)
 
+    async def lapse(self, request_id: str) -> None:
+        key = f"nanoagent:claim:{request_id}"
+        assert 0 < await self.redis.ttl(key) <= scripts.CLAIM_TTL_S
+        await self.redis.hset(key, "until", 0)
+
+    async def cancel_ahead(self, request_id: str) -> None:
+        await self.redis.set(f"cancel:{request_id}", "", ex=60)
+
+    async def cancel(self, request_id: str) -> int:
+        return int(await self.redis.publish(f"cancel:{request_id}", ""))
+
+    def cancellations(self) -> RedisCancellations:
+        assert isinstance(self.sink, RedisSink)
+        heard = self.sink.cancellations()
+        self.listeners.append(heard)
+        return heard
+
 
 @dataclass
 class MemoryServer:
     sink: MemorySink
     now: list[float]
 
-    async def announced(self, request_id: str) -> bytes:
-        await self.sink.publish(request_id, DOCUMENT)
-        (announced,) = [document for request, document in self.sink.published if request == request_id]
-        return announced
+    def another(self) -> ResultSink:
+        return self.sink.beside()
+
+    async def read(self, request_id: str) -> bytes | None:
+        return await self.sink.stored(request_id)
+
+    async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
+        before = len(self.sink.published)
+        await act
+        return [document for request, document in self.sink.published[before:] if request == request_id]
 
     async def forget(self) -> None:
         self.now[0] += TTL_S
 
+    async def lapse(self, request_id: str) -> None:
+        self.sink.lapse(request_id)
 
-@pytest.fixture(params=["redis", "memory"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    if request.param == "memory":
-        now = [0.0]
-        yield MemoryServer(MemorySink(ttl_s=TTL_S, clock=lambda: now[0]), now)
-        return
-    stack: EmbeddedStack = request.getfixturevalue("stack")
-    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE, ttl_s=TTL_S)
+    async def cancel_ahead(self, request_id: str) -> None:
+        self.sink.cancel_ahead(request_id)
+
+    async def cancel(self, request_id: str) -> int:
+        return self.sink.cancel(request_id)
+
+    def cancellations(self) -> Cancellations:
+        return self.sink
+
+
+@asynccontextmanager
+async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
+    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
     async with Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis:
         await redis.flushdb()
-        yield RedisServer(sink, redis)
-    await sink.close()
+        server = RedisServer(sink, redis)
+        yield server
+        for listener in server.listeners:
+            await listener.close()
+        for other in (sink, *server.others):
+            await other.close()
+
+
+@pytest.fixture(params=["redis", "memory"])
+async def server(request: pytest.FixtureRequest, stack: EmbeddedStack) -> AsyncIterator[Server]:
+    if request.param == "memory":
+        now = [0.0]
+        yield MemoryServer(MemorySink(ttl_s=TTL_S, clock=lambda: now[0], claim_s=CLAIM_S), now)
+        return
+    async with opened_redis(stack) as server:
+        yield server
+
+
+async def claimed(sink: ResultSink, request_id: str = "r") -> Claim:
+    claim = await sink.claim(request_id)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+async def answered(sink: ResultSink, document: bytes, request_id: str = "r") -> None:
+    assert await sink.publish(await claimed(sink, request_id), document)
 
 
 async def test_a_published_document_is_stored_as_it_was(server: Server):
-    await server.sink.publish("r", DOCUMENT)
+    await answered(server.sink, DOCUMENT)
 
-    assert await server.sink.stored("r") == DOCUMENT
-
-
-async def test_a_document_that_was_never_published_is_not_stored(server: Server):
-    assert await server.sink.stored("never") is None
+    assert await server.read("r") == DOCUMENT
 
 
 async def test_a_subscriber_hears_the_document(server: Server):
-    assert await server.announced("r") == DOCUMENT
-
-
-async def test_publishing_again_replaces_the_document(server: Server):
-    await server.sink.publish("r", b"first")
-    await server.sink.publish("r", b"second")
-
-    assert await server.sink.stored("r") == b"second"
+    assert await server.announced("r", answered(server.sink, DOCUMENT)) == [DOCUMENT]
 
 
 async def test_a_document_is_forgotten_after_its_time(server: Server):
-    await server.sink.publish("r", DOCUMENT)
+    await answered(server.sink, DOCUMENT)
 
     await server.forget()
 
-    assert await server.sink.stored("r") is None
+    assert await server.read("r") is None
+
+
+# --- claims
+
+
+async def test_a_request_that_is_answered_is_announced_again_instead_of_claimed(server: Server):
+    await answered(server.sink, DOCUMENT)
+
+    async def claim() -> None:
+        assert await server.another().claim("r") == Answered()
+
+    assert await server.announced("r", claim()) == [DOCUMENT]
+    assert await server.read("r") == DOCUMENT
+
+
+async def test_a_request_that_another_worker_has_cannot_be_claimed(server: Server):
+    await claimed(server.sink)
+
+    taken = await server.another().claim("r")
+
+    assert isinstance(taken, Taken)
+    assert 0 < taken.left_s <= CLAIM_S
+
+
+async def test_other_requests_can_be_claimed_meanwhile(server: Server):
+    await claimed(server.sink, "a")
+    await claimed(server.another(), "b")
+
+
+async def test_of_many_workers_that_want_a_request_one_gets_it(server: Server):
+    sinks = [server.another() for _ in range(10)]
+
+    answers = await asyncio.gather(*(sink.claim("r") for sink in sinks))
+
+    assert sorted(type(answer).__name__ for answer in answers) == ["Claim"] + ["Taken"] * 9
+
+
+async def test_a_claim_that_is_released_can_be_had_at_once(server: Server):
+    await server.sink.release(await claimed(server.sink))
+
+    await claimed(server.another())
+
+
+async def test_each_claim_of_a_request_has_a_larger_token(server: Server):
+    tokens = []
+    for sink in (server.sink, server.another(), server.another()):
+        tokens.append((await claimed(sink)).token)
+        await server.lapse("r")
+
+    assert 0 < tokens[0] < tokens[1] < tokens[2]
+
+
+async def test_whoever_has_been_superseded_publishes_nothing(server: Server):
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await claimed(server.another())
+
+    async def publish() -> None:
+        assert await server.sink.publish(late, b"late") is False
+
+    assert await server.announced("r", publish()) == []
+    assert await server.read("r") is None
+
+
+async def test_whoever_has_been_superseded_and_outpaced_changes_nothing(server: Server):
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await answered(server.another(), DOCUMENT)
+
+    assert await server.sink.publish(late, b"late") is False
+    assert await server.read("r") == DOCUMENT
+
+
+async def test_whoever_has_been_superseded_is_refused_also_when_the_result_is_forgotten(server: Server):
+    if isinstance(server, MemoryServer):
+        pytest.skip("in memory nothing outlives its document: there is no other process to be late")
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await answered(server.another(), DOCUMENT)
+    await server.forget()
+
+    assert await server.sink.publish(late, b"late") is False
+    assert await server.read("r") is None
+
+
+async def test_a_superseded_worker_takes_no_claim_away_by_releasing(server: Server):
+    late = await claimed(server.sink)
+    await server.lapse("r")
+    await claimed(server.another())
+
+    await server.sink.release(late)
+
+    assert isinstance(await server.another().claim("r"), Taken)
+
+
+async def test_a_claim_that_ran_out_is_good_while_nobody_has_taken_it(server: Server):
+    claim = await claimed(server.sink)
+    await server.lapse("r")
+
+    assert await server.sink.publish(claim, DOCUMENT)
+
+
+async def test_a_claim_that_was_released_is_good_for_publishing_while_nobody_has_taken_it(server: Server):
+    claim = await claimed(server.sink)
+    await server.sink.release(claim)
+
+    assert await server.sink.publish(claim, DOCUMENT)
+
+
+async def test_publishing_the_same_document_again_succeeds(server: Server):
+    claim = await claimed(server.sink)
+    await server.sink.publish(claim, DOCUMENT)
+
+    assert await server.sink.publish(claim, DOCUMENT)  # the answer to the first was lost, say
+
+
+async def test_the_first_answer_stays(server: Server):
+    claim = await claimed(server.sink)
+    await server.sink.publish(claim, DOCUMENT)
+
+    assert await server.sink.publish(claim, b"another") is False
+    assert await server.read("r") == DOCUMENT
+
+
+async def test_a_claim_says_whether_the_request_was_called_off(server: Server):
+    await server.cancel_ahead("a")
+
+    assert (await claimed(server.sink, "a")).cancelled
+    assert not (await claimed(server.sink, "b")).cancelled
+
+
+async def test_a_claim_that_was_taken_over_is_lost_and_no_other(server: Server):
+    late, good = await claimed(server.sink), await claimed(server.sink, "good")
+    await server.lapse("r")
+    await claimed(server.another())
+
+    async with asyncio.timeout(DEADLINE_S):
+        assert await late.lost
+    assert not good.lost.done()
+
+
+# --- cancellations
+
+
+async def until_heard(server: Server, request_id: str) -> None:
+    """Call off until somebody has heard it, as a sender does."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await server.cancel(request_id):  # noqa: ASYNC110 - nobody tells who listens
+            await asyncio.sleep(0.01)
+
+
+async def test_a_watched_request_that_is_called_off_is_heard_of_once_and_no_other(server: Server):
+    cancellations = server.cancellations()
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    ends = [
+        cancellations.watch(request, lambda request=request: heard.put_nowait(request))  # type: ignore[misc]
+        for request in ("a", "b")
+    ]
+
+    await until_heard(server, "a")
+    await server.cancel("a")
+    await until_heard(server, "b")
+
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await heard.get(), await heard.get()] == ["a", "b"]
+    assert heard.empty()
+    for end in ends:
+        end()
+    async with asyncio.timeout(DEADLINE_S):
+        while await server.cancel("a") or await server.cancel("b"):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+
+
+async def test_nobody_hears_of_a_request_that_is_not_watched_any_more(server: Server):
+    cancellations = server.cancellations()
+    heard: list[str] = []
+    end = cancellations.watch("a", lambda: heard.append("a"))
+    end()
+    other = asyncio.Event()
+    cancellations.watch("b", other.set)
+
+    assert await server.cancel("a") == 0
+    await until_heard(server, "b")
+    async with asyncio.timeout(DEADLINE_S):
+        await other.wait()
+    assert heard == []
+
+
+# --- failures
 
 
 async def test_failures_are_counted_for_each_request(server: Server):
@@ -137,8 +422,9 @@ async def test_closing_twice_is_harmless(server: Server):
 
 def every_call(sink: ResultSink):
     return {
-        "publish": sink.publish("r", DOCUMENT),
-        "stored": sink.stored("r"),
+        "claim": sink.claim("r"),
+        "publish": sink.publish(Claim("r", 1), DOCUMENT),
+        "release": sink.release(Claim("r", 1)),
         "count_failure": sink.count_failure("r"),
         "ping": sink.ping(),
     }
@@ -202,17 +488,17 @@ async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, lis
 
 
 async def test_a_server_that_has_just_answered_is_not_pinged():
-    async with redis_that_says(b"$-1\r\n") as (sink, heard):
-        await sink.stored("r")
+    async with redis_that_says(ANSWERED) as (sink, heard):
+        await sink.claim("r")
         await sink.ping()
 
     assert len(heard) == 1
 
 
 async def test_a_server_that_has_failed_since_is_pinged():
-    async with redis_that_says(b"$-1\r\n", b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
-        await sink.stored("r")
-        for call in (sink.stored("r"), sink.ping()):
+    async with redis_that_says(ANSWERED, b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
+        await sink.claim("r")
+        for call in (sink.claim("r"), sink.ping()):
             with pytest.raises(SinkError, match="no"):
                 await call
 
@@ -221,17 +507,17 @@ async def test_a_server_that_has_failed_since_is_pinged():
 
 async def test_a_server_that_has_not_answered_for_a_while_is_pinged(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(redis_module, "_ANSWER_HOLDS_S", -1)
-    async with redis_that_says(b"$-1\r\n", b"+PONG\r\n") as (sink, heard):
-        await sink.stored("r")
+    async with redis_that_says(ANSWERED, b"+PONG\r\n") as (sink, heard):
+        await sink.claim("r")
         await sink.ping()
 
     assert len(heard) == 2
 
 
 async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_failure():
-    async with redis_that_says(b"$-1\r\n", b"", b"$1\r\nx\r\n") as (sink, heard):
-        await sink.stored("r")
-        assert await sink.stored("r") == b"x"
+    async with redis_that_says(ANSWERED, b"", ANSWERED) as (sink, heard):
+        await sink.claim("r")
+        assert await sink.claim("r") == Answered()
 
     assert len(heard) == 3
 
@@ -245,35 +531,205 @@ async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_failure()
     ids=["before it began", "within it"],
 )
 async def test_a_transaction_that_the_server_refuses_is_a_sink_error_and_the_next_call_succeeds(said):
-    async with redis_that_says(said, b"$1\r\nx\r\n") as (sink, _):
+    async with redis_that_says(said, ANSWERED) as (sink, _):
         with pytest.raises(SinkError, match="no room"):
-            await sink.publish("r", DOCUMENT)
-        assert await sink.stored("r") == b"x"
+            await sink.count_failure("r")
+        assert await sink.claim("r") == Answered()
 
 
-async def test_a_call_that_is_cancelled_leaves_its_answer_to_nobody(stack: EmbeddedStack):
-    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
-    await sink.publish("r", DOCUMENT)
+async def test_a_call_that_is_cancelled_leaves_its_answer_and_its_claim_to_nobody(stack: EmbeddedStack):
+    sink, another = (RedisSink(stack.redis_host, stack.redis_port, db=DATABASE) for _ in range(2))
+    await answered(sink, DOCUMENT, "cancel-answered")
     for turns in range(6):
-        call = asyncio.create_task(sink.stored("r"))
+        call = asyncio.create_task(sink.claim(f"cancel-{turns}"))
         for _ in range(turns):
             await asyncio.sleep(0)
         call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
-        assert await sink.stored("never") is None
+        (outcome,) = await asyncio.gather(call, return_exceptions=True)
+        if isinstance(outcome, Claim):  # it was too late to cancel anything
+            await sink.release(outcome)
+        assert await sink.claim("cancel-answered") == Answered()
     await sink.close()
+    for turns in range(6):
+        await another.release(await claimed(another, f"cancel-{turns}"))
+    await another.close()
 
 
 async def test_a_sink_recovers_when_its_connections_were_cut(stack: EmbeddedStack):
-    sink = RedisSink(stack.redis_host, stack.redis_port)
-    await sink.publish("r", b"before")
+    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
+    claim = await claimed(sink, "cut")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         await redis.client_kill_filter(_type="normal", skipme=True)
 
-    await sink.publish("r", b"after")
+    assert await sink.publish(claim, DOCUMENT)
 
-    assert await sink.stored("r") == b"after"
+    assert await sink.claim("cut") == Answered()
     await sink.close()
+
+
+@pytest.fixture
+async def redis_server(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
+    async with opened_redis(stack) as server:
+        yield server
+
+
+async def test_a_claim_is_renewed_for_as_long_as_it_is_held(redis_server: RedisServer):
+    await claimed(redis_server.sink)
+    before = await redis_server.redis.hget("nanoagent:claim:r", "until")
+
+    async with asyncio.timeout(DEADLINE_S):
+        while await redis_server.redis.hget("nanoagent:claim:r", "until") == before:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        seconds, microseconds = await redis_server.redis.time()
+        while seconds * 1_000_000 + microseconds <= int(before or 0):  # it would have run out by now
+            assert isinstance(await redis_server.another().claim("r"), Taken)
+            seconds, microseconds = await redis_server.redis.time()
+
+
+async def test_all_claims_are_renewed_in_one_packet(monkeypatch: pytest.MonkeyPatch):
+    claimed_answer = b"*3\r\n$7\r\nclaimed\r\n$1\r\n%d\r\n:0\r\n"
+    answers = [claimed_answer % number for number in range(1, 4)]
+    async with redis_that_says(*answers, b":1\r\n:0\r\n:1\r\n") as (sink, heard):
+        claims = {await claimed(sink, request) for request in "abc"}
+        await sink._renew_all()
+        lost = [claim for claim in claims if claim.lost.done()]
+
+    assert len(heard) == 4
+    assert heard[-1].count(b"EVALSHA") == 3
+    assert len(lost) == 1
+
+
+async def test_a_claim_that_the_server_has_forgotten_is_made_again(redis_server: RedisServer):
+    claim = await claimed(redis_server.sink)
+    await redis_server.redis.flushdb()
+
+    async with asyncio.timeout(DEADLINE_S):
+        while not await redis_server.redis.exists("nanoagent:claim:r"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert isinstance(await redis_server.another().claim("r"), Taken)
+    assert await redis_server.sink.publish(claim, DOCUMENT)
+
+
+async def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(redis_server: RedisServer):
+    await answered(redis_server.sink, DOCUMENT, "before")
+    await redis_server.redis.script_flush()
+
+    await answered(redis_server.sink, DOCUMENT, "after")
+
+    assert await redis_server.read("after") == DOCUMENT
+
+
+async def test_nothing_but_the_result_is_left_of_an_undisturbed_request(redis_server: RedisServer):
+    await answered(redis_server.sink, DOCUMENT)
+
+    assert await redis_server.redis.keys("*") == [b"job:r"]
+
+
+async def test_nothing_at_all_is_left_of_a_claim_that_was_released(redis_server: RedisServer):
+    await redis_server.sink.release(await claimed(redis_server.sink))
+
+    assert await redis_server.redis.keys("*") == []
+
+
+async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_way(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    sink = redis_server.sink
+    assert isinstance(sink, RedisSink)
+    under_way, arrive = asyncio.Event(), asyncio.Event()
+    ask = sink._ask
+
+    async def delay_renewals(doing: str, *commands: Any) -> list[Any]:
+        if doing == "renew claims":
+            under_way.set()
+            await arrive.wait()
+        return await ask(doing, *commands)
+
+    monkeypatch.setattr(sink, "_ask", delay_renewals)
+    claim = await claimed(sink)
+    renewal = asyncio.create_task(sink._renew_all())
+    await under_way.wait()
+    release = asyncio.create_task(sink.release(claim))
+    await redis_server.redis.ping()  # time enough for a release that does not wait
+    arrive.set()
+    await asyncio.gather(renewal, release)
+
+    assert await redis_server.redis.keys("*") == []
+
+
+async def test_a_server_whose_clock_has_gone_back_still_gives_larger_tokens(redis_server: RedisServer):
+    await redis_server.redis.hset(
+        "nanoagent:claim:r", mapping={"token": 9_007_199_254_740_000, "owner": "x", "until": 0, "others": 0}
+    )
+
+    assert (await claimed(redis_server.sink)).token == 9_007_199_254_740_001
+
+
+def documented_rights() -> list[str]:
+    """What docs/operations.md says that a Redis user of the worker's own has to be allowed."""
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("ACL SETUSER nanoagent")]
+    return line.split()[5:]
+
+
+async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(redis_server: RedisServer):
+    rights = documented_rights()
+    password = secrets.token_hex(8)
+
+    async def works(allowed: list[str]) -> bool:
+        await redis_server.redis.flushdb()
+        await redis_server.redis.execute_command(
+            "ACL", "SETUSER", "limited", "reset", "on", f">{password}", *allowed
+        )
+        await redis_server.redis.script_flush()
+        sink = RedisSink(
+            *redis_server.address,
+            db=DATABASE,
+            username="limited",
+            password=password,
+            claim_s=CLAIM_S,
+        )
+        try:
+            await sink.ping()
+            await answered(sink, DOCUMENT, "a")
+            assert await sink.claim("a") == Answered()
+            await claimed(sink, "b")
+            await sink._renew_all()
+            await sink.release(await claimed(sink, "c"))
+            await sink.count_failure("a")
+            await redis_server.redis.delete("nanoagent:claim:b")
+            await sink._renew_all()
+            late = await claimed(sink, "d")
+            await redis_server.lapse("d")
+            return await sink.publish(late, DOCUMENT) and await cancellations_work(sink)
+        except SinkError:
+            return False
+        finally:
+            await sink.close()
+
+    async def cancellations_work(sink: RedisSink) -> bool:
+        cancellations = sink.cancellations()
+        heard = asyncio.Event()
+        end = cancellations.watch("e", heard.set)
+        with capture_logs() as logs:
+            try:
+                async with asyncio.timeout(1):  # without a right it would be tried for ever
+                    while not await redis_server.cancel("e"):  # noqa: ASYNC110 - nobody tells who listens
+                        await asyncio.sleep(0.01)
+                    await heard.wait()
+                    end()
+                    while await redis_server.cancel("e"):  # noqa: ASYNC110 - likewise
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                return False
+            finally:
+                await cancellations.close()
+        return logs == []
+
+    assert await works(rights)
+    too_many = [right for right in rights if await works([other for other in rights if other != right])]
+    assert too_many == []
+    await redis_server.redis.execute_command("ACL", "DELUSER", "limited")
 
 
 async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack):
@@ -282,6 +738,103 @@ async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         assert 0 < await redis.ttl("nanoagent:failures:mortal") <= 86_400
     await sink.close()
+
+
+async def test_a_cancellation_that_came_before_anyone_listened_is_found_by_its_key(redis_server: RedisServer):
+    await redis_server.cancel_ahead("r")
+    heard = asyncio.Event()
+
+    redis_server.cancellations().watch("r", heard.set)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await heard.wait()
+
+
+async def test_cancellations_are_heard_again_after_the_connection_was_cut(redis_server: RedisServer):
+    cancellations = redis_server.cancellations()
+    events = {request: asyncio.Event() for request in ("before", "across")}
+    for request, event in events.items():
+        cancellations.watch(request, event.set)
+    await until_heard(redis_server, "before")
+
+    await redis_server.redis.client_kill_filter(_type="pubsub")
+
+    await until_heard(redis_server, "across")
+    async with asyncio.timeout(DEADLINE_S):
+        for event in events.values():
+            await event.wait()
+
+
+async def test_a_cancellation_during_a_gap_is_found_by_its_key(redis_server: RedisServer):
+    async with Proxy(*redis_server.address) as proxy:
+        sink = RedisSink("127.0.0.1", proxy.port, db=DATABASE)
+        cancellations = sink.cancellations()
+        across, first = asyncio.Event(), asyncio.Event()
+        cancellations.watch("first", first.set)
+        cancellations.watch("across", across.set)
+        await until_heard(redis_server, "first")
+        await proxy.cut()
+        await redis_server.cancel_ahead("across")
+        assert not across.is_set()
+
+        await proxy.restore()
+
+        async with asyncio.timeout(DEADLINE_S):
+            await across.wait()
+        await cancellations.close()
+        await sink.close()
+
+
+async def test_a_job_that_is_over_within_a_moment_takes_no_subscription(redis_server: RedisServer):
+    cancellations = redis_server.cancellations()
+    for number in range(100):
+        cancellations.watch(f"{number}", lambda: None)()
+    assert cancellations._listener is None
+
+
+async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
+    monkeypatch.setattr(cancellations_module, "_SILENCE_S", 0.1)
+    connections: asyncio.Queue[None] = asyncio.Queue()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.put_nowait(None)
+        while packet := await reader.read(65536):
+            if b"CLIENT" in packet:
+                writer.write(b"+OK\r\n" * packet.count(b"CLIENT"))
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=5)
+        cancellations = sink.cancellations()
+        cancellations.watch("r", lambda: None)
+        async with asyncio.timeout(DEADLINE_S):
+            for _ in range(2):
+                await connections.get()
+        await cancellations.close()
+        await sink.close()
+
+
+async def test_a_quiet_connection_for_cancellations_is_pinged_and_kept(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
+    cancellations = redis_server.cancellations()
+    first, second = asyncio.Event(), asyncio.Event()
+    cancellations.watch("first", first.set)
+    await until_heard(redis_server, "first")
+
+    async def listeners() -> list[tuple[str, str]]:
+        clients = await redis_server.redis.client_list(_type="pubsub")
+        return [(client["id"], client["cmd"]) for client in clients if client["db"] == str(DATABASE)]
+
+    async with asyncio.timeout(DEADLINE_S):
+        while (before := await listeners())[0][1] != "ping":  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+        cancellations.watch("second", second.set)
+        await until_heard(redis_server, "second")
+        await second.wait()
+    assert [name for name, _ in await listeners()] == [name for name, _ in before]
 
 
 async def test_a_memory_sink_marked_as_down_fails_every_call():

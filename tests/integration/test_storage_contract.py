@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from nanoagent.errors import StorageError
+from nanoagent.errors import StorageError, Superseded
 from nanoagent.storage import s3
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
 from nanoagent.storage.s3 import S3Store
@@ -146,14 +146,52 @@ async def test_a_file_is_stored_byte_for_byte(shelf: Shelf, tmp_path: Path, size
     source = tmp_path / "source"
     source.write_bytes(os.urandom(size))
 
-    await shelf.store.put(shelf.bucket, "outputs/r/파일.bin", source, content_type="application/x-test")
+    await shelf.store.put(
+        shelf.bucket, "outputs/r/파일.bin", source, content_type="application/x-test", fence=1
+    )
 
     assert await shelf.read("outputs/r/파일.bin") == source.read_bytes()
 
 
+async def put(shelf: Shelf, folder: Path, content: bytes, fence: int) -> None:
+    source = folder / f"source-{fence}"
+    source.write_bytes(content)
+    await shelf.store.put(shelf.bucket, "outputs/r/k", source, content_type="text/plain", fence=fence)
+
+
+async def test_a_later_attempt_replaces_what_an_earlier_one_has_left(shelf: Shelf, tmp_path: Path):
+    await put(shelf, tmp_path, b"of the dead", 5)
+    await put(shelf, tmp_path, b"of the living", 6)
+
+    assert await shelf.read("outputs/r/k") == b"of the living"
+
+
+async def test_a_late_attempt_overwrites_nothing(shelf: Shelf, tmp_path: Path):
+    await put(shelf, tmp_path, b"of the living", 6)
+
+    with pytest.raises(Superseded, match="later attempt"):
+        await put(shelf, tmp_path, b"late", 5)
+
+    assert await shelf.read("outputs/r/k") == b"of the living"
+
+
+async def test_an_object_that_an_attempt_has_stored_already_is_left_as_it_is(shelf: Shelf, tmp_path: Path):
+    await put(shelf, tmp_path, b"once", 5)
+    await put(shelf, tmp_path, b"twice", 5)
+
+    assert await shelf.read("outputs/r/k") == b"once"
+
+
+async def test_an_object_of_somebody_elses_is_replaced(shelf: Shelf, tmp_path: Path):
+    await shelf.write("outputs/r/k", b"without a fence")
+    await put(shelf, tmp_path, b"with one", 1)
+
+    assert await shelf.read("outputs/r/k") == b"with one"
+
+
 async def test_storing_a_file_that_is_not_there_is_a_storage_error(shelf: Shelf, tmp_path: Path):
     with pytest.raises(StorageError):
-        await shelf.store.put(shelf.bucket, "k", tmp_path / "nothing", content_type="text/plain")
+        await shelf.store.put(shelf.bucket, "k", tmp_path / "nothing", content_type="text/plain", fence=1)
 
 
 async def test_an_object_can_be_linked_to(shelf: Shelf):
@@ -186,12 +224,93 @@ async def test_a_presigned_link_is_answered_without_credentials(s3_shelf: S3Shel
     assert "X-Amz-Expires=60" in url
 
 
+def requests_of(shelf: S3Shelf) -> list[str]:
+    """The names of the requests that are made from now on."""
+    names: list[str] = []
+    shelf.client.meta.events.register("before-call.s3", lambda model, **_: names.append(model.name))
+    return names
+
+
+async def test_a_fence_costs_no_request_unless_something_is_there(s3_shelf: S3Shelf, tmp_path: Path):
+    names = requests_of(s3_shelf)
+    await put(s3_shelf, tmp_path, b"first", 5)
+    assert names == ["PutObject"]
+
+    await put(s3_shelf, tmp_path, b"second", 6)
+    assert names == ["PutObject", "PutObject", "HeadObject", "PutObject"]
+
+
+async def test_a_late_attempt_loses_the_race_between_looking_and_writing(s3_shelf: S3Shelf, tmp_path: Path):
+    await put(s3_shelf, tmp_path, b"of the dead", 4)
+    late = S3Store(s3_shelf.client)
+    raced: list[None] = []
+
+    async def be_overtaken(**_: Any) -> None:
+        if not raced:  # the late one has looked, and is about to write
+            raced.append(None)
+            await put(s3_shelf, tmp_path, b"of the living", 6)
+
+    s3_shelf.client.meta.events.register("after-call.s3.HeadObject", be_overtaken)
+
+    with pytest.raises(Superseded):
+        await put(S3Shelf(late, s3_shelf.bucket, s3_shelf.client, s3_shelf.stack), tmp_path, b"late", 5)
+
+    assert raced
+    assert await s3_shelf.read("outputs/r/k") == b"of the living"
+
+
+async def test_large_files_are_fenced_as_well(s3_shelf: S3Shelf, tmp_path: Path):
+    await put(s3_shelf, tmp_path, b"6" * 9 * MIB, 6)
+    with pytest.raises(Superseded):
+        await put(s3_shelf, tmp_path, b"5" * 9 * MIB, 5)
+    await put(s3_shelf, tmp_path, b"7" * 9 * MIB, 7)
+
+    assert await s3_shelf.read("outputs/r/k") == b"7" * 9 * MIB
+    left = await s3_shelf.client.list_multipart_uploads(Bucket=s3_shelf.bucket)
+    assert not left.get("Uploads")
+
+
+async def test_an_object_that_goes_while_it_is_looked_at_is_stored_anew(s3_shelf: S3Shelf, tmp_path: Path):
+    await put(s3_shelf, tmp_path, b"of the dead", 4)
+
+    async def remove(**_: Any) -> None:
+        await s3_shelf.client.delete_object(Bucket=s3_shelf.bucket, Key="outputs/r/k")
+
+    s3_shelf.client.meta.events.register("before-call.s3.HeadObject", remove)
+    await put(s3_shelf, tmp_path, b"of the living", 5)
+
+    assert await s3_shelf.read("outputs/r/k") == b"of the living"
+
+
+async def test_a_store_that_cannot_write_conditionally_is_looked_at_before(s3_shelf: S3Shelf, tmp_path: Path):
+    refused: list[None] = []
+
+    def refuse(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+        refused.append(None)
+        http_response.status_code = 501
+        parsed["Error"] = {"Code": "NotImplemented", "Message": "If-None-Match"}
+
+    events = s3_shelf.client.meta.events
+    events.register("after-call.s3.PutObject", refuse, unique_id="refuse")
+    events.register(
+        "after-call.s3.PutObject",
+        lambda **_: events.unregister("after-call.s3.PutObject", unique_id="refuse"),
+    )
+    await put(s3_shelf, tmp_path, b"six", 6)
+    await put(s3_shelf, tmp_path, b"seven", 7)
+    with pytest.raises(Superseded):
+        await put(s3_shelf, tmp_path, b"late", 5)
+
+    assert refused
+    assert await s3_shelf.read("outputs/r/k") == b"seven"
+
+
 @pytest.mark.parametrize("size", [100, 9 * MIB])
 async def test_a_stored_file_has_its_content_type(s3_shelf: S3Shelf, tmp_path: Path, size: int):
     source = tmp_path / "source"
     source.write_bytes(bytes(size))
 
-    await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png")
+    await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png", fence=1)
 
     head = await s3_shelf.client.head_object(Bucket=s3_shelf.bucket, Key="k")
     assert head["ContentType"] == "image/png"
@@ -220,7 +339,7 @@ async def test_a_failed_upload_leaves_no_parts_behind(s3_shelf: S3Shelf, tmp_pat
     s3_shelf.client.meta.events.register("before-parameter-build.s3.UploadPart", refuse_second_part)
 
     with pytest.raises(StorageError, match="cut"):
-        await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png")
+        await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png", fence=1)
 
     assert parts == [1, 2]
     left = await s3_shelf.client.list_multipart_uploads(Bucket=s3_shelf.bucket)

@@ -128,6 +128,9 @@ class ScriptedExecutor:
             yield
         self._journal.note("slot free", attempt.job.request_id)
 
+    def cancelled(self, attempt: Attempt) -> Result:
+        return finished(attempt, ErrorType.CANCELLED, "the job was called off")
+
     def failed(self, attempt: Attempt, failure: PlatformError) -> Result:
         return finished(attempt, ErrorType.PLATFORM, str(failure))
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 from typing import TYPE_CHECKING
 
-from nanoagent.errors import StorageError
+from nanoagent.errors import StorageError, Superseded
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._fences: dict[Path, int] = {}
 
     def path(self, bucket: str, key: str) -> Path:
         """Where an object is, or would be.
@@ -60,12 +61,24 @@ class FolderStore:
         return current
 
     async def put(
-        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
     ) -> None:
         try:
             path = self.path(bucket, key)
             if not (self._root / bucket).is_dir():
                 raise StorageError(f"{bucket}: no such bucket")
+            if self._fences.get(path, 0) > fence:
+                raise Superseded(f"{bucket}/{key}: a later attempt has written it")
+            if fence and path.exists() and self._fences.get(path) == fence:
+                return
+            self._fences[path] = fence
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = self._root / f".put-{secrets.token_hex(8)}"
             shutil.copyfile(source, draft)

@@ -35,6 +35,7 @@ ACTIONS: Final = {
     "GetQueueUrl": "sqs:GetQueueUrl",
     "SendMessage": "sqs:SendMessage",
     "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
     "PutObject": "s3:PutObject",
     "CreateMultipartUpload": "s3:PutObject",
     "UploadPart": "s3:PutObject",
@@ -47,6 +48,7 @@ ACTIONS: Final = {
 # S3's operations, by method and by what is in the query.
 _S3: Final = {
     ("GET", frozenset[str]()): "GetObject",
+    ("HEAD", frozenset[str]()): "HeadObject",
     ("PUT", frozenset[str]()): "PutObject",
     ("POST", frozenset({"uploads"})): "CreateMultipartUpload",
     ("PUT", frozenset({"uploadId", "partNumber"})): "UploadPart",

@@ -37,6 +37,7 @@ class WorkerUnderTest:
         folder: For the agent's log, caches and slot folders.
         settings: Beyond those that the stack needs.
         until_ready: Whether it is expected to be ready.
+        beside: Another worker, whose queue it works on.
         max_receives: After how many receipts the queue moves a message to the dead-letter queue.
     """
 
@@ -47,6 +48,7 @@ class WorkerUnderTest:
         settings: dict[str, str] | None = None,
         *,
         until_ready: bool = True,
+        beside: WorkerUnderTest | None = None,
         max_receives: int = 10,
     ) -> None:
         self.stack = stack
@@ -58,6 +60,7 @@ class WorkerUnderTest:
         self.log = folder / "agent.log"
         self.tasks = Path("/tmp/nanoagent-tests")
         self._until_ready = until_ready
+        self._beside = beside
         self._max_receives = max_receives
         self._opened = AsyncExitStack()
 
@@ -76,6 +79,10 @@ class WorkerUnderTest:
         await self._opened.aclose()
 
     def _make_queues(self) -> None:
+        if self._beside is not None:
+            self.queue_url = self._beside.queue_url
+            self.dead_letter_url = self._beside.dead_letter_url
+            return
         self.dead_letter_url = self.stack.new_queue()
         policy = self.stack.redrive_policy(self.dead_letter_url, max_receives=self._max_receives)
         self.queue_url = self.stack.new_queue(VisibilityTimeout="30", RedrivePolicy=policy)
@@ -112,6 +119,11 @@ class WorkerUnderTest:
     def message(self, **fields: Any) -> dict[str, Any]:
         return {"requestId": f"t-{secrets.token_hex(8)}", "functionId": "f", "memoryMb": 128, **fields}
 
+    @staticmethod
+    def body(message: dict[str, Any]) -> str:
+        """A job as it is sent."""
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
     async def run(self, **fields: Any) -> dict[str, Any]:
         """Send one job and wait for its result."""
         (result,) = await self.run_all([self.message(**fields)])
@@ -142,7 +154,7 @@ class WorkerUnderTest:
         results: dict[str, dict[str, Any]] = {}
         async with self.redis.pubsub() as listener, asyncio.timeout(deadline_s):
             await listener.subscribe(*(f"result:{request_id}" for request_id in waiting))
-            bodies = [json.dumps(message, ensure_ascii=False, separators=(",", ":")) for message in messages]
+            bodies = [self.body(message) for message in messages]
             if at_once:
                 self.agent.signal(signal.SIGSTOP)
                 await self._send_many(bodies)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from nanoagent import result as results
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.outputs import OutputUploader
+from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
+from nanoagent.sink.spool import Spool
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -97,10 +99,24 @@ class NotedSink(MemorySink):
         if method in self.gates:
             await self.gates[method].wait()
 
-    async def publish(self, request_id: str, document: bytes) -> None:
-        await self._step("publish", request_id)
-        await super().publish(request_id, document)
-        self._journal.note("publish", request_id)
+    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+        await self._step("claim", request_id)
+        claim = await super().claim(request_id)
+        self._journal.note(type(claim).__name__.lower(), request_id)
+        return claim
+
+    async def publish(self, claim: Claim, document: bytes) -> bool:
+        await self._step("publish", claim.request_id)
+        published = await super().publish(claim, document)
+        self._journal.note("publish" if published else "refuse", claim.request_id)
+        return published
+
+    async def answer(self, request_id: str, document: bytes) -> None:
+        """As another worker would."""
+        other = self.beside()
+        claim = await other.claim(request_id)
+        assert isinstance(claim, Claim)
+        assert await other.publish(claim, document)
 
     async def ping(self) -> None:
         await self._step("ping")
@@ -130,10 +146,14 @@ class Rig:
         self.settings = make_settings(**changes)
         self.broker = NotedBroker(self.journal, **(broker or {}))
         self.sink = NotedSink(self.journal)
+        self.metrics = Metrics()
+        self.spool_folder = folder / "results"
+        self.spool = Spool(
+            self.spool_folder, self.sink, self.settings.result_spool_mb * 2**20, self.metrics.spooled
+        )
         self.slots = Slots(self.settings.worker_memory_mb, self.settings.worker_cpus)
         self.executor = ScriptedExecutor(self.slots, self.journal)
         self.pool = FakePool()
-        self.metrics = Metrics()
         self.health = Health()
         self.cloudwatch = Reporter()
         self.blocked: dict[Runtime, str] = {}
@@ -141,6 +161,8 @@ class Rig:
             settings=self.settings,
             broker=self.broker,
             sink=self.sink,
+            cancellations=self.sink,
+            spool=self.spool,
             executor=cast("Executor", self.executor),
             outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),
             slots=self.slots,
@@ -154,7 +176,14 @@ class Rig:
         self._run: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        self._run = asyncio.create_task(self.worker.run())
+        async def run() -> None:
+            await self.spool.open()
+            try:
+                await self.worker.run()
+            finally:
+                await self.spool.close()
+
+        self._run = asyncio.create_task(run())
         return self._run
 
     async def stopped(self) -> None:

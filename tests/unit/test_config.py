@@ -225,6 +225,23 @@ def test_values_that_do_not_go_together_are_listed_at_once(problems: Callable[..
     ]
 
 
+def test_a_build_that_could_outlast_the_longest_lease_with_the_longest_job_is_refused(
+    problems: Callable[..., tuple[str, ...]], load: Callable[..., Settings]
+):
+    assert load(BUILD_TIMEOUT_SECONDS="600").build_timeout_seconds == 600
+    (problem,) = problems(**REQUIRED, **MACHINE, BUILD_TIMEOUT_SECONDS="601")
+    assert problem.startswith("BUILD_TIMEOUT_SECONDS: should be at most 600")
+    assert "12 hours" in problem
+
+
+@pytest.mark.parametrize("name", ["DRAIN_SECONDS", "RETRY_MAX_SECONDS", "SQS_VISIBILITY_SECONDS"])
+def test_no_time_is_longer_than_sqs_lets_a_message_be_held(
+    problems: Callable[..., tuple[str, ...]], name: str
+):
+    (problem,) = problems(**REQUIRED, **MACHINE, **{name: "43201"})
+    assert problem.startswith(f"{name}: input should be less than or equal to 43200")
+
+
 def test_a_smallest_share_above_the_largest_is_refused(problems: Callable[..., tuple[str, ...]]):
     (problem,) = problems(**REQUIRED, **MACHINE, CPU_MIN="2", CPU_MAX="1")
     assert problem == "CPU_MIN: should be at most CPU_MAX and WORKER_CPUS"

@@ -83,7 +83,9 @@ class Rig:
     def put(self, files: dict[str, str], key: str = "f.zip") -> None:
         self.store.path("code", key).write_bytes(make_zip(files))
 
-    async def execute_in_container(self, lease: Lease, request: RunRequest, spool: Path) -> Execution:
+    async def execute_in_container(
+        self, lease: Lease, request: RunRequest, spool: Path, _control: object = None
+    ) -> Execution:
         """Instead of `execution.execute`: the next play, or a build or run that succeeds."""
         self.runs.append(request)
         self.used_mb.append(self.slots.used.memory_mb)

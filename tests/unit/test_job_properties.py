@@ -281,25 +281,25 @@ ODD: Final = [
 
 
 @pytest.mark.parametrize("count", ODD)
-def test_a_message_that_is_counted_oddly_is_a_delivery_like_others(count: Any) -> None:
+async def test_a_message_that_is_counted_oddly_is_a_delivery_like_others(count: Any) -> None:
     delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": {COUNT: count}})
     assert delivery.receive_count == {"9" * 19: 2**31 - 1}.get(count, 1)
 
 
 @pytest.mark.parametrize("sent_at", ODD)
-def test_a_message_that_is_dated_oddly_is_a_delivery_like_others(sent_at: Any) -> None:
+async def test_a_message_that_is_dated_oddly_is_a_delivery_like_others(sent_at: Any) -> None:
     delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": {SENT_AT: sent_at}})
     assert 0 < delivery.sent_at <= delivery.received_at
 
 
-def test_a_message_that_is_counted_and_dated_is_a_delivery_of_then() -> None:
+async def test_a_message_that_is_counted_and_dated_is_a_delivery_of_then() -> None:
     attributes = {COUNT: "3", SENT_AT: "1700000000500"}
     delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": attributes})
     assert (delivery.receive_count, delivery.sent_at) == (3, 1_700_000_000.5)
 
 
 @pytest.mark.parametrize("message_", [{}, {"Attributes": {}}, {"Attributes": {}, "MessageAttributes": {}}])
-def test_a_message_of_which_nothing_is_said_is_a_delivery_like_others(message_: dict[str, Any]) -> None:
+async def test_a_message_of_which_nothing_is_said_is_a_delivery_like_others(message_: dict[str, Any]) -> None:
     delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", **message_})
     assert (delivery.body, delivery.receive_count, delivery.group_id) == ("", 1, None)
     assert delivery.sent_at == pytest.approx(delivery.received_at)

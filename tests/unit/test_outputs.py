@@ -46,7 +46,14 @@ class Store(FolderStore):
         self.expires_s: int | None = None
 
     async def put(
-        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
     ) -> None:
         self.now += 1
         self.most = max(self.most, self.now)
@@ -54,7 +61,9 @@ class Store(FolderStore):
         if to_be_saved:
             self.saved.add(key)
         await asyncio.sleep(0)
-        await super().put(bucket, key, source, content_type=content_type)
+        await super().put(
+            bucket, key, source, content_type=content_type, to_be_saved=to_be_saved, fence=fence
+        )
         self.now -= 1
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from nanoagent import worker as worker_module
-from nanoagent.errors import BrokerError, PlatformError, StorageError
+from nanoagent.errors import BrokerError, PlatformError, StorageError, Superseded
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
-from nanoagent.worker import retry_delay_s
+from nanoagent.sink.base import Claim
+from nanoagent.worker import retry_delay_s, taken_delay_s
 from support.fakes import (
     DEADLINE_S,
     finished,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.runner import Attempt
+    from nanoagent.sink.memory import MemorySink
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
@@ -122,13 +124,13 @@ async def test_the_attempt_says_how_often_the_message_was_handed_out(rig: Rig):
 
 
 async def test_a_request_whose_result_is_stored_is_published_again_and_not_run(rig: Rig):
-    await rig.sink.publish("r1", b'{"the":"first"}')
+    await rig.sink.answer("r1", b'{"the":"first"}')
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
     assert rig.journal.count("execute") == 0
     assert rig.sink.published == [("r1", b'{"the":"first"}')] * 2
-    assert rig.journal.of("publish", "ack")[-2:] == [("publish", "r1"), ("ack", "r1")]
+    assert rig.journal.of("publish", "answered", "ack") == [("answered", "r1"), ("ack", "r1")]
     assert rig.processed("success") == 0
 
 
@@ -168,6 +170,398 @@ async def test_a_second_delivery_runs_when_the_first_attempt_failed(rig: Rig):
         await rig.until_settled(2)
     assert attempts == 2
     assert [result.status for result in rig.documents()] == [Status.SUCCESS] * 2
+
+
+# --- leases that are lost
+
+
+async def lose(rig: Rig) -> None:
+    (delivery,) = rig.broker._held
+    rig.broker.lose(delivery)
+
+
+async def test_a_run_whose_lease_is_lost_is_stopped_and_tells_nobody_anything(rig: Rig):
+    stopped = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+        raise AssertionError
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        rig.executor.scripts.clear()
+        await lose(rig)
+        await stopped.wait()
+        await rig.until_settled()  # whoever gets it then: here it is the same worker
+    assert rig.broker.given_back == []
+    assert [delivery.receive_count for delivery in rig.broker.acked] == [2]
+    assert len(rig.sink.published) == 1
+    assert rig.documents()[0].attempt == 2
+    assert rig.sample("worker_leases_lost_total") == 1
+    assert rig.processed("interrupted") == 1
+    assert rig.sink.failures == {}  # no attempt
+
+
+async def test_a_lease_lost_in_the_turn_in_which_the_run_ends_publishes_nothing(rig: Rig):
+    runs = 0
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await lose(rig)
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert len(rig.sink.published) == 1
+    assert rig.documents()[0].attempt == 2
+
+
+async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor_given_up(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=1)
+    runs = 0
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await lose(rig)
+            raise PlatformError("and S3 is away")
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.broker.buried == []
+    assert rig.sink.failures == {}
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+
+
+# --- claims
+
+
+def another(rig: Rig) -> MemorySink:
+    """Another worker's sink."""
+    return rig.sink.beside()
+
+
+async def taken_by(sink: MemorySink, request_id: str = "r1") -> Claim:
+    claim = await sink.claim(request_id)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+async def test_a_request_that_another_worker_is_working_on_goes_back_uncounted(rig: Rig):
+    claim = await taken_by(other := another(rig))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.journal.count("execute") == 0
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
+    assert rig.sink.failures == {}
+    assert rig.processed("interrupted") == 1
+    assert await other.publish(claim, b"the other's")
+
+
+async def test_a_claim_is_let_go_when_an_attempt_fails_so_that_any_worker_can_try(rig: Rig):
+    rig.executor.scripts["r1"] = raising(PlatformError("once"))
+    rig.broker.gates["give_back"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give_back?", message("r1"))
+        other = another(rig)
+        await other.release(await taken_by(other))
+        del rig.executor.scripts["r1"]
+        rig.broker.gates["give_back"].set()
+        await rig.until_settled()
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+
+
+async def test_a_claim_is_let_go_by_a_drain(make_rig: Callable[..., Rig]):
+    rig = make_rig(drain_seconds=0)
+    rig.hold("r1")
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("running", "r1")
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    await taken_by(another(rig))
+
+
+async def test_a_run_whose_claim_is_taken_over_is_stopped_and_tells_nobody_anything(rig: Rig):
+    stopped = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+        raise AssertionError
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        rig.sink.lapse("r1")
+        claim = await taken_by(other := another(rig))
+        async with asyncio.timeout(DEADLINE_S):
+            await stopped.wait()
+        await rig.journal.until_noted("give back", "r1")
+        assert await other.publish(claim, b"the other's")
+    assert rig.sink.published == [("r1", b"the other's")]
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
+    assert rig.sample("worker_claims_lost_total") == 1
+    assert rig.processed("interrupted") == 1
+    assert rig.sink.failures == {}
+
+
+async def test_a_result_that_comes_after_a_take_over_is_refused_and_given_back(rig: Rig):
+    async def script(attempt: Attempt) -> Result:
+        held = rig.sink._store.claims["r1"][1]
+        rig.sink.lapse("r1")
+        await taken_by(another(rig))
+        # As if nobody had told us yet: what refuses it is the store.
+        rig.sink._store.claims["r1"] = (another(rig), Claim("r1", held.token + 1))
+        object.__setattr__(held, "lost", asyncio.get_running_loop().create_future())
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.journal.count("refuse") == 1
+    assert rig.sink.published == []
+    assert rig.broker.acked == []
+    assert rig.sink.failures == {}
+    assert rig.processed("success") == 0
+
+
+async def test_outputs_that_a_later_attempt_has_written_end_an_attempt_that_nobody_counts(rig: Rig):
+    rig.executor.scripts["r1"] = raising(Superseded("a later attempt has written it"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.published == []
+    assert rig.sink.failures == {}
+    assert rig.sample("worker_claims_lost_total") == 1
+
+
+async def test_an_attempt_writes_under_its_claims_token(rig: Rig):
+    fences: list[int] = []
+
+    async def script(attempt: Attempt) -> Result:
+        fences.append(attempt.fence)
+        if len(fences) == 1:
+            raise PlatformError("once")
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert 0 < fences[0] < fences[1]
+
+
+async def test_an_invalid_job_under_the_name_of_a_running_one_does_not_answer_it(rig: Rig):
+    gate = rig.hold("r1")
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("running", "r1")
+        await rig.broker.send(message("r1", memoryMb="much"))
+        await rig.journal.until_noted("delivered", message("r1", memoryMb="much"))
+        gate.set()
+        await rig.until_settled(2)
+    assert {result.error_type for result in rig.documents()} == {None}
+
+
+async def test_an_invalid_job_whose_claim_is_lost_before_it_is_told_is_given_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    async def lose_claim(_: Result, fence: int) -> bytes:
+        rig.sink.lapse("r1")
+        await taken_by(another(rig))
+        return b"{}"
+
+    monkeypatch.setattr(rig.worker._parts.outputs, "document", lose_claim)
+    await rig.broker.send(message("r1", memoryMb="much"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.published == []
+    assert rig.broker.acked == []
+
+
+async def test_an_invalid_job_under_a_name_that_another_worker_works_on_goes_back(rig: Rig):
+    await taken_by(another(rig))
+    await rig.broker.send(message("r1", memoryMb="much"))
+    async with rig.running():
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.published == []
+    assert rig.processed("interrupted", model="other") == 1
+
+
+# --- calling off
+
+
+async def until_watched(rig: Rig, request_id: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not rig.sink._store.watched.get(request_id):  # noqa: ASYNC110 - a turn of the loop
+            await asyncio.sleep(0)
+
+
+async def test_a_queued_job_that_is_called_off_never_runs(rig: Rig):
+    whole = rig.slots.total
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("receive?")
+        async with rig.slots.reserve(whole.memory_mb, whole.cpus):
+            await rig.journal.until_noted("execute", "r1")
+            assert rig.sink.cancel("r1") == 1
+            await rig.until_settled()
+    assert rig.journal.count("running") == 0
+    (result,) = rig.documents()
+    assert (result.status, result.error_type) == (Status.FAILED, ErrorType.CANCELLED)
+    assert len(rig.broker.acked) == 1
+    assert rig.processed("cancelled") == 1
+    assert rig.slots.waiting == 0
+
+
+async def test_a_job_that_was_called_off_before_it_was_received_never_runs(rig: Rig):
+    rig.sink.cancel_ahead("r1")
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 0
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+
+
+def killable(rig: Rig, *, obeys: bool) -> asyncio.Event:
+    """A run that ends when its program is killed, or not; the event says that it was."""
+    killed = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            attempt.control.kill = killed.set
+            rig.journal.note("killable")
+            if not obeys:
+                await asyncio.Event().wait()
+            await killed.wait()
+            attempt.control.kill = None
+            attempt.control.has_ended = True
+        result = finished(attempt, ErrorType.CANCELLED, "the run was called off")
+        result.stdout = "said before"
+        return result
+
+    rig.executor.scripts["r1"] = script
+    return killed
+
+
+async def test_a_running_job_that_is_called_off_is_killed_and_keeps_what_it_has_said(rig: Rig):
+    killed = killable(rig, obeys=True)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        rig.sink.cancel("r1")
+        await rig.until_settled()
+    assert killed.is_set()
+    (result,) = rig.documents()
+    assert (result.error_type, result.stdout) == (ErrorType.CANCELLED, "said before")
+    assert rig.processed("cancelled") == 1
+
+
+async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "_KILL_PATIENCE_S", 0.001)
+    killed = killable(rig, obeys=False)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        rig.sink.cancel("r1")
+        await rig.until_settled()
+    assert killed.is_set()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+    assert rig.slots.used.memory_mb == 0
+
+
+async def test_a_platform_fault_while_a_job_is_called_off_is_its_end_and_no_failure(rig: Rig):
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            killed = asyncio.Event()
+            attempt.control.kill = killed.set
+            rig.journal.note("killable")
+            await killed.wait()
+            raise PlatformError("the container died")
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        rig.sink.cancel("r1")
+        await rig.until_settled()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+    assert rig.sink.failures == {}
+
+
+async def test_calling_off_what_has_ended_changes_nothing(rig: Rig):
+    uploaded = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            attempt.control.has_ended = True
+        rig.journal.note("ended")
+        await uploaded.wait()
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("ended")
+        assert rig.sink.cancel("r1") == 1
+        uploaded.set()
+        await rig.until_settled()
+        assert rig.sink.cancel("r1") == 0
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS]
+    assert rig.processed("cancelled") == 0
+
+
+async def test_a_second_delivery_of_a_request_that_was_called_off_is_told_the_same(rig: Rig):
+    killable(rig, obeys=True)
+    for _ in range(2):
+        await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        await rig.journal.until_noted("delivered", times=2)
+        rig.sink.cancel("r1")
+        await rig.until_settled(2)
+    assert rig.journal.count("execute") == 1
+    assert {result.error_type for result in rig.documents()} == {ErrorType.CANCELLED}
+
+
+async def test_a_job_that_is_called_off_after_its_lease_was_lost_says_nothing(rig: Rig):
+    killable(rig, obeys=False)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("killable")
+        del rig.executor.scripts["r1"]
+        (delivery,) = rig.broker._held
+        rig.sink.cancel("r1")
+        rig.broker.lose(delivery)
+        await rig.until_settled()
+    assert [(result.error_type, result.attempt) for result in rig.documents()] == [(None, 2)]
 
 
 # --- our faults
@@ -240,21 +634,126 @@ async def test_a_job_that_recovers_after_a_failure_succeeds(rig: Rig):
     assert rig.broker.buried == []
 
 
-async def test_a_message_is_not_acked_when_its_result_could_not_be_published(make_rig: Callable[..., Rig]):
-    rig = make_rig(max_attempts=100)
+def losing_redis(rig: Rig) -> Callable[[Attempt], Any]:
+    """A run during which Redis goes away."""
 
     async def script(attempt: Attempt) -> Result:
         rig.sink.down = True
         return finished(attempt)
 
-    rig.executor.scripts["r1"] = script
+    return script
+
+
+def kept_in(rig: Rig) -> list[Path]:
+    return [path for path in rig.spool_folder.glob("*") if not path.name.startswith(".")]
+
+
+async def until_kept(rig: Rig) -> None:
+    """A result is on disk, and Redis has refused it once more since."""
+    await rig.journal.until(lambda: bool(kept_in(rig)) and rig.journal.count("publish?") >= 2)
+
+
+async def test_a_result_that_redis_does_not_take_is_kept_and_its_message_acked_when_it_does(rig: Rig):
+    rig.executor.scripts["r1"] = losing_redis(rig)
     await rig.broker.send(message("r1"))
     async with rig.running():
-        await rig.journal.until_noted("give back", "r1")
+        await until_kept(rig)
         assert rig.broker.acked == []
-        assert rig.sink.published == []
-        del rig.executor.scripts["r1"]
+        assert rig.broker.depth() == (0, 1, 0)  # the lease is kept
+        assert rig.sample("worker_spooled_results") == 1
         rig.sink.down = False
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 1
+    assert len(rig.sink.published) == 1
+    assert rig.broker.given_back == []
+    assert kept_in(rig) == []
+    assert rig.processed("success") == 1
+    assert rig.sample("worker_spooled_results") == 0
+
+
+async def test_a_worker_that_stops_before_redis_is_back_leaves_the_result_to_the_next(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(drain_seconds=0, retry_max_seconds=300)
+    rig.executor.scripts["r1"] = losing_redis(rig)
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await until_kept(rig)
+    rig.worker.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        await run
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [300]
+    assert len(kept_in(rig)) == 1
+
+    other = make_rig()
+    other.sink._store = rig.sink._store
+    await other.broker.send(message("r1"))  # as it comes back
+    async with other.running():
+        await other.until_settled()
+    assert other.journal.count("execute") == 0
+    assert [result.status for result in other.documents()] == [Status.SUCCESS] * 2
+    assert kept_in(other) == []
+
+
+async def test_a_request_whose_result_waits_on_disk_is_not_run_again(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    rig = make_rig()
+    rig.spool_folder.mkdir(mode=0o700)
+    (rig.spool_folder / "r1~1").write_bytes(b"{}")
+    rig.sink.gates["publish"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("publish?", "r1")
+        await rig.journal.until_noted("delivered")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rig.journal.count("claim?") == 0
+        rig.sink.gates.pop("publish").set()
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 0
+    assert rig.sink.published == [("r1", b"{}")] * 2  # delivered, and once more for the message
+
+
+async def test_a_result_that_waited_and_is_superseded_is_given_back(rig: Rig):
+    rig.executor.scripts["r1"] = losing_redis(rig)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await until_kept(rig)
+        rig.sink.gates["publish"] = asyncio.Event()
+        rig.sink.down = False
+        rig.sink.lapse("r1")
+        claim = await taken_by(other := another(rig))
+        rig.sink.gates.pop("publish").set()
+        await rig.journal.until_noted("give back", "r1")
+        assert await other.publish(claim, b"the other's")
+    assert rig.sink.published == [("r1", b"the other's")]
+    assert rig.broker.acked == []
+    assert kept_in(rig) == []
+    assert rig.processed("success") == 0
+
+
+async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_readiness_says_so(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    rig = make_rig(result_spool_mb=1)
+    rig.spool_folder.mkdir(mode=0o700)
+    (rig.spool_folder / "other~1").write_bytes(bytes(600 * 1024))
+    rig.sink.gates["publish"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.journal.until(lambda: rig.journal.count("publish?") > 0)
+            async with asyncio.timeout(DEADLINE_S):
+                while not any(line["event"] == "not taking jobs" for line in logs):  # noqa: ASYNC110 - a log is no event
+                    await asyncio.sleep(0)
+            assert rig.journal.count("receive?") == 0
+            assert rig.health.document()["parts"]["spool"]["ok"] is False
+            rig.sink.gates.pop("publish").set()
+            await rig.until_settled()
+            assert rig.health.document()["parts"]["spool"]["ok"] is True
+    assert any("RESULT_SPOOL_MB=1 is used up" in str(line.get("reason")) for line in logs)
 
 
 async def test_where_redis_cannot_count_the_queues_own_count_decides(make_rig: Callable[..., Rig]):
@@ -325,17 +824,18 @@ async def test_an_invalid_job_is_published_with_every_problem_and_acked(rig: Rig
     assert rig.processed("invalid", "unknown", "other") == 1
 
 
-async def test_an_invalid_job_whose_result_cannot_be_published_is_given_back(rig: Rig):
+async def test_an_invalid_job_whose_result_cannot_be_published_is_kept_like_any_other(rig: Rig):
     await rig.broker.send(message("r1", runtime="cobol"))
     rig.sink.gates["publish"] = asyncio.Event()
-    with capture_logs():
-        async with rig.running():
-            await rig.journal.until_noted("publish?", "r1")
-            rig.sink.down = True
-            rig.sink.gates.pop("publish").set()
-            await rig.journal.until_noted("give back", "r1")
-    assert rig.broker.acked == []
-    assert rig.broker.depth()[1] == 0
+    async with rig.running():
+        await rig.journal.until_noted("publish?", "r1")
+        rig.sink.down = True
+        rig.sink.gates.pop("publish").set()
+        await until_kept(rig)
+        assert rig.broker.acked == []
+        rig.sink.down = False
+        await rig.until_settled()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.INVALID_JOB]
 
 
 async def test_an_unreadable_message_is_left_to_the_queues_redrive_policy(make_rig: Callable[..., Rig]):
@@ -751,6 +1251,16 @@ async def test_a_hand_back_that_the_queue_refuses_is_tried_once_more(rig: Rig):
 
 
 # --- pure
+
+
+def test_a_second_delivery_stays_away_for_the_claim_and_longer_each_time():
+    delays = [taken_delay_s(50, receives) for receives in range(1, 10)]
+    assert delays == [50, 100, 200, 400, 800, 1600, 1800, 1800, 1800]
+
+
+def test_a_second_delivery_never_comes_back_before_the_claim_is_over():
+    assert taken_delay_s(43_000, 1) == 43_000
+    assert taken_delay_s(0, 1) == 1
 
 
 def test_the_delay_doubles_up_to_the_longest():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Protocol
+
+
+def _not_lost() -> asyncio.Future[str]:
+    return asyncio.get_running_loop().create_future()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,6 +23,8 @@ class Delivery:
         sent_at: When it was sent, Unix epoch seconds.
         received_at: When this receipt arrived here, Unix epoch seconds.
         group_id: The message group of a FIFO (or fair) queue, if any.
+        lost: Done, with the reason, once the lease is no longer ours: another worker may have the message.
+            A future rather than an event, so that watching it takes no task of its own.
     """
 
     message_id: str
@@ -27,13 +34,15 @@ class Delivery:
     sent_at: float
     received_at: float
     group_id: str | None = None
+    lost: asyncio.Future[str] = field(default_factory=_not_lost, repr=False)
 
 
 class Broker(Protocol):
     """At-least-once delivery with leases.
 
     From `receive` until it is settled by exactly one of `ack`, `give_back` or `bury`, a delivery's lease
-    is renewed by the broker itself. Settling twice is a mistake of the caller's and is ignored.
+    is renewed by the broker itself. Settling twice is a mistake of the caller's and is ignored. When a lease
+    cannot be kept, the broker says so by `Delivery.lost`; settling that delivery then does nothing.
 
     Every method raises `BrokerError` when the queue fails; `ack` may do its work in a batch a moment
     later, and a failure to delete only means that the message comes again.

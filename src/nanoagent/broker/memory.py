@@ -30,7 +30,7 @@ class MemoryBroker:
     """A `Broker` whose queue is a list.
 
     A held lease never runs out, as if it were renewed in time; `lapse` and `close` let it run out as a
-    crash of the worker would.
+    crash of the worker would, `lose` as a queue that cannot be reached, of which the worker learns.
 
     Args:
         visibility_s: How long after `lapse` or `close` a message stays hidden, seconds.
@@ -88,6 +88,11 @@ class MemoryBroker:
     def lapse(self, delivery: Delivery) -> None:
         """Stop renewing a lease, as if the worker that holds it had died."""
         self._release(delivery, self._visibility_s)
+
+    def lose(self, delivery: Delivery, reason: str = "not renewed") -> None:
+        """Take a lease away: the message can be received at once, and its holder is told."""
+        if self._release(delivery, 0):
+            delivery.lost.set_result(reason)
 
     async def receive(self, limit: int) -> list[Delivery]:
         """Wait for up to `limit` messages; see `Broker.receive`.

@@ -4,11 +4,14 @@ A delivery's life here::
 
     receive ─► _leases ─┬─ ack ───────► _deletes ─► DeleteMessageBatch ─► out of _leases
                renewed  ├─ give_back ─► out of _leases, last renewal awaited ─► ChangeMessageVisibility
-                        └─ bury ──────► SendMessage to the dead-letter queue ─► as ack
+                        ├─ bury ──────► SendMessage to the dead-letter queue ─► as ack
+                        └─ lost ──────► out of _leases, its holder is told
 
 A lease is renewed every third of the visibility timeout, so that two renewals in a row may fail, and
-until the message is deleted, so that a slow delete does not let it out again. Requests are what SQS bills
-and what costs CPU here (about 1 ms each), so renewals and deletes go in batches of ten.
+until the message is deleted, so that a slow delete does not let it out again. It is lost when SQS says that
+the receipt is not valid any more, or when the time that SQS has last granted is over: someone else may have
+the message then. Requests are what SQS bills and what costs CPU here (about 1 ms each), so renewals and
+deletes go in batches of ten.
 """
 
 from __future__ import annotations
@@ -57,16 +60,16 @@ class _Lease:
         delivery: What was received.
         attributes: The message's own attributes, as received.
         held_since: Monotonic seconds just before the receipt, for the 12 h limit.
+        held_until: Monotonic seconds until which the message is certainly hidden from others.
         settled: Whether the caller has said what becomes of it.
-        renewable: False once SQS has said that there is nothing left to renew.
         renewal: The batch under way that renews it.
     """
 
     delivery: Delivery
     attributes: Mapping[str, Any]
     held_since: float
+    held_until: float
     settled: bool = False
-    renewable: bool = True
     renewal: asyncio.Task[None] | None = None
 
     def grantable_s(self) -> int:
@@ -106,7 +109,7 @@ class SqsBroker:
         self._deletes: list[_Lease] = []
         self._delete_timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._heartbeats: tuple[asyncio.Task[None], ...] = ()
         self._policy: dict[str, Any] | None = None
         self._closed = False
 
@@ -196,9 +199,10 @@ class SqsBroker:
         while self._background:
             await asyncio.wait(self._background)
             self._flush_deletes()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.wait({self._heartbeat})
+        for heartbeat in self._heartbeats:
+            heartbeat.cancel()
+        if self._heartbeats:
+            await asyncio.wait(self._heartbeats)
         self._leases.clear()
 
     # --- receiving
@@ -218,9 +222,14 @@ class SqsBroker:
 
     def _lease(self, message: Mapping[str, Any], held_since: float) -> Delivery:
         delivery = _delivery(message)
-        self._leases[delivery] = _Lease(delivery, message.get("MessageAttributes", {}), held_since)
-        if self._heartbeat is None:
-            self._heartbeat = asyncio.create_task(self._renew_forever())
+        self._leases[delivery] = _Lease(
+            delivery, message.get("MessageAttributes", {}), held_since, held_since + self._visibility_s
+        )
+        if not self._heartbeats:
+            self._heartbeats = (
+                asyncio.create_task(self._renew_forever()),
+                asyncio.create_task(self._expire_forever()),
+            )
         return delivery
 
     async def _return_unwanted(self, request: asyncio.Future[list[Delivery]]) -> None:
@@ -260,12 +269,29 @@ class SqsBroker:
                 _log.warning("leases not renewed", queue=self._queue_url, error=aws.describe(problem))
 
     def _renewable_leases(self) -> Iterator[_Lease]:
-        for lease in list(self._leases.values()):
-            if lease.renewable and lease.grantable_s() == 0:
-                lease.renewable = False
-                _log.error("lease ran into the 12 h limit", message_id=lease.delivery.message_id)
-            if lease.renewable:
-                yield lease
+        return (lease for lease in list(self._leases.values()) if lease.grantable_s() > 0)
+
+    async def _expire_forever(self) -> None:
+        """Lose every lease at the moment when what SQS has granted is over.
+
+        Apart from renewing, which may be waiting for an answer just then. A lease that comes meanwhile lasts
+        longer than this sleeps.
+        """
+        while True:
+            now = time.monotonic()
+            for lease in list(self._leases.values()):
+                if lease.held_until <= now:
+                    used_up = lease.grantable_s() == 0
+                    self._lose(lease, "held for 12 h, SQS's limit" if used_up else "not renewed in time")
+            ends = (lease.held_until for lease in self._leases.values())
+            await asyncio.sleep(min(ends, default=now + self._visibility_s) - now)
+
+    def _lose(self, lease: _Lease, reason: str) -> None:
+        self._forget(lease)
+        if not lease.settled:
+            lease.settled = True
+            _log.error("lease lost", message_id=lease.delivery.message_id, reason=reason)
+            lease.delivery.lost.set_result(reason)
 
     async def _renew(self, leases: Sequence[_Lease]) -> None:
         # One hung call must not keep the next round, and with it every lease, waiting.
@@ -274,28 +300,35 @@ class SqsBroker:
                 await self._renew_batch(leases)
 
     async def _renew_batch(self, leases: Sequence[_Lease]) -> None:
+        asked_at = time.monotonic()
+        grants_s = [min(self._visibility_s, lease.grantable_s()) for lease in leases]
         answer = await self._client.change_message_visibility_batch(
             QueueUrl=self._queue_url,
             Entries=[
                 {
                     "Id": str(number),
                     "ReceiptHandle": lease.delivery.receipt,
-                    "VisibilityTimeout": min(self._visibility_s, lease.grantable_s()),
+                    "VisibilityTimeout": grant_s,
                 }
-                for number, lease in enumerate(leases)
+                for number, (lease, grant_s) in enumerate(zip(leases, grants_s, strict=True))
             ],
         )
+        for granted in answer.get("Successful", []):
+            number = int(granted["Id"])
+            leases[number].held_until = asked_at + grants_s[number]
         for lease, failure in _failures(answer, leases):
             if lease.settled:  # its delete may have overtaken us
                 continue
-            lease.renewable = not failure.get("SenderFault", False)
+            code = str(failure.get("Code"))
             _log.warning(
                 "lease not renewed",
                 message_id=lease.delivery.message_id,
-                code=failure.get("Code"),
+                code=code,
                 error=failure.get("Message"),
-                lost=not lease.renewable,
             )
+            # Ours to answer for, by SQS's word, is also a receipt that is none any more; throttling is not.
+            if failure.get("SenderFault", False) and "throttl" not in code.lower():
+                self._lose(lease, f"SQS knows the receipt no more: {code}")
 
     # --- deleting
 

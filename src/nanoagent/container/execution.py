@@ -19,7 +19,7 @@ from nanoagent.runtime.session import Collected
 from nanoagent.runtime.wire import ExitFlag, ExitReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
@@ -35,6 +35,19 @@ _SUPERVISOR_BYTES: Final = 16 * MIB
 # The kernel's own structures go a moment after the processes; more than that is the run's doing.
 _LEFT_OVER_BYTES: Final = 8 * MIB
 _NO_PROGRAM: Final = frozenset({errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.ELIBBAD})
+
+
+@dataclass(slots=True)
+class Control:
+    """What a run can be called off by.
+
+    Attributes:
+        kill: Ends the program; None while it does not run.
+        has_ended: It has run, and what follows is no more to be called off.
+    """
+
+    kill: Callable[[], None] | None = None
+    has_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +71,16 @@ class Execution:
     collected: Collected
 
 
-async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
+async def execute(
+    lease: Lease, request: RunRequest, spool: Path, control: Control | None = None
+) -> Execution:
     """Run once, and mark the lease clean when its container may serve again.
 
     Args:
         lease: A container with the code in place.
         request: What to run.
         spool: A folder for the output files; made when there are any.
+        control: Told when the run can be called off.
 
     Raises:
         ContainerError: The container could not do it; nothing can be said of the program.
@@ -77,7 +93,7 @@ async def execute(lease: Lease, request: RunRequest, spool: Path) -> Execution:
         raise ContainerError("the container died before the run") from exc
     await container.session.start(request)
     try:
-        with _sampled(meter):
+        with _sampled(meter), _killable(container, control or Control()):
             report = await container.session.wait_exit(request)
     except session.Overdue:
         return _overdue(request, meter)
@@ -218,6 +234,16 @@ def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
         return meter.read() if meter is not None else None
     except OSError:  # the group went with its container
         return None
+
+
+@contextmanager
+def _killable(container: RunningContainer, control: Control) -> Iterator[None]:
+    control.kill = container.session.kill
+    try:
+        yield
+        control.has_ended = True
+    finally:
+        control.kill = None
 
 
 @contextmanager

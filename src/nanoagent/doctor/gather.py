@@ -29,6 +29,7 @@ from nanoagent.doctor.facts import Answer, Engine, Folder, Host, Image
 from nanoagent.doctor.host import DOCKER_ROOT
 from nanoagent.errors import ConfigError, NanoAgentError
 from nanoagent.job import Runtime
+from nanoagent.sink.base import Claim
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 
 if TYPE_CHECKING:
@@ -388,10 +389,25 @@ def _redis_questions(sink: RedisSink) -> dict[str, Callable[[], Awaitable[Any]]]
         "publish": lambda: sink.ask("PUBLISH", f"result:{name}", "doctor"),
         "incr": lambda: _counted(sink, counter),
         "expire": lambda: sink.ask("EXPIRE", counter, 1),
-        "multi": lambda: sink.publish(name, b"doctor"),
+        "multi": lambda: _failed(sink, name, counter),
+        "eval": lambda: _answered(sink, f"{name}-claim"),
     }
     assert {"info", *results.COMMANDS} == set(questions)  # noqa: S101 - the two lists are one
     return questions
+
+
+async def _failed(sink: RedisSink, name: str, counter: str) -> Any:
+    """As an attempt that failed is counted, but for a second only."""
+    try:
+        return await sink.count_failure(name)
+    finally:
+        await sink.ask("EXPIRE", counter, 1)
+
+
+async def _answered(sink: RedisSink, name: str) -> Any:
+    """A request of nobody's, claimed and answered; the claim goes with that, the answer a second later."""
+    claim = await sink.claim(name)
+    return isinstance(claim, Claim) and await sink.publish(claim, b"doctor")
 
 
 async def _counted(sink: RedisSink, counter: str) -> Any:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Answer
 
-COMMANDS: Final = ("setex", "get", "publish", "incr", "expire", "multi")
+COMMANDS: Final = ("setex", "get", "publish", "incr", "expire", "multi", "eval")
 """What the worker does on Redis, apart from PING."""
 
 _RIGHTS: Final = (
-    "~job:* ~nanoagent:failures:* &result:* +ping +setex +get +publish +incr +expire +multi +exec +select"
+    "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* +ping +select +multi +exec +eval +evalsha +get "
+    "+exists +setex +expire +del +time +hget +hset +hmget +publish +incr +subscribe +unsubscribe"
 )
 _NEARLY_FULL: Final = 0.9
 

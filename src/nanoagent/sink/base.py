@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _not_lost() -> asyncio.Future[str]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """The right to answer a request. Identity is the object's: two claims of a request are two claims.
+
+    Attributes:
+        request_id: Which request.
+        token: Larger than that of every earlier claim of the request, on any worker: what was written with a
+            smaller one may be replaced, what was written with a larger one may not.
+        cancelled: Whether the request had been called off when it was claimed.
+        lost: Done, with the reason, once someone else has the right.
+    """
+
+    request_id: str
+    token: int
+    cancelled: bool = False
+    lost: asyncio.Future[str] = field(default_factory=_not_lost, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Another worker has the claim.
+
+    Attributes:
+        left_s: For how much longer, unless it is renewed, seconds.
+    """
+
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The request has a result, which has been announced once more."""
 
 
 class ResultSink(Protocol):
-    """Stores and announces results. Every method raises `SinkError` when the store fails."""
+    """Stores and announces results, one for each request.
 
-    async def publish(self, request_id: str, document: bytes) -> None:
-        """Store the document under the request and announce it, both or neither."""
+    From `claim` until `publish` or `release`, a claim is renewed by the sink itself. Where that fails the
+    claim runs out, and is still good until someone else has taken it: then `Claim.lost` says so.
+
+    Every method raises `SinkError` when the store fails.
+    """
+
+    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+        """Take the right to answer a request, unless it has an answer or another worker has the right."""
         ...
 
-    async def stored(self, request_id: str) -> bytes | None:
-        """The document stored for the request, if any."""
+    async def publish(self, claim: Claim, document: bytes) -> bool:
+        """Store the document under the request and announce it, both or neither, and let the claim go.
+
+        Returns False, and does neither, when someone else has claimed the request since, or has answered it
+        otherwise. The same document may be published again: it is announced once or more.
+        """
+        ...
+
+    async def release(self, claim: Claim) -> None:
+        """Let others claim the request at once. Harmless when the claim is lost."""
         ...
 
     async def count_failure(self, request_id: str) -> int:
@@ -22,6 +79,22 @@ class ResultSink(Protocol):
 
     async def ping(self) -> None:
         """Succeed when the store answers."""
+        ...
+
+    async def close(self) -> None:
+        """Stop renewing, close connections. Idempotent."""
+        ...
+
+
+class Cancellations(Protocol):
+    """Hears that requests are called off."""
+
+    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+        """Have `called_off` called, once at most, when the request is called off.
+
+        Returns:
+            What ends the watch; to be called exactly once.
+        """
         ...
 
     async def close(self) -> None:

@@ -2,47 +2,142 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nanoagent.errors import SinkError
+from nanoagent.sink.base import Answered, Claim, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@dataclass(slots=True, eq=False)
+class _Store:
+    """What Redis would hold."""
+
+    documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    claims: dict[str, tuple[MemorySink | None, Claim]] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    watched: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+
 class MemorySink:
-    """A `ResultSink` that is a dictionary.
+    """A `ResultSink`, and `Cancellations`, that are dictionaries.
+
+    A claim never runs out, as if it were renewed in time; `lapse` lets it run out as a crash of the worker,
+    or a pause, would.
 
     Args:
         ttl_s: How long a document is kept, seconds.
         clock: Monotonic seconds.
+        claim_s: What is said of a claim that another has, seconds.
 
     Attributes:
-        published: Every announcement, in order: the request and its document.
-        failures: How many attempts at a request failed by our fault.
         down: While True, every method raises `SinkError`, as with a server that does not answer.
     """
 
-    def __init__(self, *, ttl_s: int = 3600, clock: Callable[[], float] = time.monotonic) -> None:
-        self.published: list[tuple[str, bytes]] = []
-        self.failures: Counter[str] = Counter()
+    def __init__(
+        self, *, ttl_s: int = 3600, clock: Callable[[], float] = time.monotonic, claim_s: float = 60
+    ) -> None:
         self.down = False
         self._ttl_s = ttl_s
         self._clock = clock
-        self._documents: dict[str, tuple[bytes, float]] = {}
+        self._claim_s = claim_s
+        self._store = _Store()
 
-    async def publish(self, request_id: str, document: bytes) -> None:
+    def beside(self) -> MemorySink:
+        """Another worker's sink on the same store."""
+        other = MemorySink(ttl_s=self._ttl_s, clock=self._clock, claim_s=self._claim_s)
+        other._store = self._store
+        return other
+
+    @property
+    def published(self) -> list[tuple[str, bytes]]:
+        """Every announcement, in order: the request and its document."""
+        return self._store.published
+
+    @property
+    def failures(self) -> Counter[str]:
+        """How many attempts at a request failed by our fault."""
+        return self._store.failures
+
+    def cancel(self, request_id: str) -> int:
+        """Call a request off for those who watch it; returns how many do."""
+        watching = self._store.watched.pop(request_id, [])
+        for called_off in watching:
+            called_off()
+        return len(watching)
+
+    def cancel_ahead(self, request_id: str) -> None:
+        """Call a request off for whoever claims it from now on."""
+        self._store.cancelled.add(request_id)
+
+    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+        """Have it called when the request is called off; see `Cancellations.watch`."""
+        self._store.watched.setdefault(request_id, []).append(called_off)
+
+        def end() -> None:
+            watching = self._store.watched.get(request_id, [])
+            if called_off in watching:
+                watching.remove(called_off)
+
+        return end
+
+    def lapse(self, request_id: str) -> None:
+        """Let the claim of a request run out: the next one who wants it takes it over."""
+        _, claim = self._store.claims[request_id]
+        self._store.claims[request_id] = None, claim
+
+    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+        """Take the right to answer a request; see `ResultSink.claim`."""
+        self._check()
+        document = await self.stored(request_id)
+        if document is not None:
+            self._announce(request_id, document)
+            return Answered()
+        holder, held = self._store.claims.get(request_id, (None, None))
+        if holder not in {None, self}:
+            return Taken(self._claim_s)
+        claim = Claim(request_id, next(self._store.tokens), request_id in self._store.cancelled)
+        self._store.claims[request_id] = self, claim
+        if held is not None and not held.lost.done():
+            held.lost.set_result("taken over")
+        return claim
+
+    async def publish(self, claim: Claim, document: bytes) -> bool:
         """Store and announce the document; see `ResultSink.publish`."""
         self._check()
-        self._documents[request_id] = document, self._clock() + self._ttl_s
+        stored = await self.stored(claim.request_id)
+        if stored is not None:
+            return stored == document
+        _, held = self._store.claims.get(claim.request_id, (None, None))
+        if held is not None and held.token != claim.token:
+            return False
+        self._announce(claim.request_id, document)
+        self._store.claims.pop(claim.request_id, None)
+        return True
+
+    def _announce(self, request_id: str, document: bytes) -> None:
+        self._store.documents[request_id] = document, self._clock() + self._ttl_s
         self.published.append((request_id, document))
+
+    async def release(self, claim: Claim) -> None:
+        """Let others claim the request; see `ResultSink.release`."""
+        self._check()
+        _, held = self._store.claims.get(claim.request_id, (None, None))
+        if held is not None and held.token == claim.token:
+            del self._store.claims[claim.request_id]
 
     async def stored(self, request_id: str) -> bytes | None:
         """The document stored for the request, if it is still kept."""
-        self._check()
-        document, expires_at = self._documents.get(request_id, (None, 0.0))
+        document, expires_at = self._store.documents.get(request_id, (None, 0.0))
         return document if self._clock() < expires_at else None
 
     async def count_failure(self, request_id: str) -> int:

@@ -1,5 +1,8 @@
 """Results to Redis: the document at `job:{requestId}`, announced on `result:{requestId}`.
 
+Who may answer a request is decided there as well, each time in one step (`scripts.py`): a claim takes the
+round trip in which it is looked whether there is an answer already, and is let go in the one that publishes.
+
 Of the client only its connections are used: they sign in, speak TLS and the protocol. Its pool and pipelines
 cost more than twice the CPU of what they do for us (190 against 90 µs for a result).
 """
@@ -8,20 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import structlog
 from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.errors import SinkError
+from nanoagent.sink import scripts
+from nanoagent.sink.base import Answered, Claim, Taken
+from nanoagent.sink.cancellations import RedisCancellations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
+
+    from nanoagent.sink.scripts import Script
 
 _FAILURES_TTL_S: Final = 86_400  # a day: longer than any message is tried again
 _MAX_CONNECTIONS: Final = 32
@@ -31,6 +41,9 @@ _PAUSES_S: Final = (0.0, 0.2)
 _ANSWER_HOLDS_S: Final = 1.0  # whoever answered so lately is there; a job then costs no extra round trip
 
 _Command: TypeAlias = "tuple[str | bytes | int, ...]"
+_Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys and its arguments
+
+_log = structlog.get_logger(__name__)
 
 
 class RedisSink:
@@ -44,6 +57,8 @@ class RedisSink:
         password: Its password, if it wants one.
         tls: Whether to speak TLS to it.
         ttl_s: How long a result is kept, seconds.
+        claim_s: How long a claim lasts unless it is renewed, which it is three times as often, seconds.
+        owner: Who has the claims, for people; a random part is added.
         op_timeout_s: The longest a call takes, waiting for a connection and retries included, seconds.
     """
 
@@ -57,10 +72,15 @@ class RedisSink:
         password: str | None = None,
         tls: bool = False,
         ttl_s: int = 3600,
+        claim_s: float = 60,
+        owner: str = "worker",
         op_timeout_s: float = 5,
     ) -> None:
         self._address = f"{host}:{port}"
         self._ttl_s = ttl_s
+        self._claim_s = claim_s
+        # Not the worker's name alone: a restarted worker has nothing of what it was before.
+        self._owner = f"{owner}/{secrets.token_hex(8)}"
         self._op_timeout_s = op_timeout_s
         self._connection_class = SSLConnection if tls else Connection
         self._connection_settings: dict[str, Any] = {
@@ -79,29 +99,62 @@ class RedisSink:
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._closed = False
         self._answered_at = -math.inf
+        self._claims: set[Claim] = set()
+        self._renewing = asyncio.Lock()
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
-    async def publish(self, request_id: str, document: bytes) -> None:
-        """Store and announce the document in one transaction; see `ResultSink.publish`.
+    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+        """Take the right to answer a request; see `ResultSink.claim`.
 
-        Repeated after a broken connection, it may be announced twice, with the same document.
-
-        Raises:
-            SinkError: Redis failed.
-        """
-        await self._transaction(
-            "publish",
-            ("SETEX", f"job:{request_id}", self._ttl_s, document),
-            ("PUBLISH", f"result:{request_id}", document),
-        )
-
-    async def stored(self, request_id: str) -> bytes | None:
-        """The document stored for the request, if any.
+        Repeated after a broken connection, it may take the place of a claim that nobody was told of.
 
         Raises:
             SinkError: Redis failed.
         """
-        (document,) = await self._ask("get", ("GET", f"job:{request_id}"))
-        return cast("bytes | None", document)  # bytes, since the client is not told to decode
+        keys = (_result_key(request_id), _claim_key(request_id), f"cancel:{request_id}")
+        arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
+        try:
+            ((verdict, *details),) = await self._evaluate("claim", (scripts.CLAIM, keys, arguments))
+        except asyncio.CancelledError:  # it may have been granted, and nobody should have to wait for its end
+            self._spawn(self._release(request_id, token=0))
+            raise
+        if verdict == b"answered":
+            return Answered()
+        if verdict == b"taken":
+            return Taken(int(details[0]) / 1_000_000)
+        claim = Claim(request_id, int(details[0]), cancelled=bool(details[1]))
+        self._claims.add(claim)
+        if self._heartbeat is None:
+            self._heartbeat = asyncio.create_task(self._renew_forever())
+        return claim
+
+    async def publish(self, claim: Claim, document: bytes) -> bool:
+        """Store and announce the document in one step; see `ResultSink.publish`.
+
+        Raises:
+            SinkError: Redis failed; the claim is kept.
+        """
+        held = claim in self._claims
+        self._claims.discard(claim)  # a renewal must not take what is let go here for lost
+        keys = (_result_key(claim.request_id), _claim_key(claim.request_id))
+        arguments = (claim.token, self._ttl_s, f"result:{claim.request_id}", document)
+        try:
+            (published,) = await self._evaluate("publish", (scripts.PUBLISH, keys, arguments))
+        except SinkError:
+            if held:
+                self._claims.add(claim)
+            raise
+        return bool(published)
+
+    async def release(self, claim: Claim) -> None:
+        """Let others claim the request; see `ResultSink.release`.
+
+        Raises:
+            SinkError: Redis failed; the claim runs out.
+        """
+        self._claims.discard(claim)
+        await self._release(claim.request_id, claim.token)
 
     async def count_failure(self, request_id: str) -> int:
         """Note a failed attempt at `nanoagent:failures:{requestId}`; returns how many there have been.
@@ -134,10 +187,83 @@ class RedisSink:
         return answer
 
     async def close(self) -> None:
-        """Close all connections. Idempotent."""
+        """Stop renewing and close all connections. Idempotent."""
         self._closed = True
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            await asyncio.wait({self._heartbeat})
+        if self._background:
+            await asyncio.wait(self._background)
         while self._idle:
             await self._idle.pop().disconnect()
+
+    def cancellations(self) -> RedisCancellations:
+        """What hears on the same server that requests are called off; to be closed before this."""
+
+        async def is_set(key: str) -> bool:
+            (count,) = await self._ask("look for a cancellation", ("EXISTS", key))
+            return bool(count)
+
+        return RedisCancellations(
+            lambda: self._connection_class(**self._connection_settings), _packed, is_set
+        )
+
+    # --- claims
+
+    @property
+    def _claim_us(self) -> int:
+        return int(self._claim_s * 1_000_000)
+
+    async def _release(self, request_id: str, token: int) -> None:
+        async with self._renewing:  # a renewal under way would bring the claim back if it arrived after us
+            call = scripts.RELEASE, (_claim_key(request_id),), (token, self._owner)
+            await self._evaluate("release", call)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+
+        def finished(task: asyncio.Task[None]) -> None:
+            self._background.discard(task)
+            if not task.cancelled() and (problem := task.exception()) is not None:
+                _log.warning("claim not released; it runs out", error=str(problem))
+
+        task.add_done_callback(finished)
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._claim_s / 3)
+            try:
+                await self._renew_all()
+            except SinkError as exc:  # they are still good, for as long as nobody else can claim either
+                _log.warning("claims not renewed", error=str(exc), claims=len(self._claims))
+
+    async def _renew_all(self) -> None:
+        """Renew every claim, in one round trip."""
+        async with self._renewing:
+            claims = list(self._claims)
+            if not claims:
+                return
+            answers = await self._evaluate("renew claims", *map(self._renewal, claims))
+        for claim, kept in zip(claims, answers, strict=True):
+            if not kept and claim in self._claims:
+                self._claims.discard(claim)
+                claim.lost.set_result("another worker has claimed the request, or answered it")
+
+    def _renewal(self, claim: Claim) -> _Call:
+        keys = (_result_key(claim.request_id), _claim_key(claim.request_id))
+        return scripts.RENEW, keys, (claim.token, self._claim_us, self._owner)
+
+    async def _evaluate(self, doing: str, *calls: _Call) -> list[Any]:
+        """The scripts' answers, in one round trip, or two where the server does not know them yet."""
+        try:
+            return await self._ask(doing, *(_called("EVALSHA", call[0].digest, call) for call in calls))
+        except SinkError as exc:
+            if not isinstance(exc.__cause__, NoScriptError):
+                raise
+        return await self._ask(doing, *(_called("EVAL", call[0].text, call) for call in calls))
+
+    # --- commands
 
     async def _transaction(self, doing: str, *commands: _Command) -> list[Any]:
         """Both or neither, in one round trip; returns their answers."""
@@ -177,6 +303,19 @@ class RedisSink:
                 await connection.disconnect(nowait=True)
             else:
                 self._idle.append(connection)
+
+
+def _result_key(request_id: str) -> str:
+    return f"job:{request_id}"
+
+
+def _claim_key(request_id: str) -> str:
+    return f"nanoagent:claim:{request_id}"
+
+
+def _called(verb: str, name: str, call: _Call) -> _Command:
+    _, keys, arguments = call
+    return verb, name, len(keys), *keys, *arguments
 
 
 def _packed(command: _Command) -> bytes:

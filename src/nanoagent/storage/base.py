@@ -46,7 +46,14 @@ class ObjectStore(Protocol):
         ...
 
     async def put(
-        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
     ) -> None:
         """Store the file `source`; large files in parts.
 
@@ -56,6 +63,12 @@ class ObjectStore(Protocol):
             source: A local file.
             content_type: Its media type.
             to_be_saved: Whether a browser is told to save it, whatever its type.
+            fence: Kept with the object. One that is there is replaced only if its own is smaller, or it has
+                none; one with the same is left as it is. 0: none.
+
+        Raises:
+            Superseded: The object that is there has a larger one.
+            StorageError: Anything else.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from nanoagent import aws
-from nanoagent.errors import StorageError
+from nanoagent.errors import StorageError, Superseded
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
 
 if TYPE_CHECKING:
@@ -36,12 +36,21 @@ _MISSING: Final = frozenset(
         "ParamValidationError",  # botocore's own, for what can be no bucket or key
     }
 )
+_CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_GONE: Final = frozenset({"NoSuchKey", "NotFound", "404"})
+_CANNOT: Final = frozenset({"NotImplemented", "501"})
+_FENCE: Final = "nanoagent-fence"  # x-amz-meta-nanoagent-fence
+_PUT_ATTEMPTS: Final = 5  # each but the first after someone else has written or removed the object in between
 
 _log = structlog.get_logger(__name__)
 
 
 class S3Store:
     """An `ObjectStore` on S3.
+
+    What fences a late writer off is the store's: a put succeeds only while no object is there, or the very
+    one that was looked at (conditional writes, `If-None-Match` and `If-Match`). That costs nothing unless an
+    earlier attempt has left the object. A store that says it cannot do that is looked at, then written to.
 
     Args:
         client: An aiobotocore S3 client; its owner closes it.
@@ -50,6 +59,7 @@ class S3Store:
 
     def __init__(self, client: Any, *, call_timeout_s: float = aws.CALL_TIMEOUT_S) -> None:
         self._client = client
+        self._conditions = True
         self._call_timeout_s = call_timeout_s
 
     async def fetch(
@@ -72,29 +82,38 @@ class S3Store:
         return str(answer["ETag"])
 
     async def put(
-        self, bucket: str, key: str, source: Path, *, content_type: str, to_be_saved: bool = False
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        *,
+        content_type: str,
+        to_be_saved: bool = False,
+        fence: int = 0,
     ) -> None:
         """Store the file `source`, in parts of 8 MiB if it is larger than one; see `ObjectStore.put`.
 
         Raises:
+            Superseded: An object with a larger fence is there.
             StorageError: The file could not be read or stored; no parts are left behind.
         """
-        headers = {"ContentType": content_type}
+        target = {"Bucket": bucket, "Key": key}
+        described: dict[str, Any] = {"ContentType": content_type, "Metadata": {_FENCE: str(fence)}}
         if to_be_saved:
-            headers["ContentDisposition"] = "attachment"
+            described["ContentDisposition"] = "attachment"
+        condition: dict[str, str] | None = {"IfNoneMatch": "*"}
         doing = f"write {shown(bucket, key)}"
-        with (
-            aws.translated(StorageError, doing),
-            await asyncio.to_thread(source.open, "rb") as file,
-        ):
-            size = os.fstat(file.fileno()).st_size
-            first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
-            async with self._within(size, doing):
-                if len(first) > _PART_BYTES:
-                    file.seek(0)
-                    await self._put_parts(bucket, key, file, headers)
-                else:
-                    await self._client.put_object(Bucket=bucket, Key=key, Body=first, **headers)
+        with aws.translated(StorageError, doing):
+            if not self._conditions:  # then at least look before
+                condition = await self._replacing(target, fence)
+            for _ in range(_PUT_ATTEMPTS):
+                if condition is None:
+                    return
+                conditions = condition if self._conditions else {}
+                if await self._put_if(target, source, described, conditions, doing):
+                    return
+                condition = await self._replacing(target, fence)
+        raise StorageError(f"{doing}: others keep writing it")
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
@@ -129,17 +148,76 @@ class S3Store:
             kind = ObjectMissing if code in _MISSING else StorageError
             raise kind(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
 
-    async def _put_parts(self, bucket: str, key: str, file: Any, headers: dict[str, str]) -> None:
-        target = {"Bucket": bucket, "Key": key}
-        upload = await self._client.create_multipart_upload(**target, **headers)
-        target["UploadId"] = upload["UploadId"]
+    async def _put_if(
+        self,
+        target: dict[str, str],
+        source: Path,
+        described: dict[str, Any],
+        condition: dict[str, str],
+        doing: str,
+    ) -> bool:
+        """Store the file under a condition; False when it does not hold."""
+        with await asyncio.to_thread(source.open, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            first = await asyncio.to_thread(file.read, _PART_BYTES + 1)
+            async with self._within(size, doing):
+                try:
+                    if len(first) > _PART_BYTES:
+                        file.seek(0)
+                        await self._put_parts(target, file, described, condition)
+                    else:
+                        await self._client.put_object(**target, **described, **condition, Body=first)
+                except aws.CALL_ERRORS as exc:
+                    if not condition or not self._is_answer_to_condition(exc):
+                        raise
+                    return False
+        return True
+
+    def _is_answer_to_condition(self, error: BaseException) -> bool:
+        """Whether a write failed because of its condition: it does not hold, or is not understood."""
+        code = aws.error_code(error)
+        if code in _CANNOT:
+            _log.warning("the store cannot write conditionally; a late attempt could overwrite outputs")
+            self._conditions = False
+        return code in _CHANGED | _GONE | _CANNOT
+
+    async def _replacing(self, target: dict[str, str], fence: int) -> dict[str, str] | None:
+        """The condition under which the object that is there may be replaced; None when it is ours.
+
+        Raises:
+            Superseded: It may not be.
+        """
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                there = await self._client.head_object(**target)
+        except aws.CALL_ERRORS as exc:
+            if aws.error_code(exc) in _GONE:
+                return {"IfNoneMatch": "*"}
+            raise
+        found = there.get("Metadata", {}).get(_FENCE, "")
+        theirs = int(found) if found.isdecimal() else 0
+        if theirs > fence:
+            raise Superseded(
+                f"write {shown(target['Bucket'], target['Key'])}: a later attempt has written it"
+            )
+        if fence and theirs == fence:  # written, and the answer was lost
+            return None
+        return {"IfMatch": there["ETag"]}
+
+    async def _put_parts(
+        self, where: dict[str, str], file: Any, described: dict[str, Any], condition: dict[str, str]
+    ) -> None:
+        upload = await self._client.create_multipart_upload(**where, **described)
+        target = {**where, "UploadId": upload["UploadId"]}
         try:
             parts: list[dict[str, Any]] = []
             while data := await asyncio.to_thread(file.read, _PART_BYTES):
                 number = len(parts) + 1
                 part = await self._client.upload_part(**target, PartNumber=number, Body=data)
                 parts.append({"PartNumber": number, "ETag": part["ETag"]})
-            await self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+            await self._client.complete_multipart_upload(
+                **target, **condition, MultipartUpload={"Parts": parts}
+            )
         except BaseException:
             await self._abort(target)
             raise

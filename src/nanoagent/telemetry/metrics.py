@@ -85,6 +85,12 @@ class Metrics:
         self._attempts_failed = self._counter(
             "worker_attempts_failed_total", "Attempts at a job that failed by the platform's fault"
         )
+        self._leases_lost = self._counter(
+            "worker_leases_lost_total", "Messages whose lease was lost while they were held"
+        )
+        self._claims_lost = self._counter(
+            "worker_claims_lost_total", "Requests that another worker took over while they were worked on"
+        )
 
     def _make_pool_metrics(self) -> None:
         self._pool = self._gauge("worker_pool_containers", "Containers that exist now", "runtime", "state")
@@ -124,6 +130,10 @@ class Metrics:
         self._uploaded = self._counter(
             "worker_outputs_uploaded_bytes_total", "Bytes of output files uploaded"
         )
+        self._spooled = self._gauge(
+            "worker_spooled_results", "Finished results that wait on disk until Redis takes them"
+        )
+        self._spooled_bytes = self._gauge("worker_spooled_bytes", "Their size")
         self._cloudwatch_failures = self._counter(
             "worker_cloudwatch_failures_total", "Calls of PutMetricData that failed"
         )
@@ -183,6 +193,14 @@ class Metrics:
         """An attempt failed by the platform's fault; the job may be tried again."""
         self._attempts_failed.inc()
 
+    def claim_lost(self) -> None:
+        """Another worker has taken over a request; its run here, if there still was one, is stopped."""
+        self._claims_lost.inc()
+
+    def lease_lost(self) -> None:
+        """The lease on a message was lost; its run, if there was one, is stopped."""
+        self._leases_lost.inc()
+
     def watch_pool(self, count: Callable[[Runtime, PoolState], int]) -> None:
         """Ask how many containers of a runtime are in a state whenever the metrics are asked for."""
         for runtime in Runtime:
@@ -228,6 +246,11 @@ class Metrics:
     def outputs_uploaded(self, size_bytes: int) -> None:
         """So many bytes of output files were uploaded."""
         self._uploaded.inc(size_bytes)
+
+    def spooled(self, results: int, size_bytes: int) -> None:
+        """So many results wait on disk, of so many bytes together."""
+        self._spooled.set(results)
+        self._spooled_bytes.set(size_bytes)
 
     def cloudwatch_failed(self) -> None:
         """A call of PutMetricData failed."""

@@ -1,0 +1,132 @@
+"""What Redis does in one step, in its own language (Redis 5 or newer, or Valkey).
+
+A claim is a hash at `nanoagent:claim:{requestId}`:
+
+    token   the fencing token: the server's clock in microseconds, or one more than the last where that has
+            gone backward. A counter would begin anew on a server that has lost it, and a failover loses the
+            latest writes
+    owner   the process that has the claim
+    until   the server's microseconds until which nobody else may take it
+    others  how many have had it before; while any has, the hash outlives the claim, so that what those
+            still want to publish is known to be late
+
+Whoever has been stopped in between (SIGSTOP, a partition) finds a larger token here, or a result, and is
+refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+CLAIM_TTL_S: Final = 86_400
+"""How long a claim that nobody let go is remembered: longer than any message may be held (12 h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the name under which Redis keeps it.
+
+    Attributes:
+        text: Lua.
+        digest: Its SHA-1, as EVALSHA wants it.
+    """
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Digest the text."""
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", digest)
+
+
+CLAIM: Final = Script(
+    f"""
+-- KEYS: the result, the claim, the call-off.  ARGV: owner, claim for (us), result for (s), channel
+local document = redis.call('GET', KEYS[1])
+if document then
+  redis.call('EXPIRE', KEYS[1], ARGV[3])
+  redis.call('PUBLISH', ARGV[4], document)
+  return {{'answered'}}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local held = redis.call('HMGET', KEYS[2], 'token', 'owner', 'until', 'others')
+local token, others = now, 0
+if held[1] then
+  if held[2] ~= ARGV[1] and tonumber(held[3]) > now then
+    return {{'taken', string.format('%.0f', held[3] - now)}}
+  end
+  token = math.max(now, held[1] + 1)
+  others = held[4] + 1
+end
+token = string.format('%.0f', token)
+redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1],
+  'until', string.format('%.0f', now + ARGV[2]), 'others', string.format('%.0f', others))
+redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
+return {{'claimed', token, redis.call('EXISTS', KEYS[3])}}
+"""
+)
+"""Take the right to answer; or say who has it, or announce the answer again."""
+
+PUBLISH: Final = Script(
+    """
+-- KEYS: the result, the claim.  ARGV: token, result for (s), channel, document
+local stored = redis.call('GET', KEYS[1])
+if stored then
+  return stored == ARGV[4] and 1 or 0
+end
+local held = redis.call('HMGET', KEYS[2], 'token', 'others')
+if held[1] and held[1] ~= ARGV[1] then
+  return 0
+end
+redis.call('SETEX', KEYS[1], ARGV[2], ARGV[4])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+if held[2] == '0' then
+  redis.call('DEL', KEYS[2])
+elseif held[1] then
+  redis.call('HSET', KEYS[2], 'until', 0)
+end
+return 1
+"""
+)
+"""Answer, unless someone else has, or may be about to. The first answer stays."""
+
+RENEW: Final = Script(
+    f"""
+-- KEYS: the result, the claim.  ARGV: token, claim for (us), owner
+local time = redis.call('TIME')
+local lasts = string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[2])
+local token = redis.call('HGET', KEYS[2], 'token')
+if token == ARGV[1] then
+  redis.call('HSET', KEYS[2], 'until', lasts)
+  return 1
+end
+if token or redis.call('EXISTS', KEYS[1]) == 1 then
+  return 0
+end
+-- The server has lost it: a restart, a failover, a flush. Who had it before is not known any more.
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'owner', ARGV[3], 'until', lasts, 'others', 1)
+redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
+return 1
+"""
+)
+"""Keep the right for longer; 0 when someone else has it or has answered."""
+
+RELEASE: Final = Script(
+    """
+-- KEYS: the claim.  ARGV: token, or 0 for whichever the owner has; owner
+local held = redis.call('HMGET', KEYS[1], 'token', 'others', 'owner')
+if held[1] == ARGV[1] or (ARGV[1] == '0' and held[3] == ARGV[2]) then
+  if held[2] == '0' then
+    redis.call('DEL', KEYS[1])
+  else
+    redis.call('HSET', KEYS[1], 'until', 0)
+  end
+end
+return 1
+"""
+)
+"""Let others have the right at once."""
