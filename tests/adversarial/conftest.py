@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nanoagent.job import Runtime
 from nanoagent.runtime.catalog import RECIPES
 from support.adversarial import Shelf, built
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.job import Runtime
+    from nanoagent.result import Isolation
 
 
 HERE = Path(__file__).parent
@@ -42,3 +43,19 @@ def program_of(shelf: Shelf) -> Callable[[Runtime], bytes | None]:
         return shelf.get(f"adversary-{runtime}", lambda: asyncio.run(built(runtime)))
 
     return get
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that ask for `where` are done in every language, at the levels that their module tries."""
+    if "where" in metafunc.fixturenames:
+        places = [(runtime, level) for runtime in Runtime for level in metafunc.module.TRIED_AT]
+        metafunc.parametrize("where", places, ids="-".join, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def where(
+    request: pytest.FixtureRequest, program_of: Callable[[Runtime], bytes | None]
+) -> tuple[Runtime, Isolation, bytes | None]:
+    """A language, a level, and the language's built adversary."""
+    runtime, level = request.param
+    return runtime, level, program_of(runtime)

@@ -21,7 +21,7 @@ import pytest_asyncio
 
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
-from support.adversarial import LEVELS, yard
+from support.adversarial import LEVELS, as_seen, yard
 from support.attacks import (
     CALLS_NO_FILTER_SEES,
     CALLS_THAT_GET_THROUGH,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+TRIED_AT = LEVELS
 TIMEOUT_MS = 120_000  # a hang is a failure; nothing is measured by it
 CAPTURE_BYTES = 4 << 20
 LOOK = ("names /proc", "list /tmp", "list /output", "list /work", "list /dev/shm", "names /slot")
@@ -94,12 +95,6 @@ class Place:
         assert (ran.container_id == attacked.container_id) is kept
 
 
-def as_seen(seen: dict[str, str]) -> dict[str, str]:
-    """Of processes their count: numbers go on where runs share a namespace."""
-    names = seen["names /proc"].splitlines()
-    return seen | {"names /proc": str(sum(name.isdigit() for name in names))}
-
-
 def contents(path: str) -> bytes | None:
     try:
         return Path(path).read_bytes()
@@ -120,18 +115,6 @@ def host(stack: EmbeddedStack) -> Iterator[AnsweringHost]:
     with answering_host(stack) as answering:
         answering.check_that_it_answers()
         yield answering
-
-
-@pytest.fixture(
-    scope="module",
-    params=[(runtime, level) for runtime in Runtime for level in LEVELS],
-    ids="-".join,
-)
-def where(
-    request: pytest.FixtureRequest, program_of: Callable[[Runtime], bytes | None]
-) -> tuple[Runtime, Isolation, bytes | None]:
-    runtime, level = request.param
-    return runtime, level, program_of(runtime)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+TRIED_AT = (Isolation.SANDBOX, Isolation.SHARED)
+
 LOOK = (
     "names /proc",
     "link /proc/self",
@@ -91,18 +93,6 @@ def without_own_number(seen: dict[str, str]) -> dict[str, str]:
     own = seen.pop("link /proc/self")
     names = [name for name in seen["names /proc"].split() if name.isdigit() and name != own]
     return seen | {"names /proc": " ".join(names)}
-
-
-@pytest.fixture(
-    scope="module",
-    params=[(runtime, level) for runtime in Runtime for level in (Isolation.SANDBOX, Isolation.SHARED)],
-    ids="-".join,
-)
-def where(
-    request: pytest.FixtureRequest, program_of: Callable[[Runtime], bytes | None]
-) -> tuple[Runtime, Isolation, bytes | None]:
-    runtime, level = request.param
-    return runtime, level, program_of(runtime)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

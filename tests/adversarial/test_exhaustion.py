@@ -15,14 +15,14 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.container.spec import MIB
-from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Isolation
-from support.adversarial import yard
+from support.adversarial import as_seen, yard
 from support.attacks import Attack, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from nanoagent.job import Runtime
     from support.adversarial import Function, Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,7 +43,7 @@ RESERVE_NOTHING = 0x4022  # and MAP_NORESERVE
 READ_WRITE = 3
 SET_PIPE_SIZE = 1031  # fcntl.h: F_SETPIPE_SZ
 KILLED = frozenset({"SIGKILL"})
-EVERY_RUN = (Isolation.SANDBOX, Isolation.SHARED)
+TRIED_AT = (Isolation.SANDBOX, Isolation.SHARED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,22 +202,6 @@ class Place:
     async def check_the_next_run(self) -> None:
         seen, _ = await self.containers.ask(self.adversary, look=LOOK)
         assert as_seen(seen) == self.clean
-
-
-def as_seen(seen: dict[str, str]) -> dict[str, str]:
-    """Of processes their count: numbers go on where runs share a namespace."""
-    names = seen["names /proc"].splitlines()
-    return seen | {"names /proc": str(sum(name.isdigit() for name in names))}
-
-
-@pytest.fixture(
-    scope="module", params=[(runtime, level) for runtime in Runtime for level in EVERY_RUN], ids="-".join
-)
-def where(
-    request: pytest.FixtureRequest, program_of: Callable[[Runtime], bytes | None]
-) -> tuple[Runtime, Isolation, bytes | None]:
-    runtime, level = request.param
-    return runtime, level, program_of(runtime)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -205,6 +205,12 @@ async def yard(
             await driver.close()
 
 
+def as_seen(seen: dict[str, str]) -> dict[str, str]:
+    """What an adversary saw, of processes their count: numbers go on where runs share a namespace."""
+    names = seen["names /proc"].splitlines()
+    return seen | {"names /proc": str(sum(name.isdigit() for name in names))}
+
+
 async def built(runtime: Runtime, files: dict[str, str] | None = None) -> bytes:
     """The program of a compiled language that these files make: by default, its adversary."""
     async with yard(Isolation.SANDBOX, (runtime,), limits=BUILD_LIMITS) as builders:
