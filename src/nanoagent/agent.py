@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from nanoagent.config import Settings
+    from nanoagent.sink.cancellations import RedisCancellations
 
 log = structlog.get_logger(__name__)
 
@@ -155,14 +156,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     )
     broker = await _broker(settings, clients)
     opened.push_async_callback(broker.close)
-    sink = redis_sink(settings)
-    opened.push_async_callback(sink.close)
-    cancellations = sink.cancellations()
-    opened.push_async_callback(cancellations.close)
-    # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
-    spool = Spool(settings.code_cache_dir / "results", sink, settings.result_spool_mb * MIB, metrics.spooled)
-    await spool.open()
-    opened.push_async_callback(spool.close)
+    sink, cancellations, spool = await _open_sink(settings, metrics, opened)
     await pool.filled()
     blocked = await _keep_guards(settings, running, home, metrics, health, opened)
     # What there is by now stays: the collector need not look at it again and again.
@@ -185,6 +179,21 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             blocked=blocked,
         )
     )
+
+
+async def _open_sink(
+    settings: Settings, metrics: Metrics, opened: AsyncExitStack
+) -> tuple[RedisSink, RedisCancellations, Spool]:
+    """Where results go, what is heard from there, and where results wait while it is away."""
+    sink = redis_sink(settings)
+    opened.push_async_callback(sink.close)
+    cancellations = sink.cancellations()
+    opened.push_async_callback(cancellations.close)
+    # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
+    spool = Spool(settings.code_cache_dir / "results", sink, settings.result_spool_mb * MIB, metrics.spooled)
+    await spool.open()
+    opened.push_async_callback(spool.close)
+    return sink, cancellations, spool
 
 
 async def _keep_guards(
