@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Isolation
-from support.adversarial import yard
+from support.adversarial import LEVELS, yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TRIED_AT = (Isolation.SANDBOX, Isolation.SHARED)
+TRIED_AT = LEVELS
 
 LOOK = (
     "names /proc",
@@ -80,6 +80,7 @@ class Place:
     """An adversary and what it sees in a container that has served nothing else."""
 
     containers: Yard
+    level: Isolation
     adversary: Function
     clean: dict[str, str]
 
@@ -102,7 +103,7 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
         containers = await held.enter_async_context(yard(level, (runtime,)))
         adversary = containers.adversary(runtime, program)
         seen, _ = await containers.ask(adversary, look=LOOK)
-        yield Place(containers, adversary, without_own_number(seen))
+        yield Place(containers, level, adversary, without_own_number(seen))
 
 
 @pytest.mark.parametrize("name", ENDINGS)
@@ -118,4 +119,5 @@ async def test_a_run_that_ends_badly_ends_whole(
     assert ran.stdout == ("alive\n" if expected.said else "")
     seen, after = await place.look()
     assert seen == place.clean
-    assert (after == ran.container_id) is expected.keeps_container
+    kept = expected.keeps_container and place.level is not Isolation.CONTAINER
+    assert (after == ran.container_id) is kept

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from nanoagent.container.spec import MIB
 from nanoagent.result import ErrorType, Isolation
-from support.adversarial import as_seen, yard
+from support.adversarial import LEVELS, as_seen, yard
 from support.attacks import Attack, outcome_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ RESERVE_NOTHING = 0x4022  # and MAP_NORESERVE
 READ_WRITE = 3
 SET_PIPE_SIZE = 1031  # fcntl.h: F_SETPIPE_SZ
 KILLED = frozenset({"SIGKILL"})
-TRIED_AT = (Isolation.SANDBOX, Isolation.SHARED)
+TRIED_AT = LEVELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Exhaustion:
     timeout_ms: int = 60_000
 
     def outcomes_at(self, level: Isolation) -> frozenset[str]:
-        return self.shared if self.shared and level is Isolation.SHARED else self.outcomes
+        return self.shared if self.shared and level is not Isolation.SANDBOX else self.outcomes
 
     def ends_at(self, level: Isolation) -> frozenset[ErrorType | None]:
-        return frozenset({None}) if self.shared and level is Isolation.SHARED else self.ends
+        return frozenset({None}) if self.shared and level is not Isolation.SANDBOX else self.ends
 
 
 def opened(path: str, flags: int = CREATE) -> str:
