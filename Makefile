@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .PHONY: help setup setup-tests demo dev test test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
 
 BIN := .venv/bin
-# Processes that the tests with containers are spread over.
+# Processes that tests are spread over.
 TEST_PROCESSES ?= 2
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
@@ -72,7 +72,7 @@ check:  ## the same without the tests that need Docker
 	$(call announce,import contracts)
 	@$(BIN)/lint-imports
 	$(call announce,unit tests)
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n $(TEST_PROCESSES) tests/unit
 
 format:  ## rewrite the code as the formatter wants it
 	@scripts/setup venv
