@@ -35,6 +35,8 @@ while True:
     listener.accept()
 """
 _IMAGE = "nanoagent-python:latest"
+# What bridges of such hosts are called: others, of tests beside these, may go at any time.
+_BRIDGE = "na-host-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def answering_host(stack: EmbeddedStack) -> Iterator[AnsweringHost]:
         folder = Path(tempfile.mkdtemp(prefix="na-host-"))
         opened.callback(shutil.rmtree, folder)
         # Bridges are interfaces of the host: the neighbour's comes first, so that its gateway is listened on.
-        neighbour, reason = opened.enter_context(_neighbour())
+        bridge = f"{_BRIDGE}{secrets.token_hex(3)}"
+        neighbour, reason = opened.enter_context(_neighbour(bridge))
         anywhere = socket.create_server(("", 0))
         anywhere_6 = socket.create_server(("::", 0), family=socket.AF_INET6)
         name = f"nanoagent-host-{secrets.token_hex(8)}"
@@ -97,7 +100,7 @@ def answering_host(stack: EmbeddedStack) -> Iterator[AnsweringHost]:
         assert aws.port is not None
         addresses = HostAddresses(
             tcp=(
-                *((address, port) for address in _addresses_4()),
+                *((address, port) for address in _addresses_4(bridge)),
                 *((address, port_6) for address in _addresses_6()),
                 (stack.redis_host, stack.redis_port),
                 (aws.hostname, aws.port),
@@ -111,10 +114,11 @@ def answering_host(stack: EmbeddedStack) -> Iterator[AnsweringHost]:
         yield host
 
 
-def _addresses_4() -> list[str]:
+def _addresses_4(bridge: str) -> list[str]:
     found = []
+    names = [name for _, name in socket.if_nameindex() if name == bridge or not name.startswith(_BRIDGE)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        for _, name in socket.if_nameindex():
+        for name in names:
             request = struct.pack("256s", name.encode())
             with suppress(OSError):  # an interface without an address
                 found.append(socket.inet_ntoa(fcntl.ioctl(asker, _SIOCGIFADDR, request)[20:24]))
@@ -128,11 +132,11 @@ def _addresses_6() -> list[str]:
 
 
 @contextmanager
-def _neighbour() -> Iterator[tuple[tuple[str, int] | None, str]]:
+def _neighbour(bridge: str) -> Iterator[tuple[tuple[str, int] | None, str]]:
     """A container with a network of its own that answers; or None and why there is none."""
     name = f"nanoagent-neighbour-{secrets.token_hex(4)}"
     with ExitStack() as opened:
-        made = _docker("network", "create", name)
+        made = _docker("network", "create", "--opt", f"com.docker.network.bridge.name={bridge}", name)
         if made.returncode:
             yield None, f"Docker makes no network here: {made.stderr.strip()}"
             return
