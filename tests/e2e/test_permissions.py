@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -36,11 +37,15 @@ def make_folder(path: Path, *, owner: int, mode: int) -> None:
 
 
 def folders_below(root: Path, *, but_not_in: str) -> dict[str, int]:
-    """Every folder's mode; those called `but_not_in` and what is in them are left out."""
+    """Every folder's mode; those called `but_not_in` and what is in them are left out.
+
+    The worker is at work meanwhile: a slot whose container goes is gone between its name and its mode.
+    """
     modes = {}
     for folder, names, _ in os.walk(root):
         names[:] = [name for name in names if name != but_not_in]
-        modes[str(Path(folder).relative_to(root))] = stat.S_IMODE(os.lstat(folder).st_mode)
+        with contextlib.suppress(FileNotFoundError):
+            modes[str(Path(folder).relative_to(root))] = stat.S_IMODE(os.lstat(folder).st_mode)
     return modes
 
 
