@@ -29,6 +29,7 @@ from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, Limits
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
+from nanoagent.handling import WorkerParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.runner import Runner, RunnerParts
@@ -43,7 +44,7 @@ from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer
 from nanoagent.tuner import Prices, Tuner
-from nanoagent.worker import Worker, WorkerParts
+from nanoagent.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

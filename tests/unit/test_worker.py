@@ -10,12 +10,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent import worker as worker_module
+from nanoagent import handling
 from nanoagent.errors import BrokerError, PlatformError, StorageError, Superseded
+from nanoagent.handling import retry_delay_s, taken_delay_s
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
 from nanoagent.sink.base import Claim
-from nanoagent.worker import retry_delay_s, taken_delay_s
 from support.fakes import (
     DEADLINE_S,
     finished,
@@ -485,7 +485,7 @@ async def test_a_running_job_that_is_called_off_is_killed_and_keeps_what_it_has_
 async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "_KILL_PATIENCE_S", 0.001)
+    monkeypatch.setattr(handling, "_KILL_PATIENCE_S", 0.001)
     killed = killable(rig, obeys=False)
     await rig.broker.send(message("r1"))
     async with rig.running():

@@ -1,0 +1,577 @@
+"""What happens to one delivery, from receipt until it is settled.
+
+A delivery is settled exactly once, last, and by the outcome table. One whose lease is lost is stopped where
+it stands: nothing of it is uploaded, published or settled any more, because someone else may have it. So is
+one whose claim is lost: the lease says who has the message, the claim who may answer the request, which may
+come in two messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from nanoagent import job as jobs
+from nanoagent import result as results
+from nanoagent.errors import Interrupted, PlatformError, SinkError, Superseded, UnreadableMessage
+from nanoagent.result import ErrorType, Settle
+from nanoagent.runner import Attempt
+from nanoagent.sink.base import Answered, Taken
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from nanoagent.broker.base import Broker, Delivery
+    from nanoagent.config import Settings
+    from nanoagent.container.pool import Pool
+    from nanoagent.executor import Executor
+    from nanoagent.job import Job, Runtime
+    from nanoagent.outputs import OutputUploader
+    from nanoagent.result import Result
+    from nanoagent.sink.base import Cancellations, Claim, ResultSink
+    from nanoagent.sink.spool import Spool
+    from nanoagent.slots import Slots
+    from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
+    from nanoagent.telemetry.metrics import Metrics
+    from nanoagent.telemetry.status import Health
+
+log = structlog.get_logger(__name__)
+
+_MAX_TWINS: Final = 4  # deliveries of one request that wait for the first; SQS rarely has more than two
+_CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
+_TAKEN_DELAY_MAX_S: Final = 1800.0
+_TAKEN_DOUBLINGS: Final = 8
+_KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
+
+
+def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
+    """How long a job that failed by our fault stays away before it is tried again.
+
+    Doubles with each failure; a jitter of 0 … 1 takes away up to half, so that jobs that failed together do
+    not come back together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+
+    Args:
+        failures: How many attempts have failed, at least 1.
+        base_s: Delay after the first, seconds.
+        longest_s: Never longer than this, seconds.
+        jitter: A random number from 0 to 1.
+    """
+    delay = min(base_s * 2.0 ** min(failures - 1, 32), longest_s)
+    return delay * (1 - jitter / 2)
+
+
+def taken_delay_s(left_s: float, receive_count: int) -> float:
+    """How long a second delivery of a request that another worker is working on stays away.
+
+    First until that worker's claim is over, should it have died. It doubles each time: whoever runs for hours
+    would otherwise drive the other message over the queue's maxReceiveCount.
+
+    Args:
+        left_s: How much longer the other's claim lasts, seconds.
+        receive_count: How often the message has been handed out.
+    """
+    delay = max(left_s, 1.0) * 2.0 ** min(receive_count - 1, _TAKEN_DOUBLINGS)
+    return max(min(delay, _TAKEN_DELAY_MAX_S), left_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    """What the worker works with.
+
+    Attributes:
+        blocked: Why no jobs of a runtime are taken, None when they are.
+    """
+
+    settings: Settings
+    broker: Broker
+    sink: ResultSink
+    cancellations: Cancellations
+    spool: Spool
+    executor: Executor
+    outputs: OutputUploader
+    slots: Slots
+    pool: Pool
+    metrics: Metrics
+    health: Health
+    cloudwatch: PeakMemoryReporter | None
+    blocked: Callable[[Runtime], str | None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How far the worker has come.
+
+    Attributes:
+        stopping: It takes no more messages.
+        hurry: It waits for nothing any more.
+        moved: Called when there may be room for another message.
+    """
+
+    stopping: asyncio.Event
+    hurry: asyncio.Event
+    moved: Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A delivery that is being worked on.
+
+    Attributes:
+        begun: Its task has taken its first step; before that, a cancelled task would give nothing back.
+        twin: It waits for another delivery of the same request, and wants no slot.
+        running: It has, or had, a slot: a drain finishes it.
+        concluding: Its run is over: nothing interrupts it any more.
+        claim: The right to answer, once it has had it.
+        called_off: Whoever sent it wants no more of it.
+    """
+
+    task: asyncio.Task[None] = field(init=False)
+    begun: bool = False
+    twin: bool = False
+    running: bool = False
+    concluding: bool = False
+    claim: Claim | None = None
+    called_off: bool = False
+
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Whether someone else may be working on it."""
+        return delivery.lost.done() or (self.claim is not None and self.claim.lost.done())
+
+    def stop(self) -> None:
+        """Cancel it, unless nothing interrupts it any more."""
+        if self.begun and not self.concluding:
+            self.task.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request that is being worked on here.
+
+    Attributes:
+        done: Set when it no longer is.
+        twins: Other deliveries of it that wait for that.
+    """
+
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    twins: int = 0
+
+
+class Handler:
+    """Handles deliveries, each in a task of its own.
+
+    Args:
+        parts: Its collaborators.
+        course: How far the worker has come.
+        jitter: Random numbers from 0 to 1, for retry delays.
+    """
+
+    def __init__(
+        self, parts: WorkerParts, course: Course, *, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._job_defaults = parts.settings.job_defaults
+        self._course = course
+        self._jitter = jitter
+        self._requests: dict[str, _Request] = {}
+
+    async def handle(self, delivery: Delivery, held: Held) -> None:
+        """From receipt until settled."""
+        held.begun = True
+        try:
+            await self._dispatch(delivery, held)
+        except Exception:
+            # Unsettled, it would be kept from everyone: the broker renews its lease for as long as it lives.
+            log.exception("not settled; given back")
+            await _uninterrupted(
+                self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count))
+            )
+
+    async def _dispatch(self, delivery: Delivery, held: Held) -> None:
+        try:
+            job = self._parse(delivery)
+        except UnreadableMessage as exc:
+            held.concluding = True
+            await self._settle_poison(delivery, str(exc))
+            return
+        except jobs.InvalidJob as exc:
+            held.concluding = True
+            await self._refuse(delivery, held, exc)
+            return
+        # Not taken back: the delivery has its task, and with it its context, to itself.
+        structlog.contextvars.bind_contextvars(
+            request_id=job.request_id, function_id=job.function_id, runtime=job.runtime
+        )
+        await self._work(delivery, held, job)
+
+    def _parse(self, delivery: Delivery) -> Job:
+        return jobs.parse_job(delivery.body, self._job_defaults)
+
+    async def _work(self, delivery: Delivery, held: Held, job: Job) -> None:
+        if self._course.stopping.is_set() or delivery.lost.done():  # the last long poll brought it
+            await self._interrupted(delivery, job.runtime, job.model_id)
+            return
+        queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
+        attempt = Attempt(job, delivery.receive_count, queue_ms, lambda: self._begun(held))
+        with self._parts.metrics.job_active():
+            try:
+                async with (
+                    self._alone(job.request_id, held),
+                    self._claimed(delivery, held, job.request_id, (job.runtime, job.model_id)) as claim,
+                ):
+                    if claim is None:
+                        return
+                    result = await self._run_unless_called_off(delivery, held, attempt, claim)
+                    await self._conclude(delivery, held, claim, result, job.model_id)
+            except asyncio.CancelledError:
+                if held.concluding:
+                    raise
+                await self._stopped(delivery, held, job)
+            except Interrupted as exc:
+                held.concluding = True
+                await self._interrupted(delivery, job.runtime, job.model_id, str(exc), _CROWDED_DELAY_S)
+            except Superseded as exc:
+                held.concluding = True
+                if held.claim is not None and not held.is_lost(delivery):
+                    held.claim.lost.set_result(str(exc))
+                await self._stopped(delivery, held, job)
+            except PlatformError as exc:
+                await self._failed(delivery, held, attempt, exc)
+            except Exception as exc:
+                log.exception("a bug of ours")
+                failure = PlatformError(f"an error inside the worker: {type(exc).__name__}")
+                await self._failed(delivery, held, attempt, failure)
+
+    @asynccontextmanager
+    async def _alone(self, request_id: str, held: Held) -> AsyncIterator[None]:
+        """Enter when no other delivery of the same request is being worked on here.
+
+        Raises:
+            Interrupted: Another waits for that already.
+        """
+        while (current := self._requests.get(request_id)) is not None:
+            if current.twins >= _MAX_TWINS:
+                raise Interrupted("the same request is being worked on")
+            held.twin = True
+            current.twins += 1
+            self._course.moved()
+            try:
+                await current.done.wait()
+            finally:
+                current.twins -= 1
+        held.twin = False
+        mine = self._requests[request_id] = _Request()
+        try:
+            yield
+        finally:
+            del self._requests[request_id]
+            mine.done.set()
+
+    def _check_guards(self, runtime: Runtime) -> None:
+        """Give back what would run without a guard.
+
+        Raises:
+            Interrupted: One of the runtime's guards does not stand.
+        """
+        if (reason := self._parts.blocked(runtime)) is not None:
+            raise Interrupted(f"no {runtime} jobs are taken here: {reason}")
+
+    def _begun(self, held: Held) -> None:
+        held.running = True
+        self._course.moved()
+
+    @asynccontextmanager
+    async def _claimed(
+        self, delivery: Delivery, held: Held, request_id: str, labels: tuple[str, str]
+    ) -> AsyncIterator[Claim | None]:
+        """Enter with the right to answer the request; it is let go unless the block has answered.
+
+        None, with the delivery settled, when there is an answer already (it is announced again: nothing runs
+        twice), or when another worker is about to give one.
+        """
+        await self._parts.spool.delivered(request_id)  # of an earlier life of this worker, say
+        claim = await self._parts.sink.claim(request_id)
+        if isinstance(claim, Answered):
+            held.concluding = True
+            log.info("already done; its result is published again")
+            await _uninterrupted(self._parts.broker.ack(delivery))
+            yield None
+            return
+        if isinstance(claim, Taken):
+            held.concluding = True
+            delay_s = taken_delay_s(claim.left_s, delivery.receive_count)
+            await self._interrupted(delivery, *labels, "another worker is working on the request", delay_s)
+            yield None
+            return
+        held.claim = claim
+        claim.lost.add_done_callback(lambda _: self._stop_superseded(held))
+        try:
+            yield claim
+        except BaseException:
+            await _uninterrupted(self._release(claim))
+            raise
+
+    async def _release(self, claim: Claim) -> None:
+        if claim.lost.done():
+            return
+        try:
+            await self._parts.sink.release(claim)
+        except SinkError as exc:
+            log.warning("claim not released; it runs out", reason=str(exc))
+
+    def _stop_superseded(self, held: Held) -> None:
+        self._parts.metrics.claim_lost()
+        held.stop()
+
+    # --- calling off
+
+    async def _run_unless_called_off(
+        self, delivery: Delivery, held: Held, attempt: Attempt, claim: Claim
+    ) -> Result:
+        if claim.cancelled:
+            return self._parts.executor.cancelled(attempt)
+        job = attempt.job
+        attempt.fence = claim.token
+        end_watch = self._parts.cancellations.watch(job.request_id, lambda: self._call_off(held, attempt))
+        try:
+            self._check_guards(job.runtime)
+            return await self._parts.executor.execute(attempt)
+        except (asyncio.CancelledError, PlatformError):
+            if not held.called_off or held.is_lost(delivery):
+                raise
+            return self._parts.executor.cancelled(attempt)
+        finally:
+            end_watch()
+
+    def _call_off(self, held: Held, attempt: Attempt) -> None:
+        """Stop a job for its sender: by ending its program, so that what it has printed is not lost."""
+        if held.concluding or attempt.control.has_ended:
+            log.info("called off too late", request_id=attempt.job.request_id)
+            return
+        log.info("called off", request_id=attempt.job.request_id)
+        held.called_off = True
+        if attempt.control.kill is None:
+            held.stop()
+            return
+        attempt.control.kill()
+
+        def insist() -> None:
+            if not attempt.control.has_ended:
+                held.stop()
+
+        asyncio.get_running_loop().call_later(_KILL_PATIENCE_S, insist)
+
+    # --- endings
+
+    async def _conclude(
+        self, delivery: Delivery, held: Held, claim: Claim, result: Result, model: str
+    ) -> None:
+        """Store and publish the result, then delete the message.
+
+        Raises:
+            Superseded: Someone else has claimed the request since.
+        """
+        document = await self._parts.outputs.document(result, claim.token)
+        await self._finish(delivery, held, claim, document)
+        self._count(result, model)
+
+    async def _finish(self, delivery: Delivery, held: Held, claim: Claim, document: bytes) -> None:
+        """The last two effects, in order; once begun they are not interrupted."""
+        if held.is_lost(delivery):  # in this very turn of the loop: the cancellation has not come yet
+            raise Superseded("its lease or its claim was lost just now")
+        held.running = held.concluding = True
+
+        async def finish() -> None:
+            published = await self._publish(claim, document)
+            if published is None:
+                # Whoever starts next with this folder delivers it; nobody needs to run the job before.
+                await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+            elif published:
+                await self._parts.broker.ack(delivery)
+            else:
+                raise Superseded("another worker has claimed the request since, or answered it")
+
+        await _uninterrupted(finish())
+
+    async def _publish(self, claim: Claim, document: bytes) -> bool | None:
+        """Publish at once, or as soon as Redis is back: what has been run is not lost with it.
+
+        Returns:
+            As `ResultSink.publish`; None when the worker could not wait any longer.
+        """
+        try:
+            return await self._parts.sink.publish(claim, document)
+        except SinkError as exc:
+            log.warning("result kept until Redis takes it", reason=str(exc))
+        delivered = await self._parts.spool.keep(claim, document)
+        hurried = asyncio.create_task(self._course.hurry.wait())
+        either: set[asyncio.Future[Any]] = {delivered, hurried}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        return delivered.result() if delivered.done() else None
+
+    async def _failed(self, delivery: Delivery, held: Held, attempt: Attempt, failure: PlatformError) -> None:
+        """Our fault: try again later, or, after the last attempt, tell the sender and bury the message."""
+        if held.is_lost(delivery):
+            await self._stopped(delivery, held, attempt.job)  # whoever has it now is told nothing of this
+            return
+        held.concluding = True
+        self._parts.metrics.attempt_failed()
+        failures = await self._failures_of(delivery, attempt.job)
+        log.warning("attempt failed", reason=str(failure), failures=failures)
+        if failures < self._settings.max_attempts:
+            await _uninterrupted(self._parts.broker.give_back(delivery, self._delay_s(failures)))
+            return
+        result = self._parts.executor.failed(attempt, failure)
+        await _uninterrupted(self._give_up(delivery, held.claim, result, attempt.job.model_id))
+
+    def _delay_s(self, failures: int) -> float:
+        settings = self._settings
+        return retry_delay_s(
+            failures, settings.retry_base_seconds, settings.retry_max_seconds, self._jitter()
+        )
+
+    async def _failures_of(self, delivery: Delivery, job: Job) -> int:
+        """Attempts that failed, this one included; the queue's own count where Redis cannot be asked."""
+        try:
+            return await self._parts.sink.count_failure(job.request_id)
+        except SinkError:
+            return delivery.receive_count
+
+    async def _give_up(self, delivery: Delivery, claim: Claim | None, result: Result, model: str) -> None:
+        """Tell the sender, then bury the message.
+
+        The claim has been let go when the attempt failed; its token is good until someone has a newer one.
+        """
+        try:
+            published = claim is not None and await self._parts.sink.publish(claim, results.encode(result))
+        except SinkError as exc:
+            log.warning("result not published", reason=str(exc))
+            published = False
+        if not published:
+            # Whoever waits must be told before the message may go; it is tried again like any attempt.
+            await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+            return
+        reason = result.error_message or ErrorType.PLATFORM
+        if not await self._parts.broker.bury(delivery, reason):
+            log.error("given up, and there is no dead-letter queue", body=delivery.body)
+            await self._parts.broker.ack(delivery)
+        self._count(result, model)
+
+    async def _stopped(self, delivery: Delivery, held: Held, job: Job) -> None:
+        """It was cancelled: by a drain, or because someone else has it already."""
+        labels = job.runtime, job.model_id
+        if delivery.lost.done():  # giving it back does nothing then
+            await self._interrupted(delivery, *labels, f"its lease is lost: {delivery.lost.result()}")
+        elif held.claim is not None and held.claim.lost.done():
+            # Should the other worker have another message of the request, the answer is there then.
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            await self._interrupted(
+                delivery, *labels, f"its claim is lost: {held.claim.lost.result()}", delay_s
+            )
+        else:
+            # A twin comes back when the run that it waits for, which the drain lets finish, is over.
+            delay_s = self._settings.drain_seconds if held.twin else 0
+            await self._interrupted(delivery, *labels, delay_s=delay_s)
+
+    async def _interrupted(
+        self,
+        delivery: Delivery,
+        runtime: str,
+        model: str,
+        reason: str = "the worker is stopping",
+        delay_s: float = 0,
+    ) -> None:
+        """Someone else can have the job; this was no attempt."""
+        outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
+        self._parts.metrics.job_finished(outcome.label, runtime, model, None)
+        log.info("given back", reason=reason)
+        await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
+
+    async def _settle_poison(self, delivery: Delivery, problem: str) -> None:
+        """A message that names no request: nobody can be told but those who read logs and the queue."""
+        outcome = results.OUTCOMES[ErrorType.UNREADABLE]
+        assert outcome.settle is Settle.POISON  # noqa: S101 - the table and this method are one decision
+        self._parts.metrics.job_finished(outcome.label, "", "", None)
+        if await self._parts.broker.redrives():
+            log.warning("unreadable message left to the redrive policy", problem=problem)
+            await self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count))
+        elif await self._parts.broker.bury(delivery, problem):
+            log.warning("unreadable message moved to the dead-letter queue", problem=problem)
+        else:
+            log.error("unreadable message dropped: no dead-letter queue", problem=problem, body=delivery.body)
+            await self._parts.broker.ack(delivery)
+
+    async def _refuse(self, delivery: Delivery, held: Held, invalid: jobs.InvalidJob) -> None:
+        """Tell the sender of a job that it is none, unless its request has another answer, or gets one."""
+        try:
+            async with (
+                self._alone(invalid.request_id, held),
+                self._claimed(delivery, held, invalid.request_id, (invalid.runtime, "")) as claim,
+            ):
+                if claim is not None:
+                    await self._conclude(delivery, held, claim, self._invalid(delivery, invalid), model="")
+        except Superseded as exc:
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            await self._interrupted(delivery, invalid.runtime, "", str(exc), delay_s)
+
+    def _invalid(self, delivery: Delivery, invalid: jobs.InvalidJob) -> Result:
+        locale = self._settings.locale
+        return results.Result(
+            request_id=invalid.request_id,
+            function_id=invalid.function_id,
+            runtime=invalid.runtime,
+            status=results.Status.FAILED,
+            error_type=invalid.rejection.error_type,
+            error_message=invalid.rejection.message,
+            hint=results.hint_for(invalid.rejection.error_type, locale),
+            worker_id=self._settings.worker_id,
+            attempt=delivery.receive_count,
+        )
+
+    def _count(self, result: Result, model: str) -> None:
+        """Tell metrics, CloudWatch and the log how the job ended."""
+        metrics = self._parts.metrics
+        started = result.start is not None
+        duration_s = result.duration_ms / 1000 if started else None
+        metrics.job_finished(result.outcome.label, result.runtime, model, duration_s)
+        metrics.phases(result.runtime, result.timings)
+        if result.peak_memory_bytes is not None:
+            metrics.peak_memory(result.runtime, result.peak_memory_bytes)
+            if self._parts.cloudwatch is not None:
+                self._parts.cloudwatch.record(
+                    result.function_id, result.runtime, result.peak_memory_bytes, time.time()
+                )
+        log.info(
+            "job done",
+            status=result.status,
+            error_type=result.error_type,
+            start=result.start,
+            run_ms=result.timings.run,
+            total_ms=result.timings.total,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+
+
+async def _uninterrupted(work: Awaitable[None]) -> None:
+    """Do the work to its end even when the caller is cancelled meanwhile; the cancellation comes after."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                break
+            cancelled = True
+        except Exception:  # noqa: BLE001 - task.result() below raises it
+            break
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
