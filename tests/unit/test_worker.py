@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from nanoagent import handling
+from nanoagent import worker as worker_module
 from nanoagent.errors import BrokerError, PlatformError, StorageError, Superseded
 from nanoagent.handling import retry_delay_s, taken_delay_s
 from nanoagent.job import Runtime
