@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from nanoagent.container.cgroup import MemoryUse, RunMeter
 from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.pool import Lease
     from nanoagent.runtime.wire import RunRequest
+
+log = structlog.get_logger(__name__)
 
 # A sample costs some 20 µs. Programs that end sooner than the first are measured by the peak alone.
 _SAMPLE_S: Final = 0.05
@@ -92,6 +96,7 @@ async def execute(
     except OSError as exc:
         raise ContainerError("the container died before the run") from exc
     await container.session.start(request)
+    log.debug("run begins", command=request.arguments[0])
     try:
         with _sampled(meter), _killable(container, control or Control()):
             report = await container.session.wait_exit(request)
