@@ -46,6 +46,19 @@ class Runtime(StrEnum):
     GO = "go"
 
 
+class NetworkPolicy(StrEnum):
+    """What a run may reach, the narrowest first."""
+
+    NONE = "none"
+    AI = "ai"
+    EGRESS = "egress"
+
+    def allows(self, other: NetworkPolicy) -> bool:
+        """Whether the other is this one or a narrower one."""
+        order = list(NetworkPolicy)
+        return order.index(other) <= order.index(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request to run a function once.
