@@ -64,12 +64,14 @@ class AgentProcess:
     Args:
         environment: Its settings.
         log: The file.
+        module: What Python runs; another than this package's takes the same arguments.
     """
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, *, module: str = "nanoagent") -> None:
         # It is watched through both: its port stands in the log, its readiness at the port.
         self._environment = environment | {"LOG_FORMAT": "json", "METRICS_HOST": "127.0.0.1"}
         self._log = log
+        self._module = module
         self._process: asyncio.subprocess.Process | None = None
         self.port = 0
 
@@ -86,7 +88,7 @@ class AgentProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "nanoagent",
+                self._module,
                 "run",
                 "--env-file",
                 os.devnull,

@@ -18,14 +18,17 @@ from redis import asyncio as redis
 
 from nanoagent.demo import AgentProcess
 from nanoagent.sender import pack
+from support.faulty_agent import FAULT
 from support.zips import make_zip
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from nanoagent.local import EmbeddedStack
+    from support.faulty_agent import Fault
 
-PROGRAMS = Path(__file__).parents[1] / "e2e/programs"
+TESTS = Path(__file__).parents[1]
+PROGRAMS = TESTS / "e2e/programs"
 RESULT_DEADLINE_S = 120  # a hang is a failure; nothing is measured by it
 
 
@@ -39,6 +42,7 @@ class WorkerUnderTest:
         until_ready: Whether it is expected to be ready.
         beside: Another worker, whose queue it works on.
         max_receives: After how many receipts the queue moves a message to the dead-letter queue.
+        fault: Where the agent dies or stops; see `support.faulty_agent`.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class WorkerUnderTest:
         until_ready: bool = True,
         beside: WorkerUnderTest | None = None,
         max_receives: int = 10,
+        fault: Fault | None = None,
     ) -> None:
         self.stack = stack
         self.folder = folder
@@ -62,13 +67,14 @@ class WorkerUnderTest:
         self._until_ready = until_ready
         self._beside = beside
         self._max_receives = max_receives
+        self._fault = fault
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._make_queues)
         self.redis = redis.Redis(host=self.stack.redis_host, port=self.stack.redis_port)
         self._opened.push_async_callback(self.redis.aclose)
-        self.agent = AgentProcess(self.environment(), self.log)
+        self.agent = self._new_agent()
         self._opened.push_async_callback(self.agent.stop)
         await self.agent.start(until_ready=self._until_ready)
         return self
@@ -77,6 +83,12 @@ class WorkerUnderTest:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._opened.aclose()
+
+    def _new_agent(self) -> AgentProcess:
+        if self._fault is None:
+            return AgentProcess(self.environment(), self.log)
+        extra = {"PYTHONPATH": str(TESTS), FAULT: self._fault.text()}
+        return AgentProcess(self.environment() | extra, self.log, module="support.faulty_agent")
 
     def _make_queues(self) -> None:
         if self._beside is not None:
