@@ -119,7 +119,8 @@ async def _feed_watchdog() -> None:
 
 async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     """Build every part; `opened` closes them, last first."""
-    metrics, health = Metrics(), Health()
+    metrics = Metrics()
+    health = Health(metrics.part)
     metrics.model_label(settings.ai_model)  # the default model keeps its own label, whatever users invent
     health.set("containers", ok=False, reason="the pool is being filled")
     status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)

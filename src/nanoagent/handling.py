@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
     from nanoagent.executor import Executor
+    from nanoagent.gates import Gate
     from nanoagent.job import Job, Runtime
     from nanoagent.outputs import OutputUploader
     from nanoagent.result import Result
@@ -86,6 +87,7 @@ class WorkerParts:
 
     Attributes:
         blocked: Why no jobs of a runtime are taken, None when they are.
+        gates: What else has to be well before jobs are taken.
     """
 
     settings: Settings
@@ -101,6 +103,7 @@ class WorkerParts:
     health: Health
     cloudwatch: PeakMemoryReporter | None
     blocked: Callable[[Runtime], str | None] = lambda _: None
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

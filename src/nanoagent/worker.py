@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.errors import BrokerError, SinkError
+from nanoagent.errors import BrokerError
+from nanoagent.gates import Gate, Gates
 from nanoagent.handling import Course, Handler, Held
 from nanoagent.job import Runtime
 
@@ -48,12 +49,13 @@ class Worker:
         self._smallest_mb = parts.settings.job_defaults.memory_mb
         self._smallest_cpus = parts.settings.cpus_for(self._smallest_mb)
         self._held: set[Held] = set()
-        self._unable: str | None = None
+        self._gates = Gates((*self._own_gates(), *parts.gates), parts.health)
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         course = Course(self._stopping, self._hurry, self._moved.set)
         self._handler = Handler(parts, course, jitter=jitter)
+        self._jitter = jitter
         parts.slots.watch(self._moved.set)
 
     # --- intake
@@ -61,6 +63,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop` is called, then drain; returns when everything is settled."""
         intake = asyncio.create_task(self._take_in())
+        watch = asyncio.create_task(self._gates.watch())
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -69,6 +72,7 @@ class Worker:
             self._stopping.set()  # also when the intake has failed, or this task is cancelled
             self._moved.set()
             await self._drain(intake)
+            watch.cancel()
         await intake
 
     def stop(self) -> None:
@@ -94,7 +98,7 @@ class Worker:
             if not room:
                 await self._moved.wait()
                 continue
-            if not await self._able():
+            if await self._gates.reason() is not None:
                 await self._pause(_HEALTH_RETRY_S)
                 continue
             if self._stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
@@ -102,9 +106,11 @@ class Worker:
             try:
                 deliveries = await self._parts.broker.receive(room)
             except BrokerError as exc:
-                log.warning("queue not readable", reason=str(exc), pause_s=pause_s)
+                # Workers that lost the queue together do not come back together.
+                jittered_s = pause_s * (1 - self._jitter() / 2)
+                log.warning("queue not readable", reason=str(exc), pause_s=round(jittered_s, 2))
                 self._parts.health.set("queue", ok=False, reason=str(exc))
-                await self._pause(pause_s)
+                await self._pause(jittered_s)
                 pause_s = min(pause_s * 2, _RECEIVE_RETRY_MAX_S)
                 continue
             pause_s = _RECEIVE_RETRY_S
@@ -125,43 +131,41 @@ class Worker:
         working = sum(not held.twin for held in self._held)
         return max(0, min(free - coming, _HELD_PER_SLOT * at_once - working, _MAX_BATCH))
 
-    async def _able(self) -> bool:
-        """Whether a job that is taken now could be finished; readiness says why not, the log once."""
-        reason = self._parts.pool.broken or self._all_blocked() or self._spool_full()
-        if reason is None:
-            try:
-                await self._parts.sink.ping()
-                self._parts.health.set("results", ok=True)
-            except SinkError as exc:
-                reason = str(exc)
-                self._parts.health.set("results", ok=False, reason=reason)
-        if reason != self._unable:
-            if reason is None:
-                log.info("taking jobs again")
-            else:
-                log.warning("not taking jobs", reason=reason)
-            self._unable = reason
-        return reason is None
-
-    def _all_blocked(self) -> str | None:
-        """Why no job at all could be run: no runtime's guards stand."""
-        reasons = [self._parts.blocked(runtime) for runtime in Runtime]
-        return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
-
-    def _spool_full(self) -> str | None:
-        """Why the result of one more job might find no place, where it had to wait for Redis."""
-        settings = self._settings
-        fits = self._parts.spool.has_room_for((len(self._held) + 1) * settings.max_result_bytes)
-        reason = None
-        if not fits:
-            reason = f"RESULT_SPOOL_MB={settings.result_spool_mb} is used up by results that wait for Redis"
-        self._parts.health.set("spool", ok=fits, reason=reason or "")
-        return reason
-
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+    # --- why no jobs are taken
+
+    def _own_gates(self) -> tuple[Gate, ...]:
+        return (
+            Gate("containers", self._no_containers, tells_itself=True),
+            Gate("guards", self._all_blocked, tells_itself=True),
+            Gate("results", self._no_results),
+            Gate("spool", self._spool_full),
+        )
+
+    async def _no_containers(self) -> str | None:
+        return self._parts.pool.broken
+
+    async def _all_blocked(self) -> str | None:
+        """Why no job at all could be run: no runtime's guards stand."""
+        reasons = [self._parts.blocked(runtime) for runtime in Runtime]
+        return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
+
+    async def _no_results(self) -> str | None:
+        await self._parts.sink.ping()
+        return None
+
+    async def _spool_full(self) -> str | None:
+        """Why the result of one more job might find no place, where it had to wait for Redis."""
+        settings = self._settings
+        if self._parts.spool.has_room_for((len(self._held) + 1) * settings.max_result_bytes):
+            return None
+        return f"RESULT_SPOOL_MB={settings.result_spool_mb} is used up by results that wait for Redis"
+
+    # --- what is held
 
     def _hold(self, delivery: Delivery) -> None:
         held = Held()

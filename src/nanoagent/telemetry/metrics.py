@@ -114,6 +114,9 @@ class Metrics:
             "2: a sandbox for each run, 1: a container shared by runs, 0: one for each",
         )
 
+        self._part = self._gauge(
+            "worker_part_ok", "1 while jobs can be taken as far as it is concerned", "part"
+        )
         self._guard = self._gauge(
             "worker_guard_ok", "1 while a guard stands, by the last self-test", "guard", "runtime"
         )
@@ -226,6 +229,10 @@ class Metrics:
     def isolation(self, between_runs: Isolation) -> None:
         """What stands between one run and the next."""
         self._isolation.set({Isolation.SANDBOX: 2, Isolation.SHARED: 1, Isolation.CONTAINER: 0}[between_runs])
+
+    def part(self, part: str, ok: bool) -> None:  # noqa: FBT001 - what `Health` hands on
+        """How a part of the worker is; its name is one of the code's constants."""
+        self._part.labels(part).set(ok)
 
     def guard(self, guard: str, runtime: Runtime, *, ok: bool) -> None:
         """What the self-test has shown of a guard; `guard` is one of its constants."""

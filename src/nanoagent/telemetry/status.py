@@ -18,6 +18,8 @@ from nanoagent.errors import ConfigError
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prometheus_client import CollectorRegistry
 
 _MAX_CONNECTIONS = 64  # a scraper and a probe or two want one each
@@ -31,10 +33,15 @@ class _Part:
 
 
 class Health:
-    """Whether the worker can take jobs, part by part; each component sets its own."""
+    """Whether the worker can take jobs, part by part; each component sets its own.
 
-    def __init__(self) -> None:
+    Args:
+        watch: Told of a part, and whether it is ok, each time that is said.
+    """
+
+    def __init__(self, watch: Callable[[str, bool], None] = lambda _, __: None) -> None:
         self._parts: dict[str, _Part] = {}
+        self._watch = watch
 
     def set(self, part: str, ok: bool, reason: str = "") -> None:  # noqa: FBT001 - the fact itself, read as `set("redis", True)`
         """Say how a part is.
@@ -45,6 +52,7 @@ class Health:
             reason: One sentence for a person; wanted when it is not ok.
         """
         self._parts[part] = _Part(ok, reason)
+        self._watch(part, ok)
 
     @property
     def ready(self) -> bool:

@@ -1,0 +1,115 @@
+"""Why no jobs are taken: a gate for each part without which a job could not be finished.
+
+The gates are looked at before every long poll, and every second besides: readiness and metrics tell of an
+outage also while a poll lasts, and while there is no room for jobs. All are looked at each time, at once, so
+that one that hangs hides no other, and none for longer than `LOOK_MAX_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent.errors import PlatformError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from nanoagent.telemetry.status import Health
+
+LOOK_MAX_S: Final = 10.0
+"""What cannot be looked at within so many seconds is not well."""
+
+_EVERY_S: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One part's word on whether jobs may be taken.
+
+    Attributes:
+        part: Its name in readiness and metrics; one of the code's constants.
+        look: Why a job that is taken now could not be finished, as far as the part is concerned, or None. A
+            `PlatformError` says the same.
+        tells_itself: The part says more to `Health` than what closes the gate; the gate leaves that alone.
+    """
+
+    part: str
+    look: Callable[[], Awaitable[str | None]]
+    tells_itself: bool = False
+
+
+class Gates:
+    """All gates of a worker.
+
+    Args:
+        gates: Whom to ask.
+        health: Is told of every part.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, gates: Iterable[Gate], health: Health, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._gates = tuple(gates)
+        self._health = health
+        self._clock = clock
+        self._closed: dict[str, str] = {}
+        self._closed_at = 0.0
+        self._looking: asyncio.Task[str | None] | None = None
+
+    async def reason(self) -> str | None:
+        """Look at every gate: why no job may be taken now, or None. A look that is under way is shared."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(self._looking)
+
+    async def watch(self) -> None:
+        """Look every second, for good."""
+        try:
+            while True:
+                await self.reason()
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            if self._looking is not None:
+                self._looking.cancel()
+
+    async def _look(self) -> str | None:
+        reasons = await asyncio.gather(*map(_ask, self._gates))
+        for gate, reason in zip(self._gates, reasons, strict=True):
+            if not gate.tells_itself:
+                self._health.set(gate.part, ok=reason is None, reason=reason or "")
+        found = zip(self._gates, reasons, strict=True)
+        closed = {gate.part: reason for gate, reason in found if reason is not None}
+        self._tell(closed)
+        return "; ".join(closed.values()) or None
+
+    def _tell(self, closed: dict[str, str]) -> None:
+        """The log says it once: when it begins, when the parts change, when it is over."""
+        if closed.keys() != self._closed.keys():
+            if not self._closed:
+                self._closed_at = self._clock()
+            if closed:
+                log.warning("not taking jobs", parts=sorted(closed), reason="; ".join(closed.values()))
+            else:
+                log.info("taking jobs again", after_s=round(self._clock() - self._closed_at, 1))
+        self._closed = closed
+
+
+async def _ask(gate: Gate) -> str | None:
+    try:
+        async with asyncio.timeout(LOOK_MAX_S):
+            return await gate.look()
+    except PlatformError as exc:
+        return str(exc)
+    except TimeoutError:
+        return f"{gate.part}: could not be looked at within {LOOK_MAX_S:g} s"
+    except Exception as exc:
+        log.exception("a bug of ours", part=gate.part)
+        return f"{gate.part}: an error inside the worker: {type(exc).__name__}"
