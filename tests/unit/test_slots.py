@@ -8,64 +8,124 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.slots import MAX_OVERTAKEN, Budget, Request, Slots, admit
+from nanoagent.slots import MAX_OVERTAKEN, NOTHING, Budget, Request, Shares, Slots, admit
 
 TOTAL = Budget(1000, 4000)
+SHARE = 0.75
+MOST = TOTAL.part(SHARE)
+OWNERS = (None, "f", "g", "h")
 needs = st.builds(Budget, st.integers(1, TOTAL.memory_mb), st.integers(1, TOTAL.milli_cpus))
-requests = st.lists(st.builds(Request, needs, st.integers(0, MAX_OVERTAKEN)), max_size=20)
+owners = st.sampled_from(OWNERS)
+requests = st.lists(st.builds(Request, needs, st.integers(0, MAX_OVERTAKEN), owners), max_size=20)
+shares = st.dictionaries(st.sampled_from(OWNERS[1:]), needs).map(lambda held: Shares(MOST, held))
 
 
 def total_of(needs_of: list[Budget]) -> Budget:
-    return sum(needs_of, Budget(0, 0))
+    return sum(needs_of, NOTHING)
 
 
-@given(requests, needs)
-def test_the_admitted_never_need_more_than_is_free(waiting, free):
-    admitted = admit(waiting, free)
+def after(shares: Shares, admitted: list[Request]) -> Shares:
+    """What is held when those have been admitted."""
+    held = dict(shares.held)
+    for request in admitted:
+        if request.owner is not None:
+            held[request.owner] = held.get(request.owner, NOTHING) + request.need
+    return Shares(shares.most, held)
+
+
+@given(requests, needs, shares)
+def test_the_admitted_never_need_more_than_is_free(waiting, free, shares):
+    admitted = admit(waiting, free, shares).admitted
     assert admitted == sorted(set(admitted))
     assert total_of([waiting[index].need for index in admitted]).fits(free)
 
 
-@given(requests, needs)
-def test_nobody_is_passed_more_often_than_allowed(waiting, free):
-    admitted = admit(waiting, free)
-    for index, request in enumerate(waiting):
-        if index not in admitted:
-            later = sum(other > index for other in admitted)
-            assert request.overtaken + later <= MAX_OVERTAKEN
+@given(requests, needs, shares)
+def test_no_function_is_admitted_to_more_than_its_share_but_for_a_first_request(waiting, free, shares):
+    admitted = [waiting[index] for index in admit(waiting, free, shares).admitted]
+    for owner in OWNERS[1:]:
+        own = [request.need for request in admitted if request.owner == owner]
+        held = shares.held.get(owner, NOTHING)
+        assert not own or (held + total_of(own)).fits(MOST) or (held == NOTHING and len(own) == 1)
 
 
-@given(requests, needs)
-def test_whoever_fits_is_admitted_unless_that_would_pass_somebody_too_often(waiting, free):
-    admitted = admit(waiting, free)
-    left = free - total_of([waiting[index].need for index in admitted])
+@given(requests, needs, shares)
+def test_nobody_is_passed_more_often_than_allowed(waiting, free, shares):
+    admission = admit(waiting, free, shares)
+    for index in admission.passed:
+        later = sum(other > index for other in admission.admitted)
+        assert waiting[index].overtaken + later <= MAX_OVERTAKEN
+
+
+@given(requests, needs, shares)
+def test_whoever_waits_for_its_share_is_passed_by_none_of_its_own_function(waiting, free, shares):
+    admission = admit(waiting, free, shares)
     for index, request in enumerate(waiting):
-        if index in admitted or not request.need.fits(left):
+        if request.owner is None or index in admission.admitted or index in admission.passed:
             continue
-        assert any(
-            ahead.overtaken + sum(other > position for other in admitted) >= MAX_OVERTAKEN
-            for position, ahead in enumerate(waiting[:index])
-            if position not in admitted
+        held = after(shares, [waiting[other] for other in admission.admitted if other < index])
+        if not held.allow(request.need, request.owner):
+            own = [other for other in admission.admitted if waiting[other].owner == request.owner]
+            assert all(other < index for other in own)
+
+
+@given(requests, needs, shares)
+def test_whoever_fits_is_admitted_unless_that_would_pass_somebody_too_often(waiting, free, shares):
+    admission = admit(waiting, free, shares)
+    admitted = [waiting[index] for index in admission.admitted]
+    left = free - total_of([request.need for request in admitted])
+    held = after(shares, admitted)
+    for index, request in enumerate(waiting):
+        if index in admission.admitted or not request.need.fits(left):
+            continue
+        ahead = range(index)
+        assert (
+            not held.allow(request.need, request.owner)
+            or any(
+                waiting[position].overtaken + sum(other > position for other in admission.admitted)
+                >= MAX_OVERTAKEN
+                for position in ahead
+                if position in admission.passed
+            )
+            or any(  # one of its own function waits for the share
+                waiting[position].owner == request.owner is not None
+                and position not in admission.admitted
+                and position not in admission.passed
+                for position in ahead
+            )
         )
 
 
-@given(st.lists(st.one_of(needs, st.integers(0, 30)), max_size=60))
-async def test_in_any_history_the_budget_holds_and_everyone_gets_a_turn(history):
-    """A need is an arrival; a number says which of the holders leaves."""
-    slots = Slots(TOTAL.memory_mb, TOTAL.cpus)
+arrivals = st.tuples(needs, owners)
+
+
+@given(st.lists(st.one_of(arrivals, st.integers(0, 30)), max_size=60))
+async def test_in_any_history_budget_and_shares_hold_and_everyone_gets_a_turn(history):
+    """A need and whose it is are an arrival; a number says which of the holders leaves."""
+    slots = Slots(TOTAL.memory_mb, TOTAL.cpus, SHARE)
     world = World(slots)
     for step in history:
-        if isinstance(step, Budget):
-            await world.arrive(step)
+        if isinstance(step, tuple):
+            need, owner = step
+            at_once = slots.free_for(need.memory_mb, need.cpus, owner) > 0
+            waiting = slots.waiting
+            await world.arrive(need, owner)
+            assert not at_once or slots.waiting == waiting
         elif world.holding:
             await world.leave(step % len(world.holding))
         assert slots.used == total_of([need for need, _ in world.holding])
         assert slots.used.fits(slots.total)
         assert all(ticket.overtaken <= MAX_OVERTAKEN for ticket in slots._waiting)
+        for function in ("f", "g", "h"):
+            own = world.held_by(function)
+            assert total_of(own).fits(MOST) or len(own) == 1
+            assert slots._held.get(function, NOTHING) == total_of(own)
+        assert admit(slots._waiting, slots._free, slots._shares).admitted == []  # whoever may has been
     while world.holding:
         await world.leave(0)
     assert slots.waiting == 0
-    assert slots.used == Budget(0, 0)
+    assert slots.used == NOTHING
+    assert slots._held == {}
 
 
 class World:
@@ -74,11 +134,13 @@ class World:
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self.holding: list[tuple[Budget, asyncio.Event]] = []
+        self.owners: dict[asyncio.Event, str | None] = {}
         self.tasks: dict[asyncio.Event, asyncio.Task[None]] = {}
 
-    async def arrive(self, need: Budget) -> None:
+    async def arrive(self, need: Budget, owner: str | None = None) -> None:
         told_to_leave = asyncio.Event()
-        self.tasks[told_to_leave] = asyncio.create_task(self._hold(need, told_to_leave))
+        self.owners[told_to_leave] = owner
+        self.tasks[told_to_leave] = asyncio.create_task(self._hold(need, owner, told_to_leave))
         await settle()
 
     async def leave(self, index: int) -> None:
@@ -87,8 +149,11 @@ class World:
         await self.tasks[told_to_leave]
         await settle()
 
-    async def _hold(self, need: Budget, told_to_leave: asyncio.Event) -> None:
-        async with self.slots.reserve(need.memory_mb, need.cpus):
+    def held_by(self, owner: str | None) -> list[Budget]:
+        return [need for need, told_to_leave in self.holding if self.owners[told_to_leave] == owner]
+
+    async def _hold(self, need: Budget, owner: str | None, told_to_leave: asyncio.Event) -> None:
+        async with self.slots.reserve(need.memory_mb, need.cpus, owner):
             self.holding.append((need, told_to_leave))
             await told_to_leave.wait()
 
@@ -254,3 +319,76 @@ async def test_a_waiter_that_gives_up_is_a_change_too():
     world.slots.watch(lambda: told.append(world.slots.waiting))
     await cancel(list(world.tasks.values())[1])
     assert told == [0]
+
+
+# --- shares
+
+
+async def test_a_function_that_takes_all_it_can_leaves_the_rest_to_others():
+    world = World(Slots(1000, 4, 0.75))
+    for _ in range(6):
+        await world.arrive(Budget(100, 1000), "flood")
+    assert len(world.held_by("flood")) == 3
+    await world.arrive(Budget(100, 1000), "other")
+    assert len(world.held_by("other")) == 1
+    while world.held_by("flood"):
+        await world.leave(0)
+    assert world.slots.waiting == 0
+
+
+async def test_those_who_wait_for_their_share_do_not_count_as_passed_and_keep_no_one_from_room():
+    world = World(Slots(1000, 4, 0.5))
+    for _ in range(3):
+        await world.arrive(Budget(100, 1000), "flood")
+    for _ in range(MAX_OVERTAKEN + 3):
+        assert world.slots.free_for(100, 1) == 2
+        await world.arrive(Budget(100, 1000), "other")
+        await world.leave(2)
+    assert [ticket.overtaken for ticket in world.slots._waiting] == [0]
+    assert world.slots.free_for(100, 1, "flood") == 0
+    assert world.slots.free_for(100, 1, "other") == 2
+
+
+async def test_a_function_with_one_job_larger_than_its_share_runs_it_alone():
+    world = World(Slots(1000, 1, 0.5))
+    await world.arrive(Budget(900, 1000), "large")
+    await world.arrive(Budget(1, 1), "large")
+    assert [need.memory_mb for need in world.held_by("large")] == [900]
+    await world.leave(0)
+    assert [need.memory_mb for need in world.held_by("large")] == [1]
+
+
+async def test_a_small_job_does_not_pass_a_large_one_of_its_function_that_waits_for_the_share():
+    world = World(Slots(1000, 100, 0.75))
+    await world.arrive(Budget(400, 1), "f")
+    await world.arrive(Budget(600, 1), "f")
+    await world.arrive(Budget(10, 1), "f")
+    await world.arrive(Budget(600, 1), "g")
+    assert [need.memory_mb for need, _ in world.holding] == [400, 600]
+    assert world.slots.free_for(10, 0.001, "f") == 0
+    await world.leave(0)  # now it waits for room, and smaller ones may pass
+    assert [need.memory_mb for need, _ in world.holding] == [600, 10]
+    await world.leave(0)
+    assert [need.memory_mb for need, _ in world.holding] == [10, 600]
+
+
+async def test_a_waiter_of_a_function_that_is_cancelled_after_its_grant_gives_the_share_back():
+    slots = Slots(100, 1, 0.5)
+    async with contextlib.AsyncExitStack() as holder:
+        await holder.enter_async_context(slots.reserve(50, 0.5, "f"))
+        world = World(slots)
+        await world.arrive(Budget(50, 500), "f")
+    await cancel(next(iter(world.tasks.values())))
+    assert slots._held == {}
+    assert slots.free_for(50, 0.5, "f") == 1
+
+
+@pytest.mark.parametrize("share", [0.29, 0.5, 0.57, 0.58, 1.0])
+def test_a_share_of_a_hundred_is_as_many(share):
+    assert Budget(100, 100).part(share) == Budget(round(100 * share), round(100 * share))
+
+
+def test_what_a_share_has_left_is_one_at_least_while_nothing_is_held():
+    slots = Slots(1000, 4, 0.1)
+    assert slots.share_left_for(128, 0.5, "f") == 1
+    assert Slots(1000, 4, 0.5).share_left_for(128, 0.5, "f") == 3
