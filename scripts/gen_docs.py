@@ -55,6 +55,10 @@ SETTINGS_KO: Final = {
     "cpu_min": "가장 작은 작업도 받는 CPU 수",
     "cpu_max": "가장 큰 작업이 받는 CPU 수; 기본값: WORKER_CPUS",
     "cpu_memory_mb": "CPU 하나에 해당하는 memoryMb(MiB, AWS Lambda와 같은 값)",
+    "function_max_share": (
+        "함수 하나의 작업과 빌드가 함께 차지할 수 있는 메모리와 CPU의 최대 비율(작업 하나는 항상 가능); "
+        "함수가 하나뿐인 워커는 1"
+    ),
     "max_attempts": "플랫폼 문제로 실패한 작업의 최대 시도 횟수",
     "retry_base_seconds": "그런 작업이 다시 나오기까지의 첫 지연(초)",
     "retry_max_seconds": "그 지연의 최댓값(초)",
@@ -113,6 +117,10 @@ SETTINGS_KO: Final = {
     "code_max_ratio": "1 MiB가 넘는 항목의 최대 압축률",
     "build_timeout_seconds": "빌드 제한 시간(초)",
     "build_memory_mb": "빌드에 쓰는 메모리(MiB)",
+    "failure_memory_seconds": (
+        "실패한 빌드와 컨테이너를 죽이는 코드를 이 시간(초) 동안은 다시 시도하지 않고 기억으로 응답; "
+        "0: 매번 시도"
+    ),
     "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
     "ai_endpoint": "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버",
     "ai_model": "모델을 지정하지 않은 작업의 모델",

@@ -131,6 +131,14 @@ class Settings(BaseSettings):
     cpu_burst: float = Field(
         2, ge=1, le=100, description="a job may use so many times its CPUs while they are free"
     )
+    function_max_share: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="most of the memory and CPUs that one function's jobs and builds may hold together (one "
+        "job at least); 1 for a worker of one function",
+    )
     max_attempts: Positive = Field(5, description="attempts at a job that fails by the platform's fault")
     retry_base_seconds: PositiveFloat = Field(
         2, description="first delay before such a job comes back, seconds"
@@ -243,6 +251,15 @@ class Settings(BaseSettings):
     build_memory_mb: int = Field(1024, ge=256, description="memory a build may take, MiB")
     build_cpus: PositiveFloat = Field(
         1, description="CPUs that a build counts with; while more are free, it may use them"
+    )
+
+    failure_memory_seconds: float = Field(
+        60,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="a build that failed, and code that kills its containers, is answered from memory for so "
+        "long, seconds; 0: tried for every job",
     )
 
     # --- AI client

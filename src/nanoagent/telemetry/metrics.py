@@ -130,6 +130,9 @@ class Metrics:
         self._cache = self._counter(
             "worker_cache_requests_total", "Lookups in a cache, by result", "cache", "result"
         )
+        self._remembered = self._counter(
+            "worker_remembered_failures_total", "Jobs answered from memory instead of being tried", "reason"
+        )
         self._uploaded = self._counter(
             "worker_outputs_uploaded_bytes_total", "Bytes of output files uploaded"
         )
@@ -249,6 +252,10 @@ class Metrics:
     def cache_request(self, cache: str, result: str) -> None:
         """A cache was asked; both arguments are constants of the cache's code (`code`, `hit`)."""
         self._cache_by(cache, result).inc()
+
+    def failure_remembered(self, reason: str) -> None:
+        """A job was not tried because its code has just failed; `reason` is one of `failures`' constants."""
+        self._remembered.labels(reason).inc()
 
     def outputs_uploaded(self, size_bytes: int) -> None:
         """So many bytes of output files were uploaded."""
