@@ -29,6 +29,8 @@ from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, Limits
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
+from nanoagent.failures import Failures
+from nanoagent.gates import Gate
 from nanoagent.handling import WorkerParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
@@ -39,6 +41,7 @@ from nanoagent.sink.redis import RedisSink
 from nanoagent.sink.spool import Spool
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
+from nanoagent.storage.steady import SteadyStore
 from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
     from nanoagent.config import Settings
     from nanoagent.sink.cancellations import RedisCancellations
+    from nanoagent.storage.base import ObjectStore
 
 log = structlog.get_logger(__name__)
 
@@ -130,8 +134,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
 
     clients = AwsClients(settings.aws_region)
     opened.push_async_callback(clients.close)
-    store = S3Store(await clients.s3())
-    slots = Slots(settings.worker_memory_mb, settings.worker_cpus)
+    store = await _store(settings, clients, opened)
+    slots = Slots(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
     metrics.watch_slots(slots)
     outputs = OutputUploader(store, settings, metrics)
 
@@ -146,6 +150,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
         pool=pool,
         image_ids=image_ids,
         spool=home.spool,
+        failures=Failures.remembered_for(settings.failure_memory_seconds),
     )
     executor = Executor(
         ExecutorParts(
@@ -154,6 +159,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             runner=Runner(running),
             outputs=outputs,
             tuner=_tuner(settings),
+            remembered=metrics.failure_remembered,
         )
     )
     broker = await _broker(settings, clients)
@@ -179,8 +185,17 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             health=health,
             cloudwatch=await _cloudwatch(settings, clients, metrics, opened),
             blocked=blocked,
+            gates=(Gate("storage", store.trouble),),
         )
     )
+
+
+async def _store(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> SteadyStore:
+    """The object store, and a way to ask it how it is that transfers under way do not take up."""
+    apart = AwsClients(settings.aws_region, max_attempts=1, session=clients.session)
+    opened.push_async_callback(apart.close)
+    probing = S3Store(await apart.s3())
+    return SteadyStore(S3Store(await clients.s3()), lambda: probing.probe(settings.s3_user_data_bucket))
 
 
 async def _open_sink(
@@ -257,6 +272,7 @@ async def _open_pool(
     orphans = await driver.remove_orphans(home.path)
     if orphans:
         log.info("removed containers of dead workers", count=orphans)
+    await asyncio.to_thread(home.remove_dead_siblings)
     policy = await _isolated(settings, pool_policy(settings), driver, home, metrics, health)
     pool = Pool(driver, home, policy, metrics, health)
     await pool.start()
@@ -357,7 +373,7 @@ def pool_policy(settings: Settings) -> PoolPolicy:
 
 
 @asynccontextmanager
-async def _code_cache(settings: Settings, store: S3Store, metrics: Metrics) -> AsyncIterator[CodeCache]:
+async def _code_cache(settings: Settings, store: ObjectStore, metrics: Metrics) -> AsyncIterator[CodeCache]:
     limits = ArchiveLimits(
         zip_bytes=settings.code_max_zip_mb * MIB,
         unpacked_bytes=settings.code_max_unpacked_mb * MIB,
@@ -468,8 +484,11 @@ async def check(settings: Settings) -> list[Finding]:
         async def queue() -> None:
             await broker.redrives()
 
+        async def results() -> None:
+            await sink.ask("PING")  # what readiness looks with writes a key
+
         findings = []
-        for part, probe in (("Docker and images", images), ("SQS queue", queue), ("Redis", sink.ping)):
+        for part, probe in (("Docker and images", images), ("SQS queue", queue), ("Redis", results)):
             problem = None
             try:
                 await probe()

@@ -10,14 +10,18 @@ Endpoints and credentials follow the SDK's own variables and files unless they a
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from nanoagent.errors import ConfigError
 
@@ -27,12 +31,15 @@ if TYPE_CHECKING:
 
     from nanoagent.errors import PlatformError
 
-CALL_ERRORS: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError, TimeoutError)
+CALL_ERRORS: Final = (
+    *(ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, TimeoutError),
+)
 """Everything that a call of an AWS client, or reading its answer's body, raises when it fails."""
 
 LONG_POLL_MAX_S: Final = 20  # SQS's longest WaitTimeSeconds
 _CONNECT_TIMEOUT_S: Final = 5
-_READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll is silent for its whole length
+_READ_TIMEOUT_S: Final = 15  # of silence
+_POLL_READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll is silent for its whole length
 CALL_TIMEOUT_S: Final = 120.0
 """The longest that a call takes in all, new tries included; see `within`."""
 
@@ -40,10 +47,10 @@ _MAX_ATTEMPTS: Final = 3  # the first included
 _MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
 
 
-def _config(max_attempts: int) -> AioConfig:
+def _config(service: str, max_attempts: int) -> AioConfig:
     return AioConfig(
         connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
+        read_timeout=_POLL_READ_TIMEOUT_S if service == "sqs" else _READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": max_attempts},
         max_pool_connections=_MAX_CONNECTIONS,
         # The checksums that became the default in 2025 are unknown to older S3-alikes.
@@ -112,7 +119,7 @@ class AwsClients:
                     endpoint_url=self.endpoint_url,
                     aws_access_key_id=self.access_key_id,
                     aws_secret_access_key=self.secret_access_key,
-                    config=_config(self.max_attempts),
+                    config=_config(service, self.max_attempts),
                 )
                 with _settings_errors(service):
                     self._open[service] = await self._exits.enter_async_context(context)
@@ -141,8 +148,83 @@ def error_code(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """A failure in a sentence: an empty message, as `TimeoutError` has, becomes the class's name."""
-    return str(error) or type(error).__name__
+    """A failure in a sentence, with what to do where its kind is known.
+
+    An empty message, as `TimeoutError` has, becomes the class's name.
+    """
+    said = str(error) or type(error).__name__
+    trouble = trouble_of(error)
+    return said if trouble is None else f"{said} ({trouble.value})"
+
+
+class Trouble(Enum):
+    """What is wrong with a service, or with the way to it; the value is a sentence that says what to do."""
+
+    THROTTLED = "it throttles: fewer calls, or a higher quota"
+    REFUSED = (
+        "it refuses these credentials: see where the AWS SDK takes them from, and that they are not over"
+    )
+    CLOCK = "it takes this machine's clock for wrong: timedatectl set-ntp true"
+    DENIED = "the worker's role may not do that: deploy/iam-policy.json has what it takes"
+    NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
+    FAILING = "the service fails"
+    UNREACHABLE = "it does not answer: see the network, AWS_REGION and AWS_ENDPOINT_URL"
+
+
+_CODES: Final = {
+    Trouble.THROTTLED: (
+        *("SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled"),
+        *("RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "OverLimit"),
+        *("BandwidthLimitExceeded", "429"),
+    ),
+    Trouble.REFUSED: (
+        *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
+        *("SignatureDoesNotMatch", "InvalidSignatureException", "InvalidToken", "TokenRefreshRequired"),
+        *("UnrecognizedClientException", "MissingAuthenticationToken", "AuthFailure", "IncompleteSignature"),
+        *("InvalidSecurity", "NotSignedUp", "AccountProblem"),
+        # botocore's own, before anything is asked
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
+        *("UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidConfigError"),
+    ),
+    Trouble.CLOCK: ("RequestTimeTooSkewed", "RequestExpired"),
+    Trouble.DENIED: (
+        "AccessDenied",
+        "AccessDeniedException",
+        "AllAccessDisabled",
+        "KMS.AccessDeniedException",
+    ),
+    Trouble.NO_QUEUE: ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"),
+    Trouble.FAILING: (
+        *("InternalError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException"),
+        *("ServiceFailure", "RequestTimeout", "500", "502", "503", "504", "ResponseParserError"),
+    ),
+    Trouble.UNREACHABLE: (
+        *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"),
+        *("HTTPClientError", "IncompleteReadError", "ResponseStreamingError", "ProxyConnectionError"),
+        *("SSLError",),
+    ),
+}
+_BY_CODE: Final = {code: trouble for trouble, codes in _CODES.items() for code in codes}
+_NETWORK: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+
+
+def trouble_of(error: BaseException | None) -> Trouble | None:
+    """What kind of failure of a service an exception is.
+
+    None for everything that is about what was asked for (a key that is not there), and for what this
+    machine's disk says: an `OSError` is both the network's and a file's.
+    """
+    if error is None:
+        return None
+    trouble = _BY_CODE.get(error_code(error))
+    if trouble is not None:
+        return trouble
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return Trouble.FAILING if status >= 500 else None
+    if isinstance(error, (aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror)):
+        return Trouble.UNREACHABLE
+    return Trouble.UNREACHABLE if isinstance(error, OSError) and error.errno in _NETWORK else None
 
 
 @contextmanager

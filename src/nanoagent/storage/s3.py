@@ -40,6 +40,12 @@ _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestCon
 _GONE: Final = frozenset({"NoSuchKey", "NotFound", "404"})
 _CANNOT: Final = frozenset({"NotImplemented", "501"})
 _FENCE: Final = "nanoagent-fence"  # x-amz-meta-nanoagent-fence
+# Of what was asked for to no purpose: the store is there, and knows who we are.
+_PROBE_ANSWERS: Final = frozenset({"NoSuchKey", "AccessDenied", "InvalidRange"})
+_PROBE_KEY: Final = (
+    "outputs/nanoagent-probe"  # below what a worker may read; a requestId has no slash after it
+)
+_PROBE_S: Final = 5.0
 _PUT_ATTEMPTS: Final = 5  # each but the first after someone else has written or removed the object in between
 
 _log = structlog.get_logger(__name__)
@@ -127,6 +133,25 @@ class S3Store:
                     "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
                 )
             )
+
+    async def probe(self, bucket: str) -> None:
+        """Succeed when the store answers, knows our credentials, and has the bucket; nothing is changed.
+
+        An object is asked for that is not there. HeadBucket would take s3:ListBucket, which a worker need not
+        have, and has no body to tell a missing permission from a wrong key.
+
+        Raises:
+            StorageError: It does not, or not within 5 seconds.
+        """
+        doing = f"look for the bucket {bucket}"
+        async with aws.within(_PROBE_S, StorageError, doing):
+            try:
+                answer = await self._client.get_object(Bucket=bucket, Key=_PROBE_KEY, Range="bytes=0-0")
+            except aws.CALL_ERRORS as exc:
+                if aws.error_code(exc) in _PROBE_ANSWERS:
+                    return
+                raise
+            answer["Body"].close()
 
     async def close(self) -> None:
         """Nothing to close: the client is its owner's."""

@@ -1,0 +1,270 @@
+"""An object store with a circuit breaker: what is asked of a store that is down does not cost jobs attempts.
+
+A failure that is the service's, and not about the object, is followed by a probe: does the store answer at
+all? If not, or when calls for three different jobs have failed in a row whatever the probe says, the breaker
+opens: no jobs are taken (`trouble` is the gate), what wants to read is given back at once and uncounted, and
+what wants to write waits, because its job has run. After a pause, longer each time, a probe closes it again,
+on trial: the next failure opens it anew; those that wait go first.
+
+A store that throttles is never a job's failed attempt, and refused credentials, or a bucket for outputs that
+may not be written to, open the breaker by themselves: no user's job can bring them about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
+
+from nanoagent import aws
+from nanoagent.aws import Trouble
+from nanoagent.errors import Interrupted, StorageError, Superseded
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from nanoagent.storage.base import ObjectStore
+
+_THRESHOLD: Final = 3
+_PAUSE_S: Final = 1.0
+_PAUSE_MAX_S: Final = 30.0
+_SILENT_S: Final = 3.0  # calls that are without an answer for so long are reason enough to ask
+_PUT_TRIES: Final = 3  # of a store that is not down; the job has run, and that is not to be lost
+_PATIENCE_S: Final = 600.0  # for what has run; the lease is renewed meanwhile
+_OURS: Final = frozenset({Trouble.REFUSED, Trouble.CLOCK, Trouble.DENIED})
+
+_T = TypeVar("_T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Decides, and does nothing.
+
+    Attributes:
+        reason: Why it is open; None while it is closed.
+        on_trial: Why it was open last, until something has succeeded since.
+        open_until: When it may be tried again, monotonic seconds.
+    """
+
+    reason: str | None = None
+    on_trial: str | None = None
+    open_until: float = 0.0
+    _failed: set[str] = field(default_factory=set)
+    _pause_s: float = _PAUSE_S
+
+    def failed(self, who: str, reason: str, now: float) -> None:
+        """A call for somebody has failed by the store's fault."""
+        self._failed.add(who)
+        if self.on_trial is not None or len(self._failed) >= _THRESHOLD:
+            self.open(reason, now)
+
+    def open(self, reason: str, now: float) -> None:
+        """It is down, whoever found that out. Opened again while it is open, it stays so for longer."""
+        if self.reason is not None and now < self.open_until:
+            return  # a call from before it was opened
+        self.reason = reason
+        self.open_until = now + self._pause_s
+        self._pause_s = min(self._pause_s * 2, _PAUSE_MAX_S)
+
+    def try_again(self) -> None:
+        """A probe was answered after the pause."""
+        self.on_trial, self.reason = self.reason, None
+
+    def succeeded(self) -> None:
+        """The store has done what it was asked for."""
+        self.reason = self.on_trial = None
+        self._failed.clear()
+        self._pause_s = _PAUSE_S
+
+
+class SteadyStore:
+    """An `ObjectStore` around another; see the module's docstring.
+
+    Args:
+        store: The other.
+        probe: Asks whether it answers; raises `StorageError`, in a bounded time.
+        clock: Monotonic seconds.
+        patience_s: For how long a write waits for the store to come back, seconds.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        probe: Callable[[], Awaitable[None]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        self._store = store
+        self._probe = probe
+        self._clock = clock
+        self._patience_s = patience_s
+        self._breaker = Breaker()
+        self._began: dict[object, float] = {}  # calls under way
+        self._answered_at = clock()
+        self._waiting = 0
+        self._changed = asyncio.Event()
+        self._probing: asyncio.Task[str | None] | None = None
+
+    async def fetch(
+        self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
+    ) -> str | None:
+        """See `ObjectStore.fetch`.
+
+        Raises:
+            Interrupted: The store is down.
+        """
+        if self._breaker.reason is not None:
+            raise _interrupted(self._breaker.reason)
+        work = self._store.fetch(bucket, key, into, etag=etag, max_bytes=max_bytes)
+        return await self._watched(f"{bucket}/{key}", work, is_write=False)
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        **how: Any,
+    ) -> None:
+        """See `ObjectStore.put`. While the store is down this waits, for some minutes.
+
+        Raises:
+            Interrupted: The store has not come back.
+        """
+        who = "/".join(key.split("/")[:2])  # outputs/{requestId}: the many files of a job are one
+        give_up_at = self._clock() + self._patience_s
+        tries = 0
+        self._waiting += 1
+        try:
+            while True:
+                await self._until_closed(give_up_at)
+                try:
+                    work = self._store.put(bucket, key, source, **how)
+                    return await self._watched(who, work, is_write=True)
+                except Interrupted:
+                    if self._clock() >= give_up_at:
+                        raise
+                except StorageError as exc:
+                    tries += 1
+                    if tries >= _PUT_TRIES or aws.trouble_of(exc.__cause__) is None:
+                        raise
+                if self._breaker.reason is None:
+                    await asyncio.sleep(_PAUSE_S)
+        finally:
+            self._waiting -= 1
+
+    async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
+        """See `ObjectStore.presigned_url`: the store is not asked."""
+        return await self._store.presigned_url(bucket, key, expires_s=expires_s)
+
+    async def close(self) -> None:
+        """Close the other. Idempotent."""
+        if self._probing is not None:
+            self._probing.cancel()
+        await self._store.close()
+
+    async def trouble(self) -> str | None:
+        """Why jobs should not be taken, or None; to be asked every now and then: it looks, and mends."""
+        breaker, now = self._breaker, self._clock()
+        if breaker.reason is not None and now >= breaker.open_until:
+            problem = await self._problem()
+            if problem is not None:
+                breaker.open(problem, self._clock())
+            elif breaker.reason is not None:
+                breaker.try_again()
+                log.info("the object store answers again")
+        elif self._is_silent(now) and (problem := await self._problem()) is not None:
+            self._open(problem)
+        self._tell()
+        if breaker.reason is not None:
+            return breaker.reason
+        return breaker.on_trial if self._waiting else None
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether calls are under way and none is answered."""
+        oldest = min(self._began.values(), default=now)
+        return now - max(oldest, self._answered_at) > _SILENT_S
+
+    async def _watched(self, who: str, work: Awaitable[_T], *, is_write: bool) -> _T:
+        """Do it, and draw conclusions.
+
+        Raises:
+            Interrupted: It failed because the store is down, or throttles.
+        """
+        call = object()
+        self._began[call] = self._clock()
+        try:
+            done = await work
+        except StorageError as exc:
+            await self._failed(who, exc, is_write=is_write)
+            raise
+        except (ObjectMissing, ObjectTooLarge, Superseded):
+            self._succeeded()
+            raise
+        finally:
+            del self._began[call]
+        self._succeeded()
+        return done
+
+    async def _failed(self, who: str, exc: StorageError, *, is_write: bool) -> None:
+        trouble = aws.trouble_of(exc.__cause__)
+        if trouble is None:  # the disk, say: neither good nor bad of the store
+            return
+        if is_write and trouble in _OURS:
+            self._open(str(exc))
+        else:
+            self._breaker.failed(who, str(exc), self._clock())
+        if self._breaker.reason is None and trouble is not Trouble.THROTTLED:
+            problem = await self._problem()
+            if problem is not None:
+                self._open(problem)
+        self._tell()
+        if self._breaker.reason is not None or trouble is Trouble.THROTTLED:
+            raise _interrupted(self._breaker.reason or str(exc)) from exc
+
+    def _open(self, reason: str) -> None:
+        if self._breaker.reason is None:
+            log.warning("the object store is down", reason=reason)
+        self._breaker.open(reason, self._clock())
+
+    def _succeeded(self) -> None:
+        self._answered_at = self._clock()
+        self._breaker.succeeded()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake those that wait for it to close."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until_closed(self, give_up_at: float) -> None:
+        while (reason := self._breaker.reason) is not None:
+            try:
+                async with asyncio.timeout(max(0.0, give_up_at - self._clock())):
+                    await self._changed.wait()
+            except TimeoutError as exc:
+                raise _interrupted(reason) from exc
+
+    async def _problem(self) -> str | None:
+        """What a probe shows to be wrong; one under way is shared."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._probing)
+
+    async def _ask(self) -> str | None:
+        try:
+            await self._probe()
+        except StorageError as exc:
+            return str(exc)
+        self._answered_at = self._clock()
+        return None
+
+
+def _interrupted(reason: str) -> Interrupted:
+    return Interrupted(f"the object store is not to be used at present: {reason}")
