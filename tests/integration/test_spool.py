@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -183,15 +184,33 @@ async def test_the_spool_says_when_it_is_full_and_when_it_is_no_more(rig: Rig):
 
 async def test_what_is_no_result_is_left_alone_and_what_was_half_written_goes(rig: Rig):
     await rig.spool.close()
-    for name in ("notes.txt", "r~", "r~x", "~1", ".draft-new", ".draft-old"):
+    for name in ("notes.txt", "r~", "r~x", "~1", ".draft-abandoned", ".draft-written-now"):
         (rig.folder / name).write_bytes(b"half")
-    os.utime(rig.folder / ".draft-old", (0, 0))
 
     spool = rig.restarted()
-    await spool.open()
+    with (rig.folder / ".draft-written-now").open("rb") as draft:
+        fcntl.flock(draft, fcntl.LOCK_EX)
+        await spool.open()
 
     assert rig.watched[-1] == (0, 0)
-    assert rig.names() == [".draft-new", "notes.txt", "r~", "r~x", "~1"]
+    assert rig.names() == [".draft-written-now", "notes.txt", "r~", "r~x", "~1"]
+
+
+async def test_a_draft_that_another_worker_took_for_abandoned_is_written_once_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    claim = await rig.claim()
+    rig.sink.down = True
+
+    def first_taken_away(*_: object) -> None:
+        monkeypatch.undo()
+        (draft,) = rig.folder.glob(".draft-*")
+        draft.unlink()
+
+    monkeypatch.setattr(spool_module.fcntl, "flock", first_taken_away)
+    await rig.spool.keep(claim, DOCUMENT)
+    (kept,) = rig.names()
+    assert (rig.folder / kept).read_bytes() == DOCUMENT
 
 
 async def test_a_folder_that_cannot_be_is_a_wrong_setting(tmp_path: Path):

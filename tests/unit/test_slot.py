@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nanoagent.container import slot as slot_module
 from nanoagent.container.slot import Slot, WorkerHome, link_tree, remove_home, worker_is_dead
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from support.containers import worker_home
@@ -99,18 +101,80 @@ def test_a_root_folder_like_tmp_will_do(tmp_path):
     home.release()
 
 
-def test_a_worker_that_was_killed_is_dead_though_its_folder_is_there(tmp_path):
+def die_with(root: Path, name: str) -> Path:
+    """The folder of a worker of that name that was killed."""
     claim = (
         "import os, signal, sys\nfrom pathlib import Path\n"
         "from nanoagent.container.slot import WorkerHome\n"
-        "WorkerHome(Path(sys.argv[1]), 'w').claim()\n"
+        "WorkerHome(Path(sys.argv[1]), sys.argv[2]).claim()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    subprocess.run([sys.executable, "-c", claim, str(tmp_path)], check=False)
-    assert (tmp_path / "w/lock").exists()
+    subprocess.run([sys.executable, "-c", claim, str(root), name], check=False)
+    assert (root / name / "lock").exists()
+    return root / name
+
+
+def test_a_worker_that_was_killed_is_dead_though_its_folder_is_there(tmp_path):
+    home = die_with(tmp_path, "w")
+    assert worker_is_dead(home)
+    remove_home(home)
+    assert not home.exists()
+
+
+def test_the_folders_of_dead_workers_without_containers_go_and_nothing_else(home, tmp_path):
+    root = home.path.parent
+    dead = die_with(root, "dead")
+    (dead / "slots/one/code").mkdir(parents=True)
+    (root / ".gone-0123/slots").mkdir(parents=True)
+    alive = WorkerHome(root, "alive")
+    alive.claim()
+    for name in ("cache", "photos", "empty"):  # a cache has a lock as well
+        (root / name).mkdir()
+    (root / "cache/lock").touch()
+    (root / "cache/entries").mkdir()
+    (root / "file").touch()
+    home.remove_dead_siblings()
+    assert {path.name for path in root.iterdir()} == {
+        home.path.name, "alive", "cache", "photos", "empty", "file",
+    }  # fmt: skip
+    assert (alive.path / "slots").is_dir()
+    alive.release()
+
+
+def test_of_a_worker_that_has_been_started_again_meanwhile_nothing_is_removed(tmp_path):
+    die_with(tmp_path, "w")
     assert worker_is_dead(tmp_path / "w")
+    again = WorkerHome(tmp_path, "w")
+    again.claim()
     remove_home(tmp_path / "w")
-    assert not (tmp_path / "w").exists()
+    assert (again.path / "slots").is_dir()
+    again.release()
+
+
+def test_a_look_at_the_lock_does_not_keep_a_worker_from_starting(tmp_path, monkeypatch):
+    home = die_with(tmp_path, "w")
+    looking = os.open(home / "lock", os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    monkeypatch.setattr(slot_module.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    WorkerHome(tmp_path, "w").claim()
+    os.close(looking)
+
+
+def test_a_folder_that_is_taken_away_while_it_is_claimed_is_made_anew(tmp_path, monkeypatch):
+    dead = die_with(tmp_path, "w")
+    flock = fcntl.flock
+
+    def first_taken_away(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(slot_module.fcntl, "flock", flock)
+        remove_home(dead)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(slot_module.fcntl, "flock", first_taken_away)
+    again = WorkerHome(tmp_path, "w")
+    again.claim()
+    assert (again.path / "slots").is_dir()
+    assert not worker_is_dead(again.path)
+    again.release()
 
 
 # --- the socket

@@ -15,10 +15,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 import struct
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_GONE: Final = ".gone-"  # no worker's name begins with it
+_HOME: Final = frozenset({"lock", "slots", "spool", "selftest"})
+_LOCK_PATIENCE_S: Final = 1.0  # a look at a lock takes microseconds
+_LOCK_PAUSE_S: Final = 0.01
 _STREAM_LIMIT: Final = 256 * 1024  # a frame is at most 128 KiB
 # From 3.13 on a server removes the file at its address, which leads nowhere later.
 _KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
@@ -57,9 +64,7 @@ class WorkerHome:
             ConfigError: Another worker of this name lives, or the folder is another user's or cannot be made.
         """
         try:
-            folders.make_private(self.path, "DOCKER_WORK_DIR_ROOT")
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = self._locked()
         except BlockingIOError as exc:
             raise ConfigError(
                 [f"WORKER_ID: another worker runs as {self.path.name}; name this one otherwise"]
@@ -71,12 +76,47 @@ class WorkerHome:
             shutil.rmtree(self.path / name, ignore_errors=True)
             (self.path / name).mkdir(0o700)
 
+    def _locked(self) -> int:
+        """The lock's descriptor.
+
+        Workers that start look whether others are dead, by taking their locks for a moment, and take the
+        folder of a dead one away: such a moment is waited for, and such a folder is made anew.
+
+        Raises:
+            BlockingIOError: Another worker of this name lives.
+        """
+        give_up_at = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            folders.make_private(self.path, "DOCKER_WORK_DIR_ROOT")
+            with suppress(FileNotFoundError):  # taken away just now
+                descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    if time.monotonic() > give_up_at:
+                        raise
+                    time.sleep(_LOCK_PAUSE_S)  # there is nothing else to do yet
+                    continue
+                if _is_in_place(descriptor, self.path):
+                    return descriptor
+                os.close(descriptor)
+
     def release(self) -> None:
         """Remove the folder and the lock. Idempotent."""
         if self._lock >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _take_away(self.path)
             os.close(self._lock)
             self._lock = -1
+
+    def remove_dead_siblings(self) -> None:
+        """Remove the folders of dead workers that have no containers any more, or never had one."""
+        with suppress(OSError):
+            for path in list(self.path.parent.iterdir()):
+                if path.name.startswith(_GONE):
+                    shutil.rmtree(path, ignore_errors=True)  # whoever took it away has died since
+                elif path != self.path and _is_home(path):
+                    remove_home(path)
 
     @property
     def spool(self) -> Path:
@@ -112,8 +152,44 @@ def worker_is_dead(home: Path) -> bool | None:
 
 
 def remove_home(home: Path) -> None:
-    """Remove a dead worker's folder."""
-    shutil.rmtree(home, ignore_errors=True)
+    """Remove a worker's folder, unless one of its name lives, again perhaps."""
+    try:
+        descriptor = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # gone, or another user's
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_in_place(descriptor, home):
+            _take_away(home)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _take_away(home: Path) -> None:
+    """Remove a folder whose lock is held: out of the way first, where a worker of that name makes its own."""
+    gone = home.with_name(f"{_GONE}{secrets.token_hex(8)}")
+    with suppress(OSError):
+        home.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_in_place(lock: int, home: Path) -> bool:
+    """Whether the folder still is the one that this lock is of."""
+    try:
+        return os.path.samestat(os.fstat(lock), (home / "lock").stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_home(path: Path) -> bool:
+    """Whether a folder is a worker's, and nothing else that somebody keeps beside it."""
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError:
+        return False
+    return "lock" in names and names <= _HOME
 
 
 @dataclass(slots=True)

@@ -11,10 +11,10 @@ there. That two of them deliver the same result is harmless, since the same resu
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import secrets
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"([A-Za-z0-9._-]{1,128})~([0-9]{1,20})")  # a requestId has no tilde
 _DRAFT: Final = ".draft-"
-_DRAFT_MAX_AGE_S: Final = 3600.0  # another worker may be writing one; it takes milliseconds
 _PAUSE_S: Final = 0.2
 _PAUSE_MAX_S: Final = 5.0
 
@@ -196,19 +195,27 @@ class Spool:
             name = _NAME.fullmatch(entry.name)
             if name is not None and entry.is_file(follow_symlinks=False):
                 found.append((entry.stat().st_mtime, name[1], int(name[2]), entry.stat().st_size))
-            elif entry.name.startswith(_DRAFT) and entry.stat().st_mtime < time.time() - _DRAFT_MAX_AGE_S:
-                (self._folder / entry.name).unlink(missing_ok=True)
+            elif entry.name.startswith(_DRAFT):
+                _remove_if_abandoned(self._folder / entry.name)
         return [(request_id, token, size) for _, request_id, token, size in sorted(found)]
 
     def _write(self, path: Path, document: bytes) -> None:
         """Have the document at the path, whole and safe from a loss of power, or not at all."""
+        try:
+            self._write_aside(path, document)
+        except FileNotFoundError:
+            # A worker that started at this very moment found the draft before it was locked.
+            self._write_aside(path, document)
+
+    def _write_aside(self, path: Path, document: bytes) -> None:
         draft = self._folder / f"{_DRAFT}{secrets.token_hex(8)}"
         try:
             with draft.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # somebody writes it: see `_remove_if_abandoned`
                 file.write(document)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.rename(path)
+                draft.rename(path)
         except OSError:
             draft.unlink(missing_ok=True)
             raise
@@ -217,3 +224,13 @@ class Spool:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _remove_if_abandoned(draft: Path) -> None:
+    """Remove what a worker was writing when it died; one that lives holds a lock on it."""
+    try:
+        with draft.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):
+        return
