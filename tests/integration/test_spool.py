@@ -207,7 +207,7 @@ async def test_a_draft_that_another_worker_took_for_abandoned_is_written_once_mo
         (draft,) = rig.folder.glob(".draft-*")
         draft.unlink()
 
-    monkeypatch.setattr(spool_module.fcntl, "flock", first_taken_away)
+    monkeypatch.setattr(fcntl, "flock", first_taken_away)
     await rig.spool.keep(claim, DOCUMENT)
     (kept,) = rig.names()
     assert (rig.folder / kept).read_bytes() == DOCUMENT

@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.container import slot as slot_module
 from nanoagent.container.slot import Slot, WorkerHome, link_tree, remove_home, worker_is_dead
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from support.containers import worker_home
@@ -155,7 +155,7 @@ def test_a_look_at_the_lock_does_not_keep_a_worker_from_starting(tmp_path, monke
     home = die_with(tmp_path, "w")
     looking = os.open(home / "lock", os.O_RDWR)
     fcntl.flock(looking, fcntl.LOCK_EX)
-    monkeypatch.setattr(slot_module.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
     WorkerHome(tmp_path, "w").claim()
     os.close(looking)
 
@@ -165,11 +165,11 @@ def test_a_folder_that_is_taken_away_while_it_is_claimed_is_made_anew(tmp_path, 
     flock = fcntl.flock
 
     def first_taken_away(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(slot_module.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         remove_home(dead)
         flock(descriptor, operation)
 
-    monkeypatch.setattr(slot_module.fcntl, "flock", first_taken_away)
+    monkeypatch.setattr(fcntl, "flock", first_taken_away)
     again = WorkerHome(tmp_path, "w")
     again.claim()
     assert (again.path / "slots").is_dir()
