@@ -5,14 +5,18 @@
     NanoAgentError
     ├── ConfigError            the settings are wrong; every problem at once
     ├── Rejected               the user's fault, found before the program could start (blame: user)
+    │   └── Remembered         it was found with another job, a moment ago
     ├── UnreadableMessage      a message without a requestId: nobody can be told
     └── PlatformError          our side's fault; the job is tried again (blame: platform)
         ├── BrokerError        SQS
         ├── SinkError          Redis
         ├── StorageError       S3
         ├── ContainerError     Docker, or a container that died or misbehaved
+        │   ├── ContainerNotMade  by no fault of what it was to be for
+        │   ├── KnownToCrash   what was to be run has just taken several down
         │   └── ProtocolError  bytes from a supervisor that break the protocol
         ├── StackError         the embedded services of demo, dev and tests (see `local`)
+        ├── GivenUp            the attempts at a job are used up
         ├── Interrupted        no room for the job here, now; not an attempt
         └── Superseded         another worker has the request; nothing of this attempt counts
 
@@ -21,7 +25,7 @@ Vendors' exceptions are translated at the adapters, `from exc`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,16 +70,43 @@ class Rejected(NanoAgentError):  # noqa: N818 - the field's word for it; the job
         message: What is wrong: the field or entry, the value, the rule.
         hint: What to do about it, or None for the table's own hint.
         stderr: What a compiler said, for BUILD_FAILED.
+        certain: Whether the same code would be rejected again, whatever else the machine does.
     """
 
     def __init__(
-        self, error_type: ErrorType, message: str, *, hint: str | None = None, stderr: str = ""
+        self,
+        error_type: ErrorType,
+        message: str,
+        *,
+        hint: str | None = None,
+        stderr: str = "",
+        certain: bool = True,
     ) -> None:
         super().__init__(message)
         self.error_type = error_type
         self.message = message
         self.hint = hint
         self.stderr = stderr
+        self.certain = certain
+
+
+class Remembered(Rejected):
+    """What another job of the same code was rejected for, without another look.
+
+    Args:
+        error_type: As `Rejected`.
+        message: Likewise; it says that it is remembered.
+        reason: Whose memory it is: `build` or `archive`.
+        build_ms: How long the build took that failed, milliseconds.
+        rejected: Further arguments of `Rejected`.
+    """
+
+    def __init__(
+        self, error_type: ErrorType, message: str, *, reason: str, build_ms: float = 0, **rejected: Any
+    ) -> None:
+        super().__init__(error_type, message, **rejected)
+        self.reason = reason
+        self.build_ms = build_ms
 
 
 class UnreadableMessage(NanoAgentError):  # noqa: N818 - names the thing, as the contract does
@@ -91,7 +122,7 @@ class PlatformError(NanoAgentError):
         told: What the sender is told instead.
     """
 
-    told: ClassVar[str] = "the worker failed"
+    told: str = "the worker failed"
 
 
 class BrokerError(PlatformError):
@@ -118,8 +149,30 @@ class ContainerError(PlatformError):
     told = "the job's container could not be made, or failed"
 
 
+class ContainerNotMade(ContainerError):  # noqa: N818 - says what did not happen
+    """No container could be had; nothing has been tried in one."""
+
+
+class KnownToCrash(ContainerError):  # noqa: N818 - said of the code
+    """Code that has taken down its containers again and again is not given another for a while.
+
+    Args:
+        memory: What is remembered, for the sender as well.
+    """
+
+    def __init__(self, memory: str) -> None:
+        super().__init__(f"the code takes its containers down ({memory})")
+        self.told = f"{ContainerError.told} ({memory})"
+
+
 class ProtocolError(ContainerError):
     """A supervisor sent bytes that the protocol does not allow."""
+
+
+class GivenUp(PlatformError):  # noqa: N818 - what becomes of the job, by our fault
+    """A job comes again of which every attempt that may be made has failed, or ended with its worker."""
+
+    told = "every attempt failed by the worker's fault, or ended with the worker"
 
 
 class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED

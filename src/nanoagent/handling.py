@@ -19,7 +19,7 @@ import structlog
 
 from nanoagent import job as jobs
 from nanoagent import result as results
-from nanoagent.errors import Interrupted, PlatformError, SinkError, Superseded, UnreadableMessage
+from nanoagent.errors import GivenUp, Interrupted, PlatformError, SinkError, Superseded, UnreadableMessage
 from nanoagent.result import ErrorType, Settle
 from nanoagent.runner import Attempt
 from nanoagent.sink.base import Answered, Taken
@@ -81,6 +81,11 @@ def taken_delay_s(left_s: float, receive_count: int) -> float:
     return max(min(delay, _TAKEN_DELAY_MAX_S), left_s)
 
 
+def is_failed_attempt(exc: BaseException) -> bool:
+    """Whether what ended a run counts as an attempt that failed by our fault."""
+    return isinstance(exc, Exception) and not isinstance(exc, Interrupted | Superseded | GivenUp)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerParts:
     """What the worker works with.
@@ -131,6 +136,7 @@ class Held:
         running: It has, or had, a slot: a drain finishes it.
         concluding: Its run is over: nothing interrupts it any more.
         claim: The right to answer, once it has had it.
+        failures: How many attempts at its request have failed, this one included, if the store has said so.
         called_off: Whoever sent it wants no more of it.
     """
 
@@ -140,6 +146,7 @@ class Held:
     running: bool = False
     concluding: bool = False
     claim: Claim | None = None
+    failures: int | None = None
     called_off: bool = False
 
     def is_lost(self, delivery: Delivery) -> bool:
@@ -221,7 +228,7 @@ class Handler:
             await self._interrupted(delivery, job.runtime, job.model_id)
             return
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
-        attempt = Attempt(job, delivery.receive_count, queue_ms, lambda: self._begun(held))
+        attempt = Attempt(job, 1, queue_ms, lambda: self._begun(held))
         with self._parts.metrics.job_active():
             try:
                 async with (
@@ -230,6 +237,7 @@ class Handler:
                 ):
                     if claim is None:
                         return
+                    attempt.number, attempt.fence = claim.failures + 1, claim.token
                     result = await self._run_unless_called_off(delivery, held, attempt, claim)
                     await self._conclude(delivery, held, claim, result, job.model_id)
             except asyncio.CancelledError:
@@ -302,8 +310,7 @@ class Handler:
         claim = await self._parts.sink.claim(request_id)
         if isinstance(claim, Answered):
             held.concluding = True
-            log.info("already done; its result is published again")
-            await _uninterrupted(self._parts.broker.ack(delivery))
+            await _uninterrupted(self._settle_answered(delivery, claim.document))
             yield None
             return
         if isinstance(claim, Taken):
@@ -316,17 +323,27 @@ class Handler:
         claim.lost.add_done_callback(lambda _: self._stop_superseded(held))
         try:
             yield claim
-        except BaseException:
-            await _uninterrupted(self._release(claim))
+        except BaseException as exc:
+            failed = is_failed_attempt(exc) and not held.is_lost(delivery)
+            held.concluding = held.concluding or failed
+            await _uninterrupted(self._release(held, claim, failed=failed))
             raise
 
-    async def _release(self, claim: Claim) -> None:
+    async def _release(self, held: Held, claim: Claim, *, failed: bool) -> None:
         if claim.lost.done():
             return
         try:
-            await self._parts.sink.release(claim)
+            held.failures = await self._parts.sink.release(claim, failed=failed)
         except SinkError as exc:
             log.warning("claim not released; it runs out", reason=str(exc))
+
+    async def _settle_answered(self, delivery: Delivery, document: bytes) -> None:
+        """Its result has just been published again; a message that was given up is still to be buried."""
+        log.info("already done; its result is published again")
+        if results.is_given_up(document):
+            await self._bury(delivery, results.decode(document))
+        else:
+            await self._parts.broker.ack(delivery)
 
     def _stop_superseded(self, held: Held) -> None:
         self._parts.metrics.claim_lost()
@@ -339,8 +356,10 @@ class Handler:
     ) -> Result:
         if claim.cancelled:
             return self._parts.executor.cancelled(attempt)
+        if claim.failures >= self._settings.max_attempts:
+            # The last one ended with its worker, or could not be told of.
+            raise GivenUp(f"{claim.failures} attempts failed, or ended with their worker")
         job = attempt.job
-        attempt.fence = claim.token
         end_watch = self._parts.cancellations.watch(job.request_id, lambda: self._call_off(held, attempt))
         try:
             self._check_guards(job.runtime)
@@ -420,19 +439,32 @@ class Handler:
         return delivered.result() if delivered.done() else None
 
     async def _failed(self, delivery: Delivery, held: Held, attempt: Attempt, failure: PlatformError) -> None:
-        """Our fault: try again later, or, after the last attempt, tell the sender and bury the message."""
+        """Our fault: try again later, or, after the last attempt, tell the sender and bury the message.
+
+        Without Redis nothing is counted, and nothing given up, since nobody could be told: the job comes back
+        with the delay that its receipts give it, which grows, and intake has ended until Redis is back. Its
+        attempt is counted then all the same if another worker finds the claim, which could not be let go.
+        """
+        job = attempt.job
         if held.is_lost(delivery):
-            await self._stopped(delivery, held, attempt.job)  # whoever has it now is told nothing of this
+            await self._stopped(delivery, held, job)  # whoever has it now is told nothing of this
             return
         held.concluding = True
-        self._parts.metrics.attempt_failed()
-        failures = await self._failures_of(delivery, attempt.job)
-        log.warning("attempt failed", reason=str(failure), failures=failures)
-        if failures < self._settings.max_attempts:
-            await _uninterrupted(self._parts.broker.give_back(delivery, self._delay_s(failures)))
+        if held.claim is None:  # it was not to be learnt who may answer: nothing was tried
+            delay_s = self._delay_s(delivery.receive_count)
+            await self._interrupted(delivery, job.runtime, job.model_id, str(failure), delay_s)
             return
-        result = self._parts.executor.failed(attempt, failure)
-        await _uninterrupted(self._give_up(delivery, held.claim, result, attempt.job.model_id))
+        if isinstance(failure, GivenUp):
+            attempt.number -= 1  # it was not made
+            await self._give_up(delivery, held.claim, attempt, failure)
+            return
+        self._parts.metrics.attempt_failed()
+        log.warning("attempt failed", reason=str(failure), failures=held.failures)
+        if held.failures is None or held.failures < self._settings.max_attempts:
+            delay_s = self._delay_s(held.failures or delivery.receive_count)
+            await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
+        else:
+            await self._give_up(delivery, held.claim, attempt, failure)
 
     def _delay_s(self, failures: int) -> float:
         settings = self._settings
@@ -440,32 +472,33 @@ class Handler:
             failures, settings.retry_base_seconds, settings.retry_max_seconds, self._jitter()
         )
 
-    async def _failures_of(self, delivery: Delivery, job: Job) -> int:
-        """Attempts that failed, this one included; the queue's own count where Redis cannot be asked."""
-        try:
-            return await self._parts.sink.count_failure(job.request_id)
-        except SinkError:
-            return delivery.receive_count
-
-    async def _give_up(self, delivery: Delivery, claim: Claim | None, result: Result, model: str) -> None:
+    async def _give_up(
+        self, delivery: Delivery, claim: Claim, attempt: Attempt, failure: PlatformError
+    ) -> None:
         """Tell the sender, then bury the message.
 
         The claim has been let go when the attempt failed; its token is good until someone has a newer one.
         """
+        result = self._parts.executor.failed(attempt, failure)
+        await _uninterrupted(self._tell_and_bury(delivery, claim, result, attempt.job.model_id))
+
+    async def _tell_and_bury(self, delivery: Delivery, claim: Claim, result: Result, model: str) -> None:
         try:
-            published = claim is not None and await self._parts.sink.publish(claim, results.encode(result))
+            published = await self._parts.sink.publish(claim, results.encode(result))
         except SinkError as exc:
             log.warning("result not published", reason=str(exc))
             published = False
-        if not published:
-            # Whoever waits must be told before the message may go; it is tried again like any attempt.
+        if published:
+            await self._bury(delivery, result)
+            self._count(result, model)
+        else:  # whoever waits must be told before the message may go; its attempts stay counted
             await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
-            return
-        reason = result.error_message or ErrorType.PLATFORM
-        if not await self._parts.broker.bury(delivery, reason):
+
+    async def _bury(self, delivery: Delivery, result: Result) -> None:
+        """Move the message of a job that was given up, and whose sender has been told, out of the way."""
+        if not await self._parts.broker.bury(delivery, result.error_message or ErrorType.PLATFORM):
             log.error("given up, and there is no dead-letter queue", body=delivery.body)
             await self._parts.broker.ack(delivery)
-        self._count(result, model)
 
     async def _stopped(self, delivery: Delivery, held: Held, job: Job) -> None:
         """It was cancelled: by a drain, or because someone else has it already."""
@@ -519,12 +552,12 @@ class Handler:
                 self._claimed(delivery, held, invalid.request_id, (invalid.runtime, "")) as claim,
             ):
                 if claim is not None:
-                    await self._conclude(delivery, held, claim, self._invalid(delivery, invalid), model="")
+                    await self._conclude(delivery, held, claim, self._invalid(claim, invalid), model="")
         except Superseded as exc:
             delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
             await self._interrupted(delivery, invalid.runtime, "", str(exc), delay_s)
 
-    def _invalid(self, delivery: Delivery, invalid: jobs.InvalidJob) -> Result:
+    def _invalid(self, claim: Claim, invalid: jobs.InvalidJob) -> Result:
         locale = self._settings.locale
         return results.Result(
             request_id=invalid.request_id,
@@ -535,7 +568,7 @@ class Handler:
             error_message=invalid.rejection.message,
             hint=results.hint_for(invalid.rejection.error_type, locale),
             worker_id=self._settings.worker_id,
-            attempt=delivery.receive_count,
+            attempt=claim.failures + 1,
         )
 
     def _count(self, result: Result, model: str) -> None:

@@ -123,9 +123,9 @@ class NotedSink(MemorySink):
         await self._step("ping")
         await super().ping()
 
-    async def count_failure(self, request_id: str) -> int:
-        await self._step("count_failure", request_id)
-        return await super().count_failure(request_id)
+    async def release(self, claim: Claim, *, failed: bool = False) -> int:
+        await self._step("failed" if failed else "release", claim.request_id)
+        return await super().release(claim, failed=failed)
 
 
 class Reporter:

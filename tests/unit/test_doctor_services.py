@@ -298,9 +298,9 @@ def info_of(**changes: str) -> Answer:
         ({"info": info_of(valkey_version="8.0.1")}, {}, ()),
         ({"info": Answer("NoPermissionError", "no")}, {}, ((UNKNOWN, "INFO is refused"),)),
         (
-            {"publish": NOPERM, "multi": NOPERM},
+            {"publish": NOPERM, "sadd": NOPERM},
             {"redis_username": "w"},
-            ((PROBLEM, "PUBLISH, MULTI refused: User w has no permissions"),),
+            ((PROBLEM, "PUBLISH, SADD refused: User w has no permissions"),),
         ),
         (
             {"setex": Answer("NoPermissionError", "No permissions to access a key")},

@@ -112,11 +112,15 @@ async def test_every_ending_that_the_table_acknowledges_is_published_acked_and_c
     assert rig.processed(OUTCOMES[error_type].label) == 1
 
 
-async def test_the_attempt_says_how_often_the_message_was_handed_out(rig: Rig):
+async def test_the_attempt_says_how_many_have_failed_and_not_how_often_the_message_was_handed_out(rig: Rig):
     await rig.broker.send(message("r1"))
-    (earlier,) = await rig.broker.receive(1)
-    await rig.broker.give_back(earlier, 0)
+    for _ in range(3):
+        (earlier,) = await rig.broker.receive(1)
+        await rig.broker.give_back(earlier, 0)
+    rig.executor.scripts["r1"] = raising(PlatformError("once"))
     async with rig.running():
+        await rig.journal.until_noted("failed?", "r1")
+        del rig.executor.scripts["r1"]
         await rig.until_settled()
     assert rig.documents()[0].attempt == 2
 
@@ -203,7 +207,7 @@ async def test_a_run_whose_lease_is_lost_is_stopped_and_tells_nobody_anything(ri
     assert rig.broker.given_back == []
     assert [delivery.receive_count for delivery in rig.broker.acked] == [2]
     assert len(rig.sink.published) == 1
-    assert rig.documents()[0].attempt == 2
+    assert rig.documents()[0].attempt == 1
     assert rig.sample("worker_leases_lost_total") == 1
     assert rig.processed("interrupted") == 1
     assert rig.sink.failures == {}  # no attempt
@@ -224,7 +228,7 @@ async def test_a_lease_lost_in_the_turn_in_which_the_run_ends_publishes_nothing(
     async with rig.running():
         await rig.until_settled()
     assert len(rig.sink.published) == 1
-    assert rig.documents()[0].attempt == 2
+    assert rig.documents()[0].attempt == 1
 
 
 async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor_given_up(
@@ -332,11 +336,11 @@ async def test_a_run_whose_claim_is_taken_over_is_stopped_and_tells_nobody_anyth
 
 async def test_a_result_that_comes_after_a_take_over_is_refused_and_given_back(rig: Rig):
     async def script(attempt: Attempt) -> Result:
-        held = rig.sink._store.claims["r1"][1]
+        held = rig.sink._store.claims["r1"].claim
         rig.sink.lapse("r1")
         await taken_by(another(rig))
         # As if nobody had told us yet: what refuses it is the store.
-        rig.sink._store.claims["r1"] = (another(rig), Claim("r1", held.token + 1))
+        rig.sink._store.claims["r1"].claim = Claim("r1", held.token + 1)
         object.__setattr__(held, "lost", asyncio.get_running_loop().create_future())
         return finished(attempt)
 
@@ -347,7 +351,7 @@ async def test_a_result_that_comes_after_a_take_over_is_refused_and_given_back(r
     assert rig.journal.count("refuse") == 1
     assert rig.sink.published == []
     assert rig.broker.acked == []
-    assert rig.sink.failures == {}
+    assert rig.sink.failures == {"r1": 1}  # its hanging is what counts, once
     assert rig.processed("success") == 0
 
 
@@ -562,7 +566,7 @@ async def test_a_job_that_is_called_off_after_its_lease_was_lost_says_nothing(ri
         rig.sink.cancel("r1")
         rig.broker.lose(delivery)
         await rig.until_settled()
-    assert [(result.error_type, result.attempt) for result in rig.documents()] == [(None, 2)]
+    assert [(result.error_type, result.attempt) for result in rig.documents()] == [(None, 1)]
 
 
 # --- our faults
@@ -577,7 +581,7 @@ async def test_an_attempt_that_fails_by_our_fault_is_given_back_with_growing_del
     async with rig.running():
         await rig.until_settled()
     assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002, 0.004, 0.004]
-    assert rig.sink.failures["r1"] == 5
+    assert [result.attempt for result in rig.documents()] == [5]
     assert rig.sample("worker_attempts_failed_total") == 5
     assert rig.processed("error") == 1
 
@@ -628,7 +632,7 @@ async def test_a_job_that_recovers_after_a_failure_succeeds(rig: Rig):
     rig.executor.scripts["r1"] = raising(PlatformError("once"))
     await rig.broker.send(message("r1"))
     async with rig.running():
-        await rig.journal.until_noted("count_failure?", "r1")
+        await rig.journal.until_noted("failed?", "r1")
         del rig.executor.scripts["r1"]
         await rig.until_settled()
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
@@ -757,8 +761,10 @@ async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_
     assert any("RESULT_SPOOL_MB=1 is used up" in str(line.get("reason")) for line in logs)
 
 
-async def test_where_redis_cannot_count_the_queues_own_count_decides(make_rig: Callable[..., Rig]):
-    rig = make_rig(max_attempts=100)
+async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growing_delay_and_not_given_up(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=2)
 
     async def script(attempt: Attempt) -> Result:
         rig.sink.down = True
@@ -771,13 +777,13 @@ async def test_where_redis_cannot_count_the_queues_own_count_decides(make_rig: C
         await rig.broker.give_back(earlier, 0)
     async with rig.running():
         await rig.journal.until_noted("give back", times=3)
-    delays = [delay_s for _, delay_s in rig.broker.given_back[:3]]  # it may have come again by now
-    assert delays == [0, 0, 0.004]  # the third time: 2 · 2 · base
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0, 0.004]  # the third time: 2 · 2 · base
+    assert rig.broker.buried == []
+    assert rig.broker.depth()[1] == 0  # not held: it comes again, here or elsewhere
+    assert rig.journal.count("execute") == 1  # not here, while Redis is away
 
 
-async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(make_rig: Callable[..., Rig]):
-    rig = make_rig(max_attempts=1)
-
+async def test_a_failure_that_redis_was_not_told_of_counts_when_another_worker_finds_the_claim(rig: Rig):
     async def script(attempt: Attempt) -> Result:
         rig.sink.down = True
         raise PlatformError("everything is away")
@@ -786,9 +792,124 @@ async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(ma
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
-    assert rig.broker.buried == []
-    assert rig.broker.acked == []
-    assert rig.processed("error") == 0
+    rig.sink.lapse("r1")
+    assert (await taken_by(another(rig))).failures == 1
+
+
+async def test_a_request_that_redis_cannot_be_asked_about_was_no_attempt(rig: Rig):
+    rig.sink.gates["claim"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("claim?", "r1")
+        rig.sink.down = True
+        rig.sink.gates.pop("claim").set()
+        await rig.journal.until_noted("give back", "r1")
+        rig.sink.down = False
+        await rig.until_settled()
+    assert [delay_s for _, delay_s in rig.broker.given_back][:1] == [0.001]
+    assert rig.sample("worker_attempts_failed_total") == 0
+    assert rig.processed("interrupted") >= 1
+    assert [result.attempt for result in rig.documents()] == [1]
+
+
+async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=1)
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    rig.sink.gates["publish"] = asyncio.Event()
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("publish?", "r1")
+        rig.sink.down = True
+        rig.sink.gates.pop("publish").set()
+        await rig.journal.until_noted("give back", "r1")
+        assert rig.broker.buried == []
+        assert rig.broker.acked == []
+        assert rig.processed("error") == 0
+        rig.sink.down = False
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 1  # no attempt is left when it comes again
+    assert [(result.error_type, result.attempt) for result in rig.documents()] == [(ErrorType.PLATFORM, 1)]
+    assert len(rig.broker.buried) == 1
+
+
+async def die_holding(rig: Rig, request_id: str, times: int) -> None:
+    """As workers do that take a request and end with it."""
+    for _ in range(times):
+        await taken_by(another(rig), request_id)
+        rig.sink.lapse(request_id)
+
+
+async def test_a_job_that_ended_with_its_worker_too_often_is_given_up_and_not_run_again(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=3)
+    await die_holding(rig, "r1", 3)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 0
+    (result,) = rig.documents()
+    assert (result.status, result.error_type, result.attempt) == (Status.FAILED, ErrorType.PLATFORM, 3)
+    assert result.error_message == "3 attempts failed, or ended with their worker"
+    assert [name_of(entry[0]) for entry in rig.broker.buried] == ["r1"]
+    assert rig.journal.of("publish", "bury", "ack") == [("publish", "r1"), ("bury", "r1")]
+    assert rig.processed("error") == 1
+
+
+async def test_a_job_that_ended_with_its_worker_has_the_attempts_that_are_left(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=3)
+    await die_holding(rig, "r1", 2)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert [(result.status, result.attempt) for result in rig.documents()] == [(Status.SUCCESS, 3)]
+
+
+async def test_a_job_without_attempts_that_was_called_off_is_told_so(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=1)
+    await die_holding(rig, "r1", 1)
+    rig.sink.cancel_ahead("r1")
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+
+
+async def test_a_message_whose_worker_died_between_telling_and_burying_is_still_buried(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(max_attempts=1)
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    await rig.broker.send(message("r1"))  # as it comes again
+    again = make_rig(max_attempts=1)
+    again.sink._store = rig.sink._store
+    await again.broker.send(message("r1"))
+    async with again.running():
+        await again.until_settled()
+    first, second = rig.documents()
+    assert first == second  # told again, and the same
+    assert [name_of(entry[0]) for entry in again.broker.buried] == ["r1"]
+    assert again.broker.acked == []
+
+
+async def test_attempts_are_counted_anew_after_an_answer(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=2)
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+        assert rig.sink.failures == {}
+        rig.sink._store.documents.clear()  # its time is over
+        del rig.executor.scripts["r1"]
+        await rig.broker.send(message("r1"))  # as an operator does who redrives
+        await rig.until_settled(2)
+    assert [(result.status, result.attempt) for result in rig.documents()] == [
+        (Status.FAILED, 2),
+        (Status.SUCCESS, 1),
+    ]
 
 
 @pytest.mark.parametrize("method", ["bury", "redrives"])
@@ -1024,7 +1145,7 @@ async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_other
             await rig.journal.until(lambda: rig.journal.count("give back") == 1)
     assert json.loads(await rig.sink.stored("r2") or b"")["status"] == "SUCCESS"
     assert await rig.sink.stored("r1") is None
-    assert await rig.sink.count_failure("r1") == 1  # it was no attempt
+    assert rig.sink.failures == {}  # it was no attempt
     assert any("no go jobs are taken here: network" in str(line) for line in logs)
 
 
@@ -1192,15 +1313,15 @@ async def test_cancelling_the_worker_itself_does_not_interrupt_an_ack(rig: Rig):
 
 async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_with_its_delay(rig: Rig):
     rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
-    rig.sink.gates["count_failure"] = asyncio.Event()
+    rig.sink.gates["failed"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     run = rig.start()
-    await rig.journal.until_noted("count_failure?", "r1")
+    await rig.journal.until_noted("failed?", "r1")
     rig.worker.stop()
     rig.worker.stop()
     for _ in range(20):
         await asyncio.sleep(0)
-    rig.sink.gates["count_failure"].set()
+    rig.sink.gates["failed"].set()
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001]

@@ -381,27 +381,19 @@ async def redis(settings: Settings) -> dict[str, Answer]:
 
 def _redis_questions(sink: RedisSink) -> dict[str, Callable[[], Awaitable[Any]]]:
     name = f"nanoagent-doctor-{secrets.token_hex(8)}"
-    counter = f"nanoagent:failures:{name}"
+    failures = f"nanoagent:failures:{name}"
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
         "info": lambda: sink.ask("INFO", "everything"),
         "setex": lambda: sink.ask("SETEX", f"job:{name}", 1, "doctor"),
         "get": lambda: sink.ask("GET", f"job:{name}"),
         "publish": lambda: sink.ask("PUBLISH", f"result:{name}", "doctor"),
-        "incr": lambda: _counted(sink, counter),
-        "expire": lambda: sink.ask("EXPIRE", counter, 1),
-        "multi": lambda: _failed(sink, name, counter),
+        "sadd": lambda: _added(sink, failures),
+        "scard": lambda: sink.ask("SCARD", failures),
+        "expire": lambda: sink.ask("EXPIRE", failures, 1),
         "eval": lambda: _answered(sink, f"{name}-claim"),
     }
     assert {"info", *results.COMMANDS} == set(questions)  # noqa: S101 - the two lists are one
     return questions
-
-
-async def _failed(sink: RedisSink, name: str, counter: str) -> Any:
-    """As an attempt that failed is counted, but for a second only."""
-    try:
-        return await sink.count_failure(name)
-    finally:
-        await sink.ask("EXPIRE", counter, 1)
 
 
 async def _answered(sink: RedisSink, name: str) -> Any:
@@ -410,10 +402,10 @@ async def _answered(sink: RedisSink, name: str) -> Any:
     return isinstance(claim, Claim) and await sink.publish(claim, b"doctor")
 
 
-async def _counted(sink: RedisSink, counter: str) -> Any:
-    """INCR leaves a key without an end: it is given one; where EXPIRE is refused, there is no INCR."""
-    await sink.ask("EXPIRE", counter, 1)
+async def _added(sink: RedisSink, failures: str) -> Any:
+    """SADD leaves a key without an end: it is given one; where EXPIRE is refused, there is no SADD."""
+    await sink.ask("EXPIRE", failures, 1)
     try:
-        return await sink.ask("INCR", counter)
+        return await sink.ask("SADD", failures, "doctor")
     finally:
-        await sink.ask("EXPIRE", counter, 1)
+        await sink.ask("EXPIRE", failures, 1)

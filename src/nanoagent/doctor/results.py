@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Answer
 
-COMMANDS: Final = ("setex", "get", "publish", "incr", "expire", "multi", "eval")
+COMMANDS: Final = ("setex", "get", "publish", "sadd", "scard", "expire", "eval")
 """What the worker does on Redis, apart from PING."""
 
 _RIGHTS: Final = (
-    "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* +ping +select +multi +exec +eval +evalsha +get "
-    "+exists +setex +expire +del +time +hget +hset +hmget +publish +incr +subscribe +unsubscribe"
+    "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* +ping +select +eval +evalsha +get +exists "
+    "+setex +expire +del +time +hget +hset +hmget +sadd +scard +publish +subscribe +unsubscribe"
 )
 _NEARLY_FULL: Final = 0.9
 

@@ -23,12 +23,14 @@ class Claim:
         token: Larger than that of every earlier claim of the request, on any worker: what was written with a
             smaller one may be replaced, what was written with a larger one may not.
         cancelled: Whether the request had been called off when it was claimed.
+        failures: How many attempts at it had failed by our fault when it was claimed.
         lost: Done, with the reason, once someone else has the right.
     """
 
     request_id: str
     token: int
     cancelled: bool = False
+    failures: int = 0
     lost: asyncio.Future[str] = field(default_factory=_not_lost, repr=False)
 
 
@@ -45,7 +47,13 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The request has a result, which has been announced once more."""
+    """The request has a result, which has been announced once more.
+
+    Attributes:
+        document: The result.
+    """
+
+    document: bytes
 
 
 class ResultSink(Protocol):
@@ -53,6 +61,10 @@ class ResultSink(Protocol):
 
     From `claim` until `publish` or `release`, a claim is renewed by the sink itself. Where that fails the
     claim runs out, and is still good until someone else has taken it: then `Claim.lost` says so.
+
+    The sink counts the attempts at a request that have failed by our fault, each once, by its token, until
+    the request is answered: those that `release` says of, and those whose claim ran out and was taken over,
+    because their worker has died or hung.
 
     Every method raises `SinkError` when the store fails.
     """
@@ -69,16 +81,20 @@ class ResultSink(Protocol):
         """
         ...
 
-    async def release(self, claim: Claim) -> None:
-        """Let others claim the request at once. Harmless when the claim is lost."""
-        ...
+    async def release(self, claim: Claim, *, failed: bool = False) -> int:
+        """Let others claim the request at once. Harmless when the claim is lost.
 
-    async def count_failure(self, request_id: str) -> int:
-        """Note that an attempt at the request failed by our fault; returns how many have."""
+        Args:
+            claim: Which.
+            failed: Whether the attempt has failed by our fault, which counts; said again, it counts once.
+
+        Returns:
+            How many attempts at the request have failed.
+        """
         ...
 
     async def ping(self) -> None:
-        """Succeed when the store answers."""
+        """Succeed when the store takes results, as far as can be told beforehand."""
         ...
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
+class _Held:
+    """A claim, and who has it; `lapsed` when it ran out."""
+
+    holder: MemorySink
+    claim: Claim
+    lapsed: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class _Store:
     """What Redis would hold."""
 
     documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    claims: dict[str, tuple[MemorySink | None, Claim]] = field(default_factory=dict)
+    claims: dict[str, _Held] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     watched: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
     published: list[tuple[str, bytes]] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
 
@@ -64,9 +73,9 @@ class MemorySink:
         return self._store.published
 
     @property
-    def failures(self) -> Counter[str]:
-        """How many attempts at a request failed by our fault."""
-        return self._store.failures
+    def failures(self) -> dict[str, int]:
+        """How many attempts at each request that has no answer yet failed by our fault."""
+        return {request: len(tokens) for request, tokens in self._store.failures.items() if tokens}
 
     def cancel(self, request_id: str) -> int:
         """Call a request off for those who watch it; returns how many do."""
@@ -92,8 +101,7 @@ class MemorySink:
 
     def lapse(self, request_id: str) -> None:
         """Let the claim of a request run out: the next one who wants it takes it over."""
-        _, claim = self._store.claims[request_id]
-        self._store.claims[request_id] = None, claim
+        self._store.claims[request_id].lapsed = True
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
         """Take the right to answer a request; see `ResultSink.claim`."""
@@ -101,14 +109,18 @@ class MemorySink:
         document = await self.stored(request_id)
         if document is not None:
             self._announce(request_id, document)
-            return Answered()
-        holder, held = self._store.claims.get(request_id, (None, None))
-        if holder not in {None, self}:
-            return Taken(self._claim_s)
-        claim = Claim(request_id, next(self._store.tokens), request_id in self._store.cancelled)
-        self._store.claims[request_id] = self, claim
-        if held is not None and not held.lost.done():
-            held.lost.set_result("taken over")
+            return Answered(document)
+        held = self._store.claims.get(request_id)
+        failures = self._store.failures[request_id]
+        if held is not None and held.holder is not self:
+            if not held.lapsed:
+                return Taken(self._claim_s)
+            failures.add(held.claim.token)
+        cancelled = request_id in self._store.cancelled
+        claim = Claim(request_id, next(self._store.tokens), cancelled, len(failures))
+        self._store.claims[request_id] = _Held(self, claim)
+        if held is not None and not held.claim.lost.done():
+            held.claim.lost.set_result("taken over")
         return claim
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
@@ -117,10 +129,11 @@ class MemorySink:
         stored = await self.stored(claim.request_id)
         if stored is not None:
             return stored == document
-        _, held = self._store.claims.get(claim.request_id, (None, None))
-        if held is not None and held.token != claim.token:
+        held = self._store.claims.get(claim.request_id)
+        if held is not None and held.claim.token != claim.token:
             return False
         self._announce(claim.request_id, document)
+        self._store.failures.pop(claim.request_id, None)
         self._store.claims.pop(claim.request_id, None)
         return True
 
@@ -128,23 +141,21 @@ class MemorySink:
         self._store.documents[request_id] = document, self._clock() + self._ttl_s
         self.published.append((request_id, document))
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim, *, failed: bool = False) -> int:
         """Let others claim the request; see `ResultSink.release`."""
         self._check()
-        _, held = self._store.claims.get(claim.request_id, (None, None))
-        if held is not None and held.token == claim.token:
+        failures = self._store.failures[claim.request_id]
+        if failed and await self.stored(claim.request_id) is None:
+            failures.add(claim.token)
+        held = self._store.claims.get(claim.request_id)
+        if held is not None and held.claim.token == claim.token:
             del self._store.claims[claim.request_id]
+        return len(failures)
 
     async def stored(self, request_id: str) -> bytes | None:
         """The document stored for the request, if it is still kept."""
         document, expires_at = self._store.documents.get(request_id, (None, 0.0))
         return document if self._clock() < expires_at else None
-
-    async def count_failure(self, request_id: str) -> int:
-        """Note a failed attempt; returns how many there have been."""
-        self._check()
-        self.failures[request_id] += 1
-        return self.failures[request_id]
 
     async def ping(self) -> None:
         """Succeed unless `down`."""

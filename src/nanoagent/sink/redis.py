@@ -20,11 +20,11 @@ from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.errors import SinkError
-from nanoagent.sink import scripts
+from nanoagent.sink import scripts, troubles
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.cancellations import RedisCancellations
 
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
     from nanoagent.sink.scripts import Script
 
-_FAILURES_TTL_S: Final = 86_400  # a day: longer than any message is tried again
 _MAX_CONNECTIONS: Final = 32
 # Before each new try. The first is at once: a server closes connections that were idle, and nothing is wrong
 # then. The client's own defaults make a dead server cost 4.5 s a call (docs/adr/0002).
 _PAUSES_S: Final = (0.0, 0.2)
-_ANSWER_HOLDS_S: Final = 1.0  # whoever answered so lately is there; a job then costs no extra round trip
+_WRITE_HOLDS_S: Final = 1.0  # what was written so lately shows that more can be; a job costs no round trip
+_PROBE_TTL_S: Final = 60
+# What is wrong with the connection, not with what is asked on it. A length that is no number: ValueError.
+_BROKEN: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, ValueError)
 
 _Command: TypeAlias = "tuple[str | bytes | int, ...]"
 _Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys and its arguments
@@ -98,32 +100,36 @@ class RedisSink:
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._closed = False
-        self._answered_at = -math.inf
+        self._written_at = -math.inf
+        self._probe_key = f"nanoagent:worker:{owner}"
         self._claims: set[Claim] = set()
         self._renewing = asyncio.Lock()
         self._heartbeat: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[object]] = set()
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
         """Take the right to answer a request; see `ResultSink.claim`.
 
-        Repeated after a broken connection, it may take the place of a claim that nobody was told of.
+        Repeated after a broken connection, it may take the place of a claim that nobody was told of, which
+        was no attempt.
 
         Raises:
             SinkError: Redis failed.
         """
-        keys = (_result_key(request_id), _claim_key(request_id), f"cancel:{request_id}")
+        keys = (*_keys(request_id), f"cancel:{request_id}")
         arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
         try:
             ((verdict, *details),) = await self._evaluate("claim", (scripts.CLAIM, keys, arguments))
         except asyncio.CancelledError:  # it may have been granted, and nobody should have to wait for its end
-            self._spawn(self._release(request_id, token=0))
+            self._spawn(self._release(request_id, token=0, failed=False))
             raise
         if verdict == b"answered":
-            return Answered()
+            return Answered(details[0])
         if verdict == b"taken":
             return Taken(int(details[0]) / 1_000_000)
-        claim = Claim(request_id, int(details[0]), cancelled=bool(details[1]))
+        token, cancelled, failures = map(int, details)
+        claim = Claim(request_id, token, cancelled=bool(cancelled), failures=failures)
+        self._written_at = time.monotonic()
         self._claims.add(claim)
         if self._heartbeat is None:
             self._heartbeat = asyncio.create_task(self._renew_forever())
@@ -137,45 +143,39 @@ class RedisSink:
         """
         held = claim in self._claims
         self._claims.discard(claim)  # a renewal must not take what is let go here for lost
-        keys = (_result_key(claim.request_id), _claim_key(claim.request_id))
         arguments = (claim.token, self._ttl_s, f"result:{claim.request_id}", document)
+        call = scripts.PUBLISH, _keys(claim.request_id), arguments
         try:
-            (published,) = await self._evaluate("publish", (scripts.PUBLISH, keys, arguments))
+            (published,) = await self._evaluate("publish", call)
         except SinkError:
             if held:
                 self._claims.add(claim)
             raise
+        if published:
+            self._written_at = time.monotonic()
         return bool(published)
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim, *, failed: bool = False) -> int:
         """Let others claim the request; see `ResultSink.release`.
 
         Raises:
             SinkError: Redis failed; the claim runs out.
         """
         self._claims.discard(claim)
-        await self._release(claim.request_id, claim.token)
-
-    async def count_failure(self, request_id: str) -> int:
-        """Note a failed attempt at `nanoagent:failures:{requestId}`; returns how many there have been.
-
-        Repeated after a connection that broke before the answer, it may count one attempt twice.
-
-        Raises:
-            SinkError: Redis failed.
-        """
-        key = f"nanoagent:failures:{request_id}"
-        count, _ = await self._transaction("count", ("INCR", key), ("EXPIRE", key, _FAILURES_TTL_S))
-        return int(count)
+        return await self._release(claim.request_id, claim.token, failed=failed)
 
     async def ping(self) -> None:
-        """Succeed when Redis answers, or has answered within the last second and not failed since.
+        """Succeed when Redis takes writes, or has taken one within the last second and not failed since.
+
+        PING would be answered by a read-only replica as well, and by a server whose memory is used up: a key
+        that says that this worker is there is written instead.
 
         Raises:
-            SinkError: It does not.
+            SinkError: It does not; the message says what is wrong and what to do.
         """
-        if time.monotonic() - self._answered_at > _ANSWER_HOLDS_S:
-            await self._ask("ping", ("PING",))
+        if time.monotonic() - self._written_at > _WRITE_HOLDS_S:
+            await self._ask("write", ("SETEX", self._probe_key, _PROBE_TTL_S, "here"))
+            self._written_at = time.monotonic()
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """The answer to any one command; what `nanoagent doctor` looks with.
@@ -214,16 +214,17 @@ class RedisSink:
     def _claim_us(self) -> int:
         return int(self._claim_s * 1_000_000)
 
-    async def _release(self, request_id: str, token: int) -> None:
+    async def _release(self, request_id: str, token: int, *, failed: bool) -> int:
         async with self._renewing:  # a renewal under way would bring the claim back if it arrived after us
-            call = scripts.RELEASE, (_claim_key(request_id),), (token, self._owner)
-            await self._evaluate("release", call)
+            call = scripts.RELEASE, _keys(request_id), (token, self._owner, int(failed))
+            (failures,) = await self._evaluate("release", call)
+        return int(failures)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
 
-        def finished(task: asyncio.Task[None]) -> None:
+        def finished(task: asyncio.Task[object]) -> None:
             self._background.discard(task)
             if not task.cancelled() and (problem := task.exception()) is not None:
                 _log.warning("claim not released; it runs out", error=str(problem))
@@ -251,8 +252,7 @@ class RedisSink:
                 claim.lost.set_result("another worker has claimed the request, or answered it")
 
     def _renewal(self, claim: Claim) -> _Call:
-        keys = (_result_key(claim.request_id), _claim_key(claim.request_id))
-        return scripts.RENEW, keys, (claim.token, self._claim_us, self._owner)
+        return scripts.RENEW, _keys(claim.request_id), (claim.token, self._claim_us, self._owner)
 
     async def _evaluate(self, doing: str, *calls: _Call) -> list[Any]:
         """The scripts' answers, in one round trip, or two where the server does not know them yet."""
@@ -265,52 +265,60 @@ class RedisSink:
 
     # --- commands
 
-    async def _transaction(self, doing: str, *commands: _Command) -> list[Any]:
-        """Both or neither, in one round trip; returns their answers."""
-        *_, answers = await self._ask(doing, ("MULTI",), *commands, ("EXEC",))
-        for answer in answers:
-            if isinstance(answer, ResponseError):
-                raise self._failure(doing, answer)
-        return list(answers)
-
     async def _ask(self, doing: str, *commands: _Command) -> list[Any]:
         """The commands' answers, within `op_timeout_s`, waiting for a connection and new tries included."""
         try:
             async with asyncio.timeout(self._op_timeout_s), self._free:
                 answers = await self._try(commands)
-        except (RedisError, OSError, TimeoutError) as exc:
-            self._answered_at = -math.inf
+        except (RedisError, OSError, TimeoutError, ValueError) as exc:
+            self._written_at = -math.inf
             raise self._failure(doing, exc) from exc
-        self._answered_at = time.monotonic()
         return answers
 
     def _failure(self, doing: str, exc: Exception) -> SinkError:
-        return SinkError(f"Redis at {self._address}: {doing}: {str(exc) or type(exc).__name__}")
+        return SinkError(f"Redis at {self._address}: {doing}: {troubles.sentence(exc)}")
 
     async def _try(self, commands: Sequence[_Command]) -> list[Any]:
-        """Ask on a connection that nobody else uses meanwhile; again when it, or the server, was gone."""
+        """Ask on a connection that nobody else uses meanwhile; again when it, or the server, was gone.
+
+        So too when the server is not the one to ask any more: a new connection asks for its name's address
+        anew, which is how a failover by DNS is followed.
+        """
         connection = self._idle.pop() if self._idle else self._connection_class(**self._connection_settings)
         try:
             for pause_s in _PAUSES_S:
                 try:
                     return await _exchange(connection, commands)
-                except (RedisConnectionError, RedisTimeoutError):
-                    await connection.disconnect(nowait=True)
+                except (*_BROKEN, ResponseError) as exc:
+                    if not await self._hung_up(connection, exc):
+                        raise
                     await asyncio.sleep(pause_s)
-            return await _exchange(connection, commands)
+            try:
+                return await _exchange(connection, commands)
+            except (*_BROKEN, ResponseError) as exc:
+                await self._hung_up(connection, exc)
+                raise
         finally:
             if self._closed or not connection.is_connected:
                 await connection.disconnect(nowait=True)
             else:
                 self._idle.append(connection)
 
+    async def _hung_up(self, connection: Connection, exc: Exception) -> bool:
+        """Whether a new connection may fare better; then this one, or every one, is closed."""
+        trouble = troubles.of(exc)
+        elsewhere = trouble is not None and trouble.elsewhere
+        if elsewhere:
+            while self._idle:
+                await self._idle.pop().disconnect(nowait=True)
+        if elsewhere or isinstance(exc, _BROKEN):
+            await connection.disconnect(nowait=True)
+        return elsewhere or isinstance(exc, _BROKEN)
 
-def _result_key(request_id: str) -> str:
-    return f"job:{request_id}"
 
-
-def _claim_key(request_id: str) -> str:
-    return f"nanoagent:claim:{request_id}"
+def _keys(request_id: str) -> tuple[str, ...]:
+    """The result's, the claim's and the failures', which every script takes in this order."""
+    return f"job:{request_id}", f"nanoagent:claim:{request_id}", f"nanoagent:failures:{request_id}"
 
 
 def _called(verb: str, name: str, call: _Call) -> _Command:

@@ -12,6 +12,12 @@ A claim is a hash at `nanoagent:claim:{requestId}`:
 
 Whoever has been stopped in between (SIGSTOP, a partition) finds a larger token here, or a result, and is
 refused.
+
+The attempts at a request that failed by our fault are a set of their tokens at
+`nanoagent:failures:{requestId}`: whatever is said twice counts once. A claim that was neither let go nor
+renewed when another worker takes it is one of them, since its worker has died or hung; an `until` of 0 says
+that it was let go. The answer ends the set, so that whoever sends a request anew, or redrives it, begins
+anew.
 """
 
 from __future__ import annotations
@@ -22,6 +28,9 @@ from typing import Final
 
 CLAIM_TTL_S: Final = 86_400
 """How long a claim that nobody let go is remembered: longer than any message may be held (12 h)."""
+
+FAILURES_TTL_S: Final = 86_400
+"""How long failures are remembered after the last: longer than a job that failed stays away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +53,27 @@ class Script:
 
 CLAIM: Final = Script(
     f"""
--- KEYS: the result, the claim, the call-off.  ARGV: owner, claim for (us), result for (s), channel
+-- KEYS: the result, the claim, the failures, the call-off.
+-- ARGV: owner, claim for (us), result for (s), channel
 local document = redis.call('GET', KEYS[1])
 if document then
   redis.call('EXPIRE', KEYS[1], ARGV[3])
   redis.call('PUBLISH', ARGV[4], document)
-  return {{'answered'}}
+  return {{'answered', document}}
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local held = redis.call('HMGET', KEYS[2], 'token', 'owner', 'until', 'others')
 local token, others = now, 0
 if held[1] then
-  if held[2] ~= ARGV[1] and tonumber(held[3]) > now then
-    return {{'taken', string.format('%.0f', held[3] - now)}}
+  if held[2] ~= ARGV[1] then
+    if tonumber(held[3]) > now then
+      return {{'taken', string.format('%.0f', held[3] - now)}}
+    end
+    if held[3] ~= '0' then
+      redis.call('SADD', KEYS[3], held[1])
+      redis.call('EXPIRE', KEYS[3], {FAILURES_TTL_S})
+    end
   end
   token = math.max(now, held[1] + 1)
   others = held[4] + 1
@@ -66,14 +82,14 @@ token = string.format('%.0f', token)
 redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1],
   'until', string.format('%.0f', now + ARGV[2]), 'others', string.format('%.0f', others))
 redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
-return {{'claimed', token, redis.call('EXISTS', KEYS[3])}}
+return {{'claimed', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3])}}
 """
 )
 """Take the right to answer; or say who has it, or announce the answer again."""
 
 PUBLISH: Final = Script(
     """
--- KEYS: the result, the claim.  ARGV: token, result for (s), channel, document
+-- KEYS: the result, the claim, the failures.  ARGV: token, result for (s), channel, document
 local stored = redis.call('GET', KEYS[1])
 if stored then
   return stored == ARGV[4] and 1 or 0
@@ -84,6 +100,7 @@ if held[1] and held[1] ~= ARGV[1] then
 end
 redis.call('SETEX', KEYS[1], ARGV[2], ARGV[4])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
+redis.call('DEL', KEYS[3])
 if held[2] == '0' then
   redis.call('DEL', KEYS[2])
 elseif held[1] then
@@ -116,17 +133,22 @@ return 1
 """Keep the right for longer; 0 when someone else has it or has answered."""
 
 RELEASE: Final = Script(
-    """
--- KEYS: the claim.  ARGV: token, or 0 for whichever the owner has; owner
-local held = redis.call('HMGET', KEYS[1], 'token', 'others', 'owner')
+    f"""
+-- KEYS: the result, the claim, the failures.
+-- ARGV: token, or 0 for whichever the owner has; owner; 1 if the attempt failed
+if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('SADD', KEYS[3], ARGV[1])
+  redis.call('EXPIRE', KEYS[3], {FAILURES_TTL_S})
+end
+local held = redis.call('HMGET', KEYS[2], 'token', 'others', 'owner')
 if held[1] == ARGV[1] or (ARGV[1] == '0' and held[3] == ARGV[2]) then
   if held[2] == '0' then
-    redis.call('DEL', KEYS[1])
+    redis.call('DEL', KEYS[2])
   else
-    redis.call('HSET', KEYS[1], 'until', 0)
+    redis.call('HSET', KEYS[2], 'until', 0)
   end
 end
-return 1
+return redis.call('SCARD', KEYS[3])
 """
 )
-"""Let others have the right at once."""
+"""Let others have the right at once; how many attempts have failed."""
