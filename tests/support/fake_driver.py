@@ -17,6 +17,7 @@ from support.fake_supervisor import FakeSupervisor, Script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.slot import Slot
@@ -67,6 +68,8 @@ class FakeDriver:
         group: The control group that new containers have, if any.
         failures: Reasons with which the next creations fail, one each.
         broken: The reason with which every creation fails, while it is set.
+        away: Why the engine is not to be reached, while it is set.
+        answers: Whether it has been asked is not known until this is set; it is set at first.
         may_create: Creations wait until it is set; it is set at first.
         may_remove: Likewise removals.
         creating: Creations that are under way.
@@ -79,6 +82,8 @@ class FakeDriver:
     group: ControlGroup | None = None
     failures: list[str] = field(default_factory=list)
     broken: str | None = None
+    away: str | None = None
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
     may_create: asyncio.Event = field(default_factory=asyncio.Event)
     may_remove: asyncio.Event = field(default_factory=asyncio.Event)
     creating: int = 0
@@ -89,6 +94,7 @@ class FakeDriver:
     _deaths: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
+        self.answers.set()
         self.may_create.set()
         self.may_remove.set()
 
@@ -118,17 +124,38 @@ class FakeDriver:
         )
 
     def _fail_on_demand(self) -> None:
+        self._fail_when_away()
         reason = self.failures.pop(0) if self.failures else self.broken
         if reason is not None:
             raise ContainerError(reason)
 
     async def remove(self, container_id: str) -> None:
         await self.may_remove.wait()
+        self._fail_when_away()
         container = self.running.pop(container_id, None)
         if container is not None:
             self.removed.append(container_id)
             await _end(container.supervisor, container.serving)
             self._deaths.put_nowait(container_id)
+
+    async def ping(self) -> None:
+        await self.answers.wait()
+        self._fail_when_away()
+
+    async def remove_strays(self, home: Path) -> int:
+        self._fail_when_away()
+        strays = [
+            container_id
+            for container_id, container in self.running.items()
+            if not container.spec.slot.is_dir() and container.spec.home == home
+        ]
+        for container_id in strays:
+            await self.remove(container_id)
+        return len(strays)
+
+    def _fail_when_away(self) -> None:
+        if self.away is not None:
+            raise ContainerError(self.away)
 
     async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
         if container_id not in self.running:
@@ -151,6 +178,7 @@ class FakeDriver:
         self._deaths.put_nowait(None)
 
     async def close(self) -> None:
+        self.away = None
         for container_id in list(self.running):
             await self.remove(container_id)
 

@@ -9,6 +9,7 @@ from nanoagent.runtime import wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.slot import Slot
@@ -89,6 +90,17 @@ class Driver(Protocol):
             memory_bytes: Of memory, swap excluded.
             share: CPUs under contention.
             most: CPUs while they are free.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Succeed when the engine answers."""
+        ...
+
+    async def remove_strays(self, home: Path) -> int:
+        """Remove the containers of the worker with that folder which have no slot folder; returns how many.
+
+        What is left when making or removing one has failed midway.
         """
         ...
 

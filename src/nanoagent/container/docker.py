@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -70,6 +71,11 @@ def _supervisors(spec: ContainerSpec, pid: int) -> frozenset[int]:
     # Behind a kernel of its own (gVisor, a virtual machine) the runtime's helper connects for it, as root,
     # who needs no socket of ours to do as he likes here.
     return frozenset({spec.uid if uid is None else uid} | ({0} if spec.docker_runtime else set()))
+
+
+def _has_slot(home: Path, names: list[str]) -> bool:
+    """Whether the slot folder that a container is named after is there: it is made first and removed last."""
+    return any(slot.is_there(home, name.rsplit("-", 1)[-1]) for name in names)
 
 
 async def _session(spec: ContainerSpec, slot: Slot) -> Session:
@@ -233,6 +239,16 @@ class DockerDriver:
         for home in {homes[container_id] for container_id in dead} - {own_home}:
             await asyncio.to_thread(slot.remove_home, home)
         return len(dead)
+
+    async def remove_strays(self, home: Path) -> int:  # noqa: D102 - see Driver
+        docker = await self._engine()
+        async with _translated("listing containers"):
+            filters = {"label": [f"{LABEL_HOME}={home}"]}
+            containers = await docker.containers.list(all=1, filters=json.dumps(filters))
+        strays = [container.id for container in containers if not _has_slot(home, container["Names"])]
+        for container_id in strays:
+            await self.remove(container_id)
+        return len(strays)
 
     async def confines_with_apparmor(self) -> bool:
         """Whether the engine puts every container under an AppArmor profile."""

@@ -13,6 +13,9 @@ A container's states::
   valuable idle container goes first (`policy.victims`).
 * **A breaker** per runtime opens when creation keeps failing: its jobs are refused at once with the reason,
   readiness and metrics say so, and one container is tried again after a growing pause.
+* **The engine** is asked every few seconds whether it is there. While it is not, no job is taken, those that
+  wait for a container go back, and nothing counts; when it is back, everything begins anew, and what could
+  not be removed meanwhile is.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import itertools
 import secrets
 import time
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -31,12 +34,12 @@ import structlog
 from nanoagent.container import engine
 from nanoagent.container.policy import Breaker, Pooled, Sharing, retirement_reason, victims
 from nanoagent.container.spec import MIB, ContainerSpec
-from nanoagent.errors import ContainerError, Interrupted
+from nanoagent.errors import ContainerError, ContainerNotMade, Interrupted
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import Binding, PoolPolicy
@@ -51,6 +54,9 @@ _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the
 _PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
 _SWEEP_S: Final = 2.0
 _EVENTS_RETRY_S: Final = 1.0
+_ENGINE_EVERY_S: Final = 5.0
+_ENGINE_PATIENCE_S: Final = 10.0  # a milliseconds' answer; on a machine that is overloaded it takes longer
+_CLOSE_S: Final = 20.0  # what an engine that hangs does not remove by then, the next worker finds
 # Counted on from anywhere: no two containers of a worker have the same while both are there.
 _UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
@@ -146,6 +152,9 @@ class Pool:
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
+        self._engine_away: str | None = None
+        self._in_doubt = asyncio.Event()  # whether the engine is there
+        self._may_have_strays = False
         self._closing = False
         self._filled = False
         metrics.watch_pool(self._count)
@@ -156,6 +165,7 @@ class Pool:
         """Begin to fill the pool, to retire what is old and to hear of deaths."""
         self._spawn(self._sweep(), self._tasks)
         self._spawn(self._hear_deaths(), self._tasks)
+        self._spawn(self._watch_engine(), self._tasks)
         self._refill()
 
     async def filled(self) -> None:
@@ -174,15 +184,15 @@ class Pool:
         tasks = [*self._tasks, *(task for fleet in self._fleets.values() for task in fleet.starting)]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _done_within(_CLOSE_S, tasks)
         for fleet in self._fleets.values():
             fleet.idle.clear()
             for waiter in fleet.waiters:
                 if not waiter.done():
-                    waiter.set_exception(ContainerError("the pool is closed"))
+                    waiter.set_exception(ContainerNotMade("the pool is closed"))
         for pooled in list(self._by_id.values()):
             self._retire(pooled, "closing")
-        await asyncio.gather(*self._removals)
+        await _done_within(_CLOSE_S, self._removals)
 
     # --- leases
 
@@ -193,7 +203,8 @@ class Pool:
         The caller sets `clean` when the container may serve again; in every other case it is removed.
 
         Raises:
-            ContainerError: One could not be made.
+            ContainerNotMade: One could not be made.
+            ContainerError: One could not be bound to what it is for.
             Interrupted: Making them keeps failing, and it is too early to try again.
         """
         pooled, start = await self._acquire(binding)
@@ -245,7 +256,9 @@ class Pool:
 
     async def _next_created(self, fleet: _Fleet) -> Pooled:
         if self._closing:
-            raise ContainerError("the pool is closed")
+            raise ContainerNotMade("the pool is closed")
+        if self._engine_away is not None:
+            raise Interrupted(self._engine_away)
         if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
             # No attempt: nothing was tried, and another worker may be able to.
             raise Interrupted(f"containers cannot be made: {fleet.breaker.reason}")
@@ -342,7 +355,7 @@ class Pool:
                 task.add_done_callback(lambda _: self._settled())
 
     def _wants_another(self, runtime: Runtime, fleet: _Fleet) -> bool:
-        if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
+        if self._engine_away is not None or not fleet.breaker.allows(self._clock(), len(fleet.starting)):
             return False
         if len(fleet.starting) < len(fleet.waiters):
             return True
@@ -367,7 +380,10 @@ class Pool:
                     self._committed_mb -= GENERIC_MEMORY_MB
                     raise
         except ContainerError as exc:
-            self._creation_failed(runtime, str(exc))
+            self._may_have_strays = True
+            await self._look_at_engine()
+            if self._engine_away is None:
+                self._creation_failed(runtime, str(exc))
             return
         except Exception as exc:
             log.exception("a bug of ours")
@@ -417,11 +433,12 @@ class Pool:
         if fleet.waiters:
             waiter = fleet.waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(ContainerError(reason))
+                waiter.set_exception(ContainerNotMade(reason))
 
     def _report_breakers(self) -> None:
         """Tell readiness and metrics which runtimes' containers cannot be made."""
-        reasons = [
+        reasons = [] if self._engine_away is None else [self._engine_away]
+        reasons += [
             f"{runtime}: {fleet.breaker.reason}"
             for runtime, fleet in self._fleets.items()
             if fleet.breaker.is_broken
@@ -459,6 +476,7 @@ class Pool:
             await self._driver.remove(container.id)
         except ContainerError as exc:
             log.warning("container not removed", container=container.id[:12], reason=str(exc))
+            self._may_have_strays = True
         await self._remove_slot(container.slot)
 
     @staticmethod
@@ -490,6 +508,8 @@ class Pool:
                     self._died(container_id)
             except ContainerError as exc:
                 log.warning("Docker's events are not to be heard", reason=str(exc))
+            self._may_have_strays = True
+            self._in_doubt.set()
             await asyncio.sleep(_EVENTS_RETRY_S)
 
     def _died(self, container_id: str) -> None:
@@ -502,6 +522,64 @@ class Pool:
         if pooled in idle:
             idle.remove(pooled)
             self._retire(pooled, "died")
+
+    # --- the engine
+
+    async def _watch_engine(self) -> None:
+        """Ask every few seconds, and at once when there is doubt, whether the engine is there."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ENGINE_EVERY_S):
+                    await self._in_doubt.wait()
+            self._in_doubt.clear()
+            await self._look_at_engine()
+            if self._engine_away is None and self._may_have_strays:
+                await self._remove_strays()
+
+    async def _look_at_engine(self) -> None:
+        try:
+            async with asyncio.timeout(_ENGINE_PATIENCE_S):
+                await self._driver.ping()
+        except ContainerError as exc:
+            self._engine_lost(str(exc))
+        except TimeoutError:
+            self._engine_lost(f"Docker has not answered for {_ENGINE_PATIENCE_S:.0f} s")
+        else:
+            self._engine_found()
+
+    def _engine_lost(self, reason: str) -> None:
+        if self._engine_away is None:
+            log.error("Docker is away; no jobs are taken", reason=reason)
+        self._engine_away = f"{reason}; systemctl status docker"
+        self._report_breakers()
+        for fleet in self._fleets.values():
+            while fleet.waiters:  # another worker may have one for them
+                waiter = fleet.waiters.popleft()
+                if not waiter.done():
+                    waiter.set_exception(Interrupted(self._engine_away))
+
+    def _engine_found(self) -> None:
+        if self._engine_away is None:
+            return
+        log.info("Docker is back")
+        self._engine_away = None
+        self._may_have_strays = True
+        for fleet in self._fleets.values():
+            fleet.breaker.succeeded()
+        self._report_breakers()
+        self._refill()
+
+    async def _remove_strays(self) -> None:
+        """Remove what could not be, or was made and nobody heard of it, while the engine was away."""
+        self._may_have_strays = False
+        try:
+            removed = await self._driver.remove_strays(self._home.path)
+        except ContainerError as exc:
+            self._may_have_strays = True
+            log.warning("stray containers not removed", reason=str(exc))
+            return
+        if removed:
+            log.info("removed stray containers", count=removed)
 
     # --- small things
 
@@ -517,6 +595,8 @@ class Pool:
         A runtime whose containers cannot be made does not stop the others; and once its breaker lets
         another be tried, it takes a job to try it.
         """
+        if self._engine_away is not None:
+            return self._engine_away
         now = self._clock()
         kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
         breakers = [fleet.breaker for fleet in kept_ready or self._fleets.values()]
@@ -541,3 +621,11 @@ class Pool:
         if state == "busy":
             return sum(pooled.runtime == runtime for pooled in self._busy)
         return len(fleet.idle if state == "idle" else fleet.starting)
+
+
+async def _done_within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Wait for tasks, but not for ever; those that are left are cancelled."""
+    if waiting := set(tasks):
+        _, late = await asyncio.wait(waiting, timeout=seconds)
+        for task in late:
+            task.cancel()

@@ -151,6 +151,11 @@ def worker_is_dead(home: Path) -> bool | None:
     return True
 
 
+def is_there(home: Path, name: str) -> bool:
+    """Whether a worker's slot of that name is there."""
+    return (home / "slots" / name).is_dir()
+
+
 def remove_home(home: Path) -> None:
     """Remove a worker's folder, unless one of its name lives, again perhaps."""
     try:
