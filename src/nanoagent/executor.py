@@ -7,11 +7,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanoagent.errors import Rejected
+from nanoagent.errors import KnownToCrash, Rejected, Remembered
 from nanoagent.result import ErrorType, Result, Status, hint_for
 from nanoagent.tuner import RunUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nanoagent.code.cache import CodeCache, CodeTree
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorParts:
-    """What the executor works with."""
+    """What the executor works with.
+
+    Attributes:
+        remembered: Told of each job that is not tried, and of which memory says so.
+    """
 
     settings: Settings
     code: CodeCache
     runner: Runner
     outputs: OutputUploader
     tuner: Tuner
+    remembered: Callable[[str], None] = lambda _: None
 
 
 class Executor:
@@ -58,6 +65,9 @@ class Executor:
                 return await self._report(attempt, ran, lease)
         except Rejected as rejection:
             return self.rejected(attempt, rejection)
+        except KnownToCrash:
+            self._parts.remembered("crash")
+            raise
 
     async def _fetch(self, attempt: Attempt, held: AsyncExitStack) -> CodeTree:
         """The job's code, for as long as `held` lasts."""
@@ -98,6 +108,9 @@ class Executor:
 
     def rejected(self, attempt: Attempt, rejection: Rejected) -> Result:
         """The result of a job that could not be started, by its sender's fault."""
+        if isinstance(rejection, Remembered):
+            self._parts.remembered(rejection.reason)
+            attempt.timings.build = round(rejection.build_ms, 3) or attempt.timings.build
         result = self._blank(attempt, rejection.error_type, rejection.message)
         result.stderr = rejection.stderr
         result.hint = rejection.hint or result.hint

@@ -22,6 +22,7 @@ from nanoagent.container.execution import Control
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import MIB
 from nanoagent.errors import Interrupted, PlatformError, Rejected
+from nanoagent.failures import Failures
 from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Timings
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
@@ -29,6 +30,7 @@ from nanoagent.runtime.wire import RunRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from nanoagent.code.cache import CodeTree, ProgramCache
@@ -88,6 +90,7 @@ class RunnerParts:
     Attributes:
         image_ids: Runtime → id of its image, a part of what a built program depends on.
         spool: Folder for output files on their way.
+        failures: What is not worth trying again yet.
     """
 
     settings: Settings
@@ -96,6 +99,7 @@ class RunnerParts:
     pool: Pool
     image_ids: dict[Runtime, str]
     spool: Path
+    failures: Failures = field(default_factory=Failures)
 
 
 class Runner:
@@ -121,9 +125,11 @@ class Runner:
             Rejected: The code cannot be built, or has no entry file.
             PlatformError: Our side failed.
         """
+        self._parts.failures.crashes.refuse_known(self._version(attempt.job, tree))
         program = await self._built(attempt, tree, held)
         spool = held.enter_context(self._spool())
-        return await self._run(attempt, self._binding(attempt.job, tree, program), spool)
+        trying = self._trying(attempt.job, tree)
+        return await self._run(attempt, self._binding(attempt.job, tree, program), spool, trying)
 
     async def _built(self, attempt: Attempt, tree: CodeTree, held: AsyncExitStack) -> Path | None:
         """The built program of compiled code, for as long as `held` lasts; None for the rest."""
@@ -134,10 +140,23 @@ class Runner:
         key = hashlib.sha256("\n".join((tree.digest, image, *recipe.build)).encode()).hexdigest()
 
         async def build(into: Path) -> None:
-            await self._build(attempt.job, tree, into)
+            with self._parts.failures.builds.attempt(key):
+                await self._build(attempt.job, tree, into)
 
         with attempt.timed("build"):
             return await held.enter_async_context(self._parts.programs.get_or_build(key, build))
+
+    def _version(self, job: Job, tree: CodeTree) -> tuple[str | int, ...]:
+        """What crashes are remembered by: whose code, which, and what it runs in."""
+        image = self._parts.image_ids[job.runtime]
+        return (job.function_id, job.s3_bucket, job.s3_key, tree.digest, image, job.memory_mb)
+
+    def _trying(self, job: Job, tree: CodeTree) -> AbstractContextManager[None]:
+        """One use of a container, the end of which says something of the code."""
+        pool = self._parts.pool
+        return self._parts.failures.crashes.attempt(
+            self._version(job, tree), is_broken=lambda: pool.broken is not None
+        )
 
     def _binding(self, job: Job, tree: CodeTree, program: Path | None, **changes: Any) -> Binding:
         entry = RECIPES[job.runtime].entry
@@ -178,6 +197,7 @@ class Runner:
         async with AsyncExitStack() as held:
             spool = held.enter_context(self._spool())
             await self._enter_slot(binding, held)
+            held.enter_context(self._trying(job, tree))
             lease = await held.enter_async_context(self._parts.pool.lease(binding))
             built = await execution.execute(lease, request, spool)
             if built.error_type is not None or len(built.collected.files) != 1:
@@ -215,16 +235,20 @@ class Runner:
             message = reasons[built.error_type]
         elif built.error_type is None:
             message = "the build left no program"
-        return Rejected(ErrorType.BUILD_FAILED, message, stderr=said)
+        certain = built.error_type in {None, ErrorType.USER_ERROR}
+        return Rejected(ErrorType.BUILD_FAILED, message, stderr=said, certain=certain)
 
     # --- running
 
-    async def _run(self, attempt: Attempt, binding: Binding, spool: Path) -> tuple[Execution, Lease]:
+    async def _run(
+        self, attempt: Attempt, binding: Binding, spool: Path, trying: AbstractContextManager[None]
+    ) -> tuple[Execution, Lease]:
         """One run in a slot and a container; both are free again when this returns."""
         async with AsyncExitStack() as held:
             with attempt.timed("acquire"):
                 await self._enter_slot(binding, held)
                 attempt.on_running()
+                held.enter_context(trying)
                 lease = await held.enter_async_context(self._parts.pool.lease(binding))
             with attempt.timed("start"):
                 await lease.container.session.ready()
@@ -236,8 +260,8 @@ class Runner:
     async def _enter_slot(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
         slots = self._parts.slots
-        slot = slots.reserve(binding.memory_mb, binding.cpus)
-        if slots.free_for(binding.memory_mb, binding.cpus):
+        slot = slots.reserve(binding.memory_mb, binding.cpus, binding.function_id)
+        if slots.free_for(binding.memory_mb, binding.cpus, binding.function_id):
             await held.enter_async_context(slot)
             return
         try:

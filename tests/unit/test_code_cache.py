@@ -384,11 +384,14 @@ async def test_a_refused_archive_is_neither_fetched_nor_examined_again(
     digest = store.write("k", b"bad")
     store.write("other", b"bad")
 
+    told = []
     for key in ("k", "k", "other"):
-        with pytest.raises(Rejected, match="no good"):
+        with pytest.raises(Rejected, match="no good") as refusal:
             await fetched(cache, key)
+        told.append("remembered: the same bytes" in refusal.value.message)
 
     assert examined == [b"bad"]
+    assert told == [False, True, True]
     assert store.requests == [None, digest, None]
 
 

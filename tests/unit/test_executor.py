@@ -17,18 +17,22 @@ from nanoagent.container.execution import Execution
 from nanoagent.errors import (
     BrokerError,
     ContainerError,
+    ContainerNotMade,
+    Interrupted,
+    KnownToCrash,
     PlatformError,
     ProtocolError,
     SinkError,
     StorageError,
 )
 from nanoagent.executor import Executor, ExecutorParts
+from nanoagent.failures import Failures
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import ErrorType, Isolation, OutputError, Result, Start, Status
 from nanoagent.runner import Attempt, Runner, RunnerParts, environment_of
 from nanoagent.runtime.session import Captured, Collected, OutputFile
-from nanoagent.slots import Slots
+from nanoagent.slots import Budget, Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.tuner import Prices, Tuner
 from support.fakes import DEADLINE_S, FakePool, make_job, make_settings
@@ -79,6 +83,8 @@ class Rig:
         self.runs: list[RunRequest] = []
         self.plays: list[Run] = []
         self.used_mb: list[int] = []
+        self.failures = Failures.remembered_for(self.settings.failure_memory_seconds)
+        self.remembered: list[str] = []
 
     def put(self, files: dict[str, str], key: str = "f.zip") -> None:
         self.store.path("code", key).write_bytes(make_zip(files))
@@ -126,6 +132,7 @@ class Rig:
                     pool=cast("Pool", self.pool),
                     image_ids={runtime: f"sha256:{runtime}" for runtime in Runtime},
                     spool=self.spool,
+                    failures=self.failures,
                 )
             )
             self.executor = Executor(
@@ -135,14 +142,19 @@ class Rig:
                     runner=runner,
                     outputs=OutputUploader(self.store, settings, Metrics()),
                     tuner=Tuner(prices, settings.locale, settings.largest_job_mb),
+                    remembered=self.remembered.append,
                 )
             )
             yield self
 
     async def run(self, job: Job | None = None, **attempt: Any) -> Result:
-        fields: dict[str, Any] = {"job": job or make_job(), "number": 1, "queue_ms": 0}
         async with asyncio.timeout(DEADLINE_S):
-            return await self.executor.execute(Attempt(**(fields | attempt)))
+            return await self.executor.execute(attempt_at(job or make_job(), **attempt))
+
+
+def attempt_at(job: Job, **attempt: Any) -> Attempt:
+    fields: dict[str, Any] = {"job": job, "number": 1, "queue_ms": 0}
+    return Attempt(**(fields | attempt))
 
 
 def is_build(request: RunRequest) -> bool:
@@ -442,9 +454,9 @@ async def test_a_build_that_waits_for_its_slot_holds_no_container_and_no_other_s
     rig.put(CODE[Runtime.CPP])
     asked, reserve = asyncio.Event(), rig.slots.reserve
 
-    def noted_reserve(memory_mb: int, cpus: float) -> AbstractAsyncContextManager[None]:
+    def noted_reserve(memory_mb: int, cpus: float, owner: str | None) -> AbstractAsyncContextManager[None]:
         asked.set()
-        return reserve(memory_mb, cpus)
+        return reserve(memory_mb, cpus, owner)
 
     async with rig.slots.reserve(1024, 1.0):
         monkeypatch.setattr(rig.slots, "reserve", noted_reserve)
@@ -455,6 +467,113 @@ async def test_a_build_that_waits_for_its_slot_holds_no_container_and_no_other_s
         assert rig.pool.bindings == []
         assert rig.slots.used.memory_mb == 1024
     assert (await job).status is Status.SUCCESS
+
+
+async def test_what_the_compiler_refused_is_answered_with_its_words_and_not_built_again(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    rig.play(ended(ErrorType.USER_ERROR, "last line", code=1, stderr=Captured("main.cpp:1: error: no")))
+    first = await rig.run(make_job(runtime=Runtime.CPP))
+    again = await rig.run(make_job(runtime=Runtime.CPP, function_id="another"))
+    assert len(rig.runs) == 1
+    assert again.error_message is not None
+    assert again.error_message.startswith("the compiler refused the code (remembered: built ")
+    assert (again.error_type, again.stderr) == (ErrorType.BUILD_FAILED, first.stderr)
+    (known,) = rig.failures.builds._failed._records.values()
+    assert again.timings.build == round(known.took_s * 1000, 3)
+    assert rig.remembered == ["build"]
+
+
+async def test_code_that_is_deployed_anew_is_built_at_once(rig: Rig):
+    rig.put(CODE[Runtime.CPP])
+    rig.play(ended(ErrorType.USER_ERROR, "last line", code=1))
+    await rig.run(make_job(runtime=Runtime.CPP))
+    rig.put({"main.cpp": "int main() { return 0; }"})
+    result = await rig.run(make_job(runtime=Runtime.CPP))
+    assert result.status is Status.SUCCESS
+    assert rig.remembered == []
+
+
+@pytest.mark.parametrize("error_type", [ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.DISK_LIMIT])
+async def test_a_build_that_ran_out_of_something_is_tried_twice(rig: Rig, error_type: ErrorType):
+    rig.put(CODE[Runtime.CPP])
+    for _ in range(2):
+        rig.play(ended(error_type, "ended by us", code=137))
+    for _ in range(4):
+        result = await rig.run(make_job(runtime=Runtime.CPP))
+        assert result.error_type is ErrorType.BUILD_FAILED
+    assert len(rig.runs) == 2
+    assert rig.remembered == ["build"] * 2
+
+
+async def test_code_that_took_three_containers_down_gets_no_other_and_other_code_does(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.put({"main.py": "print(2)"}, "other.zip")
+    for _ in range(3):
+        rig.play(ContainerError("died"))
+        with pytest.raises(ContainerError, match="died"):
+            await rig.run()
+    with pytest.raises(KnownToCrash) as refusal:
+        await rig.run()
+    assert len(rig.runs) == 3
+    told = rig.executor.failed(attempt_at(make_job()), refusal.value).error_message
+    assert told is not None
+    assert "remembered: failed 3 times" in told
+    assert rig.remembered == ["crash"]
+    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    for other in (make_job(s3_key="other.zip"), make_job(function_id="g"), make_job(memory_mb=256)):
+        assert (await rig.run(other)).status is Status.SUCCESS
+    rig.put({"main.py": "print('mended')"})
+    assert (await rig.run()).status is Status.SUCCESS
+
+
+async def test_a_job_that_waited_for_its_slot_meanwhile_is_not_let_through_either(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    gate = asyncio.Event()
+
+    async def die(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+        await gate.wait()
+        raise ContainerError("died")
+
+    for _ in range(2):
+        rig.play(ContainerError("died"))
+        with pytest.raises(ContainerError, match="died"):
+            await rig.run()
+    rig.plays.append(die)
+    async with rig.slots.reserve(512, 0.5):  # room for one
+        jobs = [asyncio.create_task(rig.run()) for _ in range(2)]
+        async with asyncio.timeout(DEADLINE_S):
+            while not (rig.slots.waiting and len(rig.runs) == 3):  # noqa: ASYNC110 - a turn of the loop
+                await asyncio.sleep(0)
+        gate.set()
+        first, second = await asyncio.gather(*jobs, return_exceptions=True)
+    assert {type(first), type(second)} == {ContainerError, KnownToCrash}
+    assert len(rig.runs) == 3
+
+
+@pytest.mark.parametrize("failure", [ContainerNotMade("no space"), Interrupted("the breaker is open")])
+async def test_a_pool_that_makes_no_containers_condemns_no_code(rig: Rig, failure: PlatformError):
+    rig.put(CODE[Runtime.PYTHON])
+    rig.pool.failure = failure
+    for _ in range(4):
+        with pytest.raises(type(failure)):
+            await rig.run()
+    rig.pool.failure = None
+    assert (await rig.run()).status is Status.SUCCESS
+
+
+async def test_a_functions_builds_and_runs_count_for_its_share(make_rig: Callable[..., Awaitable[Rig]]):
+    rig = await make_rig(worker_memory_mb=2048, worker_cpus=2.0)
+    rig.put(CODE[Runtime.CPP])
+    owners: list[dict[str, Any]] = []
+
+    async def note(lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        owners.append(dict(rig.slots._held))
+        lease.clean = True
+        return built(spool) if len(owners) == 1 else ended()
+
+    rig.plays += [note, note]
+    await rig.run(make_job(runtime=Runtime.CPP, function_id="mine"))
+    assert owners == [{"mine": Budget(512, 1000)}, {"mine": Budget(128, 500)}]
 
 
 async def test_what_the_compiler_said_is_in_stderr(rig: Rig):

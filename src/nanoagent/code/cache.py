@@ -24,8 +24,8 @@ import msgspec
 
 from nanoagent.code import archive
 from nanoagent.code.flights import Flights
-from nanoagent.code.store import DiskCache, Pin, disk_errors, make_private
-from nanoagent.errors import Rejected, StorageError
+from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_private
+from nanoagent.errors import PlatformError, Rejected, Remembered, StorageError
 from nanoagent.result import ErrorType
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
 from nanoagent.threads import in_thread
@@ -91,6 +91,14 @@ class _Fresh:
     end: asyncio.TimerHandle
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What was found wrong with an archive, and when, in the loop's seconds."""
+
+    message: str
+    at: float
+
+
 def _observe_nothing(_: FetchOutcome) -> None:
     pass
 
@@ -128,7 +136,7 @@ class CodeCache:
         self._disk = DiskCache(root, max_bytes)
         self._index = root / "index"
         self._index_writes = 0
-        self._refusals: OrderedDict[str, str] = OrderedDict()  # digest to message
+        self._refusals: OrderedDict[str, _Refusal] = OrderedDict()  # by digest
         self._flights: Flights[Pin] = Flights()
         self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
 
@@ -170,7 +178,14 @@ class CodeCache:
 
     async def _resolve(self, bucket: str, key: str) -> Pin:
         asked_at = asyncio.get_running_loop().time()
-        pin = await self._ask(bucket, key)
+        try:
+            pin = await self._ask(bucket, key)
+        except StorageError as exc:
+            if not is_full(exc):
+                raise
+            log.warning("the disk is full: all code that nobody uses is evicted", reason=str(exc))
+            await self.make_room(math.inf)
+            pin = await self._ask(bucket, key)
         self._remember_fresh(bucket, key, pin, asked_at)
         return pin
 
@@ -232,6 +247,15 @@ class CodeCache:
             if pin is not None:
                 pin.release()
 
+    async def make_room(self, size_bytes: float) -> None:
+        """Remove so much of what nobody uses, the least recently used first; trees that are fresh as well.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        self._forget_all()
+        await self._disk.evict(missing_bytes=size_bytes)
+
     async def _evict(self) -> None:
         await self._disk.evict()
         if self._disk.may_be_over and self._fresh:  # trees that are only remembered must not hold it up
@@ -246,15 +270,17 @@ class CodeCache:
                         partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
                     )
         except Rejected as exc:
-            self._refusals[digest] = exc.message
+            self._refusals[digest] = _Refusal(exc.message, asyncio.get_running_loop().time())
             if len(self._refusals) > _REFUSALS:
                 self._refusals.popitem(last=False)
             raise
 
     def _refuse_known(self, digest: str) -> None:
-        """Raise what was found wrong with these bytes before, if anything."""
-        if message := self._refusals.get(digest):
-            raise Rejected(ErrorType.INVALID_CODE, message)
+        """Raise what was found wrong with these bytes before, if anything; they will not get any better."""
+        if refusal := self._refusals.get(digest):
+            ago_s = asyncio.get_running_loop().time() - refusal.at
+            message = f"{refusal.message} (remembered: the same bytes were examined {ago_s:.0f} s ago)"
+            raise Remembered(ErrorType.INVALID_CODE, message, reason="archive")
 
     # --- what is fresh
 
@@ -381,7 +407,25 @@ class ProgramCache:
         async with self._disk.held(pin):
             yield pin.content
 
+    async def make_room(self, size_bytes: float) -> None:
+        """Remove so much of what nobody uses, the least recently used first.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        await self._disk.evict(missing_bytes=size_bytes)
+
     async def _resolve(self, key: str, build: Callable[[Path], Awaitable[None]]) -> Pin:
+        try:
+            return await self._make(key, build)
+        except PlatformError as exc:
+            if not is_full(exc):
+                raise
+            log.warning("the disk is full: all programs that nobody uses are evicted", reason=str(exc))
+        await self.make_room(math.inf)
+        return await self._make(key, build)
+
+    async def _make(self, key: str, build: Callable[[Path], Awaitable[None]]) -> Pin:
         if pin := await self._disk.pin(key):
             return pin
         async with self._disk.scratch() as scratch:

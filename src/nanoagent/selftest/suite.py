@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.cache import CodeTree
 from nanoagent.errors import PlatformError, Rejected
+from nanoagent.failures import Failures
 from nanoagent.job import Job, Runtime
 from nanoagent.runner import Attempt, Runner, environment_of
 from nanoagent.runtime.catalog import RECIPES
@@ -107,7 +108,8 @@ class Suite:
         guards.check_machine()
         room = max(parts.settings.max_output_bytes, _ANSWERS_BYTES)
         self._settings = parts.settings.model_copy(update={"max_output_bytes": room})
-        self._runner = Runner(replace(parts, settings=self._settings))
+        # What it finds is for it to judge: nothing is kept from it, and nothing of it from others.
+        self._runner = Runner(replace(parts, settings=self._settings, failures=Failures()))
         self._folder = folder
 
     async def attack(self, runtime: Runtime) -> list[Finding]:
