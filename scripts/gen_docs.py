@@ -108,6 +108,10 @@ SETTINGS_KO: Final = {
     "output_url_style": "출력 파일 링크의 형식",
     "output_url_expires_seconds": "presigned 링크의 유효 시간(초)",
     "code_cache_dir": "코드와 빌드된 프로그램의 폴더. 여러 워커가 함께 쓸 수 있음",
+    "min_free_disk_mb": (
+        "CODE_CACHE_DIR와 DOCKER_WORK_DIR_ROOT가 있는 디스크의 여유 공간이 이보다 적으면 "
+        "작업을 받지 않음(MiB); 0: 확인하지 않음"
+    ),
     "code_cache_mb": "코드 캐시의 크기(MiB). 프로그램 캐시도 같은 크기",
     "code_fresh_seconds": "이 시간 동안은 코드가 바뀌었는지 S3에 다시 묻지 않음(초); 0: 작업마다 물음",
     "code_max_zip_mb": "코드 zip의 최대 크기(MiB)",

@@ -27,6 +27,7 @@ from nanoagent.container.policy import PoolPolicy, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, Limits
+from nanoagent.disk import DiskRoom
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
@@ -143,9 +144,12 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     home.claim()
     opened.callback(home.release)
     pool, image_ids = await _open_pool(settings, home, metrics, health, opened)
+    programs = await opened.enter_async_context(_program_cache(settings))
+    code = await opened.enter_async_context(_code_cache(settings, store, metrics))
+    disk = _disk_room(settings, code, programs)
     running = RunnerParts(
         settings=settings,
-        programs=await opened.enter_async_context(_program_cache(settings)),
+        programs=programs,
         slots=slots,
         pool=pool,
         image_ids=image_ids,
@@ -155,7 +159,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     executor = Executor(
         ExecutorParts(
             settings=settings,
-            code=await opened.enter_async_context(_code_cache(settings, store, metrics)),
+            code=code,
             runner=Runner(running),
             outputs=outputs,
             tuner=_tuner(settings),
@@ -185,7 +189,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             health=health,
             cloudwatch=await _cloudwatch(settings, clients, metrics, opened),
             blocked=blocked,
-            gates=(Gate("storage", store.trouble),),
+            gates=(Gate("storage", store.trouble), Gate("disk", disk.trouble)),
         )
     )
 
@@ -404,6 +408,18 @@ async def _program_cache(settings: Settings) -> AsyncIterator[ProgramCache]:
         yield cache
     finally:
         await cache.close()
+
+
+def _disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> DiskRoom:
+    async def make_room(size_bytes: int) -> None:
+        await code.make_room(size_bytes)
+        await programs.make_room(size_bytes)
+
+    folders = {
+        "CODE_CACHE_DIR": settings.code_cache_dir,
+        "DOCKER_WORK_DIR_ROOT": settings.docker_work_dir_root,
+    }
+    return DiskRoom(folders, settings.min_free_disk_mb, make_room)
 
 
 async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:

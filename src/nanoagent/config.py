@@ -233,6 +233,11 @@ class Settings(BaseSettings):
     code_cache_dir: Path = Field(
         Path("/var/cache/nanoagent"), description="folder of code and built programs; workers may share it"
     )
+    min_free_disk_mb: NotNegative = Field(
+        256,
+        description="no jobs are taken while less is free on the disks of CODE_CACHE_DIR and "
+        "DOCKER_WORK_DIR_ROOT, MiB; 0: not looked at",
+    )
     code_cache_mb: Positive = Field(
         4096, description="size of the code cache, MiB; likewise of the programs'"
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import re
 from collections import OrderedDict
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
+import structlog
 
 from nanoagent.code import archive
 from nanoagent.code.flights import Flights
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.storage.base import ObjectStore
+
+log = structlog.get_logger(__name__)
 
 _MIB: Final = 1024 * 1024
 # The loop has a handful of threads, which every other job wants for a moment, and an archive may take one of

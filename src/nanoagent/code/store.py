@@ -138,6 +138,12 @@ def disk_errors(root: Path) -> Iterator[None]:
         raise StorageError(f"the cache in {root} failed: {exc}") from exc
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a failure is for want of room on a disk."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
 def make_private(folder: Path) -> None:
     """Make one of the cache's folders, for this user only.
 
@@ -245,10 +251,14 @@ class DiskCache:
             self._verified[digest] = _inode(pin.handle)
             return pin
 
-    async def evict(self) -> None:
-        """Remove least recently used entries that nobody holds, until the bound is kept."""
+    async def evict(self, *, missing_bytes: float = 0) -> None:
+        """Remove least recently used entries that nobody holds, until the bound is kept.
+
+        Args:
+            missing_bytes: Remove so much at least, if there is so much that nobody holds.
+        """
         with disk_errors(self._root):
-            self._may_be_over = await in_thread(self._evict)
+            self._may_be_over = await in_thread(partial(self._evict, missing_bytes))
 
     @contextlib.asynccontextmanager
     async def held(self, pin: Pin) -> AsyncIterator[None]:
@@ -398,18 +408,19 @@ class DiskCache:
             return None
         return trash
 
-    def _evict(self) -> bool:
+    def _evict(self, missing_bytes: float = 0) -> bool:
         """Returns whether more is pinned than there should be."""
         with self._exclusive():
             uses = [use for digest in self.digests() if (use := self._use(digest))]
             total, count = sum(use.disk_bytes for use in uses), len(uses)
             trash: list[Path] = []
             for use in eviction_order(uses):
-                if total <= self._max_bytes and count <= self._most_entries:
+                if total <= self._max_bytes and count <= self._most_entries and missing_bytes <= 0:
                     break
                 if taken := self._take_if_free(use.digest):
                     trash.append(taken)
                     total, count = total - use.disk_bytes, count - 1
+                    missing_bytes -= use.disk_bytes
         for path in trash:
             _delete(path)
         return total > self._max_bytes or count > self._most_entries
