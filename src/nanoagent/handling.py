@@ -119,11 +119,13 @@ class Course:
         stopping: It takes no more messages.
         hurry: It waits for nothing any more.
         moved: Called when there may be room for another message.
+        left_s: How much longer what runs may take, seconds, while it is stopping.
     """
 
     stopping: asyncio.Event
     hurry: asyncio.Event
     moved: Callable[[], None]
+    left_s: Callable[[], float]
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +140,10 @@ class Held:
         claim: The right to answer, once it has had it.
         failures: How many attempts at its request have failed, this one included, if the store has said so.
         called_off: Whoever sent it wants no more of it.
+        job: What it asks for, once that is known and is worked on.
+        running_since: When it got its run's slot, monotonic seconds.
+        took_s: How long it was from there until it had a result; none when it was cut short.
+        stopped_for: Why a drain has stopped it.
     """
 
     task: asyncio.Task[None] = field(init=False)
@@ -148,6 +154,10 @@ class Held:
     claim: Claim | None = None
     failures: int | None = None
     called_off: bool = False
+    job: Job | None = None
+    running_since: float | None = None
+    took_s: float | None = None
+    stopped_for: str | None = None
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether someone else may be working on it."""
@@ -227,6 +237,7 @@ class Handler:
         if self._course.stopping.is_set() or delivery.lost.done():  # the last long poll brought it
             await self._interrupted(delivery, job.runtime, job.model_id)
             return
+        held.job = job
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
         attempt = Attempt(job, 1, queue_ms, lambda: self._begun(held))
         with self._parts.metrics.job_active():
@@ -295,6 +306,7 @@ class Handler:
 
     def _begun(self, held: Held) -> None:
         held.running = True
+        held.running_since = time.monotonic()
         self._course.moved()
 
     @asynccontextmanager
@@ -400,6 +412,8 @@ class Handler:
             Superseded: Someone else has claimed the request since.
         """
         document = await self._parts.outputs.document(result, claim.token)
+        if held.running_since is not None and result.error_type is not ErrorType.CANCELLED:
+            held.took_s = time.monotonic() - held.running_since
         await self._finish(delivery, held, claim, document)
         self._count(result, model)
 
@@ -513,8 +527,9 @@ class Handler:
             )
         else:
             # A twin comes back when the run that it waits for, which the drain lets finish, is over.
-            delay_s = self._settings.drain_seconds if held.twin else 0
-            await self._interrupted(delivery, *labels, delay_s=delay_s)
+            delay_s = self._course.left_s() if held.twin else 0
+            reason = held.stopped_for or "the worker is stopping"
+            await self._interrupted(delivery, *labels, reason, delay_s)
 
     async def _interrupted(
         self,

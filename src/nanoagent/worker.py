@@ -8,8 +8,10 @@ What happens to each delivery is `handling`'s.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +20,7 @@ import structlog
 from nanoagent.errors import BrokerError
 from nanoagent.gates import Gate, Gates
 from nanoagent.handling import Course, Handler, Held
+from nanoagent.history import History, will_finish
 from nanoagent.job import Runtime
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ _RECEIVE_RETRY_S: Final = 1.0
 _RECEIVE_RETRY_MAX_S: Final = 30.0
 _HEALTH_RETRY_S: Final = 1.0
 _HELD_PER_SLOT: Final = 2  # one runs, one uploads
+_REVIEW_S: Final = 1.0
+
+DRAIN_TAIL_S: Final = 15.0
+"""How long giving back may take once jobs have to end: Redis is given 5 s at most, a hanging SQS the rest."""
 
 
 class Worker:
@@ -53,7 +60,11 @@ class Worker:
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        course = Course(self._stopping, self._hurry, self._moved.set)
+        self._signalled = False
+        self._drained_by = math.inf  # monotonic seconds
+        self._given_back: Counter[str] = Counter()
+        self._history = History()
+        course = Course(self._stopping, self._hurry, self._moved.set, self._left_s)
         self._handler = Handler(parts, course, jitter=jitter)
         self._jitter = jitter
         parts.slots.watch(self._moved.set)
@@ -69,16 +80,33 @@ class Worker:
             await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-            self._stopping.set()  # also when the intake has failed, or this task is cancelled
-            self._moved.set()
+            if not self._stopping.is_set():  # the intake has failed, or this task is cancelled
+                self.drain("the worker has failed")
             await self._drain(intake)
             watch.cancel()
         await intake
 
     def stop(self) -> None:
-        """Stop taking messages and drain; called again: give back what still runs, now."""
-        if self._stopping.is_set():
+        """Drain, because someone wants the worker to end; called again: give back what still runs, now."""
+        if self._signalled:
             self._hurry.set()
+        self._signalled = True
+        self.drain("the worker was told to stop")
+
+    def drain(self, reason: str, grace_s: float | None = None) -> None:
+        """Stop taking messages, let what runs finish, give back the rest.
+
+        Called again, it can only bring the end nearer.
+
+        Args:
+            reason: Why, for log and readiness.
+            grace_s: How much longer jobs may run, seconds; at most, and by default, DRAIN_SECONDS.
+        """
+        longest_s = float(self._settings.drain_seconds)
+        grace_s = longest_s if grace_s is None else max(0.0, min(grace_s, longest_s))
+        self._drained_by = min(self._drained_by, time.monotonic() + grace_s)
+        self._parts.health.set("drain", ok=False, reason=f"draining: {reason}")
+        log.info("draining", reason=reason, jobs=len(self._held), seconds=round(self._left_s(), 1))
         self._stopping.set()
         self._moved.set()
 
@@ -105,7 +133,9 @@ class Worker:
                 return
             try:
                 deliveries = await self._parts.broker.receive(room)
-            except BrokerError as exc:
+            except Exception as exc:
+                if not isinstance(exc, BrokerError):  # intake must not end for one bad answer
+                    log.exception("a bug of ours")
                 # Workers that lost the queue together do not come back together.
                 jittered_s = pause_s * (1 - self._jitter() / 2)
                 log.warning("queue not readable", reason=str(exc), pause_s=round(jittered_s, 2))
@@ -171,11 +201,15 @@ class Worker:
         held = Held()
         held.task = asyncio.create_task(self._handler.handle(delivery, held))
         self._held.add(held)
+        if self._stopping.is_set():  # the handler gives it back as it stands
+            self._count_given_back("waiting")
         delivery.lost.add_done_callback(lambda _: self._stop_lost(held))
 
         def settled(task: asyncio.Task[None]) -> None:
             self._held.discard(held)
             self._moved.set()
+            if held.job is not None and held.took_s is not None:
+                self._history.add(held.job, held.took_s)
             if not task.cancelled() and (exc := task.exception()) is not None:
                 log.error("a delivery was not settled", exc_info=exc)  # it could not be given back either
 
@@ -188,28 +222,71 @@ class Worker:
     # --- drain
 
     async def _drain(self, intake: asyncio.Task[None]) -> None:
-        """Give back what does not run, let the rest finish within DRAIN_SECONDS, give back what does not.
+        """Give back what does not run, let the rest finish in time, give back what does not.
 
-        The last long poll is waited for meanwhile: what it brings is given back as well.
+        Builds count as not running: they, and then their jobs, can be done elsewhere at once. The last long
+        poll is waited for meanwhile: what it brings is given back as well.
         """
-        deadline = time.monotonic() + self._settings.drain_seconds
+        begun_at, jobs = time.monotonic(), len(self._held)
         for held in self._held:
-            if held.begun and not (held.running or held.concluding):
-                held.task.cancel()
-        if self._held:
-            log.info("draining", jobs=len(self._held), seconds=self._settings.drain_seconds)
+            if not held.running:
+                self._give_back(held, "waiting", "the worker is stopping")
         hurried = asyncio.create_task(self._hurry.wait())
         while (open_tasks := self._open_tasks(intake)) and not hurried.done():
-            if (left := deadline - time.monotonic()) <= 0:
+            if (left_s := self._left_s()) <= 0:
                 self._hurry.set()
-            await asyncio.wait({*open_tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            self._give_back_hopeless(left_s)
+            pause_s = min(left_s, _REVIEW_S)
+            await asyncio.wait({*open_tasks, hurried}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         self._hurry.set()
-        while open_tasks := self._open_tasks(intake):
+        await self._end(intake)
+        took_s = round(time.monotonic() - begun_at, 1)
+        log.info("drained", jobs=jobs, given_back=dict(self._given_back), seconds=took_s)
+
+    def _left_s(self) -> float:
+        """How much longer what runs may take, seconds."""
+        return 0.0 if self._hurry.is_set() else max(0.0, self._drained_by - time.monotonic())
+
+    def _give_back_hopeless(self, left_s: float) -> None:
+        """Stop what will not be done in time, by how long such jobs have taken: someone else can begin it.
+
+        Asked again as time passes: what has run for longer than most may show to be of the long kind.
+        """
+        now = time.monotonic()
+        for held in self._held:
+            if held.job is None or held.running_since is None or held.stopped_for is not None:
+                continue
+            elapsed_s, timeout_s = now - held.running_since, held.job.timeout_ms / 1000
+            history = self._history.of(held.job)
+            if will_finish(elapsed_s, left_s, history, timeout_s) is False:
+                reason = f"such jobs take longer than the {left_s:.0f} s that are left to it"
+                self._give_back(held, "too_long", reason)
+
+    async def _end(self, intake: asyncio.Task[None]) -> None:
+        """Give back what is left; what cannot be settled within a while comes back by itself."""
+        kind = "time_up" if self._drained_by <= time.monotonic() else "hurried"
+        ends_at = time.monotonic() + DRAIN_TAIL_S
+        while (open_tasks := self._open_tasks(intake)) and (left_s := ends_at - time.monotonic()) > 0:
             intake.cancel()  # nothing is lost: a broker gives back what an abandoned poll brings
             for held in self._held:
-                held.stop()
-            await asyncio.wait(open_tasks, timeout=_HEALTH_RETRY_S)
+                self._give_back(held, kind, "the worker is stopping")
+            await asyncio.wait(open_tasks, timeout=min(left_s, _HEALTH_RETRY_S))
+        if self._held:
+            log.error("not settled in time: these messages come back by themselves", jobs=len(self._held))
+
+    def _give_back(self, held: Held, kind: str, reason: str) -> None:
+        """Stop it, unless nothing interrupts it any more; more than once, should it not have heard."""
+        if not held.begun or held.concluding:
+            return
+        if held.stopped_for is None:
+            held.stopped_for = reason
+            self._count_given_back(kind)
+        held.stop()
+
+    def _count_given_back(self, kind: str) -> None:
+        self._given_back[kind] += 1
+        self._parts.metrics.drain_gave_back(kind)
 
     def _open_tasks(self, intake: asyncio.Task[None]) -> set[asyncio.Task[None]]:
         """What a drain still has to wait for."""

@@ -85,6 +85,9 @@ class Metrics:
         self._attempts_failed = self._counter(
             "worker_attempts_failed_total", "Attempts at a job that failed by the platform's fault"
         )
+        self._drain_gave_back = self._counter(
+            "worker_drain_given_back_total", "Jobs that a stopping worker gave back, by why", "reason"
+        )
         self._leases_lost = self._counter(
             "worker_leases_lost_total", "Messages whose lease was lost while they were held"
         )
@@ -198,6 +201,10 @@ class Metrics:
     def attempt_failed(self) -> None:
         """An attempt failed by the platform's fault; the job may be tried again."""
         self._attempts_failed.inc()
+
+    def drain_gave_back(self, reason: str) -> None:
+        """A drain has given a job back; `reason` is one of the worker's constants."""
+        self._drain_gave_back.labels(reason).inc()
 
     def claim_lost(self) -> None:
         """Another worker has taken over a request; its run here, if there still was one, is stopped."""
