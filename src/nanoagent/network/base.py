@@ -49,6 +49,7 @@ class NetworkRun:
         record: Where exchanges with models are written when AI_RECORD asks for it, or None. The file and the
             folder around it are made by whoever writes first.
         usage: Filled while it runs; complete when `Network.opened` has ended.
+        kept: The gateway's own, from one of the run's connections to the next.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class NetworkRun:
     deadline: float
     record: Path | None = None
     usage: AiUsage = field(default_factory=AiUsage)
+    kept: object | None = field(default=None, repr=False)
 
 
 class Network(Protocol):
