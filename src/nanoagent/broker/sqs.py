@@ -4,6 +4,7 @@ A delivery's life here::
 
     receive ─► _leases ─┬─ ack ───────► _deletes ─► DeleteMessageBatch ─► out of _leases
                renewed  ├─ give_back ─► out of _leases, last renewal awaited ─► ChangeMessageVisibility
+                        │    its last ► SendMessage to the same queue ─► as ack
                         ├─ bury ──────► SendMessage to the dead-letter queue ─► as ack
                         └─ lost ──────► out of _leases, its holder is told
 
@@ -12,6 +13,12 @@ until the message is deleted, so that a slow delete does not let it out again. I
 the receipt is not valid any more, or when the time that SQS has last granted is over: someone else may have
 the message then. Requests are what SQS bills and what costs CPU here (about 1 ms each), so renewals and
 deletes go in batches of ten.
+
+SQS counts every receipt, also those that were no attempt at the job, and moves a message that was received
+more often than the redrive policy's maxReceiveCount to the dead-letter queue, which tells nobody. After its
+last receipt a message is replaced by a copy therefore, sent before it is deleted: a crash in between leaves
+two messages of one request, of which one is run. A FIFO queue would put the copy behind the rest of its
+group; there the caller is told that the message will not come again.
 """
 
 from __future__ import annotations
@@ -20,7 +27,9 @@ import asyncio
 import json
 import math
 import re
+import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,10 +53,19 @@ _MAX_RECEIVE_COUNT: Final = 2**31 - 1  # what no message reaches in the 14 days 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 _NOT_SQS_TEXT: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_CALL_TIMEOUT_S: Final = 30.0  # for milliseconds' work; a queue that hangs holds up neither intake nor exit
+_POLL_SLACK_S: Final = 10.0  # beyond the length of the poll
 _REASON_BYTES: Final = 256
-_DELETE_DELAY_S: Final = 0.02  # long enough to fill a batch at 500 jobs/s, far below any visibility timeout
+_SEND_DELAY_MAX_S: Final = 900
+# Long enough to fill a batch at 500 jobs/s, far below any visibility timeout, and about one round trip: a
+# message group of a FIFO queue waits for its deletes.
+_DELETE_DELAY_S: Final = 0.02
 _DELETE_ATTEMPTS: Final = 3
 _DELETE_BACKOFF_S: Final = 0.2  # doubled each time
+_POLICY_HOLDS_S: Final = 300.0  # whoever changes maxReceiveCount has to wait for so long
+_POLICY_RETRY_S: Final = 30.0
+_POLICY_PATIENCE_S: Final = 5.0  # for the first answer, where something has to be given back before it
+_FIRST_SENT: Final = "firstSentAt"  # attribute of a copy: when the message was sent that it replaces, ms
 
 _log = structlog.get_logger(__name__)
 
@@ -86,10 +104,12 @@ class SqsBroker:
         dlq_url: Where `bury` moves messages; None takes the target of the queue's redrive policy.
         wait_s: The length of a long poll, 0 … 20 seconds.
         visibility_s: The lease on a message, seconds.
+        worker: Who buries, for people.
+        least_receives: A smaller maxReceiveCount is warned of.
         call_timeout_s: The longest any call takes, new tries included, seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings that the queue has; they are only kept
         self,
         client: Any,
         queue_url: str,
@@ -97,13 +117,18 @@ class SqsBroker:
         dlq_url: str | None,
         wait_s: int,
         visibility_s: int,
-        call_timeout_s: float = aws.CALL_TIMEOUT_S,
+        worker: str = "",
+        least_receives: int = 0,
+        call_timeout_s: float = _CALL_TIMEOUT_S,
     ) -> None:
         self._client = client
         self._queue_url = queue_url
         self._dlq_url = dlq_url
         self._wait_s = wait_s
         self._visibility_s = visibility_s
+        self._worker = worker
+        self._least_receives = least_receives
+        self._fifo = queue_url.endswith(".fifo")
         self._call_timeout_s = call_timeout_s
         self._leases: dict[Delivery, _Lease] = {}
         self._deletes: list[_Lease] = []
@@ -111,6 +136,8 @@ class SqsBroker:
         self._background: set[asyncio.Task[None]] = set()
         self._heartbeats: tuple[asyncio.Task[None], ...] = ()
         self._policy: dict[str, Any] | None = None
+        self._policy_asked = asyncio.Event()
+        self._receive_id: str | None = None
         self._closed = False
 
     async def receive(self, limit: int) -> list[Delivery]:
@@ -137,15 +164,32 @@ class SqsBroker:
         if lease is not None:
             self._delete_soon(lease)
 
-    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
-        """Let the message be received again after `delay_s` seconds, rounded up, at most 12 h.
+    def is_last(self, delivery: Delivery) -> bool:
+        """Whether the redrive policy lets it come no more; see `Broker.is_last`."""
+        most = _between(1, (self._policy or {}).get("maxReceiveCount"), _MAX_RECEIVE_COUNT)
+        return most is not None and delivery.receive_count >= most
+
+    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """Let the message be received again after `delay_s` seconds; see `Broker.give_back`.
+
+        The delay is rounded up, and at most 12 h; that of a copy at most 15 minutes.
 
         Raises:
             BrokerError: The queue failed; the message comes back when its visibility timeout ends.
         """
         lease = self._claim(delivery)
         if lease is None:
-            return
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLICY_PATIENCE_S):
+                await self._policy_asked.wait()
+        if self.is_last(delivery) and not poison:
+            return await self._start_over(lease, delay_s)
+        await self._show(lease, delay_s)
+        return True
+
+    async def _show(self, lease: _Lease, delay_s: float) -> None:
+        delivery = lease.delivery
         self._forget(lease)
         if lease.renewal is not None:  # it would hide the message anew if it arrived after us
             await asyncio.wait({lease.renewal})
@@ -156,11 +200,45 @@ class SqsBroker:
                 VisibilityTimeout=min(math.ceil(max(0.0, delay_s)), lease.grantable_s()),
             )
 
-    async def bury(self, delivery: Delivery, reason: str) -> bool:
+    async def _start_over(self, lease: _Lease, delay_s: float) -> bool:
+        """Have a fresh copy take the message's place; False, with the lease kept, when that cannot be."""
+        sent = False
+        try:
+            if not self._fifo:
+                await self._send_copy(lease, delay_s)
+                sent = True
+        except BrokerError as exc:
+            _log.error("a message after its last receipt was not copied", reason=str(exc))  # noqa: TRY400 - what it says is all there is to know
+        finally:
+            if not sent:
+                lease.settled = False
+        if sent:
+            _log.info("message copied after its last receipt", message_id=lease.delivery.message_id)
+            self._delete_soon(lease)
+        return sent
+
+    async def _send_copy(self, lease: _Lease, delay_s: float) -> None:
+        delivery = lease.delivery
+        first_sent = {_FIRST_SENT: _text(str(int(delivery.sent_at * 1000)))}
+        request: dict[str, Any] = {
+            "QueueUrl": self._queue_url,
+            "MessageBody": delivery.body,
+            "MessageAttributes": _that_fit(
+                delivery.body, ({**lease.attributes, **first_sent}, lease.attributes)
+            ),
+            "DelaySeconds": min(math.ceil(max(0.0, delay_s)), _SEND_DELAY_MAX_S),
+        }
+        if delivery.group_id is not None:
+            request["MessageGroupId"] = delivery.group_id
+        async with self._within(f"send a copy of {delivery.message_id} to {self._queue_url}"):
+            await self._client.send_message(**request)
+
+    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Move the message to the dead-letter queue; see `Broker.bury`.
 
-        The copy carries the message's own attributes and `reason`, `receiveCount`, `sourceQueue`, as far
-        as SQS's limits leave room for them. A crash in between leaves two copies, never none.
+        The copy carries the message's own attributes and `reason`, `attempts`, `worker`, `receiveCount`,
+        `sourceQueue`, as far as SQS's limits leave room for them. A crash in between leaves two copies, never
+        none.
 
         Raises:
             BrokerError: A queue failed; the lease is kept and the delivery unsettled.
@@ -171,7 +249,7 @@ class SqsBroker:
         try:
             dlq_url = await self._dead_letter_url()
             if dlq_url is not None:
-                await self._send_dead_letter(dlq_url, lease, reason)
+                await self._send_dead_letter(dlq_url, lease, reason, attempts)
         except BaseException:
             lease.settled = False
             raise
@@ -182,7 +260,7 @@ class SqsBroker:
         return True
 
     async def redrives(self) -> bool:
-        """Whether the queue has a redrive policy of its own; asked once.
+        """Whether the queue has a redrive policy of its own, as of the last time that it was asked.
 
         Raises:
             BrokerError: The queue could not be asked.
@@ -196,9 +274,13 @@ class SqsBroker:
         """
         self._closed = True
         self._flush_deletes()
-        while self._background:
-            await asyncio.wait(self._background)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._wait_s + self._call_timeout_s
+        while self._background and (left_s := deadline - loop.time()) > 0:
+            await asyncio.wait(self._background, timeout=left_s)
             self._flush_deletes()
+        for task in self._background:  # what was not deleted comes again, and finds its result
+            task.cancel()
         for heartbeat in self._heartbeats:
             heartbeat.cancel()
         if self._heartbeats:
@@ -209,7 +291,14 @@ class SqsBroker:
 
     async def _receive(self, limit: int) -> list[Delivery]:
         asked_at = time.monotonic()
-        async with self._within(f"receive from {self._queue_url}"):
+        request: dict[str, Any] = {}
+        if self._fifo:
+            # What an answer that was lost has brought is brought once more, instead of being hidden, and its
+            # groups with it, until its time is over.
+            self._receive_id = self._receive_id or secrets.token_hex(16)
+            request["ReceiveRequestAttemptId"] = self._receive_id
+        seconds = self._wait_s + min(_POLL_SLACK_S, self._call_timeout_s)
+        async with aws.within(seconds, BrokerError, f"receive from {self._queue_url}"):
             answer = await self._client.receive_message(
                 QueueUrl=self._queue_url,
                 MaxNumberOfMessages=limit,
@@ -217,11 +306,13 @@ class SqsBroker:
                 VisibilityTimeout=self._visibility_s,
                 MessageSystemAttributeNames=["All"],
                 MessageAttributeNames=["All"],
+                **request,
             )
+        self._receive_id = None
         return [self._lease(message, asked_at) for message in answer.get("Messages", [])]
 
     def _lease(self, message: Mapping[str, Any], held_since: float) -> Delivery:
-        delivery = _delivery(message)
+        delivery = _delivery(message, fifo=self._fifo)
         self._leases[delivery] = _Lease(
             delivery, message.get("MessageAttributes", {}), held_since, held_since + self._visibility_s
         )
@@ -229,12 +320,17 @@ class SqsBroker:
             self._heartbeats = (
                 asyncio.create_task(self._renew_forever()),
                 asyncio.create_task(self._expire_forever()),
+                asyncio.create_task(self._watch_policy_forever()),
             )
         return delivery
 
     async def _return_unwanted(self, request: asyncio.Future[list[Delivery]]) -> None:
         deliveries = await request
-        await asyncio.gather(*(self.give_back(delivery, 0) for delivery in deliveries))
+        await asyncio.gather(*(self._return(delivery) for delivery in deliveries))
+
+    async def _return(self, delivery: Delivery) -> None:
+        if not await self.give_back(delivery, 0):
+            await self.bury(delivery, "its last receipt was by a worker that had to stop")
 
     # --- leases
 
@@ -395,13 +491,35 @@ class SqsBroker:
     # --- the dead-letter queue
 
     async def _redrive_policy(self) -> dict[str, Any]:
-        if self._policy is None:
-            async with self._within(f"read the attributes of {self._queue_url}"):
-                answer = await self._client.get_queue_attributes(
-                    QueueUrl=self._queue_url, AttributeNames=["RedrivePolicy"]
-                )
-            self._policy = dict(json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}"))
+        return await self._read_policy() if self._policy is None else self._policy
+
+    async def _read_policy(self) -> dict[str, Any]:
+        async with self._within(f"read the attributes of {self._queue_url}"):
+            answer = await self._client.get_queue_attributes(
+                QueueUrl=self._queue_url, AttributeNames=["RedrivePolicy"]
+            )
+        before, self._policy = self._policy, _policy(answer)
+        most = _between(1, self._policy.get("maxReceiveCount"), _MAX_RECEIVE_COUNT)
+        if self._policy != before and most is not None and most < self._least_receives:
+            _log.warning(
+                "the queue moves messages away early; raise maxReceiveCount in its redrive policy",
+                queue=self._queue_url,
+                max_receive_count=most,
+                should_be=self._least_receives,
+            )
         return self._policy
+
+    async def _watch_policy_forever(self) -> None:
+        """Know the redrive policy without asking when something is given back: a drain has no time for it."""
+        while True:
+            pause_s = _POLICY_HOLDS_S
+            try:
+                await self._read_policy()
+            except BrokerError as exc:
+                _log.warning("redrive policy not read", reason=str(exc))
+                pause_s = _POLICY_RETRY_S
+            self._policy_asked.set()
+            await asyncio.sleep(pause_s)
 
     async def _dead_letter_url(self) -> str | None:
         if self._dlq_url is None:
@@ -414,10 +532,12 @@ class SqsBroker:
             self._dlq_url = str(answer["QueueUrl"])
         return self._dlq_url
 
-    async def _send_dead_letter(self, dlq_url: str, lease: _Lease, reason: str) -> None:
+    async def _send_dead_letter(self, dlq_url: str, lease: _Lease, reason: str, attempts: int) -> None:
         delivery = lease.delivery
         ours = {
             "reason": _text(_sendable(reason)),
+            "attempts": _text(str(attempts)),
+            "worker": _text(_sendable(self._worker)),
             "receiveCount": _text(str(delivery.receive_count)),
             "sourceQueue": _text(self._queue_url.rsplit("/", 1)[-1]),
         }
@@ -451,19 +571,30 @@ class SqsBroker:
             _log.error("broker task failed", queue=self._queue_url, error=aws.describe(problem))
 
 
-def _delivery(message: Mapping[str, Any]) -> Delivery:
+def _delivery(message: Mapping[str, Any], *, fifo: bool = False) -> Delivery:
     """What was received. A queue that counts or dates oddly must not keep the rest of a batch from anyone."""
     now = time.time()
     attributes = message.get("Attributes", {})
+    first_sent = message.get("MessageAttributes", {}).get(_FIRST_SENT, {}).get("StringValue")
     return Delivery(
         message_id=message["MessageId"],
         receipt=message["ReceiptHandle"],
         body=message.get("Body", ""),
         receive_count=_between(1, attributes.get("ApproximateReceiveCount"), _MAX_RECEIVE_COUNT) or 1,
-        sent_at=_seconds(attributes.get("SentTimestamp"), now),
+        sent_at=min(_seconds(attributes.get("SentTimestamp"), now), _seconds(first_sent, now)),
         received_at=now,
         group_id=attributes.get("MessageGroupId"),
+        in_order=fifo and "MessageGroupId" in attributes,
     )
+
+
+def _policy(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The redrive policy in the answer to GetQueueAttributes; empty when there is none, or none to read."""
+    try:
+        policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
+    except ValueError:
+        return {}
+    return policy if isinstance(policy, dict) else {}
 
 
 def _seconds(milliseconds: object, now: float) -> float:
