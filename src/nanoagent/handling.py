@@ -120,12 +120,15 @@ class Course:
         hurry: It waits for nothing any more.
         moved: Called when there may be room for another message.
         left_s: How much longer what runs may take, seconds, while it is stopping.
+        away_s: For how long a delivery, whose job is known by now, has to go back because too many of its
+            function are here already, seconds; None when it may stay.
     """
 
     stopping: asyncio.Event
     hurry: asyncio.Event
     moved: Callable[[], None]
     left_s: Callable[[], float]
+    away_s: Callable[[Held, Delivery], float | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -141,6 +144,7 @@ class Held:
         failures: How many attempts at its request have failed, this one included, if the store has said so.
         called_off: Whoever sent it wants no more of it.
         job: What it asks for, once that is known and is worked on.
+        since: When it came, monotonic seconds.
         running_since: When it got its run's slot, monotonic seconds.
         took_s: How long it was from there until it had a result; none when it was cut short.
         stopped_for: Why a drain has stopped it.
@@ -158,6 +162,12 @@ class Held:
     running_since: float | None = None
     took_s: float | None = None
     stopped_for: str | None = None
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def wants_slot(self) -> bool:
+        """Whether it would run now if there were room for it."""
+        return not (self.running or self.concluding or self.twin)
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether someone else may be working on it."""
@@ -234,10 +244,8 @@ class Handler:
         return jobs.parse_job(delivery.body, self._job_defaults)
 
     async def _work(self, delivery: Delivery, held: Held, job: Job) -> None:
-        if self._course.stopping.is_set() or delivery.lost.done():  # the last long poll brought it
-            await self._interrupted(delivery, job.runtime, job.model_id)
+        if await self._turned_away(delivery, held, job):
             return
-        held.job = job
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
         attempt = Attempt(job, 1, queue_ms, lambda: self._begun(held))
         with self._parts.metrics.job_active():
@@ -269,6 +277,20 @@ class Handler:
                 log.exception("a bug of ours")
                 failure = PlatformError(f"an error inside the worker: {type(exc).__name__}")
                 await self._failed(delivery, held, attempt, failure)
+
+    async def _turned_away(self, delivery: Delivery, held: Held, job: Job) -> bool:
+        """Whether it has gone back at once, because this is not the time for it."""
+        if self._course.stopping.is_set() or delivery.lost.done():  # the last long poll brought it
+            await self._interrupted(delivery, job.runtime, job.model_id)
+            return True
+        held.job = job
+        away_s = self._course.away_s(held, delivery)
+        if away_s is None:
+            return False
+        held.concluding = True
+        reason = "enough jobs of the function wait here for its share (FUNCTION_MAX_SHARE)"
+        await self._interrupted(delivery, job.runtime, job.model_id, reason, away_s)
+        return True
 
     @asynccontextmanager
     async def _alone(self, request_id: str, held: Held) -> AsyncIterator[None]:

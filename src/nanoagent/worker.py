@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent import fairness
 from nanoagent.errors import BrokerError
 from nanoagent.gates import Gate, Gates
 from nanoagent.handling import Course, Handler, Held
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.base import Delivery
     from nanoagent.handling import WorkerParts
+    from nanoagent.job import Job
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +59,7 @@ class Worker:
         self._smallest_cpus = parts.settings.cpus_for(self._smallest_mb)
         self._held: set[Held] = set()
         self._gates = Gates((*self._own_gates(), *parts.gates), parts.health)
+        self._pace = fairness.Pace()
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -64,7 +67,7 @@ class Worker:
         self._drained_by = math.inf  # monotonic seconds
         self._given_back: Counter[str] = Counter()
         self._history = History()
-        course = Course(self._stopping, self._hurry, self._moved.set, self._left_s)
+        course = Course(self._stopping, self._hurry, self._moved.set, self._left_s, self._away_s)
         self._handler = Handler(parts, course, jitter=jitter)
         self._jitter = jitter
         parts.slots.watch(self._moved.set)
@@ -126,13 +129,17 @@ class Worker:
             if not room:
                 await self._moved.wait()
                 continue
+            looking = fairness.is_full(self._beyond_share())
+            if looking and (early_s := self._pace.left_s()):
+                await self._move(early_s)
+                continue
             if await self._gates.reason() is not None:
                 await self._pause(_HEALTH_RETRY_S)
                 continue
             if self._stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
                 return
             try:
-                deliveries = await self._parts.broker.receive(room)
+                deliveries = await self._parts.broker.receive(_MAX_BATCH if looking else room)
             except Exception as exc:
                 if not isinstance(exc, BrokerError):  # intake must not end for one bad answer
                     log.exception("a bug of ours")
@@ -145,6 +152,8 @@ class Worker:
                 continue
             pause_s = _RECEIVE_RETRY_S
             self._parts.health.set("queue", ok=True)
+            if looking:
+                self._pace.looked()
             for delivery in deliveries:
                 self._hold(delivery)
 
@@ -152,14 +161,49 @@ class Worker:
         """How many more messages could run at once, counting those already here that do not run yet.
 
         Jobs whose slot is free again while they upload count too, when they become many: each may have a
-        folder of output files on the disk.
+        folder of output files on the disk. Jobs that wait for their function's share do not.
         """
         free = self._parts.slots.free_for(self._smallest_mb, self._smallest_cpus)
-        coming = sum(not (held.running or held.twin) for held in self._held)
+        beyond = self._beyond_share().total()
+        coming = sum(held.wants_slot for held in self._held) - beyond
         total = self._parts.slots.total
         at_once = min(total.memory_mb // self._smallest_mb, int(total.cpus / self._smallest_cpus))
-        working = sum(not held.twin for held in self._held)
+        working = sum(not held.twin for held in self._held) - beyond
         return max(0, min(free - coming, _HELD_PER_SLOT * at_once - working, _MAX_BATCH))
+
+    def _beyond_share(self) -> Counter[str]:
+        """How many jobs here wait for their function's share, whether there is room or not, by function."""
+        waiting = (held.job for held in self._held if held.wants_slot and held.job is not None)
+        return fairness.beyond_share(waiting, self._share_left)
+
+    def _share_left(self, job: Job) -> int:
+        cpus = self._settings.cpus_for(job.memory_mb)
+        return self._parts.slots.share_left_for(job.memory_mb, cpus, job.function_id)
+
+    def _away_s(self, held: Held, delivery: Delivery) -> float | None:
+        """For how long a delivery has to go back because too many of its function wait here already."""
+        assert held.job is not None  # noqa: S101 - it is asked when the message has been read
+        function = held.job.function_id
+        beyond = self._beyond_share()
+        if not beyond[function]:
+            self._pace.found()
+            return None
+        self._moved.set()  # it wants no room after all
+        if not fairness.is_crowded(beyond, function):
+            return None
+        waiting_since = min(
+            each.since
+            for each in self._held
+            if each.wants_slot and each.job is not None and each.job.function_id == function
+        )
+        waited_s = time.monotonic() - waiting_since
+        return fairness.away_s(delivery.receive_count, waited_s, self._jitter())
+
+    async def _move(self, seconds: float) -> None:
+        """Wait until there may be room for another message, so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._moved.wait()
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

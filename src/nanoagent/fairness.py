@@ -1,0 +1,100 @@
+"""How a function that floods the queue is kept from filling the worker's door.
+
+`slots` sees to it that one function's jobs never hold more than its share. That is of use to others only if
+their messages are found behind those of the flood:
+
+* A few jobs of a function that is at its share wait here, so that its share never stands empty. They are no
+  reason to take no more messages.
+* More of them go back for a while. Nobody has tried them: that is no attempt.
+* To look past them costs requests, and keeps what goes back from other workers that may have room. So it is
+  done in whole batches, at a pace that slows down while nothing is found, and what goes back stays away for a
+  short time at first, longer each time, and no longer than others of its function have waited here already.
+
+A function whose jobs are short never comes to that: its share is refilled from those that wait here, and
+their places are filled again, before the first pause is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from nanoagent.job import Job
+
+# A batch of SQS for one function, and two in all.
+MAX_PER_FUNCTION: Final = 10
+MAX_IN_ALL: Final = 20
+
+_AWAY_S: Final = 4.0
+_LEAST_AWAY_S: Final = 1.0  # SQS counts whole seconds
+_MOST_AWAY_S: Final = 60.0
+_DOUBLINGS: Final = 5
+_PAUSE_S: Final = 0.1
+_MOST_PAUSE_S: Final = 1.0  # ten messages a second: some 20 requests
+
+
+def beyond_share(waiting: Iterable[Job], left: Callable[[Job], int]) -> Counter[str]:
+    """How many jobs here could not run now even if there were room, by function.
+
+    Args:
+        waiting: Those that are here and do not run yet.
+        left: How many more jobs of that size the job's function may run.
+    """
+    waiting = list(waiting)
+    count = Counter(job.function_id for job in waiting)
+    allowed = {job.function_id: left(job) for job in waiting}
+    return +Counter({function: count[function] - allowed[function] for function in count})
+
+
+def is_crowded(beyond: Mapping[str, int], function: str) -> bool:
+    """Whether one of the function's jobs that wait for its share, the last to come, is one too many."""
+    own = beyond.get(function, 0)
+    return own > MAX_PER_FUNCTION or (own > 0 and sum(beyond.values()) > MAX_IN_ALL)
+
+
+def is_full(beyond: Mapping[str, int]) -> bool:
+    """Whether a further job of some function would be one too many."""
+    return max(beyond.values(), default=0) >= MAX_PER_FUNCTION or sum(beyond.values()) >= MAX_IN_ALL
+
+
+def away_s(receive_count: int, waited_s: float, jitter: float) -> float:
+    """How long a job that is one too many stays away.
+
+    Args:
+        receive_count: How often its message has been handed out.
+        waited_s: How long the first of those of its function that wait here has waited, seconds.
+        jitter: A random number from 0 to 1; takes away up to half.
+    """
+    longest = min(_AWAY_S * 2.0 ** min(receive_count - 1, _DOUBLINGS), _MOST_AWAY_S, waited_s)
+    return max(longest * (1 - jitter / 2), _LEAST_AWAY_S)
+
+
+class Pace:
+    """When to look again for what lies behind a flood.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pause_s = _PAUSE_S
+        self._next_at = 0.0
+
+    def left_s(self) -> float:
+        """How long not to look yet, seconds."""
+        return max(0.0, self._next_at - self._clock())
+
+    def looked(self) -> None:
+        """A look is over; what came of it is yet to be seen."""
+        self._next_at = self._clock() + self._pause_s
+        self._pause_s = min(self._pause_s * 2, _MOST_PAUSE_S)
+
+    def found(self) -> None:
+        """A job of a function that is below its share was among what came: there may be more of them."""
+        self._pause_s = _PAUSE_S
+        self._next_at = 0.0
