@@ -10,9 +10,10 @@ import asyncio
 import gc
 import os
 import signal
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -34,6 +35,7 @@ from nanoagent.failures import Failures
 from nanoagent.gates import Gate
 from nanoagent.handling import WorkerParts
 from nanoagent.job import Runtime
+from nanoagent.notices import Ec2Notices, endpoint_of
 from nanoagent.outputs import OutputUploader
 from nanoagent.runner import Runner, RunnerParts
 from nanoagent.selftest.keeper import Keeper
@@ -48,16 +50,26 @@ from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer
 from nanoagent.tuner import Prices, Tuner
-from nanoagent.worker import Worker
+from nanoagent.worker import DRAIN_TAIL_S, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from nanoagent.config import Settings
+    from nanoagent.notices import Notice
     from nanoagent.sink.cancellations import RedisCancellations
     from nanoagent.storage.base import ObjectStore
 
 log = structlog.get_logger(__name__)
+
+_CLOSE_MAX_S: Final = 20.0  # for what asks others to answer; the longest poll of SQS comes on top
+_USEC: Final = 1_000_000
+
+STOP_TAIL_S: Final = DRAIN_TAIL_S + 3 * _CLOSE_MAX_S
+"""How long the end may take after DRAIN_SECONDS, where nothing answers any more; a second or two is usual."""
+
+NOTICE_RESERVE_S: Final = 10.0
+"""So long before a machine ends, what still runs on it is given back: it takes a second, if all is well."""
 
 
 async def serve(settings: Settings) -> None:
@@ -104,14 +116,32 @@ async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
         log.info("stopped before it was ready")
         return None
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, worker)
+        loop.add_signal_handler(number, _stop, worker, settings)
     return worker
 
 
-def _stop(worker: Worker) -> None:
-    systemd.notify("STOPPING=1")
+def _stop(worker: Worker, settings: Settings) -> None:
+    _tell_systemd_of_the_drain(settings)
     log.info("stopping")
     worker.stop()
+
+
+def _tell_systemd_of_the_drain(settings: Settings) -> None:
+    """Ask for as long as a drain may take, whatever TimeoutStopSec says."""
+    systemd.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((settings.drain_seconds + STOP_TAIL_S) * _USEC)}")
+
+
+def _close_in_time(opened: AsyncExitStack, part: str, close: Callable[[], Awaitable[None]], s: float) -> None:
+    """Have a part closed at the end; one that hangs must not keep the process from its."""
+
+    async def close_in_time() -> None:
+        try:
+            async with asyncio.timeout(s):
+                await close()
+        except TimeoutError:
+            log.warning("not closed in time", part=part, seconds=s)
+
+    opened.push_async_callback(close_in_time)
 
 
 async def _feed_watchdog() -> None:
@@ -132,6 +162,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     await status.start()
     opened.push_async_callback(status.stop)
     log.info("metrics and health", port=status.port)
+    notices = await _open_notices(settings, health, opened)
 
     clients = AwsClients(settings.aws_region)
     opened.push_async_callback(clients.close)
@@ -167,14 +198,14 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
         )
     )
     broker = await _broker(settings, clients)
-    opened.push_async_callback(broker.close)
+    _close_in_time(opened, "queue", broker.close, settings.sqs_wait_seconds + _CLOSE_MAX_S)
     sink, cancellations, spool = await _open_sink(settings, metrics, opened)
     await pool.filled()
     blocked = await _keep_guards(settings, running, home, metrics, health, opened)
     # What there is by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    return Worker(
+    worker = Worker(
         WorkerParts(
             settings=settings,
             broker=broker,
@@ -192,6 +223,45 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             gates=(Gate("storage", store.trouble), Gate("disk", disk.trouble)),
         )
     )
+    if notices is not None:
+        _heed(notices, worker, settings, opened)
+    return worker
+
+
+async def _open_notices(settings: Settings, health: Health, opened: AsyncExitStack) -> Ec2Notices | None:
+    """What tells of the machine's end, if it is to be heard.
+
+    While a notice stands already, the start waits: a worker that has drained for it is started anew by
+    whatever looks after it, and would take jobs that it cannot finish.
+    """
+    if settings.interruption_notices == "none":
+        return None
+    endpoint = endpoint_of(os.environ)
+    if endpoint is None:
+        log.warning("INTERRUPTION_NOTICES=ec2 has no effect: AWS_EC2_METADATA_DISABLED is true")
+        return None
+    notices = await opened.enter_async_context(Ec2Notices(endpoint))
+    told: Notice | None = None
+    while (notice := await notices.look()) is not None:
+        if notice != told:
+            log.warning("not started while this stands", reason=notice.reason)
+            health.set("drain", ok=False, reason=f"not started: {notice.reason}")
+        told = notice
+        systemd.notify(f"EXTEND_TIMEOUT_USEC={60 * _USEC}")
+        await notices.pause()
+    health.set("drain", ok=True)
+    return notices
+
+
+def _heed(notices: Ec2Notices, worker: Worker, settings: Settings, opened: AsyncExitStack) -> None:
+    """Drain when a notice comes, for as long as it leaves."""
+
+    def heard(notice: Notice) -> None:
+        _tell_systemd_of_the_drain(settings)
+        worker.drain(notice.reason, notice.grace_s(time.time(), NOTICE_RESERVE_S))
+
+    watching = asyncio.create_task(notices.watch(heard))
+    opened.callback(watching.cancel)
 
 
 async def _store(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> SteadyStore:
@@ -280,7 +350,7 @@ async def _open_pool(
     policy = await _isolated(settings, pool_policy(settings), driver, home, metrics, health)
     pool = Pool(driver, home, policy, metrics, health)
     await pool.start()
-    opened.push_async_callback(pool.close)
+    _close_in_time(opened, "containers", pool.close, _CLOSE_MAX_S)
     return pool, image_ids
 
 

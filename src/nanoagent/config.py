@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(
         120, ge=0, le=_MAX_HELD_S, description="how long a stopping worker lets jobs finish, seconds"
     )
+    interruption_notices: Literal["none", "ec2"] = Field(
+        "none", description="ec2: drain when EC2 or its Auto Scaling is about to take the instance away"
+    )
     locale: Literal["ko", "en"] = Field("ko", description="language of tips and hints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least level that is logged"

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from nanoagent import config
+from nanoagent import agent, config
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -43,7 +43,8 @@ def environment(unit: dict[str, list[str]]) -> dict[str, str]:
 
 
 def test_systemd_waits_longer_than_the_worker_drains(unit):
-    assert int(unit["TimeoutStopSec"][0]) > config.Settings.model_fields["drain_seconds"].default
+    drain_s = config.Settings.model_fields["drain_seconds"].default
+    assert int(unit["TimeoutStopSec"][0]) > drain_s + agent.STOP_TAIL_S
 
 
 def test_readiness_and_liveness_are_told_by_the_main_process(unit):
