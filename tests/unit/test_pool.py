@@ -634,6 +634,98 @@ async def test_a_closed_pool_leases_nothing(home, tree):
         await bench.run()
 
 
+# --- the engine goes away
+
+
+def seems_well(bench: Bench) -> bool:
+    return bool(bench.health.document()["parts"]["containers"]["ok"]) and bench.pool.broken is None
+
+
+async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncounted(open_bench):
+    async with open_bench() as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        bench.driver.may_create.clear()
+        async with bench.pool.lease(bench.binding("f")) as lease:
+            waits = asyncio.create_task(bench.run("g"))  # for one that is being made
+            await bench.until(lambda: bench.driver.creating == 1)
+            bench.driver.away = "Docker cannot be reached"
+            bench.driver.may_create.set()
+            with pytest.raises(Interrupted, match="Docker cannot be reached"):
+                await asyncio.wait_for(waits, WAIT_S)
+            with pytest.raises(Interrupted, match="systemctl status docker"):
+                await bench.run("h")
+            assert bench.pool.broken is not None
+            assert not seems_well(bench)
+            bench.driver.away = None
+            lease.clean = True
+        await bench.pool._look_at_engine()
+
+
+async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_failed_meanwhile(open_bench):
+    async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 2}) as bench:
+        bench.driver.away = "Docker cannot be reached"
+        await bench.pool.start()
+        await bench.until(lambda: bench.pool.broken is not None)
+        assert bench.value("worker_container_creation_failures_total") == 0
+        bench.driver.away = None
+        await bench.pool._look_at_engine()  # the clock stands still: no breaker's pause has gone by
+        await bench.until(lambda: bench.idle() == 2)
+        await bench.pool.filled()
+        assert seems_well(bench)
+
+
+async def test_the_end_of_the_events_is_reason_enough_to_ask_for_the_engine(bench):
+    bench.driver.away = "Docker cannot be reached"
+    bench.driver.end_events()
+    await bench.until(lambda: not seems_well(bench))
+    bench.driver.away = None
+    bench.pool._in_doubt.set()
+    await bench.until(lambda: seems_well(bench))
+
+
+async def test_an_engine_that_hangs_is_away(open_bench, monkeypatch):
+    monkeypatch.setattr(pool_module, "_ENGINE_PATIENCE_S", 0.01)
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        bench.driver.answers.clear()
+        bench.pool._in_doubt.set()
+        await bench.until(lambda: bench.pool.broken is not None)
+        assert "has not answered" in bench.health.document()["parts"]["containers"]["reason"]
+        bench.driver.answers.set()
+        bench.pool._in_doubt.set()
+        await bench.until(lambda: seems_well(bench))
+
+
+async def test_what_could_not_be_removed_while_the_engine_was_away_is_removed_afterwards(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        async with bench.pool.lease(bench.binding()):
+            bench.driver.away = "Docker cannot be reached"
+        await bench.removals()
+        assert list(bench.driver.running) == ["fake-0"]
+        bench.driver.away = None
+        bench.pool._in_doubt.set()
+        await bench.until(lambda: bench.driver.removed == ["fake-0"])
+
+
+async def test_closing_ends_though_the_engine_removes_nothing(home, tree, monkeypatch):
+    monkeypatch.setattr(pool_module, "_CLOSE_S", 0.01)
+    bench = Bench(home, tree)
+    await bench.pool.start()
+    await bench.pool.filled()
+    bench.driver.may_remove.clear()
+    async with asyncio.timeout(WAIT_S):
+        await bench.pool.close()
+    assert list(bench.driver.running) == ["fake-0"]  # the next worker finds it
+    bench.driver.may_remove.set()
+    await bench.driver.close()
+    for slot in (home.path / "slots").iterdir():
+        slot.rmdir()
+
+
 # --- what a container holds beside a run
 
 
