@@ -55,6 +55,7 @@ class Metrics:
         self._models: set[str] = set()
         self._make_job_metrics()
         self._make_pool_metrics()
+        self._make_llm_metrics()
         self._make_other_metrics()
         # `labels` takes a lock and makes strings of its arguments each time, 30 times a job. Every label's
         # values are bounded, and so is what is kept here.
@@ -64,6 +65,9 @@ class Metrics:
         self._peak_by = cache(self._peak.labels)
         self._starts_by = cache(self._starts.labels)
         self._cache_by = cache(self._cache.labels)
+        self._llm_tokens_by = cache(self._llm_tokens.labels)
+        self._llm_requests_by = cache(self._llm_requests.labels)
+        self._llm_seconds_by = cache(self._llm_seconds.labels)
 
     def _make_job_metrics(self) -> None:
         self._processed = self._counter(
@@ -122,6 +126,19 @@ class Metrics:
         )
         self._guard = self._gauge(
             "worker_guard_ok", "1 while a guard stands, by the last self-test", "guard", "runtime"
+        )
+
+    def _make_llm_metrics(self) -> None:
+        self._llm_tokens = self._counter(
+            "worker_llm_tokens_total", "Tokens that runs have used, prompt and completion", "model", "kind"
+        )
+        self._llm_requests = self._counter(
+            "worker_llm_requests_total",
+            "Requests of runs for models, by how they ended (ok, error, cut, refused)",
+            *("model", "outcome"),
+        )
+        self._llm_seconds = self._histogram(
+            "worker_llm_request_seconds", "Time a request to a model took in all", "model"
         )
 
     def _make_other_metrics(self) -> None:
@@ -263,6 +280,28 @@ class Metrics:
     def failure_remembered(self, reason: str) -> None:
         """A job was not tried because its code has just failed; `reason` is one of `failures`' constants."""
         self._remembered.labels(reason).inc()
+
+    def llm_request(self, model: str | None, outcome: str, seconds: float | None = None) -> None:
+        """A run's request to the AI gateway is over.
+
+        Args:
+            model: None where nothing has shown that there is such a model; see `model_label` otherwise.
+            outcome: One of the gateway's constants: ok, error, cut, refused.
+            seconds: What it took, None when it was not forwarded.
+        """
+        label = self._llm_label(model)
+        self._llm_requests_by(label, outcome).inc()
+        if seconds is not None:
+            self._llm_seconds_by(label).observe(seconds)
+
+    def llm_tokens(self, model: str | None, prompt: int, completion: int) -> None:
+        """So many tokens were used; the arguments are those of `llm_request`."""
+        label = self._llm_label(model)
+        self._llm_tokens_by(label, "prompt").inc(prompt)
+        self._llm_tokens_by(label, "completion").inc(completion)
+
+    def _llm_label(self, model: str | None) -> str:
+        return _OTHER_MODEL if model is None else self.model_label(model)
 
     def outputs_uploaded(self, size_bytes: int) -> None:
         """So many bytes of output files were uploaded."""

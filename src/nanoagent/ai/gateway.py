@@ -1,0 +1,577 @@
+"""The AI gateway: HTTP on a run's connections, towards a model server.
+
+One `_Conversation` per connection; what a run's conversations share (its budget, what is written down of it)
+is a `_Runs`. A request goes through `_respond`: known? allowed? room? forwarded, metered, settled.
+
+aiohttp's server parses; a job's headers, its path and its query go no further than here. What follows from a
+hostile client is its own run's: connections are bounded by whoever accepts them, requests, bytes and time by
+the settings, bodies in memory by `_Bodies`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from nanoagent.ai import calls, metering, upstreams
+from nanoagent.ai.budgets import FunctionBudgets, RunBudget, RunLimits
+from nanoagent.ai.calls import ROUTES, api_of
+from nanoagent.ai.recording import Recording
+from nanoagent.ai.refusals import Api, Refused
+from nanoagent.ai.upstreams import UpstreamFailed
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from nanoagent.ai.budgets import Reservation
+    from nanoagent.ai.calls import Call, Route
+    from nanoagent.ai.metering import Document, Stream
+    from nanoagent.ai.upstreams import Answer, Upstream, Upstreams
+    from nanoagent.network.base import NetworkRun
+    from nanoagent.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_IDLE_S: Final = 60  # a connection without a whole request's head is closed after that
+_BODY_S: Final = 60.0  # a request's body has to come within that
+_LINGER_S: Final = 1.0  # so that who is still sending a body can read why it is refused
+_NAMED: Final = {"Server": "nanoagent"}  # not which versions of what it is made of
+_LINE_BYTES: Final = 8190
+_HEADERS: Final = 64
+_CHUNK: Final = 64 * 1024
+_LIST_S: Final = 10.0
+_LIST_BYTES: Final = 4 * 1024 * 1024
+_ERROR_BYTES: Final = 64 * 1024
+_ALL_BODIES: Final = 128 * 1024 * 1024  # each is in memory about twice while it is forwarded
+_NANOAGENT_VERSION: Final = b'{"version":"0.0.0"}'  # where no upstream is Ollama
+_QUIET: Final = logging.getLogger("nanoagent.ai.http")
+_QUIET.addHandler(logging.NullHandler())  # whatever a hostile client provokes is no news of the worker's
+_QUIET.propagate = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayLimits:
+    """The settings AI_MAX_…, AI_TIMEOUT_SECONDS and the like.
+
+    Attributes:
+        request_bytes: Largest body of one request.
+        timeout_s: How long one request may take in all.
+        drain_s: How long an answer is read on for its usage when the job has hung up.
+        remote_tools: Whether calls may have the upstream reach the network.
+    """
+
+    run: RunLimits = field(default_factory=RunLimits)
+    function_tokens_per_minute: int = 0
+    request_bytes: int = 8 * 1024 * 1024
+    timeout_s: float = 300
+    drain_s: float = 10
+    remote_tools: bool = False
+
+
+class _Bodies:
+    """How many bytes of requests are in memory, of all runs together."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left = most_bytes
+
+    @contextmanager
+    def body(self) -> Iterator[bytearray]:
+        """One request's body, to be filled by `take`; its bytes are free again at the end."""
+        held = bytearray()
+        try:
+            yield held
+        finally:
+            self._left += len(held)
+
+    def take(self, held: bytearray, data: bytes) -> None:
+        """Some of a body has come.
+
+        Raises:
+            Refused: There is no room.
+        """
+        if len(data) > self._left:
+            raise Refused(
+                503, "the worker's gateway has many large requests at the moment", "busy", retry_after_s=1
+            )
+        held += data
+        self._left -= len(data)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the conversations of one run share."""
+
+    budget: RunBudget
+    recording: Recording | None
+
+
+class Gateway:
+    """Serves the connections of all runs. Implements `network.base.Gateway`.
+
+    Args:
+        servers: The model servers.
+        limits: What runs may spend.
+        metrics: Counts.
+        now: The clock of the budgets of functions, seconds.
+    """
+
+    def __init__(
+        self,
+        servers: Upstreams,
+        limits: GatewayLimits,
+        metrics: Metrics,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.servers = servers
+        self.limits = limits
+        self.metrics = metrics
+        self.bodies = _Bodies(_ALL_BODIES)
+        self._functions = FunctionBudgets(limits.function_tokens_per_minute, now)
+
+    async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
+        """See `network.base.Gateway`."""
+        await _Conversation(self, run).hold(connection)
+
+    def shared(self, run: NetworkRun) -> _Shared:
+        """What the conversations of that run share."""
+        if not isinstance(run.kept, _Shared):
+            budget = RunBudget(self.limits.run, self._functions.of(run.function_id))
+            run.kept = _Shared(budget, None if run.record is None else Recording(run.record))
+        return run.kept
+
+
+class _Server(web.Server):
+    """aiohttp's, for one connection; says when it is lost."""
+
+    def __init__(self, conversation: _Conversation) -> None:
+        super().__init__(
+            conversation.answer,
+            access_log=None,
+            logger=_QUIET,
+            keepalive_timeout=_IDLE_S,
+            lingering_time=_LINGER_S,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+            max_headers=_HEADERS,
+            read_bufsize=_CHUNK,
+            auto_decompress=False,
+            tcp_keepalive=False,
+        )
+        self._conversation = conversation
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        """The other end has gone, or we have let go of it."""
+        super().connection_lost(handler, exc)
+        self._conversation.lost()
+
+
+class _Conversation:
+    """One connection of a run."""
+
+    def __init__(self, gateway: Gateway, run: NetworkRun) -> None:
+        self._gateway = gateway
+        self._run = run
+        self._shared = gateway.shared(run)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._scopes: set[asyncio.Timeout] = set()
+        self._is_lost = False
+        self._over = asyncio.Event()
+
+    async def hold(self, connection: socket.socket) -> None:
+        """Serve it until it is lost and nothing is read on for its usage, or until cancelled."""
+        loop = asyncio.get_running_loop()
+        server = _Server(self)
+        transport, _ = await loop.connect_accepted_socket(server, connection)
+        try:
+            await self._over.wait()
+        finally:
+            self._is_lost = True
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            transport.abort()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def lost(self) -> None:
+        """The job has hung up: what an upstream is still saying is read on for a while, to be counted."""
+        self._is_lost = True
+        loop = asyncio.get_running_loop()
+        for scope in self._scopes:
+            until = loop.time() + self._gateway.limits.drain_s
+            when = scope.when()
+            if not scope.expired() and (when is None or until < when):
+                scope.reschedule(until)
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self._is_lost and not self._tasks:
+            self._over.set()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request."""
+        if self._is_lost:
+            raise ConnectionResetError
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is running
+        self._tasks.add(task)
+        path = request.raw_path.partition("?")[0]
+        try:
+            return await self._respond(request, path)
+        except Refused as refusal:
+            self._run.usage.refused += 1
+            self._gateway.metrics.llm_request(None, "refused")
+            return _refusal(refusal, api_of(path))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("the gateway failed", request_id=self._run.request_id, path=path[:100])
+            failed = Refused(500, "the worker's gateway failed; its log says more", retry_after_s=None)
+            return _refusal(failed, api_of(path))
+        finally:
+            self._tasks.discard(task)
+            self._end_if_idle()
+
+    async def _respond(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        if request.method in {"GET", "HEAD"}:
+            if path == "/":  # what clients look for, to see whether Ollama is there
+                return web.Response(text="Ollama is running", headers=_NAMED)
+            if path in _LISTS or path.startswith("/v1/models/"):
+                with self._shared.budget.request():
+                    return await self._list(path)
+        route = ROUTES.get(path)
+        if route is None or request.method != "POST":
+            raise calls.unknown(request.method, path)
+        with self._shared.budget.request(), self._gateway.bodies.body() as held:
+            await self._read(request, held)
+            return await self._forward(request, route, bytes(held))
+
+    # --- what comes from the job
+
+    async def _read(self, request: web.BaseRequest, held: bytearray) -> None:
+        """The request's body into `held`.
+
+        Raises:
+            Refused: It is too large, or too slow.
+        """
+        limit = self._gateway.limits.request_bytes
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Refused(415, "the request's body must not be compressed", "unsupported_encoding")
+        if (request.content_length or 0) > limit:
+            raise _too_large(limit)
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer proper has not begun
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while data := await request.content.readany():
+                    if len(held) + len(data) > limit:
+                        raise _too_large(limit)
+                    self._shared.budget.spend_bytes(len(data))
+                    self._gateway.bodies.take(held, data)
+        except TimeoutError as exc:
+            raise Refused(
+                408, f"the request's body did not come within {_BODY_S:g} s", "body_timeout"
+            ) from exc
+        except (web.RequestPayloadError, HttpProcessingError) as exc:
+            raise Refused(400, "the request's body is not as its headers say", "invalid_body") from exc
+
+    # --- lists of models, which say only what the run may use
+
+    async def _list(self, path: str) -> web.Response:
+        servers = self._gateway.servers
+        api = api_of(path)
+        if not servers.servers:
+            servers.choose(self._run.model, api)  # says what is missing
+        asked = [server for server in servers.servers if server.speaks(api)]
+        if path == "/api/version":
+            told = await upstreams.from_each(asked, path, _LIST_S, _LIST_BYTES)
+            found = next((document for document in told if document), _NANOAGENT_VERSION)
+            return _json(msgspec.Raw(found))
+        source = "/v1/models" if api is Api.OPENAI else path
+        documents = await upstreams.from_each(asked, source, _LIST_S, _LIST_BYTES)
+        if asked and all(document is None for document in documents):
+            raise Refused(502, "no model server of this worker could be asked", "upstream_failed")
+        listed = {
+            name: entry
+            for server, document in zip(asked, documents, strict=True)
+            for name, entry in _entries(document, api)
+            if servers.serving(name) is server
+        }
+        if path.startswith("/v1/models/"):
+            name = unquote(path.removeprefix("/v1/models/"))
+            if name not in listed:
+                raise Refused(404, f"the model {name[:100]!r} is not there", "model_not_found")
+            return _json(listed[name])
+        entries = list(listed.values())
+        return _json({"object": "list", "data": entries} if api is Api.OPENAI else {"models": entries})
+
+    # --- calls
+
+    async def _forward(self, request: web.BaseRequest, route: Route, sent: bytes) -> web.StreamResponse:
+        gateway = self._gateway
+        if not gateway.servers.servers:
+            gateway.servers.choose(self._run.model, route.api)
+        call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
+        server = gateway.servers.choose(call.model, route.api)
+        answers = route.tells == "text"
+        prompt_tokens = 0 if route.tells == "facts" else call.prompt_tokens
+        reservation = self._shared.budget.reserve(prompt_tokens, call.wanted_in_all, answers=answers)
+        exchange = _Exchange(self, request, call, server, reservation, prompt_tokens)
+        try:
+            return await exchange.run()
+        except Refused as failure:
+            return _refusal(failure, route.api)
+        finally:
+            exchange.settle()
+
+    @contextmanager
+    def watched(self, scope: asyncio.Timeout) -> Iterator[None]:
+        """While it lasts, the scope ends sooner when the job hangs up."""
+        self._scopes.add(scope)
+        try:
+            yield
+        finally:
+            self._scopes.discard(scope)
+
+    @property
+    def gateway(self) -> Gateway:
+        """Whose it is."""
+        return self._gateway
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the job has hung up."""
+        return self._is_lost
+
+    def spend_bytes(self, count: int) -> None:
+        """See `RunBudget.spend_bytes`."""
+        self._shared.budget.spend_bytes(count)
+
+    def count(self, model: str | None, outcome: str, tokens: tuple[int, int], seconds: float) -> None:
+        """A call that was forwarded is over; `model` is None where no upstream has been seen to know it."""
+        usage, metrics = self._run.usage, self._gateway.metrics
+        usage.requests += 1
+        usage.prompt_tokens += tokens[0]
+        usage.completion_tokens += tokens[1]
+        metrics.llm_request(model, outcome, seconds)
+        metrics.llm_tokens(model, *tokens)
+
+    @property
+    def recording(self) -> Recording | None:
+        """What is written down of the run, None where nothing is."""
+        return self._shared.recording
+
+
+class _Exchange:
+    """One call from the time it goes to an upstream until it is settled."""
+
+    def __init__(
+        self,
+        conversation: _Conversation,
+        request: web.BaseRequest,
+        call: Call,
+        server: Upstream,
+        reservation: Reservation,
+        prompt_tokens: int,
+    ) -> None:
+        self._conversation = conversation
+        self._request = request
+        self._call = call
+        self._server = server
+        self._reservation = reservation
+        self._prompt_tokens = prompt_tokens
+        self._meter: Document | Stream | None = None
+        self._response: web.StreamResponse | None = None
+        self._outcome = "cut"  # until it is known to be anything else
+        self._begun = time.perf_counter()
+        recording = conversation.recording
+        self._record = None if recording is None else recording.exchange(call)
+
+    async def run(self) -> web.StreamResponse:
+        """Ask, and pass the answer on.
+
+        Raises:
+            Refused: There is none, and nothing has been passed on yet.
+            ConnectionError: There is no more of it, or nobody to pass it to.
+        """
+        limits = self._conversation.gateway.limits
+        cap = self._reservation.cap if self._server.takes_bounds else None
+        body = self._call.body(cap, newer=self._server.newer)
+        try:
+            async with asyncio.timeout(limits.timeout_s) as scope:
+                with self._conversation.watched(scope):
+                    async with self._server.ask("POST", self._call.route.path, body) as answer:
+                        return await self._relay(answer)
+        except TimeoutError as exc:
+            raise self._cut(
+                Refused(
+                    504,
+                    f"the model did not answer within AI_TIMEOUT_SECONDS={limits.timeout_s:g}; "
+                    "ask for less, or have AI_TIMEOUT_SECONDS raised",
+                    "timeout",
+                )
+            ) from exc
+        except UpstreamFailed as exc:
+            if self._meter is None:
+                self._outcome = "error"
+            raise self._cut(Refused(502, f"the model server failed: {exc}", "upstream_failed")) from exc
+        except Refused as exc:
+            raise self._cut(exc) from exc
+
+    def _cut(self, refusal: Refused) -> Exception:
+        """What ends the exchange: an error that says why, or, once it has begun, a broken connection."""
+        if self._response is None and not self._conversation.is_lost:
+            return refusal
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return ConnectionResetError(str(refusal))
+
+    async def _relay(self, answer: Answer) -> web.StreamResponse:
+        if answer.status != 200:
+            return await self._relay_failure(answer)
+        self._meter = metering.meter_for(self._call, answer.content_type)
+        response = web.StreamResponse(headers=_NAMED | {"Content-Type": _plain(answer.content_type)})
+        if answer.size is not None and not self._call.strips_usage:
+            response.content_length = answer.size
+        if self._record is not None:
+            self._record.answered(answer.status, answer.content_type)
+        async for data in answer.chunks:
+            self._conversation.spend_bytes(len(data))
+            if self._record is not None:
+                self._record.add(data)
+            await self._pass_on(response, self._meter.feed(data))
+            self._stop_if_spent()
+        await self._pass_on(response, self._meter.finish())
+        self._outcome = "ok"
+        if self._conversation.is_lost:
+            raise ConnectionResetError
+        await self._begin(response)
+        await response.write_eof()
+        return response
+
+    async def _begin(self, response: web.StreamResponse) -> None:
+        if self._response is None:
+            self._response = response
+            await response.prepare(self._request)
+
+    async def _pass_on(self, response: web.StreamResponse, data: bytes) -> None:
+        """To the job, if it is still there; if not, the rest of the answer is only counted."""
+        if not data or self._conversation.is_lost:
+            return
+        with suppress(ConnectionError):
+            await self._begin(response)
+            await response.write(data)
+
+    def _stop_if_spent(self) -> None:
+        """End a stream that has passed the run's budget, whatever bound the upstream was given.
+
+        Raises:
+            Refused: It has.
+        """
+        assert self._meter is not None  # noqa: S101 - an answer is being read
+        so_far = sum(self._meter.tally.total(self._prompt_tokens, complete=False))
+        if self._reservation.is_passed(so_far):
+            raise Refused(429, "this run has used its tokens (AI_MAX_TOKENS)", "token_limit")
+
+    async def _relay_failure(self, answer: Answer) -> web.StreamResponse:
+        """What the upstream says of a call that it does not answer, as far as it is the job's to know."""
+        self._outcome = "error"
+        body = b""
+        with suppress(UpstreamFailed):  # its status is enough
+            body = await upstreams.read_up_to(answer, _ERROR_BYTES)
+        if self._record is not None:
+            self._record.answered(answer.status, answer.content_type)
+            self._record.add(body)
+        status = answer.status
+        if status in {401, 403}:
+            raise Refused(
+                502,
+                f"the model server refuses the worker's key ({status}); have AI_API_KEY or the key in "
+                "AI_UPSTREAMS checked",
+                "upstream_refused",
+            )
+        if status == 429:
+            told = answer.retry_after or ""
+            wait_s = int(told) if re.fullmatch("[0-9]{1,4}", told) else 1
+            raise Refused(429, "the model server is asked too often", "upstream_busy", retry_after_s=wait_s)
+        if not 400 <= status < 600 or not _is_json(body):
+            raise Refused(502, f"the model server answered {status}", "upstream_failed")
+        for secret in self._server.secrets:
+            body = body.replace(secret.encode(), b"***")
+        return web.Response(status=status, body=body, headers=_NAMED | {"Content-Type": "application/json"})
+
+    def settle(self) -> None:
+        """Count what it has cost. Never waits: the run may be at its end."""
+        tokens = (0, 0)
+        if self._call.route.tells != "facts" and self._outcome != "error":
+            tally = metering.Tally() if self._meter is None else self._meter.tally
+            tokens = tally.total(
+                self._prompt_tokens,
+                complete=self._outcome == "ok",
+                vectors=self._call.route.tells == "vectors",
+            )
+        self._reservation.settle(sum(tokens))
+        seconds = time.perf_counter() - self._begun
+        model = None if self._meter is None else self._call.model
+        self._conversation.count(model, self._outcome, tokens, seconds)
+        if self._record is not None:
+            self._record.close(tokens, seconds, complete=self._outcome == "ok")
+
+
+_LISTS: Final = frozenset({"/api/tags", "/api/ps", "/api/version", "/v1/models"})
+
+
+def _entries(document: bytes | None, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The models of a list, by name; of garbage none."""
+    field_name, key = ("data", "id") if api is Api.OPENAI else ("models", "name")
+    try:
+        listed = msgspec.json.decode(document or b"{}", type=dict[str, Any]).get(field_name)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get(key), str):
+            yield entry[key], entry
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(
+        413,
+        f"the request is larger than {limit} bytes (AI_MAX_REQUEST_BYTES={limit}); send less, or have "
+        "AI_MAX_REQUEST_BYTES raised",
+        "request_too_large",
+    )
+
+
+def _refusal(refusal: Refused, api: Api) -> web.Response:
+    headers = _NAMED | refusal.headers()
+    return web.Response(status=refusal.status, body=refusal.body(api), headers=headers)
+
+
+def _json(document: Any) -> web.Response:
+    headers = _NAMED | {"Content-Type": "application/json"}
+    return web.Response(body=msgspec.json.encode(document), headers=headers)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _plain(content_type: str) -> str:
+    """A content type that can stand in a header."""
+    return content_type if content_type.isascii() and content_type.isprintable() else "application/json"
