@@ -128,7 +128,27 @@ SETTINGS_KO: Final = {
     ),
     "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
     "ai_endpoint": "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버",
+    "ai_api_key": "모델 서버의 키. 필요한 경우에만",
+    "ai_upstreams": (
+        '먼저 확인하는 다른 모델 서버들: JSON, `[{"url": …, "models": ["gpt-*"], "api": "openai", '
+        '"key_env": "OPENAI_KEY"}]`; `api`는 openai, ollama, auto 중 하나이고, '
+        "`key_env` 대신 `key`를 쓸 수 있음"
+    ),
     "ai_model": "모델을 지정하지 않은 작업의 모델",
+    "ai_models": "함수가 쓸 수 있는 모델: 쉼표로 구분한 이름, *는 임의의 부분",
+    "ai_max_tokens": "실행 하나가 쓸 수 있는 토큰(프롬프트와 답변); 0: 제한 없음",
+    "ai_function_tokens_per_minute": (
+        "이 워커에서 함수 하나의 모든 실행이 1분에 쓸 수 있는 토큰; 0: 제한 없음"
+    ),
+    "ai_max_requests": "실행 하나가 모델에 보낼 수 있는 요청 수; 0: 제한 없음",
+    "ai_max_concurrent": "그중 동시에 처리할 수 있는 요청 수",
+    "ai_max_request_bytes": "요청 하나의 최대 크기(바이트)",
+    "ai_max_bytes": "실행 하나의 요청과 답변을 합한 크기(바이트); 0: 제한 없음",
+    "ai_timeout_seconds": "요청 하나에 걸릴 수 있는 시간(초)",
+    "ai_drain_seconds": "작업이 연결을 끊은 답변을 토큰을 세기 위해 계속 읽는 시간(초)",
+    "ai_remote_tools": "함수가 모델 서버에 URL 가져오기, 검색, 도구 실행, 저장된 데이터 읽기를 시킬 수 있음",
+    "ai_record": "store: 실행과 모델이 주고받은 내용을 출력 파일 옆에 업로드",
+    "ai_replay": "그런 파일의 폴더. 모델에 묻지 않고 거기에서 답함",
     "metrics_host": "메트릭과 헬스 체크의 주소",
     "metrics_port": "그 포트; 0이면 비어 있는 포트",
     "cloudwatch_enabled": "최대 메모리를 CloudWatch로 전송",

@@ -114,7 +114,7 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     findings = asyncio.run(agent.check(settings))
     shown = settings.model_dump(mode="json")
     for name in shown:
-        if "password" in name and shown[name]:
+        if ("password" in name or name.endswith("_api_key")) and shown[name]:
             shown[name] = "***"
     if as_json:
         parts = {finding.part: finding.problem for finding in findings}

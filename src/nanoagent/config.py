@@ -7,11 +7,13 @@ tested against this module. AWS endpoints and credentials follow the SDK's own v
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import socket
 from contextlib import suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -41,6 +43,9 @@ _SECRET_VARIABLES: Final = (
     "AWS_SESSION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 )
+_URL: Final = re.compile(r"https?://[^/\s]+")
+# It stands in a header, and in a log it has to be found again: no character that JSON writes otherwise.
+_KEY: Final = re.compile(r"[!#-\[\]-~]{1,4096}")
 _MAY_HAVE_A_PASSWORD: Final = re.compile(r"^AWS_ENDPOINT_URL|_PROXY$", re.IGNORECASE)
 
 Positive = Annotated[int, Field(gt=0)]
@@ -61,6 +66,63 @@ def _default_worker_memory_mb() -> int:
     """What the machine has, less a quarter (at most 2 GiB) for the agent, Docker and the system."""
     total = _machine_memory_mb()
     return max(256, total - min(total // 4, 2048))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSetting:
+    """One model server.
+
+    Attributes:
+        url: Its address.
+        models: Patterns of the models that it serves.
+        api: What it speaks.
+        key: Its key, None where it wants none.
+    """
+
+    url: str
+    models: tuple[str, ...] = ("*",)
+    api: Literal["openai", "ollama", "auto"] = "auto"
+    key: str | None = field(default=None, repr=False)
+
+
+def _parse_upstreams(text: str) -> tuple[UpstreamSetting, ...]:
+    """The servers of AI_UPSTREAMS. What is wrong is told without the value, which may have a key in it.
+
+    Raises:
+        ValueError: It is not what it should be.
+    """
+    try:
+        listed = json.loads(text)
+    except ValueError as exc:
+        raise ValueError(f"should be JSON, but is none at character {getattr(exc, 'pos', 0)}") from None
+    if not isinstance(listed, list):
+        raise ValueError("should be a JSON array of objects")  # noqa: TRY004 - pydantic wants a ValueError
+    return tuple(_upstream(entry, f"entry {number}") for number, entry in enumerate(listed, 1))
+
+
+def _upstream(entry: object, which: str) -> UpstreamSetting:
+    """One entry of AI_UPSTREAMS."""
+    if not isinstance(entry, dict) or not entry.keys() <= {"url", "models", "api", "key", "key_env"}:
+        raise ValueError(f"{which} should be an object with url, and models, api, key or key_env at most")
+    url, models, api = entry.get("url"), entry.get("models", ["*"]), entry.get("api", "auto")
+    if not isinstance(url, str) or not _URL.match(url):
+        raise ValueError(f"{which}: url should be a URL that starts with http:// or https://")
+    if not isinstance(models, list) or not all(isinstance(name, str) and name for name in models):
+        raise ValueError(f"{which}: models should be an array of names, * for any part")
+    if api not in {"openai", "ollama", "auto"}:
+        raise ValueError(f"{which}: api should be openai, ollama or auto")
+    if "key" in entry and "key_env" in entry:
+        raise ValueError(f"{which} should have key or key_env, not both")
+    key = entry.get("key")
+    if "key_env" in entry:
+        key = os.environ.get(str(entry["key_env"]))
+        if not key:
+            raise ValueError(f"{which}: key_env names a variable that is not set in the environment")
+    if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key)):
+        raise ValueError(f"{which}: its key should be printable ASCII without spaces, quotes and backslashes")
+    if key is not None and "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError(f"{which} should not have a key where its url has a user and a password")
+    return UpstreamSetting(url=url, models=tuple(models), api=api, key=key)
 
 
 class Settings(BaseSettings):
@@ -272,7 +334,52 @@ class Settings(BaseSettings):
 
     # --- AI client
     ai_endpoint: str | None = Field(None, description="model server that the AI client's gateway forwards to")
+    ai_api_key: str | None = Field(None, description="its key, if it wants one", repr=False)
+    ai_upstreams: str | None = Field(
+        None,
+        description='further model servers, asked first: JSON, `[{"url": …, "models": ["gpt-*"], "api": '
+        '"openai", "key_env": "OPENAI_KEY"}]`; `api` is openai, ollama or auto, and `key` may stand in '
+        "place of `key_env`",
+        repr=False,
+    )
     ai_model: str = Field("llama3:8b", description="model of a job that names none")
+    ai_models: str = Field(
+        "*", min_length=1, description="models that functions may use: names with commas, * for any part"
+    )
+    ai_max_tokens: NotNegative = Field(
+        0, description="tokens that a run may use, prompts and answers; 0: any number"
+    )
+    ai_function_tokens_per_minute: NotNegative = Field(
+        0, description="tokens that all runs of a function on this worker may use a minute; 0: any number"
+    )
+    ai_max_requests: NotNegative = Field(
+        1000, description="requests that a run may make to models; 0: any number"
+    )
+    ai_max_concurrent: Positive = Field(8, description="how many of them at a time")
+    ai_max_request_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, le=64 * _MIB, description="largest of these requests, bytes"
+    )
+    ai_max_bytes: NotNegative = Field(
+        256 * 1024 * 1024, description="requests and answers of a run together, bytes; 0: any number"
+    )
+    ai_timeout_seconds: PositiveFloat = Field(300, description="time that one request may take, seconds")
+    ai_drain_seconds: float = Field(
+        10,
+        ge=0,
+        allow_inf_nan=False,
+        description="how long an answer that a job has hung up on is read on, for its tokens, seconds",
+    )
+    ai_remote_tools: bool = Field(
+        False,
+        description="functions may have a model server fetch URLs, search, run tools, and read what is "
+        "stored there",
+    )
+    ai_record: Literal["off", "store"] = Field(
+        "off", description="store: what a run and its models said is uploaded beside its outputs"
+    )
+    ai_replay: Path | None = Field(
+        None, description="folder of such files; models are not asked, the answers come from there"
+    )
 
     # --- what it tests
     selftest_interval_seconds: NotNegative = Field(
@@ -295,8 +402,29 @@ class Settings(BaseSettings):
     @field_validator("sqs_queue_url", "sqs_dlq_url", "ai_endpoint")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/\s]+", value):
+        if value is not None and not _URL.match(value):
             raise ValueError("should be a URL that starts with http:// or https://")
+        return value
+
+    @field_validator("ai_api_key")
+    @classmethod
+    def _is_key(cls, value: str | None) -> str | None:
+        if value is not None and not _KEY.fullmatch(value):
+            raise ValueError("should be a key: printable ASCII without spaces, quotes and backslashes")
+        return value
+
+    @field_validator("ai_upstreams")
+    @classmethod
+    def _are_upstreams(cls, value: str | None) -> str | None:
+        if value is not None:
+            _parse_upstreams(value)
+        return value
+
+    @field_validator("ai_replay")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("should be a folder that exists")
         return value
 
     @field_validator("s3_code_bucket", "s3_user_data_bucket")
@@ -341,6 +469,10 @@ class Settings(BaseSettings):
                 f"BUILD_TIMEOUT_SECONDS: should be at most {_MAX_BUILD_S}, or a build and the longest job "
                 "(timeoutMs) could outlast the 12 hours for which SQS lets a message be held"
             )
+        if self.ai_api_key is not None and self.ai_endpoint is None:
+            problems.append("AI_ENDPOINT: should be set, as AI_API_KEY is: the key is for that server")
+        if self.ai_api_key is not None and self.ai_endpoint is not None and "@" in self.ai_endpoint:
+            problems.append("AI_API_KEY: should not be set where AI_ENDPOINT has a user and a password")
         if self.retry_base_seconds > self.retry_max_seconds:
             problems.append("RETRY_BASE_SECONDS: should be at most RETRY_MAX_SECONDS")
         if problems:
@@ -363,11 +495,26 @@ class Settings(BaseSettings):
         )
 
     @property
+    def upstreams(self) -> tuple[UpstreamSetting, ...]:
+        """The model servers, in the order in which they are asked whether a model is theirs."""
+        servers = () if self.ai_upstreams is None else _parse_upstreams(self.ai_upstreams)
+        if self.ai_endpoint is None:
+            return servers
+        return (*servers, UpstreamSetting(url=self.ai_endpoint, key=self.ai_api_key))
+
+    @property
+    def allowed_models(self) -> tuple[str, ...]:
+        """Patterns of the models that functions may use."""
+        return tuple(part for name in self.ai_models.split(",") if (part := name.strip()))
+
+    @property
     def secrets(self) -> list[str]:
         """What must stand in no log: the settings' own, and the AWS SDK's in the environment."""
-        urls = [self.sqs_queue_url, self.sqs_dlq_url, self.ai_endpoint]
+        upstreams = self.upstreams
+        urls = [self.sqs_queue_url, self.sqs_dlq_url, *(server.url for server in upstreams)]
         urls += [value for name, value in os.environ.items() if _MAY_HAVE_A_PASSWORD.search(name)]
         found = [self.redis_password, *(_password_of(url) for url in urls if url)]
+        found += [server.key for server in upstreams]
         found += [os.environ.get(name) for name in _SECRET_VARIABLES]
         return [secret for secret in found if secret]
 

@@ -1,6 +1,6 @@
 """Reads the tokens out of an answer as it passes, by the upstream's own usage fields.
 
-Ollama: `prompt_eval_count` and `eval_count` of the last object (docs/api.md). OpenAI: `usage`, at the end of
+Ollama: `prompt_eval_count` and `eval_count` of the last object. OpenAI: `usage`, at the end of
 a document, in the last chunk but one of a stream (`stream_options.include_usage`), in `response.completed`
 of the responses API.
 

@@ -1,7 +1,7 @@
 """What the gateway itself answers with an error, in the shape of the API that was asked.
 
-Ollama: `{"error": "…"}` (docs/api.md). OpenAI: `{"error": {"message", "type", "param", "code"}}`
-(platform.openai.com/docs/guides/error-codes).
+Ollama: `{"error": "…"}`. OpenAI: `{"error": {"message", "type", "param", "code"}}`
+(platform.openai.com, error codes).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model server without a model: `python -m nanoagent.ai.standin --port 0`.
 
-Speaks the documented shapes of Ollama's API (github.com/ollama/ollama, docs/api.md) and of OpenAI's
-(platform.openai.com/docs/api-reference: chat completions, completions, responses, embeddings, models), with
+Speaks the documented shapes of Ollama's API (github.com/ollama/ollama) and of OpenAI's
+(platform.openai.com: chat completions, completions, responses, embeddings, models), with
 answers that follow from the question alone: a word is a token, and the answer repeats the question, or counts
 (`count to 5`). So every sum of tokens is known beforehand.
 
