@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.ai.budgets import RunLimits
+from nanoagent.ai.gateway import Gateway, GatewayLimits
+from nanoagent.ai.recording import Replay
+from nanoagent.ai.refusals import Api
+from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
 from nanoagent.aws import AwsClients
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
@@ -54,7 +59,9 @@ from nanoagent.worker import DRAIN_TAIL_S, Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
+    from nanoagent.ai.upstreams import Upstream
     from nanoagent.config import Settings
     from nanoagent.notices import Notice
     from nanoagent.sink.cancellations import RedisCancellations
@@ -500,6 +507,52 @@ async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
         wait_s=settings.sqs_wait_seconds,
         visibility_s=settings.sqs_visibility_seconds,
     )
+
+
+@asynccontextmanager
+async def ai_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Gateway]:
+    """The gateway to the model servers that the settings name.
+
+    Raises:
+        ConfigError: What is to be replayed cannot be read.
+    """
+    limits = GatewayLimits(
+        run=RunLimits(
+            tokens=settings.ai_max_tokens,
+            requests=settings.ai_max_requests,
+            concurrent=settings.ai_max_concurrent,
+            bytes=settings.ai_max_bytes,
+        ),
+        function_tokens_per_minute=settings.ai_function_tokens_per_minute,
+        request_bytes=settings.ai_max_request_bytes,
+        timeout_s=settings.ai_timeout_seconds,
+        drain_s=settings.ai_drain_seconds,
+        remote_tools=settings.ai_remote_tools,
+    )
+    session = new_session()
+    try:
+        servers: list[Upstream] = [
+            HttpUpstream(
+                session,
+                server.url,
+                server.models,
+                api=None if server.api == "auto" else Api(server.api),
+                key=server.key,
+            )
+            for server in settings.upstreams
+        ]
+        if settings.ai_replay is not None:
+            servers = [_replay(settings.ai_replay)]
+        yield Gateway(Upstreams(tuple(servers), settings.allowed_models), limits, metrics)
+    finally:
+        await session.close()
+
+
+def _replay(folder: Path) -> Replay:
+    try:
+        return Replay(sorted(folder.rglob("*.jsonl")))
+    except (OSError, ValueError) as exc:
+        raise ConfigError([f"AI_REPLAY: {exc}"]) from exc
 
 
 def redis_sink(settings: Settings) -> RedisSink:

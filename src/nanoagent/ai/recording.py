@@ -127,7 +127,7 @@ class Replay:
     name = "replay"
     newer = False
     takes_bounds = False  # a budget that is another than at the time of recording makes no other call
-    secrets = ()
+    secrets: tuple[str, ...] = ()
 
     def __init__(self, files: list[Path]) -> None:
         self._answers: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -108,10 +108,11 @@ class HttpUpstream:
         self._headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
-        host = urlsplit(self._base).hostname or ""
+        parts = urlsplit(self._base)
+        host = parts.hostname or ""
         self.name = host
         self.newer = any(host == name or host.endswith(f".{name}") for name in _NEWER)
-        self.secrets = () if key is None else (key,)
+        self.secrets: tuple[str, ...] = tuple(secret for secret in (key, parts.password) if secret)
 
     def serves(self, model: str) -> bool:
         """See `Upstream`."""
