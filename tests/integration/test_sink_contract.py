@@ -34,6 +34,8 @@ CLAIM_S = 1.5  # renewed every half second
 DEADLINE_S = 60
 # What the claim's script says of a request that has a result.
 ANSWERED = b"*2\r\n$8\r\nanswered\r\n$2\r\n{}\r\n"
+GRANTED = b"*4\r\n$7\r\nclaimed\r\n$1\r\n7\r\n:0\r\n:0\r\n"
+PUBLISHED = b":1\r\n"
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
 DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
 
@@ -533,16 +535,27 @@ async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, lis
         await sink.close()
 
 
-async def test_a_server_that_has_just_answered_is_not_pinged():
-    async with redis_that_says(ANSWERED) as (sink, heard):
+async def test_a_server_that_has_just_taken_a_write_is_not_asked_to_take_another():
+    async with redis_that_says(GRANTED, PUBLISHED) as (sink, heard):
+        claim = await claimed(sink)
+        await sink.ping()
+        await sink.publish(claim, DOCUMENT)
+        await sink.ping()
+
+    assert len(heard) == 2
+
+
+async def test_a_server_that_has_only_been_read_from_is_asked_to_take_a_write():
+    async with redis_that_says(ANSWERED, b"+OK\r\n") as (sink, heard):
         await sink.claim("r")
         await sink.ping()
 
-    assert len(heard) == 1
+    assert b"SETEX" in heard[1]
+    assert b"nanoagent:worker:worker" in heard[1]
 
 
-async def test_a_server_that_has_failed_since_is_pinged():
-    async with redis_that_says(ANSWERED, b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
+async def test_a_server_that_has_failed_since_is_asked_to_take_a_write():
+    async with redis_that_says(GRANTED, b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
         await sink.claim("r")
         for call in (sink.claim("r"), sink.ping()):
             with pytest.raises(SinkError, match="no"):
@@ -551,9 +564,9 @@ async def test_a_server_that_has_failed_since_is_pinged():
     assert len(heard) == 3
 
 
-async def test_a_server_that_has_not_answered_for_a_while_is_pinged(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(redis_module, "_ANSWER_HOLDS_S", -1)
-    async with redis_that_says(ANSWERED, b"+PONG\r\n") as (sink, heard):
+async def test_a_server_that_has_not_taken_a_write_for_a_while_is_asked_to(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(redis_module, "_WRITE_HOLDS_S", -1)
+    async with redis_that_says(GRANTED, b"+OK\r\n") as (sink, heard):
         await sink.claim("r")
         await sink.ping()
 
@@ -729,6 +742,7 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
         )
         try:
             await sink.ping()
+            await sink.ask("PING")
             await answered(sink, DOCUMENT, "a")
             assert await sink.claim("a") == Answered(DOCUMENT)
             await claimed(sink, "b")
