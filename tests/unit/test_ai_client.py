@@ -1,4 +1,8 @@
-"""`ai_client` against a server in Ollama's shapes (github.com/ollama/ollama, docs/api.md)."""
+"""`ai_client` against a server in Ollama's shapes (github.com/ollama/ollama, docs/api.md).
+
+What it makes of answers byte by byte, as its likes in the other languages, is in
+tests/integration/test_ai_clients.py.
+"""
 
 from __future__ import annotations
 
@@ -140,6 +144,41 @@ def test_fields_of_the_request_and_options_of_the_model_go_where_they_belong(ai_
     }
 
 
+@pytest.mark.parametrize("call", ["generate", "chat", "generate_stream", "chat_stream"])
+def test_who_asks_for_pieces_by_an_option_is_told_what_to_call(ai_client, server, call):
+    with pytest.raises(ai_client.AIError, match="call generate_stream or chat_stream"):
+        list(getattr(ai_client, call)("x", stream=True))
+    assert server.asked == []
+
+
+def test_a_stream_is_asked_for_when_its_first_piece_is_wanted(ai_client, server):
+    pieces = [{"response": "하늘", "done": False}, {"response": "은", "done": True, "eval_count": 2}]
+    server.answers(b"".join(json.dumps(piece).encode() + b"\n" for piece in pieces))
+    stream = ai_client.generate_stream("x", temperature=0)
+    assert server.asked == []
+    assert list(stream) == ["하늘", "은"]
+    assert server.asked[0][1]["stream"] is True
+    assert server.asked[0][1]["options"] == {"temperature": 0}
+
+
+def test_one_text_gives_its_vector_and_several_give_theirs_in_order(ai_client, server):
+    server.answers({"embeddings": [[1.0, 0.5]]})
+    assert ai_client.embed("하늘", dimensions=2) == [1.0, 0.5]
+    server.answers({"embeddings": [[1.0], [2.0]]})
+    assert ai_client.embed(("a", "b")) == [[1.0], [2.0]]
+    assert server.asked == [
+        ("/api/embed", {"model": "llama3:8b", "input": ["하늘"], "stream": False, "dimensions": 2}),
+        ("/api/embed", {"model": "llama3:8b", "input": ["a", "b"], "stream": False}),
+    ]
+
+
+def test_ollamas_own_variable_serves_where_the_endpoint_is_not_set(ai_client, server, monkeypatch):
+    monkeypatch.setenv("OLLAMA_HOST", server.url.removeprefix("http://"))
+    monkeypatch.delenv("AI_ENDPOINT")
+    server.answers(GENERATED)
+    assert ai_client.generate("x") == "하늘은 파랗다"
+
+
 def test_a_slash_at_the_endpoints_end_does_no_harm(ai_client, server, monkeypatch):
     monkeypatch.setenv("AI_ENDPOINT", server.url + "/")
     server.answers(GENERATED)
@@ -217,15 +256,25 @@ def test_an_endpoint_where_nothing_listens_is_told(ai_client, monkeypatch):
     assert str(caught.value).startswith(f"the model server at {endpoint} cannot be reached: ")
 
 
-def test_an_endpoint_of_another_scheme_is_refused(ai_client, monkeypatch):
-    monkeypatch.setenv("AI_ENDPOINT", "file:///etc/passwd")
-    with pytest.raises(ai_client.AIError, match="AI_ENDPOINT should start with http"):
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("AI_ENDPOINT", "file:///etc/passwd", "AI_ENDPOINT should start with http"),
+        ("OLLAMA_HOST", "ftp://a", "OLLAMA_HOST should start with http"),
+        ("AI_ENDPOINT", "http://a:b", "the model server's address 'http://a:b' is none"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(ai_client, monkeypatch, variable, value, words):
+    for name in ("AI_ENDPOINT", "OLLAMA_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ai_client.AIError, match=words):
         ai_client.generate("x")
 
 
 def test_the_client_imports_the_standard_library_only(ai_client):
     imported = {line.split()[1].split(".")[0] for line in SOURCE.read_text().splitlines() if _imports(line)}
-    assert imported <= {"__future__", "json", "os", "urllib", "typing"}
+    assert imported <= {"__future__", "contextlib", "http", "json", "os", "urllib", "typing"}
 
 
 def _imports(line: str) -> bool:
