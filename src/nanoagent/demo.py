@@ -155,6 +155,16 @@ class AgentProcess:
             self._process.kill()
             await self._process.wait()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it does not run any more."""
+        return self._process is None or self._process.returncode is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._process.returncode if self._process is not None else None
+
     async def ended(self) -> None:
         """Wait until it ends by itself."""
         if self._process is not None:
