@@ -16,7 +16,7 @@
         │   ├── KnownToCrash   what was to be run has just taken several down
         │   └── ProtocolError  bytes from a supervisor that break the protocol
         ├── StackError         the embedded services of demo, dev and tests (see `local`)
-        ├── GivenUp            the attempts at a job are used up
+        ├── GivenUp            a job has no attempts left, or its message no receipts
         ├── Interrupted        no room for the job here, now; not an attempt
         └── Superseded         another worker has the request; nothing of this attempt counts
 
@@ -170,13 +170,28 @@ class ProtocolError(ContainerError):
 
 
 class GivenUp(PlatformError):  # noqa: N818 - what becomes of the job, by our fault
-    """A job comes again of which every attempt that may be made has failed, or ended with its worker."""
+    """A job is not tried again, or not even once.
 
-    told = "every attempt failed by the worker's fault, or ended with the worker"
+    Args:
+        why: For the sender as well.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.told = why
 
 
 class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED
-    """The worker gives the job back for lack of room; this does not count as an attempt."""
+    """The worker gives the job back for lack of room, say; this does not count as an attempt.
+
+    Args:
+        reason: Why, for the log.
+        delay_s: How long it stays away, seconds; None for as long as a job that found no room.
+    """
+
+    def __init__(self, reason: str, delay_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.delay_s = delay_s
 
 
 class Superseded(PlatformError):  # noqa: N818 - a fact about the attempt, not a failure

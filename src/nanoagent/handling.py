@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from nanoagent.broker.base import Broker, Delivery
+    from nanoagent.broker.order import InOrder
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
     from nanoagent.executor import Executor
@@ -42,12 +43,15 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.metrics import Metrics
     from nanoagent.telemetry.status import Health
 
+_T = TypeVar("_T")
+
 log = structlog.get_logger(__name__)
 
 _MAX_TWINS: Final = 4  # deliveries of one request that wait for the first; SQS rarely has more than two
 _CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
 _TAKEN_DELAY_MAX_S: Final = 1800.0
 _TAKEN_DOUBLINGS: Final = 8
+_LAST_RECEIPT: Final = "maxReceiveCount of the queue's redrive policy"
 _KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
 
 
@@ -137,7 +141,8 @@ class Held:
 
     Attributes:
         begun: Its task has taken its first step; before that, a cancelled task would give nothing back.
-        twin: It waits for another delivery of the same request, and wants no slot.
+        twin: It waits for another delivery, of the same request or earlier in its message group, and wants
+            no slot.
         running: It has, or had, a slot: a drain finishes it.
         concluding: Its run is over: nothing interrupts it any more.
         claim: The right to answer, once it has had it.
@@ -198,16 +203,23 @@ class Handler:
     Args:
         parts: Its collaborators.
         course: How far the worker has come.
+        order: The broker, as the keeper of the order of message groups.
         jitter: Random numbers from 0 to 1, for retry delays.
     """
 
     def __init__(
-        self, parts: WorkerParts, course: Course, *, jitter: Callable[[], float] = random.random
+        self,
+        parts: WorkerParts,
+        course: Course,
+        order: InOrder,
+        *,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._parts = parts
         self._settings = parts.settings
         self._job_defaults = parts.settings.job_defaults
         self._course = course
+        self._order = order
         self._jitter = jitter
         self._requests: dict[str, _Request] = {}
 
@@ -219,11 +231,12 @@ class Handler:
         except Exception:
             # Unsettled, it would be kept from everyone: the broker renews its lease for as long as it lives.
             log.exception("not settled; given back")
-            await _uninterrupted(
-                self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count))
-            )
+            delay_s = self._delay_s(delivery.receive_count)
+            await _uninterrupted(self._give_back_or_bury(delivery, delay_s, "it could not be settled"))
 
     async def _dispatch(self, delivery: Delivery, held: Held) -> None:
+        if not await self._in_turn(delivery, held):
+            return
         try:
             job = self._parse(delivery)
         except UnreadableMessage as exc:
@@ -240,6 +253,31 @@ class Handler:
         )
         await self._work(delivery, held, job)
 
+    async def _in_turn(self, delivery: Delivery, held: Held) -> bool:
+        """Wait for the earlier ones of its message group; False when they go back, and it has gone too."""
+        reason = "an earlier message of its group goes back"
+        if not self._order.must_wait(delivery):
+            if await self._order.turn(delivery):
+                return True
+        else:
+            held.twin = True
+            self._course.moved()
+            try:
+                if await self._order.turn(delivery):
+                    return True
+            except asyncio.CancelledError:
+                reason = "the worker is stopping"
+            finally:
+                held.twin = False
+        held.concluding = True
+        try:
+            job = self._parse(delivery)
+        except (UnreadableMessage, jobs.InvalidJob):
+            await _uninterrupted(self._give_back_or_bury(delivery, 0, reason))
+        else:
+            await self._interrupted(delivery, held, job, reason)
+        return False
+
     def _parse(self, delivery: Delivery) -> Job:
         return jobs.parse_job(delivery.body, self._job_defaults)
 
@@ -252,7 +290,7 @@ class Handler:
             try:
                 async with (
                     self._alone(job.request_id, held),
-                    self._claimed(delivery, held, job.request_id, (job.runtime, job.model_id)) as claim,
+                    self._claimed(delivery, held, job.request_id) as claim,
                 ):
                     if claim is None:
                         return
@@ -265,7 +303,8 @@ class Handler:
                 await self._stopped(delivery, held, job)
             except Interrupted as exc:
                 held.concluding = True
-                await self._interrupted(delivery, job.runtime, job.model_id, str(exc), _CROWDED_DELAY_S)
+                delay_s = _CROWDED_DELAY_S if exc.delay_s is None else exc.delay_s
+                await self._interrupted(delivery, held, job, str(exc), delay_s)
             except Superseded as exc:
                 held.concluding = True
                 if held.claim is not None and not held.is_lost(delivery):
@@ -281,16 +320,28 @@ class Handler:
     async def _turned_away(self, delivery: Delivery, held: Held, job: Job) -> bool:
         """Whether it has gone back at once, because this is not the time for it."""
         if self._course.stopping.is_set() or delivery.lost.done():  # the last long poll brought it
-            await self._interrupted(delivery, job.runtime, job.model_id)
+            await self._interrupted(delivery, held, job)
             return True
         held.job = job
         away_s = self._course.away_s(held, delivery)
         if away_s is None:
-            return False
+            return await self._replaced(delivery, held)
         held.concluding = True
         reason = "enough jobs of the function wait here for its share (FUNCTION_MAX_SHARE)"
-        await self._interrupted(delivery, job.runtime, job.model_id, reason, away_s)
+        await self._interrupted(delivery, held, job, reason, away_s)
         return True
+
+    async def _replaced(self, delivery: Delivery, held: Held) -> bool:
+        """Whether a fresh copy has taken its place, as it has to be after the last receipt.
+
+        Should this worker die with it, the queue would move it away, and nobody would be told. A queue that
+        hands everything out but once would have it copied for ever.
+        """
+        if delivery.receive_count == 1 or not self._parts.broker.is_last(delivery):
+            return False
+        held.concluding = True
+        held.concluding = await _uninterrupted(self._parts.broker.give_back(delivery, 0))
+        return held.concluding
 
     @asynccontextmanager
     async def _alone(self, request_id: str, held: Held) -> AsyncIterator[None]:
@@ -332,13 +383,14 @@ class Handler:
         self._course.moved()
 
     @asynccontextmanager
-    async def _claimed(
-        self, delivery: Delivery, held: Held, request_id: str, labels: tuple[str, str]
-    ) -> AsyncIterator[Claim | None]:
+    async def _claimed(self, delivery: Delivery, held: Held, request_id: str) -> AsyncIterator[Claim | None]:
         """Enter with the right to answer the request; it is let go unless the block has answered.
 
-        None, with the delivery settled, when there is an answer already (it is announced again: nothing runs
-        twice), or when another worker is about to give one.
+        None, with the delivery settled, when there is an answer already: it is announced again, and nothing
+        runs twice.
+
+        Raises:
+            Interrupted: Another worker is about to give one.
         """
         await self._parts.spool.delivered(request_id)  # of an earlier life of this worker, say
         claim = await self._parts.sink.claim(request_id)
@@ -348,11 +400,8 @@ class Handler:
             yield None
             return
         if isinstance(claim, Taken):
-            held.concluding = True
             delay_s = taken_delay_s(claim.left_s, delivery.receive_count)
-            await self._interrupted(delivery, *labels, "another worker is working on the request", delay_s)
-            yield None
-            return
+            raise Interrupted("another worker is working on the request", delay_s)
         held.claim = claim
         claim.lost.add_done_callback(lambda _: self._stop_superseded(held))
         try:
@@ -449,7 +498,8 @@ class Handler:
             published = await self._publish(claim, document)
             if published is None:
                 # Whoever starts next with this folder delivers it; nobody needs to run the job before.
-                await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+                delay_s = self._settings.retry_max_seconds
+                await self._give_back_or_bury(delivery, delay_s, "its result waits on its worker's disk")
             elif published:
                 await self._parts.broker.ack(delivery)
             else:
@@ -487,8 +537,7 @@ class Handler:
             return
         held.concluding = True
         if held.claim is None:  # it was not to be learnt who may answer: nothing was tried
-            delay_s = self._delay_s(delivery.receive_count)
-            await self._interrupted(delivery, job.runtime, job.model_id, str(failure), delay_s)
+            await self._interrupted(delivery, held, job, str(failure), self._delay_s(delivery.receive_count))
             return
         if isinstance(failure, GivenUp):
             attempt.number -= 1  # it was not made
@@ -498,9 +547,9 @@ class Handler:
         log.warning("attempt failed", reason=str(failure), failures=held.failures)
         if held.failures is None or held.failures < self._settings.max_attempts:
             delay_s = self._delay_s(held.failures or delivery.receive_count)
-            await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
-        else:
-            await self._give_up(delivery, held.claim, attempt, failure)
+            if await _uninterrupted(self._parts.broker.give_back(delivery, delay_s)):
+                return
+        await self._give_up(delivery, held.claim, attempt, failure)
 
     def _delay_s(self, failures: int) -> float:
         settings = self._settings
@@ -528,44 +577,90 @@ class Handler:
             await self._bury(delivery, result)
             self._count(result, model)
         else:  # whoever waits must be told before the message may go; its attempts stay counted
-            await self._parts.broker.give_back(delivery, self._settings.retry_max_seconds)
+            delay_s = self._settings.retry_max_seconds
+            await self._give_back_or_bury(delivery, delay_s, "it was given up, and its sender not told")
 
     async def _bury(self, delivery: Delivery, result: Result) -> None:
         """Move the message of a job that was given up, and whose sender has been told, out of the way."""
-        if not await self._parts.broker.bury(delivery, result.error_message or ErrorType.PLATFORM):
+        reason = result.error_message or ErrorType.PLATFORM
+        if not await self._parts.broker.bury(delivery, reason, result.attempt):
             log.error("given up, and there is no dead-letter queue", body=delivery.body)
             await self._parts.broker.ack(delivery)
 
+    async def _give_back_or_bury(self, delivery: Delivery, delay_s: float, reason: str) -> None:
+        """Where it would not come again, and nobody can be told, have the dead-letter queue say why."""
+        if not await self._parts.broker.give_back(delivery, delay_s):
+            log.error("buried, and nobody was told", reason=reason, message_id=delivery.message_id)
+            await self._parts.broker.bury(delivery, reason)
+
     async def _stopped(self, delivery: Delivery, held: Held, job: Job) -> None:
         """It was cancelled: by a drain, or because someone else has it already."""
-        labels = job.runtime, job.model_id
+        held.concluding = True
         if delivery.lost.done():  # giving it back does nothing then
-            await self._interrupted(delivery, *labels, f"its lease is lost: {delivery.lost.result()}")
+            await self._interrupted(delivery, held, job, f"its lease is lost: {delivery.lost.result()}")
         elif held.claim is not None and held.claim.lost.done():
             # Should the other worker have another message of the request, the answer is there then.
             delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
-            await self._interrupted(
-                delivery, *labels, f"its claim is lost: {held.claim.lost.result()}", delay_s
-            )
+            reason = f"its claim is lost: {held.claim.lost.result()}"
+            await self._interrupted(delivery, held, job, reason, delay_s)
         else:
             # A twin comes back when the run that it waits for, which the drain lets finish, is over.
             delay_s = self._course.left_s() if held.twin else 0
             reason = held.stopped_for or "the worker is stopping"
-            await self._interrupted(delivery, *labels, reason, delay_s)
+            await self._interrupted(delivery, held, job, reason, delay_s)
 
     async def _interrupted(
         self,
         delivery: Delivery,
-        runtime: str,
-        model: str,
+        held: Held,
+        job: Job,
         reason: str = "the worker is stopping",
         delay_s: float = 0,
     ) -> None:
         """Someone else can have the job; this was no attempt."""
+        self._count_interrupted(job.runtime, job.model_id)
+        if await _uninterrupted(self._parts.broker.give_back(delivery, delay_s)):
+            log.info("given back", reason=reason)
+        else:
+            await _uninterrupted(self._withdraw(delivery, held, job, reason))
+
+    def _count_interrupted(self, runtime: str, model: str) -> None:
         outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
         self._parts.metrics.job_finished(outcome.label, runtime, model, None)
-        log.info("given back", reason=reason)
-        await _uninterrupted(self._parts.broker.give_back(delivery, delay_s))
+
+    async def _withdraw(self, delivery: Delivery, held: Held, job: Job, reason: str) -> None:
+        """Answer a job that has to be given back, and whose message would not come again, and bury that.
+
+        Somebody else may have the right to answer, and is waited for; not for ever, when the worker stops.
+        """
+        log.warning("it would not come again, and is given up", reason=reason)
+        try:
+            async with self._alone(job.request_id, held):
+                claim = await self._claim_when_free(job.request_id)
+                if isinstance(claim, Answered):
+                    await self._settle_answered(delivery, claim.document)
+                    return
+                if claim is not None:
+                    attempt = Attempt(job, claim.failures, 0)
+                    failure = GivenUp(
+                        f"the worker had to give it back after its last receipt ({_LAST_RECEIPT})"
+                    )
+                    await self._tell_and_bury(
+                        delivery, claim, self._parts.executor.failed(attempt, failure), job.model_id
+                    )
+                    return
+        except (Interrupted, SinkError) as exc:
+            reason = f"{reason}; {exc}"
+        await self._give_back_or_bury(delivery, 0, reason)
+
+    async def _claim_when_free(self, request_id: str) -> Claim | Answered | None:
+        while isinstance(claim := await self._parts.sink.claim(request_id), Taken):
+            if self._course.stopping.is_set():
+                return None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(claim.left_s):
+                    await self._course.stopping.wait()
+        return claim
 
     async def _settle_poison(self, delivery: Delivery, problem: str) -> None:
         """A message that names no request: nobody can be told but those who read logs and the queue."""
@@ -574,7 +669,7 @@ class Handler:
         self._parts.metrics.job_finished(outcome.label, "", "", None)
         if await self._parts.broker.redrives():
             log.warning("unreadable message left to the redrive policy", problem=problem)
-            await self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count))
+            await self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count), poison=True)
         elif await self._parts.broker.bury(delivery, problem):
             log.warning("unreadable message moved to the dead-letter queue", problem=problem)
         else:
@@ -586,13 +681,16 @@ class Handler:
         try:
             async with (
                 self._alone(invalid.request_id, held),
-                self._claimed(delivery, held, invalid.request_id, (invalid.runtime, "")) as claim,
+                self._claimed(delivery, held, invalid.request_id) as claim,
             ):
                 if claim is not None:
                     await self._conclude(delivery, held, claim, self._invalid(claim, invalid), model="")
-        except Superseded as exc:
+        except (Interrupted, Superseded) as exc:
             delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
-            await self._interrupted(delivery, invalid.runtime, "", str(exc), delay_s)
+            if isinstance(exc, Interrupted) and exc.delay_s is not None:
+                delay_s = exc.delay_s
+            self._count_interrupted(invalid.runtime, "")
+            await _uninterrupted(self._give_back_or_bury(delivery, delay_s, str(exc)))
 
     def _invalid(self, claim: Claim, invalid: jobs.InvalidJob) -> Result:
         locale = self._settings.locale
@@ -632,7 +730,7 @@ class Handler:
         )
 
 
-async def _uninterrupted(work: Awaitable[None]) -> None:
+async def _uninterrupted(work: Awaitable[_T]) -> _T:
     """Do the work to its end even when the caller is cancelled meanwhile; the cancellation comes after."""
     task = asyncio.ensure_future(work)
     cancelled = False
@@ -645,6 +743,7 @@ async def _uninterrupted(work: Awaitable[None]) -> None:
             cancelled = True
         except Exception:  # noqa: BLE001 - task.result() below raises it
             break
-    task.result()
+    result = task.result()
     if cancelled:
         raise asyncio.CancelledError
+    return result

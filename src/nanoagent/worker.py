@@ -13,11 +13,13 @@ import random
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from nanoagent import fairness
+from nanoagent.broker.order import InOrder
 from nanoagent.errors import BrokerError
 from nanoagent.gates import Gate, Gates
 from nanoagent.handling import Course, Handler, Held
@@ -53,7 +55,8 @@ class Worker:
     """
 
     def __init__(self, parts: WorkerParts, *, jitter: Callable[[], float] = random.random) -> None:
-        self._parts = parts
+        order = InOrder(parts.broker)
+        self._parts = parts = replace(parts, broker=order)
         self._settings = parts.settings
         self._smallest_mb = parts.settings.job_defaults.memory_mb
         self._smallest_cpus = parts.settings.cpus_for(self._smallest_mb)
@@ -68,7 +71,7 @@ class Worker:
         self._given_back: Counter[str] = Counter()
         self._history = History()
         course = Course(self._stopping, self._hurry, self._moved.set, self._left_s, self._away_s)
-        self._handler = Handler(parts, course, jitter=jitter)
+        self._handler = Handler(parts, course, order, jitter=jitter)
         self._jitter = jitter
         parts.slots.watch(self._moved.set)
 
@@ -191,13 +194,8 @@ class Worker:
         self._moved.set()  # it wants no room after all
         if not fairness.is_crowded(beyond, function):
             return None
-        waiting_since = min(
-            each.since
-            for each in self._held
-            if each.wants_slot and each.job is not None and each.job.function_id == function
-        )
-        waited_s = time.monotonic() - waiting_since
-        return fairness.away_s(delivery.receive_count, waited_s, self._jitter())
+        own = [each.since for each in self._held if each.job is not None and each.job.function_id == function]
+        return fairness.away_s(delivery.receive_count, time.monotonic() - min(own), self._jitter())
 
     async def _move(self, seconds: float) -> None:
         """Wait until there may be room for another message, so long at most."""

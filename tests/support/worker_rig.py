@@ -70,14 +70,15 @@ class NotedBroker(MemoryBroker):
         await super().ack(delivery)
         self._journal.note("ack", name_of(delivery))
 
-    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         await self._step("give_back", delivery.body)
-        await super().give_back(delivery, delay_s)
-        self._journal.note("give back", name_of(delivery))
+        is_back = await super().give_back(delivery, delay_s, poison=poison)
+        self._journal.note("give back" if is_back else "keep", name_of(delivery))
+        return is_back
 
-    async def bury(self, delivery: Delivery, reason: str) -> bool:
+    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         await self._step("bury", delivery.body)
-        was_buried = await super().bury(delivery, reason)
+        was_buried = await super().bury(delivery, reason, attempts)
         if was_buried:
             self._journal.note("bury", name_of(delivery))
         return was_buried
@@ -152,7 +153,9 @@ class Rig:
         self.spool = Spool(
             self.spool_folder, self.sink, self.settings.result_spool_mb * 2**20, self.metrics.spooled
         )
-        self.slots = Slots(self.settings.worker_memory_mb, self.settings.worker_cpus)
+        self.slots = Slots(
+            self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share
+        )
         self.executor = ScriptedExecutor(self.slots, self.journal)
         self.pool = FakePool()
         self.health = Health()

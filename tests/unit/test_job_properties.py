@@ -168,11 +168,11 @@ class Settled:
     def __init__(self, rig: Rig) -> None:
         broker = rig.broker
         self.acked = [delivery.body for delivery in broker.acked]
-        self.buried = [delivery.body for delivery, _ in broker.buried]
+        self.buried = [delivery.body for delivery, *_ in broker.buried]
         self.given_back = [delivery.body for delivery, _ in broker.given_back]
         deliveries: list[Delivery] = [
             *broker.acked,
-            *(delivery for delivery, _ in broker.buried),
+            *(delivery for delivery, *_ in broker.buried),
             *(delivery for delivery, _ in broker.given_back),
         ]
         assert len(set(deliveries)) == len(deliveries), "settled twice"

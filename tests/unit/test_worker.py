@@ -595,7 +595,7 @@ async def test_after_the_last_attempt_the_sender_is_told_and_the_message_buried(
     (result,) = rig.documents()
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
     assert result.error_message == "S3 is away"
-    ((buried, reason),) = rig.broker.buried
+    ((buried, reason, _),) = rig.broker.buried
     assert (name_of(buried), reason) == ("r1", "S3 is away")
     assert rig.journal.of("publish", "bury", "ack") == [("publish", "r1"), ("bury", "r1")]
 
@@ -975,7 +975,7 @@ async def test_an_unreadable_message_is_buried_where_nothing_redrives_it(rig: Ri
     await rig.broker.send('{"s3Key": "k"}')
     async with rig.running():
         await rig.until_settled()
-    ((buried, reason),) = rig.broker.buried
+    ((buried, reason, _),) = rig.broker.buried
     assert buried.body == '{"s3Key": "k"}'
     assert "requestId" in reason
     assert rig.sink.published == []

@@ -20,9 +20,11 @@ class Delivery:
         receipt: What the queue wants to see when the message is settled.
         body: The message's text.
         receive_count: How often the queue has handed it out, this time included (≥ 1).
-        sent_at: When it was sent, Unix epoch seconds.
+        sent_at: When its sender sent it, Unix epoch seconds.
         received_at: When this receipt arrived here, Unix epoch seconds.
         group_id: The message group of a FIFO (or fair) queue, if any.
+        in_order: Whether the queue keeps the order of its group: what comes later is not to be worked on
+            before this is settled.
         lost: Done, with the reason, once the lease is no longer ours: another worker may have the message.
             A future rather than an event, so that watching it takes no task of its own.
     """
@@ -34,6 +36,7 @@ class Delivery:
     sent_at: float
     received_at: float
     group_id: str | None = None
+    in_order: bool = False
     lost: asyncio.Future[str] = field(default_factory=_not_lost, repr=False)
 
 
@@ -56,12 +59,26 @@ class Broker(Protocol):
         """The job is done and its result stored: delete the message."""
         ...
 
-    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
-        """Let the message be received again, by anyone, after `delay_s` seconds (0: at once)."""
+    def is_last(self, delivery: Delivery) -> bool:
+        """Whether the queue, by its redrive policy, hands the message out no more after this receipt.
+
+        It would move it to its dead-letter queue then, and tell nobody. False where no policy is known.
+        """
         ...
 
-    async def bury(self, delivery: Delivery, reason: str) -> bool:
-        """Move the message to the dead-letter queue with `reason` as an attribute.
+    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """Let the message be received again, by anyone, after `delay_s` seconds (0: at once).
+
+        After its last receipt a fresh copy takes its place, whose receipts are counted anew; `poison` is left
+        to the redrive policy instead.
+
+        Returns False, with the lease kept, when the message would not come again: it is its last receipt,
+        and the queue took no copy, or its order would be lost with it.
+        """
+        ...
+
+    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+        """Move the message to the dead-letter queue, with `reason` and `attempts` as attributes.
 
         Returns False, with the lease kept, when no dead-letter queue is known.
         """

@@ -7,13 +7,16 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanoagent.broker.base import Delivery
 from nanoagent.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_MAX_DELAY_S: Final = 900  # SQS's for a message that is sent
 
 
 @dataclass(eq=False, slots=True)
@@ -37,13 +40,15 @@ class MemoryBroker:
         wait_s: The length of a long poll, seconds.
         max_receives: The redrive policy's maxReceiveCount; None for a queue without one.
         dead_letter_queue: Whether `bury` has somewhere to move messages to.
+        fifo: Whether it keeps the order of message groups.
         clock: Monotonic seconds; the event loop's own by default. With another clock, `wait_s` should be
             0: waiting takes the loop's time.
 
     Attributes:
         acked: Every delivery that was acknowledged, in order.
         given_back: Every delivery that was given back, with its delay in seconds.
-        buried: Every message moved to the dead-letter queue, with the reason.
+        buried: Every message moved to the dead-letter queue, with the reason and the attempts.
+        copied: Every delivery that was given back as a fresh copy.
         redriven: The bodies that the redrive policy moved there.
     """
 
@@ -54,16 +59,19 @@ class MemoryBroker:
         wait_s: float = 1,
         max_receives: int | None = None,
         dead_letter_queue: bool = True,
+        fifo: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.acked: list[Delivery] = []
         self.given_back: list[tuple[Delivery, float]] = []
-        self.buried: list[tuple[Delivery, str]] = []
+        self.buried: list[tuple[Delivery, str, int]] = []
+        self.copied: list[Delivery] = []
         self.redriven: list[str] = []
         self._visibility_s = visibility_s
         self._wait_s = wait_s
         self._max_receives = max_receives
         self._has_dead_letter_queue = dead_letter_queue
+        self._fifo = fifo
         self._clock = clock
         self._messages: list[_Message] = []
         self._held: dict[Delivery, _Message] = {}
@@ -115,17 +123,30 @@ class MemoryBroker:
         if self._remove(delivery):
             self.acked.append(delivery)
 
-    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
-        """Let the message be received again after `delay_s` seconds."""
-        if self._release(delivery, delay_s):
-            self.given_back.append((delivery, delay_s))
+    def is_last(self, delivery: Delivery) -> bool:
+        """Whether the redrive policy lets it come no more; see `Broker.is_last`."""
+        return self._max_receives is not None and delivery.receive_count >= self._max_receives
 
-    async def bury(self, delivery: Delivery, reason: str) -> bool:
+    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """Let the message be received again after `delay_s` seconds; see `Broker.give_back`."""
+        message = self._held.get(delivery)
+        if message is None:
+            return True
+        if self.is_last(delivery) and not poison:
+            if self._fifo:
+                return False
+            self._start_over(delivery, message, delay_s)
+        else:
+            self._release(delivery, delay_s)
+        self.given_back.append((delivery, delay_s))
+        return True
+
+    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Move the message to the dead-letter queue; see `Broker.bury`."""
         if not self._has_dead_letter_queue:
             return delivery not in self._held
         if self._remove(delivery):
-            self.buried.append((delivery, reason))
+            self.buried.append((delivery, reason, attempts))
         return True
 
     async def redrives(self) -> bool:
@@ -147,14 +168,26 @@ class MemoryBroker:
         return [message for message in self._messages if message not in held]
 
     def _take(self, limit: int) -> list[Delivery]:
-        now = self._now()
-        ready = [message for message in self._free() if message.visible_at <= now]
+        ready = self._ready()
         if self._max_receives is not None:
             for message in [each for each in ready if each.receive_count >= self._max_receives]:
                 ready.remove(message)
                 self._messages.remove(message)
                 self.redriven.append(message.body)
         return [self._deliver(message) for message in ready[:limit]]
+
+    def _ready(self) -> list[_Message]:
+        """What can be handed out; of a group in order nothing that is behind one that is not to be seen."""
+        now = self._now()
+        held = set(self._held.values())
+        ready: list[_Message] = []
+        blocked: set[str | None] = set()
+        for message in self._messages:
+            if message in held or message.visible_at > now:
+                blocked.add(message.group_id)
+            elif not self._fifo or message.group_id not in blocked:
+                ready.append(message)
+        return ready
 
     def _deliver(self, message: _Message) -> Delivery:
         message.receive_count += 1
@@ -166,6 +199,7 @@ class MemoryBroker:
             sent_at=message.sent_at,
             received_at=time.time(),
             group_id=message.group_id,
+            in_order=self._fifo and message.group_id is not None,
         )
         self._held[delivery] = message
         return delivery
@@ -177,6 +211,15 @@ class MemoryBroker:
         message.visible_at = self._now() + max(0.0, delay_s)
         self._changed.set()
         return True
+
+    def _start_over(self, delivery: Delivery, message: _Message, delay_s: float) -> None:
+        self._remove(delivery)
+        self.copied.append(delivery)
+        visible_at = self._now() + min(max(0.0, delay_s), _MAX_DELAY_S)
+        message_id = f"message-{next(self._numbers)}"
+        copy = _Message(message_id, message.body, message.sent_at, message.group_id, visible_at)
+        self._messages.append(copy)
+        self._changed.set()
 
     def _remove(self, delivery: Delivery) -> bool:
         message = self._held.pop(delivery, None)

@@ -208,7 +208,7 @@ class SqsBroker:
                 await self._send_copy(lease, delay_s)
                 sent = True
         except BrokerError as exc:
-            _log.error("a message after its last receipt was not copied", reason=str(exc))  # noqa: TRY400 - what it says is all there is to know
+            _log.error("a message after its last receipt was not copied", reason=str(exc))
         finally:
             if not sent:
                 lease.settled = False
