@@ -1,0 +1,136 @@
+"""How the agent starts and ends around its worker: notices of the cloud, systemd, parts that do not close."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from nanoagent import agent
+from nanoagent.notices import Ec2Notices
+from nanoagent.telemetry.status import Health
+from support.fakes import DEADLINE_S, make_settings, message
+from support.metadata_service import SPOT, MetadataService, metadata_service
+from support.worker_rig import Rig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MetadataService]:
+    async with metadata_service() as service:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+        yield service
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Its end of the socket that it gives to services."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(DEADLINE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield channel
+
+
+# --- notices
+
+
+async def test_a_worker_does_not_start_while_a_notice_stands_and_says_why(service, systemd, monkeypatch):
+    monkeypatch.setattr(Ec2Notices.__init__, "__kwdefaults__", {"poll_s": 0.01})
+    health = Health()
+    service.interrupt("stop", time.time())
+    async with AsyncExitStack() as opened, asyncio.timeout(DEADLINE_S):
+        with capture_logs() as logs:
+            opening = asyncio.create_task(
+                agent._open_notices(make_settings(interruption_notices="ec2"), health, opened)
+            )
+            await service.until_asked(SPOT, times=3)
+            assert not opening.done()
+            part = health.document()["parts"]["drain"]
+            assert not part["ok"]
+            assert "not started: EC2 is about to stop" in part["reason"]
+            del service.values[SPOT]
+            assert await opening is not None
+        assert health.ready
+        assert [entry["event"] for entry in logs] == ["not started while this stands"]
+        assert systemd.recv(1000) == b"EXTEND_TIMEOUT_USEC=60000000"
+
+
+async def test_metadata_that_may_not_be_asked_is_not(service, monkeypatch):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    async with AsyncExitStack() as opened:
+        with capture_logs() as logs:
+            settings = make_settings(interruption_notices="ec2")
+            assert await agent._open_notices(settings, Health(), opened) is None
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert service.asked == []
+
+
+async def test_nothing_is_asked_unless_it_is_configured(service):
+    async with AsyncExitStack() as opened:
+        assert await agent._open_notices(make_settings(), Health(), opened) is None
+    assert service.asked == []
+
+
+async def test_a_notice_drains_the_worker_in_the_time_that_it_leaves(service, systemd, tmp_path):
+    rig = Rig(tmp_path, drain_seconds=3600)
+    rig.hold("r1")
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("running", "r1")
+    async with AsyncExitStack() as opened, asyncio.timeout(DEADLINE_S):
+        notices = await opened.enter_async_context(Ec2Notices(service.url, poll_s=0.01))
+        service.interrupt("terminate", time.time() + 120)
+        agent._heed(notices, rig.worker, rig.settings, opened)
+        await _until_draining(rig)
+        assert 0 < rig.worker._left_s() <= 120 - agent.NOTICE_RESERVE_S
+        service.interrupt("terminate", time.time())
+        await run
+    assert systemd.recv(1000).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+    assert len(rig.broker.given_back) == 1
+
+
+async def _until_draining(rig: Rig) -> None:
+    while "drain" not in rig.health.document()["parts"]:  # noqa: ASYNC110 - health has no event
+        await asyncio.sleep(0)  # another turn of this loop is what makes it so
+
+
+# --- the end
+
+
+async def test_systemd_is_asked_for_as_long_as_a_drain_may_take(systemd, tmp_path):
+    rig = Rig(tmp_path, drain_seconds=3600)
+    run = rig.start()
+    agent._stop(rig.worker, rig.settings)
+    stopping, extend = systemd.recv(1000).decode().splitlines()
+    assert stopping == "STOPPING=1"
+    assert int(extend.removeprefix("EXTEND_TIMEOUT_USEC=")) == (3600 + agent.STOP_TAIL_S) * 1_000_000
+    rig.worker.stop()
+    await run
+
+
+async def test_a_part_that_does_not_close_keeps_the_others_from_nothing():
+    closed: list[str] = []
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def close() -> None:
+        closed.append("last")
+
+    with capture_logs() as logs:
+        async with asyncio.timeout(DEADLINE_S):
+            async with AsyncExitStack() as opened:
+                agent._close_in_time(opened, "last", close, 3600)
+                agent._close_in_time(opened, "hanging", hang, 0.01)
+    assert closed == ["last"]
+    assert [(entry["event"], entry["part"]) for entry in logs] == [("not closed in time", "hanging")]
