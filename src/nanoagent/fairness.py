@@ -7,15 +7,16 @@ their messages are found behind those of the flood:
   reason to take no more messages.
 * More of them go back for a while. Nobody has tried them: that is no attempt.
 * To look past them costs requests, and keeps what goes back from other workers that may have room. So it is
-  done in whole batches, at a pace that slows down while nothing is found, and what goes back stays away for a
-  short time at first, longer each time, and no longer than others of its function have waited here already.
+  done in whole batches, one a second, and what goes back stays away for a short time at first, longer each
+  time, and no longer than others of its function have been here already.
 
-A function whose jobs are short never comes to that: its share is refilled from those that wait here, and
-their places are filled again, before the first pause is over.
+So a burst of short jobs of one function is hardly touched: most of it has run before anybody looks past it,
+and the rest is away for a second. The longer a flood stands, the further intake looks.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
@@ -33,8 +34,7 @@ _AWAY_S: Final = 4.0
 _LEAST_AWAY_S: Final = 1.0  # SQS counts whole seconds
 _MOST_AWAY_S: Final = 60.0
 _DOUBLINGS: Final = 5
-_PAUSE_S: Final = 0.1
-_MOST_PAUSE_S: Final = 1.0  # ten messages a second: some 20 requests
+_PACE_S: Final = 1.0  # ten messages in that time: a request to receive them, and one for each that goes back
 
 
 def beyond_share(waiting: Iterable[Job], left: Callable[[Job], int]) -> Counter[str]:
@@ -66,7 +66,7 @@ def away_s(receive_count: int, waited_s: float, jitter: float) -> float:
 
     Args:
         receive_count: How often its message has been handed out.
-        waited_s: How long the first of those of its function that wait here has waited, seconds.
+        waited_s: How long the first of those of its function that run or wait here has been here, seconds.
         jitter: A random number from 0 to 1; takes away up to half.
     """
     longest = min(_AWAY_S * 2.0 ** min(receive_count - 1, _DOUBLINGS), _MOST_AWAY_S, waited_s)
@@ -74,7 +74,7 @@ def away_s(receive_count: int, waited_s: float, jitter: float) -> float:
 
 
 class Pace:
-    """When to look again for what lies behind a flood.
+    """When to look for what lies behind a flood.
 
     Args:
         clock: Monotonic seconds.
@@ -82,19 +82,22 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pause_s = _PAUSE_S
+        self._asked_at = -math.inf
         self._next_at = 0.0
 
     def left_s(self) -> float:
-        """How long not to look yet, seconds."""
-        return max(0.0, self._next_at - self._clock())
+        """How long not to look yet, seconds; asked while there is a flood to look past."""
+        now = self._clock()
+        if now - self._asked_at > 2 * _PACE_S:  # there was none: what has come may be gone in a moment
+            self._next_at = now + _PACE_S
+        self._asked_at = now
+        return max(0.0, self._next_at - now)
 
     def looked(self) -> None:
         """A look is over; what came of it is yet to be seen."""
-        self._next_at = self._clock() + self._pause_s
-        self._pause_s = min(self._pause_s * 2, _MOST_PAUSE_S)
+        self._asked_at = self._clock()
+        self._next_at = self._asked_at + _PACE_S
 
     def found(self) -> None:
         """A job of a function that is below its share was among what came: there may be more of them."""
-        self._pause_s = _PAUSE_S
-        self._next_at = 0.0
+        self._next_at = min(self._next_at, self._clock())

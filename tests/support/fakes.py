@@ -38,6 +38,7 @@ def make_settings(**changes: Any) -> Settings:
         "build_memory_mb": 512,
         "retry_base_seconds": 0.001,
         "retry_max_seconds": 0.004,
+        "function_max_share": 1.0,  # most tests have one function
         "locale": "en",
         "docker_work_dir_root": Path("/tmp/tasks"),
     }
@@ -122,7 +123,7 @@ class ScriptedExecutor:
     @asynccontextmanager
     async def running(self, attempt: Attempt) -> AsyncIterator[None]:
         """A slot of the worker's smallest size, as a run of the program takes it."""
-        async with self._slots.reserve(128, 0.5):
+        async with self._slots.reserve(128, 0.5, attempt.job.function_id):
             attempt.on_running()
             self._journal.note("running", attempt.job.request_id)
             yield

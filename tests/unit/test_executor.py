@@ -76,7 +76,9 @@ class Rig:
         for bucket in ("code", "data"):
             (folder / "store" / bucket).mkdir(parents=True)
         self.settings = make_settings(**changes)
-        self.slots = Slots(self.settings.worker_memory_mb, self.settings.worker_cpus)
+        self.slots = Slots(
+            self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share
+        )
         self.pool = FakePool()
         self.spool = folder / "spool"
         self.spool.mkdir()
