@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import hashlib
 import json
 import re
 import secrets
+import struct
 import sys
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -96,6 +98,9 @@ class Asked:
     pieces: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+_ASKED: Final = web.RequestKey("asked", Asked)
 
 
 @dataclass(slots=True)
@@ -211,7 +216,7 @@ class Standin:
             body = json.loads(raw)
         asked = Asked(request.method, request.raw_path, dict(request.headers), body, raw)
         self.log.append(asked)
-        request["asked"] = asked
+        request[_ASKED] = asked
         await self._tell()
         try:
             response = await self._checked(request, body, handler)
@@ -261,7 +266,7 @@ class Standin:
         return None
 
     async def _endless(self, request: web.Request) -> web.StreamResponse:
-        asked: Asked = request["asked"]
+        asked: Asked = request[_ASKED]
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         while not self._released.is_set():
@@ -272,7 +277,7 @@ class Standin:
 
     async def _paced(self, request: web.Request, reply: _Reply) -> AsyncIterator[str]:
         """The reply's pieces, at the pace and up to the point that its model's name says."""
-        asked: Asked = request["asked"]
+        asked: Asked = request[_ASKED]
         for at, piece in enumerate(reply.pieces):
             if at == _HELD_PIECES and reply.model == "fault/close":
                 assert request.transport is not None  # noqa: S101 - it is being written to
@@ -296,7 +301,7 @@ class Standin:
         return web.json_response({})
 
     def _reply(self, request: web.Request, prompt: str, limit: int | None) -> _Reply:
-        asked: Asked = request["asked"]
+        asked: Asked = request[_ASKED]
         asked.prompt_tokens = tokens(prompt)
         words = answer_words(prompt, limit)
         whole = len(words) == len(answer_words(prompt, None))
@@ -327,7 +332,7 @@ class Standin:
         )
 
     async def _ollama_text(self, request: web.Request) -> web.StreamResponse:
-        body = request["asked"].body
+        body = request[_ASKED].body
         chat = request.path == "/api/chat"
         prompt = _said(body.get("messages")) if chat else f"{body.get('system') or ''} {body.get('prompt')}"
         limit = (body.get("options") or {}).get("num_predict")
@@ -355,7 +360,7 @@ class Standin:
         return response
 
     async def _embed(self, request: web.Request) -> web.Response:
-        asked: Asked = request["asked"]
+        asked: Asked = request[_ASKED]
         given = asked.body.get("input")
         texts = [given] if isinstance(given, str) else list(given or [])
         asked.prompt_tokens = sum(map(tokens, texts))
@@ -369,7 +374,7 @@ class Standin:
         )
 
     async def _embeddings(self, request: web.Request) -> web.Response:
-        asked: Asked = request["asked"]
+        asked: Asked = request[_ASKED]
         prompt = str(asked.body.get("prompt", ""))
         asked.prompt_tokens = tokens(prompt)
         return web.json_response({"embedding": vector(prompt)})
@@ -384,7 +389,7 @@ class Standin:
         return web.json_response({"object": "list", "data": data})
 
     async def _openai_text(self, request: web.Request) -> web.StreamResponse:
-        body = request["asked"].body
+        body = request[_ASKED].body
         chat = request.path == "/v1/chat/completions"
         prompt = _said(body.get("messages")) if chat else str(body.get("prompt"))
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
@@ -420,7 +425,7 @@ class Standin:
         return response
 
     async def _responses(self, request: web.Request) -> web.StreamResponse:
-        body = request["asked"].body
+        body = request[_ASKED].body
         given = body.get("input")
         reply = self._reply(
             request, given if isinstance(given, str) else _said(given), body.get("max_output_tokens")
@@ -456,12 +461,15 @@ class Standin:
         return response
 
     async def _openai_embeddings(self, request: web.Request) -> web.Response:
-        asked: Asked = request["asked"]
+        asked: Asked = request[_ASKED]
         given = asked.body.get("input")
         texts = [given] if isinstance(given, str) else list(given or [])
         asked.prompt_tokens = sum(map(tokens, texts))
+        # The official clients ask for base64 without being told to; the one for Node.js takes nothing else.
+        packed = asked.body.get("encoding_format") == "base64"
         data = [
-            {"object": "embedding", "index": at, "embedding": vector(text)} for at, text in enumerate(texts)
+            {"object": "embedding", "index": at, "embedding": _packed(vector(text)) if packed else vector(text)}
+            for at, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens}
         return web.json_response(
@@ -475,6 +483,10 @@ async def _hello(_request: web.Request) -> web.Response:
 
 async def _version(_request: web.Request) -> web.Response:
     return web.json_response({"version": "0.0.0-standin"})
+
+
+def _packed(numbers: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
 @asynccontextmanager
