@@ -194,6 +194,8 @@ class Worker:
         self._moved.set()  # it wants no room after all
         if not fairness.is_crowded(beyond, function):
             return None
+        if delivery.in_order and self._parts.broker.is_last(delivery):
+            return None  # it would not come again: only a message without a place in an order can be copied
         own = [each.since for each in self._held if each.job is not None and each.job.function_id == function]
         return fairness.away_s(delivery.receive_count, time.monotonic() - min(own), self._jitter())
 

@@ -142,6 +142,19 @@ async def test_others_are_found_behind_a_flood_that_hangs_and_none_of_it_is_lost
     assert rig.sample("worker_attempts_failed_total") == 0
 
 
+async def test_a_message_in_order_that_would_not_come_again_stays(make_rig: Callable[..., Rig]):
+    rig = make_rig(broker={"fifo": True, "max_receives": 1})
+    gates = [rig.hold(f"flood{number}") for number in range(20)]
+    for number in range(20):
+        await rig.broker.send(message(f"flood{number}", functionId="flood"), group_id=f"group{number}")
+    async with rig.running():
+        await rig.journal.until_noted("execute", times=20)
+        for gate in gates:
+            gate.set()
+        await rig.until_settled(20)
+    assert {result.error_type for result in rig.documents()} == {None}
+
+
 async def test_a_few_of_a_function_at_its_share_wait_here_and_there_is_still_room_for_others(
     make_rig: Callable[..., Rig],
 ):
