@@ -468,7 +468,11 @@ class Standin:
         # The official clients ask for base64 without being told to; the one for Node.js takes nothing else.
         packed = asked.body.get("encoding_format") == "base64"
         data = [
-            {"object": "embedding", "index": at, "embedding": _packed(vector(text)) if packed else vector(text)}
+            {
+                "object": "embedding",
+                "index": at,
+                "embedding": _packed(vector(text)) if packed else vector(text),
+            }
             for at, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens}
