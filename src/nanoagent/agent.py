@@ -506,6 +506,8 @@ async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
         dlq_url=settings.sqs_dlq_url,
         wait_s=settings.sqs_wait_seconds,
         visibility_s=settings.sqs_visibility_seconds,
+        worker=settings.worker_id,
+        least_receives=settings.least_receives,
     )
 
 

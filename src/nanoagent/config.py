@@ -480,6 +480,15 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def least_receives(self) -> int:
+        """What maxReceiveCount in the queue's redrive policy should be at least.
+
+        Receipts that are no attempts count for it as well; in a FIFO queue also those of a message that goes
+        back only because one before it in its group does.
+        """
+        return (10 if self.sqs_queue_url.endswith(".fifo") else 2) * self.max_attempts
+
+    @property
     def largest_job_mb(self) -> int:
         """The largest `memoryMb` that is accepted, MiB."""
         return self.max_memory_mb or min(10_240, self.worker_memory_mb)

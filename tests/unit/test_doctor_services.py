@@ -132,6 +132,11 @@ def assert_said(findings: list[Finding], expected: Expected) -> None:
             ((WARNING, "after 3 receipts"), *NOT_TRIED),
         ),
         (
+            {"attributes": attributes(RedrivePolicy=json.dumps(POLICY | {"maxReceiveCount": 20}))},
+            {"sqs_queue_url": "https://q/123456789012/jobs.fifo"},
+            ((WARNING, "behind others of their group"), *NOT_TRIED),
+        ),
+        (
             {"attributes": attributes(RedrivePolicy=None)},
             {},
             ((WARNING, "no dead-letter queue"), *NOT_TRIED),

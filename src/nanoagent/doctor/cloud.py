@@ -52,7 +52,6 @@ _NO_QUEUE: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueD
 _NO_HANDLE: Final = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue"})
 _REFUSE_AT_S: Final = 300.0
 _WARN_AT_S: Final = 60.0
-_PLENTY: Final = 2  # receipts for each attempt: what is given back uncounted by the worker is counted by SQS
 _POLICY: Final = "deploy/iam-policy.json has all that the worker takes"
 
 
@@ -175,13 +174,8 @@ def queue_settings(settings: Settings, queue: str, data: Mapping[str, object]) -
         return
     receives = _redrive(attributes).get("maxReceiveCount")
     if str(receives).isdecimal():
-        if int(str(receives)) < _PLENTY * settings.max_attempts:
-            yield warning(
-                Area.SQS,
-                f"{queue} moves a message away after {receives} receipts, and jobs that are given back for "
-                f"lack of room count as well (MAX_ATTEMPTS={settings.max_attempts})",
-                f"maxReceiveCount of {_PLENTY * settings.max_attempts} or more in its redrive policy",
-            )
+        if int(str(receives)) < settings.least_receives:
+            yield warning(Area.SQS, _few_receipts(settings, queue, str(receives)), _more_receipts(settings))
     elif settings.sqs_dlq_url is None:
         yield warning(
             Area.SQS,
@@ -199,6 +193,18 @@ def queue_settings(settings: Settings, queue: str, data: Mapping[str, object]) -
             f"{queue} is encrypted with a key of KMS",
             "kms:Decrypt on that key for the worker, kms:GenerateDataKey on the dead-letter queue's",
         )
+
+
+def _few_receipts(settings: Settings, queue: str, receives: str) -> str:
+    """What a small maxReceiveCount means: a worker can have a standard queue start counting anew."""
+    found = f"{queue} moves a message away after {receives} receipts, and those count that were no attempts"
+    if settings.sqs_queue_url.endswith(".fifo"):
+        return f"{found}: jobs that are behind others of their group which fail are given up untried"
+    return f"{found}: messages have to be replaced by copies often"
+
+
+def _more_receipts(settings: Settings) -> str:
+    return f"maxReceiveCount of {settings.least_receives} or more in its redrive policy"
 
 
 def redrive_target(data: object) -> tuple[str, str] | None:
@@ -240,7 +246,7 @@ def _dead_letters(settings: Settings, answers: Mapping[str, Answer]) -> Iterator
     yield unknown(
         Area.SQS,
         f"sqs:SendMessage to {queue} was not tried: it takes a message",
-        f"allow sqs:SendMessage on it ({_POLICY})",
+        f"allow sqs:SendMessage on it, and on the queue itself unless that is FIFO ({_POLICY})",
     )
 
 
