@@ -149,6 +149,15 @@ SETTINGS_KO: Final = {
     "ai_remote_tools": "함수가 모델 서버에 URL 가져오기, 검색, 도구 실행, 저장된 데이터 읽기를 시킬 수 있음",
     "ai_record": "store: 실행과 모델이 주고받은 내용을 출력 파일 옆에 업로드",
     "ai_replay": "그런 파일의 폴더. 모델에 묻지 않고 거기에서 답함",
+    "network": (
+        "none: 아무 데도 연결할 수 없음; ai: 게이트웨이를 거쳐 모델에만; egress: 인터넷에도; "
+        "작업이 더 좁게 요청할 수 있음 (`network`)"
+    ),
+    "network_max_connections": "실행 하나가 게이트웨이와 인터넷에 동시에 열 수 있는 연결 수. 그 이상은 기다림",
+    "egress_allow": "실행이 연결할 수 있는 호스트: 이름, *.접미사, 전체는 *; 쉼표로 구분",
+    "egress_deny": "사설망 외에 연결할 수 없는 네트워크(CIDR); 쉼표로 구분",
+    "egress_ports": "연결할 수 있는 TCP 포트; 쉼표로 구분",
+    "egress_max_mb": "실행 하나가 인터넷으로 보내고 받을 수 있는 양의 합(MiB)",
     "metrics_host": "메트릭과 헬스 체크의 주소",
     "metrics_port": "그 포트; 0이면 비어 있는 포트",
     "cloudwatch_enabled": "최대 메모리를 CloudWatch로 전송",

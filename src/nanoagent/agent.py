@@ -39,7 +39,10 @@ from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
 from nanoagent.gates import Gate
 from nanoagent.handling import WorkerParts
-from nanoagent.job import Runtime
+from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.network.egress import Egress
+from nanoagent.network.listeners import Network
+from nanoagent.network.policy import AllowedHosts
 from nanoagent.notices import Ec2Notices, endpoint_of
 from nanoagent.outputs import OutputUploader
 from nanoagent.runner import Runner, RunnerParts
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 
     from nanoagent.ai.upstreams import Upstream
     from nanoagent.config import Settings
+    from nanoagent.network.doors import Door
     from nanoagent.notices import Notice
     from nanoagent.sink.cancellations import RedisCancellations
     from nanoagent.storage.base import ObjectStore
@@ -181,7 +185,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
     home.claim()
     opened.callback(home.release)
-    pool, image_ids = await _open_pool(settings, home, metrics, health, opened)
+    network = await _network(settings, metrics, opened)
+    pool, image_ids = await _open_pool(settings, home, metrics, health, opened, network.doors)
     programs = await opened.enter_async_context(_program_cache(settings))
     code = await opened.enter_async_context(_code_cache(settings, store, metrics))
     disk = _disk_room(settings, code, programs)
@@ -193,6 +198,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
         image_ids=image_ids,
         spool=home.spool,
         failures=Failures.remembered_for(settings.failure_memory_seconds),
+        network=network,
     )
     executor = Executor(
         ExecutorParts(
@@ -344,7 +350,12 @@ async def selftest(settings: Settings) -> SelfTest:
 
 
 async def _open_pool(
-    settings: Settings, home: WorkerHome, metrics: Metrics, health: Health, opened: AsyncExitStack
+    settings: Settings,
+    home: WorkerHome,
+    metrics: Metrics,
+    health: Health,
+    opened: AsyncExitStack,
+    doors: tuple[Door, ...] = (),
 ) -> tuple[Pool, dict[Runtime, str]]:
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
@@ -354,7 +365,7 @@ async def _open_pool(
     if orphans:
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
-    policy = await _isolated(settings, pool_policy(settings), driver, home, metrics, health)
+    policy = await _isolated(settings, pool_policy(settings, doors), driver, home, metrics, health)
     pool = Pool(driver, home, policy, metrics, health)
     await pool.start()
     _close_in_time(opened, "containers", pool.close, _CLOSE_MAX_S)
@@ -427,8 +438,29 @@ async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime,
     return found
 
 
-def pool_policy(settings: Settings) -> PoolPolicy:
-    """The pool's part of the settings."""
+async def _network(settings: Settings, metrics: Metrics, opened: AsyncExitStack) -> Network:
+    """What runs may reach."""
+    gateway, egress = None, None
+    if settings.network.allows(NetworkPolicy.AI):
+        gateway = await opened.enter_async_context(ai_gateway(settings, metrics))
+    if settings.network.allows(NetworkPolicy.EGRESS):
+        hosts = AllowedHosts(settings.egress_hosts)
+        egress = Egress(hosts, settings.egress_denied, settings.egress_max_mb * MIB, metrics.egress)
+        opened.callback(egress.close)
+    network = Network(
+        settings.network, gateway, egress, settings.egress_port_numbers, settings.network_max_connections
+    )
+    opened.callback(network.close)
+    return network
+
+
+def pool_policy(settings: Settings, doors: tuple[Door, ...] = ()) -> PoolPolicy:
+    """The pool's part of the settings.
+
+    Args:
+        settings: All of them.
+        doors: Where the agent wants to be able to listen in the network of runs.
+    """
     return PoolPolicy(
         images={runtime: settings.image(runtime) for runtime in Runtime},
         sizes={runtime: settings.pool_size(runtime) for runtime in Runtime},
@@ -450,6 +482,7 @@ def pool_policy(settings: Settings) -> PoolPolicy:
         docker_runtime=settings.docker_runtime,
         sharing=Sharing(settings.container_sharing),
         modules=settings.preloaded_modules,
+        doors=doors,
     )
 
 

@@ -7,6 +7,7 @@ tested against this module. AWS endpoints and credentials follow the SDK's own v
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -23,7 +24,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nanoagent.errors import ConfigError
-from nanoagent.job import DEFAULT_MEMORY_MB, MAX_TIMEOUT_MS, MIN_MEMORY_MB, JobDefaults, Runtime
+from nanoagent.job import (
+    DEFAULT_MEMORY_MB,
+    MAX_TIMEOUT_MS,
+    MIN_MEMORY_MB,
+    JobDefaults,
+    NetworkPolicy,
+    Runtime,
+)
 
 _MIB: Final = 1024 * 1024
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
@@ -36,6 +44,11 @@ _BESIDE_S: Final = 600
 _MAX_BUILD_S: Final = _MAX_HELD_S - MAX_TIMEOUT_MS // 1000 - _BESIDE_S
 _REMAPPED_IDS: Final = 65_536  # see container.engine
 _LEAST_UIDS: Final = 10_000
+_GATEWAY_PORT: Final = 11434  # see network.listeners
+_MAX_EGRESS_PORTS: Final = 14  # see network.doors: the gateway and DNS have a door each
+_HOST_PATTERN: Final = re.compile(
+    r"\*|(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
+)
 
 _SECRET_VARIABLES: Final = (
     "AWS_ACCESS_KEY_ID",
@@ -381,6 +394,25 @@ class Settings(BaseSettings):
         None, description="folder of such files; models are not asked, the answers come from there"
     )
 
+    # --- what runs may reach
+    network: NetworkPolicy = Field(
+        NetworkPolicy.AI,
+        description="none: nothing; ai: models, through the gateway; egress: the internet as well; a job may "
+        "ask for less (`network`)",
+    )
+    network_max_connections: Positive = Field(
+        64, description="connections of a run at a time, to the gateway and the internet; more wait"
+    )
+    egress_allow: str = Field(
+        "*",
+        description="hosts that runs may reach: names, *.suffixes, or * for all; separated by commas",
+    )
+    egress_deny: str = Field(
+        "", description="networks (CIDR) that they may not, besides private ones; separated by commas"
+    )
+    egress_ports: str = Field("80,443", description="TCP ports that they may connect to; separated by commas")
+    egress_max_mb: Positive = Field(1024, description="what a run may send and receive there together, MiB")
+
     # --- what it tests
     selftest_interval_seconds: NotNegative = Field(
         3600,
@@ -404,6 +436,38 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not _URL.match(value):
             raise ValueError("should be a URL that starts with http:// or https://")
+        return value
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        for host in _listed(value):
+            if not _HOST_PATTERN.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host name; should be like api.example.com, *.example.com or *"
+                )
+        return value
+
+    @field_validator("egress_deny")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for network in _listed(value):
+            ipaddress.ip_network(network)  # its error names the value
+        return value
+
+    @field_validator("egress_ports")
+    @classmethod
+    def _are_ports(cls, value: str) -> str:
+        ports = _listed(value)
+        for port in ports:
+            if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+                raise ValueError(
+                    f"{port!r} is no port; should be numbers from 1 to 65535, separated by commas"
+                )
+            if int(port) == _GATEWAY_PORT:
+                raise ValueError(f"{port} is the gateway's in a run's network; choose others")
+        if len(set(map(int, ports))) != len(ports) or len(ports) > _MAX_EGRESS_PORTS:
+            raise ValueError(f"should be at most {_MAX_EGRESS_PORTS} ports, each once")
         return value
 
     @field_validator("ai_api_key")
@@ -501,6 +565,7 @@ class Settings(BaseSettings):
             model_id=self.ai_model,
             max_memory_mb=self.largest_job_mb,
             memory_mb=min(DEFAULT_MEMORY_MB, self.largest_job_mb),
+            network=self.network,
         )
 
     @property
@@ -536,6 +601,21 @@ class Settings(BaseSettings):
         return int(getattr(self, f"warm_pool_{runtime}_size"))
 
     @property
+    def egress_hosts(self) -> tuple[str, ...]:
+        """The patterns of EGRESS_ALLOW."""
+        return tuple(_listed(self.egress_allow))
+
+    @property
+    def egress_denied(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks of EGRESS_DENY."""
+        return tuple(ipaddress.ip_network(network) for network in _listed(self.egress_deny))
+
+    @property
+    def egress_port_numbers(self) -> tuple[int, ...]:
+        """The ports of EGRESS_PORTS."""
+        return tuple(int(port) for port in _listed(self.egress_ports))
+
+    @property
     def preloaded_modules(self) -> tuple[str, ...]:
         """The Python modules that every interpreter has ready."""
         return () if self.python_preload in {"auto", "none"} else tuple(self.python_preload.split(","))
@@ -548,6 +628,10 @@ class Settings(BaseSettings):
     def most_cpus_for(self, memory_mb: int) -> float:
         """What a job of that size may use while CPUs are free: CPU_BURST times its share."""
         return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _password_of(url: str) -> str | None:

@@ -92,6 +92,7 @@ class Executor:
         result.duration_ms = round(ran.wall_ms)
         result.output_files = links
         result.output_errors = ran.collected.refused + refused
+        result.llm_token_count = attempt.ai_usage.tokens
         result.start = lease.start
         result.isolation = lease.isolation
         if ran.use is not None and ran.use.peak_bytes is not None:

@@ -73,6 +73,7 @@ class Job:
         timeout_ms: For the user's code alone.
         payload: The `input` field's own JSON bytes.
         model_id: The default model of the AI client.
+        network: What the run may reach.
     """
 
     request_id: str
@@ -84,6 +85,7 @@ class Job:
     timeout_ms: int
     payload: bytes
     model_id: str
+    network: NetworkPolicy = NetworkPolicy.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class JobDefaults:
     max_memory_mb: int
     memory_mb: int = DEFAULT_MEMORY_MB
     timeout_ms: int = 300_000
+    network: NetworkPolicy = NetworkPolicy.AI
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -109,6 +112,7 @@ class _Envelope(msgspec.Struct, rename="camel"):
     timeout_ms: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
     model_id: msgspec.Raw = msgspec.Raw()
+    network: msgspec.Raw = msgspec.Raw()
 
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
@@ -156,6 +160,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         timeout_ms=fields.integer("timeoutMs", envelope.timeout_ms, defaults.timeout_ms, (1, MAX_TIMEOUT_MS)),
         payload=bytes(envelope.input) or b"{}",
         model_id=fields.text("modelId", envelope.model_id, defaults.model_id, longest=_MAX_MODEL_ID),
+        network=fields.network(envelope.network, defaults.network),
     )
     if fields.problems:
         shown_runtime = _loose(envelope.runtime, str) or Runtime.PYTHON
@@ -315,6 +320,21 @@ class _Fields:
             self._refuse("runtime", raw, "one of " + ", ".join(Runtime))
             return Runtime.PYTHON
         return Runtime(str(value))
+
+    def network(self, raw: msgspec.Raw, widest: NetworkPolicy) -> NetworkPolicy:
+        if _is_absent(raw):
+            return widest
+        value = _loose(raw, str)
+        if value not in set(NetworkPolicy):
+            self._refuse("network", raw, "one of " + ", ".join(NetworkPolicy))
+            return widest
+        wanted = NetworkPolicy(str(value))
+        if not widest.allows(wanted):
+            # Narrowed silently, it would fail later, where nobody looks for the reason.
+            self._refuse(
+                "network", raw, f"no more than this worker's NETWORK={widest} (or set NETWORK={wanted})"
+            )
+        return wanted
 
     def s3_key(self, raw: msgspec.Raw) -> str:
         if _is_absent(raw):

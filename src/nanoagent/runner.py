@@ -24,13 +24,14 @@ from nanoagent.container.spec import MIB
 from nanoagent.errors import Interrupted, PlatformError, Rejected
 from nanoagent.failures import Failures
 from nanoagent.job import Runtime
+from nanoagent.network.base import AiUsage, NetworkRun
 from nanoagent.result import ErrorType, Timings
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
     from nanoagent.code.cache import CodeTree, ProgramCache
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease, Pool
     from nanoagent.job import Job
+    from nanoagent.network.listeners import Network
     from nanoagent.slots import Slots
 
 _MAX_PAYLOAD_ENV_BYTES: Final = 96 * 1024  # the contract's; Linux allows 128 KiB for one string
@@ -45,8 +47,9 @@ _SLOT_WAIT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
 _BUILD_CAPTURE_BYTES: Final = 256 * 1024
 _BUILD_OUTPUT_BYTES: Final = 512 * MIB
-# Where the AI client's gateway will listen inside a run; the run's network has nothing else in it.
+# Where the gateway to models listens in a run's network (network.listeners).
 _GATEWAY: Final = "http://127.0.0.1:11434"
+_AI_RECORD: Final = "ai.jsonl"  # beside output files, whose names there are numbers
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -59,6 +62,8 @@ class Attempt:
         number: Which attempt it is, from 1.
         queue_ms: How long the message had waited when it was received.
         control: What the run can be called off by.
+        ai_usage: What the run has used of models.
+        ai_record: Where the run's exchanges with models lie, if there were any and AI_RECORD asks for them.
         fence: The token of the claim it is made under; what it stores replaces nothing of a later one's.
         on_running: Called when the job gets a slot: from then on it is finished rather than given back.
     """
@@ -69,6 +74,8 @@ class Attempt:
     on_running: Callable[[], None] = lambda: None
     fence: int = 0
     control: Control = field(default_factory=Control)
+    ai_usage: AiUsage = field(default_factory=AiUsage)
+    ai_record: Path | None = None
     timings: Timings = field(default_factory=Timings)
     started_at: float = field(default_factory=time.perf_counter)
 
@@ -91,6 +98,7 @@ class RunnerParts:
         image_ids: Runtime → id of its image, a part of what a built program depends on.
         spool: Folder for output files on their way.
         failures: What is not worth trying again yet.
+        network: What runs may reach; None: nothing.
     """
 
     settings: Settings
@@ -100,6 +108,7 @@ class RunnerParts:
     image_ids: dict[Runtime, str]
     spool: Path
     failures: Failures = field(default_factory=Failures)
+    network: Network | None = None
 
 
 class Runner:
@@ -253,7 +262,8 @@ class Runner:
             with attempt.timed("start"):
                 await lease.container.session.ready()
             request = self._run_request(attempt.job, prepare_next=lease.reuse)
-            ran = await execution.execute(lease, request, spool, attempt.control)
+            reached = self._reached(attempt, lease, request, spool)
+            ran = await execution.execute(lease, request, spool, attempt.control, reached)
             attempt.timings.run = round(ran.wall_ms, 3)
             return ran, lease
 
@@ -269,6 +279,27 @@ class Runner:
                 await held.enter_async_context(slot)
         except TimeoutError as exc:
             raise Interrupted(f"no room for this job within {_SLOT_WAIT_S:.0f} s") from exc
+
+    def _reached(
+        self, attempt: Attempt, lease: Lease, request: RunRequest, spool: Path
+    ) -> AbstractAsyncContextManager[None] | None:
+        """What the run may reach, while it runs."""
+        network, job = self._parts.network, attempt.job
+        if network is None:
+            return None
+        if self._settings.ai_record == "store":
+            attempt.ai_record = spool / _AI_RECORD
+        run = NetworkRun(
+            request_id=job.request_id,
+            function_id=job.function_id,
+            runtime=job.runtime,
+            model=job.model_id,
+            policy=job.network,
+            deadline=asyncio.get_running_loop().time() + (request.timeout_ms + request.grace_ms) / 1000,
+            record=attempt.ai_record,
+            usage=attempt.ai_usage,
+        )
+        return network.opened(lease.container.doors, run)
 
     def _run_request(self, job: Job, *, prepare_next: bool) -> RunRequest:
         settings = self._settings

@@ -328,17 +328,29 @@ static void bring_loopback_up(void)
     close(inet);
 }
 
-static void send_places(const struct tree *tree)
+/* The descriptors that a sandbox's report that it is made comes with: first its places, then the doors it has. */
+#define MOST_DESCRIPTORS (PLACE_COUNT + MAX_DOORS)
+
+static void send_places_and_doors(const struct tree *tree, const struct doors *doors)
 {
     struct report made = {.type = 'R'};
-    char room[CMSG_SPACE(sizeof tree->place)] = {0};
+    int handed[MOST_DESCRIPTORS];
+    size_t count = PLACE_COUNT;
+    memcpy(handed, tree->place, sizeof tree->place);
+    for (unsigned i = 0; i < MAX_DOORS; i++)
+        if (doors->socket[i] >= 0) {
+            made.value |= 1 << i;
+            handed[count++] = doors->socket[i];
+        }
+    char room[CMSG_SPACE(sizeof handed)] = {0};
     struct iovec part = {&made, sizeof made};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room,
+                             .msg_controllen = CMSG_SPACE(count * sizeof *handed)};
     struct cmsghdr *descriptors = CMSG_FIRSTHDR(&message);
     descriptors->cmsg_level = SOL_SOCKET;
     descriptors->cmsg_type = SCM_RIGHTS;
-    descriptors->cmsg_len = CMSG_LEN(sizeof tree->place);
-    memcpy(CMSG_DATA(descriptors), tree->place, sizeof tree->place);
+    descriptors->cmsg_len = CMSG_LEN(count * sizeof *handed);
+    memcpy(CMSG_DATA(descriptors), handed, count * sizeof *handed);
     must(sendmsg(CONTROL, &message, MSG_NOSIGNAL) < 0, "send the places");
 }
 
@@ -388,6 +400,7 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
                                               const struct interpreter *interpreter)
 {
     struct tree tree;
+    struct doors doors;
     sigset_t child;
     keep_ends(&ends);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -412,7 +425,9 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
     sigprocmask(SIG_BLOCK, &child, NULL);
     int children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     must(children < 0, "signalfd");
-    send_places(&tree);
+    doors_open(&doors); /* only now: nobody has been forked with a copy */
+    send_places_and_doors(&tree, &doors);
+    doors_close(&doors);
     for (int place = 0; place < PLACE_COUNT; place++) {
         close(container_tree.place[place]);
         if (place != PLACE_WORK)
@@ -432,10 +447,25 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
 
 /* ---- the supervisor's side ---------------------------------------------------------------------------- */
 
-/* Receive a report, and descriptors with it when there is room for them. */
-static int receive_report(int control, struct report *report, int *places)
+/* Take the descriptors that came with the report of a sandbox that is made. */
+static void take_descriptors(struct msghdr *message, const struct report *report, struct sandbox *sandbox)
 {
-    char room[CMSG_SPACE(PLACE_COUNT * sizeof(int))] = {0};
+    struct cmsghdr *descriptors = CMSG_FIRSTHDR(message);
+    size_t count = PLACE_COUNT + (size_t)__builtin_popcount((unsigned)report->value);
+    if (!descriptors || descriptors->cmsg_type != SCM_RIGHTS || descriptors->cmsg_len != CMSG_LEN(count * sizeof(int)))
+        return;
+    int handed[MOST_DESCRIPTORS];
+    memcpy(handed, CMSG_DATA(descriptors), count * sizeof *handed);
+    memcpy(sandbox->tree.place, handed, sizeof sandbox->tree.place);
+    const int *next = handed + PLACE_COUNT;
+    for (unsigned i = 0; i < MAX_DOORS; i++)
+        sandbox->doors.socket[i] = report->value & 1 << i ? *next++ : -1;
+}
+
+/* Receive a report, and what comes with it for a sandbox that is being made. */
+static int receive_report(int control, struct report *report, struct sandbox *made)
+{
+    char room[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))] = {0};
     struct iovec part = {report, sizeof *report};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
     ssize_t got;
@@ -446,17 +476,15 @@ static int receive_report(int control, struct report *report, int *places)
         *report = (struct report){.type = 'E', .value = got < 0 ? errno : ECHILD, .step = "a sandbox ended"};
         return 0;
     }
-    struct cmsghdr *descriptors = CMSG_FIRSTHDR(&message);
-    if (places && descriptors && descriptors->cmsg_type == SCM_RIGHTS &&
-        descriptors->cmsg_len == CMSG_LEN(PLACE_COUNT * sizeof(int)))
-        memcpy(places, CMSG_DATA(descriptors), PLACE_COUNT * sizeof(int));
+    if (made && report->type == 'R')
+        take_descriptors(&message, report, made);
     return 1;
 }
 
 /* Wait for one kind of report; 0 with an error's report in its place. */
-static int await_report(int control, char type, struct report *report, int *places)
+static int await_report(int control, char type, struct report *report, struct sandbox *made)
 {
-    while (receive_report(control, report, places) && report->type != 'E')
+    while (receive_report(control, report, made) && report->type != 'E')
         if (report->type == type)
             return 1;
     return 0;
@@ -476,6 +504,7 @@ static int make(struct sandbox *sandbox, const struct confinement *confinement,
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
         die("no pipes");
     *sandbox = (struct sandbox){.control = control[0], .job = job[0], .out = out[0], .err = err[0]};
+    memset(&sandbox->doors, -1, sizeof sandbox->doors);
     struct ends ends = {control[1], job[1], out[1], err[1]};
     sandbox->init = (pid_t)syscall(SYS_clone, (unsigned long)(sandbox_namespaces | CLONE_PIDFD | SIGCHLD), NULL,
                                    &sandbox->process, NULL, 0);
@@ -488,7 +517,7 @@ static int make(struct sandbox *sandbox, const struct confinement *confinement,
         *failure = (struct report){.type = 'E', .value = errno, .step = "clone with new namespaces"};
         return 0;
     }
-    int made = (close(control[1]), await_report(control[0], 'R', failure, sandbox->tree.place));
+    int made = (close(control[1]), await_report(control[0], 'R', failure, sandbox));
     if (made && interpreter->kind == KIND_ZYGOTE)
         sandbox->program = zygote_fork(sandbox->process, (int[]){job[1], out[1], err[1]}, confinement);
     close(job[1]);
@@ -567,6 +596,7 @@ void sandbox_close(struct sandbox *sandbox)
 {
     for (int place = 0; place < PLACE_COUNT; place++)
         close(sandbox->tree.place[place]);
+    doors_close(&sandbox->doors);
     close(sandbox->control);
     close(sandbox->job);
     close(sandbox->process);

@@ -7,6 +7,7 @@
 #define SANDBOX_H
 
 #include "confine.h"
+#include "doors.h"
 #include "interpreter.h"
 #include "tree.h"
 
@@ -28,6 +29,7 @@ struct sandbox {
     int out, err;     /* what it prints */
     pid_t program;    /* of a zygote: the parked process, in the container's numbers; else 0 */
     struct tree tree; /* its places */
+    struct doors doors; /* in its network; whoever opened it hands them over */
 };
 
 /* The user and group id that a run sees itself under; the container's own has another for each container. */

@@ -6,7 +6,8 @@
  * tmpfs mounts that it may write to. The agent binds one folder into it, read-only: /slot, with a socket and,
  * once the container belongs to a function, its code (/slot/code) or built program (/slot/program).
  *
- *   start      connect to /slot/agent.sock (the agent takes one connection and removes the socket), HELLO
+ *   start      connect to /slot/agent.sock and /slot/doors.sock (the agent takes one connection at each and removes
+ *              the sockets), HELLO
  *   CONFIGURE  find out what the host allows -> LEVEL; start the interpreter that waits; park a sandbox -> READY
  *   PREPARE    copy the code to /work, show it to the parked sandbox -> READY
  *   RUN        write the payload, start the program, watch it to its end -> EXIT, STDOUT, STDERR; send what it
@@ -25,10 +26,11 @@
  * At both levels the program runs under the supervisor's own user id (docs/adr/0003): the container holds no
  * capability with which there could be another. What keeps it from harming us is said in filter.c.
  *
- * Read in this order: wire.h, here from main() upward, sandbox.c, zygote.c, tree.c, confine.c, filter.c. */
+ * Read in this order: wire.h, here from main() upward, sandbox.c, doors.h, zygote.c, tree.c, confine.c, filter.c. */
 #define _GNU_SOURCE
 #include "capture.h"
 #include "confine.h"
+#include "doors.h"
 #include "interpreter.h"
 #include "sandbox.h"
 #include "tree.h"
@@ -131,6 +133,7 @@ static void park_with(const struct interpreter *interpreter, const struct confin
     parked.confinement = *confinement;
     parked.attached = 0;
     sandbox_open(&parked.sandbox, confinement, interpreter);
+    doors_hand_over(&parked.sandbox.doors);
 }
 
 /* Park a sandbox for a program of that kind. An interpreter that does not come up is done without: programs
@@ -165,7 +168,8 @@ static enum kind kind_for(const struct run *run)
     return fits ? interpreter->kind : KIND_EXEC;
 }
 
-/* Have a parked sandbox that suits the run; most often it is there. */
+/* Have a parked sandbox that suits the run; most often it is there. The doors of one that is parked only now come
+ * too late for the agent: it happens to builds alone, which go nowhere. */
 static void have_sandbox(const struct run *run)
 {
     struct confinement wanted = {run->request.file_size_bytes, run->request.open_files, 0};
@@ -576,18 +580,28 @@ static void configure(const uint8_t *frame, size_t length)
     if (length < sizeof configuration)
         die("short configuration");
     memcpy(&configuration, frame, sizeof configuration);
+    const uint8_t *doors = frame + sizeof configuration;
+    const uint8_t *modules = doors + configuration.door_count * sizeof(struct door);
+    if (modules > frame + length)
+        die("short configuration");
     state.confinement = (struct confinement){configuration.file_size_bytes, configuration.open_files, 0};
     state.level = LEVEL_SHARED;
     if (configuration.highest_level >= LEVEL_SANDBOX && sandbox_is_possible(why, sizeof why))
         state.level = LEVEL_SANDBOX;
     wire_send2(FRAME_LEVEL, &state.level, 1, why, is_sandboxed() ? 0 : strlen(why));
     wire_flush();
+    doors_configure((const struct door *)doors, configuration.door_count);
+    if (!is_sandboxed()) {
+        struct doors here;
+        doors_open(&here);
+        doors_hand_over(&here);
+    }
     if (is_sandboxed()) {
-        state.modules_length = length - sizeof configuration;
+        state.modules_length = (size_t)(frame + length - modules);
         state.modules = malloc(state.modules_length + 1);
         if (!state.modules)
             die("no memory");
-        memcpy(state.modules, frame + sizeof configuration, state.modules_length);
+        memcpy(state.modules, modules, state.modules_length);
         interpreter_read(&state.interpreter);
         sandbox_enter();
         start_zygote();
@@ -656,6 +670,7 @@ int main(void)
     set_up();
     tree_open_container();
     wire_connect("/slot/agent.sock");
+    doors_connect("/slot/doors.sock");
     uint32_t version = PROTOCOL_VERSION;
     wire_send(FRAME_HELLO, &version, sizeof version);
     wire_flush();

@@ -11,10 +11,10 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 2u
+#define PROTOCOL_VERSION 3u
 
 /* agent -> supervisor */
-#define FRAME_CONFIGURE 'C' /* struct configuration, then NUL-terminated modules for the zygote to have */
+#define FRAME_CONFIGURE 'C' /* struct configuration, its doors, then NUL-terminated modules for the zygote to have */
 #define FRAME_PREPARE 'P' /* take over the code in the slot folder: u8: have limits changed that an interpreter
                              looks at when it starts?, then NUL-terminated modules that the code imports */
 #define FRAME_RUN 'R'     /* struct run_request, then its strings and the payload */
@@ -39,6 +39,18 @@ struct __attribute__((packed)) configuration {
     uint8_t highest_level;    /* not to be exceeded, whatever is possible */
     uint64_t file_size_bytes; /* what a run will most likely be confined to */
     uint32_t open_files;
+    uint8_t door_count;       /* so many struct door follow */
+};
+
+#define MAX_DOORS 16u
+#define DOOR_TCP 1u
+#define DOOR_UDP 2u
+
+/* Where in a program's network the agent wants to listen (doors.h). */
+struct __attribute__((packed)) door {
+    uint8_t kind;
+    uint8_t address[4]; /* IPv4 */
+    uint16_t port;
 };
 
 struct __attribute__((packed)) run_request {

@@ -13,6 +13,7 @@ from nanoagent.container.policy import PoolPolicy
 from nanoagent.container.spec import MIB, Limits
 from nanoagent.errors import ContainerError
 from nanoagent.job import Runtime
+from nanoagent.runtime import wire
 from support.fake_supervisor import FakeSupervisor, Script
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class FakeDriver:
             session = await slot.session(_HELLO_TIMEOUT_S)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
+            slot.take_doors(spec.doors, kept=level == wire.LEVEL_SHARED)
         except BaseException:
             if serving is not None:
                 await _end(supervisor, serving)

@@ -24,6 +24,7 @@ _NESTING: Final = 300
 
 _FIELDS: Final = (
     *("requestId", "functionId", "runtime", "s3Key", "s3Bucket", "memoryMb", "timeoutMs", "input", "modelId"),
+    "network",
 )
 
 
@@ -116,6 +117,7 @@ def _check_job(job: Job, document: dict[str, Any], body: str | bytes) -> None:
     assert job.memory_mb == int(given.get("memoryMb", 128))
     assert job.timeout_ms == int(given.get("timeoutMs", 300_000))
     assert job.model_id == given.get("modelId", DEFAULTS.model_id)
+    assert job.network == given.get("network", DEFAULTS.network)
     text = job.payload.decode()
     assert text in ((body if isinstance(body, str) else body.decode()) if "input" in document else "{}")
     assert _parse(text, []) == document.get("input", {})
@@ -181,6 +183,8 @@ def _is_right(name: str, value: Any) -> bool:  # noqa: PLR0911 - the contract's 
         return False
     if name == "runtime":
         return value in {"python", "nodejs", "cpp", "go"}
+    if name == "network":  # no more than DEFAULTS.network
+        return value in {"none", "ai"}
     if name == "s3Bucket":
         return re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) is not None
     if name == "s3Key":

@@ -92,7 +92,7 @@ class Rig:
         self.store.path("code", key).write_bytes(make_zip(files))
 
     async def execute_in_container(
-        self, lease: Lease, request: RunRequest, spool: Path, _control: object = None
+        self, lease: Lease, request: RunRequest, spool: Path, *_control_and_network: object
     ) -> Execution:
         """Instead of `execution.execute`: the next play, or a build or run that succeeds."""
         self.runs.append(request)

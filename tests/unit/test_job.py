@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nanoagent.errors import UnreadableMessage
-from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, Runtime, parse_job
+from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, NetworkPolicy, Runtime, parse_job
 from nanoagent.result import ErrorType
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
@@ -25,6 +25,7 @@ FIELDS = (
     "timeoutMs",
     "input",
     "modelId",
+    "network",
 )
 
 
@@ -54,6 +55,7 @@ def test_what_is_absent_or_null_gets_the_contracts_default(absent: dict[str, Non
         timeout_ms=300_000,
         payload=b"{}",
         model_id="llama3:8b",
+        network=NetworkPolicy.AI,
     )
 
 
@@ -67,6 +69,7 @@ def test_every_field_is_taken_as_it_is():
         timeoutMs=42_000_000,
         input=[1, None],
         modelId="qwen2.5:7b",
+        network="none",
     )
     assert job == Job(
         request_id="r1",
@@ -78,6 +81,7 @@ def test_every_field_is_taken_as_it_is():
         timeout_ms=42_000_000,
         payload=b"[1, null]",
         model_id="qwen2.5:7b",
+        network=NetworkPolicy.NONE,
     )
 
 

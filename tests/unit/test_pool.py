@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -723,7 +724,7 @@ async def test_closing_ends_though_the_engine_removes_nothing(home, tree, monkey
     bench.driver.may_remove.set()
     await bench.driver.close()
     for slot in (home.path / "slots").iterdir():
-        slot.rmdir()
+        shutil.rmtree(slot)
 
 
 # --- what a container holds beside a run

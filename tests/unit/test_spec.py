@@ -58,7 +58,8 @@ def test_the_root_is_read_only():
 
 def test_the_only_path_of_the_host_is_the_slot_folder_read_only():
     assert HOST["Mounts"] == [
-        {"Type": "bind", "Source": "/tasks/worker/slots/one", "Target": "/slot", "ReadOnly": True}
+        {"Type": "bind", "Source": "/tasks/worker/slots/one", "Target": "/slot", "ReadOnly": True},
+        {"Type": "bind", "Source": "/tasks/worker/slots/one/hosts", "Target": "/etc/hosts", "ReadOnly": True},
     ]
     assert not {"Binds", "VolumesFrom", "Devices"} & HOST.keys()
 

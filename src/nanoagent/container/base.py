@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
+    from nanoagent.network.doors import Doors
     from nanoagent.runtime.session import Session
 
 
@@ -24,6 +25,7 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
         highest_level=wire.LEVEL_SANDBOX if sandboxed else wire.LEVEL_SHARED,
         file_size_bytes=spec.limits.file_size_bytes,
         open_files=spec.limits.open_files,
+        doors=spec.doors,
         modules=spec.modules,
     )
 
@@ -66,6 +68,11 @@ class RunningContainer:
         self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
         self.isolation_reason = isolation_reason
         self.base_bytes = 0
+
+    @property
+    def doors(self) -> Doors | None:
+        """Where its runs can reach the agent; None where they cannot."""
+        return self.slot.doors
 
 
 class Driver(Protocol):

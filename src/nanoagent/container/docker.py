@@ -17,6 +17,7 @@ from nanoagent.container import cgroup, engine, slot
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
 from nanoagent.errors import ContainerError
+from nanoagent.runtime import wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -122,6 +123,7 @@ class DockerDriver:
             session = await _session(spec, slot)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
+            slot.take_doors(spec.doors, kept=level == wire.LEVEL_SHARED)
             group = cgroup.find(pid)
             why_not = why_not_isolated(spec, level, reason)
             return RunningContainer(container.id, spec, slot, session, group, why_not)

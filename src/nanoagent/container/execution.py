@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from nanoagent.runtime.wire import ExitFlag, ExitReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
@@ -76,7 +77,11 @@ class Execution:
 
 
 async def execute(
-    lease: Lease, request: RunRequest, spool: Path, control: Control | None = None
+    lease: Lease,
+    request: RunRequest,
+    spool: Path,
+    control: Control | None = None,
+    network: AbstractAsyncContextManager[None] | None = None,
 ) -> Execution:
     """Run once, and mark the lease clean when its container may serve again.
 
@@ -85,6 +90,7 @@ async def execute(
         request: What to run.
         spool: A folder for the output files; made when there are any.
         control: Told when the run can be called off.
+        network: Entered before the program starts, left when none of its processes lives any more.
 
     Raises:
         ContainerError: The container could not do it; nothing can be said of the program.
@@ -95,11 +101,12 @@ async def execute(
         meter = RunMeter(container.group) if container.group is not None else None
     except OSError as exc:
         raise ContainerError("the container died before the run") from exc
-    await container.session.start(request)
-    log.debug("run begins", command=request.arguments[0])
     try:
-        with _sampled(meter), _killable(container, control or Control()):
-            report = await container.session.wait_exit(request)
+        async with network or nullcontext():
+            await container.session.start(request)
+            log.debug("run begins", command=request.arguments[0])
+            with _sampled(meter), _killable(container, control or Control()):
+                report = await container.session.wait_exit(request)
     except session.Overdue:
         return _overdue(request, meter)
     except stream.Gone:

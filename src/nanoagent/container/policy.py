@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.spec import Limits
     from nanoagent.job import Runtime
+    from nanoagent.network.doors import Door
 
 _BREAKER_THRESHOLD: Final = 3
 _BREAKER_MAX_PAUSE_S: Final = 60.0
@@ -48,6 +49,7 @@ class PoolPolicy:
         docker_runtime: The engine's name of what makes containers, where that is not its default.
         sharing: Whom a container may serve.
         modules: Python modules that every interpreter has ready.
+        doors: Where the agent wants to be able to listen in the network of runs.
     """
 
     images: dict[Runtime, str]
@@ -64,6 +66,7 @@ class PoolPolicy:
     docker_runtime: str | None = None
     sharing: Sharing = Sharing.FUNCTION
     modules: tuple[str, ...] = ()
+    doors: tuple[Door, ...] = ()
 
     @property
     def keeps_containers(self) -> bool:

@@ -112,6 +112,7 @@ def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: S
         apparmor=policy.apparmor,
         docker_runtime=policy.docker_runtime,
         modules=policy.modules if runtime is Runtime.PYTHON else (),
+        doors=policy.doors,
     )
 
 

@@ -5,6 +5,8 @@ Layout below DOCKER_WORK_DIR_ROOT::
     <worker id>/            0700; lock: held by flock while the worker lives
         slots/<name>/       bound read-only at /slot
             agent.sock      until the supervisor has connected
+            doors.sock      likewise; where it hands over the doors of its runs
+            hosts           the container's /etc/hosts
             code/           the function's tree, hard links to the cache
             program         a built binary, likewise
         spool/<name>/       output files on their way to S3
@@ -29,14 +31,18 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from nanoagent import folders
+from nanoagent.container.spec import HOSTS_FILE
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
+from nanoagent.network.doors import Doors
 from nanoagent.runtime.session import Session
 from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
+
+    from nanoagent.network.doors import Door
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +54,8 @@ _STREAM_LIMIT: Final = 256 * 1024  # a frame is at most 128 KiB
 # From 3.13 on a server removes the file at its address, which leads nowhere later.
 _KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
+_DOORS: Final = "doors.sock"
+_HOSTS: Final = "127.0.0.1\tlocalhost\n"
 
 
 class WorkerHome:
@@ -129,6 +137,9 @@ class WorkerHome:
         try:
             path.mkdir()
             path.chmod(0o755)  # the container's user, who is nobody here, must get in
+            hosts = path / HOSTS_FILE
+            hosts.write_text(_HOSTS)
+            hosts.chmod(0o644)
         except OSError as exc:
             raise ContainerError(f"no slot folder could be made: {exc}") from exc
         return Slot(path)
@@ -199,10 +210,17 @@ def _is_home(path: Path) -> bool:
 
 @dataclass(slots=True)
 class Slot:
-    """One container's folder on the host."""
+    """One container's folder on the host.
+
+    Attributes:
+        path: Where it is.
+        doors: Where runs in the container can reach the agent; None where they cannot.
+    """
 
     path: Path
+    doors: Doors | None = None
     _server: asyncio.Server | None = None
+    _listens_for_doors: socket.socket | None = None
     _admitted: frozenset[int] | None = None
     _callers: list[tuple[int, asyncio.StreamWriter, Session]] = field(default_factory=list)
     _session: asyncio.Future[Session] = field(
@@ -229,6 +247,10 @@ class Slot:
                 accept, sock=_bound_below(self.path, path.name), limit=_STREAM_LIMIT, **_KEEP_FILE
             )
             path.chmod(0o666)  # the container's user is another; the folder above is 0700
+            self._listens_for_doors = _bound_below(self.path, _DOORS, socket.SOCK_SEQPACKET)
+            self._listens_for_doors.setblocking(False)
+            self._listens_for_doors.listen(1)
+            (self.path / _DOORS).chmod(0o666)
         except OSError as exc:
             raise ContainerError(f"no socket could be made in {self.path}: {exc}") from exc
 
@@ -263,11 +285,36 @@ class Slot:
         self._stop_listening()
         return session
 
+    def take_doors(self, wanted: Sequence[Door], *, kept: bool) -> None:
+        """Let the supervisor hand over `doors`, if it does. Once, when it has said hello.
+
+        It connects there before it says hello, if it can at all, so that nothing is to be waited for.
+
+        Args:
+            wanted: What it was configured with.
+            kept: Whether they are the container's for good, not a sandbox's.
+        """
+        try:
+            channel = self._listens_for_doors.accept()[0] if self._listens_for_doors is not None else None
+        except OSError:
+            channel = None
+        self._stop_listening_for_doors()
+        if channel is not None and wanted and _uid_of(channel) in (self._admitted or ()):
+            self.doors = Doors(channel, wanted, kept=kept)
+        elif channel is not None:
+            channel.close()
+
     def _stop_listening(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
             (self.path / "agent.sock").unlink(missing_ok=True)
+
+    def _stop_listening_for_doors(self) -> None:
+        if self._listens_for_doors is not None:
+            self._listens_for_doors.close()
+            self._listens_for_doors = None
+            (self.path / _DOORS).unlink(missing_ok=True)
 
     async def put_code(self, tree: Path) -> None:
         """Put a function's tree where the supervisor finds it."""
@@ -294,6 +341,9 @@ class Slot:
     async def remove(self) -> None:
         """Remove the folder. Idempotent."""
         self._stop_listening()
+        self._stop_listening_for_doors()
+        if self.doors is not None:
+            self.doors.close()
         if self._session.done() and not self._session.cancelled():
             await self._session.result().close()
         else:
@@ -301,12 +351,12 @@ class Slot:
         await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
 
 
-def _bound_below(folder: Path, name: str) -> socket.socket:
+def _bound_below(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A socket in the folder by an address that does not say where the folder is.
 
     The address is what /proc/net/unix shows, in the container as well while it has no sandbox.
     """
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = socket.socket(socket.AF_UNIX, kind)
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         bound.bind(f"/proc/self/fd/{descriptor}/{name}")
@@ -319,7 +369,10 @@ def _bound_below(folder: Path, name: str) -> socket.socket:
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    peer: socket.socket = writer.get_extra_info("socket")
+    return _uid_of(writer.get_extra_info("socket"))
+
+
+def _uid_of(peer: socket.socket) -> int:
     _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)
 

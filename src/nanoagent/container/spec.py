@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.job import Runtime
+    from nanoagent.network.doors import Door
 
 MIB: Final = 1024 * 1024
+HOSTS_FILE: Final = "hosts"  # in the slot folder
 LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
 LABEL_RUNTIME: Final = "nanoagent.runtime"
@@ -70,6 +72,7 @@ class ContainerSpec:
         apparmor: The AppArmor profile, where Docker's own would forbid the sandbox.
         docker_runtime: The engine's name of what makes it (`runsc`, say), where that is not the default.
         modules: Python modules that its interpreter has ready for every function.
+        doors: Where the agent wants to be able to listen in the network of its runs.
     """
 
     runtime: Runtime
@@ -86,12 +89,17 @@ class ContainerSpec:
     apparmor: str | None = None
     docker_runtime: str | None = None
     modules: tuple[str, ...] = ()
+    doors: tuple[Door, ...] = ()
 
 
 def _tmpfs(size_bytes: int, inodes: int) -> str:
     # Owned by root and sticky: a run can write into it, but cannot change the mount point itself.
     # exec, because functions unpack and run things in /tmp; Docker's default is noexec.
     return f"rw,exec,nosuid,nodev,size={size_bytes},nr_inodes={inodes},mode=1777"
+
+
+def _bind(source: Path, target: str) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True}
 
 
 def create_body(spec: ContainerSpec) -> dict[str, Any]:
@@ -123,7 +131,11 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
             "Privileged": False,
             "IpcMode": "private",
             "CgroupnsMode": "private",
-            "Mounts": [{"Type": "bind", "Source": str(spec.slot), "Target": "/slot", "ReadOnly": True}],
+            "Mounts": [
+                _bind(spec.slot, "/slot"),
+                # Docker leaves it empty where there is no network: `localhost` would be nowhere.
+                _bind(spec.slot / HOSTS_FILE, "/etc/hosts"),
+            ],
             "Tmpfs": {
                 "/work": _tmpfs(limits.work_bytes, limits.inodes),
                 "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - the container's own

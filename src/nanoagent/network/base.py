@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
-    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from nanoagent.job import NetworkPolicy, Runtime
@@ -48,7 +47,7 @@ class NetworkRun:
         deadline: When its time will be over at the latest, by the loop's clock (seconds).
         record: Where exchanges with models are written when AI_RECORD asks for it, or None. The file and the
             folder around it are made by whoever writes first.
-        usage: Filled while it runs; complete when `Network.opened` has ended.
+        usage: Filled while it runs; complete when `listeners.Network.opened` has ended.
         kept: The gateway's own, from one of the run's connections to the next.
     """
 
@@ -61,17 +60,6 @@ class NetworkRun:
     record: Path | None = None
     usage: AiUsage = field(default_factory=AiUsage)
     kept: object | None = field(default=None, repr=False)
-
-
-class Network(Protocol):
-    """The agent's end of one container's way out. One run at a time."""
-
-    def opened(self, run: NetworkRun) -> AbstractAsyncContextManager[None]:
-        """Let the run reach what its policy allows, for as long as the block lasts.
-
-        At the block's end nobody listens any more, every connection is cut, and whoever served one has ended.
-        """
-        ...
 
 
 class Gateway(Protocol):

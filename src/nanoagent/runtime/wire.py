@@ -17,7 +17,9 @@ from nanoagent.errors import ProtocolError, one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PROTOCOL_VERSION: Final = 2
+    from nanoagent.network.doors import Door
+
+PROTOCOL_VERSION: Final = 3
 
 CONFIGURE: Final = b"C"
 PREPARE: Final = b"P"
@@ -40,7 +42,7 @@ _MAX_NUMBER: Final = 1 << 53  # of times and sizes: 9 PB and 285 years; what JSO
 _MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
-_CONFIGURATION: Final = struct.Struct("<BQI")
+_CONFIGURATION: Final = struct.Struct("<BQIB")
 _READY: Final = struct.Struct("<IIQ")
 _EXIT: Final = struct.Struct("<IIQQQQQIIII")
 _FILE: Final = struct.Struct("<Q")
@@ -80,18 +82,22 @@ class Configuration:
         highest_level: Not to be exceeded: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
         file_size_bytes: RLIMIT_FSIZE that runs will most likely have.
         open_files: RLIMIT_NOFILE likewise.
+        doors: Where the agent wants to be able to listen in a run's network.
         modules: Python modules that its interpreter imports ahead.
     """
 
     highest_level: int
     file_size_bytes: int
     open_files: int
+    doors: Sequence[Door] = ()
     modules: Sequence[str] = ()
 
     def encode(self) -> bytes:
         """The payload of a CONFIGURE frame."""
-        fixed = _CONFIGURATION.pack(self.highest_level, self.file_size_bytes, self.open_files)
-        return fixed + encode_names(self.modules)
+        fixed = _CONFIGURATION.pack(
+            self.highest_level, self.file_size_bytes, self.open_files, len(self.doors)
+        )
+        return fixed + b"".join(door.encode() for door in self.doors) + encode_names(self.modules)
 
 
 def encode_names(names: Sequence[str]) -> bytes:

@@ -99,6 +99,12 @@ class Metrics:
             "worker_claims_lost_total", "Requests that another worker took over while they were worked on"
         )
 
+        self._egress = self._counter(
+            "worker_egress_connections_total",
+            "Runs' connections to the internet, by what came of them",
+            "outcome",
+        )
+
     def _make_pool_metrics(self) -> None:
         self._pool = self._gauge("worker_pool_containers", "Containers that exist now", "runtime", "state")
         self._starts = self._counter(
@@ -226,6 +232,10 @@ class Metrics:
     def claim_lost(self) -> None:
         """Another worker has taken over a request; its run here, if there still was one, is stopped."""
         self._claims_lost.inc()
+
+    def egress(self, outcome: str) -> None:
+        """A run has connected to the internet, or not; `outcome` is one of `network.egress`'s."""
+        self._egress.labels(outcome).inc()
 
     def lease_lost(self) -> None:
         """The lease on a message was lost; its run, if there was one, is stopped."""

@@ -1,0 +1,115 @@
+"""The little of DNS that programs need to find hosts: one question, answered with one address or with none.
+
+RFC 1035; RFC 6891 (what asks with EDNS takes an answer without). Everything that is read here is hostile.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+MAX_QUERY_BYTES: Final = 512  # RFC 1035, section 4.2.1; one question is at most half of that
+_HEADER: Final = struct.Struct(">HHHHHH")
+_QUESTION: Final = struct.Struct(">HH")
+_ANSWER: Final = struct.Struct(">HHHIH4s")
+_IS_RESPONSE: Final = 0x8000
+_OPCODE: Final = 0x7800
+_RECURSION_DESIRED: Final = 0x0100
+_RECURSION_AVAILABLE: Final = 0x0080
+_MAX_LABEL_BYTES: Final = 63
+_MAX_NAME_BYTES: Final = 255
+_POINTER_TO_QUESTION: Final = 0xC000 | _HEADER.size
+_INTERNET: Final = 1
+# A run is short and its names keep their addresses; clients ask again rarely enough.
+_TTL_S: Final = 60
+
+
+class Code(IntEnum):
+    """Response codes, RFC 1035, section 4.1.1."""
+
+    OK = 0
+    FORMAT_ERROR = 1
+    FAILED = 2
+    NO_SUCH_NAME = 3
+    NOT_IMPLEMENTED = 4
+
+
+class RecordType(IntEnum):
+    """What is answered with an address, if it can be."""
+
+    A = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One that can be answered.
+
+    Attributes:
+        number: Its id, to be repeated.
+        flags: Its flags.
+        question: The bytes of its one question, likewise.
+        name: What is asked for, without the dot at its end; bytes that are no ASCII are escaped.
+        wants_address: Whether an IPv4 address would answer it.
+    """
+
+    number: int
+    flags: int
+    question: bytes
+    name: str
+    wants_address: bool
+
+
+def parse(message: bytes) -> Query | bytes | None:
+    """A query; or the answer to one that is not understood; or None for what deserves no answer."""
+    if len(message) < _HEADER.size or len(message) > MAX_QUERY_BYTES:
+        return None
+    number, flags, questions, *_ = _HEADER.unpack_from(message)
+    if flags & _IS_RESPONSE:
+        return None
+    if flags & _OPCODE:
+        return _response(number, flags, Code.NOT_IMPLEMENTED)
+    labels: list[bytes] = []
+    at = _HEADER.size
+    while questions == 1 and at < len(message):
+        length = message[at]
+        if length > _MAX_LABEL_BYTES:  # a pointer has nothing to point to in a question
+            break
+        label = message[at + 1 : at + 1 + length]
+        at += 1 + length
+        if length == 0:
+            end = at + _QUESTION.size
+            if end > len(message) or end - _HEADER.size - _QUESTION.size > _MAX_NAME_BYTES:
+                break
+            kind, family = _QUESTION.unpack_from(message, at)
+            name = b".".join(labels).decode("ascii", errors="backslashreplace")
+            wants_address = kind == RecordType.A and family == _INTERNET
+            return Query(number, flags, message[_HEADER.size : end], name, wants_address)
+        if b"." in label:  # "a.b" as one label is not the host a.b
+            label = label.replace(b".", b"\\.")
+        labels.append(label)
+    return _response(number, flags, Code.FORMAT_ERROR)
+
+
+def answer(query: Query, address: str | None = None, code: Code = Code.OK) -> bytes:
+    """The answer to a query.
+
+    Args:
+        query: What was asked.
+        address: IPv4; None for an answer without.
+        code: Whether there is such a name.
+    """
+    head = _response(query.number, query.flags, code, questions=1, answers=int(address is not None))
+    if address is None:
+        return head + query.question
+    record = _ANSWER.pack(_POINTER_TO_QUESTION, RecordType.A, _INTERNET, _TTL_S, 4, socket.inet_aton(address))
+    return head + query.question + record
+
+
+def _response(number: int, flags: int, code: Code, *, questions: int = 0, answers: int = 0) -> bytes:
+    repeated = flags & (_OPCODE | _RECURSION_DESIRED)
+    return _HEADER.pack(
+        number, _IS_RESPONSE | repeated | _RECURSION_AVAILABLE | code, questions, answers, 0, 0
+    )

@@ -1,0 +1,223 @@
+"""The agent's end of a container's doors: sockets in its network, handed over by its supervisor.
+
+The supervisor's end is src/nanosupervisor/doors.c. Each message is one set: a byte 255, the number of each
+door whose descriptor comes with it, and the descriptors (SCM_RIGHTS, unix(7)). A sandbox's set comes before
+it is ready for its run and is of use for that run alone; at the shared level the one set is the container's
+for good.
+
+What comes here comes out of a container and is hostile. A descriptor is taken for a door only if it is a
+TCP or UDP socket of the kind, address and port that were asked for, which nobody has connected or listens
+on, in a network that is not our own. All others are closed, in a thread: what closing a stranger's
+descriptor waits for is the stranger's to say (SO_LINGER, socket(7)).
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_DOORS: Final = 16  # of src/nanosupervisor/wire.h
+_BEFORE_NUMBERS: Final = b"\xff"
+_MOST_SETS: Final = 16  # at once; two come where an interpreter was parked, and parked anew
+_MESSAGE_BYTES: Final = 1 + MAX_DOORS
+_DESCRIPTORS: Final = socket.CMSG_SPACE(MAX_DOORS * array.array("i").itemsize)
+_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, since Linux 5.14
+_COOKIE: Final = struct.Struct("=Q")
+# What the kernel holds for a connection that the agent has accepted is charged to the agent. The kernel
+# takes the double (socket(7), SO_RCVBUF).
+_BUFFER_BYTES: Final = 64 * 1024
+_DO_NOT_LINGER: Final = struct.pack("ii", 0, 0)
+
+
+class DoorKind(IntEnum):
+    """The numbers are wire.h's."""
+
+    TCP = 1
+    UDP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where the agent may listen in a run's network.
+
+    Attributes:
+        kind: TCP or UDP.
+        host: An IPv4 address of loopback, or 0.0.0.0 for all of them.
+        port: Its number.
+    """
+
+    kind: DoorKind
+    host: str
+    port: int
+
+    def encode(self) -> bytes:
+        """`struct door` of wire.h."""
+        return struct.pack("<B4sH", self.kind, socket.inet_aton(self.host), self.port)
+
+
+class Doors:
+    """The doors of one container.
+
+    Args:
+        channel: The supervisor's connection, which serves for nothing else.
+        wanted: What its supervisor was configured with.
+        kept: Whether they are the container's for good, not a sandbox's.
+    """
+
+    def __init__(self, channel: socket.socket, wanted: Sequence[Door], *, kept: bool) -> None:
+        self._channel = channel
+        self._wanted = tuple(wanted)
+        self._kept = kept
+        self._open: dict[Door, socket.socket] = {}
+        self._closing: set[asyncio.Future[None]] = set()
+
+    def take(self) -> Mapping[Door, socket.socket]:
+        """The doors of the run that is about to begin; those that could not be made are missing.
+
+        Raises:
+            ProtocolError: The supervisor has handed over what is none.
+        """
+        for _ in range(_MOST_SETS):
+            received = self._receive()
+            if received is None:
+                return self._open
+            self.release(all_of_them=True)
+            self._open = received
+        raise ProtocolError(f"the supervisor handed over more than {_MOST_SETS} sets of doors")
+
+    def release(self, *, all_of_them: bool = False) -> None:
+        """The run is over: let go of what is of no more use."""
+        if all_of_them or not self._kept:
+            for door in self._open.values():
+                door.close()
+            self._open = {}
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self._channel.close()
+        self.release(all_of_them=True)
+
+    def _receive(self) -> dict[Door, socket.socket] | None:
+        """The next set, or None while there is no other."""
+        try:
+            said, ancillary, flags, _ = self._channel.recvmsg(_MESSAGE_BYTES, _DESCRIPTORS, _FLAGS)
+        except OSError:  # nothing there, or nobody any more
+            return None
+        descriptors = _descriptors_in(ancillary)
+        if not said and not descriptors:  # hung up
+            return None
+        try:
+            is_cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+            return self._matched(said, descriptors, is_cut=is_cut)
+        except ProtocolError:
+            self._close_strangers(descriptors)
+            raise
+
+    def _matched(self, said: bytes, descriptors: list[int], *, is_cut: bool) -> dict[Door, socket.socket]:
+        """Each descriptor as the door that it is said to be."""
+        numbers = said[1:]
+        if (
+            is_cut
+            or said[:1] != _BEFORE_NUMBERS
+            or len(numbers) != len(descriptors)
+            or len(set(numbers)) != len(numbers)
+            or any(number >= len(self._wanted) for number in numbers)
+        ):
+            raise ProtocolError("the supervisor handed over descriptors without saying which doors they are")
+        found: dict[Door, socket.socket] = {}
+        try:
+            for number, descriptor in zip(numbers, descriptors, strict=True):
+                door = self._wanted[number]
+                found[door] = _door(descriptor, door)
+        except (OSError, ProtocolError) as exc:
+            for opened in found.values():
+                opened.detach()  # closed with the others
+            raise ProtocolError(f"the supervisor handed over what is no door: {exc}") from exc
+        return found
+
+    def _close_strangers(self, descriptors: list[int]) -> None:
+        closing = asyncio.get_running_loop().run_in_executor(None, _close_all, descriptors)
+        self._closing.add(closing)  # the loop itself keeps no strong reference
+        closing.add_done_callback(self._closing.discard)
+
+
+def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    numbers = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    return numbers.tolist()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def _door(descriptor: int, door: Door) -> socket.socket:
+    """The socket behind a descriptor, which stays the caller's when this raises.
+
+    Raises:
+        OSError: It is no socket.
+        ProtocolError: It is another than the door asks for.
+    """
+    opened = socket.socket(fileno=descriptor)
+    try:
+        _check(opened, door)
+        opened.setblocking(False)
+        if door.kind is DoorKind.TCP:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DO_NOT_LINGER)
+        # What is accepted has the same.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    except BaseException:
+        opened.detach()
+        raise
+    return opened
+
+
+def _check(opened: socket.socket, door: Door) -> None:
+    kinds = {
+        DoorKind.TCP: (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP),
+        DoorKind.UDP: (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    }
+    if (opened.family, opened.type, opened.proto) != kinds[door.kind]:
+        raise ProtocolError(f"a socket of another kind than {door.kind.name}")
+    if opened.getsockname() != (door.host, door.port):
+        raise ProtocolError(f"a socket at {opened.getsockname()}, not at {door.host}:{door.port}")
+    if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ProtocolError("a socket that listens already")
+    with suppress(OSError):
+        raise ProtocolError(f"a socket that is connected to {opened.getpeername()}")
+    cookie = _network_of(opened)
+    if cookie is not None and cookie == _own_network():
+        raise ProtocolError("a socket of the host's network")
+
+
+def _network_of(of: socket.socket) -> int | None:
+    """What the kernel knows a network namespace by; None where it is too old to say."""
+    try:
+        return int(_COOKIE.unpack(of.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE.size))[0])
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _own_network() -> int | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        return _network_of(own)

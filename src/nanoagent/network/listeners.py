@@ -1,0 +1,312 @@
+"""A run's network: who listens at its doors while it may go there, and what comes of a knock.
+
+**Accepting is done in threads.** The supervisor may still hold the sockets that it has handed over, and
+whoever holds a socket can make it one that blocks. In the loop, an accept that blocks would stop the whole
+worker; in a thread it is woken by shutting the socket down. Connections, once accepted, are the agent's
+alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent.errors import ProtocolError
+from nanoagent.job import NetworkPolicy
+from nanoagent.network import dns
+from nanoagent.network.doors import Door, DoorKind
+from nanoagent.network.pace import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from nanoagent.network.base import Gateway, NetworkRun
+    from nanoagent.network.doors import Doors
+    from nanoagent.network.egress import Egress
+
+    Serve = Callable[[socket.socket], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+GATEWAY: Final = Door(DoorKind.TCP, "127.0.0.1", 11434)  # Ollama's own port
+NAMES: Final = Door(DoorKind.UDP, "127.0.0.1", 53)
+_BACKLOG: Final = 16
+_ACCEPT_S: Final = 2.0  # an accept that was promised to be immediate
+_ACCEPTING_THREADS: Final = 4
+_QUERIES_AT_ONCE: Final = 32  # of a run; more are not answered, and asked again
+_QUERIES_IN_A_TURN: Final = 8
+_MOST_LEFT_OVER: Final = 1024  # queries; fewer fit into the socket
+# Of a run; a knock costs the agent some 0.2 ms, a name that is found 0.3 ms.
+_KNOCKS_PER_S: Final = 100.0
+_KNOCKS_BURST: Final = 100
+_RESET: Final = struct.pack("ii", 1, 0)  # close at once, and tell the other end so: SO_LINGER, socket(7)
+_DO_NOT_LINGER: Final = struct.pack("ii", 0, 0)
+
+
+class Network:
+    """What the runs of a worker may reach.
+
+    Args:
+        policy: The widest that a run can have.
+        gateway: To models; None where there is none.
+        egress: To the internet; None where there is none.
+        egress_ports: The TCP ports that runs may connect to there.
+        max_connections: Of one run at a time, all its doors together; more wait to be accepted.
+    """
+
+    def __init__(
+        self,
+        policy: NetworkPolicy,
+        gateway: Gateway | None,
+        egress: Egress | None = None,
+        egress_ports: Sequence[int] = (),
+        max_connections: int = 64,
+    ) -> None:
+        self._gateway = gateway
+        self._egress = egress
+        self._max_connections = max_connections
+        self._threads = ThreadPoolExecutor(_ACCEPTING_THREADS, "accept")
+        wanted: list[Door] = []
+        if policy.allows(NetworkPolicy.AI) and gateway is not None:
+            wanted.append(GATEWAY)
+        if policy.allows(NetworkPolicy.EGRESS) and egress is not None:
+            wanted.append(NAMES)
+            # All of loopback: an address there stands for a name.
+            wanted += [Door(DoorKind.TCP, "0.0.0.0", port) for port in egress_ports]  # noqa: S104
+        self.doors = tuple(wanted)
+
+    def opened(self, doors: Doors | None, run: NetworkRun) -> AbstractAsyncContextManager[None]:
+        """Let a run reach what its policy allows, for as long as the block lasts.
+
+        At the block's end nobody listens any more, every connection is cut, and whoever served one has ended.
+
+        Args:
+            doors: Of its container; None where there are none.
+            run: Which one.
+        """
+        # A run that may reach nothing still finds nobody to ask for names, at once rather than after a pause.
+        if doors is None or not self.doors or (run.policy is NetworkPolicy.NONE and NAMES not in self.doors):
+            return nullcontext()
+        return _Opened(doors, self._services(run), self._threads, self._max_connections)
+
+    def _services(self, run: NetworkRun) -> _Services:
+        gateway, egress = self._gateway, self._egress
+        services = _Services()
+        if gateway is not None and run.policy.allows(NetworkPolicy.AI):
+            services.by_door[GATEWAY] = lambda connection: gateway.serve(connection, run)
+        if egress is not None and run.policy.allows(NetworkPolicy.EGRESS):
+            visit = egress.visit()
+            services.answer = visit.answer
+            for door in self.doors:
+                if door not in {GATEWAY, NAMES}:
+                    services.by_door[door] = visit.serve
+        return services
+
+    def close(self) -> None:
+        """Let go of the threads. Idempotent."""
+        self._threads.shutdown(wait=False)
+
+
+async def _no_such_name(message: bytes) -> bytes | None:
+    query = dns.parse(message)
+    return dns.answer(query, code=dns.Code.NO_SUCH_NAME) if isinstance(query, dns.Query) else query
+
+
+class _Services:
+    """What serves at which door; a door without is not listened at."""
+
+    def __init__(self) -> None:
+        self.by_door: dict[Door, Serve] = {}
+        self.answer: Callable[[bytes], Awaitable[bytes | None]] = _no_such_name
+
+
+class _Opened:
+    """One run's network, while it is open."""
+
+    def __init__(
+        self, doors: Doors, services: _Services, threads: ThreadPoolExecutor, max_connections: int
+    ) -> None:
+        self._doors = doors
+        self._services = services
+        self._threads = threads
+        self._places = asyncio.Semaphore(max_connections)
+        self._loop = asyncio.get_running_loop()
+        self._listening: list[socket.socket] = []
+        self._answering: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._knocks = Pace.of(_KNOCKS_PER_S, _KNOCKS_BURST, self._loop.time())
+        self._queries = Pace.of(_KNOCKS_PER_S, _KNOCKS_BURST, self._loop.time())
+        self._queries_pending = 0
+        self._ended = False
+
+    async def __aenter__(self) -> None:
+        try:
+            for door, opened in self._doors.take().items():
+                serve = self._services.by_door.get(door)
+                if door == NAMES:
+                    _drain(opened)
+                    self._answering.append(opened)
+                    self._loop.add_reader(opened, self._asked, opened)
+                elif serve is not None:
+                    opened.listen(_BACKLOG)
+                    self._listening.append(opened)
+                    self._loop.add_reader(opened, self._knocked, opened, serve)
+        except OSError as exc:
+            await self._end()
+            raise ProtocolError(f"nobody can listen at a door that the supervisor has made: {exc}") from exc
+        except BaseException:
+            await self._end()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        self._ended = True
+        for opened in self._answering:
+            self._loop.remove_reader(opened)
+        for opened in self._listening:
+            self._loop.remove_reader(opened)
+            with suppress(OSError):
+                # Ends listening, resets what nobody has accepted, and wakes whoever accepts; the port stays
+                # bound.
+                opened.shutdown(socket.SHUT_RDWR)
+        for task in self._tasks:
+            task.cancel()
+        interruption: asyncio.CancelledError | None = None
+        while self._tasks:
+            try:
+                await asyncio.wait(self._tasks)
+            except asyncio.CancelledError as exc:
+                interruption = exc
+        self._doors.release()
+        if interruption is not None:
+            raise interruption
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)  # noqa: S101 - only coroutines are passed
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- connections
+
+    def _knocked(self, listener: socket.socket, serve: Serve) -> None:
+        self._loop.remove_reader(listener)
+        self._spawn(self._let_in(listener, serve))
+
+    async def _let_in(self, listener: socket.socket, serve: Serve) -> None:
+        """Accept one connection, watch for the next, and serve this one to its end."""
+        async with self._places:
+            if (delay_s := self._knocks.delay_s(self._loop.time())) > 0:
+                await asyncio.sleep(delay_s)
+            connection = await self._accepted(listener)
+            if not self._ended:
+                self._loop.add_reader(listener, self._knocked, listener, serve)
+            if connection is None:
+                return
+            try:
+                await serve(connection)
+            except OSError:
+                _reset(connection)  # hung up on, most likely
+            except asyncio.CancelledError:
+                _reset(connection)
+                raise
+            except Exception:
+                _reset(connection)
+                log.exception("a bug of ours")
+            finally:
+                connection.close()
+
+    async def _accepted(self, listener: socket.socket) -> socket.socket | None:
+        """The next connection; None when there is none any more."""
+        accepting = self._loop.run_in_executor(self._threads, _accept, listener)
+        too_late = self._loop.call_later(_ACCEPT_S, _shut, listener)
+        try:
+            return await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            # The listener is closed next: not while a thread has its number.
+            while not accepting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({accepting})
+            if (connection := accepting.result()) is not None:
+                _reset(connection)
+                connection.close()
+            raise
+        finally:
+            too_late.cancel()
+
+    # --- names
+
+    def _asked(self, opened: socket.socket) -> None:
+        """Take what has come, a few at a time; each is answered by a task of its own."""
+        delay_s = 0.0
+        for _ in range(_QUERIES_IN_A_TURN):
+            try:
+                message, asker = opened.recvfrom(dns.MAX_QUERY_BYTES + 1, socket.MSG_DONTWAIT)
+            except OSError:
+                break
+            delay_s = self._queries.delay_s(self._loop.time())
+            if self._queries_pending < _QUERIES_AT_ONCE:
+                self._queries_pending += 1
+                self._spawn(self._reply(opened, message, asker))
+        if delay_s > 0:
+            self._loop.remove_reader(opened)
+            self._spawn(self._ask_again(opened, delay_s))
+
+    async def _ask_again(self, opened: socket.socket, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        self._loop.add_reader(opened, self._asked, opened)
+
+    async def _reply(self, opened: socket.socket, message: bytes, asker: tuple[str, int]) -> None:
+        try:
+            reply = await self._services.answer(message)
+            if reply is not None:
+                opened.sendto(reply, socket.MSG_DONTWAIT, asker)
+        except OSError:
+            pass  # it has gone, or takes no more
+        except Exception:
+            log.exception("a bug of ours")
+        finally:
+            self._queries_pending -= 1
+
+
+def _accept(listener: socket.socket) -> socket.socket | None:
+    """In a thread: see the module."""
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return None
+    connection.setblocking(False)
+    with suppress(OSError):
+        # Taken over from the listener, where the supervisor may have set it: closing would wait.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DO_NOT_LINGER)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _drain(opened: socket.socket) -> None:
+    """Take what the run before has asked last: nobody is there to hear of it."""
+    with suppress(OSError):
+        for _ in range(_MOST_LEFT_OVER):
+            opened.recvfrom(0, socket.MSG_DONTWAIT)
+
+
+def _shut(listener: socket.socket) -> None:
+    with suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _reset(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
