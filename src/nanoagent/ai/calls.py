@@ -67,6 +67,8 @@ def _routes() -> Iterator[Route]:
 
 
 ROUTES: Final = {route.path: route for route in _routes()}
+LISTS: Final = frozenset({"/api/tags", "/api/ps", "/api/version", "/v1/models"})
+"""What is asked with GET, and answered by the gateway from what the upstreams list."""
 
 # They change what all jobs share: the models that the upstream has.
 _CHANGING: Final = ("/api/pull", "/api/push", "/api/create", "/api/delete", "/api/copy", "/api/blobs/")
@@ -117,7 +119,9 @@ def unknown(method: str, path: str) -> Refused:
         )
     if path in ROUTES:
         return Refused(405, f"{path} wants POST, not {method[:20]}", "method_not_allowed")
-    served = ", ".join(ROUTES)
+    if path in LISTS:
+        return Refused(405, f"{path} wants GET, not {method[:20]}", "method_not_allowed")
+    served = ", ".join([*ROUTES, *sorted(LISTS)])
     return Refused(404, f"the worker's gateway has no {path[:100]!r}; it serves {served}", "unknown_url")
 
 
@@ -204,15 +208,15 @@ def read(route: Route, sent: bytes, default_model: str, *, remote: bool = False)
     _check_names(fields, remote=remote)
     call = Call(route=route, model="", fields=fields, sent=sent, changed=not exact)
     call.model = _model(call, default_model)
-    call.stream = _flag(fields, "stream", default=route.streams)
-    if fields.pop("keep_alive", None) is not None:  # a loaded model is shared: nobody unloads another's
+    call.stream = _flag(call.fields, "stream", default=route.streams)
+    if call.fields.pop("keep_alive", None) is not None:  # a loaded model is shared: nobody unloads another's
         call.changed = True
     if route.tells == "text":
         call.wanted = _wanted(call)
         call.choices = _choices(call)
     if route.api is Api.OPENAI:
         if not remote:
-            _check_content(fields)
+            _check_content(call.fields)
         if call.stream and route.bounds and route.path != "/v1/responses":
             _ask_for_usage(call)
     return call

@@ -5,7 +5,7 @@ is a `_Runs`. A request goes through `_respond`: known? allowed? room? forwarded
 
 aiohttp's server parses; a job's headers, its path and its query go no further than here. What follows from a
 hostile client is its own run's: connections are bounded by whoever accepts them, requests, bytes and time by
-the settings, bodies in memory by `_Bodies`.
+the settings, bodies in memory by `Bodies`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from urllib.parse import unquote
 
 import msgspec
 import structlog
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from nanoagent.ai import calls, metering, upstreams
 from nanoagent.ai.budgets import FunctionBudgets, RunBudget, RunLimits
-from nanoagent.ai.calls import ROUTES, api_of
+from nanoagent.ai.calls import LISTS, ROUTES, api_of
 from nanoagent.ai.recording import Recording
 from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.upstreams import UpstreamFailed
@@ -57,8 +57,7 @@ _ERROR_BYTES: Final = 64 * 1024
 _ALL_BODIES: Final = 128 * 1024 * 1024  # each is in memory about twice while it is forwarded
 _NANOAGENT_VERSION: Final = b'{"version":"0.0.0"}'  # where no upstream is Ollama
 _QUIET: Final = logging.getLogger("nanoagent.ai.http")
-_QUIET.addHandler(logging.NullHandler())  # whatever a hostile client provokes is no news of the worker's
-_QUIET.propagate = False
+_QUIET.disabled = True  # whatever a hostile client provokes is no news of the worker's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +79,15 @@ class GatewayLimits:
     remote_tools: bool = False
 
 
-class _Bodies:
-    """How many bytes of requests are in memory, of all runs together."""
+class Bodies:
+    """How many bytes of requests are in memory, of all runs together.
+
+    Args:
+        most_bytes: How many may be.
+    """
 
     def __init__(self, most_bytes: int) -> None:
-        self._left = most_bytes
+        self.left = most_bytes
 
     @contextmanager
     def body(self) -> Iterator[bytearray]:
@@ -93,7 +96,7 @@ class _Bodies:
         try:
             yield held
         finally:
-            self._left += len(held)
+            self.left += len(held)
 
     def take(self, held: bytearray, data: bytes) -> None:
         """Some of a body has come.
@@ -101,12 +104,12 @@ class _Bodies:
         Raises:
             Refused: There is no room.
         """
-        if len(data) > self._left:
+        if len(data) > self.left:
             raise Refused(
                 503, "the worker's gateway has many large requests at the moment", "busy", retry_after_s=1
             )
         held += data
-        self._left -= len(data)
+        self.left -= len(data)
 
 
 @dataclass(slots=True)
@@ -137,7 +140,7 @@ class Gateway:
         self.servers = servers
         self.limits = limits
         self.metrics = metrics
-        self.bodies = _Bodies(_ALL_BODIES)
+        self.bodies = Bodies(_ALL_BODIES)
         self._functions = FunctionBudgets(limits.function_tokens_per_minute, now)
 
     async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
@@ -244,10 +247,12 @@ class _Conversation:
             self._end_if_idle()
 
     async def _respond(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        if request.version < HttpVersion10:
+            raise Refused(505, "the gateway speaks HTTP/1.1")
         if request.method in {"GET", "HEAD"}:
             if path == "/":  # what clients look for, to see whether Ollama is there
                 return web.Response(text="Ollama is running", headers=_NAMED)
-            if path in _LISTS or path.startswith("/v1/models/"):
+            if path in LISTS or path.startswith("/v1/models/"):
                 with self._shared.budget.request():
                     return await self._list(path)
         route = ROUTES.get(path)
@@ -528,9 +533,6 @@ class _Exchange:
         self._conversation.count(model, self._outcome, tokens, seconds)
         if self._record is not None:
             self._record.close(tokens, seconds, complete=self._outcome == "ok")
-
-
-_LISTS: Final = frozenset({"/api/tags", "/api/ps", "/api/version", "/v1/models"})
 
 
 def _entries(document: bytes | None, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,887 @@
+"""The AI gateway on local sockets, with real clients, before a stand-in that speaks both APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from nanoagent.ai.budgets import RunLimits
+from nanoagent.ai.gateway import Bodies, GatewayLimits
+from nanoagent.ai.recording import Replay
+from nanoagent.ai.refusals import Api
+from nanoagent.ai.standin import Standin
+from nanoagent.ai.upstreams import HttpUpstream
+from support import gateways
+from support.gateways import Door, new_run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from support.gateways import Rig
+
+WORDS = [{"role": "user", "content": "one two three"}]
+COUNT = [{"role": "user", "content": "count to 9"}]
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with gateways.rig() as rig:
+        yield rig
+
+
+@pytest.fixture
+async def door(rig: Rig) -> AsyncIterator[Door]:
+    """A run without limits worth mentioning."""
+    async with Door(rig.gateway(), new_run()) as door:
+        yield door
+
+
+def used(door: Door) -> tuple[int, int]:
+    return door.run.usage.prompt_tokens, door.run.usage.completion_tokens
+
+
+def asked(rig: Rig) -> tuple[int, int]:
+    """What the stand-in itself has counted."""
+    return (
+        sum(request.prompt_tokens for request in rig.standin.log),
+        sum(request.completion_tokens for request in rig.standin.log),
+    )
+
+
+async def settled(door: Door) -> None:
+    """Wait until every connection that the job has closed is over."""
+    await door.client.close()
+    async with asyncio.timeout(gateways.DEADLINE_S):
+        while door.served:
+            await asyncio.wait(door.served)
+
+
+# --- what goes through, and how
+
+CALLS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
+    "generate": ("/api/generate", {"prompt": "a b", "stream": False}, (2, 3)),
+    "generate streamed": ("/api/generate", {"prompt": "a b"}, (2, 3)),
+    "chat": ("/api/chat", {"messages": WORDS, "stream": False}, (3, 4)),
+    "chat streamed": ("/api/chat", {"messages": COUNT}, (3, 9)),
+    "embed": ("/api/embed", {"input": ["a b", "c"]}, (3, 0)),
+    "openai chat": ("/v1/chat/completions", {"messages": WORDS}, (3, 4)),
+    "openai chat streamed": ("/v1/chat/completions", {"messages": COUNT, "stream": True}, (3, 9)),
+    "openai chat streamed with usage": (
+        "/v1/chat/completions",
+        {"messages": COUNT, "stream": True, "stream_options": {"include_usage": True}},
+        (3, 9),
+    ),
+    "completions": ("/v1/completions", {"prompt": "a b c d", "max_tokens": 2}, (4, 2)),
+    "completions streamed": ("/v1/completions", {"prompt": "count to 3", "stream": True}, (3, 3)),
+    "responses": ("/v1/responses", {"input": "a b"}, (2, 3)),
+    "responses streamed": ("/v1/responses", {"input": "count to 4", "stream": True}, (3, 4)),
+    "openai embeddings": ("/v1/embeddings", {"input": ["a", "b c"]}, (3, 0)),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "tokens"), CALLS.values(), ids=CALLS.keys())
+async def test_an_answer_is_the_upstreams_byte_for_byte_and_its_tokens_are_the_upstreams_own(
+    rig, door, path, body, tokens
+):
+    body = {"model": "llama3:8b", **body}
+    through = await door.stream(path, body)
+    async with door.client.post(rig.standin.url + path, json=body) as response:
+        direct = await response.read()
+    # Ids are new each time; a stream whose usage is asked for says so in each chunk, of OpenAI's as well.
+    through, direct = (_without_ids(answer) for answer in (through, direct))
+    if "usage" not in json.dumps(body):
+        through = through.replace(b', "usage": null', b"")
+    assert _without_null_usage(through) == _without_null_usage(direct)
+    assert used(door) == tokens
+    assert rig.value("worker_llm_tokens_total", model="llama3:8b", kind="prompt") == tokens[0]
+    assert rig.value("worker_llm_tokens_total", model="llama3:8b", kind="completion") == tokens[1]
+    assert rig.value("worker_llm_requests_total", model="llama3:8b", outcome="ok") == 1
+
+
+def _without_ids(answer: bytes) -> bytes:
+    return b"\n".join(
+        line if (at := line.find(b'"id": "')) < 0 else line[:at] + line[line.find(b'", ', at) :]
+        for line in answer.split(b"\n")
+    )
+
+
+def _without_null_usage(answer: bytes) -> bytes:
+    return answer.replace(b', "usage": null', b"")
+
+
+async def test_the_request_reaches_the_upstream_byte_for_byte_where_nothing_has_to_change(rig, door):
+    sent = b' {"model" : "m",\n "messages": [ {"role":"user", "content":"\\u00e9"} ], "x": 1.50 }\n'
+    async with door.client.post("/v1/chat/completions", data=sent) as response:
+        assert response.status == 200
+    assert rig.standin.log[0].raw == sent
+
+
+async def test_only_the_fields_that_have_to_change_do(rig, door):
+    sent = b'{"stream":true, "messages":[ {"content":"\\u00e9"} ],"temperature":1.50,"keep_alive":0}'
+    async with door.client.post("/v1/chat/completions", data=sent) as response:
+        await response.read()
+    assert rig.standin.log[0].raw == (
+        b'{"model":"llama3:8b","stream":true,"messages":[ {"content":"\\u00e9"} ],"temperature":1.50,'
+        b'"stream_options":{"include_usage":true}}'
+    )
+
+
+async def test_nothing_of_a_jobs_headers_reaches_the_upstream(rig):
+    server = HttpUpstream(rig.session, rig.standin.url, key="sk-real")
+    async with Door(rig.gateway(None, server), new_run()) as door:
+        headers = {
+            "Authorization": "Bearer sk-of-the-job",
+            "Cookie": "a=b",
+            "X-Forwarded-For": "10.0.0.1",
+            "Host": "evil.example",
+            "OpenAI-Organization": "org-other",
+            "X-Anything": "canary",
+        }
+        async with door.client.post("/v1/chat/completions", json={"messages": WORDS}, headers=headers) as got:
+            assert got.status == 200
+            assert "sk-real" not in str(got.headers)
+    seen = rig.standin.log[0].headers
+    assert seen.pop("Authorization") == "Bearer sk-real"
+    assert seen.pop("Host") == rig.standin.url.removeprefix("http://")
+    assert not {"cookie", "x-forwarded-for", "openai-organization", "x-anything"} & {
+        name.lower() for name in seen
+    }
+    assert not any("canary" in value or "of-the-job" in value for value in seen.values())
+
+
+async def test_the_first_piece_of_a_stream_is_there_while_the_upstream_waits(rig, door):
+    for path, body in (
+        ("/api/generate", {"model": "fault/hold", "prompt": "count to 9"}),
+        ("/v1/chat/completions", {"model": "fault/hold", "messages": COUNT, "stream": True}),
+    ):
+        async with door.client.post(path, json=body) as response:
+            async with asyncio.timeout(gateways.DEADLINE_S):
+                received = b""
+                while b'"3"' not in received and b'" 3"' not in received:
+                    received += await response.content.readany()
+            assert rig.standin.log[-1].state == "open"
+
+
+async def test_the_job_s_model_is_asked_when_none_is_named(rig):
+    async with Door(rig.gateway(), new_run(model="mistral")) as door:
+        assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[1]["model"] == "mistral"
+        assert (await door.post("/v1/completions", {"prompt": "a", "model": ""}))[1]["model"] == "mistral"
+
+
+async def test_models_go_to_the_server_that_has_them(rig):
+    async with Standin(models=("gpt-4o",), key="sk-two") as other:
+        servers = (
+            HttpUpstream(rig.session, other.url + "/v1", ("gpt-*",), api=Api.OPENAI, key="sk-two"),
+            HttpUpstream(rig.session, rig.standin.url, ("llama*", "nomic*")),
+        )
+        async with Door(rig.gateway(None, *servers, allowed=("gpt-4o", "llama3:8b")), new_run()) as door:
+            assert (await door.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS}))[0] == 200
+            assert (await door.post("/v1/chat/completions", {"messages": WORDS}))[0] == 200
+            status, said = await door.post("/api/chat", {"model": "gpt-4o", "messages": WORDS})
+            assert (status, "OpenAI's API" in said["error"]) == (404, True)
+            assert [len(other.log), len(rig.standin.log)] == [1, 1]
+            async with door.client.get("/v1/models") as response:
+                listed = [entry["id"] for entry in (await response.json())["data"]]
+            assert listed == ["gpt-4o", "llama3:8b"]
+            async with door.client.get("/api/tags") as response:
+                assert [entry["name"] for entry in (await response.json())["models"]] == ["llama3:8b"]
+            async with door.client.get("/v1/models/gpt-4o") as response:
+                assert (await response.json())["id"] == "gpt-4o"
+            async with door.client.get("/v1/models/gpt-4o-mini") as response:
+                assert response.status == 404
+
+
+async def test_a_model_that_is_not_allowed_is_refused_in_each_apis_shape(rig):
+    async with Door(rig.gateway(allowed=("llama3*",)), new_run()) as door:
+        status, said = await door.post("/api/generate", {"model": "gpt-4o", "prompt": "x"})
+        assert status == 404
+        assert "AI_MODELS=llama3*" in said["error"]
+        status, said = await door.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS})
+        assert status == 404
+        assert said["error"]["code"] == "model_not_found"
+        assert set(said["error"]) == {"message", "type", "param", "code"}
+    assert rig.standin.log == []
+    assert door.run.usage.refused == 2
+
+
+@pytest.mark.parametrize(("path", "of_openai"), [("/api/chat", False), ("/v1/chat/completions", True)])
+async def test_without_a_server_each_call_says_which_setting_is_missing(rig, path, of_openai):
+    gateway = rig.gateway()
+    gateway.servers = type(gateway.servers)(())
+    async with Door(gateway, new_run()) as door:
+        status, said = await door.post(path, {"messages": WORDS})
+        assert status == 503
+        assert "AI_ENDPOINT" in (said["error"]["message"] if of_openai else said["error"])
+        async with door.client.get("/v1/models") as response:
+            assert response.status == 503
+
+
+async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
+    async with door.client.head("/") as response:
+        assert response.status == 200
+    async with door.client.get("/") as response:
+        assert await response.text() == "Ollama is running"
+    async with door.client.get("/api/version") as response:
+        assert (await response.json())["version"] == "0.0.0-standin"
+    assert (await door.post("/api/show", {"model": "llama3:8b"}))[1]["details"] == {"family": "stand-in"}
+    assert (await door.post("/api/show", {"name": "llama3:8b"}))[0] == 200
+    assert rig.standin.log[-1].body == {"model": "llama3:8b"}
+    assert used(door) == (0, 0)
+
+
+# --- exact sums
+
+
+async def test_a_stream_that_the_job_hangs_up_on_is_read_to_its_end_and_counted_exactly(rig, door):
+    bodies = {
+        "/api/generate": {"model": "fault/slow", "prompt": "count to 40"},
+        "/api/chat": {"model": "fault/slow", "messages": COUNT},
+        "/v1/chat/completions": {"model": "fault/slow", "messages": COUNT, "stream": True},
+    }
+    for path, body in bodies.items():
+        response = await door.client.post(path, json=body)
+        await response.content.readany()
+        response.close()
+    await settled(door)
+    assert used(door) == (9, 40 + 9 + 9) == asked(rig)
+    assert [request.state for request in rig.standin.log] == ["finished"] * 3
+    assert rig.value("worker_llm_requests_total", model="fault/slow", outcome="ok") == 3
+
+
+async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(rig, door):
+    sent = asyncio.create_task(
+        door.post("/api/generate", {"model": "fault/never", "prompt": "count to 7", "stream": False})
+    )
+    async with asyncio.timeout(gateways.DEADLINE_S):
+        await rig.standin.until(lambda log: len(log) == 1)
+        sent.cancel()
+        await asyncio.wait([sent])
+        rig.standin.release()
+    await settled(door)
+    assert used(door) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/generate", {"prompt": "count to 9"}),
+        ("/v1/chat/completions", {"messages": COUNT, "stream": True}),
+    ],
+)
+async def test_the_runs_end_cuts_its_streams_frees_the_upstream_and_counts_what_had_come(rig, path, body):
+    async with Door(rig.gateway(), new_run()) as door:
+        response = await door.client.post(path, json={"model": "fault/hold", **body})
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            while b"3" not in (await response.content.readany()):
+                pass
+            await door.end()
+            # Counted in full the moment the run has ended.
+            assert door.run.usage.completion_tokens == 3
+            assert door.run.usage.prompt_tokens > 0  # nobody has said yet: estimated
+            await rig.standin.until(lambda log: log[0].state == "cut")
+        response.close()
+    assert rig.value("worker_llm_requests_total", model="fault/hold", outcome="cut") == 1
+
+
+async def test_a_request_without_an_answer_yet_ends_with_the_run_and_its_prompt_counts(rig):
+    async with Door(rig.gateway(), new_run()) as door:
+        sent = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a b c d"}))
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            await rig.standin.until(lambda log: len(log) == 1)
+            await door.end()
+            assert door.run.usage.prompt_tokens > 0
+            assert door.run.usage.completion_tokens == 0
+            await rig.standin.until(lambda log: log[0].state == "cut")
+        await asyncio.wait([sent])
+        assert sent.exception() is not None
+
+
+async def test_what_is_read_on_for_its_usage_ends_after_a_while(rig):
+    async with Door(rig.gateway(GatewayLimits(drain_s=0.1)), new_run()) as door:
+        response = await door.client.post(
+            "/api/generate", json={"model": "fault/hold", "prompt": "count to 9"}
+        )
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            while b"3" not in (await response.content.readany()):
+                pass
+            response.close()
+            await rig.standin.until(lambda log: log[0].state == "cut")
+        await settled(door)
+        assert door.run.usage.completion_tokens == 3
+
+
+async def test_tokens_of_calls_in_parallel_add_up_exactly(rig, door):
+    kinds = list(CALLS.values())
+    jobs = [
+        door.stream(path, {"model": f"m{at % 3}", **body}) for at, (path, body, _) in enumerate(kinds * 10)
+    ]
+    limit = asyncio.Semaphore(8)
+
+    async def one(job: Any) -> None:
+        async with limit:
+            await job
+
+    await asyncio.gather(*map(one, jobs))
+    assert used(door) == (10 * sum(t[0] for *_, t in kinds), 10 * sum(t[1] for *_, t in kinds)) == asked(rig)
+    assert door.run.usage.requests == 10 * len(kinds)
+
+
+async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(rig, record_property):
+    gateway = rig.gateway()
+
+    async def one(number: int) -> None:
+        """Each with a model, a question and a number of tokens of its own, streamed, aborted and whole."""
+        async with Door(gateway, new_run(number, model=f"model-{number}")) as door:
+            mine = f"secret-of-{number}"
+            question = {"messages": [{"role": "user", "content": f"{mine} " + "x " * number}]}
+            answers = await asyncio.gather(
+                door.stream("/api/chat", question),
+                door.stream("/v1/chat/completions", question | {"stream": True}),
+                door.stream("/v1/chat/completions", question),
+            )
+            hung = await door.client.post("/api/generate", json={"prompt": f"count to {number + 1}"})
+            await hung.content.readany()
+            hung.close()
+            for answer in answers:
+                assert mine.encode() in answer
+                assert answer.count(b"secret-of-") == 1
+                assert f'"model": "model-{number}"'.encode() in answer
+            await settled(door)
+            assert used(door) == (3 * (number + 1) + 3, 3 * (number + 2) + number + 1)
+
+    await asyncio.gather(*map(one, range(50)))
+    record_property("tried", ["runs in parallel through the gateway", 50])
+    assert len(rig.standin.log) == 200
+
+
+# --- limits
+
+
+def limits(**run: int) -> GatewayLimits:
+    return GatewayLimits(run=RunLimits(**{"concurrent": 8, **run}))
+
+
+async def test_a_run_that_has_used_its_tokens_is_told_so_and_how_to_raise_them(rig):
+    async with Door(rig.gateway(limits(tokens=30)), new_run()) as door:
+        assert (await door.post("/api/generate", {"prompt": "count to 28", "stream": False}))[0] == 200
+        async with door.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
+            assert response.status == 429
+            assert response.headers["x-should-retry"] == "false"
+            error = (await response.json())["error"]
+        assert error["type"] == "insufficient_quota"
+        assert "used 2" in error["message"]
+        assert "AI_MAX_TOKENS=30" in error["message"]
+        assert sum(used(door)) <= 30
+        assert len(rig.standin.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/api/generate", {"prompt": "count to 900"}, "options"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "count to 900"}]}, "max_tokens"),
+        ("/v1/completions", {"prompt": "count to 900", "max_tokens": 800}, "max_tokens"),
+        ("/v1/responses", {"input": "count to 900"}, "max_output_tokens"),
+    ],
+)
+async def test_calls_at_once_can_not_overrun_the_tokens_of_their_run(rig, path, body, field):
+    async with Door(rig.gateway(limits(tokens=400)), new_run()) as door:
+
+        async def one() -> int:
+            async with door.client.post(path, json=body) as response:
+                await response.read()
+                return response.status
+
+        statuses = [status for _ in range(6) for status in await asyncio.gather(*(one() for _ in range(8)))]
+        assert set(statuses) == {200, 429}
+        assert 300 < sum(used(door)) <= 400
+        assert sum(used(door)) == sum(asked(rig))
+    assert all(field in request.body for request in rig.standin.log)
+
+
+async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
+    async with Door(rig.gateway(limits(tokens=1000)), new_run()) as door:
+        await door.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 2})
+        await door.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 5000, "n": 2})
+        await door.post("/api/chat", {"messages": WORDS, "options": {"num_predict": -1}, "stream": False})
+    first, second, third = (request.body for request in rig.standin.log)
+    assert first["max_tokens"] == 2
+    assert 400 < second["max_tokens"] < 500  # each of two choices
+    assert 0 < third["options"]["num_predict"] < 1000
+
+
+async def test_a_stream_past_the_budget_is_cut_whatever_bound_the_upstream_was_given(rig, monkeypatch):
+    monkeypatch.setattr("nanoagent.ai.standin.answer_words", lambda _prompt, _limit: ["x" * 10_000] * 4000)
+    async with Door(rig.gateway(limits(tokens=500)), new_run()) as door:
+        with pytest.raises(aiohttp.ClientError):
+            await door.stream("/api/generate", {"prompt": "a"})
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            await rig.standin.until(lambda log: log[0].state == "cut")
+        await settled(door)
+        # One piece more at a model's pace; here, as many as come in one read.
+        assert 500 < sum(used(door)) < 540
+
+
+async def test_a_function_has_its_tokens_a_minute_in_all_its_runs_together(rig):
+    clock = [0.0]
+    gateway = rig.gateway()
+    gateway = type(gateway)(
+        gateway.servers, GatewayLimits(function_tokens_per_minute=60), rig.metrics, lambda: clock[0]
+    )
+    body = {"prompt": "count to 50", "stream": False}
+    async with Door(gateway, new_run(1)) as first, Door(gateway, new_run(2)) as second:
+        assert (await first.post("/api/generate", body))[0] == 200
+        async with second.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
+            assert response.status == 429
+            assert 1 <= int(response.headers["Retry-After"]) <= 60
+            assert "AI_FUNCTION_TOKENS_PER_MINUTE=60" in (await response.json())["error"]["message"]
+        async with Door(gateway, new_run(3, function_id="another")) as third:
+            assert (await third.post("/api/generate", body))[0] == 200
+        clock[0] = 60.0
+        assert (await second.post("/api/generate", body))[0] == 200
+
+
+async def test_each_limit_refuses_with_its_name_and_value(rig):
+    async with Door(rig.gateway(limits(requests=1)), new_run()) as door:
+        await door.post("/api/embed", {"input": "a"})
+        status, said = await door.post("/api/embed", {"input": "a"})
+        assert (status, "AI_MAX_REQUESTS=1" in said["error"]) == (429, True)
+    async with Door(rig.gateway(limits(bytes=2000)), new_run()) as door:
+        status, said = await door.post("/api/embed", {"input": "a" * 3000})
+        assert (status, "AI_MAX_BYTES=2000" in said["error"]) == (413, True)
+    async with Door(rig.gateway(GatewayLimits(request_bytes=1000)), new_run()) as door:
+        status, said = await door.post("/v1/embeddings", {"input": "a" * 1001})
+        assert (status, "AI_MAX_REQUEST_BYTES=1000" in said["error"]["message"]) == (413, True)
+    async with Door(rig.gateway(GatewayLimits(timeout_s=0.1)), new_run()) as door:
+        status, said = await door.post("/api/generate", {"model": "fault/never", "prompt": "a"})
+        assert (status, "AI_TIMEOUT_SECONDS=0.1" in said["error"]) == (504, True)
+    async with Door(rig.gateway(limits(concurrent=1)), new_run()) as door:
+        held = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a"}))
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            await rig.standin.until(lambda log: log[-1].state == "open")
+        async with door.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
+            assert response.status == 429
+            assert response.headers["Retry-After"] == "1"
+            assert "AI_MAX_CONCURRENT=1" in (await response.json())["error"]["message"]
+        held.cancel()
+
+
+# --- what goes wrong behind it
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("401", 502), ("404", 404), ("429", 429), ("500", 500), ("html", 502), ("redirect", 502)],
+)
+async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path, fault, status):
+    server = HttpUpstream(rig.session, rig.standin.url, key="sk-real")
+    async with Door(rig.gateway(None, server), new_run()) as door:
+        async with door.client.post(path, json={"model": f"fault/{fault}", "messages": WORDS}) as response:
+            assert response.status == status
+            said = await response.json()
+            assert isinstance(said["error"], dict if path.startswith("/v1") else str)
+            assert "sk-real" not in json.dumps(said)
+            assert rig.standin.url not in json.dumps(said)
+            assert response.headers.get("Retry-After") == ("7" if fault == "429" else None)
+        assert used(door) == (0, 0)
+        assert door.run.usage.refused == 0
+    assert rig.value("worker_llm_requests_total", model="other", outcome="error") == 1
+
+
+async def test_an_upstream_that_is_down_is_a_502_that_names_no_address(rig):
+    async with Door(rig.gateway(None, HttpUpstream(rig.session, "http://127.0.0.1:1")), new_run()) as door:
+        for path in ("/api/chat", "/v1/chat/completions"):
+            status, said = await door.post(path, {"messages": WORDS})
+            assert status == 502
+            assert "127.0.0.1" not in json.dumps(said)
+        async with door.client.get("/api/tags") as response:
+            assert response.status == 502
+        assert used(door) == (0, 0)
+
+
+async def test_an_upstream_that_closes_mid_stream_is_a_stream_that_breaks_off(rig, door):
+    for path, body in (
+        ("/api/generate", {"prompt": "count to 9"}),
+        ("/v1/chat/completions", {"messages": COUNT, "stream": True}),
+    ):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await door.stream(path, {"model": "fault/close", **body})
+    assert door.run.usage.completion_tokens == 6
+    assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
+
+
+async def test_garbage_reaches_the_job_as_it_is_and_costs_nothing_but_an_estimate(rig, door):
+    answer = await door.stream("/api/chat", {"model": "fault/garbage", "messages": WORDS})
+    assert answer == b"\x00\xff\xfe<garbage>" * 100
+    for path, body in (
+        ("/api/chat", {"messages": COUNT}),
+        ("/v1/chat/completions", {"messages": COUNT, "stream": True}),
+    ):
+        before = used(door)
+        answer = await door.stream(path, {"model": "fault/lines", **body})
+        assert answer.count(b"{") > 9
+        assert (used(door)[0] - before[0], used(door)[1] - before[1]) == (3, 9)
+
+
+async def test_an_upstream_that_says_nothing_of_tokens_is_estimated(rig, door):
+    await door.stream("/api/chat", {"model": "fault/nousage", "messages": COUNT})
+    assert used(door)[1] == 9
+    assert used(door)[0] > 0
+    before = used(door)[1]
+    await door.post("/v1/chat/completions", {"model": "fault/nousage", "messages": COUNT})
+    assert used(door)[1] > before
+
+
+async def test_gigabytes_end_at_the_runs_limit_and_fill_no_memory(rig):
+    received = 0
+    async with Door(rig.gateway(limits(bytes=64 * 1024 * 1024)), new_run()) as door:
+        response = await door.client.post("/api/generate", json={"model": "fault/gigabytes", "prompt": "a"})
+        # A job that does not read holds its own stream up, and nothing piles up on the way.
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            pieces = -1
+            while pieces != rig.standin.log[0].pieces:
+                pieces = rig.standin.log[0].pieces
+                await asyncio.sleep(0.2)
+            assert pieces * 65536 < 24 * 1024 * 1024
+            with suppress(aiohttp.ClientPayloadError):
+                while data := await response.content.readany():
+                    received += len(data)
+            await rig.standin.until(lambda log: log[0].state == "cut")
+        assert 32 * 1024 * 1024 < received <= 64 * 1024 * 1024
+
+
+async def test_an_upstream_that_hangs_slows_no_other_job(rig):
+    gateway = rig.gateway()
+    async with Door(gateway, new_run(1)) as stuck, Door(gateway, new_run(2)) as other:
+        waiting = [
+            asyncio.create_task(stuck.post("/api/generate", {"model": "fault/never", "prompt": "a"}))
+            for _ in range(20)
+        ]
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            await rig.standin.until(lambda log: len(log) == 20)
+            assert (await other.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
+            assert not any(task.done() for task in waiting)
+            await stuck.end()
+            await asyncio.wait(waiting)
+
+
+# --- a hostile job as HTTP client
+
+
+def post(path: str, body: bytes, *headers: str, line: str = "POST {} HTTP/1.1") -> bytes:
+    """A request as bytes; the connection is closed after it."""
+    head = [line.format(path), "Host: 127.0.0.1:11434", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([*head, *headers, "", ""]).encode() + body
+
+
+ASK = json.dumps({"model": "m", "prompt": "a", "stream": False}).encode()
+
+HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
+    "a path above": (post("/v1/../api/delete", ASK), (404,)),
+    "a path above, encoded": (post("/v1/%2e%2e/api/delete", ASK), (404,)),
+    "a known path, spelt otherwise": (post("/api//generate", ASK), (404,)),
+    "a known path, encoded": (post("/api/%67enerate", ASK), (404,)),
+    "a backslash": (post("/api\\generate", ASK), (404,)),
+    "an address in the path": (post("http://169.254.169.254/latest/meta-data", ASK), (404,)),
+    "an address and a known path": (post("http://evil.example/api/generate", ASK), (404,)),
+    "an address with a user": (post("//user@evil.example/api/generate", ASK), (404,)),
+    "CONNECT": (post("evil.example:443", b"", line="CONNECT {} HTTP/1.1"), (400, 404)),
+    "an upgrade": (
+        post("/api/generate", b"", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: x"),
+        (400,),
+    ),
+    "h2c": (post("/api/tags", b"", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ"), (405,)),
+    "pull": (post("/api/pull", b'{"model":"evil"}'), (403,)),
+    "push": (post("/api/push", b'{"model":"evil"}'), (403,)),
+    "create": (post("/api/create", b'{"model":"evil"}'), (403,)),
+    "copy": (post("/api/copy", b'{"source":"a","destination":"b"}'), (403,)),
+    "delete": (post("/api/delete", b'{"model":"m"}', line="DELETE {} HTTP/1.1"), (403,)),
+    "blobs": (post("/api/blobs/sha256:0", b"x"), (403,)),
+    "files of others": (post("/v1/files", b"{}"), (404,)),
+    "responses of others": (post("/v1/responses/resp_1", b"", line="GET {} HTTP/1.1"), (404,)),
+    "two lengths": (post("/api/generate", ASK, "Content-Length: 3"), (400,)),
+    "a length and chunks": (post("/api/generate", ASK, "Transfer-Encoding: chunked"), (400,)),
+    "a strange encoding": (post("/api/generate", ASK, "Transfer-Encoding: gzip, chunked"), (400,)),
+    "chunked twice": (post("/api/generate", ASK, "Transfer-Encoding: chunked, chunked"), (400,)),
+    "a length that is none": (post("/api/generate", ASK, "Content-Length: +5"), (400,)),
+    "a negative length": (
+        b"POST /api/generate HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        (400,),
+    ),
+    "a folded header": (post("/api/generate", ASK, "X-A: b\r\n c: d"), (400,)),
+    "a header without a name": (post("/api/generate", ASK, ": x"), (400,)),
+    "a space before the colon": (post("/api/generate", ASK, "Transfer-Encoding : chunked"), (400,)),
+    "a NUL in a header": (post("/api/generate", ASK, "X-A: b\0c"), (400,)),
+    "a bare CR": (post("/api/generate", ASK, "X-A: b\rX-B: c"), (400,)),
+    "a huge header": (post("/api/generate", ASK, "X-A: " + "a" * 100_000), (400,)),
+    "a huge line": (post("/" + "a" * 100_000, ASK), (400,)),
+    "thousands of headers": (post("/api/generate", ASK, *(f"X-{n}: a" for n in range(5000))), (400,)),
+    "a compressed body": (post("/api/generate", ASK, "Content-Encoding: gzip"), (415,)),
+    "a body of a terabyte": (
+        b"POST /api/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 1099511627776\r\n\r\n" + ASK,
+        (413,),
+    ),
+    "chunks without end": (
+        b"POST /api/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"
+        + (b"a" * 65536 + b"\r\n10000\r\n") * 200,
+        (413,),
+    ),
+    "chunks of a wrong size": (
+        b"POST /api/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        (400,),
+    ),
+    "another protocol": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 100 + b"\r\n\r\n", (400,)),
+    "HTTP/0.9": (b"GET /api/tags\r\n\r\n", (505,)),
+    "no JSON": (post("/api/generate", b"{" * 1000), (400,)),
+    "an array": (post("/v1/chat/completions", b"[]"), (400,)),
+    "nested without end": (
+        post("/v1/chat/completions", b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (400,),
+    ),
+    "objects without end": (
+        post("/v1/chat/completions", b'{"messages":[' + b"{}," * 300_000 + b"{}]}"),
+        (413,),
+    ),
+    "a number without end": (post("/v1/completions", b'{"max_tokens":' + b"9" * 10_000 + b"}"), (400,)),
+    "no UTF-8": (post("/v1/chat/completions", b'{"messages":[{"content":"\xff\xfe"}]}'), (400,)),
+    "a model that is no string": (post("/api/chat", b'{"model":{"$ne":null}}'), (400,)),
+    "a model with a line in it": (post("/api/chat", b'{"model":"a\\r\\nX-Evil: 1"}'), (400,)),
+    "the model in Go's spelling": (post("/api/chat", b'{"model":"m","MODEL":"other"}'), (400,)),
+    "the model in Unicode's spelling": (post("/api/chat", '{"\u017ftream":false}'.encode()), (400,)),
+    "further models": (post("/v1/chat/completions", b'{"models":["other"]}'), (400,)),
+    "another server": (post("/v1/chat/completions", b'{"api_base":"http://evil"}'), (400,)),
+    "work that nobody counts": (post("/v1/responses", b'{"background":true,"input":"a"}'), (400,)),
+    "what others have stored": (post("/v1/responses", b'{"previous_response_id":"r","input":"a"}'), (403,)),
+    "an item of another": (
+        post("/v1/responses", b'{"input":[{"type":"item_reference","id":"msg_1"}]}'),
+        (403,),
+    ),
+    "a file of another": (
+        post("/v1/responses", b'{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}'),
+        (403,),
+    ),
+    "a URL that the upstream would fetch": (
+        post(
+            "/v1/chat/completions",
+            b'{"messages":[{"content":[{"type":"image_url","image_url":{"url":"http://169.254.169.254/"}}]}]}',
+        ),
+        (403,),
+    ),
+    "such a URL, escaped": (
+        post(
+            "/v1/chat/completions",
+            b'{"messages":[{"content":[{"im\\u0061ge_url":{"u\\u0072l":"http://a/"}}]}]}',
+        ),
+        (403,),
+    ),
+    "such a URL behind one that is none": (
+        post(
+            "/v1/chat/completions",
+            b'{"messages":[{"content":[{"image_url":{"url":"http://a","url":"data:,a"}}]}]}',
+        ),
+        (400,),
+    ),
+    "a search": (post("/v1/responses", b'{"input":"a","tools":[{"type":"web_search"}]}'), (403,)),
+    "a tool server": (
+        post("/v1/responses", b'{"input":"a","tools":[{"type":"mcp","server_url":"https://evil"}]}'),
+        (403,),
+    ),
+    "a search behind a function": (
+        post("/v1/responses", b'{"input":"a","tools":[{"type":"mcp","type":"function"}]}'),
+        (403,),
+    ),
+    "a search in a chat": (post("/v1/chat/completions", b'{"web_search_options":{}}'), (403,)),
+}
+
+
+@pytest.mark.parametrize(("sent", "statuses"), HOSTILE.values(), ids=HOSTILE.keys())
+async def test_what_no_client_should_send_is_refused_and_reaches_no_upstream(rig, door, sent, statuses):
+    answer = await door.raw(sent)
+    assert int(answer.split(b" ", 2)[1]) in statuses, answer[:300]
+    assert rig.standin.log == []
+    assert used(door) == (0, 0)
+    # And the gateway is as it was.
+    assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
+
+
+async def test_what_was_tried_is_counted(record_property):
+    record_property("tried", ["requests that no client should send", len(HOSTILE)])
+
+
+async def test_requests_behind_one_another_are_answered_in_their_order(rig, door):
+    sent = b"".join(
+        post("/api/generate", json.dumps({"prompt": f"p{at}", "stream": False}).encode()).replace(
+            b"Connection: close\r\n", b"" if at < 4 else b"Connection: close\r\n"
+        )
+        for at in range(5)
+    )
+    answer = await door.raw(sent)
+    assert [f"p{at}" in part for at, part in enumerate(answer.decode().split("echo: ")[1:])] == [True] * 5
+    assert used(door) == (5, 10)
+
+
+async def test_a_body_that_hides_a_request_is_a_body(rig, door):
+    hidden = post("/api/delete", b'{"model":"m"}')
+    await door.raw(post("/api/embed", json.dumps({"input": hidden.decode()}).encode()))
+    assert [request.path for request in rig.standin.log] == ["/api/embed"]
+
+
+async def test_expect_100_continue_is_answered_before_the_body_and_not_for_one_that_is_too_large(rig):
+    async with Door(rig.gateway(GatewayLimits(request_bytes=1000)), new_run()) as door:
+        reader, writer = await asyncio.open_connection(door.host, door.port)
+        head, body = post("/api/generate", ASK, "Expect: 100-continue").split(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n")
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
+            writer.write(body)
+            assert b"200 OK" in await reader.read()
+            writer.close()
+        refused = await door.raw(post("/api/generate", b"a" * 2000, "Expect: 100-continue"))
+        assert refused.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_connections_that_say_nothing_or_drop_by_drop_hold_up_nobody(rig, record_property):
+    gateway = rig.gateway()
+    async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
+        held = []
+        for at in range(300):
+            _, writer = await asyncio.open_connection(hostile.host, hostile.port)
+            if at % 3:
+                writer.write(b"POST /api/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n")
+            if at % 3 == 2:
+                writer.write(b"\r\n{")
+            held.append(writer)
+        for _ in range(5):
+            for writer in held:
+                writer.write(b"X")
+            assert (await other.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            await hostile.end()
+        assert not hostile.served
+        for writer in held:
+            writer.close()
+    record_property("tried", ["connections that say nothing", len(held)])
+
+
+async def test_a_connection_without_a_request_is_closed_after_a_while(rig, monkeypatch):
+    monkeypatch.setattr("nanoagent.ai.gateway._IDLE_S", 0.1)
+    async with Door(rig.gateway(), new_run()) as door:
+        assert await door.raw(b"POST /api/generate HTTP/1.1\r\nHost: a\r\n") == b""
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(rig, monkeypatch):
+    monkeypatch.setattr("nanoagent.ai.gateway._BODY_S", 0.1)
+    async with Door(rig.gateway(), new_run()) as door:
+        answer = await door.raw(post("/api/generate", ASK)[:-1])
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+class WatchedBodies(Bodies):
+    """Says how much room there is whenever that changes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._changed = asyncio.Event()
+        super().__init__(most_bytes)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self._changed.set()
+
+    async def until(self, seen: Callable[[int], bool]) -> None:
+        while not seen(self.left):
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def test_bodies_of_all_runs_together_fill_no_memory(rig):
+    gateway = rig.gateway()
+    gateway.bodies = bodies = WatchedBodies(150_000)
+    async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
+        _, writer = await asyncio.open_connection(hostile.host, hostile.port)
+        writer.write(post("/api/embed", b"a" * 140_000)[:-1])
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            await bodies.until(lambda left: left < 20_000)
+            status, said = await other.post("/v1/embeddings", {"input": "a" * 50_000})
+            assert (status, said["error"]["code"]) == (503, "busy")
+            assert (await other.post("/v1/embeddings", {"input": "a"}))[0] == 200
+            writer.close()
+            await bodies.until(lambda left: left == 150_000)
+        assert (await other.post("/v1/embeddings", {"input": "a" * 50_000}))[0] == 200
+
+
+async def test_remote_tools_are_open_where_the_worker_says_so(rig):
+    async with Door(rig.gateway(GatewayLimits(remote_tools=True)), new_run()) as door:
+        content = [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
+        body = {"messages": [{"role": "user", "content": content}], "tools": [{"type": "web_search"}]}
+        assert (await door.post("/v1/chat/completions", body))[0] == 200
+
+
+# --- written down, and answered from what was
+
+
+async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, tmp_path):
+    file = tmp_path / "r-1" / "ai.jsonl"
+    asked_for = [(path, {"model": "llama3:8b", **body}) for path, body, _ in CALLS.values()]
+    server = HttpUpstream(rig.session, rig.standin.url, key="sk-canary")
+    async with Door(rig.gateway(None, server), new_run(record=file)) as door:
+        first = [await door.stream(path, body) for path, body in asked_for]
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await door.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
+        spent = used(door)
+    written = file.read_text()
+    assert "sk-canary" not in written
+    assert written.count("\n") == len(asked_for) + 1
+    assert json.loads(written.splitlines()[0]).keys() >= {
+        "request",
+        "answer",
+        "promptTokens",
+        "ms",
+        "complete",
+    }
+    before = len(rig.standin.log)
+    async with Door(rig.gateway(None, Replay([file])), new_run()) as door:
+        again = [await door.stream(path, body) for path, body in asked_for]
+        # A budget changes what goes to a server, and not what is looked up.
+        assert again == first
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await door.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
+        assert used(door) == spent
+        for path in ("/api/generate", "/v1/completions"):
+            status, said = await door.post(path, {"model": "llama3:8b", "prompt": "never asked"})
+            assert status == 404
+            assert "AI_REPLAY" in json.dumps(said)
+        async with door.client.get("/v1/models") as response:
+            assert (await response.json())["data"][0]["id"] == "llama3:8b"
+    async with Door(rig.gateway(limits(tokens=10_000), Replay([file])), new_run()) as door:
+        assert [await door.stream(path, body) for path, body in asked_for] == first
+    assert len(rig.standin.log) == before
+
+
+async def test_a_file_that_is_no_recording_is_named_with_its_line(tmp_path):
+    file = tmp_path / "ai.jsonl"
+    file.write_text("{}\n")
+    with pytest.raises(ValueError, match=r"ai\.jsonl, line 1 is no exchange"):
+        Replay([file])
+
+
+async def test_a_record_that_can_not_be_written_costs_the_run_nothing(rig, tmp_path):
+    (tmp_path / "file").write_text("")
+    async with Door(rig.gateway(), new_run(record=tmp_path / "file" / "ai.jsonl")) as door:
+        assert (await door.post("/api/embed", {"input": "a"}))[0] == 200
+
+
+async def test_a_record_stays_below_its_size(rig, tmp_path, monkeypatch):
+    monkeypatch.setattr("nanoagent.ai.recording._MAX_FILE", 20_000)
+    monkeypatch.setattr("nanoagent.ai.recording._MAX_EXCHANGE", 1000)
+    file = tmp_path / "ai.jsonl"
+    async with Door(rig.gateway(), new_run(record=file)) as door:
+        for _ in range(40):
+            await door.stream("/api/generate", {"prompt": "count to 50"})
+    assert 10_000 < file.stat().st_size <= 20_000
+    assert not any(json.loads(line)["complete"] for line in file.read_text().splitlines())
