@@ -1,7 +1,8 @@
 """`nanoagent demo` and `nanoagent dev`: an agent of its own process on an embedded stack, for a person.
 
 The demo runs the programs of `examples/` as jobs, twice: the first round finds warm containers (and builds
-what has to be built), the second finds them hot.
+what has to be built), the second finds them hot. One of them asks a language model: where the environment
+names no model server, a stand-in answers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from nanoagent.ai.standin import Standin
 from nanoagent.errors import ConfigError, PlatformError
 from nanoagent.job import Runtime
 from nanoagent.local import EmbeddedStack
@@ -41,6 +43,9 @@ _STOP_TIMEOUT_S: Final = 30.0
 _ROUNDS: Final = ("first round", "the same jobs again")
 _LOG_TAIL_LINES: Final = 15
 _MEMORY_MB: Final = 256
+_FUNCTION_PREFIX: Final = "demo-"
+_EXAMPLES: Final = (*Runtime, "python-llm")  # folders of examples/
+_MODEL_SERVER_SETTINGS: Final = ("AI_ENDPOINT", "AI_UPSTREAMS", "AI_REPLAY")
 
 
 def examples_folder() -> Path:
@@ -181,17 +186,30 @@ async def _running(state: Path, console: Console, settings: dict[str, str]) -> A
     async with AsyncExitStack() as opened:
         console.print("Starting moto (SQS, S3, CloudWatch) and Redis …")
         stack = await opened.enter_async_context(EmbeddedStack(state / "stack"))
-        environment = stack.environment() | {
-            "CODE_CACHE_DIR": str(state / "cache"),
-            "SQS_WAIT_SECONDS": "1",  # the stack is local: a short poll lets the agent stop at once
-            "LOCALE": os.environ.get("LOCALE", "en"),
-            **settings,
-        }
+        environment = (
+            stack.environment()
+            | await _model_server(opened, console)
+            | {
+                "CODE_CACHE_DIR": str(state / "cache"),
+                "SQS_WAIT_SECONDS": "1",  # the stack is local: a short poll lets the agent stop at once
+                "LOCALE": os.environ.get("LOCALE", "en"),
+                **settings,
+            }
+        )
         console.print("Starting the agent and filling its warm pool …")
         agent = AgentProcess(environment, state / "agent.log")
         opened.push_async_callback(agent.stop)
         await agent.start()
         yield _Running(stack, agent, environment)
+
+
+async def _model_server(opened: AsyncExitStack, console: Console) -> dict[str, str]:
+    """The settings by which the agent finds a model server: none, or a stand-in's that was started."""
+    if any(os.environ.get(name) for name in _MODEL_SERVER_SETTINGS):
+        return {}
+    standin = await opened.enter_async_context(Standin())
+    console.print("AI_ENDPOINT is not set: a stand-in that repeats the question answers in a model's place.")
+    return {"AI_ENDPOINT": standin.url}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +227,17 @@ class _Sent:
     """A job of the demo and what has come of it.
 
     Attributes:
+        example: The folder of examples/ that it runs; its name begins with the runtime's.
         result: The result's document, once it is there.
     """
 
     request_id: str
-    runtime: Runtime
+    example: str
     result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> Runtime:
+        return Runtime(self.example.partition("-")[0])
 
 
 async def run(state: Path, *, as_json: bool) -> int:
@@ -261,7 +284,8 @@ def _end_in_order() -> None:
 def _verdict(results: list[dict[str, Any]], console: Console, state: Path) -> int:
     failed = [result for result in results if result.get("status") != "SUCCESS"]
     for result in failed:
-        console.print(f"[red]{result['runtime']} failed:[/] {escape(str(result.get('errorMessage')))}")
+        example = result["functionId"].removeprefix(_FUNCTION_PREFIX)
+        console.print(f"[red]{escape(example)} failed:[/] {escape(str(result.get('errorMessage')))}")
         console.print(
             f"  hint: {result.get('hint')}\n  stderr: {result.get('stderr', '')[-2000:]}", markup=False
         )
@@ -275,9 +299,9 @@ def _verdict(results: list[dict[str, Any]], console: Console, state: Path) -> in
 
 
 async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Sent]:
-    """Send one job per runtime, show their progress, and wait for all results."""
+    """Send a job for each example, show their progress, and wait for all results."""
     client = redis.Redis(host=stack.redis_host, port=stack.redis_port)
-    jobs = [_Sent(f"demo-{runtime}-{uuid.uuid4().hex[:8]}", runtime) for runtime in Runtime]
+    jobs = [_Sent(f"demo-{example}-{uuid.uuid4().hex[:8]}", example) for example in _EXAMPLES]
     try:
         async with client.pubsub() as listener:
             await listener.subscribe(*(f"result:{job.request_id}" for job in jobs))
@@ -291,12 +315,12 @@ async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Se
 
 
 async def _send(stack: EmbeddedStack, job: _Sent) -> None:
-    folder = examples_folder() / job.runtime
-    key = f"demo/{job.runtime}.zip"
+    folder = examples_folder() / job.example
+    key = f"demo/{job.example}.zip"
     await stack.put_code(key, pack(folder))
     message = {
         "requestId": job.request_id,
-        "functionId": f"demo-{job.runtime}",
+        "functionId": _FUNCTION_PREFIX + job.example,
         "runtime": job.runtime,
         "s3Key": key,
         "memoryMb": _MEMORY_MB,
@@ -316,38 +340,39 @@ async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: st
                     if message["type"] != "message":
                         continue
                     result = json.loads(message["data"])
-                    by_id[result["requestId"]].result = result
+                    done = by_id[result["requestId"]]
+                    done.result = result
                     elapsed = time.monotonic() - begun
                     live.update(_table(jobs, title))
                     if not console.is_terminal:
-                        console.print(f"  {result['runtime']}: {result['status']} after {elapsed:.1f} s")
+                        console.print(f"  {done.example}: {result['status']} after {elapsed:.1f} s")
                     if all(job.result for job in jobs):
                         break
         console.print()  # off a terminal, Live ends without a new line
     except TimeoutError as exc:
-        missing = ", ".join(job.runtime for job in jobs if not job.result)
+        missing = ", ".join(job.example for job in jobs if not job.result)
         raise PlatformError(f"no result within {_ROUND_TIMEOUT_S:.0f} s for: {missing}") from exc
 
 
 def _table(jobs: list[_Sent], title: str) -> Group:
     """What is known of the jobs so far: a row each, and the AutoTuner's sentences below."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("runtime", "status", "start"):
+    for heading in ("example", "status", "start"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("ms run/total", "peak MiB", "tip MiB"):
+    for heading in ("ms run/total", "peak MiB", "tip MiB", "tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("output files", overflow="fold")
     for job in jobs:
-        table.add_row(job.runtime, *_cells(job.result))
+        table.add_row(job.example, *_cells(job.result))
     tips = [
-        f"{job.runtime}: {job.result['optimizationTip']}" for job in jobs if job.result.get("optimizationTip")
+        f"{job.example}: {job.result['optimizationTip']}" for job in jobs if job.result.get("optimizationTip")
     ]
     return Group(table, Text("\n".join(tips), style="dim"))
 
 
 def _cells(result: dict[str, Any]) -> list[str]:
     if not result:
-        return ["[dim]running …[/]", *([""] * 5)]
+        return ["[dim]running …[/]", *([""] * 6)]
     color = "green" if result["status"] == "SUCCESS" else "red"
     peak, tuning = result["peakMemoryBytes"], result["tuning"]
     files = [link.split("/outputs/", 1)[-1].split("/", 1)[-1] for link in result["outputFiles"]]
@@ -357,6 +382,7 @@ def _cells(result: dict[str, Any]) -> list[str]:
         f"{result['timings']['run']:.0f} / {result['timings']['total']:.0f}",
         "-" if peak is None else f"{peak / 1024 / 1024:.1f}",
         "-" if tuning is None else f"{_MEMORY_MB} → {tuning['recommendedMemoryMb']}",
+        str(result["llmTokenCount"] or "-"),
         escape("\n".join(files)),
     ]
 

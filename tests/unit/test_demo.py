@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from rich.console import Console
 
@@ -19,7 +21,7 @@ from nanoagent.runtime.catalog import RECIPES
 def document(**changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": "r1",
-        "function_id": "f",
+        "function_id": "demo-python-llm",
         "runtime": "python",
         "status": Status.SUCCESS,
         "start": Start.HOT,
@@ -47,10 +49,10 @@ def test_a_job_without_a_result_is_shown_as_running():
 
 
 def test_a_result_is_shown_with_its_figures_files_and_tip():
-    text = shown(_Sent("r1", Runtime.PYTHON, document()))
-    for part in ("SUCCESS", "hot", "12", "35", "10.0", "256 → 64", "chart%20[1].svg"):
+    text = shown(_Sent("r1", "python-llm", document(llm_token_count=4321)))
+    for part in ("SUCCESS", "hot", "12", "35", "10.0", "256 → 64", "4321", "chart%20[1].svg"):
         assert part in text
-    assert "python: a tip with [brackets]" in text
+    assert "python-llm: a tip with [brackets]" in text
 
 
 def test_a_job_that_never_started_is_shown_with_dashes():
@@ -95,13 +97,37 @@ def test_a_failure_ends_with_1_and_says_why_whatever_the_words_look_like():
     )
     code, text = verdict(document(), failed)
     assert code == 1
-    assert "python failed: KeyError: [/red] [bold]x" in text
+    assert "python-llm failed: KeyError: [/red] [bold]x" in text
     assert "Read [/stderr]." in text
     assert "1 of 2 jobs failed" in text
 
 
-@pytest.mark.parametrize("runtime", Runtime)
-def test_there_is_an_example_for_every_runtime(runtime: Runtime):
-    folder = demo.examples_folder() / runtime
-    assert (folder / RECIPES[runtime].entry).is_file()
+@pytest.mark.parametrize("example", demo._EXAMPLES)
+def test_every_example_of_the_demo_is_there(example: str):
+    folder = demo.examples_folder() / example
+    assert (folder / RECIPES[_Sent("r1", example).runtime].entry).is_file()
     json.loads((folder / "input.json").read_text())
+
+
+def test_the_demo_runs_every_example_and_thereby_every_runtime():
+    assert set(demo._EXAMPLES) == {folder.name for folder in demo.examples_folder().iterdir()}
+    assert {_Sent("r1", example).runtime for example in demo._EXAMPLES} == set(Runtime)
+
+
+async def test_without_a_model_server_a_stand_in_answers_and_that_is_said(monkeypatch):
+    for name in demo._MODEL_SERVER_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    console = Console(file=io.StringIO(), width=160)
+    async with AsyncExitStack() as opened, aiohttp.ClientSession() as client:
+        settings = await demo._model_server(opened, console)
+        async with client.get(f"{settings['AI_ENDPOINT']}/api/version") as response:
+            assert response.status == 200
+    assert isinstance(console.file, io.StringIO)
+    assert "AI_ENDPOINT is not set: a stand-in" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("name", demo._MODEL_SERVER_SETTINGS)
+async def test_with_a_model_server_no_stand_in_is_started(monkeypatch, name: str):
+    monkeypatch.setenv(name, "http://models.example")
+    async with AsyncExitStack() as opened:
+        assert await demo._model_server(opened, Console(file=io.StringIO())) == {}
