@@ -83,6 +83,8 @@ class Executor:
             links, refused = await self._parts.outputs.upload(
                 attempt.job.request_id, ran.collected.files, attempt.fence
             )
+            if attempt.ai_record is not None:
+                await self._parts.outputs.record(attempt.job.request_id, attempt.ai_record, attempt.fence)
         result = self._blank(attempt, ran.error_type, ran.message)
         result.exit_code = ran.exit_code
         result.stdout = ran.collected.stdout.text

@@ -33,6 +33,7 @@ _NO_CHARACTERS: Final = frozenset("\ufffe\uffff")
 # Cc: control characters; Cs: the surrogates that stand for bytes that are no UTF-8; Zl, Zp: they end a line.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _SHOWN_CHARACTERS: Final = 1024
+_OURS: Final = ".nanoagent"  # what the worker itself puts beside a run's outputs
 _DEFAULT_TYPE: Final = "application/octet-stream"
 # Python's own table: not the host's /etc/mime.types, which differs from worker to worker.
 _TYPES: Final = mimetypes.MimeTypes()
@@ -75,8 +76,11 @@ def name_problem(path: str, key: str) -> str | None:
         for character in path
     ):
         return "its name has control characters or is not valid UTF-8"
-    if any(part in {"", ".", ".."} for part in path.split("/")):
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
         return "its path has an empty part, . or .."
+    if parts[0] == _OURS:
+        return f"{_OURS} is the worker's own"
     if len(key.encode()) > _MAX_KEY_BYTES:
         return f"its key would be longer than {_MAX_KEY_BYTES} bytes"
     return None
@@ -138,6 +142,20 @@ class OutputUploader:
             for upload in uploads:
                 upload.cancel()
             await asyncio.gather(*uploads, return_exceptions=True)
+
+    async def record(self, request_id: str, exchanges: Path, fence: int = 0) -> None:
+        """Store what a run and its models said, if they did, beside its outputs; it counts as none of them.
+
+        Raises:
+            Superseded: A later attempt has stored its own.
+            StorageError: The store failed.
+        """
+        try:
+            size = exchanges.stat().st_size
+        except FileNotFoundError:
+            return
+        key = f"outputs/{request_id}/{_OURS}/ai.jsonl"
+        await self._put(key, exchanges, "application/x-ndjson", size, fence)
 
     async def _put(self, key: str, source: Path, content_type: str, size: int, fence: int) -> str:
         bucket = self._settings.s3_user_data_bucket

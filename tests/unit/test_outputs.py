@@ -235,6 +235,8 @@ async def test_a_run_that_left_nothing_uploads_nothing(
         ("/abs", "/abs", "an empty part, . or .."),
         ("a/", "a/", "an empty part, . or .."),
         ("", "", "an empty part, . or .."),
+        (".nanoagent/ai.jsonl", ".nanoagent/ai.jsonl", "the worker's own"),
+        (".nanoagent", ".nanoagent", "the worker's own"),
         ("가" * 400, "가" * 400, "longer than 1024 bytes"),
     ],
 )
@@ -251,6 +253,18 @@ async def test_a_bad_name_is_refused_by_name_and_the_others_are_uploaded(
     assert error.path == shown
     assert reason in error.reason
     results.encode(a_result(output_errors=refused))  # can be told
+
+
+async def test_what_a_run_and_its_models_said_lies_beside_its_outputs(
+    make_uploader: Callable[..., OutputUploader], store: Store, tmp_path: Path
+):
+    uploader, file = make_uploader(), tmp_path / "ai.jsonl"
+    await uploader.record("r1", file)  # it has asked none
+    assert not store.path("data", "outputs/r1/.nanoagent/ai.jsonl").exists()
+    file.write_text('{"path": "/api/chat"}\n')
+    await uploader.record("r1", file)
+    assert store.path("data", "outputs/r1/.nanoagent/ai.jsonl").read_bytes() == file.read_bytes()
+    assert store.saved == {"outputs/r1/.nanoagent/ai.jsonl"}
 
 
 async def test_a_name_of_a_hundred_kilobytes_is_told_shortened(

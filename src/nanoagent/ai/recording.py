@@ -56,7 +56,7 @@ class Recording:
         if self._written > _MAX_FILE:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._path.open("ab") as file:
                 file.write(line)
         except OSError as exc:
