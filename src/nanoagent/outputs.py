@@ -6,6 +6,7 @@ import asyncio
 import mimetypes
 import tempfile
 import unicodedata
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -86,6 +87,13 @@ def name_problem(path: str, key: str) -> str | None:
     return None
 
 
+def _size_of(path: Path) -> int | None:
+    """A file's bytes, None where there is none."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return None
+
+
 class OutputUploader:
     """Puts files where the contract says, and says where that is.
 
@@ -150,9 +158,8 @@ class OutputUploader:
             Superseded: A later attempt has stored its own.
             StorageError: The store failed.
         """
-        try:
-            size = exchanges.stat().st_size
-        except FileNotFoundError:
+        size = _size_of(exchanges)
+        if size is None:
             return
         key = f"outputs/{request_id}/{_OURS}/ai.jsonl"
         await self._put(key, exchanges, "application/x-ndjson", size, fence)
