@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from structlog.testing import capture_logs
 
+from nanoagent.broker import sqs as sqs_module
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.errors import BrokerError
@@ -33,7 +36,7 @@ class Queue(Protocol):
 
     @property
     def broker(self) -> Broker: ...
-    async def send(self, body: str) -> str: ...
+    async def send(self, body: str, group_id: str | None = None) -> str: ...
     async def depth(self) -> tuple[int, int, int]: ...
     async def dead_letters(self) -> list[tuple[str, str]]:
         """Body and reason of each."""
@@ -53,8 +56,11 @@ class SqsQueue:
     dlq_url: str
     requests: Counter[str] = field(default_factory=Counter)
 
-    async def send(self, body: str) -> str:
-        answer = await self.client.send_message(QueueUrl=self.url, MessageBody=body)
+    async def send(self, body: str, group_id: str | None = None) -> str:
+        group = {} if group_id is None else {"MessageGroupId": group_id}
+        if self.url.endswith(".fifo"):
+            group["MessageDeduplicationId"] = secrets.token_hex(8)
+        answer = await self.client.send_message(QueueUrl=self.url, MessageBody=body, **group)
         return str(answer["MessageId"])
 
     async def depth(self) -> tuple[int, int, int]:
@@ -72,8 +78,8 @@ class SqsQueue:
 class MemoryQueue:
     broker: MemoryBroker
 
-    async def send(self, body: str) -> str:
-        return await self.broker.send(body)
+    async def send(self, body: str, group_id: str | None = None) -> str:
+        return await self.broker.send(body, group_id=group_id)
 
     async def depth(self) -> tuple[int, int, int]:
         return self.broker.depth()
@@ -87,12 +93,19 @@ class MemoryQueue:
 
 @asynccontextmanager
 async def sqs_queue(
-    stack: EmbeddedStack, clients: AwsClients, *, redrives: bool = True, dlq: bool = True, fifo: bool = False
+    stack: EmbeddedStack,
+    clients: AwsClients,
+    *,
+    redrives: bool = True,
+    dlq: bool = True,
+    fifo: bool = False,
+    max_receives: int = 10,
+    **options: Any,
 ) -> AsyncIterator[SqsQueue]:
     """A queue of its own; `redrives`: with a redrive policy, `dlq`: whether the broker is told of one."""
     kind = {"FifoQueue": "true"} if fifo else {}
     dlq_url = stack.new_queue(**kind)
-    policy = {"RedrivePolicy": stack.redrive_policy(dlq_url)} if redrives else {}
+    policy = {"RedrivePolicy": stack.redrive_policy(dlq_url, max_receives=max_receives)} if redrives else {}
     url = stack.new_queue(VisibilityTimeout="30", **kind, **policy)
     client = await clients.sqs()
     broker = SqsBroker(
@@ -101,6 +114,7 @@ async def sqs_queue(
         dlq_url=dlq_url if dlq else None,
         wait_s=LONG_POLL_S,
         visibility_s=VISIBILITY_S,
+        **options,
     )
     queue = SqsQueue(broker, stack, client, url, dlq_url)
 
@@ -121,6 +135,34 @@ async def queue(
             yield queue
     else:
         yield MemoryQueue(MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=10))
+
+
+MAX_RECEIVES = 3
+
+
+@asynccontextmanager
+async def queue_of(
+    kind: str, stack: EmbeddedStack, clients: AwsClients, *, fifo: bool = False
+) -> AsyncIterator[Queue]:
+    """One that moves a message away after `MAX_RECEIVES` receipts."""
+    if kind == "sqs":
+        async with sqs_queue(stack, clients, max_receives=MAX_RECEIVES, fifo=fifo) as queue:
+            yield queue
+    else:
+        yield MemoryQueue(
+            MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=MAX_RECEIVES, fifo=fifo)
+        )
+
+
+KINDS = pytest.mark.parametrize("kind", ["sqs", "memory"])
+
+
+async def last_receipt(queue: Queue, group_id: str | None = None) -> Delivery:
+    """A message that has been received as often as the queue hands one out."""
+    await queue.send("mine", group_id)
+    for _ in range(MAX_RECEIVES - 1):
+        assert await queue.broker.give_back(await receive_one(queue.broker), 0)
+    return await receive_one(queue.broker)
 
 
 async def receive_one(broker: Broker) -> Delivery:
@@ -320,6 +362,148 @@ async def test_a_delivery_that_was_lost_cannot_be_settled(queue: Queue):
         assert await queue.depth() == (1, 0, 0)
 
 
+# --- the last receipt
+
+
+@KINDS
+async def test_a_message_is_handed_out_as_often_as_it_is_given_back(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients) as queue:
+        await queue.send("mine")
+        ids = set()
+        for _ in range(20):
+            delivery = await receive_one(queue.broker)
+            assert (delivery.body, delivery.receive_count <= MAX_RECEIVES) == ("mine", True)
+            ids.add(delivery.message_id)
+            assert await queue.broker.give_back(delivery, 0)
+        await queue.broker.close()
+
+        assert len(ids) == 20 // MAX_RECEIVES + 1
+        assert sum(await queue.depth()) == 1
+        assert await queue.dead_letters() == []
+
+
+@KINDS
+async def test_a_receipt_is_the_last_when_the_queue_will_move_the_message_away(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients) as queue:
+        await queue.send("mine")
+        said = []
+        for _ in range(MAX_RECEIVES):
+            delivery = await receive_one(queue.broker)
+            await queue.broker.give_back(delivery, 0)
+            said.append(queue.broker.is_last(delivery))
+
+        assert said == [False] * (MAX_RECEIVES - 1) + [True]
+
+
+@KINDS
+async def test_poison_is_moved_away_after_its_last_receipt_and_not_copied(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients) as queue:
+        await queue.broker.give_back(await last_receipt(queue), 0, poison=True)
+
+        assert await queue.broker.receive(1) == []
+        assert sum(await queue.depth()) == 0
+
+
+@KINDS
+async def test_a_copy_stays_hidden_for_its_delay_and_says_when_the_message_was_first_sent(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients) as queue:
+        delivery = await last_receipt(queue, "fair")
+
+        assert await queue.broker.give_back(delivery, 1)
+        copy = await receive_one(queue.broker)
+
+        assert (copy.receive_count, copy.group_id, copy.in_order) == (1, "fair", False)
+        assert copy.sent_at == pytest.approx(delivery.sent_at, abs=0.01)
+        assert copy.received_at - delivery.received_at > 0.9
+        assert copy.message_id != delivery.message_id
+
+
+@KINDS
+async def test_a_queue_that_keeps_order_takes_no_copy_and_the_lease_is_kept(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients, fifo=True) as queue:
+        delivery = await last_receipt(queue, "g")
+
+        assert await queue.broker.give_back(delivery, 0) is False
+        assert await queue.broker.receive(1) == []  # LONG_POLL_S > VISIBILITY_S
+        assert await queue.broker.bury(delivery, "it would not come again")
+        await queue.broker.close()
+
+        assert await queue.dead_letters() == [("mine", "it would not come again")]
+        assert sum(await queue.depth()) == 0
+
+
+# --- message groups
+
+
+@KINDS
+async def test_a_group_in_order_is_handed_out_in_order_and_not_past_what_is_held(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients, fifo=True) as queue:
+        for body, group in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+            await queue.send(body, group)
+        deliveries = await queue.broker.receive(10)
+        await queue.send("a3", "a")
+
+        assert [(each.body, each.group_id, each.in_order) for each in deliveries] == [
+            ("a1", "a", True),
+            ("a2", "a", True),
+            ("b1", "b", True),
+        ]
+        assert await queue.broker.receive(10) == []
+        for delivery in deliveries[:2]:
+            await queue.broker.ack(delivery)
+        assert (await receive_one(queue.broker)).body == "a3"
+
+
+@KINDS
+async def test_the_first_of_a_group_that_goes_back_last_keeps_the_rest_for_its_delay_and_in_order(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients, fifo=True) as queue:
+        for body in ("a1", "a2", "a3"):
+            await queue.send(body, "a")
+        first, *later = await queue.broker.receive(10)
+        for delivery in later:
+            await queue.broker.give_back(delivery, 0)
+        await queue.broker.give_back(first, 1)
+
+        again: list[Delivery] = []
+        async with asyncio.timeout(DEADLINE_S):
+            while not again:
+                again = await queue.broker.receive(10)
+
+        assert [(each.body, each.receive_count) for each in again] == [("a1", 2), ("a2", 2), ("a3", 2)]
+        assert again[0].received_at - first.received_at > 0.9
+
+
+@KINDS
+async def test_message_groups_of_a_queue_without_order_mean_no_order(
+    stack: EmbeddedStack, clients: AwsClients, kind: str
+):
+    async with queue_of(kind, stack, clients) as queue:
+        for body in ("a1", "a2"):
+            await queue.send(body, "a")
+        first = await receive_one(queue.broker)
+        second = await receive_one(queue.broker)  # while the first is held
+
+        assert {first.body, second.body} == {"a1", "a2"}
+        assert (first.group_id, first.in_order) == ("a", False)
+
+
+# --- closing
+
+
 async def test_closing_twice_is_harmless_and_ends_receiving(queue: Queue):
     await queue.broker.close()
     await queue.broker.close()
@@ -378,18 +562,22 @@ async def test_the_dead_letter_queue_is_found_by_the_redrive_policy(
 async def test_a_buried_message_keeps_its_own_attributes_and_says_where_it_came_from(
     stack: EmbeddedStack, clients: AwsClients
 ):
-    async with sqs_queue(stack, clients) as queue:
+    async with sqs_queue(stack, clients, worker="worker-1") as queue:
         await queue.client.send_message(
             QueueUrl=queue.url,
             MessageBody="poison",
             MessageAttributes={"traceparent": {"DataType": "String", "StringValue": "00-1-2-01"}},
         )
-        await queue.broker.bury(await receive_one(queue.broker), "bad\x00reason " + "안" * 300)
+        await queue.broker.bury(await receive_one(queue.broker), "bad\x00reason " + "안" * 300, attempts=5)
 
         (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
         attributes = letter["attributes"]
         assert attributes["traceparent"] == "00-1-2-01"
-        assert attributes["receiveCount"] == "1"
+        assert (attributes["receiveCount"], attributes["attempts"], attributes["worker"]) == (
+            "1",
+            "5",
+            "worker-1",
+        )
         assert attributes["sourceQueue"] == queue.url.rsplit("/", 1)[-1]
         assert attributes["reason"].startswith("bad reason 안안")
         assert len(attributes["reason"].encode()) <= 256
@@ -398,7 +586,7 @@ async def test_a_buried_message_keeps_its_own_attributes_and_says_where_it_came_
 ODD_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "names of ours": {
         name: {"DataType": "String", "StringValue": "theirs"}
-        for name in ("reason", "receiveCount", "sourceQueue")
+        for name in ("reason", "attempts", "worker", "receiveCount", "sourceQueue", "firstSentAt")
     },
     "as many as may be": {f"a{number}": {"DataType": "String", "StringValue": "x"} for number in range(10)},
     "bytes": {"b": {"DataType": "Binary", "BinaryValue": bytes(range(256))}},
@@ -425,6 +613,153 @@ async def test_a_message_with_odd_attributes_is_received_and_buried_like_others(
         assert (body, reason) == ("poison", "no requestId")
         await queue.broker.close()
         assert await queue.depth() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("attributes", ODD_ATTRIBUTES.values(), ids=ODD_ATTRIBUTES.keys())
+async def test_a_copy_has_the_attributes_of_its_message(
+    stack: EmbeddedStack, clients: AwsClients, attributes: dict[str, Any]
+):
+    async with sqs_queue(stack, clients, max_receives=1) as queue:
+        await queue.client.send_message(QueueUrl=queue.url, MessageBody="mine", MessageAttributes=attributes)
+
+        assert await queue.broker.give_back(await receive_one(queue.broker), 0)
+        await queue.broker.close()
+
+        async with stack.clients() as others:
+            answer = await (await others.sqs()).receive_message(
+                QueueUrl=queue.url, MessageAttributeNames=["All"], WaitTimeSeconds=LONG_POLL_S
+            )
+        (copy,) = answer["Messages"]
+        kept = copy["MessageAttributes"]
+        if len(attributes) < 10:  # there is room for one of ours
+            assert kept.pop("firstSentAt")["StringValue"].isdecimal()
+        assert kept == {name: value for name, value in attributes.items() if name != "firstSentAt"}
+        assert copy["Body"] == "mine"
+
+
+async def test_a_message_without_a_copy_is_kept_when_the_queue_takes_none(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients, max_receives=1) as queue:
+        await queue.send("mine")
+        delivery = await receive_one(queue.broker)
+
+        def refuse(**_: Any) -> None:
+            raise ConnectionResetError("cut")
+
+        queue.client.meta.events.register("before-call.sqs.SendMessage", refuse)
+        assert await queue.broker.give_back(delivery, 0) is False
+        queue.client.meta.events.unregister("before-call.sqs.SendMessage", refuse)
+
+        assert await queue.broker.receive(1) == []  # LONG_POLL_S > VISIBILITY_S: it is still held
+        assert await queue.broker.give_back(delivery, 0) is True
+        assert (await receive_one(queue.broker)).receive_count == 1
+
+
+async def test_a_copy_is_sent_before_its_message_is_deleted(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients, max_receives=1) as queue:
+        calls: list[str] = []
+        queue.client.meta.events.register("before-call.sqs", lambda model, **_: calls.append(model.name))
+        await queue.send("mine")
+
+        await queue.broker.give_back(await receive_one(queue.broker), 0)
+        await queue.broker.close()
+
+        settling = [name for name in calls if name in {"SendMessage", "DeleteMessageBatch"}]
+        assert settling == ["SendMessage", "SendMessage", "DeleteMessageBatch"]  # the first is the test's own
+        assert queue.requests["ChangeMessageVisibility"] == 0
+
+
+async def test_a_redrive_policy_that_cannot_be_read_is_none(stack: EmbeddedStack, clients: AwsClients):
+    async with sqs_queue(stack, clients, max_receives=1) as queue:
+
+        def refuse(**_: Any) -> None:
+            raise ConnectionResetError("cut")
+
+        queue.client.meta.events.register("before-call.sqs.GetQueueAttributes", refuse)
+        await queue.send("mine")
+        delivery = await receive_one(queue.broker)
+
+        assert await queue.broker.give_back(delivery, 1000)
+        assert not queue.broker.is_last(delivery)
+        assert queue.requests["SendMessage"] == 1  # the test's own
+
+
+@pytest.mark.parametrize("policy", ["{[", "[]", "null", '"x"', "3", "", '{"maxReceiveCount": "x"}'])
+async def test_a_redrive_policy_that_says_nothing_is_none(policy: str):
+    delivery = sqs_module._delivery({"MessageId": "m", "ReceiptHandle": "r"})
+    broker = SqsBroker(None, "http://q/1/q", dlq_url=None, wait_s=0, visibility_s=30)
+    broker._policy = sqs_module._policy({"Attributes": {"RedrivePolicy": policy}})
+
+    assert not broker.is_last(delivery)
+
+
+@pytest.mark.parametrize(("least", "warned"), [(10, False), (11, True)])
+async def test_a_queue_that_moves_messages_away_early_is_warned_of_once(
+    stack: EmbeddedStack, clients: AwsClients, least: int, *, warned: bool
+):
+    async with sqs_queue(stack, clients, max_receives=10, least_receives=least) as queue:
+        with capture_logs() as logs:
+            for _ in range(2):
+                await queue.broker._read_policy()
+
+    said = [entry for entry in logs if "moves messages away early" in entry["event"]]
+    assert [entry["should_be"] for entry in said] == [least] * warned
+
+
+async def test_a_poll_of_a_fifo_queue_that_failed_is_the_same_poll_again(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients, fifo=True) as queue:
+        polls: list[str] = []
+
+        def note(params: dict[str, Any], **_: Any) -> None:
+            polls.append(json.loads(params["body"])["ReceiveRequestAttemptId"])
+            if len(polls) == 1:
+                raise ConnectionResetError("cut")
+
+        queue.client.meta.events.register("before-call.sqs.ReceiveMessage", note)
+        await queue.send("mine", "g")
+        with pytest.raises(BrokerError):
+            await queue.broker.receive(1)
+        await receive_one(queue.broker)
+        await queue.broker.receive(1)
+
+        assert polls[0] == polls[1]
+        assert len(set(polls)) == 2
+
+
+async def test_a_message_buried_twice_in_a_fifo_dead_letter_queue_is_there_once(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients, fifo=True) as queue:
+        await queue.send("mine", "g")
+        delivery = await receive_one(queue.broker)
+        lease = queue.broker._leases[delivery]
+        for _ in range(2):  # as a worker does that died before it could delete it
+            await queue.broker._send_dead_letter(queue.dlq_url, lease, "reason", 5)
+
+        assert await queue.dead_letters() == [("mine", "reason")]
+
+
+async def test_what_an_abandoned_poll_brings_for_the_last_time_is_buried_where_it_cannot_be_copied(
+    stack: EmbeddedStack, clients: AwsClients
+):
+    async with sqs_queue(stack, clients, fifo=True, max_receives=1) as queue:
+        polling = asyncio.Event()
+        queue.client.meta.events.register("before-send.sqs.ReceiveMessage", lambda **_: polling.set())
+        poll = asyncio.create_task(queue.broker.receive(10))
+        async with asyncio.timeout(DEADLINE_S):
+            await polling.wait()
+        poll.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await poll
+        await queue.send("mine", "g")
+
+        await queue.broker.close()
+
+        ((body, reason),) = await queue.dead_letters()
+        assert (body, "last receipt" in reason) == ("mine", True)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # 1 MiB: aiohttp's advice
@@ -711,7 +1046,7 @@ async def test_a_message_received_too_often_is_redriven():
     await broker.send("poison")
     for _ in range(2):
         (delivery,) = await broker.receive(1)
-        await broker.give_back(delivery, 0)
+        await broker.give_back(delivery, 0, poison=True)
 
     assert await broker.receive(1) == []
     assert broker.redriven == ["poison"]
