@@ -359,7 +359,7 @@ def _table(jobs: list[_Sent], title: str) -> Group:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("example", "status", "start"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("ms run/total", "peak MiB", "tip MiB", "tokens"):
+    for heading in ("ms run/total", "MiB peak/tip", "tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("output files", overflow="fold")
     for job in jobs:
@@ -372,16 +372,17 @@ def _table(jobs: list[_Sent], title: str) -> Group:
 
 def _cells(result: dict[str, Any]) -> list[str]:
     if not result:
-        return ["[dim]running …[/]", *([""] * 6)]
+        return ["[dim]running …[/]", *([""] * 5)]
     color = "green" if result["status"] == "SUCCESS" else "red"
     peak, tuning = result["peakMemoryBytes"], result["tuning"]
+    peak_mib = "-" if peak is None else f"{peak / 1024 / 1024:.1f}"
+    tip_mib = "-" if tuning is None else tuning["recommendedMemoryMb"]
     files = [link.split("/outputs/", 1)[-1].split("/", 1)[-1] for link in result["outputFiles"]]
     return [
         f"[{color}]{result['status']}[/]",
         result["start"] or "-",
         f"{result['timings']['run']:.0f} / {result['timings']['total']:.0f}",
-        "-" if peak is None else f"{peak / 1024 / 1024:.1f}",
-        "-" if tuning is None else f"{_MEMORY_MB} → {tuning['recommendedMemoryMb']}",
+        f"{peak_mib} / {tip_mib}",
         str(result["llmTokenCount"] or "-"),
         escape("\n".join(files)),
     ]

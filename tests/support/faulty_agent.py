@@ -23,7 +23,9 @@ import structlog
 from nanoagent import cli
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from nanoagent.broker.base import Delivery
 
 FAULT: Final = "FAULT"
 
@@ -87,8 +89,11 @@ class _Striker:
         self._times += 1
         return self._times == self._fault.nth
 
-    def strike(self) -> None:
+    def strike(self, received: Sequence[Delivery] = ()) -> None:
         fault = self._fault
+        # Of what has only been received, nothing stands in the log's context yet.
+        for delivery in received:
+            structlog.contextvars.bind_contextvars(request_id=json.loads(delivery.body)["requestId"])
         structlog.get_logger().warning("struck", step=fault.step, moment=fault.moment)
         sys.stderr.flush()
         os.kill(os.getpid(), signal.Signals[fault.signal])
@@ -101,20 +106,20 @@ class _Striker:
         else:
             self.strike()
 
-    def after(self) -> None:
-        if self.is_due("after"):
-            self.strike()
+    def after(self, answer: Any) -> None:
+        received = answer if self._fault.step == "receive" else ()
+        if (received or self._fault.step != "receive") and self.is_due("after"):
+            self.strike(received)
 
 
-def _struck(method: Callable[..., Any], striker: _Striker, *, skips_empty: bool) -> Callable[..., Any]:
+def _struck(method: Callable[..., Any], striker: _Striker) -> Callable[..., Any]:
     """The method with the fault before or after it, of whichever kind it is."""
     if inspect.iscoroutinefunction(method):
 
         async def call(*arguments: Any, **named: Any) -> Any:
             striker.before()
             answer = await method(*arguments, **named)
-            if answer or not skips_empty:
-                striker.after()
+            striker.after(answer)
             return answer
 
         return call
@@ -124,7 +129,7 @@ def _struck(method: Callable[..., Any], striker: _Striker, *, skips_empty: bool)
         async def enter(*arguments: Any, **named: Any) -> AsyncIterator[Any]:
             striker.before()
             async with method(*arguments, **named) as entered:
-                striker.after()
+                striker.after(entered)
                 yield entered
 
         return enter
@@ -132,7 +137,7 @@ def _struck(method: Callable[..., Any], striker: _Striker, *, skips_empty: bool)
     def plain(*arguments: Any, **named: Any) -> Any:
         striker.before()
         answer = method(*arguments, **named)
-        striker.after()
+        striker.after(answer)
         return answer
 
     return plain
@@ -145,7 +150,7 @@ def arm(fault: Fault) -> None:
     owner: Any = importlib.import_module(module_name)
     for part in owners:
         owner = getattr(owner, part)
-    setattr(owner, name, _struck(getattr(owner, name), _Striker(fault), skips_empty=fault.step == "receive"))
+    setattr(owner, name, _struck(getattr(owner, name), _Striker(fault)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,6 +97,7 @@ class Observation:
         logs: Agents' logs, in which executions are counted; more may be added.
         documents: Request → the different documents that a reader came to see, in that order.
         announcements: Request → how often a result of it was announced.
+        seen_at: Request → when a reader first saw its result, Unix seconds.
     """
 
     redis: redis.Redis
@@ -106,9 +107,9 @@ class Observation:
     repeats: str = ""
     documents: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     announcements: Counter[str] = field(default_factory=Counter)
+    seen_at: dict[str, float] = field(default_factory=dict)
     _sent: set[str] = field(default_factory=set)
     _struck_at: float | None = None
-    _answered_at: float | None = None
 
     def sent(self, *request_ids: str) -> None:
         """Note requests that are being sent."""
@@ -116,7 +117,7 @@ class Observation:
 
     def struck(self) -> None:
         """The fault begins now."""
-        self._struck_at = time.monotonic()
+        self._struck_at = time.time()
 
     over = struck
 
@@ -131,7 +132,6 @@ class Observation:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{self.fault}, {self.when}: no result for {sorted(missing)[:10]}")
             await asyncio.sleep(_LOOK_S)
-        self._answered_at = time.monotonic()
         return {request_id: json.loads(document) for request_id, document in (await self.stored()).items()}
 
     async def stored(self) -> dict[str, bytes]:
@@ -150,28 +150,39 @@ class Observation:
 
     async def row(self) -> Row:
         """What is to be seen now."""
-        stored = await self.stored()
+        row = await self.row_of(self._sent, self.when, struck_at=self._struck_at)
+        return replace(row, why=self.repeats)
+
+    async def row_of(self, requests: Iterable[str], when: str, *, struck_at: float | None) -> Row:
+        """What is to be seen now of some of the requests.
+
+        Args:
+            requests: Their ids.
+            when: When the fault struck those, for the table.
+            struck_at: The same in Unix seconds, if it is known.
+        """
+        names = set(requests)
+        stored = {name: document for name, document in (await self.stored()).items() if name in names}
         starts = starts_in(self.logs)
-        ran = any(starts[name] for name in self._sent)
-        differ = {
-            name for name in self._sent if len({*self.documents[name], *filter(None, [stored.get(name)])}) > 1
-        }
+        seen = [name for name in names if self.documents[name] and name in stored]
+        documents = {name: {*self.documents[name], *filter(None, [stored.get(name)])} for name in names}
         recovery_s = None
-        if self._struck_at is not None and self._answered_at is not None:
-            recovery_s = round(max(0.0, self._answered_at - self._struck_at), 1)
+        if struck_at is not None and seen:
+            last = max(self.seen_at[name] for name in seen)
+            recovery_s = round(max(0.0, last - struck_at), 1)
         return Row(
             self.fault,
-            self.when,
-            sent=len(self._sent),
-            seen=sum(bool(self.documents[name]) and name in stored for name in self._sent),
-            duplicates=len(differ),
-            lost=len(self._sent - stored.keys()),
-            repeated=sum(starts[name] > 1 for name in self._sent) if ran else None,
+            when,
+            sent=len(names),
+            seen=len(seen),
+            duplicates=sum(len(different) > 1 for different in documents.values()),
+            lost=len(names - stored.keys()),
+            repeated=sum(starts[name] > 1 for name in names) if starts.keys() & names else None,
             recovery_s=recovery_s,
-            why=self.repeats,
         )
 
     def _note(self, request_id: str, document: bytes) -> None:
+        self.seen_at.setdefault(request_id, time.time())
         if document not in self.documents[request_id]:
             self.documents[request_id].append(document)
 

@@ -43,6 +43,7 @@ class WorkerUnderTest:
         beside: Another worker, whose queue it works on.
         max_receives: After how many receipts the queue moves a message to the dead-letter queue.
         fault: Where the agent dies or stops; see `support.faulty_agent`.
+        worker_id: WORKER_ID, where it is to be that of another.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class WorkerUnderTest:
         beside: WorkerUnderTest | None = None,
         max_receives: int = 10,
         fault: Fault | None = None,
+        worker_id: str | None = None,
     ) -> None:
         self.stack = stack
         self.folder = folder
         self.settings = settings or {}
         self.queue_url = ""
         self.dead_letter_url = ""
-        self.worker_id = f"test-{secrets.token_hex(4)}"
+        self.worker_id = worker_id or f"test-{secrets.token_hex(4)}"
         self.log = folder / "agent.log"
         self.tasks = Path("/tmp/nanoagent-tests")
         self._until_ready = until_ready

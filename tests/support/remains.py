@@ -1,0 +1,140 @@
+"""What jobs and workers have left behind, looked at from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from nanoagent.container.spec import LABEL_WORKER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from redis import asyncio as redis
+
+    from nanoagent.local import EmbeddedStack
+
+# Each run is one name: it stands in the log and in every file, so that these tell whose they are.
+MARKED_PROGRAM: Final = (
+    "import json, os, time, uuid\n"
+    "name = str(uuid.uuid4())\n"
+    "for number in range(json.loads(os.environ['PAYLOAD']).get('files', 3)):\n"
+    "    with open(f'/output/{number}.txt', 'w') as file:\n"
+    "        file.write(name)\n"
+    "time.sleep(json.loads(os.environ['PAYLOAD']).get('seconds', 1))\n"
+    "print(name)\n"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where something could be left.
+
+    Attributes:
+        stack: Has the queues.
+        queue_url: The jobs'.
+        dead_letter_url: Theirs when they are given up.
+        redis: Redis itself, past any proxy.
+        work_root: DOCKER_WORK_DIR_ROOT.
+        cache: CODE_CACHE_DIR.
+    """
+
+    stack: EmbeddedStack
+    queue_url: str
+    dead_letter_url: str
+    redis: redis.Redis
+    work_root: Path
+    cache: Path
+
+
+async def remains_of(places: Places, requests: Iterable[str], workers: Iterable[str]) -> list[str]:
+    """What is still there of requests that are answered, and of workers that are gone.
+
+    Args:
+        places: Where to look.
+        requests: Their ids.
+        workers: The ids of those of which nothing should be left.
+    """
+    found = []
+    visible, in_flight, delayed = await places.stack.queue_depth(queue_url=places.queue_url)
+    if visible or in_flight or delayed:
+        found.append(f"messages: {visible} visible, {in_flight} in flight, {delayed} delayed")
+    letters = await places.stack.dead_letters(queue_url=places.dead_letter_url)
+    found += [f"dead letter: {letter['body']} {letter['attributes']}" for letter in letters]
+    found += await claims_of(places.redis, requests)
+    results = places.cache / "results"
+    found += [f"in the spool: {path.name}" for path in (results.iterdir() if results.is_dir() else ())]
+    for worker in workers:
+        home = places.work_root / worker
+        if home.exists():
+            found.append(f"folder: {home}, with {sorted(path.name for path in home.iterdir())}")
+        found += [f"container: {name} of {worker}" for name in await containers_of(worker)]
+    return found
+
+
+async def claims_of(client: redis.Redis, requests: Iterable[str]) -> list[str]:
+    """Claims that somebody still has, or that nobody but their holder has had.
+
+    One that was taken over is remembered for a day, so that a late answer is refused; nobody has it then.
+    """
+    found = []
+    for request_id in requests:
+        claim = await client.hgetall(f"nanoagent:claim:{request_id}")
+        if claim and (claim[b"until"] != b"0" or claim[b"others"] == b"0"):
+            found.append(f"claim of {request_id}: {claim}")
+    return found
+
+
+async def containers_of(worker: str, *, host: str | None = None) -> list[str]:
+    """The names of a worker's containers, running or not."""
+    where = ["--host", host] if host else []
+    command = ["docker", *where, "ps", "--all", "--filter", f"label={LABEL_WORKER}={worker}"]
+    process = await asyncio.create_subprocess_exec(
+        *command, "--format", "{{.Names}}", stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    return said.decode().split()
+
+
+async def wrong_outputs(stack: EmbeddedStack, result: dict[str, Any], files: int = 3) -> list[str]:
+    """What is not as `MARKED_PROGRAM`'s result says: every file has the name of the run that it is of."""
+    name = result["stdout"].strip()
+    links = result["outputFiles"]
+    found = []
+    if len(links) != files:
+        found.append(f"{result['requestId']}: {len(links)} links instead of {files}")
+    for link in links:
+        bucket, _, key = unquote(urlsplit(link).path).lstrip("/").partition("/")
+        content = (await stack.read_object(bucket, key)).decode()
+        if content != name:
+            found.append(f"{result['requestId']}: {key} is of {content}, the result of {name}")
+    return found
+
+
+def struck_in(log: Path) -> dict[str, Any] | None:
+    """What an agent's log says of where it was struck; None while it was not."""
+    for line in log.read_text(errors="replace").splitlines():
+        if '"struck"' in line:
+            return dict(json.loads(line))
+    return None
+
+
+def said_in(logs: Sequence[Path], event: str) -> int:
+    """How often agents have logged that."""
+    return sum(log.read_text(errors="replace").count(f'"event": "{event}"') for log in logs if log.exists())
+
+
+def story_of(logs: Sequence[Path], request_id: str) -> str:
+    """What agents have logged of a request, in the order of time."""
+    lines = [
+        f"{line[15:41]} {log.parent.name} {line[42:400]}"
+        for log in logs
+        if log.exists()
+        for line in log.read_text(errors="replace").splitlines()
+        if request_id in line
+    ]
+    return "\n".join(sorted(lines))
