@@ -7,7 +7,7 @@ their messages are found behind those of the flood:
   reason to take no more messages.
 * More of them go back for a while. Nobody has tried them: that is no attempt.
 * To look past them costs requests, and keeps what goes back from other workers that may have room. So it is
-  done in whole batches, one a second, and what goes back stays away for a short time at first, longer each
+  done in whole batches, two a second, and what goes back stays away for a short time at first, longer each
   time, and no longer than others of its function have been here already.
 
 So a burst of short jobs of one function is hardly touched: most of it has run before anybody looks past it,
@@ -34,7 +34,7 @@ _AWAY_S: Final = 4.0
 _LEAST_AWAY_S: Final = 1.0  # SQS counts whole seconds
 _MOST_AWAY_S: Final = 60.0
 _DOUBLINGS: Final = 5
-_PACE_S: Final = 1.0  # ten messages in that time: a request to receive them, and one for each that goes back
+_PACE_S: Final = 0.5  # ten messages in that time: a request to receive them, and one for each that goes back
 
 
 def beyond_share(waiting: Iterable[Job], left: Callable[[Job], int]) -> Counter[str]:

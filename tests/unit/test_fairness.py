@@ -72,26 +72,26 @@ class Clock:
         return self.now
 
 
-def test_a_flood_has_to_stand_for_a_second_and_is_looked_past_once_a_second():
+def test_a_flood_has_to_stand_for_half_a_second_and_is_looked_past_twice_a_second():
     clock = Clock()
     pace = Pace(clock)
-    assert pace.left_s() == 1
-    clock.now += 0.75
-    assert pace.left_s() == 0.25
-    clock.now += 0.25
+    assert pace.left_s() == 0.5
+    clock.now += 0.375
+    assert pace.left_s() == 0.125
+    clock.now += 0.125
     assert pace.left_s() == 0
     pace.looked()
-    assert pace.left_s() == 1
+    assert pace.left_s() == 0.5
     pace.found()
     assert pace.left_s() == 0
 
 
-def test_a_flood_after_a_quiet_time_has_to_stand_for_a_second_again():
+def test_a_flood_after_a_quiet_time_has_to_stand_for_half_a_second_again():
     clock = Clock()
     pace = Pace(clock)
     pace.left_s()
     clock.now += 60
-    assert pace.left_s() == 1
+    assert pace.left_s() == 0.5
 
 
 # --- a worker
