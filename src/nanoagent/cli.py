@@ -209,7 +209,7 @@ def demo(
     as_json: AsJson = False,
     state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
 ) -> int:
-    """Run the four examples twice on an embedded stack, and show what happened."""
+    """Run the examples twice on an embedded stack, and show what happened."""
     from nanoagent import demo as demonstration
 
     return asyncio.run(demonstration.run(state.absolute(), as_json=as_json))
