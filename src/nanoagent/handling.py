@@ -669,7 +669,9 @@ class Handler:
         self._parts.metrics.job_finished(outcome.label, "", "", None)
         if await self._parts.broker.redrives():
             log.warning("unreadable message left to the redrive policy", problem=problem)
-            await self._parts.broker.give_back(delivery, self._delay_s(delivery.receive_count), poison=True)
+            # While it is hidden it keeps its message group, if it has one, from everyone.
+            delay_s = self._delay_s(1 if delivery.in_order else delivery.receive_count)
+            await self._parts.broker.give_back(delivery, delay_s, poison=True)
         elif await self._parts.broker.bury(delivery, problem):
             log.warning("unreadable message moved to the dead-letter queue", problem=problem)
         else:

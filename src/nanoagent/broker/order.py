@@ -7,6 +7,9 @@ so that it is not run again even if its delete should fail. If one goes back, th
 it. It is in flight until then, which keeps the whole group from everyone, and hidden afterwards for as long
 as it is told to stay away, which keeps those behind it (Amazon SQS Developer Guide, "FIFO queue delivery
 logic").
+
+A message that cannot be read is no job, and nobody waits for it: those behind it, whose receipts would be
+used up with its own, go on.
 """
 
 from __future__ import annotations
@@ -103,16 +106,16 @@ class InOrder:
         self._leave(delivery, for_good=True)
 
     async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """See `Broker.give_back`; those behind it in its group go back first."""
+        """See `Broker.give_back`; those behind it in its group go back first, unless it is poison."""
         place = self._places.get(delivery)
-        if place is not None:
+        if place is not None and not poison:
             await asyncio.gather(*(later.left.wait() for later in _recall(place)))
         is_back = True
         try:
             is_back = await self._broker.give_back(delivery, delay_s, poison=poison)
         finally:
             if is_back:
-                self._leave(delivery, for_good=False)
+                self._leave(delivery, for_good=poison)
         return is_back
 
     async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
