@@ -101,8 +101,9 @@ def mounts(text: str) -> str:
 
 
 def anonymous(text: str) -> str:
-    """Without what is a container's own: its id, and the descriptor by which the agent named its socket."""
-    return re.sub(r"[0-9a-f]{10,}|(?<=^/proc/self/fd/)[0-9]+(?=/agent.sock$)", "ID", text, flags=re.MULTILINE)
+    """Without what is a container's own: its id, and the descriptors by which the agent named its sockets."""
+    own = r"[0-9a-f]{10,}|(?<=^/proc/self/fd/)[0-9]+(?=/(agent|doors)\.sock$)"
+    return re.sub(own, "ID", text, flags=re.MULTILINE)
 
 
 SANDBOX = (Isolation.SANDBOX,)

@@ -106,7 +106,7 @@ def make_room(body: dict[str, Any], _: Path) -> None:
 
 
 def open_slot(body: dict[str, Any], _: Path) -> None:
-    (slot,) = body["HostConfig"]["Mounts"]
+    slot = body["HostConfig"]["Mounts"][0]
     slot["ReadOnly"] = False
     Path(slot["Source"]).chmod(0o777)
 
