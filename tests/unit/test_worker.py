@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from nanoagent import handling
 from nanoagent import worker as worker_module
-from nanoagent.errors import BrokerError, PlatformError, StorageError, Superseded
+from nanoagent.errors import BrokerError, Interrupted, PlatformError, StorageError, Superseded
 from nanoagent.handling import retry_delay_s, taken_delay_s
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status
@@ -925,6 +925,61 @@ async def test_a_message_that_cannot_be_buried_now_is_not_kept_from_everyone(
             await rig.journal.until_noted("give back")
             await rig.until_settled()
     assert rig.broker.depth() == (0, 0, 0)
+
+
+# --- receipts
+
+
+def interrupted(times: int) -> Callable[[Attempt], Any]:
+    left = times
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise Interrupted("no room", 0)
+        return finished(attempt)
+
+    return script
+
+
+async def test_interruptions_use_up_no_attempts_and_no_receipts(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=2, broker={"max_receives": 5})
+    rig.executor.scripts["r1"] = interrupted(20)
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 21
+    assert [(result.status, result.attempt) for result in rig.documents()] == [(Status.SUCCESS, 1)]
+    assert (rig.broker.redriven, rig.broker.buried) == ([], [])
+    assert rig.processed("interrupted") == 20
+
+
+async def test_a_message_is_replaced_before_it_is_worked_on_for_the_last_time(make_rig: Callable[..., Rig]):
+    """Should the worker die with it, the queue would move it away, and nobody be told."""
+    rig = make_rig(broker={"max_receives": 3})
+    await rig.broker.send(message("r1"))
+    for _ in range(2):
+        (earlier,) = await rig.broker.receive(1)
+        await rig.broker.give_back(earlier, 0)
+    async with rig.running():
+        await rig.until_settled()
+    assert [delivery.receive_count for delivery in rig.broker.copied] == [3]
+    assert [delivery.receive_count for delivery in rig.broker.acked] == [1]
+    assert rig.journal.of("delivered", "execute") == [("delivered", message("r1"))] * 4 + [("execute", "r1")]
+    assert rig.processed("interrupted") == 0
+
+
+async def test_a_queue_that_hands_out_once_has_every_attempt_made(make_rig: Callable[..., Rig]):
+    rig = make_rig(max_attempts=3, broker={"max_receives": 1})
+    rig.executor.scripts["r1"] = raising(StorageError("S3 is away"))
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("execute") == 3
+    assert [attempts for _, _, attempts in rig.broker.buried] == [3]
+    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002]
+    assert rig.broker.redriven == []
 
 
 # --- the sender's faults
