@@ -356,10 +356,12 @@ async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: st
 
 def _table(jobs: list[_Sent], title: str) -> Group:
     """What is known of the jobs so far: a row each, and the AutoTuner's sentences below."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+    )
     for heading in ("example", "status", "start"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("ms run/total", "MiB peak/tip", "tokens"):
+    for heading in ("ms\nrun/total", "MiB\npeak/tip", "LLM\ntokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("output files", overflow="fold")
     for job in jobs:

@@ -1,0 +1,246 @@
+"""Functions that ask models, by each client, through a real worker: what they get, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import pytest_asyncio
+
+from nanoagent.ai.standin import Standin, answer_words, tokens, vector
+from nanoagent.demo import examples_folder
+from support import packages
+from support.worker import PROGRAMS, WorkerUnderTest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from nanoagent.local import EmbeddedStack
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+PROMPT: Final = "하늘은 왜 파란가 🙂"
+COUNT: Final = "count to 7"
+SYSTEM: Final = "Be brief."
+INPUT: Final = {"prompt": PROMPT, "count": COUNT}
+MODEL: Final = "llama3:8b"
+KEY: Final = "sk-of-the-worker"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A worker and the model server behind it."""
+
+    worker: WorkerUnderTest
+    models: Standin
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with opened_site(stack, tmp_path_factory.mktemp("worker")) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened_site(stack: EmbeddedStack, folder: Path) -> AsyncIterator[Site]:
+    async with Standin(key=KEY) as models:
+        settings = {"AI_ENDPOINT": models.url, "AI_API_KEY": KEY, "WORKER_CPUS": "4"}
+        async with WorkerUnderTest(stack, folder, settings) as worker:
+            yield Site(worker, models)
+
+
+# --- what is due
+
+
+@dataclass(frozen=True)
+class Call:
+    """A line that a program prints, and the tokens that its calls cost.
+
+    Attributes:
+        name: The line begins with it.
+        line: The rest.
+        cost: Prompt and completion tokens.
+    """
+
+    name: str
+    line: str
+    cost: int
+
+
+def answered(name: str, prompt: str, joint: str = "", *, limit: int | None = None, more: str = "") -> Call:
+    """An answer; with `joint` between its pieces where it comes in pieces."""
+    words = answer_words(prompt, limit)
+    pieces = [words[0], *(f" {word}" for word in words[1:])]
+    return Call(name, joint.join(pieces) + more, tokens(prompt) + len(words))
+
+
+def numbers(*values: float) -> str:
+    return " ".join(f"{value:.6f}" for value in values)
+
+
+CHAT: Final = f"{SYSTEM} {PROMPT}"
+BOTH: Final = tokens(PROMPT) + tokens(COUNT)
+VECTORS: Final = Call(
+    "embed",
+    numbers(vector(PROMPT)[0], vector(PROMPT)[7], vector(COUNT)[7]),
+    tokens(PROMPT) + BOTH,
+)
+OLLAMA: Final = (
+    answered("generate", PROMPT),
+    answered("limited", COUNT, limit=3),
+    answered("generate_stream", COUNT, "|", more="|"),  # the last piece says that it is the last
+    answered("chat", CHAT),
+    answered("chat_stream", CHAT, "|", more="|"),
+    VECTORS,
+)
+UNKNOWN: Final = "model 'no-such-model' not found"
+AI_CLIENT: Final = (
+    *OLLAMA,
+    Call("refused", f"404 the model server at http://127.0.0.1:11434 answered 404: {UNKNOWN}", 0),
+)
+OLLAMA_PACKAGE: Final = (*OLLAMA, Call("refused", f"404 {UNKNOWN}", 0), Call("models", "true", 0))
+COUNTED: Final = answered("with usage", COUNT).cost
+TOGETHER: Final = [" ".join(answer_words(f"count to {most}", None)) for most in range(1, 6)]
+OPENAI_PACKAGE: Final = (
+    answered("chat", CHAT),
+    answered("limited", COUNT, limit=3, more=" length 6"),
+    Call("chat_stream", "|" + answered("", COUNT, "|").line + "|", COUNTED),
+    Call("with usage", f"{COUNTED} 0", COUNTED),
+    answered("completion", PROMPT),
+    answered("completion_stream", COUNT, "|", more="|"),
+    Call("embed", numbers(vector(PROMPT)[0], vector(COUNT)[0]), BOTH),
+    Call("refused", f"404 {UNKNOWN}", 0),
+    Call("models", "true", 0),
+    Call("together", ",".join(TOGETHER), sum(3 + most for most in range(1, 6))),
+)
+
+
+def check(result: dict[str, Any], due: tuple[Call, ...]) -> None:
+    assert result["status"] == "SUCCESS", result["stderr"]
+    assert result["stdout"].splitlines() == [f"{call.name}: {call.line}" for call in due]
+    assert result["llmTokenCount"] == sum(call.cost for call in due)
+
+
+# --- ai_client
+
+
+@pytest.mark.parametrize("runtime", ["python", "nodejs", "cpp", "go"])
+async def test_ai_client_works_in_every_language_and_its_tokens_are_counted(site: Site, runtime: str):
+    result = await run(site, runtime, PROGRAMS / "ai" / runtime)
+    check(result, AI_CLIENT)
+
+
+async def run(site: Site, runtime: str, folder: Path, **fields: Any) -> dict[str, Any]:
+    key = await site.worker.upload(folder)
+    defaults = {"runtime": runtime, "memoryMb": 256, "timeoutMs": 120_000, "input": INPUT, "modelId": MODEL}
+    return await site.worker.run(s3Key=key, functionId=f"ai-{key}", **(defaults | fields))
+
+
+async def test_a_module_of_its_own_comes_before_the_images(site: Site):
+    ours = {
+        "nodejs": {
+            "index.js": "console.log(require('ai_client'))",
+            "node_modules/ai_client.js": "module.exports = 'mine'",
+        },
+        "cpp": {
+            "main.cpp": "#include <ai_client.hpp>\n#include <iostream>\n"
+            "int main() { std::cout << mine << '\\n'; }",
+            "ai_client.hpp": 'inline const char *mine = "mine";\n',
+        },
+        "go": {
+            "main.go": 'package main\n\nimport (\n\t"fmt"\n\n\t"function/ai_client"\n)\n\n'
+            "func main() { fmt.Println(ai_client.Mine) }\n",
+            "ai_client/ai_client.go": 'package ai_client\n\nconst Mine = "mine"\n',
+        },
+    }
+    keys = {runtime: await site.worker.upload(files) for runtime, files in ours.items()}
+    messages = [site.worker.message(runtime=runtime, s3Key=key) for runtime, key in keys.items()]
+    results = await site.worker.run_all(messages)
+    assert [(result["stdout"], result["stderr"]) for result in results] == [("mine\n", "")] * len(ours)
+
+
+async def test_node_modules_are_imported_as_well_as_required(site: Site):
+    files = {
+        "package.json": '{"type": "module"}',
+        "index.js": "import ai, { generate } from 'ai_client';\n"
+        "console.log(await generate('count to 2'), ai.generate === generate);\n",
+    }
+    result = await site.worker.run(runtime="nodejs", s3Key=await site.worker.upload(files), modelId=MODEL)
+    assert (result["stdout"], result["stderr"]) == ("1 2 true\n", "")
+    assert result["llmTokenCount"] == 5
+
+
+# --- the official packages, unmodified
+
+
+@pytest.fixture(scope="module")
+def vendored() -> Callable[[str], Path]:
+    """The folder of packages for a runtime; skips the test where they cannot be had."""
+
+    def folder(runtime: str) -> Path:
+        try:
+            return packages.for_python() if runtime == "python" else packages.for_nodejs()
+        except packages.UnobtainableError as exc:
+            pytest.skip(f"the official packages for {runtime} cannot be had here: {exc}")
+
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("program", "due"),
+    [
+        ("ollama-python", OLLAMA_PACKAGE),
+        ("openai-python", OPENAI_PACKAGE),
+        ("ollama-nodejs", OLLAMA_PACKAGE),
+        ("openai-nodejs", OPENAI_PACKAGE),
+    ],
+)
+async def test_official_clients_work_unmodified_by_environment_alone(
+    site: Site, vendored: Callable[[str], Path], tmp_path: Path, program: str, due: tuple[Call, ...]
+):
+    runtime = program.partition("-")[2]
+    code = tmp_path / "code"
+    source = await asyncio.to_thread(vendored, runtime)
+    shutil.copytree(source, code, copy_function=os.link)
+    shutil.copytree(PROGRAMS / "ai" / program, code, dirs_exist_ok=True)
+    result = await run(site, runtime, code, memoryMb=512)
+    check(result, due)
+
+
+async def test_the_workers_key_is_sent_and_the_runs_own_is_not(site: Site):
+    source = (
+        "import json, os, urllib.request\n"
+        "body = json.dumps({'model': 'llama3:8b', 'prompt': 'a key'}).encode()\n"
+        "headers = {'Authorization': 'Bearer ' + os.environ['OPENAI_API_KEY'], 'X-Api-Key': 'mine'}\n"
+        "request = urllib.request.Request(os.environ['OPENAI_BASE_URL'] + '/completions', body, headers)\n"
+        "print(json.load(urllib.request.urlopen(request))['choices'][0]['text'])\n"
+    )
+    result = await site.worker.run(s3Key=await site.worker.upload({"main.py": source}))
+    assert (result["stdout"], result["stderr"]) == ("echo: a key\n", "")
+    (asked,) = [asked for asked in site.models.log if b"a key" in asked.raw]
+    assert asked.headers["Authorization"] == f"Bearer {KEY}"
+    assert "X-Api-Key" not in asked.headers
+
+
+# --- the example
+
+
+async def test_the_example_asks_and_writes_a_file(site: Site):
+    folder = examples_folder() / "python-llm"
+    payload = json.loads((folder / "input.json").read_text())
+    before = len(site.models.log)
+    result = await run(site, "python", folder, input=payload)
+    assert result["status"] == "SUCCESS", result["stderr"]
+    (link,) = result["outputFiles"]
+    report = (await site.worker.output(link)).decode()
+    assert payload["notes"][0] in report
+    asked = site.models.log[before:]
+    assert [each.path for each in asked] == ["/api/generate", "/api/chat"]
+    assert result["llmTokenCount"] == sum(each.prompt_tokens + each.completion_tokens for each in asked)
