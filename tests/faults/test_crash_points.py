@@ -254,7 +254,8 @@ async def until_struck(struck: Struck) -> None:
     assert found is not None, (
         f"{struck.point}: it ended, but was not struck\n{struck.worker.agent.log_tail()}"
     )
-    struck.request_id = found.get("request_id", "")
+    # A drain is nobody's in particular: that of the run that it found.
+    struck.request_id = found.get("request_id") or next(iter(starts_in([struck.worker.log])), "")
     struck.at = datetime.fromisoformat(found["timestamp"]).timestamp()
 
 
