@@ -117,7 +117,7 @@ class Rig:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Rig]:
         code = CodeCache(self.folder / "cache/code", self.store, LIMITS, 64 * MIB)
-        programs = ProgramCache(self.folder / "cache/programs", 64 * MIB)
+        programs = self.programs = ProgramCache(self.folder / "cache/programs", 64 * MIB)
         settings = self.settings
         prices = Prices(
             settings.price_per_gb_second, settings.price_per_request, "USD", settings.savings_runs
@@ -706,6 +706,43 @@ async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job
+    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert list(rig.spool.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_another_waits_for_it(
+    rig: Rig, *, shared: bool
+):
+    rig.put(CODE[Runtime.CPP])
+    begun, goes_on, ended_early = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        begun.set()
+        try:
+            await goes_on.wait()
+        except asyncio.CancelledError:
+            ended_early.set()
+            raise
+        return built(spool)
+
+    rig.plays.append(build)
+    job = asyncio.create_task(rig.run(make_job(runtime=Runtime.CPP)))
+    async with asyncio.timeout(DEADLINE_S):
+        await begun.wait()
+        if shared:
+            other = asyncio.create_task(rig.run(make_job(request_id="r2", runtime=Runtime.CPP)))
+            flights = rig.programs._flights._flights
+            while sum(flight.waiters for flight in flights.values()) < 2:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+        job.cancel()
+        await asyncio.wait({job})
+        assert job.cancelled()
+        assert ended_early.is_set() is not shared
+        if shared:
+            goes_on.set()
+            assert (await other).status is Status.SUCCESS
+            assert sum(map(is_build, rig.runs)) == 1
     assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
     assert list(rig.spool.iterdir()) == []
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -519,6 +520,27 @@ async def test_a_platform_fault_while_a_job_is_called_off_is_its_end_and_no_fail
         await rig.until_settled()
     assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
     assert rig.sink.failures == {}
+
+
+@pytest.mark.parametrize("has_slot", [False, True], ids=["fetched or built", "given its container"])
+async def test_a_job_that_is_called_off_while_it_is_prepared_never_runs(rig: Rig, *, has_slot: bool):
+    async def prepared_for_ever(attempt: Attempt) -> Result:
+        async with AsyncExitStack() as held:
+            if has_slot:
+                await held.enter_async_context(rig.executor.running(attempt))
+            rig.journal.note("prepared")
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    rig.executor.scripts["r1"] = prepared_for_ever
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("prepared")
+        assert rig.sink.cancel("r1") == 1
+        await rig.until_settled()
+    assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
+    assert (len(rig.broker.acked), rig.slots.used.memory_mb) == (1, 0)
+    assert rig.processed("cancelled") == 1
 
 
 async def test_calling_off_what_has_ended_changes_nothing(rig: Rig):
