@@ -31,7 +31,9 @@ COUNT: Final = "count to 7"
 SYSTEM: Final = "Be brief."
 INPUT: Final = {"prompt": PROMPT, "count": COUNT}
 MODEL: Final = "llama3:8b"
+MODELS: Final = "llama3:8b,no-such-model"
 KEY: Final = "sk-of-the-worker"
+MAX_REQUESTS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,13 @@ async def site(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -
 @asynccontextmanager
 async def opened_site(stack: EmbeddedStack, folder: Path) -> AsyncIterator[Site]:
     async with Standin(key=KEY) as models:
-        settings = {"AI_ENDPOINT": models.url, "AI_API_KEY": KEY, "WORKER_CPUS": "4"}
+        settings = {
+            "AI_ENDPOINT": models.url,
+            "AI_API_KEY": KEY,
+            "AI_MODELS": MODELS,
+            "AI_MAX_REQUESTS": str(MAX_REQUESTS),
+            "WORKER_CPUS": "4",
+        }
         async with WorkerUnderTest(stack, folder, settings) as worker:
             yield Site(worker, models)
 
@@ -101,11 +109,36 @@ OLLAMA: Final = (
     VECTORS,
 )
 UNKNOWN: Final = "model 'no-such-model' not found"
+FORBIDDEN: Final = (
+    "the model 'not-for-functions' is not among those that functions may use here "
+    f"(AI_MODELS={MODELS}); use one of them, or have it added to AI_MODELS"
+)
+OVER: Final = (
+    f"this run has made its {MAX_REQUESTS} requests of models (AI_MAX_REQUESTS={MAX_REQUESTS}); "
+    "make fewer, or have AI_MAX_REQUESTS raised"
+)
+
+
+def until_refused(requests_before: int, words: str) -> Call:
+    """Calls of `count to 1` until there have been as many requests as there may be."""
+    answers = MAX_REQUESTS - requests_before
+    return Call("limit", f"{answers} 429 {words}", answers * answered("", "count to 1").cost)
+
+
+SERVER: Final = "the model server at http://127.0.0.1:11434 answered"
 AI_CLIENT: Final = (
     *OLLAMA,
-    Call("refused", f"404 the model server at http://127.0.0.1:11434 answered 404: {UNKNOWN}", 0),
+    Call("refused", f"404 {SERVER} 404: {UNKNOWN}", 0),
+    Call("refused", f"404 {SERVER} 404: {FORBIDDEN}", 0),
+    until_refused(9, f"{SERVER} 429: {OVER}"),
 )
-OLLAMA_PACKAGE: Final = (*OLLAMA, Call("refused", f"404 {UNKNOWN}", 0), Call("models", "true", 0))
+OLLAMA_PACKAGE: Final = (
+    *OLLAMA,
+    Call("refused", f"404 {UNKNOWN}", 0),
+    Call("refused", f"404 {FORBIDDEN}", 0),
+    Call("models", "true", 0),
+    until_refused(10, OVER),
+)
 COUNTED: Final = answered("with usage", COUNT).cost
 TOGETHER: Final = [" ".join(answer_words(f"count to {most}", None)) for most in range(1, 6)]
 OPENAI_PACKAGE: Final = (
@@ -117,8 +150,10 @@ OPENAI_PACKAGE: Final = (
     answered("completion_stream", COUNT, "|", more="|"),
     Call("embed", numbers(vector(PROMPT)[0], vector(COUNT)[0]), BOTH),
     Call("refused", f"404 {UNKNOWN}", 0),
+    Call("refused", f"404 {FORBIDDEN}", 0),
     Call("models", "true", 0),
     Call("together", ",".join(TOGETHER), sum(3 + most for most in range(1, 6))),
+    until_refused(15, OVER),
 )
 
 

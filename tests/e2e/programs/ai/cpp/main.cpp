@@ -36,9 +36,18 @@ int main()
     const auto both = ai_client::embed_all({prompt, count});
     std::printf("embed: %.6f %.6f %.6f\n", ai_client::embed(prompt)[0], both[0][7], both[1][7]);
     std::fflush(stdout);
+    for (auto model : {"no-such-model", "not-for-functions"}) {
+        try {
+            ai_client::generate(prompt, {.model = model});
+        } catch (const ai_client::error &error) {
+            std::cout << "refused: " << error.status << ' ' << error.what() << '\n';
+        }
+    }
+    int answers = 0;
     try {
-        ai_client::generate(prompt, {.model = "no-such-model"});
+        for (;; ++answers)
+            ai_client::generate("count to 1");
     } catch (const ai_client::error &error) {
-        std::cout << "refused: " << error.status << ' ' << error.what() << '\n';
+        std::cout << "limit: " << answers << ' ' << error.status << ' ' << error.what() << '\n';
     }
 }

@@ -46,9 +46,18 @@ func main() {
 	}))
 	both := must(ai_client.EmbedAll([]string{given.Prompt, given.Count}))
 	fmt.Printf("embed: %.6f %.6f %.6f\n", must(ai_client.Embed(given.Prompt))[0], both[0][7], both[1][7])
-	_, err := ai_client.Generate(given.Prompt, ai_client.Options{Model: "no-such-model"})
 	var told *ai_client.Error
-	if errors.As(err, &told) {
-		fmt.Println("refused:", told.Status, told)
+	for _, model := range []string{"no-such-model", "not-for-functions"} {
+		_, err := ai_client.Generate(given.Prompt, ai_client.Options{Model: model})
+		if errors.As(err, &told) {
+			fmt.Println("refused:", told.Status, told)
+		}
+	}
+	for answers := 0; ; answers++ {
+		_, err := ai_client.Generate("count to 1")
+		if errors.As(err, &told) {
+			fmt.Println("limit:", answers, told.Status, told)
+			break
+		}
 	}
 }

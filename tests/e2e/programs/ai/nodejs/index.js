@@ -18,10 +18,14 @@ async function main() {
   console.log('chat_stream:', await joined(ai.chatStream(messages)));
   const both = await ai.embed([prompt, count]);
   console.log('embed:', (await ai.embed(prompt))[0].toFixed(6), ...both.map((each) => each[7].toFixed(6)));
+  for (const model of ['no-such-model', 'not-for-functions']) {
+    await ai.generate(prompt, { model }).catch((error) => console.log('refused:', error.status, error.message));
+  }
+  let answers = 0;
   try {
-    await ai.generate(prompt, { model: 'no-such-model' });
+    for (;; answers++) await ai.generate('count to 1');
   } catch (error) {
-    console.log('refused:', error.status, error.message);
+    console.log('limit:', answers, error.status, error.message);
   }
 }
 

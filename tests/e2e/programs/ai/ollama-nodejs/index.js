@@ -23,12 +23,17 @@ async function main() {
   const one = (await ollama.embed({ model, input: prompt })).embeddings[0];
   const both = (await ollama.embed({ model, input: [prompt, count] })).embeddings;
   console.log('embed:', one[0].toFixed(6), ...both.map((each) => each[7].toFixed(6)));
-  try {
-    await ollama.generate({ model: 'no-such-model', prompt });
-  } catch (error) {
-    console.log('refused:', error.status_code, error.message);
+  const refused = (name) => (error) => console.log(name, error.status_code, error.message);
+  for (const unusable of ['no-such-model', 'not-for-functions']) {
+    await ollama.generate({ model: unusable, prompt }).catch(refused('refused:'));
   }
   console.log('models:', (await ollama.list()).models.some((each) => each.model === 'llama3:8b'));
+  let answers = 0;
+  try {
+    for (;; answers++) await ollama.generate({ model, prompt: 'count to 1' });
+  } catch (error) {
+    refused(`limit: ${answers}`)(error);
+  }
 }
 
 main();

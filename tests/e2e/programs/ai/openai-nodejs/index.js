@@ -30,17 +30,26 @@ async function main() {
   console.log('completion_stream:', await joined(counted, (chunk) => chunk.choices[0].text));
   const vectors = (await embeddings.create({ model, input: [prompt, count] })).data;
   console.log('embed:', ...vectors.map((each) => each.embedding[0].toFixed(6)));
-  try {
-    await chat.completions.create({ model: 'no-such-model', messages });
-  } catch (error) {
-    if (!(error instanceof OpenAI.NotFoundError)) throw error;
-    console.log('refused:', error.status, error.error.message);
+  for (const unusable of ['no-such-model', 'not-for-functions']) {
+    try {
+      await chat.completions.create({ model: unusable, messages });
+    } catch (error) {
+      if (!(error instanceof OpenAI.NotFoundError)) throw error;
+      console.log('refused:', error.status, error.error.message);
+    }
   }
   const names = [];
   for await (const each of await models.list()) names.push(each.id);
   console.log('models:', names.includes('llama3:8b'));
   const together = await Promise.all([1, 2, 3, 4, 5].map((most) => completions.create({ model, prompt: `count to ${most}` })));
   console.log('together:', together.map((each) => each.choices[0].text).join(','));
+  let answers = 0;
+  try {
+    for (;; answers++) await completions.create({ model, prompt: 'count to 1' });
+  } catch (error) {
+    if (!(error instanceof OpenAI.RateLimitError)) throw error;
+    console.log('limit:', answers, error.status, error.error.message);
+  }
 }
 
 main();

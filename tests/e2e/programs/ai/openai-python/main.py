@@ -28,10 +28,11 @@ chunks = list(client.completions.create(model=model, prompt=count, stream=True))
 print("completion_stream:", "|".join(chunk.choices[0].text for chunk in chunks))
 vectors = [each.embedding for each in client.embeddings.create(model=model, input=[prompt, count]).data]
 print("embed:", *(f"{vector[0]:.6f}" for vector in vectors))
-try:
-    client.chat.completions.create(model="no-such-model", messages=messages)
-except openai.NotFoundError as exc:
-    print("refused:", exc.status_code, exc.body["message"])
+for unusable in ("no-such-model", "not-for-functions"):
+    try:
+        client.chat.completions.create(model=unusable, messages=messages)
+    except openai.NotFoundError as exc:
+        print("refused:", exc.status_code, exc.body["message"])
 print("models:", json.dumps("llama3:8b" in [each.id for each in client.models.list()]))
 
 
@@ -45,3 +46,10 @@ async def together() -> list[str]:
 
 
 print("together:", ",".join(asyncio.run(together())))
+answers = 0
+try:
+    while True:
+        client.completions.create(model=model, prompt="count to 1")
+        answers += 1
+except openai.RateLimitError as exc:
+    print("limit:", answers, exc.status_code, exc.body["message"])
