@@ -306,7 +306,7 @@ async def play(stack: EmbeddedStack, points: Sequence[Point]) -> None:
                 problems.append(f"exit code {code}: {worker.agent.log_tail()}")
         ids = {worker.worker_id for worker in scene.workers}
         problems += await remains_of(scene.places(), results, ids)
-        problems += [wrong for result in results.values() for wrong in await wrong_outputs(stack, result)]
+        problems += await wrong_outputs(stack, results.values())
     assert not problems, "\n".join(problems)
 
 

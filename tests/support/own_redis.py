@@ -52,19 +52,21 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def own_redis(folder: Path, *, port: int = 0) -> AsyncIterator[OwnRedis]:
+async def own_redis(folder: Path, *, port: int = 0, durable: bool = False) -> AsyncIterator[OwnRedis]:
     """A server in a process of its own, which forgets everything when the block ends.
 
     Args:
         folder: For its log.
         port: Where it is to listen; 0: on any free one.
+        durable: It forgets nothing: another in the same folder goes on with its data.
     """
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     assert program is not None, "neither redis-server nor valkey-server is on PATH"
     port = port or free_port()
     with (folder / f"redis-{port}.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(program, "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"),
+            *(program, "--bind", HOST, "--port", str(port), "--save", ""),
+            *("--appendonly", "yes" if durable else "no"),
             stdout=log,
             stderr=log,
             cwd=folder,

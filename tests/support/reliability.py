@@ -109,6 +109,7 @@ class Observation:
     announcements: Counter[str] = field(default_factory=Counter)
     seen_at: dict[str, float] = field(default_factory=dict)
     _sent: set[str] = field(default_factory=set)
+    _answered: set[str] = field(default_factory=set)
     _struck_at: float | None = None
 
     def sent(self, *request_ids: str) -> None:
@@ -143,10 +144,17 @@ class Observation:
         }
 
     async def _without_result(self) -> set[str]:
-        try:
-            return self._sent - (await self.stored()).keys()
-        except (RedisError, OSError):  # it may be what the fault is about
-            return set(self._sent)
+        """Those that were sent and not seen answered yet; `row` looks at all of them again."""
+        names = sorted(self._sent - self._answered)
+        if names:
+            with suppress(RedisError, OSError):  # it may be what the fault is about
+                found = await self.redis.mget([f"job:{name}" for name in names])
+                self._answered.update(name for name, document in zip(names, found, strict=True) if document)
+        return self._sent - self._answered
+
+    async def missing(self) -> int:
+        """How many requests have no stored result yet."""
+        return len(await self._without_result())
 
     async def row(self) -> Row:
         """What is to be seen now."""

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from nanoagent.container.spec import LABEL_WORKER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from pathlib import Path
 
     from redis import asyncio as redis
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 # Each run is one name: it stands in the log and in every file, so that these tell whose they are.
 MARKED_PROGRAM: Final = (
-    "import json, os, time, uuid\n"
-    "name = str(uuid.uuid4())\n"
-    "for number in range(json.loads(os.environ['PAYLOAD']).get('files', 3)):\n"
+    "import json, os, sys, time, uuid\n"
+    "name, wanted = str(uuid.uuid4()), json.loads(os.environ['PAYLOAD'])\n"
+    "for number in range(wanted.get('files', 3)):\n"
     "    with open(f'/output/{number}.txt', 'w') as file:\n"
     "        file.write(name)\n"
-    "time.sleep(json.loads(os.environ['PAYLOAD']).get('seconds', 1))\n"
+    "time.sleep(wanted.get('seconds', 1))\n"
     "print(name)\n"
+    "sys.exit(wanted.get('code', 0))\n"
 )
 
 
@@ -51,20 +52,27 @@ class Places:
     cache: Path
 
 
-async def remains_of(places: Places, requests: Iterable[str], workers: Iterable[str]) -> list[str]:
+async def remains_of(
+    places: Places, requests: Iterable[str], workers: Iterable[str], *, given_up: Container[str] = ()
+) -> list[str]:
     """What is still there of requests that are answered, and of workers that are gone.
 
     Args:
         places: Where to look.
         requests: Their ids.
         workers: The ids of those of which nothing should be left.
+        given_up: The requests that may be in the dead-letter queue.
     """
     found = []
     visible, in_flight, delayed = await places.stack.queue_depth(queue_url=places.queue_url)
     if visible or in_flight or delayed:
         found.append(f"messages: {visible} visible, {in_flight} in flight, {delayed} delayed")
     letters = await places.stack.dead_letters(queue_url=places.dead_letter_url)
-    found += [f"dead letter: {letter['body']} {letter['attributes']}" for letter in letters]
+    found += [
+        f"dead letter: {letter['body']} {letter['attributes']}"
+        for letter in letters
+        if json.loads(letter["body"])["requestId"] not in given_up
+    ]
     found += await claims_of(places.redis, requests)
     results = places.cache / "results"
     found += [f"in the spool: {path.name}" for path in (results.iterdir() if results.is_dir() else ())]
@@ -100,18 +108,30 @@ async def containers_of(worker: str, *, host: str | None = None) -> list[str]:
     return said.decode().split()
 
 
-async def wrong_outputs(stack: EmbeddedStack, result: dict[str, Any], files: int = 3) -> list[str]:
-    """What is not as `MARKED_PROGRAM`'s result says: every file has the name of the run that it is of."""
-    name = result["stdout"].strip()
-    links = result["outputFiles"]
+async def wrong_outputs(
+    stack: EmbeddedStack, results: Iterable[dict[str, Any]], files: Callable[[str], int] = lambda _: 3
+) -> list[str]:
+    """What is not as marked programs' results say: every file has the name of the run that it is of.
+
+    Args:
+        stack: Has the files.
+        results: What to look at.
+        files: Request → how many files it should have.
+    """
     found = []
-    if len(links) != files:
-        found.append(f"{result['requestId']}: {len(links)} links instead of {files}")
-    for link in links:
-        bucket, _, key = unquote(urlsplit(link).path).lstrip("/").partition("/")
-        content = (await stack.read_object(bucket, key)).decode()
-        if content != name:
-            found.append(f"{result['requestId']}: {key} is of {content}, the result of {name}")
+    async with stack.clients() as clients:
+        store = await clients.s3()
+        for result in results:
+            request_id, name, links = result["requestId"], result["stdout"].strip(), result["outputFiles"]
+            if len(links) != files(request_id):
+                found.append(f"{request_id}: {len(links)} links instead of {files(request_id)}")
+            for link in links:
+                bucket, _, key = unquote(urlsplit(link).path).lstrip("/").partition("/")
+                answer = await store.get_object(Bucket=bucket, Key=key)
+                async with answer["Body"] as body:
+                    content = (await body.read()).decode()
+                if content != name:
+                    found.append(f"{request_id}: {key} is of {content}, the result of {name}")
     return found
 
 
