@@ -55,8 +55,10 @@ class NetworkPolicy(StrEnum):
 
     def allows(self, other: NetworkPolicy) -> bool:
         """Whether the other is this one or a narrower one."""
-        order = list(NetworkPolicy)
-        return order.index(other) <= order.index(self)
+        return _WIDTHS[other] <= _WIDTHS[self]
+
+
+_WIDTHS: Final = {policy: width for width, policy in enumerate(NetworkPolicy)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

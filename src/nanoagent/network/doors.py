@@ -35,12 +35,13 @@ _MOST_SETS: Final = 16  # at once; two come where an interpreter was parked, and
 _MESSAGE_BYTES: Final = 1 + MAX_DOORS
 _DESCRIPTORS: Final = socket.CMSG_SPACE(MAX_DOORS * array.array("i").itemsize)
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, since Linux 5.14
+_SO_PROTOCOL: Final = 38  # asm-generic/socket.h
+_SO_NETNS_COOKIE: Final = 71  # the same, since Linux 5.14
 _COOKIE: Final = struct.Struct("=Q")
 # What the kernel holds for a connection that the agent has accepted is charged to the agent. The kernel
 # takes the double (socket(7), SO_RCVBUF).
 _BUFFER_BYTES: Final = 64 * 1024
-_DO_NOT_LINGER: Final = struct.pack("ii", 0, 0)
+_TCP_CLOSE: Final = 7  # of a socket that is neither connected nor listens: net/tcp_states.h, struct tcp_info
 
 
 class DoorKind(IntEnum):
@@ -48,6 +49,12 @@ class DoorKind(IntEnum):
 
     TCP = 1
     UDP = 2
+
+
+_KINDS: Final = {
+    DoorKind.TCP: (int(socket.SOCK_STREAM), socket.IPPROTO_TCP),
+    DoorKind.UDP: (int(socket.SOCK_DGRAM), socket.IPPROTO_UDP),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +183,10 @@ def _door(descriptor: int, door: Door) -> socket.socket:
         OSError: It is no socket.
         ProtocolError: It is another than the door asks for.
     """
-    opened = socket.socket(fileno=descriptor)
+    opened = socket.socket(socket.AF_INET, *_KINDS[door.kind], fileno=descriptor)
     try:
         _check(opened, door)
         opened.setblocking(False)
-        if door.kind is DoorKind.TCP:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DO_NOT_LINGER)
         # What is accepted has the same.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -192,18 +197,15 @@ def _door(descriptor: int, door: Door) -> socket.socket:
 
 
 def _check(opened: socket.socket, door: Door) -> None:
-    kinds = {
-        DoorKind.TCP: (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP),
-        DoorKind.UDP: (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
-    }
-    if (opened.family, opened.type, opened.proto) != kinds[door.kind]:
+    ask = opened.getsockopt
+    if (ask(socket.SOL_SOCKET, socket.SO_TYPE), ask(socket.SOL_SOCKET, _SO_PROTOCOL)) != _KINDS[door.kind]:
         raise ProtocolError(f"a socket of another kind than {door.kind.name}")
-    if opened.getsockname() != (door.host, door.port):
-        raise ProtocolError(f"a socket at {opened.getsockname()}, not at {door.host}:{door.port}")
-    if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise ProtocolError("a socket that listens already")
-    with suppress(OSError):
-        raise ProtocolError(f"a socket that is connected to {opened.getpeername()}")
+    address = opened.getsockname()  # of another family it is of another shape
+    if address != (door.host, door.port):
+        raise ProtocolError(f"a socket at {address}, not at {door.host}:{door.port}")
+    # Of UDP, a connection to somewhere would only keep others from asking.
+    if door.kind is DoorKind.TCP and ask(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _TCP_CLOSE:
+        raise ProtocolError("a socket that listens already, or is connected")
     cookie = _network_of(opened)
     if cookie is not None and cookie == _own_network():
         raise ProtocolError("a socket of the host's network")

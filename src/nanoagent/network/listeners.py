@@ -129,7 +129,11 @@ class _Services:
 
 
 class _Opened:
-    """One run's network, while it is open."""
+    """One run's network, while it is open.
+
+    Most runs never knock, and pay for this all the same: no task, and descriptors by their number, because
+    asyncio describes in words any object that it does not know yet.
+    """
 
     def __init__(
         self, doors: Doors, services: _Services, threads: ThreadPoolExecutor, max_connections: int
@@ -154,11 +158,11 @@ class _Opened:
                 if door == NAMES:
                     _drain(opened)
                     self._answering.append(opened)
-                    self._loop.add_reader(opened, self._asked, opened)
+                    self._loop.add_reader(opened.fileno(), self._asked, opened)
                 elif serve is not None:
                     opened.listen(_BACKLOG)
                     self._listening.append(opened)
-                    self._loop.add_reader(opened, self._knocked, opened, serve)
+                    self._loop.add_reader(opened.fileno(), self._knocked, opened, serve)
         except OSError as exc:
             await self._end()
             raise ProtocolError(f"nobody can listen at a door that the supervisor has made: {exc}") from exc
@@ -174,9 +178,9 @@ class _Opened:
     async def _end(self) -> None:
         self._ended = True
         for opened in self._answering:
-            self._loop.remove_reader(opened)
+            self._loop.remove_reader(opened.fileno())
         for opened in self._listening:
-            self._loop.remove_reader(opened)
+            self._loop.remove_reader(opened.fileno())
             with suppress(OSError):
                 # Ends listening, resets what nobody has accepted, and wakes whoever accepts; the port stays
                 # bound.
@@ -202,7 +206,7 @@ class _Opened:
     # --- connections
 
     def _knocked(self, listener: socket.socket, serve: Serve) -> None:
-        self._loop.remove_reader(listener)
+        self._loop.remove_reader(listener.fileno())
         self._spawn(self._let_in(listener, serve))
 
     async def _let_in(self, listener: socket.socket, serve: Serve) -> None:
@@ -212,7 +216,7 @@ class _Opened:
                 await asyncio.sleep(delay_s)
             connection = await self._accepted(listener)
             if not self._ended:
-                self._loop.add_reader(listener, self._knocked, listener, serve)
+                self._loop.add_reader(listener.fileno(), self._knocked, listener, serve)
             if connection is None:
                 return
             try:
@@ -261,12 +265,13 @@ class _Opened:
                 self._queries_pending += 1
                 self._spawn(self._reply(opened, message, asker))
         if delay_s > 0:
-            self._loop.remove_reader(opened)
+            self._loop.remove_reader(opened.fileno())
             self._spawn(self._ask_again(opened, delay_s))
 
     async def _ask_again(self, opened: socket.socket, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        self._loop.add_reader(opened, self._asked, opened)
+        if not self._ended:
+            self._loop.add_reader(opened.fileno(), self._asked, opened)
 
     async def _reply(self, opened: socket.socket, message: bytes, asker: tuple[str, int]) -> None:
         try:

@@ -1,0 +1,112 @@
+"""Sockets in a network of nobody's, as a container's supervisor makes them, without a container."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from nanoagent.network.doors import Door, DoorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ResultT = TypeVar("ResultT")
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+class OwnNetwork:
+    """A network namespace with nothing but loopback; a thread of its own lives in it."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("a network namespace is made by root")
+        self._work: list[Callable[[], object]] = []
+        self._there_is_work = threading.Semaphore(0)
+        self._ends = False
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+        self.do(self._enter)
+
+    def _live(self) -> None:
+        while True:
+            self._there_is_work.acquire()
+            if self._ends:
+                return
+            self._work.pop(0)()
+
+    @staticmethod
+    def _enter() -> None:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "unshare")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inet:
+            fcntl.ioctl(inet, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+
+    def do(self, work: Callable[[], ResultT]) -> ResultT:
+        """Do it in there, and wait for it."""
+        ended = threading.Event()
+        results: list[ResultT] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(work())
+            except BaseException as exc:  # noqa: BLE001 - handed to the caller
+                errors.append(exc)
+            ended.set()
+
+        self._work.append(run)
+        self._there_is_work.release()
+        assert ended.wait(60)
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def bare(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+        return self.do(lambda: socket.socket(family, kind))
+
+    def door(self, door: Door) -> socket.socket:
+        """What an honest supervisor makes."""
+        made = self.bare(socket.SOCK_STREAM if door.kind is DoorKind.TCP else socket.SOCK_DGRAM)
+        if door.kind is DoorKind.TCP:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((door.host, door.port))
+        return made
+
+    def close(self) -> None:
+        self._ends = True
+        self._there_is_work.release()
+        self._thread.join()
+
+
+class Channel:
+    """Both ends of the connection over which a supervisor hands over doors."""
+
+    def __init__(self) -> None:
+        self.agents, self.supervisors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def hand_over(self, said: bytes, descriptors: Sequence[int]) -> None:
+        rights = array.array("i", descriptors)
+        self.supervisors.sendmsg(
+            [said], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
+        )
+
+    def hand_over_doors(self, wanted: Sequence[Door], opened: dict[Door, socket.socket]) -> None:
+        """As the supervisor does it, which keeps no copy."""
+        numbers = [number for number, door in enumerate(wanted) if door in opened]
+        self.hand_over(b"\xff" + bytes(numbers), [opened[wanted[number]].fileno() for number in numbers])
+        for door in opened.values():
+            door.close()
+
+    def close(self) -> None:
+        self.agents.close()
+        self.supervisors.close()
