@@ -927,21 +927,21 @@ async def test_renewals_go_on_after_one_failed(stack: EmbeddedStack, clients: Aw
         assert len(attempts) >= 2
 
 
-async def test_a_delete_that_fails_is_tried_again(stack: EmbeddedStack, clients: AwsClients):
+async def test_a_delete_that_fails_is_tried_again_for_seconds_and_not_for_one(stack: EmbeddedStack, clients: AwsClients):
     async with sqs_queue(stack, clients) as queue:
         attempts: list[None] = []
 
-        def fail_twice(**_: Any) -> None:
+        def fail_for_a_while(**_: Any) -> None:
             attempts.append(None)
-            if len(attempts) <= 2:
+            if len(attempts) <= 4:
                 raise ConnectionResetError("cut")
 
-        queue.client.meta.events.register("before-call.sqs.DeleteMessageBatch", fail_twice)
+        queue.client.meta.events.register("before-call.sqs.DeleteMessageBatch", fail_for_a_while)
         await queue.send("done")
         await queue.broker.ack(await receive_one(queue.broker))
         await queue.broker.close()
 
-        assert len(attempts) == 3
+        assert len(attempts) == 5
         assert await queue.depth() == (0, 0, 0)
 
 

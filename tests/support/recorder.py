@@ -150,6 +150,7 @@ class Recorder:
         grants: What its callers may do, everything if None. As on AWS, a missing key is then an AccessDenied
             to whoever may not list the bucket.
         fault: Calls for which it says so are answered with an internal error.
+        refusal: The HTTP status and AWS's code with which a call is refused, None if it is not.
         names: Names of queues and buckets as the policy has them, by those that there are.
 
     Attributes:
@@ -161,6 +162,7 @@ class Recorder:
     host: str = "127.0.0.1"
     grants: set[Grant] | None = None
     fault: Callable[[Call], bool] = lambda _: False
+    refusal: Callable[[Call], tuple[int, str] | None] = lambda _: None
     names: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -226,6 +228,8 @@ class Recorder:
             return _denied(is_s3=is_s3)
         if self.fault(call):
             return web.Response(status=500, text=_XML.format("InternalError") if is_s3 else "{}")
+        if (refusal := self.refusal(call)) is not None:
+            return _refused(*refusal, is_s3=is_s3)
         answer = await self._forward(request, body)
         if is_s3 and answer.status == 404 and not self._allows(_listing(call)):
             return _denied(is_s3=True)
@@ -280,6 +284,12 @@ class Recorder:
 def _listing(call: Call) -> Call:
     """What a caller must be allowed to be told that a key of the bucket is missing."""
     return Call("ListObjectsV2", "s3:ListBucket", call.resource.split("/")[0])
+
+
+def _refused(status: int, code: str, *, is_s3: bool) -> web.Response:
+    if is_s3:
+        return web.Response(status=status, text=_XML.format(code), content_type="application/xml")
+    return web.json_response({"__type": code, "message": code}, status=status)
 
 
 def _denied(*, is_s3: bool) -> web.Response:

@@ -60,8 +60,8 @@ _SEND_DELAY_MAX_S: Final = 900
 # Long enough to fill a batch at 500 jobs/s, far below any visibility timeout, and about one round trip: a
 # message group of a FIFO queue waits for its deletes.
 _DELETE_DELAY_S: Final = 0.02
-_DELETE_ATTEMPTS: Final = 3
 _DELETE_BACKOFF_S: Final = 0.2  # doubled each time
+_DELETE_BACKOFF_MAX_S: Final = 5.0
 _POLICY_HOLDS_S: Final = 300.0  # whoever changes maxReceiveCount has to wait for so long
 _POLICY_RETRY_S: Final = 30.0
 _POLICY_PATIENCE_S: Final = 5.0  # for the first answer, where something has to be given back before it
@@ -445,19 +445,23 @@ class SqsBroker:
             self._spawn(self._delete(leases))
 
     async def _delete(self, leases: list[_Lease]) -> None:
-        """Delete a batch, failed entries again; whatever happens, the leases end here."""
+        """Delete a batch, failed entries again while the queue is away; the leases end here in any case.
+
+        That is after a visibility timeout: a delete that is never allowed would keep messages, and memory.
+        """
         remaining = leases
+        give_up_at = time.monotonic() + self._visibility_s
+        pause_s = _DELETE_BACKOFF_S
         try:
-            for attempt in range(_DELETE_ATTEMPTS):
-                if attempt:
-                    await asyncio.sleep(_DELETE_BACKOFF_S * 2 ** (attempt - 1))
-                remaining = await self._try_delete(remaining)
-                if not remaining:
+            while remaining := await self._try_delete(remaining):
+                if time.monotonic() + pause_s > give_up_at:
+                    _log.error(
+                        "messages not deleted; they will come again",
+                        message_ids=[lease.delivery.message_id for lease in remaining],
+                    )
                     return
-            _log.error(
-                "messages not deleted; they will come again",
-                message_ids=[lease.delivery.message_id for lease in remaining],
-            )
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _DELETE_BACKOFF_MAX_S)
         finally:
             for lease in remaining:
                 self._forget(lease)

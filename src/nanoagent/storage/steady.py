@@ -1,10 +1,10 @@
 """An object store with a circuit breaker: what is asked of a store that is down does not cost jobs attempts.
 
 A failure that is the service's, and not about the object, is followed by a probe: does the store answer at
-all? If not, or when calls for three different jobs have failed in a row whatever the probe says, the breaker
-opens: no jobs are taken (`trouble` is the gate), what wants to read is given back at once and uncounted, and
-what wants to write waits, because its job has run. After a pause, longer each time, a probe closes it again,
-on trial: the next failure opens it anew; those that wait go first.
+all? If not, or when calls for three different jobs have failed in a row whatever the probe says, or three
+were throttled, the breaker opens: no jobs are taken (`trouble` is the gate), what wants to read is given back
+at once and uncounted, and what wants to write waits, because its job has run. After a pause, longer each
+time, a probe closes it again, on trial: the next failure opens it anew; those that wait go first.
 
 A store that throttles is never a job's failed attempt, and refused credentials, or a bucket for outputs that
 may not be written to, open the breaker by themselves: no user's job can bring them about.
@@ -13,6 +13,7 @@ may not be written to, open the breaker by themselves: no user's job can bring t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -108,6 +109,7 @@ class SteadyStore:
         self._breaker = Breaker()
         self._began: dict[object, float] = {}  # calls under way
         self._answered_at = clock()
+        self._numbers = itertools.count()
         self._waiting = 0
         self._changed = asyncio.Event()
         self._probing: asyncio.Task[str | None] | None = None
@@ -218,6 +220,10 @@ class SteadyStore:
             return
         if is_write and trouble in _OURS:
             self._open(str(exc))
+        elif (
+            trouble is Trouble.THROTTLED
+        ):  # whoever meets it: each refusal counts, also of a write's next try
+            self._breaker.failed(f"{who} {next(self._numbers)}", str(exc), self._clock())
         else:
             self._breaker.failed(who, str(exc), self._clock())
         if self._breaker.reason is None and trouble is not Trouble.THROTTLED:
