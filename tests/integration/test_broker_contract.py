@@ -927,8 +927,11 @@ async def test_renewals_go_on_after_one_failed(stack: EmbeddedStack, clients: Aw
         assert len(attempts) >= 2
 
 
-async def test_a_delete_that_fails_is_tried_again_for_seconds_and_not_for_one(stack: EmbeddedStack, clients: AwsClients):
+async def test_a_delete_that_fails_is_tried_again_for_as_long_as_a_visibility_timeout(
+    stack: EmbeddedStack, clients: AwsClients
+):
     async with sqs_queue(stack, clients) as queue:
+        queue.broker._visibility_s = 30
         attempts: list[None] = []
 
         def fail_for_a_while(**_: Any) -> None:
