@@ -28,10 +28,12 @@ from support.containers import Ran, request_for, worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease
     from nanoagent.container.slot import WorkerHome
+    from nanoagent.network.doors import Door
 
 PROGRAMS = Path(__file__).parents[1] / "adversarial" / "programs"
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER)
@@ -124,11 +126,19 @@ class Yard:
         async with self.lease(function, memory_mb=memory_mb) as lease:
             return await self.run_in(lease, function, said, **changes)
 
-    async def run_in(self, lease: Lease, function: Function, said: str, **changes: Any) -> Ran:
-        """The same in a container that is leased already."""
+    async def run_in(
+        self,
+        lease: Lease,
+        function: Function,
+        said: str,
+        *,
+        network: AbstractAsyncContextManager[None] | None = None,
+        **changes: Any,
+    ) -> Ran:
+        """The same in a container that is leased already, with what it may reach."""
         fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": lease.reuse} | changes
         request = request_for(said.encode(), **fields)
-        return Ran(await execution.execute(lease, request, self._spool()), lease)
+        return Ran(await execution.execute(lease, request, self._spool(), network=network), lease)
 
     async def ask(self, function: Function, **said: Sequence[str]) -> tuple[dict[str, str], Ran]:
         """Have an adversary leave and look; what it said of each word."""
@@ -169,6 +179,7 @@ async def yard(
     limits: Limits = LIMITS,
     sharing: Sharing | None = None,
     ready: int = 0,
+    doors: tuple[Door, ...] = (),
 ) -> AsyncIterator[Yard]:
     """A yard with real containers of that level.
 
@@ -178,6 +189,7 @@ async def yard(
         limits: Theirs.
         sharing: Whom a container may serve, if not a function alone.
         ready: Generic containers of each language that are kept.
+        doors: Where the test wants to be able to listen in the network of runs.
     """
     never = level is Isolation.CONTAINER
     driver = DockerDriver()
@@ -194,6 +206,7 @@ async def yard(
             limits=limits,
             isolation=Isolation.SHARED if never else level,
             sharing=sharing or (Sharing.NEVER if never else Sharing.FUNCTION),
+            doors=doors,
         )
         pool = Pool(driver, home, policy, Metrics(), Health())
         await pool.start()
