@@ -35,16 +35,45 @@ def why_none() -> str | None:
 
 
 class OwnEngine:
-    """A running engine.
+    """An engine.
 
     Attributes:
         address: For DOCKER_HOST.
         folder: Where it keeps everything; gone after the test.
+        process: dockerd.
     """
 
-    def __init__(self, folder: Path) -> None:
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, folder: Path, command: str) -> None:
         self.folder = folder
         self.address = f"unix://{folder}/docker.sock"
+        self._command = command
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            # In a network of its own: an engine without a bridge removes docker0, which is another engine's.
+            self.process = subprocess.Popen(
+                ["unshare", "--net", "--mount", "sh", "-c", self._command],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        _await_answer(self, self.process)
+
+    def kill(self) -> None:
+        """End it, and containerd, which it takes along, without a chance to clean up."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Have it stop its containers and end."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(_DEADLINE_S)
+        finally:
+            self.process.kill()
 
     def docker(self, *arguments: str, **kwargs: Any) -> bytes:
         """What a command of Docker's says."""
@@ -82,28 +111,16 @@ def own_engine(runtimes: dict[str, dict[str, Any]], *, remaps: bool = False) -> 
         mounts = "".join(f"mount --bind {folder}/subid /etc/{name} && " for name in ("subuid", "subgid"))
         command = mounts + command
     (folder / "daemon.json").write_text(json.dumps(settings))
-    engine = OwnEngine(folder)
-    with (folder / "log").open("wb") as log:
-        # In a network of its own: an engine without a bridge removes docker0, which is another engine's.
-        process = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", command],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    engine = OwnEngine(folder, command)
     try:
-        _await_answer(engine, process)
+        engine.start()
         engine.docker(
             "import", "--change", 'ENTRYPOINT ["/nanosupervisor/supervisor"]', "-", IMAGE, input=_image()
         )
         yield engine
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_DEADLINE_S)
-        finally:
-            process.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+        engine.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _await_answer(engine: OwnEngine, process: subprocess.Popen[bytes]) -> None:
