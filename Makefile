@@ -3,11 +3,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests demo dev test test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
+.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
 
 BIN := .venv/bin
 # Processes that tests are spread over.
 TEST_PROCESSES ?= 2
+# What scenarios of faults record, for docs/reliability.md.
+ROWS := $(CURDIR)/.nanoagent/reliability.jsonl
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
@@ -32,7 +34,19 @@ setup-tests:
 
 test: setup-tests check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
-	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
+
+soak: setup-tests  ## faults at every step, ten minutes of random ones (SEED=…), memory over 10,000 jobs; half an hour
+	$(call announce,faults: each recorded for docs/reliability.md)
+	@mkdir -p .nanoagent
+	@rm -f $(ROWS)
+	@RELIABILITY_ROWS=$(ROWS) $(BIN)/pytest -n $(TEST_PROCESSES) -m 'soak or not soak' \
+		tests/faults $(shell grep -l support.reliability tests/e2e/*.py)
+	$(call announce,random faults)
+	@RELIABILITY_ROWS=$(ROWS) PYTHONPATH=tests $(BIN)/python -m faults.random_run $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python scripts/gen_reliability.py $(ROWS)
+	$(call announce,memory)
+	@$(BIN)/pytest -s -m 'soak or not soak' tests/soak
 
 test-vm: setup  ## levels and memory on a host as most users have it, emulated; twenty minutes
 	$(call announce,a Debian machine with AppArmor and control groups v2)

@@ -247,18 +247,24 @@ class RandomRun:
     async def _send_all(self, seen: Observation) -> None:
         chance = random.Random(self._plan.seed)  # noqa: S311 - as above
         keys = await self._upload_all()
-        bodies: list[str] = []
-        pause_s = self._plan.seconds * _BATCH / self._plan.jobs
-        for number in range(self._plan.jobs):
-            message = self._job(number, keys, chance)
-            self._sent[message["requestId"]] = message
-            bodies += [WorkerUnderTest.body(message)] * (2 if chance.random() < 0.02 else 1)
-            if len(bodies) >= _BATCH or number == self._plan.jobs - 1:
+        began = time.monotonic()
+        url = self._lives[0].queue_url
+        async with self._stack.clients() as clients:
+            client = await clients.sqs()
+            for first in range(0, self._plan.jobs, _BATCH):
+                bodies: list[str] = []
+                for number in range(first, min(first + _BATCH, self._plan.jobs)):
+                    message = self._job(number, keys, chance)
+                    self._sent[message["requestId"]] = message
+                    bodies += [WorkerUnderTest.body(message)] * (2 if chance.random() < 0.02 else 1)
                 seen.sent(*self._sent)
-                for first in range(0, len(bodies), _BATCH):
-                    await self._lives[0]._send_many(bodies[first : first + _BATCH])
-                bodies.clear()
-                await asyncio.sleep(pause_s)
+                for part in (bodies[:_BATCH], bodies[_BATCH:]):
+                    entries = [{"Id": str(at), "MessageBody": body} for at, body in enumerate(part)]
+                    if entries:
+                        answer = await client.send_message_batch(QueueUrl=url, Entries=entries)
+                        assert not answer.get("Failed"), answer
+                due = began + self._plan.seconds * (first + _BATCH) / self._plan.jobs
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _upload_all(self) -> dict[tuple[Runtime, int], str]:
         programs = {
