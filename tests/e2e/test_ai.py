@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -20,12 +22,12 @@ from support.worker import PROGRAMS, WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from nanoagent.local import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
+ROOT: Final = Path(__file__).parents[2]
 PROMPT: Final = "하늘은 왜 파란가 🙂"
 COUNT: Final = "count to 7"
 SYSTEM: Final = "Be brief."
@@ -242,11 +244,14 @@ async def test_official_clients_work_unmodified_by_environment_alone(
 ):
     runtime = program.partition("-")[2]
     code = tmp_path / "code"
-    source = await asyncio.to_thread(vendored, runtime)
-    shutil.copytree(source, code, copy_function=os.link)
+    await asyncio.to_thread(add_packages, vendored(runtime), code)
     shutil.copytree(PROGRAMS / "ai" / program, code, dirs_exist_ok=True)
     result = await run(site, runtime, code, memoryMb=512)
     check(result, due)
+
+
+def add_packages(source: Path, code: Path) -> None:
+    shutil.copytree(source, code, copy_function=os.link, dirs_exist_ok=True)
 
 
 async def test_the_workers_key_is_sent_and_the_runs_own_is_not(site: Site):
@@ -262,6 +267,58 @@ async def test_the_workers_key_is_sent_and_the_runs_own_is_not(site: Site):
     (asked,) = [asked for asked in site.models.log if b"a key" in asked.raw]
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert "X-Api-Key" not in asked.headers
+
+
+# --- the page
+
+
+@dataclass(frozen=True)
+class Block:
+    """A program of the page."""
+
+    runtime: str
+    text: str
+
+    @property
+    def is_official(self) -> bool:
+        return (
+            re.search(r"^import (openai|ollama)$|require\('(openai|ollama)'\)", self.text, re.MULTILINE)
+            is not None
+        )
+
+
+LANGUAGES: Final = {"python": "python", "js": "nodejs", "cpp": "cpp", "go": "go"}
+ENTRIES: Final = {"python": "main.py", "nodejs": "index.js", "cpp": "main.cpp", "go": "main.go"}
+FENCE: Final = re.compile(r"^```(python|js|cpp|go)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS: Final = [
+    Block(LANGUAGES[language], text)
+    for language, text in FENCE.findall((ROOT / "docs/ai.md").read_text(encoding="utf-8"))
+]
+SKY: Final = "echo: Why is the sky blue?"
+SHOWN: Final = [SKY, "echo: 하늘은 왜 파란가?", "2 8", f"404 {SERVER} 404: {UNKNOWN}"]
+
+
+def test_the_page_shows_the_client_in_every_language_and_the_official_ones():
+    assert {block.runtime for block in BLOCKS if not block.is_official} == set(ENTRIES)
+    assert {block.runtime for block in BLOCKS if block.is_official} == {"python", "nodejs"}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.runtime}-{block.is_official}")
+async def test_a_program_of_the_page_does_as_it_says(
+    site: Site, vendored: Callable[[str], Path], tmp_path: Path, block: Block
+):
+    if block.is_official:
+        await asyncio.to_thread(add_packages, vendored(block.runtime), tmp_path)
+    (tmp_path / ENTRIES[block.runtime]).write_text(block.text, encoding="utf-8")
+    result = await run(site, block.runtime, tmp_path, memoryMb=512)
+    assert result["status"] == "SUCCESS", result["stderr"]
+    lines = result["stdout"].splitlines()
+    if block.is_official:
+        assert set(lines) == {SKY}
+        assert result["llmTokenCount"] == len(lines) * (5 + 6)
+    else:
+        assert lines == SHOWN
+        assert result["llmTokenCount"] == (5 + 6) + (3 + 4) + (2 + 1)
 
 
 # --- the example
