@@ -42,6 +42,7 @@ class WorkerUnderTest:
         until_ready: Whether it is expected to be ready.
         beside: Another worker, whose queue it works on.
         max_receives: After how many receipts the queue moves a message to the dead-letter queue.
+        fifo: Whether its queue keeps the order of message groups.
         fault: Where the agent dies or stops; see `support.faulty_agent`.
         worker_id: WORKER_ID, where it is to be that of another.
     """
@@ -55,6 +56,7 @@ class WorkerUnderTest:
         until_ready: bool = True,
         beside: WorkerUnderTest | None = None,
         max_receives: int = 10,
+        fifo: bool = False,
         fault: Fault | None = None,
         worker_id: str | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class WorkerUnderTest:
         self._until_ready = until_ready
         self._beside = beside
         self._max_receives = max_receives
+        self._fifo = fifo
         self._fault = fault
         self._opened = AsyncExitStack()
 
@@ -97,9 +100,10 @@ class WorkerUnderTest:
             self.queue_url = self._beside.queue_url
             self.dead_letter_url = self._beside.dead_letter_url
             return
-        self.dead_letter_url = self.stack.new_queue()
+        kind = {"FifoQueue": "true"} if self._fifo else {}
+        self.dead_letter_url = self.stack.new_queue(**kind)
         policy = self.stack.redrive_policy(self.dead_letter_url, max_receives=self._max_receives)
-        self.queue_url = self.stack.new_queue(VisibilityTimeout="30", RedrivePolicy=policy)
+        self.queue_url = self.stack.new_queue(VisibilityTimeout="30", RedrivePolicy=policy, **kind)
 
     def environment(self) -> dict[str, str]:
         return self.stack.environment() | {

@@ -786,7 +786,7 @@ async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_
 async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growing_delay_and_not_given_up(
     make_rig: Callable[..., Rig],
 ):
-    rig = make_rig(max_attempts=2)
+    rig = make_rig(max_attempts=2, retry_max_seconds=100)
 
     async def script(attempt: Attempt) -> Result:
         rig.sink.down = True

@@ -3,10 +3,10 @@
 SQS hands out several messages of a group at once, in order, and no more of the group until all of them are
 deleted or visible again. So order is only to be kept among what came together, and between that and what
 comes next. A later one gets its turn when the one before it is settled for good: its result is stored then,
-so that it is not run again even if its delete should fail. If one goes back, those behind it go back before
-it. It is in flight until then, which keeps the whole group from everyone, and hidden afterwards for as long
-as it is told to stay away, which keeps those behind it (Amazon SQS Developer Guide, "FIFO queue delivery
-logic").
+so that it is not run again even if its delete should fail, or its lease be lost. If one goes back, those
+behind it go back before it. It is in flight until then, which keeps the whole group from everyone, and hidden
+afterwards for as long as it is told to stay away, which keeps those behind it (Amazon SQS Developer Guide,
+"FIFO queue delivery logic").
 
 A message that cannot be read is no job, and nobody waits for it: those behind it, whose receipts would be
 used up with its own, go on.
@@ -91,7 +91,6 @@ class InOrder:
                 series = together.setdefault(delivery.group_id, _Series(delivery.group_id))
                 place = self._places[delivery] = _Place(series)
                 series.places.append(place)
-                delivery.lost.add_done_callback(lambda _, place=place: _recall(place))  # type: ignore[misc]
         for series in together.values():
             self._begin(series)
         return deliveries

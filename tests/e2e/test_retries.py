@@ -1,0 +1,155 @@
+"""Attempts and receipts: what counts, what is told, and what comes to the dead-letter queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+
+from nanoagent.errors import Interrupted
+from nanoagent.job import Runtime
+from support.fakes import finished, message
+from support.in_process import DATABASE, Queues, real_rig
+from support.reliability import COUNTED, starts_in
+from support.worker import WorkerUnderTest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from nanoagent.local import EmbeddedStack
+    from nanoagent.result import Result
+    from nanoagent.runner import Attempt
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session")]
+
+EVENTUALLY_S = 120
+MAX_ATTEMPTS = 2
+MAX_RECEIVES = 3
+PYTHON_ONLY = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime if runtime != "python"}
+SETTINGS = {"SQS_VISIBILITY_SECONDS": "5", "MAX_ATTEMPTS": str(MAX_ATTEMPTS), **COUNTED, **PYTHON_ONLY}
+
+
+async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait for something that has no signal of its own to wait for: another process's doing."""
+    async with asyncio.timeout(EVENTUALLY_S):
+        while not await condition():  # noqa: ASYNC110 - another process's state has no event
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def heard_of(redis: Redis, request_id: str) -> AsyncIterator[asyncio.Queue[dict[str, Any]]]:
+    """Everything that is published for a request while the block runs."""
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for event in listener.listen():
+            if event["type"] == "message":
+                heard.put_nowait(json.loads(event["data"]))
+
+    async with redis.pubsub() as listener:
+        await listener.subscribe(f"result:{request_id}")
+        await listener.get_message(timeout=10)
+        task = asyncio.create_task(listen())
+        try:
+            yield heard
+        finally:
+            task.cancel()
+
+
+async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_message_that_is_none_ends_as_well(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    async with AsyncExitStack() as workers:
+        one: WorkerUnderTest | None = None
+        logs = []
+        for number in range(MAX_ATTEMPTS):
+            (tmp_path / str(number)).mkdir()
+            worker = WorkerUnderTest(
+                stack, tmp_path / str(number), SETTINGS, beside=one, max_receives=MAX_RECEIVES
+            )
+            await workers.enter_async_context(worker)
+            logs.append(worker.log)
+            if one is None:
+                one = worker
+                key = await one.upload({"main.py": "import time; time.sleep(600)"})
+                job = one.message(s3Key=key, timeoutMs=600_000)
+                await stack.send(one.body(job), queue_url=one.queue_url)
+
+            async def runs(worker: WorkerUnderTest = worker) -> bool:
+                return bool(starts_in([worker.log]))
+
+            await eventually(runs)
+            await worker.agent.kill()
+        assert one is not None
+        (tmp_path / "last").mkdir()
+        async with (
+            heard_of(one.redis, job["requestId"]) as heard,
+            WorkerUnderTest(stack, tmp_path / "last", SETTINGS, beside=one) as last,
+        ):
+            await stack.send("no JSON", queue_url=one.queue_url)
+            async with asyncio.timeout(EVENTUALLY_S):
+                result = await heard.get()
+            queue, dead_letters = one.queue_url, one.dead_letter_url
+
+            async def all_is_settled() -> bool:
+                settled = await stack.queue_depth(queue_url=queue) == (0, 0, 0)
+                return settled and len(await stack.dead_letters(queue_url=dead_letters)) == 2
+
+            await eventually(all_is_settled)
+            unreadable = await last.metric("worker_jobs_processed_total", status="invalid")
+            assert heard.empty()
+        letters = {
+            letter["body"]: letter["attributes"]
+            for letter in await stack.dead_letters(queue_url=dead_letters)
+        }
+        stored = await one.redis.get(f"job:{job['requestId']}")
+        assert not await one.redis.exists(f"nanoagent:failures:{job['requestId']}")
+
+    assert starts_in([*logs, last.log])[job["requestId"]] == MAX_ATTEMPTS
+    assert (result["status"], result["errorType"], result["attempt"]) == ("FAILED", "PLATFORM", MAX_ATTEMPTS)
+    assert "ended with their worker" in result["errorMessage"]
+    assert json.loads(stored or b"") == result
+    told = letters[one.body(job)]
+    assert "ended with their worker" in told.pop("reason")
+    assert int(told.pop("receiveCount")) >= 1
+    told.pop("firstSentAt", None)  # it has been copied, if another worker's claim was in the way at first
+    assert told == {
+        "attempts": str(MAX_ATTEMPTS),
+        "worker": last.worker_id,
+        "sourceQueue": queue.rsplit("/", 1)[-1],
+    }
+    assert letters["no JSON"] == {}  # the queue's own doing
+    assert unreadable == MAX_RECEIVES
+
+
+async def test_twenty_interruptions_on_a_queue_that_hands_out_five_times_are_no_attempt_and_bury_nothing(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    left = 20
+
+    async def script(attempt: Attempt) -> Result:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise Interrupted("no room", 0)
+        return finished(attempt)
+
+    queues = await asyncio.to_thread(Queues.make, stack, max_receives=5)
+    async with (
+        Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis,
+        heard_of(redis, "interrupted") as heard,
+        real_rig(stack, tmp_path, queues) as rig,
+    ):
+        rig.executor.scripts["interrupted"] = script
+        await stack.send(message("interrupted"), queue_url=queues.url)
+        async with asyncio.timeout(EVENTUALLY_S):
+            result = await heard.get()
+    assert rig.journal.count("execute") == 21
+    assert (result["status"], result["attempt"]) == ("SUCCESS", 1)
+    assert await stack.queue_depth(queue_url=queues.url) == (0, 0, 0)
+    assert await stack.dead_letters(queue_url=queues.dead_letter_url) == []
