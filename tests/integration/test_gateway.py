@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from nanoagent.ai import gateway as gateway_module
 from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Bodies, GatewayLimits
 from nanoagent.ai.recording import Replay
@@ -274,7 +275,7 @@ async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(
     ],
 )
 async def test_the_runs_end_cuts_its_streams_frees_the_upstream_and_counts_what_had_come(rig, path, body):
-    async with Door(rig.gateway(), new_run()) as door:
+    async with Door(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
         response = await door.client.post(path, json={"model": "fault/hold", **body})
         async with asyncio.timeout(gateways.DEADLINE_S):
             while b"3" not in (await response.content.readany()):
@@ -289,7 +290,7 @@ async def test_the_runs_end_cuts_its_streams_frees_the_upstream_and_counts_what_
 
 
 async def test_a_request_without_an_answer_yet_ends_with_the_run_and_its_prompt_counts(rig):
-    async with Door(rig.gateway(), new_run()) as door:
+    async with Door(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
         sent = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a b c d"}))
         async with asyncio.timeout(gateways.DEADLINE_S):
             await rig.standin.until(lambda log: len(log) == 1)
@@ -641,13 +642,27 @@ HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "no JSON": (post("/api/generate", b"{" * 1000), (400,)),
     "an array": (post("/v1/chat/completions", b"[]"), (400,)),
     "nested without end": (
-        post("/v1/chat/completions", b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        post("/v1/chat/completions", b'{"messages":' + b"[" * 40_000 + b"]" * 40_000 + b"}"),
         (400,),
     ),
     "objects without end": (
         post("/v1/chat/completions", b'{"messages":[' + b"{}," * 300_000 + b"{}]}"),
         (413,),
     ),
+    "numbers without end": (
+        post("/v1/chat/completions", b'{"messages":[' + b"0," * 1_500_000 + b"0]}"),
+        (413,),
+    ),
+    "fields without end": (
+        post("/api/chat", b"{" + b",".join(b'"%d":1' % number for number in range(200_000)) + b"}"),
+        (413,),
+    ),
+    "too many fields": (
+        post("/api/chat", b"{" + b",".join(b'"%d":1' % number for number in range(300)) + b"}"),
+        (400,),
+    ),
+    "a name of megabytes": (post("/api/chat", b'{"' + b"a" * 4_000_000 + b'":1}'), (400,)),
+    "escapes without end": (post("/api/chat", b'{"' + b"\\u0041" * 1_200_000 + b'":1}'), (413,)),
     "a number without end": (post("/v1/completions", b'{"max_tokens":' + b"9" * 10_000 + b"}"), (400,)),
     "no UTF-8": (post("/v1/chat/completions", b'{"messages":[{"content":"\xff\xfe"}]}'), (400,)),
     "a model that is no string": (post("/api/chat", b'{"model":{"$ne":null}}'), (400,)),
@@ -751,22 +766,60 @@ async def test_connections_that_say_nothing_or_drop_by_drop_hold_up_nobody(rig, 
     async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
         held = []
         for at in range(300):
-            _, writer = await asyncio.open_connection(hostile.host, hostile.port)
+            reader, writer = await asyncio.open_connection(hostile.host, hostile.port)
             if at % 3:
                 writer.write(b"POST /api/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n")
             if at % 3 == 2:
                 writer.write(b"\r\n{")
-            held.append(writer)
+            held.append((reader, writer))
         for _ in range(5):
-            for writer in held:
+            for _, writer in held:
                 writer.write(b"X")
             assert (await other.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
         async with asyncio.timeout(gateways.DEADLINE_S):
             await hostile.end()
-        assert not hostile.served
-        for writer in held:
-            writer.close()
+            assert not hostile.served
+            for reader, writer in held:  # cut, each
+                with suppress(ConnectionError):
+                    await reader.read()
+                writer.close()
     record_property("tried", ["connections that say nothing", len(held)])
+
+
+async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_does(rig):
+    gateway = rig.gateway()
+    async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+        gateway.shared(hostile.run).share.charge(1e9)
+        waiting = [asyncio.create_task(hostile.post("/api/embed", {"input": "b"})) for _ in range(3)]
+        for _ in range(20):
+            assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
+        assert not any(task.done() for task in waiting)
+        await hostile.end()
+        await asyncio.wait(waiting)
+    assert {request.body["input"] for request in rig.standin.log} == {"a"}
+
+
+async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_loop(rig, monkeypatch):
+    gateway = rig.gateway()
+    received = 0
+    data_received = gateway_module._Handler.data_received
+
+    def counted(self: gateway_module._Handler, data: bytes) -> None:
+        nonlocal received
+        received += len(data) * (self.share is gateway.shared(hostile.run).share)
+        data_received(self, data)
+
+    monkeypatch.setattr(gateway_module._Handler, "data_received", counted)
+    async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+        gateway.shared(hostile.run).share.charge(1e9)
+        _, writer = await asyncio.open_connection(hostile.host, hostile.port)
+        head = b"POST /api/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"1\r\na\r\n" * 4_000_000)
+        for _ in range(50):
+            assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
+        assert 0 < received <= 512 * 1024  # what one read brings, of 24 MB
+        await hostile.end()
+        writer.close()
 
 
 async def test_a_connection_without_a_request_is_closed_after_a_while(rig, monkeypatch):

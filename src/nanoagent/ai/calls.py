@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_MODEL_LENGTH: Final = 256
-_MAX_BRACKETS: Final = 200_000  # objects and arrays in one body: what takes Python about 50 ms to read
+_MAX_FIELDS: Final = 256
+_MAX_NAME: Final = 256
+_SMALL: Final = 64 * 1024  # no body of that size takes long to read
+# What one body may have of what takes time to read, some 30 ms each: no prompt of a model's size has as many.
+_MOST: Final = {b"[": 50_000, b"{": 50_000, b",": 1_000_000, b'"': 300_000, b"\\": 1_000_000}
 # A byte-level tokenizer's usual yield for text; a prompt's tokens are estimated for reservations only.
 _BYTES_PER_TOKEN: Final = 4
 _MOST_SURE_TOKENS: Final = 4096
@@ -31,6 +35,7 @@ _MOST_SURE_TOKENS: Final = 4096
 
 _BLOB: Final = re.compile(rb'"(?:data:[^",]{1,100},)?[A-Za-z0-9+/=]{1024,}"')
 _BEFORE_VALUE: Final = re.compile(rb'[\s,{]*"(?:[^"\\]|\\.)*"\s*:\s*')
+_LIST_OF_PROMPTS: Final = re.compile(rb'\[\s*["\[]')  # not one prompt as a list of tokens
 _END: Final = re.compile(rb"[\s{]*\}\s*")
 
 
@@ -224,12 +229,20 @@ def read(route: Route, sent: bytes, default_model: str, *, remote: bool = False)
 
 def _members(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
     """An object's members, and whether they are all that the text says: no name stands there twice."""
-    if len(text) > _MAX_BRACKETS and text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
-        raise Refused(413, f"the request has more than {_MAX_BRACKETS} objects and arrays", "too_large")
+    if len(text) > _SMALL:
+        for mark, most in _MOST.items():
+            if text.count(mark) > most:
+                raise Refused(413, f"the request has more than {most} of {mark.decode()}", "too_large")
     try:
         fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise Refused(400, f"the request is no JSON object: {exc}", "invalid_json") from exc
+    if len(fields) > _MAX_FIELDS or any(len(name) > _MAX_NAME for name in fields):
+        raise Refused(
+            400,
+            f"the request has more than {_MAX_FIELDS} fields, or one with a name longer than {_MAX_NAME}",
+            "invalid_json",
+        )
     at = 0
     for value in fields.values():
         before = _BEFORE_VALUE.match(text, at)
@@ -287,7 +300,7 @@ def _choices(call: Call) -> int:
     several = max(_value(call.fields, name, int) or 1 for name in ("n", "best_of"))
     prompts = 1
     prompt = bytes(call.fields.get("prompt", b""))
-    if call.route.path == "/v1/completions" and prompt.startswith(b"["):
+    if call.route.path == "/v1/completions" and _LIST_OF_PROMPTS.match(prompt):
         listed = _decoded(prompt, "prompt", list[msgspec.Raw])
         prompts = sum(bytes(item)[:1] in {b'"', b"["} for item in listed)
     return max(1, several) * max(1, prompts)

@@ -29,6 +29,7 @@ from nanoagent.ai.budgets import FunctionBudgets, RunBudget, RunLimits
 from nanoagent.ai.calls import LISTS, ROUTES, api_of
 from nanoagent.ai.recording import Recording
 from nanoagent.ai.refusals import Api, Refused
+from nanoagent.ai.share import REQUEST_S, LoopShare
 from nanoagent.ai.upstreams import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class _Shared:
     """What the conversations of one run share."""
 
     budget: RunBudget
+    share: LoopShare
     recording: Recording | None
 
 
@@ -151,8 +153,30 @@ class Gateway:
         """What the conversations of that run share."""
         if not isinstance(run.kept, _Shared):
             budget = RunBudget(self.limits.run, self._functions.of(run.function_id))
-            run.kept = _Shared(budget, None if run.record is None else Recording(run.record))
+            share = LoopShare(asyncio.get_running_loop().time)
+            run.kept = _Shared(budget, share, None if run.record is None else Recording(run.record))
         return run.kept
+
+
+class _Handler(web.RequestHandler):
+    """aiohttp's, which reads no faster than its run's share of the loop lets it."""
+
+    share: LoopShare
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come from the job."""
+        begun = time.thread_time()
+        super().data_received(data)
+        self.share.charge(time.thread_time() - begun)
+        delay_s = self.share.delay_s()
+        if delay_s > 0 and self.transport is not None:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(delay_s, self._go_on)
+
+    def _go_on(self) -> None:
+        # What aiohttp itself has paused, for a buffer that is full, it resumes itself.
+        if self.transport is not None and not self._reading_paused and not self._buffer_paused:
+            self.transport.resume_reading()
 
 
 class _Server(web.Server):
@@ -174,6 +198,12 @@ class _Server(web.Server):
         )
         self._conversation = conversation
 
+    def __call__(self) -> web.RequestHandler:
+        """What speaks HTTP on the connection."""
+        handler = _Handler(self, loop=self._loop, **self._kwargs)
+        handler.share = self._conversation.share
+        return handler
+
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
         """The other end has gone, or we have let go of it."""
         super().connection_lost(handler, exc)
@@ -187,6 +217,7 @@ class _Conversation:
         self._gateway = gateway
         self._run = run
         self._shared = gateway.shared(run)
+        self.share = self._shared.share
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scopes: set[asyncio.Timeout] = set()
         self._is_lost = False
@@ -230,7 +261,10 @@ class _Conversation:
         assert task is not None  # noqa: S101 - it is running
         self._tasks.add(task)
         path = request.raw_path.partition("?")[0]
+        self.share.charge(REQUEST_S)
         try:
+            if (delay_s := self.share.delay_s()) > 0:
+                await asyncio.sleep(delay_s)
             return await self._respond(request, path)
         except Refused as refusal:
             self._run.usage.refused += 1
@@ -328,7 +362,11 @@ class _Conversation:
         gateway = self._gateway
         if not gateway.servers.servers:
             gateway.servers.choose(self._run.model, route.api)
-        call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
+        begun = time.thread_time()
+        try:
+            call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
+        finally:
+            self.share.charge(time.thread_time() - begun)
         server = gateway.servers.choose(call.model, route.api)
         answers = route.tells == "text"
         prompt_tokens = 0 if route.tells == "facts" else call.prompt_tokens
