@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.broker.base import Broker, Delivery
     from nanoagent.broker.order import InOrder
     from nanoagent.config import Settings
+    from nanoagent.container.execution import Control
     from nanoagent.container.pool import Pool
     from nanoagent.executor import Executor
     from nanoagent.gates import Gate
@@ -149,6 +150,7 @@ class Held:
         failures: How many attempts at its request have failed, this one included, if the store has said so.
         called_off: Whoever sent it wants no more of it.
         job: What it asks for, once that is known and is worked on.
+        control: Of its run; says whether that is over.
         since: When it came, monotonic seconds.
         running_since: When it got its run's slot, monotonic seconds.
         took_s: How long it was from there until it had a result; none when it was cut short.
@@ -164,6 +166,7 @@ class Held:
     failures: int | None = None
     called_off: bool = False
     job: Job | None = None
+    control: Control | None = None
     running_since: float | None = None
     took_s: float | None = None
     stopped_for: str | None = None
@@ -173,6 +176,11 @@ class Held:
     def wants_slot(self) -> bool:
         """Whether it would run now if there were room for it."""
         return not (self.running or self.concluding or self.twin)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether its program is over, so that only its outputs and its result are still on their way."""
+        return self.control is not None and self.control.has_ended
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether someone else may be working on it."""
@@ -286,6 +294,7 @@ class Handler:
             return
         queue_ms = max(0.0, delivery.received_at - delivery.sent_at) * 1000
         attempt = Attempt(job, 1, queue_ms, lambda: self._begun(held))
+        held.control = attempt.control
         with self._parts.metrics.job_active():
             try:
                 async with (

@@ -299,7 +299,9 @@ class Worker:
         """
         now = time.monotonic()
         for held in self._held:
-            if held.job is None or held.running_since is None or held.stopped_for is not None:
+            if held.job is None or held.running_since is None:
+                continue
+            if held.has_run or held.stopped_for is not None:
                 continue
             elapsed_s, timeout_s = now - held.running_since, held.job.timeout_ms / 1000
             history = self._history.of(held.job)
@@ -308,13 +310,18 @@ class Worker:
                 self._give_back(held, "too_long", reason)
 
     async def _end(self, intake: asyncio.Task[None]) -> None:
-        """Give back what is left; what cannot be settled within a while comes back by itself."""
+        """Give back what is left; what cannot be settled within a while comes back by itself.
+
+        What has run gets half of that while for its uploads: elsewhere it would have to run again.
+        """
         kind = "time_up" if self._drained_by <= time.monotonic() else "hurried"
         ends_at = time.monotonic() + DRAIN_TAIL_S
+        uploads_end_at = ends_at - DRAIN_TAIL_S / 2
         while (open_tasks := self._open_tasks(intake)) and (left_s := ends_at - time.monotonic()) > 0:
             intake.cancel()  # nothing is lost: a broker gives back what an abandoned poll brings
             for held in self._held:
-                self._give_back(held, kind, "the worker is stopping")
+                if not held.has_run or time.monotonic() >= uploads_end_at:
+                    self._give_back(held, kind, "the worker is stopping")
             await asyncio.wait(open_tasks, timeout=min(left_s, _HEALTH_RETRY_S))
         if self._held:
             log.error("not settled in time: these messages come back by themselves", jobs=len(self._held))

@@ -245,6 +245,72 @@ async def test_what_cannot_be_given_back_does_not_keep_the_worker_for_ever(
     await rig.journal.until_noted("give back", "r1")
 
 
+# --- what has run
+
+
+def uploading(rig: Rig) -> asyncio.Event:
+    """A job whose program is over, and whose outputs are on their way until the event is set."""
+    uploaded = asyncio.Event()
+
+    async def script(attempt: Attempt) -> Result:
+        async with rig.executor.running(attempt):
+            attempt.control.has_ended = True
+        rig.journal.note("uploading")
+        await uploaded.wait()
+        return finished(attempt)
+
+    rig.executor.scripts["r1"] = script
+    return uploaded
+
+
+async def test_a_job_that_has_run_is_not_given_up_for_what_others_of_its_kind_take(rig: Rig):
+    uploaded = uploading(rig)
+    remember(rig, *[HOUR_S] * 3, function_id="f")
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("uploading")
+    rig.worker.stop()
+    await _some_turns()
+    uploaded.set()
+    await ended(run)
+    assert len(rig.broker.acked) == 1
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_a_job_that_has_run_when_time_is_up_is_still_uploaded(
+    make_rig: Callable[..., Rig], *, hurried: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "DRAIN_TAIL_S", 2.0 * DEADLINE_S)
+    rig = make_rig(drain_seconds=60 if hurried else 0)
+    uploaded = uploading(rig)
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("uploading")
+    rig.worker.stop()
+    if hurried:
+        rig.worker.stop()
+    await _some_turns()
+    uploaded.set()
+    await ended(run)
+    assert len(rig.broker.acked) == 1
+
+
+async def test_an_upload_does_not_keep_a_worker_for_ever(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "DRAIN_TAIL_S", 0.1)
+    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.01)
+    rig = make_rig(drain_seconds=0)
+    uploading(rig)
+    await rig.broker.send(message("r1"))
+    run = rig.start()
+    await rig.journal.until_noted("uploading")
+    rig.worker.stop()
+    await ended(run)
+    assert given_back(rig, "time_up") == 1
+    await rig.journal.until_noted("give back", "r1")
+
+
 # --- what does not run
 
 
