@@ -359,6 +359,8 @@ async def test_a_twin_comes_back_when_what_it_waits_for_has_to_be_over(rig: Rig)
     rig.worker.drain("the machine goes", 7)
     await rig.journal.until_noted("give back", "r1")
     gate.set()
+    await rig.until_settled()
+    rig.worker.drain("now", 0)  # for the long poll
     await ended(run)
     ((_, delay_s),) = rig.broker.given_back
     assert 0 < delay_s <= 7
