@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from nanoagent.ai import gateway as gateway_module
 from nanoagent.ai.budgets import RunLimits
@@ -506,6 +507,30 @@ async def test_an_upstream_that_is_down_is_a_502_that_names_no_address(rig):
         assert used(door) == (0, 0)
 
 
+async def test_the_log_says_once_that_a_server_fails_and_when_it_answers_again(rig):
+    server = HttpUpstream(rig.session, "http://127.0.0.1:1", key="sk-real")
+    with capture_logs() as logged:
+        async with Door(rig.gateway(None, server), new_run()) as door:
+            for _ in range(5):
+                await door.post("/api/chat", {"messages": WORDS})
+            server._base = rig.standin.url
+            for model in ("fault/401", "fault/401", "m", "m"):
+                await door.post("/api/chat", {"model": model, "messages": WORDS, "stream": False})
+    told = [entry["event"] for entry in logged]
+    assert told == ["a model server fails", "a model server fails", "a model server answers again"]
+    assert "Cannot connect" in logged[0]["problem"]  # the operator's to know
+    assert "sk-real" not in str(logged)
+
+
+async def test_a_client_of_http_1_0_reads_a_stream_to_the_connections_end(rig, door):
+    head, _, body = (await door.raw(post("/api/chat", ASK_COUNT, line="POST {} HTTP/1.0"))).partition(
+        b"\r\n\r\n"
+    )
+    assert b"chunked" not in head.lower()
+    assert len([json.loads(line) for line in body.splitlines()]) == 10
+    assert used(door) == (3, 9)
+
+
 async def test_an_upstream_that_closes_mid_stream_is_a_stream_that_breaks_off(rig, door):
     for path, body in (
         ("/api/generate", {"prompt": "count to 9"}),
@@ -582,6 +607,7 @@ def post(path: str, body: bytes, *headers: str, line: str = "POST {} HTTP/1.1") 
 
 
 ASK = json.dumps({"model": "m", "prompt": "a", "stream": False}).encode()
+ASK_COUNT = json.dumps({"messages": COUNT}).encode()
 
 HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "a path above": (post("/v1/../api/delete", ASK), (404,)),

@@ -144,10 +144,26 @@ class Gateway:
         self.metrics = metrics
         self.bodies = Bodies(_ALL_BODIES)
         self._functions = FunctionBudgets(limits.function_tokens_per_minute, now)
+        self._failing: dict[str, str] = {}
 
     async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
         """See `network.base.Gateway`."""
         await _Conversation(self, run).hold(connection)
+
+    def heard(self, server: Upstream, problem: str | None) -> None:
+        """Log when a model server begins to fail, and when it does no longer: jobs could make it a flood.
+
+        Args:
+            server: Which.
+            problem: What is wrong with it, None when nothing is.
+        """
+        before = self._failing.get(server.name)
+        if problem is None:
+            if self._failing.pop(server.name, None) is not None:
+                log.info("a model server answers again", server=server.name)
+        elif problem != before:
+            self._failing[server.name] = problem
+            log.warning("a model server fails", server=server.name, problem=problem)
 
     def shared(self, run: NetworkRun) -> _Shared:
         """What the conversations of that run share."""
@@ -469,6 +485,7 @@ class _Exchange:
         except UpstreamFailed as exc:
             if self._meter is None:
                 self._outcome = "error"
+                self._conversation.gateway.heard(self._server, str(exc.__cause__ or exc))
             raise self._cut(Refused(502, f"the model server failed: {exc}", "upstream_failed")) from exc
         except Refused as exc:
             raise self._cut(exc) from exc
@@ -485,6 +502,7 @@ class _Exchange:
         if answer.status != 200:
             return await self._relay_failure(answer)
         self._meter = metering.meter_for(self._call, answer.content_type)
+        self._conversation.gateway.heard(self._server, None)
         response = web.StreamResponse(headers=_NAMED | {"Content-Type": _plain(answer.content_type)})
         if answer.size is not None and not self._call.strips_usage:
             response.content_length = answer.size
@@ -539,6 +557,7 @@ class _Exchange:
             self._record.add(body)
         status = answer.status
         if status in {401, 403}:
+            self._conversation.gateway.heard(self._server, f"it refuses the key: {status}")
             raise Refused(
                 502,
                 f"the model server refuses the worker's key ({status}); have AI_API_KEY or the key in "
