@@ -178,7 +178,7 @@ def new_session() -> aiohttp.ClientSession:
     """What carries requests to all upstreams; unbounded in number, because each run's are bounded."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S),
-        # The whole request's time is the gateway's to watch. To connect is to find the name, and TLS, as well.
+        # A request's whole time is the gateway's to watch. To connect is to find the name, and TLS, as well.
         timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=_CHUNK,
