@@ -193,14 +193,14 @@ async def test_a_resolver_that_fails_is_no_missing_name(place):
     async def fails(_: str) -> list[str]:
         raise OSError("no name server answers")
 
-    place.yard.network._egress.resolve, resolve = fails, place.yard.network._egress.resolve
+    place.yard.egress.resolve, resolve = fails, place.yard.egress.resolve
     snippet = """
 import socket
 try: socket.gethostbyname("api.example.com")
 except OSError as error: print(error.errno == socket.EAI_AGAIN)
 """
     said = await place.say(snippet, EGRESS)
-    place.yard.network._egress.resolve = resolve
+    place.yard.egress.resolve = resolve
     assert said == "True\n"
 
 

@@ -99,14 +99,17 @@ class NetworkedYard:
         containers: The yard.
         level: Theirs.
         internet: What is out there.
-        gateway: What answers at 127.0.0.1:11434.
+        egress: The filter on the way there.
         outcomes: What came of connections to the internet.
     """
 
-    def __init__(self, containers: Yard, level: Isolation, network: Network, internet: Internet) -> None:
+    def __init__(
+        self, containers: Yard, level: Isolation, network: Network, egress: Egress, internet: Internet
+    ) -> None:
         self.containers = containers
         self.level = level
         self.network = network
+        self.egress = egress
         self.internet = internet
         self.outcomes: list[str] = []
 
@@ -156,6 +159,6 @@ async def networked_yard(
         opened.callback(internet.close)
         opened.callback(network.close)
         containers = await opened.enter_async_context(yard(level, runtimes, doors=network.doors))
-        made = NetworkedYard(containers, level, network, internet)
+        made = NetworkedYard(containers, level, network, egress, internet)
         made.outcomes = outcomes
         yield made
