@@ -687,6 +687,10 @@ HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
         post("/api/chat", b"{" + b",".join(b'"%d":1' % number for number in range(300)) + b"}"),
         (400,),
     ),
+    "tools without end": (
+        post("/v1/responses", b'{"tools":[' + b'{"type":"function"},' * 2000 + b"{}]}"),
+        (400,),
+    ),
     "a name of megabytes": (post("/api/chat", b'{"' + b"a" * 4_000_000 + b'":1}'), (400,)),
     "escapes without end": (post("/api/chat", b'{"' + b"\\u0041" * 1_200_000 + b'":1}'), (413,)),
     "a number without end": (post("/v1/completions", b'{"max_tokens":' + b"9" * 10_000 + b"}"), (400,)),

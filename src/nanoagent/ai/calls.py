@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MAX_MODEL_LENGTH: Final = 256
 _MAX_FIELDS: Final = 256
 _MAX_NAME: Final = 256
+_MAX_TOOLS: Final = 1024  # OpenAI takes 128
 _SMALL: Final = 64 * 1024  # no body of that size takes long to read
 # What one body may have of what takes time to read, some 30 ms each: no prompt of a model's size has as many.
 _MOST: Final = {b"[": 50_000, b"{": 50_000, b",": 1_000_000, b'"': 300_000, b"\\": 1_000_000}
@@ -335,7 +336,10 @@ def _check_content(fields: dict[str, msgspec.Raw]) -> None:
     if "prompt" in fields and bytes(fields["prompt"]).startswith(b"{"):
         raise _closed("prompt", "it names what is stored at the upstream, by whomever")
     if "tools" in fields and not _is_null(fields["tools"]):
-        for tool in _decoded(bytes(fields["tools"]), "tools", list[msgspec.Raw]):
+        tools = _decoded(bytes(fields["tools"]), "tools", list[msgspec.Raw])
+        if len(tools) > _MAX_TOOLS:
+            raise Refused(400, f"the request has more than {_MAX_TOOLS} tools", "too_large", param="tools")
+        for tool in tools:
             members, exact = _members(bytes(tool))
             kind = _value(members, "type", str) or "function"
             if kind not in _LOCAL_TOOLS or not exact:
