@@ -55,6 +55,13 @@ def shown(result: dict[str, Any]) -> str:
     )
 
 
+def fifo_fields(queue_url: str, request_id: str) -> dict[str, str]:
+    """What a FIFO queue wants to know of a message that has no order with others."""
+    if not queue_url.endswith(".fifo"):
+        return {}
+    return {"MessageGroupId": request_id, "MessageDeduplicationId": request_id}
+
+
 async def send(settings: Settings, code: Path, job: dict[str, Any], wait_s: float) -> dict[str, Any]:
     """Upload the code, send the job, and wait for the result.
 
@@ -94,7 +101,8 @@ async def send(settings: Settings, code: Path, job: dict[str, Any], wait_s: floa
             with aws.translated(BrokerError, "sending the job"):
                 sqs = await clients.sqs()
                 body = json.dumps(job | {"s3Key": key}, ensure_ascii=False)
-                await sqs.send_message(QueueUrl=settings.sqs_queue_url, MessageBody=body)
+                url = settings.sqs_queue_url
+                await sqs.send_message(QueueUrl=url, MessageBody=body, **fifo_fields(url, job["requestId"]))
             async with asyncio.timeout(wait_s):
                 async for message in listener.listen():
                     if message["type"] == "message":

@@ -129,6 +129,7 @@ print(begun, time.time())
 """
 
 
+@pytest.mark.timeout(600)  # two workers are started
 async def test_groups_keep_their_order_over_a_drain_and_a_buried_message_stays_in_its_group(
     stack: EmbeddedStack, tmp_path: Path
 ):
@@ -147,7 +148,7 @@ async def test_groups_keep_their_order_over_a_drain_and_a_buried_message_stays_i
         tag = secrets.token_hex(4)
         names = [f"{tag}-{group}{number}" for number in range(1, IN_A_GROUP + 1) for group in GROUPS]
         dead = f"{tag}-a2"
-        await one.redis.sadd(f"nanoagent:failures:{dead}", 1)  # its only attempt ended with its worker, say
+        await one.redis.sadd(f"nanoagent:failed:{dead}", 1)  # its only attempt ended with its worker, say
         jobs = [(one.body(one.message(requestId=name, s3Key=key)), name[-2]) for name in names]
         async with results_of(one.redis, names) as heard:
             await send(stack, one.queue_url, *jobs)

@@ -61,6 +61,7 @@ async def heard_of(redis: Redis, request_id: str) -> AsyncIterator[asyncio.Queue
             task.cancel()
 
 
+@pytest.mark.timeout(600)  # three workers are started
 async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_message_that_is_none_ends_as_well(
     stack: EmbeddedStack, tmp_path: Path
 ):
@@ -108,7 +109,7 @@ async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_mess
             for letter in await stack.dead_letters(queue_url=dead_letters)
         }
         stored = await one.redis.get(f"job:{job['requestId']}")
-        assert not await one.redis.exists(f"nanoagent:failures:{job['requestId']}")
+        assert not await one.redis.exists(f"nanoagent:failed:{job['requestId']}")
 
     assert starts_in([*logs, last.log])[job["requestId"]] == MAX_ATTEMPTS
     assert (result["status"], result["errorType"], result["attempt"]) == ("FAILED", "PLATFORM", MAX_ATTEMPTS)

@@ -788,8 +788,16 @@ async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack
     sink = RedisSink(stack.redis_host, stack.redis_port)
     await failed(sink, "mortal")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
-        assert 0 < await redis.ttl("nanoagent:failures:mortal") <= 86_400
+        assert 0 < await redis.ttl("nanoagent:failed:mortal") <= 86_400
     await sink.close()
+
+
+async def test_what_a_worker_of_an_earlier_version_has_counted_is_in_nobodys_way(redis_server: RedisServer):
+    await redis_server.redis.incr("nanoagent:failures:r")
+
+    claim = await claimed(redis_server.sink)
+
+    assert (claim.failures, await redis_server.sink.release(claim, failed=True)) == (0, 1)
 
 
 async def test_what_is_said_again_because_the_connection_broke_counts_once(redis_server: RedisServer):
@@ -823,7 +831,7 @@ async def test_what_is_said_again_because_the_connection_broke_counts_once(redis
 
     assert len(swallowed) == 6
     assert counts == [1, 2, 3]
-    assert await redis_server.redis.scard("nanoagent:failures:r") == 3
+    assert await redis_server.redis.scard("nanoagent:failed:r") == 3
 
 
 async def test_a_cancellation_that_came_before_anyone_listened_is_found_by_its_key(redis_server: RedisServer):

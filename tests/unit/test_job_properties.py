@@ -292,6 +292,20 @@ async def test_a_message_that_is_dated_oddly_is_a_delivery_like_others(sent_at: 
     assert 0 < delivery.sent_at <= delivery.received_at
 
 
+@pytest.mark.parametrize("first_sent", ODD)
+async def test_a_copy_that_is_dated_oddly_is_a_delivery_like_others(first_sent: Any) -> None:
+    own = {"firstSentAt": {"DataType": "String", "StringValue": first_sent}}
+    delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "MessageAttributes": own})
+    assert 0 < delivery.sent_at <= delivery.received_at
+
+
+async def test_a_copy_has_been_sent_when_the_first_was_and_no_message_after_it_was() -> None:
+    for first_sent, sent_at in (("1600000000500", 1_600_000_000.5), ("1800000000500", 1_700_000_000.5)):
+        own = {"firstSentAt": {"DataType": "String", "StringValue": first_sent}}
+        message_ = {"MessageId": "m", "ReceiptHandle": "r", "MessageAttributes": own}
+        assert sqs._delivery(message_ | {"Attributes": {SENT_AT: "1700000000500"}}).sent_at == sent_at
+
+
 async def test_a_message_that_is_counted_and_dated_is_a_delivery_of_then() -> None:
     attributes = {COUNT: "3", SENT_AT: "1700000000500"}
     delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": attributes})

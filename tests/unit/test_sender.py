@@ -34,6 +34,12 @@ def test_the_same_files_are_the_same_zip_whenever_they_were_written(tmp_path: Pa
     assert pack(tmp_path) == first
 
 
+def test_a_fifo_queue_is_told_what_it_wants_and_another_nothing():
+    assert sender.fifo_fields("https://sqs/1/jobs", "r1") == {}
+    fields = sender.fifo_fields("https://sqs/1/jobs.fifo", "r1")
+    assert fields == {"MessageGroupId": "r1", "MessageDeduplicationId": "r1"}
+
+
 def test_what_is_executable_stays_so(tmp_path: Path):
     (tmp_path / "tool").write_text("#!/bin/sh")
     (tmp_path / "tool").chmod(0o755)

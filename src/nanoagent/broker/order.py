@@ -15,11 +15,15 @@ used up with its own, go on.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from nanoagent.broker.base import Broker, Delivery
+
+# A queue that hangs must not hold a drain up twice; and SQS hands out nothing past what is in flight.
+_PATIENCE_S: Final = 5.0
 
 
 def _future() -> asyncio.Future[bool]:
@@ -108,7 +112,9 @@ class InOrder:
         """See `Broker.give_back`; those behind it in its group go back first, unless it is poison."""
         place = self._places.get(delivery)
         if place is not None and not poison:
-            await asyncio.gather(*(later.left.wait() for later in _recall(place)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await asyncio.gather(*(later.left.wait() for later in _recall(place)))
         is_back = True
         try:
             is_back = await self._broker.give_back(delivery, delay_s, poison=poison)

@@ -191,7 +191,7 @@ def queue_settings(settings: Settings, queue: str, data: Mapping[str, object]) -
         yield note(
             Area.SQS,
             f"{queue} is encrypted with a key of KMS",
-            "kms:Decrypt on that key for the worker, kms:GenerateDataKey on the dead-letter queue's",
+            "kms:Decrypt and kms:GenerateDataKey on that key and the dead-letter queue's for the worker",
         )
 
 

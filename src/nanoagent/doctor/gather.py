@@ -381,7 +381,7 @@ async def redis(settings: Settings) -> dict[str, Answer]:
 
 def _redis_questions(sink: RedisSink) -> dict[str, Callable[[], Awaitable[Any]]]:
     name = f"nanoagent-doctor-{secrets.token_hex(8)}"
-    failures = f"nanoagent:failures:{name}"
+    failures = f"nanoagent:failed:{name}"
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
         "info": lambda: sink.ask("INFO", "everything"),
         "setex": lambda: sink.ask("SETEX", f"job:{name}", 1, "doctor"),

@@ -318,7 +318,7 @@ class RedisSink:
 
 def _keys(request_id: str) -> tuple[str, ...]:
     """The result's, the claim's and the failures', which every script takes in this order."""
-    return f"job:{request_id}", f"nanoagent:claim:{request_id}", f"nanoagent:failures:{request_id}"
+    return f"job:{request_id}", f"nanoagent:claim:{request_id}", f"nanoagent:failed:{request_id}"
 
 
 def _called(verb: str, name: str, call: _Call) -> _Command:

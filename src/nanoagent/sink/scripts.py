@@ -13,11 +13,11 @@ A claim is a hash at `nanoagent:claim:{requestId}`:
 Whoever has been stopped in between (SIGSTOP, a partition) finds a larger token here, or a result, and is
 refused.
 
-The attempts at a request that failed by our fault are a set of their tokens at
-`nanoagent:failures:{requestId}`: whatever is said twice counts once. A claim that was neither let go nor
-renewed when another worker takes it is one of them, since its worker has died or hung; an `until` of 0 says
-that it was let go. The answer ends the set, so that whoever sends a request anew, or redrives it, begins
-anew.
+The attempts at a request that failed by our fault are a set of their tokens, so that what is said twice
+counts once, at `nanoagent:failed:{requestId}`. (Earlier versions, which may run beside this one, have a
+number at `nanoagent:failures:`.) A claim that was neither let go nor renewed when another worker takes it is
+one of them, since its worker has died or hung; an `until` of 0 says that it was let go. The answer ends the
+set, so that whoever sends a request anew, or redrives it, begins anew.
 """
 
 from __future__ import annotations
