@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _CALL_TIMEOUT_S: Final = 60.0
 _HELLO_TIMEOUT_S: Final = 30.0
+_NO_CONNECTION: Final = 900  # aiodocker's, beyond HTTP's
 
 
 @asynccontextmanager
@@ -42,7 +43,8 @@ async def _translated(doing: str) -> AsyncIterator[None]:
     except TimeoutError as exc:
         raise ContainerError(f"Docker did not answer within {_CALL_TIMEOUT_S:.0f} s while {doing}") from exc
     except aiodocker.DockerError as exc:
-        raise ContainerError(f"Docker refused while {doing}: {exc.message}") from exc
+        verb = "cannot be reached" if exc.status == _NO_CONNECTION else "refused"
+        raise ContainerError(f"Docker {verb} while {doing}: {exc.message}") from exc
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise ContainerError(f"Docker cannot be reached while {doing}: {exc}") from exc
 
