@@ -119,6 +119,8 @@ class NetworkedYard:
         said: str,
         policy: NetworkPolicy,
         name: str = "run",
+        *,
+        model: str = "m",
         **changes: Any,
     ) -> tuple[Ran, NetworkRun]:
         """Run a function; `changes` are fields of `RunRequest`."""
@@ -126,7 +128,7 @@ class NetworkedYard:
             request_id=name,
             function_id=function.name,
             runtime=function.runtime,
-            model="m",
+            model=model,
             policy=policy,
             deadline=float("inf"),
         )

@@ -298,6 +298,52 @@ async def test_a_flood_of_connections_is_let_in_at_its_pace(place, monkeypatch):
         assert len(place.gateway.served) == 5
 
 
+def query(number: int) -> bytes:
+    name = b"\x01a\x07example\x03com\0"
+    return struct.pack(">HHHHHH", number, 0x0100, 1, 0, 0, 0) + name + struct.pack(">HH", 1, 1)
+
+
+async def asked(place: Place, count: int) -> socket.socket:
+    """A socket that has asked for a name so many times."""
+    asker = place.container.bare(socket.SOCK_DGRAM)
+    asker.setblocking(False)
+    for number in range(count):
+        asker.sendto(query(number), ("127.0.0.1", 53))
+    return asker
+
+
+async def test_names_are_answered_and_a_flood_of_questions_at_its_pace(place, monkeypatch):
+    monkeypatch.setattr(listeners, "_KNOCKS_BURST", 8)
+    monkeypatch.setattr(listeners, "_KNOCKS_PER_S", 0.001)
+    loop = asyncio.get_running_loop()
+    resolved = []
+
+    async def resolve(name: str) -> list[str]:
+        resolved.append(name)
+        return ["93.184.215.14"]
+
+    place.egress.resolve = resolve
+    async with place.run(NetworkPolicy.EGRESS):
+        asker = await asked(place, 40)
+        async with asyncio.timeout(WAIT_S):
+            replies = [await loop.sock_recv(asker, 1000) for _ in range(8)]
+        assert {reply[-4:] for reply in replies} == {bytes([127, 64, 0, 1])}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):  # they would be answered at once
+                while True:
+                    replies.append(await loop.sock_recv(asker, 1000))
+        # One turn more may have been taken before the pace was known.
+        assert len(replies) <= 16
+    assert resolved
+
+
+async def test_a_run_without_egress_is_told_at_once_that_there_is_no_name(place):
+    for policy in (NetworkPolicy.NONE, NetworkPolicy.AI):
+        async with place.run(policy), asyncio.timeout(WAIT_S):
+            reply = await asyncio.get_running_loop().sock_recv(await asked(place, 1), 1000)
+            assert reply[3] & 15 == 3
+
+
 # --- a supervisor that has been taken over still holds the sockets
 
 
