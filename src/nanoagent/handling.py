@@ -72,17 +72,18 @@ def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float)
     return delay * (1 - jitter / 2)
 
 
-def taken_delay_s(left_s: float, receive_count: int) -> float:
+def taken_delay_s(left_s: float, refusals: int = 1) -> float:
     """How long a second delivery of a request that another worker is working on stays away.
 
-    First until that worker's claim is over, should it have died. It doubles each time: whoever runs for hours
-    would otherwise drive the other message over the queue's maxReceiveCount.
+    First until that worker's claim is over, should it have died. It doubles each time that the same claim is
+    found in the way: whoever runs for hours would otherwise drive the other message over the queue's
+    maxReceiveCount. How often the message was received says nothing: it may have been for want of room.
 
     Args:
         left_s: How much longer the other's claim lasts, seconds.
-        receive_count: How often the message has been handed out.
+        refusals: How often that claim has been in the way, this time included.
     """
-    delay = max(left_s, 1.0) * 2.0 ** min(receive_count - 1, _TAKEN_DOUBLINGS)
+    delay = max(left_s, 1.0) * 2.0 ** min(refusals - 1, _TAKEN_DOUBLINGS)
     return max(min(delay, _TAKEN_DELAY_MAX_S), left_s)
 
 
@@ -409,7 +410,7 @@ class Handler:
             yield None
             return
         if isinstance(claim, Taken):
-            delay_s = taken_delay_s(claim.left_s, delivery.receive_count)
+            delay_s = taken_delay_s(claim.left_s, claim.refusals)
             raise Interrupted("another worker is working on the request", delay_s)
         held.claim = claim
         claim.lost.add_done_callback(lambda _: self._stop_superseded(held))
@@ -609,7 +610,7 @@ class Handler:
             await self._interrupted(delivery, held, job, f"its lease is lost: {delivery.lost.result()}")
         elif held.claim is not None and held.claim.lost.done():
             # Should the other worker have another message of the request, the answer is there then.
-            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds)
             reason = f"its claim is lost: {held.claim.lost.result()}"
             await self._interrupted(delivery, held, job, reason, delay_s)
         else:
@@ -697,7 +698,7 @@ class Handler:
                 if claim is not None:
                     await self._conclude(delivery, held, claim, self._invalid(claim, invalid), model="")
         except (Interrupted, Superseded) as exc:
-            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds, delivery.receive_count)
+            delay_s = taken_delay_s(self._settings.sqs_visibility_seconds)
             if isinstance(exc, Interrupted) and exc.delay_s is not None:
                 delay_s = exc.delay_s
             self._count_interrupted(invalid.runtime, "")

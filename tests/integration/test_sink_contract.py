@@ -235,6 +235,20 @@ async def test_a_request_that_another_worker_has_cannot_be_claimed(server: Serve
     assert 0 < taken.left_s <= CLAIM_S
 
 
+async def test_how_often_a_claim_was_in_the_way_is_counted_anew_with_each_claim(server: Server):
+    other = server.another()
+    refusals = []
+    await claimed(server.sink)
+    for _ in range(3):
+        taken = await other.claim("r")
+        assert isinstance(taken, Taken)
+        refusals.append(taken.refusals)
+    await claimed(server.sink)  # once more, as by a repeated command: another claim
+    taken = await other.claim("r")
+    assert isinstance(taken, Taken)
+    assert (refusals, taken.refusals) == ([1, 2, 3], 1)
+
+
 async def test_other_requests_can_be_claimed_meanwhile(server: Server):
     await claimed(server.sink, "a")
     await claimed(server.another(), "b")

@@ -1453,13 +1453,13 @@ async def test_a_hand_back_that_the_queue_refuses_is_tried_once_more(rig: Rig):
 
 
 def test_a_second_delivery_stays_away_for_the_claim_and_longer_each_time():
-    delays = [taken_delay_s(50, receives) for receives in range(1, 10)]
+    delays = [taken_delay_s(50, refusals) for refusals in range(1, 10)]
     assert delays == [50, 100, 200, 400, 800, 1600, 1800, 1800, 1800]
 
 
 def test_a_second_delivery_never_comes_back_before_the_claim_is_over():
-    assert taken_delay_s(43_000, 1) == 43_000
-    assert taken_delay_s(0, 1) == 1
+    assert taken_delay_s(43_000) == 43_000
+    assert taken_delay_s(0) == 1
 
 
 def test_the_delay_doubles_up_to_the_longest():

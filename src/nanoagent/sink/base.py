@@ -40,9 +40,11 @@ class Taken:
 
     Attributes:
         left_s: For how much longer, unless it is renewed, seconds.
+        refusals: How often that claim has been in somebody's way, this time included.
     """
 
     left_s: float
+    refusals: int
 
 
 @dataclass(frozen=True, slots=True)

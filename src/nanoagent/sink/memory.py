@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A claim, and who has it; `lapsed` when it ran out."""
+    """A claim, and who has it; `lapsed` when it ran out; how often it was in somebody's way."""
 
     holder: MemorySink
     claim: Claim
     lapsed: bool = False
+    refusals: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +115,8 @@ class MemorySink:
         failures = self._store.failures[request_id]
         if held is not None and held.holder is not self:
             if not held.lapsed:
-                return Taken(self._claim_s)
+                held.refusals += 1
+                return Taken(self._claim_s, held.refusals)
             failures.add(held.claim.token)
         cancelled = request_id in self._store.cancelled
         claim = Claim(request_id, next(self._store.tokens), cancelled, len(failures))

@@ -126,7 +126,7 @@ class RedisSink:
         if verdict == b"answered":
             return Answered(details[0])
         if verdict == b"taken":
-            return Taken(int(details[0]) / 1_000_000)
+            return Taken(int(details[0]) / 1_000_000, int(details[1]))
         token, cancelled, failures = map(int, details)
         claim = Claim(request_id, token, cancelled=bool(cancelled), failures=failures)
         self._written_at = time.monotonic()

@@ -68,7 +68,8 @@ local token, others = now, 0
 if held[1] then
   if held[2] ~= ARGV[1] then
     if tonumber(held[3]) > now then
-      return {{'taken', string.format('%.0f', held[3] - now)}}
+      local refusals = redis.call('HINCRBY', KEYS[2], 'refusals', 1)
+      return {{'taken', string.format('%.0f', held[3] - now), refusals}}
     end
     if held[3] ~= '0' then
       redis.call('SADD', KEYS[3], held[1])
@@ -81,6 +82,9 @@ end
 token = string.format('%.0f', token)
 redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1],
   'until', string.format('%.0f', now + ARGV[2]), 'others', string.format('%.0f', others))
+if held[1] then
+  redis.call('HDEL', KEYS[2], 'refusals')
+end
 redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
 return {{'claimed', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3])}}
 """
