@@ -7,8 +7,8 @@ their messages are found behind those of the flood:
   reason to take no more messages.
 * More of them go back for a while. Nobody has tried them: that is no attempt.
 * To look past them costs requests, and keeps what goes back from other workers that may have room. So it is
-  done in whole batches, two a second, and what goes back stays away for a short time at first, longer each
-  time, and no longer than others of its function have been here already.
+  done in whole batches, at a pace that slows down while nothing is found, and what goes back stays away for
+  a short time at first, longer each time, and no longer than others of its function have been here already.
 
 So a burst of short jobs of one function is hardly touched: most of it has run before anybody looks past it,
 and the rest is away for a second. The longer a flood stands, the further intake looks.
@@ -32,9 +32,13 @@ MAX_IN_ALL: Final = 20
 
 _AWAY_S: Final = 4.0
 _LEAST_AWAY_S: Final = 1.0  # SQS counts whole seconds
-_MOST_AWAY_S: Final = 60.0
+_MOST_AWAY_S: Final = 120.0
 _DOUBLINGS: Final = 5
-_PACE_S: Final = 0.5  # ten messages in that time: a request to receive them, and one for each that goes back
+_PACE_S: Final = 0.5
+# Ten messages in that time: a request to receive them, one for each that goes back. A hundred messages are
+# passed within 15 s; behind a flood of thousands it is SQS's fair queues that bring others to the front.
+_SLOWEST_PACE_S: Final = 5.0
+_SLOWER: Final = 1.25
 
 
 def beyond_share(waiting: Iterable[Job], left: Callable[[Job], int]) -> Counter[str]:
@@ -82,22 +86,28 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._pace_s = _PACE_S
         self._asked_at = -math.inf
         self._next_at = 0.0
 
     def left_s(self) -> float:
         """How long not to look yet, seconds; asked while there is a flood to look past."""
         now = self._clock()
-        if now - self._asked_at > 2 * _PACE_S:  # there was none: what has come may be gone in a moment
-            self._next_at = now + _PACE_S
+        if (
+            now - self._asked_at > 2 * _SLOWEST_PACE_S
+        ):  # there was none: what has come may be gone in a moment
+            self._pace_s = _PACE_S
+            self._next_at = now + self._pace_s
         self._asked_at = now
         return max(0.0, self._next_at - now)
 
     def looked(self) -> None:
         """A look is over; what came of it is yet to be seen."""
         self._asked_at = self._clock()
-        self._next_at = self._asked_at + _PACE_S
+        self._next_at = self._asked_at + self._pace_s
+        self._pace_s = min(self._pace_s * _SLOWER, _SLOWEST_PACE_S)
 
     def found(self) -> None:
         """A job of a function that is below its share was among what came: there may be more of them."""
+        self._pace_s = _PACE_S
         self._next_at = min(self._next_at, self._clock())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,11 @@ def test_a_function_with_nothing_beyond_its_share_is_never_one_too_many():
 
 @given(st.integers(1, 2**31), st.floats(0, 1e6), st.floats(0, 1))
 def test_what_goes_back_stays_away_within_bounds(receive_count, waited_s, jitter):
-    assert 1 <= away_s(receive_count, waited_s, jitter) <= 60
+    assert 1 <= away_s(receive_count, waited_s, jitter) <= 120
 
 
 def test_what_goes_back_stays_away_longer_each_time_but_no_longer_than_its_function_has_been_here():
-    assert [away_s(count, 1000, 0) for count in range(1, 8)] == [4, 8, 16, 32, 60, 60, 60]
+    assert [away_s(count, 1000, 0) for count in range(1, 8)] == [4, 8, 16, 32, 64, 120, 120]
     assert away_s(5, 7, 0) == 7
     assert away_s(5, 0.2, 0) == 1
     assert away_s(2, 1000, 1) == 4
@@ -72,18 +73,25 @@ class Clock:
         return self.now
 
 
-def test_a_flood_has_to_stand_for_half_a_second_and_is_looked_past_twice_a_second():
+def test_a_flood_has_to_stand_for_half_a_second_and_is_looked_past_ever_more_slowly():
     clock = Clock()
     pace = Pace(clock)
     assert pace.left_s() == 0.5
     clock.now += 0.375
     assert pace.left_s() == 0.125
     clock.now += 0.125
+    pauses = []
+    for _ in range(13):
+        assert pace.left_s() == 0
+        pace.looked()
+        pauses.append(pace.left_s())
+        clock.now += pauses[-1]
+    assert pauses[:3] == [0.5, 0.625, 0.78125]
+    assert pauses[-2:] == [5, 5]
+    pace.found()
     assert pace.left_s() == 0
     pace.looked()
     assert pace.left_s() == 0.5
-    pace.found()
-    assert pace.left_s() == 0
 
 
 def test_a_flood_after_a_quiet_time_has_to_stand_for_half_a_second_again():
@@ -140,6 +148,23 @@ async def test_others_are_found_behind_a_flood_that_hangs_and_none_of_it_is_lost
     assert len(set(map(name_of, rig.broker.acked))) == 80
     assert {result.attempt for result in rig.documents()} == {1}
     assert rig.sample("worker_attempts_failed_total") == 0
+
+
+async def test_a_flood_is_not_looked_past_before_its_time(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    rig = make_rig()
+    monkeypatch.setattr(rig.worker._pace, "_pace_s", 3600)
+    monkeypatch.setattr(fairness, "_PACE_S", 3600)
+    end_flood = await send_flood(rig, 60)
+    async with rig.running():
+        await rig.journal.until_noted("execute", times=3 + MAX_PER_FUNCTION)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert rig.journal.count("delivered") == 3 + MAX_PER_FUNCTION
+        end_flood()
+        await rig.until_settled(60)
+    assert rig.journal.count("give back") == 0
 
 
 async def test_a_message_in_order_that_would_not_come_again_stays(make_rig: Callable[..., Rig]):

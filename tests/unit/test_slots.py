@@ -363,9 +363,10 @@ async def test_a_small_job_does_not_pass_a_large_one_of_its_function_that_waits_
     await world.arrive(Budget(400, 1), "f")
     await world.arrive(Budget(600, 1), "f")
     await world.arrive(Budget(10, 1), "f")
+    assert world.slots.share_left_for(10, 0.001, "f") > 0
+    assert world.slots.free_for(10, 0.001, "f") == 0
     await world.arrive(Budget(600, 1), "g")
     assert [need.memory_mb for need, _ in world.holding] == [400, 600]
-    assert world.slots.free_for(10, 0.001, "f") == 0
     await world.leave(0)  # now it waits for room, and smaller ones may pass
     assert [need.memory_mb for need, _ in world.holding] == [600, 10]
     await world.leave(0)
