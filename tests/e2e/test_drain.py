@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from nanoagent.local import EmbeddedStack
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 JOBS = 200
 NOTICE_S = 120.0  # EC2's
-FUNCTIONS = 20  # one that has the queue to itself would not have all of a worker
-EVENTUALLY_S = 120
+FUNCTIONS = 4  # one that has the queue to itself would not have all of a worker
+EVENTUALLY_S = 400  # two hundred jobs, and starts of three workers, on a machine that does much else
 SETTINGS = {
     "WORKER_CPUS": "2",
     "CPU_MIN": "0.5",
@@ -128,15 +128,15 @@ async def test_two_workers_are_replaced_amid_two_hundred_jobs_and_each_runs_once
             async def are_seen() -> bool:
                 return len(seen.documents) >= points[0]
 
-            await until(are_seen)
+            await until(are_seen, EVENTUALLY_S)
             seen.struck()
             code, new = await asyncio.gather(stop(old), another("new"))
             seen.logs.append(new.log)
             assert code == 0
             points[0] = points[1]
-            await until(are_seen)
+            await until(are_seen, EVENTUALLY_S)
             assert await stop(older) == 0
-            results = await seen.answered()
+            results = await seen.answered(EVENTUALLY_S)
             assert {(result["status"], result["attempt"]) for result in results.values()} == {("SUCCESS", 1)}
             assert len({result["stdout"] for result in results.values()}) == JOBS
             by_worker = {worker.worker_id: 0 for worker in (old, older, new)}
