@@ -279,8 +279,7 @@ class _Conversation:
         path = request.raw_path.partition("?")[0]
         self.share.charge(REQUEST_S)
         try:
-            if (delay_s := self.share.delay_s()) > 0:
-                await asyncio.sleep(delay_s)
+            await self.share.turn()
             return await self._respond(request, path)
         except Refused as refusal:
             self._run.usage.refused += 1
@@ -331,6 +330,8 @@ class _Conversation:
         try:
             async with asyncio.timeout(_BODY_S):
                 while data := await request.content.readany():
+                    # Whoever reads on has aiohttp resume what `_Handler` has paused.
+                    await self.share.turn()
                     if len(held) + len(data) > limit:
                         raise _too_large(limit)
                     self._shared.budget.spend_bytes(len(data))

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 MODELS: Final = ("llama3:8b", "nomic-embed-text:latest", "gpt-4o-mini")
 FAULTS: Final = {
     "401": "refuses the key, and quotes it",
-    "404": "has no such model",
+    "404": "has no such model, and quotes the key",
     "429": "wants to be asked later",
-    "500": "fails, in the API's own shape",
+    "500": "fails, in the API's own shape, and quotes the key",
     "html": "answers 502 with a page, as a proxy before it would",
     "redirect": "sends the caller elsewhere",
     "garbage": "answers 200 and bytes that are nothing",
@@ -249,10 +249,13 @@ class Standin:
     async def _fault(self, request: web.Request, model: str) -> web.StreamResponse | None:
         """The answer of a model that fails before it has said anything; None of others."""
         kind = model.removeprefix("fault/") if model.startswith("fault/") else ""
+        sent = request.headers.get("Authorization")
         if kind == "401":
-            return _failure(request, 401, f"Incorrect API key provided: {self._key}", "invalid_request_error")
+            return _failure(request, 401, f"Incorrect API key provided: {sent}", "invalid_request_error")
         if kind in {"404", "429", "500"}:
-            response = _failure(request, int(kind), f"the stand-in fails with {kind}", "server_error")
+            response = _failure(
+                request, int(kind), f"the stand-in fails on {sent} with {kind}", "server_error"
+            )
             if kind == "429":
                 response.headers["Retry-After"] = "7"
             return response
