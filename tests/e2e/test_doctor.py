@@ -235,7 +235,7 @@ async def test_what_is_refused_is_said_with_its_remedy_and_without_a_secret(
     assert any("who is ***?" in text for text in said_of(document, Area.S3))
     assert said_of(document, Area.CLOUDWATCH) == ["problem: cloudwatch:PutMetricData is refused"]
     assert any(
-        text.startswith("problem: PUBLISH, INCR, EXPIRE, MULTI, EVAL refused")
+        text.startswith("problem: PUBLISH, SADD, SCARD, EXPIRE, EVAL refused")
         for text in said_of(document, Area.REDIS)
     )
     assert [text[:16] for text in said_of(document, Area.DOCKER)] == ["problem: Docker "]

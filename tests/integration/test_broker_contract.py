@@ -103,7 +103,8 @@ async def sqs_queue(
     **options: Any,
 ) -> AsyncIterator[SqsQueue]:
     """A queue of its own; `redrives`: with a redrive policy, `dlq`: whether the broker is told of one."""
-    kind = {"FifoQueue": "true"} if fifo else {}
+    # By content, so that the queue itself would take a copy.
+    kind = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if fifo else {}
     dlq_url = stack.new_queue(**kind)
     policy = {"RedrivePolicy": stack.redrive_policy(dlq_url, max_receives=max_receives)} if redrives else {}
     url = stack.new_queue(VisibilityTimeout="30", **kind, **policy)
