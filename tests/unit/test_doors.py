@@ -83,8 +83,11 @@ async def test_where_none_have_come_there_are_none(channel, doors):
 async def test_the_last_set_counts_and_those_before_are_closed(network, channel, doors):
     before = descriptors()
     channel.hand_over_doors(WANTED, opened(network, GATEWAY, WEB))
+    first = list(doors.take().values())
+    channel.hand_over_doors(WANTED, opened(network, GATEWAY, WEB))
     channel.hand_over_doors(WANTED, opened(network, NAMES))
     assert list(doors.take()) == [NAMES]
+    assert [door.fileno() for door in first] == [-1, -1]
     doors.release()
     assert len(descriptors()) == len(before)
 
@@ -131,9 +134,12 @@ def _bound(network: OwnNetwork, kind: int, host: str, port: int) -> list[socket.
     return [made]
 
 
-def _of_the_host(_: OwnNetwork) -> list[socket.socket]:
-    made = socket.socket()
-    made.bind(("127.0.0.1", 0))
+def _mptcp(network: OwnNetwork) -> list[socket.socket]:
+    try:
+        made = network.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262))
+    except OSError:
+        pytest.skip("this kernel has no MPTCP")
+    made.bind((GATEWAY.host, GATEWAY.port))
     return [made]
 
 
@@ -146,7 +152,7 @@ ALIENS: dict[str, Callable[[OwnNetwork], list[socket.socket]]] = {
     "a port of UDP": lambda network: _bound(network, socket.SOCK_DGRAM, "127.0.0.1", 11434),
     "not bound": lambda network: [network.bare()],
     "IPv6": lambda network: [network.bare(family=socket.AF_INET6)],
-    "MPTCP": lambda network: [network.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262))],
+    "MPTCP": _mptcp,
     "a raw socket": lambda network: [network.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))],
     "a Unix socket": lambda _: list(socket.socketpair()),
     "netlink": lambda network: [network.do(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))],
@@ -163,6 +169,29 @@ async def test_a_socket_that_is_no_door_is_refused_and_closed(network, channel, 
     for own in made:
         own.close()
     await all_closed(before)
+
+
+async def test_a_socket_of_tcp_is_no_door_of_udp(network, channel, doors):
+    (made,) = _bound(network, socket.SOCK_STREAM, NAMES.host, NAMES.port)
+    channel.hand_over(b"\xff\x01", [made.fileno()])
+    made.close()
+    with pytest.raises(ProtocolError, match="a socket of another kind than UDP"):
+        doors.take()
+
+
+async def test_one_descriptor_more_than_there_can_be_doors_spoils_even_a_whole_set(network, channel):
+    wanted = [Door(DoorKind.TCP, "127.0.0.1", 2000 + number) for number in range(MAX_DOORS)]
+    doors = Doors(channel.agents, wanted, kept=False)
+    made = [network.door(door) for door in wanted]
+    said = b"\xff" + bytes(range(MAX_DOORS))
+    channel.hand_over(said, [door.fileno() for door in made])
+    assert list(doors.take()) == wanted
+    channel.hand_over(said, [*(door.fileno() for door in made), made[0].fileno()])
+    with pytest.raises(ProtocolError):
+        doors.take()
+    for door in made:
+        door.close()
+    doors.close()
 
 
 async def test_a_socket_of_the_hosts_own_network_is_refused(channel):
