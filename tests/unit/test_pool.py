@@ -524,7 +524,6 @@ async def test_an_open_breaker_lets_one_be_tried_after_its_pause(open_bench):
         await bench.pool.start()
         await bench.pool.filled()
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
-        failures = bench.value("worker_container_creation_failures_total")
         bench.clock.now = 3600
         bench.pool.sweep_once()
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
@@ -663,17 +662,32 @@ async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncou
         await bench.pool._look_at_engine()
 
 
-async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_failed_meanwhile(open_bench):
+async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_failed_before(open_bench):
     async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 2}) as bench:
-        bench.driver.away = "Docker cannot be reached"
+        bench.driver.broken = "no space left on device"
         await bench.pool.start()
         await bench.until(lambda: bench.pool.broken is not None)
-        assert bench.value("worker_container_creation_failures_total") == 0
+        failures = bench.value("worker_container_creation_failures_total")
+        bench.driver.away, bench.driver.broken = "Docker cannot be reached", None
+        await bench.pool._look_at_engine()
+        assert bench.pool.broken == "Docker cannot be reached; systemctl status docker"
         bench.driver.away = None
         await bench.pool._look_at_engine()  # the clock stands still: no breaker's pause has gone by
         await bench.until(lambda: bench.idle() == 2)
         await bench.pool.filled()
         assert seems_well(bench)
+
+
+async def test_a_creation_that_fails_because_the_engine_is_away_opens_no_breaker(open_bench):
+    async with open_bench(sizes=ONE_PYTHON) as bench:
+        bench.driver.away = "Docker cannot be reached"
+        await bench.pool.start()
+        await bench.until(lambda: bench.pool.broken is not None)
+        assert bench.value("worker_container_creation_failures_total") == 0
+        assert not bench.pool._fleets[Runtime.PYTHON].breaker.failures
+        bench.driver.away = None
+        await bench.pool._look_at_engine()
+        await bench.until(lambda: bench.idle() == 1)
 
 
 async def test_the_end_of_the_events_is_reason_enough_to_ask_for_the_engine(bench):
