@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from nanoagent.errors import ProtocolError
 from nanoagent.job import NetworkPolicy, Runtime
@@ -170,8 +171,11 @@ async def test_a_container_without_doors_runs_without_network(place):
         policy=NetworkPolicy.EGRESS,
         deadline=0.0,
     )
-    async with place.network.opened(None, run), place.network.opened(place.doors, run):
-        assert await place.refuses(11434)
+    with capture_logs() as logs:
+        for doors in (None, place.doors, None):
+            async with place.network.opened(doors, run):
+                assert await place.refuses(11434)
+    assert [line["event"].partition(":")[0] for line in logs] == ["runs cannot reach what NETWORK allows"]
 
 
 async def test_doors_that_are_the_containers_are_listened_at_again_and_again(container):

@@ -73,6 +73,7 @@ class Network:
         self._gateway = gateway
         self._egress = egress
         self._max_connections = max_connections
+        self._told = False
         self._threads = ThreadPoolExecutor(_ACCEPTING_THREADS, "accept")
         wanted: list[Door] = []
         if policy.allows(NetworkPolicy.AI) and gateway is not None:
@@ -93,13 +94,29 @@ class Network:
             run: Which one.
         """
         # A run that may reach nothing still finds nobody to ask for names, at once rather than after a pause.
-        if doors is None or not self.doors or (run.policy is NetworkPolicy.NONE and NAMES not in self.doors):
+        if not self.doors or (run.policy is NetworkPolicy.NONE and NAMES not in self.doors):
             return nullcontext()
-        return _Opened(doors, self._services(run), self._threads, self._max_connections)
+        if doors is None:
+            self._tell_of_no_doors(run)
+            return nullcontext()
+        return _Opened(
+            doors, self._services(run), self._threads, self._max_connections, self._tell_of_no_doors
+        )
+
+    def _tell_of_no_doors(self, run: NetworkRun) -> None:
+        """Say so once: every run of such a container is alike, and goes on."""
+        if run.policy is not NetworkPolicy.NONE and not self._told:
+            self._told = True
+            log.warning(
+                "runs cannot reach what NETWORK allows: their container hands over no sockets. A kernel of its "
+                "own (gVisor, a virtual machine) cannot; calls of models are refused there",
+                network=str(run.policy),
+                runtime=str(run.runtime),
+            )
 
     def _services(self, run: NetworkRun) -> _Services:
         gateway, egress = self._gateway, self._egress
-        services = _Services()
+        services = _Services(run)
         if gateway is not None and run.policy.allows(NetworkPolicy.AI):
             services.by_door[GATEWAY] = lambda connection: gateway.serve(connection, run)
         if egress is not None and run.policy.allows(NetworkPolicy.EGRESS):
@@ -123,7 +140,8 @@ async def _no_such_name(message: bytes) -> bytes | None:
 class _Services:
     """What serves at which door; a door without is not listened at."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: NetworkRun) -> None:
+        self.run = run
         self.by_door: dict[Door, Serve] = {}
         self.answer: Callable[[bytes], Awaitable[bytes | None]] = _no_such_name
 
@@ -136,11 +154,17 @@ class _Opened:
     """
 
     def __init__(
-        self, doors: Doors, services: _Services, threads: ThreadPoolExecutor, max_connections: int
+        self,
+        doors: Doors,
+        services: _Services,
+        threads: ThreadPoolExecutor,
+        max_connections: int,
+        no_doors: Callable[[NetworkRun], None],
     ) -> None:
         self._doors = doors
         self._services = services
         self._threads = threads
+        self._no_doors = no_doors
         self._places = asyncio.Semaphore(max_connections)
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
@@ -153,7 +177,10 @@ class _Opened:
 
     async def __aenter__(self) -> None:
         try:
-            for door, opened in self._doors.take().items():
+            taken = self._doors.take()
+            if not taken:
+                self._no_doors(self._services.run)
+            for door, opened in taken.items():
                 serve = self._services.by_door.get(door)
                 if door == NAMES:
                     _drain(opened)
