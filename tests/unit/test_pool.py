@@ -524,6 +524,7 @@ async def test_an_open_breaker_lets_one_be_tried_after_its_pause(open_bench):
         await bench.pool.start()
         await bench.pool.filled()
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+        failures = bench.value("worker_container_creation_failures_total")
         bench.clock.now = 3600
         bench.pool.sweep_once()
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
@@ -667,7 +668,6 @@ async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_faile
         bench.driver.broken = "no space left on device"
         await bench.pool.start()
         await bench.until(lambda: bench.pool.broken is not None)
-        failures = bench.value("worker_container_creation_failures_total")
         bench.driver.away, bench.driver.broken = "Docker cannot be reached", None
         await bench.pool._look_at_engine()
         assert bench.pool.broken == "Docker cannot be reached; systemctl status docker"

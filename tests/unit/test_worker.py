@@ -1250,6 +1250,39 @@ async def test_a_queue_that_fails_is_asked_again_ever_more_seldom(rig: Rig, monk
     assert reasons[:7] == [f"failure {number}" for number in range(7)]
 
 
+async def test_workers_that_lost_the_queue_together_do_not_come_back_together(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(rig.worker, "_pause", pause)
+    monkeypatch.setattr(rig.worker, "_jitter", lambda: 1.0)
+    rig.broker.failures["receive"] = [BrokerError("down")] * 3
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.until_settled()
+    assert pauses[:3] == [0.5, 1, 2]
+
+
+async def test_an_answer_of_the_queue_that_nobody_expected_does_not_end_intake(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    async def pause(_: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(rig.worker, "_pause", pause)
+    rig.broker.failures["receive"] = [KeyError("MessageId")]
+    await rig.broker.send(message("r1"))
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.until_settled()
+    assert [line["event"] for line in logs][:2] == ["a bug of ours", "queue not readable"]
+
+
 # --- drain
 
 
