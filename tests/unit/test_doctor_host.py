@@ -461,7 +461,9 @@ CASES = (
     Case(
         "no room for code",
         host={"folders": (replace(CODE, free_bytes=0), WORK, STORE)},
-        expected=((PROBLEM, Area.DISK, "only 0.0 GiB free", "another CODE_CACHE_DIR"),),
+        expected=(
+            (PROBLEM, Area.DISK, "no jobs are taken below MIN_FREE_DISK_MB", "another CODE_CACHE_DIR"),
+        ),
     ),
     Case(
         "less room than the caches may take",

@@ -336,6 +336,13 @@ def _disk(folder: Folder, engine: Engine, settings: Settings) -> Iterator[Findin
         )
         return
     ours = folder.name != DOCKER_ROOT
+    if ours and folder.free_bytes < settings.min_free_disk_mb * MIB:
+        yield problem(
+            Area.DISK,
+            f"{place}: only {_size(folder.free_bytes)} free: no jobs are taken below MIN_FREE_DISK_MB",
+            f"make room, or another {folder.name}",
+        )
+        return
     found = list(_trouble_on_disk(folder, place, engine, ours=ours))
     yield from found
     if not found:
