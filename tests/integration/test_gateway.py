@@ -18,6 +18,7 @@ from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.standin import Standin
 from nanoagent.ai.upstreams import HttpUpstream
+from nanoagent.network.base import AiUsage
 from support import gateways
 from support.gateways import Door, new_run
 
@@ -830,8 +831,12 @@ async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_
     assert {request.body["input"] for request in rig.standin.log} == {"a"}
 
 
-async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_loop(rig, monkeypatch):
+@pytest.mark.parametrize("path", ["/api/generate", "/api/nothing"])
+async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_loop(rig, monkeypatch, path):
+    """Neither the body of a request, nor what is read of one that was refused."""
+    monkeypatch.setattr(gateway_module, "_LINGER_S", gateways.DEADLINE_S)
     gateway = rig.gateway()
+    bodies = gateway.bodies = WatchedBodies(10_000_000)
     received = 0
     data_received = gateway_module._Handler.data_received
 
@@ -841,19 +846,22 @@ async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_
         data_received(self, data)
 
     monkeypatch.setattr(gateway_module._Handler, "data_received", counted)
-    bodies = gateway.bodies = WatchedBodies(10_000_000)
     async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+        lingering = asyncio.Event()
+        monkeypatch.setattr(hostile.run, "usage", Announcing(lingering))
         _, writer = await asyncio.open_connection(hostile.host, hostile.port)
-        writer.write(
-            b"POST /api/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head.encode() + b"1\r\na\r\n")
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await bodies.until(lambda left: left < 10_000_000)  # somebody reads on
+            if path == "/api/nothing":
+                await lingering.wait()
+            else:
+                await bodies.until(lambda left: left < 10_000_000)  # somebody reads on
         gateway.shared(hostile.run).share.charge(1e9)
         writer.write(b"1\r\na\r\n" * 4_000_000)
         for _ in range(50):
             assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
-        assert 0 < received <= 512 * 1024  # what one read brings, of 24 MB
+        assert 0 < received <= 1024 * 1024  # what some reads bring, of 24 MB
         await hostile.end()
         writer.close()
 
@@ -869,6 +877,19 @@ async def test_a_body_that_does_not_come_is_not_waited_for(rig, monkeypatch):
     async with Door(rig.gateway(), new_run()) as door:
         answer = await door.raw(post("/api/generate", ASK)[:-1])
         assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+class Announcing(AiUsage):
+    """Says when something is counted."""
+
+    def __init__(self, counted: asyncio.Event) -> None:
+        super().__init__()
+        self.counted = counted
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "refused" and value:
+            self.counted.set()
 
 
 class WatchedBodies(Bodies):

@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 
 _IDLE_S: Final = 60  # a connection without a whole request's head is closed after that
 _BODY_S: Final = 60.0  # a request's body has to come within that
-_LINGER_S: Final = 1.0  # so that who is still sending a body can read why it is refused
+_LINGER_S: Final = 1.0  # so that who is still sending a body gets to reading why it is refused
 _NAMED: Final = {"Server": "nanoagent"}  # not which versions of what it is made of
 _LINE_BYTES: Final = 8190
 _HEADERS: Final = 64
@@ -175,24 +175,19 @@ class Gateway:
 
 
 class _Handler(web.RequestHandler):
-    """aiohttp's, which reads no faster than its run's share of the loop lets it."""
+    """aiohttp's, which charges what it takes to its run's share of the loop."""
 
     share: LoopShare
 
     def data_received(self, data: bytes) -> None:
-        """Something has come from the job."""
+        """Something has come from the job.
+
+        Whoever reads a body waits for the run's turn before reading on, and requests wait for theirs; then
+        aiohttp's buffers are full, and it reads no more.
+        """
         begun = time.thread_time()
         super().data_received(data)
         self.share.charge(time.thread_time() - begun)
-        delay_s = self.share.delay_s()
-        if delay_s > 0 and self.transport is not None:
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_later(delay_s, self._go_on)
-
-    def _go_on(self) -> None:
-        # What aiohttp itself has paused, for a buffer that is full, it resumes itself.
-        if self.transport is not None and not self._reading_paused and not self._buffer_paused:
-            self.transport.resume_reading()
 
 
 class _Server(web.Server):
@@ -204,7 +199,7 @@ class _Server(web.Server):
             access_log=None,
             logger=_QUIET,
             keepalive_timeout=_IDLE_S,
-            lingering_time=_LINGER_S,
+            lingering_time=0,  # aiohttp would read on without waiting for the run's turn: see _linger
             max_line_size=_LINE_BYTES,
             max_field_size=_LINE_BYTES,
             max_headers=_HEADERS,
@@ -284,6 +279,7 @@ class _Conversation:
         except Refused as refusal:
             self._run.usage.refused += 1
             self._gateway.metrics.llm_request(None, "refused")
+            await self._linger(request)
             return _refusal(refusal, api_of(path))
         except (ConnectionError, asyncio.CancelledError):
             raise
@@ -294,6 +290,14 @@ class _Conversation:
         finally:
             self._tasks.discard(task)
             self._end_if_idle()
+
+    async def _linger(self, request: web.BaseRequest) -> None:
+        """Read some of a body that nobody wants: a connection that is reset takes its answer with it."""
+        with suppress(TimeoutError, web.RequestPayloadError, HttpProcessingError):
+            async with asyncio.timeout(_LINGER_S):
+                while not request.content.at_eof():
+                    await request.content.readany()
+                    await self.share.turn()
 
     async def _respond(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         if request.version < HttpVersion10:
@@ -330,7 +334,6 @@ class _Conversation:
         try:
             async with asyncio.timeout(_BODY_S):
                 while data := await request.content.readany():
-                    # Whoever reads on has aiohttp resume what `_Handler` has paused.
                     await self.share.turn()
                     if len(held) + len(data) > limit:
                         raise _too_large(limit)
