@@ -108,8 +108,8 @@ class Network:
         if run.policy is not NetworkPolicy.NONE and not self._told:
             self._told = True
             log.warning(
-                "runs cannot reach what NETWORK allows: their container hands over no sockets. A kernel of its "
-                "own (gVisor, a virtual machine) cannot; calls of models are refused there",
+                "runs cannot reach what NETWORK allows: their container hands over no sockets. A kernel of "
+                "its own (gVisor, a virtual machine) cannot; calls of models are refused there",
                 network=str(run.policy),
                 runtime=str(run.runtime),
             )
