@@ -60,6 +60,17 @@ async def test_each_name_has_an_address_that_stays():
     ]
 
 
+async def test_a_name_that_is_not_allowed_is_not_asked_for():
+    names = Names()
+    visit = visit_of(names, allow=("*.a.org",))
+    assert [await address_of(visit, name) for name in ("a.org", "b.org", "b.a.org")] == [
+        (3, None),
+        (3, None),
+        (0, "127.64.0.1"),
+    ]
+    assert names.asked == ["b.a.org"]
+
+
 async def test_runs_share_no_names():
     names = Names()
     assert await address_of(visit_of(names), "a.org") == await address_of(visit_of(names), "b.org")
