@@ -319,6 +319,7 @@ ALL = "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <stri
         ("#include <cmath>\n#include <stdio.h>\n#include <iostream>\n#include <chrono>\n", "chrono.h"),
         ("#ifndef GUARD_HPP\n#define GUARD_HPP\n#include <iostream>\n#endif\n", "iostream.h"),
         ('#include "own.hpp"\n', "iostream.h"),
+        ("#include <ai_client.hpp>\n#include <iostream>\n", "iostream.h"),
         ("#include <own.hpp>\n#include <regex>\n", "regex.h"),
         ('#include "code.hpp"\n#include <iostream>\n', None),
         ("#include <string>\n", None),
