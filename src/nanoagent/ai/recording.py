@@ -88,10 +88,10 @@ class Exchange:
 
     def add(self, data: bytes) -> None:
         """Some of the answer has come."""
-        if len(self._answer) + len(data) > _MAX_EXCHANGE:
+        room = _MAX_EXCHANGE - len(self._answer)
+        self._answer += data[:room]
+        if len(data) > room:
             self._is_whole = False
-        if self._is_whole:
-            self._answer += data
 
     def close(self, tokens: tuple[int, int], seconds: float, *, complete: bool) -> None:
         """It is over."""
