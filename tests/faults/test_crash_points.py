@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -52,14 +52,14 @@ class Point:
         when: In words, for the table.
         fault: For the agent.
         repeats: Whether the program has been started by then and its result is not safe yet.
-        then: What happens to the agent as soon as its program runs.
+        without_redis: Redis is cut off from the agent as soon as its program runs.
         rarely: Whether it is left to `make soak`.
     """
 
     when: str
     fault: Fault
     repeats: bool = False
-    then: Literal["", "Redis away", "SIGTERM", "SIGTERM twice"] = ""
+    without_redis: bool = False
     rarely: bool = False
 
 
@@ -84,24 +84,22 @@ KILLED: Final = (
         "Redis away, about to keep the result",
         Fault("keep", "before"),
         repeats=True,
-        then="Redis away",
+        without_redis=True,
         rarely=True,
     ),
-    Point("Redis away, result half kept", Fault("write", "before"), repeats=True, then="Redis away"),
-    Point("Redis away, result kept", Fault("keep", "after"), then="Redis away"),
-    Point("draining, in the run", Fault("drain", "before", delay_s=0.2), repeats=True, then="SIGTERM"),
+    Point("Redis away, result half kept", Fault("write", "before"), repeats=True, without_redis=True),
+    Point("Redis away, result kept", Fault("keep", "after"), without_redis=True),
+    Point("draining, in the run", Fault("drain", "before", delay_s=0.2, told_to_stop=1), repeats=True),
     Point(
         "hurried out, about to give the message back",
-        Fault("give_back", "before"),
+        Fault("give_back", "before", told_to_stop=2),
         repeats=True,
-        then="SIGTERM twice",
         rarely=True,
     ),
     Point(
         "hurried out, message given back",
-        Fault("give_back", "after"),
+        Fault("give_back", "after", told_to_stop=2),
         repeats=True,
-        then="SIGTERM twice",
         rarely=True,
     ),
 )
@@ -204,7 +202,7 @@ async def armed(scene: Scene, point: Point) -> Struck:
     """An agent that will be struck there, if it is not already, at its start."""
     redis = None
     settings = ONE_JOB | {"WARM_POOL_PYTHON_SIZE": "1"}
-    if point.then == "Redis away":
+    if point.without_redis:
         redis = await scene.opened.enter_async_context(Proxy(scene.stack.redis_host, scene.stack.redis_port))
         settings |= {"REDIS_PORT": str(redis.port)}
     if point not in STARTING:
@@ -227,20 +225,16 @@ async def all_armed(scene: Scene, points: Sequence[Point]) -> list[Struck]:
     return [first, *await asyncio.gather(*map(in_turn, points[1:]))]
 
 
-async def disturb(struck: Struck) -> None:
-    """What is to happen to an agent as soon as its program runs."""
-    if not struck.point.then:
+async def take_redis_away(struck: Struck) -> None:
+    """From an agent that is to do without, as soon as its program runs."""
+    if struck.redis is None:
         return
 
     async def runs() -> bool:
         return bool(starts_in([struck.worker.log]))
 
     await until(runs)
-    if struck.redis is not None:
-        await struck.redis.cut()
-        return
-    for _ in struck.point.then.split():  # one signal, or two
-        struck.worker.agent.signal(signal.SIGTERM)
+    await struck.redis.cut()
 
 
 async def until_struck(struck: Struck) -> None:
@@ -290,7 +284,7 @@ async def play(stack: EmbeddedStack, points: Sequence[Point]) -> None:
             seen.struck()
             for message in messages:
                 await stack.send(first.body(message), queue_url=first.queue_url)
-            await asyncio.gather(*map(disturb, struck), *map(until_struck, struck))
+            await asyncio.gather(*map(take_redis_away, struck), *map(until_struck, struck))
             alive = await successors(scene, struck)
             results = await seen.answered()
             for one in struck:
@@ -313,7 +307,7 @@ async def play(stack: EmbeddedStack, points: Sequence[Point]) -> None:
 async def marked(worker: WorkerUnderTest) -> dict[str, Any]:
     """A job with code of its own, so that nobody has it in a cache."""
     key = await worker.upload({"main.py": MARKED_PROGRAM, "unique": secrets.token_hex(8)})
-    return worker.message(s3Key=key, timeoutMs=60_000)
+    return worker.message(s3Key=key, timeoutMs=60_000, input={"seconds": 3})
 
 
 async def what_is_wrong(seen: Observation, struck: Sequence[Struck], results: dict[str, Any]) -> list[str]:

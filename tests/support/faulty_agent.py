@@ -63,6 +63,7 @@ class Fault:
         nth: Which time, from 1. Receiving nothing does not count.
         signal: What the agent sends itself: SIGKILL or SIGSTOP.
         delay_s: How long after `before` it does, where the step takes longer.
+        told_to_stop: How often it gets SIGTERM as soon as its first program runs.
     """
 
     step: str
@@ -70,6 +71,7 @@ class Fault:
     nth: int = 1
     signal: str = "SIGKILL"
     delay_s: float = 0
+    told_to_stop: int = 0
 
     def text(self) -> str:
         """For the environment."""
@@ -143,14 +145,28 @@ def _struck(method: Callable[..., Any], striker: _Striker) -> Callable[..., Any]
     return plain
 
 
+class _Operator(_Striker):
+    """Tells the agent to stop as soon as a program runs, once or twice."""
+
+    def strike(self, received: Sequence[Delivery] = ()) -> None:
+        for _ in range(self._fault.told_to_stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def arm(fault: Fault) -> None:
     """Replace the step's method by one that strikes."""
-    module_name, path = STEPS[fault.step]
+    if fault.told_to_stop:
+        _replace("run", _Operator(Fault("run", "before", told_to_stop=fault.told_to_stop)))
+    _replace(fault.step, _Striker(fault))
+
+
+def _replace(step: str, striker: _Striker) -> None:
+    module_name, path = STEPS[step]
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module_name)
     for part in owners:
         owner = getattr(owner, part)
-    setattr(owner, name, _struck(getattr(owner, name), _Striker(fault)))
+    setattr(owner, name, _struck(getattr(owner, name), striker))
 
 
 if __name__ == "__main__":
