@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import signal
 from collections.abc import Mapping
@@ -92,7 +93,8 @@ class WorkerUnderTest:
     def _new_agent(self) -> AgentProcess:
         if self._fault is None:
             return AgentProcess(self.environment(), self.log)
-        extra = {"PYTHONPATH": str(TESTS), FAULT: self._fault.text()}
+        paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+        extra = {"PYTHONPATH": paths, FAULT: self._fault.text()}
         return AgentProcess(self.environment() | extra, self.log, module="support.faulty_agent")
 
     def _make_queues(self) -> None:
