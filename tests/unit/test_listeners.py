@@ -200,6 +200,18 @@ async def test_doors_that_are_the_containers_are_listened_at_again_and_again(con
     place.close()
 
 
+async def test_doors_of_runs_that_may_go_nowhere_do_not_pile_up(container):
+    place = Place(container, NetworkPolicy.AI)
+    for _ in range(40):
+        async with place.run(NetworkPolicy.NONE):
+            pass
+    with pytest.raises(BlockingIOError):
+        place.channel.agents.recv(1, socket.MSG_DONTWAIT)
+    async with place.run(NetworkPolicy.AI):
+        assert await ask(await place.knock()) == b"run"
+    place.close()
+
+
 # --- a run's end
 
 

@@ -93,12 +93,14 @@ class Network:
             doors: Of its container; None where there are none.
             run: Which one.
         """
-        # A run that may reach nothing still finds nobody to ask for names, at once rather than after a pause.
-        if not self.doors or (run.policy is NetworkPolicy.NONE and NAMES not in self.doors):
+        if not self.doors:
             return nullcontext()
         if doors is None:
             self._tell_of_no_doors(run)
             return nullcontext()
+        # For a run that may reach nothing as well: what was handed over for it is to be let go, or networks
+        # of runs that are over would pile up; and where names can be asked for, it is told that there are
+        # none.
         return _Opened(
             doors, self._services(run), self._threads, self._max_connections, self._tell_of_no_doors
         )
