@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -22,6 +23,7 @@ ResultT = TypeVar("ResultT")
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
+_AN_HOUR_S = 3600
 
 
 class OwnNetwork:
@@ -81,6 +83,25 @@ class OwnNetwork:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((door.host, door.port))
         return made
+
+    def reluctant(self, made: socket.socket | None = None) -> tuple[socket.socket, list[socket.socket]]:
+        """A connection whose last closing waits for an hour, and what has to stay open for that.
+
+        Args:
+            made: What becomes that connection; None: a new one.
+        """
+        listener, reluctant = self.bare(), self.bare() if made is None else made
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        reluctant.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _AN_HOUR_S))
+        reluctant.setblocking(True)
+        reluctant.connect(listener.getsockname())
+        other_end, _ = listener.accept()
+        reluctant.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:  # until the other end takes no more
+                reluctant.send(bytes(65536))
+        return reluctant, [other_end, listener]
 
     def close(self) -> None:
         self._ends = True

@@ -52,9 +52,9 @@ def descriptors() -> set[Path]:
 
 
 async def all_closed(before: set[Path]) -> None:
-    """Return when no descriptor is open that was not; they are closed in a thread."""
+    """Return when no descriptor is open that was not; threads close them."""
     async with asyncio.timeout(60):
-        while len(descriptors()) > len(before):  # noqa: ASYNC110 - a thread of the loop's own closes them
+        while len(descriptors()) > len(before):  # noqa: ASYNC110 - threads close them
             await asyncio.sleep(0.01)
 
 
@@ -89,7 +89,7 @@ async def test_the_last_set_counts_and_those_before_are_closed(network, channel,
     assert list(doors.take()) == [NAMES]
     assert [door.fileno() for door in first] == [-1, -1]
     doors.release()
-    assert len(descriptors()) == len(before)
+    await all_closed(before)
 
 
 async def test_a_sandboxs_doors_are_for_one_run_and_a_containers_for_all(network, channel):

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent import folders
+from nanoagent import folders, strangers
 from nanoagent.container.spec import HOSTS_FILE
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.network.doors import Doors
@@ -302,7 +302,7 @@ class Slot:
         if channel is not None and wanted and _uid_of(channel) in (self._admitted or ()):
             self.doors = Doors(channel, wanted, kept=kept)
         elif channel is not None:
-            channel.close()
+            strangers.close_socket(channel)
 
     def _stop_listening(self) -> None:
         if self._server is not None:
@@ -356,7 +356,7 @@ def _bound_below(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> soc
 
     The address is what /proc/net/unix shows, in the container as well while it has no sandbox.
     """
-    bound = socket.socket(socket.AF_UNIX, kind)
+    bound = strangers.Listener(socket.AF_UNIX, kind)
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         bound.bind(f"/proc/self/fd/{descriptor}/{name}")

@@ -7,23 +7,20 @@ for good.
 
 What comes here comes out of a container and is hostile. A descriptor is taken for a door only if it is a
 TCP or UDP socket of the kind, address and port that were asked for, which nobody has connected or listens
-on, in a network that is not our own. All others are closed, in a thread: what closing a stranger's
-descriptor waits for is the stranger's to say (SO_LINGER, socket(7)).
+on, in a network that is not our own. All others are closed, and so are those, where nobody waits for it: the
+supervisor may still hold them, and say what closing waits for (`strangers`).
 """
 
 from __future__ import annotations
 
-import array
-import asyncio
-import os
 import socket
 import struct
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from nanoagent import strangers
 from nanoagent.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -33,8 +30,6 @@ MAX_DOORS: Final = 16  # of src/nanosupervisor/wire.h
 _BEFORE_NUMBERS: Final = b"\xff"
 _MOST_SETS: Final = 16  # at once; two come where an interpreter was parked, and parked anew
 _MESSAGE_BYTES: Final = 1 + MAX_DOORS
-_DESCRIPTORS: Final = socket.CMSG_SPACE(MAX_DOORS * array.array("i").itemsize)
-_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SO_PROTOCOL: Final = 38  # asm-generic/socket.h
 _SO_NETNS_COOKIE: Final = 71  # the same, since Linux 5.14
 _COOKIE: Final = struct.Struct("=Q")
@@ -90,7 +85,6 @@ class Doors:
         self._wanted = tuple(wanted)
         self._kept = kept
         self._open: dict[Door, socket.socket] = {}
-        self._closing: set[asyncio.Future[None]] = set()
 
     def take(self) -> Mapping[Door, socket.socket]:
         """The doors of the run that is about to begin; those that could not be made are missing.
@@ -110,28 +104,28 @@ class Doors:
         """The run is over: let go of what is of no more use."""
         if all_of_them or not self._kept:
             for door in self._open.values():
-                door.close()
+                strangers.close_socket(door)
             self._open = {}
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
-        self._channel.close()
+        strangers.close_socket(self._channel)
         self.release(all_of_them=True)
 
     def _receive(self) -> dict[Door, socket.socket] | None:
         """The next set, or None while there is no other."""
         try:
-            said, ancillary, flags, _ = self._channel.recvmsg(_MESSAGE_BYTES, _DESCRIPTORS, _FLAGS)
+            said, descriptors, flags = strangers.receive(self._channel, _MESSAGE_BYTES)
         except OSError:  # nothing there, or nobody any more
             return None
-        descriptors = _descriptors_in(ancillary)
         if not said and not descriptors:  # hung up
             return None
         try:
             is_cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
             return self._matched(said, descriptors, is_cut=is_cut)
         except ProtocolError:
-            self._close_strangers(descriptors)
+            for descriptor in descriptors:
+                strangers.close(descriptor)
             raise
 
     def _matched(self, said: bytes, descriptors: list[int], *, is_cut: bool) -> dict[Door, socket.socket]:
@@ -155,25 +149,6 @@ class Doors:
                 opened.detach()  # closed with the others
             raise ProtocolError(f"the supervisor handed over what is no door: {exc}") from exc
         return found
-
-    def _close_strangers(self, descriptors: list[int]) -> None:
-        closing = asyncio.get_running_loop().run_in_executor(None, _close_all, descriptors)
-        self._closing.add(closing)  # the loop itself keeps no strong reference
-        closing.add_done_callback(self._closing.discard)
-
-
-def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    numbers = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-    return numbers.tolist()
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with suppress(OSError):
-            os.close(descriptor)
 
 
 def _door(descriptor: int, door: Door) -> socket.socket:

@@ -1,0 +1,138 @@
+"""Descriptors of a supervisor that has been taken over, whose closing waits for as long as it likes.
+
+Each test here hangs for an hour where they are closed in the loop.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanoagent import strangers
+from nanoagent.errors import ProtocolError
+from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
+from support.own_network import Channel, OwnNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+GATEWAY = Door(DoorKind.TCP, "127.0.0.1", 11434)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[OwnNetwork]:
+    made = OwnNetwork()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    made = Channel()
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def all_let_go() -> AsyncIterator[None]:
+    """After the block, wait until no descriptor is open that was not before."""
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no objects that have to be told apart
+    yield
+    async with asyncio.timeout(60):
+        while len(os.listdir("/proc/self/fd")) > before:  # noqa: ASYNC110, PTH208 - threads close them
+            await asyncio.sleep(0.01)
+
+
+def sent(over: socket.socket, said: bytes, *descriptors: int) -> None:
+    over.sendmsg([said], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+
+def close_all(kept: list[socket.socket]) -> None:
+    for held in kept:
+        held.close()
+
+
+async def test_what_comes_beside_the_doors_is_closed_where_nobody_waits(network, channel):
+    doors = Doors(channel.agents, [GATEWAY], kept=False)
+    async with all_let_go():
+        stranger, kept = network.reluctant()
+        many = [*([kept[0].fileno()] * (MAX_DOORS + 1)), stranger.fileno()]
+        channel.hand_over(b"\xff\0", many)
+        stranger.close()
+        with pytest.raises(ProtocolError):
+            doors.take()
+        close_all(kept)
+
+
+async def test_what_nobody_has_taken_is_closed_where_nobody_waits(network):
+    channel = Channel()
+    doors = Doors(channel.agents, [GATEWAY], kept=False)
+    stranger, kept = network.reluctant()
+    channel.hand_over(b"\xff\0", [stranger.fileno()])
+    stranger.close()
+    doors.close()
+    channel.supervisors.settimeout(60)
+    assert channel.supervisors.recv(1) == b""
+    close_all([*kept, channel.supervisors])
+
+
+async def test_a_door_that_becomes_a_connection_is_closed_where_nobody_waits(network, channel):
+    doors = Doors(channel.agents, [GATEWAY], kept=False)
+    async with all_let_go():
+        door = network.door(GATEWAY)
+        copy = door.dup()
+        channel.hand_over_doors([GATEWAY], {GATEWAY: door})
+        assert list(doors.take()) == [GATEWAY]
+        copy, kept = network.reluctant(copy)
+        copy.close()
+        doors.release()
+        close_all(kept)
+
+
+async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network, tmp_path: Path):
+    loop = asyncio.get_running_loop()
+    with strangers.Listener(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "agent.sock"))
+        listener.listen()
+        theirs = socket.socket(socket.AF_UNIX)
+        theirs.connect(listener.getsockname())
+        ours, _ = listener.accept()
+    ours.setblocking(False)
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    async with asyncio.timeout(60):
+        first, kept = network.reluctant()
+        sent(theirs, b"one", first.fileno())
+        first.close()
+        assert await reader.readexactly(3) == b"one"
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        second, more = network.reluctant()
+        sent(theirs, b"two", second.fileno())
+        second.close()
+        writer.transport.abort()
+        await writer.wait_closed()
+        theirs.setblocking(False)
+        assert await loop.sock_recv(theirs, 1) == b""
+    close_all([*kept, *more, theirs])
+
+
+async def test_threads_that_others_need_close_nothing(network, channel):
+    loop = asyncio.get_running_loop()
+    doors = Doors(channel.agents, [GATEWAY], kept=False)
+    all_kept: list[socket.socket] = []
+    for _ in range(2 * (min(32, (os.cpu_count() or 1) + 4))):  # more than the loop's own executor has
+        stranger, kept = network.reluctant()
+        all_kept += kept
+        channel.hand_over(b"\xff\0", [stranger.fileno()])
+        stranger.close()
+        with suppress(ProtocolError):
+            doors.take()
+    async with asyncio.timeout(60):
+        assert await loop.run_in_executor(None, os.getpid) == os.getpid()
+    close_all(all_kept)
