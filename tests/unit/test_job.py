@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,36 @@ def test_every_field_is_taken_as_it_is():
         model_id="qwen2.5:7b",
         network=NetworkPolicy.NONE,
     )
+
+
+@pytest.mark.parametrize(
+    ("worker", "wanted", "refusal"),
+    [
+        ("egress", "egress", None),
+        ("egress", "ai", None),
+        ("ai", "none", None),
+        (
+            "ai",
+            "egress",
+            'network is "egress"; expected no more than this worker\'s NETWORK=ai (or set NETWORK=egress)',
+        ),
+        (
+            "none",
+            "ai",
+            'network is "ai"; expected no more than this worker\'s NETWORK=none (or set NETWORK=ai)',
+        ),
+        ("ai", "all", 'network is "all"; expected one of none, ai, egress'),
+    ],
+)
+def test_a_job_may_ask_for_less_than_its_worker_gives_and_for_no_more(worker, wanted, refusal):
+    body = json.dumps({"requestId": "r1", "s3Key": "f.zip", "network": wanted})
+    defaults = replace(DEFAULTS, network=NetworkPolicy(worker))
+    if refusal is None:
+        assert parse_job(body, defaults).network == wanted
+        return
+    with pytest.raises(InvalidJob) as refused:
+        parse_job(body, defaults)
+    assert refused.value.rejection.message == refusal
 
 
 def test_unknown_fields_are_ignored():
