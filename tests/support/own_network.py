@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +25,7 @@ ResultT = TypeVar("ResultT")
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
+_CLOSED_WITHIN_S = 60.0
 _AN_HOUR_S = 3600
 
 
@@ -81,8 +84,18 @@ class OwnNetwork:
         made = self.bare(socket.SOCK_STREAM if door.kind is DoorKind.TCP else socket.SOCK_DGRAM)
         if door.kind is DoorKind.TCP:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((door.host, door.port))
-        return made
+        deadline = time.monotonic() + _CLOSED_WITHIN_S
+        while True:
+            try:
+                made.bind((door.host, door.port))
+            except (
+                OSError
+            ) as exc:  # the one before is closed by a thread (nanoagent.strangers), some time soon
+                if exc.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return made
 
     def reluctant(self, made: socket.socket | None = None) -> tuple[socket.socket, list[socket.socket]]:
         """A connection whose last closing waits for an hour, and what has to stay open for that.
