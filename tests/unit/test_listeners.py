@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
+from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -91,11 +92,14 @@ class Place:
         self.channel.hand_over_doors(self.network.doors, opened)
 
     @asynccontextmanager
-    async def run(self, policy: NetworkPolicy, name: str = "run") -> AsyncIterator[NetworkRun]:
+    async def run(
+        self, policy: NetworkPolicy, name: str = "run", *, hand_over: bool = True
+    ) -> AsyncIterator[NetworkRun]:
         run = NetworkRun(
             request_id=name, function_id="f", runtime=Runtime.PYTHON, model="m", policy=policy, deadline=0.0
         )
-        self.hand_over()
+        if hand_over:
+            self.hand_over()
         async with self.network.opened(self.doors, run):
             yield run
 
@@ -398,6 +402,38 @@ async def test_an_accept_that_blocks_stops_no_loop(place, monkeypatch):
             await ended.wait()  # the loop has gone on, and woken it
     assert threading.main_thread() not in threads
     assert await place.refuses(11434)
+
+
+async def test_doors_that_the_supervisor_shuts_keep_no_loop_busy(place, monkeypatch):
+    monkeypatch.setattr(listeners, "_KNOCKS_BURST", 8)
+    monkeypatch.setattr(listeners, "_KNOCKS_PER_S", 0.001)
+    woken: dict[str, int] = defaultdict(int)
+
+    def count(name: str) -> None:
+        work = getattr(listeners._Opened, name)
+
+        def counted(*given: object) -> None:
+            woken[name] += 1
+            work(*given)
+
+        monkeypatch.setattr(listeners._Opened, name, counted)
+
+    count("_asked")
+    count("_knocked")
+    opened = {door: place.container.door(door) for door in place.network.doors}
+    copies = {door: made.dup() for door, made in opened.items()}
+    place.channel.hand_over_doors(place.network.doors, opened)
+    loop = asyncio.get_running_loop()
+    async with place.run(NetworkPolicy.EGRESS, hand_over=False):
+        for copy in copies.values():
+            with suppress(OSError):
+                copy.shutdown(socket.SHUT_RDWR)
+        for _ in range(200):  # turns of the loop, in each of which whoever accepts may have ended
+            await loop.run_in_executor(place.network._threads, int)
+    assert 1 <= woken["_asked"] <= 9
+    assert woken["_knocked"] == len(copies) - 1  # once at each
+    for copy in copies.values():
+        copy.close()
 
 
 async def test_a_door_at_which_another_listens_already_is_a_broken_protocol(place):

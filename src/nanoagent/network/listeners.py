@@ -244,7 +244,8 @@ class _Opened:
             if (delay_s := self._knocks.delay_s(self._loop.time())) > 0:
                 await asyncio.sleep(delay_s)
             connection = await self._accepted(listener)
-            if not self._ended:
+            # Where another that holds the socket has ended its listening, there would be knocks without end.
+            if not self._ended and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 self._loop.add_reader(listener.fileno(), self._knocked, listener, serve)
             if connection is None:
                 return
@@ -284,10 +285,12 @@ class _Opened:
     def _asked(self, opened: socket.socket) -> None:
         """Take what has come, a few at a time; each is answered by a task of its own."""
         delay_s = 0.0
-        for _ in range(_QUERIES_IN_A_TURN):
+        for turn in range(_QUERIES_IN_A_TURN):
             try:
                 message, asker = opened.recvfrom(dns.MAX_QUERY_BYTES + 1, socket.MSG_DONTWAIT)
             except OSError:
+                if turn == 0:  # another that holds the socket can have us woken for nothing, again and again
+                    delay_s = self._queries.delay_s(self._loop.time())
                 break
             delay_s = self._queries.delay_s(self._loop.time())
             if self._queries_pending < _QUERIES_AT_ONCE:
