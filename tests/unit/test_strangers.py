@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent import strangers
 from nanoagent.errors import ProtocolError
 from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
+from support.containers import worker_home
+from support.fake_supervisor import hello
 from support.own_network import Channel, OwnNetwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 GATEWAY = Door(DoorKind.TCP, "127.0.0.1", 11434)
 
@@ -96,29 +96,26 @@ async def test_a_door_that_becomes_a_connection_is_closed_where_nobody_waits(net
         close_all(kept)
 
 
-async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network, tmp_path: Path):
-    loop = asyncio.get_running_loop()
-    with strangers.Listener(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(tmp_path / "agent.sock"))
-        listener.listen()
+async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network):
+    with worker_home() as home:
+        slot = home.new_slot("one")
+        await slot.listen(os.getuid())
         theirs = socket.socket(socket.AF_UNIX)
-        theirs.connect(listener.getsockname())
-        ours, _ = listener.accept()
-    ours.setblocking(False)
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
-    async with asyncio.timeout(60):
+        theirs.settimeout(60)
+        theirs.connect(str(slot.path / "agent.sock"))
         first, kept = network.reluctant()
-        sent(theirs, b"one", first.fileno())
+        greeting = hello()
+        sent(theirs, greeting[:3], first.fileno())
         first.close()
-        assert await reader.readexactly(3) == b"one"
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        theirs.send(greeting[3:])
+        session = await slot.session(60)
+        await session.greet()
         second, more = network.reluctant()
-        sent(theirs, b"two", second.fileno())
+        sent(theirs, b"x", second.fileno())  # nobody takes it before the session ends
         second.close()
-        writer.transport.abort()
-        await writer.wait_closed()
-        theirs.setblocking(False)
-        assert await loop.sock_recv(theirs, 1) == b""
+        await session.close()
+        assert await asyncio.get_running_loop().run_in_executor(None, theirs.recv, 1) == b""
+        await slot.remove()
     close_all([*kept, *more, theirs])
 
 
