@@ -335,9 +335,11 @@ async def what_is_wrong(seen: Observation, struck: Sequence[Struck], results: di
             continue
         signal_name = "paused past the visibility timeout" if one.is_stopped else "killed"
         row = await seen.row_of([one.request_id], one.point.when, struck_at=one.at)
-        if starts[one.request_id] <= 1 + one.point.repeats:  # else more than one agent had it
-            why = REPEATS if one.point.repeats else ""
-            record(replace(row, fault=f"agent {signal_name}", why=why))
+        # Where another agent was struck with the same request, what that made be run again is not counted here.
+        others = excused[one.request_id] - one.point.repeats
+        repeated = int(starts[one.request_id] > 1 + max(0, others))
+        why = REPEATS if one.point.repeats else ""
+        record(replace(row, fault=f"agent {signal_name}", repeated=repeated, why=why))
     return problems
 
 
