@@ -335,7 +335,7 @@ async def what_is_wrong(seen: Observation, struck: Sequence[Struck], results: di
             continue
         signal_name = "paused past the visibility timeout" if one.is_stopped else "killed"
         row = await seen.row_of([one.request_id], one.point.when, struck_at=one.at)
-        # Where another agent was struck with the same request, what that made be run again is not counted here.
+        # What another agent that was struck with the same request made be run again is not counted here.
         others = excused[one.request_id] - one.point.repeats
         repeated = int(starts[one.request_id] > 1 + max(0, others))
         why = REPEATS if one.point.repeats else ""
