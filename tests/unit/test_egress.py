@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
 
 import pytest
 
 from nanoagent.network import egress as egress_module
-from nanoagent.network.egress import Egress, Visit, connect
+from nanoagent.network.egress import Egress, Visit, _is_hosts_own, connect
 from nanoagent.network.policy import AllowedHosts
+from support.own_network import OwnNetwork
+
+SET_ADDRESS = 0x8916  # SIOCSIFADDR, netdevice(7)
 
 
 def query(name: str, kind: int = 1) -> bytes:
@@ -157,3 +161,29 @@ async def test_the_hosts_own_addresses_are_not_connected_to_whatever_they_are(ad
             await connect(address, port)
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_a_second_address_in_one_of_the_hosts_networks_is_its_own_as_well():
+    """The kernel gives the first as the source of what is sent to the second."""
+    host = OwnNetwork()
+
+    def tried() -> list[str]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inet:
+            for name, address in ((b"lo:1", "44.0.0.1"), (b"lo:2", "44.0.0.2")):
+                wanted = struct.pack("16sHH4s8x", name, socket.AF_INET, 0, socket.inet_aton(address))
+                fcntl.ioctl(inet, SET_ADDRESS, wanted)
+        told = []
+        for address in ("44.0.0.1", "44.0.0.2"):
+            with pytest.raises(OSError) as refused:
+                asyncio.run(connect(address, 9))
+            told.append(str(refused.value))
+        return told
+
+    try:
+        assert host.do(tried) == ["an address of the host's own"] * 2
+    finally:
+        host.close()
+
+
+def test_an_address_that_nobody_here_could_listen_at_is_not_the_hosts():
+    assert not _is_hosts_own("192.0.2.1", "192.0.2.2")

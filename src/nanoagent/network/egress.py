@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from nanoagent.network import dns, policy
@@ -134,7 +135,7 @@ async def connect(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:  # sends nothing
         probe.connect((address, port))
-        if probe.getsockname()[0] == address:
+        if _is_hosts_own(address, probe.getsockname()[0]):
             raise OSError("an address of the host's own")
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -144,6 +145,27 @@ async def connect(address: str, port: int) -> socket.socket:
         connecting.close()
         raise
     return connecting
+
+
+def _is_hosts_own(address: str, source: str) -> bool:
+    """Whether an address is this host's, by the address that would be the source of what is sent to it.
+
+    That is the same address for most, but for a second one in a network the first; so it is asked for as well
+    whether somebody here could listen there.
+    """
+    if source == address:
+        return True
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        # With ip_nonlocal_bind (ip-sysctl.rst) one can listen anywhere, and that says nothing.
+        setting = Path("/proc/sys/net", "ipv6" if ":" in address else "ipv4", "ip_nonlocal_bind")
+        with suppress(OSError):
+            return setting.read_text("ascii").strip() == "0"
+    return True
 
 
 class Visit:
