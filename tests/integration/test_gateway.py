@@ -909,20 +909,132 @@ class WatchedBodies(Bodies):
             await self._changed.wait()
 
 
-async def test_bodies_of_all_runs_together_fill_no_memory(rig):
+async def test_bodies_of_all_runs_together_fill_no_memory_and_one_run_leaves_half_of_it(rig):
     gateway = rig.gateway()
     gateway.bodies = bodies = WatchedBodies(150_000)
     async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
         _, writer = await asyncio.open_connection(hostile.host, hostile.port)
-        writer.write(post("/api/embed", b"a" * 140_000)[:-1])
+        writer.write(post("/api/embed", b"a" * 70_000)[:-1])
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await bodies.until(lambda left: left < 20_000)
+            await bodies.until(lambda left: left < 81_000)
+            status, said = await hostile.post("/v1/embeddings", {"input": "a" * 10_000})
+            assert (status, said["error"]["code"]) == (503, "busy")
             status, said = await other.post("/v1/embeddings", {"input": "a" * 50_000})
             assert (status, said["error"]["code"]) == (503, "busy")
-            assert (await other.post("/v1/embeddings", {"input": "a"}))[0] == 200
+            assert (await other.post("/v1/embeddings", {"input": "a" * 30_000}))[0] == 200
             writer.close()
             await bodies.until(lambda left: left == 150_000)
         assert (await other.post("/v1/embeddings", {"input": "a" * 50_000}))[0] == 200
+        assert (await hostile.post("/v1/embeddings", {"input": "a" * 50_000}))[0] == 200
+
+
+async def test_a_job_that_has_hung_up_before_its_turn_asks_nobody(rig, monkeypatch):
+    gateway, run = rig.gateway(), new_run()
+    turn, lost = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(gateway.shared(run).share, "turn", turn.wait)
+    was_lost = gateway_module._Conversation.lost
+
+    def noted(self: gateway_module._Conversation) -> None:
+        was_lost(self)
+        lost.set()
+
+    monkeypatch.setattr(gateway_module._Conversation, "lost", noted)
+    async with Door(gateway, run) as door, asyncio.timeout(gateways.DEADLINE_S):
+        _, writer = await asyncio.open_connection(door.host, door.port)
+        writer.write(post("/api/generate", ASK))
+        await writer.drain()
+        while not door.served:  # noqa: ASYNC110 - the door says nothing
+            await asyncio.sleep(0)
+        writer.close()
+        await lost.wait()
+        served = set(door.served)
+        turn.set()
+        await asyncio.gather(*served)
+    assert rig.standin.log == []
+
+
+class Lines:
+    """A model server that answers with one line, and when it is told to with very many."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        return f"http://{host}:{port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n{}\n")
+            await self.go_on.wait()
+            writer.write(b"{}\n" * 1_000_000)
+            await writer.drain()
+            await reader.read()
+        writer.close()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+
+async def test_lines_of_a_stream_are_counted_no_faster_than_the_runs_share_of_the_loop(rig):
+    lines = Lines()
+    async with lines as url:
+        flood = rig.gateway(None, HttpUpstream(rig.session, url))
+        async with Door(flood, new_run(1)) as flooded, Door(rig.gateway(), new_run(2)) as other:
+            received = 0
+            more = asyncio.Event()
+
+            async def read() -> None:
+                nonlocal received
+                async with flooded.client.post("/api/generate", json={"prompt": "a"}) as response:
+                    async for data in response.content.iter_any():
+                        received += len(data)
+                        more.set()
+
+            reading = asyncio.create_task(read())
+            async with asyncio.timeout(gateways.DEADLINE_S):
+                await more.wait()
+                more.clear()
+                flood.shared(flooded.run).share.charge(1e9)
+                lines.go_on.set()
+                await more.wait()
+            for _ in range(50):
+                assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
+            assert received <= 3 + gateway_module._PIECE
+            await flooded.end()
+            await asyncio.wait({reading})
+            reading.exception()
+
+
+async def test_a_list_of_models_has_an_end_and_garbage_in_it_is_left_out(rig):
+    entries = [b"17", b'{"name":5}', b"[1]", b'{"id":"x"}', b'{"name":"first","size":1.50}']
+    entries += [b'{"name":"m%d"}' % at for at in range(5000)]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        document = b'{"models":[' + b",".join(entries) + b"]}"
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(document) + document)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    gateway = rig.gateway(None, HttpUpstream(rig.session, f"http://{host}:{port}"))
+    async with Door(gateway, new_run()) as door, door.client.get("/api/tags") as response:
+        listed = await response.read()
+    server.close()
+    assert listed.startswith(b'{"models":[{"name":"first","size":1.50},{"name":"m0"}')
+    assert len(json.loads(listed)["models"]) <= 4096
+
+
+async def test_what_is_no_http_is_not_told_what_the_gateway_is_made_of(rig):
+    async with Door(rig.gateway(), new_run()) as door:
+        for said in (b"\0\0\0\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"):
+            answer = (await door.raw(said)).lower()
+            assert answer.startswith(b"http/1.0 400 ")
+            assert b"aiohttp" not in answer
+            assert b"server: nanoagent\r\n" in answer
 
 
 async def test_remote_tools_are_open_where_the_worker_says_so(rig):

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -52,8 +52,11 @@ _NAMED: Final = {"Server": "nanoagent"}  # not which versions of what it is made
 _LINE_BYTES: Final = 8190
 _HEADERS: Final = 64
 _CHUNK: Final = 64 * 1024
+_LARGE: Final = 256 * 1024  # of a request: takes milliseconds to read
+_PIECE: Final = 16 * 1024  # of an answer: lines of two bytes take some 10 ms to count
 _LIST_S: Final = 10.0
 _LIST_BYTES: Final = 4 * 1024 * 1024
+_MOST_LISTED: Final = 4096  # models of one upstream
 _ERROR_BYTES: Final = 64 * 1024
 _ALL_BODIES: Final = 128 * 1024 * 1024  # each is in memory about twice while it is forwarded
 _NANOAGENT_VERSION: Final = b'{"version":"0.0.0"}'  # where no upstream is Ollama
@@ -90,27 +93,22 @@ class Bodies:
     def __init__(self, most_bytes: int) -> None:
         self.left = most_bytes
 
-    @contextmanager
-    def body(self) -> Iterator[bytearray]:
-        """One request's body, to be filled by `take`; its bytes are free again at the end."""
-        held = bytearray()
-        try:
-            yield held
-        finally:
-            self.left += len(held)
-
-    def take(self, held: bytearray, data: bytes) -> None:
+    def take(self, size: int, beside: int) -> None:
         """Some of a body has come.
+
+        Args:
+            size: So many bytes.
+            beside: What its run holds already: no run holds more than it leaves to all others together, so
+                that a few that hold as much as they can leave room for small requests.
 
         Raises:
             Refused: There is no room.
         """
-        if len(data) > self.left:
+        if beside + size > self.left - size:
             raise Refused(
                 503, "the worker's gateway has many large requests at the moment", "busy", retry_after_s=1
             )
-        held += data
-        self.left -= len(data)
+        self.left -= size
 
 
 @dataclass(slots=True)
@@ -120,6 +118,7 @@ class _Shared:
     budget: RunBudget
     share: LoopShare
     recording: Recording | None
+    held_bytes: int = 0
 
 
 class Gateway:
@@ -143,6 +142,7 @@ class Gateway:
         self.limits = limits
         self.metrics = metrics
         self.bodies = Bodies(_ALL_BODIES)
+        self.one_at_a_time = asyncio.Lock()  # large bodies are read so: between any two, others have the loop
         self._functions = FunctionBudgets(limits.function_tokens_per_minute, now)
         self._failing: dict[str, str] = {}
 
@@ -188,6 +188,12 @@ class _Handler(web.RequestHandler):
         begun = time.thread_time()
         super().data_received(data)
         self.share.charge(time.thread_time() - begun)
+
+    def handle_error(self, *given: Any, **named: Any) -> web.StreamResponse:
+        """What is answered to what is no HTTP; aiohttp's names its version and Python's."""
+        answer = super().handle_error(*given, **named)
+        answer.headers.update(_NAMED)
+        return answer
 
 
 class _Server(web.Server):
@@ -311,11 +317,27 @@ class _Conversation:
         route = ROUTES.get(path)
         if route is None or request.method != "POST":
             raise calls.unknown(request.method, path)
-        with self._shared.budget.request(), self._gateway.bodies.body() as held:
+        with self._shared.budget.request(), self._body() as held:
             await self._read(request, held)
             return await self._forward(request, route, bytes(held))
 
     # --- what comes from the job
+
+    @contextmanager
+    def _body(self) -> Iterator[bytearray]:
+        """A request's body, to be filled by `_take`; its bytes are free again at the end."""
+        held = bytearray()
+        try:
+            yield held
+        finally:
+            self._gateway.bodies.left += len(held)
+            self._shared.held_bytes -= len(held)
+
+    def _take(self, held: bytearray, data: bytes) -> None:
+        self._shared.budget.spend_bytes(len(data))
+        self._gateway.bodies.take(len(data), self._shared.held_bytes)
+        self._shared.held_bytes += len(data)
+        held += data
 
     async def _read(self, request: web.BaseRequest, held: bytearray) -> None:
         """The request's body into `held`.
@@ -337,8 +359,7 @@ class _Conversation:
                     await self.share.turn()
                     if len(held) + len(data) > limit:
                         raise _too_large(limit)
-                    self._shared.budget.spend_bytes(len(data))
-                    self._gateway.bodies.take(held, data)
+                    self._take(held, data)
         except TimeoutError as exc:
             raise Refused(
                 408, f"the request's body did not come within {_BODY_S:g} s", "body_timeout"
@@ -362,12 +383,12 @@ class _Conversation:
         documents = await upstreams.from_each(asked, source, _LIST_S, _LIST_BYTES)
         if asked and all(document is None for document in documents):
             raise Refused(502, "no model server of this worker could be asked", "upstream_failed")
-        listed = {
-            name: entry
-            for server, document in zip(asked, documents, strict=True)
-            for name, entry in _entries(document, api)
-            if servers.serving(name) is server
-        }
+        listed: dict[str, msgspec.Raw] = {}
+        for server, document in zip(asked, documents, strict=True):
+            with self.share.charged():
+                found_there = _entries(document, api)
+                listed |= {name: entry for name, entry in found_there if servers.serving(name) is server}
+            await asyncio.sleep(0)
         if path.startswith("/v1/models/"):
             name = unquote(path.removeprefix("/v1/models/"))
             if name not in listed:
@@ -382,22 +403,26 @@ class _Conversation:
         gateway = self._gateway
         if not gateway.servers.servers:
             gateway.servers.choose(self._run.model, route.api)
-        begun = time.thread_time()
-        try:
-            call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
-        finally:
-            self.share.charge(time.thread_time() - begun)
+        if len(sent) > _LARGE:
+            await self.share.turn()
+        async with gateway.one_at_a_time if len(sent) > _LARGE else nullcontext():
+            with self.share.charged():
+                call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
+                prompt_tokens = 0 if route.tells == "facts" else call.prompt_tokens
+        if self._is_lost:  # nobody was watching for that yet: AI_DRAIN_SECONDS would not end it
+            raise ConnectionResetError
         server = gateway.servers.choose(call.model, route.api)
         answers = route.tells == "text"
-        prompt_tokens = 0 if route.tells == "facts" else call.prompt_tokens
         reservation = self._shared.budget.reserve(prompt_tokens, call.wanted_in_all, answers=answers)
-        exchange = _Exchange(self, request, call, server, reservation, prompt_tokens)
+        with self.share.charged():
+            exchange = _Exchange(self, request, call, server, reservation, prompt_tokens)
         try:
             return await exchange.run()
         except Refused as failure:
             return _refusal(failure, route.api)
         finally:
-            exchange.settle()
+            with self.share.charged():
+                exchange.settle()
 
     @contextmanager
     def watched(self, scope: asyncio.Timeout) -> Iterator[None]:
@@ -516,7 +541,8 @@ class _Exchange:
             self._conversation.spend_bytes(len(data))
             if self._record is not None:
                 self._record.add(data)
-            await self._pass_on(response, self._meter.feed(data))
+            for at in range(0, len(data), _PIECE):
+                await self._meter_and_pass_on(response, data[at : at + _PIECE])
             self._stop_if_spent()
         await self._pass_on(response, self._meter.finish())
         self._outcome = "ok"
@@ -525,6 +551,17 @@ class _Exchange:
         await self._begin(response)
         await response.write_eof()
         return response
+
+    async def _meter_and_pass_on(self, response: web.StreamResponse, data: bytes) -> None:
+        """Then leave the loop to others, for as long as what it took is more than the run's share."""
+        assert self._meter is not None  # noqa: S101 - an answer is being read
+        share = self._conversation.share
+        with share.charged():
+            kept = self._meter.feed(data)
+        await self._pass_on(response, kept)
+        if len(data) == _PIECE:  # more is there already, most likely, and nothing is waited for
+            await asyncio.sleep(0)
+        await share.turn()
 
     async def _begin(self, response: web.StreamResponse) -> None:
         if self._response is None:
@@ -596,16 +633,26 @@ class _Exchange:
             self._record.close(tokens, seconds, complete=self._outcome == "ok")
 
 
-def _entries(document: bytes | None, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The models of a list, by name; of garbage none."""
-    field_name, key = ("data", "id") if api is Api.OPENAI else ("models", "name")
+class _Entry(msgspec.Struct):
+    id: str | None = None
+    name: str | None = None
+
+
+def _entries(document: bytes | None, api: Api) -> list[tuple[str, msgspec.Raw]]:
+    """The models of a list, by name, each as the upstream says it; of garbage none."""
     try:
-        listed = msgspec.json.decode(document or b"{}", type=dict[str, Any]).get(field_name)
+        whole = msgspec.json.decode(document or b"{}", type=dict[str, msgspec.Raw])
+        listed = whole.get("data" if api is Api.OPENAI else "models", msgspec.Raw(b"[]"))
+        entries = msgspec.json.decode(listed, type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return
-    for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get(key), str):
-            yield entry[key], entry
+        return []
+    found = []
+    for entry in entries[:_MOST_LISTED]:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            said = msgspec.json.decode(entry, type=_Entry)
+            if (name := said.id if api is Api.OPENAI else said.name) is not None:
+                found.append((name, entry))
+    return found
 
 
 def _too_large(limit: int) -> Refused:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _OF_A_CORE: Final = 0.1
 _AT_ONCE_S: Final = 0.5
@@ -34,6 +36,15 @@ class LoopShare:
         now = self._now()
         self._left_s = min(_AT_ONCE_S, self._left_s + (now - self._at) * _OF_A_CORE) - cpu_s
         self._at = now
+
+    @contextmanager
+    def charged(self) -> Iterator[None]:
+        """What the block takes is charged; nothing is waited for in it."""
+        begun = time.thread_time()
+        try:
+            yield
+        finally:
+            self.charge(time.thread_time() - begun)
 
     def delay_s(self) -> float:
         """How long nothing more is to be done for it, seconds."""
