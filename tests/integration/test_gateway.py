@@ -928,10 +928,10 @@ async def test_bodies_of_all_runs_together_fill_no_memory_and_one_run_leaves_hal
         assert (await hostile.post("/v1/embeddings", {"input": "a" * 50_000}))[0] == 200
 
 
-async def test_a_job_that_has_hung_up_before_its_turn_asks_nobody(rig, monkeypatch):
-    gateway, run = rig.gateway(), new_run()
-    turn, lost = asyncio.Event(), asyncio.Event()
-    monkeypatch.setattr(gateway.shared(run).share, "turn", turn.wait)
+async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(rig, monkeypatch):
+    monkeypatch.setattr(gateway_module, "_LARGE", 0)
+    gateway = rig.gateway()
+    lost = asyncio.Event()
     was_lost = gateway_module._Conversation.lost
 
     def noted(self: gateway_module._Conversation) -> None:
@@ -939,16 +939,15 @@ async def test_a_job_that_has_hung_up_before_its_turn_asks_nobody(rig, monkeypat
         lost.set()
 
     monkeypatch.setattr(gateway_module._Conversation, "lost", noted)
-    async with Door(gateway, run) as door, asyncio.timeout(gateways.DEADLINE_S):
-        _, writer = await asyncio.open_connection(door.host, door.port)
-        writer.write(post("/api/generate", ASK))
-        await writer.drain()
-        while not door.served:  # noqa: ASYNC110 - the door says nothing
-            await asyncio.sleep(0)
-        writer.close()
-        await lost.wait()
-        served = set(door.served)
-        turn.set()
+    async with Door(gateway, new_run()) as door, asyncio.timeout(gateways.DEADLINE_S):
+        async with gateway.one_at_a_time:
+            _, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(post("/api/generate", ASK))
+            while not gateway.one_at_a_time._waiters:  # noqa: ASYNC110 - a lock says nothing of those who wait
+                await asyncio.sleep(0)
+            writer.close()
+            await lost.wait()
+            served = set(door.served)
         await asyncio.gather(*served)
     assert rig.standin.log == []
 
