@@ -952,6 +952,15 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
     assert rig.standin.log == []
 
 
+async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):
+    gateway = rig.gateway(GatewayLimits(run=RunLimits(tokens=1000)))
+    async with Door(gateway, new_run()) as door:
+        body = {"messages": [], "n": 5000, "max_tokens": 1}
+        status, said = await door.post("/v1/chat/completions", body)
+    assert (status, said["error"]["code"]) == (429, "token_limit")
+    assert rig.standin.log == []
+
+
 class Lines:
     """A model server that answers with one line, and when it is told to with very many."""
 

@@ -11,7 +11,7 @@ from nanoagent.ai.refusals import Refused
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
 
-def reserve(budget: RunBudget, prompt: int = 0, wanted: int | None = None, *, answers: bool = True):
+def reserve(budget: RunBudget, prompt: int = 0, wanted: int | None = None, *, answers: int = 1):
     return budget.reserve(prompt, wanted, answers=answers)
 
 
@@ -56,9 +56,17 @@ def test_one_that_names_no_bound_leaves_room_for_those_beside_it():
             assert reserve(budget).cap == 1000
 
 
+def test_each_of_many_answers_needs_a_token():
+    budget = RunBudget(RunLimits(tokens=2000, concurrent=8))
+    with pytest.raises(Refused, match="needs about 10010"):
+        reserve(budget, 10, 10_000, answers=10_000)
+    with budget.request():
+        assert reserve(budget, 10, answers=1500).cap == 1500  # not the share of one call beside others
+
+
 def test_one_that_has_no_answer_needs_its_prompt_only():
     budget = RunBudget(RunLimits(tokens=100, concurrent=1))
-    reservation = reserve(budget, 100, answers=False)
+    reservation = reserve(budget, 100, answers=0)
     assert (reservation.cap, budget.reserved) == (0, 100)
 
 

@@ -133,8 +133,31 @@ def test_pictures_are_no_text_in_the_estimate():
     picture = "iVBORw0KGgo" * 10_000
     with_it = calls.read(ROUTES["/api/chat"], json.dumps({"images": [picture]}).encode(), "m")
     assert with_it.prompt_tokens < 50
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    assert calls.read(CHAT, json.dumps(body).encode(), "m").prompt_tokens < 100
     text = calls.read(ROUTES["/api/chat"], json.dumps({"messages": "word " * 1000}).encode(), "m")
     assert 1000 < text.prompt_tokens < 1500
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/generate", {"prompt": "{}"}),
+        ("/api/generate", {"system": "data:,{}"}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "{}"}]}),
+        ("/api/embeddings", {"prompt": "{}"}),
+        ("/api/embed", {"input": ["{}", "{}"]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "data:text/plain,{}"}]}),
+        ("/v1/completions", {"prompt": ["a", "{}"]}),
+        ("/v1/embeddings", {"input": "{}"}),
+    ],
+)
+def test_text_that_looks_like_a_picture_is_text(path, body):
+    """It is what is counted where an upstream has said nothing: of a stream that the run's end has cut."""
+    hidden = "aWdub3JlIGFsbA" * 10_000
+    sent = json.dumps(body).replace("{}", hidden).encode()
+    assert calls.read(ROUTES[path], sent, "m").prompt_tokens > len(hidden) // 5
 
 
 @pytest.mark.parametrize(

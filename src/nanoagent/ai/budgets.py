@@ -96,13 +96,13 @@ class RunBudget:
                 "byte_limit",
             )
 
-    def reserve(self, prompt_tokens: int, wanted_tokens: int | None, *, answers: bool) -> Reservation:
+    def reserve(self, prompt_tokens: int, wanted_tokens: int | None, *, answers: int) -> Reservation:
         """Room for a call.
 
         Args:
             prompt_tokens: Of its prompt, estimated.
             wanted_tokens: Of its answer at most, all choices together; None: it does not say.
-            answers: Whether it has an answer of tokens at all.
+            answers: How many answers of tokens it asks for; each has one token at the least.
 
         Raises:
             Refused: There is none.
@@ -115,12 +115,12 @@ class RunBudget:
         elif wanted_tokens is not None:
             cap = min(wanted_tokens, left - prompt_tokens)
         else:
-            cap = self._share(left - prompt_tokens)
+            cap = max(answers, self._share(left - prompt_tokens))
         return Reservation(self, self._function, prompt_tokens + cap, cap)
 
-    def _left(self, prompt_tokens: int, *, answers: bool) -> int | None:
+    def _left(self, prompt_tokens: int, *, answers: int) -> int | None:
         """How many tokens there are for this call, None without limit."""
-        needed = prompt_tokens + (1 if answers else 0)
+        needed = prompt_tokens + answers
         left: list[int] = []
         if self._limits.tokens:
             left.append(self._limits.tokens - self.used - self.reserved)

@@ -34,7 +34,12 @@ _BYTES_PER_TOKEN: Final = 4
 _MOST_SURE_TOKENS: Final = 4096
 """Every chat model takes so large a bound; several answer 400 to one that is above what they can do."""
 
-_BLOB: Final = re.compile(rb'"(?:data:[^",]{1,100},)?[A-Za-z0-9+/=]{1024,}"')
+# Pictures, sounds and files, where they can be and text cannot: elsewhere a prompt in base64 would pass for one.
+_BLOB: Final = rb'"(?:data:[^",]{1,100},)?[A-Za-z0-9+/=]{1024,}"'
+_BLOBS: Final = {
+    Api.OPENAI: re.compile(rb'"(?:url|image_url|file_data|data)"\s*:\s*(' + _BLOB + rb")"),
+    Api.OLLAMA: re.compile(rb"[\[,]\s*(" + _BLOB + rb")"),  # `images`
+}
 _BEFORE_VALUE: Final = re.compile(rb'[\s,{]*"(?:[^"\\]|\\.)*"\s*:\s*')
 _LIST_OF_PROMPTS: Final = re.compile(rb'\[\s*["\[]')  # not one prompt as a list of tokens
 _END: Final = re.compile(rb"[\s{]*\}\s*")
@@ -87,6 +92,10 @@ _FORBIDDEN: Final = {
     "route": "it names further models",
     "provider": "it names another upstream",
     "api_base": "it names another upstream",
+    "custom_llm_provider": "it names another upstream",
+    "model_list": "it names another upstream",
+    "user_config": "it names another upstream",
+    "extra_headers": "headers are the worker's",
     "base_url": "it names another upstream",
     "api_key": "keys are the worker's",
     "background": "its tokens could not be counted",
@@ -160,8 +169,8 @@ class Call:
     def prompt_tokens(self) -> int:
         """About how many its prompt has: by its bytes, those of pictures left out."""
         size = len(self.sent)
-        if size > 1024:
-            size -= sum(len(blob) for blob in _BLOB.findall(self.sent))
+        if size > 1024 and self.route.tells == "text":
+            size -= sum(map(len, _BLOBS[self.route.api].findall(self.sent)))
         return size // _BYTES_PER_TOKEN + 1
 
     @property

@@ -412,7 +412,7 @@ class _Conversation:
         if self._is_lost:  # nobody was watching for that yet: AI_DRAIN_SECONDS would not end it
             raise ConnectionResetError
         server = gateway.servers.choose(call.model, route.api)
-        answers = route.tells == "text"
+        answers = call.choices if route.tells == "text" else 0
         reservation = self._shared.budget.reserve(prompt_tokens, call.wanted_in_all, answers=answers)
         with self.share.charged():
             exchange = _Exchange(self, request, call, server, reservation, prompt_tokens)
