@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import socket
 import struct
+from contextlib import suppress
 
 import pytest
 
@@ -136,6 +137,27 @@ async def test_the_hosts_resolver_is_asked_for_absolute_names_and_knows_no_insid
     assert found == []
     made.close()
     made.close()
+
+
+async def test_what_is_sent_byte_by_byte_goes_on_at_a_pace(monkeypatch):
+    monkeypatch.setattr(egress_module, "_PIECES_BURST", 10)
+    monkeypatch.setattr(egress_module, "_PIECES_PER_S", 0.001)
+    loop = asyncio.get_running_loop()
+    near, theirs = socket.socketpair()
+    far, server = socket.socketpair()
+    with near, theirs, far, server:
+        for end in (near, theirs, far, server):
+            end.setblocking(False)
+        relay = asyncio.create_task(visit_of(Names())._relay(near, far))
+        passed = 0
+        with suppress(TimeoutError):
+            for _ in range(100):
+                await loop.sock_sendall(theirs, b"x")
+                async with asyncio.timeout(60 if passed < 10 else 0.2):  # it would go on at once
+                    passed += len(await loop.sock_recv(server, 1))
+        assert 10 <= passed <= 11  # what is waited for is waited for afterwards
+        relay.cancel()
+        await asyncio.wait({relay})
 
 
 # --- the address itself
