@@ -34,7 +34,7 @@ _BYTES_PER_TOKEN: Final = 4
 _MOST_SURE_TOKENS: Final = 4096
 """Every chat model takes so large a bound; several answer 400 to one that is above what they can do."""
 
-# Pictures, sounds and files, where they can be and text cannot: elsewhere a prompt in base64 would pass for one.
+# Pictures, sounds and files, where they can be and text cannot: elsewhere a prompt in base64 would be one.
 _BLOB: Final = rb'"(?:data:[^",]{1,100},)?[A-Za-z0-9+/=]{1024,}"'
 _BLOBS: Final = {
     Api.OPENAI: re.compile(rb'"(?:url|image_url|file_data|data)"\s*:\s*(' + _BLOB + rb")"),
