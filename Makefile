@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # Processes that tests are spread over.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 # What scenarios of faults record, for docs/reliability.md.
 ROWS := $(CURDIR)/.nanoagent/reliability.jsonl
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
@@ -34,7 +34,7 @@ setup-tests:
 
 test: setup-tests check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
-	@$(BIN)/pytest -n $(TEST_PROCESSES) $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
 
 soak: setup-tests  ## faults at every step, ten minutes of random ones (SEED=…), memory over 10,000 jobs; half an hour
 	$(call announce,faults: each recorded for docs/reliability.md)

@@ -67,9 +67,9 @@ async def test_a_flood_that_hangs_leaves_the_rest_of_the_slots_to_others_and_not
     worker: WorkerUnderTest, record_property: Callable[[str, object], None]
 ):
     key = await worker.upload(HANGS)
-    flood = [worker.message(functionId="flood", s3Key=key, timeoutMs=900_000) for _ in range(60)]
+    flood = [worker.message(functionId="flood", s3Key=key, timeoutMs=900_000) for _ in range(36)]
     quick = await worker.upload(QUICK)
-    others = [worker.message(functionId=f"other-{number % 4}", s3Key=quick) for number in range(20)]
+    others = [worker.message(functionId=f"other-{number % 4}", s3Key=quick) for number in range(12)]
     async with worker.redis.pubsub() as listener:
         await listener.psubscribe("result:*")
         results = Results(listener)

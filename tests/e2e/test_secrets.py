@@ -288,20 +288,26 @@ async def jobs_that_end_each_way(worker: MarkedWorker) -> list[tuple[str | None,
 async def jobs_that_fail_by_the_platform(
     worker: MarkedWorker, s3: Recorder, canaries: Canaries
 ) -> list[dict[str, Any]]:
-    """S3 refuses, the cache's folder is gone, S3 is gone."""
+    """S3 refuses, the cache's folder is gone."""
     leaves = await worker.upload({"main.py": "open('/output/file', 'w').write('x')"})
-    others = [await worker.upload({"main.py": f"print({number})"}) for number in range(2)]
+    other = await worker.upload({"main.py": "print(1)"})
     s3.fault = lambda call: call.operation == "PutObject"
     results = [await worker.run(s3Key=leaves)]
     s3.fault = lambda _: False
 
     workspaces = Path(f"/tmp/na-{canaries.cache}/code/workspaces")
     hidden = workspaces.rename(workspaces.with_name("hidden"))
-    results.append(await worker.run(s3Key=others[0]))
+    results.append(await worker.run(s3Key=other))
     hidden.rename(workspaces)
-    await s3.stop()
-    results.append(await worker.run(s3Key=others[1]))
     return results
+
+
+async def readiness_without_s3(worker: MarkedWorker, s3: Recorder, mark_of_address: str) -> str:
+    """A job that wants its code finds that S3 is gone, and goes back."""
+    key = await worker.upload({"main.py": "print(2)"})
+    await s3.stop()
+    await worker.stack.send(json.dumps(worker.message(s3Key=key)), queue_url=worker.queue_url)
+    return await ready_with(worker, mark_of_address)
 
 
 async def readiness_without_slots(worker: MarkedWorker, mark_of_folder: str) -> str:
@@ -359,6 +365,7 @@ async def test_no_mark_of_the_host_is_seen_where_it_must_not_be(
         failures = await jobs_that_fail_by_the_platform(worker, s3, canaries)
         assert [result["errorType"] for result in failures] == ["PLATFORM"] * len(failures)
         results += failures
+        sightings.look("readyz", await readiness_without_s3(worker, s3, canaries.s3_address))
         for result in results:
             sightings.look("result", json.dumps(result))
         async for key in worker.redis.scan_iter("*"):

@@ -333,7 +333,7 @@ async def test_a_stopping_worker_finishes_what_runs_and_gives_back_the_rest(
     stack: EmbeddedStack, tmp_path: Path
 ):
     # One CPU and half a CPU a job: two run, the others wait.
-    async with WorkerUnderTest(stack, tmp_path, {"WORKER_CPUS": "1"}) as worker:
+    async with WorkerUnderTest(stack, tmp_path, {"WORKER_CPUS": "1", "FUNCTION_MAX_SHARE": "1"}) as worker:
         source = "import time; print('begun', flush=True); time.sleep(3)"
         key = await worker.upload({"main.py": source})
         messages = [worker.message(s3Key=key) for _ in range(6)]
