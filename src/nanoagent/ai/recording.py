@@ -14,6 +14,7 @@ from collections import defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import structlog
 
 from nanoagent.ai.upstreams import Answer, UpstreamFailed
@@ -51,7 +52,7 @@ class Recording:
 
     def write(self, document: dict[str, Any]) -> None:
         """Add a line. A disk that is full costs the record, never the run."""
-        line = json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
+        line = msgspec.json.encode(document) + b"\n"
         self._written += len(line)
         if self._written > _MAX_FILE:
             return
@@ -77,7 +78,7 @@ class Exchange:
             "method": "POST",
             "path": call.route.path,
             "model": call.model,
-            "request": _parsed(call.body(None)),
+            "request": _in_one_line(call.body(None)),
         }
         self._answer = bytearray()
         self._is_whole = True
@@ -213,6 +214,15 @@ async def _in_pieces(told: bytes, *, complete: bool) -> AsyncIterator[bytes]:
         yield told[at : at + _PIECE]
     if not complete:
         raise UpstreamFailed("the answer that was recorded ends here")
+
+
+def _in_one_line(body: bytes) -> msgspec.Raw:
+    """A request's JSON as it is, and not as objects: they would take many times its bytes meanwhile."""
+    try:
+        body.decode()
+        return msgspec.Raw(msgspec.json.format(body, indent=-1))
+    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+        return msgspec.Raw(msgspec.json.encode(body.decode(errors="replace")))
 
 
 def _parsed(body: bytes) -> Any:
