@@ -109,16 +109,28 @@ async def test_there_is_an_end_of_names(monkeypatch):
     assert (await address_of(visit, "0.a.org"))[0] == 0
 
 
-async def test_one_run_waits_for_few_names_at_a_time():
+async def test_one_function_waits_for_few_names_at_a_time_and_those_of_ended_runs_count():
     names = Names()
     names.may_answer.clear()
-    visit = visit_of(names)
-    asking = [asyncio.create_task(address_of(visit, f"{n}.a.org")) for n in range(20)]
-    while names.at_once < 2:  # noqa: ASYNC110 - they are on the loop, and need a turn each
+    egress = Egress(AllowedHosts(["*"]), (), 1000)
+    egress.resolve = names
+    for run in range(3):
+        visit = egress.visit("slow")
+        asking = [asyncio.create_task(address_of(visit, f"{n}.{run}.org")) for n in range(20)]
+        while names.at_once < 4:  # noqa: ASYNC110 - they are on the loop, and need a turn each
+            await asyncio.sleep(0)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        del visit, asking, task
+    last = asyncio.create_task(address_of(egress.visit("slow"), "last.org"))
+    other = asyncio.create_task(address_of(egress.visit("other"), "other.org"))
+    while "other.org" not in names.asked:  # noqa: ASYNC110 - likewise
         await asyncio.sleep(0)
+    assert "last.org" not in names.asked
+    assert names.most_at_once == 5
     names.may_answer.set()
-    await asyncio.gather(*asking)
-    assert names.most_at_once == 2
+    assert [code for code, _ in await asyncio.gather(last, other)] == [0, 0]
 
 
 async def test_localhost_is_no_question_of_the_internets():

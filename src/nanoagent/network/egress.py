@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 from nanoagent.network import dns, policy
 from nanoagent.network.pace import Pace
@@ -31,8 +32,8 @@ _FIRST_ADDRESS: Final = int(ipaddress.IPv4Address("127.64.0.1"))
 _MAX_NAMES: Final = 4096  # a run's; each is an entry of a few hundred bytes
 _LOCALHOST: Final = "127.0.0.1"
 _RESOLVE_S: Final = 10.0
-_RESOLVERS: Final = 16  # threads that wait for the host's resolver, all runs together
-_RESOLVING_AT_ONCE: Final = 2  # of one run, so that a slow name server of its own holds up few others
+_RESOLVERS: Final = 32  # threads that wait for the host's resolver, all runs together
+_RESOLVING_AT_ONCE: Final = 4  # of one function, so that a slow name server of its own holds up few others
 _FRESH_S: Final = 60.0  # as long as a name's addresses are taken without asking again
 _CONNECT_S: Final = 10.0
 _MOST_ADDRESSES: Final = 4  # of one name that are tried
@@ -100,6 +101,8 @@ class Egress:
         counted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._threads: ThreadPoolExecutor | None = None
+        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._looking: set[asyncio.Future[list[str]]] = set()
         self.hosts = hosts
         self.max_bytes = max_bytes
         self.counted = counted
@@ -108,9 +111,39 @@ class Egress:
         self.resolve: Resolve = self._resolve
         self.connect: Connect = connect
 
-    def visit(self) -> Visit:
-        """What one run has of it."""
-        return Visit(self)
+    def visit(self, function_id: str = "") -> Visit:
+        """What one run has of it.
+
+        Args:
+            function_id: Whose names wait for one another, over all its runs.
+        """
+        places = self._places.get(function_id)
+        if places is None:
+            places = self._places[function_id] = asyncio.Semaphore(_RESOLVING_AT_ONCE)
+        return Visit(self, places)
+
+    async def find(self, name: str, places: asyncio.Semaphore) -> list[str]:
+        """A name's addresses.
+
+        Whoever asks waits for a bounded time, but the place is taken for as long as a thread is busy with it:
+        nobody can have others' threads by not waiting, as a run does that ends.
+
+        Raises:
+            OSError: It could not be asked, or not in time.
+        """
+        await places.acquire()
+        looking = asyncio.ensure_future(self.resolve(name))
+        self._looking.add(looking)
+
+        def ended(_: object) -> None:
+            places.release()
+            self._looking.discard(looking)
+            if not looking.cancelled():
+                looking.exception()  # told to whoever still waits, and otherwise to nobody
+
+        looking.add_done_callback(ended)
+        async with asyncio.timeout(_RESOLVE_S):
+            return await asyncio.shield(looking)
 
     async def _resolve(self, name: str) -> list[str]:
         if self._threads is None:  # threads of its own: others' names may be slow for as long as others like
@@ -119,8 +152,7 @@ class Egress:
         # already.
         ask = partial(socket.getaddrinfo, f"{name}.".encode(), None, type=socket.SOCK_STREAM)
         try:
-            async with asyncio.timeout(_RESOLVE_S):
-                found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         except socket.gaierror as exc:
             if exc.errno in {socket.EAI_NONAME, socket.EAI_NODATA}:
                 return []
@@ -175,11 +207,11 @@ def _is_hosts_own(address: str, source: str) -> bool:
 class Visit:
     """The path, as one run has it: its names and what is left of its bytes."""
 
-    def __init__(self, egress: Egress) -> None:
+    def __init__(self, egress: Egress, places: asyncio.Semaphore) -> None:
         self._egress = egress
+        self._places = places
         self._hosts: dict[str, _Host] = {}
         self._stand_ins: dict[str, _Host] = {}
-        self._resolving = asyncio.Semaphore(_RESOLVING_AT_ONCE)
         self._bytes_left = egress.max_bytes
         self._pieces = Pace.of(_PIECES_PER_S, _PIECES_BURST, _now())
 
@@ -221,8 +253,7 @@ class Visit:
         return host if addresses else None
 
     async def _resolved(self, name: str) -> list[str]:
-        async with self._resolving:
-            found = await self._egress.resolve(name)
+        found = await self._egress.find(name, self._places)
         return [address for address in dict.fromkeys(found) if self._egress.may_reach(address)][
             :_MOST_ADDRESSES
         ]

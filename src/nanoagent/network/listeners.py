@@ -122,7 +122,7 @@ class Network:
         if gateway is not None and run.policy.allows(NetworkPolicy.AI):
             services.by_door[GATEWAY] = lambda connection: gateway.serve(connection, run)
         if egress is not None and run.policy.allows(NetworkPolicy.EGRESS):
-            visit = egress.visit()
+            visit = egress.visit(run.function_id)
             services.answer = visit.answer
             for door in self.doors:
                 if door not in {GATEWAY, NAMES}:
