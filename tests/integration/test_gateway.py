@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 
 from nanoagent.ai import gateway as gateway_module
 from nanoagent.ai.budgets import RunLimits
-from nanoagent.ai.gateway import Bodies, GatewayLimits
+from nanoagent.ai.gateway import Bodies, Gateway, GatewayLimits
 from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.standin import Standin
-from nanoagent.ai.upstreams import HttpUpstream
+from nanoagent.ai.upstreams import HttpUpstream, Upstreams
 from nanoagent.network.base import AiUsage
 from support import gateways
 from support.gateways import Door, new_run
@@ -1035,6 +1035,24 @@ async def test_a_list_of_models_has_an_end_and_garbage_in_it_is_left_out(rig):
     server.close()
     assert listed.startswith(b'{"models":[{"name":"first","size":1.50},{"name":"m0"}')
     assert len(json.loads(listed)["models"]) <= 4096
+
+
+async def test_a_server_that_fails_every_other_time_floods_no_log(rig):
+    """Some answer 403 to what they do not like to read, so that a job could have it so."""
+    now = [0.0]
+    gateway = Gateway(Upstreams(()), GatewayLimits(), rig.metrics, lambda: now[0])
+    server = HttpUpstream(rig.session, "http://127.0.0.1:1")
+    with capture_logs() as logs:
+        for _ in range(100):
+            gateway.heard(server, "it refuses the key: 403")
+            gateway.heard(server, None)
+        assert 2 <= len(logs) <= 20
+        gateway.heard(server, "it is down")
+        now[0] = 60.0
+        logs.clear()
+        gateway.heard(server, "it is down")
+        gateway.heard(server, None)
+    assert [entry["event"] for entry in logs] == ["a model server fails", "a model server answers again"]
 
 
 async def test_what_is_no_http_is_not_told_what_the_gateway_is_made_of(rig):

@@ -31,6 +31,7 @@ from nanoagent.ai.recording import Recording
 from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.share import REQUEST_S, LoopShare
 from nanoagent.ai.upstreams import UpstreamFailed
+from nanoagent.network.pace import Pace
 
 if TYPE_CHECKING:
     import socket
@@ -54,6 +55,8 @@ _HEADERS: Final = 64
 _CHUNK: Final = 64 * 1024
 _LARGE: Final = 256 * 1024  # of a request: takes milliseconds to read
 _PIECE: Final = 16 * 1024  # of an answer: lines of two bytes take some 10 ms to count
+_NEWS_PER_S: Final = 1 / 30  # about model servers, in the log
+_NEWS_BURST: Final = 20
 _LIST_S: Final = 10.0
 _LIST_BYTES: Final = 4 * 1024 * 1024
 _MOST_LISTED: Final = 4096  # models of one upstream
@@ -145,6 +148,8 @@ class Gateway:
         self.one_at_a_time = asyncio.Lock()  # large bodies are read so: between any two, others have the loop
         self._functions = FunctionBudgets(limits.function_tokens_per_minute, now)
         self._failing: dict[str, str] = {}
+        self._now = now
+        self._news = Pace.of(_NEWS_PER_S, _NEWS_BURST, now())
 
     async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
         """See `network.base.Gateway`."""
@@ -157,11 +162,13 @@ class Gateway:
             server: Which.
             problem: What is wrong with it, None when nothing is.
         """
-        before = self._failing.get(server.name)
+        # What is not told now is news as well when the next request shows it.
+        if problem == self._failing.get(server.name) or not self._news.take(self._now()):
+            return
         if problem is None:
-            if self._failing.pop(server.name, None) is not None:
-                log.info("a model server answers again", server=server.name)
-        elif problem != before:
+            del self._failing[server.name]
+            log.info("a model server answers again", server=server.name)
+        else:
             self._failing[server.name] = problem
             log.warning("a model server fails", server=server.name, problem=problem)
 

@@ -31,3 +31,12 @@ class Pace:
         self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s) - 1
         self.at = now
         return max(0.0, -self.tokens / self.per_s)
+
+    def take(self, now: float) -> bool:
+        """Take a token if there is one."""
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
