@@ -153,7 +153,9 @@ SETTINGS_KO: Final = {
         "none: 아무 데도 연결할 수 없음; ai: 게이트웨이를 거쳐 모델에만; egress: 인터넷에도; "
         "작업이 더 좁게 요청할 수 있음 (`network`)"
     ),
-    "network_max_connections": "실행 하나가 게이트웨이와 인터넷에 동시에 열 수 있는 연결 수. 그 이상은 기다림",
+    "network_max_connections": (
+        "실행 하나가 게이트웨이와 인터넷에 동시에 열 수 있는 연결 수. 그 이상은 기다림"
+    ),
     "egress_allow": "실행이 연결할 수 있는 호스트: 이름, *.접미사, 전체는 *; 쉼표로 구분",
     "egress_deny": "사설망 외에 연결할 수 없는 네트워크(CIDR); 쉼표로 구분",
     "egress_ports": "연결할 수 있는 TCP 포트; 쉼표로 구분",
