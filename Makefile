@@ -34,7 +34,8 @@ setup-tests:
 
 test: setup-tests check  ## lint, types, import contracts and every test
 	$(call announce,tests with containers)
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
+	@# By file, because what a file's tests share (workers, containers, engines) is made once then.
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations 25 $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
 
 soak: setup-tests  ## faults at every step, ten minutes of random ones (SEED=…), memory over 10,000 jobs; half an hour
 	$(call announce,faults: each recorded for docs/reliability.md)

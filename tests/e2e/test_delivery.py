@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,47 +12,20 @@ import pytest_asyncio
 
 from nanoagent.job import Runtime
 from support.proxy import Proxy
+from support.waiting import EVENTUALLY_S, announced, eventually
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from nanoagent.local import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
-EVENTUALLY_S = 60
 VISIBILITY_S = 5  # the shortest that settings allow
 PYTHON_ONLY = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime if runtime != "python"}
 SETTINGS = {"SQS_VISIBILITY_SECONDS": str(VISIBILITY_S), "LOG_LEVEL": "INFO", **PYTHON_ONLY}
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that has no signal of its own to wait for: another process's doing."""
-    async with asyncio.timeout(EVENTUALLY_S):
-        while not await condition():  # noqa: ASYNC110 - another process's state has no event
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def results_of(worker: WorkerUnderTest, request_id: str) -> AsyncIterator[asyncio.Queue[bytes]]:
-    """Everything that is published for a request while the block runs."""
-    heard: asyncio.Queue[bytes] = asyncio.Queue()
-
-    async def listen() -> None:
-        async for event in listener.listen():
-            if event["type"] == "message":
-                heard.put_nowait(event["data"])
-
-    async with worker.redis.pubsub() as listener:
-        await listener.subscribe(f"result:{request_id}")
-        await listener.get_message(timeout=10)
-        task = asyncio.create_task(listen())
-        try:
-            yield heard
-        finally:
-            task.cancel()
 
 
 async def test_a_job_that_outlasts_the_visibility_timeout_twice_is_received_once(
@@ -62,7 +34,7 @@ async def test_a_job_that_outlasts_the_visibility_timeout_twice_is_received_once
     async with WorkerUnderTest(stack, tmp_path, SETTINGS) as worker:
         key = await worker.upload({"main.py": "import time; time.sleep(12); print('whole')"})
         message = worker.message(s3Key=key, timeoutMs=60_000)
-        async with results_of(worker, message["requestId"]) as heard:
+        async with announced(worker.redis, message["requestId"]) as heard:
             (result,) = await worker.run_all([message])
 
             async def is_deleted() -> bool:
@@ -81,7 +53,7 @@ async def test_a_run_whose_message_is_gone_is_stopped_and_publishes_nothing(
     async with WorkerUnderTest(stack, tmp_path, SETTINGS) as worker:
         source = "import time\nopen('/output/file', 'w').write('late')\ntime.sleep(600)\n"
         message = worker.message(s3Key=await worker.upload({"main.py": source}))
-        async with results_of(worker, message["requestId"]) as heard:
+        async with announced(worker.redis, message["requestId"]) as heard:
             await send(worker, message)
 
             async def runs() -> bool:
@@ -142,7 +114,7 @@ async def test_a_request_that_comes_in_two_messages_runs_once_on_two_workers(
     key = await pair[0].upload({"main.py": "import time, uuid; time.sleep(3); print(uuid.uuid4())"})
     message = pair[0].message(s3Key=key)
     before = await runs_of(pair)
-    async with results_of(pair[0], message["requestId"]) as heard:
+    async with announced(pair[0].redis, message["requestId"]) as heard:
         for _ in range(4):
             await send(pair[0], message)
 
@@ -169,7 +141,7 @@ async def test_a_worker_that_was_paused_until_its_job_was_taken_over_says_and_ov
     )
     message = pair[0].message(s3Key=await pair[0].upload({"main.py": source}), timeoutMs=60_000)
     lost = [await worker.metric("worker_leases_lost_total") for worker in pair]
-    async with results_of(pair[0], message["requestId"]) as heard:
+    async with announced(pair[0].redis, message["requestId"]) as heard:
         await send(pair[0], message)
         paused, other = await busy_one(pair)
         paused.agent.signal(signal.SIGSTOP)
@@ -203,7 +175,7 @@ async def test_a_job_whose_worker_was_killed_has_one_result_from_another(
     async with WorkerUnderTest(stack, folders[0], SETTINGS) as one:
         key = await one.upload({"main.py": source})
         message = one.message(s3Key=key, input={"s": 2})
-        async with results_of(one, message["requestId"]) as heard:
+        async with announced(one.redis, message["requestId"]) as heard:
             await send(one, message)
 
             async def runs() -> bool:
@@ -237,7 +209,7 @@ async def test_a_result_that_redis_was_away_for_is_published_when_it_is_back(
         WorkerUnderTest(stack, tmp_path, settings_of(redis, tmp_path)) as worker,
     ):
         message = await a_job(worker, seconds=2)
-        async with results_of(worker, message["requestId"]) as heard:
+        async with announced(worker.redis, message["requestId"]) as heard:
             await send(worker, message)
             await until_it_runs(worker)
             await redis.cut()
@@ -263,7 +235,7 @@ async def test_a_result_outlives_the_worker_that_could_not_publish_it(stack: Emb
         settings = settings_of(redis, tmp_path)
         async with WorkerUnderTest(stack, folders[0], settings) as one:
             message = await a_job(one, seconds=1)
-            async with results_of(one, message["requestId"]) as heard:
+            async with announced(one.redis, message["requestId"]) as heard:
                 await send(one, message)
                 await until_it_runs(one)
                 await redis.cut()
@@ -309,7 +281,7 @@ async def test_jobs_are_called_off_while_they_run_wait_for_room_or_are_still_to_
         results = []
 
         async def called_off(message: dict[str, Any]) -> dict[str, Any]:
-            async with results_of(worker, message["requestId"]) as heard, asyncio.timeout(EVENTUALLY_S):
+            async with announced(worker.redis, message["requestId"]) as heard, asyncio.timeout(EVENTUALLY_S):
                 await call_off(worker, message["requestId"])
                 return dict(json.loads(await heard.get()))
 

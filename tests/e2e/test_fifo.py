@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,11 @@ from nanoagent.job import Runtime
 from support.fakes import finished, message
 from support.in_process import DATABASE, Queues, real_rig
 from support.reliability import COUNTED, starts_in
+from support.waiting import announced
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from nanoagent.local import EmbeddedStack
@@ -53,30 +53,9 @@ async def send(stack: EmbeddedStack, queue_url: str, *jobs: tuple[str, str]) -> 
             assert not answer.get("Failed")
 
 
-@asynccontextmanager
-async def results_of(redis: Redis, names: list[str]) -> AsyncIterator[asyncio.Queue[dict[str, Any]]]:
-    """Every result of these requests while the block runs, in order."""
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    async def listen() -> None:
-        async for event in listener.listen():
-            if event["type"] == "message":
-                heard.put_nowait(json.loads(event["data"]))
-
-    async with redis.pubsub() as listener:
-        await listener.subscribe(*(f"result:{name}" for name in names))
-        for _ in names:
-            await listener.get_message(timeout=10)
-        task = asyncio.create_task(listen())
-        try:
-            yield heard
-        finally:
-            task.cancel()
-
-
-async def all_of(heard: asyncio.Queue[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+async def all_of(heard: asyncio.Queue[bytes], number: int) -> list[dict[str, Any]]:
     async with asyncio.timeout(DEADLINE_S):
-        return [await heard.get() for _ in range(number)]
+        return [json.loads(await heard.get()) for _ in range(number)]
 
 
 def scripts_of(names: list[str]) -> dict[str, Callable[[Attempt], Any]]:
@@ -106,7 +85,7 @@ async def test_groups_are_worked_on_in_order_while_jobs_fail_and_find_no_room(
     room = {"worker_memory_mb": 4096, "worker_cpus": 6.0}
     async with (
         Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis,
-        results_of(redis, names) as heard,
+        announced(redis, *names) as heard,
         real_rig(stack, tmp_path, queues, **room) as rig,
     ):
         rig.executor.scripts = scripts_of(names)
@@ -150,7 +129,7 @@ async def test_groups_keep_their_order_over_a_drain_and_a_buried_message_stays_i
         dead = f"{tag}-a2"
         await one.redis.sadd(f"nanoagent:failed:{dead}", 1)  # its only attempt ended with its worker, say
         jobs = [(one.body(one.message(requestId=name, s3Key=key)), name[-2]) for name in names]
-        async with results_of(one.redis, names) as heard:
+        async with announced(one.redis, *names) as heard:
             await send(stack, one.queue_url, *jobs)
             results = await all_of(heard, 2)
             assert await one.agent.stop() == 0  # SIGTERM: what runs is finished

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from nanoagent.job import Runtime
+from support.waiting import eventually
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from nanoagent.local import EmbeddedStack
@@ -93,16 +93,6 @@ GOOD: Final[list[dict[str, Any]]] = [
     {"input": SECRETIVE, **SECRETIVE},
     {"functionId": "$(reboot) ../../ '\" <b> 한글"},
 ]
-
-
-EVENTUALLY_S: Final = 120  # a hang is a failure; nothing is measured by it
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for another process's doing."""
-    async with asyncio.timeout(EVENTUALLY_S):
-        while not await condition():  # noqa: ASYNC110 - another process's state has no event
-            await asyncio.sleep(0.1)
 
 
 async def _are_told(worker: WorkerUnderTest, request_ids: list[str]) -> bool:

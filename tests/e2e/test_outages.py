@@ -425,8 +425,9 @@ async def disk_is_full_when_redis_is_away(place: Place) -> None:
 
         try:
             await until(is_kept)
-            assert "result kept in memory only" in place.worker.log.read_text()
-            assert not list((disk / "results").glob("*~*"))
+            # Or on the disk, should the gate have let go of code that nobody uses just then.
+            in_memory = "result kept in memory only" in place.worker.log.read_text()
+            assert in_memory != bool(list((disk / "results").glob("*~*")))
         finally:
             (disk / "filler").unlink()
             await place.redis.restore()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis
@@ -15,10 +15,10 @@ from nanoagent.job import Runtime
 from support.fakes import finished, message
 from support.in_process import DATABASE, Queues, real_rig
 from support.reliability import COUNTED, starts_in
+from support.waiting import EVENTUALLY_S, announced, eventually
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from nanoagent.local import EmbeddedStack
@@ -27,38 +27,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
-EVENTUALLY_S = 120
 MAX_ATTEMPTS = 2
 MAX_RECEIVES = 3
 PYTHON_ONLY = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime if runtime != "python"}
 SETTINGS = {"SQS_VISIBILITY_SECONDS": "5", "MAX_ATTEMPTS": str(MAX_ATTEMPTS), **COUNTED, **PYTHON_ONLY}
-
-
-async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait for something that has no signal of its own to wait for: another process's doing."""
-    async with asyncio.timeout(EVENTUALLY_S):
-        while not await condition():  # noqa: ASYNC110 - another process's state has no event
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def heard_of(redis: Redis, request_id: str) -> AsyncIterator[asyncio.Queue[dict[str, Any]]]:
-    """Everything that is published for a request while the block runs."""
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    async def listen() -> None:
-        async for event in listener.listen():
-            if event["type"] == "message":
-                heard.put_nowait(json.loads(event["data"]))
-
-    async with redis.pubsub() as listener:
-        await listener.subscribe(f"result:{request_id}")
-        await listener.get_message(timeout=10)
-        task = asyncio.create_task(listen())
-        try:
-            yield heard
-        finally:
-            task.cancel()
 
 
 @pytest.mark.timeout(600)  # three workers are started
@@ -89,12 +61,12 @@ async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_mess
         assert one is not None
         (tmp_path / "last").mkdir()
         async with (
-            heard_of(one.redis, job["requestId"]) as heard,
+            announced(one.redis, job["requestId"]) as heard,
             WorkerUnderTest(stack, tmp_path / "last", SETTINGS, beside=one) as last,
         ):
             await stack.send("no JSON", queue_url=one.queue_url)
             async with asyncio.timeout(EVENTUALLY_S):
-                result = await heard.get()
+                result = json.loads(await heard.get())
             queue, dead_letters = one.queue_url, one.dead_letter_url
 
             async def all_is_settled() -> bool:
@@ -143,13 +115,13 @@ async def test_twenty_interruptions_on_a_queue_that_hands_out_five_times_are_no_
     queues = await asyncio.to_thread(Queues.make, stack, max_receives=5)
     async with (
         Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis,
-        heard_of(redis, "interrupted") as heard,
+        announced(redis, "interrupted") as heard,
         real_rig(stack, tmp_path, queues) as rig,
     ):
         rig.executor.scripts["interrupted"] = script
         await stack.send(message("interrupted"), queue_url=queues.url)
         async with asyncio.timeout(EVENTUALLY_S):
-            result = await heard.get()
+            result = json.loads(await heard.get())
     assert rig.journal.count("execute") == 21
     assert (result["status"], result["attempt"]) == ("SUCCESS", 1)
     assert await stack.queue_depth(queue_url=queues.url) == (0, 0, 0)

@@ -14,10 +14,11 @@ import aiodocker
 import pytest
 
 from nanoagent.job import Runtime
+from support.waiting import eventually
 from support.worker import PROGRAMS, WorkerUnderTest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from nanoagent.local import EmbeddedStack
 
@@ -25,14 +26,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
 MB = 1024 * 1024
 RUNTIMES = [str(runtime) for runtime in Runtime]
-EVENTUALLY_S = 60
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that has no signal of its own to wait for: another process's doing."""
-    async with asyncio.timeout(EVENTUALLY_S):
-        while not await condition():  # noqa: ASYNC110 - another process's state has no event
-            await asyncio.sleep(0.1)
 
 
 async def containers_of(worker_id: str) -> list[dict[str, Any]]:
