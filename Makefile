@@ -41,7 +41,7 @@ soak: setup-tests  ## faults at every step, ten minutes of random ones (SEED=…
 	$(call announce,faults: each recorded for docs/reliability.md)
 	@mkdir -p .nanoagent
 	@rm -f $(ROWS)
-	@RELIABILITY_ROWS=$(ROWS) $(BIN)/pytest -n $(TEST_PROCESSES) -m 'soak or not soak' \
+	@RELIABILITY_ROWS=$(ROWS) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m 'soak or not soak' \
 		tests/faults $(shell grep -l support.reliability tests/e2e/*.py)
 	$(call announce,random faults)
 	@RELIABILITY_ROWS=$(ROWS) PYTHONPATH=tests $(BIN)/python -m faults.random_run $(if $(SEED),--seed $(SEED))
