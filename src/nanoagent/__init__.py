@@ -18,14 +18,17 @@ One process, one asyncio loop. A job's way through it, and the module that owns 
 * Inside it, process 1 is the **supervisor** (`src/nanosupervisor`), which starts the program, keeps its
   limits, reports what happened and wipes what is left. The agent believes lengths and counts only after
   checking them: what comes out of a container is hostile.
+* What a run may reach comes to the agent as connections on sockets of the run's own network: models by the
+  **gateway** (`ai`), names and TCP of the internet by a filter (`network`).
 * What the user's code did is a value (`result.Outcome`); what our side did wrong is an exception
   (`errors.PlatformError`). The table in `result` decides what each means for the message.
 
 Order of effects: outputs uploaded → result stored and published → message deleted. A crash anywhere
 repeats from the last finished step.
 
-Read in this order: `job`, `result`, `config`, `worker`, `executor`, `runner`, `container.pool`,
-`runtime.session`, `src/nanosupervisor/supervisor.c`, then `agent`, which puts the parts together.
+Read in this order: `job`, `result`, `config`, `worker`, `handling`, `executor`, `runner`, `container.pool`,
+`runtime.session`, `src/nanosupervisor/supervisor.c`, `network.listeners`, `ai.gateway`, then `agent`, which
+puts the parts together.
 """
 
 __version__ = "0.1.0"
