@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from support.own_network import Channel, OwnNetwork
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,3 +23,19 @@ def logging_as_before() -> Iterator[None]:
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[OwnNetwork]:
+    """A network namespace that sockets can be made in."""
+    made = OwnNetwork()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    """A supervisor's connection for doors, both ends."""
+    made = Channel()
+    yield made
+    made.close()

@@ -12,30 +12,17 @@ import pytest
 
 from nanoagent.errors import ProtocolError
 from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
-from support.own_network import Channel, OwnNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from support.own_network import Channel, OwnNetwork
 
 GATEWAY = Door(DoorKind.TCP, "127.0.0.1", 11434)
 NAMES = Door(DoorKind.UDP, "127.0.0.1", 53)
 WEB = Door(DoorKind.TCP, "0.0.0.0", 443)
 WANTED = (GATEWAY, NAMES, WEB)
 GET_NETNS_COOKIE = 71  # SO_NETNS_COOKIE
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[OwnNetwork]:
-    made = OwnNetwork()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def channel() -> Iterator[Channel]:
-    made = Channel()
-    yield made
-    made.close()
 
 
 @pytest.fixture

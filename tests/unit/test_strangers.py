@@ -18,26 +18,12 @@ from nanoagent.errors import ProtocolError
 from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
 from support.containers import worker_home
 from support.fake_supervisor import hello
-from support.own_network import Channel, OwnNetwork
+from support.own_network import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 GATEWAY = Door(DoorKind.TCP, "127.0.0.1", 11434)
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[OwnNetwork]:
-    made = OwnNetwork()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def channel() -> Iterator[Channel]:
-    made = Channel()
-    yield made
-    made.close()
 
 
 @asynccontextmanager

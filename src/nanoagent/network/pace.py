@@ -28,15 +28,18 @@ class Pace:
 
     def delay_s(self, now: float) -> float:
         """Take a token, and say how long to wait for it."""
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s) - 1
-        self.at = now
+        self._refill(now)
+        self.tokens -= 1
         return max(0.0, -self.tokens / self.per_s)
 
     def take(self, now: float) -> bool:
         """Take a token if there is one."""
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
-        self.at = now
+        self._refill(now)
         if self.tokens < 1:
             return False
         self.tokens -= 1
         return True
+
+    def _refill(self, now: float) -> None:
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
+        self.at = now
