@@ -64,7 +64,7 @@ SETTINGS_KO: Final = {
     "retry_max_seconds": "그 지연의 최댓값(초)",
     "drain_seconds": "멈추는 워커가 실행 중인 작업을 기다리는 시간(초)",
     "interruption_notices": "ec2: EC2나 Auto Scaling이 인스턴스를 회수하려 하면 작업을 마무리하고 멈춤",
-    "locale": "팁과 힌트의 언어",
+    "locale": "작업에 `locale`이 없을 때 결과에 쓰는 언어",
     "log_level": "기록할 최소 로그 수준",
     "log_format": "auto: 터미널이면 텍스트, 아니면 JSON",
     "docker_work_dir_root": "슬롯 폴더와 업로드 대기 중인 출력 파일의 폴더",

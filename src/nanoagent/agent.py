@@ -623,7 +623,7 @@ def _tuner(settings: Settings) -> Tuner:
         currency=settings.price_currency,
         savings_runs=settings.savings_runs,
     )
-    return Tuner(prices, settings.locale, settings.largest_job_mb)
+    return Tuner(prices, settings.largest_job_mb)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from nanoagent.job import (
     NetworkPolicy,
     Runtime,
 )
+from nanoagent.text import Locale
 
 _MIB: Final = 1024 * 1024
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
@@ -227,7 +228,7 @@ class Settings(BaseSettings):
     interruption_notices: Literal["none", "ec2"] = Field(
         "none", description="ec2: drain when EC2 or its Auto Scaling is about to take the instance away"
     )
-    locale: Literal["ko", "en"] = Field("ko", description="language of tips and hints")
+    locale: Locale = Field("ko", description="language of a result's texts, unless the job has a `locale`")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least level that is logged"
     )
@@ -566,6 +567,7 @@ class Settings(BaseSettings):
             max_memory_mb=self.largest_job_mb,
             memory_mb=min(DEFAULT_MEMORY_MB, self.largest_job_mb),
             network=self.network,
+            locale=self.locale,
         )
 
     @property

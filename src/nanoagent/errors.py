@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nanoagent.text import Text, as_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -76,16 +78,16 @@ class Rejected(NanoAgentError):  # noqa: N818 - the field's word for it; the job
     def __init__(
         self,
         error_type: ErrorType,
-        message: str,
+        message: Text | str,
         *,
-        hint: str | None = None,
+        hint: Text | str | None = None,
         stderr: str = "",
         certain: bool = True,
     ) -> None:
-        super().__init__(message)
+        super().__init__(str(message))
         self.error_type = error_type
-        self.message = message
-        self.hint = hint
+        self.message = as_text(message)
+        self.hint = None if hint is None else as_text(hint)
         self.stderr = stderr
         self.certain = certain
 
@@ -102,7 +104,7 @@ class Remembered(Rejected):
     """
 
     def __init__(
-        self, error_type: ErrorType, message: str, *, reason: str, build_ms: float = 0, **rejected: Any
+        self, error_type: ErrorType, message: Text, *, reason: str, build_ms: float = 0, **rejected: Any
     ) -> None:
         super().__init__(error_type, message, **rejected)
         self.reason = reason
@@ -122,31 +124,37 @@ class PlatformError(NanoAgentError):
         told: What the sender is told instead.
     """
 
-    told: str = "the worker failed"
+    told: Text = Text("the worker failed", "워커에 문제가 생겼습니다")
 
 
 class BrokerError(PlatformError):
     """The queue did not do what was asked."""
 
-    told = "the queue failed"
+    told = Text("the queue failed", "큐에 문제가 생겼습니다")
 
 
 class SinkError(PlatformError):
     """The result could not be stored, or the store could not be asked."""
 
-    told = "the store of results failed"
+    told = Text("the result store failed", "결과 저장소에 문제가 생겼습니다")
 
 
 class StorageError(PlatformError):
     """The object store failed (not: the object is missing, see `storage.base.ObjectMissing`)."""
 
-    told = "the object store, or the worker's cache of it, failed"
+    told = Text(
+        "the object store, or the worker's cache of it, failed",
+        "객체 저장소 또는 워커의 캐시에 문제가 생겼습니다",
+    )
 
 
 class ContainerError(PlatformError):
     """A container could not be made, or died, or did not answer."""
 
-    told = "the job's container could not be made, or failed"
+    told = Text(
+        "the job's container could not be made, or failed",
+        "작업의 컨테이너를 만들지 못했거나 컨테이너에 문제가 생겼습니다",
+    )
 
 
 class ContainerNotMade(ContainerError):  # noqa: N818 - says what did not happen
@@ -160,9 +168,11 @@ class KnownToCrash(ContainerError):  # noqa: N818 - said of the code
         memory: What is remembered, for the sender as well.
     """
 
-    def __init__(self, memory: str) -> None:
+    def __init__(self, memory: Text) -> None:
         super().__init__(f"the code takes its containers down ({memory})")
-        self.told = f"{ContainerError.told} ({memory})"
+        self.told = Text("{told} ({memory})", "{told} ({memory})").format(
+            told=ContainerError.told, memory=memory
+        )
 
 
 class ProtocolError(ContainerError):
@@ -176,8 +186,8 @@ class GivenUp(PlatformError):  # noqa: N818 - what becomes of the job, by our fa
         why: For the sender as well.
     """
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, why: Text) -> None:
+        super().__init__(str(why))
         self.told = why
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanoagent.errors import KnownToCrash, Rejected, Remembered
 from nanoagent.result import ErrorType, Result, Status, hint_for
+from nanoagent.text import Text
 from nanoagent.tuner import RunUsage
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from nanoagent.outputs import OutputUploader
     from nanoagent.runner import Attempt, Runner
     from nanoagent.tuner import Tuner
+
+
+_CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
+_LOG_SAYS_MORE: Final = Text(
+    "{told}; the worker's log says more of this requestId",
+    "{told}. 자세한 내용은 워커 로그에서 이 requestId로 확인하세요",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +112,7 @@ class Executor:
 
     def _advise(self, job: Job, result: Result, peak_bytes: int) -> None:
         usage = RunUsage(job.memory_mb, peak_bytes, result.duration_ms, result.error_type)
-        advice = self._parts.tuner.advise(job.function_id, usage)
+        advice = self._parts.tuner.advise(job.function_id, usage, job.locale)
         result.optimization_tip = advice.tip
         result.estimated_savings = advice.estimated_savings
         result.tuning = advice.tuning
@@ -116,19 +124,20 @@ class Executor:
             attempt.timings.build = round(rejection.build_ms, 3) or attempt.timings.build
         result = self._blank(attempt, rejection.error_type, rejection.message)
         result.stderr = rejection.stderr
-        result.hint = rejection.hint or result.hint
+        if rejection.hint is not None:
+            result.hint = rejection.hint.in_(attempt.job.locale)
         return result
 
     def failed(self, attempt: Attempt, failure: PlatformError) -> Result:
         """The result of a job that was given up, by our fault; why in detail is the log's."""
-        message = f"{failure.told}; the worker's log says more of this requestId"
+        message = _LOG_SAYS_MORE.format(told=failure.told)
         return self._blank(attempt, ErrorType.PLATFORM, message)
 
     def cancelled(self, attempt: Attempt) -> Result:
         """The result of a job that was called off before its program had run, or that had to be given up."""
-        return self._blank(attempt, ErrorType.CANCELLED, "the job was called off")
+        return self._blank(attempt, ErrorType.CANCELLED, _CANCELLED)
 
-    def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: str | None) -> Result:
+    def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: Text | None) -> Result:
         """A result with what is known of every job."""
         job = attempt.job
         status = Status.SUCCESS if error_type is None else Status.FAILED
@@ -140,8 +149,8 @@ class Executor:
             runtime=job.runtime,
             status=Status.TIMEOUT if error_type is ErrorType.TIMEOUT else status,
             error_type=error_type,
-            error_message=message,
-            hint=None if error_type is None else hint_for(error_type, self._settings.locale),
+            error_message=None if message is None else message.in_(job.locale),
+            hint=None if error_type is None else hint_for(error_type, job.locale),
             timings=attempt.timings,
             worker_id=self._settings.worker_id,
             attempt=attempt.number,

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from nanoagent.errors import ContainerError, ContainerNotMade, KnownToCrash, Rejected, Remembered
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -34,6 +35,14 @@ _CRASHES: Final = 3
 _UNCERTAIN_BUILDS: Final = 2
 # The first pause is an eighth of the longest: what was the platform's fault after all is found out early.
 _DOUBLINGS: Final = 3
+_BUILD_REMEMBERED: Final = Text(
+    "{message} (remembered: built {ago_s} s ago with the same outcome; tried again in {left_s} s)",
+    "{message} (기억된 결과: {ago_s}초 전에 빌드했을 때도 같았으며, {left_s}초 뒤에 다시 시도합니다)",
+)
+_CRASH_REMEMBERED: Final = Text(
+    "remembered: failed {times} times in sequence, last {ago_s} s ago; tried again in {left_s} s",
+    "기억된 결과: 연속으로 {times}번 실패했고 마지막은 {ago_s}초 전이며, {left_s}초 뒤에 다시 시도합니다",
+)
 
 RecordT = TypeVar("RecordT")
 
@@ -69,8 +78,8 @@ class _FailedBuild:
     """How a build ended, when, how long it took, and how often in sequence."""
 
     error_type: ErrorType
-    message: str
-    hint: str | None
+    message: Text
+    hint: Text | None
     stderr: str
     certain: bool
     ended_at: float
@@ -127,8 +136,7 @@ class FailedBuilds:
         ago_s, left_s = now - known.ended_at, known.ended_at + self._for_s - now
         return Remembered(
             known.error_type,
-            f"{known.message} (remembered: built {ago_s:.0f} s ago with the same outcome;"
-            f" tried again in {math.ceil(left_s)} s)",
+            _BUILD_REMEMBERED.format(message=known.message, ago_s=round(ago_s), left_s=math.ceil(left_s)),
             hint=known.hint,
             stderr=known.stderr,
             reason="build",
@@ -201,8 +209,11 @@ class CrashMemory:
         if record is None or now >= record.refused_until:
             return
         raise KnownToCrash(
-            f"remembered: failed {record.times} times in sequence, last {now - record.last_at:.0f} s ago;"
-            f" tried again in {math.ceil(record.refused_until - now)} s"
+            _CRASH_REMEMBERED.format(
+                times=record.times,
+                ago_s=round(now - record.last_at),
+                left_s=math.ceil(record.refused_until - now),
+            )
         )
 
     @contextmanager

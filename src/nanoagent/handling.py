@@ -23,6 +23,7 @@ from nanoagent.errors import GivenUp, Interrupted, PlatformError, SinkError, Sup
 from nanoagent.result import ErrorType, Settle
 from nanoagent.runner import Attempt
 from nanoagent.sink.base import Answered, Taken
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,7 +53,14 @@ _MAX_TWINS: Final = 4  # deliveries of one request that wait for the first; SQS 
 _CROWDED_DELAY_S: Final = 15.0  # a job that found no room comes back then, here or elsewhere
 _TAKEN_DELAY_MAX_S: Final = 1800.0
 _TAKEN_DOUBLINGS: Final = 8
-_LAST_RECEIPT: Final = "maxReceiveCount of the queue's redrive policy"
+_ATTEMPTS_FAILED: Final = Text(
+    "{failures} attempts failed, or ended with their worker",
+    "{failures}번의 시도가 실패했거나 워커와 함께 중단되었습니다",
+)
+_RECEIPTS_USED_UP: Final = Text(
+    "the worker had to return it after its last receipt (maxReceiveCount of the queue's redrive policy)",
+    "마지막 수신 뒤에 워커가 되돌려 놓아야 했습니다 (큐 redrive policy의 maxReceiveCount)",
+)
 _KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
 
 
@@ -451,7 +459,7 @@ class Handler:
             return self._parts.executor.cancelled(attempt)
         if claim.failures >= self._settings.max_attempts:
             # The last one ended with its worker, or could not be told of.
-            raise GivenUp(f"{claim.failures} attempts failed, or ended with their worker")
+            raise GivenUp(_ATTEMPTS_FAILED.format(failures=claim.failures))
         job = attempt.job
         end_watch = self._parts.cancellations.watch(job.request_id, lambda: self._call_off(held, attempt))
         try:
@@ -652,9 +660,7 @@ class Handler:
                     return
                 if claim is not None:
                     attempt = Attempt(job, claim.failures, 0)
-                    failure = GivenUp(
-                        f"the worker had to give it back after its last receipt ({_LAST_RECEIPT})"
-                    )
+                    failure = GivenUp(_RECEIPTS_USED_UP)
                     await self._tell_and_bury(
                         delivery, claim, self._parts.executor.failed(attempt, failure), job.model_id
                     )
@@ -705,15 +711,14 @@ class Handler:
             await _uninterrupted(self._give_back_or_bury(delivery, delay_s, str(exc)))
 
     def _invalid(self, claim: Claim, invalid: jobs.InvalidJob) -> Result:
-        locale = self._settings.locale
         return results.Result(
             request_id=invalid.request_id,
             function_id=invalid.function_id,
             runtime=invalid.runtime,
             status=results.Status.FAILED,
             error_type=invalid.rejection.error_type,
-            error_message=invalid.rejection.message,
-            hint=results.hint_for(invalid.rejection.error_type, locale),
+            error_message=invalid.rejection.message.in_(invalid.locale),
+            hint=results.hint_for(invalid.rejection.error_type, invalid.locale),
             worker_id=self._settings.worker_id,
             attempt=claim.failures + 1,
         )

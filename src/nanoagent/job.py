@@ -15,6 +15,7 @@ import msgspec
 
 from nanoagent.errors import Rejected, UnreadableMessage, one_line
 from nanoagent.result import ErrorType
+from nanoagent.text import LOCALES, Locale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,7 @@ class Job:
         payload: The `input` field's own JSON bytes.
         model_id: The default model of the AI client.
         network: What the run may reach.
+        locale: The language of what the result says to the author.
     """
 
     request_id: str
@@ -88,6 +90,7 @@ class Job:
     payload: bytes
     model_id: str
     network: NetworkPolicy = NetworkPolicy.NONE
+    locale: Locale = "en"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class JobDefaults:
     memory_mb: int = DEFAULT_MEMORY_MB
     timeout_ms: int = 300_000
     network: NetworkPolicy = NetworkPolicy.AI
+    locale: Locale = "ko"
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -115,6 +119,7 @@ class _Envelope(msgspec.Struct, rename="camel"):
     input: msgspec.Raw = msgspec.Raw()
     model_id: msgspec.Raw = msgspec.Raw()
     network: msgspec.Raw = msgspec.Raw()
+    locale: msgspec.Raw = msgspec.Raw()
 
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
@@ -133,6 +138,7 @@ class InvalidJob(Exception):  # noqa: N818 - an ending's name, not an error of o
     function_id: str
     runtime: str
     rejection: Rejected
+    locale: Locale
 
 
 def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
@@ -163,6 +169,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         payload=bytes(envelope.input) or b"{}",
         model_id=fields.text("modelId", envelope.model_id, defaults.model_id, longest=_MAX_MODEL_ID),
         network=fields.network(envelope.network, defaults.network),
+        locale=fields.locale(envelope.locale, defaults.locale),
     )
     if fields.problems:
         shown_runtime = _loose(envelope.runtime, str) or Runtime.PYTHON
@@ -171,6 +178,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
             function_id=function_id,
             runtime=one_line(shown_runtime)[:_MAX_SHOWN_RUNTIME],
             rejection=Rejected(ErrorType.INVALID_JOB, "; ".join(fields.problems)),
+            locale=job.locale,
         )
     return job
 
@@ -337,6 +345,16 @@ class _Fields:
                 "network", raw, f"no more than this worker's NETWORK={widest} (or set NETWORK={wanted})"
             )
         return wanted
+
+    def locale(self, raw: msgspec.Raw, default: Locale) -> Locale:
+        if _is_absent(raw):
+            return default
+        value = _loose(raw, str)
+        for locale in LOCALES:
+            if value == locale:
+                return locale
+        self._refuse("locale", raw, "one of " + ", ".join(LOCALES))
+        return default
 
     def s3_key(self, raw: msgspec.Raw) -> str:
         if _is_absent(raw):

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from nanoagent.text import Text
+
 
 class Status(StrEnum):
     """The three words a consumer switches on."""
@@ -68,8 +70,7 @@ class Outcome:
         settle: What happens to the message.
         label: The `status` label of `worker_jobs_processed_total`.
         meaning: When it happens, for documentation.
-        hint: What a person should do, in English; None where there is nothing to do.
-        hint_ko: The same in Korean.
+        hint: What a person should do; None where there is nothing to do.
     """
 
     error_type: ErrorType | None
@@ -78,8 +79,7 @@ class Outcome:
     settle: Settle
     label: str
     meaning: str
-    hint: str | None = None
-    hint_ko: str | None = None
+    hint: Text | None = None
 
 
 _E, _S, _B = ErrorType, Status, Blame
@@ -96,8 +96,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "the program ended with a non-zero exit code",
-        "Read stderr: the program ended itself with this exit code.",
-        "stderr를 확인하세요. 프로그램이 이 종료 코드로 스스로 끝났습니다.",
+        Text(
+            "Read stderr: the program ended itself with this exit code.",
+            "stderr를 확인하세요. 프로그램이 이 종료 코드로 스스로 끝났습니다.",
+        ),
     ),
     Outcome(
         _E.SIGNAL,
@@ -106,8 +108,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "the program was killed by a signal of its own making",
-        "The exit code is 128 + the signal's number; 139 is a bad memory access, 134 an abort.",
-        "종료 코드는 128 + 시그널 번호입니다. 139는 잘못된 메모리 접근, 134는 abort입니다.",
+        Text(
+            "The exit code is 128 + the signal's number; 139 is a bad memory access, 134 an abort.",
+            "종료 코드는 128 + 시그널 번호입니다. 139는 잘못된 메모리 접근, 134는 abort입니다.",
+        ),
     ),
     Outcome(
         _E.TIMEOUT,
@@ -116,8 +120,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "timeout",
         "the program ran longer than timeoutMs",
-        "Raise timeoutMs, or look for a loop or a wait that never ends.",
-        "timeoutMs를 늘리거나, 끝나지 않는 반복이나 대기가 있는지 확인하세요.",
+        Text(
+            "Raise timeoutMs, or look for a loop or a wait that never ends.",
+            "timeoutMs를 늘리거나, 끝나지 않는 반복이나 대기가 있는지 확인하세요.",
+        ),
     ),
     Outcome(
         _E.OUT_OF_MEMORY,
@@ -126,8 +132,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "oom",
         "the kernel killed a process of the run because memoryMb was used up",
-        "Raise memoryMb; files under /tmp, /output and the working directory count as memory too.",
-        "memoryMb를 늘리세요. /tmp, /output, 작업 디렉터리의 파일도 메모리로 계산됩니다.",
+        Text(
+            "Raise memoryMb; files under /tmp, /output and the working directory count as memory too.",
+            "memoryMb를 늘리세요. /tmp, /output, 작업 디렉터리의 파일도 메모리로 계산됩니다.",
+        ),
     ),
     Outcome(
         _E.DISK_LIMIT,
@@ -136,8 +144,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "a writable place was filled up, or a file reached the size limit",
-        "Write less to /tmp, /output and the working directory, or have the worker's limits raised.",
-        "/tmp, /output, 작업 디렉터리에 쓰는 양을 줄이거나 워커의 한도를 올려 달라고 요청하세요.",
+        Text(
+            "Write less to /tmp, /output and the working directory, or have the worker's limits raised.",
+            "/tmp, /output, 작업 디렉터리에 쓰는 양을 줄이거나 워커의 한도를 올려 달라고 요청하세요.",
+        ),
     ),
     Outcome(
         _E.PROCESS_LIMIT,
@@ -146,8 +156,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "the run wanted more processes or threads than it may have",
-        "Start fewer processes and threads at a time, or have MAX_PROCESSES raised.",
-        "동시에 만드는 프로세스와 스레드 수를 줄이거나 MAX_PROCESSES를 올려 달라고 요청하세요.",
+        Text(
+            "Start fewer processes and threads at a time, or have MAX_PROCESSES raised.",
+            "동시에 만드는 프로세스와 스레드 수를 줄이거나 MAX_PROCESSES를 올려 달라고 요청하세요.",
+        ),
     ),
     Outcome(
         _E.BUILD_FAILED,
@@ -156,8 +168,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "the compiler refused the code; its words are in stderr",
-        "Read the compiler's message in stderr.",
-        "stderr에 있는 컴파일러 메시지를 확인하세요.",
+        Text(
+            "Read the compiler's message in stderr.",
+            "stderr에 있는 컴파일러 메시지를 확인하세요.",
+        ),
     ),
     Outcome(
         _E.INVALID_CODE,
@@ -166,8 +180,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "not a zip, a hostile zip, no entry file, or over a limit",
-        "Upload a zip with main.py, index.js, main.cpp or main.go at its root.",
-        "루트에 main.py, index.js, main.cpp, main.go 중 하나가 있는 zip을 올리세요.",
+        Text(
+            "Upload a zip with main.py, index.js, main.cpp or main.go at its root.",
+            "루트에 main.py, index.js, main.cpp, main.go 중 하나가 있는 zip을 올리세요.",
+        ),
     ),
     Outcome(
         _E.CODE_NOT_FOUND,
@@ -176,8 +192,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "no such key or bucket, or no permission to read it",
-        "Check s3Bucket and s3Key, and that the worker may read them.",
-        "s3Bucket과 s3Key, 그리고 워커의 읽기 권한을 확인하세요.",
+        Text(
+            "Check s3Bucket and s3Key, and that the worker may read them.",
+            "s3Bucket과 s3Key, 그리고 워커의 읽기 권한을 확인하세요.",
+        ),
     ),
     Outcome(
         _E.INVALID_JOB,
@@ -186,8 +204,10 @@ _FAILURES: Final = (
         Settle.ACK,
         "invalid",
         "the message has a requestId but a field is wrong",
-        "Correct the field that the message names, and send the job again.",
-        "메시지에 나온 필드를 고쳐서 작업을 다시 보내세요.",
+        Text(
+            "Correct the field that the message names, and send the job again.",
+            "메시지에 나온 필드를 고쳐서 작업을 다시 보내세요.",
+        ),
     ),
     Outcome(
         _E.UNREADABLE,
@@ -204,8 +224,10 @@ _FAILURES: Final = (
         Settle.RETRY,
         "error",
         "Docker, S3, Redis, the disk or a bug of ours",
-        "Nothing is wrong with the job: send it again, and tell whoever runs the worker.",
-        "작업에는 문제가 없습니다. 다시 보내고, 워커 운영자에게 알려 주세요.",
+        Text(
+            "Nothing is wrong with the job: send it again, and tell whoever runs the worker.",
+            "작업에는 문제가 없습니다. 다시 보내고, 워커 운영자에게 알려 주세요.",
+        ),
     ),
     Outcome(
         _E.CANCELLED,
@@ -233,8 +255,8 @@ OUTCOMES: Final[dict[ErrorType | None, Outcome]] = {
 
 def hint_for(error_type: ErrorType, locale: str) -> str | None:
     """The table's advice for an ending, in `locale` (`ko` or `en`)."""
-    outcome = OUTCOMES[error_type]
-    return outcome.hint_ko if locale == "ko" else outcome.hint
+    hint = OUTCOMES[error_type].hint
+    return None if hint is None else hint.in_(locale)
 
 
 class Start(StrEnum):

@@ -28,6 +28,7 @@ from nanoagent.network.base import AiUsage, NetworkRun
 from nanoagent.result import ErrorType, Timings
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,21 @@ _BUILD_OUTPUT_BYTES: Final = 512 * MIB
 # Where the gateway to models listens in a run's network (network.listeners).
 _GATEWAY: Final = "http://127.0.0.1:11434"
 _AI_RECORD: Final = "ai.jsonl"  # beside output files, whose names there are numbers
+_NO_ENTRY: Final = Text("the zip has no {entry} at its root", "zip의 루트에 {entry} 파일이 없습니다")
+_COMPILER_REFUSED: Final = Text("the compiler refused the code", "컴파일러가 코드를 거부했습니다")
+_NO_PROGRAM_BUILT: Final = Text("the build did not produce a program", "빌드가 프로그램을 만들지 않았습니다")
+_BUILD_TOO_LONG: Final = Text(
+    "the build took over BUILD_TIMEOUT_SECONDS={seconds}",
+    "빌드가 BUILD_TIMEOUT_SECONDS={seconds}보다 오래 걸렸습니다",
+)
+_BUILD_TOO_LARGE: Final = Text(
+    "the build needed over BUILD_MEMORY_MB={memory_mb}",
+    "빌드에 BUILD_MEMORY_MB={memory_mb}보다 많은 메모리가 필요했습니다",
+)
+_BUILD_DISK_FULL: Final = Text(
+    "the build filled its disk (TMP_MAX_MB, OUTPUT_DIR_MAX_MB)",
+    "빌드가 디스크를 가득 채웠습니다 (TMP_MAX_MB, OUTPUT_DIR_MAX_MB)",
+)
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -171,7 +187,7 @@ class Runner:
         entry = RECIPES[job.runtime].entry
         root = _find_root(tree.path, entry)
         if root is None:
-            raise Rejected(ErrorType.INVALID_CODE, f"the zip has no {entry} at its root")
+            raise Rejected(ErrorType.INVALID_CODE, _NO_ENTRY.format(entry=entry))
         fields: dict[str, Any] = {
             "runtime": job.runtime,
             "function_id": job.function_id,
@@ -234,16 +250,16 @@ class Runner:
     def _build_failure(self, built: Execution) -> Rejected:
         settings = self._settings
         reasons = {
-            ErrorType.TIMEOUT: f"the build took over BUILD_TIMEOUT_SECONDS={settings.build_timeout_seconds}",
-            ErrorType.OUT_OF_MEMORY: f"the build needed over BUILD_MEMORY_MB={settings.build_memory_mb}",
-            ErrorType.DISK_LIMIT: "the build filled its disk (TMP_MAX_MB, OUTPUT_DIR_MAX_MB)",
+            ErrorType.TIMEOUT: _BUILD_TOO_LONG.format(seconds=settings.build_timeout_seconds),
+            ErrorType.OUT_OF_MEMORY: _BUILD_TOO_LARGE.format(memory_mb=settings.build_memory_mb),
+            ErrorType.DISK_LIMIT: _BUILD_DISK_FULL,
         }
         said = built.collected.stderr.text or built.collected.stdout.text
-        message = "the compiler refused the code"
+        message = _COMPILER_REFUSED
         if built.error_type in reasons:
             message = reasons[built.error_type]
         elif built.error_type is None:
-            message = "the build left no program"
+            message = _NO_PROGRAM_BUILT
         certain = built.error_type in {None, ErrorType.USER_ERROR}
         return Rejected(ErrorType.BUILD_FAILED, message, stderr=said, certain=certain)
 

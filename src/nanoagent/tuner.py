@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nanoagent.job import MIN_MEMORY_MB
 from nanoagent.result import ErrorType, Tuning
+
+if TYPE_CHECKING:
+    from nanoagent.text import Locale
 
 _MIB: Final = 1024 * 1024
 _STEP_MB: Final = 16
@@ -179,30 +182,31 @@ class Tuner:
 
     Args:
         prices: For the savings.
-        locale: Language of the sentences, `ko` or `en`.
         max_memory_mb: The largest size that jobs may have, MiB.
     """
 
-    def __init__(self, prices: Prices, locale: str, max_memory_mb: int) -> None:
+    def __init__(self, prices: Prices, max_memory_mb: int) -> None:
         self._prices = prices
-        self._locale = locale
         self._max_memory_mb = max_memory_mb
 
-    def advise(self, function_id: str, usage: RunUsage) -> Advice:  # noqa: ARG002 - a store of earlier runs will be asked by it
+    def advise(self, function_id: str, usage: RunUsage, locale: Locale) -> Advice:  # noqa: ARG002 - a store of earlier runs will be asked by it
         """What one run says about the size of its function.
 
         Args:
             function_id: Whose run it was.
             usage: What it had and used; only of a run that started.
+            locale: Language of the sentences.
         """
         verdict, recommended_mb = judge(usage, self._max_memory_mb)
-        tip = _TIPS[self._locale][verdict].format(
+        tip = _TIPS[locale][verdict].format(
             peak=usage.peak_mb, limit=usage.memory_mb, recommended=recommended_mb
         )
         if recommended_mb is None:
             return Advice(tip, None, None)
         percent = self._savings_percent(usage, recommended_mb)
-        savings = self._savings(usage, recommended_mb, percent) if verdict is Verdict.OVERSIZED else None
+        savings = None
+        if verdict is Verdict.OVERSIZED:
+            savings = self._savings(usage, recommended_mb, percent, locale)
         confidence = (
             _CONFIDENCE if usage.error_type in {None, ErrorType.OUT_OF_MEMORY} else _CONFIDENCE_FAILED
         )
@@ -216,7 +220,7 @@ class Tuner:
         saved = price - self._prices.of_run(recommended_mb, usage.duration_ms)
         return float(round(saved / price * 100, 1))
 
-    def _savings(self, usage: RunUsage, recommended_mb: int, percent: float) -> str | None:
+    def _savings(self, usage: RunUsage, recommended_mb: int, percent: float, locale: Locale) -> str | None:
         runs, duration_ms = self._prices.savings_runs, usage.duration_ms
         saved = runs * (
             self._prices.of_run(usage.memory_mb, duration_ms)
@@ -224,7 +228,7 @@ class Tuner:
         )
         if saved <= 0:
             return None
-        return _SAVINGS[self._locale].format(
+        return _SAVINGS[locale].format(
             amount=_amount(saved), currency=self._prices.currency, runs=runs, percent=f"{percent:g}"
         )
 

@@ -100,9 +100,10 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
 def check_refusal(refusal: Rejected) -> None:
     """Fit for a log line and for a person."""
     assert refusal.error_type is ErrorType.INVALID_CODE
-    assert refusal.message.startswith("the code zip")
-    assert refusal.message.isprintable(), f"not one printable line: {refusal.message!r}"
-    assert len(refusal.message) <= LONGEST_MESSAGE, f"{len(refusal.message)} characters"
+    message = str(refusal.message)
+    assert message.startswith("the code zip")
+    assert message.isprintable(), f"not one printable line: {message!r}"
+    assert len(message) <= LONGEST_MESSAGE, f"{len(message)} characters"
 
 
 def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes], int]:

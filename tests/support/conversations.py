@@ -216,7 +216,7 @@ def _check_ended(ended: Execution, spool: Path) -> None:
         duration_ms=round(ended.wall_ms),
         output_errors=collected.refused,
         error_type=ended.error_type,
-        error_message=ended.message,
+        error_message=None if ended.message is None else str(ended.message),
     )
     assert results.decode(results.encode(result)) == result
     assert 0 <= ended.exit_code <= 255 or ended.exit_code == -1

@@ -24,7 +24,7 @@ _NESTING: Final = 300
 
 _FIELDS: Final = (
     *("requestId", "functionId", "runtime", "s3Key", "s3Bucket", "memoryMb", "timeoutMs", "input", "modelId"),
-    "network",
+    *("network", "locale"),
 )
 
 
@@ -86,11 +86,12 @@ def _check_sentence(text: str, beginnings: tuple[str, ...]) -> None:
 def _check_invalid(invalid: InvalidJob, wrong: set[str], *, has_constants: bool) -> None:
     rejection = invalid.rejection
     assert rejection.error_type is ErrorType.INVALID_JOB
-    _check_sentence(rejection.message, ("",))
-    assert "; expected " in rejection.message, "what was expected is not said"
-    assert wrong or has_constants, f"refused without a reason: {rejection.message}"
+    message = str(rejection.message)
+    _check_sentence(message, ("",))
+    assert "; expected " in message, "what was expected is not said"
+    assert wrong or has_constants, f"refused without a reason: {message}"
     for name in _FIELDS[1:]:
-        named = re.search(rf"(^|; ){name} is ", rejection.message) is not None
+        named = re.search(rf"(^|; ){name} is ", message) is not None
         assert named or name not in wrong, f"{name} is wrong and not named"
     assert invalid.function_id.isprintable()
     assert len(invalid.function_id) <= 256
@@ -102,7 +103,7 @@ def _check_invalid(invalid: InvalidJob, wrong: set[str], *, has_constants: bool)
         runtime=invalid.runtime,
         status=Status.FAILED,
         error_type=rejection.error_type,
-        error_message=rejection.message,
+        error_message=message,
     )
     assert results.decode(results.encode(result)) == result
 
@@ -118,6 +119,7 @@ def _check_job(job: Job, document: dict[str, Any], body: str | bytes) -> None:
     assert job.timeout_ms == int(given.get("timeoutMs", 300_000))
     assert job.model_id == given.get("modelId", DEFAULTS.model_id)
     assert job.network == given.get("network", DEFAULTS.network)
+    assert job.locale == given.get("locale", DEFAULTS.locale)
     text = job.payload.decode()
     assert text in ((body if isinstance(body, str) else body.decode()) if "input" in document else "{}")
     assert _parse(text, []) == document.get("input", {})
@@ -185,6 +187,8 @@ def _is_right(name: str, value: Any) -> bool:  # noqa: PLR0911 - the contract's 
         return value in {"python", "nodejs", "cpp", "go"}
     if name == "network":  # no more than DEFAULTS.network
         return value in {"none", "ai"}
+    if name == "locale":
+        return value in {"ko", "en"}
     if name == "s3Bucket":
         return re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) is not None
     if name == "s3Key":

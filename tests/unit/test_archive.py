@@ -48,7 +48,7 @@ def refusal(folder: Path, content: bytes, limits: ArchiveLimits = LIMITS) -> str
         unpack(folder, content, limits)
     assert caught.value.error_type is ErrorType.INVALID_CODE
     assert {path.name for path in folder.iterdir()} <= {"code.zip", "tree"}
-    return caught.value.message
+    return str(caught.value.message)
 
 
 # --- what is taken

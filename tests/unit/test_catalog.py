@@ -39,4 +39,4 @@ def test_compiled_code_is_built_to_where_it_is_collected_and_run_from_the_slot(r
 def test_the_hint_for_bad_code_names_every_entry_file():
     hint = OUTCOMES[ErrorType.INVALID_CODE].hint
     assert hint is not None
-    assert all(recipe.entry in hint for recipe in RECIPES.values())
+    assert all(recipe.entry in hint.en and recipe.entry in hint.ko for recipe in RECIPES.values())

@@ -34,6 +34,7 @@ from nanoagent.runner import Attempt, Runner, RunnerParts, environment_of
 from nanoagent.runtime.session import Captured, Collected, OutputFile
 from nanoagent.slots import Budget, Slots
 from nanoagent.telemetry.metrics import Metrics
+from nanoagent.text import Locale, Text
 from nanoagent.tuner import Prices, Tuner
 from support.fakes import DEADLINE_S, FakePool, make_job, make_settings
 from support.folder_store import FolderStore
@@ -64,7 +65,8 @@ def ended(
     error_type: ErrorType | None = None, message: str | None = None, *, code: int = 0, **collected: Any
 ) -> Execution:
     use = MemoryUse(peak_bytes=10 * MIB, oom_kills=0, refused_processes=0)
-    return Execution(error_type, message, code, 12.5, use, Collected(**collected))
+    said = None if message is None else Text.verbatim(message)
+    return Execution(error_type, said, code, 12.5, use, Collected(**collected))
 
 
 class Rig:
@@ -143,7 +145,7 @@ class Rig:
                     code=code,
                     runner=runner,
                     outputs=OutputUploader(self.store, settings, Metrics()),
-                    tuner=Tuner(prices, settings.locale, settings.largest_job_mb),
+                    tuner=Tuner(prices, settings.largest_job_mb),
                     remembered=self.remembered.append,
                 )
             )
@@ -353,13 +355,12 @@ async def test_code_that_is_not_there_is_not_found_and_named(rig: Rig, changes: 
 
 
 @pytest.mark.parametrize(("locale", "is_korean"), [("ko", True), ("en", False)])
-async def test_hints_are_in_the_workers_language(
-    make_rig: Callable[..., Awaitable[Rig]], locale: str, *, is_korean: bool
-):
-    rig = await make_rig(locale=locale)
-    hint = (await rig.run()).hint
-    assert hint is not None
-    assert any("가" <= character <= "힣" for character in hint) == is_korean
+async def test_a_result_is_in_the_language_of_its_job(rig: Rig, locale: Locale, *, is_korean: bool):
+    rig.put({"notes.txt": "no entry file"})
+    result = await rig.run(make_job(locale=locale))
+    for text in (result.hint, result.error_message):
+        assert text is not None
+        assert any("가" <= character <= "힣" for character in text) == is_korean
 
 
 # --- building
@@ -614,7 +615,7 @@ async def test_a_build_that_leaves_no_program_has_failed(rig: Rig):
     result = await rig.run(make_job(runtime=Runtime.CPP))
     assert (result.error_type, result.error_message) == (
         ErrorType.BUILD_FAILED,
-        "the build left no program",
+        "the build did not produce a program",
     )
 
 

@@ -38,7 +38,7 @@ def problems(**fields: Any) -> str:
     with pytest.raises(InvalidJob) as caught:
         parse(**fields)
     assert caught.value.rejection.error_type is ErrorType.INVALID_JOB
-    return caught.value.rejection.message
+    return str(caught.value.rejection.message)
 
 
 # --- what is absent
@@ -57,6 +57,7 @@ def test_what_is_absent_or_null_gets_the_contracts_default(absent: dict[str, Non
         payload=b"{}",
         model_id="llama3:8b",
         network=NetworkPolicy.AI,
+        locale="ko",
     )
 
 
@@ -71,6 +72,7 @@ def test_every_field_is_taken_as_it_is():
         input=[1, None],
         modelId="qwen2.5:7b",
         network="none",
+        locale="en",
     )
     assert job == Job(
         request_id="r1",
@@ -83,6 +85,7 @@ def test_every_field_is_taken_as_it_is():
         payload=b"[1, null]",
         model_id="qwen2.5:7b",
         network=NetworkPolicy.NONE,
+        locale="en",
     )
 
 
@@ -113,7 +116,26 @@ def test_a_job_may_ask_for_less_than_its_worker_gives_and_for_no_more(worker, wa
         return
     with pytest.raises(InvalidJob) as refused:
         parse_job(body, defaults)
-    assert refused.value.rejection.message == refusal
+    assert str(refused.value.rejection.message) == refusal
+
+
+def test_a_worker_says_in_which_language_it_answers_jobs_that_do_not():
+    body = '{"requestId":"r1","s3Key":"f.zip"}'
+    assert parse_job(body, replace(DEFAULTS, locale="en")).locale == "en"
+
+
+@pytest.mark.parametrize("locale", ["ko", "en"])
+def test_a_refusal_is_in_the_language_that_the_job_asks_for(locale):
+    with pytest.raises(InvalidJob) as refused:
+        parse(locale=locale, memoryMb="much")
+    assert refused.value.locale == locale
+
+
+def test_a_language_that_there_is_not_is_refused_in_the_workers():
+    with pytest.raises(InvalidJob) as refused:
+        parse(locale="fr")
+    assert str(refused.value.rejection.message) == 'locale is "fr"; expected one of ko, en'
+    assert refused.value.locale == DEFAULTS.locale
 
 
 def test_unknown_fields_are_ignored():
@@ -161,7 +183,7 @@ def test_a_number_of_thousands_of_digits_is_refused_and_shown_short():
     body = '{"requestId":"r1","s3Key":"k","memoryMb":%s}' % ("9" * 10_000)
     with pytest.raises(InvalidJob) as caught:
         parse_job(body, DEFAULTS)
-    assert len(caught.value.rejection.message) < 200
+    assert len(str(caught.value.rejection.message)) < 200
 
 
 @pytest.mark.parametrize("name", ["functionId", "modelId"])
@@ -188,7 +210,7 @@ def test_a_key_has_1_to_1024_bytes():
 def test_a_job_without_a_key_is_told_that_it_is_missing():
     with pytest.raises(InvalidJob) as caught:
         parse_job('{"requestId":"r1"}', DEFAULTS)
-    assert caught.value.rejection.message == "s3Key is missing; expected the object key of the code zip"
+    assert str(caught.value.rejection.message) == "s3Key is missing; expected the object key of the code zip"
 
 
 @pytest.mark.parametrize("value", ["", "ab", "Upper", "a_b", "-ab", "ab-", "a" * 64, "a/b", 5, "가나다"])
@@ -218,7 +240,7 @@ def test_a_refusal_keeps_an_unknown_runtime_short():
     with pytest.raises(InvalidJob) as caught:
         parse(runtime="x" * 5000)
     assert caught.value.runtime == "x" * 64
-    assert len(caught.value.rejection.message) < 300
+    assert len(str(caught.value.rejection.message)) < 300
 
 
 def test_a_refusal_of_a_runtime_that_is_no_text_says_python():
@@ -300,7 +322,7 @@ def test_numbers_that_json_does_not_have_are_told_to_the_sender(constant: str):
     with pytest.raises(InvalidJob) as caught:
         parse_job(body, DEFAULTS)
     assert (caught.value.request_id, caught.value.function_id) == ("r1", "f")
-    assert caught.value.rejection.message == f"input has {constant}; expected JSON, which knows none"
+    assert str(caught.value.rejection.message) == f"input has {constant}; expected JSON, which knows none"
 
 
 def test_of_many_numbers_that_json_does_not_have_one_is_named():
@@ -308,8 +330,8 @@ def test_of_many_numbers_that_json_does_not_have_one_is_named():
     body = f'{{"requestId":"r1",{many},"s3Key":"k"}}'
     with pytest.raises(InvalidJob) as caught:
         parse_job(body, DEFAULTS)
-    assert caught.value.rejection.message.startswith('"nnn')
-    assert len(caught.value.rejection.message) < 200
+    assert str(caught.value.rejection.message).startswith('"nnn')
+    assert len(str(caught.value.rejection.message)) < 200
 
 
 LONE = '"\\ud800 \\uDFFF \\ud83d\\ud83d\\ude00"'
@@ -333,7 +355,7 @@ def test_lone_surrogates_in_another_field_are_refused_with_its_name(name: str):
     with pytest.raises(InvalidJob) as caught:
         parse_job(body, DEFAULTS)
     assert caught.value.request_id == "r1"
-    assert caught.value.rejection.message.startswith(f'{name} is "\\ud800"; expected ')
+    assert str(caught.value.rejection.message).startswith(f'{name} is "\\ud800"; expected ')
 
 
 def test_a_byte_order_mark_is_ignored():
@@ -346,8 +368,8 @@ def test_line_breaks_and_what_cannot_be_printed_are_escaped_in_what_the_sender_i
     body = '{"requestId":"r1","s3Key":"k","memoryMb":{\n"\x7f\u202e":\t1},"runtime":"go\\n\\u001b[2J"}'
     with pytest.raises(InvalidJob) as caught:
         parse_job(body, DEFAULTS)
-    assert caught.value.rejection.message.isprintable()
-    assert '{\\n"\\x7f\\u202e":\\t1}' in caught.value.rejection.message
+    assert str(caught.value.rejection.message).isprintable()
+    assert '{\\n"\\x7f\\u202e":\\t1}' in str(caught.value.rejection.message)
     assert caught.value.runtime == "go\\n\\x1b[2J"
 
 
@@ -430,7 +452,7 @@ def ending_of(body: str | bytes) -> Job | InvalidJob | UnreadableMessage:
 def check_ending(body: str | bytes) -> None:
     ending = ending_of(body)
     if isinstance(ending, InvalidJob):
-        assert 0 < len(ending.rejection.message) < 3000
+        assert 0 < len(str(ending.rejection.message)) < 3000
         json.dumps([ending.request_id, ending.function_id, ending.runtime]).encode()
     elif isinstance(ending, Job):
         assert 32 <= ending.memory_mb <= 4096

@@ -50,7 +50,8 @@ def report(wait_status: int = 0, flags: ExitFlag = NO_FLAGS) -> ExitReport:
 def verdict(
     wait_status: int = 0, flags: ExitFlag = NO_FLAGS, use: MemoryUse | None = CALM, stderr: str = ""
 ) -> tuple[ErrorType | None, str | None]:
-    return judge(REQUEST, report(wait_status, flags), use, Collected(stderr=Captured(stderr)))
+    error_type, message = judge(REQUEST, report(wait_status, flags), use, Collected(stderr=Captured(stderr)))
+    return error_type, None if message is None else str(message)
 
 
 def test_exit_code_0_and_no_limit_is_success():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -35,8 +36,8 @@ def locale(request):
 
 
 @pytest.fixture
-def tuner(locale):
-    return Tuner(PRICES, locale, MAX_MB)
+def advise(locale):
+    return partial(Tuner(PRICES, MAX_MB).advise, locale=locale)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_each_kind_of_run_is_judged_by_its_rule(run, verdict, recommended_mb):
 )
 def test_advice_is_never_out_of_bounds_nor_points_the_wrong_way(run):
     verdict, recommended = judge(run, MAX_MB)
-    advice = Tuner(PRICES, "ko", MAX_MB).advise("f", run)
+    advice = Tuner(PRICES, MAX_MB).advise("f", run, "ko")
     assert recommended is None or MIN_MEMORY_MB <= recommended <= MAX_MB
     if verdict in {Verdict.OUT_OF_MEMORY, Verdict.CLOSE}:
         assert recommended is not None
@@ -135,15 +136,15 @@ def test_korean_tips_are_korean_and_english_ones_are_not():
         (usage(512, 40, ErrorType.TIMEOUT), ["40 MB", "512 MB"]),
     ],
 )
-def test_a_tip_has_the_numbers_it_rests_on(tuner, run, numbers):
-    tip = tuner.advise("f", run).tip
+def test_a_tip_has_the_numbers_it_rests_on(advise, run, numbers):
+    tip = advise("f", run).tip
     assert tip is not None
     assert [number for number in numbers if number not in tip] == []
 
 
-def test_an_oversized_function_is_told_what_a_million_runs_would_save(tuner, locale):
+def test_an_oversized_function_is_told_what_a_million_runs_would_save(advise, locale):
     # 448 MiB less during 1 s: 0.4375 GB-s x 0.0000166667 = 0.00000729168 of 0.0000085333500
-    advice = tuner.advise("f", usage(512, 40, duration_ms=1000))
+    advice = advise("f", usage(512, 40, duration_ms=1000))
     assert advice.tuning == Tuning(64, 0.3, 1, 85.4)
     assert (
         advice.estimated_savings
@@ -156,15 +157,15 @@ def test_an_oversized_function_is_told_what_a_million_runs_would_save(tuner, loc
 
 def test_small_amounts_keep_two_digits_and_large_ones_are_grouped():
     few = Prices(PRICES.per_gb_second, PRICES.per_request, "KRW", 1000)
-    advice = Tuner(few, "en", MAX_MB).advise("f", usage(512, 40, duration_ms=1000))
+    advice = Tuner(few, MAX_MB).advise("f", usage(512, 40, duration_ms=1000), "en")
     assert advice.estimated_savings == "about 0.0073 KRW per 1,000 runs (85.4 %), if they take as long"
-    advice = Tuner(PRICES, "en", MAX_MB).advise("f", usage(512, 40, duration_ms=1_000_000))
+    advice = Tuner(PRICES, MAX_MB).advise("f", usage(512, 40, duration_ms=1_000_000), "en")
     assert advice.estimated_savings is not None
     assert advice.estimated_savings.startswith("about 7,291.68 USD")
 
 
 def test_the_price_of_a_request_is_part_of_what_savings_are_measured_by():
-    advice = Tuner(PRICES, "en", MAX_MB).advise("f", usage(512, 40, duration_ms=1))
+    advice = Tuner(PRICES, MAX_MB).advise("f", usage(512, 40, duration_ms=1), "en")
     assert advice.tuning is not None
     assert advice.tuning.savings_percent == 3.5
 
@@ -178,29 +179,29 @@ def test_a_price_is_gigabyte_seconds_and_a_request():
 
 
 def test_where_runs_are_free_there_is_advice_and_no_savings(locale):
-    advice = Tuner(FREE, locale, MAX_MB).advise("f", usage(512, 40))
+    advice = Tuner(FREE, MAX_MB).advise("f", usage(512, 40), locale)
     assert advice.tip is not None
     assert advice.estimated_savings is None
     assert advice.tuning == Tuning(64, 0.3, 1, 0.0)
 
 
-def test_a_size_that_fits_is_kept(tuner):
-    advice = tuner.advise("f", usage(128, 90))
+def test_a_size_that_fits_is_kept(advise):
+    advice = advise("f", usage(128, 90))
     assert advice.estimated_savings is None
     assert advice.tuning == Tuning(128, 0.3, 1, 0.0)
 
 
-def test_raising_is_never_sold_as_a_saving(tuner):
+def test_raising_is_never_sold_as_a_saving(advise):
     for run in (usage(128, 120), usage(128, 128, ErrorType.OUT_OF_MEMORY)):
-        advice = tuner.advise("f", run)
+        advice = advise("f", run)
         assert advice.estimated_savings is None
         assert advice.tuning is not None
         assert advice.tuning.savings_percent < 0
 
 
 @pytest.mark.parametrize("error_type", FAILED_BY_ITSELF)
-def test_a_run_that_failed_is_weak_evidence_and_promises_no_savings(tuner, error_type):
-    advice = tuner.advise("f", usage(512, 40, error_type))
+def test_a_run_that_failed_is_weak_evidence_and_promises_no_savings(advise, error_type):
+    advice = advise("f", usage(512, 40, error_type))
     assert advice.estimated_savings is None
     assert advice.tuning is not None
     assert advice.tuning.recommended_memory_mb == 64
@@ -208,8 +209,8 @@ def test_a_run_that_failed_is_weak_evidence_and_promises_no_savings(tuner, error
 
 
 @pytest.mark.parametrize("error_type", [ErrorType.TIMEOUT, ErrorType.CANCELLED])
-def test_a_run_that_was_cut_short_says_nothing_about_a_smaller_size(tuner, error_type):
-    advice = tuner.advise("f", usage(512, 40, error_type))
+def test_a_run_that_was_cut_short_says_nothing_about_a_smaller_size(advise, error_type):
+    advice = advise("f", usage(512, 40, error_type))
     assert advice.tip is not None
     assert advice.estimated_savings is None
     assert advice.tuning is None

@@ -16,7 +16,7 @@ from nanoagent import worker as worker_module
 from nanoagent.errors import BrokerError, Interrupted, PlatformError, StorageError, Superseded
 from nanoagent.handling import retry_delay_s, taken_delay_s
 from nanoagent.job import Runtime
-from nanoagent.result import OUTCOMES, ErrorType, Result, Status
+from nanoagent.result import OUTCOMES, ErrorType, Result, Status, hint_for
 from nanoagent.sink.base import Claim
 from support.fakes import (
     DEADLINE_S,
@@ -1016,7 +1016,7 @@ async def test_an_invalid_job_is_published_with_every_problem_and_acked(rig: Rig
     assert result.error_message is not None
     for field in ("runtime", "memoryMb", "timeoutMs"):
         assert field in result.error_message
-    assert result.hint == OUTCOMES[ErrorType.INVALID_JOB].hint
+    assert result.hint == hint_for(ErrorType.INVALID_JOB, rig.settings.locale)
     assert (result.runtime, result.exit_code, result.worker_id) == ("cobol", -1, "worker-1")
     assert rig.journal.of("publish", "ack") == [("publish", "r1"), ("ack", "r1")]
     assert rig.journal.count("execute") == 0

@@ -177,7 +177,7 @@ async def worker() -> AsyncIterator[Worker]:
             code=code,
             runner=runner,
             outputs=OutputUploader(store, settings, Metrics()),
-            tuner=Tuner(prices, settings.locale, settings.largest_job_mb),
+            tuner=Tuner(prices, settings.largest_job_mb),
         )
         yield Worker(Executor(parts), verdict)
 

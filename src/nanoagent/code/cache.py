@@ -30,6 +30,7 @@ from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_priv
 from nanoagent.errors import PlatformError, Rejected, Remembered, StorageError
 from nanoagent.result import ErrorType
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
+from nanoagent.text import Text
 from nanoagent.threads import in_thread
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ _MIB: Final = 1024 * 1024
 # them for seconds and hundreds of megabytes.
 _PARALLEL_UNPACKINGS: Final = 2
 _REFUSALS: Final = 1024  # remembered; some 300 bytes each
+_REFUSAL_REMEMBERED: Final = Text(
+    "{message} (remembered: the same bytes were examined {ago_s} s ago)",
+    "{message} (기억된 결과: {ago_s}초 전에 같은 내용을 검사했습니다)",
+)
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
 _MOST_INDEXED: Final = 16_384  # a block of the disk each; the same bytes may lie under any number of keys
 _MOST_FRESH: Final = 256  # objects; each holds a descriptor
@@ -99,7 +104,8 @@ class _Fresh:
 class _Refusal:
     """What was found wrong with an archive, and when, in the loop's seconds."""
 
-    message: str
+    message: Text
+    hint: Text | None
     at: float
 
 
@@ -274,7 +280,7 @@ class CodeCache:
                         partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
                     )
         except Rejected as exc:
-            self._refusals[digest] = _Refusal(exc.message, asyncio.get_running_loop().time())
+            self._refusals[digest] = _Refusal(exc.message, exc.hint, asyncio.get_running_loop().time())
             if len(self._refusals) > _REFUSALS:
                 self._refusals.popitem(last=False)
             raise
@@ -283,8 +289,8 @@ class CodeCache:
         """Raise what was found wrong with these bytes before, if anything; they will not get any better."""
         if refusal := self._refusals.get(digest):
             ago_s = asyncio.get_running_loop().time() - refusal.at
-            message = f"{refusal.message} (remembered: the same bytes were examined {ago_s:.0f} s ago)"
-            raise Remembered(ErrorType.INVALID_CODE, message, reason="archive")
+            message = _REFUSAL_REMEMBERED.format(message=refusal.message, ago_s=round(ago_s))
+            raise Remembered(ErrorType.INVALID_CODE, message, hint=refusal.hint, reason="archive")
 
     # --- what is fresh
 

@@ -19,6 +19,7 @@ from nanoagent.runtime import session, stream
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.session import Collected
 from nanoagent.runtime.wire import ExitFlag, ExitReport
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,41 @@ _LAST_LINE_CHARS: Final = 300
 _SUPERVISOR_BYTES: Final = 16 * MIB
 # The kernel's own structures go a moment after the processes; more than that is the run's doing.
 _LEFT_OVER_BYTES: Final = 8 * MIB
+_CANCELLED: Final = Text("the run was cancelled", "실행이 취소되었습니다")
+_STILL_RUNNING: Final = Text(
+    "the program was still running after {timeout_ms} ms",
+    "프로그램이 {timeout_ms} ms가 지난 뒤에도 실행 중이었습니다",
+)
+_WOULD_NOT_END: Final = Text(
+    "the program was still running after {timeout_ms} ms and could not be ended",
+    "프로그램이 {timeout_ms} ms가 지난 뒤에도 실행 중이었고 종료할 수 없었습니다",
+)
+_OUT_OF_MEMORY: Final = Text(
+    "the kernel killed a process of the run because its memory was used up",
+    "메모리를 모두 사용해 커널이 실행 중인 프로세스를 종료했습니다",
+)
+_TOO_MANY_SOCKETS: Final = Text(
+    "too many open sockets (limit 16384); close connections you no longer use",
+    "열린 소켓이 너무 많습니다 (한도 16384). 더 쓰지 않는 연결을 닫으세요",
+)
+_FOLDER_FULL: Final = Text(
+    "a writable folder (/tmp, /output, /dev/shm or the working directory) is full",
+    "쓰기 가능한 폴더(/tmp, /output, /dev/shm 또는 작업 디렉터리)가 가득 찼습니다",
+)
+_FILE_TOO_LARGE: Final = Text(
+    "a file reached the limit of {limit_bytes} bytes",
+    "파일이 한도인 {limit_bytes}바이트에 도달했습니다",
+)
+_TOO_MANY_PROCESSES: Final = Text(
+    "the limit on processes and threads was hit {times} times",
+    "프로세스와 스레드 수 한도에 {times}번 걸렸습니다",
+)
+_KILLED: Final = Text("the program was killed by {signal}", "프로그램이 {signal} 시그널로 종료되었습니다")
+_EXITED: Final = Text("the program exited with {code}", "프로그램이 종료 코드 {code}(으)로 끝났습니다")
+_NOT_A_PROGRAM: Final = Text(
+    "the build did not produce an executable program: {reason}",
+    "빌드 결과가 실행 가능한 프로그램이 아닙니다: {reason}",
+)
 _NO_PROGRAM: Final = frozenset({errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.ELIBBAD})
 
 
@@ -69,7 +105,7 @@ class Execution:
     """
 
     error_type: ErrorType | None
-    message: str | None
+    message: Text | None
     exit_code: int
     wall_ms: float
     use: MemoryUse | None
@@ -112,7 +148,7 @@ async def execute(
     except stream.Gone:
         use = _last_reading(meter)
         if use is not None and use.oom_kills:
-            return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
+            return Execution(ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY, 137, 0, use, Collected())
         if use is not None and use.refused_processes:  # a kernel of its own (gVisor) ends for want of threads
             return Execution(ErrorType.PROCESS_LIMIT, _too_many(use), 137, 0, use, Collected())
         raise
@@ -139,7 +175,7 @@ async def execute(
 
 def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the top
     request: RunRequest, report: ExitReport, use: MemoryUse | None, collected: Collected
-) -> tuple[ErrorType | None, str | None]:
+) -> tuple[ErrorType | None, Text | None]:
     """How the run ended, by what the agent and the kernel have seen: the kind and a sentence.
 
     The first that applies counts: what the platform ended, then which limit was hit, then what the program
@@ -148,26 +184,24 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     code = session.exit_code_of(report.wait_status)
     killed_by = session.signal_of(report.wait_status)
     if ExitFlag.KILLED in report.flags:
-        return ErrorType.CANCELLED, "the run was called off"
+        return ErrorType.CANCELLED, _CANCELLED
     if ExitFlag.TIMED_OUT in report.flags:
-        return ErrorType.TIMEOUT, f"the program was still running after {request.timeout_ms} ms"
+        return ErrorType.TIMEOUT, _STILL_RUNNING.format(timeout_ms=request.timeout_ms)
     if use is not None and use.oom_kills:
-        return ErrorType.OUT_OF_MEMORY, _out_of_memory()
+        return ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY
     if ExitFlag.SOCKETS in report.flags:
-        return (
-            ErrorType.OUT_OF_MEMORY,
-            "sockets, with connections that nobody accepts, were too many (over 16384)",
-        )
+        return ErrorType.OUT_OF_MEMORY, _TOO_MANY_SOCKETS
     if ExitFlag.DISK_FULL in report.flags:
-        return ErrorType.DISK_LIMIT, "a writable folder (/tmp, /output, /dev/shm or the code's own) is full"
+        return ErrorType.DISK_LIMIT, _FOLDER_FULL
     if ExitFlag.FILE_LIMIT in report.flags:
-        return ErrorType.DISK_LIMIT, f"a file reached the limit of {request.file_size_bytes} bytes"
+        return ErrorType.DISK_LIMIT, _FILE_TOO_LARGE.format(limit_bytes=request.file_size_bytes)
     if use is not None and use.refused_processes:
         return ErrorType.PROCESS_LIMIT, _too_many(use)
     if killed_by is not None:
-        return ErrorType.SIGNAL, f"the program was killed by {killed_by.name}"
+        return ErrorType.SIGNAL, _KILLED.format(signal=killed_by.name)
     if code != 0:
-        return ErrorType.USER_ERROR, _last_line(collected.stderr.text) or f"the program exited with {code}"
+        said = _last_line(collected.stderr.text)
+        return ErrorType.USER_ERROR, Text.verbatim(said) if said else _EXITED.format(code=code)
     return None, None
 
 
@@ -207,7 +241,7 @@ def _holds_no_more(container: RunningContainer) -> bool:
 def _not_started(request: RunRequest, report: ExitReport) -> Execution:
     """The program could not be executed: its own fault when it was built from the user's code."""
     if request.arguments[0] == PROGRAM_PATH and report.exec_error in _NO_PROGRAM:
-        message = f"what the build made is no program: {os.strerror(report.exec_error)}"
+        message = _NOT_A_PROGRAM.format(reason=os.strerror(report.exec_error))
         return Execution(ErrorType.BUILD_FAILED, message, -1, 0, None, Collected())
     raise ContainerError(f"{request.arguments[0]} could not be started: {os.strerror(report.exec_error)}")
 
@@ -223,20 +257,16 @@ def _last_line(text: str) -> str:
     return lines[-1].strip()[:_LAST_LINE_CHARS] if lines else ""
 
 
-def _out_of_memory() -> str:
-    return "the kernel killed a process of the run because its memory was used up"
-
-
-def _too_many(use: MemoryUse) -> str:
-    return f"the limit on processes and threads was hit {use.refused_processes} times"
+def _too_many(use: MemoryUse) -> Text:
+    return _TOO_MANY_PROCESSES.format(times=use.refused_processes)
 
 
 def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:
     """The supervisor could not end the run; its container is about to be killed with everything in it."""
     use = _last_reading(meter)
     if use is not None and use.oom_kills:
-        return Execution(ErrorType.OUT_OF_MEMORY, _out_of_memory(), 137, 0, use, Collected())
-    message = f"the program was still running after {request.timeout_ms} ms, and would not be ended"
+        return Execution(ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY, 137, 0, use, Collected())
+    message = _WOULD_NOT_END.format(timeout_ms=request.timeout_ms)
     wall_ms = float(request.timeout_ms + request.grace_ms)
     return Execution(ErrorType.TIMEOUT, message, 137, wall_ms, use, Collected())
 
