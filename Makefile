@@ -68,8 +68,10 @@ bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each ru
 	$(call announce,phases; best on an idle machine)
 	@$(BIN)/python benchmarks/phases.py
 
-fuzz:  ## look for archives, messages and replies that break their parsers; FUZZ_SECONDS (60) for each
+fuzz:  ## random search for inputs that break parsers and properties; FUZZ_SECONDS (60) for each parser
 	@scripts/setup venv
+	$(call announce,properties with new examples)
+	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --hypothesis-profile=search $(shell grep -l hypothesis tests/unit/*.py)
 	$(call announce,archive job protocol)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz
 

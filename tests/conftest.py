@@ -4,11 +4,17 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from nanoagent.local import EmbeddedStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# `make test` and `make check` try the same examples each time; `make fuzz` draws new ones ("search").
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.register_profile("search", max_examples=1000, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import secrets
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 JOBS = 200
+DRAIN_SEED = 7  # where in the sequence the workers are replaced, and for how long each job runs
 NOTICE_S = 120.0  # EC2's
 FUNCTIONS = 4  # one that has the queue to itself would not have all of a worker
 EVENTUALLY_S = 400  # two hundred jobs, and starts of three workers, on a machine that does much else
@@ -99,8 +99,7 @@ async def is_draining(worker: WorkerUnderTest) -> str:
 async def test_two_workers_are_replaced_amid_two_hundred_jobs_and_each_runs_once(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
-    seed = int(os.environ.get("DRAIN_SEED") or secrets.randbelow(2**32))
-    print(f"DRAIN_SEED={seed}")
+    seed = int(os.environ.get("DRAIN_SEED", DRAIN_SEED))
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     points = sorted(chance.sample(range(10, JOBS - 20), 2))
     async with AsyncExitStack() as crew:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from nanoagent.errors import PlatformError, Rejected, StorageError
 from nanoagent.result import ErrorType
 from nanoagent.threads import in_thread
 from support.folder_store import FolderStore
+from support.waiting import eventually
 from support.zips import make_zip, raw_zip, symlink
 
 if TYPE_CHECKING:
@@ -1027,8 +1029,15 @@ async def test_a_pin_that_is_lost_is_warned_of(root: Path) -> None:
         (scratch / "file").write_text("")
         pins = [await disk.publish(KEY, scratch / "file")]
 
-    with pytest.warns(ResourceWarning, match="never released"):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         pins.clear()
+
+        async def is_heard() -> bool:  # the thread that made the pin lets go of it after its result came
+            return bool(heard)
+
+        await eventually(is_heard)
+    assert "never released" in str(heard[0].message)
 
     await disk.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoagent.network import dns
+from nanoagent.network.policy import host_name
 
 A, NS, PTR, TXT, AAAA, HTTPS, ANY = 1, 2, 12, 16, 28, 65, 255
 
@@ -64,7 +66,10 @@ def test_what_comes_behind_the_question_is_no_matter():
     ("label", "name"),
     [
         (b"a.b", "a\\.b.example"),
-        (b"\xff\x00", "\\xff\x00.example"),
+        (b"\xff\x00 ", "\\255\\000\\032.example"),
+        (b"\\", "\\\\.example"),
+        (b"\\.", "\\\\\\..example"),
+        (b"a\\.b", "a\\\\\\.b.example"),
         (b"EXAMPLE", "EXAMPLE.example"),
     ],
 )
@@ -119,8 +124,31 @@ def test_any_bytes_are_answered_or_not_and_never_with_more_than_was_asked(messag
         assert found[:2] == message[:2]
 
 
-@given(labels=st.lists(st.binary(min_size=1, max_size=63), max_size=3))
-def test_a_name_that_is_taken_apart_has_as_many_dots_as_labels(labels):
+TRICKY = st.binary(min_size=1, max_size=63) | st.lists(
+    st.sampled_from([b"\\", b".", b"\0", b"0", b"a"]), min_size=1, max_size=6
+).map(b"".join)
+
+
+def unescaped(name: str) -> list[bytes]:
+    """The labels that a name in RFC 1035's presentation form stands for."""
+    if not name:
+        return []
+    labels = [bytearray()]
+    for escape, dot, plain in re.findall(r"\\([0-9]{3}|.)|(\.)|(.)", name):
+        if dot:
+            labels.append(bytearray())
+        else:
+            labels[-1] += bytes([int(escape)]) if len(escape) == 3 else (escape or plain).encode()
+    return list(map(bytes, labels))
+
+
+@given(labels=st.lists(TRICKY, max_size=3))
+def test_a_name_stands_for_its_labels_and_for_no_others(labels: list[bytes]):
     message = HEAD + b"".join(bytes([len(label)]) + label for label in labels) + b"\0\0\x01\0\x01"
-    name = parsed(message).name
-    assert name.replace("\\.", "").count(".") == max(0, len(labels) - 1)
+    assert unescaped(parsed(message).name) == labels
+
+
+@pytest.mark.parametrize("label", [b"api.example", b"api\\", b"\\api", b"api\0", b"api "])
+def test_a_label_with_a_byte_that_no_host_has_is_outside_every_allow_list(label: bytes):
+    asked = HEAD + bytes([len(label)]) + label + b"\x07example\x03com\0\0\x01\0\x01"
+    assert host_name(parsed(asked).name) is None

@@ -5,6 +5,7 @@ RFC 1035; RFC 6891 (what asks with EDNS takes an answer without). Everything tha
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ _MAX_LABEL_BYTES: Final = 63
 _MAX_NAME_BYTES: Final = 255
 _POINTER_TO_QUESTION: Final = 0xC000 | _HEADER.size
 _INTERNET: Final = 1
+_PLAIN_LABEL: Final = re.compile(rb"[A-Za-z0-9_-]+")
+# RFC 1035, section 5.1: \X stands for the character X, \DDD for the byte of that decimal number.
+_ESCAPES: Final = tuple(
+    f"\\{chr(byte)}" if chr(byte) in ".\\" else chr(byte) if 0x21 <= byte <= 0x7E else f"\\{byte:03}"
+    for byte in range(256)
+)
 # A run is short and its names keep their addresses; clients ask again rarely enough.
 _TTL_S: Final = 60
 
@@ -51,7 +58,8 @@ class Query:
         number: Its id, to be repeated.
         flags: Its flags.
         question: The bytes of its one question, likewise.
-        name: What is asked for, without the dot at its end; bytes that are no ASCII are escaped.
+        name: The name that is asked for, without the dot at its end, escaped as in RFC 1035, section 5.1. No
+            two lists of labels have the same name.
         wants_address: Whether an IPv4 address would answer it.
     """
 
@@ -84,13 +92,18 @@ def parse(message: bytes) -> Query | bytes | None:
             if end > len(message) or end - _HEADER.size - _QUESTION.size > _MAX_NAME_BYTES:
                 break
             kind, family = _QUESTION.unpack_from(message, at)
-            name = b".".join(labels).decode("ascii", errors="backslashreplace")
+            name = ".".join(map(_escaped, labels))
             wants_address = kind == RecordType.A and family == _INTERNET
             return Query(number, flags, message[_HEADER.size : end], name, wants_address)
-        if b"." in label:  # "a.b" as one label is not the host a.b
-            label = label.replace(b".", b"\\.")
         labels.append(label)
     return _response(number, flags, Code.FORMAT_ERROR)
+
+
+def _escaped(label: bytes) -> str:
+    """One label as text: a dot or backslash in it, and bytes that cannot be printed, are escaped."""
+    if _PLAIN_LABEL.fullmatch(label):
+        return label.decode()
+    return "".join(_ESCAPES[byte] for byte in label)
 
 
 def answer(query: Query, address: str | None = None, code: Code = Code.OK) -> bytes:
