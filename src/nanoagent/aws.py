@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CALL_ERRORS: Final = (
     *(ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, TimeoutError),
+    # botocore asks for a bucket's region without end where a redirect (of a proxy, say) names no region.
+    RecursionError,
 )
 """Everything that a call of an AWS client, or reading its answer's body, raises when it fails."""
 
@@ -47,7 +49,14 @@ _MAX_ATTEMPTS: Final = 3  # the first included
 _MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
 
 
-def _config(service: str, max_attempts: int) -> AioConfig:
+def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConfig:
+    """How clients of a service behave.
+
+    Args:
+        service: Its name in the SDK.
+        max_attempts: How often a call is tried.
+        at_aws: Use AWS's own address, whatever endpoint is configured.
+    """
     return AioConfig(
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_POLL_READ_TIMEOUT_S if service == "sqs" else _READ_TIMEOUT_S,
@@ -56,8 +65,16 @@ def _config(service: str, max_attempts: int) -> AioConfig:
         # The checksums that became the default in 2025 are unknown to older S3-alikes.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # "auto" is virtual-hosted on AWS and path-style at every other endpoint.
-        s3={"addressing_style": "auto", "us_east_1_regional_endpoint": "regional"},
+        # The SDK signs links with version 2 in the oldest regions. AWS refuses those for buckets made since
+        # June 2020, and for objects that KMS encrypts.
+        signature_version="s3v4" if service == "s3" else None,
+        # With "auto", links on AWS lead to the global address, which redirects while a bucket is new. At every
+        # other endpoint "auto" is path style.
+        s3={
+            "addressing_style": "virtual" if at_aws else "auto",
+            "us_east_1_regional_endpoint": "regional",
+        },
+        ignore_configured_endpoint_urls=at_aws,
     )
 
 
@@ -80,7 +97,7 @@ class AwsClients:
     secret_access_key: str | None = field(default=None, repr=False)
     max_attempts: int = _MAX_ATTEMPTS
     session: AioSession = field(default_factory=get_session, repr=False)
-    _open: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _open: dict[tuple[str, bool], Any] = field(default_factory=dict, init=False, repr=False)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _exits: AsyncExitStack = field(default_factory=AsyncExitStack, init=False, repr=False)
 
@@ -97,8 +114,10 @@ class AwsClients:
         return await self._client("sqs")
 
     async def s3(self) -> Any:
-        """The S3 client."""
-        return await self._client("s3")
+        """The S3 client: virtual-hosted, regional addresses on AWS, path style at every other endpoint."""
+        configured = await self._client("s3")
+        own = await self._client("s3", at_aws=True)
+        return own if own.meta.endpoint_url == configured.meta.endpoint_url else configured
 
     async def cloudwatch(self) -> Any:
         """The CloudWatch client."""
@@ -110,20 +129,37 @@ class AwsClients:
             self._open.clear()
             await self._exits.aclose()
 
-    async def _client(self, service: str) -> Any:
+    async def _client(self, service: str, *, at_aws: bool = False) -> Any:
         async with self._opening:
-            if service not in self._open:
+            if (service, at_aws) not in self._open:
                 context = self.session.create_client(
                     service,
                     region_name=self.region,
-                    endpoint_url=self.endpoint_url,
+                    endpoint_url=None if at_aws else self.endpoint_url,
                     aws_access_key_id=self.access_key_id,
                     aws_secret_access_key=self.secret_access_key,
-                    config=_config(service, self.max_attempts),
+                    config=_config(service, self.max_attempts, at_aws=at_aws),
                 )
                 with _settings_errors(service):
-                    self._open[service] = await self._exits.enter_async_context(context)
-            return self._open[service]
+                    self._open[service, at_aws] = await self._exits.enter_async_context(context)
+            return self._open[service, at_aws]
+
+
+async def bucket_region(client: Any, bucket: str) -> str | None:
+    """The region of a bucket on AWS; S3 tells it also to those that may not read the bucket.
+
+    None where S3 does not tell, and at an endpoint that is not AWS's: such a store knows no regions.
+    """
+    if client.meta.config.s3["addressing_style"] != "virtual":
+        return None
+    try:
+        answer = await client.head_bucket(Bucket=bucket)
+    except ClientError as exc:
+        answer = exc.response
+    except CALL_ERRORS:
+        return None
+    told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    return None if told is None else str(told)
 
 
 @contextmanager
@@ -168,6 +204,7 @@ class Trouble(Enum):
     DENIED = "the worker's role may not do that: deploy/iam-policy.json has what it takes"
     NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
     FAILING = "the service fails"
+    REDIRECTED = "it redirects to another address: correct AWS_ENDPOINT_URL"
     UNREACHABLE = "it does not answer: see the network, AWS_REGION and AWS_ENDPOINT_URL"
 
 
@@ -198,6 +235,7 @@ _CODES: Final = {
         *("InternalError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException"),
         *("ServiceFailure", "RequestTimeout", "500", "502", "503", "504", "ResponseParserError"),
     ),
+    Trouble.REDIRECTED: ("RecursionError",),
     Trouble.UNREACHABLE: (
         *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"),
         *("HTTPClientError", "IncompleteReadError", "ResponseStreamingError", "ProxyConnectionError"),

@@ -9,7 +9,6 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -183,7 +182,7 @@ class OutputUploader:
             return await self._store.presigned_url(
                 bucket, key, expires_s=self._settings.output_url_expires_seconds
             )
-        return f"https://s3.{self._settings.aws_region}.amazonaws.com/{bucket}/{quote(key)}"
+        return self._store.plain_url(bucket, key)
 
     async def document(self, result: Result, fence: int = 0) -> bytes:
         """The result's JSON; when that is too large, its full logs go to S3 and the rest is shortened.

@@ -115,9 +115,7 @@ async def test_output_files_are_uploaded_with_their_folders_also_of_failed_jobs(
 ):
     result = await worker.run_program(runtime, case)
     assert result["status"] == ("SUCCESS" if case == "files" else "FAILED")
-    base = (
-        f"https://s3.ap-northeast-2.amazonaws.com/{worker.stack.data_bucket}/outputs/{result['requestId']}/"
-    )
+    base = f"{worker.stack.endpoint_url}/{worker.stack.data_bucket}/outputs/{result['requestId']}/"
     assert [link.removeprefix(base) for link in result["outputFiles"]] == [
         "a.txt",
         "folder/b.json",

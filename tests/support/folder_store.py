@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from nanoagent.errors import StorageError, Superseded
-from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, plain_link
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +85,9 @@ class FolderStore:
             draft.replace(path)  # a reader sees the old object or the new one
         except (OSError, ObjectMissing) as exc:
             raise StorageError(f"{bucket}/{key}: {exc}") from exc
+
+    def plain_url(self, bucket: str, key: str) -> str:
+        return plain_link("https://s3.ap-northeast-2.amazonaws.com", bucket, key)
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         return self.path(bucket, key).absolute().as_uri()

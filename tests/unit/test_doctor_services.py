@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from redis.exceptions import AuthenticationError
 
-from nanoagent import config
+from nanoagent import aws, config
 from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
@@ -237,6 +238,57 @@ BEGUN = Answer(data={"Key": "outputs/.doctor", "UploadId": "u"})
 )
 def test_what_a_multipart_upload_tells(begun: Answer, ended: Answer | None, expected: Expected):
     assert_said(list(cloud.data_bucket(settings_with(), "outputs/", begun, ended)), expected)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({}, ()),
+        ({"code": None, "data": None}, ()),
+        ({"code": "ap-northeast-2", "data": "ap-northeast-2"}, ()),
+        ({"code": "eu-west-1"}, ((WARNING, "the bucket code (S3_CODE_BUCKET) is in eu-west-1"),)),
+        (
+            {"code": "ap-northeast-2", "data": "us-east-1"},
+            ((PROBLEM, "S3 refuses the links to output files"),),
+        ),
+    ],
+)
+def test_a_bucket_of_another_region_is_told(found: dict[str, str | None], expected: Expected):
+    assert_said(list(cloud.regions(settings_with(), found)), expected)
+
+
+class HeadedClient:
+    """An S3 client as far as the region of a bucket takes one."""
+
+    def __init__(self, answer: dict[str, Any] | Exception, style: str = "virtual") -> None:
+        self.meta = SimpleNamespace(config=SimpleNamespace(s3={"addressing_style": style}))
+        self._answer = answer
+
+    async def head_bucket(self, *, Bucket: str) -> dict[str, Any]:  # noqa: N803 - as the SDK names it
+        assert Bucket == "code"
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+HEADED: dict[str, Any] = {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}}
+
+
+@pytest.mark.parametrize(
+    ("client", "region"),
+    [
+        (HeadedClient(HEADED), "eu-west-1"),
+        (HeadedClient(ClientError({**HEADED, "Error": {"Code": "403"}}, "HeadBucket")), "eu-west-1"),
+        (HeadedClient(ClientError({"Error": {"Code": "404"}}, "HeadBucket")), None),
+        (HeadedClient(OSError("down")), None),
+        (HeadedClient({}), None),
+        (HeadedClient(HEADED, "auto"), None),  # a store that knows no regions
+    ],
+)
+async def test_the_region_of_a_bucket_is_told_also_where_reading_it_is_refused(
+    client: HeadedClient, region: str | None
+):
+    assert await aws.bucket_region(client, "code") == region
 
 
 @pytest.mark.parametrize(

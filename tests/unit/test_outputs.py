@@ -152,13 +152,13 @@ async def test_links_are_percent_encoded(
     assert store.path("data", f"outputs/r1/{path}").exists()
 
 
-async def test_the_region_and_the_bucket_are_the_settings(
+async def test_the_bucket_is_the_settings_and_the_link_the_stores(
     make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
 ):
     store.path("other", "x").parent.mkdir()
-    uploader = make_uploader(aws_region="us-east-1", s3_user_data_bucket="other")
+    uploader = make_uploader(s3_user_data_bucket="other")
     links, _ = await uploader.upload("r1", [spool("x")])
-    assert links == ["https://s3.us-east-1.amazonaws.com/other/outputs/r1/x"]
+    assert links == [store.plain_url("other", "outputs/r1/x")]
 
 
 async def test_links_are_presigned_where_that_is_wanted(

@@ -74,6 +74,9 @@ class Bench:
     async def put(self, bucket: str, key: str, source: Path, **_: Any) -> None:
         await self._do(key)
 
+    def plain_url(self, bucket: str, key: str) -> str:
+        return f"{bucket}/{key}"
+
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         return "link"
 
@@ -108,6 +111,7 @@ async def test_what_a_healthy_store_says_is_handed_on(bench: Bench):
     assert await bench.read() == "etag"
     await bench.write()
     assert await bench.steady.presigned_url("b", "k", expires_s=1) == "link"
+    assert bench.steady.plain_url("b", "k") == "b/k"
     assert await bench.steady.trouble() is None
     assert bench.probes == 0
 

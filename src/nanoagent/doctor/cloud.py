@@ -284,6 +284,23 @@ def code_bucket(settings: Settings, answer: Answer) -> Finding:
     )
 
 
+def regions(settings: Settings, found: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Buckets in another region than the worker's; `found` has the buckets' regions where S3 told them."""
+    for setting, bucket in (
+        ("S3_CODE_BUCKET", settings.s3_code_bucket),
+        ("S3_USER_DATA_BUCKET", settings.s3_user_data_bucket),
+    ):
+        region = found.get(bucket)
+        if region is None or region == settings.aws_region:
+            continue
+        said = f"the bucket {bucket} ({setting}) is in {region}, but AWS_REGION is {settings.aws_region}"
+        remedy = f"AWS_REGION={region}, or a bucket in {settings.aws_region}"
+        if setting == "S3_CODE_BUCKET":
+            yield warning(Area.S3, f"{said}: reading it is slower, and its traffic is billed", remedy)
+        else:
+            yield problem(Area.S3, f"{said}: S3 refuses the links to output files", remedy)
+
+
 def data_bucket(settings: Settings, prefix: str, begun: Answer, ended: Answer | None) -> Iterator[Finding]:
     """What beginning a multipart upload and giving it up tells; a small object takes the same permission."""
     bucket = settings.s3_user_data_bucket

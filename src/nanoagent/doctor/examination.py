@@ -153,11 +153,20 @@ async def _host_and_docker(settings: Settings, *, are_wrong: bool) -> list[Findi
 async def _aws(settings: Settings, clients: AwsClients, wrong: frozenset[str]) -> list[Finding]:
     if "AWS_REGION" in wrong:
         return [_not_asked(area, wrong, "AWS_REGION") for area in (Area.SQS, Area.S3, Area.CLOUDWATCH)]
-    queue, bucket, outputs, metrics = await asyncio.gather(
+    known = {
+        bucket
+        for name, bucket in (
+            ("S3_CODE_BUCKET", settings.s3_code_bucket),
+            ("S3_USER_DATA_BUCKET", settings.s3_user_data_bucket),
+        )
+        if name not in wrong
+    }
+    queue, bucket, outputs, metrics, regions = await asyncio.gather(
         gather.sqs(settings, clients) if "SQS_QUEUE_URL" not in wrong else _nothing(),
         gather.code_bucket(settings, clients) if "S3_CODE_BUCKET" not in wrong else _nothing(),
         _outputs(settings, clients) if "S3_USER_DATA_BUCKET" not in wrong else _nothing(),
         gather.cloudwatch(clients) if settings.cloudwatch_enabled else _nothing(),
+        gather.bucket_regions(clients, known),
     )
     findings = [
         *(cloud.sqs(settings, queue) if queue else [_not_asked(Area.SQS, wrong, "SQS_QUEUE")]),
@@ -167,6 +176,7 @@ async def _aws(settings: Settings, clients: AwsClients, wrong: frozenset[str]) -
             for prefix, begun, ended in outputs or ()
             for finding in cloud.data_bucket(settings, prefix, begun, ended)
         ),
+        *cloud.regions(settings, regions),
         *([] if outputs else [_not_asked(Area.S3, wrong, "S3_USER")]),
         cloud.cloudwatch(metrics)
         if metrics

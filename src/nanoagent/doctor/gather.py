@@ -33,7 +33,7 @@ from nanoagent.sink.base import Claim
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from nanoagent.aws import AwsClients
     from nanoagent.config import Settings
@@ -340,6 +340,24 @@ async def _got(clients: AwsClients, bucket: str, key: str) -> Any:
     answer = await (await clients.s3()).get_object(Bucket=bucket, Key=key)
     answer["Body"].close()
     return answer
+
+
+async def bucket_regions(clients: AwsClients, buckets: Iterable[str]) -> dict[str, str | None]:
+    """The regions of buckets, where S3 tells them."""
+    try:
+        client = await clients.s3()
+    except NanoAgentError:  # what is wrong with the client's settings, the other questions tell
+        return {}
+    names = sorted(set(buckets))
+    return dict(zip(names, await asyncio.gather(*(_region(client, name) for name in names)), strict=True))
+
+
+async def _region(client: Any, bucket: str) -> str | None:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            return await aws.bucket_region(client, bucket)
+    except TimeoutError:
+        return None
 
 
 async def data_bucket(settings: Settings, clients: AwsClients, prefix: str) -> tuple[Answer, Answer | None]:

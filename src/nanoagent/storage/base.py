@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 from nanoagent.errors import NanoAgentError, one_line
 
@@ -14,6 +15,14 @@ class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, no
     """No such bucket or key, or no permission to know."""
 
 
+class ObjectArchived(ObjectMissing):
+    """The object is in an archive (S3 Glacier): it cannot be read before it is restored."""
+
+
+class BucketElsewhere(ObjectMissing):
+    """The bucket is in a region that requests from here cannot be sent on to."""
+
+
 class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
     """The object has more bytes than the caller is willing to take."""
 
@@ -21,6 +30,17 @@ class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
 def shown(bucket: str, key: str) -> str:
     """An object as a message names it; a key may be any characters."""
     return one_line(f"s3://{bucket}/{key}")
+
+
+def plain_link(endpoint: str, bucket: str, key: str) -> str:
+    """The address of an object in path style.
+
+    Args:
+        endpoint: The store's URL.
+        bucket: The bucket's name.
+        key: The object's key; what cannot stand in a URL is percent-encoded.
+    """
+    return f"{endpoint}/{bucket}/{quote(key)}"
 
 
 class ObjectStore(Protocol):
@@ -39,7 +59,7 @@ class ObjectStore(Protocol):
             max_bytes: More than this is refused, before or while it is read.
 
         Raises:
-            ObjectMissing: No such bucket or key, or access denied.
+            ObjectMissing: No such bucket or key, or access denied; its subclasses name further causes.
             ObjectTooLarge: The object is larger than `max_bytes`.
             StorageError: Anything else.
         """
@@ -70,6 +90,10 @@ class ObjectStore(Protocol):
             Superseded: The object that is there has a larger one.
             StorageError: Anything else.
         """
+        ...
+
+    def plain_url(self, bucket: str, key: str) -> str:
+        """The object's address, for those who may read it with credentials."""
         ...
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:

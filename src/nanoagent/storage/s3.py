@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import structlog
 
 from nanoagent import aws
-from nanoagent.errors import StorageError, Superseded
-from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, shown
+from nanoagent.errors import NanoAgentError, StorageError, Superseded
+from nanoagent.storage.base import (
+    BucketElsewhere,
+    ObjectArchived,
+    ObjectMissing,
+    ObjectTooLarge,
+    plain_link,
+    shown,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -31,9 +39,17 @@ _MISSING: Final = frozenset(
         "AccessDenied",
         "AllAccessDisabled",
         "InvalidBucketName",
-        "InvalidObjectState",  # archived: it would have to be restored first
         "KeyTooLongError",
         "ParamValidationError",  # botocore's own, for what can be no bucket or key
+    }
+)
+_ARCHIVED: Final = frozenset({"InvalidObjectState"})
+# botocore follows a bucket to its region once, by the region that S3 names. These remain where it cannot: in
+# another partition, in a region that is not enabled for the account, or behind an endpoint of one region.
+_ELSEWHERE: Final = frozenset(
+    {
+        *("301", "307", "PermanentRedirect", "TemporaryRedirect", "Redirect"),
+        *("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
     }
 )
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -121,6 +137,13 @@ class S3Store:
                 condition = await self._replacing(target, fence)
         raise StorageError(f"{doing}: others keep writing it")
 
+    def plain_url(self, bucket: str, key: str) -> str:
+        """The object's address in path style, at the endpoint that the worker itself uses."""
+        endpoint = urlsplit(self._client.meta.endpoint_url)
+        # A user and a password in AWS_ENDPOINT_URL are for the worker alone.
+        address = endpoint._replace(netloc=endpoint.netloc.rpartition("@")[2])
+        return plain_link(address.geturl().rstrip("/"), bucket, key)
+
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """A link that lets anyone read the object for `expires_s` seconds, 604,800 at most.
 
@@ -170,8 +193,7 @@ class S3Store:
             code = aws.error_code(exc)
             if code in _NOT_MODIFIED:
                 return None
-            kind = ObjectMissing if code in _MISSING else StorageError
-            raise kind(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
+            raise _unreadable(code)(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
 
     async def _put_if(
         self,
@@ -254,6 +276,15 @@ class S3Store:
                 await self._client.abort_multipart_upload(**target)
         except aws.CALL_ERRORS as exc:
             _log.warning("multipart upload not aborted", error=aws.describe(exc), **target)
+
+
+def _unreadable(code: str) -> type[NanoAgentError]:
+    """What S3's code for an object that was not read means."""
+    if code in _ARCHIVED:
+        return ObjectArchived
+    if code in _ELSEWHERE:
+        return BucketElsewhere
+    return ObjectMissing if code in _MISSING else StorageError
 
 
 async def _copy(body: Any, into: Path, max_bytes: int) -> bool:

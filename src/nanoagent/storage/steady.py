@@ -161,6 +161,10 @@ class SteadyStore:
         finally:
             self._waiting -= 1
 
+    def plain_url(self, bucket: str, key: str) -> str:
+        """See `ObjectStore.plain_url`."""
+        return self._store.plain_url(bucket, key)
+
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
         """See `ObjectStore.presigned_url`: the store is not asked."""
         return await self._store.presigned_url(bucket, key, expires_s=expires_s)
