@@ -68,8 +68,8 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
         # The SDK signs links with version 2 in the oldest regions. AWS refuses those for buckets made since
         # June 2020, and for objects that KMS encrypts.
         signature_version="s3v4" if service == "s3" else None,
-        # With "auto", links on AWS lead to the global address, which redirects while a bucket is new. At every
-        # other endpoint "auto" is path style.
+        # With "auto", links on AWS lead to the global address, which redirects while a bucket is new. At
+        # every other endpoint "auto" is path style.
         s3={
             "addressing_style": "virtual" if at_aws else "auto",
             "us_east_1_regional_endpoint": "regional",

@@ -26,6 +26,7 @@ from nanoagent.code.cache import CodeCache, FetchOutcome, ProgramCache
 from nanoagent.code.store import DiskCache, Use, eviction_order
 from nanoagent.errors import PlatformError, Rejected, StorageError
 from nanoagent.result import ErrorType
+from nanoagent.storage.base import BucketElsewhere, ObjectArchived, ObjectMissing
 from nanoagent.threads import in_thread
 from support.folder_store import FolderStore
 from support.waiting import eventually
@@ -347,6 +348,37 @@ async def test_a_missing_object_is_named(cache: CodeCache, store: Store, root: P
 
     assert caught.value.error_type is ErrorType.CODE_NOT_FOUND
     assert left_over(root) == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "said", "advised"),
+    [
+        (ObjectArchived("S3's words"), ("archived (S3 Glacier)", "보관 계층"), ("Restore", "복원")),
+        (BucketElsewhere("S3's words"), ("in another region", "다른 리전"), ("worker's region", "같은 리전")),
+    ],
+)
+async def test_a_cause_that_is_known_has_its_own_words_in_both_languages(
+    cache: CodeCache,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: ObjectMissing,
+    said: tuple[str, str],
+    advised: tuple[str, str],
+) -> None:
+    async def refuse(*_: object, **__: object) -> str:
+        raise cause
+
+    monkeypatch.setattr(store, "fetch", refuse)
+    with pytest.raises(Rejected) as caught:
+        await fetched(cache, "k")
+
+    refusal = caught.value
+    assert refusal.error_type is ErrorType.CODE_NOT_FOUND
+    assert refusal.hint is not None
+    for locale, message, hint in zip(("en", "ko"), said, advised, strict=True):
+        assert message in refusal.message.in_(locale)
+        assert "s3://code/k" in refusal.message.in_(locale)
+        assert hint in refusal.hint.in_(locale)
 
 
 async def test_an_object_over_the_limit_is_refused_by_the_settings_name(
