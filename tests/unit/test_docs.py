@@ -39,7 +39,7 @@ FILE_IN_FOLDER: Final = re.compile(r"(?:[\w.-]+/)+[\w.-]+\.(?:py|md|c|h|json|tom
 # Where a path that is named may start; modules are named from the package on.
 ROOTS: Final = (ROOT, SOURCE, ROOT / "src/nanosupervisor")
 TOP_FOLDERS: Final = {"src", "docs", "deploy", "docker", "examples", "scripts", "tests", ".ci"}
-SDK_VARIABLE: Final = re.compile(r"AWS_[A-Z_]+|DOCKER_HOST")
+SDK_VARIABLE: Final = re.compile(r"AWS_[A-Z0-9_]+|DOCKER_HOST")
 KERNEL_CONSTANT: Final = re.compile(r"(?:CAP|PR)_[A-Z_]+")
 
 
