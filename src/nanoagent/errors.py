@@ -81,14 +81,14 @@ class Rejected(NanoAgentError):  # noqa: N818 - the field's word for it; the job
         message: Text | str,
         *,
         hint: Text | str | None = None,
-        stderr: str = "",
+        stderr: Text | str = "",
         certain: bool = True,
     ) -> None:
         super().__init__(str(message))
         self.error_type = error_type
         self.message = as_text(message)
         self.hint = None if hint is None else as_text(hint)
-        self.stderr = stderr
+        self.stderr = as_text(stderr)
         self.certain = certain
 
 

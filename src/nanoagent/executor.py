@@ -95,8 +95,8 @@ class Executor:
                 await self._parts.outputs.record(attempt.job.request_id, attempt.ai_record, attempt.fence)
         result = self._blank(attempt, ran.error_type, ran.message)
         result.exit_code = ran.exit_code
-        result.stdout = ran.collected.stdout.text
-        result.stderr = ran.collected.stderr.text
+        result.stdout = ran.collected.stdout.in_every_language().in_(attempt.job.locale)
+        result.stderr = ran.collected.stderr.in_every_language().in_(attempt.job.locale)
         result.stdout_truncated_bytes = ran.collected.stdout.truncated_bytes
         result.stderr_truncated_bytes = ran.collected.stderr.truncated_bytes
         result.duration_ms = round(ran.wall_ms)
@@ -123,7 +123,7 @@ class Executor:
             self._parts.remembered(rejection.reason)
             attempt.timings.build = round(rejection.build_ms, 3) or attempt.timings.build
         result = self._blank(attempt, rejection.error_type, rejection.message)
-        result.stderr = rejection.stderr
+        result.stderr = rejection.stderr.in_(attempt.job.locale)
         if rejection.hint is not None:
             result.hint = rejection.hint.in_(attempt.job.locale)
         return result

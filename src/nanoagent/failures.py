@@ -80,7 +80,7 @@ class _FailedBuild:
     error_type: ErrorType
     message: Text
     hint: Text | None
-    stderr: str
+    stderr: Text
     certain: bool
     ended_at: float
     took_s: float

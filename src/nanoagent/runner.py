@@ -26,6 +26,7 @@ from nanoagent.failures import Failures
 from nanoagent.job import Runtime
 from nanoagent.network.base import AiUsage, NetworkRun
 from nanoagent.result import ErrorType, Timings
+from nanoagent.runtime import error_line
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.text import Text
@@ -226,7 +227,7 @@ class Runner:
             lease = await held.enter_async_context(self._parts.pool.lease(binding))
             built = await execution.execute(lease, request, spool)
             if built.error_type is not None or len(built.collected.files) != 1:
-                raise self._build_failure(built)
+                raise self._build_failure(job.runtime, built)
             await asyncio.to_thread(shutil.move, built.collected.files[0].spooled, into)
 
     def _build_request(self, runtime: Runtime) -> RunRequest:
@@ -247,19 +248,22 @@ class Runner:
             prepare_next=False,
         )
 
-    def _build_failure(self, built: Execution) -> Rejected:
+    def _build_failure(self, runtime: Runtime, built: Execution) -> Rejected:
         settings = self._settings
         reasons = {
             ErrorType.TIMEOUT: _BUILD_TOO_LONG.format(seconds=settings.build_timeout_seconds),
             ErrorType.OUT_OF_MEMORY: _BUILD_TOO_LARGE.format(memory_mb=settings.build_memory_mb),
             ErrorType.DISK_LIMIT: _BUILD_DISK_FULL,
         }
-        said = built.collected.stderr.text or built.collected.stdout.text
+        stream = built.collected.stderr if built.collected.stderr.text else built.collected.stdout
+        said = stream.in_every_language()
         message = _COMPILER_REFUSED
         if built.error_type in reasons:
             message = reasons[built.error_type]
         elif built.error_type is None:
             message = _NO_PROGRAM_BUILT
+        elif error := error_line.build_error(runtime, str(said)):
+            message = Text.verbatim(error)
         certain = built.error_type in {None, ErrorType.USER_ERROR}
         return Rejected(ErrorType.BUILD_FAILED, message, stderr=said, certain=certain)
 
@@ -279,7 +283,9 @@ class Runner:
                 await lease.container.session.ready()
             request = self._run_request(attempt.job, prepare_next=lease.reuse)
             reached = self._reached(attempt, lease, request, spool)
-            ran = await execution.execute(lease, request, spool, attempt.control, reached)
+            ran = await execution.execute(
+                lease, request, spool, attempt.control, reached, language=attempt.job.runtime
+            )
             attempt.timings.run = round(ran.wall_ms, 3)
             return ran, lease
 

@@ -77,7 +77,7 @@ def test_what_a_compiler_refused_is_not_built_again_for_a_while_and_the_result_s
         "the compiler refused the code"
         " (remembered: built 12 s ago with the same outcome; tried again in 52 s)"
     )
-    assert (again.error_type, again.stderr, again.build_ms) == (
+    assert (again.error_type, str(again.stderr), again.build_ms) == (
         ErrorType.BUILD_FAILED,
         "main.cpp:1: no",
         3000,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import judge
+from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, Blame, ErrorType
 from nanoagent.runtime.session import Captured, Collected, exit_code_of, signal_of
 from nanoagent.runtime.wire import ExitFlag, ExitReport, RunRequest
@@ -48,9 +49,15 @@ def report(wait_status: int = 0, flags: ExitFlag = NO_FLAGS) -> ExitReport:
 
 
 def verdict(
-    wait_status: int = 0, flags: ExitFlag = NO_FLAGS, use: MemoryUse | None = CALM, stderr: str = ""
+    wait_status: int = 0,
+    flags: ExitFlag = NO_FLAGS,
+    use: MemoryUse | None = CALM,
+    stderr: str = "",
+    language: Runtime | None = None,
 ) -> tuple[ErrorType | None, str | None]:
-    error_type, message = judge(REQUEST, report(wait_status, flags), use, Collected(stderr=Captured(stderr)))
+    error_type, message = judge(
+        REQUEST, report(wait_status, flags), use, Collected(stderr=Captured(stderr)), language
+    )
     return error_type, None if message is None else str(message)
 
 
@@ -73,7 +80,29 @@ def test_a_silent_exit_is_told_by_its_code():
 
 def test_a_last_line_is_shown_short():
     _, message = verdict(exited(1), stderr="x" * 10_000)
-    assert message == "x" * 300
+    assert message == "x" * 299 + "…"
+
+
+def test_an_error_is_told_as_the_programs_language_prints_it():
+    said = (
+        "/work/index.js:1\nthrow 1\n^\n\nTypeError: no such thing\n    at f (x.js:1:1)\n\nNode.js v20.19.2\n"
+    )
+    assert verdict(exited(1), stderr=said, language=Runtime.NODEJS) == (
+        ErrorType.USER_ERROR,
+        "TypeError: no such thing",
+    )
+    assert verdict(exited(1), stderr=said, language=None)[1] == "Node.js v20.19.2"
+
+
+def test_a_signal_is_told_by_the_error_that_the_program_printed_for_it():
+    said = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  no such thing\n"
+    assert verdict(signal.SIGABRT, stderr=said, language=Runtime.CPP) == (
+        ErrorType.SIGNAL,
+        "terminate called after throwing an instance of 'std::runtime_error': no such thing",
+    )
+    assert (
+        verdict(signal.SIGSEGV, stderr=said, language=Runtime.CPP)[1] == "the program was killed by SIGSEGV"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT, signal.SIGTERM])
@@ -162,11 +191,12 @@ def test_of_several_limits_the_first_of_the_list_counts():
     flags=st.integers(0, 127).map(ExitFlag),
     use=st.none() | st.builds(MemoryUse, st.integers(0), st.integers(0, 3), st.integers(0, 3)),
     stderr=st.text(max_size=30),
+    language=st.none() | st.sampled_from(Runtime),
 )
 def test_whatever_a_supervisor_reports_is_one_of_the_users_endings(
-    wait_status: int, flags: ExitFlag, use: MemoryUse | None, stderr: str
+    wait_status: int, flags: ExitFlag, use: MemoryUse | None, stderr: str, language: Runtime | None
 ):
-    kind, message = verdict(wait_status, flags, use, stderr)
+    kind, message = verdict(wait_status, flags, use, stderr, language)
     assert (kind is None) == (message is None)
     assert OUTCOMES[kind].blame is not Blame.PLATFORM
     if kind is None:

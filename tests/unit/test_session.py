@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nanoagent.errors import ContainerError, ProtocolError
+from nanoagent.runtime import gap, wire
 from nanoagent.runtime import session as session_module
-from nanoagent.runtime import wire
 from nanoagent.runtime.session import Overdue, Session, captured, exit_code_of, signal_of
 from nanoagent.runtime.stream import Gone
 from support import fake_supervisor as says
@@ -397,29 +397,52 @@ def test_output_that_fits_is_whole():
 
 
 def test_output_that_does_not_fit_says_between_head_and_tail_how_much_is_missing():
-    assert captured(b"HEADStail", 100, 9) == session_module.Captured("HEADS\n… 91 bytes cut …\ntail", 91)
+    assert captured(b"HEADStail", 100, 9) == session_module.Captured("HEADS", 91, "tail")
 
 
 def test_bytes_that_are_no_utf8_become_replacement_characters():
     assert captured(b"a\xffb", 3, 10).text == "a�b"
 
 
-def test_a_character_that_the_cut_splits_is_replaced_on_either_side():
+def test_a_character_that_the_cut_splits_is_counted_as_missing():
     kept = "가".encode()[:2] + "나".encode()[1:]
-    assert captured(kept, 50, 4).text == "�\n… 46 bytes cut …\n��"
+    assert captured(kept, 50, 4).text == "\n… 50 bytes cut …\n"
+
+
+def test_bytes_that_are_no_utf8_are_replaced_at_the_cut_as_well():
+    assert captured(b"\xff" + b"\x80" * 9, 100, 10) == session_module.Captured("�" * 5, 90, "�" * 5)
+
+
+def test_the_line_about_the_gap_has_the_language_of_the_result():
+    stream = captured(b"HEADStail", 100, 9).in_every_language()
+    assert stream.in_("ko") == "HEADS\n… 91바이트 생략 …\ntail"
+    assert stream.in_("en") == "HEADS\n… 91 bytes cut …\ntail"
+    assert gap.split(stream.ko) == gap.split(stream.en) == ("HEADS", "tail")
+
+
+def kept_of(output: bytes, capacity: int) -> bytes:
+    """What a supervisor sends of it."""
+    if len(output) <= capacity:
+        return output
+    return output[: capacity - capacity // 2] + output[len(output) - capacity // 2 :]
 
 
 @settings(deadline=None)
 @given(output=st.binary(max_size=60), capacity=st.integers(2, 40))
 def test_what_was_kept_and_what_was_cut_add_up(output, capacity):
-    head, tail = capacity - capacity // 2, capacity // 2
-    kept = output if len(output) <= capacity else output[:head] + output[-tail:]
-    result = captured(kept, len(output), capacity)
-    assert result.truncated_bytes == len(output) - len(kept)
-    if result.truncated_bytes:
-        gap = f"\n… {result.truncated_bytes} bytes cut …\n"
-        assert result.text == kept[:head].decode(errors="replace") + gap + kept[head:].decode(
-            errors="replace"
-        )
-    else:
+    result = captured(kept_of(output, capacity), len(output), capacity)
+    missing = max(0, len(output) - capacity)
+    assert missing <= result.truncated_bytes <= missing + 6
+    assert (result.truncated_bytes == 0) == (missing == 0)
+    if not missing:
         assert result.text == output.decode(errors="replace")
+
+
+@settings(deadline=None)
+@given(text=st.text(max_size=60), capacity=st.integers(2, 40))
+def test_no_cut_makes_valid_utf8_invalid_and_every_byte_is_shown_or_counted(text, capacity):
+    output = text.encode()
+    result = captured(kept_of(output, capacity), len(output), capacity)
+    assert text.startswith(result.head)
+    assert text.endswith(result.tail)
+    assert len((result.head + result.tail).encode()) + result.truncated_bytes == len(output)

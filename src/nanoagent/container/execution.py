@@ -15,7 +15,7 @@ from nanoagent.container.cgroup import MemoryUse, RunMeter
 from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError
 from nanoagent.result import ErrorType
-from nanoagent.runtime import session, stream
+from nanoagent.runtime import error_line, session, stream
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.session import Collected
 from nanoagent.runtime.wire import ExitFlag, ExitReport
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.pool import Lease
+    from nanoagent.job import Runtime
     from nanoagent.runtime.wire import RunRequest
 
 log = structlog.get_logger(__name__)
 
 # A sample costs some 20 µs. Programs that end sooner than the first are measured by the peak alone.
 _SAMPLE_S: Final = 0.05
-_LAST_LINE_CHARS: Final = 300
 # What the supervisor may need after a run: names of files, captured output; measured far below.
 _SUPERVISOR_BYTES: Final = 16 * MIB
 # The kernel's own structures go a moment after the processes; more than that is the run's doing.
@@ -118,6 +118,8 @@ async def execute(
     spool: Path,
     control: Control | None = None,
     network: AbstractAsyncContextManager[None] | None = None,
+    *,
+    language: Runtime | None = None,
 ) -> Execution:
     """Run once, and mark the lease clean when its container may serve again.
 
@@ -127,6 +129,7 @@ async def execute(
         spool: A folder for the output files; made when there are any.
         control: Told when the run can be called off.
         network: Entered before the program starts, left when none of its processes lives any more.
+        language: The program's; None for one of the image, such as a compiler.
 
     Raises:
         ContainerError: The container could not do it; nothing can be said of the program.
@@ -159,7 +162,7 @@ async def execute(
         raise ContainerError("the container's interpreter ended during the run, and with it the run")
     has_room = _make_room(container.group, meter)
     collected = await container.session.collect(request, report, spool)
-    error_type, message = judge(request, report, use, collected)
+    error_type, message = judge(request, report, use, collected, language)
     lease.clean = (
         collected.clean and has_room and _leaves_no_doubt(error_type) and _holds_no_more(lease.container)
     )
@@ -174,7 +177,11 @@ async def execute(
 
 
 def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the top
-    request: RunRequest, report: ExitReport, use: MemoryUse | None, collected: Collected
+    request: RunRequest,
+    report: ExitReport,
+    use: MemoryUse | None,
+    collected: Collected,
+    language: Runtime | None = None,
 ) -> tuple[ErrorType | None, Text | None]:
     """How the run ended, by what the agent and the kernel have seen: the kind and a sentence.
 
@@ -197,12 +204,13 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
         return ErrorType.DISK_LIMIT, _FILE_TOO_LARGE.format(limit_bytes=request.file_size_bytes)
     if use is not None and use.refused_processes:
         return ErrorType.PROCESS_LIMIT, _too_many(use)
+    if code == 0:
+        return None, None
+    said = error_line.error_line(language, collected.stderr.text, code, killed_by)
     if killed_by is not None:
-        return ErrorType.SIGNAL, _KILLED.format(signal=killed_by.name)
-    if code != 0:
-        said = _last_line(collected.stderr.text)
-        return ErrorType.USER_ERROR, Text.verbatim(said) if said else _EXITED.format(code=code)
-    return None, None
+        message = Text.verbatim(said) if said else _KILLED.format(signal=killed_by.name)
+        return ErrorType.SIGNAL, message
+    return ErrorType.USER_ERROR, Text.verbatim(said) if said else _EXITED.format(code=code)
 
 
 def _make_room(group: ControlGroup | None, meter: RunMeter | None) -> bool:
@@ -249,12 +257,6 @@ def _not_started(request: RunRequest, report: ExitReport) -> Execution:
 def _leaves_no_doubt(error_type: ErrorType | None) -> bool:
     """Whether the container may be used again: after a run that hit no limit and was not killed by us."""
     return error_type in {None, ErrorType.USER_ERROR, ErrorType.SIGNAL}
-
-
-def _last_line(text: str) -> str:
-    """What most languages put last is what went wrong."""
-    lines = text.strip().splitlines()
-    return lines[-1].strip()[:_LAST_LINE_CHARS] if lines else ""
 
 
 def _too_many(use: MemoryUse) -> Text:

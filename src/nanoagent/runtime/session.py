@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.errors import ContainerError, ProtocolError
 from nanoagent.result import OutputError
-from nanoagent.runtime import wire
+from nanoagent.runtime import gap, wire
 from nanoagent.runtime.stream import FrameStream
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,15 +44,28 @@ class Overdue(ContainerError):  # noqa: N818 - a state of the run; the executor 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """One of the two output streams.
+    """One of the two output streams; invalid UTF-8 is replaced.
 
     Attributes:
-        text: What was kept, invalid UTF-8 replaced; with a line about the gap when there is one.
-        truncated_bytes: How many bytes are missing.
+        head: Its beginning, or all of it.
+        truncated_bytes: How many bytes are missing between head and tail.
+        tail: Its end, when bytes are missing.
     """
 
-    text: str = ""
+    head: str = ""
     truncated_bytes: int = 0
+    tail: str = ""
+
+    @property
+    def text(self) -> str:
+        """The stream with a line about the gap, in English, when there is one."""
+        return str(self.in_every_language())
+
+    def in_every_language(self) -> Text:
+        """The stream with a line about the gap when there is one."""
+        if not self.truncated_bytes:
+            return Text.verbatim(self.head)
+        return gap.joined(self.head, self.truncated_bytes, self.tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +374,7 @@ def _spooled(spool: Path, number: int) -> Path:
 
 
 def captured(kept: bytes, total: int, capacity: int) -> Captured:
-    """Text from the head and tail of a stream.
+    """Text from the head and tail of a stream, without the characters that the cuts have split.
 
     Args:
         kept: The head and, behind it, the tail.
@@ -370,10 +384,10 @@ def captured(kept: bytes, total: int, capacity: int) -> Captured:
     missing = total - len(kept)
     if missing <= 0:
         return Captured(kept.decode(errors="replace"))
-    head = capacity - capacity // 2
-    gap = f"\n… {missing} bytes cut …\n"
-    text = kept[:head].decode(errors="replace") + gap + kept[head:].decode(errors="replace")
-    return Captured(text, missing)
+    head_bytes = capacity - capacity // 2
+    head, split_before = gap.decode_head(kept[:head_bytes])
+    tail, split_behind = gap.decode_tail(kept[head_bytes:])
+    return Captured(head, missing + split_before + split_behind, tail)
 
 
 def _shown(path: bytes) -> str:

@@ -188,7 +188,7 @@ class Suite:
             try:
                 ran, _ = await self._runner.run(Attempt(job, 1, 0.0), tree, held)
             except Rejected as exc:
-                said = exc.stderr.strip().splitlines()
+                said = str(exc.stderr).strip().splitlines()
                 raise PlatformError(f"the canary could not be built: {exc} {said[:1]}") from exc
             return ran
 
