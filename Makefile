@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases check format lock images clean
+.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases libraries check format lock images clean
 
 BIN := .venv/bin
 # Processes that tests are spread over.
@@ -67,6 +67,10 @@ bench-hostile: setup  ## what honest jobs wait beside hostile ones, against a qu
 bench-phases: setup  ## where a job's time goes: cold, warm and hot, for each runtime
 	$(call announce,phases; best on an idle machine)
 	@$(BIN)/python benchmarks/phases.py
+
+libraries: setup-tests  ## libraries and functions of others, fetched and run; half an hour, into docs/libraries.md
+	$(call announce,packages from the registries that pip npm and apt are set to)
+	@$(BIN)/python -m benchmarks.libraries --report docs/libraries.md
 
 fuzz:  ## random search for inputs that break parsers and properties; FUZZ_SECONDS (60) for each parser
 	@scripts/setup venv

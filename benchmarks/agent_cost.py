@@ -43,7 +43,7 @@ from unittest import mock
 from benchmarks import services
 
 from nanoagent import agent as composition
-from nanoagent.broker.base import Delivery
+from nanoagent.broker.base import Broker, Delivery
 from nanoagent.config import Settings
 from nanoagent.container.base import RunningContainer, configuration_of
 from nanoagent.job import Runtime
@@ -213,15 +213,21 @@ class ListBroker:
         if not self._held and not self._bodies:
             self._done.set()
 
-    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
+    def is_last(self, delivery: Delivery) -> bool:
+        """There is no redrive policy."""
+        del delivery
+        return False
+
+    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         """A failure here: these jobs have nothing to be tried again for."""
-        del delay_s
+        del delay_s, poison
         self.failed += 1
         await self.ack(delivery)
+        return True
 
-    async def bury(self, delivery: Delivery, reason: str) -> bool:
+    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Likewise."""
-        del reason
+        del reason, attempts
         self.failed += 1
         await self.ack(delivery)
         return True
@@ -323,7 +329,7 @@ async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> Asy
     """An agent that is ready and warm, drained and closed at the end."""
     broker = ListBroker()
 
-    async def instead(*_: object) -> ListBroker:
+    async def instead(*_: object) -> Broker:
         return broker
 
     async with AsyncExitStack() as opened:
@@ -378,6 +384,7 @@ async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> S
         cloudwatch_enabled=False,
         selftest_interval_seconds=0,
         drain_seconds=5,
+        function_max_share=1,  # one function has the worker to itself
         container_max_runs=1_000_000,  # making another container is not what is measured
         **sizes,
     )

@@ -167,6 +167,7 @@ class Lab:
             "selftest_interval_seconds": 0,
             "cloudwatch_enabled": False,
             "drain_seconds": 5,
+            "function_max_share": 1,  # one function has the worker to itself
         }
         return Settings(_env_file=None, **(fields | changes))  # type: ignore[call-arg]
 

@@ -26,6 +26,7 @@ from nanoagent.result import Isolation
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from nanoagent.broker.base import Broker
     from nanoagent.config import Settings
 
 _JOB_DEADLINE_S: Final = 120.0
@@ -85,13 +86,20 @@ class TimingBroker:
         if not sent.settled.done():
             sent.settled.set_result((now - sent.handed_out_at) * 1000)
 
-    async def give_back(self, delivery: Delivery, delay_s: float) -> None:
-        """A failure here: a benchmark's jobs have nothing to be tried again for."""
-        del delay_s
-        self._failed(delivery, "given back")
+    def is_last(self, delivery: Delivery) -> bool:
+        """There is no redrive policy."""
+        del delivery
+        return False
 
-    async def bury(self, delivery: Delivery, reason: str) -> bool:
+    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """A failure here: a benchmark's jobs have nothing to be tried again for."""
+        del delay_s, poison
+        self._failed(delivery, "given back")
+        return True
+
+    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Likewise."""
+        del attempts
         self._failed(delivery, reason)
         return True
 
@@ -201,7 +209,7 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
     """
     broker = TimingBroker()
 
-    async def this_broker(*_: object) -> TimingBroker:
+    async def this_broker(*_: object) -> Broker:
         return broker
 
     async def no_sandbox(*_: object, **__: object) -> Verdict:

@@ -175,7 +175,7 @@ async def test_a_job_that_is_given_back_or_buried_fails_the_benchmark():
     broker = TimingBroker()
     taken = [broker.send("a"), broker.send("b")]
     deliveries = await broker.receive(2)
-    await broker.give_back(deliveries[0], 1.0)
+    assert await broker.give_back(deliveries[0], 1.0)
     assert await broker.bury(deliveries[1], "no such image")
     with pytest.raises(JobFailed, match="given back"):
         await taken[0]

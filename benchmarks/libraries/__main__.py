@@ -1,0 +1,210 @@
+"""Runs every library of the catalogue by a real worker: `make libraries`, or some of them by name.
+
+    python -m benchmarks.libraries [NAME …] [--json] [--report FILE]
+
+Exit code 0 when all work, 1 when one does not, 2 when nothing could be tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.libraries import install
+from benchmarks.libraries.catalogue import libraries
+from redis import asyncio as redis
+from rich.console import Console
+from rich.table import Table
+
+from nanoagent.demo import AgentProcess
+from nanoagent.local import EmbeddedStack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.libraries.catalogue import Library
+
+_DEADLINE_S: Final = 300
+_HOT_RUNS: Final = 3
+_MIB: Final = 1024 * 1024
+_SHOWN_CHARACTERS: Final = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of one library.
+
+    Attributes:
+        name: The library's.
+        runtime: Its language.
+        zip_mb: Size of its zip, MiB.
+        first_ms: Its first run, from receipt to result: fetch, unpack, build, start and run.
+        hot_ms: The best of its later runs, likewise.
+        problem: Why it did not work; empty when it did.
+    """
+
+    name: str
+    runtime: str
+    zip_mb: float = 0
+    first_ms: float | None = None
+    hot_ms: float | None = None
+    problem: str = ""
+
+
+class Bench:
+    """A worker on an embedded stack.
+
+    Args:
+        stack: The services.
+        folder: For packages, log and caches.
+    """
+
+    def __init__(self, stack: EmbeddedStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+
+    def agent(self) -> AgentProcess:
+        """A worker with the default limits."""
+        settings = {
+            "CODE_CACHE_DIR": str(self._folder / "cache"),
+            "METRICS_PORT": "0",
+            "SELFTEST_INTERVAL_SECONDS": "0",
+            "SQS_WAIT_SECONDS": "1",
+            "LOCALE": "en",
+        }
+        return AgentProcess(self._stack.environment() | settings, self._folder / "agent.log")
+
+    async def row(self, library: Library) -> Row:
+        """Fetch, upload and run one library."""
+        row = Row(library.name, library.runtime)
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            try:
+                archive = await asyncio.to_thread(install.pack, library, Path(folder))
+            except install.InstallError as exc:
+                return Row(library.name, library.runtime, problem=f"not fetched: {exc}")
+            content = archive.read_bytes()
+        key = f"{secrets.token_hex(6)}.zip"
+        await self._stack.put_code(key, content)
+        results = [await self._run(library, key) for _ in range(1 + _HOT_RUNS)]
+        times = [_worked_ms(result) for result in results]
+        hot = [ms for ms in times[1:] if ms is not None]
+        problem = next((_problem(result) for result in results if _problem(result)), "")
+        return Row(
+            row.name, row.runtime, round(len(content) / _MIB, 1), times[0], min(hot, default=None), problem
+        )
+
+    async def _run(self, library: Library, key: str) -> dict[str, Any]:
+        request_id = f"library-{secrets.token_hex(6)}"
+        job = {
+            "requestId": request_id,
+            "functionId": library.name,
+            "runtime": library.runtime,
+            "s3Key": key,
+            "memoryMb": library.memory_mb,
+            "timeoutMs": 120_000,
+        }
+        client = redis.Redis(host=self._stack.redis_host, port=self._stack.redis_port)
+        async with client, client.pubsub() as listener, asyncio.timeout(_DEADLINE_S):
+            await listener.subscribe(f"result:{request_id}")
+            await self._stack.send(json.dumps(job))
+            async for event in listener.listen():
+                if event["type"] == "message":
+                    return dict(json.loads(event["data"]))
+        raise AssertionError("a subscription does not end by itself")
+
+
+def _worked_ms(result: dict[str, Any]) -> float | None:
+    timings = result["timings"]
+    return None if _problem(result) else round(timings["total"], 1)
+
+
+def _problem(result: dict[str, Any]) -> str:
+    if result["status"] == "SUCCESS" and result["stdout"].rstrip().endswith("ok"):
+        return ""
+    said = result["errorMessage"] or result["stderr"].strip() or result["stdout"].strip()
+    return f"{result['errorType'] or 'no ok'}: {said[-_SHOWN_CHARACTERS:]}"
+
+
+async def measure(tried: Sequence[Library], console: Console) -> list[Row]:
+    """Run each library in turn, and say how it went as soon as it is known."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="na-lib-") as name:
+        folder = Path(name)
+        async with EmbeddedStack(folder / "stack") as stack:
+            bench = Bench(stack, folder)
+            agent = bench.agent()
+            await agent.start()
+            try:
+                for number, library in enumerate(tried, 1):
+                    row = await bench.row(library)
+                    rows.append(row)
+                    mark = row.problem or f"{row.first_ms} ms, hot {row.hot_ms} ms"
+                    console.print(f"{number}/{len(tried)} {row.runtime} {row.name}: {mark}", markup=False)
+            finally:
+                await agent.stop()
+    return rows
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """The rows as a table."""
+    table = Table(title="libraries and functions: first run and hot run", title_justify="left")
+    for heading in ("runtime", "library", "zip MiB", "first ms", "hot ms", "problem"):
+        table.add_column(heading, justify="right" if heading[-1] in "Bs" else "left")
+    for row in rows:
+        first, hot = row.first_ms or "-", row.hot_ms or "-"
+        table.add_row(row.runtime, row.name, str(row.zip_mb), str(first), str(hot), row.problem)
+    console.print(table)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The rows as a document."""
+    works = sum(not row.problem for row in rows)
+    lines = [
+        "# Libraries and functions of others",
+        "",
+        f"`make libraries` writes this page: {works} of {len(rows)} work with the default limits. `first` is",
+        "the first run (fetch, unpack, build, start, run), `hot` the best of three later runs; both are ms",
+        "from receipt to result.",
+        "",
+        "| runtime | library | zip MiB | first | hot | problem |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        problem = row.problem.replace("|", "\\|").replace("\n", " ")
+        times = f"{row.first_ms or '-'} | {row.hot_ms or '-'}"
+        lines.append(f"| {row.runtime} | {row.name} | {row.zip_mb} | {times} | {problem} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the libraries; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="libraries to try; all by default")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--report", type=Path, help="write the table to this Markdown file")
+    options = parser.parse_args(arguments)
+    chosen = [library for library in libraries() if not options.names or library.name in options.names]
+    if not chosen:
+        parser.error(f"no such library: {', '.join(options.names)}")
+    console = Console(stderr=True)
+    rows = asyncio.run(measure(chosen, console))
+    if options.report is not None:
+        options.report.write_text(as_markdown(rows))
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        show(rows, Console())
+    return int(any(row.problem for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
