@@ -127,7 +127,10 @@ SETTINGS_KO: Final = {
         "0: 매번 시도"
     ),
     "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
-    "ai_endpoint": "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버",
+    "ai_endpoint": (
+        "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버: Ollama 서버, 또는 openai 클라이언트에 주는 "
+        "base URL"
+    ),
     "ai_api_key": "모델 서버의 키. 필요한 경우에만",
     "ai_upstreams": (
         '먼저 확인하는 다른 모델 서버들: JSON, `[{"url": …, "models": ["gpt-*"], "api": "openai", '

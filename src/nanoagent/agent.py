@@ -167,7 +167,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     """Build every part; `opened` closes them, last first."""
     metrics = Metrics()
     health = Health(metrics.part)
-    metrics.model_label(settings.ai_model)  # the default model keeps its own label, whatever users invent
+    for model in settings.named_models:  # they keep their own labels, whatever names users invent
+        metrics.model_label(model)
     health.set("containers", ok=False, reason="the pool is being filled")
     status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
     await status.start()

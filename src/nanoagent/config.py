@@ -60,6 +60,10 @@ _SECRET_VARIABLES: Final = (
 _URL: Final = re.compile(r"https?://[^/\s]+")
 # It stands in a header, and in a log it has to be found again: no character that JSON writes otherwise.
 _KEY: Final = re.compile(r"[!#-\[\]-~]{1,4096}")
+# The address of one call: clients append it to the base URL themselves.
+_MODEL_CALL: Final = re.compile(
+    r"/(?:(?:chat/)?completions|responses|embeddings|api/(?:generate|chat))/?(?:\?|$)"
+)
 _MAY_HAVE_A_PASSWORD: Final = re.compile(r"^AWS_ENDPOINT_URL|_PROXY$", re.IGNORECASE)
 
 Positive = Annotated[int, Field(gt=0)]
@@ -121,6 +125,7 @@ def _upstream(entry: object, which: str) -> UpstreamSetting:
     url, models, api = entry.get("url"), entry.get("models", ["*"]), entry.get("api", "auto")
     if not isinstance(url, str) or not _URL.match(url):
         raise ValueError(f"{which}: url should be a URL that starts with http:// or https://")
+    _refuse_call(url, f"{which}: url ")
     if not isinstance(models, list) or not all(isinstance(name, str) and name for name in models):
         raise ValueError(f"{which}: models should be an array of names, * for any part")
     if api not in {"openai", "ollama", "auto"}:
@@ -137,6 +142,18 @@ def _upstream(entry: object, which: str) -> UpstreamSetting:
     if key is not None and "@" in url.partition("://")[2].partition("/")[0]:
         raise ValueError(f"{which} should not have a key where its url has a user and a password")
     return UpstreamSetting(url=url, models=tuple(models), api=api, key=key)
+
+
+def _refuse_call(url: str, subject: str = "") -> None:
+    """Refuse the address of one call in place of a base URL.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if (call := _MODEL_CALL.search(url)) is not None:
+        raise ValueError(
+            f"{subject}should be the base URL of the model server, without {call[0].rstrip('?/')}"
+        )
 
 
 class Settings(BaseSettings):
@@ -347,7 +364,11 @@ class Settings(BaseSettings):
     )
 
     # --- AI client
-    ai_endpoint: str | None = Field(None, description="model server that the AI client's gateway forwards to")
+    ai_endpoint: str | None = Field(
+        None,
+        description="model server that the AI client's gateway forwards to: an Ollama server, or the base "
+        "URL that the openai client takes",
+    )
     ai_api_key: str | None = Field(None, description="its key, if it wants one", repr=False)
     ai_upstreams: str | None = Field(
         None,
@@ -437,6 +458,13 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not _URL.match(value):
             raise ValueError("should be a URL that starts with http:// or https://")
+        return value
+
+    @field_validator("ai_endpoint")
+    @classmethod
+    def _is_base_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            _refuse_call(value)
         return value
 
     @field_validator("egress_allow")
@@ -582,6 +610,13 @@ class Settings(BaseSettings):
     def allowed_models(self) -> tuple[str, ...]:
         """Patterns of the models that functions may use."""
         return tuple(part for name in self.ai_models.split(",") if (part := name.strip()))
+
+    @property
+    def named_models(self) -> tuple[str, ...]:
+        """The models that the settings name in full, the default model first."""
+        patterns = [*self.allowed_models, *(name for server in self.upstreams for name in server.models)]
+        named = [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+        return tuple(dict.fromkeys([self.ai_model, *named]))
 
     @property
     def secrets(self) -> list[str]:

@@ -33,7 +33,8 @@ COUNT: Final = "count to 7"
 SYSTEM: Final = "Be brief."
 INPUT: Final = {"prompt": PROMPT, "count": COUNT}
 MODEL: Final = "llama3:8b"
-MODELS: Final = "llama3:8b,no-such-model"
+MODELS: Final = "llama3:8b,no-such-model,gpt-4o-mini"
+OPENAI_MODEL: Final = "gpt-4o-mini"  # its server has OpenAI's API only
 KEY: Final = "sk-of-the-worker"
 MAX_REQUESTS: Final = 20
 DEADLINE_S: Final = 300  # importing the packages takes a second of CPU, on a machine that may be busy
@@ -45,6 +46,7 @@ class Site:
 
     worker: WorkerUnderTest
     models: Standin
+    openai: Standin
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -55,8 +57,10 @@ async def site(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -
 
 @asynccontextmanager
 async def opened_site(stack: EmbeddedStack, folder: Path) -> AsyncIterator[Site]:
-    async with Standin(key=KEY) as models:
+    async with Standin(key=KEY) as models, Standin(key=KEY, openai_only=True) as openai:
+        further = {"url": f"{openai.url}/v1", "models": [OPENAI_MODEL], "key": KEY}
         settings = {
+            "AI_UPSTREAMS": json.dumps([further]),
             "AI_ENDPOINT": models.url,
             "AI_API_KEY": KEY,
             "AI_MODELS": MODELS,
@@ -64,7 +68,7 @@ async def opened_site(stack: EmbeddedStack, folder: Path) -> AsyncIterator[Site]
             "WORKER_CPUS": "4",
         }
         async with WorkerUnderTest(stack, folder, settings) as worker:
-            yield Site(worker, models)
+            yield Site(worker, models, openai)
 
 
 # --- what is due
@@ -200,6 +204,18 @@ async def test_ai_client_works_in_every_language_and_its_tokens_are_counted(site
     check(result, AI_CLIENT)
 
 
+@pytest.mark.parametrize("runtime", ["python", "nodejs", "cpp", "go"])
+async def test_ai_client_works_with_a_server_that_has_openais_api_only(site: Site, runtime: str):
+    asked_before = len(site.openai.log)
+    result = await run(
+        site, runtime, await site.worker.upload(PROGRAMS / "ai" / runtime), modelId=OPENAI_MODEL
+    )
+    check(result, AI_CLIENT)
+    # All but the one of a model that the other server has, and the two that are refused.
+    assert len(site.openai.log) - asked_before == MAX_REQUESTS - 2
+    assert {asked.path for asked in site.openai.log} <= {"/v1/chat/completions", "/v1/embeddings"}
+
+
 async def run(site: Site, runtime: str, key: str, **fields: Any) -> dict[str, Any]:
     defaults = {"runtime": runtime, "memoryMb": 256, "timeoutMs": 240_000, "input": INPUT, "modelId": MODEL}
     message = site.worker.message(s3Key=key, functionId=f"ai-{key}", **(defaults | fields))
@@ -255,7 +271,7 @@ class Bundles:
         self._folder = folder
         self._keys: dict[str, str] = {}
 
-    async def run(self, runtime: str, program: str) -> dict[str, Any]:
+    async def run(self, runtime: str, program: str, model: str = MODEL) -> dict[str, Any]:
         """Run one; skips the test where the packages cannot be had."""
         if runtime not in self._keys:
             try:
@@ -264,7 +280,7 @@ class Bundles:
                 pytest.skip(f"the official packages for {runtime} cannot be had here: {exc}")
             self._keys[runtime] = await self._site.worker.upload(code)
         payload = INPUT | {"program": f"programs/{program}/{ENTRIES[runtime]}"}
-        return await run(self._site, runtime, self._keys[runtime], input=payload, memoryMb=512)
+        return await run(self._site, runtime, self._keys[runtime], input=payload, memoryMb=512, modelId=model)
 
     def _assemble(self, runtime: str) -> Path:
         code = self._folder / runtime
@@ -298,6 +314,14 @@ async def test_official_clients_work_unmodified_by_environment_alone(
     bundles: Bundles, runtime: str, package: str, due: tuple[Call, ...]
 ):
     check(await bundles.run(runtime, package), due)
+
+
+@pytest.mark.parametrize("runtime", ["python", "nodejs"])
+@pytest.mark.parametrize(("package", "due"), [("ollama", OLLAMA_PACKAGE), ("openai", OPENAI_PACKAGE)])
+async def test_official_clients_work_with_a_server_that_has_openais_api_only(
+    bundles: Bundles, runtime: str, package: str, due: tuple[Call, ...]
+):
+    check(await bundles.run(runtime, package, OPENAI_MODEL), due)
 
 
 async def test_the_workers_key_is_sent_and_the_runs_own_is_not(site: Site):

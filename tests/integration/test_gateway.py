@@ -170,6 +170,26 @@ async def test_the_first_piece_of_a_stream_is_there_while_the_upstream_waits(rig
             assert rig.standin.log[-1].state == "open"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("//v1/chat/completions", "/v1/chat/completions/", "/v1//chat/completions", "/v1/chat//completions"),
+        *("//v1//chat/completions//", "/v1/chat/completions/?a=b"),
+    ],
+)
+async def test_a_slash_too_many_is_taken_for_none(rig, door, path):
+    sent = json.dumps({"messages": WORDS}).encode()
+    answer = await door.raw(post(path, sent))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
+    assert [request.path for request in rig.standin.log] == ["/v1/chat/completions"]
+
+
+async def test_lists_and_the_first_question_of_a_client_may_have_a_slash_too_many_as_well(door):
+    for path in ("//v1/models", "/v1/models/", "/api/tags/", "//api//version", "//"):
+        answer = await door.raw(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 200 "), (path, answer[:300])
+
+
 async def test_the_job_s_model_is_asked_when_none_is_named(rig):
     async with Door(rig.gateway(), new_run(model="mistral")) as door:
         assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[1]["model"] == "mistral"
@@ -185,14 +205,18 @@ async def test_models_go_to_the_server_that_has_them(rig):
         async with Door(rig.gateway(None, *servers, allowed=("gpt-4o", "llama3:8b")), new_run()) as door:
             assert (await door.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS}))[0] == 200
             assert (await door.post("/v1/chat/completions", {"messages": WORDS}))[0] == 200
-            status, said = await door.post("/api/chat", {"model": "gpt-4o", "messages": WORDS})
-            assert (status, "OpenAI's API" in said["error"]) == (404, True)
-            assert [len(other.log), len(rig.standin.log)] == [1, 1]
+            status, said = await door.post(
+                "/api/chat", {"model": "gpt-4o", "messages": WORDS, "stream": False}
+            )
+            assert (status, said["message"]["content"]) == (200, "echo: one two three")
+            assert [request.path for request in other.log] == ["/v1/chat/completions"] * 2
+            assert len(rig.standin.log) == 1
             async with door.client.get("/v1/models") as response:
                 listed = [entry["id"] for entry in (await response.json())["data"]]
             assert listed == ["gpt-4o", "llama3:8b"]
             async with door.client.get("/api/tags") as response:
-                assert [entry["name"] for entry in (await response.json())["models"]] == ["llama3:8b"]
+                names = [entry["name"] for entry in (await response.json())["models"]]
+            assert names == ["gpt-4o", "llama3:8b"]
             async with door.client.get("/v1/models/gpt-4o") as response:
                 assert (await response.json())["id"] == "gpt-4o"
             async with door.client.get("/v1/models/gpt-4o-mini") as response:
@@ -237,7 +261,255 @@ async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
     assert used(door) == (0, 0)
 
 
+# --- servers with OpenAI's API only
+
+
+@pytest.fixture
+async def openai_rig(rig: Rig) -> AsyncIterator[Rig]:
+    """Before a server that has OpenAI's API only; its address tells nothing of that."""
+    async with Standin(openai_only=True) as standin:
+        other = gateways.Rig(standin, rig.session)
+        other.metrics = rig.metrics
+        yield other
+
+
+OLLAMA_CALLS = {name: case for name, case in CALLS.items() if case[0].startswith("/api/")} | {
+    "generate raw": ("/api/generate", {"prompt": "a b", "raw": True, "stream": False}, (2, 3)),
+    "generate raw, streamed": ("/api/generate", {"prompt": "count to 4", "raw": True}, (3, 4)),
+    "generate limited": (
+        "/api/generate",
+        {"prompt": "count to 9", "options": {"num_predict": 2}, "stream": False},
+        (3, 2),
+    ),
+    "old embeddings": ("/api/embeddings", {"prompt": "a b c"}, (3, 0)),
+}
+_NOT_SAID_ALIKE = {"created_at", "total_duration", "load_duration", "context"}
+
+
+def _told(answer: bytes) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in answer.splitlines()]
+    return [{name: line[name] for name in line.keys() - _NOT_SAID_ALIKE} for line in lines]
+
+
+@pytest.mark.parametrize(("path", "body", "tokens"), OLLAMA_CALLS.values(), ids=OLLAMA_CALLS.keys())
+async def test_a_call_of_ollamas_api_is_translated_and_answered_as_an_ollama_would(
+    rig, openai_rig, path, body, tokens
+):
+    body = {"model": "llama3:8b", **body}
+    async with rig.session.post(rig.standin.url + path, json=body) as response:
+        due, content_type = await response.read(), response.content_type
+    async with Door(openai_rig.gateway(), new_run()) as door:
+        async with door.client.post(path, json=body) as response:
+            told = await response.read()
+            assert (response.status, response.content_type) == (200, content_type)
+        assert used(door) == tokens
+    assert _told(told) == _told(due)
+    (asked,) = openai_rig.standin.log
+    assert asked.path.startswith("/v1/")
+    assert (asked.prompt_tokens, asked.completion_tokens) == tokens
+    assert rig.value("worker_llm_requests_total", model="llama3:8b", outcome="ok") == 1
+
+
+async def test_the_api_of_a_server_is_asked_for_once_in_a_while(rig, openai_rig):
+    now = [0.0]
+    server = HttpUpstream(rig.session, openai_rig.standin.url, now=lambda: now[0])
+    assert await server.lacks_ollama()
+    openai_rig.standin.url = server._base = rig.standin.url  # an Ollama takes its place
+    assert await server.lacks_ollama()
+    now[0] = 1000.0
+    assert not await server.lacks_ollama()
+    server._base = "http://127.0.0.1:1"
+    now[0] = 2000.0
+    assert not await server.lacks_ollama()  # what was known last, until something answers
+
+
+@pytest.mark.parametrize(("api", "lacks"), [(Api.OPENAI, True), (Api.OLLAMA, False)])
+async def test_a_server_whose_setting_names_its_api_is_not_asked(rig, api, lacks):
+    server = HttpUpstream(rig.session, "http://127.0.0.1:1", api=api)
+    assert await server.lacks_ollama() is lacks
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "lacks"),
+    [
+        (200, b'{"version":"0.5.1"}', False),
+        (200, b'{"error":"Unexpected endpoint or method. (GET /api/version)"}', True),  # LM Studio
+        (200, b"<html>", True),
+        (200, b'{"version":5}', True),
+        (404, b"Not Found", True),
+        (405, b"", True),
+        (301, b"", True),
+        (401, b"{}", False),  # the key is refused, whichever API it has
+        (429, b"{}", False),
+        (502, b"", False),
+    ],
+)
+async def test_what_a_server_answers_to_the_question_for_ollama_decides(rig, status, body, lacks):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    assert await HttpUpstream(rig.session, f"http://{host}:{port}").lacks_ollama() is lacks
+    server.close()
+
+
+async def test_lists_of_models_and_what_is_shown_of_one_come_from_openais_list(openai_rig):
+    async with Door(openai_rig.gateway(allowed=("llama*", "gpt-*", "other")), new_run()) as door:
+        async with door.client.get("/api/tags") as response:
+            models = (await response.json())["models"]
+        assert [model["model"] for model in models] == ["llama3:8b", "gpt-4o-mini"]
+        async with door.client.get("/api/ps") as response:
+            assert (response.status, await response.json()) == (200, {"models": []})
+        async with door.client.get("/api/version") as response:
+            assert (await response.json())["version"] == "0.0.0"
+        assert (await door.post("/api/show", {"model": "gpt-4o-mini"}))[0] == 200
+        status, said = await door.post("/api/show", {"model": "other"})
+        assert (status, said) == (404, {"error": "model 'other' not found"})
+        assert used(door) == (0, 0)
+
+
+async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
+    async with Door(openai_rig.gateway(), new_run()) as door:
+        status, said = await door.post("/api/generate", {"keep_alive": 60})
+        assert (status, said["done_reason"]) == (200, "load")
+        assert used(door) == (0, 0)
+    assert openai_rig.standin.log == []
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "words"),
+    [
+        ("fault/404", 404, "the stand-in fails on *** with 404"),
+        ("fault/500", 500, "the stand-in fails on *** with 500"),
+        ("no-such", 404, "model 'no-such' not found"),
+        ("fault/401", 502, "the model server refuses the worker's key (401)"),
+        ("fault/429", 429, "the model server is asked too often"),
+        ("fault/html", 502, "the model server answered 502"),
+        ("fault/garbage", 502, "the model server failed: its answer has not the shape of OpenAI's API"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/api/embed"])
+async def test_errors_are_told_in_ollamas_shape(rig, openai_rig, model, status, words, path):
+    server = HttpUpstream(rig.session, openai_rig.standin.url, key="sk-real")
+    async with Door(openai_rig.gateway(None, server), new_run()) as door:
+        body = {"model": model, "prompt": "a", "messages": WORDS, "input": "a", "stream": False}
+        answered, said = await door.post(path, body)
+    assert answered == status
+    assert said.keys() == {"error"}
+    assert said["error"].replace("Bearer ", "").startswith(words)
+
+
+async def test_a_translated_stream_that_breaks_off_or_is_cut_is_counted(openai_rig):
+    async with Door(openai_rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await door.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
+        assert used(door)[1] == 3
+        response = await door.client.post("/api/chat", json={"model": "fault/hold", "messages": COUNT})
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            while b"3" not in (await response.content.readany()):
+                pass
+            await door.end()
+            await openai_rig.standin.until(lambda log: log[-1].state == "cut")
+        response.close()
+        assert used(door)[1] == 6
+
+
+async def test_a_translated_call_keeps_to_the_budget_of_the_run(openai_rig):
+    async with Door(openai_rig.gateway(limits(tokens=30)), new_run()) as door:
+        answer = await door.stream("/api/generate", {"prompt": "count to 90"})
+        assert json.loads(answer.splitlines()[-1])["done_reason"] == "length"
+        assert openai_rig.standin.log[0].body["max_tokens"] <= 30
+        status, said = await door.post("/api/chat", {"messages": COUNT})
+        assert (status, "AI_MAX_TOKENS=30" in said["error"]) == (429, True)
+        assert sum(used(door)) <= 30
+
+
+async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
+    async with Door(openai_rig.gateway(), new_run()) as door:
+        for extra in (
+            {"tools": [{"type": "web_search"}]},
+            {"tools": [{"type": "mcp", "server_url": "https://evil"}]},
+            {"messages": [{"role": "user", "content": "a", "images": ["http://169.254.169.254/"]}]},
+            {"models": ["other"]},
+            {"api_base": "http://evil"},
+        ):
+            status, said = await door.post("/api/chat", {"messages": WORDS} | extra)
+            assert status in {400, 403}, extra
+            assert said.keys() == {"error"}
+    assert openai_rig.standin.log == []
+
+
+async def test_an_answer_that_is_held_until_it_is_whole_counts_as_memory_of_all_runs(openai_rig, monkeypatch):
+    gateway = openai_rig.gateway()
+    gateway.bodies = Bodies(2000)
+    async with Door(gateway, new_run()) as door:
+        status, said = await door.post("/api/embed", {"input": ["a"] * 40})
+        assert (status, "many large requests" in said["error"]) == (503, True)
+        assert (await door.post("/api/embed", {"input": "a"}))[0] == 200
+    assert gateway.bodies.left == 2000
+    assert gateway.shared(door.run).held_bytes == 0
+
+
+async def test_a_translated_call_is_recorded_as_the_job_saw_it_and_replayed(openai_rig, tmp_path):
+    file = tmp_path / "ai.jsonl"
+    calls = [(path, {"model": "m", **body}) for path, body, _ in OLLAMA_CALLS.values()]
+    async with Door(openai_rig.gateway(), new_run(record=file)) as door:
+        first = [await door.stream(path, body) for path, body in calls]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["path"] for line in lines] == [path for path, _ in calls]
+    assert {"cachedTokens", "reasoningTokens"} <= lines[0].keys()
+    async with Door(openai_rig.gateway(None, Replay([file])), new_run()) as door:
+        assert [await door.stream(path, body) for path, body in calls] == first
+
+
 # --- exact sums
+
+
+async def test_cached_and_reasoning_tokens_are_counted_beside_the_others(rig, tmp_path):
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 20,
+        "total_tokens": 130,
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
+    answer = json.dumps({"choices": [{"message": {"content": "a"}}], "usage": usage}).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(answer) + answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    gateway = rig.gateway(None, HttpUpstream(rig.session, f"http://{host}:{port}/v1beta/openai/"))
+    async with Door(gateway, new_run(record=tmp_path / "ai.jsonl")) as door:
+        assert (await door.post("/v1/chat/completions", {"model": "gemini", "messages": WORDS}))[0] == 200
+        assert (await door.post("/api/chat", {"model": "gemini", "messages": WORDS, "stream": False}))[
+            0
+        ] == 200
+        spent = door.run.usage
+    server.close()
+    assert (spent.prompt_tokens, spent.completion_tokens, spent.tokens) == (20, 240, 260)
+    assert (spent.cached_tokens, spent.reasoning_tokens) == (16, 200)
+    assert rig.value("worker_llm_token_parts_total", model="gemini", part="cached") == 16
+    assert rig.value("worker_llm_token_parts_total", model="gemini", part="reasoning") == 200
+    line = json.loads((tmp_path / "ai.jsonl").read_text().splitlines()[0])
+    assert (line["cachedTokens"], line["reasoningTokens"]) == (8, 100)
+
+
+async def test_a_model_that_never_answered_keeps_its_name_if_it_is_configured(rig):
+    rig.metrics.model_label("configured")
+    server = HttpUpstream(rig.session, "http://127.0.0.1:1")
+    async with Door(rig.gateway(None, server), new_run()) as door:
+        for model in ("configured", "invented"):
+            assert (await door.post("/v1/completions", {"model": model, "prompt": "a"}))[0] == 502
+    assert rig.value("worker_llm_requests_total", model="configured", outcome="error") == 1
+    assert rig.value("worker_llm_requests_total", model="other", outcome="error") == 1
+    assert rig.value("worker_llm_requests_total", model="invented", outcome="error") == 0
 
 
 async def test_a_stream_that_the_job_hangs_up_on_is_read_to_its_end_and_counted_exactly(rig, door):
@@ -614,7 +886,20 @@ ASK_COUNT = json.dumps({"messages": COUNT}).encode()
 HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "a path above": (post("/v1/../api/delete", ASK), (404,)),
     "a path above, encoded": (post("/v1/%2e%2e/api/delete", ASK), (404,)),
-    "a known path, spelt otherwise": (post("/api//generate", ASK), (404,)),
+    "three slashes": (post("/api///generate", ASK), (404,)),
+    "three slashes before it": (post("///api/generate", ASK), (404,)),
+    "three slashes behind it": (post("/api/generate///", ASK), (404,)),
+    "an encoded slash": (post("/api%2Fgenerate", ASK), (404,)),
+    "an encoded slash too many": (post("/api/%2Fgenerate", ASK), (404,)),
+    "an encoded slash behind it": (post("/api/generate%2F", ASK), (404,)),
+    "a dot in between": (post("/api/./generate", ASK), (404,)),
+    "a path above behind a doubled slash": (post("//v1/..//api/delete", ASK), (404,)),
+    "a doubled backslash": (post("/api\\\\generate", ASK), (404,)),
+    "a slash and a backslash": (post("/\\api/generate", ASK), (404,)),
+    "pull with a doubled slash": (post("//api//pull/", b'{"model":"evil"}'), (403,)),
+    "a blob with a doubled slash": (post("/api//blobs/sha256:0", b"x"), (403,)),
+    "files of others with a doubled slash": (post("/v1//files/", b"{}"), (404,)),
+    "a known path in capitals": (post("/API/generate", ASK), (404,)),
     "a known path, encoded": (post("/api/%67enerate", ASK), (404,)),
     "a backslash": (post("/api\\generate", ASK), (404,)),
     "an address in the path": (post("http://169.254.169.254/latest/meta-data", ASK), (404,)),

@@ -62,6 +62,84 @@ def test_of_a_name_that_stands_there_twice_the_upstream_gets_the_one_that_was_lo
     assert calls.read(GENERATE, sent, "m").body(None) == went
 
 
+EMPTY = (b"null", b"false", b"[]", b"{}", b'""', b"[ ]", b"{\n}")
+
+
+@pytest.mark.parametrize("value", EMPTY)
+def test_a_field_that_is_refused_when_set_may_be_there_empty_and_goes_no_further(value):
+    names = [*calls._FORBIDDEN, *calls._REMOTE, "Models", "BACKGROUND"]
+    for name in names:
+        if name == "web_search_options" and value.startswith(b"{"):
+            continue
+        sent = b'{"model":"m","%s":%s,"x":1.50}' % (name.encode(), value)
+        for route in ROUTES.values():
+            assert calls.read(route, sent, "m").body(None) == b'{"model":"m","x":1.50}', name
+
+
+def test_empty_options_of_a_search_turn_it_on_and_are_refused():
+    with pytest.raises(Refused) as refusal:
+        calls.read(CHAT, b'{"model":"m","web_search_options":{}}', "m")
+    assert refusal.value.status == 403
+    assert calls.read(CHAT, b'{"model":"m","web_search_options":null}', "m").body(None) == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize(
+    "value", [b"true", b"0", b"1", b'" "', b'"null"', b"[null]", b"[[]]", b'{"a":null}', b"[{}]"]
+)
+def test_a_field_that_is_set_is_refused_also_behind_one_that_is_not(value):
+    for name in calls._FORBIDDEN:
+        field = name.encode()
+        for sent in (
+            b'{"model":"m","%s":%s}' % (field, value),
+            b'{"model":"m","%s":null,"%s":%s}' % (field, field.upper(), value),
+            b'{"model":"m","%s":null,"%s":%s}' % (field, field, value),
+        ):
+            with pytest.raises(Refused) as refusal:
+                calls.read(CHAT, sent, "m")
+            assert refusal.value.status == 400
+
+
+def test_of_a_field_twice_the_upstream_gets_neither_where_the_last_is_empty():
+    sent = b'{"model":"m","background":true,"background":false}'
+    assert calls.read(ROUTES["/v1/responses"], sent, "m").body(None) == b'{"model":"m"}'
+
+
+def test_with_remote_tools_their_fields_go_on_as_they_came():
+    sent = b'{"model":"m","web_search_options":{},"plugins":[]}'
+    assert calls.read(CHAT, sent, "m", remote=True).body(None) == sent
+
+
+@pytest.mark.parametrize(
+    ("path", "same"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("//v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/chat/completions//", "/v1/chat/completions"),
+        ("//v1//chat//completions//", "/v1/chat/completions"),
+        ("/", "/"),
+        ("//", "/"),
+        ("///", "///"),
+        ("/api///chat", "/api///chat"),
+        ("/api/%2Fchat", "/api/%2Fchat"),
+        ("/api/../api/chat", "/api/../api/chat"),
+        ("/api/.//chat", "/api/./chat"),
+        ("/api\\\\chat", "/api\\\\chat"),
+        ("http://evil.example//api/chat/", "http://evil.example//api/chat/"),
+        ("", ""),
+    ],
+)
+def test_a_path_is_normalised_by_its_slashes_alone(path, same):
+    assert calls.normalised(path) == same
+
+
+@UNHURRIED
+@given(st.text(alphabet="/.%2Ffvap\\1i", max_size=12))
+def test_no_path_but_a_known_one_with_slashes_becomes_a_known_one(path):
+    if calls.normalised(path) in ROUTES.keys() | calls.LISTS:
+        assert "/".join(filter(None, path.split("/"))) == calls.normalised(path).lstrip("/")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "cap", "bounds"),
     [

@@ -162,3 +162,115 @@ def test_garbage_passes_as_it_is(garbage):
     for path in ("/api/chat", "/v1/chat/completions"):
         meter = metering.Stream(call(path, stream=True))
         assert meter.feed(garbage) + meter.finish() == garbage
+
+
+# As the providers' documents show them: usage → prompt, completion, cached, reasoning.
+USAGES: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
+    "OpenAI": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 50,
+            "total_tokens": 150,
+            "prompt_tokens_details": {"cached_tokens": 64, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 30, "accepted_prediction_tokens": 0},
+        },
+        (100, 50, 64, 30),
+    ),
+    "OpenAI's responses": (
+        {
+            "input_tokens": 100,
+            "input_tokens_details": {"cached_tokens": 64},
+            "output_tokens": 50,
+            "output_tokens_details": {"reasoning_tokens": 30},
+            "total_tokens": 150,
+        },
+        (100, 50, 64, 30),
+    ),
+    # Thoughts are in the total alone.
+    "Gemini": ({"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 130}, (10, 120, 0, 100)),
+    "Gemini, nothing but thoughts": ({"prompt_tokens": 10, "total_tokens": 60}, (10, 50, 0, 50)),
+    "xAI": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "total_tokens": 130,
+            "completion_tokens_details": {"reasoning_tokens": 100},
+        },
+        (10, 120, 0, 100),
+    ),
+    "DeepSeek": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "total_tokens": 30,
+            "prompt_cache_hit_tokens": 8,
+            "prompt_cache_miss_tokens": 2,
+        },
+        (10, 20, 8, 0),
+    ),
+    "without a total": ({"prompt_tokens": 10, "completion_tokens": 20}, (10, 20, 0, 0)),
+    "a total that is too small": (
+        {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 5},
+        (10, 20, 0, 0),
+    ),
+    "details that are null": (
+        {"prompt_tokens": 10, "completion_tokens": 20, "prompt_tokens_details": None},
+        (10, 20, 0, 0),
+    ),
+    "details of another shape": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "prompt_tokens_details": [1],
+            "completion_tokens_details": {"reasoning_tokens": "many"},
+            "prompt_cache_hit_tokens": "none",
+        },
+        (10, 20, 0, 0),
+    ),
+    "parts that are more than the whole": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "prompt_tokens_details": {"cached_tokens": 11},
+            "completion_tokens_details": {"reasoning_tokens": -1},
+        },
+        (10, 20, 0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("usage", "due"), USAGES.values(), ids=USAGES.keys())
+@pytest.mark.parametrize("stream", [True, False])
+def test_cached_and_reasoning_tokens_are_parts_and_thoughts_in_the_total_alone_count(usage, due, stream):
+    path = "/v1/responses" if "input_tokens" in usage else "/v1/chat/completions"
+    meter = metering.meter_for(
+        call(path, stream=stream), "text/event-stream" if stream else "application/json"
+    )
+    if not stream:
+        meter.feed(json.dumps({"choices": [], "usage": usage}).encode())
+    elif path == "/v1/responses":
+        meter.feed(event(type="response.completed", response={"usage": usage}))
+    else:
+        meter.feed(OPENAI + event(choices=[], usage=usage) + DONE)
+    meter.finish()
+    tally = meter.tally
+    assert tally.total(1, complete=True) == due[:2]
+    assert (tally.cached, tally.reasoning) == due[2:]
+
+
+def test_usage_that_counts_on_from_piece_to_piece_is_told_by_the_last():
+    """Gemini sends it with each piece."""
+    meter = metering.meter_for(call("/v1/chat/completions", stream=True), "text/event-stream")
+    for completion, total in ((5, 45), (10, 60), (20, 130)):
+        usage = {"prompt_tokens": 10, "completion_tokens": completion, "total_tokens": total}
+        meter.feed(event(**CHUNK, usage=usage))
+    meter.finish()
+    assert meter.tally.total(1, complete=True) == (10, 120)
+    assert meter.tally.reasoning == 100
+
+
+def test_the_tokens_of_vectors_are_the_prompts_alone():
+    meter = metering.meter_for(call("/v1/embeddings", input="a"), "application/json")
+    meter.feed(json.dumps({"data": [], "usage": {"prompt_tokens": 7, "total_tokens": 7}}).encode())
+    meter.finish()
+    assert meter.tally.total(1, complete=True, vectors=True) == (7, 0)

@@ -69,3 +69,38 @@ def test_what_is_wrong_with_a_server_is_told_without_its_key(upstreams, problem)
 def test_settings_that_do_not_go_together_are_named(changes, problem):
     with pytest.raises(ValidationError, match=problem):
         make_settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        ("https://api.openai.com/v1/chat/completions", "/chat/completions"),
+        ("https://api.openai.com/v1/embeddings/", "/embeddings"),
+        (
+            "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=1",
+            "/chat/completions",
+        ),
+        ("http://h:11434/api/generate", "/api/generate"),
+        ("http://h:11434/api/chat", "/api/chat"),
+        ("https://api.openai.com/v1", None),
+        ("https://h/completions-of-mine/v1", None),
+        ("https://h/v1?a=/chat/completions-of-mine", None),
+    ],
+)
+def test_the_address_of_one_call_is_no_base_url(url, call):
+    entry = json.dumps([{"url": url}])
+    if call is None:
+        assert make_settings(ai_endpoint=url, ai_upstreams=entry).upstreams[0].url == url
+        return
+    for changes in ({"ai_endpoint": url}, {"ai_upstreams": entry}):
+        with pytest.raises(ValidationError, match=f"without {call}"):
+            make_settings(**changes)
+
+
+def test_the_models_that_are_named_in_full_are_known():
+    entries = [{"url": "http://a", "models": ["gpt-4o", "gpt-*"]}, {"url": "http://b"}]
+    settings = make_settings(
+        ai_model="mistral", ai_models="mistral, phi3, llama*", ai_upstreams=json.dumps(entries)
+    )
+    assert settings.named_models == ("mistral", "phi3", "gpt-4o")
+    assert make_settings().named_models == ("llama3:8b",)

@@ -42,6 +42,7 @@ _BLOBS: Final = {
 }
 _BEFORE_VALUE: Final = re.compile(rb'[\s,{]*"(?:[^"\\]|\\.)*"\s*:\s*')
 _LIST_OF_PROMPTS: Final = re.compile(rb'\[\s*["\[]')  # not one prompt as a list of tokens
+_UNSET: Final = re.compile(rb'null|false|""|\[\s*\]|\{\s*\}')
 _END: Final = re.compile(rb"[\s{]*\}\s*")
 
 
@@ -118,6 +119,18 @@ _READ: Final = frozenset(
 )
 
 
+def normalised(path: str) -> str:
+    """A path with single slashes and none at its end, as routes have it.
+
+    Clients that join a base URL and a path leave one slash too many, at either end or in between. Nothing
+    else is changed: encoded slashes, dots and backslashes stay as they are, and have no route.
+    """
+    if not path.startswith("/") or "///" in path:
+        return path
+    single = path.replace("//", "/")
+    return single if single == "/" else single.removesuffix("/")
+
+
 def api_of(path: str) -> Api:
     """The API whose errors whoever asks for that path will understand."""
     return Api.OPENAI if path.startswith("/v1") else Api.OLLAMA
@@ -152,6 +165,7 @@ class Call:
         choices: How many answers at once it asks for.
         wanted: Tokens that one answer may have, None where it does not say.
         strips_usage: Whether the usage in the stream was asked for by the gateway alone.
+        options: Members of Ollama's `options`.
     """
 
     route: Route
@@ -163,7 +177,7 @@ class Call:
     choices: int = 1
     wanted: int | None = None
     strips_usage: bool = False
-    _options: dict[str, msgspec.Raw] = field(default_factory=dict)
+    options: dict[str, msgspec.Raw] = field(default_factory=dict)
 
     @property
     def prompt_tokens(self) -> int:
@@ -193,8 +207,8 @@ class Call:
         if self.wanted is not None and self.wanted <= cap:
             return
         if self.route.api is Api.OLLAMA:
-            self._options["num_predict"] = _raw(cap)
-            self._set("options", self._options)
+            self.options["num_predict"] = _raw(cap)
+            self._set("options", self.options)
             return
         present = [name for name in self.route.bounds if _value(self.fields, name, int) is not None]
         for name in present:
@@ -220,8 +234,10 @@ def read(route: Route, sent: bytes, default_model: str, *, remote: bool = False)
         Refused: It is no such request, or asks for what is not allowed.
     """
     fields, exact = _members(sent)
-    _check_names(fields, remote=remote)
-    call = Call(route=route, model="", fields=fields, sent=sent, changed=not exact)
+    unset = _check_names(fields, remote=remote)
+    for name in unset:
+        del fields[name]
+    call = Call(route=route, model="", fields=fields, sent=sent, changed=not exact or bool(unset))
     call.model = _model(call, default_model)
     call.stream = _flag(call.fields, "stream", default=route.streams)
     if call.fields.pop("keep_alive", None) is not None:  # a loaded model is shared: nobody unloads another's
@@ -262,15 +278,29 @@ def _members(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
     return fields, _END.fullmatch(text, at) is not None
 
 
-def _check_names(fields: dict[str, msgspec.Raw], *, remote: bool) -> None:
+def _check_names(fields: dict[str, msgspec.Raw], *, remote: bool) -> list[str]:
+    """Refuse fields that are not allowed; returns those that are there but not set, which go no further."""
+    unset = []
     for name, value in fields.items():
         plain = name.casefold()
         if plain in _FORBIDDEN:
-            raise _not_allowed(name, _FORBIDDEN[plain])
-        if not remote and plain in _REMOTE and not _is_null(value):
-            raise _closed(name, _REMOTE[plain])
-        if plain in _READ and plain != name:
+            if not _is_unset(plain, value):
+                raise _not_allowed(name, _FORBIDDEN[plain])
+            unset.append(name)
+        elif not remote and plain in _REMOTE:
+            if not _is_unset(plain, value):
+                raise _closed(name, _REMOTE[plain])
+            unset.append(name)
+        elif plain in _READ and plain != name:
             raise Refused(400, f"the field {name!r} is spelt {plain!r}", "invalid_field", param=name)
+    return unset
+
+
+def _is_unset(plain: str, value: msgspec.Raw) -> bool:
+    """Whether a field's value says the same as its absence; typed clients send such values for all fields."""
+    if plain == "web_search_options" and bytes(value).startswith(b"{"):  # empty options turn the search on
+        return False
+    return _UNSET.fullmatch(bytes(value)) is not None
 
 
 def _model(call: Call, default: str) -> str:
@@ -295,10 +325,10 @@ def _wanted(call: Call) -> int | None:
     """The bound that the request sets itself, None where it sets none. Below 0 is Ollama's for none."""
     if call.route.api is Api.OLLAMA:
         if "options" in call.fields and not _is_null(call.fields["options"]):
-            call._options, exact = _members(bytes(call.fields["options"]))  # noqa: SLF001 - its own module
+            call.options, exact = _members(bytes(call.fields["options"]))
             if not exact:
-                call._set("options", call._options)  # noqa: SLF001
-        wanted = [_value(call._options, "num_predict", int)]  # noqa: SLF001
+                call._set("options", call.options)  # noqa: SLF001 - its own module
+        wanted = [_value(call.options, "num_predict", int)]
     else:
         wanted = [_value(call.fields, name, int) for name in call.route.bounds]
     given = [bound for bound in wanted if bound is not None]

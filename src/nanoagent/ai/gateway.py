@@ -16,7 +16,7 @@ import re
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote
 
 import msgspec
@@ -24,7 +24,7 @@ import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nanoagent.ai import calls, metering, upstreams
+from nanoagent.ai import calls, metering, translation, upstreams
 from nanoagent.ai.budgets import FunctionBudgets, RunBudget, RunLimits
 from nanoagent.ai.calls import LISTS, ROUTES, api_of
 from nanoagent.ai.recording import Recording
@@ -35,11 +35,12 @@ from nanoagent.network.pace import Pace
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from nanoagent.ai.budgets import Reservation
     from nanoagent.ai.calls import Call, Route
     from nanoagent.ai.metering import Document, Stream
+    from nanoagent.ai.translation import StreamTranslator, Translation, WholeTranslator
     from nanoagent.ai.upstreams import Answer, Upstream, Upstreams
     from nanoagent.network.base import NetworkRun
     from nanoagent.telemetry.metrics import Metrics
@@ -284,7 +285,7 @@ class _Conversation:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it is running
         self._tasks.add(task)
-        path = request.raw_path.partition("?")[0]
+        path = calls.normalised(request.raw_path.partition("?")[0])
         self.share.charge(REQUEST_S)
         try:
             await self.share.turn()
@@ -383,19 +384,10 @@ class _Conversation:
             servers.choose(self._run.model, api)  # says what is missing
         asked = [server for server in servers.servers if server.speaks(api)]
         if path == "/api/version":
-            told = await upstreams.from_each(asked, path, _LIST_S, _LIST_BYTES)
+            told = await upstreams.from_each([(server, path) for server in asked], _LIST_S, _LIST_BYTES)
             found = next((document for document in told if document), _NANOAGENT_VERSION)
             return _json(msgspec.Raw(found))
-        source = "/v1/models" if api is Api.OPENAI else path
-        documents = await upstreams.from_each(asked, source, _LIST_S, _LIST_BYTES)
-        if asked and all(document is None for document in documents):
-            raise Refused(502, "no model server of this worker could be asked", "upstream_failed")
-        listed: dict[str, msgspec.Raw] = {}
-        for server, document in zip(asked, documents, strict=True):
-            with self.share.charged():
-                found_there = _entries(document, api)
-                listed |= {name: entry for name, entry in found_there if servers.serving(name) is server}
-            await asyncio.sleep(0)
+        listed = await self._listed(path, asked)
         if path.startswith("/v1/models/"):
             name = unquote(path.removeprefix("/v1/models/"))
             if name not in listed:
@@ -403,6 +395,40 @@ class _Conversation:
             return _json(listed[name])
         entries = list(listed.values())
         return _json({"object": "list", "data": entries} if api is Api.OPENAI else {"models": entries})
+
+    async def _listed(self, path: str, asked: list[Upstream]) -> dict[str, msgspec.Raw]:
+        """The models that the run may use, by name, each as the list that was asked for shows it.
+
+        Raises:
+            Refused: No server has answered.
+        """
+        servers = self._gateway.servers
+        found = await self._entries((server, path) for server in asked)
+        others = [server for server, entries in zip(asked, found, strict=True) if entries is None]
+        if path == "/api/tags" and others:  # a server without Ollama's API has OpenAI's list
+            told = await self._entries((server, "/v1/models") for server in others)
+            translated = dict(zip(others, map(_as_tags, told), strict=True))
+            pairs = zip(asked, found, strict=True)
+            found = [translated[server] if entries is None else entries for server, entries in pairs]
+        if asked and path != "/api/ps" and all(entries is None for entries in found):
+            raise Refused(502, "no model server of this worker could be asked", "upstream_failed")
+        listed: dict[str, msgspec.Raw] = {}
+        for server, entries in zip(asked, found, strict=True):
+            with self.share.charged():
+                listed |= {name: entry for name, entry in entries or () if servers.serving(name) is server}
+            await asyncio.sleep(0)
+        return listed
+
+    async def _entries(self, asked: Iterable[tuple[Upstream, str]]) -> list[list[_Named] | None]:
+        """Each server's models; None of those that have no such list."""
+        questions = [(server, "/v1/models" if path.startswith("/v1") else path) for server, path in asked]
+        documents = await upstreams.from_each(questions, _LIST_S, _LIST_BYTES)
+        found = []
+        for (_, path), document in zip(questions, documents, strict=True):
+            with self.share.charged():
+                found.append(_entries(document, api_of(path)))
+            await asyncio.sleep(0)
+        return found
 
     # --- calls
 
@@ -419,10 +445,18 @@ class _Conversation:
         if self._is_lost:  # nobody was watching for that yet: AI_DRAIN_SECONDS would not end it
             raise ConnectionResetError
         server = gateway.servers.choose(call.model, route.api)
-        answers = call.choices if route.tells == "text" else 0
-        reservation = self._shared.budget.reserve(prompt_tokens, call.wanted_in_all, answers=answers)
+        translated, asked = None, call
+        if route.api is Api.OLLAMA and await server.lacks_ollama():
+            if route.tells == "facts":
+                return await self._show(call, server)
+            if translation.is_load(call):
+                return _json(msgspec.Raw(translation.loaded(call)))
+            translated, asked = await self._translated(call, server)
+        answers = asked.choices if route.tells == "text" else 0
+        reservation = self._shared.budget.reserve(prompt_tokens, asked.wanted_in_all, answers=answers)
         with self.share.charged():
             exchange = _Exchange(self, request, call, server, reservation, prompt_tokens)
+            exchange.asked, exchange.translated = asked, translated
         try:
             return await exchange.run()
         except Refused as failure:
@@ -430,6 +464,27 @@ class _Conversation:
         finally:
             with self.share.charged():
                 exchange.settle()
+
+    async def _translated(self, call: Call, server: Upstream) -> tuple[Translation, Call]:
+        """A call of Ollama's API as one of OpenAI's, checked as any other."""
+        gateway = self._gateway
+        is_large = len(call.sent) > _LARGE
+        if is_large:
+            await self.share.turn()
+        async with gateway.one_at_a_time if is_large else nullcontext():
+            with self.share.charged():
+                translated = translation.of(call, newer=server.newer)
+                asked = calls.read(
+                    translated.route, translated.request, call.model, remote=gateway.limits.remote_tools
+                )
+        return translated, asked
+
+    async def _show(self, call: Call, server: Upstream) -> web.Response:
+        """What is known of a model whose server has OpenAI's API only: whether it is listed."""
+        (listed,) = await self._entries([(server, "/v1/models")])
+        if listed is not None and call.model not in {name for name, _ in listed}:
+            raise Refused(404, f"model {call.model!r} not found", "model_not_found", param="model")
+        return _json(translation.shown())
 
     @contextmanager
     def watched(self, scope: asyncio.Timeout) -> Iterator[None]:
@@ -439,6 +494,23 @@ class _Conversation:
             yield
         finally:
             self._scopes.discard(scope)
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[bytes], None]]:
+        """What is called with parts of an answer that is held in memory; they are free again at the end."""
+        held = 0
+
+        def hold(data: bytes) -> None:
+            nonlocal held
+            self._gateway.bodies.take(len(data), self._shared.held_bytes)
+            self._shared.held_bytes += len(data)
+            held += len(data)
+
+        try:
+            yield hold
+        finally:
+            self._gateway.bodies.left += held
+            self._shared.held_bytes -= held
 
     @property
     def gateway(self) -> Gateway:
@@ -454,14 +526,36 @@ class _Conversation:
         """See `RunBudget.spend_bytes`."""
         self._shared.budget.spend_bytes(count)
 
-    def count(self, model: str | None, outcome: str, tokens: tuple[int, int], seconds: float) -> None:
-        """A call that was forwarded is over; `model` is None where no upstream has been seen to know it."""
+    def count(
+        self,
+        model: str,
+        outcome: str,
+        tokens: tuple[int, int],
+        parts: tuple[int, int],
+        seconds: float,
+        *,
+        has_answered: bool,
+    ) -> None:
+        """A call that was forwarded is over.
+
+        Args:
+            model: The model that was asked.
+            outcome: How it ended.
+            tokens: Of prompt and completion.
+            parts: The cached ones of the prompt, and the reasoning ones of the completion.
+            seconds: How long it took.
+            has_answered: Whether the model has answered. If not, its name may be an invention, and makes no
+                new label.
+        """
         usage, metrics = self._run.usage, self._gateway.metrics
         usage.requests += 1
         usage.prompt_tokens += tokens[0]
         usage.completion_tokens += tokens[1]
-        metrics.llm_request(model, outcome, seconds)
-        metrics.llm_tokens(model, *tokens)
+        usage.cached_tokens += parts[0]
+        usage.reasoning_tokens += parts[1]
+        label = model if has_answered or metrics.has_model_label(model) else None
+        metrics.llm_request(label, outcome, seconds)
+        metrics.llm_tokens(label, *tokens, cached=parts[0], reasoning=parts[1])
 
     @property
     def recording(self) -> Recording | None:
@@ -470,7 +564,12 @@ class _Conversation:
 
 
 class _Exchange:
-    """One call from the time it goes to an upstream until it is settled."""
+    """One call from the time it goes to an upstream until it is settled.
+
+    Attributes:
+        asked: The call that the upstream gets, in an API that it has.
+        translated: How that comes of the job's call; None where they are the same.
+    """
 
     def __init__(
         self,
@@ -484,6 +583,9 @@ class _Exchange:
         self._conversation = conversation
         self._request = request
         self._call = call
+        self.asked = call
+        self.translated: Translation | None = None
+        self._translator: StreamTranslator | WholeTranslator | None = None
         self._server = server
         self._reservation = reservation
         self._prompt_tokens = prompt_tokens
@@ -503,11 +605,11 @@ class _Exchange:
         """
         limits = self._conversation.gateway.limits
         cap = self._reservation.cap if self._server.takes_bounds else None
-        body = self._call.body(cap, newer=self._server.newer)
+        body = self.asked.body(cap, newer=self._server.newer)
         try:
             async with asyncio.timeout(limits.timeout_s) as scope:
                 with self._conversation.watched(scope):
-                    async with self._server.ask("POST", self._call.route.path, body) as answer:
+                    async with self._server.ask("POST", self.asked.route.path, body) as answer:
                         return await self._relay(answer)
         except TimeoutError as exc:
             raise self._cut(
@@ -537,21 +639,19 @@ class _Exchange:
     async def _relay(self, answer: Answer) -> web.StreamResponse:
         if answer.status != 200:
             return await self._relay_failure(answer)
-        self._meter = metering.meter_for(self._call, answer.content_type)
+        self._meter = metering.meter_for(self.asked, answer.content_type)
+        content_type = answer.content_type
+        if self.translated is not None:
+            self._translator = self.translated.translator(self._meter.tally, content_type, self._begun)
+            content_type = self._translator.content_type
         self._conversation.gateway.heard(self._server, None)
-        response = web.StreamResponse(headers=_NAMED | {"Content-Type": _plain(answer.content_type)})
-        if answer.size is not None and not self._call.strips_usage:
+        response = web.StreamResponse(headers=_NAMED | {"Content-Type": _plain(content_type)})
+        if answer.size is not None and not self.asked.strips_usage and self._translator is None:
             response.content_length = answer.size
         if self._record is not None:
-            self._record.answered(answer.status, answer.content_type)
-        async for data in answer.chunks:
-            self._conversation.spend_bytes(len(data))
-            if self._record is not None:
-                self._record.add(data)
-            for at in range(0, len(data), _PIECE):
-                await self._meter_and_pass_on(response, data[at : at + _PIECE])
-            self._stop_if_spent()
-        await self._pass_on(response, self._meter.finish())
+            self._record.answered(answer.status, content_type)
+        with self._conversation.holding() as hold:
+            await self._pass_all(response, answer, hold)
         self._outcome = "ok"
         if self._conversation.is_lost:
             raise ConnectionResetError
@@ -559,16 +659,46 @@ class _Exchange:
         await response.write_eof()
         return response
 
+    async def _pass_all(
+        self, response: web.StreamResponse, answer: Answer, hold: Callable[[bytes], None]
+    ) -> None:
+        """The answer, piece by piece; one that is held until it is whole counts as memory of all runs."""
+        assert self._meter is not None  # noqa: S101 - an answer is being read
+        holds_whole = self._translator is not None and self._translator.holds_whole
+        async for data in answer.chunks:
+            self._conversation.spend_bytes(len(data))
+            if holds_whole:
+                hold(data)
+            for at in range(0, len(data), _PIECE):
+                await self._meter_and_pass_on(response, data[at : at + _PIECE])
+            self._stop_if_spent()
+        with self._conversation.share.charged():
+            rest = self._meter.finish()
+            if self._translator is not None:
+                rest = self._translator.finish()
+        await self._note_and_pass_on(response, rest)
+
     async def _meter_and_pass_on(self, response: web.StreamResponse, data: bytes) -> None:
         """Then leave the loop to others, for as long as what it took is more than the run's share."""
         assert self._meter is not None  # noqa: S101 - an answer is being read
         share = self._conversation.share
         with share.charged():
             kept = self._meter.feed(data)
-        await self._pass_on(response, kept)
+            if self._translator is not None:
+                kept = self._translator.feed(data)
+        if self._record is not None and self._translator is None:
+            self._record.add(data)
+            await self._pass_on(response, kept)
+        else:
+            await self._note_and_pass_on(response, kept)
         if len(data) == _PIECE:  # more is there already, most likely, and nothing is waited for
             await asyncio.sleep(0)
         await share.turn()
+
+    async def _note_and_pass_on(self, response: web.StreamResponse, data: bytes) -> None:
+        if self._record is not None and self._translator is not None:
+            self._record.add(data)
+        await self._pass_on(response, data)
 
     async def _begin(self, response: web.StreamResponse) -> None:
         if self._response is None:
@@ -603,7 +733,7 @@ class _Exchange:
         if self._record is not None:
             self._record.answered(answer.status, answer.content_type)
             self._record.add(body)
-        status = answer.status
+        status, body = answer.status, _unwrapped(body)
         if status in {401, 403}:
             self._conversation.gateway.heard(self._server, f"it refuses the key: {status}")
             raise Refused(
@@ -618,13 +748,15 @@ class _Exchange:
             raise Refused(429, "the model server is asked too often", "upstream_busy", retry_after_s=wait_s)
         if not 400 <= status < 600 or not _is_json(body):
             raise Refused(502, f"the model server answered {status}", "upstream_failed")
+        if self.translated is not None:
+            body = translation.refusal(body)
         for secret in self._server.secrets:
             body = body.replace(secret.encode(), b"***")
         return web.Response(status=status, body=body, headers=_NAMED | {"Content-Type": "application/json"})
 
     def settle(self) -> None:
         """Count what it has cost. Never waits: the run may be at its end."""
-        tokens = (0, 0)
+        tokens = parts = (0, 0)
         if self._call.route.tells != "facts" and self._outcome != "error":
             tally = metering.Tally() if self._meter is None else self._meter.tally
             tokens = tally.total(
@@ -632,12 +764,21 @@ class _Exchange:
                 complete=self._outcome == "ok",
                 vectors=self._call.route.tells == "vectors",
             )
+            parts = (tally.cached, tally.reasoning)
         self._reservation.settle(sum(tokens))
         seconds = time.perf_counter() - self._begun
-        model = None if self._meter is None else self._call.model
-        self._conversation.count(model, self._outcome, tokens, seconds)
+        has_answered = self._meter is not None
+        self._conversation.count(
+            self._call.model, self._outcome, tokens, parts, seconds, has_answered=has_answered
+        )
         if self._record is not None:
-            self._record.close(tokens, seconds, complete=self._outcome == "ok")
+            self._record.close(
+                tokens, seconds, complete=self._outcome == "ok", cached=parts[0], reasoning=parts[1]
+            )
+
+
+_Named: TypeAlias = tuple[str, msgspec.Raw]
+"""A model's name, and its entry in a list."""
 
 
 class _Entry(msgspec.Struct):
@@ -645,14 +786,14 @@ class _Entry(msgspec.Struct):
     name: str | None = None
 
 
-def _entries(document: bytes | None, api: Api) -> list[tuple[str, msgspec.Raw]]:
-    """The models of a list, by name, each as the upstream says it; of garbage none."""
+def _entries(document: bytes | None, api: Api) -> list[_Named] | None:
+    """The models of a list, by name, each as the upstream says it; None of what is no such list."""
     try:
-        whole = msgspec.json.decode(document or b"{}", type=dict[str, msgspec.Raw])
-        listed = whole.get("data" if api is Api.OPENAI else "models", msgspec.Raw(b"[]"))
-        entries = msgspec.json.decode(listed, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
+        whole = msgspec.json.decode(document or b"", type=dict[str, msgspec.Raw])
+        listed = whole["data" if api is Api.OPENAI else "models"]
+        entries = msgspec.json.decode(listed, type=list[msgspec.Raw] | None) or []
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
+        return None
     found = []
     for entry in entries[:_MOST_LISTED]:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -660,6 +801,13 @@ def _entries(document: bytes | None, api: Api) -> list[tuple[str, msgspec.Raw]]:
             if (name := said.id if api is Api.OPENAI else said.name) is not None:
                 found.append((name, entry))
     return found
+
+
+def _as_tags(entries: list[_Named] | None) -> list[_Named] | None:
+    """Models of OpenAI's list in Ollama's shape."""
+    if entries is None:
+        return None
+    return [(name, translation.model_entry(entry)) for name, entry in entries]
 
 
 def _too_large(limit: int) -> Refused:
@@ -679,6 +827,14 @@ def _refusal(refusal: Refused, api: Api) -> web.Response:
 def _json(document: Any) -> web.Response:
     headers = _NAMED | {"Content-Type": "application/json"}
     return web.Response(body=msgspec.json.encode(document), headers=headers)
+
+
+def _unwrapped(body: bytes) -> bytes:
+    """An error; Gemini puts its own into a list."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        (only,) = msgspec.json.decode(body, type=tuple[msgspec.Raw])
+        return bytes(only)
+    return body
 
 
 def _is_json(body: bytes) -> bool:

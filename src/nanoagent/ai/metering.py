@@ -4,6 +4,8 @@ Ollama: `prompt_eval_count` and `eval_count` of the last object. OpenAI: `usage`
 a document, in the last chunk but one of a stream (`stream_options.include_usage`), in `response.completed`
 of the responses API.
 
+Cached and reasoning tokens are parts of the prompt and of the completion, and are noted beside.
+
 Of a stream that ends early, what has come is counted by its pieces: Ollama sends one for each token, others
 nearly so. Never less than what the upstream has said itself. What no upstream has told is estimated.
 """
@@ -11,6 +13,7 @@ nearly so. Never less than what the upstream has said itself. What no upstream h
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,12 +33,23 @@ _TAIL_COUNT: Final = re.compile(rb'"(?:prompt_eval_count|prompt_tokens)"\s*:\s*(
 
 
 class _Usage(msgspec.Struct):
-    """OpenAI's; the responses API has other names for the same."""
+    """OpenAI's; the responses API has other names for the same. DeepSeek has its own for cached tokens."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: msgspec.Raw = msgspec.Raw(b"")
+    completion_tokens_details: msgspec.Raw = msgspec.Raw(b"")
+    input_tokens_details: msgspec.Raw = msgspec.Raw(b"")
+    output_tokens_details: msgspec.Raw = msgspec.Raw(b"")
+    prompt_cache_hit_tokens: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 class _OllamaMessage(msgspec.Struct):
@@ -85,12 +99,16 @@ class Tally:
     Attributes:
         prompt: Tokens, as the upstream says; None: not yet.
         completion: Likewise.
+        cached: Tokens of the prompt that the upstream took from its cache.
+        reasoning: Tokens of the completion that the model spent on thoughts.
         pieces: Pieces of the answer that have come.
         size: Bytes of it that have come.
     """
 
     prompt: int | None = None
     completion: int | None = None
+    cached: int = 0
+    reasoning: int = 0
     pieces: int = 0
     size: int = 0
 
@@ -100,6 +118,13 @@ class Tally:
             self.prompt = prompt
         if completion is not None and 0 <= completion <= _MOST_TOKENS:
             self.completion = completion
+
+    def told_details(self, cached: int | None, reasoning: int | None) -> None:
+        """Parts of the prompt and of the completion; more than the whole is no part of it."""
+        if cached is not None and 0 <= cached <= (self.prompt or 0):
+            self.cached = cached
+        if reasoning is not None and 0 <= reasoning <= (self.completion or 0):
+            self.reasoning = reasoning
 
     def total(self, prompt_estimate: int, *, complete: bool, vectors: bool = False) -> tuple[int, int]:
         """Prompt and completion tokens.
@@ -266,14 +291,43 @@ def _count_ollama(piece: _OllamaPiece, tally: Tally) -> None:
 def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
     usage = piece.usage or (piece.response.usage if piece.response is not None else None)
     if usage is not None:
-        tally.told(
-            usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens,
-            usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens,
-        )
+        _count_usage(usage, tally)
     tally.pieces += sum(map(_says_something, piece.choices or ()))
     if piece.type is not None and piece.type.endswith(".delta"):
         tally.pieces += 1
     return piece.usage is not None and not piece.choices
+
+
+def _count_usage(usage: _Usage, tally: Tally) -> None:
+    """Tokens, by whichever names the upstream has for them.
+
+    Some (Gemini, xAI) leave thoughts out of the completion's tokens and count them in the total alone.
+    """
+    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    completion = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+    beside = 0
+    if usage.total_tokens is not None and prompt is not None:
+        beside = max(0, usage.total_tokens - prompt - (completion or 0))
+    tally.told(prompt, completion if not beside else (completion or 0) + beside)
+    cached = _details(usage.prompt_tokens_details, usage.input_tokens_details).cached_tokens
+    if cached is None:
+        cached = _number(usage.prompt_cache_hit_tokens)
+    reasoning = _details(usage.completion_tokens_details, usage.output_tokens_details).reasoning_tokens
+    tally.told_details(cached, beside or None if reasoning is None else reasoning)
+
+
+def _details(*given: msgspec.Raw) -> _Details:
+    """The first that can be read; details that cannot be read cost none of the rest."""
+    for raw in given:
+        with suppress(*_UNREADABLE):
+            return msgspec.json.decode(raw, type=_Details)
+    return _Details()
+
+
+def _number(raw: msgspec.Raw) -> int | None:
+    with suppress(*_UNREADABLE):
+        return msgspec.json.decode(raw, type=int)
+    return None
 
 
 def _says_something(choice: msgspec.Raw) -> bool:

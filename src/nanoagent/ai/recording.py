@@ -1,8 +1,9 @@
 """What passed between a run and its models, written down and answered from again.
 
 One JSON object a line: `method`, `path`, `model`, `request` (the JSON that the job sent, with the model that
-was filled in), `status`, `contentType`, `answer` (the upstream's text) or `answerBase64`, `complete`,
-`promptTokens`, `completionTokens`, `ms`. Headers are not in it, so that no key is.
+was filled in), `status`, `contentType`, `answer` (the text that the job was sent) or `answerBase64`,
+`complete`, `promptTokens`, `completionTokens`, `cachedTokens` and `reasoningTokens` (parts of these), `ms`.
+Headers are not in it, so that no key is.
 """
 
 from __future__ import annotations
@@ -94,8 +95,24 @@ class Exchange:
         if len(data) > room:
             self._is_whole = False
 
-    def close(self, tokens: tuple[int, int], seconds: float, *, complete: bool) -> None:
-        """It is over."""
+    def close(
+        self,
+        tokens: tuple[int, int],
+        seconds: float,
+        *,
+        complete: bool,
+        cached: int = 0,
+        reasoning: int = 0,
+    ) -> None:
+        """It is over.
+
+        Args:
+            tokens: Of prompt and completion.
+            seconds: How long it took.
+            complete: Whether the answer has come to its end.
+            cached: Tokens of the prompt that were cached.
+            reasoning: Tokens of the completion that are reasoning.
+        """
         try:
             told = {"answer": self._answer.decode()}
         except UnicodeDecodeError:
@@ -107,6 +124,8 @@ class Exchange:
                 "complete": complete and self._is_whole,
                 "promptTokens": tokens[0],
                 "completionTokens": tokens[1],
+                "cachedTokens": cached,
+                "reasoningTokens": reasoning,
                 "ms": round(seconds * 1000, 3),
             }
         )
@@ -155,6 +174,10 @@ class Replay:
     def speaks(self, _api: Api) -> bool:
         """See `Upstream`."""
         return True
+
+    async def lacks_ollama(self) -> bool:
+        """See `Upstream`: what is recorded is what the run was answered, in the API that it asked."""
+        return False
 
     @asynccontextmanager
     async def ask(self, method: str, path: str, body: bytes | None) -> AsyncIterator[Answer]:

@@ -135,6 +135,7 @@ class Standin:
         port: Its port; 0: any free one.
         key: The bearer key it wants, None for none.
         models: What it lists. It answers for every name that does not begin with `no-such`.
+        openai_only: Whether it has OpenAI's API only, and answers 404 to all else.
     """
 
     def __init__(
@@ -144,10 +145,12 @@ class Standin:
         *,
         key: str | None = None,
         models: tuple[str, ...] = MODELS,
+        openai_only: bool = False,
     ) -> None:
         self._address = (host, port)
         self._key = key
         self._models = models
+        self._openai_only = openai_only
         self.log: list[Asked] = []
         self._changed = asyncio.Condition()
         self._released = asyncio.Event()
@@ -157,15 +160,6 @@ class Standin:
         app = web.Application(client_max_size=_MAX_BODY, middlewares=[self._noted])
         app.add_routes(
             [
-                web.get("/", _hello),
-                web.get("/api/version", _version),
-                web.get("/api/tags", self._tags),
-                web.get("/api/ps", self._tags),
-                web.post("/api/show", self._show),
-                web.post("/api/generate", self._ollama_text),
-                web.post("/api/chat", self._ollama_text),
-                web.post("/api/embed", self._embed),
-                web.post("/api/embeddings", self._embeddings),
                 web.get("/v1/models", self._model_list),
                 web.post("/v1/chat/completions", self._openai_text),
                 web.post("/v1/completions", self._openai_text),
@@ -175,6 +169,20 @@ class Standin:
                 web.post("/standin/release", self._release),
             ]
         )
+        if not self._openai_only:
+            app.add_routes(
+                [
+                    web.get("/", _hello),
+                    web.get("/api/version", _version),
+                    web.get("/api/tags", self._tags),
+                    web.get("/api/ps", self._tags),
+                    web.post("/api/show", self._show),
+                    web.post("/api/generate", self._ollama_text),
+                    web.post("/api/chat", self._ollama_text),
+                    web.post("/api/embed", self._embed),
+                    web.post("/api/embeddings", self._embeddings),
+                ]
+            )
         # The handler ends when the caller goes, as Ollama's does: that is how a cut stream frees the model.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
         await self._runner.setup()
@@ -211,6 +219,8 @@ class Standin:
             response: web.StreamResponse = await handler(request)
             return response
         raw = await request.read()
+        if request.path == "/api/version":  # gateways ask for it to learn which API a server has
+            return await self._checked(request, None, handler)
         body = None
         with suppress(ValueError):
             body = json.loads(raw)

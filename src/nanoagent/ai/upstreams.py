@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
+from nanoagent.ai import addresses
 from nanoagent.ai.refusals import Api, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
 _CONNECT_S: Final = 10.0
@@ -23,7 +27,11 @@ _CONNECT_S: Final = 10.0
 # such requests cannot be sent twice, as they cost tokens.
 _KEPT_S: Final = 2.0
 _CHUNK: Final = 64 * 1024
-_NEWER: Final = ("openai.com", "azure.com")  # they want max_completion_tokens
+_KNOWN_S: Final = 300.0  # how long an answer about a server's API is believed
+_PROBE_S: Final = 5.0
+_PROBE_BYTES: Final = 64 * 1024
+# They say nothing about the server's API: a key or a rate limit stands before it.
+_UNDECIDED: Final = frozenset({401, 403, 408, 429})
 _LATEST: Final = ":latest"
 
 
@@ -47,6 +55,10 @@ class Answer:
     chunks: AsyncIterator[bytes]
 
 
+class _Version(msgspec.Struct):
+    version: str
+
+
 class Upstream(Protocol):
     """Answers calls.
 
@@ -67,7 +79,11 @@ class Upstream(Protocol):
         ...
 
     def speaks(self, api: Api) -> bool:
-        """Whether it has that API, as far as is known."""
+        """Whether calls of that API can be served by it, translated or not."""
+        ...
+
+    async def lacks_ollama(self) -> bool:
+        """Whether calls of Ollama's API have to be translated to OpenAI's for it."""
         ...
 
     def ask(self, method: str, path: str, body: bytes | None) -> AbstractAsyncContextManager[Answer]:
@@ -84,10 +100,11 @@ class HttpUpstream:
 
     Args:
         session: What carries the requests.
-        url: Its address, with `/v1` at the end or without.
+        url: Its address; see `addresses`.
         patterns: Names of models that go to it, `*` for any part.
-        api: What it speaks; None: both, or unknown.
+        api: The API that it has; None: it is asked once whether it is an Ollama.
         key: Sent as bearer token.
+        now: The clock, seconds.
     """
 
     takes_bounds = True
@@ -100,19 +117,26 @@ class HttpUpstream:
         *,
         api: Api | None = None,
         key: str | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
-        self._base = url.rstrip("/").removesuffix("/v1").removesuffix("/api").rstrip("/")
+        self.address = addresses.of(url, api)
+        self._base = self.address.root
         self._patterns = tuple(patterns)
         self._api = api
         self._headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
-        parts = urlsplit(self._base)
-        host = parts.hostname or ""
-        self.name = host
-        self.newer = any(host == name or host.endswith(f".{name}") for name in _NEWER)
-        self.secrets: tuple[str, ...] = tuple(secret for secret in (key, parts.password) if secret)
+            if self.address.takes_key_of_azure:
+                self._headers["api-key"] = key
+        self.name = self.address.host
+        self.newer = self.address.wants_newer
+        password = urlsplit(url).password
+        self.secrets: tuple[str, ...] = tuple(secret for secret in (key, password) if secret)
+        self._now = now
+        self._lacks_ollama = False
+        self._known_until = -math.inf
+        self._asking = asyncio.Lock()
 
     def serves(self, model: str) -> bool:
         """See `Upstream`."""
@@ -120,7 +144,37 @@ class HttpUpstream:
 
     def speaks(self, api: Api) -> bool:
         """See `Upstream`."""
-        return self._api is None or self._api is api
+        return self._api is not Api.OLLAMA or api is Api.OLLAMA
+
+    async def lacks_ollama(self) -> bool:
+        """See `Upstream`. A server whose setting leaves it open is asked for Ollama's version."""
+        if self._api is not None:
+            return self._api is Api.OPENAI
+        if not self.address.may_be_ollama:
+            return True
+        async with self._asking:
+            if self._now() >= self._known_until:
+                lacks = await self._asked_for_version()
+                if lacks is None:  # the call itself will show why nothing answers
+                    return self._lacks_ollama
+                self._lacks_ollama = lacks
+                self._known_until = self._now() + _KNOWN_S
+            return self._lacks_ollama
+
+    async def _asked_for_version(self) -> bool | None:
+        """Whether it has no Ollama API; None where that is not known."""
+        try:
+            async with asyncio.timeout(_PROBE_S), self.ask("GET", "/api/version", None) as answer:
+                if answer.status >= 500 or answer.status in _UNDECIDED:
+                    return None
+                body = await read_up_to(answer, _PROBE_BYTES) if answer.status == 200 else b""
+        except (UpstreamFailed, TimeoutError):
+            return None
+        try:
+            msgspec.json.decode(body, type=_Version)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return True
+        return False
 
     @asynccontextmanager
     async def ask(self, method: str, path: str, body: bytes | None) -> AsyncIterator[Answer]:
@@ -129,7 +183,7 @@ class HttpUpstream:
         try:
             response = await self._session.request(
                 method,
-                self._base + path,
+                self._base + self.address.target(path),
                 # What is read from a file goes out in pieces, and leaves the loop to others in between.
                 data=None if body is None else io.BytesIO(body),
                 headers=headers,
@@ -231,9 +285,11 @@ class Upstreams:
                 param="model",
             )
         if not server.speaks(api):
-            other = "OpenAI's API (/v1/…)" if api is Api.OLLAMA else "Ollama's API (/api/…)"
             raise Refused(
-                404, f"the model {model!r} is served by {other} only", "model_not_found", param="model"
+                404,
+                f"the model {model!r} is served by Ollama's API (/api/…) only",
+                "model_not_found",
+                param="model",
             )
         return server
 
@@ -253,15 +309,15 @@ async def read_up_to(answer: Answer, most_bytes: int) -> bytes:
 
 
 async def from_each(
-    servers: Sequence[Upstream], path: str, timeout_s: float, most_bytes: int
+    asked: Sequence[tuple[Upstream, str]], timeout_s: float, most_bytes: int
 ) -> list[bytes | None]:
-    """The answers to a GET of all of them together, None of those that have none."""
+    """The answers to a GET of a path at each server, all at once; None of those that have none."""
 
-    async def one(server: Upstream) -> bytes | None:
+    async def one(server: Upstream, path: str) -> bytes | None:
         try:
             async with asyncio.timeout(timeout_s), server.ask("GET", path, None) as answer:
                 return await read_up_to(answer, most_bytes) if answer.status == 200 else None
         except (UpstreamFailed, TimeoutError):
             return None
 
-    return list(await asyncio.gather(*map(one, servers)))
+    return list(await asyncio.gather(*(one(server, path) for server, path in asked)))

@@ -21,12 +21,16 @@ class AiUsage:
         refused: How many were answered by the gateway itself with an error: a limit, a model, a path.
         prompt_tokens: Of all requests together, by the upstreams' own usage fields.
         completion_tokens: Likewise; of a stream that was cut, what had come until then.
+        cached_tokens: The part of the prompts that model servers took from their caches.
+        reasoning_tokens: The part of the completions that models spent on thoughts.
     """
 
     requests: int = 0
     refused: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def tokens(self) -> int:

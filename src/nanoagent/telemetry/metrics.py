@@ -66,6 +66,7 @@ class Metrics:
         self._starts_by = cache(self._starts.labels)
         self._cache_by = cache(self._cache.labels)
         self._llm_tokens_by = cache(self._llm_tokens.labels)
+        self._llm_token_parts_by = cache(self._llm_token_parts.labels)
         self._llm_requests_by = cache(self._llm_requests.labels)
         self._llm_seconds_by = cache(self._llm_seconds.labels)
 
@@ -138,6 +139,14 @@ class Metrics:
         self._llm_tokens = self._counter(
             "worker_llm_tokens_total", "Tokens that runs have used, prompt and completion", "model", "kind"
         )
+        # Beside the others: a sum over worker_llm_tokens_total counts each token once.
+        self._llm_token_parts = self._counter(
+            "worker_llm_token_parts_total",
+            "Tokens among those of worker_llm_tokens_total that came from a cache (prompt) or are reasoning "
+            "(completion)",
+            "model",
+            "part",
+        )
         self._llm_requests = self._counter(
             "worker_llm_requests_total",
             "Requests of runs for models, by how they ended (ok, error, cut, refused)",
@@ -206,6 +215,10 @@ class Metrics:
             return _OTHER_MODEL
         self._models.add(name)
         return name
+
+    def has_model_label(self, model: str) -> bool:
+        """Whether a name is a label already: it is configured, or such a model has answered."""
+        return model.strip() in self._models
 
     def phases(self, runtime: str, timings: Timings) -> None:
         """Observe the phases that happened (above 0 ms); `queue` goes to `worker_queue_delay_seconds`."""
@@ -304,11 +317,24 @@ class Metrics:
         if seconds is not None:
             self._llm_seconds_by(label).observe(seconds)
 
-    def llm_tokens(self, model: str | None, prompt: int, completion: int) -> None:
-        """So many tokens were used; the arguments are those of `llm_request`."""
+    def llm_tokens(
+        self, model: str | None, prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0
+    ) -> None:
+        """So many tokens were used.
+
+        Args:
+            model: As for `llm_request`.
+            prompt: Tokens of the prompt.
+            completion: Tokens of the answer.
+            cached: The part of the prompt that came from the model server's cache.
+            reasoning: The part of the answer that is reasoning.
+        """
         label = self._llm_label(model)
         self._llm_tokens_by(label, "prompt").inc(prompt)
         self._llm_tokens_by(label, "completion").inc(completion)
+        for part, count in (("cached", cached), ("reasoning", reasoning)):
+            if count:
+                self._llm_token_parts_by(label, part).inc(count)
 
     def _llm_label(self, model: str | None) -> str:
         return _OTHER_MODEL if model is None else self.model_label(model)
