@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases libraries check format lock images clean
+.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases libraries check checks format lock images clean
 
 BIN := .venv/bin
 # Processes that tests are spread over.
@@ -32,7 +32,12 @@ dev: setup  ## the embedded stack and the agent, until Ctrl-C
 setup-tests:
 	@scripts/setup tests
 
-test: setup-tests check  ## lint, types, import contracts and every test
+test:  ## lint, types, import contracts and every test
+	@scripts/setup venv
+	@# The checks need the virtual environment alone; the images are built meanwhile.
+	@scripts/setup tests & setup=$$!; \
+		checked=0; $(MAKE) --no-print-directory checks || checked=$$?; \
+		wait $$setup && exit $$checked
 	$(call announce,tests with containers)
 	@# By file, because what a file's tests share (workers, containers, engines) is made once then.
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations 25 $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
@@ -84,6 +89,9 @@ fuzz-replay:  ## what fuzzing has found, again: TARGET=archive INPUT=.nanoagent/
 
 check:  ## the same without the tests that need Docker
 	@scripts/setup venv
+	@$(MAKE) --no-print-directory checks
+
+checks:
 	$(call announce,format)
 	@$(BIN)/ruff format --check .
 	$(call announce,lint)
