@@ -1,7 +1,7 @@
-"""The command line: `nanoagent run`, `check`, `doctor`, `selftest`, `send`, `demo`, `dev`.
+"""The command line: `nanoagent run`, `check`, `send` and the other commands.
 
-Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong. Heavy imports happen in the
-command that needs them.
+Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong; `send`,
+`result` and `cancel` have more. Heavy imports happen in the command that needs them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 import traceback
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+# Of `sender.command.Exit`, which `nanoagent --help` need not import.
+_SEND_EXITS = (
+    "Exit codes: 0 success, 1 the job ended without success, 2 wrong call, code or settings (nothing was "
+    "sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
+)
 
 app = typer.Typer(
     help="A worker for functions as a service: SQS in, a locked-down warm container, Redis out.",
@@ -68,10 +72,6 @@ def _without_secrets(text: str) -> str:
     from nanoagent.telemetry import logs
 
     return logs.without_secrets(text)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is Python's, not JSON's")
 
 
 def _load_environment(env_file: Path) -> None:
@@ -172,36 +172,85 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     return 0 if examined.is_well else EXIT_FAILED
 
 
-@app.command()
+@app.command(epilog=_SEND_EXITS)
 def send(  # noqa: PLR0913, PLR0917 - options of a command line
-    code: Annotated[Path, typer.Argument(help="A folder with the function's code, or a zip.")],
-    runtime: Annotated[str, typer.Option(help="python, nodejs, cpp or go")] = "python",
-    payload: Annotated[str, typer.Option("--input", help="The job's input, JSON.")] = "{}",
+    code: Annotated[Path, typer.Argument(help="A folder with the function's code, a source file, or a zip.")],
+    runtime: Annotated[
+        str, typer.Option(help="python, nodejs, cpp or go; default: the entry file tells.")
+    ] = "",
+    payload: Annotated[
+        str, typer.Option("--input", help="The job's input: JSON, @FILE, or - for standard input.")
+    ] = "{}",
     function_id: Annotated[str, typer.Option(help="Whose code it is; default: the folder's name.")] = "",
     memory_mb: Annotated[int, typer.Option(help="Limit, MiB.")] = 128,
     timeout_ms: Annotated[int, typer.Option(help="Limit, ms.")] = 300_000,
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the result.")] = 60,
+    locale: Annotated[
+        str, typer.Option(help="Language of hints and errors, ko or en; default: the shell's.")
+    ] = "",
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait for the result; 0: not at all.")
+    ] = 60,
+    as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
-    """Upload code, send one job, wait for its result and print it as JSON."""
-    settings = _settings(env_file)
-    from nanoagent import sender
+    """Upload code, send one job, wait for its result and print it as JSON.
+
+    Secrets, version control, virtual environments and caches are left out; a file .nanoagentignore in the
+    folder, in the syntax of .gitignore, changes that. Without settings, the worker of `make dev` is used.
+    """
+    settings = _sender_settings(env_file)
+    from nanoagent.sender import command
+
+    call = command.Call(
+        code=code,
+        runtime=runtime,
+        payload=payload,
+        function_id=function_id,
+        memory_mb=memory_mb,
+        timeout_ms=timeout_ms,
+        wait_s=wait_s,
+        locale=locale,
+        as_json=as_json,
+        env_file=env_file,
+    )
+    return command.send(settings, call)
+
+
+@app.command(epilog=_SEND_EXITS)
+def result(
+    request_id: Annotated[str, typer.Argument(help="As `nanoagent send` printed it.")],
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for it.")] = 0,
+    as_json: AsJson = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """Print the result of a job as JSON."""
+    settings = _sender_settings(env_file)
+    from nanoagent.sender import command
+
+    return command.result(settings, request_id, wait_s=wait_s, as_json=as_json)
+
+
+@app.command(epilog=_SEND_EXITS)
+def cancel(
+    request_id: Annotated[str, typer.Argument(help="As `nanoagent send` printed it.")],
+    as_json: AsJson = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """Cancel a job that waits or runs."""
+    settings = _sender_settings(env_file)
+    from nanoagent.sender import command
+
+    return command.cancel(settings, request_id, as_json=as_json)
+
+
+def _sender_settings(env_file: Path) -> Settings:
+    """As `_settings`; without any, those of a running `make dev`."""
+    from nanoagent.sender import dev
 
     try:
-        value = json.loads(payload, parse_constant=_refuse_constant)
-    except ValueError as exc:
-        raise ConfigError([f"--input: is no JSON ({exc}); quote strings, as in '\"text\"'"]) from exc
-    job = {
-        "requestId": f"send-{uuid.uuid4().hex[:12]}",
-        "functionId": function_id or code.stem,
-        "runtime": runtime,
-        "memoryMb": memory_mb,
-        "timeoutMs": timeout_ms,
-        "input": value,
-    }
-    result = asyncio.run(sender.send(settings, code, job, wait_s))
-    print(sender.shown(result))
-    return 0 if result["status"] == "SUCCESS" else EXIT_FAILED
+        return _settings(dev.settings_file(env_file))
+    except ConfigError as exc:
+        raise ConfigError(dev.with_advice(exc.problems)) from exc
 
 
 @app.command()

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,10 +32,10 @@ from nanoagent.ai.standin import Standin
 from nanoagent.errors import ConfigError, PlatformError
 from nanoagent.job import Runtime
 from nanoagent.local import EmbeddedStack
-from nanoagent.sender import pack
+from nanoagent.sender import dev, language, pack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 _READY_TIMEOUT_S: Final = 90.0
 _ROUND_TIMEOUT_S: Final = 180.0
@@ -192,7 +192,7 @@ async def _running(state: Path, console: Console, settings: dict[str, str]) -> A
             | {
                 "CODE_CACHE_DIR": str(state / "cache"),
                 "SQS_WAIT_SECONDS": "1",  # the stack is local: a short poll lets the agent stop at once
-                "LOCALE": os.environ.get("LOCALE", "en"),
+                "LOCALE": _locale(console),
                 **settings,
             }
         )
@@ -201,6 +201,20 @@ async def _running(state: Path, console: Console, settings: dict[str, str]) -> A
         opened.push_async_callback(agent.stop)
         await agent.start()
         yield _Running(stack, agent, environment)
+
+
+def _locale(console: Console) -> str:
+    """The language of the results' texts: as LOCALE says, or as the shell does."""
+    if locale := os.environ.get("LOCALE"):
+        return locale
+    shell = language.of_shell(os.environ)
+    other = "en" if shell.locale == "ko" else "ko"
+    console.print(
+        f"Tips, hints and errors come in {shell.name} ({shell.source}); LOCALE={other} changes that.",
+        markup=False,
+        highlight=False,
+    )
+    return shell.locale
 
 
 async def _model_server(opened: AsyncExitStack, console: Console) -> dict[str, str]:
@@ -399,9 +413,10 @@ async def develop(state: Path) -> int:
     stop = asyncio.Event()
     _end_in_order()
     console.rule("NanoAgent, for development")
-    async with _running(state, console, {"METRICS_PORT": os.environ.get("METRICS_PORT", "8000")}) as running:
-        settings = state / "dev.env"
-        settings.write_text("".join(f"{name}={value}\n" for name, value in running.environment.items()))
+    port = {"METRICS_PORT": os.environ.get("METRICS_PORT", "8000")}
+    async with AsyncExitStack() as opened:
+        running = await opened.enter_async_context(_running(state, console, port))
+        settings = opened.enter_context(_settings_file(state, running.environment))
         _explain(console, running, state, settings)
         for number in _END_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -416,6 +431,20 @@ async def develop(state: Path) -> int:
     return 0
 
 
+@contextmanager
+def _settings_file(state: Path, environment: dict[str, str]) -> Iterator[Path]:
+    """A file by which `nanoagent send` finds this stack, there for as long as the stack runs."""
+    path = state / dev.SETTINGS
+    text = "".join(f"{name}={value}\n" for name, value in environment.items())
+    path.write_text(text)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            if path.read_text() == text:  # not that of another one, started since
+                path.unlink()
+
+
 def _explain(console: Console, running: _Running, state: Path, settings: Path) -> None:
     stack, port = running.stack, running.agent.port
     console.print(
@@ -427,8 +456,9 @@ the agent's log      {state}/agent.log
 
 Send a job, from another terminal:
 
-  set -a; . {settings}; set +a
   .venv/bin/nanoagent send examples/python --input '{{"text": "hello hello world"}}'
+
+It finds this worker by {settings}; for other programs: set -a; . {settings}; set +a
 
 Ctrl-C stops everything.
 """,

@@ -4,6 +4,7 @@
 
     NanoAgentError
     ├── ConfigError            the settings are wrong; every problem at once
+    ├── InvalidCall            a command's arguments cannot be used; every problem at once
     ├── Rejected               the user's fault, found before the program could start (blame: user)
     │   └── Remembered         it was found with another job, a moment ago
     ├── UnreadableMessage      a message without a requestId: nobody can be told
@@ -57,6 +58,18 @@ class ConfigError(NanoAgentError):
 
     Args:
         problems: One sentence each, starting with the environment variable's name.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class InvalidCall(NanoAgentError):  # noqa: N818 - names the thing that is wrong
+    """A command's arguments cannot be used.
+
+    Args:
+        problems: One sentence each, starting with the option, file or folder.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent import __version__, agent, cli, sender
+from nanoagent import __version__, agent, cli
 from nanoagent.config import Settings
 from nanoagent.doctor import examination, gather
 from nanoagent.doctor.finding import Area, Finding, Verdict
 from nanoagent.errors import ConfigError, PlatformError
+from nanoagent.sender.command import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COMMANDS = ("run", "check", "doctor", "selftest", "send", "demo", "dev", "version")
+COMMANDS = ("run", "check", "doctor", "selftest", "send", "result", "cancel", "demo", "dev", "version")
 
 
 @pytest.fixture(autouse=True)
@@ -289,44 +291,65 @@ def test_an_input_that_is_no_json_ends_with_2_and_is_named(
 ):
     assert cli.main(["send", ".", "--input", text]) == 2
     captured = capsys.readouterr()
-    assert "--input: is no JSON" in captured.err
+    assert "is not JSON" in captured.err
     assert "Traceback" not in captured.err
 
 
-def test_a_job_that_cannot_be_sent_ends_with_1(
-    nothing_answers: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "command", [["send", "."], ["result", "r1"], ["result", "r1", "--wait", "1"], ["cancel", "r1"]]
+)
+def test_without_redis_the_address_is_named_and_the_code_is_3(
+    nothing_answers: None, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "main.py").write_text("print(1)")
-    assert cli.main(["send", "."]) == 1
-    assert "Redis at 127.0.0.1" in capsys.readouterr().err
+    assert cli.main(command) == 3
+    captured = capsys.readouterr()
+    assert f"Redis at 127.0.0.1:{os.environ['REDIS_PORT']} failed" in captured.err
+    assert "Traceback" not in captured.err
+    assert cli.main([*command, "--json"]) == 3
+    captured = capsys.readouterr()
+    assert "Redis at 127.0.0.1" in json.loads(captured.out)["error"]
+    assert captured.err == ""
 
 
-@pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("FAILED", 1), ("TIMEOUT", 1)])
-def test_a_sent_job_is_the_options_and_its_result_decides_the_code(
-    nothing_answers: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    status: str,
-    code: int,
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runtime", "rust"], "--runtime rust: is not one of python, nodejs, cpp, go"),
+        (["--locale", "fr"], "--locale fr: is not one of ko, en"),
+        (["--memory-mb", "31"], "--memory-mb 31"),
+        (["--timeout-ms", "0"], "--timeout-ms 0"),
+        (["--wait", "nan"], "--wait nan"),
+        (["--wait", "-1"], "--wait -1"),
+        (["--function-id", "a\nb"], "--function-id"),
+        (["--function-id", "x" * 257], "--function-id"),
+    ],
+)
+def test_an_option_that_every_worker_would_refuse_ends_with_2(
+    nothing_answers: None, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ):
-    jobs: list[dict[str, object]] = []
+    assert cli.main(["send", ".", *options]) == 2
+    assert said in capsys.readouterr().err
 
-    async def send(
-        settings: Settings, code: Path, job: dict[str, object], wait_s: float
-    ) -> dict[str, object]:
-        jobs.append(job)
-        return {"status": status, "stdout": "가"}
 
-    monkeypatch.setattr(sender, "send", send)
-    options = ["--runtime", "go", "--input", '{"a": 1}', "--memory-mb", "64", "--timeout-ms", "5"]
-    assert cli.main(["send", "some/hello", *options]) == code
-    (job,) = jobs
-    assert str(job.pop("requestId")).startswith("send-")
-    assert job == {
-        "functionId": "hello",
-        "runtime": "go",
-        "memoryMb": 64,
-        "timeoutMs": 5,
-        "input": {"a": 1},
-    }
-    assert json.loads(capsys.readouterr().out) == {"status": status, "stdout": "가"}
+@pytest.mark.parametrize("request_id", ["", "a b", "..", "x" * 129])
+@pytest.mark.parametrize("command", ["result", "cancel"])
+def test_a_request_id_that_no_job_can_have_ends_with_2(
+    nothing_answers: None, command: str, request_id: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main([command, request_id]) == 2
+    assert "is not a request id" in capsys.readouterr().err
+
+
+def test_who_has_no_settings_is_told_of_make_dev(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["send", ".", "--env-file", os.devnull]) == 2
+    assert "or run `make dev` in another terminal" in capsys.readouterr().err
+
+
+def test_the_exit_codes_in_the_help_are_those_of_the_commands(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["send", "--help"]) == 0
+    shown = capsys.readouterr().out.split("Exit codes:")[1]
+    assert re.findall(r"(?<!S)(\d+) ", shown) == [
+        *(str(int(code)) for code in Exit),
+        str(cli.EXIT_INTERRUPTED),
+    ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nanoagent.demo import _Sent, _table, _verdict
 from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Result, Start, Status, Timings, Tuning
 from nanoagent.runtime.catalog import RECIPES
+from nanoagent.sender import dev
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -132,3 +134,44 @@ async def test_with_a_model_server_no_stand_in_is_started(monkeypatch, name: str
     monkeypatch.setenv(name, "http://models.example")
     async with AsyncExitStack() as opened:
         assert await demo._model_server(opened, Console(file=io.StringIO())) == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "locale", "said"),
+    [
+        ({"LANG": "ko_KR.UTF-8"}, "ko", "errors come in Korean (LANG=ko_KR.UTF-8); LOCALE=en changes that."),
+        ({"LANG": "C.UTF-8"}, "en", "errors come in English (LANG=C.UTF-8); LOCALE=ko changes that."),
+        ({"LANG": "C.UTF-8", "LOCALE": "ko"}, "ko", ""),
+    ],
+)
+def test_demo_and_dev_take_the_shells_language_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], locale: str, said: str
+):
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG", "LOCALE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    console = Console(file=io.StringIO(), width=160)
+    assert demo._locale(console) == locale
+    assert isinstance(console.file, io.StringIO)
+    assert said in console.file.getvalue()
+
+
+def test_send_finds_the_worker_of_make_dev_for_as_long_as_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SQS_QUEUE_URL", "")
+    state = tmp_path / ".nanoagent"
+    state.mkdir()
+    with demo._settings_file(state, {"SQS_QUEUE_URL": "http://127.0.0.1:1/q"}) as written:
+        assert dev.settings_file(dev.DEFAULT) == written
+        assert os.environ["SQS_QUEUE_URL"] == "http://127.0.0.1:1/q"
+    monkeypatch.setenv("SQS_QUEUE_URL", "")
+    assert not written.exists()
+
+
+def test_the_settings_of_a_worker_that_was_started_since_stay(tmp_path: Path):
+    with demo._settings_file(tmp_path, {"REDIS_PORT": "1"}):
+        (tmp_path / dev.SETTINGS).write_text("REDIS_PORT=2\n")
+    assert (tmp_path / dev.SETTINGS).read_text() == "REDIS_PORT=2\n"

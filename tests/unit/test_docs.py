@@ -16,6 +16,7 @@ import pytest
 
 from nanoagent import config, job, runner
 from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
+from nanoagent.sender import language
 from nanoagent.telemetry.metrics import Metrics
 from support import recorder
 
@@ -211,7 +212,7 @@ def test_every_make_target_is_told_to_someone():
 def test_every_environment_variable_that_is_named_is_known(name):
     a_job = job.parse_job('{"requestId": "a", "s3Key": "b"}', job.JobDefaults("bucket", "model", 128))
     known = {field.upper() for field in config.Settings.model_fields}
-    known |= set(runner.environment_of(a_job)) | set(ErrorType)
+    known |= set(runner.environment_of(a_job)) | set(ErrorType) | set(language.VARIABLES)
     named = {match[1] for span in spans(name) if (match := VARIABLE.fullmatch(span))}
     assert {
         variable
@@ -273,7 +274,7 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes(message)
     ("name", "modules"),
     [
         ("iam-policy.json", ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")),
-        ("iam-policy-sender.json", ("sender.py",)),
+        ("iam-policy-sender.json", ("sender/delivery.py",)),
     ],
 )
 def test_a_policy_allows_the_calls_that_stand_in_the_code(name, modules):

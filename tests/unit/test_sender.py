@@ -2,82 +2,606 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
+import sys
+import tempfile
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nanoagent import sender
-from nanoagent.errors import ConfigError, SinkError
-from nanoagent.sender import pack
+from nanoagent.aws import AwsClients
+from nanoagent.errors import BrokerError, InvalidCall
+from nanoagent.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
+from nanoagent.sender import command, delivery, dev, language, message, pack, package, selection
+from nanoagent.sender.package import Limits, packed
+from nanoagent.sender.selection import IGNORE_FILE, Reason
 from support.fakes import make_settings
 
-if TYPE_CHECKING:
-    from pathlib import Path
+LIMITS = Limits(zip_bytes=10_000, unpacked_bytes=20_000, file_bytes=15_000, entries=50)
+
+
+def make(folder: Path, *paths: str, content: str = "x") -> Path:
+    """Files with the same content; a path with `/` at its end is a folder."""
+    for path in paths:
+        place = folder / path
+        if path.endswith("/"):
+            place.mkdir(parents=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content)
+    return folder
+
+
+def chosen(folder: Path) -> list[str]:
+    return [entry.path for entry in selection.select(folder, max_entries=10_000).entries]
+
+
+def left_out(folder: Path) -> dict[str, Reason]:
+    return {left.path: left.reason for left in selection.select(folder, max_entries=10_000).left_out}
+
+
+def refusal(code: Path, runtime: Runtime | None = None, limits: Limits = LIMITS) -> str:
+    with pytest.raises(InvalidCall) as refused, packed(code, runtime, limits):
+        pass
+    return str(refused.value)
+
+
+def digest(code: Path) -> str:
+    with packed(code, None, LIMITS) as code_:
+        return code_.digest
+
+
+# --- which files
+
+
+def test_what_is_not_code_stays_here(tmp_path: Path):
+    out: tuple[str, ...] = (
+        ".git/config",
+        ".git/objects/ab/c",
+        ".venv/lib/x.py",
+        "lib/__pycache__/a.pyc",
+        ".DS_Store",
+    )
+    out += (
+        "node_modules/.cache/babel/x",
+        "web/node_modules/.cache/y",
+        ".mypy_cache/z",
+        "main.py~",
+        ".#main.py",
+    )
+    kept = (
+        "lib/a.py",
+        "main.py",
+        "node_modules/a/index.js",
+        "build/out.js",
+        ".gitignore",
+        "cache/x",
+        "m.pyc",
+    )
+    make(tmp_path, *out, *kept)
+
+    assert chosen(tmp_path) == sorted(kept)
+    assert set(left_out(tmp_path).values()) == {Reason.NOT_CODE}
+    assert {".git/", ".venv/", "lib/__pycache__/", "node_modules/.cache/"} <= set(left_out(tmp_path))
+
+
+def test_a_virtual_environment_is_known_by_its_settings_and_not_by_its_name(tmp_path: Path):
+    make(tmp_path, "main.py", "venv/a.py", "my-env/pyvenv.cfg", "my-env/lib/b.py")
+    assert chosen(tmp_path) == ["main.py", "venv/a.py"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", ".env.production", "config/.env.local", ".envrc", "keys/id_rsa", "id_ed25519", "cert.pfx"),
+        *(".netrc", ".pypirc", ".git-credentials", "home/.aws/credentials", ".ssh/config", "main.tfstate"),
+    ],
+)
+def test_a_secret_stays_here_and_is_named(tmp_path: Path, name: str):
+    make(tmp_path, "main.py", name)
+    assert chosen(tmp_path) == ["main.py"]
+    assert list(left_out(tmp_path).values()) == [Reason.SECRET]
+    assert name.startswith(next(iter(left_out(tmp_path))))
+
+
+@pytest.mark.parametrize("name", [".env.example", "id_rsa.pub", "environment.py", "env/x", "secrets.py"])
+def test_a_name_that_only_resembles_a_secret_is_sent(tmp_path: Path, name: str):
+    assert chosen(make(tmp_path, name)) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "public"),
+    [
+        ("tls.pem", "-----BEGIN EC PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----"),
+        ("tls.key", "-----BEGIN PRIVATE KEY-----", "a Keynote file"),
+        ("account.json", '{"private_key": "-----BEGIN PRIVATE KEY-----\\n"}', '{"a": 1}'),
+        (".npmrc", "//registry/:_authToken=1", "package-lock=false"),
+    ],
+)
+def test_the_contents_tell_a_private_key_from_a_certificate(
+    tmp_path: Path, name: str, secret: str, public: str
+):
+    make(tmp_path, f"a/{name}", content=secret)
+    make(tmp_path, f"b/{name}", content=public)
+    assert [path for path in chosen(tmp_path) if name in path] == [f"b/{name}"]
+    assert left_out(tmp_path) == {f"a/{name}": Reason.SECRET}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_ignore_file_leaves_out_and_takes_back_in(tmp_path: Path, end: str, encoding: str):
+    make(tmp_path, "main.py", ".env", "data/a.csv", "data/keep.csv", "docs/b", "src/docs/c", ".venv/d")
+    lines = ["/docs/", "# a comment", "data/*", "!data/keep.csv", "!.env", "!.venv/"]
+    (tmp_path / IGNORE_FILE).write_bytes(end.join(lines).encode(encoding))
+
+    assert chosen(tmp_path) == [".env", ".venv/d", "data/keep.csv", "main.py", "src/docs/c"]
+    assert left_out(tmp_path)["docs/"] == Reason.IGNORED
+
+
+@pytest.mark.parametrize("content", [b"!\n", b"\xff\xfe\x00"])
+def test_an_ignore_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes):
+    make(tmp_path, "main.py")
+    (tmp_path / IGNORE_FILE).write_bytes(content)
+    assert IGNORE_FILE in refusal(tmp_path)
+
+
+def test_an_empty_folder_is_sent(tmp_path: Path):
+    assert chosen(make(tmp_path, "main.py", "data/in/")) == ["data/in/", "main.py"]
+
+
+def test_links_inside_the_folder_stay_links_and_lead_to_what_is_sent(tmp_path: Path):
+    make(tmp_path, "lib/libx.so.1.2", "node_modules/tool/cli.js", "node_modules/.bin/", "main.py")
+    links = {
+        "lib/libx.so.1": "libx.so.1.2",
+        "lib/libx.so": "libx.so.1",
+        "node_modules/.bin/tool": "../tool/cli.js",
+        "folder": "lib",
+        "absolute": str(tmp_path / "lib/libx.so"),
+        "roundabout": f"../{tmp_path.name}/main.py",
+    }
+    for path, target in links.items():
+        (tmp_path / path).symlink_to(target)
+    found = {
+        entry.path: entry.link for entry in selection.select(tmp_path, max_entries=99).entries if entry.link
+    }
+    assert found == links | {"absolute": "lib/libx.so.1.2", "roundabout": "main.py"}
+
+
+def test_a_link_that_leads_out_is_replaced_by_what_it_leads_to(tmp_path: Path):
+    shared = make(tmp_path / "shared", "a.py", "sub/b.py")
+    function = make(tmp_path / "function", "main.py")
+    (function / "shared").symlink_to("../shared")
+    (function / "one.py").symlink_to(shared / "a.py")
+    (shared / "again").symlink_to(shared)
+    (shared / "main.py").symlink_to(function / "main.py")
+
+    selected = selection.select(function, max_entries=99)
+
+    kinds = {entry.path: entry.link or "file" for entry in selected.entries}
+    assert kinds == {
+        "main.py": "file",
+        "one.py": "file",
+        "shared/a.py": "file",
+        "shared/sub/b.py": "file",
+        "shared/main.py": "../main.py",
+    }
+    assert {left.path: left.reason for left in selected.left_out} == {"shared/again/": Reason.LOOP}
+
+
+def test_what_cannot_be_sent_is_left_out_and_told(tmp_path: Path):
+    make(tmp_path, "main.py", ".env")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for name, target in {"dangling": "nowhere", "a": "b", "b": "a", "public": ".env"}.items():
+            (tmp_path / name).symlink_to(target)
+        assert chosen(tmp_path) == ["main.py"]
+        assert left_out(tmp_path) == {
+            "pipe": Reason.SPECIAL,
+            "socket": Reason.SPECIAL,
+            "dangling": Reason.DANGLING,
+            "a": Reason.LOOP,
+            "b": Reason.LOOP,
+            "public": Reason.TARGET,
+            ".env": Reason.SECRET,
+        }
+
+
+@pytest.mark.parametrize("name", [b"\xff.py", b"a\nb", b"a\\b"])
+def test_a_name_that_the_worker_refuses_is_refused_here(tmp_path: Path, name: bytes):
+    make(tmp_path, "main.py")
+    (tmp_path / os.fsdecode(name)).write_text("x")
+    assert "name" in refusal(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+    make(tmp_path, "main.py")
+    (tmp_path / "memory").symlink_to("/proc/self/mem")  # whose first page nobody can read, not even root
+    assert "cannot be packed" in refusal(tmp_path)
+
+
+def test_modes_that_forbid_reading_are_named_before_anything_is_packed():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to other users
+        folder = make(Path(name), "main.py", "locked/a", "secret.txt")
+        for path, mode in {"": 0o755, "locked": 0, "secret.txt": 0}.items():
+            (folder / path).chmod(mode)
+        found = as_another_user(lambda: refusal(folder))
+        (folder / "locked").chmod(0o700)
+    assert "locked/: cannot be read: Permission denied" in found
+    assert "secret.txt: cannot be read: Permission denied" in found
+
+
+def test_a_folder_with_too_many_files_is_refused_while_they_are_counted(tmp_path: Path):
+    make(tmp_path, "main.py", *(f"many/{number}" for number in range(60)))
+    assert "has more than 50 files and folders (CODE_MAX_ENTRIES)" in refusal(tmp_path)
+
+
+# --- the zip and its digest
 
 
 def test_a_folder_becomes_a_zip_of_its_files_at_the_root(tmp_path: Path):
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "main.py").write_text("print(1)")
-    (tmp_path / "lib/util.py").write_text("x = 1")
+    make(tmp_path, "lib/util.py", "main.py", content="print(1)")
     with zipfile.ZipFile(io.BytesIO(pack(tmp_path))) as archive:
         assert archive.namelist() == ["lib/util.py", "main.py"]
         assert archive.read("main.py") == b"print(1)"
 
 
-def test_the_same_files_are_the_same_zip_whenever_they_were_written(tmp_path: Path):
-    (tmp_path / "main.py").write_text("print(1)")
-    first = pack(tmp_path)
-    (tmp_path / "main.py").unlink()
-    (tmp_path / "main.py").write_text("print(1)")
-    assert pack(tmp_path) == first
+def test_the_digest_is_of_contents_and_not_of_times_or_places(tmp_path: Path):
+    first, second = (make(tmp_path / name, "main.py", "a/b", "c") for name in ("first", "second"))
+    os.utime(second / "main.py", (1, 1))
+    assert digest(first) == digest(second)
 
 
-def test_a_fifo_queue_is_told_what_it_wants_and_another_nothing():
-    assert sender.fifo_fields("https://sqs/1/jobs", "r1") == {}
-    fields = sender.fifo_fields("https://sqs/1/jobs.fifo", "r1")
-    assert fields == {"MessageGroupId": "r1", "MessageDeduplicationId": "r1"}
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "main.py").write_text("y"),
+        lambda folder: (folder / "main.py").chmod(0o755),
+        lambda folder: (folder / "more").write_text(""),
+        lambda folder: (folder / "more").mkdir(),
+        lambda folder: (folder / "a/b").rename(folder / "a/c"),
+        lambda folder: (folder / "link").symlink_to("main.py"),
+    ],
+)
+def test_whatever_a_run_could_see_changes_the_digest(tmp_path: Path, change: Any):
+    before = digest(make(tmp_path, "main.py", "a/b"))
+    change(tmp_path)
+    assert digest(tmp_path) != before
 
 
-def test_what_is_executable_stays_so(tmp_path: Path):
-    (tmp_path / "tool").write_text("#!/bin/sh")
-    (tmp_path / "tool").chmod(0o755)
-    (tmp_path / "data").write_text("x")
-    (tmp_path / "data").chmod(0o644)
+def test_two_functions_of_the_same_name_have_different_keys_and_the_same_code_has_one(tmp_path: Path):
+    keys = []
+    for owner, content in {"ann": "print('a')", "bob": "print('b')", "eve": "print('a')"}.items():
+        with packed(make(tmp_path / owner / "hello", "main.py", content=content), None, LIMITS) as code:
+            keys.append(code.key)
+    assert all(key.startswith("functions/hello/") for key in keys)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_modes_times_and_links_are_in_the_zip(tmp_path: Path):
+    make(tmp_path, "tool", "data")
+    (tmp_path / "tool").chmod(0o750)
+    (tmp_path / "data").chmod(0o600)
+    (tmp_path / "link").symlink_to("tool")
+    os.utime(tmp_path / "data", (1_700_000_001, 1_700_000_001))
     with zipfile.ZipFile(io.BytesIO(pack(tmp_path))) as archive:
-        modes = {info.filename: info.external_attr >> 16 & 0o777 for info in archive.infolist()}
-    assert modes == {"tool": 0o755, "data": 0o644}
+        infos = {info.filename: info for info in archive.infolist()}
+        assert archive.read("link") == b"tool"
+    assert {name: oct(info.external_attr >> 16) for name, info in infos.items()} == {
+        "tool": "0o100755",
+        "data": "0o100644",
+        "link": "0o120777",
+    }
+    assert infos["data"].date_time == (2023, 11, 14, 22, 13, 20)
+    assert infos["data"].extra == b"UT\x05\x00\x01" + (1_700_000_001).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("moment", [0, -5, 5_000_000_000])
+def test_times_that_a_zip_cannot_hold_do_not_stop_it(tmp_path: Path, moment: int):
+    make(tmp_path, "main.py")
+    os.utime(tmp_path / "main.py", (moment, moment))
+    with zipfile.ZipFile(io.BytesIO(pack(tmp_path))) as archive:
+        assert archive.testzip() is None
+
+
+# --- what is named on the command line
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime", "entry"),
+    [
+        ("main.py", Runtime.PYTHON, "main.py"),
+        ("hello.py", Runtime.PYTHON, "main.py"),
+        ("hello.js", Runtime.NODEJS, "index.js"),
+        ("hello.CPP", Runtime.CPP, "main.cpp"),
+        ("hello.go", Runtime.GO, "main.go"),
+    ],
+)
+def test_one_file_is_sent_as_the_entry_file(tmp_path: Path, file: str, runtime: Runtime, entry: str):
+    make(tmp_path, file, ".env")
+    with packed(tmp_path / file, None, LIMITS) as code, zipfile.ZipFile(code.zip) as archive:
+        assert (code.runtime, code.files, archive.namelist()) == (runtime, 1, [entry])
+
+
+@pytest.mark.parametrize(
+    ("entry", "runtime"),
+    [("main.py", "python"), ("index.js", "nodejs"), ("main.cpp", "cpp"), ("main.go", "go")],
+)
+@pytest.mark.parametrize("top", ["", "function/"])
+def test_the_entry_file_tells_the_runtime(tmp_path: Path, top: str, entry: str, runtime: str):
+    make(tmp_path, f"{top}{entry}", f"{top}lib/other")
+    with packed(tmp_path, None, LIMITS) as code:
+        assert code.runtime == runtime
 
 
 def test_a_zip_is_sent_as_it_is(tmp_path: Path):
     file = tmp_path / "code.zip"
-    file.write_bytes(b"whatever it is")
-    assert pack(file) == b"whatever it is"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("index.js", "1")
+        archive.writestr("__MACOSX/._index.js", "2")
+    with packed(file, None, LIMITS) as code:
+        assert code.zip.read() == file.read_bytes() == pack(file)
+        assert (code.runtime, code.function_id, code.files) == (Runtime.NODEJS, "code", 2)
 
 
-@pytest.mark.parametrize("name", ["absent", "empty"])
-def test_where_there_is_no_code_the_path_is_named(tmp_path: Path, name: str):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=name):
-        pack(tmp_path / name)
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (".", "hello"),
+        ("", "hello"),
+        ("sub/..", "hello"),
+        ("../hello/", "hello"),
+        ("sub", "sub"),
+        ("main.py", "hello"),
+        ("tool.py", "tool"),
+        ("code.v2.zip", "code.v2"),
+        ("함수", "함수"),
+        ("a\nb", "ab"),
+        ("/", "unknown"),
+        ("main.py/..", "hello"),
+    ],
+)
+def test_a_function_has_a_name_whatever_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str
+):
+    make(tmp_path / "hello", "main.py", "tool.py", "code.v2.zip", "sub/", "함수/", "a\nb/")
+    monkeypatch.chdir(tmp_path / "hello")
+    assert package.function_id_of(Path(path)) == expected
 
 
-async def test_without_redis_the_address_is_named_and_nothing_is_sent(tmp_path: Path):
-    (tmp_path / "main.py").write_text("print(1)")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        port = unused.getsockname()[1]
-        settings = make_settings(redis_host="127.0.0.1", redis_port=port)
-        with pytest.raises(SinkError, match=rf"Redis at 127\.0\.0\.1:{port} failed"):
-            await sender.send(settings, tmp_path, {"requestId": "r1", "functionId": "f"}, 1)
+@pytest.mark.parametrize("name", ["../x", ".", "a/b", "가 나", "x" * 256, "\u0301"])
+def test_a_key_is_one_folder_below_functions_whatever_the_name(name: str):
+    code = package.Package(name, Runtime.PYTHON, "d" * 64, io.BytesIO(), 0, 0, 0)
+    first, folder, last = code.key.split("/")
+    assert (first, last) == ("functions", "d" * 64 + ".zip")
+    assert folder not in {"", ".", ".."}
+    assert len(code.key.encode()) < 1024
+
+
+# --- refused before anything is uploaded
+
+
+def test_a_missing_entry_file_is_told_with_what_is_there(tmp_path: Path):
+    make(tmp_path, "app.py", "lib/main.py", "index.js")
+    said = refusal(tmp_path, Runtime.PYTHON)
+    assert "runtime python starts main.py, which is not at its top" in said
+    assert "found there: app.py, index.js, lib/" in said
+    assert "with index.js it is --runtime nodejs" in said
+
+
+def test_a_folder_without_any_entry_file_is_told_all_of_them(tmp_path: Path):
+    said = refusal(make(tmp_path, "app.py", "b"))
+    assert all(entry in said for entry in ("main.py (python)", "index.js", "main.cpp", "main.go", "app.py"))
+
+
+def test_an_entry_file_that_is_left_out_is_told(tmp_path: Path):
+    make(tmp_path, "main.py", "a")
+    (tmp_path / IGNORE_FILE).write_text("*.py")
+    assert f"main.py is left out (ignored by {IGNORE_FILE})" in refusal(tmp_path)
+
+
+def test_two_entry_files_ask_for_a_choice(tmp_path: Path):
+    make(tmp_path, "main.py", "index.js")
+    assert "has main.py, index.js; choose one with --runtime" in refusal(tmp_path)
+    with packed(tmp_path, Runtime.NODEJS, LIMITS) as code:
+        assert code.runtime == "nodejs"
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "notes.txt", "code.tar.gz", "pipe", "absent/main.py"])
+def test_a_path_without_code_is_named(tmp_path: Path, name: str):
+    make(tmp_path, "empty/", "notes.txt", "code.tar.gz")
+    os.mkfifo(tmp_path / "pipe")
+    assert name.partition("/")[0] in refusal(tmp_path / name)
+
+
+def test_a_damaged_zip_is_told(tmp_path: Path):
+    file = tmp_path / "code.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("main.py", "x" * 100)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"PK\x01\x02", b"XXXX"))
+    assert "is a damaged zip" in refusal(file)
+
+
+def test_a_language_that_contradicts_the_file_is_told(tmp_path: Path):
+    assert "a.py is a file of python" in refusal(make(tmp_path, "a.py") / "a.py", Runtime.GO)
+
+
+@pytest.mark.parametrize(
+    ("size", "setting"),
+    [(16_000, "CODE_MAX_FILE_MB"), (14_000, "CODE_MAX_UNPACKED_MB"), (9_900, "CODE_MAX_ZIP_MB")],
+)
+def test_code_above_the_workers_limits_is_refused(tmp_path: Path, size: int, setting: str):
+    make(tmp_path, "main.py")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(os.urandom(size))
+    assert setting in refusal(tmp_path)
+    file = tmp_path.parent / f"{tmp_path.name}.zip"
+    file.write_bytes(pack(tmp_path))
+    assert "CODE_MAX_" in refusal(file)
+
+
+def test_the_limits_are_those_of_the_settings():
+    settings = make_settings(
+        code_max_zip_mb=1, code_max_unpacked_mb=2, code_max_file_mb=3, code_max_entries=4
+    )
+    assert Limits.of(settings) == Limits(1 << 20, 2 << 20, 3 << 20, 4)
+
+
+# --- input and message
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "-5", '"text"', "null", "[1.50, 1e400, 123456789012345678901]"])
+def test_an_input_is_handed_on_as_it_is_written(text: str):
+    assert message.read_input(text).replace(" ", "") == text.replace(" ", "")
+
+
+def test_an_input_may_have_more_digits_than_python_reads():
+    assert message.read_input("9" * 5000) == "9" * 5000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_an_input_is_read_from_a_file_as_windows_writes_it_too(tmp_path: Path, encoding: str):
+    file = tmp_path / "in put.json"
+    file.write_bytes('{\r\n  "이름": "값"\r\n}\r\n'.encode(encoding))
+    assert json.loads(message.read_input(f"@{file}")) == {"이름": "값"}
+
+
+def test_an_input_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 2}\n')))
+    assert message.read_input("-") == '{"a":2}'
+
+
+@pytest.mark.parametrize("text", ["{", "hello", "", "NaN", "[Infinity]", "{'a': 1}", "[" * 100_000, "\udcff"])
+def test_an_input_that_is_not_json_is_refused(text: str):
+    with pytest.raises(InvalidCall, match=r"--input.*is not JSON"):
+        message.read_input(text)
+
+
+def test_a_file_that_was_named_without_its_mark_is_recognised(tmp_path: Path):
+    file = make(tmp_path, "input.json") / "input.json"
+    with pytest.raises(InvalidCall, match=f"--input @{file}"):
+        message.read_input(str(file))
+
+
+@pytest.mark.parametrize("name", ["absent", "folder", "empty", "x\0y"])
+def test_an_input_file_that_cannot_be_used_is_named(tmp_path: Path, name: str):
+    make(tmp_path, "folder/")
+    make(tmp_path, "empty", content="")
+    with pytest.raises(InvalidCall, match=name.partition("\0")[0]):
+        message.read_input(f"@{tmp_path / name}")
+
+
+def test_the_largest_input_fits_and_one_byte_more_is_refused_with_the_room_that_there_is():
+    fields = {"requestId": "r1", "functionId": "함수", "s3Key": "k"}
+    with pytest.raises(InvalidCall) as refused:
+        message.body(fields, f'"{"가" * MAX_MESSAGE_BYTES}"')
+    room = int(str(refused.value).split("room for ")[1].split(";")[0])
+
+    largest = message.body(fields, f'"{"a" * (room - 2)}"')
+
+    assert len(largest.encode()) == MAX_MESSAGE_BYTES
+    job = parse_job(largest, JobDefaults(s3_bucket="b", model_id="m", max_memory_mb=1024))
+    assert (job.function_id, len(job.payload)) == ("함수", room)
+    with pytest.raises(InvalidCall, match=f"has {room + 1} bytes"):
+        message.body(fields, f'"{"a" * (room - 1)}"')
+
+
+def test_characters_that_sqs_refuses_are_escaped():
+    assert json.loads(message.body({"a": 1}, '"\uffff\ufffe"'))["input"] == "\uffff\ufffe"
+    assert message.body({"a": 1}, '"\uffff"').isascii()
+
+
+# --- the queue
+
+
+def test_a_fifo_queue_is_told_what_it_wants_and_another_nothing():
+    assert delivery.fifo_fields("https://sqs/1/jobs", "r1") == {}
+    fields = delivery.fifo_fields("https://sqs/1/jobs.fifo", "r1")
+    assert fields == {"MessageGroupId": "r1", "MessageDeduplicationId": "r1"}
+
+
+async def test_a_message_that_found_no_queue_may_have_arrived():
+    clients = AwsClients("x", "http://127.0.0.1:9", "x", "x", max_attempts=1)
+    async with clients:
+        with pytest.raises(BrokerError) as failed:
+            await delivery.enqueue(clients, "http://127.0.0.1:9/1/jobs", "r1", "{}")
+    assert delivery.may_have_arrived(failed.value)
+    assert not delivery.may_have_arrived(BrokerError("refused"))
+
+
+# --- language
+
+
+@pytest.mark.parametrize(
+    ("variables", "locale", "source"),
+    [
+        ({"LANG": "ko_KR.UTF-8"}, "ko", "LANG=ko_KR.UTF-8"),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "ko"}, "ko", "LC_MESSAGES=ko"),
+        ({"LANG": "ko_KR", "LC_ALL": "C.UTF-8"}, "en", "LC_ALL=C.UTF-8"),
+        ({"LANG": "ko_KR@x", "LC_ALL": ""}, "ko", "LANG=ko_KR@x"),
+        ({"LANG": "kok_IN"}, "en", "LANG=kok_IN"),
+        ({"LC_CTYPE": "ko_KR.UTF-8"}, "en", "LC_ALL, LC_MESSAGES and LANG are unset"),
+    ],
+)
+def test_the_shells_variables_tell_the_language(variables: dict[str, str], locale: str, source: str):
+    assert language.of_shell(variables)[:2] == (locale, source)
+
+
+# --- the worker of `make dev`
+
+
+@pytest.fixture
+def dev_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SQS_QUEUE_URL", raising=False)
+    monkeypatch.setenv("REDIS_HOST", "production")
+    return make(tmp_path, ".nanoagent/dev.env", content="REDIS_HOST=local\n") / ".nanoagent/dev.env"
+
+
+def test_without_settings_the_worker_of_make_dev_is_used_and_said(
+    dev_file: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert dev.settings_file(dev.DEFAULT) == dev_file
+    assert os.environ["REDIS_HOST"] == "local"
+    assert str(dev_file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["file", "option", "variable"])
+def test_settings_that_somebody_named_win_over_make_dev(
+    dev_file: Path, monkeypatch: pytest.MonkeyPatch, named: str
+):
+    if named == "file":
+        Path(".env").write_text("")
+    if named == "variable":
+        monkeypatch.setenv("SQS_QUEUE_URL", "http://q")
+    file = Path("other.env") if named == "option" else dev.DEFAULT
+    assert dev.settings_file(file) == file
+    assert os.environ["REDIS_HOST"] == "production"
+
+
+# --- output
 
 
 def test_a_result_gives_a_terminal_no_orders_and_stays_the_same():
     result = {"stdout": "한 \x1b[2J \x9b2J \x7f \u202e \ud800 \U000e0001 \u2028 \n", "exitCode": 0}
 
-    text = sender.shown(result)
+    text = command.shown(result)
 
     assert all(line.isprintable() for line in text.split("\n"))
     assert "한" in text
     assert json.loads(text) == result
+
+
+def as_another_user(call: Any) -> Any:
+    """Run it as a user whom modes bind."""
+    if os.geteuid() != 0:
+        return call()
+    os.seteuid(65_534)
+    try:
+        return call()
+    finally:
+        os.seteuid(0)

@@ -1,0 +1,50 @@
+"""The settings of a running `make dev`, for the commands of the sending end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dotenv import load_dotenv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SETTINGS: Final = "dev.env"
+"""The file's name in the state folder of `nanoagent dev`; it is there while the command runs."""
+
+_ADVICE: Final = (
+    "or run `make dev` in another terminal: without settings, send uses its worker (.nanoagent/dev.env)"
+)
+DEFAULT: Final = Path(".env")
+"""The file of settings that is read when none is named."""
+
+_STATE: Final = ".nanoagent"
+
+
+def with_advice(problems: Sequence[str]) -> list[str]:
+    """Problems of settings, with the way out of a newcomer's who has none."""
+    has_no_queue = any(problem.startswith("SQS_QUEUE_URL: is not set") for problem in problems)
+    return [*problems, *([_ADVICE] if has_no_queue else [])]
+
+
+def settings_file(env_file: Path) -> Path:
+    """The file of settings to read: `env_file`, or that of `make dev` where nobody has named a queue.
+
+    The latter replaces variables of the environment: half of one worker's settings and half of another's
+    reach neither.
+
+    Args:
+        env_file: As the person named it, or the default `.env`.
+    """
+    if env_file != DEFAULT or env_file.exists() or os.environ.get("SQS_QUEUE_URL"):
+        return env_file
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[3]):
+        found = folder / _STATE / SETTINGS
+        if found.is_file():
+            sys.stderr.write(f"Using the worker of `make dev` ({found}).\n")
+            load_dotenv(found, override=True)
+            return found
+    return env_file

@@ -1,0 +1,398 @@
+"""Code as one zip with a digest of its contents.
+
+The digest covers paths, contents, links and executable bits. It does not cover file times: a new checkout of
+the same code stays the same code, and keeps its warm containers. The zip carries the times all the same,
+because byte code that was shipped is valid only with its source's time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import time
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final
+
+from nanoagent.errors import InvalidCall, one_line
+from nanoagent.job import Runtime
+from nanoagent.runtime.catalog import RECIPES
+from nanoagent.sender import selection
+from nanoagent.sender.selection import Entry, LeftOut, Reason, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from nanoagent.config import Settings
+
+_MIB: Final = 1024 * 1024
+_CHUNK_BYTES: Final = 1024 * 1024
+_SHOWN_NAMES: Final = 8
+_DOS_YEARS: Final = (1980, 2107)  # APPNOTE.TXT, 4.4.6
+_TIMESTAMP: Final = struct.Struct("<HHBl")  # Info-ZIP's extended timestamp: id, size, flags, seconds
+_UNKNOWN_FUNCTION: Final = "unknown"  # the default of the message's field
+_FUNCTION_ID_CHARACTERS: Final = 256
+
+_SOURCE_FILES: Final = {
+    ".py": Runtime.PYTHON,
+    ".js": Runtime.NODEJS,
+    ".cjs": Runtime.NODEJS,
+    ".cpp": Runtime.CPP,
+    ".cc": Runtime.CPP,
+    ".cxx": Runtime.CPP,
+    ".go": Runtime.GO,
+}
+# Leftovers of Finder and Explorer, which the worker does not count as the single top folder's siblings.
+_LEFTOVERS: Final = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the worker takes at most. The worker's own settings decide; these are this environment's.
+
+    Attributes:
+        zip_bytes: Size of the zip.
+        unpacked_bytes: Size of all files together.
+        file_bytes: Size of one file.
+        entries: Files and folders.
+    """
+
+    zip_bytes: int
+    unpacked_bytes: int
+    file_bytes: int
+    entries: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """The limits that the settings name."""
+        return cls(
+            zip_bytes=settings.code_max_zip_mb * _MIB,
+            unpacked_bytes=settings.code_max_unpacked_mb * _MIB,
+            file_bytes=settings.code_max_file_mb * _MIB,
+            entries=settings.code_max_entries,
+        )
+
+
+_NO_LIMITS: Final = Limits(zip_bytes=1 << 40, unpacked_bytes=1 << 40, file_bytes=1 << 40, entries=1 << 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Code that is ready to be uploaded.
+
+    Attributes:
+        function_id: A name for it, from the path.
+        runtime: Its language.
+        digest: SHA-256 of its contents, hex.
+        zip: The zip, open for reading.
+        zip_bytes: The zip's size.
+        files: How many files it has.
+        unpacked_bytes: Their size together.
+        left_out: What was not packed.
+    """
+
+    function_id: str
+    runtime: Runtime
+    digest: str
+    zip: IO[bytes]
+    zip_bytes: int
+    files: int
+    unpacked_bytes: int
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The object key: the name is for people, the digest decides."""
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.function_id)
+        return f"functions/{name.lstrip('.')[:100] or _UNKNOWN_FUNCTION}/{self.digest}.zip"
+
+
+def pack(code: Path) -> bytes:
+    """A zip of a folder's files, or the zip itself, whatever its size and language.
+
+    Raises:
+        InvalidCall: There is nothing at that path, or nothing in it that can be sent.
+    """
+    if not code.is_dir():
+        _require(code)
+        return code.read_bytes()
+    buffer = io.BytesIO()
+    _write_zip(buffer, _chosen(code, _NO_LIMITS).entries)
+    return buffer.getvalue()
+
+
+@contextmanager
+def packed(code: Path, runtime: Runtime | None, limits: Limits) -> Iterator[Package]:
+    """Pack a folder, a source file or a zip, and check it as the worker will.
+
+    Args:
+        code: What the person named.
+        runtime: The language; None: the entry file tells.
+        limits: What the worker takes at most.
+
+    Raises:
+        InvalidCall: It cannot be sent; every problem that could be found is named.
+    """
+    _require(code)
+    with tempfile.TemporaryFile() as buffer:
+        try:
+            if not code.is_dir() and zipfile.is_zipfile(code):
+                package = _of_zip(code, runtime, buffer)
+            else:
+                package = _of_files(code, runtime, limits, buffer)
+        except OSError as exc:
+            raise InvalidCall([f"{_shown(code)}: cannot be packed: {exc}"]) from exc
+        _check_limits(code, package, limits)
+        buffer.seek(0)
+        yield package
+
+
+def function_id_of(code: Path) -> str:
+    """A function's name from the path of its code: `send .` is named after the folder."""
+    path = code.resolve()
+    is_entry = path.is_file() and path.name in {recipe.entry for recipe in RECIPES.values()}
+    name = path.parent.name if is_entry else path.name if path.is_dir() else path.stem
+    printable = "".join(character for character in name if character.isprintable())
+    return printable.strip()[:_FUNCTION_ID_CHARACTERS] or _UNKNOWN_FUNCTION
+
+
+# --- the three kinds of code
+
+
+def _require(code: Path) -> None:
+    """Refuse a path with nothing to read behind it."""
+    try:
+        mode = code.stat().st_mode
+    except OSError as exc:
+        raise InvalidCall([f"{_shown(code)}: {exc.strerror or exc}; name a folder, a file or a zip"]) from exc
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise InvalidCall([f"{_shown(code)}: is a device, pipe or socket; name a folder, a file or a zip"])
+
+
+def _of_files(code: Path, runtime: Runtime | None, limits: Limits, buffer: IO[bytes]) -> Package:
+    if code.is_dir():
+        selected = _chosen(code, limits)
+        runtime = _runtime(code, [entry.path for entry in selected.entries], runtime, selected.left_out)
+    else:
+        runtime = _runtime_of_file(code, runtime)
+        selected = Selection((selection.file_entry(code, RECIPES[runtime].entry),), ())
+    _check_files(((entry.path, entry.size) for entry in selected.entries), limits)
+    digest = _write_zip(buffer, selected.entries)
+    files = [entry for entry in selected.entries if entry.source is not None]
+    return Package(
+        function_id=function_id_of(code),
+        runtime=runtime,
+        digest=digest,
+        zip=buffer,
+        zip_bytes=buffer.seek(0, os.SEEK_END),
+        files=len(files),
+        unpacked_bytes=sum(entry.size for entry in files),
+        left_out=selected.left_out,
+    )
+
+
+def _of_zip(code: Path, runtime: Runtime | None, buffer: IO[bytes]) -> Package:
+    with code.open("rb") as file:
+        shutil.copyfileobj(file, buffer, _CHUNK_BYTES)
+    buffer.seek(0)
+    digest = hashlib.file_digest(buffer, "sha256").hexdigest()  # type: ignore[arg-type]
+    try:
+        with zipfile.ZipFile(buffer) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
+        raise InvalidCall([f"{_shown(code)}: is a damaged zip: {exc}"]) from exc
+    return Package(
+        function_id=function_id_of(code),
+        runtime=_runtime(code, [info.filename for info in infos], runtime, ()),
+        digest=digest,
+        zip=buffer,
+        zip_bytes=buffer.seek(0, os.SEEK_END),
+        files=sum(not info.is_dir() for info in infos),
+        unpacked_bytes=sum(info.file_size for info in infos),
+    )
+
+
+def _chosen(code: Path, limits: Limits) -> Selection:
+    selected = selection.select(code, max_entries=limits.entries)
+    if not any(entry.source or entry.link for entry in selected.entries):
+        rest = f"; {len(selected.left_out)} paths were left out" if selected.left_out else ""
+        raise InvalidCall([f"{_shown(code)}: has no files to send{rest}"])
+    return selected
+
+
+# --- the language
+
+
+def _runtime_of_file(code: Path, runtime: Runtime | None) -> Runtime:
+    found = _SOURCE_FILES.get(code.suffix.lower())
+    if found is None:
+        kinds = ", ".join(_SOURCE_FILES)
+        raise InvalidCall([f"{_shown(code)}: is neither a folder, nor a zip, nor a source file ({kinds})"])
+    if runtime not in (None, found):
+        raise InvalidCall([f"--runtime {runtime}: {_shown(code)} is a file of {found}"])
+    return found
+
+
+def _runtime(
+    code: Path, paths: Iterable[str], runtime: Runtime | None, left_out: Iterable[LeftOut]
+) -> Runtime:
+    """The language, once its entry file is there.
+
+    Raises:
+        InvalidCall: There is no entry file, or there are several to choose from.
+    """
+    top = _top_names(paths)
+    found = [known for known, recipe in RECIPES.items() if recipe.entry in top]
+    if runtime in found or (runtime is None and len(found) == 1):
+        return runtime or found[0]
+    names = ", ".join(RECIPES[known].entry for known in found)
+    if runtime is None and found:
+        raise InvalidCall([f"{_shown(code)}: has {names}; choose one with --runtime"])
+    if runtime is None:
+        entries = ", ".join(f"{recipe.entry} ({known})" for known, recipe in RECIPES.items())
+        raise InvalidCall(
+            [f"{_shown(code)}: has no entry file at its top: {entries}; {_seen(top, left_out)}"]
+        )
+    entry = RECIPES[runtime].entry
+    rest = f"; with {names} it is --runtime {found[0]}" if found else ""
+    problem = f"{_shown(code)}: runtime {runtime} starts {entry}, which is not at its top"
+    raise InvalidCall([f"{problem}; {_seen(top, left_out)}{rest}"])
+
+
+def _top_names(paths: Iterable[str]) -> list[str]:
+    """The names at the root, or in the single top folder, as the worker looks for the entry file."""
+    split = [tuple(path.removeprefix("./").split("/")) for path in paths]
+    counted = [parts for parts in split if parts[0] not in _LEFTOVERS and not parts[0].startswith("._")]
+    top = {parts[0] for parts in counted}
+    if len(top) == 1 and all(len(parts) > 1 for parts in counted):
+        counted = [parts[1:] for parts in counted]
+    return sorted({parts[0] + "/" * (len(parts) > 1) for parts in counted if parts[0]})
+
+
+def _seen(top: list[str], left_out: Iterable[LeftOut]) -> str:
+    shown = [*top[:_SHOWN_NAMES], *(["…"] if len(top) > _SHOWN_NAMES else [])]
+    entries = {recipe.entry for recipe in RECIPES.values()}
+    lost = [f"{left.path} is left out ({left.reason})" for left in left_out if left.path in entries]
+    return "; ".join([f"found there: {one_line(', '.join(shown))}", *lost])
+
+
+# --- limits
+
+
+def _check_files(sizes: Iterable[tuple[str, int]], limits: Limits) -> None:
+    """Refuse files that are too large before they are compressed."""
+    total, large = 0, []
+    for path, size in sizes:
+        total += size
+        if size > limits.file_bytes:
+            large.append(
+                f"{one_line(path)}: has {shown_size(size)}; the limit is {shown_size(limits.file_bytes)} "
+                "(CODE_MAX_FILE_MB)"
+            )
+    if total > limits.unpacked_bytes:
+        large.append(
+            f"the files have {shown_size(total)} together; the limit is {shown_size(limits.unpacked_bytes)} "
+            "(CODE_MAX_UNPACKED_MB)"
+        )
+    if large:
+        raise InvalidCall(large)
+
+
+def _check_limits(code: Path, package: Package, limits: Limits) -> None:
+    found = (
+        ("zip", package.zip_bytes, limits.zip_bytes, "CODE_MAX_ZIP_MB"),
+        ("unpacked", package.unpacked_bytes, limits.unpacked_bytes, "CODE_MAX_UNPACKED_MB"),
+    )
+    problems = [
+        f"{_shown(code)}: {what}, it has {shown_size(size)}; the limit is {shown_size(limit)} ({setting})"
+        for what, size, limit, setting in found
+        if size > limit
+    ]
+    if package.files > limits.entries:
+        problems.append(
+            f"{_shown(code)}: has {package.files} files; the limit is {limits.entries} (CODE_MAX_ENTRIES)"
+        )
+    if problems:
+        raise InvalidCall(problems)
+
+
+def shown_size(size: int) -> str:
+    """A size as a person reads it."""
+    if size < 1024:
+        return f"{size} byte{'s' * (size != 1)}"
+    return f"{size / 1024:.1f} KiB" if size < _MIB else f"{size / _MIB:.1f} MiB"
+
+
+def _shown(code: Path) -> str:
+    return one_line(str(code))
+
+
+# --- the zip
+
+
+def _write_zip(into: IO[bytes], entries: Iterable[Entry]) -> str:
+    """Write the zip; returns the digest of its contents.
+
+    The digest is made from the bytes that are written, so a file that changes meanwhile cannot get another
+    content's key.
+    """
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in entries:
+            content = _write_entry(archive, entry)
+            record = (entry.path, entry.link, entry.is_executable, content)
+            digest.update(json.dumps(record).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _write_entry(archive: zipfile.ZipFile, entry: Entry) -> str:
+    """Write one entry; returns the digest of its contents, which folders and links have not."""
+    info = _info(entry)
+    if entry.source is None:
+        archive.writestr(info, entry.link)
+        return ""
+    content = hashlib.sha256()
+    with entry.source.open("rb") as source, archive.open(info, "w") as target:
+        while chunk := source.read(_CHUNK_BYTES):
+            content.update(chunk)
+            target.write(chunk)
+    return content.hexdigest()
+
+
+def _info(entry: Entry) -> zipfile.ZipInfo:
+    moment = time.gmtime(max(0, entry.mtime_s))[:6]
+    first, last = _DOS_YEARS
+    info = zipfile.ZipInfo(entry.path, moment if first <= moment[0] <= last else (first, 1, 1, 0, 0, 0))
+    info.create_system = 3  # Unix, also on Windows
+    info.compress_type = zipfile.ZIP_DEFLATED if entry.source is not None else zipfile.ZIP_STORED
+    info.file_size = entry.size
+    info.external_attr = _mode(entry) << 16
+    if -(2**31) <= entry.mtime_s < 2**31:
+        # The plain field has a step of two seconds and no time zone.
+        info.extra = _TIMESTAMP.pack(0x5455, 5, 1, entry.mtime_s)
+    return info
+
+
+def _mode(entry: Entry) -> int:
+    """The mode that counts: owners and groups of this machine mean nothing to the worker."""
+    if entry.link:
+        return stat.S_IFLNK | 0o777
+    if entry.source is None:
+        return stat.S_IFDIR | 0o755
+    return stat.S_IFREG | (0o755 if entry.is_executable else 0o644)
+
+
+def by_reason(left_out: Iterable[LeftOut]) -> dict[Reason, list[str]]:
+    """The paths that were left out, by reason."""
+    paths: dict[Reason, list[str]] = {}
+    for left in left_out:
+        paths.setdefault(left.reason, []).append(left.path)
+    return paths
