@@ -23,6 +23,7 @@ from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
 from nanoagent.aws import AwsClients
+from nanoagent.background import Background, TaskName
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
@@ -95,7 +96,7 @@ async def serve(settings: Settings) -> None:
         worker = await _start(settings, opened)
         if worker is None:
             return
-        watchdog = asyncio.create_task(_feed_watchdog())
+        watchdog = worker.background.keep(TaskName.WATCHDOG, _feed_watchdog)
         systemd.notify("READY=1")
         log.info("ready", worker_id=settings.worker_id)
         try:
@@ -167,6 +168,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     """Build every part; `opened` closes them, last first."""
     metrics = Metrics()
     health = Health(metrics.part)
+    background = _background(metrics, health)
     for model in settings.named_models:  # they keep their own labels, whatever names users invent
         metrics.model_label(model)
     health.set("containers", ok=False, reason="the pool is being filled")
@@ -187,7 +189,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     home.claim()
     opened.callback(home.release)
     network = await _network(settings, metrics, opened)
-    pool, image_ids = await _open_pool(settings, home, metrics, health, opened, network.doors)
+    telemetry = Telemetry(metrics, health, background)
+    pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.doors)
     programs = await opened.enter_async_context(_program_cache(settings))
     code = await opened.enter_async_context(_code_cache(settings, store, metrics))
     disk = _disk_room(settings, code, programs)
@@ -211,11 +214,11 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             remembered=metrics.failure_remembered,
         )
     )
-    broker = await _broker(settings, clients)
+    broker = await _broker(settings, clients, background)
     _close_in_time(opened, "queue", broker.close, settings.sqs_wait_seconds + _CLOSE_MAX_S)
-    sink, cancellations, spool = await _open_sink(settings, metrics, opened)
+    sink, cancellations, spool = await _open_sink(settings, telemetry, opened)
     await pool.filled()
-    blocked = await _keep_guards(settings, running, home, metrics, health, opened)
+    blocked = await _keep_guards(settings, running, home, telemetry, opened)
     # What there is by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
@@ -232,14 +235,38 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             pool=pool,
             metrics=metrics,
             health=health,
-            cloudwatch=await _cloudwatch(settings, clients, metrics, opened),
+            cloudwatch=await _cloudwatch(settings, clients, telemetry, opened),
             blocked=blocked,
             gates=(Gate("storage", store.trouble), Gate("disk", disk.trouble)),
+            background=background,
         )
     )
     if notices is not None:
         _heed(notices, worker, settings, opened)
     return worker
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Where the parts say how they are.
+
+    Attributes:
+        metrics: Counts.
+        health: Readiness.
+        background: Starts background tasks, and tells both of those that fail.
+    """
+
+    metrics: Metrics
+    health: Health
+    background: Background
+
+
+def _background(metrics: Metrics, health: Health) -> Background:
+    def report(ok: bool, reason: str) -> None:  # noqa: FBT001 - as `Health.set` has it
+        health.set("background", ok=ok, reason=reason)
+
+    report(ok=True, reason="")
+    return Background(metrics.background_task_failed, report)
 
 
 async def _open_notices(settings: Settings, health: Health, opened: AsyncExitStack) -> Ec2Notices | None:
@@ -274,7 +301,7 @@ def _heed(notices: Ec2Notices, worker: Worker, settings: Settings, opened: Async
         _tell_systemd_of_the_drain(settings)
         worker.drain(notice.reason, notice.grace_s(time.time(), NOTICE_RESERVE_S))
 
-    watching = asyncio.create_task(notices.watch(heard))
+    watching = worker.background.keep(TaskName.INTERRUPTION_NOTICES, lambda: notices.watch(heard))
     opened.callback(watching.cancel)
 
 
@@ -287,15 +314,16 @@ async def _store(settings: Settings, clients: AwsClients, opened: AsyncExitStack
 
 
 async def _open_sink(
-    settings: Settings, metrics: Metrics, opened: AsyncExitStack
+    settings: Settings, telemetry: Telemetry, opened: AsyncExitStack
 ) -> tuple[RedisSink, RedisCancellations, Spool]:
     """Where results go, what is heard from there, and where results wait while it is away."""
-    sink = redis_sink(settings)
+    sink = redis_sink(settings, telemetry.background)
     opened.push_async_callback(sink.close)
     cancellations = sink.cancellations()
     opened.push_async_callback(cancellations.close)
     # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
-    spool = Spool(settings.code_cache_dir / "results", sink, settings.result_spool_mb * MIB, metrics.spooled)
+    folder, most_bytes = settings.code_cache_dir / "results", settings.result_spool_mb * MIB
+    spool = Spool(folder, sink, most_bytes, telemetry.metrics.spooled, telemetry.background)
     await spool.open()
     opened.push_async_callback(spool.close)
     return sink, cancellations, spool
@@ -305,8 +333,7 @@ async def _keep_guards(
     settings: Settings,
     running: RunnerParts,
     home: WorkerHome,
-    metrics: Metrics,
-    health: Health,
+    telemetry: Telemetry,
     opened: AsyncExitStack,
 ) -> Callable[[Runtime], str | None]:
     """Try the guards of every runtime, now and from now on; says why one takes no jobs."""
@@ -317,9 +344,10 @@ async def _keep_guards(
     keeper = Keeper(
         Suite(running, home.path / "selftest"),
         lambda: running.slots.free_for(memory_mb, cpus) > 0,
-        metrics,
-        health,
+        telemetry.metrics,
+        telemetry.health,
         settings.selftest_interval_seconds,
+        telemetry.background,
     )
     opened.push_async_callback(keeper.close)
     await keeper.start()
@@ -337,7 +365,8 @@ async def selftest(settings: Settings) -> SelfTest:
         home = WorkerHome(settings.docker_work_dir_root, f"selftest-{os.getpid()}")
         home.claim()
         opened.callback(home.release)
-        pool, image_ids = await _open_pool(settings, home, Metrics(), Health(), opened)
+        telemetry = Telemetry(Metrics(), Health(), Background())
+        pool, image_ids = await _open_pool(settings, home, telemetry, opened)
         running = RunnerParts(
             settings=settings,
             programs=await opened.enter_async_context(_program_cache(settings)),
@@ -353,8 +382,7 @@ async def selftest(settings: Settings) -> SelfTest:
 async def _open_pool(
     settings: Settings,
     home: WorkerHome,
-    metrics: Metrics,
-    health: Health,
+    telemetry: Telemetry,
     opened: AsyncExitStack,
     doors: tuple[Door, ...] = (),
 ) -> tuple[Pool, dict[Runtime, str]]:
@@ -366,8 +394,9 @@ async def _open_pool(
     if orphans:
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
+    metrics, health = telemetry.metrics, telemetry.health
     policy = await _isolated(settings, pool_policy(settings, doors), driver, home, metrics, health)
-    pool = Pool(driver, home, policy, metrics, health)
+    pool = Pool(driver, home, policy, metrics, health, background=telemetry.background)
     await pool.start()
     _close_in_time(opened, "containers", pool.close, _CLOSE_MAX_S)
     return pool, image_ids
@@ -533,7 +562,7 @@ def _disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> D
     return DiskRoom(folders, settings.min_free_disk_mb, make_room)
 
 
-async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
+async def _broker(settings: Settings, clients: AwsClients, background: Background | None = None) -> SqsBroker:
     return SqsBroker(
         await clients.sqs(),
         settings.sqs_queue_url,
@@ -542,6 +571,7 @@ async def _broker(settings: Settings, clients: AwsClients) -> SqsBroker:
         visibility_s=settings.sqs_visibility_seconds,
         worker=settings.worker_id,
         least_receives=settings.least_receives,
+        background=background,
     )
 
 
@@ -591,7 +621,7 @@ def _replay(folder: Path) -> Replay:
         raise ConfigError([f"AI_REPLAY: {exc}"]) from exc
 
 
-def redis_sink(settings: Settings) -> RedisSink:
+def redis_sink(settings: Settings, background: Background | None = None) -> RedisSink:
     """The sink that the settings name."""
     return RedisSink(
         settings.redis_host,
@@ -604,16 +634,18 @@ def redis_sink(settings: Settings) -> RedisSink:
         # As long as the lease on a message: when a dead worker's comes back, its claim is over as well.
         claim_s=settings.sqs_visibility_seconds,
         owner=settings.worker_id,
+        background=background,
     )
 
 
 async def _cloudwatch(
-    settings: Settings, clients: AwsClients, metrics: Metrics, opened: AsyncExitStack
+    settings: Settings, clients: AwsClients, telemetry: Telemetry, opened: AsyncExitStack
 ) -> PeakMemoryReporter | None:
     if not settings.cloudwatch_enabled:
         return None
     sender = CloudWatchSender(await clients.cloudwatch())
-    reporter = PeakMemoryReporter(sender, settings.cloudwatch_interval_seconds, metrics)
+    interval_s, metrics = settings.cloudwatch_interval_seconds, telemetry.metrics
+    reporter = PeakMemoryReporter(sender, interval_s, metrics, telemetry.background)
     return await opened.enter_async_context(reporter)
 
 

@@ -19,6 +19,7 @@ import structlog
 
 from nanoagent import job as jobs
 from nanoagent import result as results
+from nanoagent.background import Background
 from nanoagent.errors import GivenUp, Interrupted, PlatformError, SinkError, Superseded, UnreadableMessage
 from nanoagent.result import ErrorType, Settle
 from nanoagent.runner import Attempt
@@ -107,6 +108,7 @@ class WorkerParts:
     Attributes:
         blocked: Why no jobs of a runtime are taken, None when they are.
         gates: What else has to be well before jobs are taken.
+        background: Keeps the worker's own tasks.
     """
 
     settings: Settings
@@ -123,6 +125,7 @@ class WorkerParts:
     cloudwatch: PeakMemoryReporter | None
     blocked: Callable[[Runtime], str | None] = lambda _: None
     gates: tuple[Gate, ...] = ()
+    background: Background = field(default_factory=Background)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,14 @@ import array
 import os
 import socket
 import struct
-import threading
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.background import TaskName, keep_thread
+
+if TYPE_CHECKING:
+    import threading
 
 # Of one message: SCM_MAX_FD, include/net/scm.h. What there is no room for, the kernel closes at once.
 _MOST_IN_A_MESSAGE: Final = 253
@@ -35,9 +39,8 @@ def close(descriptor: int) -> None:
     """Close it some time soon, without waiting here. From the loop's thread only."""
     _to_close.put(descriptor)
     if not _threads or (_to_close.qsize() > 1 and len(_threads) < _MOST_THREADS):
-        # A daemon: the worker's end waits for none that is stuck.
-        _threads.append(threading.Thread(target=_work, name="strangers", daemon=True))
-        _threads[-1].start()
+        # The worker's end waits for none that is stuck.
+        _threads.append(keep_thread(TaskName.DESCRIPTOR_CLOSING, _close_next))
 
 
 def close_socket(held: socket.socket) -> None:
@@ -89,9 +92,8 @@ class Listener(socket.socket):
         return Connection(fileno=accepted.detach()), address
 
 
-def _work() -> None:
-    while True:
-        _close(_to_close.get())
+def _close_next() -> None:
+    _close(_to_close.get())
 
 
 def _close(descriptor: int) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent import fairness
+from nanoagent.background import TaskName
 from nanoagent.broker.order import InOrder
 from nanoagent.errors import BrokerError
 from nanoagent.gates import Gate, Gates
@@ -29,6 +30,7 @@ from nanoagent.job import Runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nanoagent.background import Background
     from nanoagent.broker.base import Delivery
     from nanoagent.handling import WorkerParts
     from nanoagent.job import Job
@@ -75,19 +77,25 @@ class Worker:
         self._jitter = jitter
         parts.slots.watch(self._moved.set)
 
+    @property
+    def background(self) -> Background:
+        """What starts the worker's background tasks."""
+        return self._parts.background
+
     # --- intake
 
     async def run(self) -> None:
         """Work until `stop` is called, then drain; returns when everything is settled."""
-        intake = asyncio.create_task(self._take_in())
-        watch = asyncio.create_task(self._gates.watch())
+        keep = self._parts.background.keep
+        intake = keep(TaskName.INTAKE, self._take_in, until=self._stopping)
+        watch = keep(TaskName.READINESS_CHECKS, self._gates.watch)
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-            if not self._stopping.is_set():  # the intake has failed, or this task is cancelled
-                self.drain("the worker has failed")
+            if not self._stopping.is_set():  # this task is cancelled
+                self.drain("the worker was cancelled")
             await self._drain(intake)
             watch.cancel()
         await intake
@@ -218,6 +226,7 @@ class Worker:
             Gate("guards", self._all_blocked, tells_itself=True),
             Gate("results", self._no_results),
             Gate("spool", self._spool_full),
+            Gate("background", self._parts.background.trouble, tells_itself=True),
         )
 
     async def _no_containers(self) -> str | None:

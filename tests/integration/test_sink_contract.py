@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from nanoagent.errors import SinkError
-from nanoagent.sink import cancellations as cancellations_module
 from nanoagent.sink import redis as redis_module
 from nanoagent.sink import scripts
 from nanoagent.sink.base import Answered, Claim, Taken
@@ -123,9 +122,9 @@ class RedisServer:
     async def cancel(self, request_id: str) -> int:
         return int(await self.redis.publish(f"cancel:{request_id}", ""))
 
-    def cancellations(self) -> RedisCancellations:
+    def cancellations(self, **options: float) -> RedisCancellations:
         assert isinstance(self.sink, RedisSink)
-        heard = self.sink.cancellations()
+        heard = self.sink.cancellations(**options)
         self.listeners.append(heard)
         return heard
 
@@ -900,9 +899,7 @@ async def test_a_job_that_is_over_within_a_moment_takes_no_subscription(redis_se
     assert cancellations._listener is None
 
 
-async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
-    monkeypatch.setattr(cancellations_module, "_SILENCE_S", 0.1)
+async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew():
     connections: asyncio.Queue[None] = asyncio.Queue()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -914,7 +911,7 @@ async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew(mon
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
         sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=5)
-        cancellations = sink.cancellations()
+        cancellations = sink.cancellations(ping_s=0.05)
         cancellations.watch("r", lambda: None)
         async with asyncio.timeout(DEADLINE_S):
             for _ in range(2):
@@ -923,11 +920,8 @@ async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew(mon
         await sink.close()
 
 
-async def test_a_quiet_connection_for_cancellations_is_pinged_and_kept(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(cancellations_module, "_PING_S", 0.05)
-    cancellations = redis_server.cancellations()
+async def test_a_quiet_connection_for_cancellations_is_pinged_and_kept(redis_server: RedisServer):
+    cancellations = redis_server.cancellations(ping_s=0.05)
     first, second = asyncio.Event(), asyncio.Event()
     cancellations.watch("first", first.set)
     await until_heard(redis_server, "first")
@@ -943,6 +937,38 @@ async def test_a_quiet_connection_for_cancellations_is_pinged_and_kept(
         await until_heard(redis_server, "second")
         await second.wait()
     assert [name for name, _ in await listeners()] == [name for name, _ in before]
+
+
+async def test_cancellations_are_received_after_a_connection_was_idle_without_a_subscription(
+    redis_server: RedisServer,
+):
+    cancellations = redis_server.cancellations(ping_s=0.02)
+    sent: list[tuple[str, ...]] = []
+    pack = cancellations._pack
+
+    def noted(words: tuple[str, ...]) -> bytes:
+        sent.append(words)
+        return pack(words)
+
+    cancellations._pack = noted
+
+    for request in ("first", "second"):  # subscribed, then not, then subscribed again, and once more
+        heard = asyncio.Event()
+        end = cancellations.watch(request, heard.set)
+        async with asyncio.timeout(DEADLINE_S):
+            while not await redis_server.cancel(request):  # noqa: ASYNC110 - nobody tells who listens
+                await asyncio.sleep(0.01)
+            await heard.wait()
+            end()
+            # Each PING but the last has been answered: a silent connection would be made anew.
+            while sent[-5:] != [("PING",)] * 5:  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0.01)
+
+    assert [words for words in sent if words != ("PING",)] == [
+        (verb, f"cancel:{request}")
+        for request in ("first", "second")
+        for verb in ("SUBSCRIBE", "UNSUBSCRIBE")
+    ]  # on one connection: a new one would have subscribed again
 
 
 async def test_a_memory_sink_marked_as_down_fails_every_call():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from nanoagent import result as results
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from nanoagent.background import Background
     from nanoagent.broker.base import Delivery
     from nanoagent.container.pool import Pool
     from nanoagent.executor import Executor
@@ -142,7 +144,14 @@ class Reporter:
 class Rig:
     """A worker on fakes."""
 
-    def __init__(self, folder: Path, *, broker: dict[str, Any] | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        broker: dict[str, Any] | None = None,
+        background: Background | None = None,
+        **changes: Any,
+    ) -> None:
         (folder / "data").mkdir(exist_ok=True)
         self.journal = Journal()
         self.settings = make_settings(**changes)
@@ -176,6 +185,8 @@ class Rig:
             cloudwatch=cast("PeakMemoryReporter", self.cloudwatch),
             blocked=self.blocked.get,
         )
+        if background is not None:
+            parts = replace(parts, background=background)
         self.worker = Worker(parts, jitter=lambda: 0.0)
         self._run: asyncio.Task[None] | None = None
 

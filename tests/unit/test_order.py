@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Callable[..., Rig]:
     def make(*, max_receives: int | None = None, **changes: Any) -> Rig:
-        room = {"worker_memory_mb": 4096, "worker_cpus": 5.0}  # for a whole batch
+        room: dict[str, Any] = {"worker_memory_mb": 4096, "worker_cpus": 5.0}  # for a whole batch
         return Rig(tmp_path, broker={"fifo": True, "max_receives": max_receives}, **(room | changes))
 
     return make
@@ -336,7 +336,7 @@ async def test_whatever_happens_each_group_is_worked_on_in_order(
 ):
     """Jobs fail, find no room and lose their leases at random; nothing ends before what is before it."""
     source = random.Random(seed)  # noqa: S311 - no secret
-    room = {"worker_memory_mb": 4096, "worker_cpus": 5.0}
+    room: dict[str, Any] = {"worker_memory_mb": 4096, "worker_cpus": 5.0}
     rig = Rig(tmp_path, broker={"fifo": True}, max_attempts=3, retry_base_seconds=0.0001, **room)
     names = [f"{group}{number}" for number in range(6) for group in "abc"]
 

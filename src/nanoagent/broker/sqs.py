@@ -36,12 +36,13 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from nanoagent import aws
+from nanoagent.background import Background, TaskName
 from nanoagent.broker.base import Delivery
 from nanoagent.errors import BrokerError
 from nanoagent.job import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
 # Limits of the SQS API:
@@ -107,6 +108,7 @@ class SqsBroker:
         worker: Who buries, for people.
         least_receives: A smaller maxReceiveCount is warned of.
         call_timeout_s: The longest any call takes, new tries included, seconds.
+        background: Keeps the tasks that renew and end leases.
     """
 
     def __init__(  # noqa: PLR0913 - the settings that the queue has; they are only kept
@@ -120,6 +122,7 @@ class SqsBroker:
         worker: str = "",
         least_receives: int = 0,
         call_timeout_s: float = _CALL_TIMEOUT_S,
+        background: Background | None = None,
     ) -> None:
         self._client = client
         self._queue_url = queue_url
@@ -133,7 +136,8 @@ class SqsBroker:
         self._leases: dict[Delivery, _Lease] = {}
         self._deletes: list[_Lease] = []
         self._delete_timer: asyncio.TimerHandle | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = background or Background()
+        self._short: set[asyncio.Task[Any]] = set()
         self._heartbeats: tuple[asyncio.Task[None], ...] = ()
         self._policy: dict[str, Any] | None = None
         self._policy_asked = asyncio.Event()
@@ -155,7 +159,7 @@ class SqsBroker:
         try:
             return await asyncio.shield(request)
         except asyncio.CancelledError:
-            self._spawn(self._return_unwanted(request))
+            self._background.once(TaskName.MESSAGE_RETURN, self._return_unwanted(request), self._short)
             raise
 
     async def ack(self, delivery: Delivery) -> None:
@@ -276,10 +280,10 @@ class SqsBroker:
         self._flush_deletes()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_s + self._call_timeout_s
-        while self._background and (left_s := deadline - loop.time()) > 0:
-            await asyncio.wait(self._background, timeout=left_s)
+        while self._short and (left_s := deadline - loop.time()) > 0:
+            await asyncio.wait(self._short, timeout=left_s)
             self._flush_deletes()
-        for task in self._background:  # what was not deleted comes again, and finds its result
+        for task in self._short:  # what was not deleted comes again, and finds its result
             task.cancel()
         for heartbeat in self._heartbeats:
             heartbeat.cancel()
@@ -317,20 +321,28 @@ class SqsBroker:
             delivery, message.get("MessageAttributes", {}), held_since, held_since + self._visibility_s
         )
         if not self._heartbeats:
+            keep = self._background.keep
             self._heartbeats = (
-                asyncio.create_task(self._renew_forever()),
-                asyncio.create_task(self._expire_forever()),
-                asyncio.create_task(self._watch_policy_forever()),
+                keep(TaskName.LEASE_RENEWAL, self._renew_forever),
+                keep(TaskName.LEASE_EXPIRY, self._expire_forever),
+                keep(TaskName.REDRIVE_POLICY, self._watch_policy_forever),
             )
         return delivery
 
     async def _return_unwanted(self, request: asyncio.Future[list[Delivery]]) -> None:
-        deliveries = await request
+        try:
+            deliveries = await request
+        except BrokerError as exc:
+            _log.warning("the poll that was abandoned failed", reason=str(exc))
+            return
         await asyncio.gather(*(self._return(delivery) for delivery in deliveries))
 
     async def _return(self, delivery: Delivery) -> None:
-        if not await self.give_back(delivery, 0):
-            await self.bury(delivery, "its last receipt was by a worker that had to stop")
+        try:
+            if not await self.give_back(delivery, 0):
+                await self.bury(delivery, "its last receipt was by a worker that had to stop")
+        except BrokerError as exc:  # it comes back when its visibility timeout ends
+            _log.warning("message not returned", message_id=delivery.message_id, reason=str(exc))
 
     # --- leases
 
@@ -442,7 +454,7 @@ class SqsBroker:
             self._delete_timer = None
         waiting, self._deletes = self._deletes, []
         for leases in _in_batches(waiting):
-            self._spawn(self._delete(leases))
+            self._background.once(TaskName.MESSAGE_DELETION, self._delete(leases), self._short)
 
     async def _delete(self, leases: list[_Lease]) -> None:
         """Delete a batch, failed entries again while the queue is away; the leases end here in any case.
@@ -453,7 +465,7 @@ class SqsBroker:
         give_up_at = time.monotonic() + self._visibility_s
         pause_s = _DELETE_BACKOFF_S
         try:
-            while remaining := await self._try_delete(remaining):
+            while remaining := await self._delete_or_note(remaining):
                 if time.monotonic() + pause_s > give_up_at:
                     _log.error(
                         "messages not deleted; they will come again",
@@ -465,6 +477,14 @@ class SqsBroker:
         finally:
             for lease in remaining:
                 self._forget(lease)
+
+    async def _delete_or_note(self, leases: list[_Lease]) -> list[_Lease]:
+        """As `_try_delete`; after an error inside the worker another try makes sense as well."""
+        try:
+            return await self._try_delete(leases)
+        except Exception as exc:  # noqa: BLE001 - it is logged and counted there
+            self._background.note_failure(TaskName.MESSAGE_DELETION, exc)
+            return leases
 
     async def _try_delete(self, leases: list[_Lease]) -> list[_Lease]:
         """One request; returns the leases for which another try makes sense."""
@@ -561,18 +581,6 @@ class SqsBroker:
     def _within(self, doing: str) -> AbstractAsyncContextManager[None]:
         """One call, which ends in time whatever the queue does."""
         return aws.within(self._call_timeout_s, BrokerError, doing)
-
-    # --- background tasks
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            _log.error("broker task failed", queue=self._queue_url, error=aws.describe(problem))
 
 
 def _delivery(message: Mapping[str, Any], *, fifo: bool = False) -> Delivery:

@@ -304,8 +304,8 @@ def _sampled(meter: RunMeter | None) -> Iterator[None]:
         timer = loop.call_later(_SAMPLE_S, sample)
 
     def sample() -> None:
+        again()  # first: whatever this sample raises, the next one follows
         meter.sample()
-        again()
 
     again()
     try:

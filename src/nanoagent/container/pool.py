@@ -27,10 +27,11 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from nanoagent.background import Background, TaskName
 from nanoagent.container import engine
 from nanoagent.container.policy import Breaker, Pooled, Sharing, retirement_reason, victims
 from nanoagent.container.spec import MIB, ContainerSpec
@@ -39,7 +40,7 @@ from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import Binding, PoolPolicy
@@ -85,7 +86,7 @@ class _Fleet:
     """One runtime's containers."""
 
     idle: list[Pooled] = field(default_factory=list)
-    starting: set[asyncio.Task[None]] = field(default_factory=set)
+    starting: set[asyncio.Task[Any]] = field(default_factory=set)
     waiters: deque[asyncio.Future[Pooled]] = field(default_factory=deque)
     breaker: Breaker = field(default_factory=Breaker)
 
@@ -125,10 +126,11 @@ class Pool:
         policy: The settings.
         metrics: Counts starts, retirements, states.
         health: Is told when containers cannot be made.
+        background: Starts the pool's tasks.
         clock: Monotonic seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         driver: Driver,
         home: WorkerHome,
@@ -136,6 +138,7 @@ class Pool:
         metrics: Metrics,
         health: Health,
         *,
+        background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._driver = driver
@@ -143,6 +146,7 @@ class Pool:
         self._policy = policy
         self._metrics = metrics
         self._health = health
+        self._background = background or Background()
         self._clock = clock
         self._fleets = {runtime: _Fleet() for runtime in Runtime}
         self._by_id: dict[str, Pooled] = {}
@@ -151,8 +155,8 @@ class Pool:
         self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
         self._changed = asyncio.Event()
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._removals: set[asyncio.Task[None]] = set()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._removals: set[asyncio.Task[Any]] = set()
         self._engine_away: str | None = None
         self._in_doubt = asyncio.Event()  # whether the engine is there
         self._may_have_strays = False
@@ -164,9 +168,12 @@ class Pool:
 
     async def start(self) -> None:
         """Begin to fill the pool, to retire what is old and to hear of deaths."""
-        self._spawn(self._sweep(), self._tasks)
-        self._spawn(self._hear_deaths(), self._tasks)
-        self._spawn(self._watch_engine(), self._tasks)
+        keep = self._background.keep
+        self._tasks = (
+            keep(TaskName.POOL_SWEEP, self._sweep),
+            keep(TaskName.ENGINE_EVENTS, self._hear_deaths),
+            keep(TaskName.ENGINE_CHECK, self._watch_engine),
+        )
         self._refill()
 
     async def filled(self) -> None:
@@ -350,9 +357,8 @@ class Pool:
         """Start as many creations as are wanted and allowed."""
         for runtime, fleet in self._fleets.items():
             while not self._closing and self._wants_another(runtime, fleet):
-                task = asyncio.create_task(self._create(runtime))
-                fleet.starting.add(task)
-                task.add_done_callback(fleet.starting.discard)
+                creation = self._create(runtime)
+                task = self._background.once(TaskName.CONTAINER_CREATION, creation, fleet.starting)
                 task.add_done_callback(lambda _: self._settled())
 
     def _wants_another(self, runtime: Runtime, fleet: _Fleet) -> bool:
@@ -386,8 +392,8 @@ class Pool:
             if self._engine_away is None:
                 self._creation_failed(runtime, str(exc))
             return
-        except Exception as exc:
-            log.exception("a bug of ours")
+        except Exception as exc:  # noqa: BLE001 - it is logged and counted there
+            self._background.note_failure(TaskName.CONTAINER_CREATION, exc)
             self._creation_failed(runtime, f"an error inside the worker: {type(exc).__name__}")
             return
         if fleet.breaker.is_broken:
@@ -464,7 +470,7 @@ class Pool:
             return
         self._metrics.container_retired(reason)
         self._committed_mb -= pooled.memory_mb
-        self._spawn(self._destroy(pooled), self._removals)
+        self._background.once(TaskName.CONTAINER_REMOVAL, self._destroy(pooled), self._removals)
         self._notify()
         if not self._closing:
             asyncio.get_running_loop().call_soon(self._refill)
@@ -473,12 +479,17 @@ class Pool:
         container = pooled.container
         if container.group is not None:
             container.group.close()
+        removed = False
         try:
             await self._driver.remove(container.id)
+            removed = True
         except ContainerError as exc:
             log.warning("container not removed", container=container.id[:12], reason=str(exc))
-            self._may_have_strays = True
-        await self._remove_slot(container.slot)
+        finally:
+            # A container without a slot folder is a stray one, which the engine's check removes. It is said
+            # after the folder is gone: a check in between would find nothing, and there is no second one.
+            await self._remove_slot(container.slot)
+            self._may_have_strays = self._may_have_strays or not removed
 
     @staticmethod
     async def _remove_slot(slot: Slot) -> None:
@@ -602,12 +613,6 @@ class Pool:
         kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
         breakers = [fleet.breaker for fleet in kept_ready or self._fleets.values()]
         return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
-
-    @staticmethod
-    def _spawn(work: Coroutine[None, None, None], into: set[asyncio.Task[None]]) -> None:
-        task = asyncio.create_task(work)
-        into.add(task)
-        task.add_done_callback(into.discard)
 
     def _notify(self) -> None:
         self._changed.set()

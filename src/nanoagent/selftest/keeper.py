@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.background import Background, TaskName
 from nanoagent.errors import PlatformError
 from nanoagent.job import Runtime
 
@@ -38,16 +39,24 @@ class Keeper:
         metrics: Shows each guard.
         health: Is told which runtimes take no jobs.
         interval_s: Seconds between two tests.
+        background: Keeps the task that tests.
     """
 
     def __init__(
-        self, suite: Suite, idle: Callable[[], bool], metrics: Metrics, health: Health, interval_s: float
+        self,
+        suite: Suite,
+        idle: Callable[[], bool],
+        metrics: Metrics,
+        health: Health,
+        interval_s: float,
+        background: Background | None = None,
     ) -> None:
         self._suite = suite
         self._idle = idle
         self._metrics = metrics
         self._health = health
         self._interval_s = interval_s
+        self._background = background or Background()
         self._untried = dict.fromkeys(Runtime, "its guards have not been tried yet")
         self._failed: dict[Runtime, str] = {}
         self._missed: set[Runtime] = set()
@@ -63,7 +72,7 @@ class Keeper:
         self._tell()
         await asyncio.gather(*map(self._test, Runtime))
         self._tell()
-        self._task = asyncio.create_task(self._keep())
+        self._task = self._background.keep(TaskName.SELF_TEST, self._keep)
 
     async def close(self) -> None:
         """Stop; a test that runs is abandoned. Idempotent."""

@@ -15,8 +15,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
+from nanoagent.background import Background, TaskName
 from nanoagent.errors import SinkError
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 _FIRST_S: Final = 0.1
 _PAUSE_S: Final = 0.2
 _PAUSE_MAX_S: Final = 30.0
-# A connection may die without a word, behind a firewall that forgets it, say.
-_PING_S: Final = 20.0
-_SILENCE_S: Final = 2.5 * _PING_S
+PING_S: Final = 20.0
+"""How often a quiet connection is tried: it may be dead without a word, behind a firewall for example."""
+
+_SILENT_PINGS: Final = 2.5
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,8 @@ class RedisCancellations:
         connect: Makes a connection that is not yet open.
         pack: A command as bytes.
         is_set: Whether a key is there; raises `SinkError`.
+        background: Keeps the task that listens.
+        ping_s: After so many quiet seconds a PING is sent.
     """
 
     def __init__(
@@ -48,14 +52,19 @@ class RedisCancellations:
         connect: Callable[[], Connection],
         pack: Callable[[tuple[str, ...]], bytes],
         is_set: Callable[[str], Awaitable[bool]],
+        *,
+        background: Background | None = None,
+        ping_s: float = PING_S,
     ) -> None:
         self._connect = connect
         self._pack = pack
         self._is_set = is_set
+        self._background = background or Background()
+        self._ping_s = ping_s
         self._watched: dict[str, Callable[[], object]] = {}
         self._subscribed: set[str] = set()
         self._outbox: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
-        self._looks: set[asyncio.Task[None]] = set()
+        self._looks: set[asyncio.Task[Any]] = set()
         self._listener: asyncio.Task[None] | None = None
 
     def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
@@ -84,7 +93,7 @@ class RedisCancellations:
         self._subscribed.add(request_id)
         self._outbox.put_nowait(("SUBSCRIBE", _channel(request_id)))
         if self._listener is None:
-            self._listener = asyncio.create_task(self._listen_forever())
+            self._listener = self._background.keep(TaskName.CANCELLATIONS, self._listen_forever)
 
     def _heard(self, request_id: str) -> None:
         called_off = self._watched.pop(request_id, None)
@@ -129,7 +138,7 @@ class RedisCancellations:
     async def _write(self, connection: Connection) -> None:
         while True:
             try:
-                async with asyncio.timeout(_PING_S):
+                async with asyncio.timeout(self._ping_s):
                     command = await self._outbox.get()
             except TimeoutError:
                 command = ("PING",)
@@ -137,16 +146,13 @@ class RedisCancellations:
 
     async def _read(self, connection: Connection) -> None:
         while True:
-            async with asyncio.timeout(_SILENCE_S):
+            async with asyncio.timeout(_SILENT_PINGS * self._ping_s):
                 answer: Any = await connection.read_response()
-            kind, channel = answer[0], answer[1]
-            request_id = channel.decode(errors="replace").removeprefix(_channel(""))
+            kind, request_id = _read(answer)
             if kind == b"message":
                 self._heard(request_id)
             elif kind == b"subscribe":  # from here on no message is missed; one may have been
-                look = asyncio.create_task(self._look(request_id))
-                self._looks.add(look)
-                look.add_done_callback(self._looks.discard)
+                self._background.once(TaskName.CANCELLATION_LOOKUP, self._look(request_id), self._looks)
 
     async def _look(self, request_id: str) -> None:
         try:
@@ -156,6 +162,24 @@ class RedisCancellations:
             return
         if is_set:
             self._heard(request_id)
+
+
+def _read(answer: object) -> tuple[bytes, str]:
+    """The kind of a reply, and the request that it is about.
+
+    While a channel is subscribed, every reply is an array: `message`, `subscribe`, `unsubscribe`, `pong`.
+    Otherwise the connection is in its normal mode, where the reply to PING is the simple string PONG
+    (redis.io, "Redis serialization protocol specification").
+
+    Raises:
+        InvalidResponse: It is neither.
+    """
+    if isinstance(answer, bytes):
+        return answer.lower(), ""
+    if isinstance(answer, list) and len(answer) > 1 and isinstance(answer[0], bytes):
+        channel = answer[1] if isinstance(answer[1], bytes) else b""
+        return answer[0], channel.decode(errors="replace").removeprefix(_channel(""))
+    raise InvalidResponse(f"neither a reply to PING nor a message: {type(answer).__name__}")
 
 
 def _channel(request_id: str) -> str:

@@ -23,13 +23,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from nanoagent.background import Background, TaskName
 from nanoagent.errors import SinkError
 from nanoagent.sink import scripts, troubles
 from nanoagent.sink.base import Answered, Claim, Taken
-from nanoagent.sink.cancellations import RedisCancellations
+from nanoagent.sink.cancellations import PING_S, RedisCancellations
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from nanoagent.sink.scripts import Script
 
@@ -62,6 +63,7 @@ class RedisSink:
         claim_s: How long a claim lasts unless it is renewed, which it is three times as often, seconds.
         owner: Who has the claims, for people; a random part is added.
         op_timeout_s: The longest a call takes, waiting for a connection and retries included, seconds.
+        background: Keeps the task that renews claims.
     """
 
     def __init__(  # noqa: PLR0913 - the settings that Redis has; they are only passed on
@@ -77,6 +79,7 @@ class RedisSink:
         claim_s: float = 60,
         owner: str = "worker",
         op_timeout_s: float = 5,
+        background: Background | None = None,
     ) -> None:
         self._address = f"{host}:{port}"
         self._ttl_s = ttl_s
@@ -105,7 +108,8 @@ class RedisSink:
         self._claims: set[Claim] = set()
         self._renewing = asyncio.Lock()
         self._heartbeat: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[object]] = set()
+        self._background = background or Background()
+        self._releases: set[asyncio.Task[Any]] = set()
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
         """Take the right to answer a request; see `ResultSink.claim`.
@@ -121,7 +125,8 @@ class RedisSink:
         try:
             ((verdict, *details),) = await self._evaluate("claim", (scripts.CLAIM, keys, arguments))
         except asyncio.CancelledError:  # it may have been granted, and nobody should have to wait for its end
-            self._spawn(self._release(request_id, token=0, failed=False))
+            release = self._release_quietly(request_id)
+            self._background.once(TaskName.CLAIM_RELEASE, release, self._releases)
             raise
         if verdict == b"answered":
             return Answered(details[0])
@@ -132,7 +137,7 @@ class RedisSink:
         self._written_at = time.monotonic()
         self._claims.add(claim)
         if self._heartbeat is None:
-            self._heartbeat = asyncio.create_task(self._renew_forever())
+            self._heartbeat = self._background.keep(TaskName.CLAIM_RENEWAL, self._renew_forever)
         return claim
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
@@ -192,20 +197,24 @@ class RedisSink:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             await asyncio.wait({self._heartbeat})
-        if self._background:
-            await asyncio.wait(self._background)
+        if self._releases:
+            await asyncio.wait(self._releases)
         while self._idle:
             await self._idle.pop().disconnect()
 
-    def cancellations(self) -> RedisCancellations:
-        """What hears on the same server that requests are called off; to be closed before this."""
+    def cancellations(self, *, ping_s: float = PING_S) -> RedisCancellations:
+        """What receives cancellations from the same server; to be closed before this."""
 
         async def is_set(key: str) -> bool:
             (count,) = await self._ask("look for a cancellation", ("EXISTS", key))
             return bool(count)
 
         return RedisCancellations(
-            lambda: self._connection_class(**self._connection_settings), _packed, is_set
+            lambda: self._connection_class(**self._connection_settings),
+            _packed,
+            is_set,
+            background=self._background,
+            ping_s=ping_s,
         )
 
     # --- claims
@@ -220,16 +229,11 @@ class RedisSink:
             (failures,) = await self._evaluate("release", call)
         return int(failures)
 
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-
-        def finished(task: asyncio.Task[object]) -> None:
-            self._background.discard(task)
-            if not task.cancelled() and (problem := task.exception()) is not None:
-                _log.warning("claim not released; it runs out", error=str(problem))
-
-        task.add_done_callback(finished)
+    async def _release_quietly(self, request_id: str) -> None:
+        try:
+            await self._release(request_id, token=0, failed=False)
+        except SinkError as exc:
+            _log.warning("claim not released; it runs out", error=str(exc))
 
     async def _renew_forever(self) -> None:
         while True:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent import folders
+from nanoagent.background import Background, TaskName
 from nanoagent.errors import ConfigError, SinkError
 from nanoagent.sink.base import Claim
 
@@ -67,15 +68,22 @@ class Spool:
         sink: Where they go.
         max_bytes: How many bytes of results it is meant to hold.
         watch: Called with the number of results and of their bytes whenever that changes.
+        background: Keeps the task that delivers.
     """
 
     def __init__(
-        self, folder: Path, sink: ResultSink, max_bytes: int, watch: Callable[[int, int], None]
+        self,
+        folder: Path,
+        sink: ResultSink,
+        max_bytes: int,
+        watch: Callable[[int, int], None],
+        background: Background | None = None,
     ) -> None:
         self._folder = folder
         self._sink = sink
         self._max_bytes = max_bytes
         self._watch = watch
+        self._background = background or Background()
         self._entries: dict[tuple[str, int], _Entry] = {}
         self._waiting = asyncio.Event()
         self._deliverer: asyncio.Task[None] | None = None
@@ -96,7 +104,7 @@ class Spool:
         if found:
             log.info("results of earlier workers are delivered", results=len(found))
         self._changed()
-        self._deliverer = asyncio.create_task(self._deliver_forever())
+        self._deliverer = self._background.keep(TaskName.RESULT_DELIVERY, self._deliver_forever)
 
     async def close(self) -> None:
         """Stop delivering; what is on disk stays there. Idempotent."""
@@ -156,10 +164,17 @@ class Spool:
                 await self._deliver(key, entry)
                 pause_s = _PAUSE_S
             except SinkError:
-                # To the end of the line: it may be the only one that the store does not take.
-                self._entries[key] = self._entries.pop(key)
+                self._postpone(key)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+            except Exception:
+                self._postpone(key)
+                raise
+
+    def _postpone(self, key: tuple[str, int]) -> None:
+        """Put it last: it may be the only one that cannot be delivered."""
+        if key in self._entries:
+            self._entries[key] = self._entries.pop(key)
 
     async def _deliver(self, key: tuple[str, int], entry: _Entry) -> None:
         path = self._path(entry.claim)
@@ -177,7 +192,10 @@ class Spool:
         else:
             published = await self._sink.publish(entry.claim, document)
             log.info("kept result delivered", request_id=entry.claim.request_id, refused=not published)
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            try:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+            except OSError as exc:  # the next worker publishes it once more, which does no harm
+                log.warning("a delivered result stays on the disk", path=str(path), reason=str(exc))
         del self._entries[key]
         self._changed()
         entry.delivered.set_result(published)

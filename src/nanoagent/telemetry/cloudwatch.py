@@ -20,6 +20,8 @@ from urllib.parse import quote
 
 import structlog
 
+from nanoagent.background import Background, TaskName
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -100,12 +102,16 @@ class PeakMemoryReporter:
         sender: Where they go.
         interval_s: Seconds between flushes.
         metrics: Counts failed calls and dropped values.
+        background: Keeps the task that flushes.
     """
 
-    def __init__(self, sender: Sender, interval_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self, sender: Sender, interval_s: float, metrics: Metrics, background: Background | None = None
+    ) -> None:
         self._sender = sender
         self._interval_s = interval_s
         self._metrics = metrics
+        self._background = background or Background()
         self._gathered: defaultdict[tuple[str, str, int], dict[int, int]] = defaultdict(dict)
         self._distinct_values = 0
         self._outgoing: deque[tuple[list[Datum], bool]] = (
@@ -160,7 +166,8 @@ class PeakMemoryReporter:
     def start(self) -> None:
         """Start flushing in the background."""
         if self._task is None:
-            self._task = asyncio.create_task(self._flush_forever(), name="cloudwatch")
+            flush = self._flush_forever
+            self._task = self._background.keep(TaskName.CLOUDWATCH, flush, until=self._closing)
 
     async def close(self) -> None:
         """Flush what is left, within three seconds, and stop. Idempotent."""

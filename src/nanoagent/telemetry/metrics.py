@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from nanoagent.background import TaskName
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
 
@@ -175,6 +176,13 @@ class Metrics:
             "worker_spooled_results", "Finished results that wait on disk until Redis takes them"
         )
         self._spooled_bytes = self._gauge("worker_spooled_bytes", "Their size")
+        self._task_failures = self._counter(
+            "worker_background_task_failures_total",
+            "Failures of background tasks, which are started again",
+            "task",
+        )
+        for name in TaskName:
+            self._task_failures.labels(name)
         self._cloudwatch_failures = self._counter(
             "worker_cloudwatch_failures_total", "Calls of PutMetricData that failed"
         )
@@ -347,6 +355,10 @@ class Metrics:
         """So many results wait on disk, of so many bytes together."""
         self._spooled.set(results)
         self._spooled_bytes.set(size_bytes)
+
+    def background_task_failed(self, name: TaskName) -> None:
+        """A background task has failed."""
+        self._task_failures.labels(name).inc()
 
     def cloudwatch_failed(self) -> None:
         """A call of PutMetricData failed."""
