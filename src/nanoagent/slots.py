@@ -1,7 +1,9 @@
 """Admission: which of the waiting jobs may run now, by memory and CPU.
 
 A job waits in order of arrival. One that does not fit yet may be overtaken by later, smaller ones, so
-that the budget is used, but only `MAX_OVERTAKEN` times, so that it is not starved by them.
+that the budget is used. At most `MAX_OVERTAKEN` overtakers count against it, so that it is not starved by
+them. An overtaker that ends counts no more if the job would not have fitted without all of its overtakers:
+then others are in its way, and the small jobs that come and go meanwhile cost it nothing.
 
 A function's jobs and builds together hold no more than its share of the budget, so that the rest is left to
 others whatever one function does. Whoever waits for that waits for others of its function only, in order of
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 MAX_OVERTAKEN: Final = 8
-"""How often one request may be passed by later ones.
+"""How many later requests may pass one that waits for room.
 
 A blocked large job costs its waiting time times the capacity it blocks. Eight keeps a two-core worker's
 slots full for several small jobs each while the large one's room is cleared, and bounds its extra wait to
@@ -110,13 +112,19 @@ class Request:
 
     Attributes:
         need: How much.
-        overtaken: How many later requests were admitted before it so far, while it waited for room.
+        overtaken: How many later requests were admitted before it, while it waited for room, and count.
         owner: The function that it counts for; None for what is nobody's.
+        overtaking: What those of them hold that have not ended.
     """
 
     need: Budget
     overtaken: int = 0
     owner: str | None = None
+    overtaking: Budget = NOTHING
+
+    def waits_for_others(self, free: Budget) -> bool:
+        """Whether it would not fit even if its overtakers held nothing."""
+        return not self.need.fits(free + self.overtaking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +188,41 @@ def _within_share(waiting: Sequence[Request], shares: Shares) -> Iterator[tuple[
             at_share.add(request.owner)
 
 
+def admissible(need: Budget, waiting: Sequence[Request], free: Budget, shares: Shares) -> int:
+    """How many requests of one size would be admitted at once if they came now.
+
+    Args:
+        need: The size; the requests are of functions that hold nothing and are not waited for.
+        waiting: In order of arrival; none of them can be admitted now.
+        free: What nobody holds.
+        shares: What functions hold and may hold.
+    """
+    passes = (MAX_OVERTAKEN - request.overtaken for _, request in _within_share(waiting, shares))
+    return max(0, min(need.times_in(free), min(passes, default=need.times_in(free))))
+
+
+def waiting_for_room(waiting: Sequence[Request], shares: Shares) -> int:
+    """How many of those who wait would run if there were room for all whom their share allows."""
+    held = dict(shares.held)
+    asking = Shares(shares.most, held)
+    count = 0
+    for _, request in _within_share(waiting, asking):
+        count += 1
+        if request.owner is not None:
+            held[request.owner] = held.get(request.owner, NOTHING) + request.need
+    return count
+
+
 @dataclass(slots=True, eq=False)
 class _Ticket(Request):
-    """A request and the way to tell whoever made it."""
+    """A request and the way to tell whoever made it.
 
+    Attributes:
+        granted: Done when it has its part.
+        passed: Those whom it was admitted before.
+    """
+
+    passed: list[_Ticket] = field(default_factory=list)
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -217,6 +256,11 @@ class Slots:
         """How many wait now."""
         return len(self._waiting)
 
+    @property
+    def waiting_for_room(self) -> int:
+        """How many wait for room, and not for their function's share."""
+        return waiting_for_room(self._waiting, self._shares)
+
     def reserve(
         self, memory_mb: int, cpus: float, owner: str | None = None
     ) -> AbstractAsyncContextManager[None]:
@@ -242,26 +286,30 @@ class Slots:
     @asynccontextmanager
     async def _hold(self, need: Budget, owner: str | None) -> AsyncIterator[None]:
         # If nobody waits there is nobody to be decided about.
+        passed: Sequence[_Ticket] = ()
         if not self._waiting and need.fits(self._free) and self._shares.allow(need, owner):
             self._take(need, owner)
         else:
-            await self._turn(need, owner)
+            passed = await self._turn(need, owner)
         try:
             yield
         finally:
-            self._put_back(need, owner)
+            self._put_back(need, owner, passed)
             self._moved_on()
 
-    async def _turn(self, need: Budget, owner: str | None) -> None:
-        """Wait until that much is granted."""
+    async def _turn(self, need: Budget, owner: str | None) -> Sequence[_Ticket]:
+        """Wait until that much is granted; returns those whom it was admitted before."""
         ticket = _Ticket(need, owner=owner)
         self._waiting.append(ticket)
         self._admit_waiting()
+        if not ticket.granted.done():  # that it waits changes how many more there is room for
+            self._tell()
         try:
             await ticket.granted
         except asyncio.CancelledError:
             self._give_up(ticket)
             raise
+        return ticket.passed
 
     def free_for(self, memory_mb: int, cpus: float, owner: str | None = None) -> int:
         """How many requests of that size would be admitted at once; 0 while anyone waits for room.
@@ -284,6 +332,18 @@ class Slots:
             return 0
         return min(room, self._shares.left(need, owner))
 
+    def admissible(self, memory_mb: int, cpus: float) -> int:
+        """How many requests of that size would be admitted at once, past those that wait for room.
+
+        Args:
+            memory_mb: MiB.
+            cpus: CPUs. The requests are of functions that hold nothing and are not waited for.
+
+        Raises:
+            ValueError: The size is not positive.
+        """
+        return admissible(Budget.of(memory_mb, cpus), self._waiting, self._free, self._shares)
+
     def share_left_for(self, memory_mb: int, cpus: float, owner: str) -> int:
         """How many more requests of that size the owner's share allows, if there were room for them.
 
@@ -293,7 +353,7 @@ class Slots:
         return self._shares.left(Budget.of(memory_mb, cpus), owner)
 
     def watch(self, changed: Callable[[], object]) -> None:
-        """Have `changed` called whenever someone has given back a part of the budget, or given up waiting."""
+        """Have `changed` called when a part was given back, and when someone begins or gives up waiting."""
         self._watchers.append(changed)
 
     def _take(self, need: Budget, owner: str | None) -> None:
@@ -301,8 +361,12 @@ class Slots:
         if owner is not None:
             self._held[owner] = self._held.get(owner, NOTHING) + need
 
-    def _put_back(self, need: Budget, owner: str | None) -> None:
+    def _put_back(self, need: Budget, owner: str | None, passed: Sequence[_Ticket]) -> None:
         self._free += need
+        for ticket in passed:
+            ticket.overtaking -= need
+            if ticket.waits_for_others(self._free):
+                ticket.overtaken -= 1
         if owner is not None:
             self._held[owner] -= need
             if self._held[owner] == NOTHING:  # names of functions come without end
@@ -313,11 +377,14 @@ class Slots:
         if ticket in self._waiting:
             self._waiting.remove(ticket)
         else:
-            self._put_back(ticket.need, ticket.owner)
+            self._put_back(ticket.need, ticket.owner, ticket.passed)
         self._moved_on()
 
     def _moved_on(self) -> None:
         self._admit_waiting()
+        self._tell()
+
+    def _tell(self) -> None:
         for changed in self._watchers:
             changed()
 
@@ -327,7 +394,10 @@ class Slots:
         admission = admit(self._waiting, self._free, self._shares)
         before, self._waiting = self._waiting, []
         for index in admission.passed:
-            before[index].overtaken += len(admission.admitted) - bisect(admission.admitted, index)
+            for later in admission.admitted[bisect(admission.admitted, index) :]:
+                before[index].overtaken += 1
+                before[index].overtaking += before[later].need
+                before[later].passed.append(before[index])
         admitted = set(admission.admitted)
         for index, ticket in enumerate(before):
             if index in admitted:

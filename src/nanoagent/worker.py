@@ -41,6 +41,7 @@ _MAX_BATCH: Final = 10  # SQS's for one ReceiveMessage
 _RECEIVE_RETRY_S: Final = 1.0
 _RECEIVE_RETRY_MAX_S: Final = 30.0
 _HEALTH_RETRY_S: Final = 1.0
+_MOST_WAITING: Final = 4  # jobs that wait for room while more messages are received
 _HELD_PER_SLOT: Final = 2  # one runs, one uploads
 _REVIEW_S: Final = 1.0
 
@@ -172,15 +173,20 @@ class Worker:
         """How many more messages could run at once, counting those already here that do not run yet.
 
         Jobs whose slot is free again while they upload count too, when they become many: each may have a
-        folder of output files on the disk. Jobs that wait for their function's share do not.
+        folder of output files on the disk. Jobs that wait for their function's share do not. Nor do those
+        that wait for room, as long as they may be overtaken, and as they are few: what is received may be
+        as large, and would be kept from workers that have room for it.
         """
-        free = self._parts.slots.free_for(self._smallest_mb, self._smallest_cpus)
+        slots = self._parts.slots
+        waiting = slots.waiting_for_room
+        free = slots.admissible(self._smallest_mb, self._smallest_cpus)
         beyond = self._beyond_share().total()
-        coming = sum(held.wants_slot for held in self._held) - beyond
-        total = self._parts.slots.total
+        coming = max(0, sum(held.wants_slot for held in self._held) - beyond - waiting)
+        total = slots.total
         at_once = min(total.memory_mb // self._smallest_mb, int(total.cpus / self._smallest_cpus))
         working = sum(not held.twin for held in self._held) - beyond
-        return max(0, min(free - coming, _HELD_PER_SLOT * at_once - working, _MAX_BATCH))
+        most = _MOST_WAITING - waiting - coming if waiting else _MAX_BATCH
+        return max(0, min(free - coming, _HELD_PER_SLOT * at_once - working, most, _MAX_BATCH))
 
     def _beyond_share(self) -> Counter[str]:
         """How many jobs here wait for their function's share, whether there is room or not, by function."""

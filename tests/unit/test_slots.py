@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.slots import MAX_OVERTAKEN, NOTHING, Budget, Request, Shares, Slots, admit
+from nanoagent.slots import (
+    MAX_OVERTAKEN,
+    NOTHING,
+    Budget,
+    Request,
+    Shares,
+    Slots,
+    admissible,
+    admit,
+    waiting_for_room,
+)
 
 TOTAL = Budget(1000, 4000)
 SHARE = 0.75
@@ -96,6 +106,26 @@ def test_whoever_fits_is_admitted_unless_that_would_pass_somebody_too_often(wait
         )
 
 
+@given(requests, needs, shares, needs)
+def test_as_many_as_are_admissible_are_admitted_and_no_more(waiting, free, shares, need):
+    admission = admit(waiting, free, shares)
+    left = [request for index, request in enumerate(waiting) if index not in admission.admitted]
+    for index in admission.passed:
+        waiting[index].overtaken += sum(later > index for later in admission.admitted)
+    admitted = [waiting[index] for index in admission.admitted]
+    free, shares = free - total_of([request.need for request in admitted]), after(shares, admitted)
+    number = admissible(need, left, free, shares)
+    come = [Request(need) for _ in range(number + 1)]
+    later = admit([*left, *come], free, shares).admitted
+    assert later == list(range(len(left), len(left) + number))
+
+
+@given(requests, shares)
+def test_whoever_waits_for_room_would_be_admitted_if_there_were_room_for_all(waiting, shares):
+    everything = Budget(10**9, 10**9)
+    assert waiting_for_room(waiting, shares) == len(admit(waiting, everything, shares).admitted)
+
+
 arrivals = st.tuples(needs, owners)
 
 
@@ -115,7 +145,8 @@ async def test_in_any_history_budget_and_shares_hold_and_everyone_gets_a_turn(hi
             await world.leave(step % len(world.holding))
         assert slots.used == total_of([need for need, _ in world.holding])
         assert slots.used.fits(slots.total)
-        assert all(ticket.overtaken <= MAX_OVERTAKEN for ticket in slots._waiting)
+        assert all(0 <= ticket.overtaken <= MAX_OVERTAKEN for ticket in slots._waiting)
+        assert all(ticket.overtaking.fits(slots.used) for ticket in slots._waiting)
         for function in ("f", "g", "h"):
             own = world.held_by(function)
             assert total_of(own).fits(MOST) or len(own) == 1
@@ -164,7 +195,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_large_request_lets_eight_small_ones_pass_and_then_none():
+async def test_a_large_request_lets_eight_small_ones_at_a_time_pass_while_another_is_in_its_way():
     slots = Slots(1000, 100)
     world = World(slots)
     await world.arrive(Budget(600, 1))
@@ -174,9 +205,12 @@ async def test_a_large_request_lets_eight_small_ones_pass_and_then_none():
     assert len(world.holding) == 1 + MAX_OVERTAKEN
     assert slots.waiting == 1 + 3
 
+    for _ in range(3):
+        await world.leave(1)
+    assert len(world.holding) == 1 + MAX_OVERTAKEN
+    assert slots.waiting == 1
     while len(world.holding) > 1:
         await world.leave(1)
-    assert slots.waiting == 1 + 3
     await world.leave(0)
     assert [need.memory_mb for need, _ in world.holding] == [1000]
 
@@ -297,6 +331,46 @@ async def test_free_for_is_nothing_while_anyone_waits():
     assert world.slots.free_for(10, 0.1) == 0
     await world.leave(0)
     assert world.slots.free_for(10, 0.1) == 4
+
+
+async def test_small_ones_that_come_and_go_pass_a_large_one_while_others_are_in_its_way():
+    world = World(Slots(100, 100))
+    await world.arrive(Budget(60, 1))  # ends last
+    await world.arrive(Budget(80, 1))  # waits for it
+    for _ in range(5 * MAX_OVERTAKEN):
+        assert world.slots.admissible(10, 0.1) == 4
+        await world.arrive(Budget(10, 1))
+        assert world.slots.waiting == 1
+        await world.leave(1)
+    await world.leave(0)
+    assert world.slots.waiting == 0
+
+
+async def test_a_large_one_is_passed_a_bounded_number_of_times_once_only_its_overtakers_are_in_its_way():
+    world = World(Slots(100, 100))
+    await world.arrive(Budget(60, 1))
+    await world.arrive(Budget(80, 1))
+    for _ in range(3):
+        await world.arrive(Budget(10, 1))
+    await world.leave(0)  # from here on the large one would fit without the three
+    passed = 0
+    while world.slots.admissible(10, 0.1):
+        await world.arrive(Budget(10, 1))
+        passed += 1
+        await world.leave(0)
+    assert passed == MAX_OVERTAKEN - 3
+    assert world.slots.waiting == 1
+    await world.leave(0)
+    assert world.slots.waiting == 0
+
+
+async def test_one_that_begins_to_wait_is_a_change_too():
+    world = World(Slots(100, 1))
+    await world.arrive(Budget(60, 1))
+    told: list[int] = []
+    world.slots.watch(lambda: told.append(world.slots.waiting))
+    await world.arrive(Budget(100, 1))
+    assert told == [1]
 
 
 async def test_everyone_who_watches_is_told_of_a_release_when_it_has_happened():

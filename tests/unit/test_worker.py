@@ -18,6 +18,7 @@ from nanoagent.handling import retry_delay_s, taken_delay_s
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status, hint_for
 from nanoagent.sink.base import Claim
+from nanoagent.slots import MAX_OVERTAKEN
 from support.fakes import (
     DEADLINE_S,
     finished,
@@ -1146,6 +1147,60 @@ async def test_messages_that_do_not_run_yet_take_up_room(rig: Rig):
         assert rig.broker.depth() == (3, 2, 0)
         fetched.set()
         await rig.until_settled(5)
+
+
+def needs_room(rig: Rig, request_id: str, memory_mb: int, release: asyncio.Event) -> None:
+    """Have the request hold so much memory until the event is set."""
+
+    async def run(attempt: Attempt) -> Result:
+        async with rig.slots.reserve(memory_mb, 0.5, attempt.job.function_id):
+            attempt.on_running()
+            rig.journal.note("running", request_id)
+            await release.wait()
+        return finished(attempt)
+
+    rig.executor.scripts[request_id] = run
+
+
+async def test_small_jobs_are_received_and_run_while_a_large_one_waits_for_room(tmp_path: Path):
+    rig = Rig(tmp_path, worker_memory_mb=4096, worker_cpus=8.0)
+    old, large = asyncio.Event(), asyncio.Event()
+    needs_room(rig, "old", 2048, old)
+    needs_room(rig, "large", 3000, large)
+    async with rig.running():
+        for request in ("old", "large"):
+            await rig.broker.send(message(request, functionId=request))
+            await rig.journal.until_noted("execute", request)
+        await rig.journal.until(lambda: rig.slots.waiting_for_room == 1)
+        for number in range(3 * MAX_OVERTAKEN):
+            await rig.broker.send(message(f"small{number}"))
+        await rig.until_settled(3 * MAX_OVERTAKEN)
+        assert rig.slots.waiting_for_room == 1
+        old.set()
+        await rig.journal.until_noted("running", "large")
+        large.set()
+        await rig.until_settled(3 * MAX_OVERTAKEN + 2)
+
+
+async def test_few_jobs_wait_for_room_at_a_time(tmp_path: Path):
+    rig = Rig(tmp_path, worker_memory_mb=4096, worker_cpus=8.0)
+    old, large = asyncio.Event(), asyncio.Event()
+    needs_room(rig, "old", 2048, old)
+    await rig.broker.send(message("old", functionId="old"))
+    for number in range(12):
+        needs_room(rig, f"large{number}", 3000, large)
+    async with rig.running():
+        await rig.journal.until_noted("running", "old")
+        for number in range(12):
+            await rig.broker.send(message(f"large{number}", functionId=f"large{number}"))
+            for _ in range(20):  # all that is to happen happens in a few turns of the loop
+                await asyncio.sleep(0)
+        waiting = rig.slots.waiting_for_room
+        assert 1 <= waiting <= worker_module._MOST_WAITING
+        assert rig.broker.depth()[1] == 1 + waiting
+        old.set()
+        large.set()
+        await rig.until_settled(13)
 
 
 async def test_a_slot_that_someone_else_gives_back_is_room_for_a_message(rig: Rig):
