@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from nanoagent import hints, payload
 from nanoagent.errors import KnownToCrash, Rejected, Remembered
 from nanoagent.result import ErrorType, Result, Status, hint_for
+from nanoagent.runner import entry_source
 from nanoagent.text import Text
+from nanoagent.threads import in_thread
 from nanoagent.tuner import RunUsage
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from nanoagent.tuner import Tuner
 
 
+# How a program ends that does without the input it wanted.
+_OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
 _LOG_SAYS_MORE: Final = Text(
     "{told}; the worker's log says more of this requestId",
@@ -70,7 +76,7 @@ class Executor:
             async with AsyncExitStack() as held:
                 tree = await self._fetch(attempt, held)
                 ran, lease = await self._parts.runner.run(attempt, tree, held)
-                return await self._report(attempt, ran, lease)
+                return await self._report(attempt, tree, ran, lease)
         except Rejected as rejection:
             return self.rejected(attempt, rejection)
         except KnownToCrash:
@@ -85,7 +91,7 @@ class Executor:
 
     # --- reporting
 
-    async def _report(self, attempt: Attempt, ran: Execution, lease: Lease) -> Result:
+    async def _report(self, attempt: Attempt, tree: CodeTree, ran: Execution, lease: Lease) -> Result:
         """Upload what the run left, and say everything about it."""
         with attempt.timed("upload"):
             links, refused = await self._parts.outputs.upload(
@@ -94,6 +100,13 @@ class Executor:
             if attempt.ai_record is not None:
                 await self._parts.outputs.record(attempt.job.request_id, attempt.ai_record, attempt.fence)
         result = self._blank(attempt, ran.error_type, ran.message)
+        hint = hints.for_run(
+            attempt.job.runtime,
+            ran.error_type,
+            ran.collected.stdout.head,
+            await _missing_payload(attempt.job, tree, ran),
+        )
+        result.hint = None if hint is None else hint.in_(attempt.job.locale)
         result.exit_code = ran.exit_code
         result.stdout = ran.collected.stdout.in_every_language().in_(attempt.job.locale)
         result.stderr = ran.collected.stderr.in_every_language().in_(attempt.job.locale)
@@ -101,7 +114,9 @@ class Executor:
         result.stderr_truncated_bytes = ran.collected.stderr.truncated_bytes
         result.duration_ms = round(ran.wall_ms)
         result.output_files = links
-        result.output_errors = ran.collected.refused + refused
+        result.output_errors = [
+            refusal.in_(attempt.job.locale) for refusal in (*ran.collected.refused, *refused)
+        ]
         result.llm_token_count = attempt.ai_usage.tokens
         result.start = lease.start
         result.isolation = lease.isolation
@@ -155,3 +170,11 @@ class Executor:
             worker_id=self._settings.worker_id,
             attempt=attempt.number,
         )
+
+
+async def _missing_payload(job: Job, tree: CodeTree, ran: Execution) -> Text | None:
+    """What to say about PAYLOAD to the author of a failed program whose input was too large for it."""
+    if ran.error_type not in _OWN_FAULTS or payload.fits_variable(job.payload):
+        return None
+    source = await in_thread(partial(entry_source, tree, job.runtime))
+    return payload.left_out_hint(job.payload, ran.collected.stderr.text, str(ran.message), source)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from nanoagent import envelopes
 from nanoagent import job as jobs
 from nanoagent import result as results
 from nanoagent.background import Background
@@ -317,7 +318,7 @@ class Handler:
                         return
                     attempt.number, attempt.fence = claim.failures + 1, claim.token
                     result = await self._run_unless_called_off(delivery, held, attempt, claim)
-                    await self._conclude(delivery, held, claim, result, job.model_id)
+                    await self._conclude(delivery, held, claim, result, job)
             except asyncio.CancelledError:
                 if held.concluding:
                     raise
@@ -496,18 +497,18 @@ class Handler:
     # --- endings
 
     async def _conclude(
-        self, delivery: Delivery, held: Held, claim: Claim, result: Result, model: str
+        self, delivery: Delivery, held: Held, claim: Claim, result: Result, job: Job | jobs.InvalidJob
     ) -> None:
         """Store and publish the result, then delete the message.
 
         Raises:
             Superseded: Someone else has claimed the request since.
         """
-        document = await self._parts.outputs.document(result, claim.token)
+        document = await self._parts.outputs.document(result, job.locale, claim.token)
         if held.running_since is not None and result.error_type is not ErrorType.CANCELLED:
             held.took_s = time.monotonic() - held.running_since
         await self._finish(delivery, held, claim, document)
-        self._count(result, model)
+        self._count(result, "" if isinstance(job, jobs.InvalidJob) else job.model_id)
 
     async def _finish(self, delivery: Delivery, held: Held, claim: Claim, document: bytes) -> None:
         """The last two effects, in order; once begun they are not interrupted."""
@@ -683,11 +684,14 @@ class Handler:
 
     async def _settle_poison(self, delivery: Delivery, problem: str) -> None:
         """A message that names no request: nobody can be told but those who read logs and the queue."""
+        if envelope := envelopes.recognised(delivery.body):
+            problem = f"{problem} ({envelope})"
         outcome = results.OUTCOMES[ErrorType.UNREADABLE]
         assert outcome.settle is Settle.POISON  # noqa: S101 - the table and this method are one decision
         self._parts.metrics.job_finished(outcome.label, "", "", None)
         if await self._parts.broker.redrives():
-            log.warning("unreadable message left to the redrive policy", problem=problem)
+            say = log.warning if delivery.receive_count == 1 else log.info  # it comes again, unchanged
+            say("unreadable message left to the redrive policy", problem=problem)
             # While it is hidden it keeps its message group, if it has one, from everyone.
             delay_s = self._delay_s(1 if delivery.in_order else delivery.receive_count)
             await self._parts.broker.give_back(delivery, delay_s, poison=True)
@@ -705,7 +709,7 @@ class Handler:
                 self._claimed(delivery, held, invalid.request_id) as claim,
             ):
                 if claim is not None:
-                    await self._conclude(delivery, held, claim, self._invalid(claim, invalid), model="")
+                    await self._conclude(delivery, held, claim, self._invalid(claim, invalid), invalid)
         except (Interrupted, Superseded) as exc:
             delay_s = taken_delay_s(self._settings.sqs_visibility_seconds)
             if isinstance(exc, Interrupted) and exc.delay_s is not None:
@@ -721,7 +725,9 @@ class Handler:
             status=results.Status.FAILED,
             error_type=invalid.rejection.error_type,
             error_message=invalid.rejection.message.in_(invalid.locale),
-            hint=results.hint_for(invalid.rejection.error_type, invalid.locale),
+            hint=invalid.rejection.hint.in_(invalid.locale)
+            if invalid.rejection.hint is not None
+            else results.hint_for(invalid.rejection.error_type, invalid.locale),
             worker_id=self._settings.worker_id,
             attempt=claim.failures + 1,
         )

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from nanoagent.errors import Rejected, UnreadableMessage, one_line
+from nanoagent.object_names import bucket_hint
 from nanoagent.result import ErrorType
-from nanoagent.text import LOCALES, Locale
+from nanoagent.text import LOCALES, Locale, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,28 @@ _MAX_SHOWN_RUNTIME: Final = 64
 _WHOLE_CHARACTERS: Final = 100
 _SHOWN_CHARACTERS: Final = 80
 _SHOWN_FROM_BYTES: Final = 4 * _WHOLE_CHARACTERS  # UTF-8's longest
+_WRONG: Final = Text(
+    "{name} is {value}; expected {expected}", "{name} 값이 {value}입니다. 필요한 값: {expected}"
+)
+_NO_JSON: Final = Text(
+    "{name} has {constant}; expected JSON, which has no such value",
+    "{name}에 {constant}가 있습니다. JSON에는 없는 값입니다",
+)
+_NO_KEY: Final = Text(
+    "s3Key is missing; expected the object key of the code zip",
+    "s3Key가 없습니다. 필요한 값: 코드 zip의 객체 키",
+)
+_PRINTABLE: Final = Text(
+    "a string of 1-{longest} printable characters", "출력 가능한 문자 1-{longest}자의 문자열"
+)
+_ONE_OF: Final = Text("one of {values}", "{values} 중 하나")
+_NO_WIDER: Final = Text(
+    "no more than this worker's NETWORK={widest} (or set NETWORK={wanted})",
+    "이 워커의 NETWORK={widest}보다 넓지 않은 값 (또는 NETWORK={wanted} 설정)",
+)
+_KEY: Final = Text("a string of 1-{longest} bytes", "1-{longest}바이트의 문자열")
+_BUCKET_NAME: Final = Text("a bucket's name (3-63 of a-z 0-9 . -)", "버킷 이름 (a-z 0-9 . - 3-63자)")
+_INTEGER: Final = Text("an integer from {low} to {high}", "{low}에서 {high}까지의 정수")
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _MARK: Final = re.compile(r"[ \t\n\r]*([{}:,]?)[ \t\n\r]*")  # with JSON's white space, RFC 8259, section 2
 
@@ -177,13 +200,13 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
             request_id=job.request_id,
             function_id=function_id,
             runtime=one_line(shown_runtime)[:_MAX_SHOWN_RUNTIME],
-            rejection=Rejected(ErrorType.INVALID_JOB, "; ".join(fields.problems)),
+            rejection=fields.rejection(),
             locale=job.locale,
         )
     return job
 
 
-def _open_envelope(body: str | bytes) -> tuple[_Envelope, list[str]]:
+def _open_envelope(body: str | bytes) -> tuple[_Envelope, list[Text]]:
     """The message's fields, and what of it is no JSON although its fields can be told apart."""
     raw = _utf8(body)
     if len(raw) > MAX_MESSAGE_BYTES:
@@ -206,7 +229,7 @@ def _utf8(body: str | bytes) -> bytes:
     return body
 
 
-def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[str]]:
+def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[Text]]:
     """Read again what msgspec has refused, to tell the sender if there is a requestId.
 
     `json.dumps` and `JSON.stringify` write escapes of lone surrogates, which are JSON (RFC 8259, section 8.2)
@@ -220,12 +243,12 @@ def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[str]]:
     # Numbers stay text: Python makes no integers of more than 4300 digits.
     decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=constants.append)
     texts: dict[str, str] = {}
-    problems: list[str] = []
+    problems: list[Text] = []
     try:
         for name, text in _members(raw.decode().removeprefix(_BYTE_ORDER_MARK), decoder):
             texts[name] = text
             if constants and not problems:  # one is enough: of unknown fields there may be any number
-                problems = [f"{_named(name)} has {constants[0]}; expected JSON, which knows none"]
+                problems = [_NO_JSON.format(name=_named(name), constant=constants[0])]
     except (ValueError, RecursionError) as exc:
         raise UnreadableMessage(problem) from exc
     known = {name: msgspec.Raw(texts[wire].encode()) for wire, name in _NAMES.items() if wire in texts}
@@ -306,19 +329,28 @@ def _is_absent(raw: msgspec.Raw) -> bool:
 class _Fields:
     """Checks fields one by one and gathers what is wrong; a wrong field yields its default meanwhile."""
 
-    def __init__(self, request_id: str, problems: list[str]) -> None:
+    def __init__(self, request_id: str, problems: list[Text]) -> None:
         self.request_id = request_id
         self.problems = problems
+        self.hint: Text | None = None
 
-    def _refuse(self, name: str, raw: msgspec.Raw, expected: str) -> None:
-        self.problems.append(f"{name} is {_shown(raw)}; expected {expected}")
+    def rejection(self) -> Rejected:
+        """Every problem in one sentence, and what to do about them."""
+        message = Text(
+            "; ".join(problem.en for problem in self.problems),
+            "; ".join(problem.ko for problem in self.problems),
+        )
+        return Rejected(ErrorType.INVALID_JOB, message, hint=self.hint)
+
+    def _refuse(self, name: str, raw: msgspec.Raw, expected: Text) -> None:
+        self.problems.append(_WRONG.format(name=name, value=_shown(raw), expected=expected))
 
     def text(self, name: str, raw: msgspec.Raw, default: str, *, longest: int) -> str:
         if _is_absent(raw):
             return default
         value: Any = _loose(raw, str)
         if value is None or not 1 <= len(value) <= longest or not value.isprintable():
-            self._refuse(name, raw, f"a string of 1-{longest} printable characters")
+            self._refuse(name, raw, _PRINTABLE.format(longest=longest))
             return default
         return str(value)
 
@@ -327,7 +359,7 @@ class _Fields:
             return Runtime.PYTHON
         value = _loose(raw, str)
         if value not in set(Runtime):
-            self._refuse("runtime", raw, "one of " + ", ".join(Runtime))
+            self._refuse("runtime", raw, _ONE_OF.format(values=", ".join(Runtime)))
             return Runtime.PYTHON
         return Runtime(str(value))
 
@@ -336,14 +368,12 @@ class _Fields:
             return widest
         value = _loose(raw, str)
         if value not in set(NetworkPolicy):
-            self._refuse("network", raw, "one of " + ", ".join(NetworkPolicy))
+            self._refuse("network", raw, _ONE_OF.format(values=", ".join(NetworkPolicy)))
             return widest
         wanted = NetworkPolicy(str(value))
         if not widest.allows(wanted):
             # Narrowed silently, it would fail later, where nobody looks for the reason.
-            self._refuse(
-                "network", raw, f"no more than this worker's NETWORK={widest} (or set NETWORK={wanted})"
-            )
+            self._refuse("network", raw, _NO_WIDER.format(widest=widest, wanted=wanted))
         return wanted
 
     def locale(self, raw: msgspec.Raw, default: Locale) -> Locale:
@@ -353,17 +383,17 @@ class _Fields:
         for locale in LOCALES:
             if value == locale:
                 return locale
-        self._refuse("locale", raw, "one of " + ", ".join(LOCALES))
+        self._refuse("locale", raw, _ONE_OF.format(values=", ".join(LOCALES)))
         return default
 
     def s3_key(self, raw: msgspec.Raw) -> str:
         if _is_absent(raw):
-            self.problems.append("s3Key is missing; expected the object key of the code zip")
+            self.problems.append(_NO_KEY)
             return ""
         value = _loose(raw, str)
         # A NUL or lone surrogate cannot be part of an S3 key; botocore would fail on it obscurely.
         if not value or len(value.encode(errors="replace")) > _MAX_KEY_BYTES or "\0" in value:
-            self._refuse("s3Key", raw, f"a string of 1-{_MAX_KEY_BYTES} bytes")
+            self._refuse("s3Key", raw, _KEY.format(longest=_MAX_KEY_BYTES))
             return ""
         return value
 
@@ -372,7 +402,8 @@ class _Fields:
             return default
         value = _loose(raw, str)
         if value is None or not _BUCKET.fullmatch(value):
-            self._refuse("s3Bucket", raw, "a bucket's name (3-63 of a-z 0-9 . -)")
+            self._refuse("s3Bucket", raw, _BUCKET_NAME)
+            self.hint = None if value is None else bucket_hint(value)
             return default
         return value
 
@@ -382,6 +413,6 @@ class _Fields:
         value = _loose(raw, int)
         low, high = bounds
         if value is None or not low <= value <= high:
-            self._refuse(name, raw, f"an integer from {low} to {high}")
+            self._refuse(name, raw, _INTEGER.format(low=low, high=high))
             return default
         return value

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanoagent import result as results
-from nanoagent.result import OutputError
+from nanoagent.result import Refusal
+from nanoagent.runtime import gap
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,22 @@ _NO_CHARACTERS: Final = frozenset("\ufffe\uffff")
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _SHOWN_CHARACTERS: Final = 1024
 _OURS: Final = ".nanoagent"  # what the worker itself puts beside a run's outputs
+_BAD_NAME: Final = Text(
+    "its name has control characters or is not valid UTF-8",
+    "이름에 제어 문자가 있거나 올바른 UTF-8이 아닙니다",
+)
+_BAD_PATH: Final = Text("its path has an empty part, . or ..", "경로에 빈 부분이나 . 또는 ..이 있습니다")
+_RESERVED: Final = Text("{name} is reserved for the worker", "{name}은(는) 워커가 쓰는 이름입니다")
+_LONG_KEY: Final = Text(
+    "its key would be longer than {longest} bytes", "객체 키가 {longest}바이트보다 길어집니다"
+)
+_MORE_REFUSED: Final = Text(
+    "{count} more files that were not uploaded do not fit into the result",
+    "업로드되지 않은 파일이 {count}개 더 있으나 결과에 들어가지 않습니다",
+)
+_MORE_LINKS: Final = Text(
+    "{count} links do not fit into the result", "링크 {count}개가 결과에 들어가지 않습니다"
+)
 _DEFAULT_TYPE: Final = "application/octet-stream"
 # Python's own table: not the host's /etc/mime.types, which differs from worker to worker.
 _TYPES: Final = mimetypes.MimeTypes()
@@ -67,7 +85,7 @@ def shown_name(path: str) -> str:
     return path[:_SHOWN_CHARACTERS].encode(errors="surrogateescape").decode(errors="replace")
 
 
-def name_problem(path: str, key: str) -> str | None:
+def name_problem(path: str, key: str) -> Text | None:
     """Why a path that a job chose cannot be a key, or None."""
     if any(
         character in _BIDI
@@ -75,14 +93,14 @@ def name_problem(path: str, key: str) -> str | None:
         or unicodedata.category(character) in _REFUSED_CATEGORIES
         for character in path
     ):
-        return "its name has control characters or is not valid UTF-8"
+        return _BAD_NAME
     parts = path.split("/")
     if any(part in {"", ".", ".."} for part in parts):
-        return "its path has an empty part, . or .."
+        return _BAD_PATH
     if parts[0] == _OURS:
-        return f"{_OURS} is the worker's own"
+        return _RESERVED.format(name=_OURS)
     if len(key.encode()) > _MAX_KEY_BYTES:
-        return f"its key would be longer than {_MAX_KEY_BYTES} bytes"
+        return _LONG_KEY.format(longest=_MAX_KEY_BYTES)
     return None
 
 
@@ -110,7 +128,7 @@ class OutputUploader:
 
     async def upload(
         self, request_id: str, files: Sequence[OutputFile], fence: int = 0
-    ) -> tuple[list[str], list[OutputError]]:
+    ) -> tuple[list[str], list[Refusal]]:
         """Store a run's output files.
 
         Args:
@@ -133,14 +151,14 @@ class OutputUploader:
                 return await self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
 
         wanted: list[tuple[OutputFile, str]] = []
-        refused: list[OutputError] = []
+        refused: list[Refusal] = []
         for file in files:
             key = f"outputs/{request_id}/{file.path}"
             problem = name_problem(file.path, key)
             if problem is None:
                 wanted.append((file, key))
             else:
-                refused.append(OutputError(shown_name(file.path), problem))
+                refused.append(Refusal(shown_name(file.path), problem))
         uploads = [asyncio.create_task(put(file, key)) for file, key in wanted]
         try:
             return list(await asyncio.gather(*uploads)), refused
@@ -184,8 +202,13 @@ class OutputUploader:
             )
         return self._store.plain_url(bucket, key)
 
-    async def document(self, result: Result, fence: int = 0) -> bytes:
+    async def document(self, result: Result, locale: str, fence: int = 0) -> bytes:
         """The result's JSON; when that is too large, its full logs go to S3 and the rest is shortened.
+
+        Args:
+            result: The result.
+            locale: Its language.
+            fence: The token of the claim; see `ObjectStore.put`.
 
         Raises:
             Superseded: A later attempt has stored its own.
@@ -200,7 +223,7 @@ class OutputUploader:
             if getattr(result, stream)
         }
         linked = msgspec.structs.replace(result, **links)
-        return shortened(linked, self._settings.max_result_bytes)
+        return shortened(linked, self._settings.max_result_bytes, locale)
 
     async def _put_log(self, request_id: str, stream: str, text: str, fence: int) -> str:
         data = text.encode()
@@ -210,7 +233,7 @@ class OutputUploader:
             return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data), fence)
 
 
-def shortened(result: Result, max_bytes: int) -> bytes:
+def shortened(result: Result, max_bytes: int, locale: str) -> bytes:
     """The result's JSON with its logs, then what was not uploaded, then its links, cut until it fits.
 
     A character takes up to six bytes in JSON, so the cut is found by halving, not by arithmetic.
@@ -218,26 +241,26 @@ def shortened(result: Result, max_bytes: int) -> bytes:
     keep_chars = max_bytes // 4
     while True:
         shorter = msgspec.structs.replace(
-            result, **_cut(result, "stdout", keep_chars), **_cut(result, "stderr", keep_chars)
+            result, **_cut(result, "stdout", keep_chars, locale), **_cut(result, "stderr", keep_chars, locale)
         )
         if len(document := results.encode(shorter)) <= max_bytes:
             return document
         if keep_chars == 0:
             break
         keep_chars //= 2
-    return _with_shorter_lists(shorter, max_bytes)
+    return _with_shorter_lists(shorter, max_bytes, locale)
 
 
-def _with_shorter_lists(result: Result, max_bytes: int) -> bytes:
+def _with_shorter_lists(result: Result, max_bytes: int, locale: str) -> bytes:
     """The result's JSON with as much of its lists as fits; the files are there, only not all are listed."""
     links, errors = result.output_files, result.output_errors
     keep_links, keep_errors = len(links), len(errors)
     while True:
         more = [
-            OutputError("", f"{count} {what} do not fit into the result")
-            for count, what in (
-                (len(errors) - keep_errors, "more files that were not uploaded"),
-                (len(links) - keep_links, "links"),
+            Refusal("", text.format(count=count)).in_(locale)
+            for count, text in (
+                (len(errors) - keep_errors, _MORE_REFUSED),
+                (len(links) - keep_links, _MORE_LINKS),
             )
             if count
         ]
@@ -253,15 +276,16 @@ def _with_shorter_lists(result: Result, max_bytes: int) -> bytes:
             keep_links //= 2
 
 
-def _cut(result: Result, stream: str, keep_chars: int) -> dict[str, str | int]:
-    """The stream's two fields with at most `keep_chars` of its head and tail."""
+def _cut(result: Result, stream: str, keep_chars: int, locale: str) -> dict[str, str | int]:
+    """The stream's two fields with at most `keep_chars` of its head and tail, and one line about the gap."""
     text: str = getattr(result, stream)
     if len(text) <= keep_chars:
         return {}
-    head, tail = text[: keep_chars // 2], text[len(text) - keep_chars // 2 :]
-    cut_bytes = len(text.encode()) - len(head.encode()) - len(tail.encode())
     already_cut: int = getattr(result, f"{stream}_truncated_bytes")
-    return {
-        stream: f"{head}\n… {cut_bytes} bytes cut …\n{tail}",
-        f"{stream}_truncated_bytes": already_cut + cut_bytes,
-    }
+    parts = gap.split(text) if already_cut else None
+    before, behind = parts or (text, text)
+    head, tail = before[: keep_chars // 2], behind[max(0, len(behind) - keep_chars // 2) :]
+    shown_bytes = len(head.encode()) + len(tail.encode())
+    whole_bytes = sum(len(part.encode()) for part in parts) if parts else len(text.encode())
+    missing = already_cut + whole_bytes - shown_bytes
+    return {stream: gap.joined(head, missing, tail).in_(locale), f"{stream}_truncated_bytes": missing}

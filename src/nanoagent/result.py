@@ -282,6 +282,23 @@ class OutputError(msgspec.Struct, frozen=True, rename="camel"):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An output file that is not uploaded, and why, before the result has a language.
+
+    Attributes:
+        path: As a result shows it; empty for all files, or for several.
+        reason: The sentence.
+    """
+
+    path: str
+    reason: Text
+
+    def in_(self, locale: str) -> OutputError:
+        """As the result has it."""
+        return OutputError(self.path, self.reason.in_(locale))
+
+
 class Tuning(msgspec.Struct, frozen=True, rename="camel"):
     """The AutoTuner's advice, for machines.
 

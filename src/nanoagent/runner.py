@@ -25,6 +25,7 @@ from nanoagent.errors import Interrupted, PlatformError, Rejected
 from nanoagent.failures import Failures
 from nanoagent.job import Runtime
 from nanoagent.network.base import AiUsage, NetworkRun
+from nanoagent.payload import fits_variable
 from nanoagent.result import ErrorType, Timings
 from nanoagent.runtime import error_line
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from nanoagent.network.listeners import Network
     from nanoagent.slots import Slots
 
-_MAX_PAYLOAD_ENV_BYTES: Final = 96 * 1024  # the contract's; Linux allows 128 KiB for one string
+_MOST_SOURCE_BYTES: Final = 1024 * 1024
 _SLOT_WAIT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
 _BUILD_CAPTURE_BYTES: Final = 256 * 1024
@@ -359,6 +360,19 @@ def _find_root(tree: Path, entry: str) -> Path | None:
     return archive.find_root(tree, entry)
 
 
+def entry_source(tree: CodeTree, runtime: Runtime) -> str:
+    """The beginning of the entry file; empty where there is none. Reads the disk."""
+    entry = RECIPES[runtime].entry
+    root = _find_root(tree.path, entry)
+    if root is None:
+        return ""
+    try:
+        with (root / entry).open("rb") as file:
+            return file.read(_MOST_SOURCE_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def environment_of(job: Job) -> dict[str, str]:
     """Everything that the program finds in its environment. Contract: section 2."""
     environment = {
@@ -377,7 +391,6 @@ def environment_of(job: Job) -> dict[str, str]:
         "OPENAI_BASE_URL": f"{_GATEWAY}/v1",
         "OPENAI_API_KEY": "unused",  # clients insist on one; real keys stay outside
     }
-    # A NUL cannot be part of the environment, nor of valid JSON text.
-    if len(job.payload) <= _MAX_PAYLOAD_ENV_BYTES and b"\0" not in job.payload:
+    if fits_variable(job.payload):
         environment["PAYLOAD"] = job.payload.decode(errors="surrogateescape")
     return environment

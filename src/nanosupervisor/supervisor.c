@@ -98,10 +98,17 @@ struct run {
     const struct tree *tree;
     struct capture out, err;
     uint64_t started_us;
+    struct timespec started_at; /* as file times are */
     int kill_requested;
     int ended;
     struct exit_report report;
 };
+
+static void note_start(struct run *run)
+{
+    run->started_us = now_us();
+    clock_gettime(CLOCK_REALTIME, &run->started_at);
+}
 
 /* ---- sandboxes ---------------------------------------------------------------------------------------- */
 
@@ -187,7 +194,7 @@ static uint32_t start_in_sandbox(struct run *run, const void *payload)
     run->tree = &parked.sandbox.tree;
     run->program = parked.sandbox.program;
     uint32_t error = (uint32_t)tree_write_payload(run->tree, payload, run->request.payload_bytes);
-    run->started_us = now_us();
+    note_start(run);
     capture_open(&run->out, FRAME_STDOUT, parked.sandbox.out, run->request.capture_bytes);
     capture_open(&run->err, FRAME_STDERR, parked.sandbox.err, run->request.capture_bytes);
     if (!error && !sandbox_start(&parked.sandbox, &run->job, run->strings))
@@ -264,7 +271,7 @@ static uint32_t start_shared(struct run *run, const void *payload)
     uint32_t error = (uint32_t)tree_write_payload(run->tree, payload, run->request.payload_bytes);
     if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(status, O_CLOEXEC))
         die("no pipes");
-    run->started_us = now_us();
+    note_start(run);
     if (!error && (run->program = fork()) == 0)
         become_program(run, out[1], err[1], status[1]);
     if (run->program < 0)
@@ -474,7 +481,7 @@ static void judge_disk(struct run *run)
     if (tree_is_full(run->tree))
         report->flags |= EXIT_DISK_FULL;
     if ((WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ) ||
-        (status != 0 && tree_has_file_of(run->tree, run->request.file_size_bytes)))
+        (status != 0 && tree_has_file_of(run->tree, run->request.file_size_bytes, &run->started_at)))
         report->flags |= EXIT_FILE_LIMIT;
 }
 

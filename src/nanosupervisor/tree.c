@@ -523,7 +523,13 @@ uint64_t tree_used_bytes(const struct tree *tree)
     return used;
 }
 
-static int has_file_of(int folder, uint64_t bytes, int depth)
+static int has_changed(const struct stat *info, const struct timespec *since)
+{
+    return info->st_ctim.tv_sec != since->tv_sec ? info->st_ctim.tv_sec > since->tv_sec
+                                                 : info->st_ctim.tv_nsec > since->tv_nsec;
+}
+
+static int has_file_of(int folder, uint64_t bytes, const struct timespec *since, int depth)
 {
     struct listing listing;
     const char *name;
@@ -534,22 +540,22 @@ static int has_file_of(int folder, uint64_t bytes, int depth)
         if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW))
             continue;
         if (S_ISREG(info.st_mode))
-            found = (uint64_t)info.st_size >= bytes;
+            found = (uint64_t)info.st_size >= bytes && has_changed(&info, since);
         else if (S_ISDIR(info.st_mode) && depth < MAX_OUTPUT_DEPTH) {
             int below = open_folder(folder, name);
             if (below >= 0)
-                found = has_file_of(below, bytes, depth + 1);
+                found = has_file_of(below, bytes, since, depth + 1);
         }
     }
     close(folder);
     return found;
 }
 
-int tree_has_file_of(const struct tree *tree, uint64_t bytes)
+int tree_has_file_of(const struct tree *tree, uint64_t bytes, const struct timespec *since)
 {
     for (int place = 0; place < PLACE_COUNT; place++) {
         int folder = open_folder(tree->place[place], ".");
-        if (folder >= 0 && has_file_of(folder, bytes, 1))
+        if (folder >= 0 && has_file_of(folder, bytes, since, 1))
             return 1;
     }
     return 0;

@@ -5,6 +5,8 @@
 #include "places.h"
 #include "wire.h"
 
+#include <time.h>
+
 #define SLOT_CODE "/slot/code"
 
 /* An open folder for each place: the container's own, or a sandbox's, which nobody can then swap. */
@@ -30,8 +32,8 @@ void tree_send_outputs(const struct tree *tree, const struct run_request *reques
 int tree_is_full(const struct tree *tree);
 /* How much the files in all places take. */
 uint64_t tree_used_bytes(const struct tree *tree);
-/* Whether any file in a place is at least that large. */
-int tree_has_file_of(const struct tree *tree, uint64_t bytes);
+/* Whether any file in a place is at least that large and has changed since then (CLOCK_REALTIME). */
+int tree_has_file_of(const struct tree *tree, uint64_t bytes, const struct timespec *since);
 /* Remove everything in a place of the container. False when something stays. */
 int tree_wipe_place(enum place place);
 /* The same for all of them. */

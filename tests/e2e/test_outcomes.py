@@ -33,8 +33,13 @@ async def test_input_comes_by_environment_file_and_stdin_and_unicode_survives(
 
 
 @each_runtime
-async def test_a_non_zero_exit_code_is_the_users_error(worker: WorkerUnderTest, runtime: str):
-    result = await worker.run_program(runtime, "exit")
+async def test_a_non_zero_exit_code_is_the_users_error_also_with_the_largest_payload(
+    worker: WorkerUnderTest, runtime: str
+):
+    """The programs read the case from PAYLOAD: it is there whole."""
+    framing = len(worker.body({"case": "exit", "padding": ""}).encode())
+    largest = 131_071 - len("PAYLOAD=")
+    result = await worker.run_program(runtime, "exit", input={"padding": "x" * (largest - framing)})
     assert (result["status"], result["exitCode"], result["errorType"]) == ("FAILED", 3, "USER_ERROR")
     assert result["hint"]
 
@@ -54,6 +59,7 @@ async def test_an_uncaught_exception_ends_as_it_does_in_a_shell(
     result = await worker.run_program(runtime, "raise")
     assert (result["exitCode"], result["errorType"]) == (exit_code, error_type)
     assert says in result["stderr"]
+    assert result["errorMessage"].endswith(says)
 
 
 async def test_a_python_traceback_is_the_plain_interpreters(worker: WorkerUnderTest):
@@ -85,6 +91,16 @@ async def test_a_program_that_ignores_sigterm_and_leaves_a_daemon_is_ended(
     result = await worker.run_program(runtime, "stubborn", timeoutMs=2000)
     assert (result["status"], result["exitCode"]) == ("TIMEOUT", 137)
     assert result["stdout"] == "still here\n"
+
+
+@each_runtime
+@pytest.mark.parametrize("case", ["large_file", "large_file_child"])
+async def test_a_file_over_its_limit_is_a_disk_limit_also_in_a_child(
+    worker: WorkerUnderTest, runtime: str, case: str
+):
+    result = await worker.run_program(runtime, case)
+    assert (result["status"], result["errorType"]) == ("FAILED", "DISK_LIMIT")
+    assert result["errorMessage"] == f"a file reached the limit of {512 * 1024 * 1024} bytes"
 
 
 @each_runtime

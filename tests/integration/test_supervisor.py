@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from nanoagent import payload
 from nanoagent.container import execution
 from nanoagent.container.spec import MIB
 from nanoagent.result import ErrorType, Isolation, Start
@@ -257,7 +258,7 @@ async def test_a_file_is_refused_by_name(box, left, path, reason):
     ran = await box.run(f"import os\n{left}\nopen('/output/z', 'w')")
     ((error,), (file,)) = ran.execution.collected.refused, ran.execution.collected.files
     assert error.path == path
-    assert error.reason.startswith(reason)
+    assert str(error.reason).startswith(reason)
     assert file.path == "z"
     assert ended_well(ran)
 
@@ -305,6 +306,38 @@ async def test_a_file_over_the_size_limit_is_a_disk_limit(box, ignored):
     )
     assert ran.execution.error_type is ErrorType.DISK_LIMIT
     assert "1048576" in str(ran.execution.message)
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "open('/tmp/f', 'wb').truncate(2 << 20)",
+        "import tempfile\nwith tempfile.TemporaryFile() as file: file.write(bytes(2 << 20))",
+    ],
+    ids=["without growth", "unlinked"],
+)
+async def test_a_file_that_is_not_there_any_more_was_over_the_limit_all_the_same(box, snippet):
+    ran = await box.run(snippet, file_size_bytes=MIB)
+    assert ran.execution.error_type is ErrorType.DISK_LIMIT
+
+
+async def test_a_large_file_of_the_code_is_none_that_the_run_has_made(box):
+    ran = await box.run("raise ValueError('its own')", file_size_bytes=10)
+    assert (ran.execution.error_type, str(ran.execution.message)) == (
+        ErrorType.USER_ERROR,
+        "ValueError: its own",
+    )
+
+
+async def test_a_variable_of_the_largest_size_reaches_a_run_and_its_children(box):
+    environment = {**request_for(b"").environment, "PAYLOAD": "x" * payload.MAX_BYTES}
+    ran = await box.run(
+        "import os, subprocess\n"
+        "print(len(os.environ['PAYLOAD']), subprocess.check_output(['sh', '-c', 'echo ${#PAYLOAD}']))",
+        environment=environment,
+    )
+    assert ran.stdout == f"{payload.MAX_BYTES} b'{payload.MAX_BYTES}\\n'\n"
+    assert ended_well(ran)
 
 
 async def test_a_process_opens_only_so_many_files(box):

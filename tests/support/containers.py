@@ -153,7 +153,12 @@ class Bench:
     async def run(self, snippet: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
         """Run a snippet; `changes` are fields of `RunRequest`."""
         async with self.lease(memory_mb) as lease:
-            executed = await execution.execute(lease, request_for(snippet.encode(), **changes), self.spool())
+            executed = await execution.execute(
+                lease,
+                request_for(snippet.encode(), **changes),
+                self.spool(),
+                language=Runtime.PYTHON,
+            )
         return Ran(executed, lease)
 
     def spool(self) -> Path:

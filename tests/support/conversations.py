@@ -214,7 +214,7 @@ def _check_ended(ended: Execution, spool: Path) -> None:
         stdout_truncated_bytes=collected.stdout.truncated_bytes,
         stderr_truncated_bytes=collected.stderr.truncated_bytes,
         duration_ms=round(ended.wall_ms),
-        output_errors=collected.refused,
+        output_errors=[refusal.in_("en") for refusal in collected.refused],
         error_type=ended.error_type,
         error_message=None if ended.message is None else str(ended.message),
     )

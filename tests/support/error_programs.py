@@ -309,6 +309,19 @@ NODE_PROGRAMS: Final = (
         "class PaymentError extends Error {}\nthrow new PaymentError('no money');\n",
     ),
     _node("thrown_string", "just text", "throw 'just text\\nsecond';\n"),
+    _node("message_begins_with_a_line_break", "Error: second", 'throw new Error("\\nsecond\\nthird");\n'),
+    _node(
+        "message_is_json",
+        'ValidationError: [ { "code": "invalid_type", "path": [ "name" ] } ]',
+        "class ValidationError extends Error {}\n"
+        "throw new ValidationError(JSON.stringify([{ code: 'invalid_type', path: ['name'] }], null, 2));\n",
+    ),
+    _node(
+        "caught_at_the_top",
+        "Error: boom",
+        "process.on('uncaughtException', (error) => {\n  console.error(error);\n  process.exit(2);\n});\n"
+        "throw new Error('boom');\n",
+    ),
     _node("thrown_number", "42", "throw 42;\n"),
     _node("thrown_object", "{ code: 3, text: 'x' }", "throw { code: 3, text: 'x' };\n"),
     _node("thrown_undefined", "undefined", "throw undefined;\n"),
@@ -465,6 +478,15 @@ NODE_PROGRAMS: Final = (
 GO_PROGRAMS: Final = (
     _go("panic_string", "panic: boom", 'panic("boom")'),
     _go("panic_multi_line", "panic: first", 'panic("first\\nsecond\\n\\nfourth")'),
+    _go("panic_begins_with_a_line_break", "panic: second", 'panic("\\nsecond\\nthird")'),
+    _go(
+        "panic_stringer",
+        "panic: said",
+        "panic(T{1})",
+        (),
+        'type T struct{ A int }\nfunc (T) String() string { return "said" }',
+    ),
+    _go("panic_pointer", "panic: (*main.T) …", "panic(&T{1})", (), "type T struct{ A int }"),
     _go("panic_error", "panic: boom", 'panic(errors.New("boom"))', ("errors",)),
     _go(
         "panic_wrapped_error",

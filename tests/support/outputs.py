@@ -10,7 +10,7 @@ from nanoagent.runtime import wire
 if TYPE_CHECKING:
     from support.containers import Ran
 
-LINK, SPECIAL, COUNT, SIZE, TOTAL, DEPTH, UNREADABLE = (wire.REFUSALS[code] for code in range(1, 8))
+LINK, SPECIAL, COUNT, SIZE, TOTAL, DEPTH, UNREADABLE = (str(wire.REFUSALS[code]) for code in range(1, 8))
 NAMED_REFUSALS = 100  # of a result's outputErrors; more are summed up
 
 
@@ -141,7 +141,7 @@ def left_by(ran: Ran) -> Left:
     files = {file.path: file.spooled.read_bytes() for file in collected.files}
     assert len(files) == len(collected.files), "a path came twice"
     assert [file.size for file in collected.files] == [len(data) for data in files.values()]
-    return Left(files, [(error.path, error.reason) for error in collected.refused])
+    return Left(files, [(refusal.path, str(refusal.reason)) for refusal in collected.refused])
 
 
 def percent_encoded(path: bytes) -> str:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
+import re
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -29,8 +31,9 @@ from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
-from nanoagent.result import ErrorType, Isolation, OutputError, Result, Start, Status
+from nanoagent.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
 from nanoagent.runner import Attempt, Runner, RunnerParts, environment_of
+from nanoagent.runtime import wire
 from nanoagent.runtime.session import Captured, Collected, OutputFile
 from nanoagent.slots import Budget, Slots
 from nanoagent.telemetry.metrics import Metrics
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
     Run = Callable[[Lease, RunRequest, Path], Awaitable[Execution]]
 
+HANGUL = re.compile("[가-힣]")
 MIB = 1024 * 1024
 LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100, ratio=1000)
 CODE = {
@@ -200,7 +204,7 @@ async def test_a_run_is_reported_whole(rig: Rig):
         ended(
             stdout=Captured("out", 7, "end"),
             stderr=Captured("err", 9),
-            refused=[OutputError("link", "is a link")],
+            refused=[Refusal("link", Text("is a link", "링크입니다"))],
         )
     )
     result = await rig.run(make_job(function_id="fn", memory_mb=256), number=3, queue_ms=4.5678)
@@ -352,6 +356,73 @@ async def test_code_that_is_not_there_is_not_found_and_named(rig: Rig, changes: 
     assert result.error_message is not None
     assert "absent" in result.error_message
     assert result.timings.fetch > 0
+
+
+def said_by_us(result: Result) -> list[str]:
+    """Every text of a result that is not the program's."""
+    own = [result.error_message, result.hint, result.optimization_tip, result.estimated_savings]
+    gaps = [line for text in (result.stdout, result.stderr) for line in text.split("\n") if line[:1] == "…"]
+    return [*(text for text in own if text), *gaps, *(error.reason for error in result.output_errors)]
+
+
+# The kinds of results, by what the container's run comes to.
+ENDINGS: dict[str, Execution | Exception] = {
+    "success": ended(),
+    "user error": ended(ErrorType.USER_ERROR, code=3),
+    "signal": ended(ErrorType.SIGNAL, code=137),
+    "timeout": ended(ErrorType.TIMEOUT, code=137),
+    "out of memory": ended(ErrorType.OUT_OF_MEMORY, code=137),
+    "disk": ended(ErrorType.DISK_LIMIT, code=1),
+    "processes": ended(ErrorType.PROCESS_LIMIT, code=1),
+    "cancelled": ended(ErrorType.CANCELLED, code=137),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize(("of_worker", "of_job"), [("ko", "en"), ("en", "ko")])
+async def test_each_ending_of_a_run_is_told_in_the_language_of_the_job(
+    make_rig: Callable[..., Awaitable[Rig]], of_worker: Locale, of_job: Locale, name: str
+):
+    rig = await make_rig(locale=of_worker)
+    rig.put(CODE[Runtime.PYTHON])
+    ending = ENDINGS[name]
+    assert isinstance(ending, Execution)
+    collected = Collected(
+        stdout=Captured("out", 7, "end"),
+        refused=[Refusal("x", wire.REFUSALS[code]) for code in wire.REFUSALS],
+    )
+    message = None if ending.error_type is None else Text("in English", "한국어")
+    rig.play(dataclasses.replace(ending, message=message, collected=collected))
+    texts = said_by_us(await rig.run(make_job(locale=of_job, memory_mb=1024)))
+    assert len(texts) >= len(wire.REFUSALS) + 2
+    assert [bool(HANGUL.search(text)) for text in texts] == [of_job == "ko"] * len(texts)
+
+
+@pytest.mark.parametrize(("of_worker", "of_job"), [("ko", "en"), ("en", "ko")])
+async def test_each_rejection_and_failure_is_told_in_the_language_of_the_job(
+    make_rig: Callable[..., Awaitable[Rig]], of_worker: Locale, of_job: Locale
+):
+    rig = await make_rig(locale=of_worker)
+    rig.put(CODE[Runtime.CPP])
+    rig.put({"readme.txt": "no entry"}, "empty.zip")
+    rig.play(ended(ErrorType.TIMEOUT, code=137))
+    attempt = attempt_at(make_job(locale=of_job))
+    told = [
+        await rig.run(make_job(locale=of_job, s3_key="no such.zip")),
+        await rig.run(make_job(locale=of_job, s3_key="no%20such.zip")),
+        await rig.run(make_job(locale=of_job, s3_key="empty.zip")),
+        await rig.run(make_job(locale=of_job, runtime=Runtime.CPP)),
+        rig.executor.cancelled(attempt),
+        *(
+            rig.executor.failed(attempt, failure("for the log"))
+            for failure in (PlatformError, BrokerError, SinkError, StorageError, ContainerError)
+        ),
+        rig.executor.failed(attempt, KnownToCrash(Text("it crashed", "비정상 종료했습니다"))),
+    ]
+    for result in told:
+        texts = said_by_us(result)
+        assert texts
+        assert [bool(HANGUL.search(text)) for text in texts] == [of_job == "ko"] * len(texts)
 
 
 @pytest.mark.parametrize(("locale", "is_korean"), [("ko", True), ("en", False)])
@@ -793,10 +864,36 @@ def test_the_environment_is_the_contracts_and_nothing_of_the_workers(monkeypatch
     }
 
 
-def test_a_payload_of_96_kib_is_in_the_environment_and_a_larger_one_is_not():
-    largest = json.dumps("x" * (96 * 1024 - 2)).encode()
+def test_a_payload_that_fits_a_variable_of_linux_is_in_the_environment_and_a_larger_one_is_not():
+    largest = json.dumps("x" * (131_071 - len('PAYLOAD=""'))).encode()
+    assert len(b"PAYLOAD=" + largest) == 131_071
     assert environment_of(make_job(payload=largest))["PAYLOAD"] == largest.decode()
     assert "PAYLOAD" not in environment_of(make_job(payload=largest + b" "))
+
+
+@pytest.mark.parametrize("locale", ["en", "ko"])
+async def test_an_author_who_reads_a_payload_that_is_left_out_is_told_where_it_is(rig: Rig, locale: str):
+    rig.put({"main.py": "import os\nprint(os.environ['PAYLOAD'])\n"})
+    said = "Traceback (most recent call last):\n  ...\nKeyError: 'PAYLOAD'\n"
+    rig.play(ended(ErrorType.USER_ERROR, "KeyError: 'PAYLOAD'", code=1, stderr=Captured(said)))
+    result = await rig.run(make_job(payload=b'"' + b"x" * 200_000 + b'"', locale=locale))
+    assert result.hint is not None
+    assert "200002" in result.hint
+    assert "PAYLOAD_FILE" in result.hint
+    assert bool(re.search("[가-힣]", result.hint)) == (locale == "ko")
+
+
+async def test_the_entry_file_shows_that_the_payload_is_read(rig: Rig):
+    rig.put({"app/main.cpp": 'int main() { return getenv("PAYLOAD")[0]; }'})
+
+    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+        return built(spool)
+
+    rig.plays.append(build)
+    rig.play(ended(ErrorType.SIGNAL, "killed", code=139))
+    result = await rig.run(make_job(runtime=Runtime.CPP, payload=b'"' + b"x" * 200_000 + b'"'))
+    assert result.hint is not None
+    assert "PAYLOAD_FILE" in result.hint
 
 
 def test_a_payload_with_a_nul_is_left_out_of_the_environment():

@@ -322,7 +322,9 @@ def test_numbers_that_json_does_not_have_are_told_to_the_sender(constant: str):
     with pytest.raises(InvalidJob) as caught:
         parse_job(body, DEFAULTS)
     assert (caught.value.request_id, caught.value.function_id) == ("r1", "f")
-    assert str(caught.value.rejection.message) == f"input has {constant}; expected JSON, which knows none"
+    assert (
+        str(caught.value.rejection.message) == f"input has {constant}; expected JSON, which has no such value"
+    )
 
 
 def test_of_many_numbers_that_json_does_not_have_one_is_named():

@@ -152,6 +152,45 @@ def test_a_file_that_grew_too_large_is_told_with_the_limit():
     assert (kind, message) == (ErrorType.DISK_LIMIT, "a file reached the limit of 4096 bytes")
 
 
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        (Runtime.PYTHON, "OSError: [Errno 27] File too large: 'a' -> '/tmp/x'"),
+        (
+            Runtime.PYTHON,
+            "subprocess.CalledProcessError: Command '['dd', 'of=/tmp/f']' died with <Signals.SIGXFSZ: 25>.",
+        ),
+        (Runtime.NODEJS, "Error: EFBIG: file too large, ftruncate"),
+        (Runtime.GO, "panic: truncate /tmp/f: file too large"),
+        (Runtime.GO, "2026/11/30 08:32:24 saved: write /tmp/a b: file too large"),
+        (Runtime.GO, "2026/11/30 08:32:25 signal: file size limit exceeded"),
+        (Runtime.CPP, "what(): filesystem error: cannot resize file: File too large [/tmp/f]"),
+    ],
+)
+def test_the_kernels_refusal_of_a_larger_file_is_a_disk_limit_in_each_language(language: Runtime, said: str):
+    assert verdict(exited(1), stderr=said, language=language) == (
+        ErrorType.DISK_LIMIT,
+        "a file reached the limit of 4096 bytes",
+    )
+    assert verdict(exited(0), stderr=said, language=language) == (None, None)
+
+
+@pytest.mark.parametrize("language", Runtime)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ValueError: File too large",
+        "error: file too large (limit 5 MB)",
+        "File size limit exceeded",
+        "upload a.zip: file too large",
+        "OSError: [Errno 28] No space left on device",
+        "Error: ENOSPC: no space left on device, write",
+    ],
+)
+def test_a_programs_own_words_about_large_files_are_its_own_error(language: Runtime, said: str):
+    assert verdict(exited(1), stderr=said, language=language) == (ErrorType.USER_ERROR, said)
+
+
 def test_refused_forks_are_a_process_limit():
     kind, message = verdict(exited(1), use=FORKS, stderr="fork: retry")
     assert kind is ErrorType.PROCESS_LIMIT

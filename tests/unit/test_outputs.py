@@ -16,6 +16,7 @@ from nanoagent import result as results
 from nanoagent.errors import StorageError
 from nanoagent.outputs import OutputUploader, content_type_of, name_problem, shortened
 from nanoagent.result import OutputError, Result, Status
+from nanoagent.runtime import gap
 from nanoagent.runtime.session import OutputFile
 from nanoagent.telemetry.metrics import Metrics
 from support.fakes import make_settings
@@ -235,8 +236,8 @@ async def test_a_run_that_left_nothing_uploads_nothing(
         ("/abs", "/abs", "an empty part, . or .."),
         ("a/", "a/", "an empty part, . or .."),
         ("", "", "an empty part, . or .."),
-        (".nanoagent/ai.jsonl", ".nanoagent/ai.jsonl", "the worker's own"),
-        (".nanoagent", ".nanoagent", "the worker's own"),
+        (".nanoagent/ai.jsonl", ".nanoagent/ai.jsonl", "reserved for the worker"),
+        (".nanoagent", ".nanoagent", "reserved for the worker"),
         ("가" * 400, "가" * 400, "longer than 1024 bytes"),
     ],
 )
@@ -251,8 +252,8 @@ async def test_a_bad_name_is_refused_by_name_and_the_others_are_uploaded(
     assert links == [LINK + "good"]
     (error,) = refused
     assert error.path == shown
-    assert reason in error.reason
-    results.encode(a_result(output_errors=refused))  # can be told
+    assert reason in str(error.reason)
+    results.encode(a_result(output_errors=[error.in_("ko")]))  # can be told
 
 
 async def test_what_a_run_and_its_models_said_lies_beside_its_outputs(
@@ -359,7 +360,7 @@ async def test_what_only_shows_is_shown(
 
 
 async def test_a_log_is_shown(make_uploader: Callable[..., OutputUploader], store: Store):
-    await make_uploader(max_result_bytes=4096).document(a_result(stdout="<script>" * 1000))
+    await make_uploader(max_result_bytes=4096).document(a_result(stdout="<script>" * 1000), "en")
     assert (store.types, store.saved) == ({"logs/r1/stdout.txt": "text/plain; charset=utf-8"}, set())
 
 
@@ -378,7 +379,7 @@ async def test_a_result_that_fits_is_left_as_it_is(
     make_uploader: Callable[..., OutputUploader], store: Store
 ):
     result = a_result(stdout="hello")
-    assert await make_uploader().document(result) == results.encode(result)
+    assert await make_uploader().document(result, "en") == results.encode(result)
     assert store.types == {}
 
 
@@ -387,9 +388,9 @@ async def test_a_result_of_just_the_limit_fits_and_one_byte_more_does_not(
 ):
     empty = len(results.encode(a_result()))
     uploader = make_uploader(max_result_bytes=8192)
-    await uploader.document(a_result(stdout="x" * (8192 - empty)))
+    await uploader.document(a_result(stdout="x" * (8192 - empty)), "en")
     assert store.types == {}
-    await uploader.document(a_result(stdout="x" * (8193 - empty)))
+    await uploader.document(a_result(stdout="x" * (8193 - empty)), "en")
     assert store.types == {"logs/r1/stdout.txt": "text/plain; charset=utf-8"}
 
 
@@ -398,7 +399,7 @@ async def test_full_logs_are_stored_and_linked_and_the_document_keeps_head_and_t
 ):
     stdout, stderr = "HEAD" + "가" * 50_000 + "TAIL", "E" * 70_000
     result = a_result(stdout=stdout, stderr=stderr, stdout_truncated_bytes=5)
-    document = json.loads(await make_uploader(max_result_bytes=16_384).document(result))
+    document = json.loads(await make_uploader(max_result_bytes=16_384).document(result, "en"))
     link = "https://s3.ap-northeast-2.amazonaws.com/data/logs/r1/"
     assert (document["stdoutUrl"], document["stderrUrl"]) == (link + "stdout.txt", link + "stderr.txt")
     assert store.path("data", "logs/r1/stdout.txt").read_text() == stdout
@@ -406,32 +407,34 @@ async def test_full_logs_are_stored_and_linked_and_the_document_keeps_head_and_t
     head, gap, tail = document["stdout"].split("\n")
     assert (head[:4], tail[-4:]) == ("HEAD", "TAIL")
     cut = len(stdout.encode()) - len(head.encode()) - len(tail.encode())
-    assert gap == f"… {cut} bytes cut …"
+    assert gap == f"… {5 + cut} bytes cut …"
     assert document["stdoutTruncatedBytes"] == 5 + cut
     assert result.stdout == stdout  # the given one is left alone
 
 
 async def test_an_empty_log_is_not_stored(make_uploader: Callable[..., OutputUploader], store: Store):
-    document = json.loads(await make_uploader(max_result_bytes=4096).document(a_result(stderr="x" * 10_000)))
+    document = json.loads(
+        await make_uploader(max_result_bytes=4096).document(a_result(stderr="x" * 10_000), "en")
+    )
     assert list(store.types) == ["logs/r1/stderr.txt"]
     assert document["stdoutUrl"] is None
 
 
 async def test_full_logs_are_presigned_where_links_are(make_uploader: Callable[..., OutputUploader]):
     uploader = make_uploader(max_result_bytes=4096, output_url_style="presigned")
-    document = json.loads(await uploader.document(a_result(stdout="x" * 10_000)))
+    document = json.loads(await uploader.document(a_result(stdout="x" * 10_000), "en"))
     assert document["stdoutUrl"] == "https://signed/data/logs/r1/stdout.txt"
 
 
 async def test_logs_that_cannot_be_stored_fail_the_document(make_uploader: Callable[..., OutputUploader]):
     uploader = make_uploader(max_result_bytes=4096, s3_user_data_bucket="absent")
     with pytest.raises(StorageError):
-        await uploader.document(a_result(stdout="x" * 10_000))
+        await uploader.document(a_result(stdout="x" * 10_000), "en")
 
 
 def test_of_links_that_do_not_all_fit_some_are_kept_and_the_others_counted():
     links = [f"{LINK}{number:0500}" for number in range(100)]
-    document = json.loads(shortened(a_result(output_files=links, stdout="short"), 8192))
+    document = json.loads(shortened(a_result(output_files=links, stdout="short"), 8192, "en"))
     kept = len(document["outputFiles"])
     assert kept == 12
     assert document["outputFiles"] == links[:kept]
@@ -443,7 +446,7 @@ def test_a_hundred_long_names_that_were_refused_cost_no_link():
     """In JSON a control character takes six bytes: these names take 600 KB."""
     errors = [OutputError("\1" * 1024, "is a link") for _ in range(100)]
     links = [f"{LINK}{number}" for number in range(100)]
-    document = json.loads(shortened(a_result(output_files=links, output_errors=errors), 512 * 1024))
+    document = json.loads(shortened(a_result(output_files=links, output_errors=errors), 512 * 1024, "en"))
     assert document["outputFiles"] == links
     assert len(document["outputErrors"]) == 51
     assert document["outputErrors"][-1]["reason"] == (
@@ -478,7 +481,7 @@ def a_nasty_result(draw: st.DrawFn) -> Result:
 @UNHURRIED
 @given(result=a_nasty_result(), max_bytes=st.integers(4096, 100_000))
 def test_a_shortened_result_always_fits_and_is_still_a_result(result: Result, max_bytes: int):
-    document = shortened(result, max_bytes)
+    document = shortened(result, max_bytes, "en")
     assert len(document) <= max_bytes
     read = results.decode(document)
     assert (read.request_id, read.status, read.error_message) == (
@@ -490,7 +493,8 @@ def test_a_shortened_result_always_fits_and_is_still_a_result(result: Result, ma
         if getattr(read, stream) != getattr(result, stream):
             cut = getattr(read, f"{stream}_truncated_bytes") - getattr(result, f"{stream}_truncated_bytes")
             assert 0 < cut <= len(getattr(result, stream).encode())
-            assert f"… {cut} bytes cut …" in getattr(read, stream)
+            missing = getattr(read, f"{stream}_truncated_bytes")
+            assert f"… {missing} bytes cut …" in getattr(read, stream)
 
 
 @UNHURRIED
@@ -499,6 +503,27 @@ def test_a_document_always_fits(tmp_path_factory: pytest.TempPathFactory, result
     folder = tmp_path_factory.mktemp("store")
     (folder / "data").mkdir()
     uploader = OutputUploader(FolderStore(folder), make_settings(max_result_bytes=max_bytes), Metrics())
-    document = asyncio.run(uploader.document(result))
+    document = asyncio.run(uploader.document(result, "en"))
     assert len(document) <= max_bytes
     assert results.decode(document).request_id == result.request_id
+
+
+@pytest.mark.parametrize("locale", ["en", "ko"])
+def test_a_log_that_was_cut_already_has_one_line_about_all_that_is_missing(locale: str):
+    head, tail = "H" * 20_000, "가" * 10_000
+    stdout = gap.joined(head, 1234, tail).in_(locale)
+    document = json.loads(shortened(a_result(stdout=stdout, stdout_truncated_bytes=1234), 16_384, locale))
+    parts = gap.split(document["stdout"])
+    assert parts is not None
+    assert document["stdout"] == gap.joined(parts[0], document["stdoutTruncatedBytes"], parts[1]).in_(locale)
+    assert set(parts[0]) == {"H"}
+    assert set(parts[1]) == {"가"}
+    shown = len((parts[0] + parts[1]).encode())
+    assert document["stdoutTruncatedBytes"] + shown == 1234 + len((head + tail).encode())
+
+
+@pytest.mark.parametrize(("locale", "said"), [("en", "links do not fit"), ("ko", "링크 ")])
+def test_what_does_not_fit_is_said_in_the_language_of_the_result(locale: str, said: str):
+    links = [f"{LINK}{number:0500}" for number in range(100)]
+    document = json.loads(shortened(a_result(output_files=links), 8192, locale))
+    assert said in document["outputErrors"][0]["reason"]

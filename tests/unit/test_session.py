@@ -90,7 +90,7 @@ async def test_a_supervisor_that_hangs_up_among_outputs_loses_them_but_not_the_e
     async with asyncio.timeout(WAIT_S):
         collected = await whole_run(talk(b"".join(GOOD[:said]) + GOOD[said][:part]), tmp_path)
     assert not collected.clean
-    assert collected.refused[-1].reason == "the container died before all output was read"
+    assert str(collected.refused[-1].reason) == "the container died before all output was read"
     assert collected.stdout.truncated_bytes == (2 if said == TO_THE_END else 0)
     assert all(file.spooled.stat().st_size == file.size for file in collected.files)
 
@@ -235,7 +235,7 @@ def test_no_setting_makes_possible_more_refusals_than_are_heard():
 async def test_many_refusals_are_summed_up(tmp_path):
     collected = await talk(says.refused(b"x") * 130 + says.done()).collect(REQUEST, REPORT, tmp_path)
     assert len(collected.refused) == 101
-    assert collected.refused[-1].reason == "30 more files were not uploaded"
+    assert str(collected.refused[-1].reason) == "30 more files were not uploaded"
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\2", b"\1\1"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -1024,6 +1025,35 @@ async def test_an_invalid_job_is_published_with_every_problem_and_acked(rig: Rig
     assert rig.processed("invalid", "unknown", "other") == 1
 
 
+@pytest.mark.parametrize(("of_worker", "of_job"), [("ko", "en"), ("en", "ko")])
+async def test_an_invalid_job_is_told_in_its_own_language(
+    make_rig: Callable[..., Rig], of_worker: str, of_job: str
+):
+    rig = make_rig(locale=of_worker)
+    wrong: dict[str, Any] = {
+        "runtime": "cobol",
+        "memoryMb": 1,
+        "timeoutMs": "soon",
+        "functionId": "",
+        "modelId": 7,
+        "network": "wide",
+        "s3Bucket": "s3://mine",
+    }
+    await rig.broker.send(message("r1", locale=of_job, **wrong, s3Key=None))
+    await rig.broker.send(message("r2", locale=of_job, memoryMb=1))
+    async with rig.running():
+        await rig.until_settled(2)
+    for result in rig.documents():
+        for text in (result.error_message, result.hint):
+            assert text is not None
+            assert bool(re.search("[가-힣]", text)) == (of_job == "ko")
+    (first,) = (result for result in rig.documents() if result.request_id == "r1")
+    assert first.hint is not None
+    assert '"mine"' in first.hint
+    assert first.error_message is not None
+    assert first.error_message.count("; ") >= len(wrong) - 1
+
+
 async def test_an_invalid_job_whose_result_cannot_be_published_is_kept_like_any_other(rig: Rig):
     await rig.broker.send(message("r1", runtime="cobol"))
     rig.sink.gates["publish"] = asyncio.Event()
@@ -1058,6 +1088,26 @@ async def test_an_unreadable_message_is_buried_where_nothing_redrives_it(rig: Ri
     assert "requestId" in reason
     assert rig.sink.published == []
     assert rig.processed("invalid", "unknown", "other") == 1
+
+
+async def test_a_wrapper_around_a_job_is_named_in_the_log_and_on_the_dead_letter_queue(
+    make_rig: Callable[..., Rig],
+):
+    rig = make_rig(broker={"max_receives": 3})
+    wrapped = json.dumps({"Type": "Notification", "TopicArn": "arn:aws:sns:::t", "Message": message("r1")})
+    await rig.broker.send(wrapped)
+    with capture_logs() as logs:
+        async with rig.running():
+            await rig.journal.until_noted("redriven")
+    told = [(entry["log_level"], entry["problem"]) for entry in logs if "problem" in entry]
+    assert [level for level, _ in told] == ["warning", "info", "info"]
+    assert all("SNS envelope: turn on raw message delivery" in problem for _, problem in told)
+    rig = make_rig()
+    await rig.broker.send(wrapped)
+    async with rig.running():
+        await rig.until_settled()
+    ((_, reason, _),) = rig.broker.buried
+    assert "raw message delivery" in reason
 
 
 async def test_an_unreadable_message_without_any_dead_letter_queue_is_acked_and_logged_whole(

@@ -28,6 +28,7 @@ from nanoagent.code import archive
 from nanoagent.code.flights import Flights
 from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_private
 from nanoagent.errors import PlatformError, Rejected, Remembered, StorageError
+from nanoagent.object_names import key_hint
 from nanoagent.result import ErrorType
 from nanoagent.storage.base import BucketElsewhere, ObjectArchived, ObjectMissing, ObjectTooLarge, shown
 from nanoagent.text import Text
@@ -254,7 +255,7 @@ class CodeCache:
         try:
             etag = await self._store.fetch(bucket, key, into, etag=etag, max_bytes=self._limits.zip_bytes)
         except ObjectMissing as exc:
-            raise _not_found(shown(bucket, key), exc) from exc
+            raise _not_found(bucket, key, exc) from exc
         except ObjectTooLarge as exc:
             limit_mb = self._limits.zip_bytes / _MIB
             raise Rejected(
@@ -483,11 +484,11 @@ def _shared(pin: Pin | None) -> Pin:
     return pin.share()
 
 
-def _not_found(name: str, cause: ObjectMissing) -> Rejected:
+def _not_found(bucket: str, key: str, cause: ObjectMissing) -> Rejected:
     """Why the code could not be read, in words for the author."""
     found = (words for kind, words in _NOT_FOUND.items() if isinstance(cause, kind))
-    message, hint = next(found, (_MISSING, None))
-    return Rejected(ErrorType.CODE_NOT_FOUND, message.format(name=name), hint=hint)
+    message, hint = next(found, (_MISSING, key_hint(bucket, key)))
+    return Rejected(ErrorType.CODE_NOT_FOUND, message.format(name=shown(bucket, key)), hint=hint)
 
 
 def _seal(program: Path) -> None:

@@ -22,6 +22,7 @@ from nanoagent.runtime.wire import ExitFlag, ExitReport
 from nanoagent.text import Text
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -206,7 +207,17 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
         return ErrorType.PROCESS_LIMIT, _too_many(use)
     if code == 0:
         return None, None
-    said = error_line.error_line(language, collected.stderr.text, code, killed_by)
+    return _own_end(
+        request, code, killed_by, error_line.error_line(language, collected.stderr.text, code, killed_by)
+    )
+
+
+def _own_end(
+    request: RunRequest, code: int, killed_by: signal.Signals | None, said: str | None
+) -> tuple[ErrorType, Text]:
+    """How a program ended by itself, by its exit code, its signal and its error line."""
+    if said and error_line.tells_of_file_size_limit(said):  # of a file that is not there any more
+        return ErrorType.DISK_LIMIT, _FILE_TOO_LARGE.format(limit_bytes=request.file_size_bytes)
     if killed_by is not None:
         message = Text.verbatim(said) if said else _KILLED.format(signal=killed_by.name)
         return ErrorType.SIGNAL, message

@@ -10,6 +10,7 @@ length.
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 from typing import TYPE_CHECKING, Final
@@ -57,6 +58,21 @@ def build_error(runtime: Runtime, said: str) -> str | None:
     text = _plain(said)
     first = _go_build_error if runtime is Runtime.GO else _cpp_build_error
     return _shown(first(text) or _last_line(text)) or None
+
+
+# EFBIG and SIGXFSZ in the words of each runtime. A message such as "file too large" alone is a program's own.
+_FILE_SIZE_LIMIT: Final = re.compile(
+    r"\[Errno 27\] File too large|<Signals\.SIGXFSZ: 25>"
+    r"|\bEFBIG: file too large\b"
+    r"|\b(?:write|pwrite|truncate|fallocate|copy_file_range|sendfile|splice) [^:]{1,1000}: file too large$"
+    r"|\bsignal: file size limit exceeded$|^SIGXFSZ: file size limit exceeded$"
+    r"|\bfilesystem error: [^:]{1,1000}: File too large\b"
+)
+
+
+def tells_of_file_size_limit(line: str) -> bool:
+    """Whether an error line says that a file could not grow, as the kernel reports it (EFBIG, SIGXFSZ)."""
+    return _FILE_SIZE_LIMIT.search(line) is not None
 
 
 # --- Python
@@ -119,11 +135,7 @@ def _python_traceback(text: str, place: re.Match[str]) -> tuple[str, str, bool]:
     error = _first_outer_line(lines, bar)
     if bar:
         return error, first_frame, all(line[:1] in {"", " "} for line in lines)
-    if error.endswith(":"):
-        error = f"{error} {next((line for line in lines if line.strip()), '')}"
-    elif error.endswith(": "):
-        error += next((line for line in lines if line.strip()), "")
-    return error, first_frame, not any(line.strip() for line in lines)
+    return _with_next(error, lines), first_frame, not any(line.strip() for line in lines)
 
 
 def _first_outer_line(lines: Iterator[str], bar: str = "") -> str:
@@ -190,10 +202,10 @@ def _node_message(lines: Iterator[str]) -> str:
     line = next((line for line in lines if line.strip()), "")
     if bracketed := _NODE_BRACKETED.fullmatch(line):
         return bracketed[1]
+    rest = (more.strip() for more in itertools.islice(lines, _NODE_MESSAGE_LINES))
     if line.endswith(("{", "[")):
-        rest = [more.strip() for more, _ in zip(lines, range(_NODE_MESSAGE_LINES), strict=False)]
-        return " ".join((line, *rest)).strip()
-    return line
+        return " ".join((line, *itertools.takewhile(lambda more: not more.startswith("at "), rest)))
+    return _with_next(line, rest)
 
 
 def _node_printed_error(text: str) -> str | None:
@@ -250,13 +262,12 @@ def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | No
 
 
 def _go_last_panic(text: str, place: re.Match[str]) -> str:
-    last = place[0]
-    for line in _lines(text, place.end() + 1):
-        if not line.startswith("\t"):
-            break
+    chain = [place[0]]
+    for line in itertools.takewhile(lambda line: line[:1] == "\t", _lines(text, place.end() + 1)):
         if line.startswith("\tpanic: "):
-            last = line[1:]
-    return _GO_RECOVERED.sub("", last[:_MOST_LINE_CHARACTERS])
+            chain.clear()
+        chain.append(line[1:])
+    return _GO_RECOVERED.sub("", _with_next(chain[0], iter(chain[1:]))[:_MOST_LINE_CHARACTERS])
 
 
 # --- C++, and native code below the other runtimes
@@ -340,6 +351,8 @@ def _go_build_error(text: str) -> str | None:
 
 # --- lines
 
+_NO_MESSAGE: Final = re.compile(r"[^\W\d][\w$.<>]{0,200}(?: \[[\w-]{1,100}\])?: ?")
+
 
 def _plain(text: str) -> str:
     """The text as a terminal without colours shows it; of a long one the beginning and the end."""
@@ -364,6 +377,14 @@ def _lines(text: str, start: int) -> Iterator[str]:
             start = text.find("\n", start) + 1 or len(text)
             continue
         yield line
+
+
+def _with_next(line: str, following: Iterator[str]) -> str:
+    """The line, and the next one too where the message begins with a line break."""
+    if not _NO_MESSAGE.fullmatch(line):
+        return line
+    more = next((more for more in following if more.strip()), "")
+    return line if more.lstrip().startswith("at ") else f"{line.rstrip()} {more}"
 
 
 def _lines_backwards(text: str, most: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.errors import ContainerError, ProtocolError
-from nanoagent.result import OutputError
+from nanoagent.result import Refusal
 from nanoagent.runtime import gap, wire
 from nanoagent.runtime.stream import FrameStream
 from nanoagent.text import Text
@@ -36,6 +36,12 @@ _OVERTIME_S: Final = 15.0
 _COLLECT_TIMEOUT_S: Final = 120.0
 _LEAST_BYTES_PER_S: Final = 16 * 1024 * 1024
 _MAX_PATH_BYTES: Final = 1024
+_OUTPUT_LOST: Final = Text(
+    "the container died before all output was read", "모든 출력을 읽기 전에 컨테이너가 종료되었습니다"
+)
+_MORE_REFUSED: Final = Text(
+    "{count} more files were not uploaded", "그 밖에 파일 {count}개가 업로드되지 않았습니다"
+)
 
 
 class Overdue(ContainerError):  # noqa: N818 - a state of the run; the executor turns it into TIMEOUT
@@ -91,7 +97,7 @@ class Collected:
     stderr: Captured = field(default_factory=Captured)
     files: list[OutputFile] = field(default_factory=list)
     files_bytes: int = 0
-    refused: list[OutputError] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     refusals: int = 0
     clean: bool = False
 
@@ -102,7 +108,7 @@ class Collected:
             raise ProtocolError("the supervisor refused more files than there can be")
         if self.refusals <= _MAX_REFUSALS:
             reason, path = wire.decode_refused(payload)
-            self.refused.append(OutputError(_shown(path), reason))
+            self.refused.append(Refusal(_shown(path), reason))
 
 
 def exit_code_of(wait_status: int) -> int:
@@ -264,10 +270,10 @@ class Session:
             raise
         except ContainerError:
             # How the run ended is known already; that must not be lost with the rest of its output.
-            collected.refused.append(OutputError("", "the container died before all output was read"))
+            collected.refused.append(Refusal("", _OUTPUT_LOST))
         if collected.refusals > _MAX_REFUSALS:
-            more = f"{collected.refusals - _MAX_REFUSALS} more files were not uploaded"
-            collected.refused.append(OutputError("", more))
+            more = _MORE_REFUSED.format(count=collected.refusals - _MAX_REFUSALS)
+            collected.refused.append(Refusal("", more))
         collected.stdout = captured(bytes(streams[wire.STDOUT]), report.stdout_total, request.capture_bytes)
         collected.stderr = captured(bytes(streams[wire.STDERR]), report.stderr_total, request.capture_bytes)
         if collected.clean and request.prepare_next:

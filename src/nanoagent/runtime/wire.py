@@ -13,6 +13,7 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nanoagent.errors import ProtocolError, one_line
+from nanoagent.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,13 +53,24 @@ LEVEL_SHARED: Final = 1
 LEVEL_SANDBOX: Final = 2
 
 REFUSALS: Final = {
-    1: "is a link; only regular files are uploaded",
-    2: "is a device, pipe or socket; only regular files are uploaded",
-    3: "is over the number of files (OUTPUT_MAX_FILES)",
-    4: "is larger than a file may be (OUTPUT_MAX_FILE_MB)",
-    5: "does not fit: all files together are too large (OUTPUT_MAX_TOTAL_MB)",
-    6: "lies too deep, or its path is too long",
-    7: "could not be read",
+    1: Text("is a link; only regular files are uploaded", "링크입니다. 일반 파일만 업로드됩니다"),
+    2: Text(
+        "is a device, pipe or socket; only regular files are uploaded",
+        "장치, 파이프 또는 소켓입니다. 일반 파일만 업로드됩니다",
+    ),
+    3: Text("is over the number of files (OUTPUT_MAX_FILES)", "파일 수 한도를 넘습니다 (OUTPUT_MAX_FILES)"),
+    4: Text(
+        "is larger than a file may be (OUTPUT_MAX_FILE_MB)", "파일 크기 한도를 넘습니다 (OUTPUT_MAX_FILE_MB)"
+    ),
+    5: Text(
+        "does not fit: all files together are too large (OUTPUT_MAX_TOTAL_MB)",
+        "들어가지 않습니다. 모든 파일의 합계가 한도를 넘습니다 (OUTPUT_MAX_TOTAL_MB)",
+    ),
+    6: Text(
+        "is in a folder that is too deep, or its path is too long",
+        "폴더가 너무 깊거나 경로가 너무 깁니다",
+    ),
+    7: Text("could not be read", "읽을 수 없습니다"),
 }
 
 
@@ -284,7 +296,7 @@ def decode_file(payload: bytes) -> tuple[int, bytes]:
     return _FILE.unpack_from(payload)[0], payload[_FILE.size :]
 
 
-def decode_refused(payload: bytes) -> tuple[str, bytes]:
+def decode_refused(payload: bytes) -> tuple[Text, bytes]:
     """The payload of REFUSED: the reason and the path, which is empty for the whole of /output."""
     if not payload or payload[0] not in REFUSALS:
         raise ProtocolError("the supervisor refused a file without a reason")

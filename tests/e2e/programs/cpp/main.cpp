@@ -96,6 +96,12 @@ int main()
         auto held = allocate(std::stoul(field(payload, "megabytes")));
         const std::string status = whole(std::ifstream("/proc/self/status"));
         std::cout << std::stoul(status.substr(status.find("RssAnon:") + 8)) * 1024 << std::endl;
+    } else if (what == "large_file") {
+        std::ofstream("/tmp/f");
+        std::filesystem::resize_file("/tmp/f", 600u << 20);
+    } else if (what == "large_file_child") {
+        if (std::system(("dd if=/dev/zero of=/tmp/f bs=1 count=2 seek=" + std::to_string((512u << 20) - 1)).c_str()))
+            return 1;
     } else if (what == "quick") {
         std::cout << field(payload, "say") << std::endl;
     }

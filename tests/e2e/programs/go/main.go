@@ -92,6 +92,16 @@ func main() {
 		fmt.Sscan(strings.SplitN(string(status), "RssAnon:", 2)[1], &kib)
 		fmt.Println(kib * 1024)
 		fmt.Fprint(io.Discard, held[0])
+	case "large_file":
+		file, _ := os.Create("/tmp/f")
+		if err := file.Truncate(600 << 20); err != nil {
+			panic(err)
+		}
+	case "large_file_child":
+		seek := fmt.Sprintf("seek=%d", 512<<20-1)
+		if exec.Command("dd", "if=/dev/zero", "of=/tmp/f", "bs=1", "count=2", seek).Run() != nil {
+			os.Exit(1)
+		}
 	case "quick":
 		fmt.Println(payload.Say)
 	}

@@ -60,6 +60,13 @@ const cases = {
     console.log(anonymousBytes() - heldAtFirst);
     held.length = 0;
   },
+  large_file() {
+    fs.writeFileSync('/tmp/f', '');
+    fs.truncateSync('/tmp/f', 600 * MB);
+  },
+  large_file_child() {
+    process.exit(spawnSync('dd', ['if=/dev/zero', 'of=/tmp/f', 'bs=1', 'count=2', `seek=${512 * MB - 1}`]).status === 0 ? 0 : 1);
+  },
   quick() { console.log(payload.say); },
 };
 

@@ -8,6 +8,8 @@ import sys
 import time
 
 MB = 1024 * 1024
+# The last byte that a file may have at MAX_FILE_MB=512, and another; the file has holes and takes no memory.
+GROW = ["dd", "if=/dev/zero", "of=/tmp/f", "bs=1", "count=2", f"seek={512 * MB - 1}"]
 
 
 def report(value):
@@ -72,6 +74,8 @@ CASES = {
     "files_then_fail": lambda value: (files(value), sys.exit(1)),
     "peak": peak,
     "peak_child": lambda value: in_child(lambda: peak(value)),
+    "large_file": lambda value: open("/tmp/f", "wb").truncate(600 * MB),
+    "large_file_child": lambda value: sys.exit(subprocess.run(GROW, check=False).returncode != 0),
     "quick": lambda value: print(value["say"]),
 }
 

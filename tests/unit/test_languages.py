@@ -1,0 +1,143 @@
+"""Every sentence of ours in a result exists in both languages: the source is read for all of them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+import nanoagent
+from nanoagent import tuner
+from nanoagent.result import OUTCOMES
+from nanoagent.text import LOCALES, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE: Final = Path(nanoagent.__file__).parent
+HANGUL: Final = re.compile("[가-힣]")
+# What takes a sentence for a result: a plain string there would be English in every result.
+TAKE_TEXT: Final = {
+    "Rejected": ("error_type", "message", "hint", "stderr"),
+    "Remembered": ("error_type", "message", "hint", "stderr"),
+    "GivenUp": ("why",),
+    "OutputError": ("path", "reason"),
+    "Refusal": ("path", "reason"),
+}
+SENTENCES: Final = {"message", "hint", "why", "reason"}
+# Their rules are plain strings still.
+NOT_YET: Final = {"code/archive.py", "code/cache.py"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield str(path.relative_to(SOURCE)), ast.parse(path.read_text())
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id, node
+
+
+def imports_our_text(tree: ast.Module) -> bool:
+    return any(
+        isinstance(node, ast.ImportFrom)
+        and node.module == "nanoagent.text"
+        and any(name.name == "Text" for name in node.names)
+        for node in ast.walk(tree)
+    )
+
+
+def literal(node: ast.expr) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def texts() -> Iterator[tuple[str, str, str]]:
+    """Every `Text("…", "…")` of the source, with its place."""
+    for name, tree in modules():
+        if not imports_our_text(tree):
+            continue
+        for called, call in calls(tree):
+            if called == "Text" and len(call.args) == 2:
+                english, korean = (literal(argument) for argument in call.args)
+                if english is not None and korean is not None:
+                    yield f"{name}:{call.lineno}", english, korean
+
+
+ALL_TEXTS: Final = list(texts())
+
+
+def fields_of(template: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def words_of(template: str) -> str:
+    return "".join(literal for literal, _, _, _ in Formatter().parse(template))
+
+
+def test_the_source_has_texts_in_every_part_that_speaks_to_authors():
+    found = {place.split(":")[0] for place, _, _ in ALL_TEXTS}
+    assert {
+        "code/cache.py",
+        "container/execution.py",
+        "errors.py",
+        "executor.py",
+        "failures.py",
+        "handling.py",
+        "hints.py",
+        "job.py",
+        "object_names.py",
+        "outputs.py",
+        "payload.py",
+        "result.py",
+        "runner.py",
+        "runtime/gap.py",
+        "runtime/session.py",
+        "runtime/wire.py",
+    } <= found
+
+
+@pytest.mark.parametrize(("place", "english", "korean"), ALL_TEXTS, ids=[place for place, _, _ in ALL_TEXTS])
+def test_a_text_says_the_same_in_both_languages(place: str, english: str, korean: str):
+    assert fields_of(english) == fields_of(korean), place
+    assert not HANGUL.search(english), place
+    if re.search("[A-Za-z]", words_of(english)):
+        assert HANGUL.search(words_of(korean)), place
+
+
+def test_no_sentence_for_a_result_is_a_plain_string():
+    plain = set()
+    for name, tree in modules():
+        for called, call in calls(tree):
+            parameters = TAKE_TEXT.get(called, ())
+            given = [*zip(parameters, call.args, strict=False), *((k.arg, k.value) for k in call.keywords)]
+            for parameter, value in given:
+                if parameter in SENTENCES.intersection(parameters) and (
+                    literal(value) or isinstance(value, ast.JoinedStr)
+                ):
+                    plain.add(name)
+    assert plain <= NOT_YET
+
+
+def test_every_outcome_that_is_published_speaks_both_languages():
+    for outcome in OUTCOMES.values():
+        if outcome.hint is not None:
+            assert isinstance(outcome.hint, Text)
+            assert HANGUL.search(outcome.hint.ko)
+            assert not HANGUL.search(outcome.hint.en)
+
+
+def test_the_tuners_advice_speaks_both_languages():
+    assert set(tuner._TIPS) == set(tuner._SAVINGS) == set(LOCALES)
+    for verdict in tuner.Verdict:
+        english, korean = tuner._TIPS["en"][verdict], tuner._TIPS["ko"][verdict]
+        assert fields_of(english) == fields_of(korean)
+        assert HANGUL.search(korean)
+        assert not HANGUL.search(english)
+    assert fields_of(tuner._SAVINGS["en"]) == fields_of(tuner._SAVINGS["ko"])
+    assert HANGUL.search(tuner._SAVINGS["ko"])
