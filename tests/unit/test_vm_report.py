@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vm.report import SCENARIOS, markdown, problems
+import pytest
+
+from vm.report import SCENARIOS, markdown, problems, read
 
 
 def told(scenario: str, **changes: Any) -> dict[str, Any]:
@@ -30,6 +32,13 @@ def test_a_check_that_failed_is_named_on_top_and_in_its_row():
 
 def test_a_part_that_told_nothing_is_missed():
     assert problems(ALL[1:]) == ["no result: versions"]
+
+
+@pytest.mark.parametrize("line", ["2026-11-30 [debug] run begins", '{"event": "run begins"}', "[]"])
+def test_a_line_that_is_not_a_check_is_quoted(line: str):
+    with pytest.raises(ValueError, match="line 2 is not") as refused:
+        read(['{"scenario": "versions", "part": "p", "check": "c", "ok": true}', line])
+    assert line in str(refused.value)
 
 
 def test_what_was_observed_cannot_break_the_table():

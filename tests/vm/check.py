@@ -42,6 +42,7 @@ from nanoagent.result import ErrorType, Isolation
 from nanoagent.runner import Attempt, Runner, RunnerParts
 from nanoagent.sender import pack
 from nanoagent.slots import Slots
+from nanoagent.telemetry import logs
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.tuner import Prices, Tuner
@@ -265,15 +266,16 @@ async def _check_runs(tell: Teller, made: Worker, runtime: Runtime, expected: Is
 
 
 async def _check_memory(tell: Teller, made: Worker, runtime: Runtime) -> None:
-    for mib, most, why in ((HELD_MIB, HELD_MIB * 1.1, ""), (5, 20, ", in the same container afterwards")):
+    afterwards = ", in the same container afterwards"
+    for mib, least, most, why in ((HELD_MIB, HELD_MIB, HELD_MIB * 1.1, ""), (5, 4, 20, afterwards)):
         ran = await made.run(runtime, "hold", mib)
         peak = (ran.peak_memory_bytes or 0) / MIB
         tell(
             runtime,
             f"peak of a run that holds {mib} MiB{why}",
-            f"{mib} to {most:.0f} MiB",
+            f"{least} to {most:.0f} MiB",  # the base use, which is subtracted, varies by some 100 KiB
             f"{peak:.1f} MiB, {ran.error_type or ran.status}",
-            ok=ran.error_type is None and mib <= peak <= most,
+            ok=ran.error_type is None and least <= peak <= most,
         )
     for do, who in (("hold", "the program"), ("hold_in_a_child", "a child, whose parent exits with 0,")):
         ran = await made.run(runtime, do, LIMIT_MB + 200)
@@ -475,6 +477,7 @@ def main() -> None:
     parser.add_argument("what", choices=["level", "probe", "refusals", "versions"])
     parser.add_argument("expected", nargs="?", type=Isolation, default=Isolation.SANDBOX)
     wanted = parser.parse_args()
+    logs.configure("text", "WARNING")  # to standard error: standard output has nothing but the checks
     tell = Teller(wanted.scenario)
     match wanted.what:
         case "level":

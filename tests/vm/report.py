@@ -1,6 +1,6 @@
 """Turns what check.py has told (JSON lines on standard input) into docs/vm-results.md (standard output).
 
-Exits with 1 when a check has failed, or when a part is missing.
+Exits with 1 when a check has failed, when a part is missing, or when a line is not a check.
 """
 
 from __future__ import annotations
@@ -31,8 +31,23 @@ SCENARIOS: Final = {
 
 
 def read(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The checks, in the order in which they were told."""
-    return [json.loads(line) for line in lines if line.strip()]
+    """The checks, in the order in which they were told.
+
+    Raises:
+        ValueError: A line is not a check; the message quotes it.
+    """
+    checks = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            check = json.loads(line)
+        except ValueError as exc:
+            raise ValueError(f"line {number} is not JSON: {line.strip()[:200]}") from exc
+        if not isinstance(check, dict) or not check.keys() >= {"scenario", "part", "check", "ok"}:
+            raise ValueError(f"line {number} is not a check: {line.strip()[:200]}")
+        checks.append(check)
+    return checks
 
 
 def problems(checks: list[dict[str, Any]]) -> list[str]:
@@ -75,7 +90,11 @@ def _cell(text: str) -> str:
 
 def main() -> int:
     """Read, write, judge."""
-    checks = read(sys.stdin)
+    try:
+        checks = read(sys.stdin)
+    except ValueError as exc:
+        print(exc, file=sys.stderr)
+        return 1
     print(markdown(checks, *sys.argv[1:]), end="")
     for problem in problems(checks):
         print(problem, file=sys.stderr)
