@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.ai import inspection
 from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Gateway, GatewayLimits
 from nanoagent.ai.recording import Replay
@@ -64,6 +65,8 @@ from nanoagent.worker import DRAIN_TAIL_S, Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
+
+    import aiohttp
 
     from nanoagent.ai.upstreams import Upstream
     from nanoagent.config import Settings
@@ -597,19 +600,40 @@ async def ai_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Gate
     )
     session = new_session()
     try:
-        servers: list[Upstream] = [
-            HttpUpstream(
-                session,
-                server.url,
-                server.models,
-                api=None if server.api == "auto" else Api(server.api),
-                key=server.key,
-            )
-            for server in settings.upstreams
-        ]
+        servers: list[Upstream] = [server.upstream for server in model_servers(settings, session)]
         if settings.ai_replay is not None:
             servers = [_replay(settings.ai_replay)]
         yield Gateway(Upstreams(tuple(servers), settings.allowed_models), limits, metrics)
+    finally:
+        await session.close()
+
+
+def model_servers(settings: Settings, session: aiohttp.ClientSession) -> list[inspection.Server]:
+    """The model servers that the settings name, in the order in which they are asked."""
+    servers = []
+    for number, setting in enumerate(settings.upstreams, 1):
+        is_endpoint = settings.ai_endpoint is not None and number == len(settings.upstreams)
+        api = None if setting.api == "auto" else Api(setting.api)
+        servers.append(
+            inspection.Server(
+                upstream=HttpUpstream(session, setting.url, setting.models, api=api, key=setting.key),
+                api=api,
+                setting="AI_ENDPOINT" if is_endpoint else f"AI_UPSTREAMS, entry {number}",
+                key_setting="AI_API_KEY" if is_endpoint else f"the key of entry {number} in AI_UPSTREAMS",
+                has_key=setting.key is not None,
+            )
+        )
+    return servers
+
+
+async def inspect_models(settings: Settings) -> list[inspection.Inspected]:
+    """Ask each model server for its models; with AI_REPLAY nobody is asked."""
+    if settings.ai_replay is not None:
+        return [inspection.Inspected("AI_REPLAY is set: recordings answer, and no model server is asked")]
+    session = new_session()
+    try:
+        servers = model_servers(settings, session)
+        return await inspection.inspect(servers, settings.allowed_models, settings.ai_model)
     finally:
         await session.close()
 

@@ -789,13 +789,16 @@ class _Entry(msgspec.Struct):
 def _entries(document: bytes | None, api: Api) -> list[_Named] | None:
     """The models of a list, by name, each as the upstream says it; None of what is no such list."""
     try:
-        whole = msgspec.json.decode(document or b"", type=dict[str, msgspec.Raw])
-        listed = whole["data" if api is Api.OPENAI else "models"]
-        entries = msgspec.json.decode(listed, type=list[msgspec.Raw] | None) or []
+        whole = msgspec.json.decode(document or b"", type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+        if isinstance(whole, list):  # Together's
+            entries = whole if api is Api.OPENAI else None
+        else:
+            listed = whole["data" if api is Api.OPENAI else "models"]
+            entries = msgspec.json.decode(listed, type=list[msgspec.Raw] | None) or []
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
         return None
     found = []
-    for entry in entries[:_MOST_LISTED]:
+    for entry in (entries or [])[:_MOST_LISTED]:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             said = msgspec.json.decode(entry, type=_Entry)
             if (name := said.id if api is Api.OPENAI else said.name) is not None:

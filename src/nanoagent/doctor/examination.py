@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from nanoagent import config
+from nanoagent import agent, config
 from nanoagent.aws import AwsClients
 from nanoagent.config import Settings
 from nanoagent.doctor import cloud, gather, host, report, results
 from nanoagent.doctor import engine as engines
-from nanoagent.doctor.finding import Area, Finding, problem, unknown
+from nanoagent.doctor.finding import Area, Finding, problem, unknown, warning
 from nanoagent.errors import ConfigError
 from nanoagent.telemetry import logs
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from nanoagent.ai.inspection import Inspected
     from nanoagent.doctor.facts import Answer
 
 _UNSET: Final = {
@@ -80,6 +81,7 @@ async def examine(env_file: Path | None, environment: Mapping[str, str] = os.env
             _part(Area.DOCKER, lambda: _host_and_docker(settings, are_wrong=bool(problems))),
             _part(Area.SQS, lambda: _aws(settings, clients, wrong)),
             _part(Area.REDIS, lambda: _redis(settings, wrong)),
+            _part(Area.MODELS, lambda: _models(settings, wrong)),
         )
     shown = (report.shown(finding) for part in (findings, *parts) for finding in part)
     return Examination(report.in_order(shown), bool(problems))
@@ -199,6 +201,20 @@ async def _redis(settings: Settings, wrong: frozenset[str]) -> list[Finding]:
     if any(name.startswith("REDIS_") for name in wrong):
         return [_not_asked(Area.REDIS, wrong, "REDIS_")]
     return list(results.judge(settings, await gather.redis(settings)))
+
+
+async def _models(settings: Settings, wrong: frozenset[str]) -> list[Finding]:
+    if any(name.startswith("AI_") for name in wrong):
+        return [_not_asked(Area.MODELS, wrong, "AI_")]
+    return [models_finding(inspected) for inspected in await agent.inspect_models(settings)]
+
+
+def models_finding(inspected: Inspected) -> Finding:
+    """How bad it is that a model server, or AI_MODEL, is as it is."""
+    if inspected.remedy is None:
+        return Finding(Area.MODELS, inspected.found)
+    judged = problem if inspected.is_certain else warning
+    return judged(Area.MODELS, inspected.found, inspected.remedy)
 
 
 async def _nothing() -> None:

@@ -34,6 +34,7 @@ class Area(StrEnum):
     S3 = "S3"
     CLOUDWATCH = "CloudWatch"
     REDIS = "Redis"
+    MODELS = "models"
 
 
 @dataclass(frozen=True, slots=True)

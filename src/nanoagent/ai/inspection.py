@@ -1,0 +1,194 @@
+"""Whether the configured model servers would serve: for `check` and `doctor`, which ask before jobs do.
+
+Each server is asked for its list of models, which costs no tokens. `judge` decides what the answer means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from nanoagent.ai.refusals import Api
+from nanoagent.ai.upstreams import UpstreamFailed, matches, read_up_to
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nanoagent.ai.upstreams import HttpUpstream
+
+_DEADLINE_S: Final = 10.0
+_MOST_BYTES: Final = 4 * 1024 * 1024
+_MOST_NAMED: Final = 5
+_OPENAIS: Final = "/v1/models"
+_OLLAMAS: Final = "/api/tags"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A model server as the settings have it.
+
+    Attributes:
+        upstream: What asks it.
+        api: The API that the settings say it has; None: that is open.
+        setting: The setting that names it.
+        key_setting: The setting that has its key, or would have it.
+        has_key: Whether it has one.
+    """
+
+    upstream: HttpUpstream
+    api: Api | None
+    setting: str
+    key_setting: str
+    has_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a server has answered when it was asked for its models.
+
+    Attributes:
+        path: What it was asked for, at the server.
+        failure: Why it did not answer; None where it did.
+        status: The answer's.
+        models: The names that it lists; None where the answer is no list of models.
+    """
+
+    path: str
+    failure: str | None = None
+    status: int = 0
+    models: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What is to be said of a server, or of the models in the settings.
+
+    Attributes:
+        found: What there is, in words.
+        remedy: What to do; None where all is well.
+        is_certain: Whether calls of models will fail. If not, the server may still serve them.
+    """
+
+    found: str
+    remedy: str | None = None
+    is_certain: bool = True
+
+
+async def inspect(servers: Sequence[Server], allowed: Sequence[str], model: str) -> list[Inspected]:
+    """Ask all servers at once, and judge.
+
+    Args:
+        servers: In the order in which they are asked whether a model is theirs.
+        allowed: Patterns of the models that functions may use (AI_MODELS).
+        model: The model of a job that names none (AI_MODEL).
+    """
+    listings = await asyncio.gather(*(_listing(server) for server in servers))
+    return list(judge(list(zip(servers, listings, strict=True)), allowed, model))
+
+
+async def _listing(server: Server) -> Listing:
+    """A server's models. One that may be an old Ollama is asked in its own API if it has no other."""
+    listing = await _asked(server, _OLLAMAS if server.api is Api.OLLAMA else _OPENAIS)
+    address = server.upstream.address
+    if listing.status in {404, 405} and server.api is None and address.may_be_ollama:
+        other = await _asked(server, _OLLAMAS)
+        return other if other.models is not None else listing
+    return listing
+
+
+async def _asked(server: Server, path: str) -> Listing:
+    target = server.upstream.address.target(path).partition("?")[0]
+    try:
+        async with asyncio.timeout(_DEADLINE_S), server.upstream.ask("GET", path, None) as answer:
+            body = await read_up_to(answer, _MOST_BYTES) if answer.status == 200 else b""
+            return Listing(target, status=answer.status, models=models_of(body))
+    except UpstreamFailed as exc:
+        return Listing(target, failure=str(exc.__cause__ or exc))
+    except TimeoutError:
+        return Listing(target, failure=f"no answer within {_DEADLINE_S:g} s")
+
+
+class _Entry(msgspec.Struct):
+    id: str | None = None
+    name: str | None = None
+
+
+class _List(msgspec.Struct):
+    data: list[_Entry] | None = None
+    models: list[_Entry] | None = None
+
+
+def models_of(body: bytes) -> tuple[str, ...] | None:
+    """The names in a list of models, of either API; None of what is no such list."""
+    try:
+        found = msgspec.json.decode(body, type=_List | list[_Entry])  # together.ai's is a bare array
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    entries = found if isinstance(found, list) else found.models if found.data is None else found.data
+    if entries is None:
+        return None
+    return tuple(name for entry in entries if (name := entry.id or entry.name))
+
+
+def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model: str) -> Iterator[Inspected]:
+    """What the servers' answers mean; see `inspect` for the arguments."""
+    if not asked:
+        yield Inspected("no model server: calls of models are refused (AI_ENDPOINT is not set)")
+        return
+    serving = next((server for server, _ in asked if server.upstream.serves(model)), None)
+    if not matches(model, allowed):
+        yield Inspected(
+            f"AI_MODEL={model} is not among the models that functions may use (AI_MODELS="
+            f"{','.join(allowed)})",
+            "set AI_MODEL to one of them, or add it to AI_MODELS",
+        )
+        serving = None
+    elif serving is None:
+        yield Inspected(
+            f"no model server has AI_MODEL={model}",
+            "set AI_MODEL to a model that a pattern in AI_UPSTREAMS matches, or AI_ENDPOINT to a server that "
+            "has it",
+        )
+    for server, listing in asked:
+        yield _judged(server, listing, model if server is serving else None)
+
+
+def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  # noqa: PLR0911 - a decision list
+    """What one server's answer means; `model` is AI_MODEL if it is the one that serves it."""
+    name = f"the model server {server.upstream.name} ({server.setting})"
+    base_url = f"{server.setting}: the base URL that the openai client takes, or an Ollama's address"
+    status = listing.status
+    if listing.failure is not None:
+        reach = f"start it, or correct {server.setting}; the network must let this machine reach it"
+        return Inspected(f"{name} cannot be reached: {listing.failure}", reach)
+    if status in {401, 403}:
+        said = "refuses its key" if server.has_key else "wants a key"
+        return Inspected(f"{name} {said} ({status})", f"set {server.key_setting}")
+    if status in {404, 405}:
+        return Inspected(f"{name} has no list of models at {listing.path} ({status})", base_url, False)
+    if status != 200:
+        return Inspected(f"{name} answers {status} to {listing.path}", "its own log says why", False)
+    if listing.models is None:
+        return Inspected(f"{name} does not answer as a model server does at {listing.path}", base_url, False)
+    if model is not None and not lists(listing.models, model):
+        listed = ", ".join(listing.models[:_MOST_NAMED]) or "none"
+        more = ", …" if len(listing.models) > _MOST_NAMED else ""
+        return Inspected(
+            f"{name} does not list AI_MODEL={model}; it lists {listed}{more}",
+            f"set AI_MODEL to a model that it has (on an Ollama: ollama pull {model})",
+            False,
+        )
+    return Inspected(f"{name} answers and lists {len(listing.models)} models")
+
+
+def lists(models: Sequence[str], model: str) -> bool:
+    """Whether a model is listed; `:latest` may be left out, and Gemini lists `models/NAME`."""
+    return any(matches(listed.removeprefix("models/"), (_literal(model),)) for listed in models)
+
+
+def _literal(model: str) -> str:
+    """A name as a pattern for itself alone."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in model)
