@@ -261,6 +261,19 @@ async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
     assert used(door) == (0, 0)
 
 
+def noted_losses(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """An event that is set once the gateway knows that a job has hung up."""
+    lost = asyncio.Event()
+    was_lost = gateway_module._Conversation.lost
+
+    def noted(self: gateway_module._Conversation) -> None:
+        was_lost(self)
+        lost.set()
+
+    monkeypatch.setattr(gateway_module._Conversation, "lost", noted)
+    return lost
+
+
 # --- servers with OpenAI's API only
 
 
@@ -321,6 +334,52 @@ async def test_the_api_of_a_server_is_asked_for_once_in_a_while(rig, openai_rig)
     server._base = "http://127.0.0.1:1"
     now[0] = 2000.0
     assert not await server.lacks_ollama()  # what was known last, until something answers
+
+
+async def test_calls_that_wait_while_a_server_is_asked_do_not_ask_it_again(rig):
+    questions = 0
+
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal questions
+        questions += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(fail, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    upstream = HttpUpstream(rig.session, f"http://{host}:{port}", now=lambda: 0.0)
+    assert await asyncio.gather(*(upstream.lacks_ollama() for _ in range(20))) == [False] * 20
+    assert questions == 1
+    server.close()
+
+
+async def test_a_job_that_hangs_up_while_its_server_is_asked_for_its_api_costs_nothing(rig, monkeypatch):
+    asked, answer, paths = asyncio.Event(), asyncio.Event(), []
+    lost = noted_losses(monkeypatch)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            paths.append((await reader.readuntil(b"\r\n\r\n")).split()[1])
+            asked.set()
+            await answer.wait()
+            writer.write(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    gateway = rig.gateway(GatewayLimits(drain_s=3600), HttpUpstream(rig.session, f"http://{host}:{port}"))
+    async with Door(gateway, new_run()) as door, asyncio.timeout(gateways.DEADLINE_S):
+        sent = asyncio.create_task(door.post("/api/chat", {"messages": WORDS}))
+        await asked.wait()
+        sent.cancel()
+        await asyncio.wait([sent])
+        await lost.wait()
+        answer.set()
+        await settled(door)
+    server.close()
+    assert paths == [b"/api/version"]
+    assert used(door) == (0, 0)
 
 
 @pytest.mark.parametrize(("api", "lacks"), [(Api.OPENAI, True), (Api.OLLAMA, False)])
@@ -1217,14 +1276,7 @@ async def test_bodies_of_all_runs_together_fill_no_memory(rig):
 async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(rig, monkeypatch):
     monkeypatch.setattr(gateway_module, "_LARGE", 0)
     gateway = rig.gateway()
-    lost = asyncio.Event()
-    was_lost = gateway_module._Conversation.lost
-
-    def noted(self: gateway_module._Conversation) -> None:
-        was_lost(self)
-        lost.set()
-
-    monkeypatch.setattr(gateway_module._Conversation, "lost", noted)
+    lost = noted_losses(monkeypatch)
     async with Door(gateway, new_run()) as door, asyncio.timeout(gateways.DEADLINE_S):
         async with gateway.one_at_a_time:
             _, writer = await asyncio.open_connection(door.host, door.port)

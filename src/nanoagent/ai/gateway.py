@@ -442,8 +442,6 @@ class _Conversation:
             with self.share.charged():
                 call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
                 prompt_tokens = 0 if route.tells == "facts" else call.prompt_tokens
-        if self._is_lost:  # nobody was watching for that yet: AI_DRAIN_SECONDS would not end it
-            raise ConnectionResetError
         server = gateway.servers.choose(call.model, route.api)
         translated, asked = None, call
         if route.api is Api.OLLAMA and await server.lacks_ollama():
@@ -452,6 +450,8 @@ class _Conversation:
             if translation.is_load(call):
                 return _json(msgspec.Raw(translation.loaded(call)))
             translated, asked = await self._translated(call, server)
+        if self._is_lost:  # nobody was watching for that yet: AI_DRAIN_SECONDS would not end it
+            raise ConnectionResetError
         answers = asked.choices if route.tells == "text" else 0
         reservation = self._shared.budget.reserve(prompt_tokens, asked.wanted_in_all, answers=answers)
         with self.share.charged():

@@ -28,6 +28,7 @@ _CONNECT_S: Final = 10.0
 _KEPT_S: Final = 2.0
 _CHUNK: Final = 64 * 1024
 _KNOWN_S: Final = 300.0  # how long an answer about a server's API is believed
+_UNKNOWN_S: Final = 5.0  # how long a server that has not answered is not asked again
 _PROBE_S: Final = 5.0
 _PROBE_BYTES: Final = 64 * 1024
 # They say nothing about the server's API: a key or a rate limit stands before it.
@@ -155,10 +156,9 @@ class HttpUpstream:
         async with self._asking:
             if self._now() >= self._known_until:
                 lacks = await self._asked_for_version()
-                if lacks is None:  # the call itself will show why nothing answers
-                    return self._lacks_ollama
-                self._lacks_ollama = lacks
-                self._known_until = self._now() + _KNOWN_S
+                # Where that is not known, the call itself will show why; those that wait do not ask again.
+                self._lacks_ollama = self._lacks_ollama if lacks is None else lacks
+                self._known_until = self._now() + (_UNKNOWN_S if lacks is None else _KNOWN_S)
             return self._lacks_ollama
 
     async def _asked_for_version(self) -> bool | None:
