@@ -74,7 +74,7 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
             "addressing_style": "virtual" if at_aws else "auto",
             "us_east_1_regional_endpoint": "regional",
         },
-        ignore_configured_endpoint_urls=at_aws,
+        ignore_configured_endpoint_urls=at_aws or None,  # None: as the SDK is configured
     )
 
 

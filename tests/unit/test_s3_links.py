@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -36,13 +37,13 @@ REGIONS: Final = [
 @pytest.fixture(autouse=True)
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of this machine's."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_USE_FIPS_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @asynccontextmanager
@@ -137,6 +138,43 @@ async def test_an_endpoint_of_another_service_changes_no_link(monkeypatch: pytes
         assert store.plain_url("b", "k") == "https://s3.eu-west-1.amazonaws.com/b/k"
         link = await store.presigned_url("a-bucket", "k", expires_s=1)
     assert link.startswith("https://a-bucket.s3.eu-west-1.amazonaws.com/k?")
+
+
+@pytest.mark.parametrize(
+    ("environment", "plain", "presigned"),
+    [
+        (
+            {"AWS_USE_FIPS_ENDPOINT": "true"},
+            "s3-fips.us-east-1.amazonaws.com/a-bucket/k",
+            "a-bucket.s3-fips.us-east-1.amazonaws.com/k",
+        ),
+        (
+            {"AWS_USE_DUALSTACK_ENDPOINT": "true"},
+            "s3.dualstack.us-east-1.amazonaws.com/a-bucket/k",
+            "a-bucket.s3.dualstack.us-east-1.amazonaws.com/k",
+        ),
+        (
+            {"AWS_ENDPOINT_URL_S3": "https://bucket.vpce-1a-2b.s3.us-east-1.vpce.amazonaws.com"},
+            "bucket.vpce-1a-2b.s3.us-east-1.vpce.amazonaws.com/a-bucket/k",
+            "bucket.vpce-1a-2b.s3.us-east-1.vpce.amazonaws.com/a-bucket/k",
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "http://other.example", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+            "s3.us-east-1.amazonaws.com/a-bucket/k",
+            "a-bucket.s3.us-east-1.amazonaws.com/k",
+        ),
+    ],
+    ids=["FIPS", "dual stack", "a VPC endpoint", "endpoints that are ignored"],
+)
+async def test_links_follow_the_sdks_other_settings(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], plain: str, presigned: str
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    async with opened("us-east-1") as store:
+        assert store.plain_url("a-bucket", "k") == f"https://{plain}"
+        link = await store.presigned_url("a-bucket", "k", expires_s=60)
+    assert link.startswith(f"https://{presigned}?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
 
 
 # --- buckets of other regions, archived objects
