@@ -277,7 +277,7 @@ def said(pieces: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize(
     ("path", "body"), [("/api/chat", {"messages": [HELLO]}), ("/api/generate", {"prompt": "a"})]
 )
-@pytest.mark.parametrize("cut", [1, 7, 10_000])
+@pytest.mark.parametrize("cut", [1, 7, 61, 10_000])
 def test_a_stream_has_a_line_for_each_piece_and_the_usage_at_its_end(path, body, cut):
     whole = b"".join(STREAM)
     pieces = answered(path, body, *(whole[at : at + cut] for at in range(0, len(whole), cut)))
@@ -391,6 +391,24 @@ def test_content_in_parts_and_none_at_all_are_text():
     }
 
 
+@pytest.mark.parametrize("content", [b"[5]", b"{}", b"5", b"[]", b'[{"type":5}]'])
+def test_content_that_is_no_text_is_empty(content):
+    choice = b'{"choices":[{"index":0,"%s":{"content":' + content + b'},"finish_reason":"stop"}]}'
+    (answer,) = answered("/api/chat", WHOLE, choice.replace(b"%s", b"message"), content_type=JSON)
+    assert answer["message"]["content"] == ""
+    event_ = b"data: " + choice.replace(b"%s", b"delta") + b"\n\n"
+    assert said(answered("/api/chat", {"messages": [HELLO]}, event_)) == [""]
+
+
+def test_half_a_surrogate_pair_is_garbage():
+    half = b'{"choices":[{"index":0,"message":{"content":"\\ud800"},"delta":{"content":"\\ud800"}}]}'
+    with pytest.raises(UpstreamFailed):
+        answered("/api/chat", WHOLE, half, content_type=JSON)
+    assert (
+        said(answered("/api/chat", {"messages": [HELLO]}, b"data: " + half + b"\n\n", *STREAM))[0] == "파란"
+    )
+
+
 def test_vectors_are_in_the_order_of_the_texts():
     listed = b'{"index":1,"embedding":[0.10,2]},{"index":0,"embedding":[-1e-3]}'
     data = b'{"data":[' + listed + b'],"usage":{"prompt_tokens":4}}'
@@ -414,10 +432,18 @@ def test_an_answer_without_vectors_is_the_upstreams_failure(body):
 
 def test_an_endless_line_and_an_endless_document_have_an_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(translation, "_MAX_LINE", 1000)
-    monkeypatch.setattr(translation, "MAX_DOCUMENT", 1000)
-    for content_type in ("text/event-stream", JSON):
+    monkeypatch.setattr(translation, "_MAX_TEXT", 1000)
+    monkeypatch.setattr(translation, "_MAX_VECTORS", 1000)
+    monkeypatch.setattr(translation, "_MOST_OBJECTS", 100)
+    for path, body, content_type in (
+        ("/api/chat", {"messages": [HELLO]}, "text/event-stream"),
+        ("/api/chat", {"messages": [HELLO]}, JSON),
+        ("/api/embed", {"input": "a"}, JSON),
+    ):
         with pytest.raises(UpstreamFailed, match="too l"):
-            answered("/api/chat", {"messages": [HELLO]}, b"a" * 1001, content_type=content_type)
+            answered(path, body, *[b"a" * 11] * 91, content_type=content_type)
+    with pytest.raises(UpstreamFailed, match="too many parts"):
+        answered("/api/embed", {"input": "a"}, b"{}" * 101, content_type=JSON)
 
 
 @pytest.mark.parametrize(

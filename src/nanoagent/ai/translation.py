@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from nanoagent.ai.metering import Tally
 
 _MAX_LINE: Final = 4 * 1024 * 1024  # of a stream
-MAX_DOCUMENT: Final = 64 * 1024 * 1024
-"""Bytes of a whole answer: 2,048 texts (OpenAI's most) as vectors of 1,536 numbers are about 40 MB."""
+_MAX_TEXT: Final = 8 * 1024 * 1024  # of a whole answer: two million tokens
+_MAX_VECTORS: Final = 64 * 1024 * 1024  # 2,048 texts (OpenAI's most) of 1,536 numbers are about 45 MB
+_MAX_PARTS: Final = 1024 * 1024  # of a text that comes in parts
+_MOST_OBJECTS: Final = 200_000  # of a whole answer; each takes many times its bytes while it is read
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -277,10 +279,15 @@ class _CallDelta(msgspec.Struct):
     function: dict[str, str | None] | None = None
 
 
+class _Part(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+
+
 class _Said(msgspec.Struct):
     """A message of an answer, or what a chunk adds to one."""
 
-    content: Any = None
+    content: msgspec.Raw = msgspec.Raw(b"null")
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_CallDelta] | None = None
@@ -288,9 +295,14 @@ class _Said(msgspec.Struct):
     @property
     def text(self) -> str:
         """Its text; some (Mistral) send it in parts."""
-        if isinstance(self.content, list):
-            return "".join(part["text"] for part in self.content if _is_text(part))
-        return self.content if isinstance(self.content, str) else ""
+        raw = bytes(self.content)
+        with suppress(*_UNREADABLE):
+            if raw.startswith(b'"'):
+                return msgspec.json.decode(raw, type=str)
+            if raw.startswith(b"[") and len(raw) <= _MAX_PARTS:
+                parts = msgspec.json.decode(raw, type=list[_Part])
+                return "".join(part.text or "" for part in parts if part.type == "text")
+        return ""
 
     @property
     def thinking(self) -> str:
@@ -424,12 +436,15 @@ class StreamTranslator:
         Raises:
             UpstreamFailed: A line is too long.
         """
-        self._line += data
-        *lines, rest = self._line.split(b"\n")
-        self._line = bytearray(rest)
-        if len(rest) > _MAX_LINE:
+        if len(self._line) + len(data) > _MAX_LINE:
             raise UpstreamFailed("a line of its answer is too long")
-        return b"".join(self._translated(bytes(line)) for line in lines)
+        if b"\n" not in data:
+            self._line += data
+            return b""
+        first, *more = data.split(b"\n")
+        *lines, rest = [bytes(self._line) + first, *more]
+        self._line = bytearray(rest)
+        return b"".join(map(self._translated, lines))
 
     def finish(self) -> bytes:
         """The answer has ended; returns the rest of it. One that broke off has no last line."""
@@ -453,7 +468,7 @@ class StreamTranslator:
         return b"".join(self._piece(choice) for choice in chunk.choices if choice.index == 0)
 
     def _piece(self, choice: _Choice) -> bytes:
-        said = choice.delta or _Said(content=choice.text)
+        said = choice.delta or _as_said(choice.text)
         self._tool_calls.add(said.tool_calls or [])
         self._finish_reason = choice.finish_reason or self._finish_reason
         if not said.text and not said.thinking:
@@ -481,7 +496,8 @@ class WholeTranslator:
     def __init__(self, shape: _Shape) -> None:
         self._shape = shape
         self._held = bytearray()
-        self._is_line = shape.call.stream and shape.call.route.tells == "text"
+        self._is_vectors = shape.call.route.tells == "vectors"
+        self._is_line = shape.call.stream and not self._is_vectors
         self.content_type = "application/x-ndjson" if self._is_line else "application/json"
 
     def feed(self, data: bytes) -> bytes:
@@ -491,7 +507,7 @@ class WholeTranslator:
             UpstreamFailed: It is too large.
         """
         self._held += data
-        if len(self._held) > MAX_DOCUMENT:
+        if len(self._held) > (_MAX_VECTORS if self._is_vectors else _MAX_TEXT):
             raise UpstreamFailed("its answer is too large")
         return b""
 
@@ -503,8 +519,10 @@ class WholeTranslator:
         """
         held = bytes(self._held)
         self._held.clear()
+        if held.count(b"{") > _MOST_OBJECTS:
+            raise UpstreamFailed("its answer has too many parts")
         try:
-            answer = self._vectors(held) if self._shape.call.route.tells == "vectors" else self._text(held)
+            answer = self._vectors(held) if self._is_vectors else self._text(held)
         except _UNREADABLE as exc:
             raise UpstreamFailed("its answer has not the shape of OpenAI's API") from exc
         return answer + b"\n" if self._is_line else answer
@@ -520,18 +538,19 @@ class WholeTranslator:
         if not choices:
             raise UpstreamFailed("its answer has no choices")
         choice = choices[0]
-        said = choice.message or _Said(content=choice.text)
+        said = choice.message or _as_said(choice.text)
         calls = _ToolCalls()
         calls.add([msgspec.structs.replace(call, index=at) for at, call in enumerate(said.tool_calls or [])])
         return self._shape.piece(said.text, said.thinking, calls.taken(), _done_reason(choice.finish_reason))
 
 
+def _as_said(text: str | None) -> _Said:
+    """The text of a completion, which is no chat, as a message."""
+    return _Said(content=msgspec.Raw(msgspec.json.encode(text)))
+
+
 def _done_reason(finish_reason: str | None) -> str:
     return "length" if finish_reason == "length" else "stop"
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 # --- errors
