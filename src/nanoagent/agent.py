@@ -167,13 +167,22 @@ async def _feed_watchdog() -> None:
         await asyncio.sleep(interval_s)
 
 
+def new_metrics(settings: Settings) -> Metrics:
+    """The worker's metrics, in which the models that the settings name keep their own labels.
+
+    Names that users invent get the labels that are left.
+    """
+    metrics = Metrics()
+    for model in settings.named_models:
+        metrics.model_label(model)
+    return metrics
+
+
 async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     """Build every part; `opened` closes them, last first."""
-    metrics = Metrics()
+    metrics = new_metrics(settings)
     health = Health(metrics.part)
     background = _background(metrics, health)
-    for model in settings.named_models:  # they keep their own labels, whatever names users invent
-        metrics.model_label(model)
     health.set("containers", ok=False, reason="the pool is being filled")
     status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
     await status.start()
