@@ -63,7 +63,7 @@ from nanoagent.tuner import Prices, Tuner
 from nanoagent.worker import DRAIN_TAIL_S, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     import aiohttp
@@ -699,10 +699,12 @@ class Finding:
     Attributes:
         part: Which.
         problem: What is wrong, None when nothing is.
+        warnings: What may be wrong; jobs can be run all the same.
     """
 
     part: str
     problem: str | None
+    warnings: tuple[str, ...] = ()
 
 
 async def check(settings: Settings) -> list[Finding]:
@@ -737,4 +739,13 @@ async def check(settings: Settings) -> list[Finding]:
             except PlatformError as exc:
                 problem = str(exc)
             findings.append(Finding(part, problem))
+        if settings.upstreams and settings.ai_replay is None:
+            findings.append(models_finding(await inspect_models(settings)))
         return findings
+
+
+def models_finding(inspected: Sequence[inspection.Inspected]) -> Finding:
+    """What the model servers have answered, as one finding."""
+    problems = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and each.is_certain]
+    warnings = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and not each.is_certain]
+    return Finding("model servers", "; ".join(problems) or None, tuple(warnings))

@@ -106,7 +106,7 @@ def run(env_file: EnvFile = Path(".env")) -> None:
 
 @app.command()
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Show the settings, and whether Docker, the queue and Redis answer (doctor goes further)."""
+    """Show the settings; ask Docker, the queue, Redis and the model servers (doctor goes further)."""
     settings = _settings(env_file)
     from nanoagent import agent
     from nanoagent.telemetry import logs
@@ -118,8 +118,10 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
             shown[name] = "***"
     if as_json:
         parts = {finding.part: finding.problem for finding in findings}
-        document = json.dumps({"settings": shown, "problems": parts}, indent=2, ensure_ascii=False)
-        print(logs.without_secrets(document))
+        told: dict[str, object] = {"settings": shown, "problems": parts}
+        if warnings := {finding.part: finding.warnings for finding in findings if finding.warnings}:
+            told["warnings"] = warnings
+        print(logs.without_secrets(json.dumps(told, indent=2, ensure_ascii=False)))
     else:
         from rich.console import Console
         from rich.markup import escape
@@ -134,6 +136,8 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
             problem = logs.without_secrets(finding.problem or "")
             verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
             console.print(f"{finding.part}: {verdict}")
+            for warning in finding.warnings:
+                console.print(f"{finding.part}: [yellow]warning: {escape(logs.without_secrets(warning))}[/]")
     return EXIT_FAILED if any(finding.problem for finding in findings) else 0
 
 

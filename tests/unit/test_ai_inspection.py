@@ -188,3 +188,18 @@ def test_the_order_and_the_settings_of_servers_are_the_workers():
         "AI_UPSTREAMS, entry 2",
         "AI_ENDPOINT",
     ]
+
+
+async def test_check_tells_problems_and_warnings_of_model_servers_apart():
+    async with Standin(key="sk-one", models=("gpt-4o",)) as standin:
+        entry = {"url": standin.url, "models": ["gpt-*"], "key": "sk-wrong"}
+        settings = make_settings(
+            ai_endpoint=standin.url, ai_api_key="sk-one", ai_upstreams=json.dumps([entry])
+        )
+        finding = agent.models_finding(await agent.inspect_models(settings))
+    assert finding.problem == (
+        "the model server 127.0.0.1 (AI_UPSTREAMS, entry 1) refuses its key (401) → "
+        "set the key of entry 1 in AI_UPSTREAMS"
+    )
+    (warning,) = finding.warnings
+    assert "(AI_ENDPOINT) does not list AI_MODEL=llama3:8b; it lists gpt-4o → set AI_MODEL" in warning

@@ -227,6 +227,19 @@ def test_a_check_that_finds_nothing_ends_with_0(
     assert json.loads(capsys.readouterr().out)["problems"] == {"part 0": None, "part 1": None}
 
 
+def test_a_check_shows_warnings_and_ends_with_0(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def check(settings: Settings) -> list[agent.Finding]:
+        return [agent.Finding("model servers", None, ("it does not list [a]",))]
+
+    monkeypatch.setattr(agent, "check", check)
+    assert cli.main(["check"]) == 0
+    assert "model servers: warning: it does not list [a]" in capsys.readouterr().out
+    assert cli.main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == {"model servers": ["it does not list [a]"]}
+
+
 def test_a_check_for_people_shows_settings_and_problems_as_they_are(
     nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
