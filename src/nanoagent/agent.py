@@ -636,7 +636,7 @@ def model_servers(settings: Settings, session: aiohttp.ClientSession) -> list[in
 
 
 async def inspect_models(settings: Settings) -> list[inspection.Inspected]:
-    """Ask each model server for its models; with AI_REPLAY nobody is asked."""
+    """Ask each model server for its models; with AI_REPLAY none is asked."""
     if settings.ai_replay is not None:
         return [inspection.Inspected("AI_REPLAY is set: recordings answer, and no model server is asked")]
     session = new_session()
@@ -699,7 +699,7 @@ class Finding:
     Attributes:
         part: Which.
         problem: What is wrong, None when nothing is.
-        warnings: What may be wrong; jobs can be run all the same.
+        warnings: Possible faults, with which jobs can be run.
     """
 
     part: str
@@ -745,7 +745,7 @@ async def check(settings: Settings) -> list[Finding]:
 
 
 def models_finding(inspected: Sequence[inspection.Inspected]) -> Finding:
-    """What the model servers have answered, as one finding."""
+    """The answers of the model servers as one finding."""
     problems = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and each.is_certain]
     warnings = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and not each.is_certain]
     return Finding("model servers", "; ".join(problems) or None, tuple(warnings))

@@ -29,7 +29,7 @@ class Address:
         host: The host's name.
         openai: The path to which `/chat/completions` is appended.
         ollama: The path to which `/api/chat` is appended.
-        query: What stands behind each path, `?` included (Azure's `api-version`); often empty.
+        query: The text behind each path, `?` included (Azure's `api-version`); often empty.
         may_be_ollama: Whether Ollama's API may be there, as far as the address tells.
     """
 

@@ -480,7 +480,7 @@ class _Conversation:
         return translated, asked
 
     async def _show(self, call: Call, server: Upstream) -> web.Response:
-        """What is known of a model whose server has OpenAI's API only: whether it is listed."""
+        """The details of a model on a server with OpenAI's API only, which tells names alone."""
         (listed,) = await self._entries([(server, "/v1/models")])
         if listed is not None and call.model not in {name for name, _ in listed}:
             raise Refused(404, f"model {call.model!r} not found", "model_not_found", param="model")
@@ -497,7 +497,7 @@ class _Conversation:
 
     @contextmanager
     def holding(self) -> Iterator[Callable[[bytes], None]]:
-        """What is called with parts of an answer that is held in memory; they are free again at the end."""
+        """Account for an answer that is held in memory; its bytes are free again at the end."""
         held = 0
 
         def hold(data: bytes) -> None:
@@ -787,7 +787,7 @@ class _Entry(msgspec.Struct):
 
 
 def _entries(document: bytes | None, api: Api) -> list[_Named] | None:
-    """The models of a list, by name, each as the upstream says it; None of what is no such list."""
+    """The models of a list, by name, each as the upstream says it; None for any other document."""
     try:
         whole = msgspec.json.decode(document or b"", type=dict[str, msgspec.Raw] | list[msgspec.Raw])
         if isinstance(whole, list):  # Together's

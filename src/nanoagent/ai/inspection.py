@@ -1,6 +1,6 @@
 """Whether the configured model servers would serve: for `check` and `doctor`, which ask before jobs do.
 
-Each server is asked for its list of models, which costs no tokens. `judge` decides what the answer means.
+Each server is asked for its list of models, which costs no tokens. `judge` turns the answers into findings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Server:
     """A model server as the settings have it.
 
     Attributes:
-        upstream: What asks it.
+        upstream: The client that asks it.
         api: The API that the settings say it has; None: that is open.
         setting: The setting that names it.
         key_setting: The setting that has its key, or would have it.
@@ -47,13 +47,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a server has answered when it was asked for its models.
+    """A server's answer to the question for its models.
 
     Attributes:
-        path: What it was asked for, at the server.
+        path: The path of the request at the server.
         failure: Why it did not answer; None where it did.
         status: The answer's.
-        models: The names that it lists; None where the answer is no list of models.
+        models: The names that it lists; None if the answer has another shape.
     """
 
     path: str
@@ -64,11 +64,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is to be said of a server, or of the models in the settings.
+    """A finding about a server, or about the models in the settings.
 
     Attributes:
-        found: What there is, in words.
-        remedy: What to do; None where all is well.
+        found: The finding, in words.
+        remedy: The way to mend it; None where all is well.
         is_certain: Whether calls of models will fail. If not, the server may still serve them.
     """
 
@@ -122,7 +122,7 @@ class _List(msgspec.Struct):
 
 
 def models_of(body: bytes) -> tuple[str, ...] | None:
-    """The names in a list of models, of either API; None of what is no such list."""
+    """The names in a list of models, of either API; None for any other document."""
     try:
         found = msgspec.json.decode(body, type=_List | list[_Entry])  # together.ai's is a bare array
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -134,7 +134,7 @@ def models_of(body: bytes) -> tuple[str, ...] | None:
 
 
 def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model: str) -> Iterator[Inspected]:
-    """What the servers' answers mean; see `inspect` for the arguments."""
+    """Findings from the servers' answers; see `inspect` for the arguments."""
     if not asked:
         yield Inspected("no model server: calls of models are refused (AI_ENDPOINT is not set)")
         return
@@ -157,7 +157,7 @@ def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model
 
 
 def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  # noqa: PLR0911 - a decision list
-    """What one server's answer means; `model` is AI_MODEL if it is the one that serves it."""
+    """The finding from one server's answer; `model` is AI_MODEL if it is the one that serves it."""
     name = f"the model server {server.upstream.name} ({server.setting})"
     base_url = f"{server.setting}: the base URL that the openai client takes, or an Ollama's address"
     status = listing.status

@@ -120,7 +120,7 @@ class Tally:
             self.completion = completion
 
     def told_details(self, cached: int | None, reasoning: int | None) -> None:
-        """Parts of the prompt and of the completion; more than the whole is no part of it."""
+        """Parts of the prompt and of the completion; a part that exceeds the whole is ignored."""
         if cached is not None and 0 <= cached <= (self.prompt or 0):
             self.cached = cached
         if reasoning is not None and 0 <= reasoning <= (self.completion or 0):

@@ -4,8 +4,8 @@
 `/api/embeddings` become embeddings. The request that comes of it is read and checked like any other of
 OpenAI's API (`calls.read`), so a translation allows nothing that a direct call would not.
 
-What OpenAI's API has no word for is left out: model options beside those of `_OPTIONS`, and `think` as a
-boolean. What would change the meaning of the request is refused: `template`, `context`.
+Parts without a counterpart are left out: model options beside those of `_OPTIONS`, and `think` as a boolean.
+Parts that change the meaning of the request are refused: `template`, `context`.
 
 Sources: docs.ollama.com/api; platform.openai.com, API reference, chat, completions,
 embeddings. `reasoning_content` is DeepSeek's and vLLM's, `reasoning` OpenRouter's.
@@ -124,7 +124,7 @@ def of(call: Call, *, newer: bool) -> Translation:
         if _is_set(fields, name):
             raise Refused(
                 400,
-                f"the field {name!r} works with an Ollama server only, and this model's server is none",
+                f"the field {name!r} works with an Ollama server only; this model's server has OpenAI's API",
                 "invalid_field",
                 param=name,
             )
@@ -285,7 +285,7 @@ class _Part(msgspec.Struct):
 
 
 class _Said(msgspec.Struct):
-    """A message of an answer, or what a chunk adds to one."""
+    """A message of an answer, or an addition to one in a chunk."""
 
     content: msgspec.Raw = msgspec.Raw(b"null")
     reasoning_content: str | None = None
@@ -337,7 +337,7 @@ _vectors: Final = msgspec.json.Decoder(_Vectors)
 
 @dataclass(slots=True)
 class _Shape:
-    """What answers to one call look like in Ollama's API."""
+    """The shape of the answers to one call in Ollama's API."""
 
     call: Call
     tally: Tally | None
@@ -365,7 +365,7 @@ class _Shape:
         return {"done": True, "done_reason": done_reason} | self._durations() | self._counts()
 
     def _durations(self) -> dict[str, int]:
-        """Nanoseconds; what the model spent on each step, the server does not say."""
+        """Nanoseconds; the server does not tell the time of each step."""
         whole = round((time.perf_counter() - self.begun) * 1e9)
         return {"total_duration": whole, "load_duration": 0}
 
@@ -417,7 +417,7 @@ class StreamTranslator:
     """Server-sent events to lines of JSON.
 
     Args:
-        shape: What the lines look like.
+        shape: The shape of the lines.
     """
 
     content_type = "application/x-ndjson"
@@ -488,7 +488,7 @@ class WholeTranslator:
     """An answer in one piece.
 
     Args:
-        shape: What it looks like.
+        shape: Its shape.
     """
 
     holds_whole = True
@@ -515,7 +515,7 @@ class WholeTranslator:
         """The answer has ended; returns it in Ollama's shape.
 
         Raises:
-            UpstreamFailed: It is no answer to such a call.
+            UpstreamFailed: It has another shape.
         """
         held = bytes(self._held)
         self._held.clear()
@@ -545,7 +545,7 @@ class WholeTranslator:
 
 
 def _as_said(text: str | None) -> _Said:
-    """The text of a completion, which is no chat, as a message."""
+    """The text of a completion as a message of a chat."""
     return _Said(content=msgspec.Raw(msgspec.json.encode(text)))
 
 
@@ -562,7 +562,7 @@ def refusal(body: bytes) -> bytes:
 
 
 def words_of(body: bytes) -> str:
-    """What an error says: `error.message`, `error`, `message` or `detail`, as servers have it."""
+    """The words of an error: `error.message`, `error`, `message` or `detail`, as servers have it."""
     try:
         said = msgspec.json.decode(body)
     except _UNREADABLE:
@@ -585,7 +585,7 @@ def model_entry(entry: msgspec.Raw) -> msgspec.Raw:
     """A model of OpenAI's list as one of Ollama's `tags`.
 
     Raises:
-        msgspec.MsgspecError: It is no model.
+        msgspec.MsgspecError: The entry has another shape.
     """
     model = msgspec.json.decode(entry, type=_Model)
     made = datetime.fromtimestamp(0, UTC)
