@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define CONTROL 3
+#define FOLDER "/nanosupervisor/zygote" /* with a main.py: /proc/self/cmdline is what it is in a plain start */
 #define START_TIMEOUT_MS 30000
 #define MAX_MESSAGE (64 * 1024) /* names of modules and of files */
 
@@ -56,25 +57,15 @@ static int keep_capabilities(void)
     return 0;
 }
 
-__attribute__((noreturn)) static void become_zygote(const struct interpreter *interpreter, int end,
-                                                    const char *modules, size_t length)
+__attribute__((noreturn)) static void become_zygote(const struct interpreter *interpreter, int end)
 {
-    char *words[2 * MAX_WORDS + 1];
-    int count = 0;
     sigset_t none;
-    while (count < interpreter->word_count) {
-        words[count] = interpreter->words[count];
-        count++;
-    }
-    for (const char *at = modules; at < modules + length && count < 2 * MAX_WORDS; at += strlen(at) + 1)
-        words[count++] = (char *)at;
-    words[count] = NULL;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    if (chdir("/") || dup2(end, CONTROL) < 0 || close_range(CONTROL + 1, ~0u, 0) || keep_capabilities())
+    if (chdir(FOLDER) || dup2(end, CONTROL) < 0 || close_range(CONTROL + 1, ~0u, 0) || keep_capabilities())
         _exit(126);
-    execve(words[0], words, interpreter_environment);
+    execve(interpreter->words[0], interpreter->words, interpreter_environment);
     _exit(127);
 }
 
@@ -143,6 +134,43 @@ static int await(char type, struct message *message, int timeout_ms)
     return 0;
 }
 
+/* Append a name; 0 when there is no room. */
+static int append(char *message, size_t *length, const char *name)
+{
+    size_t size = strlen(name) + 1;
+    if (size > MAX_MESSAGE - *length)
+        return 0;
+    memcpy(message + *length, name, size);
+    *length += size;
+    return 1;
+}
+
+/* A folder of -1 has no entries. */
+static int preload(const char *modules, size_t length, int folder)
+{
+    static char request[MAX_MESSAGE];
+    struct message answer;
+    size_t used = 0;
+    request[used++] = 'P';
+    for (const char *at = modules; at < modules + length; at += strlen(at) + 1)
+        if (!append(request, &used, at))
+            return 1; /* so many are no hint any more; a run imports what it needs */
+    append(request, &used, "");
+    DIR *entries = folder < 0 ? NULL : fdopendir(dup(folder));
+    struct dirent *entry;
+    int fits = folder < 0 || entries;
+    if (entries)
+        rewinddir(entries);
+    while (fits && (entry = readdir(entries)))
+        if (entry->d_name[0] != '.')
+            fits = append(request, &used, entry->d_name);
+    if (entries)
+        closedir(entries);
+    if (!fits)
+        return 1;
+    return send(control, request, used, MSG_NOSIGNAL) > 0 && await('p', &answer, START_TIMEOUT_MS) && answer.ok;
+}
+
 int zygote_start(const struct interpreter *interpreter, const char *modules, size_t length)
 {
     int ends[2];
@@ -154,10 +182,15 @@ int zygote_start(const struct interpreter *interpreter, const char *modules, siz
     if (zygote < 0)
         die("fork");
     if (zygote == 0)
-        become_zygote(interpreter, ends[1], modules, length);
+        become_zygote(interpreter, ends[1]);
     close(ends[1]);
     control = ends[0];
-    return await('R', &message, START_TIMEOUT_MS);
+    return await('R', &message, START_TIMEOUT_MS) && (!length || preload(modules, length, -1));
+}
+
+int zygote_preload(const char *modules, size_t length, int folder)
+{
+    return preload(modules, length, folder);
 }
 
 pid_t zygote_fork(int init, const int ends[3], const struct confinement *confinement)
@@ -184,42 +217,6 @@ pid_t zygote_fork(int init, const int ends[3], const struct confinement *confine
         return 0;
     reported.pid = 0;
     return answer.pid > 0 ? answer.pid : 0;
-}
-
-/* Append a name; 0 when there is no room. */
-static int append(char *message, size_t *length, const char *name)
-{
-    size_t size = strlen(name) + 1;
-    if (size > MAX_MESSAGE - *length)
-        return 0;
-    memcpy(message + *length, name, size);
-    *length += size;
-    return 1;
-}
-
-int zygote_preload(const char *modules, size_t length, int folder)
-{
-    static char request[MAX_MESSAGE];
-    struct message answer;
-    size_t used = 0;
-    request[used++] = 'P';
-    for (const char *at = modules; at < modules + length; at += strlen(at) + 1)
-        if (!append(request, &used, at))
-            return 1; /* so many are no hint any more; a run imports what it needs */
-    append(request, &used, "");
-    DIR *entries = fdopendir(dup(folder));
-    struct dirent *entry;
-    int fits = entries != NULL;
-    if (entries)
-        rewinddir(entries);
-    while (fits && (entry = readdir(entries)))
-        if (entry->d_name[0] != '.')
-            fits = append(request, &used, entry->d_name);
-    if (entries)
-        closedir(entries);
-    if (!fits)
-        return 1;
-    return send(control, request, used, MSG_NOSIGNAL) > 0 && await('p', &answer, START_TIMEOUT_MS) && answer.ok;
 }
 
 int zygote_has_reported(struct zygote_exit *end)

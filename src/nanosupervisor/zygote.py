@@ -1,6 +1,6 @@
-# ruff: noqa: INP001, SLF001, PLC0415 - copied by itself into the Python image; here to renew what other modules
+# ruff: noqa: INP001, SLF001, I001 - copied by itself into the Python image; here to renew what other modules
 # keep to themselves; and what it imports is chosen and ordered with care
-"""The interpreter that is up already: `/usr/bin/python3 zygote.py [module ...]`, started by the supervisor.
+"""The interpreter that is up already: `/usr/bin/python3 main.py` in this file's folder.
 
 It imports what functions import most, freezes its heap, and forks one process for each run ahead of its
 job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The process is confined before any
@@ -9,17 +9,32 @@ program could tell the two apart by is made the same here and in zygote_program.
 be done exactly is started plainly, with execve (`is_for_a_plain_start`).
 
 Three things cannot be made anew in a fork: the seed of str hashes, the layout of memory, and what
-/proc/self/environ and /proc/self/cmdline show. The first two are new with every zygote, so they are shared by
-the runs of one container only; the environment there has nothing but PATH, HOME and LANG.
+/proc/self/environ shows. The first two are new with every zygote, so they are shared by the runs of one
+container only; the environment there has nothing but PATH, HOME and LANG. /proc/self/cmdline is right because
+this file is called main.py in the image.
 """
 
 import os
 import sys
 
-import _nanozygote  # type: ignore[import-not-found] # zygote_module.c
-
 # What a plain interpreter has loaded when the program's first line runs: a file of such a name cannot win.
 PLAIN_MODULES = frozenset(sys.modules)
+
+import hidden_modules  # type: ignore[import-not-found] # noqa: E402
+
+WORK = "/work"
+MODULES = hidden_modules.HiddenModules(PLAIN_MODULES, WORK)
+OWN_MODULES = ("_nanozygote", "hidden_modules")
+
+with MODULES.recorder():
+    import _nanozygote  # type: ignore[import-not-found] # zygote_module.c
+    import importlib.machinery
+    import importlib.util
+    import io
+    import json
+    import linecache
+    import time
+    import traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,19 +53,22 @@ PRELOADED = (
     *("pickle", "importlib.util", "ai_client"),
 )
 MAIN_PARTS = {"PIL": "PIL.Image"}  # packages that are empty by themselves
+REHEARSED, REHEARSALS = "json", 20  # of hand-outs: so often until CPython has specialized their code
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would be loaded for it
-INTERPRETER = sys.orig_argv[0]
 STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
 JOB = 3
 JOB_HEADER_BYTES = 12
-WORK = "/work"
+ARGUMENTS = ["/usr/bin/python3", "main.py"]
 PAYLOAD_FILE = b"PAYLOAD_FILE"
 NOT_FOUND = 127
 
 # Read when an interpreter or its C library comes up: later changes would be too late.
 STARTUP_VARIABLES = (b"HOME", b"LANG", b"TZ")
 STARTUP_PREFIXES = (b"PYTHON", b"LC_", b"LD_", b"MALLOC_", b"GLIBC_")
+FINDER: "Any" = importlib.machinery.PathFinder
+SUFFIXES = importlib.machinery.all_suffixes()
 MAGIC_BYTES = 2  # a file that starts like compiled code is run as such, whatever its name
+MAGIC = importlib.util.MAGIC_NUMBER[:MAGIC_BYTES]
 
 
 # --- what makes a difference from the start
@@ -87,11 +105,6 @@ def import_all(modules: "Iterable[str]") -> None:
 
 def warm_up() -> None:
     """Take the ways that a run takes, so that what is made on first use is made here, and shared."""
-    import io
-    import json
-    import linecache
-    import traceback
-
     names: dict[str, object] = {"__name__": "__warm__"}
     source = (
         "import json\nclass A:\n  def f(self, x=1, *y, **z):\n"
@@ -111,16 +124,34 @@ def warm_up() -> None:
 
 
 def preload(modules: "Sequence[str]", entries: "Iterable[str]") -> bool:
-    """Import more, for a container that is bound to a function; whether that went well.
+    """Import more, for every run or for those of a function; whether that went well.
 
     Not when something that came in has a name that the code's folder has: there its own file must win.
     """
-    before = set(sys.modules)
+    before = set(MODULES.loads)
+    MODULES.show()
     try:
-        import_all(modules)
+        with MODULES.recorder():
+            import_all(modules)
     except Exception:  # noqa: BLE001 - of whatever kind: the run itself will show it to its author
         return False
-    return not shadowed(entries, set(sys.modules) - before)
+    hide_modules(modules)
+    return not shadowed(
+        entries, {hidden_modules.top_of(name) for name in MODULES.loads if name not in before}
+    )
+
+
+def hide_modules(wanted: "Iterable[str]") -> None:
+    """Leave in `sys.modules` what a plain interpreter has, and watch what a run changes in all modules."""
+    MODULES.hide(OWN_MODULES, wanted)
+    for module in (*sys.modules.values(), *(load.module for load in MODULES.waiting.values())):
+        _nanozygote.watch(module, MODULES.changed, hidden_modules.FREELY_SET)
+    for load in MODULES.waiting.values():
+        for part in (load, load.module, load.closure, load.touches, load.absent, *load.closure):
+            _nanozygote.hold(part)
+    MODULES.rehearse(REHEARSED, REHEARSALS)
+    for path in [path for path in sys.path_importer_cache if path.startswith(HERE)]:
+        del sys.path_importer_cache[path]
 
 
 def serve() -> None:
@@ -135,8 +166,6 @@ def serve() -> None:
 
 def open_stream(descriptor: int, name: str, mode: str, errors: str) -> None:
     """Make a standard stream as the interpreter makes it: create_stdio() in Python/pylifecycle.c."""
-    import io
-
     buffer: Any = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115 - it is to stay open
     buffer.raw.name = f"<{name}>"
     stream: Any = io.TextIOWrapper(buffer, STREAM_ENCODING, errors, "\n", line_buffering=descriptor == 2)
@@ -168,16 +197,9 @@ SECRETS: "dict[str, Callable[[Any], object]]" = {
 def renew_secrets() -> None:
     """Give this process random state of its own, wherever a module holds some."""
     for name, renew in SECRETS.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            renew(module)
-
-
-def forget_zygote() -> None:
-    """Leave nothing of the zygote in what a program may look at."""
-    del sys.modules["_nanozygote"]
-    for path in [path for path in sys.path_importer_cache if path.startswith(HERE)]:
-        del sys.path_importer_cache[path]
+        load = MODULES.waiting.get(name)
+        if load is not None:
+            renew(load.module)
 
 
 def read_exactly(count: int) -> bytes:
@@ -214,19 +236,16 @@ def open_input(path: bytes) -> None:
     os.close(file)
 
 
-def shadowed(entries: "Iterable[str]", modules: "Iterable[str]", folder: str = "") -> bool:
+def shadowed(entries: "Iterable[str]", names: "Collection[str]", folder: str = "") -> bool:
     """Whether a folder's entries have one that would be imported instead of one of the modules.
 
     Args:
         entries: Names of files and folders.
-        modules: Names of loaded modules; of dotted ones the first part matters.
+        names: Names of modules at the top.
         folder: Where the entries are. A folder in it wins only if it is a package with an `__init__`; unless
             it is known where they are, each folder counts as one.
     """
-    import importlib.machinery
-
-    names = {module.partition(".")[0] for module in modules}
-    suffixes = importlib.machinery.all_suffixes()
+    suffixes = SUFFIXES
     for entry in entries:
         stem, dot, rest = entry.partition(".")
         if stem in names and (dot + rest in suffixes if dot else is_package(folder, entry)):
@@ -246,10 +265,6 @@ def is_package(folder: str, entry: str) -> bool:
 
 def is_source(path: str) -> bool:
     """Whether that is a plain file of source text; an archive or compiled code is run in ways of its own."""
-    import importlib.machinery
-    import importlib.util
-
-    finder: Any = importlib.machinery.PathFinder
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -261,29 +276,26 @@ def is_source(path: str) -> bool:
     finally:
         os.close(file)
     # Looks whether it is an archive, and leaves the same trace as a plain start: pymain_get_importer()
-    importer = finder._path_importer_cache(path)
-    return start != importlib.util.MAGIC_NUMBER[:MAGIC_BYTES] and importer is None
+    importer = FINDER._path_importer_cache(path)
+    return start != MAGIC and importer is None
 
 
 def is_for_a_plain_start(
-    arguments: "Sequence[bytes]", environment: "Sequence[bytes]", loaded: "Collection[str]"
+    arguments: "Sequence[bytes]", environment: "Sequence[bytes]", hidden: "Collection[str]"
 ) -> bool:
     """Whether the job needs an interpreter that comes up for it: to be exactly right, at the old price.
 
     Args:
         arguments: Interpreter, script, and what the script is told.
         environment: NAME=value.
-        loaded: The modules that are here, but would not be when a plain interpreter runs its first line.
+        hidden: Names at the top of the modules that are here, but would not be when a plain interpreter runs
+            its first line, and of those that they look for.
     """
-    if len(arguments) < 2 or os.fsdecode(arguments[0]) != INTERPRETER:
-        return True
-    script = arguments[1]
     return (
-        script.startswith(b"-")
-        or b"/" in script
+        [os.fsdecode(argument) for argument in arguments] != ARGUMENTS
         or startup_variables(environment) != OWN_STARTUP_VARIABLES
-        or shadowed(os.listdir(WORK), loaded, WORK)  # noqa: PTH208
-        or not is_source(f"{WORK}/{os.fsdecode(script)}")
+        or shadowed(os.listdir(WORK), hidden, WORK)  # noqa: PTH208
+        or not is_source(f"{WORK}/main.py")
     )
 
 
@@ -305,33 +317,36 @@ def split(variable: bytes) -> "tuple[bytes, bytes]":
     return name, value
 
 
-def run(arguments: "Sequence[bytes]", environment: "Iterable[bytes]") -> "NoReturn":
-    """Become `python3 main.py`."""
+def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
+    """Become `python3 main.py`.
+
+    Args:
+        environment: NAME=value.
+        stamp: Of the program's folder, from before its names were looked at.
+    """
     os.environb.clear()
     os.environb.update(dict(split(variable) for variable in environment))
     open_stream(0, "stdin", "r", STREAM_ERRORS)
-    words = [os.fsdecode(word) for word in arguments]
-    sys.orig_argv[:] = words
-    sys.argv[:] = words[1:]
+    sys.orig_argv[:] = ARGUMENTS
+    sys.argv[:] = ARGUMENTS[1:]
     sys.path.insert(0, WORK)
     renew_clocks()
-    _nanozygote.run(f"{WORK}/{words[1]}")
+    MODULES.begin(stamp)
+    _nanozygote.run(f"{WORK}/main.py")
     raise AssertionError("it does not return")
 
 
 def renew_clocks() -> None:
     """What modules have noted when they were imported: the time and the folder."""
-    logging: Any = sys.modules.get("logging")
+    logging = MODULES.waiting.get("logging")
     if logging is not None:
-        import time
-
-        logging._startTime = time.time_ns()
-    process: Any = sys.modules.get("multiprocessing.process")
+        logging.module._startTime = time.time_ns()
+    process = MODULES.waiting.get("multiprocessing.process")
     if process is not None:
-        process.ORIGINAL_DIR = WORK
+        process.module.ORIGINAL_DIR = WORK
 
 
-def take_own_pages(loaded: "Collection[str]") -> None:
+def take_own_pages(hidden: "Collection[str]") -> None:
     """Write to the pages that a run will write to at once, while nobody waits for it.
 
     All memory is the zygote's until it is written to, and each page's first write costs a copy. So take, for
@@ -341,11 +356,12 @@ def take_own_pages(loaded: "Collection[str]") -> None:
     source = "import sys\ndef f(x, *y, **z):\n    return f'{x:>4}' + str(y)\nf(1, 2, a=3).split()\n"
     exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a text of our own
     startup_variables([b"PATH=/bin", b"HOME=/tmp", *(b"%s=%s" % pair for pair in os.environb.items())])
-    shadowed(["main.py", "data"], loaded)
+    shadowed(["main.py", "data"], hidden)
     with open("/dev/null", "rb") as nothing:  # noqa: PTH123
         nothing.read()
     with open("/dev/null", encoding="utf-8") as nothing_said:  # noqa: PTH123
         nothing_said.read()
+    MODULES.rehearse(REHEARSED, 1)
     bytearray(64 * 1024)
     os.listdir("/input")  # noqa: PTH208
     dict(split(variable) for variable in (b"A=1", b"B=2"))
@@ -357,22 +373,25 @@ def live() -> "NoReturn":
     open_stream(1, "stdout", "w", STREAM_ERRORS)
     open_stream(2, "stderr", "w", "backslashreplace")
     renew_secrets()
-    loaded = sys.modules.keys() - PLAIN_MODULES
-    take_own_pages(loaded)
+    hidden = MODULES.top_names
+    take_own_pages(hidden)
     arguments, environment = receive_job()
     open_input(dict(split(variable) for variable in environment).get(PAYLOAD_FILE, b"/input/payload.json"))
     os.chdir(WORK)
-    if is_for_a_plain_start(arguments, environment, loaded):
+    stamp = hidden_modules.folder_stamp(WORK)
+    if is_for_a_plain_start(arguments, environment, hidden):
         start_plainly(arguments, environment)
-    forget_zygote()
-    run(arguments, environment)
+    run(environment, stamp)
 
 
 def main() -> "NoReturn":
     """Come up, serve, and in each process that leads to, live for one run."""
     del sys.path[0]  # this file's folder: nothing is to be imported from there
-    import_all((*PRELOADED, *sys.argv[1:]))
-    warm_up()
+    _nanozygote.hook(MODULES.waiting, MODULES.hand_out)
+    with MODULES.recorder():
+        import_all(PRELOADED)
+        warm_up()
+    hide_modules(PRELOADED)
     serve()
     live()
 

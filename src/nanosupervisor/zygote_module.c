@@ -18,6 +18,8 @@
 #include <Python.h>
 
 #include "confine.h"
+#include "zygote_config.h"
+#include "zygote_imports.h"
 #include "zygote_program.h"
 
 #include <dlfcn.h>
@@ -343,6 +345,12 @@ static PyMethodDef methods[] = {
      "serve(message) -> None | (modules, entries)\n\nSend the message and serve the supervisor. Returns None in a "
      "new process, which is confined and has the job's descriptor as 3; in the zygote itself, what it is to import, "
      "and what the code's folder has. Ends the process when the supervisor is gone."},
+    {"hook", imports_hook, METH_VARARGS,
+     "hook(waiting, hand_out)\n\nHave the import of a name in the dict `waiting` first ask hand_out(name)."},
+    {"hold", imports_hold, METH_O, "hold(object)\n\nCount its references no more; it lives on."},
+    {"watch", imports_watch, METH_VARARGS,
+     "watch(module, changed, freely_set)\n\nPut the module's name into `changed` when a name is set in it that is not in "
+     "freely_set[module's name]."},
     {"run", module_run, METH_O, "run(path)\n\nRun a program as `python3 path` would; does not return."},
     {"restore_signals", module_restore_signals, METH_NOARGS, "Undo what Python has changed, before an execve."},
     {NULL, NULL, 0, NULL},
@@ -354,5 +362,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__nanozygote(void)
 {
+    if (program_keep_modules() || config_set_program(L"/work", L"/work/main.py"))
+        return NULL;
     return PyModule_Create(&definition);
 }

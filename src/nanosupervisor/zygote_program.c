@@ -13,6 +13,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "zygote_imports.h"
 #include "zygote_program.h"
 
 #include <link.h>
@@ -30,6 +31,7 @@ static PyObject *first_frozen; /* head of the collector's permanent generation, 
 static PyObject *sentinel;     /* the first object of the run: says that the run's own were walked */
 static Py_ssize_t exit_functions, thread_exit_functions; /* the zygote's own, of the modules it has imported */
 static unsigned long long libraries;
+static PyObject *atexit_module, *gc_module; /* a run may not have imported them */
 
 /* --- what was here before the run */
 
@@ -39,14 +41,18 @@ static int take_first(PyObject *object, void *first)
     return 0;
 }
 
+int program_keep_modules(void)
+{
+    gc_module = PyImport_ImportModule("gc");
+    atexit_module = PyImport_ImportModule("atexit");
+    return gc_module && atexit_module ? 0 : -1;
+}
+
 int program_freeze(void)
 {
-    PyObject *gc = PyImport_ImportModule("gc"), *done, *first = NULL;
-    if (!gc)
-        return -1;
+    PyObject *done, *first = NULL;
     PyGC_Collect();
-    done = PyObject_CallMethod(gc, "freeze", NULL);
-    Py_DECREF(gc);
+    done = PyObject_CallMethod(gc_module, "freeze", NULL);
     if (!done)
         return -1;
     Py_DECREF(done);
@@ -60,24 +66,20 @@ int program_freeze(void)
 /* How many functions are to be called at exit; -1 with an error. */
 static Py_ssize_t count_exit_functions(void)
 {
-    PyObject *atexit = PyImport_ImportModule("atexit");
-    PyObject *count = atexit ? PyObject_CallMethod(atexit, "_ncallbacks", NULL) : NULL;
+    PyObject *count = PyObject_CallMethod(atexit_module, "_ncallbacks", NULL);
     Py_ssize_t result = count ? PyLong_AsSsize_t(count) : -1;
     Py_XDECREF(count);
-    Py_XDECREF(atexit);
     return result;
 }
 
-/* The same before threads are joined; 0 where `threading` is not imported. */
+/* The same before threads are joined; 0 where `threading` is neither imported nor hidden. */
 static Py_ssize_t count_thread_exit_functions(void)
 {
-    PyObject *name = PyUnicode_FromString("threading");
-    PyObject *threading = name ? PyImport_GetModule(name) : NULL;
+    PyObject *threading = imports_get("threading");
     PyObject *functions = threading ? PyObject_GetAttrString(threading, "_threading_atexits") : NULL;
     Py_ssize_t result = functions ? PyObject_Size(functions) : 0;
     Py_XDECREF(functions);
     Py_XDECREF(threading);
-    Py_XDECREF(name);
     PyErr_Clear();
     return result;
 }
@@ -205,11 +207,9 @@ static int something_would_act(void)
 
 static int collection_is_watched(void)
 {
-    PyObject *gc = PyImport_ImportModule("gc");
-    PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL;
+    PyObject *callbacks = PyObject_GetAttrString(gc_module, "callbacks");
     int watched = !callbacks || PyObject_Size(callbacks) != 0;
     Py_XDECREF(callbacks);
-    Py_XDECREF(gc);
     return watched;
 }
 
@@ -222,10 +222,8 @@ static int is_alone(PyThreadState *own)
 
 static int run_exit_functions(void)
 {
-    PyObject *atexit = PyImport_ImportModule("atexit");
-    PyObject *done = atexit ? PyObject_CallMethod(atexit, "_run_exitfuncs", NULL) : NULL;
+    PyObject *done = PyObject_CallMethod(atexit_module, "_run_exitfuncs", NULL);
     Py_XDECREF(done);
-    Py_XDECREF(atexit);
     PyErr_Clear();
     return done != NULL;
 }
@@ -257,6 +255,7 @@ __attribute__((noreturn)) static void finish(int code, int interrupted)
 {
     int silent = nobody_would_notice();
     PyErr_Clear();
+    imports_stop_watching();
     if (interrupted && silent)
         die_of_interrupt();
     if (interrupted)

@@ -14,6 +14,7 @@ import pytest
 
 from support.identity import ENVIRONMENT, interpreters
 from support.identity_programs import PROGRAMS
+from support.import_programs import LIBRARIES, LIBRARY_PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,7 +193,10 @@ def test_a_run_may_not_look_into_the_zygote(both):
 # --- more modules for a container that is bound
 
 
-_WHAT_IS_LOADED = {"main.py": b"import sys\nprint('numpy' in sys.modules, 'PIL.Image' in sys.modules)"}
+_WHAT_IS_LOADED = {
+    "main.py": b"maps = open('/proc/self/maps').read()\n"
+    b"print('_multiarray_umath' in maps, 'PIL/_imaging' in maps)"
+}
 
 
 @pytest.fixture
@@ -229,12 +233,29 @@ def test_a_module_that_cannot_be_imported_costs_the_zygote(fresh):
     assert not fresh.ask(do="preload", modules=["asyncio.windows_events"], entries=[])["ok"]
 
 
-@pytest.mark.parametrize(
-    "name", ["numpy", "pandas", "numpy_error", "module_del", "asyncio", "traceback", "exit_4"]
+@pytest.fixture(scope="module")
+def with_libraries() -> Iterator[Interpreters]:
+    with interpreters() as made:
+        made.ask(do="start", modules=list(LIBRARIES))
+        yield made
+
+
+_COMMON = (
+    "numpy",
+    "pandas",
+    "numpy_error",
+    "module_del",
+    "asyncio",
+    "traceback",
+    "exit_4",
+    "modules_after_all",
 )
-def test_programs_are_the_same_with_more_modules_ready(both, name):
-    both.ask(do="start", modules=["numpy", "pandas", "PIL", "requests", "httpx", "asyncio"])
-    assert_same(both, files_of(PROGRAMS[name]))
+
+
+@pytest.mark.parametrize("name", [*_COMMON, *LIBRARY_PROGRAMS])
+def test_programs_are_the_same_with_more_modules_ready(with_libraries, name):
+    program = LIBRARY_PROGRAMS[name] if name in LIBRARY_PROGRAMS else PROGRAMS[name]
+    assert_same(with_libraries, files_of(program))
 
 
 def test_ten_thousand_bytes_of_arguments_and_a_large_payload_arrive(both):

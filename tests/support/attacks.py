@@ -287,7 +287,11 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
     control = "/sys/fs/cgroup"
     writes = (
         *(f"/slot/code/{entry}", "/slot/program", "/slot/configuration", "/nanosupervisor/supervisor"),
-        *("/nanosupervisor/interpreter", "/nanosupervisor/zygote.py", "/nanosupervisor/_nanozygote.so"),
+        *(
+            "/nanosupervisor/interpreter",
+            "/nanosupervisor/zygote/main.py",
+            "/nanosupervisor/zygote/_nanozygote.so",
+        ),
         *("/nanosupervisor/spare.blob", "/nanosupervisor/execute.node", "/nanosupervisor/build-cpp"),
         *("/nanosupervisor/build-go", "/nanosupervisor/go-env", "/nanosupervisor/cpp-flags"),
         *("/etc/passwd", "/etc/ld.so.preload", "/etc/resolv.conf", "/usr/bin/perl", "/bin/sh"),

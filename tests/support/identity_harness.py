@@ -31,7 +31,8 @@ from typing import Any
 
 CONTROL = 3
 CLONE_NEWPID = 0x20000000
-ZYGOTE = ["/usr/bin/python3", "/nanosupervisor/zygote.py"]
+ZYGOTE = ["/usr/bin/python3", "main.py"]
+ZYGOTE_FOLDER = "/nanosupervisor/zygote"
 START_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 CONFINEMENT = struct.pack("<QIB", 512 << 20, 256, 0)  # struct confinement of confine.h
 NAMESPACES = CLONE_NEWPID if os.environ.get("NAMESPACES") else 0
@@ -55,9 +56,12 @@ class Zygote:
         if self.pid == 0:
             os.dup2(end.fileno(), CONTROL)
             os.closerange(CONTROL + 1, 1000)
-            os.execve(ZYGOTE[0], ZYGOTE + modules, START_ENVIRONMENT)
+            os.chdir(ZYGOTE_FOLDER)
+            os.execve(ZYGOTE[0], ZYGOTE, START_ENVIRONMENT)
         end.close()
         self.answer("R")
+        if modules and not self.preload(modules, []):
+            raise RuntimeError("the modules could not be imported")
 
     def close(self) -> None:
         """Leave it without a supervisor, which is to end it."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from support.import_programs import IMPORT_PROGRAMS
+
 # ruff: noqa: E501, ERA001 - programs are as long as they are
 PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     # --- what is printed, and where
@@ -344,4 +346,5 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "numpy": "import numpy as np\nprint(np.arange(6).reshape(2, 3).sum(axis=0), np.random.default_rng(1).integers(10, size=3))\nnp.random.seed(1)\nprint(np.random.rand())\n",
     "pandas": "import pandas as pd\nprint(pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']}).groupby('b').sum())\n",
     "numpy_error": "import numpy as np\nnp.zeros((2, 3)) @ np.zeros((2, 3))\n",
+    **IMPORT_PROGRAMS,
 }
