@@ -1,4 +1,4 @@
-"""Name the wrapper that another service has put around a job, so that an operator knows what to switch off.
+"""Name the wrapper that another service has put around a job, for the operator's log.
 
 A message without a requestId is unreadable. Most such messages are jobs in the envelope of another AWS
 service, or jobs in another encoding. Pure functions over the message's body; the text is hostile and bounded
@@ -38,8 +38,8 @@ class Envelope:
     """A wrapper around a job, or an encoding of it.
 
     Attributes:
-        name: What it is, for the log.
-        advice: What the sender or operator does about it.
+        name: Its name, for the log.
+        advice: The remedy, for the sender or the operator.
     """
 
     name: str

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.tuner import Tuner
 
 
-# How a program ends that does without the input it wanted.
+# Ends of a program that has not found its input.
 _OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
 _LOG_SAYS_MORE: Final = Text(
@@ -173,7 +173,7 @@ class Executor:
 
 
 async def _missing_payload(job: Job, tree: CodeTree, ran: Execution) -> Text | None:
-    """What to say about PAYLOAD to the author of a failed program whose input was too large for it."""
+    """The hint about PAYLOAD for a failed program whose input does not fit the variable."""
     if ran.error_type not in _OWN_FAULTS or payload.fits_variable(job.payload):
         return None
     source = await in_thread(partial(entry_source, tree, job.runtime))

@@ -1,4 +1,4 @@
-"""What a result advises its author to do, from what is known of the run. Pure functions."""
+"""The hint of a result, from the facts of the run. Pure functions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HOW_TO_FLUSH: Final[dict[Runtime, Text]] = {
         "fmt와 os.Stdout은 버퍼를 쓰지 않습니다. bufio.Writer는 Flush를 호출해야 합니다.",
     ),
 }
-# The program was killed, or killed itself, so that nothing of it ran that flushes.
+# The program was killed, or killed itself: no code that flushes its output has run.
 _ENDED_FROM_OUTSIDE: Final = frozenset(
     {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED}
 )
@@ -48,7 +48,7 @@ def for_run(
         runtime: Its language.
         error_type: How it ended.
         stdout: What it printed.
-        missing_payload: What there is to say about PAYLOAD, see `payload.left_out_hint`.
+        missing_payload: The hint about PAYLOAD, see `payload.left_out_hint`.
     """
     if error_type is None:
         return None
@@ -60,7 +60,7 @@ def for_run(
 
 
 def _lost_output(runtime: Runtime, error_type: ErrorType, stdout: str) -> Text | None:
-    """How not to lose output, where a program that was killed has printed nothing."""
+    """Advice to flush, for a killed program without output."""
     if error_type not in _ENDED_FROM_OUTSIDE or stdout:
         return None
     return _NOT_FLUSHED.format(how=_HOW_TO_FLUSH[runtime])

@@ -1,4 +1,4 @@
-"""Hints about an `s3Key` or `s3Bucket` that is written as another tool writes it. Pure functions."""
+"""Hints about an `s3Key` or `s3Bucket` in the form of another tool. Pure functions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _BUCKET_PATH_HINT: Final = Text(
 
 
 def key_hint(bucket: str, key: str) -> Text | None:
-    """What may be wrong with the key of an object that is not there; None where nothing looks wrong."""
+    """The likely correction of a key that S3 does not have; None where nothing looks wrong."""
     if (place := _place(key)) is not None and all(place):
         return _ADDRESS_HINT.format(bucket=_shown(place[0]), key=_shown(place[1]))
     for text, corrected in (
@@ -76,7 +76,7 @@ def key_hint(bucket: str, key: str) -> Text | None:
 
 
 def bucket_hint(bucket: str) -> Text | None:
-    """What is wrong with a bucket's name that is refused; None where that cannot be told."""
+    """The likely correction of a bucket's name that is refused; None where there is none to suggest."""
     place = _place(bucket) or (tuple(bucket.strip("/").partition("/")[::2]) if "/" in bucket else None)
     if place is None or not place[0]:
         return None

@@ -206,6 +206,8 @@ HOSTILE = [
     "terminate called after throwing an instance of 'x'\n" * 6_000,
     ": Assertion `" * 23_000,
     "a:1: " * 60_000 + "Assertion '" * 1000,
+    ("a:1: " + "Assertion '" * 180 + "\n") * 150,
+    ("x" * 100 + ": Assertion `" * 77 + "' failed.x\n") * 250,
     "==1==ERROR: " * 25_000,
     "a:1:1: " * 42_000,
     "ld: a:(.text): " * 20_000,

@@ -1,4 +1,4 @@
-"""The line in a captured stream that stands for the bytes in the middle that are missing."""
+"""The line of a captured stream that replaces the missing bytes in its middle."""
 
 from __future__ import annotations
 
