@@ -99,7 +99,7 @@ SETTINGS_KO: Final = {
     "max_open_files": "한 프로세스가 여는 파일 수",
     "max_file_mb": "실행 중에 쓸 수 있는 가장 큰 파일(MiB)",
     "tmp_max_mb": "/tmp의 크기(MiB, 메모리로 계산)",  # noqa: S108 - a sentence
-    "work_max_mb": "작업 디렉터리의 크기(MiB, 메모리로 계산)",
+    "work_max_mb": "실행이 작업 디렉터리에 쓸 수 있는 크기(MiB, 메모리로 계산)",
     "output_dir_max_mb": "/output의 크기(MiB, 메모리로 계산)",
     "max_inodes": "위의 각 폴더에 둘 수 있는 파일 수",
     "max_output_bytes": "보관하는 stdout과 stderr의 크기(각각, 바이트)",
@@ -119,7 +119,6 @@ SETTINGS_KO: Final = {
     "code_max_unpacked_mb": "압축을 푼 코드의 최대 크기(MiB)",
     "code_max_file_mb": "그 안의 가장 큰 파일(MiB)",
     "code_max_entries": "그 안의 파일과 폴더 수",
-    "code_max_ratio": "1 MiB가 넘는 항목의 최대 압축률",
     "build_timeout_seconds": "빌드 제한 시간(초)",
     "build_memory_mb": "빌드에 쓰는 메모리(MiB)",
     "failure_memory_seconds": (

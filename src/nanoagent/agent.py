@@ -34,7 +34,7 @@ from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import PoolPolicy, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
-from nanoagent.container.spec import MIB, Limits
+from nanoagent.container.spec import MIB, PAGE_BYTES, Limits
 from nanoagent.disk import DiskRoom
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.executor import Executor, ExecutorParts
@@ -518,6 +518,9 @@ def pool_policy(settings: Settings, doors: tuple[Door, ...] = ()) -> PoolPolicy:
             work_bytes=settings.work_max_mb * MIB,
             output_bytes=settings.output_dir_max_mb * MIB,
             inodes=settings.max_inodes,
+            # Each file takes whole pages in memory.
+            code_bytes=settings.code_max_unpacked_mb * MIB + settings.code_max_entries * PAGE_BYTES,
+            code_files=settings.code_max_entries,
             file_size_bytes=settings.max_file_mb * MIB,
             open_files=settings.max_open_files,
         ),
@@ -535,7 +538,6 @@ async def _code_cache(settings: Settings, store: ObjectStore, metrics: Metrics) 
         unpacked_bytes=settings.code_max_unpacked_mb * MIB,
         file_bytes=settings.code_max_file_mb * MIB,
         entries=settings.code_max_entries,
-        ratio=settings.code_max_ratio,
     )
     cache = CodeCache(
         settings.code_cache_dir / "code",

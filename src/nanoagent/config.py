@@ -309,7 +309,9 @@ class Settings(BaseSettings):
     max_open_files: int = Field(1024, ge=16, description="open files of a process")
     max_file_mb: Positive = Field(512, description="largest file a run may write, MiB")
     tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")
-    work_max_mb: Positive = Field(512, description="size of the working directory, MiB (counts as memory)")
+    work_max_mb: Positive = Field(
+        512, description="what a run may write to its working directory, MiB (counts as memory)"
+    )
     output_dir_max_mb: Positive = Field(512, description="size of /output, MiB (counts as memory)")
     max_inodes: int = Field(16384, ge=64, le=1_000_000, description="files in each of these")
 
@@ -343,11 +345,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="S3 is not asked again for so long whether code has changed, seconds; 0: for every job",
     )
-    code_max_zip_mb: Positive = Field(50, description="largest code zip, MiB")
+    code_max_zip_mb: Positive = Field(250, description="largest code zip, MiB")
     code_max_unpacked_mb: Positive = Field(250, description="largest unpacked code, MiB")
-    code_max_file_mb: Positive = Field(100, description="largest file in it, MiB")
-    code_max_entries: Positive = Field(10_000, description="files and folders in it")
-    code_max_ratio: Positive = Field(200, description="highest compression ratio of an entry over 1 MiB")
+    code_max_file_mb: Positive = Field(250, description="largest file in it, MiB")
+    code_max_entries: Positive = Field(100_000, description="files and folders in it")
     build_timeout_seconds: Positive = Field(120, description="time a build may take, seconds")
     build_memory_mb: int = Field(1024, ge=256, description="memory a build may take, MiB")
     build_cpus: PositiveFloat = Field(

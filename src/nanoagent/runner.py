@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.code import archive, imports
+from nanoagent.code import imports
+from nanoagent.code import root as code_root
 from nanoagent.container import execution
 from nanoagent.container.execution import Control
 from nanoagent.container.policy import Binding
@@ -53,7 +54,6 @@ _BUILD_OUTPUT_BYTES: Final = 512 * MIB
 # Where the gateway to models listens in a run's network (network.listeners).
 _GATEWAY: Final = "http://127.0.0.1:11434"
 _AI_RECORD: Final = "ai.jsonl"  # beside output files, whose names there are numbers
-_NO_ENTRY: Final = Text("the zip has no {entry} at its root", "zip의 루트에 {entry} 파일이 없습니다")
 _COMPILER_REFUSED: Final = Text("the compiler refused the code", "컴파일러가 코드를 거부했습니다")
 _NO_PROGRAM_BUILT: Final = Text("the build did not produce a program", "빌드가 프로그램을 만들지 않았습니다")
 _BUILD_TOO_LONG: Final = Text(
@@ -186,10 +186,9 @@ class Runner:
         )
 
     def _binding(self, job: Job, tree: CodeTree, program: Path | None, **changes: Any) -> Binding:
-        entry = RECIPES[job.runtime].entry
-        root = _find_root(tree.path, entry)
+        root = _find_root(tree.path, RECIPES[job.runtime].entry)
         if root is None:
-            raise Rejected(ErrorType.INVALID_CODE, _NO_ENTRY.format(entry=entry))
+            raise code_root.missing_entry(tree.path, job.runtime)
         fields: dict[str, Any] = {
             "runtime": job.runtime,
             "function_id": job.function_id,
@@ -198,7 +197,7 @@ class Runner:
             "cpus": self._settings.cpus_for(job.memory_mb),
             "most_cpus": self._settings.most_cpus_for(job.memory_mb),
             "tree": root,
-            "tree_bytes": tree.bytes,
+            "tree_bytes": tree.disk_bytes,
             "program": program,
         }
         if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
@@ -293,8 +292,10 @@ class Runner:
     async def _enter_slot(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
         slots = self._parts.slots
-        slot = slots.reserve(binding.memory_mb, binding.cpus, binding.function_id)
-        if slots.free_for(binding.memory_mb, binding.cpus, binding.function_id):
+        # Code that does not fit beside the largest job has the whole worker to itself.
+        needed_mb = min(binding.needed_mb, slots.total.memory_mb)
+        slot = slots.reserve(needed_mb, binding.cpus, binding.function_id)
+        if slots.free_for(needed_mb, binding.cpus, binding.function_id):
             await held.enter_async_context(slot)
             return
         try:
@@ -356,8 +357,8 @@ class Runner:
 
 @lru_cache(maxsize=1024)
 def _find_root(tree: Path, entry: str) -> Path | None:
-    """`archive.find_root`, once for each tree: its path is the digest of its content."""
-    return archive.find_root(tree, entry)
+    """`root.find_root`, once for each tree: its path is the digest of its content."""
+    return code_root.find_root(tree, entry)
 
 
 def entry_source(tree: CodeTree, runtime: Runtime) -> str:

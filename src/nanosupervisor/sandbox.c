@@ -45,6 +45,8 @@
 #define PLAIN (MS_NOSUID | MS_NODEV)
 #define SEALED (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
+uint64_t sandbox_work_bytes, sandbox_work_files;
+
 const unsigned sandbox_namespaces =
     CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
 
@@ -140,15 +142,20 @@ static void mount_proc(void)
         must(make_read_only(read_only[i]), read_only[i]);
 }
 
+static void mount_tmpfs(const char *where, unsigned long flags, uint64_t bytes, uint64_t files)
+{
+    char options[96];
+    snprintf(options, sizeof options, "mode=1777,size=%llu,nr_inodes=%llu", (unsigned long long)bytes,
+             (unsigned long long)files);
+    must(mount("tmpfs", where, "tmpfs", PLAIN | flags, options), where);
+}
+
 /* A tmpfs as large as the container's own of that place. */
-static void mount_like(enum place place, const char *where)
+static void mount_like(enum place place, const char *where, unsigned long flags)
 {
     struct statfs size;
-    char options[96];
     must(fstatfs(container_tree.place[place], &size), "fstatfs");
-    snprintf(options, sizeof options, "mode=1777,size=%llu,nr_inodes=%llu",
-             (unsigned long long)size.f_blocks * (unsigned long long)size.f_bsize, (unsigned long long)size.f_files);
-    must(mount("tmpfs", where, "tmpfs", PLAIN, options), where);
+    mount_tmpfs(where, flags, (uint64_t)size.f_blocks * (uint64_t)size.f_bsize, size.f_files);
 }
 
 static int open_place(const char *path)
@@ -158,11 +165,20 @@ static int open_place(const char *path)
     return folder;
 }
 
+/* Where the kernel's tmpfs has no extended attributes (before 6.6) an overlay cannot replace folders. */
+static int has_attributes(int layer)
+{
+    return !fsetxattr(layer, "user.nanoagent", "", 0, 0);
+}
+
 /* The private layer over the code is a tmpfs that is mounted nowhere a program could go. */
 static int open_layer(void)
 {
-    mount_like(PLACE_WORK, "/tmp"); /* to be covered by the real one */
-    return open_place("/tmp");
+    mount_tmpfs("/tmp", 0, sandbox_work_bytes, sandbox_work_files); /* to be covered by the real one */
+    int layer = open_place("/tmp");
+    if (!has_attributes(layer))
+        mount_like(PLACE_WORK, "/tmp", MS_REMOUNT); /* the code is copied here, too */
+    return layer;
 }
 
 static void mount_places(struct tree *tree)
@@ -171,7 +187,7 @@ static void mount_places(struct tree *tree)
     for (int place = 0; place < PLACE_COUNT; place++) {
         if (place == PLACE_WORK)
             continue;
-        mount_like(place, place_path[place]);
+        mount_like(place, place_path[place], 0);
         tree->place[place] = open_place(place_path[place]);
     }
     must(mount("mqueue", "/dev/mqueue", "mqueue", SEALED, NULL), "mount /dev/mqueue");
@@ -190,11 +206,10 @@ static int overlay(const char *folder, int layer, const char *name, unsigned lon
     return mount("overlay", folder, "overlay", flags, options);
 }
 
-/* A writable layer of the run's own over the code. Where the kernel's tmpfs has no extended attributes
- * (before 6.6) an overlay cannot replace folders: there the code is copied. */
+/* A writable layer of the run's own over the code; a copy of it where there cannot be one. */
 static void mount_code(int layer)
 {
-    if (!fsetxattr(layer, "user.nanoagent", "", 0, 0) && !overlay(WORK_DIR, layer, "code", PLAIN))
+    if (has_attributes(layer) && !overlay(WORK_DIR, layer, "code", PLAIN))
         return;
     char private[64];
     struct ready_report copied = {0};

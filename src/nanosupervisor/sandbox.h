@@ -34,6 +34,8 @@ struct sandbox {
 
 /* The user and group id that a run sees itself under; the container's own has another for each container. */
 #define RUN_USER 1000
+/* How much a run may write to its working directory, and how many files; set before the first sandbox is made. */
+extern uint64_t sandbox_work_bytes, sandbox_work_files;
 /* The namespaces of a sandbox, as flags of clone(2). */
 extern const unsigned sandbox_namespaces;
 

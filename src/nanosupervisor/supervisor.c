@@ -592,6 +592,8 @@ static void configure(const uint8_t *frame, size_t length)
     if (modules > frame + length)
         die("short configuration");
     state.confinement = (struct confinement){configuration.file_size_bytes, configuration.open_files, 0};
+    sandbox_work_bytes = configuration.work_bytes;
+    sandbox_work_files = configuration.work_files;
     state.level = LEVEL_SHARED;
     if (configuration.highest_level >= LEVEL_SANDBOX && sandbox_is_possible(why, sizeof why))
         state.level = LEVEL_SANDBOX;

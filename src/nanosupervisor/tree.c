@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sendfile.h>
@@ -98,66 +99,104 @@ static const char *next_name(struct listing *listing)
 
 /* ---- code in ---------------------------------------------------------------------------------------- */
 
-static int copy_file(int from_folder, int to_folder, const char *name, const struct stat *info,
-                     struct ready_report *report)
+/* Give a copy the time of the original. */
+static void copy_time(int to, const struct stat *info)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, info->st_mtim};
+    if (futimens(to, times))
+        errno = 0; /* the copy is whole all the same */
+}
+
+static int copy_content(int from, int to, off_t left)
+{
+    while (left > 0) {
+        ssize_t moved = sendfile(to, from, NULL, (size_t)left);
+        if (moved == 0)
+            errno = EIO;
+        if (moved <= 0)
+            return -1;
+        left -= moved;
+    }
+    return 0;
+}
+
+static int copy_file(int from_folder, int to_folder, const char *name, const struct stat *info)
 {
     int from = openat(from_folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (from < 0)
         return -1;
     mode_t mode = info->st_mode & 0111 ? 0755 : 0644;
     int to = openat(to_folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    off_t left = info->st_size;
-    int failed = to < 0;
-    while (!failed && left > 0) {
-        ssize_t moved = sendfile(to, from, NULL, (size_t)left);
-        if (moved == 0)
-            errno = EIO;
-        if (moved <= 0)
-            failed = 1;
-        else
-            left -= moved;
-    }
-    int error = errno;
+    int failed = to < 0 || copy_content(from, to, info->st_size), error = errno;
+    if (!failed)
+        copy_time(to, info);
     close(from);
     if (to >= 0)
         close(to);
     errno = error;
-    report->files++;
-    report->bytes += (uint64_t)info->st_size;
     return failed ? -1 : 0;
 }
 
-/* The tree was made by the agent from a checked archive: no links, and at most 64 levels by its limit on
- * paths, so recursion is safe here. */
+/* A symbolic link is copied as it is and never followed; the agent has looked where it leads. */
+static int copy_link(int from_folder, int to_folder, const char *name, const struct stat *info)
+{
+    char target[PATH_MAX];
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, info->st_mtim};
+    ssize_t length = readlinkat(from_folder, name, target, sizeof target - 1);
+    if (length < 0)
+        return -1;
+    target[length] = 0;
+    return symlinkat(target, to_folder, name) || utimensat(to_folder, name, times, AT_SYMLINK_NOFOLLOW);
+}
+
+static int copy_folder(int from, int to, struct ready_report *report);
+
+static int copy_below(int from_folder, int to_folder, const char *name, const struct stat *info,
+                      struct ready_report *report)
+{
+    int from = -1, to = -1, failed = mkdirat(to_folder, name, 0755) || (from = open_folder(from_folder, name)) < 0 ||
+                                     (to = open_folder(to_folder, name)) < 0;
+    if (!failed && !(failed = copy_folder(from, to, report)))
+        copy_time(to, info);
+    else if (from >= 0 && to < 0)
+        close(from);
+    int error = errno;
+    if (to >= 0)
+        close(to);
+    errno = error;
+    return failed;
+}
+
+static int copy_entry(int from, int to, const char *name, struct ready_report *report)
+{
+    struct stat info;
+    if (fstatat(from, name, &info, AT_SYMLINK_NOFOLLOW))
+        return -1;
+    if (S_ISDIR(info.st_mode))
+        return copy_below(from, to, name, &info, report);
+    report->files++;
+    if (S_ISLNK(info.st_mode))
+        return copy_link(from, to, name, &info);
+    if (!S_ISREG(info.st_mode))
+        return 0;
+    report->bytes += (uint64_t)info.st_size;
+    return copy_file(from, to, name, &info);
+}
+
+/* The tree was made by the agent from a checked archive: at most 64 levels by its limit on paths, so recursion is
+ * safe here. Closes `from`. */
 static int copy_folder(int from, int to, struct ready_report *report)
 {
     DIR *entries = fdopendir(from);
+    struct dirent *entry;
+    int failed = 0;
     if (!entries) {
         close(from);
         return -1;
     }
-    int failed = 0;
-    struct dirent *entry;
-    while (!failed && (entry = readdir(entries))) {
-        struct stat info;
-        if (is_dots(entry->d_name))
-            continue;
-        if (fstatat(from, entry->d_name, &info, AT_SYMLINK_NOFOLLOW)) {
-            failed = 1;
-        } else if (S_ISREG(info.st_mode)) {
-            failed = copy_file(from, to, entry->d_name, &info, report);
-        } else if (S_ISDIR(info.st_mode)) {
-            int below_from = -1, below_to = -1;
-            failed = mkdirat(to, entry->d_name, 0755) || (below_from = open_folder(from, entry->d_name)) < 0 ||
-                     (below_to = open_folder(to, entry->d_name)) < 0;
-            if (!failed)
-                failed = copy_folder(below_from, below_to, report);
-            else if (below_from >= 0)
-                close(below_from);
-            if (below_to >= 0)
-                close(below_to);
-        }
-    }
+    while (!failed && (entry = readdir(entries)))
+        if (!is_dots(entry->d_name))
+            failed = copy_entry(from, to, entry->d_name, report);
     int error = errno;
     closedir(entries);
     errno = error;

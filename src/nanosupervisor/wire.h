@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 3u
+#define PROTOCOL_VERSION 4u
 
 /* agent -> supervisor */
 #define FRAME_CONFIGURE 'C' /* struct configuration, its doors, then NUL-terminated modules for the zygote to have */
@@ -39,6 +39,8 @@ struct __attribute__((packed)) configuration {
     uint8_t highest_level;    /* not to be exceeded, whatever is possible */
     uint64_t file_size_bytes; /* what a run will most likely be confined to */
     uint32_t open_files;
+    uint64_t work_bytes;      /* what a run may write to its working directory; the container's has room for code too */
+    uint64_t work_files;
     uint8_t door_count;       /* so many struct door follow */
 };
 

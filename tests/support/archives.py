@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
+import stat
 import struct
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING
 
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
+from nanoagent.code.root import is_leftover
 from nanoagent.errors import Rejected
 from nanoagent.result import ErrorType
 from support.zips import UTF8_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from typing_extensions import Buffer
 
 KIB = 1024
-SMALL = ArchiveLimits(
-    zip_bytes=256 * KIB, unpacked_bytes=64 * KIB, file_bytes=32 * KIB, entries=40, ratio=200
-)
+SMALL = ArchiveLimits(zip_bytes=256 * KIB, unpacked_bytes=64 * KIB, file_bytes=32 * KIB, entries=40)
 SIBLING = "tree-of-another"  # starts with the target's name
 LONGEST_MESSAGE = 500
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -84,7 +87,7 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
     assert archive.read_bytes() == content, "the archive was changed"
     # Where data were refused, the file that they were for is left unfinished: for the agent alone to read.
     files, count = tree_of(tree, unfinished=int(info is None))
-    size = sum(map(len, files.values()))
+    size = sum(len(data) for data in files.values() if isinstance(data, bytes))
     assert size <= limits.unpacked_bytes, "more bytes than the limit"
     assert count <= limits.entries, "more files and folders than the limit"
     assert all(len(data) <= limits.file_bytes for data in files.values()), "a file over the limit"
@@ -92,9 +95,20 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
     most = 2 * len(content) + _END_SEARCH_BYTES + (2 * limits.entries + 8) * _BUFFER_BYTES
     assert counting.bytes_read <= most, "read again and again"
     if info is not None:
-        assert info == TreeInfo(len(files), size), "another tree than was reported"
+        assert info == TreeInfo(sum(isinstance(data, bytes) for data in files.values()), size)
         assert files == described(content), "another tree than the directory describes"
+        check_links(tree)
     return info
+
+
+def check_links(tree: Path) -> None:
+    """Each symbolic link leads to something in the code's own folder, as the kernel follows it."""
+    top = [path for path in tree.iterdir() if not is_leftover(path.name)]
+    base = top[0] if len(top) == 1 and top[0].is_dir() and not top[0].is_symlink() else tree
+    for folder, folders, names in os.walk(tree):
+        for path in (Path(folder, name) for name in folders + names):
+            if path.is_symlink():
+                assert path.resolve(strict=True).is_relative_to(base.resolve()), "a link that leads out"
 
 
 def check_refusal(refusal: Rejected) -> None:
@@ -102,54 +116,86 @@ def check_refusal(refusal: Rejected) -> None:
     assert refusal.error_type is ErrorType.INVALID_CODE
     message = str(refusal.message)
     assert message.startswith("the code zip")
+    assert refusal.hint is not None, "no advice"
+    for text in (refusal.message.ko, refusal.hint.en, refusal.hint.ko):
+        assert text.isprintable(), f"not one printable line: {text!r}"
     assert message.isprintable(), f"not one printable line: {message!r}"
     assert len(message) <= LONGEST_MESSAGE, f"{len(message)} characters"
 
 
-def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes], int]:
-    """The files below a folder by their paths, and how many files and folders there are.
+def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes | str], int]:
+    """The files and links below a folder by their paths, and how many files, links and folders there are.
+
+    Of a file its content, of a link its target.
 
     Raises:
-        AssertionError: There is a link or a device, or a file with unusual permissions; those of a file that
-            is not finished are usual for as many as `unfinished`.
+        AssertionError: There is a device, or a file with unusual permissions; those of a file that is not
+            finished are usual for as many as `unfinished`.
     """
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | str] = {}
     count = 0
     modes: Counter[int] = Counter()
     for folder, folders, names in os.walk(tree):
         count += len(folders) + len(names)
-        assert not any(Path(folder, name).is_symlink() for name in folders + names), "a link"
-        for name in names:
-            path = Path(folder, name)
-            assert path.is_file(), "neither file nor folder"
-            modes[path.stat().st_mode & 0o7777] += 1
-            files[path.relative_to(tree).as_posix()] = path.read_bytes()
+        for path in (Path(folder, name) for name in folders + names):
+            name = path.relative_to(tree).as_posix()
+            if path.is_symlink():
+                files[name] = os.readlink(path)  # noqa: PTH115 - pathlib would tidy it
+            elif not path.is_dir():
+                assert path.is_file(), "neither file nor folder nor link"
+                modes[path.stat().st_mode & 0o7777] += 1
+                files[name] = path.read_bytes()
     assert modes.keys() <= {0o444, 0o555, 0o600}, "unusual permissions"
     assert modes[0o600] <= unfinished, "an unfinished file"
     return files, count
 
 
-def described(content: bytes) -> dict[str, bytes]:
-    """The files as the central directory has them, inflated here and not by zipfile.
+def described(content: bytes) -> dict[str, bytes | str]:
+    """The files and links as the central directory has them.
 
-    A name without the UTF-8 flag is in the first of UTF-8, cp949 and cp437 that fits all of them.
+    Written apart from what is tested: fields are searched for, paths are normalised as text.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = archive.infolist()
-    names = [info.orig_filename.encode("utf-8" if _is_utf8(info) else "cp437") for info in infos]
-    legacy = b"".join(name + b"\0" for name, info in zip(names, infos, strict=True) if not _is_utf8(info))
-    encoding = "cp437"
-    for candidate in ("cp949", "utf-8"):
-        try:
-            legacy.decode(candidate)
-        except UnicodeDecodeError:
+    names = _names(infos)
+    if not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]
+    files: dict[str, bytes | str] = {}
+    for name, info in zip(names, infos, strict=True):
+        if name.endswith(("/", "/.")) or name == ".":
             continue
-        encoding = candidate
-    return {
-        name.decode("utf-8" if _is_utf8(info) else encoding): _data(content, info)
-        for name, info in zip(names, infos, strict=True)
-        if not name.endswith(b"/")
-    }
+        data = _data(content, info)
+        is_link = stat.S_ISLNK(info.external_attr >> 16)
+        files[posixpath.normpath(name)] = data.decode() if is_link else data
+    return files
+
+
+def _names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Their names: the Unicode path, else UTF-8 where flagged, else the first encoding that fits the rest."""
+    names = [_unicode_path(info) or (info.orig_filename if _is_utf8(info) else None) for info in infos]
+    legacy = [
+        info.orig_filename.encode("cp437") for info, name in zip(infos, names, strict=True) if name is None
+    ]
+    decoded: list[str] = []
+    for encoding in ("utf-8", "cp949", "cp437"):
+        with suppress(UnicodeDecodeError):
+            decoded = [name.decode(encoding) for name in legacy]
+            break
+    rest = iter(decoded)
+    return [next(rest) if name is None else name for name in names]
+
+
+def _unicode_path(info: zipfile.ZipInfo) -> str | None:
+    raw = info.orig_filename.encode("utf-8" if _is_utf8(info) else "cp437")
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<HH", extra[:4])
+        if kind == 0x7075:
+            field = extra[4 : 4 + length]
+            fits = field[:5] == b"\x01" + struct.pack("<I", zlib.crc32(raw))
+            return field[5:].decode() if fits else None
+        extra = extra[4 + length :]
+    return None
 
 
 def _is_utf8(info: zipfile.ZipInfo) -> bool:

@@ -152,7 +152,11 @@ class Bench:
 
     async def run(self, snippet: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
         """Run a snippet; `changes` are fields of `RunRequest`."""
-        async with self.lease(memory_mb) as lease:
+        return await self.run_bound(self.binding(memory_mb), snippet, **changes)
+
+    async def run_bound(self, binding: Binding, snippet: str = "", **changes: Any) -> Ran:
+        """Run the main.py of a binding's tree, with that on standard input."""
+        async with self._pool.lease(binding) as lease:
             executed = await execution.execute(
                 lease,
                 request_for(snippet.encode(), **changes),
@@ -161,14 +165,19 @@ class Bench:
             )
         return Ran(executed, lease)
 
+    @property
+    def pool(self) -> Pool:
+        """Where its containers are."""
+        return self._pool
+
     def spool(self) -> Path:
         """A fresh folder for output files."""
         return Path(tempfile.mkdtemp(dir=self._home.spool))
 
 
 @asynccontextmanager
-async def bench(isolation: Isolation = Isolation.SANDBOX) -> AsyncIterator[Bench]:
-    """A bench with real containers of that level."""
+async def bench(isolation: Isolation = Isolation.SANDBOX, limits: Limits = LIMITS) -> AsyncIterator[Bench]:
+    """A bench with real containers of that level and those limits."""
     driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(
@@ -180,7 +189,7 @@ async def bench(isolation: Isolation = Isolation.SANDBOX) -> AsyncIterator[Bench
             max_runs=10_000,
             max_age_s=3600,
             uid_base=_UID_BASE,
-            limits=LIMITS,
+            limits=limits,
             isolation=isolation,
         )
         pool = Pool(driver, home, policy, Metrics(), Health())

@@ -4,7 +4,6 @@ import io
 import os
 import stat
 import tracemalloc
-import unicodedata
 import zipfile
 import zlib
 from contextlib import suppress
@@ -14,15 +13,13 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract, find_root
+from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
 from nanoagent.errors import Rejected
 from nanoagent.result import ErrorType
 from support.zips import ENCRYPTED, UTF8_NAME, RawEntry, make_zip, overlapping_bomb, raw_zip, symlink
 
 MIB = 1024 * 1024
-LIMITS = ArchiveLimits(
-    zip_bytes=8 * MIB, unpacked_bytes=16 * MIB, file_bytes=8 * MIB, entries=1000, ratio=200
-)
+LIMITS = ArchiveLimits(zip_bytes=8 * MIB, unpacked_bytes=16 * MIB, file_bytes=8 * MIB, entries=1000)
 
 
 def unpack(folder: Path, content: bytes, limits: ArchiveLimits = LIMITS) -> TreeInfo:
@@ -154,10 +151,12 @@ HOSTILE_NAMES = [
     (b"../main.py", "the part '..'"),
     (b"a/../../main.py", "the part '..'"),
     (b"a/..", "the part '..'"),
-    (b"./main.py", "the part '.'"),
-    (b"a//b", "the part ''"),
-    (b"a//", "the part ''"),
-    (b"..\\main.py", "backslash"),
+    (b"a/./../../b", "the part '..'"),
+    (b".//..", "the part '..'"),
+    (b".", "folder with content"),
+    (b"a/.", "folder with content"),
+    (b"a//", "folder with content"),
+    (b"//host/share", "absolute path"),
     (b"main.py\0.txt", "NUL or control"),
     (b"main\n.py", "NUL or control"),
     (b"\x7f", "NUL or control"),
@@ -186,7 +185,7 @@ KINDS = [
     (RawEntry(b"tty", b"", mode=stat.S_IFCHR | 0o644), "device, pipe or socket"),
     (RawEntry(b"sock", b"", mode=stat.S_IFSOCK | 0o644), "device, pipe or socket"),
     (RawEntry(b"folder", b"", mode=stat.S_IFDIR | 0o755), "does not end with /"),
-    (RawEntry(b"folder/", b"data", mode=stat.S_IFDIR | 0o755), "contents of its own"),
+    (RawEntry(b"folder/", b"data", mode=stat.S_IFDIR | 0o755), "folder with content"),
     (RawEntry(b"secret", flags=ENCRYPTED), "is encrypted"),
     (RawEntry(b"secret", flags=0x0040), "is encrypted"),
     (RawEntry(b"patch", flags=0x0020), "compression method"),
@@ -208,12 +207,8 @@ def test_an_entry_that_is_no_plain_file_or_folder_is_refused(
 
 
 COLLISIONS = [
-    ("main.py", "main.py", "is there twice"),
-    ("a/", "a/", "is there twice"),
-    ("Main.py", "main.py", "differs only in case"),
-    ("Lib/a", "lib/b", "differs only in case"),
-    ("straße", "STRASSE", "differs only in case"),
-    ("é", unicodedata.normalize("NFD", "é"), "composition"),
+    ("main.py", "./main.py", "is there twice"),
+    ("a/b", "a//b", "is there twice"),
     ("a", "a/b", "both a file and a folder"),
     ("a/b", "a", "both a file and a folder"),
     ("a", "a/", "both a file and a folder"),
@@ -223,8 +218,8 @@ COLLISIONS = [
 @pytest.mark.parametrize(("first", "second", "rule"), COLLISIONS)
 def test_two_entries_for_one_place_are_refused(tmp_path: Path, first: str, second: str, rule: str) -> None:
     entries = [
-        RawEntry(name.encode(), b"" if name.endswith("/") else b"x", mode=0, flags=UTF8_NAME)
-        for name in (first, second)
+        RawEntry(name.encode(), b"" if name.endswith("/") else content, mode=0, flags=UTF8_NAME)
+        for name, content in ((first, b"x"), (second, b"y"))
     ]
 
     message = refusal(tmp_path, raw_zip(*entries))
@@ -235,18 +230,18 @@ def test_two_entries_for_one_place_are_refused(tmp_path: Path, first: str, secon
 
 
 LIES = [
-    (RawEntry(b"f", b"abc", crc=1), "Bad CRC-32"),
-    (RawEntry(b"f", b"abc" * 1000, method=8, crc=1), "Bad CRC-32"),
+    (RawEntry(b"f", b"abc", crc=1), "checksum"),
+    (RawEntry(b"f", b"abc" * 1000, method=8, crc=1), "checksum"),
     (RawEntry(b"f", b"abc" * 1000, method=8, file_size=2999), "another size"),
     (RawEntry(b"f", b"abc" * 1000, method=8, file_size=3001), "another size"),
-    (RawEntry(b"f", b"abcd", method=8, file_size=3, crc=zlib.crc32(b"abc")), "Bad CRC-32"),
+    (RawEntry(b"f", b"abcd", method=8, file_size=3, crc=zlib.crc32(b"abc")), "another size"),
     (RawEntry(b"f", bytes(MIB), method=8, file_size=10), "another size"),
     (RawEntry(b"f", b"abc", file_size=2), "two sizes differ"),
     (RawEntry(b"f", b"abc", packed_size=2), "two sizes differ"),
     (RawEntry(b"f", b"abc", method=8, data=b"\xff\xff\xff"), "damaged data"),
     (RawEntry(b"f", b"abc", local_name=b"g"), "differs from the directory"),
-    (RawEntry(b"f", b"abc", offset=5), "no header of its own"),
-    (RawEntry(b"f", b"abc", offset=10_000), "no header of its own"),
+    (RawEntry(b"f", b"abc", offset=5), "no header"),
+    (RawEntry(b"f", b"abc", offset=10_000), "no header"),
     (RawEntry(b"f", b"abc", packed_size=10_000, file_size=10_000), "truncated"),
 ]
 
@@ -300,15 +295,14 @@ def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
 def test_a_bomb_of_entries_that_share_their_data_is_refused(tmp_path: Path) -> None:
     bomb = overlapping_bomb(500, bytes(MIB))
 
-    assert "'f'" in refusal(tmp_path, bomb, ArchiveLimits(10**9, 10**9, 10**9, 1000, 10**9))
+    assert "'f'" in refusal(tmp_path, bomb, ArchiveLimits(10**9, 10**9, 10**9, 1000))
 
 
 LIMITED = [
-    (ArchiveLimits(100, 10**9, 10**9, 100, 10**6), "CODE_MAX_ZIP_MB"),
-    (ArchiveLimits(10**9, 2 * MIB + 9, 10**9, 100, 10**6), "CODE_MAX_UNPACKED_MB"),
-    (ArchiveLimits(10**9, 10**9, 2 * MIB - 1, 100, 10**6), "CODE_MAX_FILE_MB"),
-    (ArchiveLimits(10**9, 10**9, 10**9, 3, 10**6), "CODE_MAX_ENTRIES"),
-    (ArchiveLimits(10**9, 10**9, 10**9, 100, 200), "CODE_MAX_RATIO"),
+    (ArchiveLimits(100, 10**9, 10**9, 100), "CODE_MAX_ZIP_MB"),
+    (ArchiveLimits(10**9, 2 * MIB + 9, 10**9, 100), "CODE_MAX_UNPACKED_MB"),
+    (ArchiveLimits(10**9, 10**9, 2 * MIB - 1, 100), "CODE_MAX_FILE_MB"),
+    (ArchiveLimits(10**9, 10**9, 10**9, 3), "CODE_MAX_ENTRIES"),
 ]
 LIMITED_FILES: dict[str, str | bytes] = {"zeros": bytes(2 * MIB), "a/b/c": "0123456789"}
 
@@ -321,7 +315,7 @@ def test_each_limit_is_kept_and_named(tmp_path: Path, limits: ArchiveLimits, set
 
 def test_what_just_keeps_the_limits_is_taken(tmp_path: Path) -> None:
     content = make_zip(LIMITED_FILES)
-    limits = ArchiveLimits(len(content), 2 * MIB + 10, 2 * MIB, 4, 2000)
+    limits = ArchiveLimits(len(content), 2 * MIB + 10, 2 * MIB, 4)
 
     assert unpack(tmp_path, content, limits).files == 2
 
@@ -337,7 +331,7 @@ def test_a_directory_of_too_many_entries_is_not_read_to_its_end(tmp_path: Path) 
     finally:
         tracemalloc.stop()
 
-    assert "more than 1000 entries" in message
+    assert "more than 1000 files and folders" in message
     assert peak < 4 * len(archive)  # 60,000 ZipInfo objects would take ten times that
 
 
@@ -356,17 +350,8 @@ COMPONENTS = st.text(
 PATHS = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join)
 
 
-def folded(path: str) -> str:
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
-
-
 def are_distinct(paths: list[str]) -> bool:
-    """Whether no path is another, or a folder of another, even when case and composition are ignored."""
-    spellings: dict[str, str] = {}
-    for path in paths:
-        for place in (path, *(str(parent) for parent in PurePosixPath(path).parents)):
-            if spellings.setdefault(folded(place), place) != place:
-                return False
+    """Whether no path is a folder of another."""
     folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
     return not folders & set(paths)
 
@@ -433,38 +418,3 @@ def test_a_mutated_zip_is_taken_exactly_or_refused_whole(
 def as_any_name_reads(content: bytes) -> list[bytes]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return [archive.read(info) for info in archive.infolist() if not info.is_dir()]
-
-
-# --- the root of the code
-
-
-def make_tree(root: Path, *paths: str) -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text("")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("paths", "root"),
-    [
-        (["main.py"], "."),
-        (["main.py", "lib/main.py"], "."),
-        (["app/main.py", "app/lib/a.py"], "app"),
-        (["app/main.py", "__MACOSX/app/._main.py"], "app"),
-        (["__MACOSX/main.py"], None),
-        (["app/main.py", "README.md"], None),
-        (["app/main.py", "lib/a.py"], None),
-        (["app/src/main.py"], None),
-        (["main.py/main.py"], "main.py"),
-        (["index.js"], None),
-    ],
-)
-def test_the_root_is_the_folder_of_the_entry_file(tmp_path: Path, paths: list[str], root: str | None) -> None:
-    tree = make_tree(tmp_path, *paths)
-
-    assert find_root(tree, "main.py") == (None if root is None else tree / root)
-
-
-def test_a_file_alone_at_the_top_is_no_root(tmp_path: Path) -> None:
-    assert find_root(make_tree(tmp_path, "other.py"), "main.py") is None

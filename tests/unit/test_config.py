@@ -67,6 +67,15 @@ def problems(environment: Callable[..., None]) -> Callable[..., tuple[str, ...]]
 # --- defaults
 
 
+def test_a_setting_that_was_retired_does_no_harm(load: Callable[..., Settings], tmp_path: Path):
+    load(CODE_MAX_RATIO="200")
+    env = tmp_path / ".env"
+    env.write_text(
+        "".join(f"{name}={value}\n" for name, value in (REQUIRED | {"CODE_MAX_RATIO": "200"}).items())
+    )
+    assert not hasattr(config.load(env), "code_max_ratio")
+
+
 def test_the_contracts_names_have_the_contracts_defaults(load: Callable[..., Settings]):
     settings = load()
     assert settings.model_dump(

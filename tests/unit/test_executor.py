@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from nanoagent.code import store
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.container import execution
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 HANGUL = re.compile("[가-힣]")
 MIB = 1024 * 1024
-LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100, ratio=1000)
+LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100)
 CODE = {
     Runtime.PYTHON: {"main.py": "print(1)"},
     Runtime.NODEJS: {"index.js": "console.log(1)"},
@@ -329,13 +330,34 @@ async def test_a_run_whose_memory_is_not_known_gets_no_advice(rig: Rig, use: Mem
     assert (result.peak_memory_bytes, result.tuning, result.optimization_tip) == (None, None, None)
 
 
+@pytest.mark.parametrize("tree_mb", [0, 4, 1_000_000])
+async def test_the_copy_of_the_code_counts_in_admission(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, tree_mb: int
+):
+    """By whole pages, not by the bytes of its files. Code that can never fit has the worker to itself."""
+    meta = store.Meta(files=1, bytes=1, disk_bytes=tree_mb * MIB)
+    monkeypatch.setattr(store, "_measure", lambda _: meta)
+    rig.put(CODE[Runtime.PYTHON])
+
+    result = await rig.run(make_job(memory_mb=128))
+
+    assert (result.status, rig.used_mb) == (
+        Status.SUCCESS,
+        [min(128 + tree_mb, rig.slots.total.memory_mb)],
+    )
+
+
 @pytest.mark.parametrize("runtime", Runtime)
 async def test_code_without_its_entry_file_is_invalid_and_the_file_is_named(rig: Rig, runtime: Runtime):
     rig.put({"other.txt": "x"})
     result = await rig.run(make_job(runtime=runtime))
     entry = next(iter(CODE[runtime]))
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.INVALID_CODE)
-    assert result.error_message == f"the zip has no {entry} at its root"
+    assert result.error_message is not None
+    assert entry in result.error_message
+    assert "'other.txt'" in result.error_message
+    assert result.hint is not None
+    assert entry in result.hint
     assert (result.exit_code, result.start, result.peak_memory_bytes) == (-1, None, None)
     assert result.hint
     assert rig.runs == []

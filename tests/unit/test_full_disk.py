@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KIB = 1024
 MIB = 1024 * KIB
-LIMITS = ArchiveLimits(zip_bytes=4 * MIB, unpacked_bytes=4 * MIB, file_bytes=4 * MIB, entries=9, ratio=100)
+LIMITS = ArchiveLimits(zip_bytes=4 * MIB, unpacked_bytes=4 * MIB, file_bytes=4 * MIB, entries=9)
 SIZE = 900 * KIB  # a zip and its tree fit, beside another tree they do not
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount a small file system takes root")
 

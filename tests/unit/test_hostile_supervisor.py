@@ -348,7 +348,7 @@ async def test_a_supervisor_that_drips_is_not_waited_for_at_any_step(step: str, 
     steps: dict[str, Callable[[Session], Any]] = {
         "greet": Session.greet,
         "configure": lambda session: session.configure(
-            wire.Configuration(highest_level=2, file_size_bytes=1, open_files=1)
+            wire.Configuration(highest_level=2, file_size_bytes=1, open_files=1, work_bytes=1, work_files=1)
         ),
         "prepare": Session.prepare,
     }

@@ -72,6 +72,13 @@ def test_a_tree_with_its_own_version_gets_none_ahead(tmp_path, own):
     assert imported(tmp_path, CANDIDATES) == ("requests",)
 
 
+def test_leftovers_of_finder_are_no_version_of_its_own(tmp_path):
+    write(tmp_path, main="import numpy")
+    (tmp_path / "__MACOSX/numpy").mkdir(parents=True)
+    (tmp_path / "._numpy").write_bytes(b"\0\5\x16\7")
+    assert imported(tmp_path, CANDIDATES) == ("numpy",)
+
+
 def test_what_cannot_be_read_is_passed_over(tmp_path):
     write(tmp_path, main="import numpy")
     (tmp_path / "folder.py").mkdir()

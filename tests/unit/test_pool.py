@@ -788,6 +788,27 @@ async def test_what_a_container_holds_beside_a_run_is_on_top_of_its_limit_and_co
         assert bench.pool._committed_mb == 200 + 40
 
 
+async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
+    """Idle containers make room for it, as for the job's own memory."""
+    async with open_bench(sizes=NO_POOL, memory_mb=600) as bench:
+        bench.driver.group = Group(held_mb=10)
+        await bench.pool.start()
+        await bench.run("idle", memory_mb=300)
+        async with bench.pool.lease(bench.binding("large", memory_mb=128, tree_bytes=250 * MIB)) as lease:
+            await bench.removals()
+            assert bench.driver.removed == ["fake-0"]
+            lease.clean = True
+        assert bench.pool._committed_mb == bench.counted_mb == 128 + 10  # what it really holds
+
+
+async def test_code_that_does_not_fit_beside_its_job_still_runs(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=256) as bench:
+        await bench.pool.start()
+        async with asyncio.timeout(WAIT_S):
+            await bench.run("large", memory_mb=200, tree_bytes=250 * MIB)
+            await bench.run("small")
+
+
 async def test_a_job_as_large_as_the_whole_budget_still_runs_though_its_container_holds_more(open_bench):
     async with open_bench(sizes=NO_POOL, memory_mb=512) as bench:
         bench.driver.group = Group(held_mb=40)

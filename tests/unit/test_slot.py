@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -289,11 +290,30 @@ def test_a_tree_is_linked_not_copied(tree, tmp_path):
     assert (tmp_path / "copy/a/b/run").samefile(tree / "a/b/run")
 
 
-def test_only_files_and_folders_are_linked(tree, tmp_path):
-    (tree / "link").symlink_to("/etc/passwd")
+def test_only_files_folders_and_links_come_along(tree, tmp_path):
     os.mkfifo(tree / "fifo")
+    (tree / "link").symlink_to("a")
     link_tree(tree, tmp_path / "copy")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"main.py", "a"}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"main.py", "a", "link"}
+
+
+@pytest.mark.parametrize("target", ["a", "main.py", "/etc/passwd", "../secret", "nothing", "link"])
+def test_links_are_copied_and_not_followed(tree, tmp_path, target):
+    """Whatever the check of an archive would miss, no file outside the tree is linked or copied."""
+    (tmp_path / "secret").write_text("secret")
+    (tree / "link").symlink_to(target)
+    os.utime(tree / "link", (1, 1), follow_symlinks=False)
+    link_tree(tree, tmp_path / "copy")
+    copy = tmp_path / "copy/link"
+    assert (copy.is_symlink(), str(copy.readlink()), copy.lstat().st_mtime) == (True, target, 1)
+
+
+def test_times_of_files_come_along(tree, tmp_path, monkeypatch):
+    os.utime(tree / "main.py", (5, 5))
+    link_tree(tree, tmp_path / "linked")
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError))
+    link_tree(tree, tmp_path / "copied")
+    assert [(tmp_path / name / "main.py").stat().st_mtime for name in ("linked", "copied")] == [5, 5]
 
 
 def test_what_cannot_be_linked_is_copied_with_its_rights(tree, tmp_path, monkeypatch):

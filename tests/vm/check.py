@@ -144,7 +144,7 @@ async def worker() -> AsyncIterator[Worker]:
     settings = make_settings(
         worker_memory_mb=2048, max_processes=PROCESSES, build_timeout_seconds=600, **IMAGES
     )
-    limits = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100, ratio=1000)
+    limits = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100)
     async with AsyncExitStack() as opened:
         home = opened.enter_context(worker_home())
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 import structlog
 
-from nanoagent.code import archive
+from nanoagent.code import archive, refusals
 from nanoagent.code.flights import Flights
+from nanoagent.code.refusals import refused
 from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_private
 from nanoagent.errors import PlatformError, Rejected, Remembered, StorageError
 from nanoagent.object_names import key_hint
@@ -100,13 +101,15 @@ class CodeTree:
 
     Attributes:
         digest: SHA-256 of the zip, hex.
-        path: The folder; files are 0444 or 0555, folders 0755.
+        path: The folder; files are 0444 or 0555, folders 0755; links stay inside the code.
         bytes: Size of its files together.
+        disk_bytes: The room that files and folders take, in whole blocks; a copy in memory takes as much.
     """
 
     digest: str
     path: Path
     bytes: int
+    disk_bytes: int
 
 
 class _IndexEntry(msgspec.Struct, frozen=True):
@@ -213,7 +216,8 @@ class CodeCache:
         if pin is None:
             pin = await self._flights.join((bucket, key), partial(self._resolve, bucket, key))
         async with self._disk.held(pin):
-            yield CodeTree(pin.digest, pin.content, pin.meta().bytes)
+            meta = pin.meta()
+            yield CodeTree(pin.digest, pin.content, meta.bytes, meta.disk_bytes)
 
     async def _resolve(self, bucket: str, key: str) -> Pin:
         asked_at = asyncio.get_running_loop().time()
@@ -257,11 +261,7 @@ class CodeCache:
         except ObjectMissing as exc:
             raise _not_found(bucket, key, exc) from exc
         except ObjectTooLarge as exc:
-            limit_mb = self._limits.zip_bytes / _MIB
-            raise Rejected(
-                ErrorType.INVALID_CODE,
-                f"{shown(bucket, key)}: is larger than the limit of {limit_mb:g} MiB (CODE_MAX_ZIP_MB)",
-            ) from exc
+            raise refused(refusals.ZIP_TOO_LARGE, limit_mb=self._limits.zip_bytes / _MIB) from exc
         if etag is None:
             return None
         with disk_errors(self._root):

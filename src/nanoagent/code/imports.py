@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.code.root import is_leftover
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -66,7 +68,8 @@ def _entries(tree: Path) -> list[Path] | None:
     """Everything below the tree; None if that is too much to look through."""
     entries: list[Path] = []
     for folder, folders, files in os.walk(tree):
-        entries += [Path(folder, name) for name in folders + files]
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        entries += [Path(folder, name) for name in folders + files if not is_leftover(name)]
         if len(entries) > _MAX_ENTRIES:
             return None
     return entries

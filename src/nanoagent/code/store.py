@@ -507,13 +507,13 @@ def _is_sound(pin: Pin) -> bool:
 def _measure(content: Path) -> Meta:
     """Count files and bytes without following links."""
     files = size = blocks = 0
-    pending = [content]
+    pending = [os.fspath(content)]
     while pending:
         path = pending.pop()
-        status = path.lstat()
+        status = os.lstat(path)
         blocks += 1
         if stat.S_ISDIR(status.st_mode):
-            pending += path.iterdir()
+            pending += [f"{path}/{name}" for name in os.listdir(path)]  # noqa: PTH208 - strings: thousands of them
         else:
             files += 1
             size += status.st_size

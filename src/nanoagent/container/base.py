@@ -25,6 +25,8 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
         highest_level=wire.LEVEL_SANDBOX if sandboxed else wire.LEVEL_SHARED,
         file_size_bytes=spec.limits.file_size_bytes,
         open_files=spec.limits.open_files,
+        work_bytes=spec.limits.work_bytes,
+        work_files=spec.limits.inodes,
         doors=spec.doors,
         modules=spec.modules,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.container.spec import MIB
 from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Binding:
         cpus: The CPU share that goes with it.
         most_cpus: What it may use while CPUs are free.
         tree: The unpacked code.
-        tree_bytes: Its size.
+        tree_bytes: The memory that its copy in the container takes: whole pages.
         program: The built program, for compiled languages.
         find_modules: Reads the code for Python modules that are worth having ready; called in a thread.
         purpose: `run`, or `build`; a container built in is not run in.
@@ -110,6 +111,11 @@ class Binding:
     program: Path | None = None
     find_modules: Callable[[], tuple[str, ...]] = tuple
     purpose: str = "run"
+
+    @property
+    def needed_mb(self) -> int:
+        """The memory that a run needs of the worker's budget, MiB: its own, and the copy of its code."""
+        return self.memory_mb + self.tree_bytes // MIB
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -286,7 +286,7 @@ class Pool:
 
     async def _resized(self, pooled: Pooled, binding: Binding) -> Pooled:
         """Count the container with the size it is to have; whoever is in the way is evicted."""
-        extra = binding.memory_mb - pooled.memory_mb
+        extra = min(binding.needed_mb, self._policy.memory_mb) - pooled.memory_mb
         try:
             await self._make_room(extra)
         except BaseException:
@@ -321,7 +321,7 @@ class Pool:
         await container.slot.put_code(binding.tree)
         if binding.program is not None:
             await container.slot.put_program(binding.program)
-        # Twice the tree: many small files take a page each, and a structure of the kernel's besides.
+        # Twice the tree: each file takes a structure of the kernel's besides its pages.
         await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
         modules = await asyncio.to_thread(binding.find_modules)
         limits_changed = binding.memory_mb != container.spec.memory_mb
@@ -334,9 +334,10 @@ class Pool:
                 raise ContainerError("the container died while it was bound") from exc
             await self._set_limits(container, binding, slack_bytes=container.base_bytes)
             # It counts with what it really holds; idle containers make room for it when room is wanted next.
-            overhead_mb = container.base_bytes // MIB
-            pooled.memory_mb += overhead_mb
-            self._committed_mb += overhead_mb
+            difference_mb = binding.memory_mb + container.base_bytes // MIB - pooled.memory_mb
+            pooled.memory_mb += difference_mb
+            self._committed_mb += difference_mb
+            self._notify()  # it may be less than was counted before
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
         memory_bytes = binding.memory_mb * MIB + slack_bytes

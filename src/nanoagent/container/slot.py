@@ -377,22 +377,37 @@ def _uid_of(peer: socket.socket) -> int:
     return int(uid)
 
 
-def _link_file(source: Path, target: Path) -> None:
+def _link_file(source: Path | str, target: Path | str) -> None:
     """A hard link, or a copy where the file systems differ or the links are used up."""
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
-        target.chmod(source.stat().st_mode & 0o777)
+        shutil.copy2(source, target)  # with its mode and its time
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """A tree of the same folders whose files are hard links (or copies) of the source's."""
-    target.mkdir()
-    target.chmod(0o755)
+    """A tree of the same folders and symbolic links whose files are hard links (or copies) of the source's.
+
+    A symbolic link is never followed: where it leads is for the program that is run in the container.
+    """
+    _link_folder(os.fspath(source), os.fspath(target))
+
+
+def _link_folder(source: str, target: str) -> None:
+    os.mkdir(target)  # noqa: PTH102 - strings: there are thousands of them
+    os.chmod(target, 0o755)  # noqa: PTH101, S103 - the container's user must get in
     with os.scandir(source) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                link_tree(source / entry.name, target / entry.name)
-            elif entry.is_file(follow_symlinks=False):
-                _link_file(source / entry.name, target / entry.name)
+            place = f"{target}/{entry.name}"
+            if entry.is_symlink():
+                _copy_link(entry.path, place)
+            elif entry.is_dir():
+                _link_folder(entry.path, place)
+            elif entry.is_file():
+                _link_file(entry.path, place)
+
+
+def _copy_link(source: str, target: str) -> None:
+    os.symlink(os.readlink(source), target)  # noqa: PTH115, PTH211
+    modified_ns = os.lstat(source).st_mtime_ns
+    os.utime(target, ns=(modified_ns, modified_ns), follow_symlinks=False)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nanoagent.network.doors import Door
 
 MIB: Final = 1024 * 1024
+PAGE_BYTES: Final = 4096  # of memory, on both supported machines
 HOSTS_FILE: Final = "hosts"  # in the slot folder
 LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
@@ -42,13 +43,27 @@ SECCOMP_PROFILES: Final = _seccomp_profiles()
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits that are the same for every container of a worker."""
+    """The limits that are the same for every container of a worker.
+
+    Attributes:
+        processes: Processes and threads of a run.
+        tmp_bytes: Size of /tmp.
+        work_bytes: What a run may write to its working directory.
+        output_bytes: Size of /output.
+        inodes: Files in each writable directory.
+        code_bytes: Room for code in the container's working directory, besides what runs write.
+        code_files: Likewise for files and folders.
+        file_size_bytes: Of one file.
+        open_files: Of one process.
+    """
 
     processes: int
     tmp_bytes: int
     work_bytes: int
     output_bytes: int
     inodes: int
+    code_bytes: int = 0
+    code_files: int = 0
     file_size_bytes: int = 512 * MIB
     open_files: int = 1024
 
@@ -137,7 +152,7 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
                 _bind(spec.slot / HOSTS_FILE, "/etc/hosts"),
             ],
             "Tmpfs": {
-                "/work": _tmpfs(limits.work_bytes, limits.inodes),
+                "/work": _tmpfs(limits.work_bytes + limits.code_bytes, limits.inodes + limits.code_files),
                 "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - the container's own
                 "/output": _tmpfs(limits.output_bytes, limits.inodes),
                 "/input": _tmpfs(_INPUT_BYTES, 16),

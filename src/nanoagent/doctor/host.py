@@ -26,7 +26,7 @@ _FEW_PIDS: Final = 32_768  # the default where there are few CPUs
 _FEW_INOTIFY: Final = 128  # the kernel's default
 _LITTLE_BYTES: Final = 1024 * MIB
 _ROOMY_DOCKER_BYTES: Final = 5 * 1024 * MIB  # the four images have 2 GiB together
-_FEW_INODES: Final = 20_000  # two functions' code, by CODE_MAX_ENTRIES
+_FEW_INODES: Final = 20_000  # an ordinary node_modules, unpacked and linked
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "afs", "virtiofs"})
 _RELEASED: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # no clock that is right shows less
 _FAR_AHEAD: Final = datetime(2100, 1, 1, tzinfo=UTC).timestamp()

@@ -368,7 +368,7 @@ def _check_ready(payload: bytes) -> None:
     if report.error:
         raise ContainerError(
             f"the code could not be copied into the container: {os.strerror(report.error)} "
-            f"after {report.files} files, {report.bytes} bytes (see WORK_MAX_MB, MAX_INODES)"
+            f"after {report.files} files, {report.bytes} bytes (see CODE_MAX_UNPACKED_MB, CODE_MAX_ENTRIES)"
         )
 
 

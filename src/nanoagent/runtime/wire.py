@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nanoagent.network.doors import Door
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 
 CONFIGURE: Final = b"C"
 PREPARE: Final = b"P"
@@ -43,7 +43,7 @@ _MAX_NUMBER: Final = 1 << 53  # of times and sizes: 9 PB and 285 years; what JSO
 _MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
-_CONFIGURATION: Final = struct.Struct("<BQIB")
+_CONFIGURATION: Final = struct.Struct("<BQIQQB")
 _READY: Final = struct.Struct("<IIQ")
 _EXIT: Final = struct.Struct("<IIQQQQQIIII")
 _FILE: Final = struct.Struct("<Q")
@@ -94,6 +94,8 @@ class Configuration:
         highest_level: Not to be exceeded: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
         file_size_bytes: RLIMIT_FSIZE that runs will most likely have.
         open_files: RLIMIT_NOFILE likewise.
+        work_bytes: What a run in a sandbox may write to its working directory.
+        work_files: How many files it may make there.
         doors: Where the agent wants to be able to listen in a run's network.
         modules: Python modules that its interpreter imports ahead.
     """
@@ -101,13 +103,20 @@ class Configuration:
     highest_level: int
     file_size_bytes: int
     open_files: int
+    work_bytes: int
+    work_files: int
     doors: Sequence[Door] = ()
     modules: Sequence[str] = ()
 
     def encode(self) -> bytes:
         """The payload of a CONFIGURE frame."""
         fixed = _CONFIGURATION.pack(
-            self.highest_level, self.file_size_bytes, self.open_files, len(self.doors)
+            self.highest_level,
+            self.file_size_bytes,
+            self.open_files,
+            self.work_bytes,
+            self.work_files,
+            len(self.doors),
         )
         return fixed + b"".join(door.encode() for door in self.doors) + encode_names(self.modules)
 

@@ -147,7 +147,7 @@ class Suite:
             file.chmod(0o444)
         except OSError as exc:
             raise PlatformError(f"the canary could not be put on the disk: {exc}") from exc
-        return CodeTree(hashlib.sha256(code).hexdigest(), path, len(code))
+        return CodeTree(hashlib.sha256(code).hexdigest(), path, bytes=len(code), disk_bytes=len(code))
 
     async def _try_walls(self, runtime: Runtime, tree: CodeTree) -> list[Finding]:
         """A run that leaves something, and one that looks for it and tries all that does not end it."""

@@ -1,0 +1,217 @@
+"""The tree that a zip describes, built in memory before anything is written.
+
+Purely: nothing here touches the disk. Names that differ only in case or in Unicode form are different
+names, as they are to Linux.
+
+A symbolic link is kept if its target, after all links on the way are followed, is a file or folder of the
+zip inside the code's own folder: the tree, or its single top folder, which is then what runs see. It is
+followed as the kernel does (path_resolution(7)): `..` of a folder that a link led to is that folder's own
+parent, and at most 40 links are followed for one name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.code import refusals
+from nanoagent.code.entries import MAX_DEPTH, Kind
+from nanoagent.code.refusals import refused
+from nanoagent.code.root import is_leftover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nanoagent.code.entries import Entry
+    from nanoagent.errors import Rejected
+
+_MOST_LINKS: Final = 40  # MAXSYMLINKS, include/linux/namei.h
+# Up from the deepest folder and down to another; with this each link costs little to follow.
+_MOST_STEPS: Final = 2 * MAX_DEPTH
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A file, folder or link of the tree.
+
+    Attributes:
+        kind: Which of them.
+        parent: The folder that it is in; the tree's own is its own parent.
+        entry: The entry that it comes from; None for a folder that is only implied.
+        children: What is in a folder, by name.
+        leads_to: What a link leads to in the end, once that is known.
+        links: How many links are followed on the way there.
+        is_followed: It is being followed.
+    """
+
+    kind: Kind
+    parent: Node | None = None
+    entry: Entry | None = None
+    children: dict[str, Node] = field(default_factory=dict)
+    leads_to: Node | None = None
+    links: int = 0
+    is_followed: bool = False
+
+
+class Tree:
+    """Files, folders and links by their places.
+
+    Args:
+        most: How many there may be.
+
+    Attributes:
+        root: The tree's own folder.
+        links: All symbolic links.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.root = Node(Kind.FOLDER)
+        self.links: list[Node] = []
+        self._most = most
+        self._count = 0
+        self._folders: dict[tuple[str, ...], Node] = {(): self.root}
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry where it belongs, with the folders above it. Of two equal ones the later counts.
+
+        Raises:
+            Rejected: The place is taken by something else, or is below a file or link; or there are too many.
+        """
+        if entry.place is None:
+            return
+        folder = self._folder(entry.place.folder, entry.name)
+        node = folder.children.get(entry.place.name)
+        if node is None:
+            self._put(folder, entry.place.name, Node(entry.kind, folder, entry))
+            return
+        if node.kind is not entry.kind and Kind.FOLDER in {node.kind, entry.kind}:
+            other = "/".join((*entry.place.folder, entry.place.name))
+            raise refused(refusals.FILE_AND_FOLDER, name=entry.name, other=other)
+        if node.entry is not None:
+            if not _are_equal(node.entry, entry):
+                raise refused(refusals.TWICE, name=entry.name)
+            node.entry.is_replaced = True
+        node.entry = entry
+
+    def _folder(self, parts: tuple[str, ...], name: str) -> Node:
+        folder = self._folders.get(parts)
+        if folder is None:
+            # From the deepest that is known: thousands of files sixty levels deep do not ask for all again.
+            depth = next(depth for depth in range(len(parts) - 1, -1, -1) if parts[:depth] in self._folders)
+            folder = self._folders[parts[:depth]]
+            for end in range(depth + 1, len(parts) + 1):
+                folder = self._subfolder(folder, parts[:end], name)
+                self._folders[parts[:end]] = folder
+        return folder
+
+    def _subfolder(self, parent: Node, path: tuple[str, ...], name: str) -> Node:
+        node = parent.children.get(path[-1])
+        if node is None:
+            node = Node(Kind.FOLDER, parent)
+            self._put(parent, path[-1], node)
+        elif node.kind is not Kind.FOLDER:
+            raise refused(refusals.FILE_AND_FOLDER, name=name, other="/".join(path))
+        return node
+
+    def _put(self, parent: Node, part: str, node: Node) -> None:
+        self._count += 1
+        if self._count > self._most:
+            raise refused(refusals.TOO_MANY_ENTRIES, limit=self._most)
+        parent.children[part] = node
+        if node.kind is Kind.LINK:
+            self.links.append(node)
+
+    @property
+    def base(self) -> Node:
+        """The folder that runs see: the single top folder if there is one, else the tree."""
+        top = [node for name, node in self.root.children.items() if not is_leftover(name)]
+        return top[0] if len(top) == 1 and top[0].kind is Kind.FOLDER else self.root
+
+
+class Links:
+    """Follows links as the kernel does, without ever leaving the base.
+
+    Args:
+        base: The folder that they have to stay in.
+    """
+
+    def __init__(self, base: Node) -> None:
+        self._base = base
+        self._nested = 0
+
+    def check(self, link: Node) -> None:
+        """See that a link leads to something inside the base.
+
+        Raises:
+            Rejected: It does not.
+        """
+        if self._base not in _line_of(link):
+            raise _refused(refusals.LINK_OUTSIDE, link)
+        self._follow(link)
+
+    def _follow(self, link: Node) -> Node:
+        """The file or folder that the link leads to in the end."""
+        if link.leads_to is not None:
+            return link.leads_to
+        if link.is_followed:
+            raise _refused(refusals.LINK_LOOP, link)
+        link.is_followed = True
+        link.links = 1
+        self._nested += 1  # so that a long chain of links is refused before it is a deep recursion
+        at = link.parent or self._base
+        for part in _parts_of(link):
+            at = self._step(link, at, part)
+            if link.links > _MOST_LINKS:
+                raise _refused(refusals.LINK_LOOP, link)
+        self._nested -= 1
+        link.leads_to = at
+        return at
+
+    def _step(self, link: Node, at: Node, part: str) -> Node:
+        """One part of a link's target further; a link that is met counts with all of its own."""
+        if at.kind is not Kind.FOLDER:
+            raise _refused(refusals.LINK_DANGLING, link)
+        if part in {"", "."}:
+            return at
+        if part == "..":
+            if at is self._base or at.parent is None:
+                raise _refused(refusals.LINK_OUTSIDE, link)
+            return at.parent
+        found = at.children.get(part)
+        if found is None:
+            raise _refused(refusals.LINK_DANGLING, link)
+        if found.kind is Kind.LINK:
+            if self._nested >= _MOST_LINKS:
+                raise _refused(refusals.LINK_LOOP, link)
+            reached = self._follow(found)
+            link.links += found.links
+            return reached
+        return found
+
+
+def _refused(rule: refusals.Rule, link: Node) -> Rejected:
+    name, target = (link.entry.name, link.entry.target) if link.entry is not None else ("", "")
+    return refused(rule, name=name, target=target, limit=_MOST_LINKS)
+
+
+def _parts_of(link: Node) -> list[str]:
+    """The parts of a link's target, if it is one that can be followed."""
+    target = link.entry.target if link.entry is not None else ""
+    if target.startswith("/"):
+        raise _refused(refusals.LINK_ABSOLUTE, link)
+    if not target or "\0" in target or target.count("/") >= _MOST_STEPS:
+        raise _refused(refusals.LINK_TEXT, link)
+    return target.split("/")
+
+
+def _are_equal(one: Entry, other: Entry) -> bool:
+    """Whether two entries for one place hold the same, as far as the directory says."""
+    return (one.kind, one.bytes, one.crc) == (other.kind, other.bytes, other.crc)
+
+
+def _line_of(node: Node) -> Iterator[Node]:
+    """The node and the folders above it."""
+    at: Node | None = node
+    while at is not None:
+        yield at
+        at = at.parent

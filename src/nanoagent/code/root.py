@@ -1,0 +1,196 @@
+"""Which folder of an unpacked tree is run, and what to say when no folder has the entry file.
+
+Files that Finder and Explorer leave beside the code count neither for the single top folder nor as sources.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.code.refusals import shown_name
+from nanoagent.errors import Rejected
+from nanoagent.job import Runtime
+from nanoagent.result import ErrorType
+from nanoagent.runtime.catalog import RECIPES
+from nanoagent.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+_LEFTOVERS: Final = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
+_MOST_SHOWN: Final = 5
+# For a better hint: so much is looked at, which takes milliseconds.
+_MOST_LISTED: Final = 2000
+_MOST_LOOKED_INTO: Final = 200
+
+# Endings that authors give to the entry file of a language, beside its own.
+_ENDINGS: Final = {
+    Runtime.PYTHON: (".py", ".pyw"),
+    Runtime.NODEJS: (".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".tsx"),
+    Runtime.CPP: (".cpp", ".cc", ".cxx", ".c++", ".c"),
+    Runtime.GO: (".go",),
+}
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of that name is one that Finder or Explorer has left."""
+    return name.startswith("._") or name.lower() in _LEFTOVERS
+
+
+def find_root(tree: Path, entry: str) -> Path | None:
+    """The folder of an unpacked tree that holds the entry file, or None.
+
+    That is the tree itself, else its single top folder, leftovers aside.
+
+    Args:
+        tree: The unpacked tree.
+        entry: The entry file's name, such as `main.py`.
+    """
+    if (tree / entry).is_file():
+        return tree
+    top = list(islice(_top_of(tree), 2))
+    return top[0] if len(top) == 1 and (top[0] / entry).is_file() else None
+
+
+def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
+    """The refusal of a tree without an entry file: what was found at the top, and what to change.
+
+    Args:
+        tree: The unpacked tree.
+        runtime: The language that the job asks for.
+    """
+    entry = RECIPES[runtime].entry
+    folder, found = tree, sorted(islice(_top_of(tree), _MOST_LISTED))
+    if len(found) == 1 and found[0].is_dir():
+        folder, found = found[0], sorted(islice(_top_of(found[0]), _MOST_LISTED))
+    names = [path.name for path in found]
+    below = [path.name for path in found[:_MOST_LOOKED_INTO] if (path / entry).is_file()]
+    shown = Text.verbatim(", ".join(shown_name(name) for name in names[:_MOST_SHOWN]))
+    if len(names) > _MOST_SHOWN:
+        shown = _AND_MORE.format(names=shown, count=len(names) - _MOST_SHOWN)
+    where = Text.verbatim(shown_name(folder.name)) if folder != tree else _AT_THE_TOP
+    message = (_NOTHING if not names else _MISSING).format(entry=entry, where=where, names=shown)
+    return Rejected(
+        ErrorType.INVALID_CODE, message, hint=_advice(Top(runtime, frozenset(names), tuple(below)))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """What a zip without its entry file has at its top.
+
+    Attributes:
+        runtime: The language that the job asks for.
+        names: The files and folders.
+        below: The folders among them that have the entry file.
+    """
+
+    runtime: Runtime
+    names: Collection[str]
+    below: tuple[str, ...] = ()
+
+
+def _advice(top: Top) -> Text:
+    """What to change, by what is there; the first advice that fits."""
+    entry = RECIPES[top.runtime].entry
+    if len(top.below) == 1:
+        return _MOVE_UP.format(entry=entry, folder=shown_name(top.below[0]))
+    for other, recipe in RECIPES.items():
+        if recipe.entry in top.names:
+            return _OTHER_RUNTIME.format(found=recipe.entry, other=other, runtime=top.runtime)
+    near = _nearest(top)
+    if near is not None:
+        return _NEAR.get(_ending(near), _RENAME).format(entry=entry, found=shown_name(near))
+    for other in Runtime:
+        if near := _nearest(Top(other, top.names)):
+            return _OTHER_LANGUAGE.format(
+                found=shown_name(near), other=other, runtime=top.runtime, entry=RECIPES[other].entry
+            )
+    if len(top.names) == 1 and next(iter(top.names)).lower().endswith(".zip"):
+        return _INNER_ZIP.format(found=shown_name(next(iter(top.names))))
+    return _PUT_ENTRY.format(entry=entry)
+
+
+def _nearest(top: Top) -> str | None:
+    """The file at the top that is most likely meant as the entry file."""
+    entry = RECIPES[top.runtime].entry
+    stem = entry.partition(".")[0]
+    hidden_ending = [name for name in top.names if name.lower() == f"{entry}.txt"]
+    alike = [name for name in top.names if _ending(name) in _ENDINGS[top.runtime]]
+    same_stem = [name for name in alike if name.lower().partition(".")[0] == stem]
+    for candidates in (hidden_ending, same_stem, alike):
+        if candidates:
+            return min(candidates)
+    return None
+
+
+def _ending(name: str) -> str:
+    return name[name.rfind(".") :].lower() if "." in name else ""
+
+
+def _top_of(folder: Path) -> Iterator[Path]:
+    """The files and folders in a folder, leftovers aside."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_leftover(entry.name):
+                yield folder / entry.name
+
+
+_AT_THE_TOP: Final = Text("its top", "최상위")
+_AND_MORE: Final = Text("{names} and {count} more", "{names} 외 {count}개")
+_MISSING: Final = Text(
+    "the code zip has no {entry} in {where}; found there: {names}",
+    "코드 zip의 {where}에 {entry} 파일이 없습니다. 그곳에 있는 것: {names}",
+)
+_NOTHING: Final = Text(
+    "the code zip has no {entry} in {where}, which is empty",
+    "코드 zip의 {where}이(가) 비어 있어 {entry} 파일이 없습니다",
+)
+_MOVE_UP: Final = Text(
+    "{entry} is in the folder {folder}: make the zip inside that folder, so that {entry} is at its root.",
+    "{entry} 파일이 {folder} 폴더 안에 있습니다. 그 폴더 안에서 zip을 만드세요.",
+)
+_OTHER_RUNTIME: Final = Text(
+    "{found} is there, while the job's runtime is {runtime}: send the job with runtime {other}.",
+    "{found} 파일이 있는데 작업의 runtime은 {runtime}입니다. runtime을 {other}(으)로 보내세요.",
+)
+_OTHER_LANGUAGE: Final = Text(
+    "{found} is there, while the job's runtime is {runtime}: for runtime {other} the entry file is {entry}.",
+    "{found} 파일이 있는데 작업의 runtime은 {runtime}입니다. runtime {other}의 시작 파일은 {entry}입니다.",
+)
+_RENAME: Final = Text(
+    "Rename {found} to {entry}, or add a {entry} that starts it.",
+    "{found} 파일의 이름을 {entry}(으)로 바꾸거나, 그것을 시작하는 {entry} 파일을 추가하세요.",
+)
+_MODULE: Final = Text(
+    '{found} is an ES module: rename it to {entry}, and put {{"type": "module"}} into package.json.',
+    '{found} 파일은 ES 모듈입니다. 이름을 {entry}(으)로 바꾸고 package.json에 {{"type": "module"}}을 쓰세요.',
+)
+_TYPESCRIPT: Final = Text(
+    "{found} is TypeScript, which is not compiled here: zip the JavaScript that tsc makes, as {entry}.",
+    "{found} 파일은 TypeScript입니다. tsc로 만든 JavaScript를 {entry} 이름으로 넣으세요.",
+)
+_TEXT_ENDING: Final = Text(
+    "Rename {found} to {entry}: Explorer hides the ending .txt.",
+    "{found} 파일의 이름을 {entry}(으)로 바꾸세요. 탐색기는 .txt 확장자를 숨깁니다.",
+)
+_INNER_ZIP: Final = Text(
+    "The zip holds one zip: upload {found} itself.",
+    "zip 안에 zip이 하나 있습니다. {found} 파일 자체를 올리세요.",
+)
+_PUT_ENTRY: Final = Text(
+    "Put {entry} at the root of the zip, or into its single top folder.",
+    "zip의 루트나 하나뿐인 최상위 폴더에 {entry} 파일을 넣으세요.",
+)
+_NEAR: Final = {
+    ".mjs": _MODULE,
+    ".mts": _TYPESCRIPT,
+    ".cts": _TYPESCRIPT,
+    ".ts": _TYPESCRIPT,
+    ".tsx": _TYPESCRIPT,
+    ".txt": _TEXT_ENDING,
+}
