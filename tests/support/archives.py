@@ -160,13 +160,16 @@ def described(content: bytes) -> dict[str, bytes | str]:
     names = _names(infos)
     if not any("/" in name for name in names):
         names = [name.replace("\\", "/") for name in names]
+    # Of equal ones for the same place the later counts, and the data of the others is not looked at.
+    places = {
+        posixpath.normpath(name): info
+        for name, info in zip(names, infos, strict=True)
+        if not (name.endswith(("/", "/.")) or name == ".")
+    }
     files: dict[str, bytes | str] = {}
-    for name, info in zip(names, infos, strict=True):
-        if name.endswith(("/", "/.")) or name == ".":
-            continue
+    for place, info in places.items():
         data = _data(content, info)
-        is_link = stat.S_ISLNK(info.external_attr >> 16)
-        files[posixpath.normpath(name)] = data.decode() if is_link else data
+        files[place] = data.decode() if stat.S_ISLNK(info.external_attr >> 16) else data
     return files
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MOST_ENTRIES: Final = 8
 _HONEST_FROM: Final = 64  # of 256: how often a choice is a lie
+_LIKELY: Final = 32  # likewise: how often there is something unusual
 
 _NAMES: Final = (
     b"main.py",
@@ -30,6 +32,12 @@ _NAMES: Final = (
     b"../tree-of-another/x",
     b"/x",
     b"a\\b",
+    b"./main.py",
+    b"lib//a.py",
+    b"lib/./",
+    b"lib/link",
+    b"._main.py",
+    b"__MACOSX/x",
     b"a\nb",
     b"a\0b",
     b"",
@@ -39,7 +47,20 @@ _NAMES: Final = (
     "e\u0301".encode(),
     b"\xff\xfe",
 )
-_CONTENTS: Final = (b"", b"x", b"print(1)\n", b"PK\x03\x04" * 9, bytes(3000), bytes(range(256)) * 20)
+_CONTENTS: Final = (
+    b"",
+    b"x",
+    b"a.py",
+    b"../main.py",
+    b"lib/link",
+    b"..",
+    b"./lib/",
+    b"/x",
+    b"print(1)\n",
+    b"PK\x03\x04" * 9,
+    bytes(3000),
+    bytes(range(256)) * 20,
+)
 _NUMBERS: Final = (0, 1, 9, 255, 65_535, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 _BIG_NUMBERS: Final = (*_NUMBERS, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 _KINDS: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, 0)
@@ -99,7 +120,9 @@ def _entry(choices: Choices) -> RawEntry:
     if name.endswith(b"/"):
         content = b""
     entry = RawEntry(name, content, method=method, flags=choices.lie(_FLAGS) or 0)
-    entry.mode = choices.of(_KINDS) | choices.byte() << 4 if choices.byte() < 32 else 0
+    if choices.byte() < _LIKELY:
+        entry.extra = _unicode_path(name, choices.of(_NAMES))
+    entry.mode = choices.of(_KINDS) | choices.byte() << 4 if choices.byte() < 2 * _LIKELY else 0
     if choices.byte() < 96:
         _falsify(entry, choices)
     return entry
@@ -120,6 +143,11 @@ def _falsify(entry: RawEntry, choices: Choices) -> None:
     entry.extra, entry.local_extra = _extra(choices), _extra(choices)
     entry.comment = choices.text(20)
     entry.trailer = choices.text(20)
+
+
+def _unicode_path(name: bytes, believed: bytes) -> bytes:
+    """Info-ZIP's field for a name in UTF-8, which applies to the name (APPNOTE 4.6.9)."""
+    return extra_field(0x7075, b"\x01" + struct.pack("<I", zlib.crc32(name)) + believed)
 
 
 def _extra(choices: Choices) -> bytes:

@@ -393,6 +393,11 @@ NAMES: Final = [
         {"é": b"print(1)\n"},
     ),
     Case("the same bytes twice", raw_zip(entry(), entry()), ONE),
+    Case(
+        "the same bytes twice, and those that do not count are damaged",
+        raw_zip(entry(method=8, data=b"\xff" * 9), entry()),
+        ONE,
+    ),
     Case("the same file twice, packed otherwise", raw_zip(entry(), entry(method=8)), ONE),
     Case("the same name by two spellings", raw_zip(entry(b"a/b"), entry(b"./a//b")), {"a/b": b"print(1)\n"}),
     Case("the same folder twice", raw_zip(entry(), entry(b"a/", b""), entry(b"a/", b"")), ONE),
