@@ -19,5 +19,6 @@ Theory of operation
 * Callers that want the same at the same time share one **flight** (`flights`): one request, one build.
 * Archives are **hostile** (`archive`): all entries are checked before one is written.
 
-Read in this order: `cache`, `store`, `flights`, `archive`.
+Read in this order: `cache`, `store`, `flights`, `archive`, `entries`, `layout`, `unpacking`, `refusals`,
+`root`.
 """

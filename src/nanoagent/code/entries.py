@@ -1,4 +1,4 @@
-"""What one entry of a zip says of itself: its place in the tree, its kind, its time.
+"""One entry of a zip: its place in the tree, its kind, its time.
 
 Names follow APPNOTE.TXT (PKWARE, .ZIP File Format Specification, 4.4.17) and what common tools make of it:
 

@@ -1,6 +1,6 @@
 """The tree that a zip describes, built in memory before anything is written.
 
-Purely: nothing here touches the disk. Names that differ only in case or in Unicode form are different
+Nothing here touches the disk. Names that differ only in case or in Unicode form are different
 names, as they are to Linux.
 
 A symbolic link is kept if its target, after all links on the way are followed, is a file or folder of the

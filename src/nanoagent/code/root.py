@@ -1,4 +1,4 @@
-"""Which folder of an unpacked tree is run, and what to say when no folder has the entry file.
+"""The folder of an unpacked tree that is run, and the refusal when no folder has the entry file.
 
 Files that Finder and Explorer leave beside the code count neither for the single top folder nor as sources.
 """

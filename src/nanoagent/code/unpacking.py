@@ -1,7 +1,7 @@
 """Writing the files of an archive whose entries have been checked (`archive`).
 
-Folders and files first, in the order of their data; links last. So no link can be on the way of anything
-that is written, whatever the checks have missed.
+Folders and files first, in the order of their data; links last. So no file is written by way of a link,
+even if a check failed to refuse it.
 """
 
 from __future__ import annotations
