@@ -1,7 +1,8 @@
 """The composition root: the only place where adapters are built. Start, serve, drain, stop.
 
-Start order matters: what a dead worker left is removed before anything new is made, and readiness is said
-only when the pool is full. Everything is closed in the reverse order; leases last until the worker is done.
+Start order matters: what a dead worker left is removed before anything new is made. The worker is ready when
+the pool is full, and the queue, both buckets and Redis have answered once. Everything is closed in the
+reverse order; leases last until the worker is done.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, PAGE_BYTES, Limits
 from nanoagent.disk import DiskRoom
-from nanoagent.errors import ConfigError, ContainerError, PlatformError
+from nanoagent.errors import ConfigError, ContainerError, PlatformError, StorageError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
-from nanoagent.gates import Gate
+from nanoagent.gates import Gate, Gates
 from nanoagent.handling import WorkerParts
 from nanoagent.job import NetworkPolicy, Runtime
 from nanoagent.network.egress import Egress
@@ -79,6 +80,8 @@ log = structlog.get_logger(__name__)
 
 _CLOSE_MAX_S: Final = 20.0  # for what asks others to answer; the longest poll of SQS comes on top
 _USEC: Final = 1_000_000
+_FIRST_PARTS: Final = ("containers", "queue", "results", "storage")
+_ASK_AGAIN_S: Final = 1.0
 
 STOP_TAIL_S: Final = DRAIN_TAIL_S + 3 * _CLOSE_MAX_S
 """How long the end may take after DRAIN_SECONDS, where nothing answers any more; a second or two is usual."""
@@ -183,7 +186,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     metrics = new_metrics(settings)
     health = Health(metrics.part)
     background = _background(metrics, health)
-    health.set("containers", ok=False, reason="the pool is being filled")
+    for part in _FIRST_PARTS:
+        health.set(part, ok=False, reason="the worker is starting; it has not answered yet")
     status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
     await status.start()
     opened.push_async_callback(status.stop)
@@ -192,7 +196,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
 
     clients = AwsClients(settings.aws_region)
     opened.push_async_callback(clients.close)
-    store = await _store(settings, clients, opened)
+    buckets = await _buckets(settings, clients, opened)
+    store = await _store(settings, clients, buckets)
     slots = Slots(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
     metrics.watch_slots(slots)
     outputs = OutputUploader(store, settings, metrics)
@@ -253,6 +258,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             background=background,
         )
     )
+    first = Gates((Gate("queue", broker.unavailable), Gate("storage", buckets.unusable)), health)
+    await _until_all_answered(first, worker)
     if notices is not None:
         _heed(notices, worker, settings, opened)
     return worker
@@ -279,6 +286,20 @@ def _background(metrics: Metrics, health: Health) -> Background:
 
     report(ok=True, reason="")
     return Background(metrics.background_task_failed, report)
+
+
+async def _until_all_answered(first: Gates, worker: Worker) -> None:
+    """Wait until every part has answered once and is well; nothing is received before.
+
+    A supervisor that replaces a worker stops the old one when the new one is ready.
+
+    Args:
+        first: The parts that are asked at the start only.
+        worker: Knows the others.
+    """
+    while await first.reason() is not None or await worker.why_no_jobs() is not None:
+        systemd.notify(f"EXTEND_TIMEOUT_USEC={60 * _USEC}")
+        await asyncio.sleep(_ASK_AGAIN_S)
 
 
 async def _open_notices(settings: Settings, health: Health, opened: AsyncExitStack) -> Ec2Notices | None:
@@ -317,12 +338,48 @@ def _heed(notices: Ec2Notices, worker: Worker, settings: Settings, opened: Async
     opened.callback(watching.cancel)
 
 
-async def _store(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> SteadyStore:
-    """The object store, and a way to ask it how it is that transfers under way do not take up."""
+@dataclass(frozen=True, slots=True)
+class DefaultBuckets:
+    """The buckets that the settings name, asked on connections of their own.
+
+    Attributes:
+        store: The way there; it does not wait for transfers.
+        code: S3_CODE_BUCKET.
+        outputs: S3_USER_DATA_BUCKET.
+    """
+
+    store: S3Store
+    code: str
+    outputs: str
+
+    async def probe(self) -> None:
+        """Succeed when both exist and code may be read.
+
+        Raises:
+            StorageError: They do not, or the store does not answer.
+        """
+        await asyncio.gather(self.store.probe_code(self.code), self.store.probe_outputs(self.outputs))
+
+    async def unusable(self) -> str | None:
+        """Why code cannot be read or outputs cannot be written; None when both can."""
+        probes = self.store.probe_code(self.code), self.store.probe_writing(self.outputs)
+        answers = await asyncio.gather(*probes, return_exceptions=True)
+        problems = [answer for answer in answers if isinstance(answer, BaseException)]
+        for problem in problems:
+            if not isinstance(problem, StorageError):
+                raise problem
+        return "; ".join(dict.fromkeys(map(str, problems))) or None
+
+
+async def _buckets(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> DefaultBuckets:
     apart = AwsClients(settings.aws_region, max_attempts=1, session=clients.session)
     opened.push_async_callback(apart.close)
-    probing = S3Store(await apart.s3())
-    return SteadyStore(S3Store(await clients.s3()), lambda: probing.probe(settings.s3_user_data_bucket))
+    return DefaultBuckets(S3Store(await apart.s3()), settings.s3_code_bucket, settings.s3_user_data_bucket)
+
+
+async def _store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> SteadyStore:
+    """The object store, and a way to ask it how it is that transfers under way do not take up."""
+    return SteadyStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
 
 
 async def _open_sink(

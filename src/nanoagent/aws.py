@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -183,6 +184,19 @@ def error_code(error: BaseException) -> str:
     return type(error).__name__
 
 
+_ACTION: Final = re.compile(r"not authorized to perform: ([a-z0-9]+:[A-Za-z]+)")
+
+
+def missing_action(message: str) -> str | None:
+    """The action that a refusal says is not allowed, as in `s3:GetObject`; None where it names none.
+
+    S3 names it to callers of the bucket's own organization (Amazon S3 User Guide, "Troubleshoot access denied
+    (403 Forbidden) errors").
+    """
+    named = _ACTION.search(message)
+    return named[1] if named else None
+
+
 def describe(error: BaseException) -> str:
     """A failure in a sentence, with what to do where its kind is known.
 
@@ -203,6 +217,7 @@ class Trouble(Enum):
     CLOCK = "it takes this machine's clock for wrong: timedatectl set-ntp true"
     DENIED = "the worker's role may not do that: deploy/iam-policy.json has what it takes"
     NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
+    NO_BUCKET = "there is no such bucket: check its name, and AWS_REGION"
     FAILING = "the service fails"
     REDIRECTED = "it redirects to another address: correct AWS_ENDPOINT_URL"
     UNREACHABLE = "it does not answer: see the network, AWS_REGION and AWS_ENDPOINT_URL"
@@ -231,6 +246,7 @@ _CODES: Final = {
         "KMS.AccessDeniedException",
     ),
     Trouble.NO_QUEUE: ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"),
+    Trouble.NO_BUCKET: ("NoSuchBucket",),
     Trouble.FAILING: (
         *("InternalError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException"),
         *("ServiceFailure", "RequestTimeout", "500", "502", "503", "504", "ResponseParserError"),

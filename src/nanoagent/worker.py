@@ -226,6 +226,10 @@ class Worker:
 
     # --- why no jobs are taken
 
+    async def why_no_jobs(self) -> str | None:
+        """Why no jobs can be taken now, or None; every part is asked."""
+        return await self._gates.reason()
+
     def _own_gates(self) -> tuple[Gate, ...]:
         return (
             Gate("containers", self._no_containers, tells_itself=True),

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from nanoagent import agent
+from nanoagent.gates import Gate, Gates
 from nanoagent.notices import Ec2Notices
 from nanoagent.telemetry.status import Health
 from support.fakes import DEADLINE_S, make_settings, message
@@ -102,6 +103,47 @@ async def test_a_notice_drains_the_worker_in_the_time_that_it_leaves(service, sy
 async def _until_draining(rig: Rig) -> None:
     while "drain" not in rig.health.document()["parts"]:  # noqa: ASYNC110 - health has no event
         await asyncio.sleep(0)  # another turn of this loop is what makes it so
+
+
+# --- the first answers
+
+
+class Parts:
+    """Parts that are not well when they are first looked at.
+
+    Args:
+        not_well: How many looks find a part not well, by its name.
+    """
+
+    def __init__(self, **not_well: int) -> None:
+        self.not_well = not_well
+        self.looks: list[str] = []
+
+    def look(self, name: str) -> str | None:
+        self.looks.append(name)
+        return "not answered" if self.looks.count(name) <= self.not_well[name] else None
+
+    def gate(self, name: str) -> Gate:
+        async def look() -> str | None:
+            return self.look(name)
+
+        return Gate(name, look)
+
+    async def why_no_jobs(self) -> str | None:
+        """As the worker's own gates say it."""
+        return self.look("results")
+
+
+async def test_a_worker_is_not_ready_before_every_part_has_answered_once(systemd, monkeypatch):
+    monkeypatch.setattr(agent, "_ASK_AGAIN_S", 0)
+    health, parts = Health(), Parts(queue=1, storage=2, results=1)
+    first = Gates([parts.gate("queue"), parts.gate("storage")], health)
+    async with asyncio.timeout(DEADLINE_S):
+        await agent._until_all_answered(first, parts)  # type: ignore[arg-type]
+    assert parts.looks == [*(["queue", "storage"] * 3), "results", "queue", "storage", "results"]
+    assert health.ready
+    # A slow start is not a failed one: systemd is asked for more time, each time.
+    assert [systemd.recv(1000) for _ in range(3)] == [b"EXTEND_TIMEOUT_USEC=60000000"] * 3
 
 
 # --- the end

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from nanoagent.code import archive
 from nanoagent.code import cache as cache_module
@@ -26,7 +27,7 @@ from nanoagent.code.cache import CodeCache, FetchOutcome, ProgramCache
 from nanoagent.code.store import DiskCache, Use, eviction_order
 from nanoagent.errors import PlatformError, Rejected, StorageError
 from nanoagent.result import ErrorType
-from nanoagent.storage.base import BucketElsewhere, ObjectArchived, ObjectMissing
+from nanoagent.storage.base import Absence, ObjectMissing
 from nanoagent.threads import in_thread
 from support.folder_store import FolderStore
 from support.waiting import eventually
@@ -351,34 +352,53 @@ async def test_a_missing_object_is_named(cache: CodeCache, store: Store, root: P
 
 
 @pytest.mark.parametrize(
-    ("cause", "said", "advised"),
+    ("missing", "says", "hint", "level"),
     [
-        (ObjectArchived("S3's words"), ("archived (S3 Glacier)", "보관 계층"), ("Restore", "복원")),
-        (BucketElsewhere("S3's words"), ("in another region", "다른 리전"), ("worker's region", "같은 리전")),
+        (ObjectMissing("NoSuchKey", Absence.KEY), "no such key", "Upload the zip", "info"),
+        (ObjectMissing("NoSuchBucket", Absence.BUCKET), "no such bucket", "Check s3Bucket", "warning"),
+        (
+            ObjectMissing("Access Denied", Absence.DENIED),
+            "access denied, or there is no such key",
+            "s3:ListBucket",
+            "warning",
+        ),
+        (
+            ObjectMissing("arn:aws:iam::1:role/w may not kms:Decrypt", Absence.DENIED, "kms:Decrypt"),
+            "may not perform kms:Decrypt",
+            "allow kms:Decrypt",
+            "warning",
+        ),
+        (ObjectMissing("InvalidObjectState", Absence.ARCHIVED), "(S3 Glacier)", "Restore", "warning"),
+        (ObjectMissing("Redirect", Absence.ELSEWHERE), "in another region", "worker's region", "warning"),
+        (ObjectMissing("KeyTooLong", Absence.NAME), "can have this name", "s3Key", "warning"),
     ],
 )
-async def test_a_cause_that_is_known_has_its_own_words_in_both_languages(
+async def test_each_reason_why_code_cannot_be_read_has_its_own_words_and_the_log_has_the_stores(
     cache: CodeCache,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
-    cause: ObjectMissing,
-    said: tuple[str, str],
-    advised: tuple[str, str],
+    *,
+    missing: ObjectMissing,
+    says: str,
+    hint: str,
+    level: str,
 ) -> None:
-    async def refuse(*_: object, **__: object) -> str:
-        raise cause
+    async def fetch(*_: object, **__: object) -> str:
+        raise missing
 
-    monkeypatch.setattr(store, "fetch", refuse)
-    with pytest.raises(Rejected) as caught:
+    monkeypatch.setattr(store, "fetch", fetch)
+    with capture_logs() as logs, pytest.raises(Rejected) as caught:
         await fetched(cache, "k")
-
-    refusal = caught.value
-    assert refusal.error_type is ErrorType.CODE_NOT_FOUND
-    assert refusal.hint is not None
-    for locale, message, hint in zip(("en", "ko"), said, advised, strict=True):
-        assert message in refusal.message.in_(locale)
-        assert "s3://code/k" in refusal.message.in_(locale)
-        assert hint in refusal.hint.in_(locale)
+    rejected = caught.value
+    assert rejected.error_type is ErrorType.CODE_NOT_FOUND
+    assert rejected.hint is not None
+    assert says in rejected.message.en
+    assert hint in rejected.hint.en
+    for text in (rejected.message, rejected.hint):
+        assert text.ko != text.en
+        assert "arn:" not in text.en + text.ko
+    assert missing.action is None or missing.action in rejected.message.ko
+    assert [(line["log_level"], line["reason"]) for line in logs] == [(level, str(missing))]
 
 
 async def test_an_object_over_the_limit_is_refused_by_the_settings_name(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanoagent.errors import Interrupted, StorageError, Superseded
 from nanoagent.storage import steady
-from nanoagent.storage.base import ObjectMissing
+from nanoagent.storage.base import Absence, ObjectMissing
 from nanoagent.storage.steady import Breaker, SteadyStore
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.gate.set()
-        self.steady = SteadyStore(self, self.probe, clock=lambda: self.now, patience_s=100)
+        self.steady = SteadyStore(
+            self, self.probe, code_bucket="code", clock=lambda: self.now, patience_s=100
+        )
 
     async def probe(self) -> None:
         self.probes += 1
@@ -88,8 +90,8 @@ class Bench:
         if self.fails is not None:
             raise self.fails
 
-    async def read(self, key: str = "k") -> str | None:
-        return await self.steady.fetch("code", key, NOWHERE, etag=None, max_bytes=1)
+    async def read(self, key: str = "k", bucket: str = "code") -> str | None:
+        return await self.steady.fetch(bucket, key, NOWHERE, etag=None, max_bytes=1)
 
     async def write(self, key: str = "outputs/r1/file") -> None:
         await self.steady.put("data", key, NOWHERE, content_type="text/plain")
@@ -238,8 +240,13 @@ async def test_a_write_is_tried_again_before_an_attempt_is_lost_with_it(bench: B
 
 @pytest.mark.parametrize(
     "cause",
-    [failure("AccessDenied", 403), failure("ExpiredToken", 400), failure(NoCredentialsError())],
-    ids=["denied", "over", "none"],
+    [
+        failure("AccessDenied", 403),
+        failure("NoSuchBucket", 404),
+        failure("ExpiredToken", 400),
+        failure(NoCredentialsError()),
+    ],
+    ids=["denied", "missing", "over", "none"],
 )
 async def test_a_bucket_for_outputs_that_may_not_be_written_to_stops_intake_at_once(
     bench: Bench, cause: StorageError
@@ -259,6 +266,76 @@ async def test_a_bucket_for_outputs_that_may_not_be_written_to_stops_intake_at_o
     bench.now += 40
     await bench.steady.trouble()
     await asyncio.wait({write}, timeout=DEADLINE_S)
+    assert await bench.steady.trouble() is None
+
+
+# --- the default bucket of code
+
+NO_BUCKET = ObjectMissing("read s3://code/k: NoSuchBucket", Absence.BUCKET)
+DENIED = ObjectMissing("read s3://code/k: Access Denied", Absence.DENIED)
+
+
+async def test_a_missing_default_bucket_is_no_jobs_fault_and_stops_intake_at_once(bench: Bench):
+    bench.fails = NO_BUCKET
+    with pytest.raises(Interrupted, match="S3_CODE_BUCKET"):
+        await bench.read()
+    assert "NoSuchBucket" in (await bench.steady.trouble() or "")
+    bench.fails = None
+    bench.now += 1
+    assert await bench.steady.trouble() is None  # someone has made it
+    assert await bench.read() == "etag"
+
+
+async def test_the_pauses_grow_while_the_default_bucket_is_missing(bench: Bench):
+    bench.fails = NO_BUCKET
+    for pause_s in (1, 2, 4):
+        with pytest.raises(Interrupted):
+            await bench.read()
+        bench.now += pause_s - 0.5
+        assert await bench.steady.trouble() is not None
+        bench.now += 0.5
+        assert await bench.steady.trouble() is None
+
+
+@pytest.mark.parametrize("missing", [NO_BUCKET, DENIED, ObjectMissing("archived", Absence.ARCHIVED)])
+async def test_a_bucket_that_a_job_names_never_stops_other_jobs(bench: Bench, missing: ObjectMissing):
+    bench.fails, bench.down = missing, failure(UNREACHABLE)
+    for number in range(10):
+        with pytest.raises(ObjectMissing):
+            await bench.read(f"k{number}", "of the job")
+    assert await bench.steady.trouble() is None
+
+
+async def test_a_default_bucket_that_lets_nothing_be_read_stops_intake_after_three_keys(bench: Bench):
+    bench.fails = DENIED
+    for key in ("a", "a", "a", "b"):
+        with pytest.raises(ObjectMissing):
+            await bench.read(key)
+    assert await bench.steady.trouble() is None
+    with pytest.raises(Interrupted, match="nothing was read yet"):
+        await bench.read("c")
+    assert "S3_CODE_BUCKET: access was denied each time" in (await bench.steady.trouble() or "")
+    bench.now += 1
+    assert await bench.steady.trouble() is None  # on trial: a probe cannot tell
+    with pytest.raises(Interrupted):
+        await bench.read("d")
+    assert await bench.steady.trouble() is not None
+
+
+@pytest.mark.parametrize("before", [None, ObjectMissing("no such key", Absence.KEY)])
+async def test_keys_that_are_denied_stop_nothing_once_the_bucket_was_read(
+    bench: Bench, before: ObjectMissing | None
+):
+    bench.fails = before
+    if before is None:
+        await bench.read()
+    else:
+        with pytest.raises(ObjectMissing):
+            await bench.read()
+    bench.fails = DENIED
+    for number in range(10):
+        with pytest.raises(ObjectMissing):
+            await bench.read(f"k{number}")
     assert await bench.steady.trouble() is None
 
 

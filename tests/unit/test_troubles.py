@@ -114,7 +114,7 @@ def refusal(code: str, status: int = 400) -> ClientError:
         (ConnectionResetError(), Trouble.UNREACHABLE),
         (OSError(101, "Network is unreachable"), Trouble.UNREACHABLE),
         (refusal("NoSuchKey", 404), None),
-        (refusal("NoSuchBucket", 404), None),
+        (refusal("NoSuchBucket", 404), Trouble.NO_BUCKET),
         (refusal("PermanentRedirect", 301), None),
         (refusal("ReceiptHandleIsInvalid"), None),
         (OSError(28, "No space left on device"), None),

@@ -271,6 +271,15 @@ class SqsBroker:
         """
         return bool(await self._redrive_policy())
 
+    async def unavailable(self) -> str | None:
+        """Why messages cannot be taken, as far as can be told without taking one; None when they can.
+
+        Raises:
+            BrokerError: The queue could not be asked, or does not exist.
+        """
+        await self._read_policy()
+        return None
+
     async def close(self) -> None:
         """Flush deletes, wait for a poll that was abandoned (`wait_s` at most), stop renewing.
 

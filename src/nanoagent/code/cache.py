@@ -25,13 +25,13 @@ import msgspec
 import structlog
 
 from nanoagent.code import archive, refusals
+from nanoagent.code.absence import rejection
 from nanoagent.code.flights import Flights
 from nanoagent.code.refusals import refused
 from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_private
 from nanoagent.errors import PlatformError, Rejected, Remembered, StorageError
-from nanoagent.object_names import key_hint
 from nanoagent.result import ErrorType
-from nanoagent.storage.base import BucketElsewhere, ObjectArchived, ObjectMissing, ObjectTooLarge, shown
+from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, shown
 from nanoagent.text import Text
 from nanoagent.threads import in_thread
 
@@ -52,34 +52,6 @@ _REFUSAL_REMEMBERED: Final = Text(
     "{message} (remembered: the same bytes were examined {ago_s} s ago)",
     "{message} (기억된 결과: {ago_s}초 전에 같은 내용을 검사했습니다)",
 )
-_MISSING: Final = Text(
-    "{name}: no such key or bucket, or no permission to read it",
-    "{name}: 키나 버킷이 없거나 읽기 권한이 없습니다",
-)
-# Cause → what is wrong, and what to do.
-_NOT_FOUND: Final[dict[type[ObjectMissing], tuple[Text, Text]]] = {
-    ObjectArchived: (
-        Text(
-            "{name}: the object is archived (S3 Glacier) and cannot be read",
-            "{name}: 객체가 보관 계층(S3 Glacier)에 있어 읽을 수 없습니다",
-        ),
-        Text(
-            "Restore the object (aws s3api restore-object), or upload the code again with the storage class "
-            "STANDARD.",
-            "객체를 복원하거나(aws s3api restore-object) 스토리지 클래스 STANDARD로 코드를 다시 올리세요.",
-        ),
-    ),
-    BucketElsewhere: (
-        Text(
-            "{name}: the bucket is in another region, and this worker cannot read it from there",
-            "{name}: 버킷이 다른 리전에 있고, 이 워커는 그 리전에서 읽을 수 없습니다",
-        ),
-        Text(
-            "Put the code into a bucket in the worker's region.",
-            "워커와 같은 리전의 버킷에 코드를 올리세요.",
-        ),
-    ),
-}
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
 _MOST_INDEXED: Final = 16_384  # a block of the disk each; the same bytes may lie under any number of keys
 _MOST_FRESH: Final = 256  # objects; each holds a descriptor
@@ -259,7 +231,9 @@ class CodeCache:
         try:
             etag = await self._store.fetch(bucket, key, into, etag=etag, max_bytes=self._limits.zip_bytes)
         except ObjectMissing as exc:
-            raise _not_found(bucket, key, exc) from exc
+            tell = log.info if exc.absence is Absence.KEY else log.warning
+            tell("code not found", reason=str(exc))
+            raise rejection(bucket, key, exc) from exc
         except ObjectTooLarge as exc:
             raise refused(refusals.ZIP_TOO_LARGE, limit_mb=self._limits.zip_bytes / _MIB) from exc
         if etag is None:
@@ -482,13 +456,6 @@ def _shared(pin: Pin | None) -> Pin:
     if pin is None:
         raise StorageError("the tree was neither pinned nor refused")
     return pin.share()
-
-
-def _not_found(bucket: str, key: str, cause: ObjectMissing) -> Rejected:
-    """Why the code could not be read, in words for the author."""
-    found = (words for kind, words in _NOT_FOUND.items() if isinstance(cause, kind))
-    message, hint = next(found, (_MISSING, key_hint(bucket, key)))
-    return Rejected(ErrorType.CODE_NOT_FOUND, message.format(name=shown(bucket, key)), hint=hint)
 
 
 def _seal(program: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
@@ -11,16 +12,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class Absence(Enum):
+    """Why an object cannot be read; the value is the reason in words."""
+
+    KEY = "there is no such key"
+    BUCKET = "there is no such bucket"
+    DENIED = "access is denied"
+    ARCHIVED = "the object is archived"
+    ELSEWHERE = "the bucket is in a region that requests cannot be sent on to"
+    NAME = "no bucket or key can have such a name"
+
+
 class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, not a failure
-    """No such bucket or key, or no permission to know."""
+    """An object cannot be read, for a reason that concerns this object or its bucket.
 
+    Args:
+        message: For the log; it quotes the store.
+        absence: The reason.
+        action: The permission that the store says is missing ("kms:Decrypt"), where it says so.
+    """
 
-class ObjectArchived(ObjectMissing):
-    """The object is in an archive (S3 Glacier): it cannot be read before it is restored."""
-
-
-class BucketElsewhere(ObjectMissing):
-    """The bucket is in a region that requests from here cannot be sent on to."""
+    def __init__(self, message: str, absence: Absence = Absence.KEY, action: str | None = None) -> None:
+        super().__init__(message)
+        self.absence = absence
+        self.action = action
 
 
 class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
@@ -59,7 +74,7 @@ class ObjectStore(Protocol):
             max_bytes: More than this is refused, before or while it is read.
 
         Raises:
-            ObjectMissing: No such bucket or key, or access denied; its subclasses name further causes.
+            ObjectMissing: No such bucket or key, access denied, or archived; `absence` says which.
             ObjectTooLarge: The object is larger than `max_bytes`.
             StorageError: Anything else.
         """

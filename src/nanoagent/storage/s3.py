@@ -10,15 +10,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from nanoagent import aws
-from nanoagent.errors import NanoAgentError, StorageError, Superseded
-from nanoagent.storage.base import (
-    BucketElsewhere,
-    ObjectArchived,
-    ObjectMissing,
-    ObjectTooLarge,
-    plain_link,
-    shown,
-)
+from nanoagent.errors import StorageError, Superseded
+from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, plain_link, shown
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -28,39 +21,44 @@ _CHUNK_BYTES: Final = 256 * 1024  # written within the loop: about 0.1 ms to the
 _PART_BYTES: Final = 8 * 1024 * 1024  # S3 wants 5 MiB at least and 10,000 parts at most: up to 78 GiB
 _LEAST_BYTES_PER_S: Final = 128 * 1024  # slower than any network that a worker could live with
 _NOT_MODIFIED: Final = frozenset({"304", "NotModified"})
-# By code and not by HTTP status: 403 is also what wrong or expired credentials of our own get.
-_MISSING: Final = frozenset(
-    {
-        "404",
-        "403",
-        "NoSuchKey",
-        "NoSuchBucket",
-        "NotFound",
-        "AccessDenied",
-        "AllAccessDisabled",
-        "InvalidBucketName",
-        "KeyTooLongError",
-        "ParamValidationError",  # botocore's own, for what can be no bucket or key
-    }
-)
-_ARCHIVED: Final = frozenset({"InvalidObjectState"})
-# botocore follows a bucket to its region once, by the region that S3 names. These remain where it cannot: in
-# another partition, in a region that is not enabled for the account, or behind an endpoint of one region.
-_ELSEWHERE: Final = frozenset(
-    {
-        *("301", "307", "PermanentRedirect", "TemporaryRedirect", "Redirect"),
-        *("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
-    }
-)
+# By code and not by HTTP status: 403 is also the answer to wrong or expired credentials of the worker.
+_ABSENCES: Final = {
+    **dict.fromkeys(("404", "NoSuchKey", "NotFound"), Absence.KEY),
+    **dict.fromkeys(("NoSuchBucket", "InvalidBucketName"), Absence.BUCKET),
+    **dict.fromkeys(("403", "AccessDenied", "AllAccessDisabled"), Absence.DENIED),
+    **dict.fromkeys(
+        (
+            "KMS.AccessDeniedException",
+            "KMS.DisabledException",
+            "KMS.InvalidStateException",
+            "KMS.KMSInvalidStateException",
+            "KMS.NotFoundException",
+        ),
+        Absence.DENIED,
+    ),
+    "InvalidObjectState": Absence.ARCHIVED,  # it would have to be restored first
+    # botocore follows a bucket to its region once, by the region that S3 names. These remain where it
+    # cannot: in another partition, in a region that is not enabled for the account, or behind an endpoint of
+    # one region.
+    **dict.fromkeys(
+        (
+            *("301", "307", "PermanentRedirect", "TemporaryRedirect", "Redirect"),
+            *("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        ),
+        Absence.ELSEWHERE,
+    ),
+    **dict.fromkeys(("KeyTooLongError", "ParamValidationError"), Absence.NAME),  # the latter is botocore's
+}
+_LIST: Final = "s3:listbucket"
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _GONE: Final = frozenset({"NoSuchKey", "NotFound", "404"})
 _CANNOT: Final = frozenset({"NotImplemented", "501"})
 _FENCE: Final = "nanoagent-fence"  # x-amz-meta-nanoagent-fence
-# Of what was asked for to no purpose: the store is there, and knows who we are.
-_PROBE_ANSWERS: Final = frozenset({"NoSuchKey", "AccessDenied", "InvalidRange"})
-_PROBE_KEY: Final = (
-    "outputs/nanoagent-probe"  # below what a worker may read; a requestId has no slash after it
-)
+# Answers to the probe's question that show a working store: it knows the bucket and the credentials.
+_PROBE_ANSWERS: Final = frozenset({"NoSuchKey", "InvalidRange"})
+_PROBE_NAME: Final = "nanoagent-probe"
+# A worker may read and write below this; no requestId names such an object, since a slash follows an id.
+_PROBE_OUTPUT: Final = f"outputs/{_PROBE_NAME}"
 _PROBE_S: Final = 5.0
 _PUT_ATTEMPTS: Final = 5  # each but the first after someone else has written or removed the object in between
 
@@ -157,21 +155,52 @@ class S3Store:
                 )
             )
 
-    async def probe(self, bucket: str) -> None:
-        """Succeed when the store answers, knows our credentials, and has the bucket; nothing is changed.
+    async def probe_code(self, bucket: str) -> None:
+        """Succeed when the bucket of code exists and reading from it is not refused; nothing is changed.
 
-        An object is asked for that is not there. HeadBucket would take s3:ListBucket, which a worker need not
-        have, and has no body to tell a missing permission from a wrong key.
+        It reads a key that does not exist. HeadBucket would take s3:ListBucket, which a worker need not have,
+        and its answer has no body that tells a missing permission from a wrong access key.
 
         Raises:
-            StorageError: It does not, or not within 5 seconds.
+            StorageError: The store, the bucket or a permission is missing, or no answer came in 5 seconds.
         """
-        doing = f"look for the bucket {bucket}"
-        async with aws.within(_PROBE_S, StorageError, doing):
+        await self._probe(bucket, _PROBE_NAME, "S3_CODE_BUCKET", may_read=True)
+
+    async def probe_outputs(self, bucket: str) -> None:
+        """Succeed when the store answers and has the bucket of outputs; nothing is changed.
+
+        Raises:
+            StorageError: The store or the bucket is missing, or no answer came in 5 seconds.
+        """
+        await self._probe(bucket, _PROBE_OUTPUT, "S3_USER_DATA_BUCKET", may_read=False)
+
+    async def probe_writing(self, bucket: str) -> None:
+        """Succeed when writing below `outputs/` is not refused: begin a multipart upload, then abort it.
+
+        A store without multipart uploads is only asked for the bucket.
+
+        Raises:
+            StorageError: Writing is refused, or no answer came in 5 seconds.
+        """
+        target = {"Bucket": bucket, "Key": _PROBE_OUTPUT}
+        async with aws.within(_PROBE_S, StorageError, f"write to the bucket {bucket} (S3_USER_DATA_BUCKET)"):
             try:
-                answer = await self._client.get_object(Bucket=bucket, Key=_PROBE_KEY, Range="bytes=0-0")
+                upload = await self._client.create_multipart_upload(**target)
             except aws.CALL_ERRORS as exc:
-                if aws.error_code(exc) in _PROBE_ANSWERS:
+                if aws.error_code(exc) not in _CANNOT:
+                    raise
+                upload = None
+        if upload is None:
+            await self.probe_outputs(bucket)
+        else:
+            await self._abort({**target, "UploadId": upload["UploadId"]})
+
+    async def _probe(self, bucket: str, key: str, setting: str, *, may_read: bool) -> None:
+        async with aws.within(_PROBE_S, StorageError, f"look for the bucket {bucket} ({setting})"):
+            try:
+                answer = await self._client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+            except aws.CALL_ERRORS as exc:
+                if aws.error_code(exc) in _PROBE_ANSWERS or _is_harmless_refusal(exc, may_read=may_read):
                     return
                 raise
             answer["Body"].close()
@@ -193,7 +222,11 @@ class S3Store:
             code = aws.error_code(exc)
             if code in _NOT_MODIFIED:
                 return None
-            raise _unreadable(code)(f"read {shown(bucket, key)}: {aws.describe(exc)}") from exc
+            said = f"read {shown(bucket, key)}: {aws.describe(exc)}"
+            absence, action = absence_of(code, str(exc))
+            if absence is None:
+                raise StorageError(said) from exc
+            raise ObjectMissing(said, absence, action) from exc
 
     async def _put_if(
         self,
@@ -278,13 +311,32 @@ class S3Store:
             _log.warning("multipart upload not aborted", error=aws.describe(exc), **target)
 
 
-def _unreadable(code: str) -> type[NanoAgentError]:
-    """What S3's code for an object that was not read means."""
-    if code in _ARCHIVED:
-        return ObjectArchived
-    if code in _ELSEWHERE:
-        return BucketElsewhere
-    return ObjectMissing if code in _MISSING else StorageError
+def absence_of(code: str, message: str) -> tuple[Absence | None, str | None]:
+    """Why an object cannot be read, by S3's refusal; None for a failure that is not about the object.
+
+    A caller without s3:ListBucket is refused a key that does not exist ("GetObject" in the Amazon S3 API
+    Reference). Where S3 names s3:ListBucket, reading is allowed, and the key is missing.
+
+    Returns:
+        The reason, and the action that S3 says is missing.
+    """
+    absence = _ABSENCES.get(code)
+    action = aws.missing_action(message) if absence is Absence.DENIED else None
+    if action is not None and action.lower() == _LIST:
+        return Absence.KEY, None
+    return absence, action
+
+
+def _is_harmless_refusal(error: BaseException, *, may_read: bool) -> bool:
+    """Whether a refused probe leaves it open that the worker can do its work.
+
+    Outputs are written, not read. A refusal that names no action may mean that the key does not exist.
+    """
+    absence, action = absence_of(aws.error_code(error), str(error))
+    if absence is Absence.KEY:
+        return True
+    is_denied = aws.error_code(error) == "AccessDenied"
+    return is_denied and (action is None or not may_read)
 
 
 async def _copy(body: Any, into: Path, max_bytes: int) -> bool:

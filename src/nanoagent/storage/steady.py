@@ -7,7 +7,9 @@ at once and uncounted, and what wants to write waits, because its job has run. A
 time, a probe closes it again, on trial: the next failure opens it anew; those that wait go first.
 
 A store that throttles is never a job's failed attempt, and refused credentials, or a bucket for outputs that
-may not be written to, open the breaker by themselves: no user's job can bring them about.
+may not be written to, open the breaker by themselves: no user's job can bring them about. So does a missing
+default bucket of code. Where access to that bucket is denied, S3 does not always say whether the key is
+missing or the worker may not read: the breaker opens after three different keys if nothing was read yet.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import structlog
 from nanoagent import aws
 from nanoagent.aws import Trouble
 from nanoagent.errors import Interrupted, StorageError, Superseded
-from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,7 +39,7 @@ _PAUSE_MAX_S: Final = 30.0
 _SILENT_S: Final = 3.0  # calls that are without an answer for so long are reason enough to ask
 _PUT_TRIES: Final = 3  # of a store that is not down; the job has run, and that is not to be lost
 _PATIENCE_S: Final = 600.0  # for what has run; the lease is renewed meanwhile
-_OURS: Final = frozenset({Trouble.REFUSED, Trouble.CLOCK, Trouble.DENIED})
+_OURS: Final = frozenset({Trouble.REFUSED, Trouble.CLOCK, Trouble.DENIED, Trouble.NO_BUCKET})
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -90,6 +92,7 @@ class SteadyStore:
     Args:
         store: The other.
         probe: Asks whether it answers; raises `StorageError`, in a bounded time.
+        code_bucket: The default bucket of code, which is the worker's to answer for.
         clock: Monotonic seconds.
         patience_s: For how long a write waits for the store to come back, seconds.
     """
@@ -99,11 +102,14 @@ class SteadyStore:
         store: ObjectStore,
         probe: Callable[[], Awaitable[None]],
         *,
+        code_bucket: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience_s: float = _PATIENCE_S,
     ) -> None:
         self._store = store
         self._probe = probe
+        self._code_bucket = code_bucket
+        self._has_read = False
         self._clock = clock
         self._patience_s = patience_s
         self._breaker = Breaker()
@@ -125,7 +131,36 @@ class SteadyStore:
         if self._breaker.reason is not None:
             raise _interrupted(self._breaker.reason)
         work = self._store.fetch(bucket, key, into, etag=etag, max_bytes=max_bytes)
-        return await self._watched(f"{bucket}/{key}", work, is_write=False)
+        try:
+            done = await self._watched(f"{bucket}/{key}", work, is_write=False)
+        except ObjectMissing as exc:
+            self._judge_absence(bucket, key, exc)
+            raise
+        self._has_read = True
+        return done
+
+    def _judge_absence(self, bucket: str, key: str, missing: ObjectMissing) -> None:
+        """Draw conclusions from an object that cannot be read.
+
+        Raises:
+            Interrupted: The default bucket of code itself cannot be used; the job is not at fault.
+        """
+        self._answered_at = self._clock()
+        is_default = bucket == self._code_bucket
+        if is_default and missing.absence in {Absence.BUCKET, Absence.ELSEWHERE}:
+            self._open(f"{missing} (S3_CODE_BUCKET)")
+        elif missing.absence is not Absence.DENIED:
+            self._has_read |= missing.absence is Absence.KEY  # to be told so takes the permission to read
+            self._succeeded()
+            return
+        elif is_default and not self._has_read:
+            reason = f"S3_CODE_BUCKET: access was denied each time, and nothing was read yet; {missing}"
+            self._breaker.failed(key, reason, self._clock())
+        else:
+            return
+        self._tell()
+        if self._breaker.reason is not None:
+            raise _interrupted(self._breaker.reason) from missing
 
     async def put(
         self,
@@ -210,7 +245,7 @@ class SteadyStore:
         except StorageError as exc:
             await self._failed(who, exc, is_write=is_write)
             raise
-        except (ObjectMissing, ObjectTooLarge, Superseded):
+        except (ObjectTooLarge, Superseded):
             self._succeeded()
             raise
         finally:
