@@ -42,6 +42,9 @@ SETTINGS_KO: Final = {
     "redis_username": "Redis 사용자. 필요한 경우에만",
     "redis_password": "Redis 비밀번호. 필요한 경우에만",
     "redis_tls": "Redis에 TLS로 연결",
+    "redis_tls_ca_file": "Redis 인증서를 서명한 인증 기관의 PEM 파일. 이 머신이 신뢰하는 기관에 더해짐",
+    "redis_tls_key_file": "클라이언트 인증서의 개인 키 PEM 파일. 암호화되지 않은 것",
+    "redis_tls_cert_file": "클라이언트 인증서와 그 체인의 PEM 파일. 서버가 요구하는 경우에만",
     "result_ttl_seconds": "Redis에 결과를 보관하는 시간(초)",
     "max_result_bytes": "결과가 이보다 크면 전체 로그를 S3에 올리고 링크를 남김",
     "result_spool_mb": (

@@ -51,7 +51,7 @@ from nanoagent.outputs import OutputUploader
 from nanoagent.runner import Runner, RunnerParts
 from nanoagent.selftest.keeper import Keeper
 from nanoagent.selftest.suite import SelfTest, Suite, attack_all
-from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.redis import RedisSink, Tls
 from nanoagent.sink.spool import Spool
 from nanoagent.slots import Slots
 from nanoagent.storage.s3 import S3Store
@@ -713,6 +713,13 @@ def _replay(folder: Path) -> Replay:
         raise ConfigError([f"AI_REPLAY: {exc}"]) from exc
 
 
+def redis_tls(settings: Settings) -> Tls | None:
+    """How to speak TLS to Redis; None: without."""
+    if not settings.redis_tls:
+        return None
+    return Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
+
+
 def redis_sink(settings: Settings, background: Background | None = None) -> RedisSink:
     """The sink that the settings name."""
     return RedisSink(
@@ -721,7 +728,7 @@ def redis_sink(settings: Settings, background: Background | None = None) -> Redi
         db=settings.redis_db,
         username=settings.redis_username,
         password=settings.redis_password,
-        tls=settings.redis_tls,
+        tls=redis_tls(settings),
         ttl_s=settings.result_ttl_seconds,
         # As long as the lease on a message: when a dead worker's comes back, its claim is over as well.
         claim_s=settings.sqs_visibility_seconds,
@@ -786,7 +793,7 @@ async def check(settings: Settings) -> list[Finding]:
             await broker.redrives()
 
         async def results() -> None:
-            await sink.ask("PING")  # what readiness looks with writes a key
+            await sink.verify()
 
         findings = []
         for part, probe in (("Docker and images", images), ("SQS queue", queue), ("Redis", results)):

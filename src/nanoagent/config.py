@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nanoagent.errors import ConfigError
@@ -187,6 +188,17 @@ class Settings(BaseSettings):
     redis_username: str | None = Field(None, description="its user, if it wants one")
     redis_password: str | None = Field(None, description="its password, if it wants one", repr=False)
     redis_tls: bool = Field(False, description="speak TLS to it")
+    redis_tls_ca_file: Path | None = Field(
+        None, description="PEM file of authorities that may sign its certificate, besides this machine's"
+    )
+    redis_tls_key_file: Path | None = Field(
+        None, description="PEM file of the client certificate's private key, not encrypted"
+    )
+    redis_tls_cert_file: Path | None = Field(
+        None,
+        validate_default=True,  # to find a key without a certificate
+        description="PEM file of the client certificate, with its chain, if the server wants one",
+    )
     result_ttl_seconds: Positive = Field(3600, description="how long a result is kept on Redis, seconds")
     max_result_bytes: int = Field(
         512 * 1024, ge=4096, description="a larger result has its full logs put to S3 and linked"
@@ -521,6 +533,45 @@ class Settings(BaseSettings):
             raise ValueError("should be a folder that exists")
         return value
 
+    @field_validator("redis_tls_ca_file", "redis_tls_key_file", "redis_tls_cert_file")
+    @classmethod
+    def _is_readable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        if info.data.get("redis_tls") is False:
+            raise ValueError("has no effect without REDIS_TLS=true; set that, or unset this")
+        try:
+            value.read_bytes()
+        except OSError as exc:
+            raise ValueError(f"should be a file that this user may read ({exc.strerror})") from exc
+        return value
+
+    @field_validator("redis_tls_ca_file")
+    @classmethod
+    def _has_authorities(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except ssl.SSLError as exc:
+                raise ValueError("should hold certificates in PEM (-----BEGIN CERTIFICATE-----)") from exc
+        return value
+
+    @field_validator("redis_tls_cert_file")
+    @classmethod
+    def _fits_its_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        key = info.data.get("redis_tls_key_file")
+        if value is None:
+            if key is not None:
+                raise ValueError("should be set, as REDIS_TLS_KEY_FILE is")
+            return None
+        try:
+            ssl.create_default_context().load_cert_chain(value, key, password=_no_password)
+        except (ssl.SSLError, ValueError) as exc:
+            raise ValueError(
+                "should be a certificate in PEM whose private key, not encrypted, is in REDIS_TLS_KEY_FILE"
+            ) from exc
+        return value
+
     @field_validator("s3_code_bucket", "s3_user_data_bucket")
     @classmethod
     def _is_bucket(cls, value: str) -> str:
@@ -666,6 +717,11 @@ class Settings(BaseSettings):
     def most_cpus_for(self, memory_mb: int) -> float:
         """What a job of that size may use while CPUs are free: CPU_BURST times its share."""
         return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
+
+
+def _no_password() -> str:
+    """For an encrypted key: OpenSSL would ask at the terminal."""
+    raise ValueError("the key is encrypted")
 
 
 def _listed(value: str) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nanoagent.errors import SinkError
 from nanoagent.sink.base import Claim
-from nanoagent.sink.redis import RedisSink
-from support.own_redis import HOST, own_redis
+from nanoagent.sink.redis import RedisSink, Tls
+from support import own_redis as redis_servers
+from support.certificates import Authority
+from support.own_redis import HOST, own_redis, sentinel_of
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ DEADLINE_S = 60
 
 
 @asynccontextmanager
-async def sink_at(port: int, **settings: str) -> AsyncIterator[RedisSink]:
-    sink = RedisSink(HOST, port, owner="me", op_timeout_s=20, **settings)  # type: ignore[arg-type]
+async def sink_at(port: int, **settings: Any) -> AsyncIterator[RedisSink]:
+    defaults: dict[str, Any] = {"owner": "me", "op_timeout_s": 20}
+    sink = RedisSink(HOST, port, **(defaults | settings))
     try:
         yield sink
     finally:
@@ -116,10 +119,186 @@ async def test_another_password_is_told_apart_and_is_tried_anew(server: OwnRedis
         await sink.ping()
 
 
-async def test_rights_that_are_missing_are_told_apart(server: OwnRedis):
-    await server.client.execute_command("ACL", "SETUSER", "poor", "on", ">x", "~*", "+ping")
+@pytest.mark.parametrize(
+    "rights",
+    [
+        ("~*", "&*", "+ping"),
+        ("~*", "&*", "+@all", "-@scripting"),
+        ("~*", "&*", "+@all", "-publish"),
+        ("~*", "&*", "+@all", "-hincrby"),
+        ("~*", "&*", "+@all", "-subscribe"),
+        ("~nanoagent:*", "&*", "+@all"),
+        ("~*", "&result:*", "+@all"),
+    ],
+    ids=" ".join,
+)
+async def test_rights_that_are_missing_are_told_apart(server: OwnRedis, rights: tuple[str, ...]):
+    await server.client.execute_command("ACL", "SETUSER", "poor", "on", ">x", *rights)
     async with sink_at(server.port, username="poor", password="x") as sink:
         assert "it does not allow that to this user: docs/operations.md" in await trouble_of(sink)
+        # The key of what was tried before it was refused goes by itself.
+        assert {await server.client.ttl(key) for key in await server.client.keys("*")} <= {0, 1, -2}
+
+
+async def test_a_look_at_all_that_a_worker_does_leaves_nothing(server: OwnRedis):
+    async with sink_at(server.port) as sink:
+        await sink.verify()
+        assert await server.client.keys("*") == []
+        assert await server.client.pubsub_channels() == []
+
+
+async def test_what_was_well_and_is_not_any_more_is_tried_whole_again(server: OwnRedis):
+    await server.client.execute_command("ACL", "SETUSER", "me", "on", ">x", "~*", "&*", "+@all")
+    async with sink_at(server.port, username="me", password="x") as sink:
+        await sink.ping()
+        await server.client.execute_command("ACL", "SETUSER", "me", "-subscribe", "-evalsha")
+        with pytest.raises(SinkError):
+            await sink.claim("r")
+        assert "it does not allow that" in await trouble_of(sink)
+        await server.client.execute_command("ACL", "SETUSER", "me", "+evalsha")
+        assert "it does not allow that" in await trouble_of(sink)
+        await server.client.execute_command("ACL", "SETUSER", "me", "+subscribe")
+        await sink.ping()
+
+
+# --- what no retry mends
+
+
+@pytest.mark.parametrize("db", [0, 1])
+async def test_a_cluster_is_refused_by_name_whatever_the_workers_name(tmp_path: Path, db: int):
+    # Its own bus port would be beyond the last port, for most free ports.
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(redis_servers.free_port()))
+    async with own_redis(tmp_path, *cluster) as server:
+        for prepare in ((), ("CLUSTER", "ADDSLOTSRANGE", 0, 16383)):
+            if prepare:
+                await server.client.execute_command(*prepare)
+            for owner in ("a", "b"):
+                async with sink_at(server.port, db=db, owner=owner) as sink:
+                    assert "it is a Redis Cluster, which is not supported" in await trouble_of(sink)
+
+
+@pytest.mark.parametrize("settings", [{}, {"password": "of the primary"}, {"db": 1}], ids=str)
+async def test_a_sentinels_port_is_told_apart(server: OwnRedis, tmp_path: Path, settings: dict[str, Any]):
+    async with sentinel_of(tmp_path, server) as sentinel, sink_at(sentinel.port, **settings) as sink:
+        assert "it is a Redis Sentinel, which stores nothing" in await trouble_of(sink)
+
+
+async def test_a_server_that_runs_no_scripts_is_told_apart(tmp_path: Path):
+    disabled = [word for name in ("EVAL", "EVALSHA") for word in ("--rename-command", name, "")]
+    async with own_redis(tmp_path, *disabled) as server, sink_at(server.port) as sink:
+        assert "it does not run scripts (EVAL, EVALSHA)" in await trouble_of(sink)
+
+
+async def test_a_server_that_lacks_a_command_is_told_apart(tmp_path: Path):
+    async with (
+        own_redis(tmp_path, "--rename-command", "SUBSCRIBE", "") as server,
+        sink_at(server.port) as sink,
+    ):
+        assert "it does not know a command that the worker needs" in await trouble_of(sink)
+
+
+async def test_a_database_that_is_not_there_is_told_apart(server: OwnRedis):
+    async with sink_at(server.port, db=99) as sink:
+        assert "it has no database of this number: set REDIS_DB" in await trouble_of(sink)
+
+
+async def test_a_password_that_nobody_asked_for_is_told_apart(server: OwnRedis):
+    async with sink_at(server.port, password="unasked") as sink:
+        assert "it has no password for this user, and REDIS_PASSWORD is set" in await trouble_of(sink)
+
+
+# --- TLS
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def tls_of(authority: Authority, *hosts: str, asks: bool = False, **issued: Any) -> redis_servers.Tls:
+    shown = authority.issue("server", *(hosts or (HOST,)), **issued)
+    return redis_servers.Tls(shown, authority.certificate, authority.issue("operator"), asks)
+
+
+async def test_a_server_with_a_certificate_of_ones_own_authority_is_used(
+    authority: Authority, tmp_path: Path
+):
+    async with (
+        own_redis(tmp_path, tls=tls_of(authority)) as server,
+        sink_at(server.port, tls=Tls(authority.certificate)) as sink,
+    ):
+        await sink.ping()
+        claim = await sink.claim("r")
+        assert isinstance(claim, Claim)
+        assert await sink.publish(claim, DOCUMENT)
+        assert await server.client.get("job:r") == DOCUMENT
+    async with own_redis(tmp_path, tls=tls_of(authority)) as server, sink_at(server.port, tls=Tls()) as sink:
+        said = await trouble_of(sink)
+        assert "does not trust: set REDIS_TLS_CA_FILE" in said
+        assert "no Redis" not in said
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+async def test_a_client_certificate_is_shown_to_a_server_that_wants_one(
+    authority: Authority, tmp_path: Path, version: str
+):
+    trusted, ours = authority.certificate, authority.issue("worker")
+    (tmp_path / "foreign").mkdir()
+    theirs = Authority(tmp_path / "foreign", "foreign").issue("intruder")
+    async with own_redis(tmp_path, "--tls-protocols", version, tls=tls_of(authority, asks=True)) as server:
+        async with sink_at(server.port, tls=Tls(trusted, ours.certificate, ours.key)) as sink:
+            await sink.ping()
+        async with sink_at(server.port, tls=Tls(trusted)) as sink:
+            assert "wants a client certificate: set REDIS_TLS_CERT_FILE and" in await trouble_of(sink)
+        async with sink_at(server.port, tls=Tls(trusted, theirs.certificate, theirs.key)) as sink:
+            assert "it refuses the client certificate: see REDIS_TLS_CERT_FILE" in await trouble_of(sink)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "issued", "says"),
+    [
+        (("redis.example",), {}, "it is for another name: set REDIS_HOST"),
+        (("192.0.2.1",), {}, "it is for another name: set REDIS_HOST"),
+        ((HOST,), {"days": (-3, -1)}, "is not valid today: renew it"),
+        ((HOST,), {"days": (1, 3)}, "is not valid today: renew it"),
+    ],
+    ids=str,
+)
+async def test_a_certificate_that_does_not_hold_is_told_by_its_fault(
+    authority: Authority, tmp_path: Path, hosts: tuple[str, ...], issued: dict[str, Any], says: str
+):
+    async with (
+        own_redis(tmp_path, tls=tls_of(authority, *hosts, **issued)) as server,
+        sink_at(server.port, tls=Tls(authority.certificate)) as sink,
+    ):
+        assert says.replace("it is for", "certificate is for") in await trouble_of(sink)
+
+
+@pytest.mark.parametrize("password", [None, "x"])
+async def test_plain_text_to_a_tls_port_and_the_reverse_are_told_apart(
+    authority: Authority, tmp_path: Path, server: OwnRedis, password: str | None
+):
+    settings = {"password": password, "op_timeout_s": 3}
+    if password is not None:
+        await server.set(requirepass=password)
+    async with own_redis(tmp_path, tls=tls_of(authority, asks=True)) as encrypted:
+        async with sink_at(encrypted.port, **settings) as sink:
+            assert "it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true" in await trouble_of(sink)
+        async with sink_at(server.port, tls=Tls(authority.certificate), **settings) as sink:
+            assert "it does not speak TLS there, and REDIS_TLS is true" in await trouble_of(sink)
+
+
+async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(talk, HOST, unused_tcp_port):
+        for tls in (None, Tls()):
+            async with sink_at(unused_tcp_port, tls=tls, op_timeout_s=3) as sink:
+                said = await trouble_of(sink)
+                assert "REDIS_TLS=true" not in said
+                assert tls is not None or "what answers is no Redis" in said
 
 
 async def test_a_server_that_has_enough_clients_is_told_apart(server: OwnRedis):

@@ -17,6 +17,7 @@ from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
 from nanoagent.errors import SinkError
+from nanoagent.sink import troubles
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ OK, NOTE, WARNING, PROBLEM, UNKNOWN = (
 NOON = 1_795_608_000.0
 POLICY = {"deadLetterTargetArn": "arn:aws:sqs:r:123456789012:dead", "maxReceiveCount": 20}
 ATTRIBUTES = {"RedrivePolicy": json.dumps(POLICY), "MessageRetentionPeriod": "345600"}
+
+
+def refused_by(trouble: troubles.Trouble) -> Answer:
+    """What the worker's own look at Redis came to."""
+    return Answer(data=troubles.StoreError("x:1", "try", trouble, ValueError("said")))
 
 
 def settings_with(**changes: Any) -> config.Settings:
@@ -406,6 +412,11 @@ def info_of(**changes: str) -> Answer:
             ((PROBLEM, "REDIS_USERNAME and REDIS_PASSWORD"),),
         ),
         ({"ping": Answer("BusyLoadingError", "?")}, {}, ((PROBLEM, "is loading"),)),
+        *(
+            ({"verify": refused_by(trouble), "ping": ping}, {}, ((PROBLEM, trouble.says.partition(": ")[0]),))
+            for trouble in troubles.BY_SETTINGS
+            for ping in (Answer(), Answer("ConnectionError", "Connection closed by server."))
+        ),
         ({"ping": Answer("NoPermissionError", "ping")}, {}, ((PROBLEM, "ACL SETUSER default"),)),
         ({"ping": Answer("ResponseError", "DB index is out of range")}, {}, ((PROBLEM, "REDIS_DB"),)),
         (

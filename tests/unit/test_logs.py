@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 import pytest
 import structlog
 
 from nanoagent.telemetry import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Terminal(io.StringIO):
@@ -225,6 +231,62 @@ def test_what_is_written_as_a_credential_is_hidden_whoever_it_belongs_to(stream,
     (line,) = lines(stream)
     assert "hunter2" not in str(line["event"]).lower()
     assert "***" in str(line["event"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD",
+        "AWS_SECRET_ACCESS_KEY: is not set",
+        "REDIS_PASSWORD: should be set, as REDIS_USERNAME is",
+        "no password: any client may read and forge results",
+        "wrong password: the server refuses it.",
+        "invalid session token: expired",
+        "Password: required",
+    ],
+)
+def test_a_sentence_about_a_secret_keeps_its_words(said: str):
+    assert logs.without_secrets(said) == said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "password: set-hunter2",
+        "password: the.hunter2",
+        'password: "set"hunter2',
+        "password=set hunter2",
+        "REDIS_PASSWORD: hunter2 is wrong",
+        "'password': 'set'",
+        "aws_session_token: isHunter2",
+    ],
+)
+def test_a_secret_that_begins_like_a_word_is_hidden_all_the_same(said: str):
+    shown = logs.without_secrets(said)
+    assert "***" in shown
+    assert shown != said
+
+
+def literals() -> Iterator[tuple[str, str]]:
+    """Every text in the package's source, and the file it stands in; `…` where something is filled in."""
+    for path in sorted(Path(logs.__file__).parents[1].rglob("*.py")):
+        if path.name == "logs.py":  # patterns of secrets
+            continue
+        tree = ast.parse(path.read_text())
+        parts = {
+            id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield path.name, "".join(str(getattr(part, "value", "…")) for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+                yield path.name, node.value
+
+
+def test_no_message_of_this_package_is_taken_for_a_secret():
+    texts = list(literals())
+    assert len(texts) > 5000
+    assert [(name, text) for name, text in texts if logs.without_secrets(text) != text] == []
 
 
 def test_a_secret_that_would_be_a_part_of_words_is_left_to_the_other_ways(stream):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import ssl
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -10,11 +13,17 @@ from botocore import exceptions as botocore
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from redis import exceptions as redis
+from redis.crc import key_slot
 
 from nanoagent import aws
-from nanoagent.aws import Trouble
-from nanoagent.errors import BrokerError
-from nanoagent.sink import troubles
+from nanoagent.aws import Trouble as AwsTrouble
+from nanoagent.errors import BrokerError, UnreadableMessage
+from nanoagent.job import parse_job
+from nanoagent.sink import scripts, troubles
+from support.fakes import make_settings
+
+if TYPE_CHECKING:
+    from nanoagent.sink.troubles import Trouble
 
 
 def caused(outer: Exception, inner: Exception) -> Exception:
@@ -34,7 +43,42 @@ def caused(outer: Exception, inner: Exception) -> Exception:
         (redis.MasterDownError("Link with MASTER is down"), "lost its primary", True),
         (redis.BusyLoadingError("Redis is loading the dataset in memory"), "loading its data", True),
         (redis.AuthenticationError("invalid username-password pair"), "REDIS_PASSWORD", True),
-        (redis.ClusterDownError("Hash slot not served"), "cluster is down", True),
+        (redis.ClusterDownError("Hash slot not served"), "Redis Cluster", False),
+        (redis.ClusterCrossSlotError("Keys in request don't hash to the same slot"), "Redis Cluster", False),
+        (redis.MovedError("3999 127.0.0.1:6381"), "Redis Cluster", False),
+        (redis.AskError("3999 127.0.0.1:6381"), "Redis Cluster", False),
+        (redis.TryAgainError("Multiple keys request during rehashing of slot"), "Redis Cluster", False),
+        (redis.ResponseError("SELECT is not allowed in cluster mode"), "Redis Cluster", False),
+        (redis.ResponseError("DB index is out of range"), "set REDIS_DB", False),
+        (redis.ResponseError("invalid DB index"), "set REDIS_DB", False),
+        (redis.ResponseError("unknown command 'EVALSHA', with args beginning with: "), "run scripts", False),
+        (redis.ResponseError("unknown command `eval`, with args beginning with: "), "run scripts", False),
+        (redis.ResponseError("unknown command 'SETEX'"), "does not know a command", False),
+        (
+            redis.ResponseError("Write commands not allowed after non deterministic commands."),
+            "too old: use Redis 5",
+            False,
+        ),
+        (
+            redis.ResponseError(
+                "ACL failure in script: User u has no permissions to run the 'publish' command"
+            ),
+            "ACL rule",
+            False,
+        ),
+        (
+            redis.ResponseError("The user executing the script can't run this command or subcommand"),
+            "ACL rule",
+            False,
+        ),
+        (
+            redis.AuthenticationError(
+                "AUTH <password> called without any password configured for the default user."
+            ),
+            "unset REDIS_PASSWORD",
+            True,
+        ),
+        (redis.ResponseError("DENIED Redis is running in protected mode because"), "protected mode", False),
         (redis.NoPermissionError("this user has no permissions"), "ACL rule", False),
         (redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'"), "maxmemory", False),
         (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), "save to its disk", False),
@@ -66,6 +110,51 @@ def test_what_is_wrong_with_redis_is_said_with_what_to_do(error: Exception, says
     assert troubles.sentence(error).startswith(trouble.says)
 
 
+def tls_error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}] words (_ssl.c:1)")
+    error.reason = reason
+    return error
+
+
+def unverified(code: int) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (unverified(18), troubles.UNKNOWN_ISSUER),
+        (unverified(19), troubles.UNKNOWN_ISSUER),
+        (unverified(20), troubles.UNKNOWN_ISSUER),
+        (unverified(9), troubles.EXPIRED),
+        (unverified(10), troubles.EXPIRED),
+        (unverified(62), troubles.OTHER_NAME),
+        (unverified(64), troubles.OTHER_NAME),
+        (unverified(23), troubles.BAD_CERTIFICATE),
+        (tls_error("WRONG_VERSION_NUMBER"), troubles.PLAIN_WANTED),
+        (tls_error("RECORD_LAYER_FAILURE"), troubles.PLAIN_WANTED),
+        (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), troubles.CLIENT_CERTIFICATE_WANTED),
+        (tls_error("TLSV1_ALERT_UNKNOWN_CA"), troubles.CLIENT_CERTIFICATE_REFUSED),
+        (tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"), troubles.CLIENT_CERTIFICATE_REFUSED),
+        (tls_error("TLSV1_ALERT_PROTOCOL_VERSION"), troubles.TLS_VERSIONS),
+        (tls_error("SOMETHING_NEW"), troubles.TLS_FAILED),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), None),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_tls_is_never_taken_for_nonsense(error: ssl.SSLError, trouble: Trouble | None):
+    assert troubles.of(error) is trouble
+    assert troubles.of(caused(redis.ConnectionError("Error 1 connecting"), error)) is trouble
+
+
+def test_the_probes_keys_lie_in_several_slots_and_are_no_requests():
+    assert len({key_slot(key.encode()) for key in scripts.PROBE_KEYS}) == len(scripts.PROBE_KEYS)
+    with pytest.raises(UnreadableMessage):
+        parse_job(json.dumps({"requestId": "~probe", "s3Key": "k"}), make_settings().job_defaults)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -90,31 +179,31 @@ def refusal(code: str, status: int = 400) -> ClientError:
 @pytest.mark.parametrize(
     ("error", "trouble"),
     [
-        (refusal("SlowDown", 503), Trouble.THROTTLED),
-        (refusal("ThrottlingException"), Trouble.THROTTLED),
-        (refusal("OverLimit", 403), Trouble.THROTTLED),
-        (refusal("ExpiredToken"), Trouble.REFUSED),
-        (refusal("InvalidAccessKeyId", 403), Trouble.REFUSED),
-        (refusal("InvalidClientTokenId", 403), Trouble.REFUSED),
-        (refusal("SignatureDoesNotMatch", 403), Trouble.REFUSED),
-        (botocore.NoCredentialsError(), Trouble.REFUSED),
-        (refusal("RequestTimeTooSkewed", 403), Trouble.CLOCK),
-        (refusal("AccessDenied", 403), Trouble.DENIED),
-        (refusal("AWS.SimpleQueueService.NonExistentQueue"), Trouble.NO_QUEUE),
-        (refusal("QueueDoesNotExist"), Trouble.NO_QUEUE),
-        (refusal("InternalError", 500), Trouble.FAILING),
-        (refusal("503", 503), Trouble.FAILING),
-        (refusal("WhatEver", 502), Trouble.FAILING),
-        (ResponseParserError("Unable to parse response"), Trouble.FAILING),
-        (botocore.EndpointConnectionError(endpoint_url="x"), Trouble.UNREACHABLE),
-        (botocore.ReadTimeoutError(endpoint_url="x"), Trouble.UNREACHABLE),
-        (botocore.ConnectionClosedError(endpoint_url="x"), Trouble.UNREACHABLE),
-        (aiohttp.ClientPayloadError("x"), Trouble.UNREACHABLE),
-        (TimeoutError(), Trouble.UNREACHABLE),
-        (ConnectionResetError(), Trouble.UNREACHABLE),
-        (OSError(101, "Network is unreachable"), Trouble.UNREACHABLE),
+        (refusal("SlowDown", 503), AwsTrouble.THROTTLED),
+        (refusal("ThrottlingException"), AwsTrouble.THROTTLED),
+        (refusal("OverLimit", 403), AwsTrouble.THROTTLED),
+        (refusal("ExpiredToken"), AwsTrouble.REFUSED),
+        (refusal("InvalidAccessKeyId", 403), AwsTrouble.REFUSED),
+        (refusal("InvalidClientTokenId", 403), AwsTrouble.REFUSED),
+        (refusal("SignatureDoesNotMatch", 403), AwsTrouble.REFUSED),
+        (botocore.NoCredentialsError(), AwsTrouble.REFUSED),
+        (refusal("RequestTimeTooSkewed", 403), AwsTrouble.CLOCK),
+        (refusal("AccessDenied", 403), AwsTrouble.DENIED),
+        (refusal("AWS.SimpleQueueService.NonExistentQueue"), AwsTrouble.NO_QUEUE),
+        (refusal("QueueDoesNotExist"), AwsTrouble.NO_QUEUE),
+        (refusal("InternalError", 500), AwsTrouble.FAILING),
+        (refusal("503", 503), AwsTrouble.FAILING),
+        (refusal("WhatEver", 502), AwsTrouble.FAILING),
+        (ResponseParserError("Unable to parse response"), AwsTrouble.FAILING),
+        (botocore.EndpointConnectionError(endpoint_url="x"), AwsTrouble.UNREACHABLE),
+        (botocore.ReadTimeoutError(endpoint_url="x"), AwsTrouble.UNREACHABLE),
+        (botocore.ConnectionClosedError(endpoint_url="x"), AwsTrouble.UNREACHABLE),
+        (aiohttp.ClientPayloadError("x"), AwsTrouble.UNREACHABLE),
+        (TimeoutError(), AwsTrouble.UNREACHABLE),
+        (ConnectionResetError(), AwsTrouble.UNREACHABLE),
+        (OSError(101, "Network is unreachable"), AwsTrouble.UNREACHABLE),
         (refusal("NoSuchKey", 404), None),
-        (refusal("NoSuchBucket", 404), Trouble.NO_BUCKET),
+        (refusal("NoSuchBucket", 404), AwsTrouble.NO_BUCKET),
         (refusal("PermanentRedirect", 301), None),
         (refusal("ReceiptHandleIsInvalid"), None),
         (OSError(28, "No space left on device"), None),
@@ -124,7 +213,7 @@ def refusal(code: str, status: int = 400) -> ClientError:
     ids=lambda value: aws.error_code(value) if isinstance(value, Exception) else "",
 )
 def test_what_is_wrong_with_an_aws_service_is_told_from_what_is_wrong_with_the_question(
-    error: Exception | None, trouble: Trouble | None
+    error: Exception | None, trouble: AwsTrouble | None
 ):
     assert aws.trouble_of(error) is trouble
 

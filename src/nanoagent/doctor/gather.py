@@ -30,6 +30,7 @@ from nanoagent.doctor.host import DOCKER_ROOT
 from nanoagent.errors import ConfigError, NanoAgentError
 from nanoagent.job import Runtime
 from nanoagent.sink.base import Claim
+from nanoagent.sink.troubles import StoreError
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 
 if TYPE_CHECKING:
@@ -391,10 +392,19 @@ async def redis(settings: Settings) -> dict[str, Answer]:
     async with AsyncExitStack() as opened:
         sink = agent.redis_sink(settings.model_copy(update={"result_ttl_seconds": 1}))
         opened.push_async_callback(sink.close)
-        answers = {"ping": await ask(lambda: sink.ask("PING"))}
+        answers = {"verify": await ask(lambda: _verified(sink)), "ping": await ask(lambda: sink.ask("PING"))}
         if answers["ping"].code is None:
             answers |= await _ask_all(_redis_questions(sink))
         return answers
+
+
+async def _verified(sink: RedisSink) -> StoreError | None:
+    """What the worker would be told at its start."""
+    try:
+        await sink.verify()
+    except StoreError as exc:
+        return exc
+    return None
 
 
 def _redis_questions(sink: RedisSink) -> dict[str, Callable[[], Awaitable[Any]]]:

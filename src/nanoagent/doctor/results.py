@@ -9,6 +9,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
+from nanoagent.sink import troubles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,15 +22,25 @@ COMMANDS: Final = ("setex", "get", "publish", "sadd", "scard", "expire", "eval")
 
 _RIGHTS: Final = (
     "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* +ping +select +eval +evalsha +get +exists "
-    "+setex +expire +del +time +hget +hset +hmget +sadd +scard +publish +subscribe +unsubscribe"
+    "+setex +expire +del +time +hget +hset +hmget +hincrby +hdel +sadd +scard +publish +subscribe "
+    "+unsubscribe"
 )
 _NEARLY_FULL: Final = 0.9
 
 
 def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding]:
-    """Everything that is to be said of Redis; `answers` are PING's, INFO's, and each of `COMMANDS`."""
+    """Everything that is to be said of Redis.
+
+    Args:
+        settings: Where it is.
+        answers: Those to `verify` (what the worker tries at its start), PING, INFO and each of `COMMANDS`.
+    """
     server = f"Redis at {settings.redis_host}:{settings.redis_port}"
     ping = answers["ping"]
+    refusal = unusable(server, answers.get("verify"))
+    if refusal is not None:
+        yield refusal
+        return
     if ping.code is not None:
         yield unreachable(server, settings, ping)
         return
@@ -49,6 +60,15 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
             "ACL SETUSER … +info while you look",
         )
     yield from transport(settings)
+
+
+def unusable(server: str, verified: Answer | None) -> Finding | None:
+    """What no retry mends, in the worker's own words for it."""
+    failure = None if verified is None else verified.data
+    if not isinstance(failure, troubles.StoreError) or failure.trouble not in troubles.BY_SETTINGS:
+        return None
+    wrong, _, remedy = failure.trouble.says.partition(": ")
+    return problem(Area.REDIS, f"{server}: {wrong}", remedy)
 
 
 def unreachable(server: str, settings: Settings, answer: Answer) -> Finding:
@@ -156,7 +176,7 @@ def transport(settings: Settings) -> Iterator[Finding]:
     if not settings.redis_password:
         yield warning(
             Area.REDIS,
-            "no password: whoever reaches it may read and forge results",
+            "no password is set: any client that reaches it may read and forge results",
             "requirepass or ACL on the server, and REDIS_PASSWORD",
         )
 

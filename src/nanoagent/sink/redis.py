@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import ssl
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import structlog
@@ -25,14 +27,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.background import Background, TaskName
 from nanoagent.errors import SinkError
-from nanoagent.sink import scripts, troubles
+from nanoagent.sink import scripts, transport, troubles
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.cancellations import PING_S, RedisCancellations
+from nanoagent.sink.troubles import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from nanoagent.sink.scripts import Script
+    from nanoagent.sink.troubles import Trouble
 
 _MAX_CONNECTIONS: Final = 32
 # Before each new try. The first is at once: a server closes connections that were idle, and nothing is wrong
@@ -49,6 +54,49 @@ _Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys a
 _log = structlog.get_logger(__name__)
 
 
+# What may come of the wrong one of TLS and plain text.
+_MAY_BE_TRANSPORT: Final = (None, troubles.SILENT, troubles.NONSENSE, troubles.PLAIN_WANTED)
+# What a Sentinel answers to the commands of others.
+_MAY_BE_SENTINEL: Final = (troubles.NO_SCRIPTS, troubles.UNKNOWN_COMMAND, troubles.NO_PASSWORD_THERE)
+_ROLE_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a TLS connection is verified; the defaults are this machine's authorities and no certificate.
+
+    Attributes:
+        ca_file: Further authorities that may sign the server's certificate, PEM.
+        cert_file: The certificate that is shown to the server, with its chain, PEM.
+        key_file: Its private key, PEM.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection that is not the client's.
+
+        Raises:
+            OSError: A file cannot be read, or does not hold what it should.
+        """
+        context = ssl.create_default_context()
+        if self.ca_file is not None:
+            context.load_verify_locations(self.ca_file)
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+    def settings(self) -> dict[str, Any]:
+        """As the client wants them."""
+        return {
+            "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file),
+            "ssl_certfile": None if self.cert_file is None else str(self.cert_file),
+            "ssl_keyfile": None if self.key_file is None else str(self.key_file),
+        }
+
+
 class RedisSink:
     """A `ResultSink` on a Redis or Valkey server.
 
@@ -58,7 +106,7 @@ class RedisSink:
         db: Its database number.
         username: Its user, if it wants one.
         password: Its password, if it wants one.
-        tls: Whether to speak TLS to it.
+        tls: How to speak TLS to it; None: without.
         ttl_s: How long a result is kept, seconds.
         claim_s: How long a claim lasts unless it is renewed, which it is three times as often, seconds.
         owner: Who has the claims, for people; a random part is added.
@@ -74,7 +122,7 @@ class RedisSink:
         db: int = 0,
         username: str | None = None,
         password: str | None = None,
-        tls: bool = False,
+        tls: Tls | None = None,
         ttl_s: int = 3600,
         claim_s: float = 60,
         owner: str = "worker",
@@ -87,7 +135,8 @@ class RedisSink:
         # Not the worker's name alone: a restarted worker has nothing of what it was before.
         self._owner = f"{owner}/{secrets.token_hex(8)}"
         self._op_timeout_s = op_timeout_s
-        self._connection_class = SSLConnection if tls else Connection
+        self._host, self._port, self._tls = host, port, tls
+        self._connection_class = Connection if tls is None else SSLConnection
         self._connection_settings: dict[str, Any] = {
             "host": host,
             "port": port,
@@ -99,11 +148,13 @@ class RedisSink:
             "socket_timeout": None,  # every call has a deadline of its own
             "socket_keepalive": True,
             "retry": Retry(NoBackoff(), 0),
+            **({} if tls is None else tls.settings()),
         }
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._closed = False
         self._written_at = -math.inf
+        self._is_verified = False
         self._probe_key = f"nanoagent:worker:{owner}"
         self._claims: set[Claim] = set()
         self._renewing = asyncio.Lock()
@@ -173,14 +224,71 @@ class RedisSink:
         """Succeed when Redis takes writes, or has taken one within the last second and not failed since.
 
         PING would be answered by a read-only replica as well, and by a server whose memory is used up: a key
-        that says that this worker is there is written instead.
+        that says that this worker is there is written instead. At first, and after each failure, everything
+        that a worker does is tried.
 
         Raises:
             SinkError: It does not; the message says what is wrong and what to do.
         """
+        if not self._is_verified:
+            await self.verify()
+            self._is_verified = True
         if time.monotonic() - self._written_at > _WRITE_HOLDS_S:
             await self._ask("write", ("SETEX", self._probe_key, _PROBE_TTL_S, "here"))
             self._written_at = time.monotonic()
+
+    async def verify(self) -> None:
+        """Succeed when the server does everything that a worker asks of it; nothing is left there.
+
+        A cluster, a Sentinel, a server without scripts and a user with too few rights all answer PING.
+
+        Raises:
+            StoreError: It does not, or is not there.
+        """
+        doing = "try what a worker does"
+        probe = scripts.PROBE, scripts.PROBE_KEYS, scripts.PROBE_CHANNELS[:1]
+        listening = scripts.PROBE_CHANNELS[1]
+        try:
+            await self._evaluate(doing, probe)
+            await self._ask(doing, ("SUBSCRIBE", listening), ("UNSUBSCRIBE", listening))
+        except SinkError as exc:
+            cause = exc.__cause__ or exc
+            trouble = await self._explained(cause)
+            raise StoreError(self._address, doing, trouble, cause) from cause
+
+    async def _explained(self, error: BaseException) -> Trouble | None:
+        """What kind of failure it is; where asking in another way shows a finer one, that."""
+        trouble = troubles.of(error)
+        if trouble in _MAY_BE_SENTINEL and await self._is_sentinel():
+            return troubles.SENTINEL
+        if trouble not in _MAY_BE_TRANSPORT or isinstance(error, ResponseError):
+            return trouble
+        if self._tls is None:
+            return troubles.TLS_WANTED if await transport.is_tls(self._host, self._port) else trouble
+        if trouble is None and (refusal := await self._tls_refusal(self._tls)) is not None:
+            return refusal
+        return troubles.PLAIN_WANTED if await transport.is_plain_redis(self._host, self._port) else trouble
+
+    async def _tls_refusal(self, tls: Tls) -> Trouble | None:
+        try:
+            context = tls.context()
+        except OSError as exc:
+            return troubles.of(exc)
+        refusal = await transport.tls_refusal(self._host, self._port, context)
+        return None if refusal is None else troubles.of(refusal)
+
+    async def _is_sentinel(self) -> bool:
+        """Whether ROLE says so. A Sentinel has no databases, and seldom the password of its primary."""
+        settings = self._connection_settings | {"db": 0, "username": None, "password": None}
+        connection = self._connection_class(**settings)
+        try:
+            async with asyncio.timeout(_ROLE_S):
+                (role,) = await _exchange(connection, [("ROLE",)])
+        except (RedisError, OSError, TimeoutError, ValueError):
+            return False
+        finally:
+            await connection.disconnect(nowait=True)
+        return isinstance(role, list) and role[:1] == [b"sentinel"]
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """The answer to any one command; what `nanoagent doctor` looks with.
@@ -276,11 +384,9 @@ class RedisSink:
                 answers = await self._try(commands)
         except (RedisError, OSError, TimeoutError, ValueError) as exc:
             self._written_at = -math.inf
-            raise self._failure(doing, exc) from exc
+            self._is_verified = False
+            raise StoreError(self._address, doing, troubles.of(exc), exc) from exc
         return answers
-
-    def _failure(self, doing: str, exc: Exception) -> SinkError:
-        return SinkError(f"Redis at {self._address}: {doing}: {troubles.sentence(exc)}")
 
     async def _try(self, commands: Sequence[_Command]) -> list[Any]:
         """Ask on a connection that nobody else uses meanwhile; again when it, or the server, was gone.

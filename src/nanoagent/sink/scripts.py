@@ -156,3 +156,34 @@ return redis.call('SCARD', KEYS[3])
 """
 )
 """Let others have the right at once; how many attempts have failed."""
+
+PROBE_KEYS: Final = ("job:~probe", "nanoagent:claim:~probe", "nanoagent:failed:~probe", "cancel:~probe")
+"""The keys of a request that cannot exist: a requestId has no tilde. A cluster has them in several slots."""
+
+PROBE_CHANNELS: Final = ("result:~probe", "cancel:~probe")
+"""Where its result would be published, and where its cancellation would be heard."""
+
+PROBE: Final = Script(
+    """
+-- KEYS: as CLAIM's.  ARGV: channel.  Whatever may be refused comes before the keys are written.
+redis.call('EXPIRE', KEYS[1], 1)
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('EXISTS', KEYS[4])
+redis.call('GET', KEYS[1])
+redis.call('HGET', KEYS[2], 'token')
+redis.call('HMGET', KEYS[2], 'token', 'others')
+redis.call('HDEL', KEYS[2], 'refusals')
+redis.call('SCARD', KEYS[3])
+redis.call('PUBLISH', ARGV[1], 'probe')
+local time = redis.call('TIME')
+redis.call('SETEX', KEYS[1], 1, time[1])
+redis.call('HSET', KEYS[2], 'token', time[1], 'others', 0)
+redis.call('EXPIRE', KEYS[2], 1)
+redis.call('HINCRBY', KEYS[2], 'refusals', 1)
+redis.call('SADD', KEYS[3], time[1])
+redis.call('EXPIRE', KEYS[3], 1)
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+return 1
+"""
+)
+"""Do once what the other scripts do, for a request that cannot exist; nothing is left."""

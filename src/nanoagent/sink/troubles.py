@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
     ClusterDownError,
     InvalidResponse,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from nanoagent.errors import SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +50,74 @@ class Trouble:
     elsewhere: bool = False
 
 
+CLUSTER: Final = Trouble(
+    "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
+    "cluster-enabled no; it may have replicas"
+)
+SENTINEL: Final = Trouble(
+    "it is a Redis Sentinel, which stores nothing: set REDIS_HOST and REDIS_PORT to the primary that it "
+    "watches"
+)
+NO_SCRIPTS: Final = Trouble(
+    "it does not run scripts (EVAL, EVALSHA): do not rename or disable these commands, or use another server"
+)
+UNKNOWN_COMMAND: Final = Trouble(
+    "it does not know a command that the worker needs: use Redis 5 or newer, or Valkey, and do not rename "
+    "commands"
+)
+TOO_OLD: Final = Trouble("it is too old: use Redis 5 or newer, or Valkey")
+NO_PASSWORD_THERE: Final = Trouble(
+    "it has no password for this user, and REDIS_PASSWORD is set: unset REDIS_PASSWORD, or set REDIS_HOST "
+    "and REDIS_PORT to the server that has it",
+    elsewhere=True,
+)
+NO_DATABASE: Final = Trouble("it has no database of this number: set REDIS_DB")
+SILENT: Final = Trouble("it did not answer in time: it hangs, or is overloaded, or a firewall is in between")
+NONSENSE: Final = Trouble("what answers is no Redis, or garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS")
+TLS_WANTED: Final = Trouble("it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true")
+PLAIN_WANTED: Final = Trouble(
+    "it does not speak TLS there, and REDIS_TLS is true: set REDIS_TLS=false, or REDIS_PORT to its TLS port"
+)
+TLS_FAILED: Final = Trouble("the TLS handshake failed: see the reason")
+UNKNOWN_ISSUER: Final = Trouble(
+    "its certificate is of an authority that this machine does not trust: set REDIS_TLS_CA_FILE to the "
+    "authority's certificate"
+)
+OTHER_NAME: Final = Trouble(
+    "its certificate is for another name: set REDIS_HOST to a name or an address in the certificate"
+)
+EXPIRED: Final = Trouble("its certificate is not valid today: renew it, or correct this machine's clock")
+BAD_CERTIFICATE: Final = Trouble("its certificate cannot be verified: see the reason, and REDIS_TLS_CA_FILE")
+CLIENT_CERTIFICATE_WANTED: Final = Trouble(
+    "it wants a client certificate: set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
+)
+CLIENT_CERTIFICATE_REFUSED: Final = Trouble(
+    "it refuses the client certificate: see REDIS_TLS_CERT_FILE, and the server's tls-ca-cert-file"
+)
+TLS_VERSIONS: Final = Trouble(
+    "it has no version or cipher of TLS in common with this machine: update it, or allow TLS 1.2 there"
+)
+
+BY_SETTINGS: Final = (
+    *(CLUSTER, SENTINEL, NO_SCRIPTS, UNKNOWN_COMMAND, TOO_OLD, NO_PASSWORD_THERE, NO_DATABASE, TLS_WANTED),
+    *(PLAIN_WANTED, TLS_FAILED, UNKNOWN_ISSUER, OTHER_NAME, EXPIRED, BAD_CERTIFICATE, TLS_VERSIONS),
+    *(CLIENT_CERTIFICATE_WANTED, CLIENT_CERTIFICATE_REFUSED),
+)
+"""What stays until a setting, here or there, is changed; each says what is wrong, a colon, and what to do."""
+
 _TROUBLES: Final = {
     "READONLY": Trouble(f"it is a read-only replica: {_PRIMARY}", elsewhere=True),
     "MASTERDOWN": Trouble(f"it is a replica that has lost its primary: {_PRIMARY}", elsewhere=True),
-    "CLUSTERDOWN": Trouble("its cluster is down", elsewhere=True),
+    "CLUSTERDOWN": CLUSTER,
+    "CROSSSLOT": CLUSTER,
+    "MOVED": CLUSTER,
+    "ASK": CLUSTER,
+    "TRYAGAIN": CLUSTER,
     "LOADING": Trouble("it is loading its data, and serves when that is done", elsewhere=True),
     "NOAUTH": Trouble(
+        "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", elsewhere=True
+    ),
+    "WRONGPASS": Trouble(
         "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", elsewhere=True
     ),
     "NOPERM": Trouble("it does not allow that to this user: docs/operations.md has the ACL rule"),
@@ -56,52 +125,145 @@ _TROUBLES: Final = {
     "MISCONF": Trouble("it takes no writes because it cannot save to its disk: its log says why"),
     "NOREPLICAS": Trouble("it has fewer replicas than it wants for a write (min-replicas-to-write)"),
     "BUSY": Trouble("it is busy with a script of somebody's: SCRIPT KILL ends that"),
+    "DENIED": Trouble(
+        "it is in protected mode and serves its own machine only: set a password there (requirepass), and "
+        "REDIS_PASSWORD here"
+    ),
     "clients": Trouble("it has as many clients as it takes: raise its maxclients"),
     "refused": Trouble("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
     "name": Trouble("its name leads nowhere: set REDIS_HOST"),
-    "silent": Trouble("it did not answer in time: it hangs, or is overloaded, or a firewall is in between"),
-    "nonsense": Trouble("what answers is no Redis, or garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS"),
 }
-# A server that is busy in a pool of clients is a RedisConnectionError too: the finer classes come first.
-_CLASSES: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (ReadOnlyError, "READONLY"),
-    (MasterDownError, "MASTERDOWN"),
-    (ClusterDownError, "CLUSTERDOWN"),
-    (BusyLoadingError, "LOADING"),
-    (AuthenticationError, "NOAUTH"),
-    (NoPermissionError, "NOPERM"),
-    (OutOfMemoryError, "OOM"),
-    (ConnectionRefusedError, "refused"),
-    (socket.gaierror, "name"),
-    (RedisTimeoutError, "silent"),
-    (TimeoutError, "silent"),
-    (InvalidResponse, "nonsense"),
-    (ValueError, "nonsense"),  # a length that is no number
+# Texts of the server that no code word tells apart; the first that is found counts.
+_TEXTS: Final[tuple[tuple[re.Pattern[str], Trouble], ...]] = tuple(
+    (re.compile(pattern), trouble)
+    for pattern, trouble in (
+        ("max number of clients", _TROUBLES["clients"]),
+        ("SELECT is not allowed in cluster mode", CLUSTER),
+        ("DB index is out of range|invalid DB index", NO_DATABASE),
+        ("called without any password configured|but no password is set", NO_PASSWORD_THERE),
+        (r"(?i)unknown command ['`](eval|evalsha)\b", NO_SCRIPTS),
+        ("(?i)unknown command ", UNKNOWN_COMMAND),
+        # From before version 7.2; since then the text ends as NOPERM's does.
+        ("The user executing the script can't|ACL failure in script", _TROUBLES["NOPERM"]),
+        # Redis 4 and older: TIME before a write, and HSET of several fields.
+        ("non deterministic commands|Wrong number of args calling Redis command", TOO_OLD),
+        ("protected mode", _TROUBLES["DENIED"]),
+    )
 )
+# A server that is busy in a pool of clients is a RedisConnectionError too: the finer classes come first.
+_CLASSES: Final[tuple[tuple[type[BaseException], Trouble], ...]] = (
+    (ReadOnlyError, _TROUBLES["READONLY"]),
+    (MasterDownError, _TROUBLES["MASTERDOWN"]),
+    (ClusterDownError, CLUSTER),
+    (ClusterCrossSlotError, CLUSTER),
+    (MovedError, CLUSTER),
+    (AskError, CLUSTER),
+    (TryAgainError, CLUSTER),
+    (BusyLoadingError, _TROUBLES["LOADING"]),
+    (AuthenticationError, _TROUBLES["NOAUTH"]),
+    (NoPermissionError, _TROUBLES["NOPERM"]),
+    (OutOfMemoryError, _TROUBLES["OOM"]),
+    (ConnectionRefusedError, _TROUBLES["refused"]),
+    (socket.gaierror, _TROUBLES["name"]),
+    (RedisTimeoutError, SILENT),
+    (TimeoutError, SILENT),
+    (InvalidResponse, NONSENSE),
+    (ValueError, NONSENSE),  # a length that is no number
+)
+# Codes of X509_verify_cert, in `SSLCertVerificationError.verify_code` (OpenSSL, x509_vfy.h).
+_VERIFY_CODES: Final = {
+    **dict.fromkeys((2, 18, 19, 20, 21), UNKNOWN_ISSUER),
+    **dict.fromkeys((9, 10), EXPIRED),
+    **dict.fromkeys((62, 64), OTHER_NAME),
+}
+# OpenSSL's reasons; alerts are what the server says. Before TLS 1.3 a missing client certificate is a
+# handshake failure, as are ciphers that differ.
+_TLS_REASONS: Final = {
+    **dict.fromkeys(
+        ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"),
+        PLAIN_WANTED,
+    ),
+    **dict.fromkeys(
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"), CLIENT_CERTIFICATE_WANTED
+    ),
+    **dict.fromkeys(
+        (
+            "TLSV1_ALERT_UNKNOWN_CA",
+            "TLSV1_ALERT_DECRYPT_ERROR",
+            *(f"SSLV3_ALERT_CERTIFICATE_{kind}" for kind in ("EXPIRED", "REVOKED", "UNKNOWN")),
+            *("SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"),
+        ),
+        CLIENT_CERTIFICATE_REFUSED,
+    ),
+    **dict.fromkeys(
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"), TLS_VERSIONS
+    ),
+}
 # Before version 7 what a script meets is quoted in an error of another kind: "... -READONLY You can't write".
 _QUOTED: Final = re.compile(
-    r"(?:^|[\s-])(READONLY|MASTERDOWN|CLUSTERDOWN|LOADING|NOAUTH|NOPERM|OOM|MISCONF|NOREPLICAS|BUSY) "
+    r"(?:^|[\s-])(READONLY|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|LOADING|NOAUTH|WRONGPASS|NOPERM|OOM|MISCONF"
+    r"|NOREPLICAS|BUSY) "
 )
+
+
+class StoreError(SinkError):
+    """Redis cannot be used as it is.
+
+    Args:
+        address: Host and port.
+        doing: What was tried.
+        trouble: The kind of failure; None when it is none of those that can be told apart.
+        error: The client's own.
+    """
+
+    def __init__(self, address: str, doing: str, trouble: Trouble | None, error: BaseException) -> None:
+        super().__init__(f"Redis at {address}: {doing}: {in_words(trouble, error)}")
+        self.trouble = trouble
 
 
 def of(error: BaseException) -> Trouble | None:
     """What kind of failure it is; None when it is none of those that can be told apart."""
-    for problem in _causes(error):
-        for kind, name in _CLASSES:
-            if isinstance(problem, kind):
-                return _TROUBLES[name]
-        if "max number of clients" in str(problem):
-            return _TROUBLES["clients"]
-        if quoted := _QUOTED.search(str(problem)):
-            return _TROUBLES[quoted[1]]
+    causes = list(_causes(error))
+    for problem in causes:  # the client wraps it in errors of its own, some of which are told by their class
+        # One that ends without a word says no more than any other connection that breaks.
+        if isinstance(problem, ssl.SSLError) and not isinstance(
+            problem, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+        ):
+            return _of_tls(problem)
+    for problem in causes:
+        if (trouble := _of_words(problem)) is not None:
+            return trouble
         if not isinstance(problem, (RedisConnectionError, OSError)):
             return None
     return None
 
 
+def _of_tls(error: ssl.SSLError) -> Trouble:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _VERIFY_CODES.get(error.verify_code, BAD_CERTIFICATE)
+    return _TLS_REASONS.get(error.reason or "", TLS_FAILED)
+
+
+def _of_words(error: BaseException) -> Trouble | None:
+    """By the server's words, else by the client's class, else by an error that these quote."""
+    said = str(error)
+    for pattern, trouble in _TEXTS:
+        if pattern.search(said):
+            return trouble
+    for kind, trouble in _CLASSES:
+        if isinstance(error, kind):
+            return trouble
+    quoted = _QUOTED.search(said)
+    return None if quoted is None else _TROUBLES[quoted[1]]
+
+
 def sentence(error: BaseException) -> str:
     """The failure for a person: what it is, what to do, and the server's or the system's own words."""
-    trouble = of(error)
+    return in_words(of(error), error)
+
+
+def in_words(trouble: Trouble | None, error: BaseException) -> str:
+    """As `sentence`, of a kind that is known."""
     said = str(error) or type(error).__name__
     if trouble is None:
         return said

@@ -36,6 +36,15 @@ _SECRET_NAME: Final = re.compile(
     r"|token(?!s|_?count)",  # llm_token_count is a number, not a token
     re.IGNORECASE,
 )
+# How a sentence goes on after "the password: ". A value in quotes, after "=", or with more to it is a secret.
+_PROSE: Final = (
+    r"(?:an?|the|it|its|this|that|they|any|all|each|every|one|which|your|our|their"
+    r"|is|are|was|were|be|has|have|had|does|do|did|should|must|may|might|can|cannot|could|will|would"
+    r"|not?|none|neither|only|also|too|so|then|and|or|but|if|as|at|by|for|from|in|of|on|to|with|without"
+    r"|set|unset|see|use|check|choose|change|give|leave|read|refused?|deny|denied|expect|expected|found"
+    r"|wrong|invalid|missing|unknown|empty|required|expired|please|try)"
+    r"(?:\s|[.,;:)](?:\s|$)|$)"
+)
 _SECRET_IN_TEXT: Final = (
     # https://user:password@host, also with an @ in the password.
     (re.compile(r"(\w://)[^\s/?#\"'<>]+@"), rf"\1{_HIDDEN}@"),
@@ -44,7 +53,7 @@ _SECRET_IN_TEXT: Final = (
     (
         re.compile(
             r"((?:passw(?:or)?d|secret_?access_?key|session_?token|security-?token)[\\\"']*\s?[:=]\s?[\\\"']*)"
-            r"(?!null|None|true|false)[^\s\"'\\,;&)}]+",
+            rf"(?!null|None|true|false)(?!(?<=: ){_PROSE})[^\s\"'\\,;&)}}]+",
             re.IGNORECASE,
         ),
         rf"\1{_HIDDEN}",

@@ -1,0 +1,65 @@
+"""What a port speaks, TLS or plain Redis: asked only when a connection has failed, to name the right setting.
+
+A server that gets the wrong one of the two says nothing useful: a plain one waits for the end of a line, and
+one that speaks TLS hangs up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final
+
+_ANSWER_MAX_S: Final = 2.0
+_ANSWER_BYTES: Final = 64
+
+
+async def is_plain_redis(host: str, port: int) -> bool:
+    """Whether a Redis without TLS answers there; it gets no password."""
+    try:
+        async with asyncio.timeout(_ANSWER_MAX_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"PING\r\n")
+                answer = await reader.read(_ANSWER_BYTES)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return answer.startswith((b"+PONG", b"-NOAUTH ", b"-DENIED ", b"-LOADING ", b"-ERR "))
+
+
+async def is_tls(host: str, port: int) -> bool:
+    """Whether TLS is spoken there, whatever the certificate; nothing is sent beyond the handshake."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_ANSWER_MAX_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
+            writer.close()
+    except ssl.SSLError as exc:
+        return "ALERT" in (exc.reason or "")  # an alert is TLS: the server refuses this client
+    except (OSError, TimeoutError):
+        return False
+    return True
+
+
+async def tls_refusal(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLError | None:
+    """The alert that a server sends after the handshake, None without one.
+
+    By TLS 1.3 a server says only then that it wants a client certificate; who sends meanwhile may hear of the
+    broken connection alone.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_MAX_S):
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            try:
+                await reader.read(1)
+            finally:
+                writer.close()
+    except ssl.SSLError as exc:
+        return exc
+    except (OSError, TimeoutError):
+        return None
+    return None
