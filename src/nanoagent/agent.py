@@ -37,7 +37,7 @@ from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, PAGE_BYTES, Limits
 from nanoagent.disk import DiskRoom
-from nanoagent.errors import ConfigError, ContainerError, PlatformError, StorageError
+from nanoagent.errors import ConfigError, ContainerError, StorageError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
 from nanoagent.gates import Gate, Gates
@@ -64,7 +64,7 @@ from nanoagent.tuner import Prices, Tuner
 from nanoagent.worker import DRAIN_TAIL_S, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     import aiohttp
@@ -759,59 +759,27 @@ def _tuner(settings: Settings) -> Tuner:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check of one outside part has shown.
+class Services:
+    """The outside parts that a worker asks, without a worker.
 
     Attributes:
-        part: Which.
-        problem: What is wrong, None when nothing is.
-        warnings: Possible faults, with which jobs can be run.
+        broker: The queue.
+        buckets: The default buckets.
+        sink: Redis.
     """
 
-    part: str
-    problem: str | None
-    warnings: tuple[str, ...] = ()
+    broker: SqsBroker
+    buckets: DefaultBuckets
+    sink: RedisSink
 
 
-async def check(settings: Settings) -> list[Finding]:
-    """Ask every outside part once whether it would serve; nothing is changed anywhere."""
-    async with AsyncExitStack() as opened:
-        clients = AwsClients(settings.aws_region)
-        opened.push_async_callback(clients.close)
-        driver = DockerDriver()
-        opened.push_async_callback(driver.close)
-        broker = await _broker(settings, clients)
-        opened.push_async_callback(broker.close)
-        sink = redis_sink(settings)
-        opened.push_async_callback(sink.close)
-
-        async def images() -> None:
-            await refuse_unfit_engine(settings, driver)
-            await find_images(settings, driver)
-
-        async def queue() -> None:
-            await broker.redrives()
-
-        async def results() -> None:
-            await sink.verify()
-
-        findings = []
-        for part, probe in (("Docker and images", images), ("SQS queue", queue), ("Redis", results)):
-            problem = None
-            try:
-                await probe()
-            except ConfigError as exc:
-                problem = "; ".join(exc.problems)
-            except PlatformError as exc:
-                problem = str(exc)
-            findings.append(Finding(part, problem))
-        if settings.upstreams and settings.ai_replay is None:
-            findings.append(models_finding(await inspect_models(settings)))
-        return findings
-
-
-def models_finding(inspected: Sequence[inspection.Inspected]) -> Finding:
-    """The answers of the model servers as one finding."""
-    problems = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and each.is_certain]
-    warnings = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and not each.is_certain]
-    return Finding("model servers", "; ".join(problems) or None, tuple(warnings))
+async def open_services(settings: Settings, opened: AsyncExitStack) -> Services:
+    """Make the adapters as the worker does; nobody is asked yet."""
+    clients = AwsClients(settings.aws_region)
+    opened.push_async_callback(clients.close)
+    broker = await _broker(settings, clients)
+    opened.push_async_callback(broker.close)
+    buckets = await _buckets(settings, clients, opened)
+    sink = redis_sink(settings)
+    opened.push_async_callback(sink.close)
+    return Services(broker, buckets, sink)

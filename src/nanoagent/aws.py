@@ -79,6 +79,24 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How long what the SDK signs with is good.
+
+    Attributes:
+        are_temporary: They belong to a session, and end with it.
+        ends_at: When that is, Unix epoch seconds, where the SDK knows it. It has others by then.
+    """
+
+    are_temporary: bool
+    ends_at: float | None = None
+
+
+RENEWED_BEFORE_S: Final = 600.0
+"""The SDK takes new credentials so long before the old ones end, at the latest (botocore, "mandatory
+refresh"): what is signed just before that is good for so long."""
+
+
 @dataclass(eq=False)
 class AwsClients:
     """The AWS clients of one event loop; each is opened by the first call that wants it.
@@ -123,6 +141,15 @@ class AwsClients:
     async def cloudwatch(self) -> Any:
         """The CloudWatch client."""
         return await self._client("cloudwatch")
+
+    async def credentials(self) -> Credentials | None:
+        """What the SDK has found to sign with; None when it has found nothing. It may ask for it first."""
+        found = await self.session.get_credentials()
+        if found is None:
+            return None
+        frozen = await found.get_frozen_credentials()
+        ends = getattr(found, "_expiry_time", None)  # botocore has no public name for it
+        return Credentials(bool(frozen.token), None if ends is None else ends.timestamp())
 
     async def close(self) -> None:
         """Close the clients and their connections. Idempotent; a client asked for later is a new one."""

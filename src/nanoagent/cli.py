@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,7 @@ from nanoagent.errors import ConfigError, NanoAgentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nanoagent.check import Finding
     from nanoagent.config import Settings
 
 EXIT_FAILED = 1
@@ -84,11 +86,15 @@ def _load_environment(env_file: Path) -> None:
 
 
 def _settings(env_file: Path) -> Settings:
-    from nanoagent import config
+    from nanoagent import config, variables
     from nanoagent.telemetry import logs
 
     _load_environment(env_file)
-    settings = config.load(env_file)
+    try:
+        settings = config.load(env_file)
+    except ConfigError as exc:
+        missing = variables.missing_file(env_file)
+        raise ConfigError([*([] if missing is None else [missing]), *exc.problems]) from exc
     logs.hide(settings.secrets)
     return settings
 
@@ -97,48 +103,85 @@ def _settings(env_file: Path) -> Settings:
 def run(env_file: EnvFile = Path(".env")) -> None:
     """Take jobs until SIGTERM or Ctrl-C."""
     settings = _settings(env_file)
+    import structlog
+
     from nanoagent import agent
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, settings.log_level)
+    for warning in _warnings(env_file, settings):
+        structlog.get_logger(__name__).warning("setting without effect", reason=warning)
     asyncio.run(agent.serve(settings))
 
 
 @app.command()
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Show the settings; ask Docker, the queue, Redis and the model servers (doctor goes further)."""
+    """Show the settings, and say whether a worker could start on them (doctor goes further)."""
     settings = _settings(env_file)
-    from nanoagent import agent
-    from nanoagent.telemetry import logs
+    from nanoagent import check as checks
 
-    findings = asyncio.run(agent.check(settings))
+    findings = asyncio.run(checks.check(settings))
+    warnings = {finding.part: finding.warnings for finding in findings}
+    warnings["settings"] = tuple(_warnings(env_file, settings))
+    shown, defaults = _shown_settings(settings), checks.changed(settings)
+    if as_json:
+        document = {
+            "settings": shown,
+            "changed": sorted(defaults),
+            "warnings": {part: told for part, told in warnings.items() if told},
+            "problems": {finding.part: finding.problem for finding in findings},
+            "verdict": checks.verdict(findings),
+        }
+        print(_without_secrets(json.dumps(document, indent=2, ensure_ascii=False)))
+    else:
+        _print_check(shown, defaults, warnings, findings)
+    return EXIT_FAILED if any(finding.problem for finding in findings) else 0
+
+
+def _warnings(env_file: Path, settings: Settings) -> list[str]:
+    from nanoagent import variables
+
+    return variables.warnings(env_file, os.environ, used=settings.ai_upstreams or "")
+
+
+def _shown_settings(settings: Settings) -> dict[str, Any]:
+    """Every setting as JSON has it, secrets hidden."""
     shown = settings.model_dump(mode="json")
     for name in shown:
         if ("password" in name or name.endswith("_api_key")) and shown[name]:
             shown[name] = "***"
-    if as_json:
-        parts = {finding.part: finding.problem for finding in findings}
-        told: dict[str, object] = {"settings": shown, "problems": parts}
-        if warnings := {finding.part: finding.warnings for finding in findings if finding.warnings}:
-            told["warnings"] = warnings
-        print(logs.without_secrets(json.dumps(told, indent=2, ensure_ascii=False)))
-    else:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
+    return shown
 
-        table = Table("setting", "value", box=None)
-        for name, value in shown.items():
-            table.add_row(name.upper(), "" if value is None else escape(logs.without_secrets(str(value))))
-        console = Console()
-        console.print(table)
-        for finding in findings:
-            problem = logs.without_secrets(finding.problem or "")
-            verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
-            console.print(f"{finding.part}: {verdict}")
-            for warning in finding.warnings:
-                console.print(f"{finding.part}: [yellow]warning: {escape(logs.without_secrets(warning))}[/]")
-    return EXIT_FAILED if any(finding.problem for finding in findings) else 0
+
+def _print_check(
+    shown: dict[str, Any],
+    defaults: dict[str, Any],
+    warnings: dict[str, tuple[str, ...]],
+    findings: Sequence[Finding],
+) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nanoagent import check as checks
+
+    def cell(value: object) -> str:
+        return "" if value is None else escape(_without_secrets(str(value)))
+
+    table = Table("", "setting", "value", "default, where it differs", box=None)
+    for name, value in shown.items():
+        default = cell(defaults[name]) or "none" if name in defaults else ""
+        table.add_row("*" if name in defaults else "", name.upper(), cell(value), default)
+    console = Console()
+    console.print(table)
+    for finding in findings:
+        verdict = f"[red]{cell(finding.problem)}[/]" if finding.problem else "[green]ok[/]"
+        console.print(f"{finding.part}: {verdict}")
+    for part, told in warnings.items():
+        for warning in told:
+            console.print(f"{part}: [yellow]warning: {cell(warning)}[/]")
+    failed = any(finding.problem for finding in findings)
+    console.print(f"{cell(checks.verdict(findings))} (exit code {EXIT_FAILED if failed else 0})")
 
 
 @app.command()

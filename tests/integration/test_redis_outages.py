@@ -177,6 +177,18 @@ async def test_a_cluster_is_refused_by_name_whatever_the_workers_name(tmp_path: 
                     assert "it is a Redis Cluster, which is not supported" in await trouble_of(sink)
 
 
+async def test_another_server_of_the_same_name_is_found_by_the_next_call(server: OwnRedis, tmp_path: Path):
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(redis_servers.free_port()))
+    async with (
+        own_redis(tmp_path, *cluster) as wrong,
+        Proxy(HOST, wrong.port) as name,
+        sink_at(name.port) as sink,
+    ):
+        assert "it is a Redis Cluster" in await trouble_of(sink)
+        await name.lead_to(HOST, server.port)
+        await sink.ping()
+
+
 @pytest.mark.parametrize("settings", [{}, {"password": "of the primary"}, {"db": 1}], ids=str)
 async def test_a_sentinels_port_is_told_apart(server: OwnRedis, tmp_path: Path, settings: dict[str, Any]):
     async with sentinel_of(tmp_path, server) as sentinel, sink_at(sentinel.port, **settings) as sink:

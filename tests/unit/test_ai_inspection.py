@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent import agent
+from nanoagent import agent, check
 from nanoagent.ai import inspection
 from nanoagent.ai.inspection import Listing, Server
 from nanoagent.ai.refusals import Api
@@ -196,7 +196,7 @@ async def test_check_tells_problems_and_warnings_of_model_servers_apart():
         settings = make_settings(
             ai_endpoint=standin.url, ai_api_key="sk-one", ai_upstreams=json.dumps([entry])
         )
-        finding = agent.models_finding(await agent.inspect_models(settings))
+        finding = check.models_finding(await agent.inspect_models(settings))
     assert finding.problem == (
         "the model server 127.0.0.1 (AI_UPSTREAMS, entry 1) refuses its key (401) → "
         "set the key of entry 1 in AI_UPSTREAMS"

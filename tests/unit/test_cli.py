@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent import __version__, agent, cli
+from nanoagent import check as checks
 from nanoagent.config import Settings
 from nanoagent.doctor import examination, gather
 from nanoagent.doctor.finding import Area, Finding, Verdict
@@ -137,11 +138,11 @@ def test_settings_are_read_from_the_file_that_is_named(
 ):
     seen: list[Settings] = []
 
-    async def check(settings: Settings) -> list[agent.Finding]:
+    async def check(settings: Settings) -> list[checks.Finding]:
         seen.append(settings)
         return []
 
-    monkeypatch.setattr(agent, "check", check)
+    monkeypatch.setattr(checks, "check", check)
     file = tmp_path / "other.env"
     file.write_text(
         "SQS_QUEUE_URL=https://q/1\nS3_CODE_BUCKET=from-file\nS3_USER_DATA_BUCKET=data\n"
@@ -150,6 +151,17 @@ def test_settings_are_read_from_the_file_that_is_named(
     assert cli.main(["check", "--json", "--env-file", str(file)]) == 0
     assert seen[0].s3_code_bucket == "from-file"
     assert json.loads(capsys.readouterr().out)["settings"]["s3_code_bucket"] == "from-file"
+
+
+def test_a_file_of_settings_that_is_missing_is_named_beside_the_settings_that_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["run", "--env-file", str(tmp_path / "typo.env")]) == 2
+    said = capsys.readouterr().err
+    assert f"there is no file {tmp_path}/typo.env" in said
+    assert "SQS_QUEUE_URL: is not set" in said
+    assert cli.main(["run"]) == 2
+    assert "there is no file" not in capsys.readouterr().err
 
 
 # --- failures
@@ -204,19 +216,20 @@ def test_a_check_for_machines_lists_what_does_not_answer(
 ):
     assert cli.main(["check", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
-    assert set(document) == {"settings", "problems"}
+    assert set(document) == {"settings", "changed", "warnings", "problems", "verdict"}
     assert set(document["settings"]) == set(Settings.model_fields)
     assert document["settings"]["redis_password"] == "***"
-    assert set(document["problems"]) == {"Docker and images", "SQS queue", "Redis"}
+    assert set(document["problems"]) == {"Docker and images", "SQS queue", "S3 buckets", "Redis"}
+    assert document["verdict"] == "not ready: Docker and images, SQS queue, S3 buckets, Redis"
     assert all(document["problems"].values())
     assert "/nonexistent/docker.sock" in document["problems"]["Docker and images"]
 
 
 def findings(monkeypatch: pytest.MonkeyPatch, *problems: str | None) -> None:
-    async def check(settings: Settings) -> list[agent.Finding]:
-        return [agent.Finding(f"part {number}", problem) for number, problem in enumerate(problems)]
+    async def check(settings: Settings) -> list[checks.Finding]:
+        return [checks.Finding(f"part {number}", problem) for number, problem in enumerate(problems)]
 
-    monkeypatch.setattr(agent, "check", check)
+    monkeypatch.setattr(checks, "check", check)
 
 
 def test_a_check_that_finds_nothing_ends_with_0(
@@ -230,10 +243,10 @@ def test_a_check_that_finds_nothing_ends_with_0(
 def test_a_check_shows_warnings_and_ends_with_0(
     nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    async def check(settings: Settings) -> list[agent.Finding]:
-        return [agent.Finding("model servers", None, ("it does not list [a]",))]
+    async def check(settings: Settings) -> list[checks.Finding]:
+        return [checks.Finding("model servers", None, ("it does not list [a]",))]
 
-    monkeypatch.setattr(agent, "check", check)
+    monkeypatch.setattr(checks, "check", check)
     assert cli.main(["check"]) == 0
     assert "model servers: warning: it does not list [a]" in capsys.readouterr().out
     assert cli.main(["check", "--json"]) == 0
@@ -252,6 +265,79 @@ def test_a_check_for_people_shows_settings_and_problems_as_they_are(
     assert "http://[::1]/[/x]" in shown
     assert "hunter2" not in shown
     assert "REDIS_PASSWORD" in shown
+
+
+@pytest.mark.parametrize(
+    ("problems", "code", "verdict"),
+    [
+        ((None, None), 0, "ready (exit code 0)"),
+        ((None, "refused"), 1, "not ready: part 1 (exit code 1)"),
+        (("silent", "refused"), 1, "not ready: part 0, part 1 (exit code 1)"),
+    ],
+)
+def test_a_check_ends_with_its_verdict(
+    nothing_answers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    problems: tuple[str | None, ...],
+    code: int,
+    verdict: str,
+):
+    findings(monkeypatch, *problems)
+    assert cli.main(["check"]) == code
+    assert capsys.readouterr().out.splitlines()[-1] == verdict
+
+
+def test_a_check_marks_what_differs_from_its_default(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("MAX_ATTEMPTS", "5")  # which is its default
+    monkeypatch.setenv("DRAIN_SECONDS", "7")
+    findings(monkeypatch, None)
+    assert cli.main(["check"]) == 0
+    lines = {line.lstrip("* ").split(" ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["DRAIN_SECONDS"] == ["*", "DRAIN_SECONDS", "7", "120"]
+    assert lines["REDIS_PASSWORD"] == ["*", "REDIS_PASSWORD", "***", "none"]
+    assert lines["MAX_ATTEMPTS"] == ["MAX_ATTEMPTS", "5"]
+    assert lines["SQS_WAIT_SECONDS"] == ["SQS_WAIT_SECONDS", "20"]
+    assert lines["S3_CODE_BUCKET"] == ["S3_CODE_BUCKET", "code"]  # required: there is no default
+    assert cli.main(["check", "--json"]) == 0
+    changed = json.loads(capsys.readouterr().out)["changed"]
+    assert {"drain_seconds", "redis_password"} <= set(changed)
+    assert not {"max_attempts", "s3_code_bucket"} & set(changed)
+
+
+def test_misspelt_variables_and_a_missing_file_are_warned_of(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setenv("MAX_PROCESS", "3")
+    monkeypatch.setenv("REDIS_URL", "redis://me:hunter2@cache")
+    findings(monkeypatch, None)
+    assert cli.main(["check", "--env-file", str(tmp_path / "typo.env")]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "settings: warning: MAX_PROCESS is not a setting and has no effect: did you mean MAX_PROCESSES?"
+        in shown
+    )
+    assert "settings: warning: REDIS_URL is not a setting and has no effect: set REDIS_HOST" in shown
+    assert f"settings: warning: --env-file: there is no file {tmp_path}/typo.env" in shown
+    assert "hunter2" not in shown
+
+
+def test_a_worker_warns_of_settings_without_effect_when_it_starts(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def serve(settings: Settings) -> None:
+        return
+
+    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setenv("REDIS_PASS", "hunter2")
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    assert cli.main(["run"]) == 0
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (line["level"], line["event"]) == ("warning", "setting without effect")
+    assert "did you mean REDIS_PASSWORD?" in line["reason"]
 
 
 # --- doctor

@@ -14,6 +14,7 @@ from nanoagent import config
 from nanoagent.config import Settings
 from nanoagent.errors import ConfigError
 from nanoagent.job import Runtime
+from support.certificates import Authority
 from support.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -186,6 +187,67 @@ def test_everything_that_is_wrong_is_listed_at_once(problems: Callable[..., tupl
         *("SQS_QUEUE_URL", "S3_CODE_BUCKET", "S3_USER_DATA_BUCKET", "REDIS_PORT", "MAX_ATTEMPTS", "LOCALE"),
         *("WARM_POOL_GO_SIZE", "REDIS_TLS"),
     }
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Certificates, keys and what is none, by name."""
+    authority = Authority(tmp_path)
+    ours, other = authority.issue("ours"), authority.issue("other")
+    locked = authority.issue("locked", password=b"secret")
+    (tmp_path / "text").write_text("no certificate")
+    (tmp_path / "both").write_bytes(ours.certificate.read_bytes() + ours.key.read_bytes())
+    return {
+        "ca": str(authority.certificate),
+        "cert": str(ours.certificate),
+        "key": str(ours.key),
+        "other key": str(other.key),
+        "locked": str(locked.certificate),
+        "locked key": str(locked.key),
+        **{name: str(tmp_path / name) for name in ("text", "both", "absent")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("ca", "cert", "key"),
+    [("ca", None, None), (None, "cert", "key"), ("ca", "cert", "key"), (None, "both", None)],
+)
+def test_certificates_for_redis_are_taken(
+    load: Callable[..., Settings], files: dict[str, str], ca: str | None, cert: str | None, key: str | None
+):
+    named = {"CA": ca, "CERT": cert, "KEY": key}
+    settings = load(
+        REDIS_TLS="true", **{f"REDIS_TLS_{name}_FILE": files[which] for name, which in named.items() if which}
+    )
+    assert settings.redis_tls_ca_file == (Path(files[ca]) if ca else None)
+    assert settings.redis_tls_cert_file == (Path(files[cert]) if cert else None)
+
+
+@pytest.mark.parametrize(
+    ("tls", "named", "wrong", "says"),
+    [
+        ("false", {"CA": "ca"}, "CA", "has no effect without REDIS_TLS=true"),
+        ("true", {"CA": "absent"}, "CA", "No such file"),
+        ("true", {"CA": "text"}, "CA", "certificates in PEM"),
+        ("true", {"KEY": "key"}, "CERT", "should be set, as REDIS_TLS_KEY_FILE is"),
+        ("true", {"CERT": "cert"}, "CERT", "whose private key"),
+        ("true", {"CERT": "cert", "KEY": "other key"}, "CERT", "whose private key"),
+        ("true", {"CERT": "locked", "KEY": "locked key"}, "CERT", "not encrypted"),
+        ("true", {"CERT": "text", "KEY": "key"}, "CERT", "a certificate in PEM"),
+    ],
+)
+def test_certificates_that_cannot_be_used_are_refused_by_the_settings_name(
+    problems: Callable[..., tuple[str, ...]],
+    files: dict[str, str],
+    tls: str,
+    named: dict[str, str],
+    wrong: str,
+    says: str,
+):
+    given_files = {f"REDIS_TLS_{name}_FILE": files[which] for name, which in named.items()}
+    (problem,) = problems(**REQUIRED, **MACHINE, REDIS_TLS=tls, **given_files)
+    assert problem.startswith(f"REDIS_TLS_{wrong}_FILE: ")
+    assert says in problem
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from email.utils import formatdate
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from redis.exceptions import AuthenticationError
 
 from nanoagent import aws, config
+from nanoagent.aws import AwsClients, Credentials
 from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
@@ -434,6 +436,45 @@ def info_of(**changes: str) -> Answer:
 def test_what_redis_answers(answers: dict[str, Answer], changes: dict[str, Any], expected: Expected):
     said = TAKEN | {"info": info_of()} | answers
     assert_said(list(results.judge(settings_with(**changes), said)), expected)
+
+
+# --- links
+
+NOW = 1_000_000.0
+ENDS_SOON = Credentials(are_temporary=True, ends_at=NOW + 1200)
+
+
+@pytest.mark.parametrize(
+    ("style", "expires_s", "credentials", "words"),
+    [
+        ("presigned", 3600, ENDS_SOON, "in 20 min for those of now"),
+        ("presigned", 601, ENDS_SOON, "OUTPUT_URL_EXPIRES_SECONDS is 601"),
+        ("presigned", 600, ENDS_SOON, None),
+        ("presigned", 60, Credentials(are_temporary=True), "at a time that the SDK does not know"),
+        ("presigned", 604800, Credentials(are_temporary=False), None),
+        ("presigned", 3600, None, None),
+        ("plain", 3600, ENDS_SOON, None),
+    ],
+)
+def test_links_that_outlive_the_credentials_that_sign_them_are_warned_of(
+    style: str, expires_s: int, credentials: Credentials | None, words: str | None
+):
+    settings = settings_with(output_url_style=style, output_url_expires_seconds=expires_s)
+    found = list(cloud.links(settings, credentials, NOW))
+    assert [each.verdict for each in found] == ([] if words is None else [WARNING])
+    assert words is None or words in found[0].found
+
+
+async def test_the_sdk_tells_what_links_are_signed_with(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    assert await AwsClients("eu-west-1").credentials() == Credentials(are_temporary=False)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "x")
+    assert await AwsClients("eu-west-1").credentials() == Credentials(are_temporary=True)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "2999-01-01T00:00:00Z")
+    found = await AwsClients("eu-west-1").credentials()
+    assert found == Credentials(are_temporary=True, ends_at=datetime(2999, 1, 1, tzinfo=UTC).timestamp())
 
 
 # --- asking

@@ -17,11 +17,13 @@ import re
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.aws import RENEWED_BEFORE_S
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from nanoagent.aws import Credentials
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Answer
 
@@ -299,6 +301,29 @@ def regions(settings: Settings, found: Mapping[str, str | None]) -> Iterator[Fin
             yield warning(Area.S3, f"{said}: reading it is slower, and its traffic is billed", remedy)
         else:
             yield problem(Area.S3, f"{said}: S3 refuses the links to output files", remedy)
+
+
+def links(settings: Settings, credentials: Credentials | None, now: float) -> Iterator[Finding]:
+    """Presigned links that end before their time: with the session credentials that sign them."""
+    if settings.output_url_style != "presigned" or credentials is None or not credentials.are_temporary:
+        return
+    wanted_s = settings.output_url_expires_seconds
+    if credentials.ends_at is None:
+        lives = "at a time that the SDK does not know"
+    elif wanted_s <= RENEWED_BEFORE_S:
+        return
+    else:
+        left_min = max(0.0, credentials.ends_at - now) / 60
+        lives = (
+            f"in {left_min:.0f} min for those of now, {RENEWED_BEFORE_S / 60:.0f} min after signing at least"
+        )
+    yield warning(
+        Area.S3,
+        f"presigned links end with the session credentials that sign them ({lives}), and "
+        f"OUTPUT_URL_EXPIRES_SECONDS is {wanted_s}",
+        f"OUTPUT_URL_EXPIRES_SECONDS of {RENEWED_BEFORE_S:.0f} or less, a user's access key for the worker, "
+        "or OUTPUT_URL_STYLE=plain",
+    )
 
 
 def data_bucket(settings: Settings, prefix: str, begun: Answer, ended: Answer | None) -> Iterator[Finding]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from nanoagent import agent, config
+from nanoagent import agent, config, variables
 from nanoagent.aws import AwsClients
 from nanoagent.config import Settings
 from nanoagent.doctor import cloud, gather, host, report, results
@@ -76,6 +77,11 @@ async def examine(env_file: Path | None, environment: Mapping[str, str] = os.env
     findings = [_setting_finding(each) for each in problems]
     if not problems:
         findings.append(Finding(Area.SETTINGS, "all of them can be used (nanoagent check shows them)"))
+    file = env_file or variables.DEFAULT_FILE
+    findings += [
+        warning(Area.SETTINGS, each, "correct the name or the path, or remove it")
+        for each in variables.warnings(file, environment, used=settings.ai_upstreams or "")
+    ]
     async with AwsClients(settings.aws_region, max_attempts=1) as clients:
         parts = await asyncio.gather(
             _part(Area.DOCKER, lambda: _host_and_docker(settings, are_wrong=bool(problems))),
@@ -163,12 +169,13 @@ async def _aws(settings: Settings, clients: AwsClients, wrong: frozenset[str]) -
         )
         if name not in wrong
     }
-    queue, bucket, outputs, metrics, regions = await asyncio.gather(
+    queue, bucket, outputs, metrics, regions, credentials = await asyncio.gather(
         gather.sqs(settings, clients) if "SQS_QUEUE_URL" not in wrong else _nothing(),
         gather.code_bucket(settings, clients) if "S3_CODE_BUCKET" not in wrong else _nothing(),
         _outputs(settings, clients) if "S3_USER_DATA_BUCKET" not in wrong else _nothing(),
         gather.cloudwatch(clients) if settings.cloudwatch_enabled else _nothing(),
         gather.bucket_regions(clients, known),
+        gather.credentials(clients) if settings.output_url_style == "presigned" else _nothing(),
     )
     findings = [
         *(cloud.sqs(settings, queue) if queue else [_not_asked(Area.SQS, wrong, "SQS_QUEUE")]),
@@ -180,6 +187,7 @@ async def _aws(settings: Settings, clients: AwsClients, wrong: frozenset[str]) -
         ),
         *cloud.regions(settings, regions),
         *([] if outputs else [_not_asked(Area.S3, wrong, "S3_USER")]),
+        *cloud.links(settings, credentials, time.time()),
         cloud.cloudwatch(metrics)
         if metrics
         else Finding(Area.CLOUDWATCH, "not used (CLOUDWATCH_ENABLED=false)"),

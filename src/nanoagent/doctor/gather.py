@@ -378,6 +378,12 @@ async def data_bucket(settings: Settings, clients: AwsClients, prefix: str) -> t
     return begun, None if begun.code is not None else await ask(give_up)
 
 
+async def credentials(clients: AwsClients) -> aws.Credentials | None:
+    """What links are signed with; None where there is nothing, which the services' answers tell."""
+    answer = await ask(clients.credentials)
+    return answer.data if isinstance(answer.data, aws.Credentials) else None
+
+
 async def cloudwatch(clients: AwsClients) -> Answer:
     """What comes of metric data without a datum."""
 

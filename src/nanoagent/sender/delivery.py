@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from nanoagent import aws
+from nanoagent import agent, aws
 from nanoagent.errors import BrokerError, SinkError, StorageError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
         username=settings.redis_username,
         password=settings.redis_password,
         ssl=settings.redis_tls,
+        **({} if (tls := agent.redis_tls(settings)) is None else tls.settings()),
         socket_connect_timeout=_REDIS_TIMEOUT_S,
         socket_timeout=_REDIS_TIMEOUT_S,
         retry=Retry(NoBackoff(), 1),  # the first on a connection that the server has closed

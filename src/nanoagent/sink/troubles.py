@@ -50,22 +50,27 @@ class Trouble:
     elsewhere: bool = False
 
 
+# Wrong servers: when REDIS_HOST's name leads elsewhere, old connections would still lead to them.
 CLUSTER: Final = Trouble(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
-    "cluster-enabled no; it may have replicas"
+    "cluster-enabled no; it may have replicas",
+    elsewhere=True,
 )
 SENTINEL: Final = Trouble(
     "it is a Redis Sentinel, which stores nothing: set REDIS_HOST and REDIS_PORT to the primary that it "
-    "watches"
+    "watches",
+    elsewhere=True,
 )
 NO_SCRIPTS: Final = Trouble(
-    "it does not run scripts (EVAL, EVALSHA): do not rename or disable these commands, or use another server"
+    "it does not run scripts (EVAL, EVALSHA): do not rename or disable these commands, or use another server",
+    elsewhere=True,
 )
 UNKNOWN_COMMAND: Final = Trouble(
     "it does not know a command that the worker needs: use Redis 5 or newer, or Valkey, and do not rename "
-    "commands"
+    "commands",
+    elsewhere=True,
 )
-TOO_OLD: Final = Trouble("it is too old: use Redis 5 or newer, or Valkey")
+TOO_OLD: Final = Trouble("it is too old: use Redis 5 or newer, or Valkey", elsewhere=True)
 NO_PASSWORD_THERE: Final = Trouble(
     "it has no password for this user, and REDIS_PASSWORD is set: unset REDIS_PASSWORD, or set REDIS_HOST "
     "and REDIS_PORT to the server that has it",

@@ -1,0 +1,123 @@
+"""`nanoagent check`: the settings, and whether a worker could start on them now; it ends with a verdict.
+
+Each probe asks a part as the worker does at its start, so that both come to the same answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent import agent
+from nanoagent.config import Settings
+from nanoagent.container.docker import DockerDriver
+from nanoagent.errors import ConfigError, PlatformError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from nanoagent.ai.inspection import Inspected
+
+PROBE_MAX_S: Final = 20.0
+"""The longest that one probe may take, seconds."""
+
+MODELS: Final = "model servers"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question to one part.
+
+    Attributes:
+        part: Its name, for people.
+        ask: Why a worker could not use the part, None when it could; or a whole finding. A `ConfigError` or a
+            `PlatformError` is a problem.
+    """
+
+    part: str
+    ask: Callable[[], Awaitable[str | Finding | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to a probe.
+
+    Attributes:
+        part: The part that was asked.
+        problem: Why a worker could not use it; None when it could.
+        warnings: Possible faults, with which jobs can be run.
+    """
+
+    part: str
+    problem: str | None
+    warnings: tuple[str, ...] = ()
+
+
+async def check(settings: Settings) -> list[Finding]:
+    """Ask every outside part, all at once; nothing is changed anywhere."""
+    async with AsyncExitStack() as opened:
+        probes = await _probes(settings, opened)
+        return list(await asyncio.gather(*map(_answer, probes)))
+
+
+async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]:
+    """One for each part; `opened` closes what they ask with."""
+    driver = DockerDriver()
+    opened.push_async_callback(driver.close)
+    services = await agent.open_services(settings, opened)
+
+    async def images() -> None:
+        await agent.refuse_unfit_engine(settings, driver)
+        await agent.find_images(settings, driver)
+
+    async def models() -> Finding:
+        return models_finding(await agent.inspect_models(settings))
+
+    asks_models = settings.upstreams and settings.ai_replay is None
+    return (
+        Probe("Docker and images", images),
+        Probe("SQS queue", services.broker.unavailable),
+        Probe("S3 buckets", services.buckets.unusable),
+        Probe("Redis", services.sink.verify),
+        *((Probe(MODELS, models),) if asks_models else ()),
+    )
+
+
+def models_finding(inspected: Sequence[Inspected]) -> Finding:
+    """The answers of the model servers as one finding."""
+    problems = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and each.is_certain]
+    warnings = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and not each.is_certain]
+    return Finding(MODELS, "; ".join(problems) or None, tuple(warnings))
+
+
+async def _answer(probe: Probe) -> Finding:
+    try:
+        async with asyncio.timeout(PROBE_MAX_S):
+            problem: str | Finding | None = await probe.ask()
+    except ConfigError as exc:
+        problem = "; ".join(exc.problems)
+    except PlatformError as exc:
+        problem = str(exc)
+    except TimeoutError:
+        problem = f"no answer within {PROBE_MAX_S:g} s"
+    return problem if isinstance(problem, Finding) else Finding(probe.part, problem)
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """The settings that differ from their defaults, each with its default; required ones have none."""
+    differing = {}
+    for name, field in Settings.model_fields.items():
+        if field.is_required() or name not in settings.model_fields_set:
+            continue
+        default = field.get_default(call_default_factory=True)
+        if getattr(settings, name) != default:
+            differing[name] = default
+    return differing
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """The last line: whether a worker could start, and if not, because of which parts."""
+    wrong = [finding.part for finding in findings if finding.problem is not None]
+    return f"not ready: {', '.join(wrong)}" if wrong else "ready"
