@@ -51,6 +51,7 @@ class Kind(StrEnum):
     CREDENTIAL = "credential"
     USER = "user name"
     ADDRESS = "address"
+    STORE = "address of the object store"
     FOLDER = "folder"
     MACHINE = "machine"
 
@@ -59,9 +60,13 @@ class Kind(StrEnum):
 ALLOWED: Final = {
     ("log", Kind.ADDRESS): "an operator has to know which address did not answer",
     ("log", Kind.FOLDER): "an operator has to know which folder cannot be written to",
+    ("log", Kind.STORE): "the same",
+    ("readyz", Kind.STORE): "the same: readiness gives the reason that the log gives",
+    ("result", Kind.STORE): "links to output files lead to the endpoint that the worker uses",
     ("readyz", Kind.ADDRESS): "the same: readiness gives the reason that the log gives",
     ("readyz", Kind.FOLDER): "the same",
     ("inspect", Kind.FOLDER): "what is bound, and the label by which left-overs are found; it asks root",
+    ("check", Kind.STORE): "it says which service does not answer",
     ("check", Kind.ADDRESS): "it shows the settings to who has made them",
     ("check", Kind.FOLDER): "the same",
     ("check", Kind.USER): "the same; not its password",
@@ -103,6 +108,8 @@ class Canaries:
     host: str = field(default_factory=mark)
 
     def kind(self, name: str) -> Kind:
+        if name == "s3_address":
+            return Kind.STORE
         if name.endswith("_address"):
             return Kind.ADDRESS
         if name in {"tasks", "cache"}:
