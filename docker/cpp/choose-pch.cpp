@@ -1,6 +1,7 @@
-// choose-pch FOLDER SOURCE: prints which of FOLDER's precompiled headers may be included ahead of SOURCE.
+// choose-pch FOLDER SOURCE PLACE...: prints which of FOLDER's precompiled headers may be included ahead of SOURCE.
 //
-// Prints the header's path, or nothing when there is none to use. Run in the root of the code.
+// Prints the header's path, or nothing when there is none to use. Run in the root of the code. The places are folders
+// of the code: there names in quotes are looked for first, and names in angle brackets last.
 //
 // A precompiled header must not change what a program means: neither give it a name that it has not asked for
 // (a forgotten #include, a clash under `using namespace std`), nor take a macro's effect from it. So one is used
@@ -8,7 +9,7 @@
 // included in any order and repeatedly ([using.headers]), so there it changes nothing but the time.
 //
 // FOLDER/covers has a line for every standard header: its name, then which of those that matter here it includes.
-// FOLDER/names has whatever a name in angle brackets may begin with. FOLDER/chain has a line for every
+// FOLDER/roots has the system's folders of headers. FOLDER/chain has a line for every
 // precompiled header, best first: its name, then what must have been included.
 #include <cstdlib>
 #include <filesystem>
@@ -52,7 +53,8 @@ Table table(const fs::path &path)
 // The #include lines that a source begins with. Whatever is not understood ends them.
 class Leading {
 public:
-    explicit Leading(const Table &covers)
+    Leading(const Table &covers, std::vector<fs::path> places, std::vector<fs::path> roots)
+        : places_(std::move(places)), roots_(std::move(roots))
     {
         for (const auto &[header, covered] : covers)
             known_[header] = &covered;
@@ -147,13 +149,25 @@ private:
             return false;
         if (quoted && fs::exists(folder / name))
             return read(folder / name, depth + 1);
-        if (fs::exists(name)) // the root of the code is searched before the system's folders
-            return read(name, depth + 1);
+        if (quoted)
+            if (auto own = found(places_, name); !own.empty())
+                return read(own, depth + 1);
         auto header = known_.find(name);
-        if (header == known_.end())
-            return false;
+        if (header == known_.end()) {
+            auto own = found(places_, name);
+            return !own.empty() && found(roots_, name).empty() && read(own, depth + 1);
+        }
         brought_.insert(header->second->begin(), header->second->end());
         return true;
+    }
+
+    // The path of that name in the first of the folders that has it; empty if none has.
+    static fs::path found(const std::vector<fs::path> &folders, const std::string &name)
+    {
+        for (const auto &folder : folders)
+            if (fs::exists(folder / name))
+                return folder / name;
+        return {};
     }
 
     // An include guard: `#ifndef NAME` and then `#define NAME`. Names that mean something to the standard library
@@ -171,30 +185,27 @@ private:
     }
 
     std::map<std::string, const std::vector<std::string> *, std::less<>> known_;
+    std::vector<fs::path> places_, roots_;
     Names brought_;
     Names guards_;
 };
 
-// Whether the code has something in its root that angle brackets would find before the system's headers.
-bool shadows_the_system(const fs::path &folder)
+std::vector<fs::path> lines(const fs::path &path)
 {
-    std::istringstream lines(content(folder / "names"));
-    Names names(std::istream_iterator<std::string>(lines), {});
-    for (const auto &entry : fs::directory_iterator("."))
-        if (names.contains(entry.path().filename().string()))
-            return true;
-    return false;
+    std::istringstream text(content(path));
+    std::vector<fs::path> found;
+    for (std::string line; std::getline(text, line);)
+        found.emplace_back(line);
+    return found;
 }
 
 } // namespace
 
-int main(int, char **arguments)
+int main(int count, char **arguments)
 {
     fs::path folder = arguments[1];
-    if (shadows_the_system(folder))
-        return EXIT_SUCCESS;
     Table covers = table(folder / "covers");
-    Leading leading(covers);
+    Leading leading(covers, {arguments + 3, arguments + count}, lines(folder / "roots"));
     leading.read(arguments[2]);
     for (const auto &[name, needed] : table(folder / "chain")) {
         bool covered = true;

@@ -14,6 +14,7 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.code import imports
@@ -28,15 +29,14 @@ from nanoagent.job import Runtime
 from nanoagent.network.base import AiUsage, NetworkRun
 from nanoagent.payload import fits_variable
 from nanoagent.result import ErrorType, Timings
-from nanoagent.runtime import error_line
+from nanoagent.runtime import build_hint, error_line
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
-    from pathlib import Path
 
     from nanoagent.code.cache import CodeTree, ProgramCache
     from nanoagent.config import Settings
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from nanoagent.slots import Slots
 
 _MOST_SOURCE_BYTES: Final = 1024 * 1024
+# Go's collector takes no notice of memoryMb by itself: the heap doubles between collections. Measured: with
+# 90 % programs still died whose live data took half. Stacks, code and files need the rest.
+_GO_MEMORY_PERCENT: Final = 75
 _SLOT_WAIT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
 _BUILD_CAPTURE_BYTES: Final = 256 * 1024
@@ -227,7 +230,8 @@ class Runner:
             lease = await held.enter_async_context(self._parts.pool.lease(binding))
             built = await execution.execute(lease, request, spool)
             if built.error_type is not None or len(built.collected.files) != 1:
-                raise self._build_failure(job.runtime, built)
+                files = await asyncio.to_thread(_files_below, binding.tree)
+                raise self._build_failure(job.runtime, built, files)
             await asyncio.to_thread(shutil.move, built.collected.files[0].spooled, into)
 
     def _build_request(self, runtime: Runtime) -> RunRequest:
@@ -248,7 +252,7 @@ class Runner:
             prepare_next=False,
         )
 
-    def _build_failure(self, runtime: Runtime, built: Execution) -> Rejected:
+    def _build_failure(self, runtime: Runtime, built: Execution, files: Collection[str]) -> Rejected:
         settings = self._settings
         reasons = {
             ErrorType.TIMEOUT: _BUILD_TOO_LONG.format(seconds=settings.build_timeout_seconds),
@@ -265,7 +269,8 @@ class Runner:
         elif error := error_line.build_error(runtime, str(said)):
             message = Text.verbatim(error)
         certain = built.error_type in {None, ErrorType.USER_ERROR}
-        return Rejected(ErrorType.BUILD_FAILED, message, stderr=said, certain=certain)
+        hint = build_hint.build_hint(runtime, str(said), files) if certain else None
+        return Rejected(ErrorType.BUILD_FAILED, message, hint=hint, stderr=said, certain=certain)
 
     # --- running
 
@@ -374,6 +379,12 @@ def entry_source(tree: CodeTree, runtime: Runtime) -> str:
         return ""
 
 
+def _files_below(tree: Path) -> list[str]:
+    """Paths of the files, relative to the tree."""
+    found = (Path(folder, name) for folder, _, names in os.walk(tree) for name in names)
+    return [str(path.relative_to(tree)) for path in found]
+
+
 def environment_of(job: Job) -> dict[str, str]:
     """Everything that the program finds in its environment. Contract: section 2."""
     environment = {
@@ -392,6 +403,8 @@ def environment_of(job: Job) -> dict[str, str]:
         "OPENAI_BASE_URL": f"{_GATEWAY}/v1",
         "OPENAI_API_KEY": "unused",  # clients insist on one; real keys stay outside
     }
+    if job.runtime is Runtime.GO:
+        environment["GOMEMLIMIT"] = f"{job.memory_mb * MIB * _GO_MEMORY_PERCENT // 100}"
     if fits_variable(job.payload):
         environment["PAYLOAD"] = job.payload.decode(errors="surrogateescape")
     return environment

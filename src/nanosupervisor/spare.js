@@ -16,9 +16,8 @@
 // script's arguments, since those show in no stack trace.
 //
 // What differs all the same: /proc/self/environ is the spare's own; SharedArrayBuffer, Atomics and WebAssembly come
-// last in the order of the global names; `event.timeStamp`, and a worker thread's `process.uptime`, count from the
-// spare's start; the module loader's frames in a worker thread's stack traces are named `Object..js` and
-// `Function._load`. V8 takes its heap limit from the container's memory limit at the spare's start. Node.js
+// last in the order of the global names; the module loader's frames in a worker thread's stack traces are named
+// `Object..js` and `Function._load`. V8 takes its heap limit from the container's memory limit at the spare's start. Node.js
 // refuses a snapshot that does not fit it: then no spare comes up, and programs are started plainly.
 //
 // The internals are reached in the build alone; the snapshot's own list of what users may require is the plain
@@ -34,7 +33,7 @@ const HEADER_BYTES = 12; // length of what follows, and the two counts
 const COUNT_BYTES = 8;
 const WORK = '/work';
 const ARGUMENTS = ['/usr/bin/node', 'index.js'];
-const EXECUTE = '/nanosupervisor/execute.node';
+const ADD_ON = '/nanosupervisor/spare.node';
 
 // What acts before a program's first line, in the C library, OpenSSL, ICU, V8 or Node.js itself.
 const ACTS_AT_START = /^(NODE_|UV_|V8_|ICU_|OPENSSL_|SSL_|LC_|LANGUAGE|LD_|MALLOC_|GLIBC_)/;
@@ -49,9 +48,6 @@ const loadedByPlainNode = process.moduleLoadList.filter((name) => !name.endsWith
 const { internalBinding, primordials } = require('internal/test/binding');
 const asyncBinding = internalBinding('async_wrap');
 const performanceBinding = internalBinding('performance');
-
-let waitedMs = 0;
-require('internal/perf/utils').now = () => performanceBinding.now() - waitedMs; // what uses it is not loaded yet
 
 const { Console } = require('internal/console/constructor');
 const preExecution = require('internal/process/pre_execution');
@@ -123,17 +119,14 @@ function replaceInput(file) {
 }
 
 // The time spent waiting is not the program's: its clocks start now. Asking for the up-time also sets the event
-// loop's clock, by which timers are due.
-function restartClocks() {
+// loop's clock, by which timers are due. Worker threads take their clocks from the process, the add-on's part.
+function restartClocks(addOn) {
   const { constants, milestones } = performanceBinding;
-  const uptime = process.uptime;
-  const waited = uptime();
-  waitedMs = performanceBinding.now();
+  milestones[constants.NODE_PERFORMANCE_MILESTONE_TIME_ORIGIN_TIMESTAMP] = addOn.restartClocks();
+  process.uptime();
   const now = Number(process.hrtime.bigint());
   for (const name of ['TIME_ORIGIN', 'NODE_START', 'V8_START', 'ENVIRONMENT'])
     milestones[constants[`NODE_PERFORMANCE_MILESTONE_${name}`]] = now;
-  milestones[constants.NODE_PERFORMANCE_MILESTONE_TIME_ORIGIN_TIMESTAMP] = Date.now() * 1000;
-  process.uptime = Object.defineProperty((() => uptime() - waited).bind(), 'name', { value: 'uptime' });
 }
 
 // The numbers that the build's own asynchronous operations took.
@@ -144,15 +137,22 @@ function restartAsyncIds() {
 
 // --- the run
 
+function loadAddOn() {
+  const module = { exports: {} };
+  process.dlopen(module, ADD_ON);
+  return module.exports;
+}
+
 function prepareMainThreadExecution(expandArgv1) {
+  const addOn = loadAddOn();
   const job = receive();
   const entry = job.environment.find(([name]) => name === 'PAYLOAD_FILE');
   replaceInput(entry ? entry[1] : '/input/payload.json');
   process.chdir(WORK);
-  if (!fits(job)) process.dlopen({ exports: job.bytes }, EXECUTE); // does not return
+  if (!fits(job)) addOn.execute(job.bytes); // does not return
   fs.closeSync(JOB);
   replaceEnvironment(job.environment);
-  restartClocks();
+  restartClocks(addOn);
   restartAsyncIds();
   console.Console = Console; // V8 loses it from its own console object
   return preExecution.prepareMainThreadExecution(expandArgv1);

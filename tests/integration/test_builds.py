@@ -20,10 +20,12 @@ from nanoagent.container.pool import Pool
 from nanoagent.container.spec import MIB, Limits
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
+from nanoagent.runtime import build_hint
 from nanoagent.runtime.catalog import BUILT_PROGRAM, RECIPES
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from support.containers import request_for, worker_home
+from support.languages import documented_version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -40,7 +42,7 @@ IMAGES = {
 LIMITS = Limits(processes=256, tmp_bytes=256 * MIB, work_bytes=64 * MIB, output_bytes=64 * MIB, inodes=16_384)
 BUILD_MEMORY_MB = 1024
 PCH = "/nanosupervisor/pch"
-STOCK = ("/usr/bin/g++", "-std=c++20", "-O2", "-pthread", "-I.", "-o", BUILT_PROGRAM)
+STOCK = ("/usr/bin/g++", "-std=c++20", "-O2", "-pthread", "-iquote.", "-idirafter.", "-o", BUILT_PROGRAM)
 
 
 class Workshop:
@@ -296,12 +298,53 @@ async def test_a_macro_before_the_headers_has_its_effect(shop):
     assert "__n < this->size()" in ran.collected.stderr.text
 
 
-async def test_a_header_of_the_code_comes_before_the_systems_own(shop):
-    files = {
-        "main.cpp": "#include <iostream>\n#include <map>\nint main() { std::cout << mine; }",
-        "map": "inline int mine = 5;\n",
+SHADOWS = {"map": "inline int mine = 5;\n", "version": "1.2.3\n", "string.h": "#error not the system's\n"}
+
+
+async def test_names_in_angle_brackets_are_the_systems_first_and_in_quotes_the_codes(shop):
+    files = SHADOWS | {
+        "main.cpp": '#include "map"\n#include <cstring>\n#include <iostream>\n#include <map>\n'
+        "#include <string.h>\n"
+        '#include <version>\n#include <lib/a.hpp>\n#include <b.hpp>\n#include "c.hpp"\n'
+        'int main() { std::cout << mine + a + b + c << std::map<int, int>().size() << strlen("xy"); }',
+        "lib/a.hpp": "inline int a = 10;\n",
+        "include/b.hpp": "inline int b = 20;\n",
+        "src/c.hpp": "inline int c = 40;\n",
     }
-    assert await shop.output(Runtime.CPP, files) == "5"
+    assert await shop.output(Runtime.CPP, files) == "7502"
+
+
+async def test_every_kind_of_source_is_built_and_what_is_no_part_of_the_program_is_left_out(shop):
+    files = {
+        "main.cpp": '#include <iostream>\n#include "impl.cpp"\n#include "list.hpp"\nextern "C" int c();\n'
+        "int cc(); int cxx(); int cplus();\n"
+        "int main() { std::cout << c() << cc() << cxx() << cplus() << impl() << list() << V\n"
+        "<< __cplusplus << __GNUC__; }",
+        "c.c": "int c(void) { int class = 1; return class; }\n",
+        "cc.cc": "int cc() { return 2; }\n",
+        "deep/cxx.cxx": "int cxx() { return 3; }\n",
+        "c++.c++": "int cplus() { return 4; }\n",
+        "impl.cpp": "int impl() { return 5; }\n",
+        "list.hpp": '#pragma once\nint list();\n#include "parts/list.cpp"\n',
+        "parts/list.cpp": "int list() { return 6; }\n",
+        "tests/test.cpp": "int cc();\nint main() { return cc(); }\n",
+        "CMakeLists.txt": "project(x)\nset(CMAKE_CXX_STANDARD 14)\n",
+        "CMakeFiles/4.0/CompilerIdCXX/CMakeCXXCompilerId.cpp": "#error a leftover\nint main() {}\n",
+        "build/CMakeCache.txt": "",
+        "build/generated.cpp": "#error a leftover\n",
+        "compile_flags.txt": "-Wall\r\n# said\n  -DV=7 \n-lm\n-std=c++23\n-march=native\n--other\n",
+    }
+    assert await shop.output(Runtime.CPP, files) == "1234567202302" + documented_version("cpp")
+
+
+async def test_a_cmake_files_standard_is_followed_and_flags_that_are_not_supported_are_named(shop):
+    lists = "# set(CMAKE_CXX_STANDARD 11)\nset(CMAKE_CXX_STANDARD 17)\n"
+    code = "#include <iostream>\nint main() { std::cout << __cplusplus; }"
+    assert await shop.output(Runtime.CPP, program(code) | {"CMakeLists.txt": lists}) == "201703"
+    built = await shop.build(Runtime.CPP, program("int x") | {"compile_flags.txt": "-fplugin=mine.so\n"})
+    assert built.collected.stderr.text.endswith(
+        "compile_flags.txt: not supported, ignored: -fplugin=mine.so\n"
+    )
 
 
 ALL = "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <string>\n#include <vector>\n"
@@ -323,6 +366,9 @@ ALL = "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <stri
         ('#include "own.hpp"\n', "iostream.h"),
         ("#include <ai_client.hpp>\n#include <iostream>\n", "iostream.h"),
         ("#include <own.hpp>\n#include <regex>\n", "regex.h"),
+        ("#include <map>\n#include <iostream>\n", "iostream.h"),
+        ('#include "map"\n#include <iostream>\n', None),
+        ("#include <netdb.h>\n#include <iostream>\n", None),
         ('#include "code.hpp"\n#include <iostream>\n', None),
         ("#include <string>\n", None),
         ("int x;\n#include <iostream>\n", None),
@@ -345,10 +391,12 @@ async def test_headers_are_taken_precompiled_only_where_it_makes_no_difference(s
     files = {
         "main.cpp": code,
         "own.hpp": "#pragma once\n#include <iostream>\n",
+        "map": "int mine;\n",
+        "netdb.h": "#pragma once\n",
         "code.hpp": "#pragma once\n#include <vector>\nusing numbers = std::vector<int>;\n",
         "endless.hpp": '#include "endless.hpp"\n',
     }
-    ran = await shop.build(Runtime.CPP, files, ("/nanosupervisor/choose-pch", PCH, "main.cpp"))
+    ran = await shop.build(Runtime.CPP, files, ("/nanosupervisor/choose-pch", PCH, "main.cpp", "."))
     assert ran.exit_code == 0
     assert ran.collected.stdout.text == (f"{PCH}/{chosen}\n" if chosen else "")
 
@@ -391,6 +439,33 @@ async def test_an_error_in_one_of_several_files_is_said_once(shop):
     assert built.exit_code == 1
     assert built.collected.stderr.text.count("error:") == 1
     assert built.collected.stderr.text.startswith("a.cpp:1:9: error: ")
+
+
+def hint_of(built: Execution, files: Mapping[str, str], runtime: Runtime) -> str:
+    assert built.exit_code == 1
+    return str(build_hint.build_hint(runtime, built.collected.stderr.text, files))
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (
+            {
+                "main.cpp": "int f() { return 1; } int main() { return f(); }",
+                "h.cpp": "int f() { return 2; }",
+            },
+            "h.cpp and main.cpp both define f().",
+        ),
+        (
+            {"main.cpp": "int f();", "a.cpp": "int main() {}", "b/b.cpp": "int main() {}"},
+            "a.cpp and b/b.cpp both define main, and main.cpp does not.",
+        ),
+    ],
+    ids=["twice", "two programs"],
+)
+async def test_the_linkers_and_compilers_words_lead_to_a_hint(shop, files, hint):
+    built = await shop.build(Runtime.CPP, files)
+    assert hint_of(built, files, Runtime.CPP).startswith(hint)
 
 
 async def test_warnings_are_passed_on(shop):
@@ -478,6 +553,28 @@ async def test_a_go_package_that_is_no_program_is_said_to_be_none(shop):
 async def test_the_go_commands_words_are_its_own(shop, code, said):
     built = await shop.build(Runtime.GO, {"main.go": code})
     assert (built.exit_code, built.collected.stderr.text) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (
+            {
+                "main.go": "package main\n\nfunc main() { f() }\n",
+                "c.go": 'package main\n\nimport "C"\n\nfunc f() {}\n',
+            },
+            'c.go imports "C", and cgo is off',
+        ),
+        (
+            {"main.go": GO_MAIN, "go.mod": "module m\n\ngo 1.99\n"},
+            f"go.mod asks for Go 1.99, and the image has Go {documented_version('go')}.",
+        ),
+    ],
+    ids=["cgo", "version"],
+)
+async def test_the_go_commands_words_lead_to_a_hint(shop, files, hint):
+    built = await shop.build(Runtime.GO, files)
+    assert hint_of(built, files, Runtime.GO).startswith(hint)
 
 
 async def test_only_the_programs_own_packages_are_compiled(shop):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.languages import documented_version
 from support.node_identity import NodeBench, node_bench, program
 from support.node_programs import DIFFERENT, SAME
 
@@ -29,6 +30,11 @@ def test_no_two_spares_share_what_is_random(bench: NodeBench, name: str):
     shown = [bench.run(program(DIFFERENT[name]), "spare") for _ in range(2)]
     assert [ended.stderr for ended in shown] == ["", ""]
     assert shown[0].stdout != shown[1].stdout
+
+
+def test_the_version_is_the_documented_one(bench: NodeBench):
+    code = "console.log(process.versions.node.split('.')[0])"
+    assert bench.run(program(code), "plain").stdout.strip() == documented_version("nodejs")
 
 
 def test_a_spare_that_gets_no_job_ends_quietly(bench: NodeBench):

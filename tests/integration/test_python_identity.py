@@ -15,6 +15,7 @@ import pytest
 from support.identity import ENVIRONMENT, interpreters
 from support.identity_programs import PROGRAMS
 from support.import_programs import LIBRARIES, LIBRARY_PROGRAMS
+from support.languages import documented_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,11 @@ def assert_same(both: Interpreters, files: dict[str, bytes], **changes: Any) -> 
     plain = without_addresses(both.run("plain", files, **changes))
     assert without_addresses(both.run("zygote", files, **changes)) == plain
     return plain
+
+
+def test_the_version_is_the_documented_one(both):
+    program = {"main.py": b"import sys\nprint(*sys.version_info[:2], sep='.')"}
+    assert both.run("plain", program).stdout.decode().strip() == documented_version("python")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -866,6 +866,7 @@ def test_the_environment_is_the_contracts_and_nothing_of_the_workers(monkeypatch
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     before_ms = int(time.time() * 1000)
     environment = environment_of(make_job(payload=b'{"a": "\xea\xb0\x80"}', memory_mb=256, timeout_ms=5000))
+    assert "GOMEMLIMIT" not in environment
     deadline_ms = int(environment.pop("DEADLINE_MS"))
     assert before_ms + 5000 <= deadline_ms <= int(time.time() * 1000) + 5000
     assert environment == {
@@ -884,6 +885,10 @@ def test_the_environment_is_the_contracts_and_nothing_of_the_workers(monkeypatch
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
     }
+
+
+def test_gos_collector_is_told_of_the_memory_limit():
+    assert environment_of(make_job(runtime=Runtime.GO, memory_mb=256))["GOMEMLIMIT"] == str(192 * 1024 * 1024)
 
 
 def test_a_payload_that_fits_a_variable_of_linux_is_in_the_environment_and_a_larger_one_is_not():
