@@ -766,11 +766,13 @@ class Services:
         broker: The queue.
         buckets: The default buckets.
         sink: Redis.
+        clients: The AWS clients of queue and buckets.
     """
 
     broker: SqsBroker
     buckets: DefaultBuckets
     sink: RedisSink
+    clients: AwsClients
 
 
 async def open_services(settings: Settings, opened: AsyncExitStack) -> Services:
@@ -782,4 +784,4 @@ async def open_services(settings: Settings, opened: AsyncExitStack) -> Services:
     buckets = await _buckets(settings, clients, opened)
     sink = redis_sink(settings)
     opened.push_async_callback(sink.close)
-    return Services(broker, buckets, sink)
+    return Services(broker, buckets, sink, clients)

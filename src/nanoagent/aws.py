@@ -190,6 +190,23 @@ async def bucket_region(client: Any, bucket: str) -> str | None:
     return None if told is None else str(told)
 
 
+def elsewhere(setting: str, bucket: str, region: str | None, of_worker: str) -> str | None:
+    """The sentence for a default bucket in another region than the worker's, or None.
+
+    Args:
+        setting: The bucket's setting.
+        bucket: Its name.
+        region: Its region, None where S3 did not tell.
+        of_worker: AWS_REGION.
+    """
+    if region is None or region == of_worker:
+        return None
+    means = "reading it is slower, and its traffic is billed"
+    if setting == "S3_USER_DATA_BUCKET":
+        means = "S3 refuses the links to output files"
+    return f"the bucket {bucket} ({setting}) is in {region}, but AWS_REGION is {of_worker}: {means}"
+
+
 @contextmanager
 def _settings_errors(service: str) -> Iterator[None]:
     """Say in a sentence that the SDK's own variables or files are wrong; making a client asks nobody.

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import agent
+from nanoagent import agent, aws
 from nanoagent.config import Settings
 from nanoagent.container.docker import DockerDriver
 from nanoagent.errors import ConfigError, PlatformError
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from nanoagent.ai.inspection import Inspected
+    from nanoagent.aws import AwsClients
 
 PROBE_MAX_S: Final = 20.0
 """The longest that one probe may take, seconds."""
 
+BUCKETS: Final = "S3 buckets"
 MODELS: Final = "model servers"
 
 
@@ -72,6 +74,11 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         await agent.refuse_unfit_engine(settings, driver)
         await agent.find_images(settings, driver)
 
+    async def buckets() -> Finding:
+        problem = await services.buckets.unusable()
+        warnings = () if problem else await _buckets_elsewhere(settings, services.clients)
+        return Finding(BUCKETS, problem, warnings)
+
     async def models() -> Finding:
         return models_finding(await agent.inspect_models(settings))
 
@@ -79,10 +86,22 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     return (
         Probe("Docker and images", images),
         Probe("SQS queue", services.broker.unavailable),
-        Probe("S3 buckets", services.buckets.unusable),
+        Probe(BUCKETS, buckets),
         Probe("Redis", services.sink.verify),
         *((Probe(MODELS, models),) if asks_models else ()),
     )
+
+
+async def _buckets_elsewhere(settings: Settings, clients: AwsClients) -> tuple[str, ...]:
+    """Default buckets in another region than the worker's."""
+    client = await clients.s3()
+    told = []
+    for setting in ("S3_CODE_BUCKET", "S3_USER_DATA_BUCKET"):
+        bucket = getattr(settings, setting.lower())
+        region = await aws.bucket_region(client, bucket)
+        if (said := aws.elsewhere(setting, bucket, region, settings.aws_region)) is not None:
+            told.append(said)
+    return tuple(told)
 
 
 def models_finding(inspected: Sequence[Inspected]) -> Finding:

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from redis.exceptions import AuthenticationError
 
 from nanoagent import aws, config
+from nanoagent import check as checks
 from nanoagent.aws import AwsClients, Credentials
 from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
@@ -297,6 +298,26 @@ async def test_the_region_of_a_bucket_is_told_also_where_reading_it_is_refused(
     client: HeadedClient, region: str | None
 ):
     assert await aws.bucket_region(client, "code") == region
+
+
+async def test_check_warns_of_default_buckets_in_another_region(monkeypatch: pytest.MonkeyPatch):
+    regions = {"code": "eu-west-1", "data": "us-east-1"}
+
+    async def region_of(_client: object, bucket: str) -> str | None:
+        return regions.get(bucket)
+
+    monkeypatch.setattr(aws, "bucket_region", region_of)
+    async with aws.AwsClients("us-east-1", access_key_id="k", secret_access_key="s") as clients:
+        told = await checks._buckets_elsewhere(settings_with(aws_region="us-east-1"), clients)
+        assert told == (
+            (
+                "the bucket code (S3_CODE_BUCKET) is in eu-west-1, but AWS_REGION is us-east-1: "
+                "reading it is slower, and its traffic is billed"
+            ),
+        )
+        regions |= {"code": "us-east-1", "data": "eu-west-1"}
+        (told_of_data,) = await checks._buckets_elsewhere(settings_with(aws_region="us-east-1"), clients)
+        assert "S3 refuses the links to output files" in told_of_data
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import re
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from nanoagent import aws
 from nanoagent.aws import RENEWED_BEFORE_S
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
 
@@ -293,14 +294,10 @@ def regions(settings: Settings, found: Mapping[str, str | None]) -> Iterator[Fin
         ("S3_USER_DATA_BUCKET", settings.s3_user_data_bucket),
     ):
         region = found.get(bucket)
-        if region is None or region == settings.aws_region:
-            continue
-        said = f"the bucket {bucket} ({setting}) is in {region}, but AWS_REGION is {settings.aws_region}"
-        remedy = f"AWS_REGION={region}, or a bucket in {settings.aws_region}"
-        if setting == "S3_CODE_BUCKET":
-            yield warning(Area.S3, f"{said}: reading it is slower, and its traffic is billed", remedy)
-        else:
-            yield problem(Area.S3, f"{said}: S3 refuses the links to output files", remedy)
+        said = aws.elsewhere(setting, bucket, region, settings.aws_region)
+        if said is not None:
+            judged = warning if setting == "S3_CODE_BUCKET" else problem
+            yield judged(Area.S3, said, f"AWS_REGION={region}, or a bucket in {settings.aws_region}")
 
 
 def links(settings: Settings, credentials: Credentials | None, now: float) -> Iterator[Finding]:
