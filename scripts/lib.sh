@@ -3,6 +3,8 @@
 # EPOCHREALTIME has the locale's decimal sign.
 export LC_ALL=C.UTF-8
 
+export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=$root/.nanoagent
 mkdir -p "$state"
