@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from nanoagent.aws import AwsClients
+from nanoagent.code import archive
+from nanoagent.code.archive import ArchiveLimits
 from nanoagent.errors import BrokerError, InvalidCall
 from nanoagent.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
 from nanoagent.sender import command, delivery, dev, language, message, pack, package, selection
-from nanoagent.sender.package import Limits, packed
+from nanoagent.sender.package import limits_of, packed
 from nanoagent.sender.selection import IGNORE_FILE, Reason
 from support.fakes import make_settings
 
-LIMITS = Limits(zip_bytes=10_000, unpacked_bytes=20_000, file_bytes=15_000, entries=50)
+LIMITS = ArchiveLimits(zip_bytes=10_000, unpacked_bytes=20_000, file_bytes=15_000, entries=50)
 
 
 def make(folder: Path, *paths: str, content: str = "x") -> Path:
@@ -43,7 +45,7 @@ def left_out(folder: Path) -> dict[str, Reason]:
     return {left.path: left.reason for left in selection.select(folder, max_entries=10_000).left_out}
 
 
-def refusal(code: Path, runtime: Runtime | None = None, limits: Limits = LIMITS) -> str:
+def refusal(code: Path, runtime: Runtime | None = None, limits: ArchiveLimits = LIMITS) -> str:
     with pytest.raises(InvalidCall) as refused, packed(code, runtime, limits):
         pass
     return str(refused.value)
@@ -307,6 +309,40 @@ def test_times_that_a_zip_cannot_hold_do_not_stop_it(tmp_path: Path, moment: int
         assert archive.testzip() is None
 
 
+def test_what_is_packed_is_what_the_worker_unpacks(tmp_path: Path):
+    folder = make(
+        tmp_path / "function", "main.py", "lib/함수.py", "tool", "data/in/", "한글 파일", "lib/sub/a"
+    )
+    (folder / "tool").chmod(0o755)
+    for path, target in {
+        "link": "lib/sub",
+        "lib/up": "../tool",
+        "lib/sub/twice": "../up",
+        "self": ".",
+    }.items():
+        (folder / path).symlink_to(target)
+    os.utime(folder / "main.py", (1_700_000_001, 1_700_000_001))
+    (tmp_path / "code.zip").write_bytes(pack(folder))
+
+    archive.extract(tmp_path / "code.zip", tmp_path / "tree", LIMITS)
+
+    assert described(tmp_path / "tree") == described(folder)
+    assert (tmp_path / "tree/main.py").stat().st_mtime == 1_700_000_001
+
+
+def described(folder: Path) -> dict[str, tuple[str, bool]]:
+    """Each path with its target or content, and whether it is executable."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            content, is_executable = str(path.readlink()), False
+        else:
+            content = "" if path.is_dir() else path.read_text()
+            is_executable = path.is_file() and bool(path.stat().st_mode & 0o100)
+        found[str(path.relative_to(folder))] = (content, is_executable)
+    return found
+
+
 # --- what is named on the command line
 
 
@@ -426,6 +462,15 @@ def test_a_damaged_zip_is_told(tmp_path: Path):
     assert "is a damaged zip" in refusal(file)
 
 
+@pytest.mark.parametrize("name", ["../main.py", "/main.py", "main.py/x"])
+def test_a_zip_that_the_worker_would_refuse_is_refused_here_with_its_words(tmp_path: Path, name: str):
+    file = tmp_path / "code.zip"
+    with zipfile.ZipFile(file, "w") as target:
+        target.writestr("main.py", "1")
+        target.writestr(name, "2")
+    assert "the code zip" in refusal(file)
+
+
 def test_a_language_that_contradicts_the_file_is_told(tmp_path: Path):
     assert "a.py is a file of python" in refusal(make(tmp_path, "a.py") / "a.py", Runtime.GO)
 
@@ -448,7 +493,7 @@ def test_the_limits_are_those_of_the_settings():
     settings = make_settings(
         code_max_zip_mb=1, code_max_unpacked_mb=2, code_max_file_mb=3, code_max_entries=4
     )
-    assert Limits.of(settings) == Limits(1 << 20, 2 << 20, 3 << 20, 4)
+    assert limits_of(settings) == ArchiveLimits(1 << 20, 2 << 20, 3 << 20, 4)
 
 
 # --- input and message

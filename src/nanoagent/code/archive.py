@@ -15,6 +15,7 @@ Read in this order: `extract`, then `entries` (names, kinds, times), `layout` (p
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -99,16 +100,35 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
         Rejected: INVALID_CODE; the message names the rule, and the entry if it is about one.
         OSError: The disk failed.
     """
-    size = zip_path.stat().st_size
+    with zip_path.open("rb") as file:
+        files, total = unpacking.write(_fit_to_write(file, limits), file, into)
+        return TreeInfo(files=files, bytes=total)
+
+
+def check(file: BinaryIO, limits: ArchiveLimits) -> None:
+    """Refuse what `extract` would refuse before it writes anything. The files' data is not read.
+
+    Args:
+        file: The archive, open for reading.
+        limits: What the archive may be at most.
+
+    Raises:
+        Rejected: As `extract`.
+        OSError: The disk failed.
+    """
+    _fit_to_write(file, limits)
+
+
+def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> list[Entry]:
+    """The entries that are written, once all of them are checked."""
+    size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
         raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / _MIB)
-    with zip_path.open("rb") as file:
-        infos, directory_at = _directory(file, limits)
-        checked = _checked(infos, limits)
-        del infos  # as large again
-        _check_layout(checked, file, size, directory_at)
-        files, total = unpacking.write(_check_places(checked, file, limits), file, into)
-        return TreeInfo(files=files, bytes=total)
+    infos, directory_at = _directory(file, limits)
+    checked = _checked(infos, limits)
+    del infos  # as large again
+    _check_layout(checked, file, size, directory_at)
+    return _check_places(checked, file, limits)
 
 
 class _BoundedList(list[zipfile.ZipInfo]):

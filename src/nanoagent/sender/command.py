@@ -125,7 +125,7 @@ def send(settings: Settings, call: Call) -> int:
     try:
         runtime = _checked(call)
         payload = message.read_input(call.payload)
-        with package.packed(call.code, runtime, package.Limits.of(settings)) as code:
+        with package.packed(call.code, runtime, package.limits_of(settings)) as code:
             fields = _fields(call, code)
             body = message.body(fields, payload)
             report.fields = _told(fields, settings, code)

@@ -19,9 +19,12 @@ import time
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
-from nanoagent.errors import InvalidCall, one_line
+from nanoagent.code import archive
+from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.root import is_leftover
+from nanoagent.errors import InvalidCall, Rejected, one_line
 from nanoagent.job import Runtime
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.sender import selection
@@ -50,38 +53,19 @@ _SOURCE_FILES: Final = {
     ".cxx": Runtime.CPP,
     ".go": Runtime.GO,
 }
-# Leftovers of Finder and Explorer, which the worker does not count as the single top folder's siblings.
-_LEFTOVERS: Final = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+_NO_LIMITS: Final = ArchiveLimits(
+    zip_bytes=1 << 40, unpacked_bytes=1 << 40, file_bytes=1 << 40, entries=1 << 40
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the worker takes at most. The worker's own settings decide; these are this environment's.
-
-    Attributes:
-        zip_bytes: Size of the zip.
-        unpacked_bytes: Size of all files together.
-        file_bytes: Size of one file.
-        entries: Files and folders.
-    """
-
-    zip_bytes: int
-    unpacked_bytes: int
-    file_bytes: int
-    entries: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        """The limits that the settings name."""
-        return cls(
-            zip_bytes=settings.code_max_zip_mb * _MIB,
-            unpacked_bytes=settings.code_max_unpacked_mb * _MIB,
-            file_bytes=settings.code_max_file_mb * _MIB,
-            entries=settings.code_max_entries,
-        )
-
-
-_NO_LIMITS: Final = Limits(zip_bytes=1 << 40, unpacked_bytes=1 << 40, file_bytes=1 << 40, entries=1 << 40)
+def limits_of(settings: Settings) -> ArchiveLimits:
+    """What the worker takes at most. The worker's own settings decide; these are this environment's."""
+    return ArchiveLimits(
+        zip_bytes=settings.code_max_zip_mb * _MIB,
+        unpacked_bytes=settings.code_max_unpacked_mb * _MIB,
+        file_bytes=settings.code_max_file_mb * _MIB,
+        entries=settings.code_max_entries,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +114,7 @@ def pack(code: Path) -> bytes:
 
 
 @contextmanager
-def packed(code: Path, runtime: Runtime | None, limits: Limits) -> Iterator[Package]:
+def packed(code: Path, runtime: Runtime | None, limits: ArchiveLimits) -> Iterator[Package]:
     """Pack a folder, a source file or a zip, and check it as the worker will.
 
     Args:
@@ -150,7 +134,7 @@ def packed(code: Path, runtime: Runtime | None, limits: Limits) -> Iterator[Pack
                 package = _of_files(code, runtime, limits, buffer)
         except OSError as exc:
             raise InvalidCall([f"{_shown(code)}: cannot be packed: {exc}"]) from exc
-        _check_limits(code, package, limits)
+        _check_as_the_worker(code, package, limits)
         buffer.seek(0)
         yield package
 
@@ -177,7 +161,7 @@ def _require(code: Path) -> None:
         raise InvalidCall([f"{_shown(code)}: is a device, pipe or socket; name a folder, a file or a zip"])
 
 
-def _of_files(code: Path, runtime: Runtime | None, limits: Limits, buffer: IO[bytes]) -> Package:
+def _of_files(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer: IO[bytes]) -> Package:
     if code.is_dir():
         selected = _chosen(code, limits)
         runtime = _runtime(code, [entry.path for entry in selected.entries], runtime, selected.left_out)
@@ -205,8 +189,8 @@ def _of_zip(code: Path, runtime: Runtime | None, buffer: IO[bytes]) -> Package:
     buffer.seek(0)
     digest = hashlib.file_digest(buffer, "sha256").hexdigest()  # type: ignore[arg-type]
     try:
-        with zipfile.ZipFile(buffer) as archive:
-            infos = archive.infolist()
+        with zipfile.ZipFile(buffer) as opened:
+            infos = opened.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
         raise InvalidCall([f"{_shown(code)}: is a damaged zip: {exc}"]) from exc
     return Package(
@@ -220,7 +204,7 @@ def _of_zip(code: Path, runtime: Runtime | None, buffer: IO[bytes]) -> Package:
     )
 
 
-def _chosen(code: Path, limits: Limits) -> Selection:
+def _chosen(code: Path, limits: ArchiveLimits) -> Selection:
     selected = selection.select(code, max_entries=limits.entries)
     if not any(entry.source or entry.link for entry in selected.entries):
         rest = f"; {len(selected.left_out)} paths were left out" if selected.left_out else ""
@@ -270,7 +254,7 @@ def _runtime(
 def _top_names(paths: Iterable[str]) -> list[str]:
     """The names at the root, or in the single top folder, as the worker looks for the entry file."""
     split = [tuple(path.removeprefix("./").split("/")) for path in paths]
-    counted = [parts for parts in split if parts[0] not in _LEFTOVERS and not parts[0].startswith("._")]
+    counted = [parts for parts in split if not is_leftover(parts[0])]
     top = {parts[0] for parts in counted}
     if len(top) == 1 and all(len(parts) > 1 for parts in counted):
         counted = [parts[1:] for parts in counted]
@@ -287,7 +271,7 @@ def _seen(top: list[str], left_out: Iterable[LeftOut]) -> str:
 # --- limits
 
 
-def _check_files(sizes: Iterable[tuple[str, int]], limits: Limits) -> None:
+def _check_files(sizes: Iterable[tuple[str, int]], limits: ArchiveLimits) -> None:
     """Refuse files that are too large before they are compressed."""
     total, large = 0, []
     for path, size in sizes:
@@ -306,22 +290,13 @@ def _check_files(sizes: Iterable[tuple[str, int]], limits: Limits) -> None:
         raise InvalidCall(large)
 
 
-def _check_limits(code: Path, package: Package, limits: Limits) -> None:
-    found = (
-        ("zip", package.zip_bytes, limits.zip_bytes, "CODE_MAX_ZIP_MB"),
-        ("unpacked", package.unpacked_bytes, limits.unpacked_bytes, "CODE_MAX_UNPACKED_MB"),
-    )
-    problems = [
-        f"{_shown(code)}: {what}, it has {shown_size(size)}; the limit is {shown_size(limit)} ({setting})"
-        for what, size, limit, setting in found
-        if size > limit
-    ]
-    if package.files > limits.entries:
-        problems.append(
-            f"{_shown(code)}: has {package.files} files; the limit is {limits.entries} (CODE_MAX_ENTRIES)"
-        )
-    if problems:
-        raise InvalidCall(problems)
+def _check_as_the_worker(code: Path, package: Package, limits: ArchiveLimits) -> None:
+    """Refuse what every worker with these limits would refuse."""
+    try:
+        archive.check(cast("BinaryIO", package.zip), limits)
+    except Rejected as exc:
+        advice = "" if exc.hint is None else f"; {exc.hint}"
+        raise InvalidCall([f"{_shown(code)}: {exc.message}{advice}"]) from exc
 
 
 def shown_size(size: int) -> str:
@@ -345,22 +320,22 @@ def _write_zip(into: IO[bytes], entries: Iterable[Entry]) -> str:
     content's key.
     """
     digest = hashlib.sha256()
-    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in entries:
-            content = _write_entry(archive, entry)
+            content = _write_entry(target, entry)
             record = (entry.path, entry.link, entry.is_executable, content)
             digest.update(json.dumps(record).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _write_entry(archive: zipfile.ZipFile, entry: Entry) -> str:
+def _write_entry(into: zipfile.ZipFile, entry: Entry) -> str:
     """Write one entry; returns the digest of its contents, which folders and links have not."""
     info = _info(entry)
     if entry.source is None:
-        archive.writestr(info, entry.link)
+        into.writestr(info, entry.link)
         return ""
     content = hashlib.sha256()
-    with entry.source.open("rb") as source, archive.open(info, "w") as target:
+    with entry.source.open("rb") as source, into.open(info, "w") as target:
         while chunk := source.read(_CHUNK_BYTES):
             content.update(chunk)
             target.write(chunk)
