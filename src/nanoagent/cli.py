@@ -245,7 +245,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     Secrets, version control, virtual environments and caches are left out; a file .nanoagentignore in the
     folder, in the syntax of .gitignore, changes that. Without settings, the worker of `make dev` is used.
     """
-    settings = _sender_settings(env_file)
+    settings = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
     call = command.Call(
@@ -271,7 +271,7 @@ def result(
     env_file: EnvFile = Path(".env"),
 ) -> int:
     """Print the result of a job as JSON."""
-    settings = _sender_settings(env_file)
+    settings = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
     return command.result(settings, request_id, wait_s=wait_s, as_json=as_json)
@@ -284,18 +284,18 @@ def cancel(
     env_file: EnvFile = Path(".env"),
 ) -> int:
     """Cancel a job that waits or runs."""
-    settings = _sender_settings(env_file)
+    settings = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
     return command.cancel(settings, request_id, as_json=as_json)
 
 
-def _sender_settings(env_file: Path) -> Settings:
+def _sender_settings(env_file: Path, *, quiet: bool) -> Settings:
     """As `_settings`; without any, those of a running `make dev`."""
     from nanoagent.sender import dev
 
     try:
-        return _settings(dev.settings_file(env_file))
+        return _settings(dev.settings_file(env_file, quiet=quiet))
     except ConfigError as exc:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
 

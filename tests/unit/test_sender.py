@@ -615,6 +615,11 @@ def test_without_settings_the_worker_of_make_dev_is_used_and_said(
     assert str(dev_file) in capsys.readouterr().err
 
 
+def test_for_machines_it_is_not_said_which_worker_is_used(dev_file: Path, capsys: pytest.CaptureFixture[str]):
+    assert dev.settings_file(dev.DEFAULT, quiet=True) == dev_file
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("named", ["file", "option", "variable"])
 def test_settings_that_somebody_named_win_over_make_dev(
     dev_file: Path, monkeypatch: pytest.MonkeyPatch, named: str

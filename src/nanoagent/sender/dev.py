@@ -30,7 +30,7 @@ def with_advice(problems: Sequence[str]) -> list[str]:
     return [*problems, *([_ADVICE] if has_no_queue else [])]
 
 
-def settings_file(env_file: Path) -> Path:
+def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
     """The file of settings to read: `env_file`, or that of `make dev` where nobody has named a queue.
 
     The latter replaces variables of the environment: half of one worker's settings and half of another's
@@ -38,13 +38,15 @@ def settings_file(env_file: Path) -> Path:
 
     Args:
         env_file: As the person named it, or the default `.env`.
+        quiet: Do not say which file is used.
     """
     if env_file != DEFAULT or env_file.exists() or os.environ.get("SQS_QUEUE_URL"):
         return env_file
     for folder in (Path.cwd(), Path(__file__).resolve().parents[3]):
         found = folder / _STATE / SETTINGS
         if found.is_file():
-            sys.stderr.write(f"Using the worker of `make dev` ({found}).\n")
+            if not quiet:
+                sys.stderr.write(f"Using the worker of `make dev` ({found}).\n")
             load_dotenv(found, override=True)
             return found
     return env_file
