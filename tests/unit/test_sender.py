@@ -615,6 +615,11 @@ def test_without_settings_the_worker_of_make_dev_is_used_and_said(
     assert str(dev_file) in capsys.readouterr().err
 
 
+def test_a_functions_own_env_file_does_not_hide_the_worker_of_make_dev(dev_file: Path):
+    Path(".env").write_text("OPENAI_API_KEY=1\n")
+    assert dev.settings_file(dev.DEFAULT) == dev_file
+
+
 def test_for_machines_it_is_not_said_which_worker_is_used(dev_file: Path, capsys: pytest.CaptureFixture[str]):
     assert dev.settings_file(dev.DEFAULT, quiet=True) == dev_file
     assert capsys.readouterr().err == ""
@@ -625,7 +630,7 @@ def test_settings_that_somebody_named_win_over_make_dev(
     dev_file: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ):
     if named == "file":
-        Path(".env").write_text("")
+        Path(".env").write_text("SQS_QUEUE_URL=http://q\n")
     if named == "variable":
         monkeypatch.setenv("SQS_QUEUE_URL", "http://q")
     file = Path("other.env") if named == "option" else dev.DEFAULT

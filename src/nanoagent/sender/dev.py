@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dotenv import load_dotenv
+from dotenv import dotenv_values, load_dotenv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ _ADVICE: Final = (
 DEFAULT: Final = Path(".env")
 """The file of settings that is read when none is named."""
 
+_QUEUE: Final = "SQS_QUEUE_URL"
 _STATE: Final = ".nanoagent"
 
 
@@ -40,7 +41,7 @@ def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
         env_file: As the person named it, or the default `.env`.
         quiet: Do not say which file is used.
     """
-    if env_file != DEFAULT or env_file.exists() or os.environ.get("SQS_QUEUE_URL"):
+    if env_file != DEFAULT or os.environ.get(_QUEUE) or _names_queue(env_file):
         return env_file
     for folder in (Path.cwd(), Path(__file__).resolve().parents[3]):
         found = folder / _STATE / SETTINGS
@@ -50,3 +51,11 @@ def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
             load_dotenv(found, override=True)
             return found
     return env_file
+
+
+def _names_queue(env_file: Path) -> bool:
+    """Whether the file has settings of a worker: a function may have a `.env` for other purposes."""
+    try:
+        return bool(dotenv_values(env_file).get(_QUEUE))
+    except (OSError, UnicodeDecodeError):
+        return True  # `config.load` says what is wrong with it
