@@ -1,7 +1,7 @@
-"""Variables that look like settings and are none: a misspelt setting has no effect, and nothing says so.
+"""Finds variables that were probably meant as settings: a misspelt setting has no effect.
 
-A file of settings is the worker's own, so that every name in it counts. The environment has many owners:
-there a name counts where it begins as the settings of one service do, or is nearly a setting's.
+Every name in a file of settings is checked. The environment belongs to many programs: there a name is checked
+if it begins with the prefix of a service, or is nearly the name of a setting.
 """
 
 from __future__ import annotations

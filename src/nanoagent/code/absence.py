@@ -93,7 +93,7 @@ _NOT_ALLOWED: Final = _Telling(
 
 
 def rejection(bucket: str, key: str, missing: ObjectMissing) -> Rejected:
-    """What a job is rejected with whose code cannot be read."""
+    """The rejection of a job whose code cannot be read."""
     if missing.absence is not Absence.DENIED:
         telling = _TOLD[missing.absence]
     else:

@@ -379,7 +379,7 @@ async def data_bucket(settings: Settings, clients: AwsClients, prefix: str) -> t
 
 
 async def credentials(clients: AwsClients) -> aws.Credentials | None:
-    """What links are signed with; None where there is nothing, which the services' answers tell."""
+    """The credentials that sign links; None without any, which the services' answers tell."""
     answer = await ask(clients.credentials)
     return answer.data if isinstance(answer.data, aws.Credentials) else None
 
@@ -405,7 +405,7 @@ async def redis(settings: Settings) -> dict[str, Answer]:
 
 
 async def _verified(sink: RedisSink) -> StoreError | None:
-    """What the worker would be told at its start."""
+    """The failure that the worker would see at its start."""
     try:
         await sink.verify()
     except StoreError as exc:

@@ -33,7 +33,7 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 
     Args:
         settings: Where it is.
-        answers: Those to `verify` (what the worker tries at its start), PING, INFO and each of `COMMANDS`.
+        answers: Those to `verify` (as the worker does at its start), PING, INFO and each of `COMMANDS`.
     """
     server = f"Redis at {settings.redis_host}:{settings.redis_port}"
     ping = answers["ping"]
@@ -63,7 +63,7 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 
 
 def unusable(server: str, verified: Answer | None) -> Finding | None:
-    """What no retry mends, in the worker's own words for it."""
+    """A failure that no retry mends, in the worker's own words for it."""
     failure = None if verified is None else verified.data
     if not isinstance(failure, troubles.StoreError) or failure.trouble not in troubles.BY_SETTINGS:
         return None

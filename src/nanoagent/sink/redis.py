@@ -54,9 +54,9 @@ _Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys a
 _log = structlog.get_logger(__name__)
 
 
-# What may come of the wrong one of TLS and plain text.
+# Failures that a wrong REDIS_TLS can cause.
 _MAY_BE_TRANSPORT: Final = (None, troubles.SILENT, troubles.NONSENSE, troubles.PLAIN_WANTED)
-# What a Sentinel answers to the commands of others.
+# Answers of a Sentinel to the commands of a worker.
 _MAY_BE_SENTINEL: Final = (troubles.NO_SCRIPTS, troubles.UNKNOWN_COMMAND, troubles.NO_PASSWORD_THERE)
 _ROLE_S: Final = 2.0
 
@@ -224,8 +224,8 @@ class RedisSink:
         """Succeed when Redis takes writes, or has taken one within the last second and not failed since.
 
         PING would be answered by a read-only replica as well, and by a server whose memory is used up: a key
-        that says that this worker is there is written instead. At first, and after each failure, everything
-        that a worker does is tried.
+        that says that this worker is there is written instead. The first call, and the first after each
+        failure, verifies the server.
 
         Raises:
             SinkError: It does not; the message says what is wrong and what to do.
@@ -238,14 +238,15 @@ class RedisSink:
             self._written_at = time.monotonic()
 
     async def verify(self) -> None:
-        """Succeed when the server does everything that a worker asks of it; nothing is left there.
+        """Run every command of a worker once, for a request that cannot exist; nothing is left there.
 
-        A cluster, a Sentinel, a server without scripts and a user with too few rights all answer PING.
+        PING is not enough: a cluster, a Sentinel, a server without scripts and a user with too few rights all
+        answer it.
 
         Raises:
-            StoreError: It does not, or is not there.
+            StoreError: A command failed, or the server cannot be reached.
         """
-        doing = "try what a worker does"
+        doing = "verify"
         probe = scripts.PROBE, scripts.PROBE_KEYS, scripts.PROBE_CHANNELS[:1]
         listening = scripts.PROBE_CHANNELS[1]
         try:
@@ -257,7 +258,7 @@ class RedisSink:
             raise StoreError(self._address, doing, trouble, cause) from cause
 
     async def _explained(self, error: BaseException) -> Trouble | None:
-        """What kind of failure it is; where asking in another way shows a finer one, that."""
+        """The kind of failure, narrowed down by further questions to the server."""
         trouble = troubles.of(error)
         if trouble in _MAY_BE_SENTINEL and await self._is_sentinel():
             return troubles.SENTINEL

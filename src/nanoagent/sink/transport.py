@@ -1,7 +1,7 @@
-"""What a port speaks, TLS or plain Redis: asked only when a connection has failed, to name the right setting.
+"""Finds out whether a port speaks TLS or plain Redis, after a connection has failed, to name the setting.
 
-A server that gets the wrong one of the two says nothing useful: a plain one waits for the end of a line, and
-one that speaks TLS hangs up.
+A server that gets the wrong protocol gives no useful answer: a plain server waits for the end of a line, and
+a TLS server closes the connection.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ async def is_tls(host: str, port: int) -> bool:
 async def tls_refusal(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLError | None:
     """The alert that a server sends after the handshake, None without one.
 
-    By TLS 1.3 a server says only then that it wants a client certificate; who sends meanwhile may hear of the
-    broken connection alone.
+    In TLS 1.3 a server demands a client certificate only then. A client that sends data at the same time may
+    see a broken connection instead of the alert.
     """
     try:
         async with asyncio.timeout(_ANSWER_MAX_S):

@@ -108,7 +108,8 @@ BY_SETTINGS: Final = (
     *(PLAIN_WANTED, TLS_FAILED, UNKNOWN_ISSUER, OTHER_NAME, EXPIRED, BAD_CERTIFICATE, TLS_VERSIONS),
     *(CLIENT_CERTIFICATE_WANTED, CLIENT_CERTIFICATE_REFUSED),
 )
-"""What stays until a setting, here or there, is changed; each says what is wrong, a colon, and what to do."""
+"""Failures that last until a setting of the worker or the server is changed. `says` is the fault, a colon,
+and the remedy."""
 
 _TROUBLES: Final = {
     "READONLY": Trouble(f"it is a read-only replica: {_PRIMARY}", elsewhere=True),

@@ -328,7 +328,7 @@ def absence_of(code: str, message: str) -> tuple[Absence | None, str | None]:
 
 
 def _is_harmless_refusal(error: BaseException, *, may_read: bool) -> bool:
-    """Whether a refused probe leaves it open that the worker can do its work.
+    """Whether the worker may be able to work although the probe was refused.
 
     Outputs are written, not read. A refusal that names no action may mean that the key does not exist.
     """

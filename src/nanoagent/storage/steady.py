@@ -140,7 +140,7 @@ class SteadyStore:
         return done
 
     def _judge_absence(self, bucket: str, key: str, missing: ObjectMissing) -> None:
-        """Draw conclusions from an object that cannot be read.
+        """Update the breaker for an object that cannot be read.
 
         Raises:
             Interrupted: The default bucket of code itself cannot be used; the job is not at fault.

@@ -36,7 +36,8 @@ _SECRET_NAME: Final = re.compile(
     r"|token(?!s|_?count)",  # llm_token_count is a number, not a token
     re.IGNORECASE,
 )
-# How a sentence goes on after "the password: ". A value in quotes, after "=", or with more to it is a secret.
+# Words with which a sentence continues after "password: ". A quoted value, a value after "=", and a longer
+# word are secrets.
 _PROSE: Final = (
     r"(?:an?|the|it|its|this|that|they|any|all|each|every|one|which|your|our|their"
     r"|is|are|was|were|be|has|have|had|does|do|did|should|must|may|might|can|cannot|could|will|would"
