@@ -134,7 +134,7 @@ class Background:
         pause_max_s: float = _PAUSE_MAX_S,
         trial_s: float = _TRIAL_S,
     ) -> None:
-        self._count_failure = failed
+        self._failed = failed
         self._report = report
         self._pause_s = pause_s
         self._pause_max_s = pause_max_s
@@ -190,8 +190,12 @@ class Background:
 
     def note_failure(self, name: TaskName, failure: BaseException, **details: object) -> None:
         """Log and count a failure."""
-        log.error("background task failed", task=str(name), exc_info=failure, **details)
-        self._count_failure(name)
+        _log_failure(name, failure, **details)
+        self.count_failure(name)
+
+    def count_failure(self, name: TaskName) -> None:
+        """Count a failure that has been logged."""
+        self._failed(name)
 
     async def _keep(
         self, name: TaskName, work: Callable[[], Coroutine[Any, Any, None]], until: asyncio.Event
@@ -248,6 +252,10 @@ class Background:
         return "; ".join(self._down.values())
 
 
+def _log_failure(name: TaskName, failure: BaseException, **details: object) -> None:
+    log.error("background task failed", task=str(name), exc_info=failure, **details)
+
+
 _everyone: Final[weakref.WeakSet[Background]] = weakref.WeakSet()
 
 
@@ -263,8 +271,9 @@ def keep_thread(name: TaskName, step: Callable[[], object]) -> threading.Thread:
             try:
                 step()
             except Exception as exc:  # noqa: BLE001 - it is logged, and the thread has to go on
-                for background in list(_everyone) or [Background()]:
-                    background.note_failure(name, exc)
+                _log_failure(name, exc)
+                for background in list(_everyone):
+                    background.count_failure(name)
 
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
