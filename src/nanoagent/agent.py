@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent import finite
 from nanoagent.ai import inspection
 from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Gateway, GatewayLimits
@@ -28,7 +29,7 @@ from nanoagent.aws import AwsClients
 from nanoagent.background import Background, TaskName
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.code.cache import MOST_FRESH, CodeCache, ProgramCache
 from nanoagent.container import capability, engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
@@ -53,7 +54,7 @@ from nanoagent.selftest.keeper import Keeper
 from nanoagent.selftest.suite import SelfTest, Suite, attack_all
 from nanoagent.sink.redis import RedisSink, Tls
 from nanoagent.sink.spool import Spool
-from nanoagent.slots import Slots
+from nanoagent.slots import Budget, Slots
 from nanoagent.storage.s3 import S3Store
 from nanoagent.storage.steady import SteadyStore
 from nanoagent.telemetry import systemd
@@ -202,14 +203,16 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     metrics.watch_slots(slots)
     outputs = OutputUploader(store, settings, metrics)
 
+    limit = _descriptor_limit()
+    metrics.watch_descriptors(limit, finite.open_descriptors)
     home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
     home.claim()
     opened.callback(home.release)
-    network = await _network(settings, metrics, opened)
+    network = await _network(settings, metrics, opened, _connections_of_a_run(settings, limit))
     telemetry = Telemetry(metrics, health, background)
     pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.doors)
     programs = await opened.enter_async_context(_program_cache(settings))
-    code = await opened.enter_async_context(_code_cache(settings, store, metrics))
+    code = await opened.enter_async_context(_code_cache(settings, store, metrics, limit))
     disk = _disk_room(settings, code, programs)
     running = RunnerParts(
         settings=settings,
@@ -254,7 +257,12 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             health=health,
             cloudwatch=await _cloudwatch(settings, clients, telemetry, opened),
             blocked=blocked,
-            gates=(Gate("storage", store.trouble), Gate("disk", disk.trouble)),
+            gates=(
+                Gate("storage", store.trouble),
+                Gate("disk", disk.trouble),
+                Gate("descriptors", finite.Descriptors(limit, pool.evict).trouble),
+                Gate("host", finite.HostRoom().trouble),
+            ),
             background=background,
         )
     )
@@ -464,7 +472,9 @@ async def _open_pool(
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
     metrics, health = telemetry.metrics, telemetry.health
-    policy = await _isolated(settings, pool_policy(settings, doors), driver, home, metrics, health)
+    most = finite.descriptor_plan(_descriptor_limit(), len(doors)).containers
+    wanted = replace(pool_policy(settings, doors), most_containers=most)
+    policy = await _isolated(settings, wanted, driver, home, metrics, health)
     pool = Pool(driver, home, policy, metrics, health, background=telemetry.background)
     await pool.start()
     _close_in_time(opened, "containers", pool.close, _CLOSE_MAX_S)
@@ -537,7 +547,37 @@ async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime,
     return found
 
 
-async def _network(settings: Settings, metrics: Metrics, opened: AsyncExitStack) -> Network:
+def _descriptor_limit() -> int:
+    """How many file descriptors the worker may have, once that is as many as can be.
+
+    Raises:
+        ConfigError: They are too few.
+    """
+    limit = finite.raise_descriptor_limit()
+    if limit < finite.LEAST_DESCRIPTORS:
+        least = finite.LEAST_DESCRIPTORS
+        raise ConfigError(
+            [f"ulimit -n: {limit} file descriptors are too few; allow {least} at least, better 65536"]
+        )
+    return limit
+
+
+def _connections_of_a_run(settings: Settings, limit: int) -> int:
+    """NETWORK_MAX_CONNECTIONS, or fewer where the runs that fit at a time could use up all descriptors."""
+    if settings.network is NetworkPolicy.NONE:
+        return settings.network_max_connections
+    smallest_mb = settings.job_defaults.memory_mb
+    total = Budget.of(settings.worker_memory_mb, settings.worker_cpus)
+    runs = Budget.of(smallest_mb, settings.cpus_for(smallest_mb)).times_in(total)
+    most = max(1, finite.descriptor_plan(limit, 0).connections // max(1, runs))
+    if most < settings.network_max_connections:
+        log.warning("connections of a run limited by file descriptors", connections=most, descriptors=limit)
+    return min(most, settings.network_max_connections)
+
+
+async def _network(
+    settings: Settings, metrics: Metrics, opened: AsyncExitStack, max_connections: int
+) -> Network:
     """What runs may reach."""
     gateway, egress = None, None
     if settings.network.allows(NetworkPolicy.AI):
@@ -546,9 +586,7 @@ async def _network(settings: Settings, metrics: Metrics, opened: AsyncExitStack)
         hosts = AllowedHosts(settings.egress_hosts)
         egress = Egress(hosts, settings.egress_denied, settings.egress_max_mb * MIB, metrics.egress)
         opened.callback(egress.close)
-    network = Network(
-        settings.network, gateway, egress, settings.egress_port_numbers, settings.network_max_connections
-    )
+    network = Network(settings.network, gateway, egress, settings.egress_port_numbers, max_connections)
     opened.callback(network.close)
     return network
 
@@ -589,7 +627,9 @@ def pool_policy(settings: Settings, doors: tuple[Door, ...] = ()) -> PoolPolicy:
 
 
 @asynccontextmanager
-async def _code_cache(settings: Settings, store: ObjectStore, metrics: Metrics) -> AsyncIterator[CodeCache]:
+async def _code_cache(
+    settings: Settings, store: ObjectStore, metrics: Metrics, descriptors: int
+) -> AsyncIterator[CodeCache]:
     limits = ArchiveLimits(
         zip_bytes=settings.code_max_zip_mb * MIB,
         unpacked_bytes=settings.code_max_unpacked_mb * MIB,
@@ -603,6 +643,7 @@ async def _code_cache(settings: Settings, store: ObjectStore, metrics: Metrics) 
         settings.code_cache_mb * MIB,
         lambda outcome: metrics.cache_request("code", outcome),
         fresh_s=settings.code_fresh_seconds,
+        most_fresh=min(MOST_FRESH, finite.descriptor_plan(descriptors, 0).fresh_trees),
     )
     await cache.start()
     try:
@@ -622,7 +663,7 @@ async def _program_cache(settings: Settings) -> AsyncIterator[ProgramCache]:
 
 
 def _disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> DiskRoom:
-    async def make_room(size_bytes: int) -> None:
+    async def make_room(size_bytes: float) -> None:
         await code.make_room(size_bytes)
         await programs.make_room(size_bytes)
 
@@ -630,7 +671,7 @@ def _disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> D
         "CODE_CACHE_DIR": settings.code_cache_dir,
         "DOCKER_WORK_DIR_ROOT": settings.docker_work_dir_root,
     }
-    return DiskRoom(folders, settings.min_free_disk_mb, make_room)
+    return DiskRoom(folders, settings.min_free_disk_mb, make_room, least_files=settings.code_max_entries)
 
 
 async def _broker(settings: Settings, clients: AwsClients, background: Background | None = None) -> SqsBroker:

@@ -1,8 +1,9 @@
-"""Whether there is room on the disks that jobs need, and room made where what takes it up is ours."""
+"""Whether the disks that jobs need have room, in bytes and in files, and room made in the worker's caches."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MIB: Final = 1024 * 1024
-_LEAST_FILES: Final = 1000  # a tree of code may have ten times as many; fewer are of no use to anyone
+_MOST_OF_ALL_FILES: Final = 0.1  # a small file system is not asked for more of its files than that
 _HOLDS_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ class DiskRoom:
         folders: By the setting that names each.
         least_mb: How much has to be free below each, MiB; 0: nothing is looked at.
         make_room: Frees so many bytes below `cache`, as far as that can be done.
+        least_files: How many files have to find room, the largest tree of code.
         cache: The setting of the folder that it frees them below.
         clock: Monotonic seconds.
     """
@@ -35,13 +37,15 @@ class DiskRoom:
         self,
         folders: Mapping[str, Path],
         least_mb: int,
-        make_room: Callable[[int], Awaitable[None]],
+        make_room: Callable[[float], Awaitable[None]],
         *,
+        least_files: int = 1000,
         cache: str = "CODE_CACHE_DIR",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders = dict(folders)
         self._least_bytes = least_mb * _MIB
+        self._least_files = least_files
         self._make_room = make_room
         self._cache = cache
         self._clock = clock
@@ -56,27 +60,35 @@ class DiskRoom:
         return self._reason
 
     async def _look(self) -> str | None:
-        missing = self._least_bytes - await asyncio.to_thread(_free_bytes, self._folders[self._cache])
+        missing = await asyncio.to_thread(self._missing, self._folders[self._cache])
         if missing > 0:
-            log.warning("little room on the disk: what nobody uses is evicted", mib=missing // _MIB)
+            log.warning("little room on the disk: cached code that is not in use is evicted", bytes=missing)
             await self._make_room(missing)
         reasons = [
-            await asyncio.to_thread(_shortage, variable, folder, self._least_bytes)
+            await asyncio.to_thread(_shortage, variable, folder, self._least_bytes, self._least_files)
             for variable, folder in self._folders.items()
         ]
         return "; ".join(filter(None, reasons)) or None
 
+    def _missing(self, folder: Path) -> float:
+        """How many bytes to free; all that can be where files are short, whose sizes are not known."""
+        try:
+            status = os.statvfs(folder)
+        except OSError:
+            return self._least_bytes
+        if _few_files(status, self._least_files):
+            return math.inf
+        # What a user who is not root may still take.
+        return self._least_bytes - status.f_bavail * status.f_frsize
 
-def _free_bytes(folder: Path) -> int:
-    """What a user who is not root may still take; nothing where that cannot be seen."""
-    try:
-        status = os.statvfs(folder)
-    except OSError:
-        return 0
-    return status.f_bavail * status.f_frsize
+
+def _few_files(status: os.statvfs_result, least: int) -> bool:
+    """Whether a file system has room for too few more files (inodes)."""
+    # One that has no fixed number of files (btrfs) says 0 of 0.
+    return bool(status.f_files) and status.f_favail < min(least, status.f_files * _MOST_OF_ALL_FILES)
 
 
-def _shortage(variable: str, folder: Path, least_bytes: int) -> str | None:
+def _shortage(variable: str, folder: Path, least_bytes: int, least_files: int) -> str | None:
     """What there is too little of, as a sentence that says what to do; None when there is enough."""
     try:
         status = os.statvfs(folder)
@@ -88,7 +100,9 @@ def _shortage(variable: str, folder: Path, least_bytes: int) -> str | None:
             f"{variable}: {free // _MIB} MiB are free on the disk of {folder}, fewer than "
             f"MIN_FREE_DISK_MB={least_bytes // _MIB}; free some, or choose another folder"
         )
-    # A file system that has no fixed number of files (btrfs) says 0 of 0.
-    if status.f_files and status.f_favail < _LEAST_FILES:
-        return f"{variable}: the disk of {folder} has room for {status.f_favail} more files only; remove some"
+    if _few_files(status, least_files):
+        return (
+            f"{variable}: the disk of {folder} has inodes for {status.f_favail} more files, and code may "
+            f"have CODE_MAX_ENTRIES={least_files}; remove some, or choose another folder"
+        )
     return None

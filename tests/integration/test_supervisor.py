@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent import payload
+from nanoagent import finite, payload
 from nanoagent.container import execution
 from nanoagent.container.spec import MIB
 from nanoagent.result import ErrorType, Isolation, Start
@@ -39,6 +39,14 @@ async def box(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
 def ended_well(ran: Ran) -> bool:
     return ran.execution.error_type is None and ran.lease.clean
+
+
+async def test_a_container_costs_the_worker_no_more_descriptors_than_are_planned_for_it(box):
+    await box.filled()
+    before = finite.open_descriptors()
+    assert ended_well(await box.run("print()", memory_mb=130))  # another container, which a new one replaces
+    await box.filled()
+    assert 0 < finite.open_descriptors() - before <= finite.DESCRIPTORS_PER_CONTAINER
 
 
 # --- what a run is told to have done

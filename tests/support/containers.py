@@ -170,6 +170,10 @@ class Bench:
         """Where its containers are."""
         return self._pool
 
+    async def filled(self) -> None:
+        """Wait until the generic containers are there that the pool keeps ready."""
+        await self._pool.filled()
+
     def spool(self) -> Path:
         """A fresh folder for output files."""
         return Path(tempfile.mkdtemp(dir=self._home.spool))

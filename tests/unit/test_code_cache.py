@@ -93,8 +93,10 @@ async def opened(
     observe: Callable[[FetchOutcome], None] = lambda _: None,
     limits: ArchiveLimits = LIMITS,
     fresh_s: float = 0,
+    *,
+    most_fresh: int = cache_module.MOST_FRESH,
 ) -> AsyncIterator[CodeCache]:
-    cache = CodeCache(root, store, limits, max_bytes, observe, fresh_s=fresh_s)
+    cache = CodeCache(root, store, limits, max_bytes, observe, fresh_s=fresh_s, most_fresh=most_fresh)
     await cache.start()
     try:
         yield cache
@@ -276,11 +278,8 @@ async def test_a_fresh_tree_that_goes_missing_is_fetched_anew(root: Path, store:
     assert store.requests == [None, None]
 
 
-async def test_fresh_trees_are_remembered_in_bounded_number(
-    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_module, "_MOST_FRESH", 2)
-    async with opened(root, store, fresh_s=HOURS_S) as cache:
+async def test_fresh_trees_are_remembered_in_bounded_number(root: Path, store: Store) -> None:
+    async with opened(root, store, fresh_s=HOURS_S, most_fresh=2) as cache:
         for key in "abc":
             store.write(key, make_zip({"main.py": key}))
             await fetched(cache, key)

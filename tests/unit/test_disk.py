@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -33,11 +35,13 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "cached"
-        self.asked: list[int] = []
+        self.files = [self.file]
+        self.asked: list[float] = []
 
-    async def make_room(self, size_bytes: int) -> None:
+    async def make_room(self, size_bytes: float) -> None:
         self.asked.append(size_bytes)
-        self.file.unlink(missing_ok=True)
+        for file in self.files:
+            file.unlink(missing_ok=True)
 
 
 def room(folder: Path, cache: Cache, least_mb: int = 4, **folders: Path) -> DiskRoom:
@@ -81,11 +85,29 @@ async def test_another_folders_disk_is_looked_at_too_and_the_cache_left_alone(sm
     assert cache.asked == []
 
 
-async def test_a_disk_without_room_for_more_files_is_named(small: Path):
-    for number in range(3200):
+async def test_a_disk_without_inodes_is_named_after_the_cache_has_made_room(small: Path):
+    for number in range(3800):
         (small / str(number)).touch()
-    reason = await room(small, Cache(small)).trouble()
-    assert "more files only" in (reason or "")
+    cache = Cache(small)
+    reason = await room(small, cache).trouble()
+    assert re.search(r"CODE_CACHE_DIR: .* has inodes for \d+ more files.*CODE_MAX_ENTRIES=1000", reason or "")
+    assert cache.asked == [math.inf]  # the sizes of what it has do not tell its number of files
+
+
+async def test_inodes_that_the_cache_holds_are_made_free_before_jobs_are_refused(small: Path):
+    for number in range(3500):
+        (small / str(number)).touch()
+    cache = Cache(small)
+    cache.files = [small / f"cached{number}" for number in range(500)]
+    for file in cache.files:
+        file.touch()
+    assert await room(small, cache).trouble() is None
+    assert cache.asked == [math.inf]
+
+
+async def test_a_small_file_system_is_not_asked_for_more_inodes_than_it_has(small: Path):
+    disk = DiskRoom({"CODE_CACHE_DIR": small}, 4, Cache(small).make_room, least_files=100_000)
+    assert await disk.trouble() is None
 
 
 async def test_a_folder_that_is_gone_is_named(tmp_path: Path):

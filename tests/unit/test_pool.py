@@ -531,6 +531,64 @@ async def test_an_open_breaker_lets_one_be_tried_after_its_pause(open_bench):
         assert bench.value("worker_container_creation_failures_total") == failures + 1
 
 
+# --- the number of containers
+
+
+async def test_any_number_of_functions_is_served_within_the_number_of_containers(
+    open_bench, monkeypatch: pytest.MonkeyPatch
+):
+    create, numbers = FakeDriver.create, []
+
+    async def counted(driver: FakeDriver, *arguments: Any) -> Any:
+        numbers.append(len(driver.running) + driver.creating + 1)
+        return await create(driver, *arguments)
+
+    monkeypatch.setattr(FakeDriver, "create", counted)
+    async with open_bench(most_containers=3, memory_mb=64 * GENERIC_MEMORY_MB) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        for number in range(30):
+            await bench.run(f"f{number}")
+    assert max(numbers) == 3
+    assert bench.value("worker_containers_retired_total", reason="evicted") >= 27
+
+
+async def test_a_job_waits_for_the_end_of_another_where_there_may_be_no_more_containers(open_bench):
+    async with open_bench(sizes=NO_POOL, most_containers=1) as bench:
+        await bench.pool.start()
+        async with bench.pool.lease(bench.binding("f")) as lease:
+            waiting = asyncio.create_task(bench.run("g"))
+            await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].starting))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (len(bench.driver.created), waiting.done()) == (1, False)
+            lease.clean = True
+        async with asyncio.timeout(WAIT_S):
+            await waiting
+        assert len(bench.driver.created) == 2
+
+
+async def test_refills_stay_within_the_number_of_containers(open_bench):
+    async with open_bench(sizes=dict.fromkeys(Runtime, 2), most_containers=3) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        bench.pool.sweep_once()
+        await bench.until(lambda: not any(fleet.starting for fleet in bench.pool._fleets.values()))
+        assert len(bench.driver.created) == 3
+
+
+async def test_idle_containers_are_given_up_when_descriptors_are_short(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        await bench.pool.start()
+        for number in range(4):
+            await bench.run(f"f{number}")
+        bench.pool.evict(3)
+        assert bench.idle() == 1
+        await bench.removals()
+        bench.pool.evict(3)
+        assert bench.idle() == 0
+
+
 # --- cancellation and the end
 
 

@@ -54,7 +54,9 @@ _REFUSAL_REMEMBERED: Final = Text(
 )
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
 _MOST_INDEXED: Final = 16_384  # a block of the disk each; the same bytes may lie under any number of keys
-_MOST_FRESH: Final = 256  # objects; each holds a descriptor
+MOST_FRESH: Final = 256
+"""Objects whose tree is kept open because the store was asked lately; each holds a descriptor."""
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{16,128}")
 
 FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
@@ -129,9 +131,10 @@ class CodeCache:
         max_bytes: How much room the trees may take; exceeded only by trees in use.
         observe: Told how each fetch was served.
         fresh_s: How long an answer of the store is taken to hold, seconds; 0 asks it each time.
+        most_fresh: For how many objects at a time; each holds a file descriptor.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings that it has
         self,
         root: Path,
         store: ObjectStore,
@@ -140,12 +143,14 @@ class CodeCache:
         observe: Callable[[FetchOutcome], None] = _observe_nothing,
         *,
         fresh_s: float = 0,
+        most_fresh: int = MOST_FRESH,
     ) -> None:
         self._root = root
         self._store = store
         self._limits = limits
         self._observe = observe
         self._fresh_s = fresh_s
+        self._most_fresh = most_fresh
         self._fresh: dict[tuple[str, str], _Fresh] = {}  # the one asked about longest ago is first
         self._disk = DiskCache(root, max_bytes)
         self._index = root / "index"
@@ -309,7 +314,7 @@ class CodeCache:
         self._forget(bucket, key)
         if asked_at + self._fresh_s <= loop.time() or self._disk.may_be_over:
             return
-        if len(self._fresh) >= _MOST_FRESH:
+        if len(self._fresh) >= self._most_fresh:
             self._forget(*next(iter(self._fresh)))
         end = loop.call_at(asked_at + self._fresh_s, self._forget, bucket, key)
         self._fresh[bucket, key] = _Fresh(pin.share(), end)

@@ -51,6 +51,7 @@ class PoolPolicy:
         sharing: Whom a container may serve.
         modules: Python modules that every interpreter has ready.
         doors: Where the agent wants to be able to listen in the network of runs.
+        most_containers: How many there may be, whatever they do; each holds file descriptors of the worker.
     """
 
     images: dict[Runtime, str]
@@ -68,6 +69,7 @@ class PoolPolicy:
     sharing: Sharing = Sharing.FUNCTION
     modules: tuple[str, ...] = ()
     doors: tuple[Door, ...] = ()
+    most_containers: int = 1 << 20
 
     @property
     def keeps_containers(self) -> bool:
@@ -156,8 +158,8 @@ class Pooled:
         return not self.dead and self.container.session.connected
 
 
-def victims(idle: Iterable[Pooled], need_mb: int, now: float) -> list[Pooled]:
-    """Which idle containers to give up for `need_mb` MiB, least valuable first.
+def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -> list[Pooled]:
+    """Which idle containers to give up for `need_mb` MiB, and how many at least, least valuable first.
 
     A container is worth more the more often it has been used, the more recently, and the less memory it
     binds (the idea of GreedyDual-Size-Frequency; Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic
@@ -170,7 +172,7 @@ def victims(idle: Iterable[Pooled], need_mb: int, now: float) -> list[Pooled]:
 
     chosen: list[Pooled] = []
     for pooled in sorted(idle, key=value):
-        if need_mb <= 0:
+        if need_mb <= 0 and len(chosen) >= number:
             break
         chosen.append(pooled)
         need_mb -= pooled.memory_mb

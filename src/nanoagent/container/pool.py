@@ -11,6 +11,8 @@ A container's states::
 * **The budget** is the sum of the memory limits of all containers, whatever they do, and of what they hold
   beside a run (interpreters that wait, the code), once that is known; when a job needs room, the least
   valuable idle container goes first (`policy.victims`).
+* **The number** of containers is bounded as well, because each holds file descriptors of the worker. When
+  another is wanted, an idle one goes first, and its removal is waited for.
 * **A breaker** per runtime opens when creation keeps failing: its jobs are refused at once with the reason,
   readiness and metrics say so, and one container is tried again after a growing pause.
 * **The engine** is asked every few seconds whether it is there. While it is not, no job is taken, those that
@@ -152,6 +154,7 @@ class Pool:
         self._by_id: dict[str, Pooled] = {}
         self._busy: set[Pooled] = set()
         self._committed_mb = 0
+        self._creating = 0  # containers that are not in `_by_id` yet
         self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
         self._changed = asyncio.Event()
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
@@ -297,20 +300,43 @@ class Pool:
         self._committed_mb += extra
         return pooled
 
-    async def _make_room(self, need_mb: int) -> None:
-        """Evict idle containers until that much of the budget is free; wait for those that start."""
+    async def _make_room(self, need_mb: int, containers: int = 0) -> None:
+        """Evict idle containers until that much of the budget is free; wait for those that start.
+
+        Args:
+            need_mb: MiB.
+            containers: How many more containers there are to be.
+        """
         self._wanted_mb += need_mb
         try:
-            while (missing := self._committed_mb + need_mb - self._policy.memory_mb) > 0:
-                idle = [pooled for fleet in self._fleets.values() for pooled in fleet.idle]
-                chosen = victims(idle, missing, self._clock())
-                for pooled in chosen:
-                    self._fleets[pooled.runtime].idle.remove(pooled)
-                    self._retire(pooled, "evicted")
-                if not chosen:
+            while True:
+                missing_mb = self._committed_mb + need_mb - self._policy.memory_mb
+                too_many = self._number + containers - self._policy.most_containers if containers else 0
+                waits_for_removals = containers > 0 and too_many + len(self._removals) > 0
+                if missing_mb <= 0 and not waits_for_removals:
+                    return
+                if not self._evict(missing_mb, too_many):
                     await self._change()
         finally:
             self._wanted_mb -= need_mb
+
+    @property
+    def _number(self) -> int:
+        """How many containers there are, those that are being removed left out."""
+        return len(self._by_id) + self._creating
+
+    def _evict(self, need_mb: int, number: int) -> bool:
+        """Give up idle containers; whether there was one to be given up."""
+        idle = [pooled for fleet in self._fleets.values() for pooled in fleet.idle]
+        chosen = victims(idle, need_mb, self._clock(), number)
+        for pooled in chosen:
+            self._fleets[pooled.runtime].idle.remove(pooled)
+            self._retire(pooled, "evicted")
+        return bool(chosen)
+
+    def evict(self, number: int) -> None:
+        """Give up so many idle containers, as far as there are any."""
+        self._evict(0, number)
 
     async def _bind(self, pooled: Pooled, binding: Binding) -> None:
         """Give a container its function: code, program, limits; what it had of another is taken away."""
@@ -370,7 +396,9 @@ class Pool:
         spare = fleet.generic() + len(fleet.starting) - len(fleet.waiters)
         pending = sum(len(other.starting) for other in self._fleets.values()) * GENERIC_MEMORY_MB
         room = self._policy.memory_mb - self._committed_mb - self._wanted_mb - pending
-        return spare < self._policy.sizes[runtime] and room >= GENERIC_MEMORY_MB
+        number = len(self._by_id) + len(self._removals) + sum(map(_starting, self._fleets.values()))
+        has_room = room >= GENERIC_MEMORY_MB and number < self._policy.most_containers
+        return spare < self._policy.sizes[runtime] and has_room
 
     async def _create(self, runtime: Runtime) -> None:
         """Make one container for the pool, or for the job that waits longest."""
@@ -378,15 +406,18 @@ class Pool:
         try:
             async with self._creations:
                 if fleet.waiters:
-                    await self._make_room(GENERIC_MEMORY_MB)
-                elif self._committed_mb + self._wanted_mb + GENERIC_MEMORY_MB > self._policy.memory_mb:
+                    await self._make_room(GENERIC_MEMORY_MB, containers=1)
+                elif not self._has_room_for_generic():
                     return  # the room that was there when this was planned has been taken by a job
                 self._committed_mb += GENERIC_MEMORY_MB
+                self._creating += 1
                 try:
                     container = await self._make(runtime)
                 except BaseException:
                     self._committed_mb -= GENERIC_MEMORY_MB
                     raise
+                finally:
+                    self._creating -= 1
         except ContainerError as exc:
             self._may_have_strays = True
             await self._look_at_engine()
@@ -411,6 +442,11 @@ class Pool:
             fleet.waiters.remove(waiting[0])
         else:
             fleet.idle.append(pooled)
+
+    def _has_room_for_generic(self) -> bool:
+        memory_mb = self._committed_mb + self._wanted_mb + GENERIC_MEMORY_MB
+        number = self._number + len(self._removals)
+        return memory_mb <= self._policy.memory_mb and number < self._policy.most_containers
 
     async def _make(self, runtime: Runtime) -> RunningContainer:
         policy = self._policy
@@ -456,7 +492,7 @@ class Pool:
             self._health.set("containers", ok=not reasons, reason="; ".join(reasons))
 
     def _settled(self) -> None:
-        """A creation has ended, well or badly."""
+        """A creation or a removal has ended, well or badly."""
         self._notify()
         self._refill()
 
@@ -471,7 +507,8 @@ class Pool:
             return
         self._metrics.container_retired(reason)
         self._committed_mb -= pooled.memory_mb
-        self._background.once(TaskName.CONTAINER_REMOVAL, self._destroy(pooled), self._removals)
+        removal = self._background.once(TaskName.CONTAINER_REMOVAL, self._destroy(pooled), self._removals)
+        removal.add_done_callback(lambda _: self._settled())
         self._notify()
         if not self._closing:
             asyncio.get_running_loop().call_soon(self._refill)
@@ -628,6 +665,10 @@ class Pool:
         if state == "busy":
             return sum(pooled.runtime == runtime for pooled in self._busy)
         return len(fleet.idle if state == "idle" else fleet.starting)
+
+
+def _starting(fleet: _Fleet) -> int:
+    return len(fleet.starting)
 
 
 async def _done_within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:

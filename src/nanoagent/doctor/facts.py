@@ -121,7 +121,7 @@ class Host:
         release: The kernel's, as uname has it.
         machine: The architecture, likewise.
         uid: This user's effective id.
-        open_files: How many files this process may open.
+        open_files: How many files this process may open, once it has raised its soft limit.
         now: Seconds since the epoch.
         kept: Whether the kernel's clock is kept by a time service; None when it does not say.
         folders: Those that are used.

@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import resource
 import secrets
 import stat
 import time
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import agent, aws, folders
+from nanoagent import agent, aws, finite, folders
 from nanoagent.container import isolation
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.slot import WorkerHome
@@ -70,7 +69,7 @@ def host(settings: Settings, root: Path = Path("/")) -> Host:
         release=known.release,
         machine=known.machine,
         uid=os.geteuid(),
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        open_files=finite.hard_descriptor_limit(),  # the worker raises its soft limit to it
         now=time.time(),
         kept=_clock_is_kept(),
         folders=(

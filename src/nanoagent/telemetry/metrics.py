@@ -162,6 +162,9 @@ class Metrics:
             "worker_slots_memory_bytes", "Memory budget of the running jobs", "state"
         )
         self._slots_cpus = self._gauge("worker_slots_cpus", "CPU budget of the running jobs", "state")
+        self._descriptors = self._gauge(
+            "worker_file_descriptors", "File descriptors of the worker, those open and the limit", "state"
+        )
         self._waiting = self._gauge("worker_jobs_waiting", "Jobs that wait for memory or CPU")
         self._cache = self._counter(
             "worker_cache_requests_total", "Lookups in a cache, by result", "cache", "result"
@@ -303,6 +306,11 @@ class Metrics:
         self._slots_cpus.labels("used").set_function(lambda: slots.used.cpus)
         self._slots_cpus.labels("total").set_function(lambda: slots.total.cpus)
         self._waiting.set_function(lambda: slots.waiting)
+
+    def watch_descriptors(self, limit: int, count: Callable[[], int]) -> None:
+        """Count the open file descriptors whenever the metrics are asked for."""
+        self._descriptors.labels("total").set(limit)
+        self._descriptors.labels("used").set_function(count)
 
     def cache_request(self, cache: str, result: str) -> None:
         """A cache was asked; both arguments are constants of the cache's code (`code`, `hit`)."""

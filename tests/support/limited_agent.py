@@ -1,0 +1,16 @@
+"""An agent that may have few file descriptors; the environment says how many."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Final
+
+from nanoagent.cli import main
+
+DESCRIPTORS: Final = "TEST_DESCRIPTORS"
+
+if __name__ == "__main__":
+    most = int(os.environ[DESCRIPTORS])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most // 2, most))
+    main()
