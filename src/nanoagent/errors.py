@@ -18,7 +18,7 @@
         │   └── ProtocolError  bytes from a supervisor that break the protocol
         ├── StackError         the embedded services of demo, dev and tests (see `local`)
         ├── GivenUp            a job has no attempts left, or its message no receipts
-        ├── Interrupted        no room for the job here, now; not an attempt
+        ├── Interrupted        no room for the job here, now; an attempt or not by its kind
         └── Superseded         another worker has the request; nothing of this attempt counts
 
 Vendors' exceptions are translated at the adapters, `from exc`.
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nanoagent.returns import Why
 from nanoagent.text import Text, as_text
 
 if TYPE_CHECKING:
@@ -205,16 +206,25 @@ class GivenUp(PlatformError):  # noqa: N818 - what becomes of the job, by our fa
 
 
 class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED
-    """The worker gives the job back for lack of room, say; this does not count as an attempt.
+    """The worker returns the job to the queue, for lack of room for example.
+
+    Whether this counts as an attempt is decided by the reason's kind alone (`returns.RULES`).
 
     Args:
         reason: Why, for the log.
         delay_s: How long it stays away, seconds; None for as long as a job that found no room.
+        why: The reason's kind.
     """
 
-    def __init__(self, reason: str, delay_s: float | None = None) -> None:
+    told = Text(
+        "no worker could run jobs of this runtime",
+        "이 런타임의 작업을 실행할 수 있는 워커가 없었습니다",
+    )
+
+    def __init__(self, reason: str, delay_s: float | None = None, *, why: Why = Why.NO_ROOM) -> None:
         super().__init__(reason)
         self.delay_s = delay_s
+        self.why = why
 
 
 class Superseded(PlatformError):  # noqa: N818 - a fact about the attempt, not a failure

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from nanoagent import envelopes
+from nanoagent import envelopes, returns
 from nanoagent import job as jobs
 from nanoagent import result as results
 from nanoagent.background import Background
 from nanoagent.errors import GivenUp, Interrupted, PlatformError, SinkError, Superseded, UnreadableMessage
+from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Settle
+from nanoagent.returns import Streak, Why
 from nanoagent.runner import Attempt
 from nanoagent.sink.base import Answered, Taken
 from nanoagent.text import Text
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import Pool
     from nanoagent.executor import Executor
     from nanoagent.gates import Gate
-    from nanoagent.job import Job, Runtime
+    from nanoagent.job import Job
     from nanoagent.outputs import OutputUploader
     from nanoagent.result import Result
     from nanoagent.sink.base import Cancellations, Claim, ResultSink
@@ -63,6 +65,7 @@ _RECEIPTS_USED_UP: Final = Text(
     "the worker had to return it after its last receipt (maxReceiveCount of the queue's redrive policy)",
     "마지막 수신 뒤에 워커가 되돌려 놓아야 했습니다 (큐 redrive policy의 maxReceiveCount)",
 )
+_MOST_UNSETTLED: Final = 1024  # messages; their ids are short
 _KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
 
 
@@ -98,8 +101,10 @@ def taken_delay_s(left_s: float, refusals: int = 1) -> float:
 
 
 def is_failed_attempt(exc: BaseException) -> bool:
-    """Whether what ended a run counts as an attempt that failed by our fault."""
-    return isinstance(exc, Exception) and not isinstance(exc, Interrupted | Superseded | GivenUp)
+    """Whether the exception that ended a run makes it an attempt that failed by the platform's fault."""
+    if isinstance(exc, Interrupted):
+        return returns.counts(exc.why)
+    return isinstance(exc, Exception) and not isinstance(exc, Superseded | GivenUp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,7 @@ class Course:
         hurry: It waits for nothing any more.
         moved: Called when there may be room for another message.
         left_s: How much longer what runs may take, seconds, while it is stopping.
+        streak: Notes returns that cannot be counted for their jobs.
         away_s: For how long a delivery, whose job is known by now, has to go back because too many of its
             function are here already, seconds; None when it may stay.
     """
@@ -147,6 +153,7 @@ class Course:
     moved: Callable[[], None]
     left_s: Callable[[], float]
     away_s: Callable[[Held, Delivery], float | None]
+    streak: Streak = field(default_factory=Streak)
 
 
 @dataclass(slots=True, eq=False)
@@ -243,17 +250,41 @@ class Handler:
         self._order = order
         self._jitter = jitter
         self._requests: dict[str, _Request] = {}
+        self._unsettled: dict[str, int] = {}  # message id → how often an error inside the worker returned it
 
     async def handle(self, delivery: Delivery, held: Held) -> None:
         """From receipt until settled."""
         held.begun = True
         try:
             await self._dispatch(delivery, held)
-        except Exception:
+        except Exception as exc:
             # Unsettled, it would be kept from everyone: the broker renews its lease for as long as it lives.
             log.exception("not settled; given back")
-            delay_s = self._delay_s(delivery.receive_count)
-            await _uninterrupted(self._give_back_or_bury(delivery, delay_s, "it could not be settled"))
+            await _uninterrupted(self._return_unsettled(delivery, exc))
+        else:
+            self._course.streak.worked(Why.NOT_SETTLED)
+            self._unsettled.pop(delivery.message_id, None)
+
+    async def _return_unsettled(self, delivery: Delivery, exc: Exception) -> None:
+        """Return a message whose handling has failed; bury one with which that happens each time.
+
+        A service that fails is no fault of the message. An error inside the worker may be: the message is
+        not copied after its last receipt then, and is buried after MAX_ATTEMPTS here.
+        """
+        reason = f"it could not be settled: {type(exc).__name__}"
+        self._course.streak.returned(Why.NOT_SETTLED, reason)
+        delay_s = self._delay_s(delivery.receive_count)
+        if isinstance(exc, PlatformError):
+            await self._give_back_or_bury(delivery, delay_s, reason)
+            return
+        times = self._unsettled[delivery.message_id] = self._unsettled.pop(delivery.message_id, 0) + 1
+        if len(self._unsettled) > _MOST_UNSETTLED:
+            del self._unsettled[next(iter(self._unsettled))]
+        if times < self._settings.max_attempts:
+            await self._parts.broker.give_back(delivery, delay_s, poison=True)
+        elif not await self._parts.broker.bury(delivery, reason, times):
+            log.error("given up, and there is no dead-letter queue", body=delivery.body)
+            await self._parts.broker.ack(delivery)
 
     async def _dispatch(self, delivery: Delivery, held: Held) -> None:
         if not await self._in_turn(delivery, held):
@@ -324,9 +355,7 @@ class Handler:
                     raise
                 await self._stopped(delivery, held, job)
             except Interrupted as exc:
-                held.concluding = True
-                delay_s = _CROWDED_DELAY_S if exc.delay_s is None else exc.delay_s
-                await self._interrupted(delivery, held, job, str(exc), delay_s)
+                await self._returned(delivery, held, attempt, exc)
             except Superseded as exc:
                 held.concluding = True
                 if held.claim is not None and not held.is_lost(delivery):
@@ -338,6 +367,15 @@ class Handler:
                 log.exception("a bug of ours")
                 failure = PlatformError(f"an error inside the worker: {type(exc).__name__}")
                 await self._failed(delivery, held, attempt, failure)
+
+    async def _returned(self, delivery: Delivery, held: Held, attempt: Attempt, exc: Interrupted) -> None:
+        """Return the job to the queue; this is an attempt or not by the kind of the reason."""
+        if is_failed_attempt(exc):
+            await self._failed(delivery, held, attempt, exc)
+            return
+        held.concluding = True
+        delay_s = _CROWDED_DELAY_S if exc.delay_s is None else exc.delay_s
+        await self._interrupted(delivery, held, attempt.job, str(exc), delay_s)
 
     async def _turned_away(self, delivery: Delivery, held: Held, job: Job) -> bool:
         """Whether it has gone back at once, because this is not the time for it."""
@@ -374,7 +412,7 @@ class Handler:
         """
         while (current := self._requests.get(request_id)) is not None:
             if current.twins >= _MAX_TWINS:
-                raise Interrupted("the same request is being worked on")
+                raise Interrupted("the same request is being worked on", why=Why.DUPLICATE)
             held.twin = True
             current.twins += 1
             self._course.moved()
@@ -391,13 +429,15 @@ class Handler:
             mine.done.set()
 
     def _check_guards(self, runtime: Runtime) -> None:
-        """Give back what would run without a guard.
+        """Return a job that would run without a guard.
 
         Raises:
             Interrupted: One of the runtime's guards does not stand.
         """
         if (reason := self._parts.blocked(runtime)) is not None:
-            raise Interrupted(f"no {runtime} jobs are taken here: {reason}")
+            others = any(self._parts.blocked(other) is None for other in Runtime)
+            why = Why.RUNTIME_BLOCKED if others else Why.NO_RUNTIME
+            raise Interrupted(f"no {runtime} jobs are taken here: {reason}", why=why)
 
     def _begun(self, held: Held) -> None:
         held.running = True
@@ -416,6 +456,7 @@ class Handler:
         """
         await self._parts.spool.delivered(request_id)  # of an earlier life of this worker, say
         claim = await self._parts.sink.claim(request_id)
+        self._course.streak.worked(Why.NOT_CLAIMED)
         if isinstance(claim, Answered):
             held.concluding = True
             await _uninterrupted(self._settle_answered(delivery, claim.document))
@@ -423,7 +464,7 @@ class Handler:
             return
         if isinstance(claim, Taken):
             delay_s = taken_delay_s(claim.left_s, claim.refusals)
-            raise Interrupted("another worker is working on the request", delay_s)
+            raise Interrupted("another worker is working on the request", delay_s, why=Why.CLAIMED_ELSEWHERE)
         held.claim = claim
         claim.lost.add_done_callback(lambda _: self._stop_superseded(held))
         try:
@@ -536,9 +577,12 @@ class Handler:
             As `ResultSink.publish`; None when the worker could not wait any longer.
         """
         try:
-            return await self._parts.sink.publish(claim, document)
+            published = await self._parts.sink.publish(claim, document)
         except SinkError as exc:
             log.warning("result kept until Redis takes it", reason=str(exc))
+        else:
+            self._course.streak.worked(Why.NOT_TOLD)
+            return published
         delivered = await self._parts.spool.keep(claim, document)
         hurried = asyncio.create_task(self._course.hurry.wait())
         either: set[asyncio.Future[Any]] = {delivered, hurried}
@@ -559,6 +603,7 @@ class Handler:
             return
         held.concluding = True
         if held.claim is None:  # it was not to be learnt who may answer: nothing was tried
+            self._course.streak.returned(Why.NOT_CLAIMED, str(failure))
             await self._interrupted(delivery, held, job, str(failure), self._delay_s(delivery.receive_count))
             return
         if isinstance(failure, GivenUp):
@@ -566,9 +611,14 @@ class Handler:
             await self._give_up(delivery, held.claim, attempt, failure)
             return
         self._parts.metrics.attempt_failed()
-        log.warning("attempt failed", reason=str(failure), failures=held.failures)
+        untried = isinstance(failure, Interrupted)
+        event = "return counted as an attempt" if untried else "attempt failed"
+        log.warning(event, reason=str(failure), failures=held.failures)
         if held.failures is None or held.failures < self._settings.max_attempts:
-            delay_s = self._delay_s(held.failures or delivery.receive_count)
+            failures = held.failures or delivery.receive_count
+            delay_s = self._delay_s(failures)
+            if untried:
+                delay_s = returns.counted_delay_s(failures, self._settings.retry_max_seconds)
             if await _uninterrupted(self._parts.broker.give_back(delivery, delay_s)):
                 return
         await self._give_up(delivery, held.claim, attempt, failure)
@@ -594,7 +644,10 @@ class Handler:
             published = await self._parts.sink.publish(claim, results.encode(result))
         except SinkError as exc:
             log.warning("result not published", reason=str(exc))
+            self._course.streak.returned(Why.NOT_TOLD, str(exc))
             published = False
+        else:
+            self._course.streak.worked(Why.NOT_TOLD)
         if published:
             await self._bury(delivery, result)
             self._count(result, model)
@@ -710,6 +763,11 @@ class Handler:
             ):
                 if claim is not None:
                     await self._conclude(delivery, held, claim, self._invalid(claim, invalid), invalid)
+        except SinkError as exc:
+            self._course.streak.returned(Why.NOT_CLAIMED, str(exc))
+            self._count_interrupted(invalid.runtime, "")
+            delay_s = self._delay_s(delivery.receive_count)
+            await _uninterrupted(self._give_back_or_bury(delivery, delay_s, str(exc)))
         except (Interrupted, Superseded) as exc:
             delay_s = taken_delay_s(self._settings.sqs_visibility_seconds)
             if isinstance(exc, Interrupted) and exc.delay_s is not None:

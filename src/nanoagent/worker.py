@@ -26,6 +26,7 @@ from nanoagent.gates import Gate, Gates
 from nanoagent.handling import Course, Handler, Held
 from nanoagent.history import History, will_finish
 from nanoagent.job import Runtime
+from nanoagent.returns import Streak
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,10 @@ class Worker:
         self._drained_by = math.inf  # monotonic seconds
         self._given_back: Counter[str] = Counter()
         self._history = History()
-        course = Course(self._stopping, self._hurry, self._moved.set, self._left_s, self._away_s)
+        self._streak = Streak()
+        course = Course(
+            self._stopping, self._hurry, self._moved.set, self._left_s, self._away_s, self._streak
+        )
         self._handler = Handler(parts, course, order, jitter=jitter)
         self._jitter = jitter
         parts.slots.watch(self._moved.set)
@@ -150,8 +154,9 @@ class Worker:
                 continue
             if self._stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
                 return
+            limit = _MAX_BATCH if looking else room
             try:
-                deliveries = await self._parts.broker.receive(_MAX_BATCH if looking else room)
+                deliveries = await self._parts.broker.receive(1 if self._streak.on_trial else limit)
             except Exception as exc:
                 if not isinstance(exc, BrokerError):  # intake must not end for one bad answer
                     log.exception("a bug of ours")
@@ -236,8 +241,12 @@ class Worker:
             Gate("guards", self._all_blocked, tells_itself=True),
             Gate("results", self._no_results),
             Gate("spool", self._spool_full),
+            Gate("returns", self._returns_in_a_row),
             Gate("background", self._parts.background.trouble, tells_itself=True),
         )
+
+    async def _returns_in_a_row(self) -> str | None:
+        return await self._streak.trouble()
 
     async def _no_containers(self) -> str | None:
         return self._parts.pool.broken

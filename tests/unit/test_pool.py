@@ -19,6 +19,7 @@ from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError, Interrupted, PlatformError
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
+from nanoagent.returns import Why
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -491,8 +492,22 @@ async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_
         bench.driver.may_create.clear()  # whoever tried to make one would wait for ever
         async with asyncio.timeout(WAIT_S):
             # Given back, and not counted as an attempt: another worker may be able to.
-            with pytest.raises(Interrupted, match="cannot be made: no such image"):
+            with pytest.raises(Interrupted, match="cannot be made: no such image") as interrupted:
                 await bench.run()
+    assert interrupted.value.why is Why.NO_CONTAINERS  # it is the only runtime kept ready: intake stops
+
+
+async def test_where_other_runtimes_have_containers_a_return_for_want_of_one_counts(open_bench):
+    async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 1, Runtime.GO: 1}) as bench:
+        bench.pool._fleets[Runtime.GO].breaker.failures = 3
+        bench.pool._fleets[Runtime.GO].breaker.reason = "no such image"
+        bench.pool._fleets[Runtime.GO].breaker.open_until = 3600
+        await bench.pool.start()
+        await bench.pool.filled()
+        with pytest.raises(Interrupted, match="no such image") as interrupted:
+            await bench.run(runtime=Runtime.GO)
+        assert interrupted.value.why is Why.NO_CONTAINERS_OF_RUNTIME
+        assert bench.pool.broken is None
 
 
 async def test_nobody_keeps_waiting_when_the_breaker_opens(open_bench):

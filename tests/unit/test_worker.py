@@ -12,9 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent import handling
+from nanoagent import handling, returns
 from nanoagent import worker as worker_module
-from nanoagent.errors import BrokerError, Interrupted, PlatformError, StorageError, Superseded
+from nanoagent.errors import BrokerError, Interrupted, PlatformError, SinkError, StorageError, Superseded
 from nanoagent.handling import retry_delay_s, taken_delay_s
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status, hint_for
@@ -1327,8 +1327,84 @@ async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_other
             await rig.journal.until(lambda: rig.journal.count("give back") == 1)
     assert json.loads(await rig.sink.stored("r2") or b"")["status"] == "SUCCESS"
     assert await rig.sink.stored("r1") is None
-    assert rig.sink.failures == {}  # it was no attempt
-    assert any("no go jobs are taken here: network" in str(line) for line in logs)
+    assert rig.sink.failures == {"r1": 1}  # intake goes on for others: it would go back without end
+    assert rig.broker.given_back[0][1] == returns.counted_delay_s(1, 0)
+    (said,) = [line for line in logs if line["event"] == "return counted as an attempt"]
+    assert said["reason"].startswith("no go jobs are taken here: network")
+
+
+async def test_a_job_of_a_runtime_that_stays_blocked_ends_at_the_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(returns, "_COUNTED_PAUSE_S", 0.001)
+    rig = Rig(tmp_path, max_attempts=3)
+    rig.blocked[Runtime.GO] = "network: was not refused"
+    await rig.broker.send(message("r1", runtime="go"))
+    async with rig.running():
+        await rig.until_settled()
+    assert rig.journal.count("bury") == 1
+    (result,) = rig.documents()
+    assert (result.status, result.error_type, result.attempt) == (Status.FAILED, ErrorType.PLATFORM, 3)
+    assert "no go jobs are taken here" in str(result.error_message)
+
+
+async def test_while_no_runtime_takes_jobs_what_is_under_way_goes_back_uncounted(rig: Rig):
+    claimed = asyncio.Event()
+    rig.sink.gates["claim"] = claimed
+    await rig.broker.send(message("r1"))
+    async with rig.running():
+        await rig.journal.until_noted("claim?", "r1")
+        rig.blocked.update(dict.fromkeys(Runtime, "network: was not refused"))
+        claimed.set()
+        await rig.journal.until_noted("give back", "r1")
+    assert rig.sink.failures == {}
+
+
+async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    claim = rig.sink.claim
+    refused = True
+
+    async def refuse(request_id: str) -> Any:
+        if refused:
+            rig.journal.note("refused", request_id)
+            raise SinkError("Redis at r:1: claim: CROSSSLOT")
+        return await claim(request_id)
+
+    monkeypatch.setattr(rig.sink, "claim", refuse)  # and PING is well
+    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    for number in range(20):
+        await rig.broker.send(message(f"r{number}"))
+    async with rig.running():
+        await rig.journal.until(lambda: rig.worker._streak.on_trial)
+        async with asyncio.timeout(DEADLINE_S):
+            while rig.health.document()["parts"].get("returns", {}).get("ok") is not False:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert "CROSSSLOT" in rig.health.document()["parts"]["returns"]["reason"]
+        assert rig.journal.count("bury") == 0
+        refused = False
+        await rig.until_settled(20)
+        assert not rig.worker._streak.on_trial
+    assert [result.status for result in rig.documents()] == [Status.SUCCESS] * 20
+
+
+async def test_a_message_that_an_error_of_ours_returns_each_time_is_buried_and_others_run(rig: Rig):
+    dispatch = rig.worker._handler._dispatch
+
+    async def fail_for_one(delivery: Any, held: Any) -> None:
+        if name_of(delivery) == "bad":
+            raise ZeroDivisionError
+        await dispatch(delivery, held)
+
+    rig.worker._handler._dispatch = fail_for_one  # type: ignore[method-assign]
+    await rig.broker.send(message("bad"))
+    for number in range(3):
+        await rig.broker.send(message(f"r{number}"))
+    async with rig.running():
+        await rig.until_settled(4)
+    assert rig.journal.of("bury") == [("bury", "bad")]
+    assert rig.journal.count("give back") == rig.settings.max_attempts - 1
 
 
 async def test_a_queue_that_fails_is_asked_again_ever_more_seldom(rig: Rig, monkeypatch: pytest.MonkeyPatch):

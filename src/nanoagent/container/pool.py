@@ -40,6 +40,7 @@ from nanoagent.container.spec import MIB, ContainerSpec
 from nanoagent.errors import ContainerError, ContainerNotMade, Interrupted
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
+from nanoagent.returns import Why
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -269,10 +270,11 @@ class Pool:
         if self._closing:
             raise ContainerNotMade("the pool is closed")
         if self._engine_away is not None:
-            raise Interrupted(self._engine_away)
+            raise Interrupted(self._engine_away, why=Why.ENGINE_UNAVAILABLE)
         if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
-            # No attempt: nothing was tried, and another worker may be able to.
-            raise Interrupted(f"containers cannot be made: {fleet.breaker.reason}")
+            # Nothing was tried, and another worker may be able to.
+            reason = f"containers cannot be made: {fleet.breaker.reason}"
+            raise Interrupted(reason, why=self._why_none())
         waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
         fleet.waiters.append(waiter)
         self._refill()
@@ -606,7 +608,7 @@ class Pool:
             while fleet.waiters:  # another worker may have one for them
                 waiter = fleet.waiters.popleft()
                 if not waiter.done():
-                    waiter.set_exception(Interrupted(self._engine_away))
+                    waiter.set_exception(Interrupted(self._engine_away, why=Why.ENGINE_UNAVAILABLE))
 
     def _engine_found(self) -> None:
         if self._engine_away is None:
@@ -633,6 +635,16 @@ class Pool:
 
     # --- small things
 
+    def _why_none(self) -> Why:
+        """Whether a runtime's containers are the only ones that cannot be made."""
+        others = any(not breaker.is_broken for breaker in self._breakers())
+        return Why.NO_CONTAINERS_OF_RUNTIME if others else Why.NO_CONTAINERS
+
+    def _breakers(self) -> list[Breaker]:
+        """Those of the runtimes that are kept ready, or of all where none is."""
+        kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
+        return [fleet.breaker for fleet in kept_ready or self._fleets.values()]
+
     @property
     def between_runs(self) -> Isolation:
         """What stands between one run and the next."""
@@ -648,8 +660,7 @@ class Pool:
         if self._engine_away is not None:
             return self._engine_away
         now = self._clock()
-        kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
-        breakers = [fleet.breaker for fleet in kept_ready or self._fleets.values()]
+        breakers = self._breakers()
         return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
 
     def _notify(self) -> None:

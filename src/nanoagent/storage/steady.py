@@ -25,6 +25,7 @@ import structlog
 from nanoagent import aws
 from nanoagent.aws import Trouble
 from nanoagent.errors import Interrupted, StorageError, Superseded
+from nanoagent.returns import Why
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
 
 if TYPE_CHECKING:
@@ -312,4 +313,4 @@ class SteadyStore:
 
 
 def _interrupted(reason: str) -> Interrupted:
-    return Interrupted(f"the object store is not to be used at present: {reason}")
+    return Interrupted(f"the object store is not to be used at present: {reason}", why=Why.STORE_UNAVAILABLE)

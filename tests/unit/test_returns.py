@@ -1,0 +1,103 @@
+"""Which returns may repeat: a decision by the reason alone, and the stop of the intake."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanoagent.errors import GivenUp, Interrupted, PlatformError, SinkError, Superseded
+from nanoagent.handling import is_failed_attempt
+from nanoagent.returns import RULES, Rule, Streak, Why, counted_delay_s, counts
+from nanoagent.text import Text
+
+BY_DESIGN = {
+    *(Why.STOPPING, Why.OVER_SHARE, Why.NO_ROOM, Why.CLAIMED_ELSEWHERE, Why.DUPLICATE),
+    *(Why.LEASE_LOST, Why.CLAIM_LOST, Why.EARLIER_IN_GROUP),
+}
+
+
+def test_every_reason_has_a_rule():
+    assert set(RULES) == set(Why)
+
+
+def test_what_is_no_attempt_by_design_buries_nothing_however_often():
+    assert {why for why, rule in RULES.items() if rule is Rule.FREE} == BY_DESIGN
+    assert not any(map(counts, BY_DESIGN))
+
+
+def test_what_a_readiness_check_stops_is_no_attempt_either():
+    checked = {why for why, rule in RULES.items() if rule is Rule.CHECKED}
+    assert checked == {Why.STORE_UNAVAILABLE, Why.ENGINE_UNAVAILABLE, Why.NO_CONTAINERS, Why.NO_RUNTIME}
+    assert not any(map(counts, checked))
+
+
+def test_what_nothing_else_ends_counts():
+    assert {why for why in Why if counts(why)} == {Why.NO_CONTAINERS_OF_RUNTIME, Why.RUNTIME_BLOCKED}
+
+
+@pytest.mark.parametrize("why", Why)
+def test_an_interruption_is_an_attempt_by_its_reason_alone(why):
+    assert is_failed_attempt(Interrupted("…", why=why)) is (RULES[why] is Rule.COUNTED)
+    assert is_failed_attempt(Interrupted("…", 0, why=why)) is (RULES[why] is Rule.COUNTED)
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (Interrupted("no room"), False),
+        (Superseded("…"), False),
+        (GivenUp(Text("…", "…")), False),
+        (SinkError("…"), True),
+        (PlatformError("…"), True),
+        (ZeroDivisionError(), True),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_other_ends_count_as_before(exc, expected):
+    assert is_failed_attempt(exc) is expected
+
+
+@pytest.mark.parametrize(
+    ("failures", "longest_s", "expected"),
+    [(1, 900, 15), (2, 900, 60), (3, 900, 240), (4, 900, 900), (40, 900, 900), (5, 1, 15)],
+)
+def test_counted_returns_lie_far_apart(failures, longest_s, expected):
+    assert counted_delay_s(failures, longest_s) == expected
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_returns_in_a_row_stop_the_intake_for_longer_and_longer():
+    clock = Clock()
+    streak = Streak(3, clock=clock)
+    for _ in range(2):
+        streak.returned(Why.NOT_CLAIMED, "CROSSSLOT")
+    assert (await streak.trouble(), streak.on_trial) == (None, False)
+
+    streak.returned(Why.NOT_CLAIMED, "CROSSSLOT")
+    assert await streak.trouble() == "3 messages in a row went back (not_claimed): CROSSSLOT"
+    streak.returned(Why.NOT_CLAIMED, "one that was under way")  # does not lengthen it
+    for pause_s in (1, 2, 4, 8, 16, 32, 60, 60):
+        clock.now += pause_s - 0.5
+        assert await streak.trouble() is not None
+        clock.now += 0.5
+        assert (await streak.trouble(), streak.on_trial) == (None, True)
+        streak.returned(Why.NOT_CLAIMED, "still")
+
+
+async def test_one_success_ends_it():
+    clock = Clock()
+    streak = Streak(2, clock=clock)
+    for _ in range(2):
+        streak.returned(Why.NOT_CLAIMED, "…")
+        streak.returned(Why.NOT_TOLD, "…")
+    streak.worked(Why.NOT_CLAIMED)
+    assert "not_told" in (await streak.trouble() or "")
+    streak.worked(Why.NOT_TOLD)
+    assert (await streak.trouble(), streak.on_trial) == (None, False)
+    streak.returned(Why.NOT_TOLD, "…")
+    assert await streak.trouble() is None
