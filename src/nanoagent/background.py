@@ -13,6 +13,7 @@ starts it does the work again later, or another part finds what was left undone.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import weakref
 from dataclasses import dataclass
@@ -164,7 +165,10 @@ class Background:
             The task to cancel or to wait for.
         """
         assert KINDS[name].kept  # noqa: S101 - the table and its callers are one decision
-        return asyncio.create_task(self._keep(name, work, until or asyncio.Event()), name=name)
+        # A context of its own: some are started by the first job, whose fields their log lines must not have.
+        return asyncio.create_task(
+            self._keep(name, work, until or asyncio.Event()), name=name, context=contextvars.Context()
+        )
 
     def once(
         self, name: TaskName, work: Coroutine[Any, Any, Any], into: set[asyncio.Task[Any]]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 import nanoagent
@@ -200,6 +201,17 @@ async def test_a_pause_ends_when_the_task_has_to_come_to_its_end():
     async with asyncio.timeout(DEADLINE_S):
         await task
     assert runs == 2
+
+
+async def test_the_log_of_a_task_has_no_fields_of_the_job_that_started_it():
+    fields: dict[str, Any] = {}
+
+    async def work() -> None:
+        fields.update(structlog.contextvars.get_contextvars())
+
+    with structlog.contextvars.bound_contextvars(request_id="r1"):
+        await Reports().background.keep(TaskName.LEASE_RENEWAL, work)
+    assert fields == {}
 
 
 async def test_a_short_task_that_fails_is_logged_and_counted():
