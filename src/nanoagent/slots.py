@@ -112,9 +112,9 @@ class Request:
 
     Attributes:
         need: How much.
-        overtaken: How many later requests were admitted before it, while it waited for room, and count.
+        overtaken: How many later requests that were admitted before it, while it waited for room, count.
         owner: The function that it counts for; None for what is nobody's.
-        overtaking: What those of them hold that have not ended.
+        overtaking: The part of the budget that its overtakers hold now.
     """
 
     need: Budget
@@ -202,7 +202,7 @@ def admissible(need: Budget, waiting: Sequence[Request], free: Budget, shares: S
 
 
 def waiting_for_room(waiting: Sequence[Request], shares: Shares) -> int:
-    """How many of those who wait would run if there were room for all whom their share allows."""
+    """How many requests wait for room, and not for their function's share."""
     held = dict(shares.held)
     asking = Shares(shares.most, held)
     count = 0

@@ -266,7 +266,7 @@ STARTS: Final = {
     *("create_task", "ensure_future", "Thread", "Timer", "call_later", "call_at", "TaskGroup"),
     *("ThreadPoolExecutor", "run_coroutine_threadsafe", "start_new_thread"),
 }
-# Not for good, and not alone: each is awaited, or cancelled, by the code that starts it, or happens once.
+# Each of these is awaited or cancelled by the code that starts it, or happens once.
 ENDS_WITH_ITS_CALLER: Final = {
     ("agent.py", "_start"): "the start, awaited there",
     ("broker/sqs.py", "SqsBroker.receive"): "one poll, awaited, or left to message_return",
