@@ -406,6 +406,11 @@ CASES = (
         expected=((NOTE, Area.LIMITS, "1,024 files", "LimitNOFILE"),),
     ),
     Case(
+        "too few open files",
+        host={"open_files": 191},
+        expected=((PROBLEM, Area.LIMITS, "191 files", "LimitNOFILE"),),
+    ),
+    Case(
         "few process ids",
         files={"/proc/sys/kernel/pid_max": "4096\n"},
         expected=((WARNING, Area.LIMITS, "kernel.pid_max is 4,096", "sysctl -w kernel.pid_max"),),
