@@ -105,6 +105,7 @@ class Executor:
             ran.error_type,
             ran.collected.stdout.head,
             await _missing_payload(attempt.job, tree, ran),
+            str(ran.message),
         )
         result.hint = None if hint is None else hint.in_(attempt.job.locale)
         result.exit_code = ran.exit_code

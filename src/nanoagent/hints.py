@@ -33,6 +33,13 @@ _HOW_TO_FLUSH: Final[dict[Runtime, Text]] = {
         "fmt와 os.Stdout은 버퍼를 쓰지 않습니다. bufio.Writer는 Flush를 호출해야 합니다.",
     ),
 }
+_HEAP_FULL: Final = "JavaScript heap out of memory"
+_V8_HEAP: Final = Text(
+    "The heap of V8 was full. Its limit is about half of memoryMb, and 259 MB up to 512 MB: raise memoryMb,"
+    " or keep large data in Buffers, which are not part of the heap.",
+    "V8 힙이 가득 찼습니다. 힙의 한도는 memoryMb의 약 절반이며, 512MB 이하에서는 259MB입니다."
+    " memoryMb를 늘리거나, 큰 데이터는 힙에 포함되지 않는 Buffer에 두세요.",
+)
 # The program was killed, or killed itself: no code that flushes its output has run.
 _ENDED_FROM_OUTSIDE: Final = frozenset(
     {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED}
@@ -40,7 +47,11 @@ _ENDED_FROM_OUTSIDE: Final = frozenset(
 
 
 def for_run(
-    runtime: Runtime, error_type: ErrorType | None, stdout: str, missing_payload: Text | None = None
+    runtime: Runtime,
+    error_type: ErrorType | None,
+    stdout: str,
+    missing_payload: Text | None = None,
+    message: str = "",
 ) -> Text | None:
     """The advice for a program that ran.
 
@@ -49,10 +60,13 @@ def for_run(
         error_type: How it ended.
         stdout: What it printed.
         missing_payload: The hint about PAYLOAD, see `payload.left_out_hint`.
+        message: The error's first line, in English.
     """
     if error_type is None:
         return None
     hint = OUTCOMES[error_type].hint
+    if runtime is Runtime.NODEJS and error_type is ErrorType.SIGNAL and _HEAP_FULL in message:
+        hint = _V8_HEAP
     for more in (missing_payload, _lost_output(runtime, error_type, stdout)):
         if more is not None:
             hint = more if hint is None else _BOTH.format(first=hint, second=more)

@@ -93,3 +93,13 @@ def test_a_program_that_reads_the_payload_that_is_left_out_is_told(stderr, messa
 )
 def test_a_program_that_knows_the_file_or_no_payload_is_not_told(stderr, message, source):
     assert payload.left_out_hint(LARGE, stderr, message, source) is None
+
+
+def test_a_full_heap_of_v8_is_told_apart_from_other_signals():
+    message = "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory"
+    hint = hints.for_run(Runtime.NODEJS, ErrorType.SIGNAL, "x", message=message)
+    assert hint is not None
+    assert hint.en.startswith("The heap of V8 was full.")
+    assert (
+        hints.for_run(Runtime.CPP, ErrorType.SIGNAL, "x", message=message) == OUTCOMES[ErrorType.SIGNAL].hint
+    )
