@@ -161,7 +161,7 @@ static int preload(const char *modules, size_t length, int folder)
     int fits = folder < 0 || entries;
     if (entries)
         rewinddir(entries);
-    while (fits && (entry = readdir(entries)))
+    while (entries && fits && (entry = readdir(entries)))
         if (entry->d_name[0] != '.')
             fits = append(request, &used, entry->d_name);
     if (entries)
@@ -185,7 +185,13 @@ int zygote_start(const struct interpreter *interpreter, const char *modules, siz
         become_zygote(interpreter, ends[1]);
     close(ends[1]);
     control = ends[0];
-    return await('R', &message, START_TIMEOUT_MS) && (!length || preload(modules, length, -1));
+    if (!await('R', &message, START_TIMEOUT_MS))
+        return 0;
+    if (length && !preload(modules, length, -1)) {
+        zygote_stop(); /* it has some of them, and is of no more use */
+        return 0;
+    }
+    return 1;
 }
 
 int zygote_preload(const char *modules, size_t length, int folder)

@@ -71,6 +71,18 @@ async def test_a_python_program_in_a_sandbox_comes_from_the_zygote(sandboxed):
     assert ran.stdout == "0\n"
 
 
+@pytest.mark.parametrize(
+    ("modules", "shown"), [(("numpy",), "True False 0\n"), (("asyncio.windows_events",), "False False 1\n")]
+)
+async def test_modules_for_every_run_are_imported_ahead_or_programs_are_started_plainly(modules, shown):
+    """A zygote that cannot import them is of no use."""
+    look = "'_multiarray_umath' in open('/proc/self/maps').read(), 'numpy' in sys.modules, os.getppid()"
+    async with yard(Isolation.SANDBOX, (Runtime.PYTHON,), modules=modules) as containers:
+        function = containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
+        ran = await containers.run(function, f"import os, sys; print({look})")
+    assert ran.stdout == shown
+
+
 async def test_a_node_program_in_a_sandbox_was_the_spare(sandboxed):
     ran = await sandboxed(
         Runtime.NODEJS,

@@ -180,6 +180,7 @@ async def yard(
     sharing: Sharing | None = None,
     ready: int = 0,
     doors: tuple[Door, ...] = (),
+    modules: tuple[str, ...] = (),
 ) -> AsyncIterator[Yard]:
     """A yard with real containers of that level.
 
@@ -190,6 +191,7 @@ async def yard(
         sharing: Whom a container may serve, if not a function alone.
         ready: Generic containers of each language that are kept.
         doors: Where the test wants to be able to listen in the network of runs.
+        modules: Python modules that every interpreter imports ahead.
     """
     never = level is Isolation.CONTAINER
     driver = DockerDriver()
@@ -198,6 +200,7 @@ async def yard(
             images={runtime: f"nanoagent-{runtime}:latest" for runtime in Runtime},
             sizes={runtime: ready if runtime in runtimes else 0 for runtime in Runtime},
             memory_mb=4096,
+            modules=modules,
             generic_cpus=_MOST_CPUS,
             idle_s=600,
             max_runs=10_000,
