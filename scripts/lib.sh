@@ -55,16 +55,21 @@ apt_install() {
   have apt-get || die "$step" "this is no Debian or Ubuntu (no apt-get); please install what these packages bring: $*"
   [ "$(id -u)" = 0 ] || die "$step" "needs root; run this once as root, or: apt-get install $*"
   started=$(now_ms)
+  # One at a time: apt waits for another's packages, but not for its lists. Services that a package starts must
+  # not hold on to this lock, nor to the set-up's.
+  exec 7>/run/lock/nanoagent-apt.lock
+  flock 7
   say "$step" "installing ${*/%\?/}"
   # Another apt (unattended upgrades on a machine just booted) may hold the lock for a while.
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
-  logged "$step" "$state/apt-update.log" "${apt[@]}" update
+  logged "$step" "$state/apt-update.log" "${apt[@]}" update 7>&- 8>&- 9>&-
   for package in "$@"; do
     if [ "${package%\?}" = "$package" ] || apt_knows "${package%\?}"; then
       wanted+=("${package%\?}")
     fi
   done
-  logged "$step" "$state/apt-install.log" "${apt[@]}" install -y --no-install-recommends "${wanted[@]}"
+  logged "$step" "$state/apt-install.log" "${apt[@]}" install -y --no-install-recommends "${wanted[@]}" 7>&- 8>&- 9>&-
+  exec 7>&-
   say "$step" "installed ($(since "$started"))"
 }
 

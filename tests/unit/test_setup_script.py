@@ -11,10 +11,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 BASE_PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
@@ -248,6 +253,27 @@ def test_a_failed_first_installation_is_made_anew(checkout: Checkout):
     assert "made" in checkout.make()
 
 
+@contextmanager
+def installing(checkout: Checkout) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A set-up in the middle of its installation, and a descriptor that lets it go on when it is closed."""
+    begun, begin = os.pipe()
+    held, release = os.pipe()
+    with subprocess.Popen(
+        ["/bin/bash", "-c", STAND_IN, "scripts/test"],
+        cwd=checkout.root,
+        env=checkout.environment({"DURING_INSTALL": f"echo x >&{begin}; cat <&{held}"}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[begin, held],
+        start_new_session=True,
+    ) as running:
+        os.close(begin)
+        os.close(held)
+        assert os.read(begun, 1) == b"x"
+        os.close(begun)
+        yield running, release
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_installation_leaves_no_process_and_the_next_set_up_mends_it(
     checkout: Checkout, number: signal.Signals
@@ -255,29 +281,36 @@ def test_an_interrupted_installation_leaves_no_process_and_the_next_set_up_mends
     checkout.make()
     before = contents(checkout.venv)
     checkout.change_lock()
-    begun, begin = os.pipe()
-    with subprocess.Popen(
-        ["/bin/bash", "-c", STAND_IN, "scripts/test"],
-        cwd=checkout.root,
-        env=checkout.environment({"DURING_INSTALL": f"echo x >&{begin}; sleep 600"}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[begin],
-        start_new_session=True,
-    ) as running:
-        os.close(begin)
-        assert os.read(begun, 1) == b"x"  # until the installation has begun
-        os.close(begun)
+    with installing(checkout) as (running, release):
         if number == signal.SIGKILL:  # of all processes, as a machine that loses its power does
             kill_session(running.pid)
         else:
             running.send_signal(number)
         running.wait(DEADLINE_S)
-    assert session(running.pid) == []
+        assert session(running.pid) == []
+        os.close(release)
     if number != signal.SIGKILL:
         assert contents(checkout.venv) == before
     assert "made" in checkout.make()
     assert not (checkout.root / ".venv.old").exists()
+
+
+def test_a_set_up_waits_for_one_of_its_own_checkout_and_for_no_other(checkout: Checkout, tmp_path: Path):
+    shutil.copytree(checkout.root, tmp_path / "other")
+    with installing(checkout) as (_, release):
+        assert "made" in Checkout(tmp_path / "other").make()
+        with subprocess.Popen(
+            ["/bin/bash", "-c", STAND_IN, "scripts/test"],
+            cwd=checkout.root,
+            env=checkout.environment({}),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as second:
+            assert second.stdout is not None
+            assert "another one is at work" in second.stdout.readline()
+            os.close(release)
+            assert "as locked" in second.communicate(timeout=DEADLINE_S)[0]
+    assert checkout.times_installed == 1
 
 
 def test_a_rebuild_that_was_killed_gives_the_environment_back_when_the_old_lock_is_back(checkout: Checkout):
