@@ -287,7 +287,7 @@ def cancel(
     settings = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
-    return command.cancel(settings, request_id, as_json=as_json)
+    return command.cancel(settings, request_id, as_json=as_json, env_file=env_file)
 
 
 def _sender_settings(env_file: Path, *, quiet: bool) -> Settings:

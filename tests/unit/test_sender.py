@@ -641,6 +641,17 @@ def test_settings_that_somebody_named_win_over_make_dev(
 # --- output
 
 
+@pytest.mark.parametrize(
+    ("env_file", "option"), [(dev.DEFAULT, ""), (Path("prod uction.env"), " --env-file 'prod uction.env'")]
+)
+def test_the_commands_that_are_proposed_find_the_same_worker(env_file: Path, option: str):
+    call = command.Call(code=Path("f"), env_file=env_file)
+    assert command._how_to_go_on("r1", call).splitlines() == [
+        f"  its result:    nanoagent result r1{option}",
+        f"  to cancel it:  nanoagent cancel r1{option}",
+    ]
+
+
 def test_a_result_gives_a_terminal_no_orders_and_stays_the_same():
     result = {"stdout": "한 \x1b[2J \x9b2J \x7f \u202e \ud800 \U000e0001 \u2028 \n", "exitCode": 0}
 

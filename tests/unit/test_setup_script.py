@@ -201,6 +201,14 @@ def test_settings_of_the_shell_do_not_send_packages_elsewhere(checkout: Checkout
     assert (checkout.root / "installed").read_text().split() == [str(BASE_PYTHON)]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_is_made_by_sudo_belongs_to_the_owner_of_the_checkout(checkout: Checkout):
+    os.chown(checkout.root, 65_534, 65_534)
+    checkout.make(SUDO_UID="65534", SUDO_GID="65534")
+    made = [checkout.venv, *checkout.venv.rglob("*"), *(checkout.root / ".nanoagent").glob("*.l*")]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(65_534, 65_534)}
+
+
 def test_an_environment_whose_interpreter_is_gone_is_made_anew(checkout: Checkout):
     checkout.make()
     link = checkout.venv / "bin/python"

@@ -240,11 +240,16 @@ def _after_interruption(stage: _Stage, request_id: str, call: Call) -> str:
 
 
 def _how_to_go_on(request_id: str, call: Call) -> str:
-    settings = "" if call.env_file == dev.DEFAULT else f" --env-file {shlex.quote(str(call.env_file))}"
+    settings = _settings_option(call.env_file)
     return (
         f"  its result:    nanoagent result {request_id}{settings}\n"
         f"  to cancel it:  nanoagent cancel {request_id}{settings}"
     )
+
+
+def _settings_option(env_file: Path) -> str:
+    """The option that a proposed command needs to find the same worker."""
+    return "" if env_file == dev.DEFAULT else f" --env-file {shlex.quote(str(env_file))}"
 
 
 def _ended(found: dict[str, Any], report: _Report) -> Exit:
@@ -289,7 +294,7 @@ def result(settings: Settings, request_id: str, *, wait_s: float, as_json: bool)
     return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {why}")
 
 
-def cancel(settings: Settings, request_id: str, *, as_json: bool) -> int:
+def cancel(settings: Settings, request_id: str, *, as_json: bool, env_file: Path = dev.DEFAULT) -> int:
     """Cancel a request; returns the exit code."""
 
     async def ask() -> tuple[dict[str, Any] | None, int]:
@@ -314,5 +319,6 @@ def cancel(settings: Settings, request_id: str, *, as_json: bool) -> int:
         if workers
         else "no worker runs it; one that receives it within an hour will not run it"
     )
-    report.say(f"Cancelled {request_id}: {where}.\n  its result:  nanoagent result {request_id} --wait 10")
+    proposed = f"nanoagent result {request_id} --wait 10{_settings_option(env_file)}"
+    report.say(f"Cancelled {request_id}: {where}.\n  its result:  {proposed}")
     return report.end(Exit.SUCCESS)
