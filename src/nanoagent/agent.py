@@ -616,6 +616,7 @@ def pool_policy(settings: Settings, doors: tuple[Door, ...] = ()) -> PoolPolicy:
             # Each file takes whole pages in memory.
             code_bytes=settings.code_max_unpacked_mb * MIB + settings.code_max_entries * PAGE_BYTES,
             code_files=settings.code_max_entries,
+            shm_bytes=settings.largest_job_mb * MIB,
             file_size_bytes=settings.max_file_mb * MIB,
             open_files=settings.max_open_files,
         ),

@@ -22,7 +22,7 @@ from nanoagent.code import root as code_root
 from nanoagent.container import execution
 from nanoagent.container.execution import Control
 from nanoagent.container.policy import Binding
-from nanoagent.container.spec import MIB
+from nanoagent.container.spec import MIB, RUN_USER
 from nanoagent.errors import Interrupted, PlatformError, Rejected
 from nanoagent.failures import Failures
 from nanoagent.job import Runtime
@@ -390,6 +390,8 @@ def environment_of(job: Job) -> dict[str, str]:
     environment = {
         "PATH": _PATH,
         "HOME": "/tmp",  # noqa: S108 - the container's own
+        "USER": RUN_USER,
+        "LOGNAME": RUN_USER,
         "LANG": "C.UTF-8",
         "JOB_ID": job.request_id,
         "FUNCTION_ID": job.function_id,
@@ -400,7 +402,11 @@ def environment_of(job: Job) -> dict[str, str]:
         "LLM_MODEL": job.model_id,
         "AI_ENDPOINT": _GATEWAY,
         "OLLAMA_HOST": _GATEWAY,
+        # Other names of the same two, which frameworks read.
+        "OLLAMA_BASE_URL": _GATEWAY,
+        "OLLAMA_API_BASE": _GATEWAY,
         "OPENAI_BASE_URL": f"{_GATEWAY}/v1",
+        "OPENAI_API_BASE": f"{_GATEWAY}/v1",
         "OPENAI_API_KEY": "unused",  # clients insist on one; real keys stay outside
     }
     if job.runtime is Runtime.GO:

@@ -9,6 +9,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define PIPE_BYTES (1 << 20) /* the default of /proc/sys/fs/pipe-max-size; memory is taken by what is in it alone */
+
+int capture_pipe(int ends[2])
+{
+    if (pipe2(ends, O_CLOEXEC))
+        return -1;
+    /* A host may allow less, or this user has many pipes already: then it stays as it is. */
+    fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES);
+    return 0;
+}
+
 void capture_open(struct capture *capture, char type, int from, uint32_t bytes)
 {
     /* mmap, so that only what is used takes memory, and none of it stays afterwards. */

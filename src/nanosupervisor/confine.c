@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -48,7 +49,23 @@ int confine_capabilities(void)
     return (int)syscall(SYS_capset, &header, none);
 }
 
-int confine(const struct confinement *confinement)
+/* Send the listener of our own filter to whoever serves it. */
+static int send_listener(int job, int listener)
+{
+    char room[CMSG_SPACE(sizeof listener)] = {0}, byte = CONFINED;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof listener);
+    memcpy(CMSG_DATA(header), &listener, sizeof listener);
+    int failed = sendmsg(job, &message, MSG_NOSIGNAL) < 0;
+    close(listener);
+    return failed ? -1 : 0;
+}
+
+int confine(const struct confinement *confinement, int job)
 {
     setsid();
     /* The supervisor is not dumpable, and a fork inherits that: /proc/self would belong to root. */
@@ -67,5 +84,8 @@ int confine(const struct confinement *confinement)
     umask(022);
     if (confine_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return -1;
-    return filter_install(confinement->shared);
+    int listener = -1;
+    if (filter_install(confinement->shared, &listener))
+        return -1;
+    return listener < 0 ? 0 : send_listener(job, listener);
 }

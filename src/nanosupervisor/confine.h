@@ -4,6 +4,9 @@
 
 #include <stdint.h>
 
+/* The user and group id that a run sees itself under in a sandbox; the container's own differs with each container. */
+#define RUN_USER 1000
+
 struct __attribute__((packed)) confinement {
     uint64_t file_size_bytes; /* RLIMIT_FSIZE */
     uint32_t open_files;      /* RLIMIT_NOFILE */
@@ -11,8 +14,10 @@ struct __attribute__((packed)) confinement {
 };
 
 /* Give up everything a run must not have: session, preference with the out-of-memory killer, resource limits,
- * capabilities and the way back to them, system calls. 0, or -1 with errno. */
-int confine(const struct confinement *confinement);
+ * capabilities and the way back to them, system calls. 0, or -1 with errno.
+ * In a sandbox, the listener of its filter is sent to `job`, with one byte CONFINED (netlink.h). */
+int confine(const struct confinement *confinement, int job);
+#define CONFINED 'n'
 
 /* The capabilities alone. */
 int confine_capabilities(void);

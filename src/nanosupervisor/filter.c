@@ -10,12 +10,14 @@
  * supervisor by themselves: gVisor, which has no sandbox within, lets them end process 1 like any other. */
 #define _GNU_SOURCE
 #include "filter.h"
+#include "confine.h"
 
 #include <asm/sockios.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
@@ -29,6 +31,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #define NATIVE_ARCH AUDIT_ARCH_X86_64
@@ -56,6 +59,8 @@
 #define DENY_IF(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 0, 1), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_ON_OURS(call, n) DENY_IF(call, n, OUR_PID)
 #define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_UNLESS_OWN(call, n)                                                                              \
+    IF(call, 0, 5), LOAD(ARGUMENT(n)), IF(RUN_USER, 2, 0), IF((uint32_t)-1, 1, 0), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_OPTION(level, name)                                                                              \
     IF(SYS_setsockopt, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), IF(name, 0, 1), ERROR(EPERM), \
         LOAD(NUMBER)
@@ -137,15 +142,61 @@ static const struct sock_filter denied_when_shared[] = {
     IF((uint32_t)-OUR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER),
 };
 
+static const struct sock_filter denied_in_sandbox[] = {
+    /* Of a user id that its namespace does not have the kernel says EINVAL; programs expect what anybody without
+     * rights gets. user_namespaces(7) */
+    DENY_UNLESS_OWN(SYS_setuid, 0), DENY_UNLESS_OWN(SYS_setgid, 0),
+    DENY_UNLESS_OWN(SYS_setreuid, 0), DENY_UNLESS_OWN(SYS_setreuid, 1),
+    DENY_UNLESS_OWN(SYS_setregid, 0), DENY_UNLESS_OWN(SYS_setregid, 1),
+    DENY_UNLESS_OWN(SYS_setresuid, 0), DENY_UNLESS_OWN(SYS_setresuid, 1), DENY_UNLESS_OWN(SYS_setresuid, 2),
+    DENY_UNLESS_OWN(SYS_setresgid, 0), DENY_UNLESS_OWN(SYS_setresgid, 1), DENY_UNLESS_OWN(SYS_setresgid, 2),
+    DENY_UNLESS_OWN(SYS_fchown, 1), DENY_UNLESS_OWN(SYS_fchown, 2),
+    DENY_UNLESS_OWN(SYS_fchownat, 2), DENY_UNLESS_OWN(SYS_fchownat, 3),
+#if defined(__x86_64__)
+    DENY_UNLESS_OWN(SYS_chown, 1), DENY_UNLESS_OWN(SYS_chown, 2),
+    DENY_UNLESS_OWN(SYS_lchown, 1), DENY_UNLESS_OWN(SYS_lchown, 2),
+#endif
+};
+
+/* The container's filter lets NETLINK_ROUTE through alone, so that the family is all there is to look at. */
+#define NETLINK(action) IF(SYS_socket, 0, 3), LOAD(ARGUMENT(0)), IF(AF_NETLINK, 0, 1), RETURN(action), LOAD(NUMBER)
+static const struct sock_filter hand_netlink_over[] = {NETLINK(SECCOMP_RET_USER_NOTIF)};
+static const struct sock_filter deny_netlink[] = {NETLINK(SECCOMP_RET_ERRNO | EPERM)};
+
 static const struct sock_filter allow = RETURN(SECCOMP_RET_ALLOW);
 
-int filter_install(int shared)
+struct program {
+    unsigned short length;
+    struct sock_filter code[512];
+};
+
+static void append(struct program *program, const struct sock_filter *rules, size_t bytes)
 {
-    struct sock_filter program[sizeof denied / sizeof *denied + sizeof denied_when_shared / sizeof *denied + 1];
-    char *end = mempcpy(program, denied, sizeof denied);
+    memcpy(program->code + program->length, rules, bytes);
+    program->length += (unsigned short)(bytes / sizeof *rules);
+}
+
+/* The listener, 0 without one, or -1. */
+static int install(int shared, int with_listener)
+{
+    struct program program = {0};
+    _Static_assert(sizeof denied + sizeof denied_when_shared + sizeof denied_in_sandbox + sizeof hand_netlink_over +
+                   sizeof allow <= sizeof program.code, "the filter has too many rules");
+    append(&program, denied, sizeof denied);
     if (shared)
-        end = mempcpy(end, denied_when_shared, sizeof denied_when_shared);
-    end = mempcpy(end, &allow, sizeof allow);
-    struct sock_fprog filter = {(unsigned short)((struct sock_filter *)end - program), program};
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+        append(&program, denied_when_shared, sizeof denied_when_shared);
+    else
+        append(&program, denied_in_sandbox, sizeof denied_in_sandbox);
+    append(&program, with_listener ? hand_netlink_over : deny_netlink, sizeof deny_netlink);
+    append(&program, &allow, sizeof allow);
+    struct sock_fprog filter = {program.length, program.code};
+    if (!with_listener)
+        return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
+}
+
+int filter_install(int shared, int *listener)
+{
+    *listener = shared ? -1 : install(0, 1);
+    return *listener >= 0 ? 0 : install(shared, 0);
 }

@@ -3,7 +3,9 @@
 #define FILTER_H
 
 /* Install the filter on the calling process, for good; 0 or -1 with errno.
- * `shared`: also refuse what lives in the container rather than in a process. */
-int filter_install(int shared);
+ * shared: Also refuse objects that live in the container rather than in a process.
+ * listener: In a sandbox, where sockets of route netlink can be asked for (netlink.h); -1 where the kernel has no
+ *   such thing: then they are refused. */
+int filter_install(int shared, int *listener);
 
 #endif

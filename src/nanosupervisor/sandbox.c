@@ -3,21 +3,27 @@
  * Order of things, for one sandbox:
  *   supervisor  clone() with all namespaces at once
  *   init        maps its user, mounts, forks the parked process (unless a zygote does), sends its places' folders
- *   supervisor  waits for the parked process's 'r'; much later, when there is code: 'A'
- *   init        mounts the code, gives up its own capabilities, stops being dumpable; 'A'
+ *   supervisor  takes the listener of the parked process's filter and passes it to init, waits for the process's 'r';
+ *               much later, when there is code, has init attach it
+ *   init        mounts the code, gives up its own capabilities, stops being dumpable
  *   supervisor  writes the payload, sends the job to the parked process
- *   init        waits for it, kills everyone else: 'X' with its status; on 'T' sends SIGTERM to everyone
+ *   init        waits for it, kills everyone else, tells its status; meanwhile serves netlink.h
  *   supervisor  reports the run, and then kills init: taking namespaces apart takes as long as a short run
  *
  * user_namespaces(7), pid_namespaces(7), mount_namespaces(7); overlay in a user namespace: kernel ≥ 5.11 and
  * the kernel's Documentation/filesystems/overlayfs.rst, "User xattr". */
 #define _GNU_SOURCE
 #include "sandbox.h"
+#include "capture.h"
+#include "netlink.h"
 #include "zygote.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_addr.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -38,10 +44,13 @@
 
 #define CONTROL 3 /* init's descriptors; those above serve to set up and are closed then */
 #define JOB 3     /* the parked process's */
+#define LOOPBACK_INDEX 1 /* the first interface of every network namespace */
 #define SLOT_DIR "/slot"
 #define SLOT_PROGRAM SLOT_DIR "/program"
 /* A folder of the images: empty, root's. */
 #define EMPTY_DIR "/nanosupervisor/empty"
+#define CHEAP_FILES 32u
+#define CHEAP_BYTES (256u << 10)
 #define PLAIN (MS_NOSUID | MS_NODEV)
 #define SEALED (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
@@ -50,16 +59,32 @@ uint64_t sandbox_work_bytes, sandbox_work_files;
 const unsigned sandbox_namespaces =
     CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
 
-/* What init tells the supervisor. */
+/* Messages of the supervisor to init, of one byte each. */
+enum command {
+    COMMAND_ATTACH_CODE = 'A',
+    COMMAND_SERVE_NETLINK = 'N', /* comes with the filter's listener */
+    COMMAND_TERMINATE = 'T',     /* send SIGTERM to everyone */
+    COMMAND_END_EVERYONE = 'K',
+};
+
+/* Messages of init to the supervisor. */
+enum report_type {
+    REPORT_MADE = 'R', /* comes with descriptors */
+    REPORT_ATTACHED = 'A',
+    REPORT_PROGRAM_ENDED = 'X', /* value: its wait status */
+    REPORT_EVERYONE_ENDED = 'G',
+    REPORT_ERROR = 'E', /* value: errno */
+};
+
 struct report {
-    char type; /* 'R' made, 'A' code attached, 'X' the program's end, 'G' all processes gone, 'E' an error */
+    char type;
     int32_t value;
     char step[48];
 };
 
-static void report(char type, int32_t value, const char *step)
+static void report(enum report_type type, int32_t value, const char *step)
 {
-    struct report report = {.type = type, .value = value};
+    struct report report = {.type = (char)type, .value = value};
     snprintf(report.step, sizeof report.step, "%s", step);
     send(CONTROL, &report, sizeof report, MSG_NOSIGNAL);
 }
@@ -69,7 +94,7 @@ static void must(int failed, const char *step)
 {
     if (!failed)
         return;
-    report('E', errno, step);
+    report(REPORT_ERROR, errno, step);
     _exit(1);
 }
 
@@ -133,9 +158,17 @@ static int make_read_only(const char *path)
     return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | SEALED, NULL);
 }
 
+/* Ports below 1024 are for root where a network is shared; this one is the run's own. A kernel that says no leaves
+ * it at that. ip-sysctl.rst */
+static void allow_low_ports(void)
+{
+    write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+}
+
 static void mount_proc(void)
 {
     must(mount("proc", "/proc", "proc", SEALED, NULL), "mount /proc");
+    allow_low_ports(); /* before /proc/sys is read-only */
     for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
         must(hide(hidden[i]), hidden[i]);
     for (size_t i = 0; i < sizeof read_only / sizeof *read_only; i++)
@@ -206,20 +239,38 @@ static int overlay(const char *folder, int layer, const char *name, unsigned lon
     return mount("overlay", folder, "overlay", flags, options);
 }
 
-/* A writable layer of the run's own over the code; a copy of it where there cannot be one. */
-static void mount_code(int layer)
+/* Whether to copy the code takes no longer than to mount a layer over it: some 12 µs a file against 0.3 ms, the
+ * layer's end included. */
+static int is_cheap_to_copy(int code)
 {
-    if (has_attributes(layer) && !overlay(WORK_DIR, layer, "code", PLAIN))
-        return;
+    struct statfs used;
+    return !fstatfs(code, &used) && used.f_files - used.f_ffree <= CHEAP_FILES &&
+           (used.f_blocks - used.f_bfree) * (uint64_t)used.f_bsize <= CHEAP_BYTES;
+}
+
+static void copy_code(int code, int layer)
+{
     char private[64];
     struct ready_report copied = {0};
-    int code = open_place(WORK_DIR);
     must(mkdirat(layer, "copy", 0755), "mkdir");
     snprintf(private, sizeof private, "/proc/self/fd/%d/copy", layer);
     must(mount(private, WORK_DIR, NULL, MS_BIND, NULL), "bind the code's folder");
     int copy = open_place(WORK_DIR);
     must(tree_copy(code, copy, &copied), "copy the code");
     close(copy);
+}
+
+/* The run's own code, writable: a copy of a small tree, which is like any folder; a layer over any other. In a layer a
+ * folder that came with the code cannot be renamed (EXDEV): that takes redirects, which the kernel does not take from
+ * ordinary users. Files have another device than folders there: against that there is xino, but with it the kernel logs
+ * a line for each mount. overlayfs.rst */
+static void mount_code(int layer)
+{
+    int code = open_place(WORK_DIR);
+    if (!is_cheap_to_copy(code) && has_attributes(layer) && !overlay(WORK_DIR, layer, "code", PLAIN))
+        close(code);
+    else
+        copy_code(code, layer); /* closes it */
 }
 
 /* The slot folder is the host's, and its files may be links to what other containers have as well: a lock on
@@ -235,6 +286,16 @@ static void mount_slot(int layer)
 }
 
 /* ---- the parked process ------------------------------------------------------------------------------- */
+
+/* The one descriptor that came with a message, or -1. */
+static int take_descriptor(struct msghdr *message)
+{
+    struct cmsghdr *header = CMSG_FIRSTHDR(message);
+    int descriptor = -1;
+    if (header && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof descriptor))
+        memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
+    return descriptor;
+}
 
 static void receive(int from, void *buffer, size_t length)
 {
@@ -272,8 +333,7 @@ __attribute__((noreturn)) static void wait_for_job(void)
         strings[job.length] = 0;
         char **arguments = split(&strings, job.argument_count);
         char **environment = split(&strings, job.environment_count);
-        int in = open(PAYLOAD_FILE, O_RDONLY);
-        if (arguments && environment && in >= 0 && dup2(in, 0) == 0 && !close(in) && !chdir(WORK_DIR)) {
+        if (arguments && environment && !chdir(WORK_DIR)) {
             fcntl(JOB, F_SETFD, FD_CLOEXEC);
             execve(arguments[0], arguments, environment);
         }
@@ -284,8 +344,10 @@ __attribute__((noreturn)) static void wait_for_job(void)
     _exit(127);
 }
 
+/* Descriptors that a sandbox is made with. */
 struct ends {
-    int control, job, out, err;
+    int control;
+    int parked[PARKED_END_COUNT]; /* all -1: init forks no parked process */
 };
 
 __attribute__((noreturn)) static void be_parked(const struct ends *ends, const struct confinement *confinement,
@@ -295,10 +357,10 @@ __attribute__((noreturn)) static void be_parked(const struct ends *ends, const s
     sigemptyset(&none);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    int in = open("/dev/null", O_RDONLY);
-    must(in < 0 || dup2(in, 0) < 0 || dup2(ends->out, 1) < 0 || dup2(ends->err, 2) < 0, "descriptors");
-    must(confine(confinement), "confine");
-    dup2(ends->job, JOB); /* over the control socket: from here on errors are for the job's reader */
+    const int *own = ends->parked;
+    must(dup2(own[PARKED_IN], 0) < 0 || dup2(own[PARKED_OUT], 1) < 0 || dup2(own[PARKED_ERR], 2) < 0, "descriptors");
+    must(confine(confinement, own[PARKED_JOB]), "confine");
+    dup2(own[PARKED_JOB], JOB); /* over the control socket: from here on errors are for the job's reader */
     close_range(JOB + 1, ~0u, 0);
     if (interpreter->kind == KIND_EXEC)
         wait_for_job();
@@ -311,28 +373,50 @@ __attribute__((noreturn)) static void be_parked(const struct ends *ends, const s
 /* Put the descriptors where constants say, above whatever is open, and close the rest. */
 static void keep_ends(struct ends *ends)
 {
-    int base = 100;
-    struct ends high = {fcntl(ends->control, F_DUPFD, base), -1, -1, -1};
-    if (ends->job >= 0)
-        high = (struct ends){high.control, fcntl(ends->job, F_DUPFD, base), fcntl(ends->out, F_DUPFD, base),
-                             fcntl(ends->err, F_DUPFD, base)};
-    int places[PLACE_COUNT];
+    enum { ABOVE = 100, MOST = 1 + PARKED_END_COUNT + PLACE_COUNT };
+    int *kept[MOST], count = 0;
+    kept[count++] = &ends->control;
+    for (int end = 0; end < PARKED_END_COUNT; end++)
+        if (ends->parked[end] >= 0)
+            kept[count++] = &ends->parked[end];
     for (int place = 0; place < PLACE_COUNT; place++)
-        places[place] = fcntl(container_tree.place[place], F_DUPFD, base);
-    close_range(0, (unsigned)base - 1, 0);
-    int next = CONTROL;
+        kept[count++] = &container_tree.place[place];
+    for (int i = 0; i < count; i++)
+        *kept[i] = fcntl(*kept[i], F_DUPFD, ABOVE);
+    close_range(0, ABOVE - 1, 0);
     int null = open("/dev/null", O_RDWR);
     dup2(null, 1);
     dup2(null, 2);
-    *ends = (struct ends){dup2(high.control, next), -1, -1, -1};
-    if (high.job >= 0) {
-        ends->job = dup2(high.job, ++next);
-        ends->out = dup2(high.out, ++next);
-        ends->err = dup2(high.err, ++next);
-    }
-    for (int place = 0; place < PLACE_COUNT; place++)
-        container_tree.place[place] = dup2(places[place], ++next);
-    close_range((unsigned)next + 1, ~0u, 0);
+    for (int i = 0; i < count; i++)
+        *kept[i] = dup2(*kept[i], CONTROL + i);
+    close_range((unsigned)(CONTROL + count), ~0u, 0);
+}
+
+/* A second address beside 127.0.0.1, for programs that resolve names with AI_ADDRCONFIG: the C library asks netlink
+ * then, and without another address than that one finds no name at all. sysdeps/unix/sysv/linux/check_pf.c */
+static void give_loopback_an_address(void)
+{
+    struct {
+        struct nlmsghdr header;
+        struct ifaddrmsg body;
+        struct rtattr local;
+        struct in_addr address;
+    } request = {
+        .header = {sizeof request, RTM_NEWADDR, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE, 1, 0},
+        .body = {.ifa_family = AF_INET, .ifa_prefixlen = 8, .ifa_scope = RT_SCOPE_HOST, .ifa_index = LOOPBACK_INDEX},
+        .local = {RTA_LENGTH(sizeof request.address), IFA_LOCAL},
+        .address = {htonl(INADDR_LOOPBACK + 1)},
+    };
+    struct {
+        struct nlmsghdr header;
+        struct nlmsgerr error;
+    } answer = {.error = {.error = -EIO}};
+    int route = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    int failed = route < 0 || send(route, &request, sizeof request, 0) < 0 || recv(route, &answer, sizeof answer, 0) < 0;
+    if (!failed)
+        errno = -answer.error.error;
+    must(failed || errno, "give loopback an address");
+    close(route);
 }
 
 static void bring_loopback_up(void)
@@ -341,6 +425,7 @@ static void bring_loopback_up(void)
     int inet = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     must(inet < 0 || ioctl(inet, SIOCSIFFLAGS, &loopback), "bring up loopback");
     close(inet);
+    give_loopback_an_address();
 }
 
 /* The descriptors that a sandbox's report that it is made comes with: first its places, then the doors it has. */
@@ -348,7 +433,7 @@ static void bring_loopback_up(void)
 
 static void send_places_and_doors(const struct tree *tree, const struct doors *doors)
 {
-    struct report made = {.type = 'R'};
+    struct report made = {.type = REPORT_MADE};
     int handed[MOST_DESCRIPTORS];
     size_t count = PLACE_COUNT;
     memcpy(handed, tree->place, sizeof tree->place);
@@ -386,28 +471,69 @@ static void reap(pid_t program)
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         if (pid == program) {
             end_everyone();
-            report('X', status, "");
+            report(REPORT_PROGRAM_ENDED, status, "");
         }
 }
 
-static void obey(int layer)
+/* The next command, and the descriptor that comes with it, else -1. */
+static enum command receive_command(int *descriptor)
 {
-    char command;
-    ssize_t got = recv(CONTROL, &command, 1, 0);
-    if (got <= 0)
+    char command = 0, room[CMSG_SPACE(sizeof *descriptor)];
+    struct iovec part = {&command, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    if (recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC) <= 0)
         _exit(0); /* the supervisor is gone, and the container with it */
-    if (command == 'T') {
+    *descriptor = take_descriptor(&message);
+    return (enum command)command;
+}
+
+static void attach_code(int layer)
+{
+    mount_code(layer);
+    mount_slot(layer);
+    close(layer);
+    /* From now on there may be a program. It has our user id, so leave nothing here to take over. */
+    must(prctl(PR_SET_DUMPABLE, 0) || confine_capabilities(), "give up capabilities");
+    report(REPORT_ATTACHED, 0, "");
+}
+
+static void obey(int layer, int *listener)
+{
+    int descriptor;
+    switch (receive_command(&descriptor)) {
+    case COMMAND_ATTACH_CODE:
+        attach_code(layer);
+        break;
+    case COMMAND_SERVE_NETLINK:
+        *listener = descriptor;
+        break;
+    case COMMAND_TERMINATE:
         kill(-1, SIGTERM);
-    } else if (command == 'K') {
+        break;
+    case COMMAND_END_EVERYONE:
         end_everyone();
-        report('G', 0, "");
-    } else if (command == 'A') {
-        mount_code(layer);
-        mount_slot(layer);
-        close(layer);
-        /* From now on there may be a program. It has our user id, so leave nothing here to take over. */
-        must(prctl(PR_SET_DUMPABLE, 0) || confine_capabilities(), "give up capabilities");
-        report('A', 0, "");
+        report(REPORT_EVERYONE_ENDED, 0, "");
+        break;
+    }
+}
+
+__attribute__((noreturn)) static void serve(pid_t program, int children, int layer)
+{
+    int listener = -1; /* of the run's filter */
+    for (;;) {
+        struct pollfd events[] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}, {listener, POLLIN, 0}};
+        struct signalfd_siginfo ignored;
+        reap(program);
+        poll(events, 3, -1);
+        if (events[1].revents && read(children, &ignored, sizeof ignored) < 0)
+            errno = 0;
+        /* POLLHUP: no process has the filter any more. */
+        if (events[2].revents && (!(events[2].revents & POLLIN) || !netlink_serve(listener))) {
+            close(listener);
+            listener = -1;
+        }
+        if (events[0].revents)
+            obey(layer, &listener);
     }
 }
 
@@ -426,14 +552,13 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
     bring_loopback_up();
 
     pid_t program = -1;
-    if (ends.job >= 0) {
+    if (ends.parked[PARKED_JOB] >= 0) {
         program = fork();
         must(program < 0, "fork");
         if (program == 0)
             be_parked(&ends, confinement, interpreter);
-        close(ends.job);
-        close(ends.out);
-        close(ends.err);
+        for (int end = 0; end < PARKED_END_COUNT; end++)
+            close(ends.parked[end]);
     }
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
@@ -448,16 +573,7 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
         if (place != PLACE_WORK)
             close(tree.place[place]);
     }
-    for (;;) {
-        struct pollfd events[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
-        reap(program);
-        poll(events, 2, -1);
-        struct signalfd_siginfo ignored;
-        if (events[1].revents && read(children, &ignored, sizeof ignored) < 0)
-            errno = 0;
-        if (events[0].revents)
-            obey(tree.place[PLACE_WORK]);
-    }
+    serve(program, children, tree.place[PLACE_WORK]);
 }
 
 /* ---- the supervisor's side ---------------------------------------------------------------------------- */
@@ -488,19 +604,19 @@ static int receive_report(int control, struct report *report, struct sandbox *ma
         got = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
     while (got < 0 && errno == EINTR);
     if (got != sizeof *report) {
-        *report = (struct report){.type = 'E', .value = got < 0 ? errno : ECHILD, .step = "a sandbox ended"};
+        *report = (struct report){.type = REPORT_ERROR, .value = got < 0 ? errno : ECHILD, .step = "a sandbox ended"};
         return 0;
     }
-    if (made && report->type == 'R')
+    if (made && report->type == REPORT_MADE)
         take_descriptors(&message, report, made);
     return 1;
 }
 
 /* Wait for one kind of report; 0 with an error's report in its place. */
-static int await_report(int control, char type, struct report *report, struct sandbox *made)
+static int await_report(int control, enum report_type type, struct report *report, struct sandbox *made)
 {
-    while (receive_report(control, report, made) && report->type != 'E')
-        if (report->type == type)
+    while (receive_report(control, report, made) && report->type != REPORT_ERROR)
+        if (report->type == (char)type)
             return 1;
     return 0;
 }
@@ -514,30 +630,30 @@ __attribute__((noreturn)) static void die_of(const struct report *report)
 static int make(struct sandbox *sandbox, const struct confinement *confinement,
                 const struct interpreter *interpreter, struct report *failure)
 {
-    int control[2], job[2], out[2], err[2];
+    int control[2], job[2], in[2], out[2], err[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) || pipe2(in, O_CLOEXEC) || capture_pipe(out) ||
+        capture_pipe(err))
         die("no pipes");
-    *sandbox = (struct sandbox){.control = control[0], .job = job[0], .out = out[0], .err = err[0]};
+    *sandbox = (struct sandbox){.control = control[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0]};
     memset(&sandbox->doors, -1, sizeof sandbox->doors);
-    struct ends ends = {control[1], job[1], out[1], err[1]};
+    const int parked[PARKED_END_COUNT] = {job[1], in[0], out[1], err[1]};
+    struct ends ends = {control[1], {-1, -1, -1, -1}};
+    if (interpreter->kind != KIND_ZYGOTE)
+        memcpy(ends.parked, parked, sizeof parked);
     sandbox->init = (pid_t)syscall(SYS_clone, (unsigned long)(sandbox_namespaces | CLONE_PIDFD | SIGCHLD), NULL,
                                    &sandbox->process, NULL, 0);
-    if (sandbox->init == 0) {
-        if (interpreter->kind == KIND_ZYGOTE)
-            ends.job = -1;
+    if (sandbox->init == 0)
         be_init(ends, confinement, interpreter);
-    }
     if (sandbox->init < 0) {
-        *failure = (struct report){.type = 'E', .value = errno, .step = "clone with new namespaces"};
+        *failure = (struct report){.type = REPORT_ERROR, .value = errno, .step = "clone with new namespaces"};
         return 0;
     }
-    int made = (close(control[1]), await_report(control[0], 'R', failure, sandbox));
+    int made = (close(control[1]), await_report(control[0], REPORT_MADE, failure, sandbox));
     if (made && interpreter->kind == KIND_ZYGOTE)
-        sandbox->program = zygote_fork(sandbox->process, (int[]){job[1], out[1], err[1]}, confinement);
-    close(job[1]);
-    close(out[1]);
-    close(err[1]);
+        sandbox->program = zygote_fork(sandbox->process, parked, confinement);
+    for (int end = 0; end < PARKED_END_COUNT; end++)
+        close(parked[end]);
     return made;
 }
 
@@ -548,21 +664,46 @@ void sandbox_open(struct sandbox *sandbox, const struct confinement *confinement
         die_of(&failure);
 }
 
+static void command(const struct sandbox *sandbox, enum command command)
+{
+    char byte = (char)command;
+    send(sandbox->control, &byte, 1, MSG_NOSIGNAL);
+}
+
+/* Pass a parked process's filter on to init, which is in its network. */
+static void pass_listener_on(const struct sandbox *sandbox, int listener)
+{
+    char room[CMSG_SPACE(sizeof listener)] = {0}, byte = COMMAND_SERVE_NETLINK;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof listener);
+    memcpy(CMSG_DATA(header), &listener, sizeof listener);
+    sendmsg(sandbox->control, &message, MSG_NOSIGNAL);
+    close(listener);
+}
+
 int sandbox_is_ready(struct sandbox *sandbox)
 {
-    char byte;
+    char byte, room[CMSG_SPACE(sizeof(int))];
     ssize_t got;
-    do
-        got = read(sandbox->job, &byte, 1);
-    while (got < 0 && errno == EINTR);
+    do {
+        struct iovec part = {&byte, 1};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+        got = recvmsg(sandbox->job, &message, MSG_CMSG_CLOEXEC);
+        if (got == 1 && byte == CONFINED)
+            pass_listener_on(sandbox, take_descriptor(&message));
+    } while ((got < 0 && errno == EINTR) || (got == 1 && byte == CONFINED));
     return got == 1 && byte == 'r';
 }
 
 void sandbox_attach_code(struct sandbox *sandbox)
 {
     struct report report;
-    send(sandbox->control, "A", 1, MSG_NOSIGNAL);
-    if (!await_report(sandbox->control, 'A', &report, NULL))
+    command(sandbox, COMMAND_ATTACH_CODE);
+    if (!await_report(sandbox->control, REPORT_ATTACHED, &report, NULL))
         die_of(&report);
 }
 
@@ -575,19 +716,20 @@ int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *st
 int sandbox_end_everyone(struct sandbox *sandbox)
 {
     struct report report;
-    return send(sandbox->control, "K", 1, MSG_NOSIGNAL) == 1 && await_report(sandbox->control, 'G', &report, NULL);
+    command(sandbox, COMMAND_END_EVERYONE); /* to an init that is gone: then there is no answer */
+    return await_report(sandbox->control, REPORT_EVERYONE_ENDED, &report, NULL);
 }
 
 void sandbox_terminate(struct sandbox *sandbox)
 {
-    send(sandbox->control, "T", 1, MSG_NOSIGNAL);
+    command(sandbox, COMMAND_TERMINATE);
 }
 
 int sandbox_has_ended(struct sandbox *sandbox, int *status)
 {
     struct report report;
     ssize_t got = recv(sandbox->control, &report, sizeof report, MSG_DONTWAIT);
-    if (got == sizeof report && report.type == 'X')
+    if (got == sizeof report && report.type == REPORT_PROGRAM_ENDED)
         *status = report.value;
     else if (got == 0 || (got < 0 && errno == ECONNRESET))
         *status = SIGKILL; /* init is gone, and the program with it */
@@ -658,8 +800,8 @@ static void try(int answer)
         failure = (struct report){0};
         if (!sandbox_is_ready(&sandbox))
             failure = (struct report){.value = EPERM, .step = "confine"};
-        send(sandbox.control, "A", 1, MSG_NOSIGNAL);
-        if (!*failure.step && await_report(sandbox.control, 'A', &failure, NULL))
+        command(&sandbox, COMMAND_ATTACH_CODE);
+        if (!*failure.step && await_report(sandbox.control, REPORT_ATTACHED, &failure, NULL))
             failure = (struct report){0};
         sandbox_kill(&sandbox); /* else it would be left to process 1, which waits for its own alone */
     }

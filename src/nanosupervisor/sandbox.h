@@ -26,14 +26,13 @@ struct sandbox {
     int process;      /* a pidfd of it */
     int control;      /* to init */
     int job;          /* to the parked process */
+    int in;           /* what it reads, to be written and closed */
     int out, err;     /* what it prints */
     pid_t program;    /* of a zygote: the parked process, in the container's numbers; else 0 */
     struct tree tree; /* its places */
     struct doors doors; /* in its network; whoever opened it hands them over */
 };
 
-/* The user and group id that a run sees itself under; the container's own has another for each container. */
-#define RUN_USER 1000
 /* How much a run may write to its working directory, and how many files; set before the first sandbox is made. */
 extern uint64_t sandbox_work_bytes, sandbox_work_files;
 /* The namespaces of a sandbox, as flags of clone(2). */

@@ -48,6 +48,7 @@ const loadedByPlainNode = process.moduleLoadList.filter((name) => !name.endsWith
 const { internalBinding, primordials } = require('internal/test/binding');
 const asyncBinding = internalBinding('async_wrap');
 const performanceBinding = internalBinding('performance');
+const { Pipe } = internalBinding('pipe_wrap');
 
 const { Console } = require('internal/console/constructor');
 const preExecution = require('internal/process/pre_execution');
@@ -108,16 +109,6 @@ function replaceEnvironment(entries) {
   for (const [name, value] of entries) process.env[name] = value;
 }
 
-// The lowest free descriptor is what an open gets.
-function replaceInput(file) {
-  fs.closeSync(0);
-  try {
-    fs.openSync(file, 'r');
-  } catch {
-    fs.openSync('/dev/null', 'r');
-  }
-}
-
 // The time spent waiting is not the program's: its clocks start now. Asking for the up-time also sets the event
 // loop's clock, by which timers are due. Worker threads take their clocks from the process, the add-on's part.
 function restartClocks(addOn) {
@@ -146,8 +137,6 @@ function loadAddOn() {
 function prepareMainThreadExecution(expandArgv1) {
   const addOn = loadAddOn();
   const job = receive();
-  const entry = job.environment.find(([name]) => name === 'PAYLOAD_FILE');
-  replaceInput(entry ? entry[1] : '/input/payload.json');
   process.chdir(WORK);
   if (!fits(job)) addOn.execute(job.bytes); // does not return
   fs.closeSync(JOB);
@@ -156,6 +145,19 @@ function prepareMainThreadExecution(expandArgv1) {
   restartAsyncIds();
   console.Console = Console; // V8 loses it from its own console object
   return preExecution.prepareMainThreadExecution(expandArgv1);
+}
+
+// Node.js makes its output pipes non-blocking: what does not fit into them is lost when the program calls
+// process.exit or throws. Its documents promise synchronous writes. A proxy, because its text is that of a native
+// function.
+function keepOutput() {
+  Pipe.prototype.open = new Proxy(Pipe.prototype.open, {
+    apply(open, pipe, [descriptor, ...rest]) {
+      const failed = Reflect.apply(open, pipe, [descriptor, ...rest]);
+      if (!failed && (descriptor === 1 || descriptor === 2)) pipe.setBlocking(true);
+      return failed;
+    },
+  });
 }
 
 // --- warming up: what most runs go through is in the snapshot compiled
@@ -210,6 +212,7 @@ function hideInternals() {
 warmUpConsole();
 warmUpModules();
 warmUpJob();
+keepOutput();
 renewBufferPool();
 hideInternals();
 internalBinding('mksnapshot').setDeserializeMainFunction(

@@ -26,11 +26,12 @@
  * At both levels the program runs under the supervisor's own user id (docs/adr/0003): the container holds no
  * capability with which there could be another. What keeps it from harming us is said in filter.c.
  *
- * Read in this order: wire.h, here from main() upward, sandbox.c, doors.h, zygote.c, tree.c, confine.c, filter.c. */
+ * Read in this order: wire.h, here from main() upward, sandbox.c, doors.h, zygote.c, input.h, tree.c, confine.c, filter.c. */
 #define _GNU_SOURCE
 #include "capture.h"
 #include "confine.h"
 #include "doors.h"
+#include "input.h"
 #include "interpreter.h"
 #include "sandbox.h"
 #include "tree.h"
@@ -96,6 +97,7 @@ struct run {
     const char *strings;
     pid_t program;       /* at the shared level, and a zygote's */
     const struct tree *tree;
+    struct input in;
     struct capture out, err;
     uint64_t started_us;
     struct timespec started_at; /* as file times are */
@@ -120,6 +122,7 @@ static void discard_sandbox(void)
     sandbox_kill(&parked.sandbox);
     if (parked.sandbox.program)
         zygote_await_exit(parked.sandbox.program, &ignored);
+    close(parked.sandbox.in);
     close(parked.sandbox.out);
     close(parked.sandbox.err);
     sandbox_close(&parked.sandbox);
@@ -195,6 +198,7 @@ static uint32_t start_in_sandbox(struct run *run, const void *payload)
     run->program = parked.sandbox.program;
     uint32_t error = (uint32_t)tree_write_payload(run->tree, payload, run->request.payload_bytes);
     note_start(run);
+    input_open(&run->in, parked.sandbox.in, payload, run->request.payload_bytes);
     capture_open(&run->out, FRAME_STDOUT, parked.sandbox.out, run->request.capture_bytes);
     capture_open(&run->err, FRAME_STDERR, parked.sandbox.err, run->request.capture_bytes);
     if (!error && !sandbox_start(&parked.sandbox, &run->job, run->strings))
@@ -245,17 +249,16 @@ static uint32_t exec_error(void)
 /* ---- the shared level --------------------------------------------------------------------------------- */
 
 /* In the child: become the program. Only returns by way of the status pipe. */
-__attribute__((noreturn)) static void become_program(const struct run *run, int out, int err, int status)
+__attribute__((noreturn)) static void become_program(const struct run *run, int in, int out, int err, int status)
 {
     const struct confinement confinement = {run->request.file_size_bytes, run->request.open_files, 1};
     sigset_t none;
     sigemptyset(&none);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    int in = open(PAYLOAD_FILE, O_RDONLY);
     /* INT_MAX, not ~0u: older releases of gVisor take that for -1. */
-    if (in >= 0 && dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 && dup3(status, 3, O_CLOEXEC) >= 0 &&
-        !close_range(4, INT_MAX, 0) && !chdir(WORK_DIR) && !confine(&confinement))
+    if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 && dup3(status, 3, O_CLOEXEC) >= 0 &&
+        !close_range(4, INT_MAX, 0) && !chdir(WORK_DIR) && !confine(&confinement, -1))
         execve(run->arguments[0], run->arguments, run->environment);
     uint32_t error = (uint32_t)errno;
     if (write(3, &error, sizeof error) < 0)
@@ -266,19 +269,21 @@ __attribute__((noreturn)) static void become_program(const struct run *run, int 
 /* Start the program; an errno when it could not be. */
 static uint32_t start_shared(struct run *run, const void *payload)
 {
-    int out[2], err[2], status[2];
+    int in[2], out[2], err[2], status[2];
     run->tree = &container_tree;
     uint32_t error = (uint32_t)tree_write_payload(run->tree, payload, run->request.payload_bytes);
-    if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(status, O_CLOEXEC))
+    if (pipe2(in, O_CLOEXEC) || capture_pipe(out) || capture_pipe(err) || pipe2(status, O_CLOEXEC))
         die("no pipes");
     note_start(run);
     if (!error && (run->program = fork()) == 0)
-        become_program(run, out[1], err[1], status[1]);
+        become_program(run, in[0], out[1], err[1], status[1]);
     if (run->program < 0)
         error = (uint32_t)errno;
+    close(in[0]);
     close(out[1]);
     close(err[1]);
     close(status[1]);
+    input_open(&run->in, in[1], payload, run->request.payload_bytes);
     if (!error && read(status[0], &error, sizeof error) < 0)
         error = (uint32_t)errno;
     close(status[0]);
@@ -374,49 +379,80 @@ static void terminate(void)
         kill(-1, SIGTERM);
 }
 
+/* When a run is to be looked at again, in microseconds of now_us(). */
+struct schedule {
+    uint64_t deadline;
+    uint64_t kill_at; /* UINT64_MAX: SIGTERM has not been sent */
+    uint64_t look_at; /* for sockets */
+};
+
+static uint64_t next_of(const struct schedule *schedule)
+{
+    uint64_t next = schedule->kill_at != UINT64_MAX ? schedule->kill_at : schedule->deadline;
+    return next < schedule->look_at ? next : schedule->look_at;
+}
+
+/* Serve the run's descriptors once, or wait until that time. */
+static void serve_descriptors(struct run *run, int end_fd, uint64_t until)
+{
+    enum { OUT, ERR, END, AGENT, IN, EVENTS };
+    uint64_t now = now_us(), wait_us = until > now ? until - now : 0;
+    struct timespec wait = {(time_t)(wait_us / 1000000u), (long)(wait_us % 1000000u) * 1000};
+    struct pollfd events[EVENTS] = {
+        [OUT] = {run->out.from, POLLIN, 0}, [ERR] = {run->err.from, POLLIN, 0}, [END] = {end_fd, POLLIN, 0},
+        [AGENT] = {wire_fd(), POLLIN, 0},   [IN] = {run->in.to, POLLOUT, 0},
+    };
+    if (ppoll(events, EVENTS, &wait, NULL) < 0 && errno != EINTR)
+        die("poll");
+    if (events[OUT].revents)
+        capture_read(&run->out);
+    if (events[ERR].revents)
+        capture_read(&run->err);
+    if (events[IN].revents)
+        input_feed(&run->in);
+    if (events[AGENT].revents)
+        read_request(run);
+    if (events[END].revents)
+        look_for_end(run);
+}
+
+/* Whether the run is to be killed now; SIGTERM is sent when its time is up. */
+static int has_to_end(struct run *run, struct schedule *schedule)
+{
+    uint64_t now = now_us();
+    if (run->kill_requested) {
+        run->report.flags |= EXIT_KILLED;
+        return 1;
+    }
+    if (now >= schedule->kill_at)
+        return 1;
+    if (now >= schedule->look_at && sockets_of_run() > MOST_SOCKETS) {
+        run->report.flags |= EXIT_SOCKETS;
+        return 1;
+    }
+    if (now >= schedule->look_at)
+        schedule->look_at = now + LOOK_US;
+    if (now >= schedule->deadline && schedule->kill_at == UINT64_MAX) {
+        run->report.flags |= EXIT_TIMED_OUT;
+        terminate();
+        schedule->kill_at = now + (uint64_t)run->request.grace_ms * 1000u;
+    }
+    return 0;
+}
+
 /* Wait until the program has ended, by itself or by our hand. */
 static void watch_program(struct run *run)
 {
-    uint64_t kill_at = UINT64_MAX;
-    uint64_t deadline = run->started_us + (uint64_t)run->request.timeout_ms * 1000u;
-    uint64_t look_at = run->started_us + LOOK_US;
+    struct schedule schedule = {
+        .deadline = run->started_us + (uint64_t)run->request.timeout_ms * 1000u,
+        .kill_at = UINT64_MAX,
+        .look_at = run->started_us + LOOK_US,
+    };
     int end_fd = !is_sandboxed() ? children : run->program ? zygote_fd() : parked.sandbox.control;
     while (!run->ended) {
-        uint64_t next = kill_at != UINT64_MAX ? kill_at : deadline, now = now_us();
-        next = next < look_at ? next : look_at;
-        struct timespec wait = {0};
-        if (next > now)
-            wait = (struct timespec){(time_t)((next - now) / 1000000u), (long)((next - now) % 1000000u) * 1000};
-        struct pollfd events[4] = {
-            {run->out.from, POLLIN, 0}, {run->err.from, POLLIN, 0}, {end_fd, POLLIN, 0}, {wire_fd(), POLLIN, 0}};
-        if (ppoll(events, 4, &wait, NULL) < 0 && errno != EINTR)
-            die("poll");
-        if (events[0].revents)
-            capture_read(&run->out);
-        if (events[1].revents)
-            capture_read(&run->err);
-        if (events[3].revents)
-            read_request(run);
-        if (events[2].revents)
-            look_for_end(run);
-        now = now_us();
-        if (!run->ended && run->kill_requested) {
-            run->report.flags |= EXIT_KILLED;
+        serve_descriptors(run, end_fd, next_of(&schedule));
+        if (!run->ended && has_to_end(run, &schedule))
             return;
-        }
-        if (!run->ended && now >= kill_at)
-            return;
-        if (!run->ended && now >= look_at && sockets_of_run() > MOST_SOCKETS) {
-            run->report.flags |= EXIT_SOCKETS;
-            return;
-        }
-        if (now >= look_at)
-            look_at = now + LOOK_US;
-        if (!run->ended && now >= deadline && kill_at == UINT64_MAX) {
-            run->report.flags |= EXIT_TIMED_OUT;
-            terminate();
-            kill_at = now + (uint64_t)run->request.grace_ms * 1000u;
-        }
     }
 }
 
@@ -426,6 +462,7 @@ static void end_processes(struct run *run)
         end_sandbox(run);
     else
         end_everything(run);
+    input_close(&run->in);
     while (capture_read(&run->out))
         ;
     while (capture_read(&run->err))

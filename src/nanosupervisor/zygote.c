@@ -199,14 +199,16 @@ int zygote_preload(const char *modules, size_t length, int folder)
     return preload(modules, length, folder);
 }
 
-pid_t zygote_fork(int init, const int ends[3], const struct confinement *confinement)
+pid_t zygote_fork(int init, const int ends[PARKED_END_COUNT], const struct confinement *confinement)
 {
     struct __attribute__((packed)) {
         char type;
         uint32_t namespaces;
         struct confinement confinement;
     } request = {'F', sandbox_namespaces, *confinement};
-    int descriptors[4] = {ends[0], ends[1], ends[2], init};
+    int descriptors[PARKED_END_COUNT + 1];
+    memcpy(descriptors, ends, PARKED_END_COUNT * sizeof *ends);
+    descriptors[PARKED_END_COUNT] = init;
     char room[CMSG_SPACE(sizeof descriptors)] = {0};
     struct iovec part = {&request, sizeof request};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};

@@ -28,7 +28,7 @@ int zygote_runs(void);
 /* Have it import more, unless what comes along is also in the folder. 0 when it must be started anew. */
 int zygote_preload(const char *modules, size_t length, int folder);
 /* Have it fork a process into the sandbox of that init; its number, or 0 when the zygote failed. */
-pid_t zygote_fork(int init, const int ends[3], const struct confinement *confinement);
+pid_t zygote_fork(int init, const int ends[PARKED_END_COUNT], const struct confinement *confinement);
 /* For poll(); -1 when it does not run. */
 int zygote_fd(void);
 /* An end that it has reported, without waiting; 0 when there is none. */

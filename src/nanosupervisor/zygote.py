@@ -59,7 +59,6 @@ STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "stri
 JOB = 3
 JOB_HEADER_BYTES = 12
 ARGUMENTS = ["/usr/bin/python3", "main.py"]
-PAYLOAD_FILE = b"PAYLOAD_FILE"
 NOT_FOUND = 127
 
 # Read when an interpreter or its C library comes up: later changes would be too late.
@@ -226,16 +225,6 @@ def receive_job() -> "tuple[list[bytes], list[bytes]]":
 # --- in it, with its job
 
 
-def open_input(path: bytes) -> None:
-    """Make standard input the payload; where it cannot be opened, it stays empty."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    os.dup2(file, 0)
-    os.close(file)
-
-
 def shadowed(entries: "Iterable[str]", names: "Collection[str]", folder: str = "") -> bool:
     """Whether a folder's entries have one that would be imported instead of one of the modules.
 
@@ -376,7 +365,6 @@ def live() -> "NoReturn":
     hidden = MODULES.top_names
     take_own_pages(hidden)
     arguments, environment = receive_job()
-    open_input(dict(split(variable) for variable in environment).get(PAYLOAD_FILE, b"/input/payload.json"))
     os.chdir(WORK)
     stamp = hidden_modules.folder_stamp(WORK)
     if is_for_a_plain_start(arguments, environment, hidden):

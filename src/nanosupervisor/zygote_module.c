@@ -2,8 +2,8 @@
  *
  * Messages on the control socket (SOCK_SEQPACKET, descriptor 3), packed, little-endian:
  *   supervisor → zygote
- *     'F' u32 namespaces, struct confinement; descriptors: job, stdout, stderr, pidfd of the sandbox's init
- *         (none when `namespaces` is 0)            fork a process into that sandbox
+ *     'F' u32 namespaces, struct confinement; descriptors: job, stdin, stdout, stderr, pidfd of the sandbox's
+ *         init (none when `namespaces` is 0)            fork a process into that sandbox
  *     'P' modules, "", names in the code's folder; each NUL-terminated       import more
  *   zygote → supervisor
  *     'R'                                          up
@@ -45,7 +45,7 @@
 #define MAX_MESSAGE (64 * 1024)
 #define FAILED 125 /* exit status of a child that could not become one */
 
-enum { END_JOB, END_STDOUT, END_STDERR, END_INIT, END_COUNT };
+enum { END_JOB, END_STDIN, END_STDOUT, END_STDERR, END_INIT, END_COUNT };
 
 struct __attribute__((packed)) fork_request {
     char type;
@@ -60,7 +60,7 @@ struct request {
 };
 
 static int child_ended = -1; /* a signalfd: SIGCHLD is blocked */
-static int null_device = -1, own_pid_namespace = -1;
+static int own_pid_namespace = -1;
 
 /* --- a process for a run */
 
@@ -81,7 +81,7 @@ static void unblock_signals(void)
 /* Descriptors of a message are above those that are taken here. */
 static void take_ends(const int *ends)
 {
-    if (dup2(null_device, STDIN_FILENO) < 0 || dup2(ends[END_STDOUT], STDOUT_FILENO) < 0 ||
+    if (dup2(ends[END_STDIN], STDIN_FILENO) < 0 || dup2(ends[END_STDOUT], STDOUT_FILENO) < 0 ||
         dup2(ends[END_STDERR], STDERR_FILENO) < 0 || dup2(ends[END_JOB], JOB) < 0)
         fail("its descriptors");
     if (close_range(JOB + 1, ~0u, 0))
@@ -97,7 +97,7 @@ static void become_run(const struct fork_request *request, const int *ends)
     unblock_signals();
     if (chdir("/"))
         fail("its root");
-    if (confine(&request->confinement))
+    if (confine(&request->confinement, JOB))
         fail("its confinement");
 }
 
@@ -276,8 +276,10 @@ static void have_openssl_ask_the_kernel(void)
 static void set_up(void)
 {
     sigset_t ends;
-    while ((null_device = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && null_device <= CONTROL)
+    int filler;
+    while ((filler = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && filler <= CONTROL)
         ; /* 0 to 2 are taken in the children, so they may not be anything else's here */
+    close(filler);
     own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     sigemptyset(&ends);

@@ -224,7 +224,8 @@ async def test_a_program_sees_the_contracts_environment_and_nothing_else(worker:
     assert set(seen) - {"LC_CTYPE"} == {
         *("PAYLOAD", "PAYLOAD_FILE", "JOB_ID", "FUNCTION_ID", "OUTPUT_DIR", "MEMORY_LIMIT_MB"),
         *("DEADLINE_MS", "LLM_MODEL", "AI_ENDPOINT", "OLLAMA_HOST", "OPENAI_BASE_URL"),
-        *("OPENAI_API_KEY", "HOME", "PATH", "LANG"),
+        *("OPENAI_API_KEY", "OPENAI_API_BASE", "OLLAMA_BASE_URL", "OLLAMA_API_BASE"),
+        *("HOME", "USER", "LOGNAME", "PATH", "LANG"),
     }
     assert (seen["FUNCTION_ID"], seen["LLM_MODEL"]) == ("함수", "mistral")
     assert seen["JOB_ID"] == result["requestId"]

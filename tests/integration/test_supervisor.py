@@ -95,6 +95,43 @@ async def test_the_payload_is_on_standard_input_and_in_the_file(box):
     assert (await box.run(snippet)).stdout == f"{len(snippet)}\n"
 
 
+async def test_standard_input_is_a_pipe_that_ends(box):
+    ran = await box.run(
+        "import os, select, stat, sys\n"
+        "poll = select.epoll(); poll.register(0)\n"
+        "print(stat.S_ISFIFO(os.fstat(0).st_mode), len(poll.poll(0)), os.read(0, 1))"
+    )
+    assert ran.stdout == "True 1 b''\n"
+
+
+# More than a pipe holds. The first two never read it.
+@pytest.mark.parametrize(
+    ("arguments", "error_type", "printed"),
+    [
+        (("/bin/true",), None, 0),
+        (("/bin/sleep", "1000"), ErrorType.TIMEOUT, 0),
+        (("/bin/sh", "-c", "head -c 70000; exec <&-; sleep 0.3"), None, 70_000),
+        (("/bin/sh", "-c", "sleep 0.3; cat"), None, 1_000_000),
+    ],
+    ids=["ends", "sleeps", "closes it", "reads all of it"],
+)
+async def test_an_input_larger_than_a_pipe_keeps_no_program(box, arguments, error_type, printed):
+    ran = await box.run(
+        "x" * 1_000_000, arguments=arguments, timeout_ms=3000, capture_bytes=1_000_000, grace_ms=50
+    )
+    assert (ran.execution.error_type, len(ran.stdout)) == (error_type, printed)
+
+
+async def test_what_a_program_printed_without_waiting_for_room_arrives(box):
+    """Node.js writes to a pipe so, and what does not fit is lost when it exits."""
+    ran = await box.run(
+        "import os\nfor stream in (1, 2):\n"
+        "    os.set_blocking(stream, False)\n    os.write(stream, b'x' * 900_000 + b'end')\nos._exit(0)",
+        capture_bytes=1 << 20,
+    )
+    assert [len(ran.stdout), len(ran.stderr)] == [900_003, 900_003]
+
+
 async def test_the_program_sees_its_environment_and_nothing_else(box):
     ran = await box.run(
         "import os; print(sorted(os.environ.items()))", environment={"A": "1", "PATH": "/usr/bin:/bin"}
@@ -288,13 +325,22 @@ async def test_a_file_that_does_not_fit_the_total_is_refused(box):
 # --- limits
 
 
-@pytest.mark.parametrize("place", ["/tmp", "/output", ".", "/input", "/dev/shm"])
+@pytest.mark.parametrize("place", ["/tmp", "/output", ".", "/input"])
 async def test_a_full_folder_is_a_disk_limit(box, place):
     ran = await box.run(
         f"import os\nf = open('{place}/f', 'wb')\nwhile True: f.write(bytes(1 << 20))", memory_mb=256
     )
     assert ran.execution.error_type is ErrorType.DISK_LIMIT
     assert ended_well(await box.run("", memory_mb=256))
+
+
+async def test_shared_memory_is_bounded_by_the_runs_memory_alone(box):
+    fill = "import multiprocessing.shared_memory as memory\n"
+    fill += "made = memory.SharedMemory(create=True, size={0} << 20)\nmade.buf[:] = bytes({0} << 20)\n"
+    fill += "print(made.size >> 20)\nmade.unlink()"
+    assert (await box.run(fill.format(150), memory_mb=512)).stdout == "150\n"
+    ran = await box.run("open('/dev/shm/x', 'wb').write(bytes(300 << 20))", memory_mb=256)
+    assert ran.execution.error_type is ErrorType.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
@@ -440,6 +486,89 @@ async def test_peak_memory_is_not_inflated_by_the_run_before(box):
 async def test_files_in_memory_count(box):
     ran = await box.run("open('/tmp/f', 'wb').write(bytes(20 << 20))", memory_mb=256)
     assert ran.execution.use.peak_bytes > 19 * MIB  # the kernel counts in batches
+
+
+# --- what ordinary programs expect
+
+EXPECTED = {
+    "the host's own name": ("socket.gethostbyname(socket.gethostname())", "127.0.0.1"),
+    "localhost": (
+        "sorted({address[4][0] for address in socket.getaddrinfo('localhost', 80)})",
+        ["127.0.0.1", "::1"],
+    ),
+    "localhost, of the configured families": (
+        "socket.getaddrinfo('localhost', 80, socket.AF_INET, 0, 0, socket.AI_ADDRCONFIG)[0][4]",
+        ("127.0.0.1", 80),
+    ),
+    "a port below 1024": ("served('127.0.0.1', socket.AF_INET)", True),
+    "the same of IPv6": ("served('::1', socket.AF_INET6)", True),
+    "the user's name": ("(getpass.getuser(), pwd.getpwuid(os.getuid()).pw_name)", ("function", "function")),
+    "the group's name": ("grp.getgrgid(os.getgid()).gr_name", "function"),
+    "another user": ("refused(os.setuid, 65534)", "EPERM"),
+    "root": ("refused(os.setresuid, -1, 0, -1)", "EPERM"),
+    "another group": ("refused(os.setregid, 5, -1)", "EPERM"),
+    "giving a file away": ("refused(os.chown, '/tmp', 0, 0)", "EPERM"),
+    "giving a file to oneself": ("os.chown('main.py', os.getuid(), -1)", None),
+    "locales": (
+        "[locale.setlocale(locale.LC_ALL, name) for name in ('en_US.UTF-8', 'ko_KR.UTF-8')]",
+        ["en_US.UTF-8", "ko_KR.UTF-8"],
+    ),
+    "a weekday in Korean": ("time.strftime('%A', (2026, 11, 30, 0, 0, 0, 0, 334, 0))", "월요일"),
+    "time zones": (
+        "str(datetime.datetime.fromtimestamp(0, zoneinfo.ZoneInfo('Asia/Seoul')))[11:]",
+        "09:00:00+09:00",
+    ),
+    "certificates of authorities": ("len(ssl.create_default_context().get_ca_certs()) > 50", True),
+    "the device of a file that came along": ("os.path.ismount('main.py')", False),
+    "its number": ("[entry.inode() - entry.stat().st_ino for entry in os.scandir('.')]", [0]),
+    "a second name of it": (
+        "[os.link('main.py', 'other'), os.path.samefile('main.py', 'other')]",
+        [None, True],
+    ),
+}
+EXPECT = """
+import datetime, errno, getpass, grp, locale, os, pwd, socket, ssl, time, zoneinfo
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as exc:
+        return errno.errorcode[exc.errno]
+def served(address, family):
+    with socket.create_server((address, 80), family=family), socket.create_connection((address, 80)):
+        return True
+"""
+
+
+async def test_programs_find_what_they_expect_of_a_machine(box):
+    found = "".join(f"print({name!r}, repr({source}), sep='\\t')\n" for name, (source, _) in EXPECTED.items())
+    ran = await box.run(EXPECT + found)
+    assert ended_well(ran), ran.stderr
+    printed = dict(line.split("\t") for line in ran.stdout.splitlines())
+    assert printed == {name: repr(value) for name, (_, value) in EXPECTED.items()}
+
+
+NETLINK = """
+import errno, socket
+held = []
+try:
+    print([name for _, name in socket.if_nameindex()])
+    while True:
+        held.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+except OSError as exc:
+    print(len(held), errno.errorcode[exc.errno])
+held.clear()
+for _ in range(100):
+    socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close()
+"""
+
+
+async def test_a_run_lists_the_interfaces_of_its_own_network_by_few_sockets_at_a_time(box):
+    ran = await box.run(NETLINK)
+    if ran.lease.isolation is Isolation.SANDBOX:
+        assert ran.stdout.splitlines() == ["['lo']", "32 EMFILE"]
+        assert ended_well(ran)
+    else:
+        assert ran.stdout == "0 EPERM\n"
 
 
 # --- attacks on the supervisor and the walls

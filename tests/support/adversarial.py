@@ -24,7 +24,7 @@ from nanoagent.result import Isolation
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from support.containers import Ran, request_for, worker_home
+from support.containers import Ran, image_of, request_for, worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -197,7 +197,7 @@ async def yard(
     driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(
-            images={runtime: f"nanoagent-{runtime}:latest" for runtime in Runtime},
+            images={runtime: image_of(runtime) for runtime in Runtime},
             sizes={runtime: ready if runtime in runtimes else 0 for runtime in Runtime},
             memory_mb=4096,
             modules=modules,

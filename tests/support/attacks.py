@@ -522,6 +522,48 @@ _KEPT_BY_THE_KERNEL: Final = {
     "keep options for packets": (10, 2, 41, 6),
 }
 _IN_ITS_OWN_NETWORK: Final = "in a network namespace that nobody else is in"
+_LISTS_INTERFACES: Final = {SANDBOX: "route netlink in the run's own network, few sockets, without rights"}
+_NETLINK: Final = 16
+_LOOPBACK: Final = 1
+_NOWHERE: Final = bytes((192, 0, 2, 7))
+
+
+def _route_request(kind: int, flags: int, body: bytes) -> str:
+    """A message of rtnetlink(7), as a buffer and its length."""
+    message = struct.pack("=IHHII", 16 + len(body), kind, 1 | flags, 1, 0) + body
+    return f"#{message.hex()} {len(message)}"
+
+
+def _route() -> dict[str, Attack]:
+    """What a program with a socket of route netlink may not change.
+
+    The kernel refuses in its answer, not in the call: an attempt to use what was asked for follows each.
+    """
+    attribute = struct.pack("=HH4s", 8, 2, _NOWHERE)
+    at_nowhere = struct.pack(">HH4s8x", 0x0200, 9, _NOWHERE).hex()
+    link_down = struct.pack("=BxHiII", 0, 0, _LOOPBACK, 0, 1)
+    local = struct.pack(">HH4s8x", 0x0200, 9, bytes((127, 0, 0, 1))).hex()
+    address = struct.pack("=BBBBi", 2, 32, 0, 0, _LOOPBACK) + attribute
+    route = struct.pack("=8BI", 2, 32, 0, 0, 254, 3, 253, 1, 0)
+    route += struct.pack("=HH4s", 8, 1, _NOWHERE) + struct.pack("=HHi", 8, 4, _LOOPBACK)
+    opened = f"call socket {_NETLINK} 3 0 ; call sendto $1"
+    return {
+        "give an interface an address": Attack(
+            f"{opened} {_route_request(20, 0x600, address)} 0 0 0 ; "
+            f"call socket 2 2 0 ; call bind $3 #{at_nowhere} 16",
+            errors=REFUSED | {"EADDRNOTAVAIL"},
+        ),
+        "add a route": Attack(
+            f"{opened} {_route_request(24, 0x600, route)} 0 0 0 ; "
+            f"call socket 2 2 0 ; call connect $3 #{at_nowhere} 16",
+            errors=REFUSED | NO_WAY,
+        ),
+        "take loopback down": Attack(
+            f"{opened} {_route_request(16, 0, link_down)} 0 0 0 ; "
+            f"call socket 2 2 0 ; call connect $3 #{local} 16",
+            harmless="it stays up: the address is still reached",
+        ),
+    }
 
 
 def _sockets() -> dict[str, Attack]:
@@ -530,7 +572,7 @@ def _sockets() -> dict[str, Attack]:
         kinds = (_TYPE_OF_FAMILY[family],) if family in _TYPE_OF_FAMILY else (2, 3)
         for kind in kinds if family not in _OPEN_FAMILIES else ():
             attacks[f"open a socket of family {family}, type {kind}"] = Attack(
-                f"call socket {family} {kind} 0"
+                f"call socket {family} {kind} 0", stronger=_LISTS_INTERFACES if family == _NETLINK else {}
             )
         if family != 1:
             attacks[f"open a pair of family {family}"] = Attack(f"call socketpair {family} 2 0 *8")
@@ -551,6 +593,7 @@ def _sockets() -> dict[str, Attack]:
             f"call socket {family} {kind} 0 ; call setsockopt $1 {level} {option} *256 256"
         )
     high_half = 1 << 32
+    attacks |= _route()
     return attacks | {
         "open a family by what the kernel cuts off": Attack(f"call socket {high_half | 17} 3 0"),
         "open a family that looks open in its low half": Attack(f"call socket {high_half | 2} 2 0"),

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import Lease
     from nanoagent.container.slot import Slot
 
-IMAGE = os.environ.get("NANOAGENT_TEST_IMAGE", "nanoagent-python:latest")
+
+def image_of(runtime: Runtime) -> str:
+    """The image that tests use: NANOAGENT_TEST_<LANGUAGE>_IMAGE, or the one that is built here."""
+    return os.environ.get(f"NANOAGENT_TEST_{runtime.upper()}_IMAGE", f"nanoagent-{runtime}:latest")
+
+
+IMAGE = os.environ.get("NANOAGENT_TEST_IMAGE", image_of(Runtime.PYTHON))
 # Small, so that tests reach them quickly.
 LIMITS = Limits(processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
 # Runs whatever Python it gets as input: one container can then serve tests that want different code.

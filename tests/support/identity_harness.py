@@ -18,6 +18,7 @@ from __future__ import annotations
 import array
 import base64
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -135,7 +136,8 @@ class Child:
         self.job, job = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
-        ends = [job.fileno(), stdout, stderr]
+        stdin, self.stdin = os.pipe()
+        ends = [job.fileno(), stdin, stdout, stderr]
         self.init = 0
         if NAMESPACES:
             self.init, init = make_init(zygote.pid)
@@ -150,11 +152,12 @@ class Child:
             os.close(end)
 
     def run(self, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-        if self.job.recv(1) != b"r":
+        if not self.is_ready():
             raise RuntimeError(f"not ready: {drain(self.stdout, self.stderr)[1]!r}")
         strings = [*arguments, *(f"{name}={value}" for name, value in environment.items())]
         body = b"".join(os.fsencode(string) + b"\0" for string in strings)
         started = time.perf_counter()
+        fill(self.stdin)
         self.job.sendall(struct.pack("<III", len(body), len(arguments), len(environment)) + body)
         self.job.close()
         answer = outcome(self.stdout, self.stderr, started)
@@ -164,8 +167,14 @@ class Child:
         status, cpu_us = self.zygote.end_of(self.pid)
         return answer | {"status": status, "cpu_us": cpu_us}
 
+    def is_ready(self) -> bool:
+        """Wait for it; the listener of its filter, which comes before, is let go."""
+        said = self.job.recv(1)
+        return (self.job.recv(1) if said == b"n" else said) == b"r"
+
     def abandon(self) -> dict[str, Any]:
-        self.job.recv(1)
+        self.is_ready()
+        os.close(self.stdin)
         self.job.close()
         stdout, stderr = drain(self.stdout, self.stderr)
         return {
@@ -173,6 +182,14 @@ class Child:
             "stdout": stdout.decode(),
             "stderr": stderr.decode(),
         }
+
+
+def fill(pipe: int) -> None:
+    """Write the payload into a pipe, as the supervisor does, and close it."""
+    payload = PAYLOAD.read_bytes()
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, max(len(payload), 1 << 16))
+    os.write(pipe, payload)
+    os.close(pipe)
 
 
 def drain(*pipes: int) -> list[bytes]:
@@ -203,22 +220,24 @@ def outcome(stdout: int, stderr: int, started: float) -> dict[str, Any]:
 
 def run_plainly(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """As the supervisor starts a program without a zygote."""
+    stdin, stdin_end = os.pipe()
     stdout, stdout_end = os.pipe()
     stderr, stderr_end = os.pipe()
+    fill(stdin_end)
     started = time.perf_counter()
     pid = os.fork()
     if pid == 0:
         os.setsid()
         os.umask(0o022)
         os.chdir(WORK)
-        os.dup2(os.open(PAYLOAD, os.O_RDONLY), 0)
+        os.dup2(stdin, 0)
         os.dup2(stdout_end, 1)
         os.dup2(stderr_end, 2)
         os.closerange(3, 1000)
         reset_signals()
         os.execve(arguments[0], arguments, environment)
-    os.close(stdout_end)
-    os.close(stderr_end)
+    for end in (stdin, stdout_end, stderr_end):
+        os.close(end)
     answer = outcome(stdout, stderr, started)
     return answer | {"status": os.waitpid(pid, 0)[1]}
 

@@ -40,10 +40,20 @@ function lay(program) {
 function pipe() {
   const name = '/tmp/pipe';
   execFileSync('mkfifo', [name]);
-  const reading = fs.openSync(name, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  const both = fs.openSync(name, 'r+'); // so that the others need not wait for each other
+  const reading = fs.openSync(name, 'r');
   const writing = fs.openSync(name, 'w');
+  fs.closeSync(both);
   fs.unlinkSync(name);
   return { reading, writing };
+}
+
+// Standard input as the supervisor makes it.
+function inputOf(program) {
+  const { reading, writing } = pipe();
+  fs.writeSync(writing, program.payload);
+  fs.closeSync(writing);
+  return reading;
 }
 
 async function textOf(fd) {
@@ -66,18 +76,15 @@ function jobOf(program) {
 }
 
 function startPlain(program, streams) {
-  const input = fs.openSync(PAYLOAD_FILE, 'r');
   const [file, ...rest] = program.arguments;
-  const child = spawn(file, rest, {
-    cwd: WORK, detached: true, env: environmentOf(program), stdio: [input, ...streams],
+  return spawn(file, rest, {
+    cwd: WORK, detached: true, env: environmentOf(program), stdio: streams,
   });
-  fs.closeSync(input);
-  return child;
 }
 
 function startSpare(streams) {
   return spawn(command[0], command.slice(1), {
-    cwd: '/', detached: true, env: { ...ENVIRONMENT, ...variables }, stdio: ['ignore', ...streams, 'pipe'],
+    cwd: '/', detached: true, env: { ...ENVIRONMENT, ...variables }, stdio: [...streams, 'pipe'],
   });
 }
 
@@ -93,7 +100,7 @@ async function dispatch(program, job) {
 async function run(program) {
   lay(program);
   const [out, err] = [pipe(), pipe()];
-  const streams = [out.writing, err.writing];
+  const streams = [inputOf(program), out.writing, err.writing];
   const spare = program.arm === 'spare';
   let started = performance.now();
   const child = spare ? startSpare(streams) : startPlain(program, streams);

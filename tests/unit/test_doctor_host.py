@@ -867,7 +867,8 @@ def test_an_images_hash_is_the_one_that_its_build_gives_it():
     function = re.search(r"^content_hash\(\) \{.*?^\}", script, re.MULTILINE | re.DOTALL)
     assert function is not None
     for runtime in Runtime:
-        call = f"content_hash sha256:salt docker/{runtime} docker/supervisor src/nanosupervisor"
+        shared = "docker/system docker/supervisor src/nanosupervisor"
+        call = f"content_hash sha256:salt docker/{runtime} {shared}"
         assert call.replace("sha256:salt", '"$base_id"').replace(str(runtime), "$runtime") in script.replace(
             '"docker/$runtime"', "docker/$runtime"
         )

@@ -198,6 +198,21 @@ async def test_once_connected_there_is_no_socket_any_more(slot):
     writer.close()
 
 
+async def test_the_user_of_a_container_gets_a_name_that_any_user_can_look_up(slot):
+    slot.name_user(1_900_000_007)
+    names = {"passwd": "function:x:1900000007:1900000007::/tmp:/bin/sh", "group": "function:x:1900000007:"}
+    for name, line in names.items():
+        path = slot.path / name
+        assert path.read_text().splitlines()[-1] == line
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
+async def test_localhost_and_the_hosts_own_name_can_be_looked_up(slot):
+    names = [line.split() for line in (slot.path / "hosts").read_text().splitlines()]
+    assert names[:2] == [["127.0.0.1", "localhost"], ["::1", "localhost", "ip6-localhost", "ip6-loopback"]]
+    assert [address for address, *found in names if "sandbox" in found] == ["127.0.0.1"]
+
+
 async def test_a_second_connection_is_hung_up_on(slot):
     await slot.listen(os.getuid())
     path = slot.path / "agent.sock"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ SPEC = ContainerSpec(
     uid=1_900_000_007,
     memory_mb=128,
     cpus=0.5,
-    limits=Limits(processes=64, tmp_bytes=10, work_bytes=20, output_bytes=30, inodes=40),
+    limits=Limits(processes=64, tmp_bytes=10, work_bytes=20, output_bytes=30, inodes=40, shm_bytes=50),
 )
 BODY = create_body(SPEC)
 HOST = BODY["HostConfig"]
@@ -56,11 +57,16 @@ def test_the_root_is_read_only():
     assert HOST["ReadonlyRootfs"] is True
 
 
+def bound(name: str, target: str) -> dict[str, Any]:
+    source = f"/tasks/worker/slots/one{name}"
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": True}
+
+
 def test_the_only_path_of_the_host_is_the_slot_folder_read_only():
-    assert HOST["Mounts"] == [
-        {"Type": "bind", "Source": "/tasks/worker/slots/one", "Target": "/slot", "ReadOnly": True},
-        {"Type": "bind", "Source": "/tasks/worker/slots/one/hosts", "Target": "/etc/hosts", "ReadOnly": True},
-    ]
+    of_all = [bound("", "/slot"), bound("/hosts", "/etc/hosts")]
+    assert SANDBOX_HOST["Mounts"] == of_all
+    # A sandbox's user has a name in the image, any other gets one.
+    assert HOST["Mounts"] == [*of_all, bound("/passwd", "/etc/passwd"), bound("/group", "/etc/group")]
     assert not {"Binds", "VolumesFrom", "Devices"} & HOST.keys()
 
 
@@ -74,9 +80,7 @@ def test_cpu_and_processes_are_limited():
     assert HOST["PidsLimit"] == 68
 
 
-@pytest.mark.parametrize(
-    ("place", "size"), [("/tmp", 10), ("/work", 20), ("/output", 30), ("/dev/shm", 64 * MIB)]
-)
+@pytest.mark.parametrize(("place", "size"), [("/tmp", 10), ("/work", 20), ("/output", 30), ("/dev/shm", 50)])
 def test_a_writable_folder_is_a_small_tmpfs_limited_in_bytes_and_files(place, size):
     options = HOST["Tmpfs"][place].split(",")
     assert {f"size={size}", "nr_inodes=40", "nosuid", "nodev", "mode=1777", "exec"} <= set(options)
@@ -121,11 +125,11 @@ SANDBOX_RULES = json.loads(SECCOMP_PROFILES[Isolation.SANDBOX])["syscalls"]
 CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWCGROUP = 0x1000_0000, 0x2_0000, 0x200_0000
 
 
-def test_a_sandbox_takes_a_visible_proc_a_profile_and_five_more_calls_and_nothing_else():
+def test_a_sandbox_takes_a_visible_proc_a_profile_and_six_more_calls_and_nothing_else():
     differing = {
         name for name in HOST.keys() | SANDBOX_HOST.keys() if HOST.get(name) != SANDBOX_HOST.get(name)
     }
-    assert differing == {"SecurityOpt", "MaskedPaths", "ReadonlyPaths"}
+    assert differing == {"SecurityOpt", "MaskedPaths", "ReadonlyPaths", "Mounts"}
     assert (SANDBOX_HOST["MaskedPaths"], SANDBOX_HOST["ReadonlyPaths"]) == ([], [])
     assert set(SANDBOX_HOST["SecurityOpt"]) == {
         "no-new-privileges",
@@ -134,7 +138,7 @@ def test_a_sandbox_takes_a_visible_proc_a_profile_and_five_more_calls_and_nothin
     }
 
 
-def test_the_profile_is_widened_by_five_calls_each_with_its_reason():
+def test_the_profile_is_widened_by_six_calls_each_with_its_reason():
     added = [rule for rule in SANDBOX_RULES if rule not in RULES]
     assert SANDBOX_RULES[: len(RULES)] == RULES
     assert sorted(name for rule in added for name in rule["names"]) == [
@@ -142,9 +146,16 @@ def test_the_profile_is_widened_by_five_calls_each_with_its_reason():
         "mount",
         "sethostname",
         "setns",
+        "socket",
         "unshare",
     ]
     assert all(len(rule["comment"]) > 40 for rule in added)
+
+
+def test_of_netlink_a_sandbox_gets_the_route_protocol_alone():
+    (rule,) = [rule for rule in SANDBOX_RULES if rule not in RULES and rule["names"] == ["socket"]]
+    arguments = [(argument["index"], argument["op"], argument["value"]) for argument in rule["args"]]
+    assert arguments == [(0, "SCMP_CMP_EQ", socket.AF_NETLINK), (2, "SCMP_CMP_EQ", 0)]
 
 
 def test_unshare_makes_nothing_but_the_supervisors_own_namespaces():

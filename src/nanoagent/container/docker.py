@@ -17,6 +17,7 @@ from nanoagent.container import cgroup, engine, slot
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
 from nanoagent.errors import ContainerError
+from nanoagent.result import Isolation
 from nanoagent.runtime import wire
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class DockerDriver:
 
     async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:  # noqa: D102 - see Driver
         await slot.listen()
+        if spec.isolation is not Isolation.SANDBOX:
+            slot.name_user(spec.uid)
         # A task of its own: the engine goes on making a container when whoever asked for it is cancelled.
         making = asyncio.create_task(self._make(spec))
         try:

@@ -7,6 +7,7 @@ Layout below DOCKER_WORK_DIR_ROOT::
             agent.sock      until the supervisor has connected
             doors.sock      likewise; where it hands over the doors of its runs
             hosts           the container's /etc/hosts
+            passwd, group   likewise, where runs have the container's own user
             code/           the function's tree, hard links to the cache
             program         a built binary, likewise
         spool/<name>/       output files on their way to S3
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from nanoagent import folders, strangers
-from nanoagent.container.spec import HOSTS_FILE
+from nanoagent.container.spec import GROUPS_FILE, HOST_NAME, HOSTS_FILE, RUN_USER, USERS_FILE
 from nanoagent.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.network.doors import Doors
 from nanoagent.runtime.session import Session
@@ -55,7 +56,15 @@ _STREAM_LIMIT: Final = 256 * 1024  # a frame is at most 128 KiB
 _KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
 _DOORS: Final = "doors.sock"
-_HOSTS: Final = "127.0.0.1\tlocalhost\n"
+# Where the network has no IPv6, its address comes last when the name is resolved. getaddrinfo(3), RFC 6724
+_HOSTS: Final = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{HOST_NAME}\n"
+# See passwd(5) and group(5).
+_USERS: Final = (
+    "root:x:0:0:root:/root:/bin/bash\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    "{user}:x:{uid}:{uid}::/tmp:/bin/sh\n"
+)
+_GROUPS: Final = "root:x:0:\nnogroup:x:65534:\n{user}:x:{uid}:\n"
 
 
 class WorkerHome:
@@ -137,9 +146,7 @@ class WorkerHome:
         try:
             path.mkdir()
             path.chmod(0o755)  # the container's user, who is nobody here, must get in
-            hosts = path / HOSTS_FILE
-            hosts.write_text(_HOSTS)
-            hosts.chmod(0o644)
+            _write_for_all(path / HOSTS_FILE, _HOSTS)
         except OSError as exc:
             raise ContainerError(f"no slot folder could be made: {exc}") from exc
         return Slot(path)
@@ -226,6 +233,18 @@ class Slot:
     _session: asyncio.Future[Session] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+    def name_user(self, uid: int) -> None:
+        """Give the container's user a name.
+
+        Raises:
+            ContainerError: The files cannot be written.
+        """
+        try:
+            for name, text in ((USERS_FILE, _USERS), (GROUPS_FILE, _GROUPS)):
+                _write_for_all(self.path / name, text.format(user=RUN_USER, uid=uid))
+        except OSError as exc:
+            raise ContainerError(f"the container's user could not be named in {self.path}: {exc}") from exc
 
     async def listen(self, uid: int | None = None) -> None:
         """Await one connection on the slot's socket, from that user only.
@@ -349,6 +368,12 @@ class Slot:
         else:
             self._session.cancel()
         await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _write_for_all(path: Path, text: str) -> None:
+    """Write a file that the container's user, who is nobody here, can read."""
+    path.write_text(text)
+    path.chmod(0o644)
 
 
 def _bound_below(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> socket.socket:

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 MIB: Final = 1024 * 1024
 PAGE_BYTES: Final = 4096  # of memory, on both supported machines
-HOSTS_FILE: Final = "hosts"  # in the slot folder
+# In the slot folder:
+HOSTS_FILE: Final = "hosts"
+USERS_FILE: Final = "passwd"
+GROUPS_FILE: Final = "group"
+HOST_NAME: Final = "sandbox"  # src/nanosupervisor/sandbox.c gives a run's own host the same
+RUN_USER: Final = "function"  # the name of a run's user
 LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
 LABEL_RUNTIME: Final = "nanoagent.runtime"
 _INPUT_BYTES: Final = 2 * MIB  # one payload: a message has at most 1 MiB
-_SHM_BYTES: Final = 64 * MIB  # Docker's default
 # What a container holds besides the run: the supervisor, an interpreter that waits, the kernel's own
 # structures, the code's copy until it is measured. The limit is set anew, exactly, when it is bound.
 _BASE_BYTES: Final = 64 * MIB
@@ -53,6 +57,7 @@ class Limits:
         inodes: Files in each writable directory.
         code_bytes: Room for code in the container's working directory, besides what runs write.
         code_files: Likewise for files and folders.
+        shm_bytes: Size of /dev/shm. At least the largest job's memory: then memory alone bounds it.
         file_size_bytes: Of one file.
         open_files: Of one process.
     """
@@ -64,6 +69,7 @@ class Limits:
     inodes: int
     code_bytes: int = 0
     code_files: int = 0
+    shm_bytes: int = 1024 * MIB
     file_size_bytes: int = 512 * MIB
     open_files: int = 1024
 
@@ -117,6 +123,21 @@ def _bind(source: Path, target: str) -> dict[str, Any]:
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True}
 
 
+def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
+    mounts = [
+        _bind(spec.slot, "/slot"),
+        # Docker leaves it empty where there is no network: `localhost` would be nowhere.
+        _bind(spec.slot / HOSTS_FILE, "/etc/hosts"),
+    ]
+    if spec.isolation is not Isolation.SANDBOX:
+        # The container's user id has no name in the image; a sandbox's has.
+        mounts += [
+            _bind(spec.slot / USERS_FILE, "/etc/passwd"),
+            _bind(spec.slot / GROUPS_FILE, "/etc/group"),
+        ]
+    return mounts
+
+
 def create_body(spec: ContainerSpec) -> dict[str, Any]:
     """The body of Docker's `POST /containers/create` (Engine API ≥ 1.41).
 
@@ -130,6 +151,7 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
     body: dict[str, Any] = {
         "Image": spec.image,
         "User": f"{spec.uid}:{spec.uid}",
+        "Hostname": HOST_NAME,
         "WorkingDir": "/work",
         "Env": [],
         "Labels": {
@@ -146,18 +168,14 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
             "Privileged": False,
             "IpcMode": "private",
             "CgroupnsMode": "private",
-            "Mounts": [
-                _bind(spec.slot, "/slot"),
-                # Docker leaves it empty where there is no network: `localhost` would be nowhere.
-                _bind(spec.slot / HOSTS_FILE, "/etc/hosts"),
-            ],
+            "Mounts": _mounts(spec),
             "Tmpfs": {
                 "/work": _tmpfs(limits.work_bytes + limits.code_bytes, limits.inodes + limits.code_files),
                 "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - the container's own
                 "/output": _tmpfs(limits.output_bytes, limits.inodes),
                 "/input": _tmpfs(_INPUT_BYTES, 16),
                 # Docker's own has no limit on files, and a wipe of hundreds of thousands takes minutes.
-                "/dev/shm": _tmpfs(_SHM_BYTES, limits.inodes),  # noqa: S108
+                "/dev/shm": _tmpfs(limits.shm_bytes, limits.inodes),  # noqa: S108
             },
             "Memory": memory,
             "MemorySwap": memory,  # memory and swap together: no swap

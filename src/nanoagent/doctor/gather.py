@@ -210,7 +210,8 @@ def base_tag() -> str | None:
 
 def content_of(runtime: Runtime, base_id: str) -> str:
     """The label that scripts/images would give a runtime's image, with the sources as they are."""
-    return _content_hash(base_id, f"docker/{runtime}", "docker/supervisor", "src/nanosupervisor")
+    shared = ("docker/system", "docker/supervisor", "src/nanosupervisor")
+    return _content_hash(base_id, f"docker/{runtime}", *shared)
 
 
 def _content_hash(salt: str, *places: str) -> str:
