@@ -283,9 +283,9 @@ async def test_localhost_is_found_without_a_network(place):
 import socket, threading
 server = socket.create_server(("localhost", 0))
 threading.Thread(target=lambda: server.accept()[0].sendall(b"own")).start()
-print(socket.create_connection(("localhost", server.getsockname()[1])).recv(3), open("/etc/hosts").read())
+print(socket.create_connection(("localhost", server.getsockname()[1])).recv(3))
 """
-    assert await place.say(snippet, NONE) == "b'own' 127.0.0.1\tlocalhost\n\n"
+    assert await place.say(snippet, NONE) == "b'own'\n"
 
 
 async def test_a_worker_without_egress_has_nothing_of_it_in_its_containers(place):

@@ -237,7 +237,9 @@ async function attempt(attack) {
     await STEPS[verb](...words);
     return '0';
   } catch (error) {
-    return String(error.errno === undefined ? error : -error.errno);
+    // Of a name with several addresses there is one error for each.
+    const { errno } = error.errors ? error.errors.at(-1) : error;
+    return String(errno === undefined ? error : -errno);
   }
 }
 
