@@ -317,7 +317,7 @@ class Settings(BaseSettings):
         description="each container runs under a user id of its own, from here upward; 20000, say, for a "
         "Docker that remaps user ids",
     )
-    max_processes: int = Field(1024, ge=8, description="processes and threads of a run")
+    max_processes: int = Field(256, ge=8, description="processes and threads of a run")
     max_open_files: int = Field(1024, ge=16, description="open files of a process")
     max_file_mb: Positive = Field(512, description="largest file a run may write, MiB")
     tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")

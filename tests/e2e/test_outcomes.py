@@ -246,7 +246,7 @@ async def test_the_ai_client_is_importable_and_a_file_of_its_name_wins(worker: W
     [
         ("open('/tmp/big', 'wb').write(bytes(600 * 1024 * 1024))", "DISK_LIMIT"),
         ("import os\nfor i in range(20_000): open(f'/tmp/{i}', 'w').close()", "DISK_LIMIT"),
-        ("import os, time\nfor _ in range(200): os.fork() or time.sleep(60)", "PROCESS_LIMIT"),
+        ("import os, time\nfor _ in range(300): os.fork() or time.sleep(60)", "PROCESS_LIMIT"),
     ],
     ids=["bytes", "files", "processes"],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import platform
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from nanoagent import finite, payload
 from nanoagent.container import execution
 from nanoagent.container.spec import MIB
 from nanoagent.result import ErrorType, Isolation, Start
-from support.containers import LIMITS, Bench, bench, request_for
+from support.containers import INTERPRETER, LIMITS, Bench, bench, request_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -545,6 +546,35 @@ async def test_programs_find_what_they_expect_of_a_machine(box):
     assert ended_well(ran), ran.stderr
     printed = dict(line.split("\t") for line in ran.stdout.splitlines())
     assert printed == {name: repr(value) for name, (_, value) in EXPECTED.items()}
+
+
+CODE_FOLDER = """
+import errno, os
+print(os.stat("folder/file").st_mtime, open("folder/file").read())
+open("folder/file", "a").write("changed")
+try:
+    os.rename("folder", "renamed")
+    print(open("renamed/file").read())
+except OSError as exc:
+    print(errno.errorcode[exc.errno])
+"""
+
+
+@pytest.mark.parametrize("more", [0, 50], ids=["small", "large"])
+async def test_code_is_writable_and_keeps_its_times_and_folders_of_small_code_can_be_renamed(
+    box, tmp_path, more
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "main.py").write_text(INTERPRETER)
+    (tmp_path / "folder/file").write_text("file ")
+    for number in range(more):
+        (tmp_path / f"{number}.txt").write_text("x")
+    os.utime(tmp_path / "folder/file", (1e9, 1e9))
+    for _ in range(2):  # the second finds nothing of the first
+        ran = await box.run_bound(box.binding(tree=tmp_path), CODE_FOLDER)
+        is_layer = more and ran.lease.isolation is Isolation.SANDBOX
+        renamed = "EXDEV" if is_layer else "file changed"
+        assert ran.stdout.splitlines() == ["1000000000.0 file ", renamed]
 
 
 NETLINK = """
