@@ -51,7 +51,7 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "stdin_read": "import sys\nprint(repr(sys.stdin.read()), repr(sys.stdin.read()))\n",
     "stdin_bytes": "import sys\nprint(sys.stdin.buffer.read())\n",
     "stdin_seek": "import sys\nsys.stdin.seek(3)\nprint(sys.stdin.readline())\n",
-    "stdin_is_the_payload": "import os, sys\nprint(os.fstat(0).st_ino == os.stat(os.environ['PAYLOAD_FILE']).st_ino)\n",
+    "stdin_is_a_pipe": "import os, stat, sys\nprint(stat.S_ISFIFO(os.fstat(0).st_mode), sys.stdin.seekable())\n",
     "stdin_closed": "import sys\nsys.stdin.close()\ntry: input()\nexcept Exception as e: print(type(e), e)\n",
     # --- how it ends
     **{
