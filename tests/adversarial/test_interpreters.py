@@ -261,7 +261,7 @@ async def test_no_descriptor_leads_out_of_the_sandbox(sandboxed):
         "import os\nfor fd in range(1024):\n"
         "  try: print(fd, os.readlink(f'/proc/self/fd/{fd}').split(':')[0])\n  except OSError: pass",
     )
-    assert ran.stdout == "0 /input/payload.json\n1 pipe\n2 pipe\n"
+    assert ran.stdout == "0 pipe\n1 pipe\n2 pipe\n"
 
 
 async def test_a_spare_keeps_no_socket(sandboxed):
@@ -270,7 +270,7 @@ async def test_a_spare_keeps_no_socket(sandboxed):
         "const fs = require('fs'); const own = '/proc/self/fd';\n"
         "for (const fd of fs.readdirSync(own)) try { console.log(fs.readlinkSync(`${own}/${fd}`)) } catch {}",
     )
-    assert "/input/payload.json" in ran.stdout
+    assert ran.stdout.count("pipe:") >= 3  # its own three; the others are the event loop's
     assert "socket" not in ran.stdout
 
 

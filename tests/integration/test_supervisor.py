@@ -295,7 +295,7 @@ async def test_a_large_file_arrives_whole(box):
             "x",
             "is a device, pipe or socket",
         ),
-        ("os.makedirs('/output' + '/d' * 40)", "/".join("d" * 32), "lies too deep"),
+        ("os.makedirs('/output' + '/d' * 40)", "/".join("d" * 32), "is in a folder that is too deep"),
         ("open('/output/x', 'wb').truncate(9 << 20)", "x", "is larger than a file may be"),
     ],
     ids=["link", "link to a folder", "FIFO", "socket", "depth", "size"],
