@@ -111,8 +111,13 @@ def test_few_processes_have_to_end_a_fork_bomb_by_their_number_alone() -> None:
         found = guards.endings(make_settings(max_processes=processes))
         return next(ending.expected for ending in found if ending.guard is Guard.PROCESS_LIMIT)
 
-    assert ends(128) == {ErrorType.PROCESS_LIMIT}
+    assert ends(128) == ends(256) == {ErrorType.PROCESS_LIMIT}
     assert ends(10_000) == {ErrorType.PROCESS_LIMIT, ErrorType.OUT_OF_MEMORY}
+
+
+def test_the_canary_has_memory_for_as_many_processes_as_are_allowed() -> None:
+    found = [guards.memory_mb(make_settings(max_processes=processes)) for processes in (64, 256, 10_000)]
+    assert found == [128, 256, 512]
 
 
 # --- the keeper

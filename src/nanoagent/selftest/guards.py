@@ -112,6 +112,8 @@ class Ending:
     timeout_ms: int | None = None
 
 
+_MOST_MEMORY_MB: Final = 512  # a worker's budget has to have room for it beside jobs
+
 LEFT: Final = (
     *(f"write {folder}/{MARK}" for folder in ("/tmp", "/dev/shm", "/output")),  # noqa: S108 - the run's own
     "daemon",
@@ -130,10 +132,16 @@ def check_machine() -> None:
         raise ConfigError([f"SELFTEST_INTERVAL_SECONDS: {problem}; it should be 0"])
 
 
+def memory_mb(settings: Settings) -> int:
+    """The memory of the canary's runs, MiB: as many processes as a run may have take less than 1 MiB each."""
+    wanted = max(settings.job_defaults.memory_mb, settings.max_processes)
+    return min(wanted, settings.largest_job_mb, _MOST_MEMORY_MB)
+
+
 def endings(settings: Settings) -> tuple[Ending, ...]:
     """The limits, each used up in a run of its own."""
     # Where very many processes are allowed, their memory may be used up first: a wall, too.
-    roomy = settings.max_processes > 200
+    roomy = settings.max_processes > memory_mb(settings)
     crowd = {ErrorType.PROCESS_LIMIT, ErrorType.OUT_OF_MEMORY} if roomy else {ErrorType.PROCESS_LIMIT}
     return (
         Ending(Guard.PROCESS_LIMIT, "fork", frozenset(crowd)),

@@ -174,7 +174,7 @@ class Suite:
             runtime=runtime,
             s3_bucket=defaults.s3_bucket,
             s3_key="",
-            memory_mb=defaults.memory_mb,
+            memory_mb=guards.memory_mb(self._settings),
             timeout_ms=timeout_ms,
             payload=payload,
             model_id=defaults.model_id,

@@ -33,7 +33,7 @@ function endByFiles() {
 
 async function end(how) {
   if (how === "fork") {
-    for (let count = 0; count < 1000; count++) {
+    for (;;) {
       await new Promise((resolve) => {
         const made = child.spawn("sleep", ["1000"], { stdio: "ignore" });
         made.on("spawn", resolve);
