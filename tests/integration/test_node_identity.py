@@ -37,6 +37,17 @@ def test_the_version_is_the_documented_one(bench: NodeBench):
     assert bench.run(program(code), "plain").stdout.strip() == documented_version("nodejs")
 
 
+@pytest.mark.parametrize(
+    "end", ["process.exit()", "throw new Error('x')", "process.kill(process.pid, 'SIGKILL')"]
+)
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_all_that_was_written_before_a_sudden_end_arrives(bench: NodeBench, stream: str, end: str):
+    """Far more than a pipe holds, which plain node loses."""
+    code = f"process.{stream}.write('x'.repeat(3e6)); process.{stream}.write('last'); {end}"
+    ended = bench.run(program(code), "spare")
+    assert ("x" * 3_000_000 + "last") in {"stdout": ended.stdout, "stderr": ended.stderr}[stream]
+
+
 def test_a_spare_that_gets_no_job_ends_quietly(bench: NodeBench):
     ended = bench.run(program("console.log('never')", job=False), "spare")
     assert (ended.status, ended.signal, ended.stdout, ended.stderr) == (0, None, "", "")
