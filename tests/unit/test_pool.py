@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from nanoagent.container import pool as pool_module
 from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import Binding, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
+from nanoagent.container.slot import Slot
 from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError, Interrupted, PlatformError
 from nanoagent.job import Runtime
@@ -29,7 +31,6 @@ from support.fake_supervisor import Script, hello, ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
     from nanoagent.container.pool import Lease
     from nanoagent.container.slot import WorkerHome
@@ -872,6 +873,29 @@ async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
             assert bench.driver.removed == ["fake-0"]
             lease.clean = True
         assert bench.pool._committed_mb == bench.counted_mb == 128 + 10  # what it really holds
+
+
+async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: pytest.MonkeyPatch):
+    linking: set[Path] = set()
+    may_end = asyncio.Event()
+
+    async def put_code(slot: Slot, tree: Path) -> None:
+        if tree.name == "small":
+            return
+        linking.add(slot.path)
+        await may_end.wait()
+
+    monkeypatch.setattr(Slot, "put_code", put_code)
+    async with open_bench(sizes=NO_POOL, memory_mb=4096) as bench, asyncio.timeout(WAIT_S):
+        await bench.pool.start()
+        large = [
+            asyncio.create_task(bench.run(f"large-{number}", tree_bytes=64 * MIB)) for number in range(4)
+        ]
+        await bench.until(lambda: len(linking) == 2)
+        await bench.run("small", tree=Path("small"))
+        assert len(linking) == 2
+        may_end.set()
+        await asyncio.gather(*large)
 
 
 async def test_code_that_does_not_fit_beside_its_job_still_runs(open_bench):

@@ -27,7 +27,7 @@ import itertools
 import secrets
 import time
 from collections import deque
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,6 +55,10 @@ log = structlog.get_logger(__name__)
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
+# The loop has a handful of threads, which every other job wants for a moment. To link thousands of files
+# takes one of them for seconds.
+_PARALLEL_LARGE_TREES: Final = 2
+_LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or less of larger ones
 _PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
 _SWEEP_S: Final = 2.0
 _EVENTS_RETRY_S: Final = 1.0
@@ -159,6 +163,7 @@ class Pool:
         self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
         self._changed = asyncio.Event()
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
+        self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._removals: set[asyncio.Task[Any]] = set()
         self._engine_away: str | None = None
@@ -346,7 +351,8 @@ class Pool:
         if pooled.key is not None:
             await container.slot.clear()
         pooled.key = binding.key
-        await container.slot.put_code(binding.tree)
+        async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
+            await container.slot.put_code(binding.tree)
         if binding.program is not None:
             await container.slot.put_program(binding.program)
         # Twice the tree: each file takes a structure of the kernel's besides its pages.
