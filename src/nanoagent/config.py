@@ -358,7 +358,7 @@ class Settings(BaseSettings):
         description="S3 is not asked again for so long whether code has changed, seconds; 0: for every job",
     )
     code_max_zip_mb: Positive = Field(250, description="largest code zip, MiB")
-    code_max_unpacked_mb: Positive = Field(250, description="largest unpacked code, MiB")
+    code_max_unpacked_mb: Positive = Field(512, description="largest unpacked code, MiB")
     code_max_file_mb: Positive = Field(250, description="largest file in it, MiB")
     code_max_entries: Positive = Field(100_000, description="files and folders in it")
     build_timeout_seconds: Positive = Field(120, description="time a build may take, seconds")
