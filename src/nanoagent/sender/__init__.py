@@ -1,13 +1,13 @@
-"""The sending end of the queue, for people and scripts: `nanoagent send`, `result` and `cancel`.
+"""The sender's commands, for people and scripts: `nanoagent send`, `result` and `cancel`.
 
-The way of a function from a folder to its result::
+The modules in the order of their work::
 
     selection ─► package ─► message ─► delivery ─► command
-    which files  zip,       SQS body   S3, SQS,    what the person sees,
+    which files  zip,       SQS body   S3, SQS,    output,
                  digest                Redis       exit codes
 
 The code's object key contains the digest of its contents. Two senders with folders of the same name therefore
-never replace each other's code, and what a job runs does not change after it was sent.
+never replace each other's code, and the code of a job does not change after the job was sent.
 """
 
 from nanoagent.sender.package import pack

@@ -1,6 +1,6 @@
-"""`nanoagent send`, `result` and `cancel` as a person sees them: order of steps, words, exit codes.
+"""`nanoagent send`, `result` and `cancel`: the order of steps, the output, the exit codes.
 
-Results go to standard output, all else to standard error. With `--json`, standard output has one JSON
+Results go to standard output, everything else to standard error. With `--json`, standard output has one JSON
 document and standard error is empty.
 """
 
@@ -37,8 +37,8 @@ class Exit(IntEnum):
     """Exit codes of the three commands; Ctrl-C ends with 130."""
 
     SUCCESS = 0  # the job succeeded, or was sent and not waited for, or the cancellation was sent
-    NOT_SUCCESSFUL = 1  # the job ended, with another status
-    INVALID_CALL = 2  # arguments, code or settings cannot be used; nothing was sent
+    NOT_SUCCESSFUL = 1  # the job ended with another status, or before the cancellation
+    INVALID_CALL = 2  # arguments, code or settings are invalid; nothing was sent
     SERVICE_FAILED = 3  # Redis, S3 or SQS failed
     NO_RESULT = 4  # there is no result yet
 
@@ -49,14 +49,14 @@ class Call:
 
     Attributes:
         code: A folder, a source file or a zip.
-        runtime: The language; empty: the entry file tells.
-        payload: As `--input`.
+        runtime: The language; empty: by the entry file.
+        payload: The value of `--input`.
         function_id: Empty: from the path.
         memory_mb: The job's limit, MiB.
         timeout_ms: The job's limit, ms.
         wait_s: How long to wait for the result; 0: not at all.
         locale: `ko` or `en`; empty: the shell's.
-        as_json: For machines.
+        as_json: Whether the output is JSON.
         env_file: The file of settings, for the commands that are proposed.
     """
 
@@ -82,7 +82,7 @@ class _Stage(StrEnum):
 
 @dataclass(slots=True)
 class _Report:
-    """What is told of a call: lines at once, or a document at the end."""
+    """The output of a command: lines at once, or one document at the end."""
 
     as_json: bool
     stage: _Stage = _Stage.NOT_SENT
@@ -93,7 +93,7 @@ class _Report:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's output
 
     def end(self, code: Exit, *, result: dict[str, Any] | None = None, error: str | None = None) -> Exit:
-        """The end of the call, in words or as the document."""
+        """Print the result or the error, as text or as the document; returns the exit code."""
         if self.as_json:
             print(json.dumps(self.fields | {"stage": self.stage, "result": result, "error": error}))  # noqa: T201
         elif result is not None:
@@ -170,7 +170,7 @@ def _fields(call: Call, code: Package) -> dict[str, Any]:
 
 
 def _told(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str, Any]:
-    """The document of `--json`, without its end."""
+    """The fields of the `--json` document that are known before the job is sent."""
     return {
         **{name: fields[name] for name in ("requestId", "functionId", "runtime", "locale", "s3Key")},
         "s3Bucket": settings.s3_code_bucket,
@@ -204,7 +204,7 @@ def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, A
 async def _deliver(
     settings: Settings, call: Call, code: Package, request_id: str, body: str, report: _Report
 ) -> int:
-    """Upload, send, wait; whatever ends it, say how far the job has come."""
+    """Upload, send, wait; however this ends, say how far the job has come."""
     try:
         async with delivery.results(settings) as results, aws.AwsClients(settings.aws_region) as clients:
             bucket = settings.s3_code_bucket

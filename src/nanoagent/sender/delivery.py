@@ -1,7 +1,7 @@
-"""The way of a job to the queue and of its result back: S3, SQS and Redis.
+"""Uploads code, sends jobs, and reads results and cancels jobs: S3, SQS and Redis.
 
 The calls to AWS are those of deploy/iam-policy-sender.json: a sender may write code and send messages,
-and read neither. So an object that is there already shows in the answer to a conditional write.
+but may not read them. So a conditional write shows whether an object exists already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CANCEL_TTL_S: Final = 3600
 """How long a cancellation waits for a job that no worker has received yet; docs in README.md."""
 
 _REDIS_TIMEOUT_S: Final = 5.0
-_LOOK_EVERY_S: Final = 5.0  # a published result may be missed while the connection is made anew
+_LOOK_EVERY_S: Final = 5.0  # a published result may be missed during a reconnection
 _PAUSE_S: Final = 1.0
 _PUT_ATTEMPTS: Final = 3
 _LEAST_BYTES_PER_S: Final = 100_000  # slower than that, an upload is given up
@@ -57,7 +57,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
         **({} if (tls := agent.redis_tls(settings)) is None else tls.settings()),
         socket_connect_timeout=_REDIS_TIMEOUT_S,
         socket_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),  # the first on a connection that the server has closed
+        retry=Retry(NoBackoff(), 1),  # the first try may meet a connection that the server has closed
     )
     try:
         answers = Results(client, f"{settings.redis_host}:{settings.redis_port}")
@@ -98,7 +98,7 @@ class Results:
     async def wait(self, request_id: str, wait_s: float) -> dict[str, Any] | None:
         """The result's document as soon as it is there; None when `wait_s` have passed.
 
-        A connection that breaks meanwhile is made anew.
+        A connection that breaks meanwhile is replaced.
 
         Raises:
             SinkError: Redis did not answer at the end.
@@ -113,7 +113,7 @@ class Results:
             await asyncio.sleep(_PAUSE_S)
 
     async def cancel(self, request_id: str) -> int:
-        """Cancel a request; returns how many workers heard of it at once.
+        """Cancel a request; returns how many workers received that at once.
 
         The key is for a worker that receives the job later.
 
@@ -156,7 +156,7 @@ async def _published(listener: Any, until: float) -> dict[str, Any] | None:
 
 
 def _document(data: Any) -> dict[str, Any] | None:
-    """A result's document; one that cannot be read is not ours."""
+    """A result's document; one that cannot be read is not a result of a worker."""
     if data is None:
         return None
     try:
@@ -207,7 +207,7 @@ async def enqueue(clients: aws.AwsClients, queue_url: str, request_id: str, body
         await sqs.send_message(QueueUrl=queue_url, MessageBody=body, **fifo_fields(queue_url, request_id))
     except aws.CALL_ERRORS as exc:
         said = aws.describe(exc)
-        if _TOO_LONG in said:  # the code is InvalidParameterValue, as for much else
+        if _TOO_LONG in said:  # the error code is InvalidParameterValue, as for many other errors
             said = f"the queue takes smaller messages (its MaximumMessageSize); SQS says: {said}"
         raise BrokerError(f"sending the job: {said}") from exc
 
@@ -219,7 +219,7 @@ def may_have_arrived(error: BaseException) -> bool:
 
 
 def fifo_fields(queue_url: str, request_id: str) -> dict[str, str]:
-    """What a FIFO queue wants to know of a message that has no order with others."""
+    """The fields that a FIFO queue requires, for a message without an order among others."""
     if not queue_url.endswith(".fifo"):
         return {}
     return {"MessageGroupId": request_id, "MessageDeduplicationId": request_id}

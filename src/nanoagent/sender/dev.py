@@ -1,4 +1,4 @@
-"""The settings of a running `make dev`, for the commands of the sending end."""
+"""The settings of a running `make dev`, for the sender's commands."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _ADVICE: Final = (
     "or run `make dev` in another terminal: without settings, send uses its worker (.nanoagent/dev.env)"
 )
 DEFAULT: Final = Path(".env")
-"""The file of settings that is read when none is named."""
+"""The default file of settings."""
 
 _QUEUE: Final = "SQS_QUEUE_URL"
 _STATE: Final = ".nanoagent"
 
 
 def with_advice(problems: Sequence[str]) -> list[str]:
-    """Problems of settings, with the way out of a newcomer's who has none."""
+    """Problems of settings, with advice for a person who has no settings yet."""
     has_no_queue = any(problem.startswith("SQS_QUEUE_URL: is not set") for problem in problems)
     return [*problems, *([_ADVICE] if has_no_queue else [])]
 
 
 def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
-    """The file of settings to read: `env_file`, or that of `make dev` where nobody has named a queue.
+    """The file of settings to read: `env_file`, or that of `make dev` if no queue is named.
 
-    The latter replaces variables of the environment: half of one worker's settings and half of another's
-    reach neither.
+    The latter replaces variables of the environment: a mixture of the settings of two workers reaches
+    neither.
 
     Args:
-        env_file: As the person named it, or the default `.env`.
+        env_file: The file that the person named, or the default `.env`.
         quiet: Do not say which file is used.
     """
     if env_file != DEFAULT or os.environ.get(_QUEUE) or _names_queue(env_file):

@@ -1,4 +1,4 @@
-"""The language of the shell, in which local commands want their results."""
+"""The language of the shell, which local commands request for their results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Language(NamedTuple):
     """A language of results, and where it comes from.
 
     Attributes:
-        locale: As the message's field `locale`.
+        locale: The value of the message's field `locale`.
         source: The variable with its value, for people.
     """
 

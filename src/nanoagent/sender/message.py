@@ -22,7 +22,7 @@ _REFUSED_BY_SQS: Final = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 def read_input(option: str) -> str:
     """The JSON text that `--input` stands for: itself, `@file`, or `-` for standard input.
 
-    Numbers stay as they are written, because the text is handed on and not the values.
+    Numbers stay as they are written, because the text is sent and not the values.
 
     Raises:
         InvalidCall: It cannot be read, or is not JSON.
@@ -72,7 +72,7 @@ def _advice(option: str) -> str:
 
 
 def _compact(text: str) -> str:
-    """The text without white space between its parts, where msgspec can tell."""
+    """The text without white space between its parts, if msgspec can read it."""
     try:
         return msgspec.json.format(text, indent=-1)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -103,10 +103,10 @@ def body(fields: dict[str, Any], payload: str) -> str:
 
 
 def check_request_id(request_id: str) -> None:
-    """Refuse a request id that no job can have.
+    """Refuse an invalid request id.
 
     Raises:
-        InvalidCall: It is one.
+        InvalidCall: The id is invalid.
     """
     if not _REQUEST_ID.fullmatch(request_id) or request_id in {".", ".."}:
         raise InvalidCall([f"{request_id!r}: is not a request id (1-128 of A-Z a-z 0-9 . _ -)"])

@@ -1,8 +1,8 @@
 """Code as one zip with a digest of its contents.
 
 The digest covers paths, contents, links and executable bits. It does not cover file times: a new checkout of
-the same code stays the same code, and keeps its warm containers. The zip carries the times all the same,
-because byte code that was shipped is valid only with its source's time.
+the same code stays the same code, and keeps its warm containers. The zip contains the times all the same,
+because byte code in it is valid only with its source's time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _NO_LIMITS: Final = ArchiveLimits(
 
 
 def limits_of(settings: Settings) -> ArchiveLimits:
-    """What the worker takes at most. The worker's own settings decide; these are this environment's."""
+    """The limits in the sender's settings. The worker has settings of the same names, which decide."""
     return ArchiveLimits(
         zip_bytes=settings.code_max_zip_mb * _MIB,
         unpacked_bytes=settings.code_max_unpacked_mb * _MIB,
@@ -80,7 +80,7 @@ class Package:
         zip_bytes: The zip's size.
         files: How many files it has.
         unpacked_bytes: Their size together.
-        left_out: What was not packed.
+        left_out: The paths that were not packed.
     """
 
     function_id: str
@@ -94,7 +94,7 @@ class Package:
 
     @property
     def key(self) -> str:
-        """The object key: the name is for people, the digest decides."""
+        """The object key: a name for people, and the digest, which makes it unique."""
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.function_id)
         return f"functions/{name.lstrip('.')[:100] or _UNKNOWN_FUNCTION}/{self.digest}.zip"
 
@@ -118,12 +118,12 @@ def packed(code: Path, runtime: Runtime | None, limits: ArchiveLimits) -> Iterat
     """Pack a folder, a source file or a zip, and check it as the worker will.
 
     Args:
-        code: What the person named.
-        runtime: The language; None: the entry file tells.
-        limits: What the worker takes at most.
+        code: The path that the person named.
+        runtime: The language; None: by the entry file.
+        limits: The worker's limits.
 
     Raises:
-        InvalidCall: It cannot be sent; every problem that could be found is named.
+        InvalidCall: It cannot be sent; the message names every problem that was found.
     """
     _require(code)
     with tempfile.TemporaryFile() as buffer:
@@ -152,7 +152,7 @@ def function_id_of(code: Path) -> str:
 
 
 def _require(code: Path) -> None:
-    """Refuse a path with nothing to read behind it."""
+    """Refuse a path that is not a readable file or folder."""
     try:
         mode = code.stat().st_mode
     except OSError as exc:
@@ -228,7 +228,7 @@ def _runtime_of_file(code: Path, runtime: Runtime | None) -> Runtime:
 def _runtime(
     code: Path, paths: Iterable[str], runtime: Runtime | None, left_out: Iterable[LeftOut]
 ) -> Runtime:
-    """The language, once its entry file is there.
+    """The language whose entry file is there.
 
     Raises:
         InvalidCall: There is no entry file, or there are several to choose from.
@@ -291,7 +291,7 @@ def _check_files(sizes: Iterable[tuple[str, int]], limits: ArchiveLimits) -> Non
 
 
 def _check_as_the_worker(code: Path, package: Package, limits: ArchiveLimits) -> None:
-    """Refuse what every worker with these limits would refuse."""
+    """Refuse a zip that every worker with these limits would refuse."""
     try:
         archive.check(cast("BinaryIO", package.zip), limits)
     except Rejected as exc:
@@ -329,7 +329,7 @@ def _write_zip(into: IO[bytes], entries: Iterable[Entry]) -> str:
 
 
 def _write_entry(into: zipfile.ZipFile, entry: Entry) -> str:
-    """Write one entry; returns the digest of its contents, which folders and links have not."""
+    """Write one entry; returns the digest of its contents, empty for folders and links."""
     info = _info(entry)
     if entry.source is None:
         into.writestr(info, entry.link)
@@ -357,7 +357,7 @@ def _info(entry: Entry) -> zipfile.ZipInfo:
 
 
 def _mode(entry: Entry) -> int:
-    """The mode that counts: owners and groups of this machine mean nothing to the worker."""
+    """The mode in the zip: owners and groups of this machine have no meaning for the worker."""
     if entry.link:
         return stat.S_IFLNK | 0o777
     if entry.source is None:

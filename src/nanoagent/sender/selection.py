@@ -2,7 +2,7 @@
 
 A folder holds more than its function needs, and some of it must not leave the machine: version control,
 virtual environments, caches, secrets. The tables below leave those out. A file `.nanoagentignore` at the
-folder's top, in the syntax of `.gitignore`, leaves out more, or takes something back in (`!.env`).
+folder's top, in the syntax of `.gitignore`, leaves out more, or includes files again (`!.env`).
 
 Links that stay inside the folder are sent as links. The worker refuses a link that leads out of the tree, so
 the contents of its target are sent instead. Nothing is left out silently: the selection lists each path that
@@ -77,7 +77,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A path that is not sent; of a folder, nothing below it is."""
+    """A path that is not sent; if it is a folder, with everything below it."""
 
     path: str
     reason: Reason
@@ -85,12 +85,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that is sent.
+    """A file, folder or link that is sent.
 
     Attributes:
-        path: In the zip, with `/`; a folder's ends with it.
+        path: The path in the zip, with `/` between parts; a folder's ends with `/`.
         source: The file whose contents it has; None for folders and links.
-        link: A link's target, relative to its folder; empty for all else.
+        link: A link's target, relative to its folder; empty for files and folders.
         is_executable: Whether the owner may execute it.
         size: Bytes, as the file system says.
         mtime_s: When it was last changed, seconds since 1970.
@@ -106,7 +106,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is sent of a folder, by path, and what is not."""
+    """The paths of a folder that are sent, in order, and those that are left out."""
 
     entries: tuple[Entry, ...]
     left_out: tuple[LeftOut, ...]
@@ -173,7 +173,7 @@ class _Rules:
     """Decides what is left out.
 
     Args:
-        own: The lines of the ignore file; they win over the tables.
+        own: The lines of the ignore file, which take precedence over the tables.
     """
 
     def __init__(self, own: Sequence[str]) -> None:
@@ -191,8 +191,8 @@ class _Rules:
 
         Args:
             path: Inside the folder.
-            source: Where it lies.
-            is_folder: Whether it is one, or a link to one.
+            source: Its path on this machine.
+            is_folder: Whether it is a folder, or a link to one.
         """
         shown = f"{path}/" if is_folder else path
         own = self._own.check_file(shown).include
@@ -222,7 +222,7 @@ def _holds_secret(file: str) -> bool:
         with open(file, "rb") as opened:  # noqa: PTH123 - likewise
             return pattern.search(opened.read(_SECRET_MAX_BYTES)) is not None
     except OSError:
-        return False  # said where the file is looked at
+        return False  # reported when the file is packed
 
 
 # --- the walk
@@ -251,7 +251,7 @@ class _Walk:
         """Walk through a folder.
 
         Args:
-            folder: Where it lies.
+            folder: Its path on this machine.
             prefix: Its path in the zip with a `/` behind it; empty for the root.
             opened: The real paths of the folders that the walk is in, this one included.
         """
@@ -270,7 +270,7 @@ class _Walk:
             self._add(Entry(path=prefix, mtime_s=int(folder.stat().st_mtime)))
 
     def links(self) -> list[Entry]:
-        """The links that stay inside, once all is known that is sent."""
+        """The links that stay inside the folder; called after the walk, when all entries are known."""
         there = self._folders | {entry.path for entry in self.entries}
         kept = [link for link in self._inner_links if link[2] in there]
         self.left_out += [
@@ -325,7 +325,7 @@ class _Walk:
             self._content(real, path, opened, mode)
 
     def _link_entry(self, path: str, source: Path, target: str, there: set[str]) -> Entry:
-        """A link as it is, if the worker can follow it; otherwise straight to its target."""
+        """A link as it is, if the worker can follow it; otherwise a link to its final target."""
         folder = posixpath.dirname(path)
         known, link = source.lstat(), os.readlink(source)  # noqa: PTH115 - text, not a path
         followed = posixpath.normpath(posixpath.join(folder, link))
