@@ -231,7 +231,9 @@ FAULTS: Final[dict[str, dict[str, Fault]]] = {
         "SQS": Fault("slow", on("sqs", "delay", 0.3)),
     },
     "garbled": {
-        "Redis": Fault("garbled", on("redis", "garble"), "what answers is no Redis, or garbled"),
+        "Redis": Fault(
+            "garbled", on("redis", "garble"), "the server that answers is not Redis, or its reply is garbled"
+        ),
         "S3": Fault("garbled", on("s3", "garble"), SILENT),
         "SQS": Fault("garbled", on("sqs", "garble"), SILENT),
     },

@@ -310,7 +310,7 @@ async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
             async with sink_at(unused_tcp_port, tls=tls, op_timeout_s=3) as sink:
                 said = await trouble_of(sink)
                 assert "REDIS_TLS=true" not in said
-                assert tls is not None or "what answers is no Redis" in said
+                assert tls is not None or "the server that answers is not Redis" in said
 
 
 async def test_a_server_that_has_enough_clients_is_told_apart(server: OwnRedis):
@@ -360,7 +360,7 @@ async def test_nonsense_is_told_apart_and_no_answer_of_another_call_comes_of_it(
     async with Proxy(HOST, server.port) as proxy, sink_at(proxy.port) as sink:
         await sink.ask("PING")
         proxy.garble()
-        assert "what answers is no Redis, or garbled" in await trouble_of(sink)
+        assert "the server that answers is not Redis, or its reply is garbled" in await trouble_of(sink)
         await proxy.restore()
         assert [await sink.ask("ECHO", word) for word in ("a", "b", "c")] == [b"a", b"b", b"c"]
         await sink.ping()

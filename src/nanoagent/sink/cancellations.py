@@ -29,7 +29,7 @@ _FIRST_S: Final = 0.1
 _PAUSE_S: Final = 0.2
 _PAUSE_MAX_S: Final = 30.0
 PING_S: Final = 20.0
-"""How often a quiet connection is tried: it may be dead without a word, behind a firewall for example."""
+"""How often a quiet connection is tested: a firewall, for example, may drop it without notice."""
 
 _SILENT_PINGS: Final = 2.5
 

@@ -63,11 +63,11 @@ _ROLE_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a TLS connection is verified; the defaults are this machine's authorities and no certificate.
+    """The settings of TLS connections; by default this machine's authorities and no client certificate.
 
     Attributes:
-        ca_file: Further authorities that may sign the server's certificate, PEM.
-        cert_file: The certificate that is shown to the server, with its chain, PEM.
+        ca_file: Further authorities for the server's certificate, PEM.
+        cert_file: The client certificate, with its chain, PEM.
         key_file: Its private key, PEM.
     """
 
@@ -76,7 +76,7 @@ class Tls:
     key_file: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For a connection that is not the client's.
+        """The context of a connection that the Redis client does not make.
 
         Raises:
             OSError: A file cannot be read, or does not hold what it should.
@@ -89,7 +89,7 @@ class Tls:
         return context
 
     def settings(self) -> dict[str, Any]:
-        """As the client wants them."""
+        """The arguments for the Redis client."""
         return {
             "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file),
             "ssl_certfile": None if self.cert_file is None else str(self.cert_file),
@@ -106,7 +106,7 @@ class RedisSink:
         db: Its database number.
         username: Its user, if it wants one.
         password: Its password, if it wants one.
-        tls: How to speak TLS to it; None: without.
+        tls: The TLS settings; None without TLS.
         ttl_s: How long a result is kept, seconds.
         claim_s: How long a claim lasts unless it is renewed, which it is three times as often, seconds.
         owner: Who has the claims, for people; a random part is added.
@@ -238,10 +238,10 @@ class RedisSink:
             self._written_at = time.monotonic()
 
     async def verify(self) -> None:
-        """Run every command of a worker once, for a request that cannot exist; nothing is left there.
+        """Run every command of a worker once, for a request that cannot exist; no key remains.
 
-        PING is not enough: a cluster, a Sentinel, a server without scripts and a user with too few rights all
-        answer it.
+        PING is not enough: a cluster, a Sentinel, a server without scripts and a user without permissions
+        all answer it.
 
         Raises:
             StoreError: A command failed, or the server cannot be reached.

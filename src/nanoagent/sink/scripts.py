@@ -161,7 +161,7 @@ PROBE_KEYS: Final = ("job:~probe", "nanoagent:claim:~probe", "nanoagent:failed:~
 """The keys of a request that cannot exist: a requestId has no tilde. A cluster has them in several slots."""
 
 PROBE_CHANNELS: Final = ("result:~probe", "cancel:~probe")
-"""Where its result would be published, and where its cancellation would be heard."""
+"""The channels of its result and of its cancellation."""
 
 PROBE: Final = Script(
     """
@@ -186,4 +186,4 @@ redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 return 1
 """
 )
-"""Do once what the other scripts do, for a request that cannot exist; nothing is left."""
+"""Run the commands of the other scripts once, for a request that cannot exist; no key remains."""

@@ -195,7 +195,7 @@ class Spool:
             try:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
             except OSError as exc:  # the next worker publishes it once more, which does no harm
-                log.warning("a delivered result stays on the disk", path=str(path), reason=str(exc))
+                log.warning("delivered result not removed", path=str(path), reason=str(exc))
         del self._entries[key]
         self._changed()
         entry.delivered.set_result(published)

@@ -50,7 +50,7 @@ class Trouble:
     elsewhere: bool = False
 
 
-# Wrong servers: when REDIS_HOST's name leads elsewhere, old connections would still lead to them.
+# Wrong servers. When REDIS_HOST leads to another server later, old connections would still lead to these.
 CLUSTER: Final = Trouble(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
     "cluster-enabled no; it may have replicas",
@@ -78,14 +78,16 @@ NO_PASSWORD_THERE: Final = Trouble(
 )
 NO_DATABASE: Final = Trouble("it has no database of this number: set REDIS_DB")
 SILENT: Final = Trouble("it did not answer in time: it hangs, or is overloaded, or a firewall is in between")
-NONSENSE: Final = Trouble("what answers is no Redis, or garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS")
+NONSENSE: Final = Trouble(
+    "the server that answers is not Redis, or its reply is garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS"
+)
 TLS_WANTED: Final = Trouble("it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true")
 PLAIN_WANTED: Final = Trouble(
     "it does not speak TLS there, and REDIS_TLS is true: set REDIS_TLS=false, or REDIS_PORT to its TLS port"
 )
 TLS_FAILED: Final = Trouble("the TLS handshake failed: see the reason")
 UNKNOWN_ISSUER: Final = Trouble(
-    "its certificate is of an authority that this machine does not trust: set REDIS_TLS_CA_FILE to the "
+    "its certificate is from an authority that this machine does not trust: set REDIS_TLS_CA_FILE to the "
     "authority's certificate"
 )
 OTHER_NAME: Final = Trouble(
@@ -182,7 +184,7 @@ _VERIFY_CODES: Final = {
     **dict.fromkeys((9, 10), EXPIRED),
     **dict.fromkeys((62, 64), OTHER_NAME),
 }
-# OpenSSL's reasons; alerts are what the server says. Before TLS 1.3 a missing client certificate is a
+# OpenSSL's reasons; alerts come from the server. Before TLS 1.3 a missing client certificate is a
 # handshake failure, as are ciphers that differ.
 _TLS_REASONS: Final = {
     **dict.fromkeys(
@@ -213,13 +215,13 @@ _QUOTED: Final = re.compile(
 
 
 class StoreError(SinkError):
-    """Redis cannot be used as it is.
+    """Redis failed; the message says what is wrong, and what to do.
 
     Args:
         address: Host and port.
-        doing: What was tried.
-        trouble: The kind of failure; None when it is none of those that can be told apart.
-        error: The client's own.
+        doing: The operation.
+        trouble: The kind of failure; None if it is not known.
+        error: The client's error.
     """
 
     def __init__(self, address: str, doing: str, trouble: Trouble | None, error: BaseException) -> None:
@@ -230,8 +232,8 @@ class StoreError(SinkError):
 def of(error: BaseException) -> Trouble | None:
     """What kind of failure it is; None when it is none of those that can be told apart."""
     causes = list(_causes(error))
-    for problem in causes:  # the client wraps it in errors of its own, some of which are told by their class
-        # One that ends without a word says no more than any other connection that breaks.
+    for problem in causes:  # the client wraps errors in classes, some of which show the kind
+        # A connection that ends without an alert says no more than any other broken connection.
         if isinstance(problem, ssl.SSLError) and not isinstance(
             problem, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
         ):
@@ -251,7 +253,7 @@ def _of_tls(error: ssl.SSLError) -> Trouble:
 
 
 def _of_words(error: BaseException) -> Trouble | None:
-    """By the server's words, else by the client's class, else by an error that these quote."""
+    """By the server's message, else by the class of the client's error, else by a quoted error code."""
     said = str(error)
     for pattern, trouble in _TEXTS:
         if pattern.search(said):
