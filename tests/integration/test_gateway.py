@@ -447,7 +447,11 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
         ("fault/401", 502, "the model server refuses the worker's key (401)"),
         ("fault/429", 429, "the model server is asked too often"),
         ("fault/html", 502, "the model server answered 502"),
-        ("fault/garbage", 502, "the model server failed: its answer has not the shape of OpenAI's API"),
+        (
+            "fault/garbage",
+            502,
+            "the model server failed: its answer does not have the format of OpenAI's API",
+        ),
     ],
 )
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/api/embed"])

@@ -1,8 +1,8 @@
 """Where the calls of each API go at a model server: the rule for AI_ENDPOINT and the urls of AI_UPSTREAMS.
 
 OpenAI's calls go where the official `openai` client sends them: to the base URL with `/chat/completions` (and
-so on) behind it. One thing is added: an address without a path is a server's root, as Ollama's is given, and
-its OpenAI API is below `/v1`.
+so on) appended. There is one exception: an address without a path is the root of a server, as is usual for
+Ollama, and its OpenAI API is below `/v1`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Address:
     may_be_ollama: bool = True
 
     def target(self, path: str) -> str:
-        """Path and query at the server of a call of the gateway, which starts with `/v1/` or `/api/`."""
+        """The path and query at the server for a path of the gateway (`/v1/…` or `/api/…`)."""
         if path.startswith("/v1/"):
             return self.openai + path.removeprefix("/v1") + self.query
         return self.ollama + path + self.query

@@ -279,7 +279,7 @@ def _members(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
 
 
 def _check_names(fields: dict[str, msgspec.Raw], *, remote: bool) -> list[str]:
-    """Refuse fields that are not allowed; returns those that are there but not set, which go no further."""
+    """Refuse fields that are not allowed; returns those with an empty value, which are to be removed."""
     unset = []
     for name, value in fields.items():
         plain = name.casefold()
@@ -297,7 +297,7 @@ def _check_names(fields: dict[str, msgspec.Raw], *, remote: bool) -> list[str]:
 
 
 def _is_unset(plain: str, value: msgspec.Raw) -> bool:
-    """Whether a field's value says the same as its absence; typed clients send such values for all fields."""
+    """Whether a value means the same as no field; typed clients send such values for all fields."""
     if plain == "web_search_options" and bytes(value).startswith(b"{"):  # empty options turn the search on
         return False
     return _UNSET.fullmatch(bytes(value)) is not None

@@ -397,7 +397,7 @@ class _Conversation:
         return _json({"object": "list", "data": entries} if api is Api.OPENAI else {"models": entries})
 
     async def _listed(self, path: str, asked: list[Upstream]) -> dict[str, msgspec.Raw]:
-        """The models that the run may use, by name, each as the list that was asked for shows it.
+        """The models that the run may use, by name, each in the format of the requested list.
 
         Raises:
             Refused: No server has answered.
@@ -420,7 +420,7 @@ class _Conversation:
         return listed
 
     async def _entries(self, asked: Iterable[tuple[Upstream, str]]) -> list[list[_Named] | None]:
-        """Each server's models; None of those that have no such list."""
+        """Each server's models; None for a server without such a list."""
         questions = [(server, "/v1/models" if path.startswith("/v1") else path) for server, path in asked]
         documents = await upstreams.from_each(questions, _LIST_S, _LIST_BYTES)
         found = []
@@ -466,7 +466,7 @@ class _Conversation:
                 exchange.settle()
 
     async def _translated(self, call: Call, server: Upstream) -> tuple[Translation, Call]:
-        """A call of Ollama's API as one of OpenAI's, checked as any other."""
+        """Translate a call of Ollama's API into one of OpenAI's, and check that like any other."""
         gateway = self._gateway
         is_large = len(call.sent) > _LARGE
         if is_large:
@@ -480,7 +480,7 @@ class _Conversation:
         return translated, asked
 
     async def _show(self, call: Call, server: Upstream) -> web.Response:
-        """The details of a model on a server with OpenAI's API only, which tells names alone."""
+        """The details of a model on a server with OpenAI's API only, which lists only names."""
         (listed,) = await self._entries([(server, "/v1/models")])
         if listed is not None and call.model not in {name for name, _ in listed}:
             raise Refused(404, f"model {call.model!r} not found", "model_not_found", param="model")
@@ -536,16 +536,16 @@ class _Conversation:
         *,
         has_answered: bool,
     ) -> None:
-        """A call that was forwarded is over.
+        """Count a forwarded call that has ended.
 
         Args:
             model: The model that was asked.
             outcome: How it ended.
             tokens: Of prompt and completion.
-            parts: The cached ones of the prompt, and the reasoning ones of the completion.
+            parts: The cached tokens of the prompt, and the reasoning tokens of the completion.
             seconds: How long it took.
-            has_answered: Whether the model has answered. If not, its name may be an invention, and makes no
-                new label.
+            has_answered: Whether the model has answered. If not, its name may be invented, and gets no new
+                label.
         """
         usage, metrics = self._run.usage, self._gateway.metrics
         usage.requests += 1
@@ -567,8 +567,8 @@ class _Exchange:
     """One call from the time it goes to an upstream until it is settled.
 
     Attributes:
-        asked: The call that the upstream gets, in an API that it has.
-        translated: How that comes of the job's call; None where they are the same.
+        asked: The call that is sent to the upstream, in an API that it has.
+        translated: The translation of the job's call to it; None if they are the same.
     """
 
     def __init__(
@@ -662,7 +662,7 @@ class _Exchange:
     async def _pass_all(
         self, response: web.StreamResponse, answer: Answer, hold: Callable[[bytes], None]
     ) -> None:
-        """The answer, piece by piece; one that is held until it is whole counts as memory of all runs."""
+        """Pass the answer on in pieces; one that is held until complete counts in the memory of all runs."""
         assert self._meter is not None  # noqa: S101 - an answer is being read
         holds_whole = self._translator is not None and self._translator.holds_whole
         async for data in answer.chunks:
@@ -833,7 +833,7 @@ def _json(document: Any) -> web.Response:
 
 
 def _unwrapped(body: bytes) -> bytes:
-    """An error; Gemini puts its own into a list."""
+    """The body of an error, without the list that Gemini puts around it."""
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         (only,) = msgspec.json.decode(body, type=tuple[msgspec.Raw])
         return bytes(only)

@@ -1,4 +1,4 @@
-"""Whether the configured model servers would serve: for `check` and `doctor`, which ask before jobs do.
+"""Examines the configured model servers before jobs use them, for `check` and `doctor`.
 
 Each server is asked for its list of models, which costs no tokens. `judge` turns the answers into findings.
 """
@@ -32,7 +32,7 @@ class Server:
 
     Attributes:
         upstream: The client that asks it.
-        api: The API that the settings say it has; None: that is open.
+        api: The API that the settings say it has; None if they leave it open.
         setting: The setting that names it.
         key_setting: The setting that has its key, or would have it.
         has_key: Whether it has one.
@@ -51,8 +51,8 @@ class Listing:
 
     Attributes:
         path: The path of the request at the server.
-        failure: Why it did not answer; None where it did.
-        status: The answer's.
+        failure: Why it did not answer; None if it did.
+        status: The HTTP status of the answer.
         models: The names that it lists; None if the answer has another shape.
     """
 
@@ -68,7 +68,7 @@ class Inspected:
 
     Attributes:
         found: The finding, in words.
-        remedy: The way to mend it; None where all is well.
+        remedy: How to correct it; None if nothing is wrong.
         is_certain: Whether calls of models will fail. If not, the server may still serve them.
     """
 
@@ -90,7 +90,7 @@ async def inspect(servers: Sequence[Server], allowed: Sequence[str], model: str)
 
 
 async def _listing(server: Server) -> Listing:
-    """A server's models. One that may be an old Ollama is asked in its own API if it has no other."""
+    """A server's models. An old Ollama server has only its own API, and is asked there."""
     listing = await _asked(server, _OLLAMAS if server.api is Api.OLLAMA else _OPENAIS)
     address = server.upstream.address
     if listing.status in {404, 405} and server.api is None and address.may_be_ollama:
@@ -159,7 +159,9 @@ def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model
 def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  # noqa: PLR0911 - a decision list
     """The finding from one server's answer; `model` is AI_MODEL if it is the one that serves it."""
     name = f"the model server {server.upstream.name} ({server.setting})"
-    base_url = f"{server.setting}: the base URL that the openai client takes, or an Ollama's address"
+    base_url = (
+        f"{server.setting}: the base URL that the openai client takes, or the address of an Ollama server"
+    )
     status = listing.status
     if listing.failure is not None:
         reach = f"start it, or correct {server.setting}; the network must let this machine reach it"
@@ -178,7 +180,7 @@ def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  
         more = ", …" if len(listing.models) > _MOST_NAMED else ""
         return Inspected(
             f"{name} does not list AI_MODEL={model}; it lists {listed}{more}",
-            f"set AI_MODEL to a model that it has (on an Ollama: ollama pull {model})",
+            f"set AI_MODEL to a model that it has (with Ollama: ollama pull {model})",
             False,
         )
     return Inspected(f"{name} answers and lists {len(listing.models)} models")

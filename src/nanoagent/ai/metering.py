@@ -4,7 +4,7 @@ Ollama: `prompt_eval_count` and `eval_count` of the last object. OpenAI: `usage`
 a document, in the last chunk but one of a stream (`stream_options.include_usage`), in `response.completed`
 of the responses API.
 
-Cached and reasoning tokens are parts of the prompt and of the completion, and are noted beside.
+Cached and reasoning tokens are parts of the prompt and of the completion, and are counted as well.
 
 Of a stream that ends early, what has come is counted by its pieces: Ollama sends one for each token, others
 nearly so. Never less than what the upstream has said itself. What no upstream has told is estimated.
@@ -100,7 +100,7 @@ class Tally:
         prompt: Tokens, as the upstream says; None: not yet.
         completion: Likewise.
         cached: Tokens of the prompt that the upstream took from its cache.
-        reasoning: Tokens of the completion that the model spent on thoughts.
+        reasoning: Reasoning tokens of the completion.
         pieces: Pieces of the answer that have come.
         size: Bytes of it that have come.
     """
@@ -301,7 +301,7 @@ def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
 def _count_usage(usage: _Usage, tally: Tally) -> None:
     """Tokens, by whichever names the upstream has for them.
 
-    Some (Gemini, xAI) leave thoughts out of the completion's tokens and count them in the total alone.
+    Some (Gemini, xAI) count reasoning tokens only in the total, not in the completion.
     """
     prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
     completion = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
@@ -317,7 +317,7 @@ def _count_usage(usage: _Usage, tally: Tally) -> None:
 
 
 def _details(*given: msgspec.Raw) -> _Details:
-    """The first that can be read; details that cannot be read cost none of the rest."""
+    """The first details that can be read; unreadable ones do not affect the other counts."""
     for raw in given:
         with suppress(*_UNREADABLE):
             return msgspec.json.decode(raw, type=_Details)

@@ -3,7 +3,7 @@
 One JSON object a line: `method`, `path`, `model`, `request` (the JSON that the job sent, with the model that
 was filled in), `status`, `contentType`, `answer` (the text that the job was sent) or `answerBase64`,
 `complete`, `promptTokens`, `completionTokens`, `cachedTokens` and `reasoningTokens` (parts of these), `ms`.
-Headers are not in it, so that no key is.
+Headers, and so keys, are not recorded.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Replay:
         return True
 
     async def lacks_ollama(self) -> bool:
-        """See `Upstream`: what is recorded is what the run was answered, in the API that it asked."""
+        """See `Upstream`. A recording has each answer in the API that the run used."""
         return False
 
     @asynccontextmanager

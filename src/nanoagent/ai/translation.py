@@ -4,7 +4,7 @@
 `/api/embeddings` become embeddings. The request that comes of it is read and checked like any other of
 OpenAI's API (`calls.read`), so a translation allows nothing that a direct call would not.
 
-Parts without a counterpart are left out: model options beside those of `_OPTIONS`, and `think` as a boolean.
+Parts without a counterpart are left out: model options that `_OPTIONS` does not have, and a boolean `think`.
 Parts that change the meaning of the request are refused: `template`, `context`.
 
 Sources: docs.ollama.com/api; platform.openai.com, API reference, chat, completions,
@@ -93,7 +93,7 @@ class Translation:
     request: bytes
 
     def translator(self, tally: Tally, content_type: str, begun: float) -> StreamTranslator | WholeTranslator:
-        """Makes the answer Ollama's.
+        """Make the translator of the answer to Ollama's API.
 
         Args:
             tally: The tokens that the answer has cost; filled while it is read, each piece before it is
@@ -177,7 +177,7 @@ def _conversation(call: Call) -> list[dict[str, Any]]:
 
 
 def _messages(messages: list[_Message]) -> Iterator[dict[str, Any]]:
-    """Ollama's messages as OpenAI's, which knows tool calls by ids where Ollama goes by names and order."""
+    """Ollama's messages as OpenAI's, with ids of tool calls, which Ollama tells apart by name and order."""
     waiting: list[tuple[str, str]] = []
     for at, message in enumerate(messages):
         said: dict[str, Any] = {"role": message.role, "content": _content(message)}
@@ -223,7 +223,7 @@ def _content(message: _Message) -> Any:
 def _picture(image: str) -> str:
     """A picture as a data URL: the data itself, and no address that the upstream would fetch."""
     if _BASE64.fullmatch(image) is None:
-        raise Refused(400, "the field 'images' has pictures in base64", "invalid_field", param="images")
+        raise Refused(400, "the field 'images' should be pictures in base64", "invalid_field", param="images")
     kind = next((kind for start, kind in _PICTURES.items() if image.startswith(start)), "png")
     return f"data:image/{kind};base64,{image}"
 
@@ -240,7 +240,9 @@ def _format(fields: dict[str, msgspec.Raw]) -> dict[str, Any]:
     if bytes(schema) == b'"json"':
         return {"response_format": {"type": "json_object"}}
     if not bytes(schema).startswith(b"{"):
-        raise Refused(400, "the field 'format' is \"json\" or a JSON schema", "invalid_field", param="format")
+        raise Refused(
+            400, "the field 'format' should be \"json\" or a schema", "invalid_field", param="format"
+        )
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
@@ -387,7 +389,7 @@ class _Shape:
 
 @dataclass(slots=True)
 class _ToolCalls:
-    """The tool calls of a stream: each comes in pieces, and goes on as a whole."""
+    """The tool calls of a stream: each arrives in pieces, and is passed on whole."""
 
     _calls: dict[int, list[str]] = field(default_factory=dict)  # index → name, arguments
 
@@ -399,7 +401,7 @@ class _ToolCalls:
             call[1] += function.get("arguments") or ""
 
     def taken(self) -> list[dict[str, Any]]:
-        """All of them; none are left."""
+        """Return all of them, and forget them."""
         calls = [self._calls[index] for index in sorted(self._calls)]
         self._calls.clear()
         return [{"function": {"name": name, "arguments": _arguments(text)}} for name, text in calls]
@@ -524,7 +526,7 @@ class WholeTranslator:
         try:
             answer = self._vectors(held) if self._is_vectors else self._text(held)
         except _UNREADABLE as exc:
-            raise UpstreamFailed("its answer has not the shape of OpenAI's API") from exc
+            raise UpstreamFailed("its answer does not have the format of OpenAI's API") from exc
         return answer + b"\n" if self._is_line else answer
 
     def _vectors(self, held: bytes) -> bytes:

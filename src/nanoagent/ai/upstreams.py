@@ -27,11 +27,11 @@ _CONNECT_S: Final = 10.0
 # such requests cannot be sent twice, as they cost tokens.
 _KEPT_S: Final = 2.0
 _CHUNK: Final = 64 * 1024
-_KNOWN_S: Final = 300.0  # how long an answer about a server's API is believed
+_KNOWN_S: Final = 300.0  # how long an answer about a server's API stays valid
 _UNKNOWN_S: Final = 5.0  # how long a server that has not answered is not asked again
 _PROBE_S: Final = 5.0
 _PROBE_BYTES: Final = 64 * 1024
-# They say nothing about the server's API: a key or a rate limit stands before it.
+# They say nothing about the server's API: they come from a check of the key or a rate limit.
 _UNDECIDED: Final = frozenset({401, 403, 408, 429})
 _LATEST: Final = ":latest"
 
@@ -103,7 +103,7 @@ class HttpUpstream:
         session: What carries the requests.
         url: Its address; see `addresses`.
         patterns: Names of models that go to it, `*` for any part.
-        api: The API that it has; None: it is asked once whether it is an Ollama.
+        api: The API that it has; None: the server is asked whether it is Ollama, now and then.
         key: Sent as bearer token.
         now: The clock, seconds.
     """
@@ -156,7 +156,7 @@ class HttpUpstream:
         async with self._asking:
             if self._now() >= self._known_until:
                 lacks = await self._asked_for_version()
-                # Where that is not known, the call itself will show why; those that wait do not ask again.
+                # Where that is not known, the call itself will show why; calls that wait do not ask again.
                 self._lacks_ollama = self._lacks_ollama if lacks is None else lacks
                 self._known_until = self._now() + (_UNKNOWN_S if lacks is None else _KNOWN_S)
             return self._lacks_ollama
@@ -311,7 +311,7 @@ async def read_up_to(answer: Answer, most_bytes: int) -> bytes:
 async def from_each(
     asked: Sequence[tuple[Upstream, str]], timeout_s: float, most_bytes: int
 ) -> list[bytes | None]:
-    """The answers to a GET of a path at each server, all at once; None of those that have none."""
+    """Send a GET to each server, all at once; None for those without a usable answer."""
 
     async def one(server: Upstream, path: str) -> bytes | None:
         try:
