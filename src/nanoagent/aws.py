@@ -81,11 +81,11 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How long what the SDK signs with is good.
+    """The lifetime of the credentials that the SDK signs with.
 
     Attributes:
         are_temporary: They belong to a session, and end with it.
-        ends_at: When that is, Unix epoch seconds, where the SDK knows it. It has others by then.
+        ends_at: The session's end, Unix epoch seconds; None if the SDK does not know it.
     """
 
     are_temporary: bool
@@ -93,8 +93,8 @@ class Credentials:
 
 
 RENEWED_BEFORE_S: Final = 600.0
-"""The SDK takes new credentials so long before the old ones end, at the latest (botocore, "mandatory
-refresh"): what is signed just before that is good for so long."""
+"""The SDK renews credentials at least this long before they end (botocore, "mandatory refresh"). So every
+signature is valid for at least this long."""
 
 
 @dataclass(eq=False)
@@ -143,7 +143,7 @@ class AwsClients:
         return await self._client("cloudwatch")
 
     async def credentials(self) -> Credentials | None:
-        """What the SDK has found to sign with; None when it has found nothing. It may ask for it first."""
+        """The credentials that the SDK has found; None if it has none. It may have to request them first."""
         found = await self.session.get_credentials()
         if found is None:
             return None
@@ -174,9 +174,9 @@ class AwsClients:
 
 
 async def bucket_region(client: Any, bucket: str) -> str | None:
-    """The region of a bucket on AWS; S3 tells it also to those that may not read the bucket.
+    """The region of a bucket on AWS; S3 tells it also to callers that may not read the bucket.
 
-    None where S3 does not tell, and at an endpoint that is not AWS's: such a store knows no regions.
+    None if S3 does not tell, and at endpoints outside AWS, which have no regions.
     """
     if client.meta.config.s3["addressing_style"] != "virtual":
         return None

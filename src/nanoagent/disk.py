@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MIB: Final = 1024 * 1024
-_MOST_OF_ALL_FILES: Final = 0.1  # a small file system is not asked for more of its files than that
+_MOST_OF_ALL_FILES: Final = 0.1  # of a small file system, at most this part of all inodes has to be free
 _HOLDS_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class DiskRoom:
         folders: By the setting that names each.
         least_mb: How much has to be free below each, MiB; 0: nothing is looked at.
         make_room: Frees so many bytes below `cache`, as far as that can be done.
-        least_files: How many files have to find room, the largest tree of code.
+        least_files: How many inodes have to be free: enough for the largest tree of code.
         cache: The setting of the folder that it frees them below.
         clock: Monotonic seconds.
     """
@@ -71,7 +71,7 @@ class DiskRoom:
         return "; ".join(filter(None, reasons)) or None
 
     def _missing(self, folder: Path) -> float:
-        """How many bytes to free; all that can be where files are short, whose sizes are not known."""
+        """How many bytes to free; infinity if inodes are short, because the sizes of files are not known."""
         try:
             status = os.statvfs(folder)
         except OSError:

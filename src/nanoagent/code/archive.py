@@ -1,8 +1,8 @@
 """Unpacking a code zip that nobody vouches for.
 
 Every entry is checked before the first byte is written; then what is inflated is counted, because headers
-lie. An archive is taken whole or refused whole, with the rule named: an entry that is quietly skipped or
-renamed would come back as somebody's puzzling ImportError.
+lie. An archive is taken whole or refused whole, with the rule named: an entry that was silently skipped
+or renamed would cause an ImportError that is hard to explain.
 
 The central directory is the authority, as APPNOTE.TXT has it (PKWARE, .ZIP File Format Specification,
 4.3.12); a local header may only repeat it. `zipfile` reads the directory, within bounds. The data is read
@@ -120,7 +120,7 @@ def check(file: BinaryIO, limits: ArchiveLimits) -> None:
 
 
 def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> list[Entry]:
-    """The entries that are written, once all of them are checked."""
+    """Check all entries; returns those that are to be written."""
     size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
         raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / _MIB)
@@ -152,7 +152,7 @@ class _BoundedList(list[zipfile.ZipInfo]):
 
 
 class _BoundedFile:
-    """A file for `zipfile`, which reads a whole directory at once: not one of any size.
+    """A file for `zipfile` with a limit on one read, because `zipfile` reads the directory in one read.
 
     Args:
         file: The file.
@@ -206,7 +206,7 @@ def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[ZipInfo], in
 
 
 def _checked(infos: list[ZipInfo], limits: ArchiveLimits) -> list[Entry]:
-    """All entries, each of them fit to be written by itself."""
+    """All entries, each checked by itself."""
     checked = []
     total = 0
     for entry, info in zip(entries_of(infos), infos, strict=True):
@@ -266,7 +266,7 @@ def _data_at(entry: Entry, file: BinaryIO, size: int) -> int:
 
 
 def _check_places(checked: list[Entry], file: BinaryIO, limits: ArchiveLimits) -> list[Entry]:
-    """Those entries that are written: one for each place, and links only where they lead to one."""
+    """Check places and links; returns the entries to write, one for each place."""
     tree = layout.Tree(limits.entries)
     for entry in checked:
         tree.add(entry)

@@ -55,7 +55,7 @@ _REFUSAL_REMEMBERED: Final = Text(
 _PRUNE_EVERY: Final = 1024  # index entries written between two looks for stale ones
 _MOST_INDEXED: Final = 16_384  # a block of the disk each; the same bytes may lie under any number of keys
 MOST_FRESH: Final = 256
-"""Objects whose tree is kept open because the store was asked lately; each holds a descriptor."""
+"""The most objects whose tree is kept open because the store was asked lately; each holds a descriptor."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{16,128}")
 

@@ -147,7 +147,7 @@ def _raw_name(info: ZipInfo) -> bytes:
 
 
 def _encoding_of(legacy: bytes) -> str:
-    """The encoding of names that do not say theirs."""
+    """The encoding of the names that do not state one."""
     for encoding in ("utf-8", "cp949"):
         try:
             legacy.decode(encoding)
@@ -184,7 +184,7 @@ def _place_of(name: str, folders: dict[str, tuple[str, ...]]) -> tuple[Place | N
 
     Args:
         name: The name.
-        folders: Folders that were taken apart before: each is checked and kept once.
+        folders: Folders that were split before: each is checked and kept once.
     """
     if not name:
         raise refused(refusals.EMPTY_NAME, name=name)

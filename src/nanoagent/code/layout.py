@@ -35,13 +35,13 @@ class Node:
     """A file, folder or link of the tree.
 
     Attributes:
-        kind: Which of them.
+        kind: Its kind.
         parent: The folder that it is in; the tree's own is its own parent.
         entry: The entry that it comes from; None for a folder that is only implied.
         children: What is in a folder, by name.
         leads_to: What a link leads to in the end, once that is known.
         links: How many links are followed on the way there.
-        is_followed: It is being followed.
+        is_followed: Whether it is being followed now.
     """
 
     kind: Kind
@@ -140,7 +140,7 @@ class Links:
         self._nested = 0
 
     def check(self, link: Node) -> None:
-        """See that a link leads to something inside the base.
+        """Check that a link leads to a file or folder inside the base.
 
         Raises:
             Rejected: It does not.
@@ -168,7 +168,7 @@ class Links:
         return at
 
     def _step(self, link: Node, at: Node, part: str) -> Node:
-        """One part of a link's target further; a link that is met counts with all of its own."""
+        """Follow one part of a link's target; a link on the way counts with all links that it follows."""
         if at.kind is not Kind.FOLDER:
             raise _refused(refusals.LINK_DANGLING, link)
         if part in {"", "."}:

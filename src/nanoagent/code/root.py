@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LEFTOVERS: Final = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
 _MOST_SHOWN: Final = 5
-# For a better hint: so much is looked at, which takes milliseconds.
+# Limits of the search for a better hint, which takes milliseconds within them.
 _MOST_LISTED: Final = 2000
 _MOST_LOOKED_INTO: Final = 200
 
@@ -179,7 +179,7 @@ _TEXT_ENDING: Final = Text(
     "{found} 파일의 이름을 {entry}(으)로 바꾸세요. 탐색기는 .txt 확장자를 숨깁니다.",
 )
 _INNER_ZIP: Final = Text(
-    "The zip holds one zip: upload {found} itself.",
+    "The zip contains only another zip: upload {found} itself.",
     "zip 안에 zip이 하나 있습니다. {found} 파일 자체를 올리세요.",
 )
 _PUT_ENTRY: Final = Text(

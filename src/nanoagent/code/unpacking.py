@@ -87,7 +87,7 @@ def _packed(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """What a raw deflate stream unpacks to; data behind its end is left alone, and a missing end forgiven."""
+    """What a raw deflate stream unpacks to; data behind its end is ignored, and a missing end accepted."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     for piece in packed:
         while piece and not stream.eof:
@@ -111,7 +111,7 @@ def _make_folder(parts: tuple[str, ...], made: dict[tuple[str, ...], str]) -> st
 
 
 def _write_file(entry: Entry, file: BinaryIO, path: str) -> None:
-    # 0600 until it is known to be whole: a file that was refused is for nobody but the agent.
+    # 0600 until the file is known to be complete: only the agent may read a refused one.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         for piece in content(entry, file):

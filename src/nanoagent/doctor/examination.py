@@ -218,7 +218,7 @@ async def _models(settings: Settings, wrong: frozenset[str]) -> list[Finding]:
 
 
 def models_finding(inspected: Inspected) -> Finding:
-    """How bad it is that a model server, or AI_MODEL, is as it is."""
+    """The finding of an inspection of a model server, or of AI_MODEL."""
     if inspected.remedy is None:
         return Finding(Area.MODELS, inspected.found)
     judged = problem if inspected.is_certain else warning

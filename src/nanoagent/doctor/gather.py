@@ -347,7 +347,7 @@ async def bucket_regions(clients: AwsClients, buckets: Iterable[str]) -> dict[st
     """The regions of buckets, where S3 tells them."""
     try:
         client = await clients.s3()
-    except NanoAgentError:  # what is wrong with the client's settings, the other questions tell
+    except NanoAgentError:  # the other questions report errors in the client's settings
         return {}
     names = sorted(set(buckets))
     return dict(zip(names, await asyncio.gather(*(_region(client, name) for name in names)), strict=True))
@@ -379,7 +379,7 @@ async def data_bucket(settings: Settings, clients: AwsClients, prefix: str) -> t
 
 
 async def credentials(clients: AwsClients) -> aws.Credentials | None:
-    """The credentials that sign links; None without any, which the services' answers tell."""
+    """The credentials that sign links; None without any, which the services' answers report."""
     answer = await ask(clients.credentials)
     return answer.data if isinstance(answer.data, aws.Credentials) else None
 

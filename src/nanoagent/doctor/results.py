@@ -29,11 +29,11 @@ _NEARLY_FULL: Final = 0.9
 
 
 def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding]:
-    """Everything that is to be said of Redis.
+    """The findings about Redis.
 
     Args:
-        settings: Where it is.
-        answers: Those to `verify` (as the worker does at its start), PING, INFO and each of `COMMANDS`.
+        settings: The settings that name it.
+        answers: The answers to `verify` (as the worker does at its start), PING, INFO and each of `COMMANDS`.
     """
     server = f"Redis at {settings.redis_host}:{settings.redis_port}"
     ping = answers["ping"]
@@ -63,7 +63,7 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 
 
 def unusable(server: str, verified: Answer | None) -> Finding | None:
-    """A failure that no retry mends, in the worker's own words for it."""
+    """The finding for a failure that retries cannot solve, in the worker's words."""
     failure = None if verified is None else verified.data
     if not isinstance(failure, troubles.StoreError) or failure.trouble not in troubles.BY_SETTINGS:
         return None

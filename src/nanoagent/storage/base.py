@@ -19,7 +19,7 @@ class Absence(Enum):
     BUCKET = "there is no such bucket"
     DENIED = "access is denied"
     ARCHIVED = "the object is archived"
-    ELSEWHERE = "the bucket is in a region that requests cannot be sent on to"
+    ELSEWHERE = "the bucket is in another region, which cannot be reached"
     NAME = "no bucket or key can have such a name"
 
 
@@ -53,7 +53,7 @@ def plain_link(endpoint: str, bucket: str, key: str) -> str:
     Args:
         endpoint: The store's URL.
         bucket: The bucket's name.
-        key: The object's key; what cannot stand in a URL is percent-encoded.
+        key: The object's key; characters that a URL cannot have are percent-encoded.
     """
     return f"{endpoint}/{bucket}/{quote(key)}"
 

@@ -57,7 +57,7 @@ _FENCE: Final = "nanoagent-fence"  # x-amz-meta-nanoagent-fence
 # Answers to the probe's question that show a working store: it knows the bucket and the credentials.
 _PROBE_ANSWERS: Final = frozenset({"NoSuchKey", "InvalidRange"})
 _PROBE_NAME: Final = "nanoagent-probe"
-# A worker may read and write below this; no requestId names such an object, since a slash follows an id.
+# A worker may read and write below outputs/. No job has this object: a slash follows each requestId.
 _PROBE_OUTPUT: Final = f"outputs/{_PROBE_NAME}"
 _PROBE_S: Final = 5.0
 _PUT_ATTEMPTS: Final = 5  # each but the first after someone else has written or removed the object in between
@@ -158,8 +158,8 @@ class S3Store:
     async def probe_code(self, bucket: str) -> None:
         """Succeed when the bucket of code exists and reading from it is not refused; nothing is changed.
 
-        It reads a key that does not exist. HeadBucket would take s3:ListBucket, which a worker need not have,
-        and its answer has no body that tells a missing permission from a wrong access key.
+        It reads a key that does not exist. HeadBucket would require s3:ListBucket, which a worker need not
+        have, and its answer has no body that tells a missing permission from a wrong access key.
 
         Raises:
             StorageError: The store, the bucket or a permission is missing, or no answer came in 5 seconds.

@@ -93,7 +93,7 @@ class SteadyStore:
     Args:
         store: The other.
         probe: Asks whether it answers; raises `StorageError`, in a bounded time.
-        code_bucket: The default bucket of code, which is the worker's to answer for.
+        code_bucket: The default bucket of code; no job is to blame for its faults.
         clock: Monotonic seconds.
         patience_s: For how long a write waits for the store to come back, seconds.
     """
@@ -151,7 +151,7 @@ class SteadyStore:
         if is_default and missing.absence in {Absence.BUCKET, Absence.ELSEWHERE}:
             self._open(f"{missing} (S3_CODE_BUCKET)")
         elif missing.absence is not Absence.DENIED:
-            self._has_read |= missing.absence is Absence.KEY  # to be told so takes the permission to read
+            self._has_read |= missing.absence is Absence.KEY  # S3 says so only to callers that may read
             self._succeeded()
             return
         elif is_default and not self._has_read:
