@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from nanoagent.slots import Slots
 
 _MOST_SOURCE_BYTES: Final = 1024 * 1024
-# Go's collector takes no notice of memoryMb by itself: the heap doubles between collections. Measured: with
-# 90 % programs still died whose live data took half. Stacks, code and files need the rest.
+# Go's collector does not know memoryMb: the heap may double between collections. Measured: with 90 %,
+# programs still ran out of memory although their live data took half of it. Stacks, code and files need the
+# rest.
 _GO_MEMORY_PERCENT: Final = 75
 _SLOT_WAIT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
@@ -402,7 +403,7 @@ def environment_of(job: Job) -> dict[str, str]:
         "LLM_MODEL": job.model_id,
         "AI_ENDPOINT": _GATEWAY,
         "OLLAMA_HOST": _GATEWAY,
-        # Other names of the same two, which frameworks read.
+        # Other names of the same two settings, which frameworks read.
         "OLLAMA_BASE_URL": _GATEWAY,
         "OLLAMA_API_BASE": _GATEWAY,
         "OPENAI_BASE_URL": f"{_GATEWAY}/v1",

@@ -60,8 +60,8 @@ def ld(line: str) -> str:
         (
             'main.cpp:1:10: fatal error: x.hpp: No such file or directory\n    1 | #include "x.hpp"\n',
             ["main.cpp", "a/b/x.hpp"],
-            "a/b/x.hpp is in the zip, but not where x.hpp is looked for: beside the file that includes it, at the "
-            'root, in include and in src. Write #include "a/b/x.hpp", or put -Ia/b into compile_flags.txt.',
+            "a/b/x.hpp is in the zip, but not in a folder that is searched for x.hpp: the including file's, the "
+            'root, include and src. Write #include "a/b/x.hpp", or put -Ia/b into compile_flags.txt.',
         ),
         (
             "main.cpp:1:10: fatal error: fmt/core.h: No such file or directory\n",
@@ -121,12 +121,12 @@ def test_the_words_of_compiler_and_linker_lead_to_a_hint(said, files, hint):
         (
             "main.go:3:8: package utils is not in std (/usr/lib/go-1.24/src/utils)\n",
             ["main.go", "utils/u.go"],
-            "The folder utils of the zip is imported by its module's path: function/utils.",
+            "Import the folder utils of the zip by the path of its module: function/utils.",
         ),
         (
             'main.go:3:8: "./utils" is relative, but relative import paths are not supported in module mode\n',
             ["main.go", "utils/u.go", "go.mod"],
-            "The folder utils of the zip is imported by its module's path: <module>/utils.",
+            "Import the folder utils of the zip by the path of its module: <module>/utils.",
         ),
         ("main.go:3:8: package utils is not in std (/usr/lib/go-1.24/src/utils)\n", ["main.go"], "None"),
     ],

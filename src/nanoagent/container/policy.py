@@ -51,7 +51,7 @@ class PoolPolicy:
         sharing: Whom a container may serve.
         modules: Python modules that every interpreter has ready.
         doors: Where the agent wants to be able to listen in the network of runs.
-        most_containers: How many there may be, whatever they do; each holds file descriptors of the worker.
+        most_containers: How many there may be, busy and idle; each holds file descriptors of the worker.
     """
 
     images: dict[Runtime, str]
@@ -159,7 +159,7 @@ class Pooled:
 
 
 def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -> list[Pooled]:
-    """Which idle containers to give up for `need_mb` MiB, and how many at least, least valuable first.
+    """The idle containers to evict, least valuable first: for `need_mb` MiB, and at least `number`.
 
     A container is worth more the more often it has been used, the more recently, and the less memory it
     binds (the idea of GreedyDual-Size-Frequency; Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic

@@ -11,8 +11,8 @@ A container's states::
 * **The budget** is the sum of the memory limits of all containers, whatever they do, and of what they hold
   beside a run (interpreters that wait, the code), once that is known; when a job needs room, the least
   valuable idle container goes first (`policy.victims`).
-* **The number** of containers is bounded as well, because each holds file descriptors of the worker. When
-  another is wanted, an idle one goes first, and its removal is waited for.
+* **The number** of containers is bounded as well, because each holds file descriptors of the worker. Before
+  another is made, an idle one is evicted, and the pool waits for its removal.
 * **A breaker** per runtime opens when creation keeps failing: its jobs are refused at once with the reason,
   readiness and metrics say so, and one container is tried again after a growing pause.
 * **The engine** is asked every few seconds whether it is there. While it is not, no job is taken, those that
@@ -55,8 +55,8 @@ log = structlog.get_logger(__name__)
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
-# The loop has a handful of threads, which every other job wants for a moment. To link thousands of files
-# takes one of them for seconds.
+# The event loop has few threads, which all jobs share. Linking thousands of files occupies one of them for
+# seconds.
 _PARALLEL_LARGE_TREES: Final = 2
 _LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or less of larger ones
 _PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
@@ -312,7 +312,7 @@ class Pool:
 
         Args:
             need_mb: MiB.
-            containers: How many more containers there are to be.
+            containers: How many containers are about to be made.
         """
         self._wanted_mb += need_mb
         try:
@@ -333,7 +333,7 @@ class Pool:
         return len(self._by_id) + self._creating
 
     def _evict(self, need_mb: int, number: int) -> bool:
-        """Give up idle containers; whether there was one to be given up."""
+        """Evict idle containers; returns whether there was one."""
         idle = [pooled for fleet in self._fleets.values() for pooled in fleet.idle]
         chosen = victims(idle, need_mb, self._clock(), number)
         for pooled in chosen:
@@ -342,7 +342,7 @@ class Pool:
         return bool(chosen)
 
     def evict(self, number: int) -> None:
-        """Give up so many idle containers, as far as there are any."""
+        """Evict up to that many idle containers."""
         self._evict(0, number)
 
     async def _bind(self, pooled: Pooled, binding: Binding) -> None:
@@ -532,8 +532,8 @@ class Pool:
         except ContainerError as exc:
             log.warning("container not removed", container=container.id[:12], reason=str(exc))
         finally:
-            # A container without a slot folder is a stray one, which the engine's check removes. It is said
-            # after the folder is gone: a check in between would find nothing, and there is no second one.
+            # The engine's check removes a container without a slot folder as a stray one. Ask for the check
+            # only after the folder is gone: an earlier one would find nothing, and there is no second one.
             await self._remove_slot(container.slot)
             self._may_have_strays = self._may_have_strays or not removed
 
@@ -642,12 +642,12 @@ class Pool:
     # --- small things
 
     def _why_none(self) -> Why:
-        """Whether a runtime's containers are the only ones that cannot be made."""
+        """The reason of a return: no containers of one runtime, or of any."""
         others = any(not breaker.is_broken for breaker in self._breakers())
         return Why.NO_CONTAINERS_OF_RUNTIME if others else Why.NO_CONTAINERS
 
     def _breakers(self) -> list[Breaker]:
-        """Those of the runtimes that are kept ready, or of all where none is."""
+        """The breakers of the runtimes that are kept ready; of all runtimes if no containers are."""
         kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
         return [fleet.breaker for fleet in kept_ready or self._fleets.values()]
 

@@ -413,7 +413,7 @@ def _link_file(source: Path | str, target: Path | str) -> None:
 def link_tree(source: Path, target: Path) -> None:
     """A tree of the same folders and symbolic links whose files are hard links (or copies) of the source's.
 
-    A symbolic link is never followed: where it leads is for the program that is run in the container.
+    A symbolic link is never followed here. Only the program in the container follows it.
     """
     _link_folder(os.fspath(source), os.fspath(target))
 

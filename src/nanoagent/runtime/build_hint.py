@@ -1,7 +1,7 @@
-"""What to do about a build that failed, told from the words of compiler and linker and the files' names.
+"""The hint for a failed build, from the messages of compiler and linker and the names of the files.
 
-One table for each language: a pattern, and what it means. The words are those of g++ 14, GNU ld and Go 1.24;
-tests/integration/test_builds.py has the real ones said again. They may be hostile: patterns are bounded.
+One table for each language: a pattern, and its hint. The messages are those of g++ 14, GNU ld and Go 1.24;
+tests/integration/test_builds.py compares them with the real ones. They may be hostile: patterns are bounded.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _READ_CHARACTERS: Final = 64 * 1024
 
 
 class _Rule(NamedTuple):
-    """What a pattern in the words means; None where the files say that it means something else."""
+    """A pattern in the messages, and its hint; None if the names of the files show another cause."""
 
     pattern: re.Pattern[str]
     hint: Callable[[re.Match[str], Collection[str]], Text | None]
 
 
 def build_hint(runtime: Runtime, said: str, files: Collection[str]) -> Text | None:
-    """The first rule of the language's table that knows the words.
+    """The hint of the first rule that matches the messages.
 
     Args:
         runtime: The language of the code.
-        said: The compiler's or linker's words.
+        said: The messages of the compiler or linker.
         files: Paths of the code's files, relative to its root.
 
     Returns:
-        None where no rule knows more than the words themselves say.
+        None if no rule matches.
     """
     text = said[:_READ_CHARACTERS]
     for rule in _RULES.get(runtime, ()):
@@ -46,7 +46,7 @@ def build_hint(runtime: Runtime, said: str, files: Collection[str]) -> Text | No
 
 
 def _always(text: Text) -> Callable[[re.Match[str], Collection[str]], Text]:
-    """A hint with the pattern's named groups in it."""
+    """A hint that contains the pattern's named groups."""
     return lambda match, _: text.format(**match.groupdict())
 
 
@@ -54,8 +54,8 @@ def _always(text: Text) -> Callable[[re.Match[str], Collection[str]], Text]:
 
 _HEADER_ELSEWHERE: Final = Text(
     en=(
-        "{found} is in the zip, but not where {name} is looked for: beside the file that includes it, at the "
-        'root, in include and in src. Write #include "{found}", or put -I{folder} into compile_flags.txt.'
+        "{found} is in the zip, but not in a folder that is searched for {name}: the including file's, the "
+        'root, include and src. Write #include "{found}", or put -I{folder} into compile_flags.txt.'
     ),
     ko=(
         "{found} 파일은 zip에 있지만 {name}을(를) 찾는 위치"
@@ -103,7 +103,7 @@ _NO_MAIN: Final = Text(
 _C_NAME: Final = Text(
     en=(
         'No C++ source defines {name}. If one of the C sources does ({files}), declare it within extern "C" '
-        "{{ … }}, or call the file .cpp."
+        "{{ … }}, or rename the file to .cpp."
     ),
     ko=(
         "{name}을(를) 정의하는 C++ 소스가 없습니다. C 소스({files})에 정의되어 있다면 "
@@ -152,7 +152,7 @@ def _defined_twice(match: re.Match[str], files: Collection[str]) -> Text:
 
 
 def _path_of(name: str, files: Collection[str]) -> str:
-    """The path of the file that the linker calls by its last name, if only one has that name."""
+    """The path of the file that the linker names without its folder, if only one file has that name."""
     found = [file for file in files if file == name or file.endswith(f"/{name}")]
     return found[0] if len(found) == 1 else name
 
@@ -217,9 +217,9 @@ _GO_VERSION: Final = Text(
 )
 _GO_PACKAGES: Final = Text(
     en=(
-        "{first} and {second} are in one folder, but of two packages. "
-        "At the root all files say package main; put "
-        "other packages into folders of their own."
+        "{first} and {second} are in one folder, but in two packages. "
+        "At the root all files must be in package main; put "
+        "other packages into separate folders."
     ),
     ko=(
         "{first}와(과) {second}이(가) 같은 폴더에 있지만 패키지가 다릅니다. "
@@ -235,7 +235,7 @@ _GO_TWO_MAINS: Final = Text(
 )
 _GO_OWN_PACKAGE: Final = Text(
     en=(
-        "The folder {name} of the zip is imported by its module's path: {module}/{name}. Without a go.mod "
+        "Import the folder {name} of the zip by the path of its module: {module}/{name}. Without a go.mod "
         "the module is called function."
     ),
     ko=(

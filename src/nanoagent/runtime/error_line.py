@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_CHARACTERS: Final = 300
-# Of each end. MAX_OUTPUT_BYTES may be larger; hostile text of this size takes up to 20 ms of the loop.
+# At the beginning and at the end. MAX_OUTPUT_BYTES may be larger. Hostile text takes up to 20 ms.
 _EXAMINED_CHARACTERS: Final = 64 * 1024
 _MOST_LINES: Final = 2000  # read from one place of interest; a recursion's traceback has about 1000 frames
 _MOST_PLACES: Final = 50  # examined of one kind, the last ones first
@@ -60,7 +60,7 @@ def build_error(runtime: Runtime, said: str) -> str | None:
     return _shown(first(text) or _last_line(text)) or None
 
 
-# EFBIG and SIGXFSZ in the words of each runtime. A message such as "file too large" alone is a program's own.
+# EFBIG and SIGXFSZ as each runtime prints them. "file too large" alone may be any message of a program.
 _FILE_SIZE_LIMIT: Final = re.compile(
     r"\[Errno 27\] File too large|<Signals\.SIGXFSZ: 25>"
     r"|\bEFBIG: file too large\b"
@@ -92,15 +92,15 @@ _PYTHON_ASIDE: Final = ("Exception ignored ", "Exception in thread ", "Task exce
 
 
 def _python(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """The end of the output tells most: a traceback that the gap has cut is told by its last lines."""
+    """Search the part behind the gap first: the end of a traceback is there, even if the gap cut it."""
     found = (_python_part(part, exit_code, killed_by) for part in gap.tail_and_whole(text))
     return next((line for line in found if line), None)
 
 
 def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """An error that nobody caught is told by the last traceback that begins in a module's own code.
+    """An uncaught error is in the last traceback that begins at the top level of a module.
 
-    A logged traceback begins in a function as a rule. It counts only where no line follows it.
+    A logged traceback usually begins in a function. It counts only if no line follows it.
     """
     places = _last_places(_PYTHON_HEADER, text)
     for place in places:
@@ -154,7 +154,7 @@ def _is_aside(text: str, at: int) -> bool:
 
 
 def _python_without_header(text: str) -> str | None:
-    """Of a syntax error in the entry file, which has no header, or of a traceback whose header was cut."""
+    """The error of a traceback without a header: of a syntax error in the entry file, or cut by the gap."""
     if frame := _PYTHON_GROUP_FRAME.search(text):
         return _first_outer_line(_lines(text, frame.end() + 1), "  | ")
     if frame := _first_of(_last_places(_PYTHON_FRAME, text)):
@@ -180,7 +180,7 @@ _NODE_MESSAGE_LINES: Final = 50
 
 
 def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:  # noqa: ARG001 - as its siblings
-    """An error that nobody caught stands below a place in the source, and above the version of Node.js."""
+    """An uncaught error is printed below a place in the source, and above the version of Node.js."""
     if fatal := _first_of(_last_places(_NODE_FATAL, text)):
         return fatal[0]
     if killed_by is not None:
@@ -245,7 +245,7 @@ _GO_RECOVERED: Final = re.compile(r" \[recovered(?:, repanicked)?\]$")
 
 
 def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """A panic is told by its last `panic: ` line: later ones were raised while an earlier one was handled."""
+    """The last `panic: ` line counts: later panics were raised while an earlier one was handled."""
     if exit_code == _GO_PANIC_EXIT_CODE or killed_by is signal.SIGABRT:  # SIGABRT: GOTRACEBACK=crash
         for place in _last_places(_GO_END, text):
             return _go_last_panic(text, place)
@@ -290,7 +290,7 @@ _THREAD_SANITIZER_EXIT_CODE: Final = 66
 
 
 def _native(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """What the C++ library, glibc or a sanitizer said before it ended the program."""
+    """The message of the C++ library, glibc or a sanitizer before it ended the program."""
     if (found := _SANITIZER.search(text)) is not None:
         return found[1]
     if exit_code == _THREAD_SANITIZER_EXIT_CODE and (found := _THREAD_SANITIZER.search(text)):

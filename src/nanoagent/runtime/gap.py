@@ -37,7 +37,7 @@ def split(text: str) -> tuple[str, str] | None:
 
 
 def tail_and_whole(text: str) -> tuple[str, ...]:
-    """The whole text, and before it the part behind the gap, where the end of the program is told."""
+    """The part behind the gap, if there is a gap, then the whole text."""
     parts = split(text)
     return (text,) if parts is None else (parts[1], text)
 

@@ -380,7 +380,7 @@ def _spooled(spool: Path, number: int) -> Path:
 
 
 def captured(kept: bytes, total: int, capacity: int) -> Captured:
-    """Text from the head and tail of a stream, without the characters that the cuts have split.
+    """Text from the head and tail of a stream, without characters that were split at the gap.
 
     Args:
         kept: The head and, behind it, the tail.

@@ -112,7 +112,7 @@ class Ending:
     timeout_ms: int | None = None
 
 
-_MOST_MEMORY_MB: Final = 512  # a worker's budget has to have room for it beside jobs
+_MOST_MEMORY_MB: Final = 512  # it has to fit into the worker's budget beside jobs
 
 LEFT: Final = (
     *(f"write {folder}/{MARK}" for folder in ("/tmp", "/dev/shm", "/output")),  # noqa: S108 - the run's own
@@ -133,7 +133,7 @@ def check_machine() -> None:
 
 
 def memory_mb(settings: Settings) -> int:
-    """The memory of the canary's runs, MiB: as many processes as a run may have take less than 1 MiB each."""
+    """The memory of the self-test's runs, MiB: each process that a run may have takes less than 1 MiB."""
     wanted = max(settings.job_defaults.memory_mb, settings.max_processes)
     return min(wanted, settings.largest_job_mb, _MOST_MEMORY_MB)
 
