@@ -174,7 +174,7 @@ async def _feed_watchdog() -> None:
 def new_metrics(settings: Settings) -> Metrics:
     """The worker's metrics, in which the models that the settings name keep their own labels.
 
-    Names that users invent get the labels that are left.
+    Other names share the remaining labels.
     """
     metrics = Metrics()
     for model in settings.named_models:
@@ -275,12 +275,12 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Where the parts say how they are.
+    """Where the parts report counts, readiness and failures of background tasks.
 
     Attributes:
         metrics: Counts.
         health: Readiness.
-        background: Starts background tasks, and tells both of those that fail.
+        background: Starts background tasks, and reports their failures to both.
     """
 
     metrics: Metrics
@@ -348,10 +348,10 @@ def _heed(notices: Ec2Notices, worker: Worker, settings: Settings, opened: Async
 
 @dataclass(frozen=True, slots=True)
 class DefaultBuckets:
-    """The buckets that the settings name, asked on connections of their own.
+    """The buckets that the settings name, probed on separate connections.
 
     Attributes:
-        store: The way there; it does not wait for transfers.
+        store: The S3 client of the probes; it does not wait for transfers.
         code: S3_CODE_BUCKET.
         outputs: S3_USER_DATA_BUCKET.
     """
@@ -386,7 +386,7 @@ async def _buckets(settings: Settings, clients: AwsClients, opened: AsyncExitSta
 
 
 async def _store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> SteadyStore:
-    """The object store, and a way to ask it how it is that transfers under way do not take up."""
+    """The object store with its circuit breaker, whose probes do not wait for transfers."""
     return SteadyStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
 
 
@@ -548,7 +548,7 @@ async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime,
 
 
 def _descriptor_limit() -> int:
-    """How many file descriptors the worker may have, once that is as many as can be.
+    """Raise the limit on file descriptors as far as possible; returns the limit.
 
     Raises:
         ConfigError: They are too few.
@@ -563,7 +563,7 @@ def _descriptor_limit() -> int:
 
 
 def _connections_of_a_run(settings: Settings, limit: int) -> int:
-    """NETWORK_MAX_CONNECTIONS, or fewer where the runs that fit at a time could use up all descriptors."""
+    """NETWORK_MAX_CONNECTIONS, or fewer if concurrent runs could use up the file descriptors."""
     if settings.network is NetworkPolicy.NONE:
         return settings.network_max_connections
     smallest_mb = settings.job_defaults.memory_mb
@@ -756,7 +756,7 @@ def _replay(folder: Path) -> Replay:
 
 
 def redis_tls(settings: Settings) -> Tls | None:
-    """How to speak TLS to Redis; None: without."""
+    """The TLS settings of the connections to Redis; None without TLS."""
     if not settings.redis_tls:
         return None
     return Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
@@ -802,7 +802,7 @@ def _tuner(settings: Settings) -> Tuner:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The outside parts that a worker asks, without a worker.
+    """The adapters of the external services that a worker uses, without a worker.
 
     Attributes:
         broker: The queue.
@@ -818,7 +818,7 @@ class Services:
 
 
 async def open_services(settings: Settings, opened: AsyncExitStack) -> Services:
-    """Make the adapters as the worker does; nobody is asked yet."""
+    """Make the adapters as the worker does; no request is sent yet."""
     clients = AwsClients(settings.aws_region)
     opened.push_async_callback(clients.close)
     broker = await _broker(settings, clients)

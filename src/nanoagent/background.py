@@ -165,7 +165,7 @@ class Background:
             The task to cancel or to wait for.
         """
         assert KINDS[name].kept  # noqa: S101 - the table and its callers are one decision
-        # A context of its own: some are started by the first job, whose fields their log lines must not have.
+        # A separate context: the first job starts some tasks, and their log lines must not have its fields.
         return asyncio.create_task(
             self._keep(name, work, until or asyncio.Event()), name=name, context=contextvars.Context()
         )
@@ -177,7 +177,7 @@ class Background:
 
         Args:
             name: Its name; not a kept one.
-            work: What it does.
+            work: The coroutine.
             into: Holds the task until it is over.
         """
         assert not KINDS[name].kept  # noqa: S101 - likewise
@@ -223,7 +223,7 @@ class Background:
     async def _run(
         self, name: TaskName, work: Callable[[], Coroutine[Any, Any, None]]
     ) -> BaseException | None:
-        """Run it once, to its end or its failure, which is returned."""
+        """Run it once; returns its failure, None without one."""
         loop = asyncio.get_running_loop()
         on_trial = loop.call_later(self._trial_s, self._set_up, name) if name in self._down else None
         try:

@@ -34,8 +34,8 @@ class Probe:
 
     Attributes:
         part: Its name, for people.
-        ask: Why a worker could not use the part, None when it could; or a whole finding. A `ConfigError` or a
-            `PlatformError` is a problem.
+        ask: Returns why a worker could not use the part, None if it could, or a complete finding. A
+            `ConfigError` or a `PlatformError` is a problem.
     """
 
     part: str
@@ -58,14 +58,14 @@ class Finding:
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """Ask every outside part, all at once; nothing is changed anywhere."""
+    """Ask every external service, all at once; nothing is changed."""
     async with AsyncExitStack() as opened:
         probes = await _probes(settings, opened)
         return list(await asyncio.gather(*map(_answer, probes)))
 
 
 async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]:
-    """One for each part; `opened` closes what they ask with."""
+    """One probe for each part; `opened` closes their clients."""
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
     services = await agent.open_services(settings, opened)

@@ -1,7 +1,7 @@
 """The command line: `nanoagent run`, `check`, `send` and the other commands.
 
-Exit codes: 0 all well, 1 something failed, 2 the settings or the call are wrong; `send`,
-`result` and `cancel` have more. Heavy imports happen in the command that needs them.
+Exit codes: 0 success, 1 something failed, 2 invalid arguments or settings; `send`, `result`
+and `cancel` have more. Heavy imports happen in the command that needs them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-# Of `sender.command.Exit`, which `nanoagent --help` need not import.
+# The values of `sender.command.Exit`, repeated so that `nanoagent --help` does not import it.
 _SEND_EXITS = (
-    "Exit codes: 0 success, 1 the job ended without success, 2 wrong call, code or settings (nothing was "
-    "sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
+    "Exit codes: 0 success, 1 the job ended without success, 2 invalid arguments, code or settings "
+    "(nothing was sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
 )
 
 app = typer.Typer(
@@ -222,9 +222,7 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 @app.command(epilog=_SEND_EXITS)
 def send(  # noqa: PLR0913, PLR0917 - options of a command line
     code: Annotated[Path, typer.Argument(help="A folder with the function's code, a source file, or a zip.")],
-    runtime: Annotated[
-        str, typer.Option(help="python, nodejs, cpp or go; default: the entry file tells.")
-    ] = "",
+    runtime: Annotated[str, typer.Option(help="python, nodejs, cpp or go; default: by the entry file.")] = "",
     payload: Annotated[
         str, typer.Option("--input", help="The job's input: JSON, @FILE, or - for standard input.")
     ] = "{}",

@@ -61,7 +61,7 @@ _SECRET_VARIABLES: Final = (
 _URL: Final = re.compile(r"https?://[^/\s]+")
 # It stands in a header, and in a log it has to be found again: no character that JSON writes otherwise.
 _KEY: Final = re.compile(r"[!#-\[\]-~]{1,4096}")
-# The address of one call: clients append it to the base URL themselves.
+# The path of one call, which clients append to the base URL themselves.
 _MODEL_CALL: Final = re.compile(
     r"/(?:(?:chat/)?completions|responses|embeddings|api/(?:generate|chat))/?(?:\?|$)"
 )
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     redis_password: str | None = Field(None, description="its password, if it wants one", repr=False)
     redis_tls: bool = Field(False, description="speak TLS to it")
     redis_tls_ca_file: Path | None = Field(
-        None, description="PEM file of authorities that may sign its certificate, besides this machine's"
+        None, description="PEM file of authorities for its certificate, in addition to this machine's"
     )
     redis_tls_key_file: Path | None = Field(
         None, description="PEM file of the client certificate's private key, not encrypted"
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     redis_tls_cert_file: Path | None = Field(
         None,
         validate_default=True,  # to find a key without a certificate
-        description="PEM file of the client certificate, with its chain, if the server wants one",
+        description="PEM file of the client certificate, with its chain, if the server requires one",
     )
     result_ttl_seconds: Positive = Field(3600, description="how long a result is kept on Redis, seconds")
     max_result_bytes: int = Field(
@@ -322,7 +322,7 @@ class Settings(BaseSettings):
     max_file_mb: Positive = Field(512, description="largest file a run may write, MiB")
     tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")
     work_max_mb: Positive = Field(
-        512, description="what a run may write to its working directory, MiB (counts as memory)"
+        512, description="how much a run may write to its working directory, MiB (counts as memory)"
     )
     output_dir_max_mb: Positive = Field(512, description="size of /output, MiB (counts as memory)")
     max_inodes: int = Field(16384, ge=64, le=1_000_000, description="files in each of these")
@@ -562,7 +562,7 @@ class Settings(BaseSettings):
         key = info.data.get("redis_tls_key_file")
         if value is None:
             if key is not None:
-                raise ValueError("should be set, as REDIS_TLS_KEY_FILE is")
+                raise ValueError("should be set, because REDIS_TLS_KEY_FILE is")
             return None
         try:
             ssl.create_default_context().load_cert_chain(value, key, password=_no_password)
@@ -720,7 +720,7 @@ class Settings(BaseSettings):
 
 
 def _no_password() -> str:
-    """For an encrypted key: OpenSSL would ask at the terminal."""
+    """Refuse an encrypted key, for which OpenSSL would ask at the terminal."""
     raise ValueError("the key is encrypted")
 
 

@@ -4,7 +4,7 @@
 
     NanoAgentError
     ├── ConfigError            the settings are wrong; every problem at once
-    ├── InvalidCall            a command's arguments cannot be used; every problem at once
+    ├── InvalidCall            a command's arguments are invalid; every problem at once
     ├── Rejected               the user's fault, found before the program could start (blame: user)
     │   └── Remembered         it was found with another job, a moment ago
     ├── UnreadableMessage      a message without a requestId: nobody can be told
@@ -18,7 +18,7 @@
         │   └── ProtocolError  bytes from a supervisor that break the protocol
         ├── StackError         the embedded services of demo, dev and tests (see `local`)
         ├── GivenUp            a job has no attempts left, or its message no receipts
-        ├── Interrupted        no room for the job here, now; an attempt or not by its kind
+        ├── Interrupted        the job goes back to the queue; its kind says if that is an attempt
         └── Superseded         another worker has the request; nothing of this attempt counts
 
 Vendors' exceptions are translated at the adapters, `from exc`.
@@ -67,7 +67,7 @@ class ConfigError(NanoAgentError):
 
 
 class InvalidCall(NanoAgentError):  # noqa: N818 - names the thing that is wrong
-    """A command's arguments cannot be used.
+    """A command's arguments are invalid.
 
     Args:
         problems: One sentence each, starting with the option, file or folder.
@@ -212,7 +212,7 @@ class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPT
 
     Args:
         reason: Why, for the log.
-        delay_s: How long it stays away, seconds; None for as long as a job that found no room.
+        delay_s: The delay until it can be received again, seconds; None: that of a job that found no room.
         why: The reason's kind.
     """
 

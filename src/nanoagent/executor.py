@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from nanoagent.tuner import Tuner
 
 
-# Ends of a program that has not found its input.
+# Outcomes of a program that did not find its input.
 _OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
 _LOG_SAYS_MORE: Final = Text(
-    "{told}; the worker's log says more of this requestId",
+    "{told}; see the worker's log for this requestId",
     "{told}. 자세한 내용은 워커 로그에서 이 requestId로 확인하세요",
 )
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 LEAST_DESCRIPTORS: Final = 192
-"""Fewer leave no room for containers."""
+"""With fewer, there would be no room for containers."""
 
 # Standard streams, the loop, 64 connections of scrapers and probes, 32 to Redis, and those to AWS and Docker.
 OWN_DESCRIPTORS: Final = 128
@@ -58,7 +58,7 @@ class DescriptorPlan:
     """How many things that hold descriptors the worker may have.
 
     Attributes:
-        containers: Containers, whatever they do.
+        containers: Containers, busy and idle.
         connections: Connections of all runs together.
         fresh_trees: Trees that the code cache keeps open because the store was asked lately.
     """
@@ -73,7 +73,7 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
 
     Args:
         limit: How many there may be; `LEAST_DESCRIPTORS` or more.
-        sockets_per_run: How many sockets a run hands over to be listened at.
+        sockets_per_run: How many listening sockets a run hands over.
     """
     rest = limit - OWN_DESCRIPTORS
     return DescriptorPlan(
@@ -112,11 +112,11 @@ def open_descriptors() -> int:
 
 
 class Descriptors:
-    """Looks whether file descriptors of this process are left.
+    """A readiness check: enough file descriptors of this process are left.
 
     Args:
         limit: How many there may be.
-        evict: Gives up so many idle containers, as far as there are any.
+        evict: Evicts up to that many idle containers.
         count: How many are open now.
         clock: Monotonic seconds.
     """
@@ -137,7 +137,7 @@ class Descriptors:
         self._reason: str | None = None
 
     async def trouble(self) -> str | None:
-        """Why jobs would find too few, or None; looks every two seconds at most."""
+        """Why too few are left for jobs, or None; looks every two seconds at most."""
         if self._clock() - self._looked_at >= _HOLDS_S:
             used = await asyncio.to_thread(self._count)
             self._looked_at = self._clock()
@@ -148,11 +148,11 @@ class Descriptors:
 
 
 def descriptor_shortage(used: int, limit: int) -> str | None:
-    """Why so many open descriptors are too many, with the remedy; None when they are not."""
+    """Why too few descriptors are left, with the remedy; None if enough are left."""
     if limit - used >= _SPARE_DESCRIPTORS:
         return None
     return (
-        f"{used} of {limit} file descriptors of the worker are open; idle containers are given up: raise the "
+        f"{used} of {limit} file descriptors of the worker are open; idle containers are evicted: raise the "
         "hard limit (LimitNOFILE of the unit, ulimit -n)"
     )
 
@@ -165,7 +165,7 @@ class Supply:
     """A finite thing of the whole machine.
 
     Attributes:
-        name: What it is, in the plural.
+        name: Its name, in the plural.
         used: How many exist; None where that cannot be seen.
         most: How many there may be; None likewise.
         spare: Fewer left than this are too few.
@@ -219,7 +219,7 @@ def supplies(text: Callable[[str], str | None]) -> list[Supply]:
 
 
 def _memory_groups(text: Callable[[str], str | None]) -> int | None:
-    """How many there are, those included whose container is gone and whose pages are not (cgroups(7))."""
+    """How many there are, also of removed containers whose pages remain (cgroups(7))."""
     stat = dict(line.split() for line in (text("/sys/fs/cgroup/cgroup.stat") or "").splitlines())
     if "nr_descendants" in stat:
         return int(stat["nr_descendants"]) + int(stat.get("nr_dying_descendants", 0))
@@ -240,7 +240,7 @@ def _least(numbers: Iterable[int | None]) -> int | None:
 
 
 class HostRoom:
-    """Looks whether the machine has enough of what all programs on it share.
+    """A readiness check: the machine has enough processes, open files and control groups left.
 
     Args:
         text: The content of a file of the kernel's; None where it cannot be read.
@@ -259,7 +259,7 @@ class HostRoom:
         self._reason: str | None = None
 
     async def trouble(self) -> str | None:
-        """Why jobs would find too little, or None; looks every two seconds at most."""
+        """Why too little is left for jobs, or None; looks every two seconds at most."""
         if self._clock() - self._looked_at >= _HOLDS_S:
             found = await asyncio.to_thread(supplies, self._text)
             self._looked_at = self._clock()

@@ -250,7 +250,7 @@ class Handler:
         self._order = order
         self._jitter = jitter
         self._requests: dict[str, _Request] = {}
-        self._unsettled: dict[str, int] = {}  # message id → how often an error inside the worker returned it
+        self._unsettled: dict[str, int] = {}  # message id → how often an internal error returned it
 
     async def handle(self, delivery: Delivery, held: Held) -> None:
         """From receipt until settled."""
@@ -266,10 +266,10 @@ class Handler:
             self._unsettled.pop(delivery.message_id, None)
 
     async def _return_unsettled(self, delivery: Delivery, exc: Exception) -> None:
-        """Return a message whose handling has failed; bury one with which that happens each time.
+        """Return a message whose handling has failed; dead-letter it if that happens each time.
 
-        A service that fails is no fault of the message. An error inside the worker may be: the message is
-        not copied after its last receipt then, and is buried after MAX_ATTEMPTS here.
+        If a service failed, the message is not the cause. It may be the cause of an internal error: then it
+        is not copied after its last receipt, and is dead-lettered after MAX_ATTEMPTS here.
         """
         reason = f"it could not be settled: {type(exc).__name__}"
         self._course.streak.returned(Why.NOT_SETTLED, reason)
@@ -369,7 +369,7 @@ class Handler:
                 await self._failed(delivery, held, attempt, failure)
 
     async def _returned(self, delivery: Delivery, held: Held, attempt: Attempt, exc: Interrupted) -> None:
-        """Return the job to the queue; this is an attempt or not by the kind of the reason."""
+        """Return the job to the queue; the kind of the reason says whether that is an attempt."""
         if is_failed_attempt(exc):
             await self._failed(delivery, held, attempt, exc)
             return

@@ -100,7 +100,7 @@ class Job:
         payload: The `input` field's own JSON bytes.
         model_id: The default model of the AI client.
         network: What the run may reach.
-        locale: The language of what the result says to the author.
+        locale: The language of the result's texts.
     """
 
     request_id: str

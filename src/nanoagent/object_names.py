@@ -20,11 +20,11 @@ _ARN: Final = re.compile(r"arn:aws[\w-]*:s3:::([^/]+)(?:/(.*))?", re.DOTALL)
 _PATH_STYLE_HOST: Final = re.compile(r"s3[.-]([\w-]+\.)*amazonaws\.com(\.cn)?", re.IGNORECASE)
 _BUCKET_HOST: Final = re.compile(r"(.+?)\.s3[.-]([\w-]+\.)*amazonaws\.com(\.cn)?", re.IGNORECASE)
 _ADDRESS_HINT: Final = Text(
-    's3Key has an address; set s3Bucket to "{bucket}" and s3Key to "{key}".',
+    's3Key is an address; set s3Bucket to "{bucket}" and s3Key to "{key}".',
     's3Key에 주소가 들어 있습니다. s3Bucket을 "{bucket}", s3Key를 "{key}"(으)로 지정하세요.',
 )
 _ENCODED_HINT: Final = Text(
-    's3Key looks URL-encoded; S3 knows the plain key. Try "{key}".',
+    's3Key looks URL-encoded; S3 needs the plain key. Try "{key}".',
     's3Key가 URL 인코딩된 것 같습니다. S3에는 원래 키를 지정해야 합니다. "{key}"(을)를 시도하세요.',
 )
 _PLUS_HINT: Final = Text(
@@ -32,7 +32,7 @@ _PLUS_HINT: Final = Text(
     's3Key에 "+"가 있습니다. S3 이벤트와 URL에서는 공백을 뜻합니다. "{key}"(을)를 시도하세요.',
 )
 _SLASH_HINT: Final = Text(
-    's3Key begins with "/", which is a part of the key for S3. Try "{key}".',
+    's3Key begins with "/", which S3 takes as a part of the key. Try "{key}".',
     's3Key가 "/"로 시작합니다. S3에서는 "/"도 키의 일부입니다. "{key}"(을)를 시도하세요.',
 )
 _WHITE_SPACE_HINT: Final = Text(
@@ -76,7 +76,7 @@ def key_hint(bucket: str, key: str) -> Text | None:
 
 
 def bucket_hint(bucket: str) -> Text | None:
-    """The likely correction of a bucket's name that is refused; None where there is none to suggest."""
+    """The likely correction of a refused bucket name; None without a suggestion."""
     place = _place(bucket) or (tuple(bucket.strip("/").partition("/")[::2]) if "/" in bucket else None)
     if place is None or not place[0]:
         return None
@@ -96,7 +96,7 @@ def _place(text: str) -> tuple[str, str] | None:
 
 
 def _place_of_url(url: str) -> tuple[str, str] | None:
-    """Bucket and key of an address on AWS, in path style or virtual-hosted; a query is a signature's."""
+    """Bucket and key of an address on AWS, in path style or virtual-hosted; the query is ignored."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -122,7 +122,7 @@ def _plain_path(key: str) -> str:
 
 
 def _all_corrected(bucket: str, key: str) -> str:
-    """The key with its other slips corrected too, but for +, which may be meant."""
+    """The key with its other mistakes corrected too, except +, which may be intended."""
     corrections: tuple[Callable[[str], str], ...] = (str.strip, _decoded, _plain_path)
     for corrected in corrections:
         key = corrected(key) or key

@@ -12,7 +12,7 @@ _MAX_VARIABLE_BYTES: Final = 131_071
 MAX_BYTES: Final = _MAX_VARIABLE_BYTES - len("PAYLOAD=")
 _VARIABLE: Final = re.compile(r"\bPAYLOAD\b")
 _FILE: Final = re.compile(r"\bPAYLOAD_FILE\b")
-# Errors that a program meets when it parses a variable that is not set.
+# Errors of programs that parse a variable that is not set.
 _MISSING_VALUE: Final = re.compile(
     r"the JSON object must be str, bytes or bytearray, not NoneType"  # json.loads(os.environ.get(...))
     r"|JSONDecodeError: Expecting value: line 1 column 1 \(char 0\)"  # json.loads(os.environ.get(..., ""))
@@ -40,9 +40,9 @@ def left_out_hint(payload: bytes, stderr: str, error_message: str, source: str) 
 
     Args:
         payload: The job's input.
-        stderr: The program's; a traceback there may show the line that reads the variable.
+        stderr: The program's standard error; a traceback may show the line that reads the variable.
         error_message: The error's type and message.
-        source: The entry file. If it names PAYLOAD_FILE too, it counts as prepared for both cases.
+        source: The entry file's text. If it names PAYLOAD_FILE too, it is taken to handle both cases.
     """
     if fits_variable(payload):
         return None

@@ -70,7 +70,7 @@ class Outcome:
         settle: What happens to the message.
         label: The `status` label of `worker_jobs_processed_total`.
         meaning: When it happens, for documentation.
-        hint: What a person should do; None where there is nothing to do.
+        hint: The advice for the author; None where there is nothing to do.
     """
 
     error_type: ErrorType | None
@@ -284,7 +284,7 @@ class OutputError(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An output file that is not uploaded, and why, before the result has a language.
+    """An output file that is not uploaded, and why, in every language.
 
     Attributes:
         path: As a result shows it; empty for all files, or for several.

@@ -2,13 +2,13 @@
 
 `RULES` decides, by the reason alone:
 
-* **free**: no attempt, by design, because the reason ends by itself or another worker can have the job.
+* **free**: no attempt, because the reason ends by itself or another worker can have the job.
 * **checked**: no attempt, because a readiness check stops the intake while the reason lasts.
 * **counted**: intake goes on for other jobs, so each return of this one counts as a failed attempt. Pauses of
-  15 s and more lie in between, so that another worker may have it, or an operator mends the cause. At
-  MAX_ATTEMPTS the sender is told.
-* **streak**: nothing can be counted for the job, because Redis refuses that, or because there is an error in
-  the worker. After several such returns in a row the intake stops (`Streak`).
+  15 s and more lie in between, so that another worker can take it or an operator can correct the cause. At
+  MAX_ATTEMPTS the job fails.
+* **streak**: nothing can be counted for the job, because Redis refuses that, or because of an
+  internal error. After several such returns in a row the intake stops (`Streak`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Why(StrEnum):
 
 
 class Rule(StrEnum):
-    """What is done about returns that repeat; see the module."""
+    """How repeated returns are treated; see the module."""
 
     FREE = "free"
     CHECKED = "checked"
@@ -64,7 +64,7 @@ RULES: Final = {
     Why.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted, or ends
     Why.STORE_UNAVAILABLE: Rule.CHECKED,  # `storage`; throttling passes, and three in a row close it
     Why.ENGINE_UNAVAILABLE: Rule.CHECKED,  # `containers`
-    Why.NO_CONTAINERS: Rule.CHECKED,  # `containers`: of no runtime can any be made
+    Why.NO_CONTAINERS: Rule.CHECKED,  # `containers`: they cannot be made for any runtime
     Why.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,
     Why.NO_RUNTIME: Rule.CHECKED,  # `guards`: all are blocked
     Why.RUNTIME_BLOCKED: Rule.COUNTED,
@@ -104,7 +104,7 @@ class _Run:
 
     Attributes:
         number: How many.
-        detail: What was said with the last.
+        detail: The details of the last one.
         stopped_until: Intake stops until then, monotonic seconds.
         pause_s: How long it stops next.
     """
@@ -119,10 +119,10 @@ class Streak:
     """Stops the intake after returns in a row that cannot be counted for their jobs.
 
     After a pause intake goes on with one message. If it goes back for the same reason, intake stops for twice
-    as long. If it does not, all is well again.
+    as long. Otherwise intake goes on as usual.
 
     Args:
-        most: So many in a row stop the intake.
+        most: How many in a row stop the intake.
         clock: Monotonic seconds.
     """
 
@@ -142,7 +142,7 @@ class Streak:
             run.pause_s = min(run.pause_s * 2, _STOP_MAX_S)
 
     def worked(self, why: Why) -> None:
-        """What the reason says has failed has been done."""
+        """The operation that fails for this reason has succeeded."""
         self._runs.pop(why, None)
 
     @property

@@ -2,8 +2,8 @@
 
 A job waits in order of arrival. One that does not fit yet may be overtaken by later, smaller ones, so
 that the budget is used. At most `MAX_OVERTAKEN` overtakers count against it, so that it is not starved by
-them. An overtaker that ends counts no more if the job would not have fitted without all of its overtakers:
-then others are in its way, and the small jobs that come and go meanwhile cost it nothing.
+them. An overtaker that ends no longer counts if the job would not have fitted without all of its overtakers:
+then other jobs are in its way, and small jobs that come and go do not delay it.
 
 A function's jobs and builds together hold no more than its share of the budget, so that the rest is left to
 others whatever one function does. Whoever waits for that waits for others of its function only, in order of
@@ -112,7 +112,7 @@ class Request:
 
     Attributes:
         need: How much.
-        overtaken: How many later requests that were admitted before it, while it waited for room, count.
+        overtaken: How many of its overtakers count against it.
         owner: The function that it counts for; None for what is nobody's.
         overtaking: The part of the budget that its overtakers hold now.
     """
@@ -192,10 +192,10 @@ def admissible(need: Budget, waiting: Sequence[Request], free: Budget, shares: S
     """How many requests of one size would be admitted at once if they came now.
 
     Args:
-        need: The size; the requests are of functions that hold nothing and are not waited for.
+        need: The size; the requests are of functions that hold nothing and have no waiting requests.
         waiting: In order of arrival; none of them can be admitted now.
-        free: What nobody holds.
-        shares: What functions hold and may hold.
+        free: The free part of the budget.
+        shares: The parts that functions hold, and their limit.
     """
     passes = (MAX_OVERTAKEN - request.overtaken for _, request in _within_share(waiting, shares))
     return max(0, min(need.times_in(free), min(passes, default=need.times_in(free))))
@@ -215,11 +215,11 @@ def waiting_for_room(waiting: Sequence[Request], shares: Shares) -> int:
 
 @dataclass(slots=True, eq=False)
 class _Ticket(Request):
-    """A request and the way to tell whoever made it.
+    """A request, and the future that its caller waits for.
 
     Attributes:
-        granted: Done when it has its part.
-        passed: Those whom it was admitted before.
+        granted: Done when the request is admitted.
+        passed: The requests that it has overtaken.
     """
 
     passed: list[_Ticket] = field(default_factory=list)
@@ -298,11 +298,11 @@ class Slots:
             self._moved_on()
 
     async def _turn(self, need: Budget, owner: str | None) -> Sequence[_Ticket]:
-        """Wait until that much is granted; returns those whom it was admitted before."""
+        """Wait until that much is granted; returns the requests that were overtaken."""
         ticket = _Ticket(need, owner=owner)
         self._waiting.append(ticket)
         self._admit_waiting()
-        if not ticket.granted.done():  # that it waits changes how many more there is room for
+        if not ticket.granted.done():  # a request that waits changes how many are admissible
             self._tell()
         try:
             await ticket.granted
@@ -337,7 +337,7 @@ class Slots:
 
         Args:
             memory_mb: MiB.
-            cpus: CPUs. The requests are of functions that hold nothing and are not waited for.
+            cpus: CPUs. The requests are of functions that hold nothing and have no waiting requests.
 
         Raises:
             ValueError: The size is not positive.
@@ -353,7 +353,7 @@ class Slots:
         return self._shares.left(Budget.of(memory_mb, cpus), owner)
 
     def watch(self, changed: Callable[[], object]) -> None:
-        """Have `changed` called when a part was given back, and when someone begins or gives up waiting."""
+        """Have `changed` called when a part was given back, and when a request begins or stops waiting."""
         self._watchers.append(changed)
 
     def _take(self, need: Budget, owner: str | None) -> None:

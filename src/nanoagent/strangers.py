@@ -39,7 +39,7 @@ def close(descriptor: int) -> None:
     """Close it some time soon, without waiting here. From the loop's thread only."""
     _to_close.put(descriptor)
     if not _threads or (_to_close.qsize() > 1 and len(_threads) < _MOST_THREADS):
-        # The worker's end waits for none that is stuck.
+        # The worker's end does not wait for a thread that is stuck.
         _threads.append(keep_thread(TaskName.DESCRIPTOR_CLOSING, _close_next))
 
 

@@ -29,7 +29,7 @@ class Text:
 
     @classmethod
     def verbatim(cls, text: str) -> Text:
-        """A program's own words, a name or a number: the same in every language."""
+        """The text of a program, a name or a number: the same in every language."""
         return cls(text, text)
 
     def format(self, **fields: object) -> Text:

@@ -56,7 +56,7 @@ def unknown(environment: Mapping[str, str], in_file: Iterable[str] = (), used: s
 
 
 def _nearest(name: str, cutoff: float) -> str | None:
-    """The setting that was probably meant: one with the same words and more, else one that looks alike."""
+    """The setting that was probably meant: one with the same words and more, else a similar one."""
     words = set(name.split("_"))
     longer = [
         (not field.is_required(), setting.upper())
@@ -88,7 +88,7 @@ def warnings(file: Path, environment: Mapping[str, str], used: str = "") -> list
     """Everything to warn of before the settings are used."""
     try:
         in_file = list(dotenv_values(file)) if file.exists() else []
-    except (OSError, UnicodeDecodeError):  # said by `config.load`
+    except (OSError, UnicodeDecodeError):  # reported by `config.load`
         in_file = []
     missing = missing_file(file)
     return [*([] if missing is None else [missing]), *unknown(environment, in_file, used)]

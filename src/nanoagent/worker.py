@@ -178,9 +178,9 @@ class Worker:
         """How many more messages could run at once, counting those already here that do not run yet.
 
         Jobs whose slot is free again while they upload count too, when they become many: each may have a
-        folder of output files on the disk. Jobs that wait for their function's share do not. Nor do those
-        that wait for room, as long as they may be overtaken, and as they are few: what is received may be
-        as large, and would be kept from workers that have room for it.
+        folder of output files on the disk. Jobs that wait for their function's share do not. Nor do
+        jobs that wait for room, while they may be overtaken and are few. They have to be few because new
+        messages may be as large, and other workers may have room for them.
         """
         slots = self._parts.slots
         waiting = slots.waiting_for_room

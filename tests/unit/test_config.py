@@ -229,7 +229,7 @@ def test_certificates_for_redis_are_taken(
         ("false", {"CA": "ca"}, "CA", "has no effect without REDIS_TLS=true"),
         ("true", {"CA": "absent"}, "CA", "No such file"),
         ("true", {"CA": "text"}, "CA", "certificates in PEM"),
-        ("true", {"KEY": "key"}, "CERT", "should be set, as REDIS_TLS_KEY_FILE is"),
+        ("true", {"KEY": "key"}, "CERT", "should be set, because REDIS_TLS_KEY_FILE is"),
         ("true", {"CERT": "cert"}, "CERT", "whose private key"),
         ("true", {"CERT": "cert", "KEY": "other key"}, "CERT", "whose private key"),
         ("true", {"CERT": "locked", "KEY": "locked key"}, "CERT", "not encrypted"),

@@ -342,7 +342,7 @@ class SqsBroker:
         try:
             deliveries = await request
         except BrokerError as exc:
-            _log.warning("the poll that was abandoned failed", reason=str(exc))
+            _log.warning("abandoned poll failed", reason=str(exc))
             return
         await asyncio.gather(*(self._return(delivery) for delivery in deliveries))
 
@@ -488,7 +488,7 @@ class SqsBroker:
                 self._forget(lease)
 
     async def _delete_or_note(self, leases: list[_Lease]) -> list[_Lease]:
-        """As `_try_delete`; after an error inside the worker another try makes sense as well."""
+        """As `_try_delete`; after an internal error another try makes sense as well."""
         try:
             return await self._try_delete(leases)
         except Exception as exc:  # noqa: BLE001 - it is logged and counted there

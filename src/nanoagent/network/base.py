@@ -21,8 +21,8 @@ class AiUsage:
         refused: How many were answered by the gateway itself with an error: a limit, a model, a path.
         prompt_tokens: Of all requests together, by the upstreams' own usage fields.
         completion_tokens: Likewise; of a stream that was cut, what had come until then.
-        cached_tokens: The part of the prompts that model servers took from their caches.
-        reasoning_tokens: The part of the completions that models spent on thoughts.
+        cached_tokens: Tokens of the prompts that model servers took from their caches.
+        reasoning_tokens: Reasoning tokens of the completions.
     """
 
     requests: int = 0

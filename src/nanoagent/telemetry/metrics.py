@@ -140,7 +140,7 @@ class Metrics:
         self._llm_tokens = self._counter(
             "worker_llm_tokens_total", "Tokens that runs have used, prompt and completion", "model", "kind"
         )
-        # Beside the others: a sum over worker_llm_tokens_total counts each token once.
+        # A separate metric, so that a sum over worker_llm_tokens_total counts each token once.
         self._llm_token_parts = self._counter(
             "worker_llm_token_parts_total",
             "Tokens among those of worker_llm_tokens_total that came from a cache (prompt) or are reasoning "
@@ -336,14 +336,14 @@ class Metrics:
     def llm_tokens(
         self, model: str | None, prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0
     ) -> None:
-        """So many tokens were used.
+        """Count tokens that were used.
 
         Args:
             model: As for `llm_request`.
             prompt: Tokens of the prompt.
             completion: Tokens of the answer.
-            cached: The part of the prompt that came from the model server's cache.
-            reasoning: The part of the answer that is reasoning.
+            cached: Tokens of the prompt that came from the model server's cache.
+            reasoning: Reasoning tokens of the answer.
         """
         label = self._llm_label(model)
         self._llm_tokens_by(label, "prompt").inc(prompt)
