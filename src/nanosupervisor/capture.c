@@ -9,13 +9,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PIPE_BYTES (1 << 20) /* the default of /proc/sys/fs/pipe-max-size; memory is taken by what is in it alone */
+#define PIPE_BYTES (1 << 20) /* the default of /proc/sys/fs/pipe-max-size; an empty pipe takes no memory */
 
 int capture_pipe(int ends[2])
 {
     if (pipe2(ends, O_CLOEXEC))
         return -1;
-    /* A host may allow less, or this user has many pipes already: then it stays as it is. */
+    /* A host may allow less, or this user has many pipes already: then the pipe keeps its size. */
     fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES);
     return 0;
 }

@@ -14,7 +14,7 @@ struct capture {
 };
 
 /* A pipe for a stream, as large as an ordinary user may have one; 0 or -1. A program that writes without waiting for
- * room, and then ends, loses what does not fit. */
+ * room, and then ends, loses output that does not fit. */
 int capture_pipe(int ends[2]);
 /* Begin to keep at most that many bytes; `from` becomes non-blocking. -1: there is no stream. */
 void capture_open(struct capture *capture, char type, int from, uint32_t bytes);

@@ -49,7 +49,7 @@ int confine_capabilities(void)
     return (int)syscall(SYS_capset, &header, none);
 }
 
-/* Send the listener of our own filter to whoever serves it. */
+/* Send the listener of this process's filter over the job's socket. */
 static int send_listener(int job, int listener)
 {
     char room[CMSG_SPACE(sizeof listener)] = {0}, byte = CONFINED;

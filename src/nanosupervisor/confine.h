@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* The user and group id that a run sees itself under in a sandbox; the container's own differs with each container. */
+/* The user and group id of a run inside its sandbox. Outside, each container has a different one. */
 #define RUN_USER 1000
 
 struct __attribute__((packed)) confinement {

@@ -143,8 +143,8 @@ static const struct sock_filter denied_when_shared[] = {
 };
 
 static const struct sock_filter denied_in_sandbox[] = {
-    /* Of a user id that its namespace does not have the kernel says EINVAL; programs expect what anybody without
-     * rights gets. user_namespaces(7) */
+    /* For an id that the namespace does not have, the kernel returns EINVAL. Programs expect EPERM, which ordinary
+     * users get elsewhere. user_namespaces(7) */
     DENY_UNLESS_OWN(SYS_setuid, 0), DENY_UNLESS_OWN(SYS_setgid, 0),
     DENY_UNLESS_OWN(SYS_setreuid, 0), DENY_UNLESS_OWN(SYS_setreuid, 1),
     DENY_UNLESS_OWN(SYS_setregid, 0), DENY_UNLESS_OWN(SYS_setregid, 1),
@@ -158,7 +158,7 @@ static const struct sock_filter denied_in_sandbox[] = {
 #endif
 };
 
-/* The container's filter lets NETLINK_ROUTE through alone, so that the family is all there is to look at. */
+/* The container's filter allows only NETLINK_ROUTE of netlink, so this filter checks the family alone. */
 #define NETLINK(action) IF(SYS_socket, 0, 3), LOAD(ARGUMENT(0)), IF(AF_NETLINK, 0, 1), RETURN(action), LOAD(NUMBER)
 static const struct sock_filter hand_netlink_over[] = {NETLINK(SECCOMP_RET_USER_NOTIF)};
 static const struct sock_filter deny_netlink[] = {NETLINK(SECCOMP_RET_ERRNO | EPERM)};

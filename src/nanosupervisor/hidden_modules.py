@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 bootstrap: "Any" = sys.modules["_frozen_importlib"]  # under the names that the interpreter itself uses
 paths: "Any" = sys.modules["_frozen_importlib_external"]
 MISSING = object()
-# Whatever is executed uses these two without an import.
+# All code uses these two without an import.
 ALWAYS_USED = ("builtins", "sys")
-# Names that are set in these modules without changing what later code means.
+# Names that a run may set in these modules without an effect on modules that are loaded later.
 FREELY_SET = {
     "sys": frozenset(
         (
@@ -59,17 +59,17 @@ FREELY_SET = {
 
 
 class Load:
-    """What is known of one load of a module.
+    """One load of a module.
 
     Attributes:
         spec: How it was found; None if another module has put it into `sys.modules`.
         needs: Names of the modules that were imported or put into `sys.modules` meanwhile, in order.
-        finders: What its code has added to `sys.meta_path`.
-        module: What is in `sys.modules` under its name.
+        finders: The finders that its code has added to `sys.meta_path`.
+        module: The object in `sys.modules` under its name.
         is_known: Whether the next three have been found out.
         closure: Names of the hidden modules that would be loaded, in order of completion, its own last.
         touches: Names of all modules that it depends on.
-        absent: Those of them that are not there: it does without.
+        absent: Those of them that do not exist; the module works without them.
         is_bound: Whether its package got an attribute for it that is hidden, too.
         parent_path: Where its package looks for modules; None for a module at the top.
         is_once: Whether it cannot be loaded a second time.
@@ -129,7 +129,7 @@ class Recorder:
         fromlist: "Sequence[str] | None" = (),
         level: int = 0,
     ) -> "ModuleType":
-        """In the place of `builtins.__import__`."""
+        """Replaces `builtins.__import__`."""
         self._note_put()
         absolute = name
         if level > 0:
@@ -142,13 +142,13 @@ class Recorder:
         return imported
 
     def note_gcd_import(self, name: str, package: "str | None" = None, level: int = 0) -> "ModuleType":
-        """In the place of what `importlib.import_module` calls."""
+        """Replaces the function that `importlib.import_module` calls."""
         self._need(bootstrap._resolve_name(name, package, level) if level > 0 else name)
         module: ModuleType = self._gcd_import(name, package, level)
         return module
 
     def note_load(self, spec: "Any") -> "Any":
-        """In the place of what loads a module that was found."""
+        """Replaces the function that loads a module that was found."""
         self._note_put()
         self._need(spec.name)
         load, finders = Load(spec), list(sys.meta_path)
@@ -166,7 +166,7 @@ class Recorder:
         return loaded
 
     def _note_put(self) -> None:
-        """Note what the module that is being loaded has put into `sys.modules` itself."""
+        """Note modules that the module being loaded has put into `sys.modules` itself."""
         if len(sys.modules) == self._count:
             return
         self._count = len(sys.modules)
@@ -205,8 +205,8 @@ class HiddenModules:
         self.loads: dict[str, Load] = {}
         self.waiting: dict[str, Load] = {}  # those that have not been handed out
         self.changed: dict[str, None] = {}  # names of modules in which the run has set a name
-        # The first parts of the names of hidden modules, and of those that they look for: what the program's
-        # folder must not have, for `begin`.
+        # The first parts of the names of hidden modules, and of modules that they look for. For `begin`, the
+        # program's folder must not have them.
         self.top_names: set[str] = set()
         self._path: list[str] = []
         self._finders: list[Any] = []
@@ -220,11 +220,11 @@ class HiddenModules:
         return Recorder(self.loads)
 
     def hide(self, own: "Collection[str]", wanted: "Iterable[str]") -> None:
-        """Leave what a plain interpreter has.
+        """Leave in `sys.modules` only the modules of a plain interpreter.
 
         Args:
-            own: Names of the zygote's own modules, which nobody is to get.
-            wanted: Names of modules that runs will import: what they lead to is found out here.
+            own: Names of the zygote's own modules, which runs must not get.
+            wanted: Names of modules that runs will import: their dependencies are found out here.
         """
         modules = sys.modules
         for name in own:
@@ -274,7 +274,7 @@ class HiddenModules:
             self._bind(name, load)
 
     def _find_out(self, name: str, load: Load) -> None:
-        """Find out what loading it leads to. It is right for as long as only hidden modules are loaded."""
+        """Find out which modules it would load. The answer holds while only hidden modules are loaded."""
         if load.is_known:
             return
         visited: dict[str, None] = dict.fromkeys(ALWAYS_USED)
@@ -321,7 +321,7 @@ class HiddenModules:
     # --- in a process for a run
 
     def begin(self, stamp: object) -> None:
-        """Take what is there now for what the program starts with.
+        """Take the present state of the import system as the start of the program.
 
         Args:
             stamp: Of the program's folder, in which no file has the name of a hidden module.
@@ -355,7 +355,7 @@ class HiddenModules:
         return sys.meta_path == self._finders and sys.path_hooks == self._hooks
 
     def _loadable(self, load: Load) -> "list[str] | None":
-        """The hidden modules that a load would load; None if it would not give what is hidden."""
+        """The hidden modules that a load would load; None if it would load other modules instead."""
         doubtful = self._doubtful_names()
         fresh: dict[str, None] = {}
         is_whole = (not self.changed or load.touches.isdisjoint(self.changed)) and all(
@@ -398,7 +398,7 @@ class HiddenModules:
 
     @staticmethod
     def _is_absent(name: str, doubtful: "Collection[str] | None") -> bool:
-        """Whether a module that was not there is not there now."""
+        """Whether a module that did not exist still does not exist."""
         if name in sys.modules:
             return False
         if "." in name or (doubtful is not None and name not in doubtful):
@@ -406,7 +406,7 @@ class HiddenModules:
         return paths.PathFinder.find_spec(name) is None
 
     def _is_found(self, name: str, load: Load, doubtful: "Collection[str] | None") -> bool:
-        """Whether the search of this moment finds the file that the module is of."""
+        """Whether a search now would find the file of the module."""
         spec = load.spec
         if spec is None:
             return True

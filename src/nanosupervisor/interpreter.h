@@ -8,7 +8,7 @@
 
 #define MAX_WORDS 64
 
-/* The descriptors of a process that waits for its job: where the job comes from, and the program's own. */
+/* The descriptors of a process that waits for its job: the job's socket, and the program's standard streams. */
 enum { PARKED_JOB, PARKED_IN, PARKED_OUT, PARKED_ERR, PARKED_END_COUNT };
 
 enum kind { KIND_EXEC, KIND_SPARE, KIND_ZYGOTE };

@@ -32,7 +32,7 @@ static unsigned count_sockets(void)
 /* A new socket, or -1 with errno. Sockets are counted only when there could be too many. */
 static int open_socket(int type)
 {
-    static unsigned at_most; /* are open */
+    static unsigned at_most; /* upper bound of the open sockets */
     if (at_most >= MOST_SOCKETS)
         at_most = count_sockets();
     if (at_most >= MOST_SOCKETS) {

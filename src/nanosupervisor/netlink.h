@@ -6,7 +6,7 @@
 #ifndef NETLINK_H
 #define NETLINK_H
 
-/* Answer one call that waits at the filter's listener; 0 when nobody is left who could call. */
+/* Answer one call that waits at the filter's listener; 0 when no process has the filter any more. */
 int netlink_serve(int listener);
 
 #endif

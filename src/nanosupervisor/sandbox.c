@@ -158,8 +158,8 @@ static int make_read_only(const char *path)
     return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | SEALED, NULL);
 }
 
-/* Ports below 1024 are for root where a network is shared; this one is the run's own. A kernel that says no leaves
- * it at that. ip-sysctl.rst */
+/* Ports below 1024 are for root in a shared network. This network belongs to the run alone. If the kernel refuses, they
+ * stay root's. ip-sysctl.rst */
 static void allow_low_ports(void)
 {
     write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
@@ -239,8 +239,8 @@ static int overlay(const char *folder, int layer, const char *name, unsigned lon
     return mount("overlay", folder, "overlay", flags, options);
 }
 
-/* Whether to copy the code takes no longer than to mount a layer over it: some 12 µs a file against 0.3 ms, the
- * layer's end included. */
+/* Whether a copy of the code takes no longer than a layer over it: 12 µs for each file, against 0.3 ms to mount and
+ * unmount a layer. */
 static int is_cheap_to_copy(int code)
 {
     struct statfs used;
@@ -260,10 +260,10 @@ static void copy_code(int code, int layer)
     close(copy);
 }
 
-/* The run's own code, writable: a copy of a small tree, which is like any folder; a layer over any other. In a layer a
- * folder that came with the code cannot be renamed (EXDEV): that takes redirects, which the kernel does not take from
- * ordinary users. Files have another device than folders there: against that there is xino, but with it the kernel logs
- * a line for each mount. overlayfs.rst */
+/* The run's code, writable: a copy of a small tree, which behaves like any folder, else a layer. In a layer a folder of
+ * the code cannot be renamed (EXDEV): that needs redirects, which the kernel refuses to ordinary users. Files have
+ * another device than folders there: the option xino would change that, but with it the kernel logs a line for each
+ * mount. overlayfs.rst */
 static void mount_code(int layer)
 {
     int code = open_place(WORK_DIR);
@@ -392,8 +392,8 @@ static void keep_ends(struct ends *ends)
     close_range((unsigned)(CONTROL + count), ~0u, 0);
 }
 
-/* A second address beside 127.0.0.1, for programs that resolve names with AI_ADDRCONFIG: the C library asks netlink
- * then, and without another address than that one finds no name at all. sysdeps/unix/sysv/linux/check_pf.c */
+/* A second address beside 127.0.0.1, for programs that resolve names with AI_ADDRCONFIG: the C library then asks
+ * netlink for addresses, and resolves no names if 127.0.0.1 is the only one. sysdeps/unix/sysv/linux/check_pf.c */
 static void give_loopback_an_address(void)
 {
     struct {
@@ -716,7 +716,7 @@ int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *st
 int sandbox_end_everyone(struct sandbox *sandbox)
 {
     struct report report;
-    command(sandbox, COMMAND_END_EVERYONE); /* to an init that is gone: then there is no answer */
+    command(sandbox, COMMAND_END_EVERYONE); /* init may be gone: then there is no answer */
     return await_report(sandbox->control, REPORT_EVERYONE_ENDED, &report, NULL);
 }
 

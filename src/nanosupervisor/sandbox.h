@@ -26,7 +26,7 @@ struct sandbox {
     int process;      /* a pidfd of it */
     int control;      /* to init */
     int job;          /* to the parked process */
-    int in;           /* what it reads, to be written and closed */
+    int in;           /* its standard input, to be written and closed */
     int out, err;     /* what it prints */
     pid_t program;    /* of a zygote: the parked process, in the container's numbers; else 0 */
     struct tree tree; /* its places */

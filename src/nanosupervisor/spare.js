@@ -147,9 +147,9 @@ function prepareMainThreadExecution(expandArgv1) {
   return preExecution.prepareMainThreadExecution(expandArgv1);
 }
 
-// Node.js makes its output pipes non-blocking: what does not fit into them is lost when the program calls
-// process.exit or throws. Its documents promise synchronous writes. A proxy, because its text is that of a native
-// function.
+// Node.js makes its output pipes non-blocking: output that does not fit is lost when the program calls
+// process.exit or throws. Its documentation promises synchronous writes. A proxy, because its toString() is
+// that of a native function.
 function keepOutput() {
   Pipe.prototype.open = new Proxy(Pipe.prototype.open, {
     apply(open, pipe, [descriptor, ...rest]) {

@@ -100,7 +100,7 @@ struct run {
     struct input in;
     struct capture out, err;
     uint64_t started_us;
-    struct timespec started_at; /* as file times are */
+    struct timespec started_at; /* on the clock of file times */
     int kill_requested;
     int ended;
     struct exit_report report;
@@ -379,7 +379,7 @@ static void terminate(void)
         kill(-1, SIGTERM);
 }
 
-/* When a run is to be looked at again, in microseconds of now_us(). */
+/* When the supervisor has to look at a run again, in microseconds of now_us(). */
 struct schedule {
     uint64_t deadline;
     uint64_t kill_at; /* UINT64_MAX: SIGTERM has not been sent */
@@ -416,7 +416,7 @@ static void serve_descriptors(struct run *run, int end_fd, uint64_t until)
         look_for_end(run);
 }
 
-/* Whether the run is to be killed now; SIGTERM is sent when its time is up. */
+/* Whether the run has to be killed now. Sends SIGTERM when its time is up. */
 static int has_to_end(struct run *run, struct schedule *schedule)
 {
     uint64_t now = now_us();

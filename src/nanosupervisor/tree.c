@@ -137,7 +137,7 @@ static int copy_file(int from_folder, int to_folder, const char *name, const str
     return failed ? -1 : 0;
 }
 
-/* A symbolic link is copied as it is and never followed; the agent has looked where it leads. */
+/* A symbolic link is copied as it is and never followed; the agent has checked its target. */
 static int copy_link(int from_folder, int to_folder, const char *name, const struct stat *info)
 {
     char target[PATH_MAX];

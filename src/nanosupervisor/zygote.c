@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define CONTROL 3
-#define FOLDER "/nanosupervisor/zygote" /* with a main.py: /proc/self/cmdline is what it is in a plain start */
+#define FOLDER "/nanosupervisor/zygote" /* has a main.py, so that /proc/self/cmdline is that of a plain start */
 #define START_TIMEOUT_MS 30000
 #define MAX_MESSAGE (64 * 1024) /* names of modules and of files */
 
@@ -154,7 +154,7 @@ static int preload(const char *modules, size_t length, int folder)
     request[used++] = 'P';
     for (const char *at = modules; at < modules + length; at += strlen(at) + 1)
         if (!append(request, &used, at))
-            return 1; /* so many are no hint any more; a run imports what it needs */
+            return 1; /* too many names; a run imports what it needs */
     append(request, &used, "");
     DIR *entries = folder < 0 ? NULL : fdopendir(dup(folder));
     struct dirent *entry;
@@ -188,7 +188,7 @@ int zygote_start(const struct interpreter *interpreter, const char *modules, siz
     if (!await('R', &message, START_TIMEOUT_MS))
         return 0;
     if (length && !preload(modules, length, -1)) {
-        zygote_stop(); /* it has some of them, and is of no more use */
+        zygote_stop(); /* it may have imported some of them, and cannot be used */
         return 0;
     }
     return 1;

@@ -53,7 +53,7 @@ PRELOADED = (
     *("pickle", "importlib.util", "ai_client"),
 )
 MAIN_PARTS = {"PIL": "PIL.Image"}  # packages that are empty by themselves
-REHEARSED, REHEARSALS = "json", 20  # of hand-outs: so often until CPython has specialized their code
+REHEARSED, REHEARSALS = "json", 20  # so many hand-outs until CPython has specialized their code
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would be loaded for it
 STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
 JOB = 3
@@ -123,7 +123,7 @@ def warm_up() -> None:
 
 
 def preload(modules: "Sequence[str]", entries: "Iterable[str]") -> bool:
-    """Import more, for every run or for those of a function; whether that went well.
+    """Import more, for every run or for those of a function; returns whether that succeeded.
 
     Not when something that came in has a name that the code's folder has: there its own file must win.
     """
@@ -278,7 +278,7 @@ def is_for_a_plain_start(
         arguments: Interpreter, script, and what the script is told.
         environment: NAME=value.
         hidden: Names at the top of the modules that are here, but would not be when a plain interpreter runs
-            its first line, and of those that they look for.
+            its first line, and of modules that they look for.
     """
     return (
         [os.fsdecode(argument) for argument in arguments] != ARGUMENTS

@@ -16,7 +16,7 @@ static PyObject *waiting, *hand_out, *find_and_load; /* the last is the import s
 static PyObject *changed, *freely_set;               /* the last: module's name -> set of names */
 static int watcher = -1;
 
-/* Whether the program watches what is executed: then it is to see the loading. */
+/* Whether the program traces, profiles or audits its execution: then it must see the loading. */
 static int is_watched(void)
 {
     PyThreadState *own = PyThreadState_Get();

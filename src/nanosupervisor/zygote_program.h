@@ -2,7 +2,7 @@
 #ifndef ZYGOTE_PROGRAM_H
 #define ZYGOTE_PROGRAM_H
 
-/* Import what is needed at the end of a run; before any module is hidden. 0, or -1 with a Python error. */
+/* Import the modules that the end of a run needs; before any module is hidden. 0, or -1 with a Python error. */
 int program_keep_modules(void);
 /* Collect the zygote's garbage and put everything that is left out of the collector's reach; 0, or -1 with a
  * Python error. May be called again after more was imported. */
