@@ -1,13 +1,13 @@
-"""Background tasks: the one place that starts them, restarts those that fail, and says so.
+"""Starts background tasks, restarts tasks that fail, and reports failures.
 
 A kept task runs for as long as the worker. When it fails, the failure is logged and counted, and the task is
 started again after a pause that grows while it keeps failing. While a task that jobs need is down, the worker
 is not ready and takes no jobs. It counts as up again when it has run for `_TRIAL_S` without a failure.
 
 A short task runs once and nobody waits for its result. Its failure is logged and counted. The code that
-starts it does the work again later, or another part finds what was left undone.
+starts it does the work again later, or another part finds the unfinished work.
 
-`KINDS` lists all of them. A test holds every call that starts a task against this table.
+`KINDS` lists all tasks. A test compares every call that starts a task with this table.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Kind:
 
     Attributes:
         kept: It runs for as long as the worker, and is started again when it fails.
-        missing: What does not work while a kept task is down; None when jobs can be taken all the same.
+        missing: The fault while a kept task is down, in words; None if jobs can be taken all the same.
     """
 
     kept: bool
@@ -80,7 +80,7 @@ KINDS: Final = {
     TaskName.READINESS_CHECKS: Kind(kept=True, missing="the parts of the worker are not checked"),
     TaskName.LEASE_RENEWAL: Kind(kept=True, missing="the leases on messages are not renewed"),
     TaskName.LEASE_EXPIRY: Kind(kept=True, missing="jobs whose lease has ended are not stopped"),
-    TaskName.REDRIVE_POLICY: _DISPENSABLE,  # what it read last holds
+    TaskName.REDRIVE_POLICY: _DISPENSABLE,  # the policy that was read last is used
     TaskName.MESSAGE_DELETION: _SHORT,  # tried again; at last the message comes back and finds its result
     TaskName.MESSAGE_RETURN: _SHORT,  # the message comes back when its visibility timeout ends
     TaskName.CLAIM_RENEWAL: Kind(kept=True, missing="the claims on requests are not renewed"),
@@ -92,7 +92,7 @@ KINDS: Final = {
     TaskName.ENGINE_EVENTS: Kind(kept=True, missing="deaths of containers are not seen"),
     TaskName.ENGINE_CHECK: Kind(kept=True, missing="Docker is not checked"),
     TaskName.CONTAINER_CREATION: _SHORT,  # the sweep asks for another
-    TaskName.CONTAINER_REMOVAL: _SHORT,  # what is left is removed as a stray container
+    TaskName.CONTAINER_REMOVAL: _SHORT,  # a leftover is removed as a stray container
     TaskName.CLOUDWATCH: _DISPENSABLE,  # contract, section 5: it never fails a job
     TaskName.SELF_TEST: Kind(kept=True, missing="the isolation of runs is not tested"),
     TaskName.INTERRUPTION_NOTICES: _DISPENSABLE,  # without a notice the jobs come back when their leases end

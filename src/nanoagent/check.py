@@ -49,7 +49,7 @@ class Finding:
     Attributes:
         part: The part that was asked.
         problem: Why a worker could not use it; None when it could.
-        warnings: Possible faults, with which jobs can be run.
+        warnings: Possible faults that do not keep jobs from running.
     """
 
     part: str

@@ -1,4 +1,4 @@
-"""The finite things of the host: a budget for each, or a readiness reason when little is left.
+"""The finite resources of the host: a budget for each, or a readiness reason when little is left.
 
 * **File descriptors** of the worker: the soft limit is raised to the hard one at the start.
   `descriptor_plan` divides it among the worker itself, its containers, the connections of runs and the trees
@@ -9,7 +9,7 @@
 * **Disk space and inodes** are looked at in `disk`. Memory, CPUs and user ids have budgets: `slots`,
   `container.pool`, `CONTAINER_UID_BASE`.
 
-docs/operations.md lists every finite thing that was examined, also those that need no budget.
+docs/operations.md lists all finite resources that were examined, also those without a budget.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit on file descriptors to the hard one; returns what it is then."""
+    """Raise the soft limit on file descriptors to the hard one; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return _finite(soft)
@@ -212,7 +212,7 @@ def supplies(text: Callable[[str], str | None]) -> list[Supply]:
             _memory_groups(text),
             _MOST_MEMORY_GROUPS,
             _SPARE_GROUPS,
-            "those of removed containers go when the memory that they hold is reclaimed "
+            "groups of removed containers disappear when their memory is reclaimed "
             "(echo 2 > /proc/sys/vm/drop_caches)",
         ),
     ]

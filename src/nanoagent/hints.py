@@ -58,7 +58,7 @@ def for_run(
     Args:
         runtime: Its language.
         error_type: How it ended.
-        stdout: What it printed.
+        stdout: Its standard output.
         missing_payload: The hint about PAYLOAD, see `payload.left_out_hint`.
         message: The error's first line, in English.
     """

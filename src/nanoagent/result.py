@@ -225,7 +225,7 @@ _FAILURES: Final = (
         "error",
         "Docker, S3, Redis, the disk or a bug of ours",
         Text(
-            "Nothing is wrong with the job: send it again, and tell whoever runs the worker.",
+            "Nothing is wrong with the job: send it again, and tell the operator of the worker.",
             "작업에는 문제가 없습니다. 다시 보내고, 워커 운영자에게 알려 주세요.",
         ),
     ),

@@ -298,7 +298,7 @@ class Runner:
     async def _enter_slot(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
         slots = self._parts.slots
-        # Code that does not fit beside the largest job has the whole worker to itself.
+        # A job whose code does not fit beside the largest job gets the whole worker.
         needed_mb = min(binding.needed_mb, slots.total.memory_mb)
         slot = slots.reserve(needed_mb, binding.cpus, binding.function_id)
         if slots.free_for(needed_mb, binding.cpus, binding.function_id):

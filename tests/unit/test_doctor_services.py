@@ -468,7 +468,7 @@ ENDS_SOON = Credentials(are_temporary=True, ends_at=NOW + 1200)
 @pytest.mark.parametrize(
     ("style", "expires_s", "credentials", "words"),
     [
-        ("presigned", 3600, ENDS_SOON, "in 20 min for those of now"),
+        ("presigned", 3600, ENDS_SOON, "the present ones in 20 min"),
         ("presigned", 601, ENDS_SOON, "OUTPUT_URL_EXPIRES_SECONDS is 601"),
         ("presigned", 600, ENDS_SOON, None),
         ("presigned", 60, Credentials(are_temporary=True), "at a time that the SDK does not know"),

@@ -292,7 +292,7 @@ class SqsBroker:
         while self._short and (left_s := deadline - loop.time()) > 0:
             await asyncio.wait(self._short, timeout=left_s)
             self._flush_deletes()
-        for task in self._short:  # what was not deleted comes again, and finds its result
+        for task in self._short:  # messages that were not deleted come again, and find their results
             task.cancel()
         for heartbeat in self._heartbeats:
             heartbeat.cancel()

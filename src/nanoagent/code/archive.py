@@ -1,7 +1,7 @@
 """Unpacking a code zip that nobody vouches for.
 
-Every entry is checked before the first byte is written; then what is inflated is counted, because headers
-lie. An archive is taken whole or refused whole, with the rule named: an entry that was silently skipped
+Every entry is checked before the first byte is written. Then the inflated bytes are counted, because headers
+may lie. An archive is taken whole or refused whole, with the rule named: an entry that was silently skipped
 or renamed would cause an ImportError that is hard to explain.
 
 The central directory is the authority, as APPNOTE.TXT has it (PKWARE, .ZIP File Format Specification,
@@ -110,7 +110,7 @@ def check(file: BinaryIO, limits: ArchiveLimits) -> None:
 
     Args:
         file: The archive, open for reading.
-        limits: What the archive may be at most.
+        limits: The limits of the archive.
 
     Raises:
         Rejected: As `extract`.

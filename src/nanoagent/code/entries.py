@@ -51,7 +51,7 @@ _DOS_EPOCH_S: Final = 315_532_800  # 1980-01-01, for times that no calendar has
 
 
 class Kind(Enum):
-    """What an entry is."""
+    """The kind of an entry."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -73,7 +73,7 @@ class Entry:
         name: Its name, as an author knows it.
         raw: The name's bytes, as the header has them.
         place: Where it belongs; None is the tree itself.
-        kind: What it is.
+        kind: Its kind.
         header_at: Where its local header begins.
         method: How its data is compressed.
         packed_bytes: Size of the data.
@@ -82,7 +82,7 @@ class Entry:
         is_executable: Whether any executable bit is set.
         modified_ns: When it was last modified, Unix epoch nanoseconds.
         data_at: Where its data begins, once its local header has been read.
-        target: What a link says, once its data has been read.
+        target: The target of a link, once its data has been read.
         is_replaced: An equal entry for the same place comes later.
     """
 
@@ -223,7 +223,7 @@ def _check_part(part: str, name: str) -> None:
 
 
 def _kind_of(info: ZipInfo, name: str, *, is_folder: bool) -> Kind:
-    """What the entry is: by its Unix mode, whatever system the archive says that it is from."""
+    """The entry's kind, by its Unix mode, even if the archive says that it is from another system."""
     mode = stat.S_IFMT(info.external_attr >> 16)
     if mode == stat.S_IFLNK:
         if is_folder:

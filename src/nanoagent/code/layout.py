@@ -38,8 +38,8 @@ class Node:
         kind: Its kind.
         parent: The folder that it is in; the tree's own is its own parent.
         entry: The entry that it comes from; None for a folder that is only implied.
-        children: What is in a folder, by name.
-        leads_to: What a link leads to in the end, once that is known.
+        children: The nodes in a folder, by name.
+        leads_to: The file or folder that a link leads to in the end, once that is known.
         links: How many links are followed on the way there.
         is_followed: Whether it is being followed now.
     """

@@ -57,7 +57,7 @@ def find_root(tree: Path, entry: str) -> Path | None:
 
 
 def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
-    """The refusal of a tree without an entry file: what was found at the top, and what to change.
+    """The refusal of a tree without an entry file: the names at its top, and a correction.
 
     Args:
         tree: The unpacked tree.
@@ -81,7 +81,7 @@ def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Top:
-    """What a zip without its entry file has at its top.
+    """The top of a zip without its entry file.
 
     Attributes:
         runtime: The language that the job asks for.
@@ -95,7 +95,7 @@ class Top:
 
 
 def _advice(top: Top) -> Text:
-    """What to change, by what is there; the first advice that fits."""
+    """The first advice that fits the names at the top."""
     entry = RECIPES[top.runtime].entry
     if len(top.below) == 1:
         return _MOVE_UP.format(entry=entry, folder=shown_name(top.below[0]))

@@ -87,7 +87,7 @@ def _packed(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """What a raw deflate stream unpacks to; data behind its end is ignored, and a missing end accepted."""
+    """The contents of a raw deflate stream; data behind its end is ignored, and a missing end accepted."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     for piece in packed:
         while piece and not stream.eof:

@@ -329,7 +329,7 @@ class Pool:
 
     @property
     def _number(self) -> int:
-        """How many containers there are, those that are being removed left out."""
+        """How many containers there are, without those that are being removed."""
         return len(self._by_id) + self._creating
 
     def _evict(self, need_mb: int, number: int) -> bool:

@@ -52,10 +52,10 @@ class Limits:
     Attributes:
         processes: Processes and threads of a run.
         tmp_bytes: Size of /tmp.
-        work_bytes: What a run may write to its working directory.
+        work_bytes: How much a run may write to its working directory.
         output_bytes: Size of /output.
         inodes: Files in each writable directory.
-        code_bytes: Room for code in the container's working directory, besides what runs write.
+        code_bytes: Room for code in the container's working directory, on top of `work_bytes`.
         code_files: Likewise for files and folders.
         shm_bytes: Size of /dev/shm. At least the largest job's memory: then memory alone bounds it.
         file_size_bytes: Of one file.

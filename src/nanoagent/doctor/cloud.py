@@ -312,7 +312,7 @@ def links(settings: Settings, credentials: Credentials | None, now: float) -> It
     else:
         left_min = max(0.0, credentials.ends_at - now) / 60
         lives = (
-            f"in {left_min:.0f} min for those of now, {RENEWED_BEFORE_S / 60:.0f} min after signing at least"
+            f"the present ones in {left_min:.0f} min; at least {RENEWED_BEFORE_S / 60:.0f} min after signing"
         )
     yield warning(
         Area.S3,

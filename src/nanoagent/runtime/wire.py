@@ -94,7 +94,7 @@ class Configuration:
         highest_level: Not to be exceeded: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
         file_size_bytes: RLIMIT_FSIZE that runs will most likely have.
         open_files: RLIMIT_NOFILE likewise.
-        work_bytes: What a run in a sandbox may write to its working directory.
+        work_bytes: How much a run in a sandbox may write to its working directory.
         work_files: How many files it may make there.
         doors: Where the agent wants to be able to listen in a run's network.
         modules: Python modules that its interpreter imports ahead.

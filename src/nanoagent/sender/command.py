@@ -73,7 +73,7 @@ class Call:
 
 
 class _Stage(StrEnum):
-    """How far a request has come."""
+    """How far the sending of a job has come."""
 
     NOT_SENT = "not sent"
     SENDING = "maybe sent"

@@ -58,4 +58,4 @@ def _names_queue(env_file: Path) -> bool:
     try:
         return bool(dotenv_values(env_file).get(_QUEUE))
     except (OSError, UnicodeDecodeError):
-        return True  # `config.load` says what is wrong with it
+        return True  # `config.load` reports the error

@@ -170,7 +170,7 @@ def _ignore_lines(root: Path) -> list[str]:
 
 
 class _Rules:
-    """Decides what is left out.
+    """Decides which paths are left out.
 
     Args:
         own: The lines of the ignore file, which take precedence over the tables.
@@ -230,11 +230,11 @@ def _holds_secret(file: str) -> bool:
 
 @dataclass(slots=True)
 class _Walk:
-    """A walk through a folder that gathers entries, what is left out, and problems.
+    """A walk through a folder that gathers entries, left-out paths and problems.
 
     Attributes:
         root: The folder, resolved.
-        rules: What is left out.
+        rules: The rules for paths that are left out.
         max_entries: The walk ends when there are more.
     """
 

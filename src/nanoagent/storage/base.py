@@ -108,7 +108,7 @@ class ObjectStore(Protocol):
         ...
 
     def plain_url(self, bucket: str, key: str) -> str:
-        """The object's address, for those who may read it with credentials."""
+        """The object's address, for readers with credentials."""
         ...
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
