@@ -1,4 +1,4 @@
-"""Why a message goes back to the queue, and what keeps it from going back without end for the same reason.
+"""Reasons for the return of a message to the queue, and rules that bound returns for the same reason.
 
 `RULES` decides, by the reason alone:
 

@@ -497,7 +497,7 @@ class _Conversation:
 
     @contextmanager
     def holding(self) -> Iterator[Callable[[bytes], None]]:
-        """Account for an answer that is held in memory; its bytes are free again at the end."""
+        """Count an answer that is held in memory, until the end of the block."""
         held = 0
 
         def hold(data: bytes) -> None:

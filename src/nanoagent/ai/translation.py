@@ -142,7 +142,7 @@ def of(call: Call, *, newer: bool) -> Translation:
 
 
 def is_load(call: Call) -> bool:
-    """Whether a call only loads the model, as Ollama's clients ask it to: it has nothing to answer."""
+    """Whether a call only loads the model, as Ollama's clients do: it has no prompt to answer."""
     if call.route.path == "/api/chat":
         return not _get(call.fields, "messages", list[msgspec.Raw])
     return call.route.path == "/api/generate" and not any(

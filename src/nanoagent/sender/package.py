@@ -152,7 +152,7 @@ def function_id_of(code: Path) -> str:
 
 
 def _require(code: Path) -> None:
-    """Refuse a path that is not a readable file or folder."""
+    """Refuse a path that is not an existing file or folder."""
     try:
         mode = code.stat().st_mode
     except OSError as exc:
