@@ -32,8 +32,6 @@ TAKE_TEXT: Final = {
     "Refusal": ("path", "reason"),
 }
 SENTENCES: Final = {"message", "hint", "why", "reason"}
-# Their rules are plain strings still.
-NOT_YET: Final = {"code/archive.py", "code/cache.py"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -154,7 +152,7 @@ def test_no_sentence_for_a_result_is_a_plain_string():
                     literal(value) or isinstance(value, ast.JoinedStr)
                 ):
                     plain.add(name)
-    assert plain <= NOT_YET
+    assert plain == set()
 
 
 def test_every_outcome_that_is_published_speaks_both_languages():
