@@ -48,12 +48,22 @@ function pipe() {
   return { reading, writing };
 }
 
-// Standard input as the supervisor makes it.
-function inputOf(program) {
-  const { reading, writing } = pipe();
-  fs.writeSync(writing, program.payload);
-  fs.closeSync(writing);
-  return reading;
+// Standard input as the supervisor makes it: an anonymous pipe with room for the whole input. A program may open
+// /dev/stdin again after the end, which would wait for a writer if the pipe had a name. Node.js makes no such pipe.
+const HOLD_A_PIPE = 'pipe(R, W); fcntl(W, 1031, 1 << 20); $| = 1; print fileno(R), " ", fileno(W); sleep 60'; // F_SETPIPE_SZ
+
+async function inputOf(program) {
+  const holder = spawn('perl', ['-e', HOLD_A_PIPE], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [descriptors] = await once(holder.stdout, 'data');
+  const [reading, writing] = descriptors.toString().split(' ').map((fd) => `/proc/${holder.pid}/fd/${fd}`);
+  const input = fs.openSync(reading, 'r');
+  const feed = fs.openSync(writing, 'w');
+  const end = once(holder, 'exit');
+  holder.kill('SIGKILL');
+  await end;
+  fs.writeSync(feed, program.payload);
+  fs.closeSync(feed);
+  return input;
 }
 
 async function textOf(fd) {
@@ -100,7 +110,7 @@ async function dispatch(program, job) {
 async function run(program) {
   lay(program);
   const [out, err] = [pipe(), pipe()];
-  const streams = [inputOf(program), out.writing, err.writing];
+  const streams = [await inputOf(program), out.writing, err.writing];
   const spare = program.arm === 'spare';
   let started = performance.now();
   const child = spare ? startSpare(streams) : startPlain(program, streams);
