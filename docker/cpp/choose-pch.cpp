@@ -152,11 +152,12 @@ private:
         if (quoted)
             if (auto own = found(places_, name); !own.empty())
                 return read(own, depth + 1);
+        // A header of the image that is not the system's comes after the code's.
+        if (auto own = found(places_, name); !own.empty() && found(roots_, name).empty())
+            return read(own, depth + 1);
         auto header = known_.find(name);
-        if (header == known_.end()) {
-            auto own = found(places_, name);
-            return !own.empty() && found(roots_, name).empty() && read(own, depth + 1);
-        }
+        if (header == known_.end())
+            return false;
         brought_.insert(header->second->begin(), header->second->end());
         return true;
     }
