@@ -39,8 +39,10 @@ test:  ## lint, types, import contracts and every test
 		checked=0; $(MAKE) --no-print-directory checks || checked=$$?; \
 		wait $$setup && exit $$checked
 	$(call announce,tests with containers)
-	@# By file, because what a file's tests share (workers, containers, engines) is made once then.
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations 25 $(wildcard tests/integration tests/e2e tests/adversarial tests/faults)
+	@# By file, because what a file's tests share (workers, containers, engines) is made once then. The files with the
+	@# longest tests come first, or one process would still be at them when the others have ended.
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25 \
+		tests/faults tests/e2e tests/integration tests/adversarial
 
 soak: setup-tests  ## faults at every step, ten minutes of random ones (SEED=…), memory over 10,000 jobs; half an hour
 	$(call announce,faults: each recorded for docs/reliability.md)

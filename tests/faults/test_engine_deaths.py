@@ -75,8 +75,8 @@ async def kill_a(part: str, worker: WorkerUnderTest) -> None:
     if part == "the whole container":
         subprocess.run(["docker", "kill", name], check=False, capture_output=True)
         return
-    # The first: the others are what it has forked.
-    zygote = next(process.pid for process in processes if "zygote" in process.command)
+    # The first: the others are what it has forked. Its command line is a run's.
+    zygote = next(process.pid for process in processes if process.command.endswith("python3 main.py"))
     victim = {"supervisor": supervisor.pid, "containerd-shim": supervisor.parent, "zygote": zygote}[part]
     os.kill(victim, signal.SIGKILL)
 
