@@ -173,10 +173,11 @@ class RedisSink:
         """
         keys = (*_keys(request_id), f"cancel:{request_id}")
         arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
+        answers = asyncio.ensure_future(self._evaluate("claim", (scripts.CLAIM, keys, arguments)))
         try:
-            ((verdict, *details),) = await self._evaluate("claim", (scripts.CLAIM, keys, arguments))
-        except asyncio.CancelledError:  # it may have been granted, and nobody should have to wait for its end
-            release = self._release_quietly(request_id)
+            ((verdict, *details),) = await asyncio.shield(answers)
+        except asyncio.CancelledError:  # it may be granted yet, and nobody should have to wait for its end
+            release = self._release_when_answered(request_id, answers)
             self._background.once(TaskName.CLAIM_RELEASE, release, self._releases)
             raise
         if verdict == b"answered":
@@ -338,8 +339,11 @@ class RedisSink:
             (failures,) = await self._evaluate("release", call)
         return int(failures)
 
-    async def _release_quietly(self, request_id: str) -> None:
+    async def _release_when_answered(self, request_id: str, answers: asyncio.Future[list[Any]]) -> None:
+        """Release a claim that nobody waits for any more. On another connection it could arrive first."""
         try:
+            await asyncio.wait((answers,))
+            answers.exception()  # whether it was granted is not certain then, and nobody else asks
             await self._release(request_id, token=0, failed=False)
         except SinkError as exc:
             _log.warning("claim not released; it runs out", error=str(exc))
