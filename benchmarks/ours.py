@@ -114,6 +114,10 @@ class TimingBroker:
         """There is no redrive policy."""
         return False
 
+    async def unavailable(self) -> str | None:
+        """It is always there."""
+        return None
+
     async def close(self) -> None:
         """Let a waiting `receive` return."""
         self._closed = True

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks import bench, figures, picture, stats
+from benchmarks.agent_cost import ListBroker
 from benchmarks.bare import BaselineError, Program
 from benchmarks.figures import GOALS, KEYS, Arm, Findings, Goal
 from benchmarks.measurements import MEASUREMENTS, CannotMeasureHere, Measurement
@@ -17,6 +18,8 @@ from benchmarks.object_stub import read_object
 from benchmarks.ours import JobFailed, TimingBroker
 from benchmarks.schedule import Budget, Train, interleave
 from benchmarks.stats import Ratio
+
+from nanoagent.broker.sqs import SqsBroker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,6 +184,12 @@ async def test_a_job_that_is_given_back_or_buried_fails_the_benchmark():
         await taken[0]
     with pytest.raises(JobFailed, match="no such image"):
         await taken[1]
+
+
+@pytest.mark.parametrize("stand_in", [TimingBroker, ListBroker])
+def test_a_queue_of_the_benchmarks_has_all_that_the_worker_asks_of_sqs(stand_in: type):
+    asked = {name for name in dir(SqsBroker) if not name.startswith("_")}
+    assert asked <= set(dir(stand_in))
 
 
 async def test_closing_the_queue_ends_a_poll_that_waits():
