@@ -216,6 +216,9 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
     async def this_broker(*_: object) -> Broker:
         return broker
 
+    async def not_asked(*_: object) -> None:
+        """The stand-in for S3 takes no uploads, which a worker tries before it is ready."""
+
     async def no_sandbox(*_: object, **__: object) -> Verdict:
         return Verdict(Isolation.SHARED, reason="the benchmark compares it with a sandbox")
 
@@ -224,6 +227,7 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
         opened.push_async_callback(store.aclose)
         with ExitStack() as patched:
             patched.enter_context(mock.patch.object(composition, "_broker", this_broker))
+            patched.enter_context(mock.patch.object(composition, "_until_all_answered", not_asked))
             if shared:
                 patched.enter_context(mock.patch.object(composition, "probe", no_sandbox))
             worker = await composition._assemble(settings, opened)  # noqa: SLF001 - serve() without signals
