@@ -174,7 +174,10 @@ redis.call('HGET', KEYS[2], 'token')
 redis.call('HMGET', KEYS[2], 'token', 'others')
 redis.call('HDEL', KEYS[2], 'refusals')
 redis.call('SCARD', KEYS[3])
-redis.call('PUBLISH', ARGV[1], 'probe')
+local patterns = redis.pcall('PUBSUB', 'NUMPAT')
+if type(patterns) ~= 'number' or patterns == 0 then -- a subscriber to result:* is not told of it
+  redis.call('PUBLISH', ARGV[1], '{"requestId":"~probe"}')
+end
 local time = redis.call('TIME')
 redis.call('SETEX', KEYS[1], 1, time[1])
 redis.call('HSET', KEYS[2], 'token', time[1], 'others', 0)
