@@ -343,7 +343,7 @@ class RedisSink:
         """Release a claim that nobody waits for any more. On another connection it could arrive first."""
         try:
             await asyncio.wait((answers,))
-            answers.exception()  # whether it was granted is not certain then, and nobody else asks
+            answers.exception()  # Retrieved: the claim may have been granted although its call failed.
             await self._release(request_id, token=0, failed=False)
         except SinkError as exc:
             _log.warning("claim not released; it runs out", error=str(exc))
