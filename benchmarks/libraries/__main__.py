@@ -2,7 +2,8 @@
 
     python -m benchmarks.libraries [NAME …] [--json] [--report FILE]
 
-Exit code 0 when all work, 1 when one does not, 2 when nothing could be tried.
+Exit code 0 when all work, 1 when one does not, 2 when nothing could be tried. 130 when it was interrupted:
+then the table has the libraries tried so far.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import secrets
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from redis import asyncio as redis
 from rich.console import Console
 from rich.table import Table
 
-from nanoagent.demo import AgentProcess
+from nanoagent.demo import AgentProcess, end_in_order
 from nanoagent.local import EmbeddedStack
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _DEADLINE_S: Final = 300
 _HOT_RUNS: Final = 3
 _MIB: Final = 1024 * 1024
 _SHOWN_CHARACTERS: Final = 90
+_INTERRUPTED: Final = 130  # exit code
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +85,23 @@ class Bench:
 
     async def row(self, library: Library) -> Row:
         """Fetch, upload and run one library."""
-        row = Row(library.name, library.runtime)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             try:
                 archive = await asyncio.to_thread(install.pack, library, Path(folder))
             except install.InstallError as exc:
                 return Row(library.name, library.runtime, problem=f"not fetched: {exc}")
             content = archive.read_bytes()
+        row = Row(library.name, library.runtime, round(len(content) / _MIB, 1))
         key = f"{secrets.token_hex(6)}.zip"
         await self._stack.put_code(key, content)
-        results = [await self._run(library, key) for _ in range(1 + _HOT_RUNS)]
+        try:
+            results = [await self._run(library, key) for _ in range(1 + _HOT_RUNS)]
+        except TimeoutError:
+            return replace(row, problem=f"no result within {_DEADLINE_S} s")
         times = [_worked_ms(result) for result in results]
         hot = [ms for ms in times[1:] if ms is not None]
         problem = next((_problem(result) for result in results if _problem(result)), "")
-        return Row(
-            row.name, row.runtime, round(len(content) / _MIB, 1), times[0], min(hot, default=None), problem
-        )
+        return replace(row, first_ms=times[0], hot_ms=min(hot, default=None), problem=problem)
 
     async def _run(self, library: Library, key: str) -> dict[str, Any]:
         request_id = f"library-{secrets.token_hex(6)}"
@@ -132,9 +135,9 @@ def _problem(result: dict[str, Any]) -> str:
     return f"{result['errorType'] or 'no ok'}: {said[-_SHOWN_CHARACTERS:]}"
 
 
-async def measure(tried: Sequence[Library], console: Console) -> list[Row]:
-    """Run each library in turn, and say how it went as soon as it is known."""
-    rows = []
+async def measure(tried: Sequence[Library], rows: list[Row], console: Console) -> None:
+    """Run each library in turn, add its row, and print it."""
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="na-lib-") as name:
         folder = Path(name)
         async with EmbeddedStack(folder / "stack") as stack:
@@ -149,7 +152,6 @@ async def measure(tried: Sequence[Library], console: Console) -> list[Row]:
                     console.print(f"{number}/{len(tried)} {row.runtime} {row.name}: {mark}", markup=False)
             finally:
                 await agent.stop()
-    return rows
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -196,14 +198,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         parser.error(f"no such library: {', '.join(options.names)}")
     console = Console(stderr=True)
-    rows = asyncio.run(measure(chosen, console))
+    rows: list[Row] = []
+    is_interrupted = False
+    try:
+        asyncio.run(measure(chosen, rows, console))
+    except asyncio.CancelledError:
+        is_interrupted = True
+        console.print(f"interrupted after {len(rows)} of {len(chosen)}")
     if options.report is not None:
         options.report.write_text(as_markdown(rows))
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
         show(rows, Console())
-    return int(any(row.problem for row in rows))
+    return _INTERRUPTED if is_interrupted else int(any(row.problem for row in rows))
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ async def run(state: Path, *, as_json: bool) -> int:
     """
     console = Console(stderr=as_json)
     console.rule("NanoAgent demo")
-    _end_in_order()
+    end_in_order()
     rounds: list[list[_Sent]] = []
     async with _running(state, console, {"METRICS_PORT": "0"}) as running:
         for number, title in enumerate(_ROUNDS):
@@ -277,7 +277,7 @@ async def run(state: Path, *, as_json: bool) -> int:
 _END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _end_in_order() -> None:
+def end_in_order() -> None:
     """Have a signal unwind this task, so that the agent and the stack are stopped and not left behind.
 
     The first one only: a second must not cut that short.
@@ -411,7 +411,7 @@ async def develop(state: Path) -> int:
     """Keep the stack and an agent up until Ctrl-C; returns the exit code."""
     console = Console()
     stop = asyncio.Event()
-    _end_in_order()
+    end_in_order()
     console.rule("NanoAgent, for development")
     port = {"METRICS_PORT": os.environ.get("METRICS_PORT", "8000")}
     async with AsyncExitStack() as opened:
