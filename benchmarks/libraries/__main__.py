@@ -2,8 +2,8 @@
 
     python -m benchmarks.libraries [NAME …] [--json] [--report FILE]
 
-Exit code 0 when all work, 1 when one does not, 2 when nothing could be tried. 130 when it was interrupted:
-then the table has the libraries tried so far.
+Exit code 0 when all work, 1 when one does not, 2 when nothing could be tried, 130 when it was interrupted.
+With names, or when it is interrupted, a report keeps its rows of the libraries that were not tried.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import secrets
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanoagent.demo import AgentProcess, end_in_order
+from nanoagent.job import Runtime
 from nanoagent.local import EmbeddedStack
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _DEADLINE_S: Final = 300
 _HOT_RUNS: Final = 3
 _MIB: Final = 1024 * 1024
 _SHOWN_CHARACTERS: Final = 90
+_COLUMNS: Final = 6
 _INTERRUPTED: Final = 130  # exit code
 
 
@@ -50,6 +53,7 @@ class Row:
         first_ms: Its first run, from receipt to result: fetch, unpack, build, start and run.
         hot_ms: The best of its later runs, likewise.
         problem: Why it did not work; empty when it did.
+        is_known: Whether it cannot work with the language's own tools either.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Row:
     first_ms: float | None = None
     hot_ms: float | None = None
     problem: str = ""
+    is_known: bool = False
 
 
 class Bench:
@@ -101,6 +106,8 @@ class Bench:
         times = [_worked_ms(result) for result in results]
         hot = [ms for ms in times[1:] if ms is not None]
         problem = next((_problem(result) for result in results if _problem(result)), "")
+        if problem and library.known_problem:
+            return replace(row, problem=library.known_problem, is_known=True)
         return replace(row, first_ms=times[0], hot_ms=min(hot, default=None), problem=problem)
 
     async def _run(self, library: Library, key: str) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def _worked_ms(result: dict[str, Any]) -> float | None:
 
 
 def _problem(result: dict[str, Any]) -> str:
-    if result["status"] == "SUCCESS" and result["stdout"].rstrip().endswith("ok"):
+    if result["status"] == "SUCCESS" and "ok" in result["stdout"].splitlines():
         return ""
     said = result["errorMessage"] or result["stderr"].strip() or result["stdout"].strip()
     return f"{result['errorType'] or 'no ok'}: {said[-_SHOWN_CHARACTERS:]}"
@@ -165,15 +172,41 @@ def show(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
+def from_markdown(report: str) -> list[Row]:
+    """The rows of a report."""
+    rows = []
+    for line in report.splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == _COLUMNS and cells[0] in list(Runtime):
+            runtime, name, zip_mb, first, hot, problem = cells
+            first_ms, hot_ms = (None if cell == "-" else float(cell) for cell in (first, hot))
+            rows.append(Row(name, runtime, float(zip_mb), first_ms, hot_ms, problem))
+    return rows
+
+
+def replaced(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The rows before, with the new ones in their places."""
+    new = {(row.runtime, row.name): row for row in rows}
+    kept = {(row.runtime, row.name): row for row in before}
+    wanted = {(library.runtime, library.name): library for library in libraries()}
+    merged = (new.get(key) or kept.get(key) for key in wanted)
+    return [
+        replace(row, is_known=bool(row.problem and wanted[Runtime(row.runtime), row.name].known_problem))
+        for row in merged
+        if row is not None
+    ]
+
+
 def as_markdown(rows: Sequence[Row]) -> str:
     """The rows as a document."""
     works = sum(not row.problem for row in rows)
+    known = sum(row.is_known for row in rows)
     lines = [
         "# Libraries and functions of others",
         "",
-        f"`make libraries` writes this page: {works} of {len(rows)} work with the default limits. `first` is",
-        "the first run (fetch, unpack, build, start, run), `hot` the best of three later runs; both are ms",
-        "from receipt to result.",
+        f"`make libraries` writes this page. With default limits {works} of {len(rows)} work, and {known}",
+        "cannot work with the language's own tools either. `first` is the first run (fetch, unpack, build,",
+        "start, run), `hot` the best of three later runs; both are ms from receipt to result.",
         "",
         "| runtime | library | zip MiB | first | hot | problem |",
         "| --- | --- | ---: | ---: | ---: | --- |",
@@ -206,12 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_interrupted = True
         console.print(f"interrupted after {len(rows)} of {len(chosen)}")
     if options.report is not None:
-        options.report.write_text(as_markdown(rows))
+        keeps_others = (options.names or is_interrupted) and options.report.exists()
+        before = from_markdown(options.report.read_text()) if keeps_others else []
+        options.report.write_text(as_markdown(replaced(before, rows)))
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
         show(rows, Console())
-    return _INTERRUPTED if is_interrupted else int(any(row.problem for row in rows))
+    return _INTERRUPTED if is_interrupted else int(any(row.problem and not row.is_known for row in rows))
 
 
 if __name__ == "__main__":

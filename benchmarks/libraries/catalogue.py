@@ -17,9 +17,10 @@ class Library:
         name: Its name in the table.
         runtime: The language.
         packages: Their names, as pip, npm or apt knows them. Go: `debian-package=module@version`.
-        program: The text of the entry file, which prints `ok` last.
+        program: The text of the entry file, which prints the line `ok`.
         memory_mb: The job's memoryMb.
         layout: `pnpm` for a `node_modules` of symbolic links; empty for npm's.
+        known_problem: Why it cannot work with the language's own tools either; empty for the others.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Library:
     program: str
     memory_mb: int = 512
     layout: str = ""
+    known_problem: str = ""
 
 
 def libraries() -> list[Library]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from benchmarks.libraries.__main__ import Row, as_markdown
+from benchmarks.libraries.__main__ import Row, as_markdown, from_markdown, replaced
 from benchmarks.libraries.catalogue import libraries
 
 from nanoagent.job import Runtime
@@ -28,5 +28,21 @@ def test_the_report_counts_what_works_and_says_what_does_not():
     rows = [Row("a", "python", 1.5, 20.0, 3.0), Row("b", "go", 0.1, problem="BUILD_FAILED: a|b\nc")]
     report = as_markdown(rows)
     assert "1 of 2 work" in report
+    assert "and 0\ncannot work" in report
     assert "| python | a | 1.5 | 20.0 | 3.0 |  |" in report
     assert "| go | b | 0.1 | - | - | BUILD_FAILED: a\\|b c |" in report
+
+
+def test_some_rows_of_a_report_can_be_replaced():
+    known, lib = (
+        next(each for each in libraries() if bool(each.known_problem) is is_known)
+        for is_known in (True, False)
+    )
+    rows = [Row(lib.name, lib.runtime, 1.5, 20.0, 3.0), Row(known.name, known.runtime, problem="a|b")]
+    before = from_markdown(as_markdown(rows))
+    assert before == rows
+    after = replaced(before, [Row(lib.name, lib.runtime, 2.0, 10.0, 1.0)])
+    assert after == [
+        Row(lib.name, lib.runtime, 2.0, 10.0, 1.0),
+        Row(known.name, known.runtime, problem="a|b", is_known=True),
+    ]
