@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MOST_SOCKETS 32u
+#define MOST_SOCKETS 8u
 
 /* How many netlink sockets this network has; MOST_SOCKETS when that cannot be read. /proc/net/protocols */
 static unsigned count_sockets(void)

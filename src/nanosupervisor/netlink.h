@@ -1,8 +1,9 @@
 /* Route netlink for a run: how programs list network interfaces.
  *
- * The kernel keeps up to 400 KiB of unread answers for each netlink socket, and no control group counts them. So a run
- * gets a bounded number of them: its filter (filter.c) hands each socket(AF_NETLINK, …, NETLINK_ROUTE) to its sandbox's
- * init, which makes the socket in the run's own network. seccomp_unotify(2), rtnetlink(7) */
+ * The kernel keeps unread answers for each netlink socket, and no control group counts them: up to twice
+ * net.core.rmem_max if the program asks for it (SO_RCVBUF). So a run gets a bounded number of sockets: its filter
+ * (filter.c) hands each socket(AF_NETLINK, …, NETLINK_ROUTE) to its sandbox's init, which makes the socket in the run's own
+ * network. The supervisor ends a run whose sockets keep more than MOST_NETLINK_BYTES. seccomp_unotify(2), rtnetlink(7) */
 #ifndef NETLINK_H
 #define NETLINK_H
 

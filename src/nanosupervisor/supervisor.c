@@ -60,6 +60,7 @@
 /* What connections take that nobody accepts is charged to no control group: 2.6 KB each, of which a run makes 28,000
  * in a second. So many sockets at once, these included, are no program's that means well. */
 #define MOST_SOCKETS 16384u
+#define MOST_NETLINK_BYTES (4u << 20)
 #define LOOK_US 100000u
 
 static int children = -1; /* signalfd: SIGCHLD */
@@ -357,18 +358,44 @@ static void look_for_end(struct run *run)
     }
 }
 
-/* How many sockets there are in the run's network, those included that wait to be accepted. */
-static unsigned long sockets_of_run(void)
+/* The beginning of a file of /proc/net, as the run's network has it; empty where it cannot be read. */
+static void read_of_network(const char *name, char *text, size_t room)
 {
-    char path[64], text[64];
-    unsigned long used = 0;
-    snprintf(path, sizeof path, "/proc/%d/net/sockstat", is_sandboxed() ? parked.sandbox.init : getpid());
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/net/%s", is_sandboxed() ? parked.sandbox.init : getpid(), name);
     int file = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t length = file >= 0 ? read(file, text, sizeof text - 1) : 0;
+    ssize_t length = file >= 0 ? read(file, text, room - 1) : 0;
     if (file >= 0)
         close(file);
     text[length > 0 ? length : 0] = 0;
+}
+
+/* How many sockets there are in the run's network, those included that wait to be accepted. */
+static unsigned long sockets_of_run(void)
+{
+    char text[64];
+    unsigned long used = 0;
+    read_of_network("sockstat", text, sizeof text);
     return sscanf(text, "sockets: used %lu", &used) == 1 ? used : 0;
+}
+
+/* Bytes of unread answers in the run's netlink sockets. A run outside a sandbox has none. */
+static unsigned long netlink_bytes_of_run(void)
+{
+    char text[8192];
+    unsigned long total = 0, bytes;
+    if (!is_sandboxed())
+        return 0;
+    read_of_network("netlink", text, sizeof text);
+    for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
+        if (sscanf(line, " %*s %*s %*s %*s %lu", &bytes) == 1)
+            total += bytes;
+    return total;
+}
+
+static int holds_too_much_of_the_kernel(void)
+{
+    return sockets_of_run() > MOST_SOCKETS || netlink_bytes_of_run() > MOST_NETLINK_BYTES;
 }
 
 static void terminate(void)
@@ -426,7 +453,7 @@ static int has_to_end(struct run *run, struct schedule *schedule)
     }
     if (now >= schedule->kill_at)
         return 1;
-    if (now >= schedule->look_at && sockets_of_run() > MOST_SOCKETS) {
+    if (now >= schedule->look_at && holds_too_much_of_the_kernel()) {
         run->report.flags |= EXIT_SOCKETS;
         return 1;
     }

@@ -82,7 +82,7 @@ struct __attribute__((packed)) ready_report {
 #define EXIT_FILE_LIMIT 8u  /* a file has reached file_size_bytes */
 #define EXIT_NOT_STARTED 16u /* exec failed: exec_error says why */
 #define EXIT_ORPHANED 32u    /* the zygote ended during the run, and with it who would have told the program's end */
-#define EXIT_SOCKETS 64u     /* it was ended, for there were too many sockets */
+#define EXIT_SOCKETS 64u     /* it was ended: its sockets hold too much of the kernel's memory */
 
 struct __attribute__((packed)) exit_report {
     uint32_t wait_status;

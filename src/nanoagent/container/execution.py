@@ -54,9 +54,11 @@ _OUT_OF_MEMORY: Final = Text(
     "the kernel killed a process of the run because its memory was used up",
     "메모리를 모두 사용해 커널이 실행 중인 프로세스를 종료했습니다",
 )
-_TOO_MANY_SOCKETS: Final = Text(
-    "too many open sockets (limit 16384); close connections you no longer use",
-    "열린 소켓이 너무 많습니다 (한도 16384). 더 쓰지 않는 연결을 닫으세요",
+_SOCKET_MEMORY: Final = Text(
+    "too many open sockets, or unread answers in netlink sockets (limits 16384 and 4 MiB); close connections"
+    " you no longer use",
+    "열린 소켓이나 netlink 소켓의 읽지 않은 응답이 너무 많습니다 (한도 16384개, 4 MiB). 더 쓰지 않는 연결을"
+    " 닫으세요",
 )
 _FOLDER_FULL: Final = Text(
     "a writable folder (/tmp, /output, /dev/shm or the working directory) is full",
@@ -198,7 +200,7 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     if use is not None and use.oom_kills:
         return ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY
     if ExitFlag.SOCKETS in report.flags:
-        return ErrorType.OUT_OF_MEMORY, _TOO_MANY_SOCKETS
+        return ErrorType.OUT_OF_MEMORY, _SOCKET_MEMORY
     if ExitFlag.DISK_FULL in report.flags:
         return ErrorType.DISK_LIMIT, _FOLDER_FULL
     if ExitFlag.FILE_LIMIT in report.flags:
