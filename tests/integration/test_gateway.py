@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from nanoagent.ai import calls
 from nanoagent.ai import gateway as gateway_module
 from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Bodies, Gateway, GatewayLimits
@@ -1292,6 +1293,34 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
             served = set(door.served)
         await asyncio.gather(*served)
     assert rig.standin.log == []
+
+
+async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_run_is_read(rig, monkeypatch):
+    monkeypatch.setattr(gateway_module, "_LARGE", 0)
+    gateway = rig.gateway()
+    async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+        read = calls.read
+
+        def dear(route: Any, sent: bytes, *given: Any, **named: Any) -> Any:
+            if b"dear" in sent:
+                gateway.shared(hostile.run).share.charge(1e9)
+            return read(route, sent, *given, **named)
+
+        monkeypatch.setattr(calls, "read", dear)
+        async with asyncio.timeout(gateways.DEADLINE_S):
+            async with gateway.one_at_a_time:
+                waiting = [
+                    asyncio.create_task(hostile.post("/api/embed", {"input": "dear"})) for _ in range(3)
+                ]
+                while len(gateway.one_at_a_time._waiters or ()) < 3:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(20):
+                assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
+        assert sum(task.done() for task in waiting) == 1
+        await hostile.end()
+        await asyncio.wait(waiting)
+    assert [request.body["input"] for request in rig.standin.log].count("dear") == 1
 
 
 async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -12,6 +13,9 @@ from nanoagent.ai import calls, metering, translation
 from nanoagent.ai.calls import ROUTES
 from nanoagent.ai.refusals import Refused
 from nanoagent.ai.upstreams import UpstreamFailed
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 JPEG = "/9j/4AAQSkZJRgABAQ=="
@@ -191,6 +195,46 @@ def test_tool_calls_get_the_ids_that_openais_api_wants():
     ids = [call["id"] for call in assistant["tool_calls"]]
     assert len(set(ids)) == 3
     assert [answer["tool_call_id"] for answer in answers] == [ids[1], ids[0], ids[2], "call_unknown"]
+
+
+def translated_in_steps(body: dict[str, Any]) -> int:
+    """The instructions of Python that `ai/translation.py` takes to translate a call."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != translation.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    call = call_of("/api/chat", body)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        translation.of(call, newer=False)
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.parametrize("answer", [{"role": "tool"}, {"role": "tool", "tool_name": "last"}])
+def test_answers_to_many_tool_calls_take_no_more_work_each_than_to_few(answer):
+    def steps(many: int) -> int:
+        named = [{"function": {"name": "first"}}] * many + [{"function": {"name": "last"}}] * many
+        messages = [{"role": "assistant", "tool_calls": named}, *[answer] * (2 * many)]
+        return translated_in_steps({"messages": messages})
+
+    assert steps(400) < 5 * steps(100)
+
+
+def test_a_request_with_too_many_tool_calls_is_refused():
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}] * 2048}
+    assert asked("/api/chat", {"messages": [message] * 2})
+    with pytest.raises(Refused, match="more than 4096 tool calls") as refusal:
+        asked("/api/chat", {"messages": [message] * 3})
+    assert refusal.value.status == 413
 
 
 @pytest.mark.parametrize(

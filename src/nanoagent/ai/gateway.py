@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -35,7 +35,7 @@ from nanoagent.network.pace import Pace
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from nanoagent.ai.budgets import Reservation
     from nanoagent.ai.calls import Call, Route
@@ -436,9 +436,7 @@ class _Conversation:
         gateway = self._gateway
         if not gateway.servers.servers:
             gateway.servers.choose(self._run.model, route.api)
-        if len(sent) > _LARGE:
-            await self.share.turn()
-        async with gateway.one_at_a_time if len(sent) > _LARGE else nullcontext():
+        async with self._turn_to_read(sent):
             with self.share.charged():
                 call = calls.read(route, sent, self._run.model, remote=gateway.limits.remote_tools)
                 prompt_tokens = 0 if route.tells == "facts" else call.prompt_tokens
@@ -468,16 +466,30 @@ class _Conversation:
     async def _translated(self, call: Call, server: Upstream) -> tuple[Translation, Call]:
         """Translate a call of Ollama's API into one of OpenAI's, and check that like any other."""
         gateway = self._gateway
-        is_large = len(call.sent) > _LARGE
-        if is_large:
-            await self.share.turn()
-        async with gateway.one_at_a_time if is_large else nullcontext():
+        async with self._turn_to_read(call.sent):
             with self.share.charged():
                 translated = translation.of(call, newer=server.newer)
                 asked = calls.read(
                     translated.route, translated.request, call.model, remote=gateway.limits.remote_tools
                 )
         return translated, asked
+
+    @asynccontextmanager
+    async def _turn_to_read(self, sent: bytes) -> AsyncIterator[None]:
+        """Wait until a body may be read: a large one alone, and only while its run has a share left.
+
+        The share is looked at under the lock, as requests of the same run may have been read while this one
+        waited for it. The lock is not held while the share comes back: other runs need it.
+        """
+        if len(sent) <= _LARGE:
+            yield
+            return
+        while True:
+            await self.share.turn()
+            async with self._gateway.one_at_a_time:
+                if self.share.delay_s() == 0:
+                    yield
+                    return
 
     async def _show(self, call: Call, server: Upstream) -> web.Response:
         """The details of a model on a server with OpenAI's API only, which lists only names."""

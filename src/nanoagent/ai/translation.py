@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ _MAX_TEXT: Final = 8 * 1024 * 1024  # of a whole answer: two million tokens
 _MAX_VECTORS: Final = 64 * 1024 * 1024  # 2,048 texts (OpenAI's most) of 1,536 numbers are about 45 MB
 _MAX_PARTS: Final = 1024 * 1024  # of a text that comes in parts
 _MOST_OBJECTS: Final = 200_000  # of a whole answer; each takes many times its bytes while it is read
+_MOST_CALLS_SENT: Final = 4096  # tool calls in all messages of a request
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -177,26 +179,58 @@ def _conversation(call: Call) -> list[dict[str, Any]]:
 
 
 def _messages(messages: list[_Message]) -> Iterator[dict[str, Any]]:
-    """Ollama's messages as OpenAI's, with ids of tool calls, which Ollama tells apart by name and order."""
-    waiting: list[tuple[str, str]] = []
+    """Ollama's messages as OpenAI's, with ids of tool calls, which Ollama tells apart by name and order.
+
+    Raises:
+        Refused: The messages have too many tool calls.
+    """
+    waiting = _Waiting([])
+    seen = 0
     for at, message in enumerate(messages):
         said: dict[str, Any] = {"role": message.role, "content": _content(message)}
         if message.role == "tool":
-            said["tool_call_id"] = message.tool_call_id or _answered(waiting, message.tool_name)
+            said["tool_call_id"] = message.tool_call_id or waiting.answered(message.tool_name)
         elif message.tool_calls:
+            seen += len(message.tool_calls)
+            if seen > _MOST_CALLS_SENT:
+                raise Refused(
+                    413,
+                    f"the request has more than {_MOST_CALLS_SENT} tool calls",
+                    "too_large",
+                    param="messages",
+                )
             calls = [_tool_call(call, f"call_{at}_{index}") for index, call in enumerate(message.tool_calls)]
-            waiting = [(call["id"], call["function"]["name"]) for call in calls]
+            waiting = _Waiting([(call["id"], call["function"]["name"]) for call in calls])
             said |= {"tool_calls": calls, "content": said["content"] or None}
         yield said
 
 
-def _answered(waiting: list[tuple[str, str]], name: str | None) -> str:
-    """The id of the tool call that a message answers: the first of that name that waits, else the first."""
-    found = next((entry for entry in waiting if entry[1] == name), waiting[0] if waiting else None)
-    if found is None:
+class _Waiting:
+    """The tool calls of one message that no later message has answered yet.
+
+    Each call stands in two queues and leaves each of them once, so all answers together take linear time.
+
+    Args:
+        calls: The id and the name of each call.
+    """
+
+    def __init__(self, calls: list[tuple[str, str]]) -> None:
+        self._ids = [id_ for id_, _ in calls]
+        self._is_answered = [False] * len(calls)
+        self._all = deque(range(len(calls)))
+        self._by_name: defaultdict[str | None, deque[int]] = defaultdict(deque)
+        for at, (_, name) in enumerate(calls):
+            self._by_name[name].append(at)
+
+    def answered(self, name: str | None) -> str:
+        """Return the id of the call that a message answers: the first of that name, else the first of all."""
+        for queue in (self._by_name.get(name, deque()), self._all):
+            while queue:
+                at = queue.popleft()
+                if not self._is_answered[at]:
+                    self._is_answered[at] = True
+                    return self._ids[at]
         return "call_unknown"
-    waiting.remove(found)
-    return found[0]
 
 
 def _tool_call(call: _ToolCall, made_up_id: str) -> dict[str, Any]:
