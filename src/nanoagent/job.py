@@ -199,7 +199,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         raise InvalidJob(
             request_id=job.request_id,
             function_id=function_id,
-            runtime=one_line(shown_runtime)[:_MAX_SHOWN_RUNTIME],
+            runtime=one_line(shown_runtime[:_MAX_SHOWN_RUNTIME])[:_MAX_SHOWN_RUNTIME],
             rejection=fields.rejection(),
             locale=job.locale,
         )

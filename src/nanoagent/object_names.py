@@ -1,4 +1,8 @@
-"""Hints about an `s3Key` or `s3Bucket` in the form of another tool. Pure functions."""
+"""Hints about an `s3Key` or `s3Bucket` in the form of another tool. Pure functions.
+
+The names are hostile, and they are examined on the event loop: each step takes time in proportion to the
+name, and a long name is not examined.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SHOWN_CHARACTERS: Final = 200
+# A key of S3 has 1,024 bytes at most, a bucket 63. An address adds a host; a presigned one adds a query.
+_MOST_EXAMINED: Final = 2048
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _URI: Final = re.compile(r"s3[an]?://([^/]*)/*(.*)", re.IGNORECASE | re.DOTALL)
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _ARN: Final = re.compile(r"arn:aws[\w-]*:s3:::([^/]+)(?:/(.*))?", re.DOTALL)
-_PATH_STYLE_HOST: Final = re.compile(r"s3[.-]([\w-]+\.)*amazonaws\.com(\.cn)?", re.IGNORECASE)
-_BUCKET_HOST: Final = re.compile(r"(.+?)\.s3[.-]([\w-]+\.)*amazonaws\.com(\.cn)?", re.IGNORECASE)
+_HOST_ENDINGS: Final = (".amazonaws.com", ".amazonaws.com.cn")
 _ADDRESS_HINT: Final = Text(
     's3Key is an address; set s3Bucket to "{bucket}" and s3Key to "{key}".',
     's3Key에 주소가 들어 있습니다. s3Bucket을 "{bucket}", s3Key를 "{key}"(으)로 지정하세요.',
@@ -59,6 +64,8 @@ _BUCKET_PATH_HINT: Final = Text(
 
 def key_hint(bucket: str, key: str) -> Text | None:
     """The likely correction of a key that S3 does not have; None where nothing looks wrong."""
+    if len(key) > _MOST_EXAMINED:
+        return None
     if (place := _place(key)) is not None and all(place):
         return _ADDRESS_HINT.format(bucket=_shown(place[0]), key=_shown(place[1]))
     for text, corrected in (
@@ -77,6 +84,8 @@ def key_hint(bucket: str, key: str) -> Text | None:
 
 def bucket_hint(bucket: str) -> Text | None:
     """The likely correction of a refused bucket name; None without a suggestion."""
+    if len(bucket) > _MOST_EXAMINED:
+        return None
     place = _place(bucket) or (tuple(bucket.strip("/").partition("/")[::2]) if "/" in bucket else None)
     if place is None or not place[0]:
         return None
@@ -102,12 +111,29 @@ def _place_of_url(url: str) -> tuple[str, str] | None:
         host = parts.hostname or ""
     except ValueError:
         return None
+    named = _bucket_of_host(host)
+    if named is None:
+        return None
     path = parts.path.lstrip("/")
-    if _PATH_STYLE_HOST.fullmatch(host):
+    if not named:
         bucket, _, key = path.partition("/")
         return bucket, unquote(key)
-    if (virtual := _BUCKET_HOST.fullmatch(host)) is not None:
-        return virtual[1], unquote(path)
+    return named, unquote(path)
+
+
+def _bucket_of_host(host: str) -> str | None:
+    """The bucket in the name of a host of S3; empty in path style, None for another host.
+
+    The labels before the first `s3` or `s3-…` are the bucket; a bucket's name may have dots.
+    """
+    # No regular expression: one for a bucket with dots is tried at every dot.
+    ending = next((ending for ending in _HOST_ENDINGS if host.endswith(ending)), None)
+    if ending is None:
+        return None
+    labels = host.removesuffix(ending).split(".")
+    for at, label in enumerate(labels):
+        if label == "s3" or label.startswith("s3-"):
+            return ".".join(labels[:at]) if all(labels) else None
     return None
 
 

@@ -67,7 +67,10 @@ REFUSED: Final[list[dict[str, Any]]] = [
     {"functionId": {"$gt": ""}},
     {"s3Bucket": "../other"},
     {"s3Bucket": "a" * 10_000},
+    {"s3Bucket": "https://" + "a.s3." * 200_000},
+    {"s3Key": "https://" + "a.s3." * 200_000},
     {"modelId": "\u202e"},
+    {"modelId": "\u202e" * 150_000},
     {"input": float("nan")},
     {"input": [float("inf"), -float("inf")]},
 ]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -499,3 +501,41 @@ def test_any_text_is_a_job_an_invalid_job_or_unreadable(body: str):
 def test_a_damaged_job_is_a_job_an_invalid_job_or_unreadable(noise: bytes, at: int):
     body = b'{"requestId":"r1","s3Key":"k","memoryMb":64,"input":{"a":[1,2,"\\u00e9"]},"runtime":"go"}'
     check_ending(body[:at] + noise + body[at + len(noise) :])
+
+
+# --- the largest messages
+
+# Every message is parsed on the event loop, where a slow one stops all jobs of the worker.
+LARGEST_FIELDS = r"""
+import itertools, json, resource
+from nanoagent.envelopes import recognised
+from nanoagent.errors import UnreadableMessage
+from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, JobDefaults, parse_job
+
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+defaults = JobDefaults("bucket", "model", 4096)
+names = ("requestId", "functionId", "runtime", "s3Key", "s3Bucket", "modelId", "network", "locale", "other")
+starts = ("", "https://", "s3://", "arn:aws")
+units = ("a", "a.s3.", "a.s3-b.", "a/", "/", ".", " ", "+", "%7B", "a=", "[", "9", "\x01", "\u202e", "\ud800")
+parsed = 0
+for name, start, unit in itertools.product(names, starts, units):
+    if start and name not in {"s3Key", "s3Bucket"}:
+        continue
+    written = json.dumps(unit)[1:-1]
+    count = (MAX_MESSAGE_BYTES - 200) // len(written)
+    body = '{"requestId":"r","s3Key":"k","%s":"%s%s"}' % (name, start, written * count)
+    try:
+        parse_job(body, defaults)
+    except InvalidJob:
+        pass
+    except UnreadableMessage:
+        recognised(body)
+    parsed += 1
+print(parsed)
+"""
+
+
+def test_a_message_of_the_largest_size_is_parsed_in_time_whichever_field_is_so_large():
+    # A quadratic step takes an hour for 1 MiB; the kernel ends the process after 60 s of CPU time.
+    done = subprocess.run([sys.executable, "-c", LARGEST_FIELDS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "225\n"), done.stderr

@@ -35,6 +35,9 @@ from nanoagent.object_names import bucket_hint, key_hint
             "https://an.other.s3.ap-northeast-2.amazonaws.com/my%20code.zip?X-Amz-Signature=1",
             's3Bucket to "an.other" and s3Key to "my code.zip"',
         ),
+        ("https://other.s3-us-west-2.amazonaws.com/code.zip", 's3Bucket to "other" and s3Key to "code.zip"'),
+        ("https://OTHER.S3.AMAZONAWS.COM/code.zip", 's3Bucket to "other" and s3Key to "code.zip"'),
+        ("https://other.s3.cn-north-1.amazonaws.com.cn/code.zip", 's3Bucket to "other"'),
         ("https://s3.us-east-1.amazonaws.com/other/code.zip", 's3Bucket to "other" and s3Key to "code.zip"'),
         ("https://s3-us-west-2.amazonaws.com/other/code.zip", 's3Bucket to "other" and s3Key to "code.zip"'),
         ("https://s3.cn-north-1.amazonaws.com.cn/other/code.zip", 's3Bucket to "other"'),
@@ -76,9 +79,37 @@ def test_a_bucket_in_another_form_is_told_with_its_name(bucket: str, said: str):
     assert '"mine"' in hint.ko
 
 
-@pytest.mark.parametrize("bucket", ["Mine", "a", "", "/", "s3://", "my_bucket"])
+@pytest.mark.parametrize("bucket", ["Mine", "a", "", "/", "s3://", "my_bucket", "x" * 3000 + "/"])
 def test_another_bad_name_has_no_hint(bucket: str):
     assert bucket_hint(bucket) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "s3.example.com",
+        "mine.s3.example.com",
+        "mine.amazonaws.com",
+        "mine.s4.amazonaws.com",
+        "mine.s3.xamazonaws.com",
+        "s3amazonaws.com",
+        "amazonaws.com",
+        ".s3.amazonaws.com",
+        "mine..s3.amazonaws.com",
+        "mine.s3..amazonaws.com",
+    ],
+)
+def test_an_address_of_another_host_names_no_bucket(host: str):
+    for hint in (key_hint("mine", f"https://{host}/a/b"), bucket_hint(f"https://{host}")):
+        assert hint is None or "s3Key is an address" not in hint.en
+        assert hint is None or '"mine"' not in hint.en
+
+
+def test_a_name_that_no_address_needs_is_not_examined():
+    assert key_hint("mine", "/" + "a" * 2047) is not None
+    assert key_hint("mine", "/" + "a" * 2048) is None
+    assert bucket_hint("a/" + "a" * 2046) is not None
+    assert bucket_hint("a/" + "a" * 2047) is None
 
 
 @given(st.text(max_size=60), st.text(max_size=20))
