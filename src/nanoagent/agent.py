@@ -14,11 +14,11 @@ import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent import finite
+from nanoagent import finite, folders
 from nanoagent.ai import inspection
 from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Gateway, GatewayLimits
@@ -205,6 +205,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
 
     limit = _descriptor_limit()
     metrics.watch_descriptors(limit, finite.open_descriptors)
+    await _refuse_unusable_folders(settings)
     home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
     home.claim()
     opened.callback(home.release)
@@ -439,6 +440,7 @@ async def selftest(settings: Settings) -> SelfTest:
         PlatformError: No containers can be made.
     """
     async with AsyncExitStack() as opened:
+        await _refuse_unusable_folders(settings)
         home = WorkerHome(settings.docker_work_dir_root, f"selftest-{os.getpid()}")
         home.claim()
         opened.callback(home.release)
@@ -465,7 +467,10 @@ async def _open_pool(
 ) -> tuple[Pool, dict[Runtime, str]]:
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
-    await refuse_unfit_engine(settings, driver)
+    info = await refuse_unfit_engine(settings, driver)
+    share = engine.memory_share(info, settings.worker_memory_mb)
+    if share is not None and share.warning is not None:
+        log.warning("memory setting too large", reason=share.warning)
     image_ids = await find_images(settings, driver)
     orphans = await driver.remove_orphans(home.path)
     if orphans:
@@ -511,20 +516,46 @@ async def _isolated(
     return policy
 
 
-async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> None:
+def _folders_of(settings: Settings) -> dict[str, Path]:
+    """The folders that the worker writes to, by their settings."""
+    return {
+        "CODE_CACHE_DIR": settings.code_cache_dir,
+        "DOCKER_WORK_DIR_ROOT": settings.docker_work_dir_root,
+    }
+
+
+async def unusable_folders(settings: Settings) -> list[str]:
+    """Why the worker could not make its folders, one sentence for each setting; empty if it could."""
+    wanted = _folders_of(settings).items()
+    found = [await asyncio.to_thread(folders.unusable, folder, name) for name, folder in wanted]
+    return [problem for problem in found if problem is not None]
+
+
+async def _refuse_unusable_folders(settings: Settings) -> None:
+    problems = await unusable_folders(settings)
+    if problems:
+        raise ConfigError(problems)
+
+
+async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> dict[str, Any]:
     """Look whether Docker can make containers as the settings ask, before any is made.
+
+    Returns:
+        Docker's answer to `GET /info`.
 
     Raises:
         ConfigError: It has no such runtime, cannot keep limits, or has no such user ids.
         ContainerError: Docker cannot be asked.
     """
+    info = await driver.ask("info")
     problems = engine.unfit(
-        await driver.ask("info"),
+        info,
         docker_runtime=settings.docker_runtime,
         uid_base=settings.container_uid_base,
     )
     if problems:
         raise ConfigError(problems)
+    return info
 
 
 async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime, str]:
@@ -668,11 +699,8 @@ def _disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> D
         await code.make_room(size_bytes)
         await programs.make_room(size_bytes)
 
-    folders = {
-        "CODE_CACHE_DIR": settings.code_cache_dir,
-        "DOCKER_WORK_DIR_ROOT": settings.docker_work_dir_root,
-    }
-    return DiskRoom(folders, settings.min_free_disk_mb, make_room, least_files=settings.code_max_entries)
+    wanted = _folders_of(settings)
+    return DiskRoom(wanted, settings.min_free_disk_mb, make_room, least_files=settings.code_max_entries)
 
 
 async def _broker(settings: Settings, clients: AwsClients, background: Background | None = None) -> SqsBroker:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent import agent, aws
 from nanoagent.config import Settings
+from nanoagent.container import engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.errors import ConfigError, PlatformError
+from nanoagent.telemetry import status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PROBE_MAX_S: Final = 20.0
 """The longest that one probe may take, seconds."""
 
+IMAGES: Final = "Docker and images"
 BUCKETS: Final = "S3 buckets"
 MODELS: Final = "model servers"
 
@@ -58,7 +61,7 @@ class Finding:
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """Ask every external service, all at once; nothing is changed."""
+    """Ask the machine and every external service, all at once; nothing stays changed."""
     async with AsyncExitStack() as opened:
         probes = await _probes(settings, opened)
         return list(await asyncio.gather(*map(_answer, probes)))
@@ -70,9 +73,18 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     opened.push_async_callback(driver.close)
     services = await agent.open_services(settings, opened)
 
-    async def images() -> None:
-        await agent.refuse_unfit_engine(settings, driver)
+    async def images() -> Finding:
+        info = await agent.refuse_unfit_engine(settings, driver)
         await agent.find_images(settings, driver)
+        share = engine.memory_share(info, settings.worker_memory_mb)
+        told = None if share is None else share.warning
+        return Finding(IMAGES, None, () if told is None else (told,))
+
+    async def address() -> None:
+        await status.check_address(settings.metrics_host, settings.metrics_port)
+
+    async def all_folders() -> str | None:
+        return "; ".join(await agent.unusable_folders(settings)) or None
 
     async def buckets() -> Finding:
         problem = await services.buckets.unusable()
@@ -84,7 +96,9 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
 
     asks_models = settings.upstreams and settings.ai_replay is None
     return (
-        Probe("Docker and images", images),
+        Probe("metrics and health", address),
+        Probe("folders", all_folders),
+        Probe(IMAGES, images),
         Probe("SQS queue", services.broker.unavailable),
         Probe(BUCKETS, buckets),
         Probe("Redis", services.sink.verify),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+import tempfile
+from pathlib import Path
+from typing import Final
 
 from nanoagent.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _PRIVATE: Final = 0o700
 
@@ -36,6 +36,38 @@ def make_private(path: Path, variable: str) -> None:
         path.chmod(_PRIVATE)
 
 
+def unusable(folder: Path, variable: str) -> str | None:
+    """Why a worker could not make its folders in this one, with the remedy; None if it could.
+
+    Where the folder is missing, the nearest one above it is asked: a folder is made there and removed again.
+
+    Args:
+        folder: What the worker's folders lie in; it may be missing.
+        variable: The setting that it comes from, for the message.
+    """
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    try:
+        if not stat.S_ISDIR(nearest.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a folder")
+        if nearest == folder.absolute():
+            check_nobody_can_swap(folder, variable)
+        else:
+            _check_above(nearest / "folder", variable)
+        # Modes do not tell of read-only mounts, full disks and file systems such as /proc.
+        Path(tempfile.mkdtemp(prefix=".nanoagent-check-", dir=nearest)).rmdir()
+    except ConfigError as exc:
+        return "; ".join(exc.problems)
+    except OSError as exc:
+        where = "" if nearest == folder.absolute() or exc.errno == errno.ENOTDIR else f" below {nearest}"
+        return (
+            f"{variable}: {folder} cannot be made or written{where} ({exc.strerror}); choose a folder that "
+            f"the worker's user may write to, or make it: install -d -m 700 -o USER {folder}"
+        )
+    return None
+
+
 def check_nobody_can_swap(folder: Path, variable: str) -> None:
     """Refuse a folder in which, or above which, another user of the host could swap ours for his own.
 
@@ -50,6 +82,10 @@ def check_nobody_can_swap(folder: Path, variable: str) -> None:
     if _is_strangers(info) or _lets_swap(info, 0o022):
         problem = f"{variable}: {folder} belongs to another user, or others may write to it"
         raise ConfigError([f"{problem}; choose a folder that only this user may write to"])
+    _check_above(folder, variable)
+
+
+def _check_above(folder: Path, variable: str) -> None:
     for above in sorted({*folder.absolute().parents, *folder.resolve().parents}):
         # Less strict: a group may be the user's own, and root works in others' homes (`sudo nanoagent dev`).
         info = above.stat()

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from nanoagent import agent
+from nanoagent.errors import ConfigError
 from nanoagent.gates import Gate, Gates
 from nanoagent.notices import Ec2Notices
 from nanoagent.telemetry.status import Health
@@ -176,3 +177,10 @@ async def test_a_part_that_does_not_close_keeps_the_others_from_nothing():
                 agent._close_in_time(opened, "hanging", hang, 0.01)
     assert closed == ["last"]
     assert [(entry["event"], entry["part"]) for entry in logs] == [("not closed in time", "hanging")]
+
+
+async def test_a_worker_refuses_a_cache_that_it_cannot_make_by_the_settings_name():
+    settings = make_settings(code_cache_dir="/proc/cache", metrics_host="127.0.0.1", metrics_port=0)
+    async with AsyncExitStack() as opened:
+        with pytest.raises(ConfigError, match=r"^CODE_CACHE_DIR: /proc/cache cannot be made or written"):
+            await agent._assemble(settings, opened)

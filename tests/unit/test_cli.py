@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from nanoagent.doctor import examination, gather
 from nanoagent.doctor.finding import Area, Finding, Verdict
 from nanoagent.errors import ConfigError, PlatformError
 from nanoagent.sender.command import Exit
+from support.fakes import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,10 +221,44 @@ def test_a_check_for_machines_lists_what_does_not_answer(
     assert set(document) == {"settings", "changed", "warnings", "problems", "verdict"}
     assert set(document["settings"]) == set(Settings.model_fields)
     assert document["settings"]["redis_password"] == "***"
-    assert set(document["problems"]) == {"Docker and images", "SQS queue", "S3 buckets", "Redis"}
+    assert {part for part, problem in document["problems"].items() if problem} == {
+        *("Docker and images", "SQS queue", "S3 buckets", "Redis")
+    }
     assert document["verdict"] == "not ready: Docker and images, SQS queue, S3 buckets, Redis"
-    assert all(document["problems"].values())
     assert "/nonexistent/docker.sock" in document["problems"]["Docker and images"]
+
+
+def test_a_check_is_not_ready_where_run_would_not_start(
+    nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        monkeypatch.setenv("METRICS_PORT", str(used.getsockname()[1]))
+        monkeypatch.setenv("CODE_CACHE_DIR", "/proc/cache")
+        assert cli.main(["check", "--json"]) == 1
+        problems = json.loads(capsys.readouterr().out)["problems"]
+        port = used.getsockname()[1]
+        assert problems["metrics and health"].startswith(
+            f"METRICS_PORT: {port} is already in use on 127.0.0.1"
+        )
+    assert problems["folders"].startswith("CODE_CACHE_DIR: /proc/cache cannot be made or written below /proc")
+
+
+async def test_a_check_warns_of_more_memory_than_the_machine_has(monkeypatch: pytest.MonkeyPatch):
+    async def info(*_: object) -> dict[str, int]:
+        return {"MemTotal": 2048 * 1024 * 1024}
+
+    monkeypatch.setattr(agent, "refuse_unfit_engine", info)
+    monkeypatch.setattr(agent, "find_images", info)
+    async with AsyncExitStack() as opened:
+        probes = await checks._probes(make_settings(worker_memory_mb=4096), opened)
+        (images,) = (probe for probe in probes if probe.part == checks.IMAGES)
+        found = await checks._answer(images)
+    assert found.problem is None
+    (warning,) = found.warnings
+    assert "WORKER_MEMORY_MB=4096 of the machine's 2048 MiB" in warning
+    assert warning.endswith("set WORKER_MEMORY_MB=1536")
 
 
 def findings(monkeypatch: pytest.MonkeyPatch, *problems: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,11 +13,10 @@ import pytest
 from nanoagent.code.store import DiskCache
 from nanoagent.container.slot import WorkerHome
 from nanoagent.errors import ConfigError
-from nanoagent.folders import make_private
+from nanoagent.folders import make_private, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 STRANGER = 54_321
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -169,3 +169,29 @@ async def test_all_folders_of_a_cache_are_its_users_alone(tmp_path, umask):
         (await cache.publish("0" * 64, scratch / "tree")).release()
     assert mode(tmp_path / "caches/code/entries" / ("0" * 64)) == 0o700
     await cache.close()
+
+
+# --- looked at without a change
+
+
+@pytest.mark.parametrize("missing", ["", "a/b/c"])
+def test_a_folder_that_can_be_used_is_left_as_it_was(tmp_path, missing):
+    assert unusable(tmp_path / missing, "FOLDER") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_its_setting_and_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in ("/proc/a/b", str(tmp_path / "file/a"), str(tmp_path / "file")):
+        problem = str(unusable(Path(folder), "FOLDER"))
+        assert problem.startswith(f"FOLDER: {folder} cannot be made or written")
+        assert f"install -d -m 700 -o USER {folder}" in problem
+    assert "file is not a folder" in problem
+
+
+def test_a_missing_folder_below_one_that_all_may_change_is_refused(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    problem = unusable(tmp_path / "open/a", "FOLDER")
+    assert problem is not None
+    assert problem.startswith(f"FOLDER: {tmp_path}/open, above")

@@ -11,7 +11,7 @@ import pytest
 from nanoagent.errors import ConfigError
 from nanoagent.telemetry import logs, systemd
 from nanoagent.telemetry.metrics import Metrics
-from nanoagent.telemetry.status import Health, StatusServer
+from nanoagent.telemetry.status import Health, StatusServer, check_address
 
 LOCALHOST = "127.0.0.1"
 
@@ -109,6 +109,15 @@ async def test_a_port_in_use_is_told_with_a_remedy(server, health):
     assert problem.startswith(f"METRICS_PORT: {server.port} is already in use")
     assert "choose another" in problem
     await second.stop()
+
+
+async def test_an_address_is_checked_by_listening_for_a_moment(server):
+    with pytest.raises(ConfigError, match=f"^METRICS_PORT: {server.port} is already in use"):
+        await check_address(LOCALHOST, server.port)
+    port = server.port
+    await server.stop()
+    for _ in range(2):
+        await check_address(LOCALHOST, port)
 
 
 async def test_an_address_of_another_machine_is_told_as_the_hosts_fault(health):

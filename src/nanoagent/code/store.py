@@ -135,7 +135,7 @@ def disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise StorageError(f"the cache in {root} failed: {exc}") from exc
+        raise StorageError(f"CODE_CACHE_DIR: the cache in {root} failed: {exc}") from exc
 
 
 def is_full(error: BaseException) -> bool:

@@ -8,7 +8,10 @@ user namespace" and "Rootless mode".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.container.spec import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +25,7 @@ _LIMITS: Final = {
     "CpuCfsQuota": "CPU time",
     "CPUShares": "shares of the CPUs",
 }
+_RESERVE_BYTES: Final = 2048 * MIB  # what the default of WORKER_MEMORY_MB leaves
 _REMAPPING: Final = ("name=userns", "name=rootless")
 
 
@@ -68,6 +72,50 @@ def unfit(info: Mapping[str, Any], *, docker_runtime: str | None, uid_base: int)
             f"it remaps {REMAPPED_IDS} of them; it should be 20000, say"
         )
     return problems
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryShare:
+    """How WORKER_MEMORY_MB and the machine's memory go together.
+
+    Attributes:
+        found: Both, for people.
+        fits: Whether the machine has so much memory at all.
+        leaves_room: Whether enough is left for the agent, Docker and the system.
+        advised_mb: A value with room for them, MiB.
+    """
+
+    found: str
+    fits: bool
+    leaves_room: bool
+    advised_mb: int
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong and the remedy in one sentence; None when nothing is."""
+        if self.leaves_room:
+            return None
+        return f"{self.found}; set WORKER_MEMORY_MB={self.advised_mb}"
+
+
+def memory_share(info: Mapping[str, Any], worker_memory_mb: int) -> MemoryShare | None:
+    """Compare WORKER_MEMORY_MB with the memory of Docker's machine; None where Docker does not tell it.
+
+    Args:
+        info: Docker's answer to `GET /info`.
+        worker_memory_mb: WORKER_MEMORY_MB.
+    """
+    total, wanted = info.get("MemTotal"), worker_memory_mb * MIB
+    if not isinstance(total, int) or not total:
+        return None
+    reserve = min(total // 4, _RESERVE_BYTES)
+    fits, leaves_room = wanted <= total, wanted <= total - reserve // 2
+    found = f"WORKER_MEMORY_MB={worker_memory_mb} of the machine's {total // MIB} MiB"
+    if not fits:
+        found += ": jobs together could use more memory than there is"
+    elif not leaves_room:
+        found += ": too little is left for the agent, Docker and the system"
+    return MemoryShare(found, fits, leaves_room, (total - reserve) // MIB)
 
 
 def outside_uid(uid: int, uid_map: str) -> int | None:

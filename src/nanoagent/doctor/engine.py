@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from nanoagent.container import engine as engines
 from nanoagent.container.isolation import unacceptable
 from nanoagent.container.policy import Sharing
-from nanoagent.container.spec import MIB
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _OLDEST_API: Final = (1, 41)  # CgroupnsMode in the create call
 _GOOD_STORAGE: Final = frozenset({"overlay2", "overlayfs", "stargz", "fuse-overlayfs"})
 _CLOCK_OFF_S: Final = 60.0
-_RESERVE_BYTES: Final = 2048 * MIB
 _DAEMON: Final = "/etc/docker/daemon.json"
 _RESTART: Final = f"in {_DAEMON}, then systemctl restart docker"
 _UNFIT_REMEDIES: Final = {
@@ -235,20 +233,12 @@ def users(engine: Engine) -> Iterator[Finding]:
 
 def sizes(engine: Engine, settings: Settings) -> Iterator[Finding]:
     """Whether the machine has what the worker gives out."""
-    total, wanted = engine.info.get("MemTotal"), settings.worker_memory_mb * MIB
-    if isinstance(total, int) and total:
-        room = f"WORKER_MEMORY_MB={settings.worker_memory_mb} of the machine's {total // MIB} MiB"
-        reserve = min(total // 4, _RESERVE_BYTES)  # what the default leaves
-        if wanted > total:
-            yield problem(Area.LIMITS, room, f"WORKER_MEMORY_MB={(total - reserve) // MIB}")
-        elif wanted > total - reserve // 2:
-            yield warning(
-                Area.LIMITS,
-                f"{room}: too little is left for the agent, Docker and the system",
-                f"WORKER_MEMORY_MB={(total - reserve) // MIB}",
-            )
-        else:
-            yield Finding(Area.LIMITS, room)
+    share = engines.memory_share(engine.info, settings.worker_memory_mb)
+    if share is not None and share.leaves_room:
+        yield Finding(Area.LIMITS, share.found)
+    elif share is not None:
+        judged = warning if share.fits else problem
+        yield judged(Area.LIMITS, share.found, f"WORKER_MEMORY_MB={share.advised_mb}")
     cpus = engine.info.get("NCPU")
     if isinstance(cpus, int) and cpus and settings.worker_cpus > cpus * 1.5:
         yield note(

@@ -17,7 +17,7 @@ from nanoagent.doctor import cloud, gather, host, report, results
 from nanoagent.doctor import engine as engines
 from nanoagent.doctor.finding import Area, Finding, problem, unknown, warning
 from nanoagent.errors import ConfigError
-from nanoagent.telemetry import logs
+from nanoagent.telemetry import logs, status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -155,7 +155,24 @@ async def _host_and_docker(settings: Settings, *, are_wrong: bool) -> list[Findi
     seen, engine = await asyncio.gather(asyncio.to_thread(gather.host, settings), gather.engine(settings))
     seen = await asyncio.to_thread(gather.with_docker_root, seen, engine)
     sizes = () if are_wrong else engines.sizes(engine, settings)
-    return [*host.judge(seen, engine, settings), *engines.judge(engine, seen, settings), *sizes]
+    address = [] if are_wrong else await _address(settings)
+    return [
+        *host.judge(seen, engine, settings),
+        *engines.judge(engine, seen, settings),
+        *sizes,
+        *address,
+    ]
+
+
+async def _address(settings: Settings) -> list[Finding]:
+    """Whether a worker could listen for metrics now."""
+    try:
+        await status.check_address(settings.metrics_host, settings.metrics_port)
+    except ConfigError as exc:
+        remedy = "no fault if this worker is running now; else set another METRICS_HOST or METRICS_PORT"
+        return [warning(Area.LIMITS, each, remedy) for each in exc.problems]
+    where = f"METRICS_HOST={settings.metrics_host} METRICS_PORT={settings.metrics_port}"
+    return [Finding(Area.LIMITS, f"{where} can be listened on")]
 
 
 async def _aws(settings: Settings, clients: AwsClients, wrong: frozenset[str]) -> list[Finding]:

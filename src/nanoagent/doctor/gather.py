@@ -118,10 +118,8 @@ def folder(name: str, path: Path, mounts: list[facts.Mount]) -> Folder:
         nearest = nearest.resolve()
         space = os.statvfs(nearest)
         device = nearest.stat().st_dev
-        if name != DOCKER_ROOT and path.exists():
-            folders.check_nobody_can_swap(path, name)
-    except ConfigError as exc:
-        return Folder(name, str(path), refused="; ".join(exc.problems))
+        if name != DOCKER_ROOT and (refused := folders.unusable(path, name)) is not None:
+            return Folder(name, str(path), refused=refused)
     except OSError as exc:
         return Folder(name, str(path), problem=f"it cannot be looked at: {exc.strerror}")
     return Folder(

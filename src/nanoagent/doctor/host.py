@@ -340,7 +340,7 @@ def _disk(folder: Folder, engine: Engine, settings: Settings) -> Iterator[Findin
         yield problem(
             Area.DISK,
             folder.refused,
-            f"chown it to the worker's user and chmod go-w {folder.path}, or another {folder.name}",
+            f"another {folder.name}, or give {folder.path} to the worker's user and chmod go-w {folder.path}",
         )
         return
     ours = folder.name != DOCKER_ROOT

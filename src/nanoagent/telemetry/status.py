@@ -110,12 +110,10 @@ class StatusServer:
             return handlers()
 
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                accept, self._host, self._wanted_port, reuse_address=True
-            )
-        except OSError as exc:
+            self._server = await _listen(accept, self._host, self._wanted_port)
+        except ConfigError:
             await runner.cleanup()
-            raise ConfigError([_why_not_listening(exc, self._host, self._wanted_port)]) from exc
+            raise
         self._runner = runner
 
     async def stop(self) -> None:
@@ -146,6 +144,24 @@ def _hang_up_on_the_oldest(handlers: web.Server) -> None:
     connections = [handler for handler in handlers.connections if handler.transport is not None]
     for handler in connections[: len(connections) + 1 - _MAX_CONNECTIONS]:
         handler.force_close()
+
+
+async def check_address(host: str, port: int) -> None:
+    """Listen as the worker does at its start, for a moment.
+
+    Raises:
+        ConfigError: The address or the port cannot be had.
+    """
+    server = await _listen(asyncio.Protocol, host, port)
+    server.close()
+    await server.wait_closed()
+
+
+async def _listen(accept: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+    try:
+        return await asyncio.get_running_loop().create_server(accept, host, port, reuse_address=True)
+    except OSError as exc:
+        raise ConfigError([_why_not_listening(exc, host, port)]) from exc
 
 
 def _why_not_listening(exc: OSError, host: str, port: int) -> str:
