@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nanoagent import expectations
 from nanoagent.errors import ConfigError
 from nanoagent.job import (
     DEFAULT_MEMORY_MB,
@@ -113,10 +114,14 @@ def _parse_upstreams(text: str) -> tuple[UpstreamSetting, ...]:
     try:
         listed = json.loads(text)
     except ValueError as exc:
-        raise ValueError(f"should be JSON, but is none at character {getattr(exc, 'pos', 0)}") from None
+        where = f"it is not JSON at character {getattr(exc, 'pos', 0)}"
+        raise ValueError(f"a JSON array of model servers, but {where}") from None
     if not isinstance(listed, list):
-        raise ValueError("should be a JSON array of objects")  # noqa: TRY004 - pydantic wants a ValueError
-    return tuple(_upstream(entry, f"entry {number}") for number, entry in enumerate(listed, 1))
+        raise ValueError("a JSON array of model servers")  # noqa: TRY004 - pydantic wants a ValueError
+    try:
+        return tuple(_upstream(entry, f"entry {number}") for number, entry in enumerate(listed, 1))
+    except ValueError as exc:
+        raise ValueError(f"a JSON array of model servers, but {exc}") from None
 
 
 def _upstream(entry: object, which: str) -> UpstreamSetting:
@@ -124,9 +129,8 @@ def _upstream(entry: object, which: str) -> UpstreamSetting:
     if not isinstance(entry, dict) or not entry.keys() <= {"url", "models", "api", "key", "key_env"}:
         raise ValueError(f"{which} should be an object with url, and models, api, key or key_env at most")
     url, models, api = entry.get("url"), entry.get("models", ["*"]), entry.get("api", "auto")
-    if not isinstance(url, str) or not _URL.match(url):
-        raise ValueError(f"{which}: url should be a URL that starts with http:// or https://")
-    _refuse_call(url, f"{which}: url ")
+    if not isinstance(url, str) or (wanted := _wanted_url(url)) is not None:
+        raise ValueError(f"{which}: url should be {wanted if isinstance(url, str) else 'text'}")
     if not isinstance(models, list) or not all(isinstance(name, str) and name for name in models):
         raise ValueError(f"{which}: models should be an array of names, * for any part")
     if api not in {"openai", "ollama", "auto"}:
@@ -145,16 +149,13 @@ def _upstream(entry: object, which: str) -> UpstreamSetting:
     return UpstreamSetting(url=url, models=tuple(models), api=api, key=key)
 
 
-def _refuse_call(url: str, subject: str = "") -> None:
-    """Refuse the address of one call in place of a base URL.
-
-    Raises:
-        ValueError: It is one.
-    """
-    if (call := _MODEL_CALL.search(url)) is not None:
-        raise ValueError(
-            f"{subject}should be the base URL of the model server, without {call[0].rstrip('?/')}"
-        )
+def _wanted_url(url: str) -> str | None:
+    """What to write in place of a URL of a model server; None if it is right."""
+    if not _URL.match(url):
+        return "a URL that starts with http:// or https://"
+    if (call := _MODEL_CALL.search(url)) is None:
+        return None
+    return f"the base URL of the model server, without {call[0].rstrip('?/')}"
 
 
 class Settings(BaseSettings):
@@ -466,18 +467,18 @@ class Settings(BaseSettings):
     price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both")
     savings_runs: Positive = Field(1_000_000, description="runs that the savings are shown for")
 
-    @field_validator("sqs_queue_url", "sqs_dlq_url", "ai_endpoint")
+    @field_validator("sqs_queue_url", "sqs_dlq_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not _URL.match(value):
-            raise ValueError("should be a URL that starts with http:// or https://")
+            raise ValueError("a URL that starts with http:// or https://")
         return value
 
     @field_validator("ai_endpoint")
     @classmethod
     def _is_base_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            _refuse_call(value)
+        if value is not None and (wanted := _wanted_url(value)) is not None:
+            raise ValueError(wanted)
         return value
 
     @field_validator("egress_allow")
@@ -486,7 +487,8 @@ class Settings(BaseSettings):
         for host in _listed(value):
             if not _HOST_PATTERN.fullmatch(host):
                 raise ValueError(
-                    f"{host!r} is no host name; should be like api.example.com, *.example.com or *"
+                    "host names such as api.example.com, *.example.com or *, separated by commas; "
+                    f"{host!r} is not one"
                 )
         return value
 
@@ -494,7 +496,10 @@ class Settings(BaseSettings):
     @classmethod
     def _are_networks(cls, value: str) -> str:
         for network in _listed(value):
-            ipaddress.ip_network(network)  # its error names the value
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as exc:  # its error names the value
+                raise ValueError(f"networks such as 10.0.0.0/8, separated by commas; {exc}") from None
         return value
 
     @field_validator("egress_ports")
@@ -503,20 +508,18 @@ class Settings(BaseSettings):
         ports = _listed(value)
         for port in ports:
             if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-                raise ValueError(
-                    f"{port!r} is no port; should be numbers from 1 to 65535, separated by commas"
-                )
+                raise ValueError(f"ports: numbers from 1 to 65535, separated by commas; {port!r} is not one")
             if int(port) == _GATEWAY_PORT:
-                raise ValueError(f"{port} is the gateway's in a run's network; choose others")
+                raise ValueError(f"other ports than {port}, which the gateway has in a run's network")
         if len(set(map(int, ports))) != len(ports) or len(ports) > _MAX_EGRESS_PORTS:
-            raise ValueError(f"should be at most {_MAX_EGRESS_PORTS} ports, each once")
+            raise ValueError(f"at most {_MAX_EGRESS_PORTS} ports, each once")
         return value
 
     @field_validator("ai_api_key")
     @classmethod
     def _is_key(cls, value: str | None) -> str | None:
         if value is not None and not _KEY.fullmatch(value):
-            raise ValueError("should be a key: printable ASCII without spaces, quotes and backslashes")
+            raise ValueError("a key: printable ASCII without spaces, quotes and backslashes")
         return value
 
     @field_validator("ai_upstreams")
@@ -530,7 +533,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
-            raise ValueError("should be a folder that exists")
+            raise ValueError("a folder that exists")
         return value
 
     @field_validator("redis_tls_ca_file", "redis_tls_key_file", "redis_tls_cert_file")
@@ -539,11 +542,11 @@ class Settings(BaseSettings):
         if value is None:
             return None
         if info.data.get("redis_tls") is False:
-            raise ValueError("has no effect without REDIS_TLS=true; set that, or unset this")
+            raise ValueError("REDIS_TLS=true as well, without which this has no effect")
         try:
             value.read_bytes()
         except OSError as exc:
-            raise ValueError(f"should be a file that this user may read ({exc.strerror})") from exc
+            raise ValueError(f"a file that this user may read ({exc.strerror})") from exc
         return value
 
     @field_validator("redis_tls_ca_file")
@@ -553,7 +556,7 @@ class Settings(BaseSettings):
             try:
                 ssl.create_default_context(cafile=value)
             except ssl.SSLError as exc:
-                raise ValueError("should hold certificates in PEM (-----BEGIN CERTIFICATE-----)") from exc
+                raise ValueError("a file of certificates in PEM (-----BEGIN CERTIFICATE-----)") from exc
         return value
 
     @field_validator("redis_tls_cert_file")
@@ -562,13 +565,13 @@ class Settings(BaseSettings):
         key = info.data.get("redis_tls_key_file")
         if value is None:
             if key is not None:
-                raise ValueError("should be set, because REDIS_TLS_KEY_FILE is")
+                raise ValueError("the PEM file of its certificate, because REDIS_TLS_KEY_FILE is set")
             return None
         try:
             ssl.create_default_context().load_cert_chain(value, key, password=_no_password)
         except (ssl.SSLError, ValueError) as exc:
             raise ValueError(
-                "should be a certificate in PEM whose private key, not encrypted, is in REDIS_TLS_KEY_FILE"
+                "a file with a certificate in PEM whose private key, not encrypted, is in REDIS_TLS_KEY_FILE"
             ) from exc
         return value
 
@@ -576,7 +579,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_bucket(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
-            raise ValueError("should be a bucket's name: 3-63 of a-z 0-9 . -")
+            raise ValueError("a bucket name: 3 to 63 of a-z 0-9 . -, a letter or digit at both ends")
         return value
 
     @field_validator("container_uid_base")
@@ -584,7 +587,7 @@ class Settings(BaseSettings):
     def _has_ids_above(cls, value: int) -> int:
         # Below 65,536 they end there (container.engine), and each container is to have one of its own.
         if _REMAPPED_IDS - _LEAST_UIDS < value < _REMAPPED_IDS:
-            raise ValueError(f"should be at most {_REMAPPED_IDS - _LEAST_UIDS}, or at least {_REMAPPED_IDS}")
+            raise ValueError(f"at most {_REMAPPED_IDS - _LEAST_UIDS}, or at least {_REMAPPED_IDS}")
         return value
 
     @field_validator("docker_work_dir_root")
@@ -593,33 +596,58 @@ class Settings(BaseSettings):
         path = value.absolute()
         if len(os.fsencode(path)) + _SLOT_SUFFIX_LENGTH > _SOCKET_PATH_MAX:
             longest = _SOCKET_PATH_MAX - _SLOT_SUFFIX_LENGTH
-            raise ValueError(f"should be at most {longest} bytes long: Unix sockets are made below it")
+            raise ValueError(f"a path of at most {longest} bytes: Unix sockets are made below it")
         return path
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        problems = []
-        if self.largest_job_mb > self.worker_memory_mb:
-            problems.append(
-                "MAX_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no such job could ever run"
-            )
-        if self.build_memory_mb > self.worker_memory_mb:
-            problems.append("BUILD_MEMORY_MB: should be at most WORKER_MEMORY_MB, or no build could ever run")
-        if self.cpu_min > min(self.cpu_max or self.worker_cpus, self.worker_cpus):
-            problems.append("CPU_MIN: should be at most CPU_MAX and WORKER_CPUS")
-        if self.result_spool_mb * _MIB < self.max_result_bytes:
-            problems.append("RESULT_SPOOL_MB: should have room for a result of MAX_RESULT_BYTES at least")
-        if self.build_timeout_seconds > _MAX_BUILD_S:
-            problems.append(
-                f"BUILD_TIMEOUT_SECONDS: should be at most {_MAX_BUILD_S}, or a build and the longest job "
-                "(timeoutMs) could outlast the 12 hours for which SQS lets a message be held"
-            )
-        if self.ai_api_key is not None and self.ai_endpoint is None:
-            problems.append("AI_ENDPOINT: should be set, as AI_API_KEY is: the key is for that server")
-        if self.ai_api_key is not None and self.ai_endpoint is not None and "@" in self.ai_endpoint:
-            problems.append("AI_API_KEY: should not be set where AI_ENDPOINT has a user and a password")
-        if self.retry_base_seconds > self.retry_max_seconds:
-            problems.append("RETRY_BASE_SECONDS: should be at most RETRY_MAX_SECONDS")
+        worker_mb = f"WORKER_MEMORY_MB={self.worker_memory_mb}"
+        most_cpus = min(self.cpu_max or self.worker_cpus, self.worker_cpus)
+        rules = (
+            (
+                self.largest_job_mb > self.worker_memory_mb,
+                "MAX_MEMORY_MB",
+                f"at most {worker_mb}, or no such job could ever run",
+            ),
+            (
+                self.build_memory_mb > self.worker_memory_mb,
+                "BUILD_MEMORY_MB",
+                f"at most {worker_mb}, or no build could ever run",
+            ),
+            (
+                self.cpu_min > most_cpus,
+                "CPU_MIN",
+                f"at most {most_cpus:g}, the smaller one of CPU_MAX and WORKER_CPUS",
+            ),
+            (
+                self.result_spool_mb * _MIB < self.max_result_bytes,
+                "RESULT_SPOOL_MB",
+                f"room for one result of MAX_RESULT_BYTES={self.max_result_bytes}",
+            ),
+            (
+                self.build_timeout_seconds > _MAX_BUILD_S,
+                "BUILD_TIMEOUT_SECONDS",
+                f"at most {_MAX_BUILD_S}, or a build and the longest job could outlast the 12 hours of SQS",
+            ),
+            (
+                self.ai_api_key is not None and self.ai_endpoint is None,
+                "AI_ENDPOINT",
+                "the model server that AI_API_KEY is for",
+            ),
+            (
+                self.ai_api_key is not None and "@" in (self.ai_endpoint or ""),
+                "AI_API_KEY",
+                "no key where AI_ENDPOINT has a user and a password",
+            ),
+            (
+                self.retry_base_seconds > self.retry_max_seconds,
+                "RETRY_BASE_SECONDS",
+                f"at most RETRY_MAX_SECONDS={self.retry_max_seconds:g}",
+            ),
+        )
+        problems = [
+            _told(name, getattr(self, name.lower()), expected) for wrong, name, expected in rules if wrong
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -760,4 +788,14 @@ def _problem(error: object) -> str:
     if error["type"] == "missing":
         description = Settings.model_fields[name.lower()].description
         return f"{name}: is not set; it should be the {description}"
-    return f"{name}: {message[:1].lower()}{message[1:]}"
+    is_told = error["type"] == "value_error"  # by a validator above: its text is what it expects
+    expected = message if is_told else expectations.in_words(name.lower(), Settings.model_json_schema())
+    return _told(name, error["input"], expected)
+
+
+def _told(name: str, value: object, expected: str) -> str:
+    """The sentence about a wrong setting, with its value unless that may be a secret."""
+    # A URL may have a password in it, or a key in its query, and a wrong one cannot be taken apart.
+    marks = "@?" if name.endswith(("_URL", "_ENDPOINT")) else "@"
+    may_be_secret = not Settings.model_fields[name.lower()].repr or bool(set(marks) & set(str(value)))
+    return expectations.problem(name, value, expected, is_secret=may_be_secret)

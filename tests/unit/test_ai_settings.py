@@ -37,7 +37,7 @@ def test_models_are_listed_with_commas():
 @pytest.mark.parametrize(
     ("upstreams", "problem"),
     [
-        ('[{"url": "http://a", "key": "sk-canary"', "should be JSON"),
+        ('[{"url": "http://a", "key": "sk-canary"', "but it is not JSON"),
         ('{"url": "http://a", "key": "sk-canary"}', "a JSON array"),
         ('["sk-canary"]', "entry 1 should be an object"),
         ('[{"url": "http://a", "token": "sk-canary"}]', "entry 1 should be an object with url"),
@@ -62,8 +62,11 @@ def test_what_is_wrong_with_a_server_is_told_without_its_key(upstreams, problem)
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"ai_api_key": "k"}, "AI_ENDPOINT: should be set"),
-        ({"ai_api_key": "k", "ai_endpoint": "http://u:p@a"}, "AI_API_KEY: should not be set"),
+        ({"ai_api_key": "k"}, "AI_ENDPOINT is not set; expected"),
+        (
+            {"ai_api_key": "k", "ai_endpoint": "http://u:p@a"},
+            "no key where AI_ENDPOINT has a user",
+        ),
         ({"ai_api_key": "k k", "ai_endpoint": "http://a"}, "printable ASCII"),
         ({"ai_replay": "/no/such/folder"}, "a folder that exists"),
     ],

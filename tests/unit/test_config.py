@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,7 +184,7 @@ def test_everything_that_is_wrong_is_listed_at_once(problems: Callable[..., tupl
         WARM_POOL_GO_SIZE="-1",
         REDIS_TLS="perhaps",
     )
-    assert {problem.split(":")[0] for problem in said} == {
+    assert {re.split("[: ]", problem)[0] for problem in said} == {
         *("SQS_QUEUE_URL", "S3_CODE_BUCKET", "S3_USER_DATA_BUCKET", "REDIS_PORT", "MAX_ATTEMPTS", "LOCALE"),
         *("WARM_POOL_GO_SIZE", "REDIS_TLS"),
     }
@@ -226,10 +227,10 @@ def test_certificates_for_redis_are_taken(
 @pytest.mark.parametrize(
     ("tls", "named", "wrong", "says"),
     [
-        ("false", {"CA": "ca"}, "CA", "has no effect without REDIS_TLS=true"),
+        ("false", {"CA": "ca"}, "CA", "REDIS_TLS=true as well, without which this has no effect"),
         ("true", {"CA": "absent"}, "CA", "No such file"),
         ("true", {"CA": "text"}, "CA", "certificates in PEM"),
-        ("true", {"KEY": "key"}, "CERT", "should be set, because REDIS_TLS_KEY_FILE is"),
+        ("true", {"KEY": "key"}, "CERT", "because REDIS_TLS_KEY_FILE is set"),
         ("true", {"CERT": "cert"}, "CERT", "whose private key"),
         ("true", {"CERT": "cert", "KEY": "other key"}, "CERT", "whose private key"),
         ("true", {"CERT": "locked", "KEY": "locked key"}, "CERT", "not encrypted"),
@@ -246,37 +247,49 @@ def test_certificates_that_cannot_be_used_are_refused_by_the_settings_name(
 ):
     given_files = {f"REDIS_TLS_{name}_FILE": files[which] for name, which in named.items()}
     (problem,) = problems(**REQUIRED, **MACHINE, REDIS_TLS=tls, **given_files)
-    assert problem.startswith(f"REDIS_TLS_{wrong}_FILE: ")
+    assert problem.startswith(f"REDIS_TLS_{wrong}_FILE is ")
     assert says in problem
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("SQS_QUEUE_URL", "jobs", "should be a URL that starts with http:// or https://"),
-        ("SQS_DLQ_URL", "ftp://x", "should be a URL that starts with http:// or https://"),
-        ("AI_ENDPOINT", "localhost:11434", "should be a URL that starts with http:// or https://"),
-        ("S3_CODE_BUCKET", "My_Bucket", "should be a bucket's name: 3-63 of a-z 0-9 . -"),
-        ("REDIS_PORT", "six", "should be a valid integer"),
-        ("REDIS_PORT", "0", "greater than or equal to 1"),
-        ("WORKER_ID", "a/b", "should match pattern"),
-        ("WORKER_CPUS", "inf", "should be a finite number"),
-        ("RETRY_MAX_SECONDS", "nan", "should be a finite number"),
-        ("WORKER_CPUS", "0", "greater than 0"),
-        ("MAX_MEMORY_MB", "31", "greater than or equal to 32"),
-        ("MAX_RESULT_BYTES", "100", "greater than or equal to 4096"),
-        ("OUTPUT_URL_STYLE", "fancy", "'plain' or 'presigned'"),
+        ("SQS_QUEUE_URL", "jobs", "a URL that starts with http:// or https://"),
+        ("SQS_DLQ_URL", "ftp://x", "a URL that starts with http:// or https://"),
+        ("AI_ENDPOINT", "localhost:11434", "a URL that starts with http:// or https://"),
+        ("S3_CODE_BUCKET", "My_Bucket", "a bucket name: 3 to 63 of a-z 0-9 . -"),
+        ("REDIS_PORT", "six", "an integer from 1 to 65535"),
+        ("REDIS_PORT", "0", "an integer from 1 to 65535"),
+        ("WORKER_ID", "a/b", "1 to 40 letters, digits and hyphens (-)"),
+        ("WORKER_CPUS", "inf", "a number above 0"),
+        ("RETRY_MAX_SECONDS", "nan", "a number above 0 and at most 43200"),
+        ("WORKER_CPUS", "0", "a number above 0"),
+        ("MAX_MEMORY_MB", "31", "an integer of 32 or more"),
+        ("MAX_RESULT_BYTES", "100", "an integer of 4096 or more"),
+        ("OUTPUT_URL_STYLE", "fancy", "plain or presigned"),
         ("DOCKER_WORK_DIR_ROOT", "/" + "x" * 60, "Unix sockets are made below it"),
-        ("DOCKER_RUNTIME", "/usr/bin/runsc", "should match pattern"),
-        ("CONTAINER_UID_BASE", "55537", "should be at most 55536, or at least 65536"),
-        ("CONTAINER_UID_BASE", "65535", "should be at most 55536, or at least 65536"),
+        ("DOCKER_RUNTIME", "/usr/bin/runsc", "the name of a runtime, not its path"),
+        ("CLOUDWATCH_ENABLED", "perhaps", "true, false, yes, no, on, off, 1 or 0"),
+        ("PYTHON_PRELOAD", "numpy, pandas", "names of Python modules separated by commas, without spaces"),
+        ("NETWORK", "all", "none, ai or egress"),
+        ("PRICE_PER_REQUEST", "free", "a number of 0 or more"),
+        ("CPU_MAX", "0", "a number above 0"),
+        ("CPU_BURST", "0.5", "a number from 1 to 100"),
+        (
+            "EGRESS_DENY",
+            "10.0.0.1/8",
+            "networks such as 10.0.0.0/8, separated by commas; 10.0.0.1/8 has",
+        ),
+        ("EGRESS_PORTS", "80,http", "numbers from 1 to 65535, separated by commas; 'http' is not one"),
+        ("CONTAINER_UID_BASE", "55537", "at most 55536, or at least 65536"),
+        ("CONTAINER_UID_BASE", "65535", "at most 55536, or at least 65536"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(
     problems: Callable[..., tuple[str, ...]], name: str, value: str, expected: str
 ):
     (problem,) = problems(**(REQUIRED | MACHINE | {name: value}))
-    assert problem.startswith(f"{name}: ")
+    assert problem.startswith(f"{name} is {value!r}; expected ")
     assert expected in problem
 
 
@@ -291,7 +304,7 @@ def test_values_that_do_not_go_together_are_listed_at_once(problems: Callable[..
         RETRY_BASE_SECONDS="10",
         RETRY_MAX_SECONDS="5",
     )
-    assert [problem.split(":")[0] for problem in said] == [
+    assert [problem.split(" ")[0] for problem in said] == [
         *("MAX_MEMORY_MB", "BUILD_MEMORY_MB", "CPU_MIN", "RETRY_BASE_SECONDS")
     ]
 
@@ -301,7 +314,7 @@ def test_a_build_that_could_outlast_the_longest_lease_with_the_longest_job_is_re
 ):
     assert load(BUILD_TIMEOUT_SECONDS="600").build_timeout_seconds == 600
     (problem,) = problems(**REQUIRED, **MACHINE, BUILD_TIMEOUT_SECONDS="601")
-    assert problem.startswith("BUILD_TIMEOUT_SECONDS: should be at most 600")
+    assert problem.startswith("BUILD_TIMEOUT_SECONDS is '601'; expected at most 600")
     assert "12 hours" in problem
 
 
@@ -310,12 +323,13 @@ def test_no_time_is_longer_than_sqs_lets_a_message_be_held(
     problems: Callable[..., tuple[str, ...]], name: str
 ):
     (problem,) = problems(**REQUIRED, **MACHINE, **{name: "43201"})
-    assert problem.startswith(f"{name}: input should be less than or equal to 43200")
+    assert problem.startswith(f"{name} is '43201'; expected ")
+    assert problem.endswith(" 43200")
 
 
 def test_a_smallest_share_above_the_largest_is_refused(problems: Callable[..., tuple[str, ...]]):
     (problem,) = problems(**REQUIRED, **MACHINE, CPU_MIN="2", CPU_MAX="1")
-    assert problem == "CPU_MIN: should be at most CPU_MAX and WORKER_CPUS"
+    assert problem == "CPU_MIN is '2'; expected at most 1, the smaller one of CPU_MAX and WORKER_CPUS"
 
 
 # --- secrets
@@ -328,13 +342,66 @@ def test_a_password_is_shown_nowhere(load: Callable[..., Settings]):
     assert "hunter2" not in str(settings)
 
 
-def test_a_refused_value_is_not_repeated(environment: Callable[..., None]):
-    environment(**(REQUIRED | MACHINE | {"REDIS_PASSWORD": "hunter2", "REDIS_PORT": "hunter3"}))
-    environment(AI_ENDPOINT="user:hunter4@host")
+def test_a_refused_value_that_may_be_secret_is_not_repeated(environment: Callable[..., None]):
+    environment(
+        **REQUIRED,
+        REDIS_PASSWORD="hunter1",
+        REDIS_PORT="x",
+        AI_API_KEY="hunter2 hunter3",
+        AI_ENDPOINT="user:hunter4@host",
+        AI_UPSTREAMS='["hunter5"]',
+        SQS_DLQ_URL="queue?token=hunter6",
+        WORKER_ID="hunter7@host",
+    )
     with pytest.raises(ConfigError) as caught:
         config.load(None)
     shown = f"{caught.value} {caught.value.problems} {caught.value.__cause__}"
     assert "hunter" not in shown
+    assert [problem.split(";")[0] for problem in caught.value.problems if "is not shown" in problem] == [
+        f"{name} has a value that is not shown, because it may hold a secret"
+        for name in ("SQS_DLQ_URL", "WORKER_ID", "AI_ENDPOINT", "AI_API_KEY", "AI_UPSTREAMS")
+    ]
+
+
+ANY_TEXT = {  # of which a worker learns at its start whether it is right
+    *("aws_region", "redis_host", "redis_username", "redis_password", "code_cache_dir", "ai_model"),
+    *("ai_models", "metrics_host", *(f"docker_{runtime}_image" for runtime in Runtime)),
+}
+WRONG = {
+    "docker_work_dir_root": "/" + "x" * 60,
+    "docker_runtime": "/runsc",
+    "container_apparmor_profile": "a/b",
+    "worker_id": "a/b",
+    "price_currency": "too long a name",
+    "redis_tls_ca_file": "/absent",
+    "redis_tls_key_file": "/absent",
+    "redis_tls_cert_file": "/absent",
+    "egress_allow": "-",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - ANY_TEXT))
+def test_every_wrong_setting_is_told_with_its_value_and_with_words(
+    problems: Callable[..., tuple[str, ...]], name: str
+):
+    value = WRONG.get(name, "§ é")
+    said = problems(**(REQUIRED | MACHINE | {name.upper(): value}))
+    (problem,) = [each for each in said if each.startswith(f"{name.upper()} ")]
+    told, _, expected = problem.partition("; expected ")
+    is_secret = not Settings.model_fields[name].repr
+    assert told == (
+        f"{name.upper()} has a value that is not shown, because it may hold a secret"
+        if is_secret
+        else f"{name.upper()} is {value!r}"
+    )
+    assert len(expected) > 3
+    assert "^" not in expected
+    assert not expected.startswith("should")
+
+
+def test_a_long_wrong_value_is_cut(problems: Callable[..., tuple[str, ...]]):
+    (problem,) = problems(**(REQUIRED | MACHINE | {"REDIS_PORT": "9" * 5000}))
+    assert problem == f"REDIS_PORT is '{'9' * 100}…'; expected an integer from 1 to 65535"
 
 
 # --- what follows from them
