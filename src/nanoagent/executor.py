@@ -100,13 +100,7 @@ class Executor:
             if attempt.ai_record is not None:
                 await self._parts.outputs.record(attempt.job.request_id, attempt.ai_record, attempt.fence)
         result = self._blank(attempt, ran.error_type, ran.message)
-        hint = hints.for_run(
-            attempt.job.runtime,
-            ran.error_type,
-            ran.collected.stdout.head,
-            await _missing_payload(attempt.job, tree, ran),
-            str(ran.message),
-        )
+        hint = await self._hint(attempt.job, tree, ran)
         result.hint = None if hint is None else hint.in_(attempt.job.locale)
         result.exit_code = ran.exit_code
         result.stdout = ran.collected.stdout.in_every_language().in_(attempt.job.locale)
@@ -125,6 +119,25 @@ class Executor:
             result.peak_memory_bytes = ran.use.peak_bytes
             self._advise(attempt.job, result, ran.use.peak_bytes)
         return result
+
+    async def _hint(self, job: Job, tree: CodeTree, ran: Execution) -> Text | None:
+        """The advice for a program that failed, or that ended well without doing anything."""
+        if ran.error_type is None:
+            if ran.collected.stdout.head or ran.collected.stderr.head or ran.collected.files:
+                return None
+            source = await in_thread(partial(entry_source, tree, job.runtime))
+            return hints.for_silent_success(job.runtime, source)
+        facts = hints.Facts(
+            runtime=job.runtime,
+            error_type=ran.error_type,
+            exit_code=ran.exit_code,
+            message=str(ran.message),
+            stdout=ran.collected.stdout.head,
+            stderr=ran.collected.stderr.text,
+            network=job.network,
+            open_files=self._settings.max_open_files,
+        )
+        return hints.for_run(facts, await _missing_payload(job, tree, ran))
 
     def _advise(self, job: Job, result: Result, peak_bytes: int) -> None:
         usage = RunUsage(job.memory_mb, peak_bytes, result.duration_ms, result.error_type)

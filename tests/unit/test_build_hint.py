@@ -154,3 +154,19 @@ def test_hostile_words_are_read_in_bounded_time(runtime, part):
     begun = time.process_time()
     build_hint(runtime, part * (256 * 1024 // len(part)), [])
     assert time.process_time() - begun < 20  # an hour where a pattern goes back over everything
+
+
+@pytest.mark.parametrize(
+    ("runtime", "said"),
+    [
+        (CPP, "main.cpp:1:17: error: stray '\\260' in program\n"),
+        (CPP, "main.cpp:1:1: error: stray '\\377' in program\n"),
+        (GO, "read /work/main.go: unexpected NUL in input\n"),
+        (GO, "./main.go:2:23: illegal UTF-8 encoding\n"),
+    ],
+)
+def test_a_source_of_another_encoding_is_to_be_saved_as_utf8(runtime, said):
+    hint = build_hint(runtime, said, ["main.cpp"])
+    assert hint is not None
+    assert "Save it as UTF-8" in hint.en
+    assert "UTF-8로 저장" in hint.ko

@@ -12,10 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from nanoagent import config, job, runner
-from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
+from nanoagent.result import OUTCOMES, Blame, ErrorType, Result, Settle
 from nanoagent.sender import language
 from nanoagent.telemetry.metrics import Metrics
 from support import recorder
@@ -256,6 +257,24 @@ def _sentences() -> list[str]:
     return texts + [
         path.read_text(encoding="utf-8") for path in (ROOT / "scripts").iterdir() if path.is_file()
     ]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readmes_name_the_fields_of_a_result_that_authors_read(readme):
+    names = {field.encode_name for field in msgspec.structs.fields(Result)}
+    others = {
+        "requestId",
+        "functionId",
+        "runtime",
+        "llmTokenCount",
+        "start",
+        "isolation",
+        "workerId",
+        "attempt",
+    }
+    others |= {name for name in names if name.endswith(("TruncatedBytes", "Url"))}
+    text = read(readme)
+    assert [name for name in sorted(names - others) if f"`{name}`" not in text] == []
 
 
 def _troubles() -> list[str]:

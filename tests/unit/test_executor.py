@@ -30,7 +30,7 @@ from nanoagent.errors import (
 )
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
-from nanoagent.job import Runtime
+from nanoagent.job import NetworkPolicy, Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
 from nanoagent.runner import Attempt, Runner, RunnerParts, environment_of
@@ -913,6 +913,24 @@ async def test_an_author_who_reads_a_payload_that_is_left_out_is_told_where_it_i
     assert "200002" in result.hint
     assert "PAYLOAD_FILE" in result.hint
     assert bool(re.search("[가-힣]", result.hint)) == (locale == "ko")
+
+
+@pytest.mark.parametrize("stdout", ["", "1"])
+async def test_a_handler_of_another_platform_is_told_of_where_nothing_came_of_the_run(rig: Rig, stdout: str):
+    rig.put({"main.py": "def lambda_handler(event, context):\n    return 1\n"})
+    rig.play(ended(stdout=Captured(stdout)))
+    result = await rig.run()
+    assert result.status is Status.SUCCESS
+    assert bool(result.hint) == (not stdout)
+
+
+async def test_a_failure_is_explained_by_the_jobs_network(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    said = "OSError: [Errno 101] Network is unreachable"
+    rig.play(ended(ErrorType.USER_ERROR, said, code=1, stderr=Captured(said)))
+    result = await rig.run(make_job(network=NetworkPolicy.NONE, locale="en"))
+    assert result.hint is not None
+    assert "its network is none" in result.hint
 
 
 async def test_the_entry_file_shows_that_the_payload_is_read(rig: Rig):

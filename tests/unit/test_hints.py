@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
+from typing import Any
+
 import pytest
 
 from nanoagent import hints, payload
-from nanoagent.job import Runtime
+from nanoagent.hints import Facts
+from nanoagent.job import NetworkPolicy, Runtime
 from nanoagent.result import OUTCOMES, ErrorType
+from nanoagent.runtime.catalog import RECIPES
 
 KILLED = [ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED]
 FLUSHING = {
@@ -20,10 +26,10 @@ FLUSHING = {
 @pytest.mark.parametrize("runtime", Runtime)
 @pytest.mark.parametrize("error_type", KILLED)
 def test_a_killed_program_that_has_printed_nothing_is_told_how_to_flush(runtime, error_type):
-    hint = hints.for_run(runtime, error_type, "")
+    hint = hints.for_run(Facts(runtime=runtime, error_type=error_type))
     assert hint is not None
     table = OUTCOMES[error_type].hint
-    for locale, lost in (("en", "is lost"), ("ko", "사라집니다")):
+    for locale, lost in (("en", "If the program printed something, it was"), ("ko", "출력을 했다면")):
         said = hint.in_(locale)
         assert lost in said
         assert FLUSHING[runtime] in said
@@ -32,16 +38,22 @@ def test_a_killed_program_that_has_printed_nothing_is_told_how_to_flush(runtime,
 
 @pytest.mark.parametrize("error_type", sorted(set(ErrorType)))
 def test_a_program_that_has_printed_something_has_the_tables_hint(error_type):
-    assert hints.for_run(Runtime.PYTHON, error_type, "x") == OUTCOMES[error_type].hint
+    assert (
+        hints.for_run(Facts(runtime=Runtime.PYTHON, error_type=error_type, stdout="x", stderr="x"))
+        == OUTCOMES[error_type].hint
+    )
 
 
 @pytest.mark.parametrize("error_type", sorted(set(ErrorType) - set(KILLED)))
 def test_a_program_that_ended_itself_has_lost_nothing(error_type):
-    assert hints.for_run(Runtime.PYTHON, error_type, "") == OUTCOMES[error_type].hint
+    assert (
+        hints.for_run(Facts(runtime=Runtime.PYTHON, error_type=error_type, stderr="x"))
+        == OUTCOMES[error_type].hint
+    )
 
 
 def test_a_program_that_ended_well_has_no_hint():
-    assert hints.for_run(Runtime.PYTHON, None, "") is None
+    assert hints.for_run(Facts(runtime=Runtime.PYTHON, error_type=None)) is None
 
 
 # --- PAYLOAD
@@ -95,11 +107,167 @@ def test_a_program_that_knows_the_file_or_no_payload_is_not_told(stderr, message
     assert payload.left_out_hint(LARGE, stderr, message, source) is None
 
 
+def known(runtime: Runtime, message: str, stderr: str = "x", **changes: Any) -> str | None:
+    """The English hint of a program's own failure; None if it is only that of the table."""
+    error_type = changes.pop("error_type", ErrorType.USER_ERROR)
+    facts = Facts(runtime=runtime, error_type=error_type, message=message, stderr=stderr, **changes)
+    hint = hints.for_run(facts)
+    assert hint is not None
+    assert hint.en
+    assert re.search("[가-힣]", hint.ko)
+    return None if hint == OUTCOMES[error_type].hint else hint.en
+
+
 def test_a_full_heap_of_v8_is_told_apart_from_other_signals():
     message = "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory"
-    hint = hints.for_run(Runtime.NODEJS, ErrorType.SIGNAL, "x", message=message)
+    hint = known(Runtime.NODEJS, message, error_type=ErrorType.SIGNAL, stdout="x")
     assert hint is not None
-    assert hint.en.startswith("The heap of V8 was full.")
-    assert (
-        hints.for_run(Runtime.CPP, ErrorType.SIGNAL, "x", message=message) == OUTCOMES[ErrorType.SIGNAL].hint
-    )
+    assert hint.startswith("The heap of V8 was full.")
+    assert known(Runtime.CPP, message, error_type=ErrorType.SIGNAL, stdout="x") is None
+
+
+# --- common failures; the messages are recorded from the images
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message", "said"),
+    [
+        (
+            Runtime.PYTHON,
+            "ModuleNotFoundError: No module named 'flask.views'",
+            "pip install --target . flask.",
+        ),
+        (Runtime.PYTHON, "ModuleNotFoundError: No module named 'cv2'", ". opencv-python-headless."),
+        (Runtime.NODEJS, "Error: Cannot find module 'lodash/fp'", "Run npm install lodash in"),
+        (
+            Runtime.NODEJS,
+            "Error [ERR_MODULE_NOT_FOUND]: Cannot find package '@a/b' imported from /work/index.mjs",
+            "npm install @a/b in",
+        ),
+        (Runtime.NODEJS, "Error: Cannot find module './utils'", "The file ./utils is not in the zip"),
+        (
+            Runtime.NODEJS,
+            "Error [ERR_MODULE_NOT_FOUND]: Cannot find module '/work/utils' imported from /work/index.js",
+            "The file utils is not in the zip",
+        ),
+        (
+            Runtime.PYTHON,
+            "urllib.error.URLError: <urlopen error [Errno -3] Temporary failure in name resolution>",
+            "its network is ai",
+        ),
+        (Runtime.NODEJS, "Error: getaddrinfo EAI_AGAIN example.com", "NETWORK=egress"),
+        (Runtime.GO, 'panic: Get "http://a.example/": dial tcp: lookup a.example: no such host', "NETWORK="),
+        (Runtime.CPP, "OSError: Network is unreachable", "the job's field network"),
+        (Runtime.PYTHON, "OSError: [Errno 24] Too many open files: '/dev/null'", "MAX_OPEN_FILES=1024"),
+        (Runtime.NODEJS, "Error: EMFILE: too many open files, open '/dev/null'", "MAX_OPEN_FILES=1024"),
+        (Runtime.GO, "panic: open /dev/null: too many open files", "MAX_OPEN_FILES=1024"),
+        (
+            Runtime.PYTHON,
+            "SyntaxError: Non-UTF-8 code starting with '\\xb0' in file /work/main.py on line 1",
+            "Save it as UTF-8",
+        ),
+        (Runtime.PYTHON, "SyntaxError: source code cannot contain null bytes", "Save it as UTF-8"),
+    ],
+)
+def test_a_common_failure_has_its_own_advice(runtime: Runtime, message: str, said: str):
+    hint = known(runtime, message)
+    assert hint is not None
+    assert said in hint
+
+
+def test_the_cause_of_a_failed_fetch_is_found_in_stderr():
+    stderr = "TypeError: fetch failed\n    at x {\n  [cause]: Error: getaddrinfo EAI_AGAIN a.example\n}"
+    hint = known(Runtime.NODEJS, "TypeError: fetch failed", stderr, network=NetworkPolicy.NONE)
+    assert hint is not None
+    assert "its network is none" in hint
+
+
+def test_with_the_internet_an_unknown_host_is_a_matter_of_its_name():
+    message = "socket.gaierror: [Errno -2] Name or service not known"
+    hint = known(Runtime.PYTHON, message, network=NetworkPolicy.EGRESS)
+    assert hint is not None
+    assert "EGRESS_ALLOW" in hint
+
+
+def test_a_token_is_a_matter_of_encoding_only_where_bytes_are_no_utf8():
+    message = "SyntaxError: Invalid or unexpected token"
+    assert known(Runtime.NODEJS, message, "/work/index.js:1\n\ufffd\ufffdc\n") is not None
+    assert known(Runtime.NODEJS, message, "/work/index.js:1\na b\n") is None
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+@pytest.mark.parametrize("message", ["ValueError: x", "", "import os", "EMFILE", "Cannot find module"])
+def test_another_failure_has_the_tables_hint(runtime: Runtime, message: str):
+    assert known(runtime, message) is None
+
+
+def test_a_handled_import_error_that_was_logged_is_not_the_cause():
+    stderr = "ModuleNotFoundError: No module named 'orjson'\nValueError: x"
+    assert known(Runtime.PYTHON, "ValueError: x", stderr) is None
+
+
+def test_a_program_without_stderr_is_not_told_to_read_it():
+    hint = known(Runtime.PYTHON, "the program exited with 3", " \n", exit_code=3)
+    assert hint is not None
+    assert "Read stderr" not in hint
+    assert "exit code 3 and printed nothing to stderr" in hint
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_hostile_errors_take_linear_time(runtime: Runtime):
+    pieces = [
+        "Cannot find module '" + "a" * 300,
+        "No module named '" + "a." * 300,
+        "ModuleNotFoundError: No module named '",
+        "too many open file",
+        "Failed to resolve",
+        "\n\ufffd",
+    ]
+    begun = time.process_time()
+    for piece in pieces:
+        text = piece * (1024 * 1024 // len(piece))
+        known(runtime, text, text)
+    assert time.process_time() - begun < 1
+
+
+# --- code for another platform
+
+
+@pytest.mark.parametrize(
+    ("runtime", "source", "name"),
+    [
+        (
+            Runtime.PYTHON,
+            "import os\n\ndef lambda_handler(event, context):\n    pass\n",
+            "lambda_handler",
+        ),
+        (Runtime.PYTHON, "async def handler(event, context):\n    return 1\n", "handler"),
+        (Runtime.NODEJS, "exports.handler = async (event) => 1;", "handler"),
+        (Runtime.NODEJS, "module.exports.handler = async function (event) {}", "handler"),
+        (Runtime.NODEJS, "async function handler(e) {}\nmodule.exports = { handler };", "handler"),
+        (Runtime.NODEJS, "export const handler = async (event) => 1;", "handler"),
+        (Runtime.NODEJS, "export async function handler(event) {}", "handler"),
+    ],
+)
+def test_a_handler_that_nothing_calls_is_told_of(runtime: Runtime, source: str, name: str):
+    hint = hints.for_silent_success(runtime, source)
+    assert hint is not None
+    for said in (hint.en, hint.ko):
+        assert name in said
+        assert "PAYLOAD" in said
+        assert RECIPES[runtime].entry in said
+
+
+@pytest.mark.parametrize(
+    ("runtime", "source"),
+    [
+        (Runtime.PYTHON, "x = 1"),
+        (Runtime.PYTHON, "def lambda_handler(e, c): ...\nlambda_handler({}, None)"),
+        (Runtime.PYTHON, "class A:\n    def handler(self): ..."),
+        (Runtime.NODEJS, "exports.handler = async (e) => 1;\nexports.handler({});"),
+        (Runtime.CPP, "int handler() { return 1; }"),
+        (Runtime.GO, "func handler() {}"),
+    ],
+)
+def test_other_silent_programs_have_no_hint(runtime: Runtime, source: str):
+    assert hints.for_silent_success(runtime, source) is None

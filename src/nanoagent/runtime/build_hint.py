@@ -50,6 +50,11 @@ def _always(text: Text) -> Callable[[re.Match[str], Collection[str]], Text]:
     return lambda match, _: text.format(**match.groupdict())
 
 
+NOT_UTF8: Final = Text(
+    en="A source file is not UTF-8. Save it as UTF-8 (not UTF-16 or CP949), and make the zip again.",
+    ko="소스 파일이 UTF-8이 아닙니다. UTF-8로 저장하고(UTF-16이나 CP949가 아님) zip을 다시 만드세요.",
+)
+
 # --- C++
 
 _HEADER_ELSEWHERE: Final = Text(
@@ -166,6 +171,7 @@ def _undefined(match: re.Match[str], files: Collection[str]) -> Text:
 
 
 _CPP: Final = (
+    _Rule(re.compile(r": error: stray '\\[2-3][0-7]{2}' in program"), _always(NOT_UTF8)),
     _Rule(
         re.compile(r"fatal error: (?P<name>[^\n]{1,300}): No such file or directory"),
         _missing_header,
@@ -254,6 +260,12 @@ def _own_package(match: re.Match[str], files: Collection[str]) -> Text | None:
 
 
 _GO: Final = (
+    _Rule(
+        re.compile(
+            r"unexpected NUL in input|(?:illegal|invalid) UTF-8 encoding|(?:illegal|invalid) NUL character"
+        ),
+        _always(NOT_UTF8),
+    ),
     _Rule(re.compile(r'^(?P<file>[^\n:]{1,300}\.go): import "C": cgo is off', re.MULTILINE), _always(_CGO)),
     _Rule(
         re.compile(
