@@ -8,8 +8,11 @@ names no model server, a stand-in answers.
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -43,6 +46,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 _ROUNDS: Final = ("first round", "the same jobs again")
 _LOG_TAIL_LINES: Final = 15
 _MEMORY_MB: Final = 256
+_LOCK: Final = "lock"
 _FUNCTION_PREFIX: Final = "demo-"
 _EXAMPLES: Final = (*Runtime, "python-llm")  # folders of examples/
 _MODEL_SERVER_SETTINGS: Final = ("AI_ENDPOINT", "AI_UPSTREAMS", "AI_REPLAY")
@@ -182,8 +186,13 @@ class AgentProcess:
 
 @asynccontextmanager
 async def _running(state: Path, console: Console, settings: dict[str, str]) -> AsyncIterator[_Running]:
-    """The embedded stack and an agent on it."""
+    """The embedded stack and an agent on it.
+
+    Raises:
+        PlatformError: The folder is in use, or a part did not start.
+    """
     async with AsyncExitStack() as opened:
+        opened.enter_context(_sole_use(state))
         console.print("Starting moto (SQS, S3, CloudWatch) and Redis …")
         stack = await opened.enter_async_context(EmbeddedStack(state / "stack"))
         environment = (
@@ -201,6 +210,38 @@ async def _running(state: Path, console: Console, settings: dict[str, str]) -> A
         opened.push_async_callback(agent.stop)
         await agent.start()
         yield _Running(stack, agent, environment)
+
+
+@contextmanager
+def _sole_use(state: Path) -> Iterator[None]:
+    """Keep other embedded stacks out of a state folder: each would truncate the logs of the other.
+
+    The kernel releases the lock when the process ends, however it ends. Child processes do not inherit it.
+
+    Raises:
+        PlatformError: Another process holds the lock, or the folder cannot be used.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = (state / _LOCK).open("a+")
+    except OSError as exc:
+        raise PlatformError(f"{state}: cannot be used ({exc}); name another folder with --state") from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno != errno.EWOULDBLOCK:
+                raise PlatformError(f"{lock.name}: cannot be locked: {exc}; use --state") from exc
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise PlatformError(
+                f"another `nanoagent dev` or `nanoagent demo` (pid {holder}) uses {state}: "
+                "stop it, or name another folder with --state"
+            ) from exc
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
 
 
 def _locale(console: Console) -> str:
@@ -446,7 +487,8 @@ def _settings_file(state: Path, environment: dict[str, str]) -> Iterator[Path]:
 
 
 def _explain(console: Console, running: _Running, state: Path, settings: Path) -> None:
-    stack, port = running.stack, running.agent.port
+    stack, port, option = running.stack, running.agent.port, dev.option(settings)
+    finds = f"needs{option}: the state folder is not the default one" if option else f"reads {settings}"
     console.print(
         f"""
 SQS, S3, CloudWatch  {stack.endpoint_url}
@@ -456,9 +498,10 @@ the agent's log      {state}/agent.log
 
 Send a job, from another terminal:
 
-  .venv/bin/nanoagent send examples/python --input '{{"text": "hello hello world"}}'
+  .venv/bin/nanoagent send examples/python --input '{{"text": "hello hello world"}}'{option}
 
-It finds this worker by {settings}; for other programs: set -a; . {settings}; set +a
+To find this worker, the command {finds}.
+For other programs: set -a; . {shlex.quote(str(settings))}; set +a
 
 Ctrl-C stops everything.
 """,

@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from rich.console import Console
 from nanoagent import demo
 from nanoagent import result as results
 from nanoagent.demo import _Sent, _table, _verdict
+from nanoagent.errors import PlatformError
 from nanoagent.job import Runtime
+from nanoagent.local import EmbeddedStack
 from nanoagent.result import ErrorType, Result, Start, Status, Timings, Tuning
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.sender import dev
@@ -175,3 +180,62 @@ def test_the_settings_of_a_worker_that_was_started_since_stay(tmp_path: Path):
     with demo._settings_file(tmp_path, {"REDIS_PORT": "1"}):
         (tmp_path / dev.SETTINGS).write_text("REDIS_PORT=2\n")
     assert (tmp_path / dev.SETTINGS).read_text() == "REDIS_PORT=2\n"
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_the_command_that_dev_proposes_finds_its_worker(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_default: bool,  # noqa: FBT001 - pytest's way
+):
+    monkeypatch.chdir(tmp_path)
+    state = tmp_path / (".nanoagent" if is_default else "my state")
+    settings = state / dev.SETTINGS
+    running = demo._Running(EmbeddedStack(state / "stack"), demo.AgentProcess({}, state / "agent.log"), {})
+    console = Console(file=io.StringIO(), width=80)
+
+    demo._explain(console, running, state, settings)
+
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    (line,) = [line for line in text.splitlines() if "nanoagent send" in line]
+    words = shlex.split(line)
+    named = Path(words[words.index("--env-file") + 1]) if "--env-file" in words else None
+    assert named == (None if is_default else settings)
+    assert ("the state folder is not the default one" in text) is not is_default
+
+
+def test_a_state_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path):
+    holder = "import sys; from pathlib import Path; from nanoagent import demo\n"
+    holder += "with demo._sole_use(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(PlatformError) as refused, demo._sole_use(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+    assert f"(pid {other.pid}) uses {tmp_path}: stop it, or name another folder with --state" in str(
+        refused.value
+    )
+    with demo._sole_use(tmp_path):  # a killed process leaves no lock
+        pass
+
+
+async def test_a_second_dev_touches_no_file_of_the_first(tmp_path: Path):
+    (tmp_path / "agent.log").write_text("the first one's")
+    with demo._sole_use(tmp_path), pytest.raises(PlatformError, match="another `nanoagent dev`"):
+        async with demo._running(tmp_path, Console(file=io.StringIO()), {}):
+            pass
+    assert (tmp_path / "agent.log").read_text() == "the first one's"
+    assert not (tmp_path / "stack").exists()
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(PlatformError, match="file/state: cannot be used"),
+        demo._sole_use(tmp_path / "file/state"),
+    ):
+        pass

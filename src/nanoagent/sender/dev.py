@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,14 +44,27 @@ def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
     """
     if env_file != DEFAULT or os.environ.get(_QUEUE) or _names_queue(env_file):
         return env_file
-    for folder in (Path.cwd(), Path(__file__).resolve().parents[3]):
-        found = folder / _STATE / SETTINGS
+    for found in _searched():
         if found.is_file():
             if not quiet:
                 sys.stderr.write(f"Using the worker of `make dev` ({found}).\n")
             load_dotenv(found, override=True)
             return found
     return env_file
+
+
+def option(settings: Path) -> str:
+    """The option by which a command finds the worker of a settings file; empty where it finds it without.
+
+    Args:
+        settings: The file that `nanoagent dev` writes, absolute.
+    """
+    return "" if settings in _searched() else f" --env-file {shlex.quote(str(settings))}"
+
+
+def _searched() -> tuple[Path, ...]:
+    """The settings files that are looked for: those of the default state folders."""
+    return tuple(folder / _STATE / SETTINGS for folder in (Path.cwd(), Path(__file__).resolve().parents[3]))
 
 
 def _names_queue(env_file: Path) -> bool:
