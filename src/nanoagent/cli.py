@@ -13,7 +13,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -49,6 +49,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. No traceback reaches a user."""
+    sys.stdout, sys.stderr = _tolerant(sys.stdout), _tolerant(sys.stderr)
+    try:
+        return _run(argv)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # at the interpreter's end, a closed pipe would change the exit code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
     except typer.TyperException as exc:  # a wrong call; typer has no other public name for it
@@ -68,6 +77,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_without_secrets(traceback.format_exc()), file=sys.stderr)
         return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+class _Tolerant:
+    """A text stream that discards its output once its reader has closed the pipe.
+
+    So the command goes on, and ends with its own exit code: `nanoagent send X | head -1` ends with that of
+    the job. Only output is discarded; a closed pipe is not a failure of the command.
+
+    Args:
+        stream: Standard output or standard error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or discard."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or discard it."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Lead the descriptor elsewhere: what is buffered yet would fail again at every flush."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _tolerant(stream: TextIO | None) -> TextIO:
+    """The stream made tolerant, once. None is one whose descriptor was closed at the start."""
+    if stream is None:
+        stream = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+    return stream if isinstance(stream, _Tolerant) else cast("TextIO", _Tolerant(stream))
 
 
 def _without_secrets(text: str) -> str:

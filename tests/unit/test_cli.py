@@ -120,6 +120,57 @@ def test_the_module_ends_with_the_commands_code():
     assert "Traceback" not in done.stderr
 
 
+# --- a reader that has closed the pipe
+
+
+def in_a_closed_pipe(program: str, *, unbuffered: bool) -> subprocess.CompletedProcess[str]:
+    """A program whose standard output nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, *(["-u"] if unbuffered else []), "-c", program],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize("code", [Exit.SUCCESS, Exit.NOT_SUCCESSFUL, Exit.NO_RESULT])
+def test_a_closed_pipe_leaves_a_command_its_exit_code(
+    code: Exit,
+    unbuffered: bool,  # noqa: FBT001 - pytest's way
+):
+    # The result is longer than the buffer, so that writing fails in `print` as well as at the end.
+    done = in_a_closed_pipe(
+        "from types import SimpleNamespace; from nanoagent import cli; from nanoagent.sender import command\n"
+        "cli._sender_settings = lambda *_, **__: SimpleNamespace()\n"
+        "found = {'status': 'x', 'stdout': 'x' * 100_000}\n"
+        f"command.result = lambda *_, **__: command._Report(as_json=False).end({int(code)}, result=found)\n"
+        "raise SystemExit(cli.main(['result', 'r1']))",
+        unbuffered=unbuffered,
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("command", ["['--help']", "['version']", "['check']", "['check', '--json']"])
+def test_a_closed_pipe_is_no_failure_of_a_command(command: str):
+    done = in_a_closed_pipe(
+        "from nanoagent import check, cli, config\n"
+        "async def nothing(settings): return []\n"
+        "check.check = nothing\n"
+        "fields = {'sqs_queue_url': 'https://q/1', 's3_code_bucket': 'code', 's3_user_data_bucket': 'data'}\n"
+        "cli._settings = lambda _: config.Settings(worker_memory_mb=2048, **fields)\n"
+        f"raise SystemExit(cli.main({command}))",
+        unbuffered=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- settings
 
 
