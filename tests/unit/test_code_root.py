@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.code.root import find_root, is_leftover, missing_entry
+from nanoagent.code import archive
+from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.root import find_root, is_leftover, missing_entry, refusal
 from nanoagent.job import Runtime
 from nanoagent.runtime.catalog import RECIPES
 from support.archives import check_refusal
@@ -126,3 +130,24 @@ def test_a_crowded_folder_is_not_read_to_its_end(tmp_path: Path) -> None:
     make_tree(tmp_path, *(f"{n:05}" for n in range(3000)))
 
     assert "and 1995 more" in str(missing_entry(tmp_path, Runtime.PYTHON).message)
+
+
+@pytest.mark.parametrize("backslashes", [False, True])
+@pytest.mark.parametrize(("runtime", "paths"), [case[:2] for case in ADVICE if "\n" not in case[1][0]])
+def test_a_zip_shows_the_same_top_before_and_after_it_is_unpacked(
+    tmp_path: Path,
+    runtime: Runtime,
+    paths: list[str],
+    backslashes: bool,  # noqa: FBT001 - pytest's way
+) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for path in paths:
+            target.writestr(path.replace("/", "\\") if backslashes else path, "")
+    _, tree = archive.check(buffer, ArchiveLimits(1 << 20, 1 << 20, 1 << 20, 100))
+
+    before, after = refusal(tree.top(runtime)), missing_entry(make_tree(tmp_path, *paths), runtime)
+
+    assert (before.message, before.hint) == (after.message, after.hint)
+    for recipe in RECIPES.values():
+        assert tree.has_entry(recipe.entry) == (find_root(tmp_path, recipe.entry) is not None)

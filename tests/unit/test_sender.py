@@ -424,7 +424,7 @@ def test_a_missing_entry_file_is_told_with_what_is_there(tmp_path: Path):
     make(tmp_path, "app.py", "lib/main.py", "index.js")
     said = refusal(tmp_path, Runtime.PYTHON)
     assert "runtime python starts main.py, which is not at its top" in said
-    assert "found there: app.py, index.js, lib/" in said
+    assert "found there: index.js, app.py, lib/" in said
     assert "with index.js it is --runtime nodejs" in said
 
 
@@ -453,13 +453,63 @@ def test_a_path_without_code_is_named(tmp_path: Path, name: str):
     assert name.partition("/")[0] in refusal(tmp_path / name)
 
 
-def test_a_damaged_zip_is_told(tmp_path: Path):
-    file = tmp_path / "code.zip"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("main.py", "x" * 100)
+def make_zip(file: Path, *names: str) -> Path:
+    with zipfile.ZipFile(file, "w") as target:
+        for name in names:
+            target.writestr(name, "x" * 100)
+    return file
+
+
+def test_a_zip_of_windows_is_sent_with_its_single_top_folder(tmp_path: Path):
+    file = make_zip(tmp_path / "win.zip", "proj\\main.py", "proj\\lib\\util.py")
+    with packed(file, None, LIMITS) as code:
+        assert (code.runtime, code.files, code.unpacked_bytes) == (Runtime.PYTHON, 2, 200)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("Main.py",), "Rename 'Main.py' to main.py"),
+        (("app.js", "Main.PY"), "Rename 'Main.PY' to main.py"),
+        (("server.go", "go.mod"), "Rename 'server.go' to main.go"),
+        (("a/x.txt", "b/main.py"), "main.py is in the folder 'b': make the zip inside that folder"),
+        (("a\\x.txt", "b\\index.js"), "index.js is in the folder 'b': make the zip inside that folder"),
+        (("code.zip",), "upload 'code.zip' itself"),
+        ((), "The zip is empty"),
+        (("a.txt", "b/c"), "main.py (python), index.js (nodejs), main.cpp (cpp), main.go (go); found there"),
+        (("main.py", "index.js"), "has main.py, index.js; choose one with --runtime"),
+    ],
+)
+def test_a_zip_without_an_entry_file_gets_the_workers_advice(
+    tmp_path: Path, names: tuple[str, ...], said: str
+):
+    assert said in refusal(make_zip(tmp_path / "code.zip", *names))
+
+
+def test_a_zip_in_another_language_is_refused_in_the_workers_words(tmp_path: Path):
+    said = refusal(make_zip(tmp_path / "code.zip", "index.js"), Runtime.PYTHON)
+    assert "the code zip has no main.py in its top; found there: 'index.js'" in said
+    assert "send the job with runtime nodejs" in said
+
+
+@pytest.mark.parametrize("name", ["code.zip", "code"])
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_truncated_zip_is_told(tmp_path: Path, name: str, kept: float):
+    file = make_zip(tmp_path / name, "main.py")
     content = file.read_bytes()
-    file.write_bytes(content.replace(b"PK\x01\x02", b"XXXX"))
-    assert "is a damaged zip" in refusal(file)
+    file.write_bytes(content[: int(len(content) * kept)])
+    assert "Upload a zip file, complete and unchanged" in refusal(file)
+
+
+def test_a_damaged_zip_is_told(tmp_path: Path):
+    file = make_zip(tmp_path / "code.zip", "main.py")
+    file.write_bytes(file.read_bytes().replace(b"PK\x01\x02", b"XXXX"))
+    assert "is not a zip that can be read" in refusal(file)
+
+
+def test_the_names_that_are_found_begin_with_sources_and_end_with_dot_files(tmp_path: Path):
+    make(tmp_path, *(f".{letter}" for letter in "abcdefgh"), "README.md", "app.ts", "Index.ts", "data/a")
+    assert "found there: Index.ts, app.ts, README.md, data/, .a" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../main.py", "/main.py", "main.py/x"])

@@ -101,26 +101,32 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
         OSError: The disk failed.
     """
     with zip_path.open("rb") as file:
-        files, total = unpacking.write(_fit_to_write(file, limits), file, into)
+        entries, _ = _fit_to_write(file, limits)
+        files, total = unpacking.write(entries, file, into)
         return TreeInfo(files=files, bytes=total)
 
 
-def check(file: BinaryIO, limits: ArchiveLimits) -> None:
+def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, layout.Tree]:
     """Refuse what `extract` would refuse before it writes anything. The files' data is not read.
 
     Args:
         file: The archive, open for reading.
         limits: The limits of the archive.
 
+    Returns:
+        What would be unpacked, as the directory says, and the tree.
+
     Raises:
         Rejected: As `extract`.
         OSError: The disk failed.
     """
-    _fit_to_write(file, limits)
+    entries, tree = _fit_to_write(file, limits)
+    sizes = [entry.bytes for entry in entries if entry.kind is Kind.FILE]
+    return TreeInfo(files=len(sizes), bytes=sum(sizes)), tree
 
 
-def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> list[Entry]:
-    """Check all entries; returns those that are to be written."""
+def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], layout.Tree]:
+    """Check all entries; returns those that are to be written, and their tree."""
     size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
         raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / _MIB)
@@ -265,8 +271,10 @@ def _data_at(entry: Entry, file: BinaryIO, size: int) -> int:
     return entry.header_at + _LOCAL_HEADER.size + name_length + extra_length
 
 
-def _check_places(checked: list[Entry], file: BinaryIO, limits: ArchiveLimits) -> list[Entry]:
-    """Check places and links; returns the entries to write, one for each place."""
+def _check_places(
+    checked: list[Entry], file: BinaryIO, limits: ArchiveLimits
+) -> tuple[list[Entry], layout.Tree]:
+    """Check places and links; returns the entries to write, one for each place, and their tree."""
     tree = layout.Tree(limits.entries)
     for entry in checked:
         tree.add(entry)
@@ -276,7 +284,7 @@ def _check_places(checked: list[Entry], file: BinaryIO, limits: ArchiveLimits) -
     links = layout.Links(tree.base)
     for node in tree.links:
         links.check(node)
-    return [entry for entry in checked if not entry.is_replaced]
+    return [entry for entry in checked if not entry.is_replaced], tree
 
 
 def _target_of(link: Entry, file: BinaryIO) -> str:

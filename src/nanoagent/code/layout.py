@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Final
 from nanoagent.code import refusals
 from nanoagent.code.entries import MAX_DEPTH, Kind
 from nanoagent.code.refusals import refused
-from nanoagent.code.root import is_leftover
+from nanoagent.code.root import MOST_LISTED, MOST_LOOKED_INTO, Top, is_leftover
+from nanoagent.runtime.catalog import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nanoagent.code.entries import Entry
     from nanoagent.errors import Rejected
+    from nanoagent.job import Runtime
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS, include/linux/namei.h
 # Up from the deepest folder and down to another; with this each link costs little to follow.
@@ -124,8 +126,24 @@ class Tree:
     @property
     def base(self) -> Node:
         """The folder that runs see: the single top folder if there is one, else the tree."""
-        top = [node for name, node in self.root.children.items() if not is_leftover(name)]
-        return top[0] if len(top) == 1 and top[0].kind is Kind.FOLDER else self.root
+        return self._single_folder()[1]
+
+    def has_entry(self, entry: str) -> bool:
+        """Whether the entry file is where `root.find_root` looks for it; for a tree with checked links."""
+        return _has_file(self.root, entry) or _has_file(self.base, entry)
+
+    def top(self, runtime: Runtime) -> Top:
+        """The top as `root.missing_entry` sees it on the disk."""
+        folder, node = self._single_folder()
+        names = sorted(name for name in node.children if not is_leftover(name))[:MOST_LISTED]
+        entry = RECIPES[runtime].entry
+        below = tuple(name for name in names[:MOST_LOOKED_INTO] if _has_file(node.children[name], entry))
+        return Top(runtime, tuple(names), below, folder)
+
+    def _single_folder(self) -> tuple[str, Node]:
+        """The single top folder with its name; without one, the tree with an empty name."""
+        top = [(name, node) for name, node in self.root.children.items() if not is_leftover(name)]
+        return top[0] if len(top) == 1 and top[0][1].kind is Kind.FOLDER else ("", self.root)
 
 
 class Links:
@@ -187,6 +205,12 @@ class Links:
             link.links += found.links
             return reached
         return found
+
+
+def _has_file(folder: Node, name: str) -> bool:
+    """Whether a folder, or a link to one, has a file, or a link to one, of that name."""
+    found = (folder.leads_to or folder).children.get(name)
+    return found is not None and (found.leads_to or found).kind is Kind.FILE
 
 
 def _refused(rule: refusals.Rule, link: Node) -> Rejected:

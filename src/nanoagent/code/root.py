@@ -18,14 +18,14 @@ from nanoagent.runtime.catalog import RECIPES
 from nanoagent.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _LEFTOVERS: Final = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
 _MOST_SHOWN: Final = 5
 # Limits of the search for a better hint, which takes milliseconds within them.
-_MOST_LISTED: Final = 2000
-_MOST_LOOKED_INTO: Final = 200
+MOST_LISTED: Final = 2000
+MOST_LOOKED_INTO: Final = 200
 
 # Endings that authors give to the entry file of a language, beside its own.
 _ENDINGS: Final = {
@@ -57,26 +57,19 @@ def find_root(tree: Path, entry: str) -> Path | None:
 
 
 def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
-    """The refusal of a tree without an entry file: the names at its top, and a correction.
+    """The refusal of an unpacked tree without an entry file.
 
     Args:
         tree: The unpacked tree.
         runtime: The language that the job asks for.
     """
     entry = RECIPES[runtime].entry
-    folder, found = tree, sorted(islice(_top_of(tree), _MOST_LISTED))
+    folder, found = tree, sorted(islice(_top_of(tree), MOST_LISTED))
     if len(found) == 1 and found[0].is_dir():
-        folder, found = found[0], sorted(islice(_top_of(found[0]), _MOST_LISTED))
-    names = [path.name for path in found]
-    below = [path.name for path in found[:_MOST_LOOKED_INTO] if (path / entry).is_file()]
-    shown = Text.verbatim(", ".join(shown_name(name) for name in names[:_MOST_SHOWN]))
-    if len(names) > _MOST_SHOWN:
-        shown = _AND_MORE.format(names=shown, count=len(names) - _MOST_SHOWN)
-    where = Text.verbatim(shown_name(folder.name)) if folder != tree else _AT_THE_TOP
-    message = (_NOTHING if not names else _MISSING).format(entry=entry, where=where, names=shown)
-    return Rejected(
-        ErrorType.INVALID_CODE, message, hint=_advice(Top(runtime, frozenset(names), tuple(below)))
-    )
+        folder, found = found[0], sorted(islice(_top_of(found[0]), MOST_LISTED))
+    below = tuple(path.name for path in found[:MOST_LOOKED_INTO] if (path / entry).is_file())
+    names = tuple(path.name for path in found)
+    return refusal(Top(runtime, names, below, folder.name if folder != tree else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +78,56 @@ class Top:
 
     Attributes:
         runtime: The language that the job asks for.
-        names: The files and folders.
+        names: The files and folders, in order.
         below: The folders among them that have the entry file.
+        folder: The single top folder that they are in; empty: the zip's own top.
     """
 
     runtime: Runtime
-    names: Collection[str]
+    names: Sequence[str]
     below: tuple[str, ...] = ()
+    folder: str = ""
+
+
+def refusal(top: Top) -> Rejected:
+    """The refusal of a zip without an entry file: the names at its top, and a correction."""
+    entry, names = RECIPES[top.runtime].entry, top.names
+    shown = Text.verbatim(", ".join(shown_name(name) for name in names[:_MOST_SHOWN]))
+    if len(names) > _MOST_SHOWN:
+        shown = _AND_MORE.format(names=shown, count=len(names) - _MOST_SHOWN)
+    where = Text.verbatim(shown_name(top.folder)) if top.folder else _AT_THE_TOP
+    message = (_MISSING if names else _NOTHING).format(entry=entry, where=where, names=shown)
+    return Rejected(ErrorType.INVALID_CODE, message, hint=_advice(top))
+
+
+def most_likely(tops: Sequence[Top]) -> Top | None:
+    """The language that was probably meant; None if nothing in the zip tells.
+
+    Args:
+        tops: The same zip, once for each language.
+    """
+    for top in tops:
+        if len(top.below) == 1 or RECIPES[top.runtime].entry in map(str.lower, top.names):
+            return top
+    for top in tops:
+        if _nearest(top) is not None:
+            return top
+    # Empty, or a zip in a zip: the advice is the same for every language.
+    return tops[0] if not tops[0].names or _is_zip_alone(tops[0]) else None
+
+
+def source_rank(name: str) -> tuple[int, str]:
+    """A sort key for names that are shown to a person who looks for the entry file.
+
+    Names like an entry file's come first, then other source files, other files, and names that begin with
+    a dot.
+    """
+    stems = {recipe.entry.partition(".")[0] for recipe in RECIPES.values()}
+    if name.startswith("."):
+        return 3, name
+    if not any(_ending(name) in endings for endings in _ENDINGS.values()):
+        return 2, name
+    return int(name.lower().partition(".")[0] not in stems), name
 
 
 def _advice(top: Top) -> Text:
@@ -110,9 +146,13 @@ def _advice(top: Top) -> Text:
             return _OTHER_LANGUAGE.format(
                 found=shown_name(near), other=other, runtime=top.runtime, entry=RECIPES[other].entry
             )
-    if len(top.names) == 1 and next(iter(top.names)).lower().endswith(".zip"):
-        return _INNER_ZIP.format(found=shown_name(next(iter(top.names))))
+    if _is_zip_alone(top):
+        return _INNER_ZIP.format(found=shown_name(top.names[0]))
     return _PUT_ENTRY.format(entry=entry)
+
+
+def _is_zip_alone(top: Top) -> bool:
+    return len(top.names) == 1 and top.names[0].lower().endswith(".zip")
 
 
 def _nearest(top: Top) -> str | None:

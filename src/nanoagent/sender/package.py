@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
-from nanoagent.code import archive
+from nanoagent.code import archive, root
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.root import is_leftover
 from nanoagent.errors import InvalidCall, Rejected, one_line
@@ -31,14 +31,17 @@ from nanoagent.sender import selection
 from nanoagent.sender.selection import Entry, LeftOut, Reason, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from nanoagent.code.archive import TreeInfo
+    from nanoagent.code.layout import Tree
     from nanoagent.config import Settings
 
 _MIB: Final = 1024 * 1024
 _CHUNK_BYTES: Final = 1024 * 1024
 _SHOWN_NAMES: Final = 8
+_ZIP_SIGNATURE: Final = b"PK\x03\x04"  # of the first local header, APPNOTE.TXT 4.3.7
 _DOS_YEARS: Final = (1980, 2107)  # APPNOTE.TXT, 4.4.6
 _TIMESTAMP: Final = struct.Struct("<HHBl")  # Info-ZIP's extended timestamp: id, size, flags, seconds
 _UNKNOWN_FUNCTION: Final = "unknown"  # the default of the message's field
@@ -128,13 +131,12 @@ def packed(code: Path, runtime: Runtime | None, limits: ArchiveLimits) -> Iterat
     _require(code)
     with tempfile.TemporaryFile() as buffer:
         try:
-            if not code.is_dir() and zipfile.is_zipfile(code):
-                package = _of_zip(code, runtime, buffer)
+            if not code.is_dir() and _is_meant_as_zip(code):
+                package = _of_zip(code, runtime, limits, buffer)
             else:
                 package = _of_files(code, runtime, limits, buffer)
         except OSError as exc:
             raise InvalidCall([f"{_shown(code)}: cannot be packed: {exc}"]) from exc
-        _check_as_the_worker(code, package, limits)
         buffer.seek(0)
         yield package
 
@@ -170,6 +172,7 @@ def _of_files(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer
         selected = Selection((selection.file_entry(code, RECIPES[runtime].entry),), ())
     _check_files(((entry.path, entry.size) for entry in selected.entries), limits)
     digest = _write_zip(buffer, selected.entries)
+    _checked_as_the_worker(code, buffer, limits)
     files = [entry for entry in selected.entries if entry.source is not None]
     return Package(
         function_id=function_id_of(code),
@@ -183,25 +186,29 @@ def _of_files(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer
     )
 
 
-def _of_zip(code: Path, runtime: Runtime | None, buffer: IO[bytes]) -> Package:
+def _of_zip(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer: IO[bytes]) -> Package:
     with code.open("rb") as file:
         shutil.copyfileobj(file, buffer, _CHUNK_BYTES)
     buffer.seek(0)
     digest = hashlib.file_digest(buffer, "sha256").hexdigest()  # type: ignore[arg-type]
-    try:
-        with zipfile.ZipFile(buffer) as opened:
-            infos = opened.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
-        raise InvalidCall([f"{_shown(code)}: is a damaged zip: {exc}"]) from exc
+    info, tree = _checked_as_the_worker(code, buffer, limits)
     return Package(
         function_id=function_id_of(code),
-        runtime=_runtime(code, [info.filename for info in infos], runtime, ()),
+        runtime=_runtime_of_zip(code, tree, runtime),
         digest=digest,
         zip=buffer,
         zip_bytes=buffer.seek(0, os.SEEK_END),
-        files=sum(not info.is_dir() for info in infos),
-        unpacked_bytes=sum(info.file_size for info in infos),
+        files=info.files,
+        unpacked_bytes=info.bytes,
     )
+
+
+def _is_meant_as_zip(code: Path) -> bool:
+    """Whether a file is a zip, or was one before it was cut or damaged."""
+    if code.suffix.lower() == ".zip" or zipfile.is_zipfile(code):
+        return True
+    with code.open("rb") as file:
+        return file.read(len(_ZIP_SIGNATURE)) == _ZIP_SIGNATURE
 
 
 def _chosen(code: Path, limits: ArchiveLimits) -> Selection:
@@ -228,27 +235,52 @@ def _runtime_of_file(code: Path, runtime: Runtime | None) -> Runtime:
 def _runtime(
     code: Path, paths: Iterable[str], runtime: Runtime | None, left_out: Iterable[LeftOut]
 ) -> Runtime:
-    """The language whose entry file is there.
+    """The language whose entry file is in a folder.
 
     Raises:
         InvalidCall: There is no entry file, or there are several to choose from.
     """
     top = _top_names(paths)
     found = [known for known, recipe in RECIPES.items() if recipe.entry in top]
-    if runtime in found or (runtime is None and len(found) == 1):
-        return runtime or found[0]
-    names = ", ".join(RECIPES[known].entry for known in found)
-    if runtime is None and found:
-        raise InvalidCall([f"{_shown(code)}: has {names}; choose one with --runtime"])
+    if (chosen := _choice(code, found, runtime)) is not None:
+        return chosen
     if runtime is None:
-        entries = ", ".join(f"{recipe.entry} ({known})" for known, recipe in RECIPES.items())
-        raise InvalidCall(
-            [f"{_shown(code)}: has no entry file at its top: {entries}; {_seen(top, left_out)}"]
-        )
+        raise InvalidCall([f"{_no_entry(code)}; {_seen(top, left_out)}"])
     entry = RECIPES[runtime].entry
+    names = ", ".join(RECIPES[known].entry for known in found)
     rest = f"; with {names} it is --runtime {found[0]}" if found else ""
     problem = f"{_shown(code)}: runtime {runtime} starts {entry}, which is not at its top"
     raise InvalidCall([f"{problem}; {_seen(top, left_out)}{rest}"])
+
+
+def _runtime_of_zip(code: Path, tree: Tree, runtime: Runtime | None) -> Runtime:
+    """The language whose entry file is where the worker looks for it.
+
+    Raises:
+        InvalidCall: There is no entry file, in the worker's words; or there are several to choose from.
+    """
+    found = [known for known, recipe in RECIPES.items() if tree.has_entry(recipe.entry)]
+    if (chosen := _choice(code, found, runtime)) is not None:
+        return chosen
+    top = root.most_likely([tree.top(known) for known in Runtime]) if runtime is None else tree.top(runtime)
+    if top is None:
+        raise InvalidCall([f"{_no_entry(code)}; {_seen(tree.top(Runtime.PYTHON).names, ())}"])
+    raise _refused(code, root.refusal(top))
+
+
+def _choice(code: Path, found: Sequence[Runtime], runtime: Runtime | None) -> Runtime | None:
+    """The language, if the entry files that were found determine it."""
+    if runtime in found or (runtime is None and len(found) == 1):
+        return runtime or found[0]
+    if runtime is None and found:
+        names = ", ".join(RECIPES[known].entry for known in found)
+        raise InvalidCall([f"{_shown(code)}: has {names}; choose one with --runtime"])
+    return None
+
+
+def _no_entry(code: Path) -> str:
+    entries = ", ".join(f"{recipe.entry} ({known})" for known, recipe in RECIPES.items())
+    return f"{_shown(code)}: has no entry file at its top: {entries}"
 
 
 def _top_names(paths: Iterable[str]) -> list[str]:
@@ -261,8 +293,8 @@ def _top_names(paths: Iterable[str]) -> list[str]:
     return sorted({parts[0] + "/" * (len(parts) > 1) for parts in counted if parts[0]})
 
 
-def _seen(top: list[str], left_out: Iterable[LeftOut]) -> str:
-    shown = [*top[:_SHOWN_NAMES], *(["…"] if len(top) > _SHOWN_NAMES else [])]
+def _seen(top: Sequence[str], left_out: Iterable[LeftOut]) -> str:
+    shown = [*sorted(top, key=root.source_rank)[:_SHOWN_NAMES], *(["…"] if len(top) > _SHOWN_NAMES else [])]
     entries = {recipe.entry for recipe in RECIPES.values()}
     lost = [f"{left.path} is left out ({left.reason})" for left in left_out if left.path in entries]
     return "; ".join([f"found there: {one_line(', '.join(shown))}", *lost])
@@ -290,13 +322,18 @@ def _check_files(sizes: Iterable[tuple[str, int]], limits: ArchiveLimits) -> Non
         raise InvalidCall(large)
 
 
-def _check_as_the_worker(code: Path, package: Package, limits: ArchiveLimits) -> None:
-    """Refuse a zip that every worker with these limits would refuse."""
+def _checked_as_the_worker(code: Path, zip_: IO[bytes], limits: ArchiveLimits) -> tuple[TreeInfo, Tree]:
+    """Refuse a zip that every worker with these limits would refuse; returns the tree that it unpacks to."""
     try:
-        archive.check(cast("BinaryIO", package.zip), limits)
+        return archive.check(cast("BinaryIO", zip_), limits)
     except Rejected as exc:
-        advice = "" if exc.hint is None else f"; {exc.hint}"
-        raise InvalidCall([f"{_shown(code)}: {exc.message}{advice}"]) from exc
+        raise _refused(code, exc) from exc
+
+
+def _refused(code: Path, rejected: Rejected) -> InvalidCall:
+    """The worker's refusal in the worker's words."""
+    advice = "" if rejected.hint is None else f"; {rejected.hint}"
+    return InvalidCall([f"{_shown(code)}: {rejected.message}{advice}"])
 
 
 def shown_size(size: int) -> str:
