@@ -52,7 +52,8 @@ from nanoagent.outputs import OutputUploader
 from nanoagent.runner import Runner, RunnerParts
 from nanoagent.selftest.keeper import Keeper
 from nanoagent.selftest.suite import SelfTest, Suite, attack_all
-from nanoagent.sink.redis import RedisSink, Tls
+from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.server import Server, Tls
 from nanoagent.sink.spool import Spool
 from nanoagent.slots import Budget, Slots
 from nanoagent.storage.s3 import S3Store
@@ -783,22 +784,23 @@ def _replay(folder: Path) -> Replay:
         raise ConfigError([f"AI_REPLAY: {exc}"]) from exc
 
 
-def redis_tls(settings: Settings) -> Tls | None:
-    """The TLS settings of the connections to Redis; None without TLS."""
-    if not settings.redis_tls:
-        return None
-    return Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
+def redis_server(settings: Settings) -> Server:
+    """The Redis server that the settings name."""
+    tls = Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
+    return Server(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        db=settings.redis_db,
+        username=settings.redis_username,
+        password=settings.redis_password,
+        tls=tls if settings.redis_tls else None,
+    )
 
 
 def redis_sink(settings: Settings, background: Background | None = None) -> RedisSink:
     """The sink that the settings name."""
     return RedisSink(
-        settings.redis_host,
-        settings.redis_port,
-        db=settings.redis_db,
-        username=settings.redis_username,
-        password=settings.redis_password,
-        tls=redis_tls(settings),
+        redis_server(settings),
         ttl_s=settings.result_ttl_seconds,
         # As long as the lease on a message: when a dead worker's comes back, its claim is over as well.
         claim_s=settings.sqs_visibility_seconds,

@@ -297,7 +297,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     Secrets, version control, virtual environments and caches are left out; a file .nanoagentignore in the
     folder, in the syntax of .gitignore, changes that. Without settings, the worker of `make dev` is used.
     """
-    settings = _sender_settings(env_file, quiet=as_json)
+    settings, settings_file = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
     call = command.Call(
@@ -311,6 +311,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
         locale=locale,
         as_json=as_json,
         env_file=env_file,
+        settings_file=settings_file,
     )
     return command.send(settings, call)
 
@@ -323,10 +324,10 @@ def result(
     env_file: EnvFile = Path(".env"),
 ) -> int:
     """Print the result of a job as JSON."""
-    settings = _sender_settings(env_file, quiet=as_json)
+    settings, settings_file = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
-    return command.result(settings, request_id, wait_s=wait_s, as_json=as_json)
+    return command.result(settings, request_id, wait_s=wait_s, as_json=as_json, settings_file=settings_file)
 
 
 @app.command(epilog=_SEND_EXITS)
@@ -336,18 +337,21 @@ def cancel(
     env_file: EnvFile = Path(".env"),
 ) -> int:
     """Cancel a job that waits or runs."""
-    settings = _sender_settings(env_file, quiet=as_json)
+    settings, settings_file = _sender_settings(env_file, quiet=as_json)
     from nanoagent.sender import command
 
-    return command.cancel(settings, request_id, as_json=as_json, env_file=env_file)
+    return command.cancel(
+        settings, request_id, as_json=as_json, env_file=env_file, settings_file=settings_file
+    )
 
 
-def _sender_settings(env_file: Path, *, quiet: bool) -> Settings:
-    """As `_settings`; without any, those of a running `make dev`."""
+def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
+    """As `_settings`; without any, those of a running `make dev`. With the file that they are from."""
     from nanoagent.sender import dev
 
+    file = dev.settings_file(env_file, quiet=quiet)
     try:
-        return _settings(dev.settings_file(env_file, quiet=quiet))
+        return _settings(file), file
     except ConfigError as exc:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
 

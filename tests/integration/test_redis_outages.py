@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nanoagent.errors import SinkError
 from nanoagent.sink.base import Claim
-from nanoagent.sink.redis import RedisSink, Tls
+from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.server import Server, Tls
 from support import own_redis as redis_servers
 from support.certificates import Authority
 from support.own_redis import HOST, own_redis, sentinel_of
@@ -28,8 +30,11 @@ DEADLINE_S = 60
 
 @asynccontextmanager
 async def sink_at(port: int, **settings: Any) -> AsyncIterator[RedisSink]:
-    defaults: dict[str, Any] = {"owner": "me", "op_timeout_s": 20}
-    sink = RedisSink(HOST, port, **(defaults | settings))
+    names = {field.name for field in fields(Server)}
+    at = {name: value for name, value in settings.items() if name in names}
+    rest: dict[str, Any] = {"owner": "me", "op_timeout_s": 20}
+    rest |= {name: value for name, value in settings.items() if name not in names}
+    sink = RedisSink(Server(HOST, port, **at), **rest)
     try:
         yield sink
     finally:
@@ -331,7 +336,7 @@ async def test_a_server_that_is_gone_is_told_apart(server: OwnRedis):
 
 
 async def test_a_name_that_leads_nowhere_is_told_apart():
-    sink = RedisSink("redis.invalid", 6379)
+    sink = RedisSink(Server("redis.invalid", 6379))
     assert "its name leads nowhere: set REDIS_HOST" in await trouble_of(sink)
     await sink.close()
 
@@ -340,7 +345,7 @@ async def test_a_server_that_hangs_is_told_apart_and_waited_for_no_longer_than_a
     server: OwnRedis,
 ):
     async with Proxy(HOST, server.port) as proxy:
-        sink = RedisSink(HOST, proxy.port, op_timeout_s=0.2)
+        sink = RedisSink(Server(HOST, proxy.port), op_timeout_s=0.2)
         await sink.ask("PING")
         proxy.hang()
         async with asyncio.timeout(DEADLINE_S):

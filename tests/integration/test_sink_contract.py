@@ -20,6 +20,7 @@ from nanoagent.sink import scripts
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
 from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.server import Server as At
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class RedisServer:
         return settings["host"], settings["port"]
 
     def another(self) -> ResultSink:
-        sink = RedisSink(*self.address, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
+        sink = RedisSink(At(*self.address, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S)
         self.others.append(sink)
         return sink
 
@@ -164,7 +165,7 @@ class MemoryServer:
 
 @asynccontextmanager
 async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
-    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE, ttl_s=TTL_S, claim_s=CLAIM_S)
+    sink = RedisSink(At(stack.redis_host, stack.redis_port, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S)
     async with Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis:
         await redis.flushdb()
         server = RedisServer(sink, redis)
@@ -499,7 +500,7 @@ async def failures_of(sink: ResultSink) -> dict[str, BaseException | None]:
 
 
 async def test_every_call_to_a_redis_that_is_not_there_is_a_sink_error(unused_tcp_port: int):
-    sink = RedisSink("127.0.0.1", unused_tcp_port, password="secret")
+    sink = RedisSink(At("127.0.0.1", unused_tcp_port, password="secret"))
 
     failures = await failures_of(sink)
 
@@ -517,7 +518,7 @@ async def test_every_call_to_a_redis_that_is_silent_ends_at_its_deadline():
         writer.close()
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=0.2)
+        sink = RedisSink(At(*server.sockets[0].getsockname()), op_timeout_s=0.2)
         async with asyncio.timeout(60):  # without a deadline of its own, a call would wait for ever
             failures = await failures_of(sink)
         await sink.close()
@@ -544,7 +545,7 @@ async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, lis
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=5)
+        sink = RedisSink(At(*server.sockets[0].getsockname()), op_timeout_s=5)
         yield sink, heard
         await sink.close()
 
@@ -621,7 +622,7 @@ async def test_a_script_that_the_server_refuses_is_a_sink_error_and_the_next_cal
 
 
 async def test_a_call_that_is_cancelled_leaves_its_answer_and_its_claim_to_nobody(stack: EmbeddedStack):
-    sink, another = (RedisSink(stack.redis_host, stack.redis_port, db=DATABASE) for _ in range(2))
+    sink, another = (RedisSink(At(stack.redis_host, stack.redis_port, db=DATABASE)) for _ in range(2))
     await answered(sink, DOCUMENT, "cancel-answered")
     for turns in range(6):
         call = asyncio.create_task(sink.claim(f"cancel-{turns}"))
@@ -639,7 +640,7 @@ async def test_a_call_that_is_cancelled_leaves_its_answer_and_its_claim_to_nobod
 
 
 async def test_a_sink_recovers_when_its_connections_were_cut(stack: EmbeddedStack):
-    sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
+    sink = RedisSink(At(stack.redis_host, stack.redis_port, db=DATABASE))
     claim = await claimed(sink, "cut")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         await redis.client_kill_filter(_type="normal", skipme=True)
@@ -766,10 +767,7 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
         )
         await redis_server.redis.script_flush()
         sink = RedisSink(
-            *redis_server.address,
-            db=DATABASE,
-            username="limited",
-            password=password,
+            At(*redis_server.address, db=DATABASE, username="limited", password=password),
             claim_s=CLAIM_S,
         )
         try:
@@ -817,7 +815,7 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
 
 
 async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack):
-    sink = RedisSink(stack.redis_host, stack.redis_port)
+    sink = RedisSink(At(stack.redis_host, stack.redis_port))
     await failed(sink, "mortal")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         assert 0 < await redis.ttl("nanoagent:failed:mortal") <= 86_400
@@ -852,7 +850,8 @@ async def test_what_is_said_again_because_the_connection_broke_counts_once(redis
 
     swallowed: list[bytes] = []
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        sink = RedisSink(*server.sockets[0].getsockname(), db=DATABASE)
+        sink = host, port = server.sockets[0].getsockname()
+        sink = RedisSink(At(host, port, db=DATABASE))
         counts = []
         for _ in range(3):
             swallow.set()
@@ -893,7 +892,7 @@ async def test_cancellations_are_heard_again_after_the_connection_was_cut(redis_
 
 async def test_a_cancellation_during_a_gap_is_found_by_its_key(redis_server: RedisServer):
     async with Proxy(*redis_server.address) as proxy:
-        sink = RedisSink("127.0.0.1", proxy.port, db=DATABASE)
+        sink = RedisSink(At("127.0.0.1", proxy.port, db=DATABASE))
         cancellations = sink.cancellations()
         across, first = asyncio.Event(), asyncio.Event()
         cancellations.watch("first", first.set)
@@ -929,7 +928,7 @@ async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew():
         writer.close()
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        sink = RedisSink(*server.sockets[0].getsockname(), op_timeout_s=5)
+        sink = RedisSink(At(*server.sockets[0].getsockname()), op_timeout_s=5)
         cancellations = sink.cancellations(ping_s=0.05)
         cancellations.watch("r", lambda: None)
         async with asyncio.timeout(DEADLINE_S):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.server import Server
 from nanoagent.sink.spool import Spool
 from nanoagent.worker import Worker
 from support.worker_rig import Rig
@@ -52,7 +53,7 @@ async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **setting
             await clients.sqs(), queues.url, dlq_url=None, wait_s=0, visibility_s=30, worker="worker-1"
         )
         opened.push_async_callback(broker.close)
-        sink = RedisSink(stack.redis_host, stack.redis_port, db=DATABASE)
+        sink = RedisSink(Server(stack.redis_host, stack.redis_port, db=DATABASE))
         opened.push_async_callback(sink.close)
         spool = Spool(folder / "results", sink, 2**20, rig.metrics.spooled)
         await spool.open()

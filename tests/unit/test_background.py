@@ -31,6 +31,7 @@ from nanoagent.sink.base import Claim
 from nanoagent.sink.cancellations import RedisCancellations
 from nanoagent.sink.memory import MemorySink
 from nanoagent.sink.redis import RedisSink
+from nanoagent.sink.server import Server
 from nanoagent.sink.spool import Spool
 from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
@@ -505,7 +506,7 @@ async def claim_renewal(fault: Fault) -> None:
             return [1] * len(calls)
         return [[b"claimed", 1, 0, 0]]
 
-    sink = RedisSink("127.0.0.1", 9, claim_s=0.01, background=fault.background)
+    sink = RedisSink(Server("127.0.0.1", 9), claim_s=0.01, background=fault.background)
     fault.setattr(sink, "_evaluate", evaluate)
     fault.once(sink, "_renew_all")
     await sink.claim("r")
@@ -515,7 +516,7 @@ async def claim_renewal(fault: Fault) -> None:
 
 
 async def claim_release(fault: Fault) -> None:
-    sink = RedisSink("127.0.0.1", 9, background=fault.background)
+    sink = RedisSink(Server("127.0.0.1", 9), background=fault.background)
     released = asyncio.Event()
 
     async def evaluate(doing: str, *_: object) -> list[Any]:

@@ -148,7 +148,7 @@ def test_a_closed_pipe_leaves_a_command_its_exit_code(
     # The result is longer than the buffer, so that writing fails in `print` as well as at the end.
     done = in_a_closed_pipe(
         "from types import SimpleNamespace; from nanoagent import cli; from nanoagent.sender import command\n"
-        "cli._sender_settings = lambda *_, **__: SimpleNamespace()\n"
+        "cli._sender_settings = lambda *_, **__: (SimpleNamespace(), None)\n"
         "found = {'status': 'x', 'stdout': 'x' * 100_000}\n"
         f"command.result = lambda *_, **__: command._Report(as_json=False).end({int(code)}, result=found)\n"
         "raise SystemExit(cli.main(['result', 'r1']))",
@@ -490,12 +490,33 @@ def test_without_redis_the_address_is_named_and_the_code_is_3(
     (tmp_path / "main.py").write_text("print(1)")
     assert cli.main(command) == 3
     captured = capsys.readouterr()
-    assert f"Redis at 127.0.0.1:{os.environ['REDIS_PORT']} failed" in captured.err
+    assert f"Redis at 127.0.0.1:{os.environ['REDIS_PORT']}: connect: it refuses connections: " in captured.err
+    assert "start it, or set REDIS_HOST and REDIS_PORT" in captured.err
+    assert ("Nothing was sent." in captured.err) == (command[0] == "send")
+    assert "make dev" not in captured.err
     assert "Traceback" not in captured.err
     assert cli.main([*command, "--json"]) == 3
     captured = capsys.readouterr()
     assert "Redis at 127.0.0.1" in json.loads(captured.out)["error"]
     assert captured.err == ""
+
+
+@pytest.mark.parametrize("command", [["send", "."], ["result", "r1"], ["cancel", "r1"]])
+def test_with_the_settings_of_make_dev_it_is_said_that_it_may_have_ended(
+    nothing_answers: None,
+    tmp_path: Path,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "main.py").write_text("print(1)")
+    names = ("SQS_QUEUE_URL", "S3_CODE_BUCKET", "S3_USER_DATA_BUCKET", "REDIS_HOST", "REDIS_PORT")
+    file = tmp_path / ".nanoagent/dev.env"
+    file.parent.mkdir()
+    file.write_text("".join(f"{name}={os.environ[name]}\n" for name in names))
+    monkeypatch.setenv("SQS_QUEUE_URL", "")
+    assert cli.main(command) == 3
+    assert f"the settings are from {file}: `make dev` may no longer run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

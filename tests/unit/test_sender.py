@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -7,20 +8,24 @@ import socket
 import sys
 import tempfile
 import zipfile
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nanoagent.aws import AwsClients
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.errors import BrokerError, InvalidCall
+from nanoagent.errors import BrokerError, InvalidCall, SinkError
 from nanoagent.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
 from nanoagent.sender import command, delivery, dev, language, message, pack, package, selection
 from nanoagent.sender.package import limits_of, packed
 from nanoagent.sender.selection import IGNORE_FILE, Reason
 from support.fakes import make_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 LIMITS = ArchiveLimits(zip_bytes=10_000, unpacked_bytes=20_000, file_bytes=15_000, entries=50)
 
@@ -626,6 +631,42 @@ async def test_a_message_that_found_no_queue_may_have_arrived():
             await delivery.enqueue(clients, "http://127.0.0.1:9/1/jobs", "r1", "{}")
     assert delivery.may_have_arrived(failed.value)
     assert not delivery.may_have_arrived(BrokerError("refused"))
+
+
+# --- Redis
+
+
+@asynccontextmanager
+async def answering(answers: dict[bytes, bytes]) -> AsyncIterator[int]:
+    """A server that answers lines; it is silent to everything else, as Redis is to a TLS handshake."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.read(1024):
+            writer.write(answers.get(line, b""))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_tls_to_a_plain_server_names_the_setting_before_the_timeout(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivery, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(delivery, "_REDIS_TIMEOUT_S", 3600)
+    async with answering({b"PING\r\n": b"+PONG\r\n"}) as port, asyncio.timeout(60):
+        with pytest.raises(SinkError, match="and REDIS_TLS is true: set REDIS_TLS=false"):
+            async with delivery.results(
+                make_settings(redis_host="127.0.0.1", redis_port=port, redis_tls=True)
+            ):
+                pass
+
+
+async def test_a_server_that_is_silent_is_said_to_be_silent(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivery, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(delivery, "_REDIS_TIMEOUT_S", 0.5)
+    async with answering({}) as port:
+        with pytest.raises(SinkError, match=f"Redis at 127.0.0.1:{port}: connect: it did not answer in time"):
+            async with delivery.results(make_settings(redis_host="127.0.0.1", redis_port=port)):
+                pass
 
 
 # --- language

@@ -57,7 +57,8 @@ class Call:
         wait_s: How long to wait for the result; 0: not at all.
         locale: `ko` or `en`; empty: the shell's.
         as_json: Whether the output is JSON.
-        env_file: The file of settings, for the commands that are proposed.
+        env_file: The file of settings that was named, for the commands that are proposed.
+        settings_file: The file that the settings are from.
     """
 
     code: Path
@@ -70,6 +71,7 @@ class Call:
     locale: str = ""
     as_json: bool = False
     env_file: Path = dev.DEFAULT
+    settings_file: Path = dev.DEFAULT
 
 
 class _Stage(StrEnum):
@@ -227,9 +229,8 @@ async def _deliver(
     except PlatformError as exc:
         if report.stage is _Stage.SENDING and not delivery.may_have_arrived(exc):
             report.stage = _Stage.NOT_SENT
-        if report.stage is not _Stage.NOT_SENT:
-            report.say(_after_interruption(report.stage, request_id, call))
-        return report.end(Exit.SERVICE_FAILED, error=_without_secrets(str(exc)))
+        report.say(_after_interruption(report.stage, request_id, call))
+        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, call.settings_file))
 
 
 def _after_interruption(stage: _Stage, request_id: str, call: Call) -> str:
@@ -264,6 +265,10 @@ def _not_ended(request_id: str, call: Call, report: _Report) -> Exit:
     )
 
 
+def _service_failed(error: PlatformError, settings_file: Path) -> str:
+    return _without_secrets(f"{error}{dev.may_have_ended(settings_file)}")
+
+
 def _without_secrets(text: str) -> str:
     from nanoagent.telemetry import logs  # noqa: PLC0415 - structlog is slow to import, and rarely needed here
 
@@ -273,7 +278,9 @@ def _without_secrets(text: str) -> str:
 # --- result and cancel
 
 
-def result(settings: Settings, request_id: str, *, wait_s: float, as_json: bool) -> int:
+def result(
+    settings: Settings, request_id: str, *, wait_s: float, as_json: bool, settings_file: Path = dev.DEFAULT
+) -> int:
     """Print a request's result; returns the exit code."""
 
     async def read() -> dict[str, Any] | None:
@@ -287,14 +294,21 @@ def result(settings: Settings, request_id: str, *, wait_s: float, as_json: bool)
     except InvalidCall as exc:
         return report.end(Exit.INVALID_CALL, error=str(exc))
     except PlatformError as exc:
-        return report.end(Exit.SERVICE_FAILED, error=_without_secrets(str(exc)))
+        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
     if found is not None:
         return _ended(found, report)
     why = "the job has not ended, nobody has sent it, or its result is older than RESULT_TTL_SECONDS"
     return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {why}")
 
 
-def cancel(settings: Settings, request_id: str, *, as_json: bool, env_file: Path = dev.DEFAULT) -> int:
+def cancel(
+    settings: Settings,
+    request_id: str,
+    *,
+    as_json: bool,
+    env_file: Path = dev.DEFAULT,
+    settings_file: Path = dev.DEFAULT,
+) -> int:
     """Cancel a request; returns the exit code."""
 
     async def ask() -> tuple[dict[str, Any] | None, int]:
@@ -309,7 +323,7 @@ def cancel(settings: Settings, request_id: str, *, as_json: bool, env_file: Path
     except InvalidCall as exc:
         return report.end(Exit.INVALID_CALL, error=str(exc))
     except PlatformError as exc:
-        return report.end(Exit.SERVICE_FAILED, error=_without_secrets(str(exc)))
+        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
     if found is not None:
         why = f"{request_id} had ended before, with status {found.get('status')}"
         return report.end(Exit.NOT_SUCCESSFUL, error=why)

@@ -19,17 +19,23 @@ from redis.exceptions import RedisError
 
 from nanoagent import agent, aws
 from nanoagent.errors import BrokerError, SinkError, StorageError
+from nanoagent.sink import troubles
+from nanoagent.sink.troubles import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nanoagent.config import Settings
     from nanoagent.sender.package import Package
+    from nanoagent.sink.server import Server
 
 CANCEL_TTL_S: Final = 3600
 """How long a cancellation waits for a job that no worker has received yet; docs in README.md."""
 
 _REDIS_TIMEOUT_S: Final = 5.0
+_SILENCE_S: Final = (
+    1.5  # before the server is asked for its protocol; a round trip around the world takes 0.5 s
+)
 _LOOK_EVERY_S: Final = 5.0  # a published result may be missed during a reconnection
 _PAUSE_S: Final = 1.0
 _PUT_ATTEMPTS: Final = 3
@@ -47,20 +53,16 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
     Raises:
         SinkError: It does not answer.
     """
+    server = agent.redis_server(settings)
     client = redis.Redis(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_db,
-        username=settings.redis_username,
-        password=settings.redis_password,
-        ssl=settings.redis_tls,
-        **({} if (tls := agent.redis_tls(settings)) is None else tls.settings()),
+        **server.client_settings(),
+        ssl=server.tls is not None,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
         socket_timeout=_REDIS_TIMEOUT_S,
         retry=Retry(NoBackoff(), 1),  # the first try may meet a connection that the server has closed
     )
     try:
-        answers = Results(client, f"{settings.redis_host}:{settings.redis_port}")
+        answers = Results(client, server)
         await answers.ping()
         yield answers
     finally:
@@ -72,20 +74,32 @@ class Results:
 
     Args:
         client: Connected on demand.
-        address: The server's, for errors.
+        server: The server that it connects to.
     """
 
-    def __init__(self, client: redis.Redis, address: str) -> None:
+    def __init__(self, client: redis.Redis, server: Server) -> None:
         self._client = client
-        self._address = address
+        self._server = server
 
     async def ping(self) -> None:
         """Ask whether the server answers.
 
+        A plain server does not answer a TLS handshake. After a short silence, the server is asked for its
+        protocol, so that nobody waits for the whole timeout to learn that REDIS_TLS is wrong.
+
         Raises:
             SinkError: It does not.
         """
-        await self._asked(self._client.ping())
+        for patience_s in (_SILENCE_S, _REDIS_TIMEOUT_S):
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._client.ping()
+            except (RedisError, OSError) as exc:
+                failure = await self._failure("connect", exc)
+                if failure.trouble is not troubles.SILENT or patience_s == _REDIS_TIMEOUT_S:
+                    raise failure from exc
+            else:
+                return
 
     async def stored(self, request_id: str) -> dict[str, Any] | None:
         """The result's document; None while there is none.
@@ -93,7 +107,7 @@ class Results:
         Raises:
             SinkError: Redis failed.
         """
-        return _document(await self._asked(self._client.get(f"job:{request_id}")))
+        return _document(await self._asked("read the result", self._client.get(f"job:{request_id}")))
 
     async def wait(self, request_id: str, wait_s: float) -> dict[str, Any] | None:
         """The result's document as soon as it is there; None when `wait_s` have passed.
@@ -109,7 +123,7 @@ class Results:
                 return await self._listen(request_id, deadline)
             except (RedisError, OSError) as exc:
                 if time.monotonic() + _PAUSE_S >= deadline:
-                    raise self._error(exc) from exc
+                    raise await self._failure("wait for the result", exc) from exc
             await asyncio.sleep(_PAUSE_S)
 
     async def cancel(self, request_id: str) -> int:
@@ -121,8 +135,9 @@ class Results:
             SinkError: Redis failed.
         """
         channel = f"cancel:{request_id}"
-        await self._asked(self._client.set(channel, "1", ex=CANCEL_TTL_S))
-        return int(await self._asked(self._client.publish(channel, "1")))
+        doing = "cancel the job"
+        await self._asked(doing, self._client.set(channel, "1", ex=CANCEL_TTL_S))
+        return int(await self._asked(doing, self._client.publish(channel, "1")))
 
     async def _listen(self, request_id: str, deadline: float) -> dict[str, Any] | None:
         async with self._client.pubsub() as listener:
@@ -137,14 +152,14 @@ class Results:
                 if found := await _published(listener, time.monotonic() + left_s):
                     return found
 
-    async def _asked(self, answer: Any) -> Any:
+    async def _asked(self, doing: str, answer: Any) -> Any:
         try:
             return await answer
         except (RedisError, OSError) as exc:
-            raise self._error(exc) from exc
+            raise await self._failure(doing, exc) from exc
 
-    def _error(self, exc: Exception) -> SinkError:
-        return SinkError(f"Redis at {self._address} failed: {str(exc) or type(exc).__name__}")
+    async def _failure(self, doing: str, error: Exception) -> StoreError:
+        return StoreError(self._server.address, doing, await self._server.explained(error), error)
 
 
 async def _published(listener: Any, until: float) -> dict[str, Any] | None:

@@ -62,6 +62,13 @@ def option(settings: Path) -> str:
     return "" if settings in _searched() else f" --env-file {shlex.quote(str(settings))}"
 
 
+def may_have_ended(settings: Path) -> str:
+    """The likely cause if a service of these settings failed; empty for settings of other workers."""
+    if settings.name != SETTINGS:
+        return ""
+    return f"; the settings are from {settings}: `make dev` may no longer run, so start it again"
+
+
 def _searched() -> tuple[Path, ...]:
     """The settings files that are looked for: those of the default state folders."""
     return tuple(folder / _STATE / SETTINGS for folder in (Path.cwd(), Path(__file__).resolve().parents[3]))

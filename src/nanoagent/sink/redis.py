@@ -12,13 +12,10 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-import ssl
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import structlog
-from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -27,17 +24,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.background import Background, TaskName
 from nanoagent.errors import SinkError
-from nanoagent.sink import scripts, transport, troubles
+from nanoagent.sink import scripts, troubles
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.cancellations import PING_S, RedisCancellations
 from nanoagent.sink.troubles import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+    from redis.asyncio import Connection
 
     from nanoagent.sink.scripts import Script
-    from nanoagent.sink.troubles import Trouble
+    from nanoagent.sink.server import Server
 
 _MAX_CONNECTIONS: Final = 32
 # Before each new try. The first is at once: a server closes connections that were idle, and nothing is wrong
@@ -54,59 +52,11 @@ _Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys a
 _log = structlog.get_logger(__name__)
 
 
-# Failures that a wrong REDIS_TLS can cause.
-_MAY_BE_TRANSPORT: Final = (None, troubles.SILENT, troubles.NONSENSE, troubles.PLAIN_WANTED)
-# Answers of a Sentinel to the commands of a worker.
-_MAY_BE_SENTINEL: Final = (troubles.NO_SCRIPTS, troubles.UNKNOWN_COMMAND, troubles.NO_PASSWORD_THERE)
-_ROLE_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The settings of TLS connections; by default this machine's authorities and no client certificate.
-
-    Attributes:
-        ca_file: Further authorities for the server's certificate, PEM.
-        cert_file: The client certificate, with its chain, PEM.
-        key_file: Its private key, PEM.
-    """
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """The context of a connection that the Redis client does not make.
-
-        Raises:
-            OSError: A file cannot be read, or does not hold what it should.
-        """
-        context = ssl.create_default_context()
-        if self.ca_file is not None:
-            context.load_verify_locations(self.ca_file)
-        if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        return context
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments for the Redis client."""
-        return {
-            "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file),
-            "ssl_certfile": None if self.cert_file is None else str(self.cert_file),
-            "ssl_keyfile": None if self.key_file is None else str(self.key_file),
-        }
-
-
 class RedisSink:
     """A `ResultSink` on a Redis or Valkey server.
 
     Args:
-        host: The server's name or address.
-        port: Its port.
-        db: Its database number.
-        username: Its user, if it wants one.
-        password: Its password, if it wants one.
-        tls: The TLS settings; None without TLS.
+        server: The server.
         ttl_s: How long a result is kept, seconds.
         claim_s: How long a claim lasts unless it is renewed, which it is three times as often, seconds.
         owner: Who has the claims, for people; a random part is added.
@@ -114,41 +64,28 @@ class RedisSink:
         background: Keeps the task that renews claims.
     """
 
-    def __init__(  # noqa: PLR0913 - the settings that Redis has; they are only passed on
+    def __init__(
         self,
-        host: str,
-        port: int,
+        server: Server,
         *,
-        db: int = 0,
-        username: str | None = None,
-        password: str | None = None,
-        tls: Tls | None = None,
         ttl_s: int = 3600,
         claim_s: float = 60,
         owner: str = "worker",
         op_timeout_s: float = 5,
         background: Background | None = None,
     ) -> None:
-        self._address = f"{host}:{port}"
+        self._server = server
         self._ttl_s = ttl_s
         self._claim_s = claim_s
         # Not the worker's name alone: a restarted worker has nothing of what it was before.
         self._owner = f"{owner}/{secrets.token_hex(8)}"
         self._op_timeout_s = op_timeout_s
-        self._host, self._port, self._tls = host, port, tls
-        self._connection_class = Connection if tls is None else SSLConnection
-        self._connection_settings: dict[str, Any] = {
-            "host": host,
-            "port": port,
-            "db": db,
-            "username": username,
-            "password": password,
-            "protocol": 2,
+        self._connection_class = server.connection_class
+        self._connection_settings = server.client_settings() | {
             "socket_connect_timeout": op_timeout_s,
             "socket_timeout": None,  # every call has a deadline of its own
             "socket_keepalive": True,
             "retry": Retry(NoBackoff(), 0),
-            **({} if tls is None else tls.settings()),
         }
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
@@ -255,42 +192,8 @@ class RedisSink:
             await self._ask(doing, ("SUBSCRIBE", listening), ("UNSUBSCRIBE", listening))
         except SinkError as exc:
             cause = exc.__cause__ or exc
-            trouble = await self._explained(cause)
-            raise StoreError(self._address, doing, trouble, cause) from cause
-
-    async def _explained(self, error: BaseException) -> Trouble | None:
-        """The kind of failure, narrowed down by further questions to the server."""
-        trouble = troubles.of(error)
-        if trouble in _MAY_BE_SENTINEL and await self._is_sentinel():
-            return troubles.SENTINEL
-        if trouble not in _MAY_BE_TRANSPORT or isinstance(error, ResponseError):
-            return trouble
-        if self._tls is None:
-            return troubles.TLS_WANTED if await transport.is_tls(self._host, self._port) else trouble
-        if trouble is None and (refusal := await self._tls_refusal(self._tls)) is not None:
-            return refusal
-        return troubles.PLAIN_WANTED if await transport.is_plain_redis(self._host, self._port) else trouble
-
-    async def _tls_refusal(self, tls: Tls) -> Trouble | None:
-        try:
-            context = tls.context()
-        except OSError as exc:
-            return troubles.of(exc)
-        refusal = await transport.tls_refusal(self._host, self._port, context)
-        return None if refusal is None else troubles.of(refusal)
-
-    async def _is_sentinel(self) -> bool:
-        """Whether ROLE says so. A Sentinel has no databases, and seldom the password of its primary."""
-        settings = self._connection_settings | {"db": 0, "username": None, "password": None}
-        connection = self._connection_class(**settings)
-        try:
-            async with asyncio.timeout(_ROLE_S):
-                (role,) = await _exchange(connection, [("ROLE",)])
-        except (RedisError, OSError, TimeoutError, ValueError):
-            return False
-        finally:
-            await connection.disconnect(nowait=True)
-        return isinstance(role, list) and role[:1] == [b"sentinel"]
+            trouble = await self._server.explained(cause)
+            raise StoreError(self._server.address, doing, trouble, cause) from cause
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """The answer to any one command; what `nanoagent doctor` looks with.
@@ -390,7 +293,7 @@ class RedisSink:
         except (RedisError, OSError, TimeoutError, ValueError) as exc:
             self._written_at = -math.inf
             self._is_verified = False
-            raise StoreError(self._address, doing, troubles.of(exc), exc) from exc
+            raise StoreError(self._server.address, doing, troubles.of(exc), exc) from exc
         return answers
 
     async def _try(self, commands: Sequence[_Command]) -> list[Any]:
