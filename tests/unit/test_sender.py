@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 import zipfile
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.errors import BrokerError, InvalidCall, SinkError
 from nanoagent.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
-from nanoagent.sender import command, delivery, dev, language, message, pack, package, selection
+from nanoagent.sender import command, delivery, dev, ignorefile, language, message, pack, package, selection
+from nanoagent.sender.ignorefile import IGNORE_FILE
 from nanoagent.sender.package import limits_of, packed
-from nanoagent.sender.selection import IGNORE_FILE, Reason
+from nanoagent.sender.selection import Reason
 from support.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -762,3 +764,89 @@ def as_another_user(call: Any) -> Any:
         return call()
     finally:
         os.seteuid(0)
+
+
+# --- the ignore file of a folder from someone else
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 12 + "b", "!x/*a*a*a*a*b/y", "**/a/**/a/**/a/**/b"], ids=["part", "inner", "folders"]
+)
+def test_a_pattern_with_many_wildcards_is_refused_by_line(tmp_path: Path, pattern: str):
+    make(tmp_path, "main.py", "a" * 60)
+    (tmp_path / IGNORE_FILE).write_text(f"*.csv\n{pattern}\n")
+    found = refusal(tmp_path)
+    assert f"{IGNORE_FILE}, line 2: '{pattern}': has more than" in found
+    assert "use fewer" in found
+
+
+@pytest.mark.parametrize("pattern", ["*a*a*a*b", "*a*a*a*/*a*a*a*/*a*a*a*/b"])
+def test_a_pattern_with_few_wildcards_takes_little_time(pattern: str):
+    compiled = ignorefile.compiled([pattern])
+    began = time.process_time()
+    for path in ("a" * 250, "/".join(["a" * 250] * 3)):
+        assert not compiled.match_file(path)
+    assert time.process_time() - began < 1  # with backtracking: minutes
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "is_matched"),
+    [
+        ("*a*b*", "xaxbx", True),
+        ("*a*b*", "xbxax", False),
+        ("a*?c*d", "abcbd", True),
+        ("a*?c*d", "acd", False),
+        ("*[ab]*[cd]", "xaxd", True),
+        ("a**b", "axb", True),
+        (r"*\**x", "a*bx", True),
+        (r"*\**x", "abx", False),
+        ("a*b*/**/c*d*e", "aXbX/y/z/cdde", True),
+        ("a*b*/c", "a/b/c", False),
+    ],
+)
+def test_patterns_mean_what_they_mean_to_git(pattern: str, path: str, is_matched: object):
+    assert ignorefile.compiled([pattern]).match_file(path) is is_matched
+
+
+def test_an_ignore_file_that_is_no_regular_file_of_the_folder_is_refused(tmp_path: Path):
+    outside = make(tmp_path, "outside", content="*.csv") / "outside"
+    for number, (make_it, said) in enumerate(
+        {
+            os.mkfifo: "is not a regular file",
+            os.mkdir: "is not a regular file",
+            lambda file: file.symlink_to(outside): "leads out of the folder",
+            lambda file: file.symlink_to("/dev/zero"): "leads out of the folder",
+            lambda file: file.symlink_to("nowhere"): "cannot be read",
+            lambda file: file.symlink_to(IGNORE_FILE): "cannot be read",
+        }.items()
+    ):
+        folder = make(tmp_path / str(number), "main.py")
+        make_it(folder / IGNORE_FILE)
+        assert said in refusal(folder)
+
+
+def test_an_ignore_file_may_be_a_link_inside_the_folder(tmp_path: Path):
+    make(tmp_path, "main.py", "a.csv")
+    make(tmp_path, "etc/ignored", content="*.csv")
+    (tmp_path / IGNORE_FILE).symlink_to("etc/ignored")
+    assert chosen(tmp_path) == ["etc/ignored", "main.py"]
+
+
+def test_a_large_ignore_file_is_refused(tmp_path: Path):
+    make(tmp_path, "main.py")
+    (tmp_path / IGNORE_FILE).write_text("#" * 65_537)
+    assert "has more than 64 KiB" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_an_ignore_file_may_be_utf_16_with_a_mark(tmp_path: Path, encoding: str):
+    make(tmp_path, "main.py", "a.csv")
+    (tmp_path / IGNORE_FILE).write_bytes("\ufeff*.csv\r\n".encode(encoding))
+    assert chosen(tmp_path) == ["main.py"]
+
+
+@pytest.mark.parametrize("content", ["한국*".encode("cp949"), "*.csv\n".encode("utf-16-le")])
+def test_an_ignore_file_in_another_encoding_is_told_the_remedy(tmp_path: Path, content: bytes):
+    make(tmp_path, "main.py")
+    (tmp_path / IGNORE_FILE).write_bytes(content)
+    assert "save it as UTF-8" in refusal(tmp_path)

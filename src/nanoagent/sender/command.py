@@ -20,7 +20,8 @@ from nanoagent import aws
 from nanoagent.errors import InvalidCall, PlatformError, one_line
 from nanoagent.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Runtime
 from nanoagent.sender import delivery, dev, language, message, package
-from nanoagent.sender.selection import IGNORE_FILE, Reason
+from nanoagent.sender.ignorefile import IGNORE_FILE
+from nanoagent.sender.selection import Reason
 from nanoagent.text import LOCALES
 
 if TYPE_CHECKING:

@@ -20,15 +20,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from pathspec import GitIgnoreSpec
-
 from nanoagent.errors import InvalidCall, one_line
+from nanoagent.sender import ignorefile
+from nanoagent.sender.ignorefile import IGNORE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-IGNORE_FILE: Final = ".nanoagentignore"
 
 _NOT_CODE: Final = (
     *(".git", ".hg", ".svn", ".bzr", ".jj"),
@@ -124,7 +122,7 @@ def select(folder: Path, *, max_entries: int) -> Selection:
             many files. Every problem is named, up to a few.
     """
     root = folder.resolve()
-    walk = _Walk(root, _Rules(_ignore_lines(root)), max_entries)
+    walk = _Walk(root, _Rules(ignorefile.read(root)), max_entries)
     walk.folder(root, "", (str(root),))
     links = walk.links()
     if walk.problems:
@@ -159,16 +157,6 @@ def _shortened(problems: Sequence[str]) -> list[str]:
 # --- rules
 
 
-def _ignore_lines(root: Path) -> list[str]:
-    """The lines of the folder's ignore file; editors of Windows write a byte order mark and CRLF."""
-    try:
-        return (root / IGNORE_FILE).read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidCall([f"{root / IGNORE_FILE}: cannot be read: {exc}"]) from exc
-
-
 class _Rules:
     """Decides which paths are left out.
 
@@ -177,14 +165,9 @@ class _Rules:
     """
 
     def __init__(self, own: Sequence[str]) -> None:
-        for number, line in enumerate(own, 1):
-            try:
-                GitIgnoreSpec.from_lines([line])
-            except ValueError as exc:
-                raise InvalidCall([f"{IGNORE_FILE}, line {number}: {exc}"]) from exc
-        self._own = GitIgnoreSpec.from_lines(own)
-        self._secrets = GitIgnoreSpec.from_lines(_SECRETS)
-        self._not_code = GitIgnoreSpec.from_lines(_NOT_CODE)
+        self._own = ignorefile.compiled(own)
+        self._secrets = ignorefile.spec(_SECRETS)
+        self._not_code = ignorefile.spec(_NOT_CODE)
 
     def reason(self, path: str, source: str, *, is_folder: bool) -> Reason | None:
         """Why the path is left out; None when it is not.
