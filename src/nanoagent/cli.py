@@ -289,6 +289,13 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     wait_s: Annotated[
         float, typer.Option("--wait", help="Seconds to wait for the result; 0: not at all.")
     ] = 60,
+    follow_outside_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-outside-links",
+            help="Replace links that lead out of the folder by what they lead to; default: leave them out.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
@@ -309,6 +316,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
         timeout_ms=timeout_ms,
         wait_s=wait_s,
         locale=locale,
+        follow_outside_links=follow_outside_links,
         as_json=as_json,
         env_file=env_file,
         settings_file=settings_file,

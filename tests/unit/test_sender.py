@@ -126,7 +126,7 @@ def test_a_name_that_only_resembles_a_secret_is_sent(tmp_path: Path, name: str):
     [
         ("tls.pem", "-----BEGIN EC PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----"),
         ("tls.key", "-----BEGIN PRIVATE KEY-----", "a Keynote file"),
-        ("account.json", '{"private_key": "-----BEGIN PRIVATE KEY-----\\n"}', '{"a": 1}'),
+        ("account.json", '{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE\\n"}', '{"a": 1}'),
         (".npmrc", "//registry/:_authToken=1", "package-lock=false"),
     ],
 )
@@ -179,7 +179,7 @@ def test_links_inside_the_folder_stay_links_and_lead_to_what_is_sent(tmp_path: P
     assert found == links | {"absolute": "lib/libx.so.1.2", "roundabout": "main.py"}
 
 
-def test_a_link_that_leads_out_is_replaced_by_what_it_leads_to(tmp_path: Path):
+def test_a_link_that_leads_out_is_replaced_by_what_it_leads_to_if_asked_for(tmp_path: Path):
     shared = make(tmp_path / "shared", "a.py", "sub/b.py")
     function = make(tmp_path / "function", "main.py")
     (function / "shared").symlink_to("../shared")
@@ -187,7 +187,7 @@ def test_a_link_that_leads_out_is_replaced_by_what_it_leads_to(tmp_path: Path):
     (shared / "again").symlink_to(shared)
     (shared / "main.py").symlink_to(function / "main.py")
 
-    selected = selection.select(function, max_entries=99)
+    selected = selection.select(function, max_entries=99, follow_outside_links=True)
 
     kinds = {entry.path: entry.link or "file" for entry in selected.entries}
     assert kinds == {
@@ -229,7 +229,11 @@ def test_a_name_that_the_worker_refuses_is_refused_here(tmp_path: Path, name: by
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
     make(tmp_path, "main.py")
     (tmp_path / "memory").symlink_to("/proc/self/mem")  # whose first page nobody can read, not even root
-    assert "cannot be packed" in refusal(tmp_path)
+    with (
+        pytest.raises(InvalidCall, match="cannot be packed"),
+        packed(tmp_path, None, LIMITS, follow_outside_links=True),
+    ):
+        pass
 
 
 def test_modes_that_forbid_reading_are_named_before_anything_is_packed():
@@ -850,3 +854,146 @@ def test_an_ignore_file_in_another_encoding_is_told_the_remedy(tmp_path: Path, c
     make(tmp_path, "main.py")
     (tmp_path / IGNORE_FILE).write_bytes(content)
     assert "save it as UTF-8" in refusal(tmp_path)
+
+
+def test_a_secret_that_the_ignore_file_includes_is_named(tmp_path: Path):
+    make(tmp_path, "main.py", ".env", "lib/a.csv")
+    make(tmp_path, "deploy_key", content=KEY)
+    (tmp_path / IGNORE_FILE).write_text("*.csv\n\n!.env\n!deploy*\n!lib/a.csv\n")
+    with packed(tmp_path, None, LIMITS) as code:
+        assert code.notices == (
+            f"{IGNORE_FILE} includes what looks like a secret: !.env (line 3): .env.",
+            f"{IGNORE_FILE} includes what looks like a secret: !deploy* (line 4): deploy_key.",
+        )
+
+
+# --- secrets
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder with secrets, beside a function `function`."""
+    make(tmp_path / "function", "main.py")
+    home = make(tmp_path / "home", ".aws/credentials", ".aws/.env.example", ".ssh/known_hosts", ".env")
+    make(home, ".config/gcloud/token", ".config/other", "shared/.ENV", "shared/a.py")
+    make(home, ".ssh/id_ed25519", "shared/plain.txt", content=KEY)
+    return home
+
+
+OUTSIDE_SECRETS = {
+    "conf": "../home/.aws",
+    "example": "../home/.aws/.env.example",
+    "data.txt": "../home/.ssh/id_ed25519",
+    "keys": "../home/.ssh",
+    "hosts": "../home/.ssh/known_hosts",
+    "settings.txt": "../home/.env",
+    "token": "../home/.config/gcloud/token",
+    "plain": "../home/shared/plain.txt",
+    "environment": "/proc/self/environ",
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE_SECRETS)
+def test_a_link_does_not_lead_to_a_secret(home: Path, name: str):
+    function = home.parent / "function"
+    (function / name).symlink_to(OUTSIDE_SECRETS[name])
+    for pattern in ("", "!*\n"):
+        (function / IGNORE_FILE).write_text(pattern)
+        selected = selection.select(function, max_entries=99, follow_outside_links=True)
+        assert {"main.py"} == {entry.path for entry in selected.entries} - {IGNORE_FILE}
+        assert [left.reason for left in selected.left_out if name in left.path] == [Reason.SECRET_OUTSIDE]
+
+
+def test_secrets_below_the_target_of_a_link_stay_here(home: Path):
+    function = home.parent / "function"
+    (function / "shared").symlink_to("../home/shared")
+    (function / "config").symlink_to("../home/.config")
+    (function / IGNORE_FILE).write_text("!shared/.ENV\n!gcloud/\n")
+    selected = selection.select(function, max_entries=99, follow_outside_links=True)
+    assert [entry.path for entry in selected.entries] == ["config/other", "main.py", "shared/a.py"]
+    assert [left.path for left in selected.left_out if left.reason is Reason.SECRET_OUTSIDE] == [
+        "config/gcloud/",
+        "shared/.ENV",
+        "shared/plain.txt",
+    ]
+    targets = [f"{name} -> {home / folder}" for name, folder in (("config", ".config"), ("shared", "shared"))]
+    assert selected.notices == (f"Followed 2 links out of the folder: {', '.join(targets)}.",)
+
+
+def test_a_link_that_leads_out_is_left_out_unless_asked_for(home: Path):
+    function = home.parent / "function"
+    (function / "shared").symlink_to("../home/shared")
+    (function / "a.py").symlink_to(home / "shared/a.py")
+    (function / "zero").symlink_to("/dev/zero")
+    assert chosen(function) == ["main.py"]
+    assert left_out(function) == dict.fromkeys(["a.py", "shared/", "zero"], Reason.OUTSIDE)
+
+
+def test_the_summary_names_every_link_that_leads_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    function = home.parent / "function"
+    for number in range(15):
+        (function / f"link{number}").symlink_to("../home/shared/a.py")
+    (function / "key").symlink_to("../home/.ssh/id_ed25519")
+
+    async def not_delivered(*_: Any) -> int:
+        return 0
+
+    monkeypatch.setattr(command, "_deliver", not_delivered)
+    command.send(make_settings(), command.Call(code=function))
+    told = capsys.readouterr().err
+    assert all(f"link{number}" in told for number in range(15))
+    assert "Left out 16 (a link that leads out of the folder)" in told
+    assert "--follow-outside-links" in told
+
+    command.send(make_settings(), command.Call(code=function, follow_outside_links=True))
+    told = capsys.readouterr().err
+    assert "Followed 15 links out of the folder" in told
+    assert all(f"link{number} -> {home}/shared/a.py" in told for number in range(15))
+    assert "Left out 1 (looks like a secret, outside the folder): key." in told
+
+
+@pytest.mark.parametrize("name", [".ENV", "ID_RSA", "Key.PFX", ".AWS/credentials", "a/.Docker/Config.json"])
+def test_case_does_not_hide_a_secret(tmp_path: Path, name: str):
+    make(tmp_path, "main.py", name)
+    assert chosen(tmp_path) == ["main.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("deploy_key", KEY.encode()),
+        ("KEY.PEM", b"-----BEGIN PRIVATE KEY-----"),
+        ("windows.txt", b"\xff\xfe" + KEY.encode("utf-16-le")),
+        ("values.yaml", b"key: |\n  -----BEGIN RSA PRIVATE KEY-----\r\n  MIIE\r\n"),
+        ("encrypted", b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n"),
+        ("pgp.asc", b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOYBF\n"),
+        ("one_line.py", b'KEY = "-----BEGIN PRIVATE KEY-----\\nMIIE\\n"'),
+        ("strings.js", b"'-----BEGIN PRIVATE KEY-----\\n' +\n  '" + b"M" * 64 + b"'"),
+        ("late.txt", b"x\n" * 400_000 + KEY.encode()),
+        ("large.pem", b"a" * 70_000 + KEY.encode()),
+        ("huge.pem", b"a" * (1024 * 1024 - 9) + KEY.encode()),  # the header is in two chunks
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_private_key_stays_here_whatever_its_file_is_called(tmp_path: Path, name: str, content: bytes):
+    make(tmp_path, "main.py")
+    (tmp_path / name).write_bytes(content)
+    assert left_out(tmp_path) == {name: Reason.SECRET}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'START = b"-----BEGIN PRIVATE KEY-----"\nEND = b"-----END PRIVATE KEY-----"\n',
+        'pem = "-----BEGIN RSA PRIVATE KEY-----\\n" + body + "\\n-----END RSA PRIVATE KEY-----"\n',
+        "A file starts with\n-----BEGIN PRIVATE KEY-----\nand ends with another line.\n",
+        "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----\n",
+        "-----BEGIN PUBLIC KEY-----\nMIIB\n",
+    ],
+)
+def test_code_that_reads_or_writes_keys_is_sent(tmp_path: Path, content: str):
+    assert chosen(make(tmp_path, "keys.py", content=content)) == ["keys.py"]

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from nanoagent.sender.package import Package
 
 _SHOWN_PATHS: Final = 10
+_SHOWN_IN_FULL: Final = (Reason.OUTSIDE, Reason.SECRET_OUTSIDE)
+_ADVICE: Final = {
+    Reason.SECRET: f"To send one, add !NAME to {IGNORE_FILE}.",
+    Reason.OUTSIDE: "To send what they lead to, use --follow-outside-links.",
+    Reason.SECRET_OUTSIDE: "To send one, copy it into the folder.",
+}
 _FUNCTION_ID_CHARACTERS: Final = 256
 
 
@@ -57,6 +63,7 @@ class Call:
         timeout_ms: The job's limit, ms.
         wait_s: How long to wait for the result; 0: not at all.
         locale: `ko` or `en`; empty: the shell's.
+        follow_outside_links: Whether links that lead out of the folder are replaced by their targets.
         as_json: Whether the output is JSON.
         env_file: The file of settings that was named, for the commands that are proposed.
         settings_file: The file that the settings are from.
@@ -70,6 +77,7 @@ class Call:
     timeout_ms: int = 300_000
     wait_s: float = 60
     locale: str = ""
+    follow_outside_links: bool = False
     as_json: bool = False
     env_file: Path = dev.DEFAULT
     settings_file: Path = dev.DEFAULT
@@ -128,7 +136,8 @@ def send(settings: Settings, call: Call) -> int:
     try:
         runtime = _checked(call)
         payload = message.read_input(call.payload)
-        with package.packed(call.code, runtime, package.limits_of(settings)) as code:
+        limits, follows = package.limits_of(settings), call.follow_outside_links
+        with package.packed(call.code, runtime, limits, follow_outside_links=follows) as code:
             fields = _fields(call, code)
             body = message.body(fields, payload)
             report.fields = _told(fields, settings, code)
@@ -183,6 +192,7 @@ def _told(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str
             "bytes": code.unpacked_bytes,
             "zipBytes": code.zip_bytes,
             "leftOut": [asdict(left) for left in code.left_out],
+            "notices": list(code.notices),
         },
     }
 
@@ -192,10 +202,13 @@ def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, A
     sizes = f"{package.shown_size(code.unpacked_bytes)} ({package.shown_size(code.zip_bytes)} as a zip)"
     report.say(f"Packed {code.files} file{'s' * (code.files != 1)}, {sizes}.")
     for reason, paths in package.by_reason(code.left_out).items():
-        names = ", ".join(one_line(path) for path in paths[:_SHOWN_PATHS])
-        more = f" and {len(paths) - _SHOWN_PATHS} more" if len(paths) > _SHOWN_PATHS else ""
-        advice = f" To send one, add !NAME to {IGNORE_FILE}." if reason is Reason.SECRET else ""
+        shown = len(paths) if reason in _SHOWN_IN_FULL else _SHOWN_PATHS
+        names = ", ".join(one_line(path) for path in paths[:shown])
+        more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+        advice = f" {_ADVICE[reason]}" if reason in _ADVICE else ""
         report.say(f"Left out {len(paths)} ({reason}): {names}{more}.{advice}")
+    for notice in code.notices:
+        report.say(notice)
     spoken = language.of_shell(os.environ)
     if not call.locale:
         other = "ko" if spoken.locale == "en" else "en"

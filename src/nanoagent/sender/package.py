@@ -84,6 +84,7 @@ class Package:
         files: How many files it has.
         unpacked_bytes: Their size together.
         left_out: The paths that were not packed.
+        notices: Sentences about paths that were packed and that a person may not expect.
     """
 
     function_id: str
@@ -94,6 +95,7 @@ class Package:
     files: int
     unpacked_bytes: int
     left_out: tuple[LeftOut, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -117,13 +119,16 @@ def pack(code: Path) -> bytes:
 
 
 @contextmanager
-def packed(code: Path, runtime: Runtime | None, limits: ArchiveLimits) -> Iterator[Package]:
+def packed(
+    code: Path, runtime: Runtime | None, limits: ArchiveLimits, *, follow_outside_links: bool = False
+) -> Iterator[Package]:
     """Pack a folder, a source file or a zip, and check it as the worker will.
 
     Args:
         code: The path that the person named.
         runtime: The language; None: by the entry file.
         limits: The worker's limits.
+        follow_outside_links: Whether links that lead out of a folder are replaced by their targets' contents.
 
     Raises:
         InvalidCall: It cannot be sent; the message names every problem that was found.
@@ -134,7 +139,10 @@ def packed(code: Path, runtime: Runtime | None, limits: ArchiveLimits) -> Iterat
             if not code.is_dir() and _is_meant_as_zip(code):
                 package = _of_zip(code, runtime, limits, buffer)
             else:
-                package = _of_files(code, runtime, limits, buffer)
+                selected = None
+                if code.is_dir():
+                    selected = _chosen(code, limits, follow_outside_links=follow_outside_links)
+                package = _of_files(code, runtime, limits, selected, buffer)
         except OSError as exc:
             raise InvalidCall([f"{_shown(code)}: cannot be packed: {exc}"]) from exc
         buffer.seek(0)
@@ -163,9 +171,11 @@ def _require(code: Path) -> None:
         raise InvalidCall([f"{_shown(code)}: is a device, pipe or socket; name a folder, a file or a zip"])
 
 
-def _of_files(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer: IO[bytes]) -> Package:
-    if code.is_dir():
-        selected = _chosen(code, limits)
+def _of_files(
+    code: Path, runtime: Runtime | None, limits: ArchiveLimits, selected: Selection | None, buffer: IO[bytes]
+) -> Package:
+    """Pack the selected files of a folder; without a selection, pack one source file."""
+    if selected is not None:
         runtime = _runtime(code, [entry.path for entry in selected.entries], runtime, selected.left_out)
     else:
         runtime = _runtime_of_file(code, runtime)
@@ -183,6 +193,7 @@ def _of_files(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer
         files=len(files),
         unpacked_bytes=sum(entry.size for entry in files),
         left_out=selected.left_out,
+        notices=selected.notices,
     )
 
 
@@ -211,8 +222,8 @@ def _is_meant_as_zip(code: Path) -> bool:
         return file.read(len(_ZIP_SIGNATURE)) == _ZIP_SIGNATURE
 
 
-def _chosen(code: Path, limits: ArchiveLimits) -> Selection:
-    selected = selection.select(code, max_entries=limits.entries)
+def _chosen(code: Path, limits: ArchiveLimits, *, follow_outside_links: bool = False) -> Selection:
+    selected = selection.select(code, max_entries=limits.entries, follow_outside_links=follow_outside_links)
     if not any(entry.source or entry.link for entry in selected.entries):
         rest = f"; {len(selected.left_out)} paths were left out" if selected.left_out else ""
         raise InvalidCall([f"{_shown(code)}: has no files to send{rest}"])
