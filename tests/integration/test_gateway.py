@@ -517,6 +517,34 @@ async def test_an_answer_that_is_held_until_it_is_whole_counts_as_memory_of_all_
     assert gateway.shared(door.run).held_bytes == 0
 
 
+def tool_call(index: int, arguments: str) -> bytes:
+    call = {"index": index, "function": {"name": "f", "arguments": arguments}}
+    return b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n"
+
+
+HELD = {
+    "a line": ("/v1/chat/completions", b'data: {"choices":"' + b"a" * 400_000),
+    "a translated line": ("/api/chat", b'data: {"choices":"' + b"a" * 400_000),
+    "tool calls": ("/api/chat", b"".join(tool_call(index, "a" * 10_000) for index in range(40))),
+}
+
+
+@pytest.mark.parametrize(("path", "sent"), HELD.values(), ids=HELD.keys())
+async def test_what_is_held_of_a_stream_counts_as_memory_of_all_runs(rig, path, sent):
+    async with Sent(sent) as url:
+        gateway = rig.gateway(None, HttpUpstream(rig.session, f"{url}/v1", api=Api.OPENAI))
+        for room, status in ((4_000_000, 200), (300_000, 503)):
+            gateway.bodies = Bodies(room)
+            async with Door(gateway, new_run()) as door:
+                body = {"messages": WORDS, "stream": True}
+                async with door.client.post(path, json=body) as response:
+                    assert response.status == status, await response.text()
+                    await response.read()
+                await settled(door)
+                assert gateway.shared(door.run).held_bytes == 0
+            assert gateway.bodies.left == room
+
+
 async def test_a_translated_call_is_recorded_as_the_job_saw_it_and_replayed(openai_rig, tmp_path):
     file = tmp_path / "ai.jsonl"
     calls = [(path, {"model": "m", **body}) for path, body, _ in OLLAMA_CALLS.values()]
@@ -1332,6 +1360,28 @@ async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):
     assert rig.standin.log == []
 
 
+class Sent:
+    """A model server that answers each request with the same stream."""
+
+    def __init__(self, sent: bytes) -> None:
+        self._sent = sent
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        return f"http://{host}:{port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + self._sent)
+            await writer.drain()
+        writer.close()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+
 class Lines:
     """A model server that answers with one line, and when it is told to with very many."""
 
@@ -1385,6 +1435,23 @@ async def test_lines_of_a_stream_are_counted_no_faster_than_the_runs_share_of_th
             await flooded.end()
             await asyncio.wait({reading})
             reading.exception()
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_a_line_of_very_many_choices_does_not_stop_the_loop(rig, path):
+    """A translated one is the server's failure; one that is passed on is counted without reading it all."""
+    choices = b'data: {"choices":[' + b",".join([b"{}"] * 500_000) + b"]}\n\n"
+    async with Sent(choices + b"data: [DONE]\n\n") as url:
+        gateway = rig.gateway(None, HttpUpstream(rig.session, f"{url}/v1", api=Api.OPENAI))
+        async with Door(gateway, new_run()) as door:
+            body = {"messages": WORDS, "stream": True}
+            async with door.client.post(path, json=body) as response:
+                text = await response.text()
+            await settled(door)
+        if path == "/api/chat":
+            assert (response.status, "too many parts" in text) == (502, True)
+        else:
+            assert (response.status, used(door)[1]) == (200, 1)
 
 
 async def test_a_list_of_models_has_an_end_and_garbage_in_it_is_left_out(rig):

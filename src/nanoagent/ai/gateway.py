@@ -61,6 +61,7 @@ _NEWS_BURST: Final = 20
 _LIST_S: Final = 10.0
 _LIST_BYTES: Final = 4 * 1024 * 1024
 _MOST_LISTED: Final = 4096  # models of one upstream
+_MOST_IN_LIST: Final = 300_000  # commas of its list: some 70 for each model; takes 30 ms to read
 _ERROR_BYTES: Final = 64 * 1024
 _ALL_BODIES: Final = 128 * 1024 * 1024  # each is in memory about twice while it is forwarded
 _NANOAGENT_VERSION: Final = b'{"version":"0.0.0"}'  # where no upstream is Ollama
@@ -508,21 +509,28 @@ class _Conversation:
             self._scopes.discard(scope)
 
     @contextmanager
-    def holding(self) -> Iterator[Callable[[bytes], None]]:
-        """Count an answer that is held in memory, until the end of the block."""
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Count what is held of an answer in memory, until the end of the block.
+
+        Yields:
+            A function that sets how many bytes are held now. It raises `Refused` if there is no room.
+        """
         held = 0
 
-        def hold(data: bytes) -> None:
+        def hold(size: int) -> None:
             nonlocal held
-            self._gateway.bodies.take(len(data), self._shared.held_bytes)
-            self._shared.held_bytes += len(data)
-            held += len(data)
+            more = size - held
+            if more > 0:
+                self._gateway.bodies.take(more, self._shared.held_bytes)
+            else:
+                self._gateway.bodies.left -= more
+            self._shared.held_bytes += more
+            held = size
 
         try:
             yield hold
         finally:
-            self._gateway.bodies.left += held
-            self._shared.held_bytes -= held
+            hold(0)
 
     @property
     def gateway(self) -> Gateway:
@@ -672,23 +680,31 @@ class _Exchange:
         return response
 
     async def _pass_all(
-        self, response: web.StreamResponse, answer: Answer, hold: Callable[[bytes], None]
+        self, response: web.StreamResponse, answer: Answer, hold: Callable[[int], None]
     ) -> None:
-        """Pass the answer on in pieces; one that is held until complete counts in the memory of all runs."""
+        """Pass the answer on in pieces; what is held of it counts in the memory of all runs."""
         assert self._meter is not None  # noqa: S101 - an answer is being read
-        holds_whole = self._translator is not None and self._translator.holds_whole
         async for data in answer.chunks:
             self._conversation.spend_bytes(len(data))
-            if holds_whole:
-                hold(data)
             for at in range(0, len(data), _PIECE):
                 await self._meter_and_pass_on(response, data[at : at + _PIECE])
+                hold(self._held_bytes())
             self._stop_if_spent()
         with self._conversation.share.charged():
             rest = self._meter.finish()
             if self._translator is not None:
                 rest = self._translator.finish()
         await self._note_and_pass_on(response, rest)
+
+    def _held_bytes(self) -> int:
+        """What is held of the answer; small lines are left out, so that full memory cuts no stream."""
+        assert self._meter is not None  # noqa: S101 - an answer is being read
+        whole, lines = 0, self._meter.held_bytes
+        if self._translator is not None and self._translator.holds_whole:
+            whole = self._translator.held_bytes
+        elif self._translator is not None:
+            lines += self._translator.held_bytes
+        return whole + max(0, lines - _CHUNK)
 
     async def _meter_and_pass_on(self, response: web.StreamResponse, data: bytes) -> None:
         """Then leave the loop to others, for as long as what it took is more than the run's share."""
@@ -798,16 +814,24 @@ class _Entry(msgspec.Struct):
     name: str | None = None
 
 
+class _Listing(msgspec.Struct):
+    data: msgspec.Raw = msgspec.Raw(b"")
+    models: msgspec.Raw = msgspec.Raw(b"")
+
+
 def _entries(document: bytes | None, api: Api) -> list[_Named] | None:
     """The models of a list, by name, each as the upstream says it; None for any other document."""
+    document = document or b""
+    if document.count(b",") > _MOST_IN_LIST:
+        return None
     try:
-        whole = msgspec.json.decode(document or b"", type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+        whole = msgspec.json.decode(document, type=_Listing | list[msgspec.Raw])
         if isinstance(whole, list):  # Together's
             entries = whole if api is Api.OPENAI else None
         else:
-            listed = whole["data" if api is Api.OPENAI else "models"]
+            listed = whole.data if api is Api.OPENAI else whole.models
             entries = msgspec.json.decode(listed, type=list[msgspec.Raw] | None) or []
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     found = []
     for entry in (entries or [])[:_MOST_LISTED]:

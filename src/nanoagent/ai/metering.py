@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MAX_LINE: Final = 4 * 1024 * 1024  # Ollama's last line has the whole context, 7 bytes a token
 _MAX_DOCUMENT: Final = 4 * 1024 * 1024  # larger are vectors only, which have their usage at the end
+_MAX_CHOICES: Final = 64 * 1024  # of a chunk: 5 ms to read; larger are one token with many alternatives
 _TAIL: Final = 4096
 _MOST_TOKENS: Final = 10**9  # of one answer; beyond that it is no count
 _BYTES_PER_TOKEN: Final = 4
@@ -75,7 +76,7 @@ class _Response(msgspec.Struct):
 
 class _OpenAiPiece(msgspec.Struct):
     type: str | None = None
-    choices: list[msgspec.Raw] | None = None
+    choices: msgspec.Raw = msgspec.Raw(b"")
     usage: _Usage | None = None
     response: _Response | None = None
 
@@ -87,6 +88,7 @@ class _Delta(msgspec.Struct):
 
 _ollama: Final = msgspec.json.Decoder(_OllamaPiece)
 _openai: Final = msgspec.json.Decoder(_OpenAiPiece)
+_choices: Final = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _delta: Final = msgspec.json.Decoder(_Delta)
 _EMPTY: Final = frozenset({b'""', b"null", b"[]", b"{}"})
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -158,6 +160,11 @@ class Document:
         self._held = bytearray()
         self._whole = True
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of the answer it holds."""
+        return len(self._held)
+
     def feed(self, data: bytes) -> bytes:
         """Some of the answer has come; returns what of it goes on to the job."""
         self.tally.size += len(data)
@@ -171,6 +178,7 @@ class Document:
         """The answer has ended; returns what was held back of it."""
         if self._whole:
             _count(self._api, bytes(self._held), self.tally)
+            self.tally.pieces = 0  # it came as one; without a usage its size is counted
         elif found := _TAIL_COUNT.findall(self._held):
             self.tally.told(int(found[-1]), 0)
         self._held.clear()
@@ -193,6 +201,11 @@ class Stream:
         self._line = bytearray()
         self._overlong = False
         self._drops_blank = False
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of the answer it holds."""
+        return len(self._line)
 
     def feed(self, data: bytes) -> bytes:
         """Some of the answer has come; returns what of it goes on to the job."""
@@ -292,10 +305,20 @@ def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
     usage = piece.usage or (piece.response.usage if piece.response is not None else None)
     if usage is not None:
         _count_usage(usage, tally)
-    tally.pieces += sum(map(_says_something, piece.choices or ()))
+    has_choices = _count_choices(bytes(piece.choices), tally)
     if piece.type is not None and piece.type.endswith(".delta"):
         tally.pieces += 1
-    return piece.usage is not None and not piece.choices
+    return piece.usage is not None and not has_choices
+
+
+def _count_choices(choices: bytes, tally: Tally) -> bool:
+    """Count the choices of a chunk that say something; returns whether there are any."""
+    if len(choices) > _MAX_CHOICES:
+        tally.pieces += 1
+        return True
+    listed = _choices.decode(choices) if choices else None
+    tally.pieces += sum(map(_says_something, listed or ()))
+    return bool(listed)
 
 
 def _count_usage(usage: _Usage, tally: Tally) -> None:

@@ -28,7 +28,7 @@ from nanoagent.ai.refusals import Refused
 from nanoagent.ai.upstreams import UpstreamFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from nanoagent.ai.calls import Call, Route
     from nanoagent.ai.metering import Tally
@@ -38,7 +38,10 @@ _MAX_TEXT: Final = 8 * 1024 * 1024  # of a whole answer: two million tokens
 _MAX_VECTORS: Final = 64 * 1024 * 1024  # 2,048 texts (OpenAI's most) of 1,536 numbers are about 45 MB
 _MAX_PARTS: Final = 1024 * 1024  # of a text that comes in parts
 _MOST_OBJECTS: Final = 200_000  # of a whole answer; each takes many times its bytes while it is read
+_MOST_IN_LINE: Final = 4096  # objects in a line of a stream: about 20 ms; servers send one token in a line
 _MOST_CALLS_SENT: Final = 4096  # tool calls in all messages of a request
+_MOST_CALLS: Final = 1024  # tool calls of an answer
+_MAX_CALLS: Final = 1024 * 1024  # bytes of the names and arguments of an answer's tool calls
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -309,10 +312,15 @@ def _get(fields: dict[str, msgspec.Raw], name: str, kind: Any) -> Any:
 # --- answers
 
 
+class _FunctionDelta(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
 class _CallDelta(msgspec.Struct):
     index: int = 0
     id: str | None = None
-    function: dict[str, str | None] | None = None
+    function: _FunctionDelta | None = None
 
 
 class _Part(msgspec.Struct):
@@ -421,31 +429,63 @@ class _Shape:
         )
 
 
+class _Object(msgspec.Struct):
+    """Any object; its members are checked and skipped."""
+
+
 @dataclass(slots=True)
 class _ToolCalls:
-    """The tool calls of a stream: each arrives in pieces, and is passed on whole."""
+    """The tool calls of an answer: each arrives in pieces, and is passed on whole.
 
-    _calls: dict[int, list[str]] = field(default_factory=dict)  # index → name, arguments
+    Attributes:
+        size: The bytes of their names and arguments.
+    """
 
-    def add(self, deltas: list[_CallDelta]) -> None:
+    size: int = 0
+    # Index → name, arguments; bytes, as strings would be copied for each piece that is added.
+    _calls: dict[int, tuple[bytearray, bytearray]] = field(default_factory=dict)
+
+    def add(self, deltas: Iterable[_CallDelta]) -> None:
+        """Add pieces.
+
+        Raises:
+            UpstreamFailed: There are too many calls, or they are too large.
+        """
         for delta in deltas:
-            call = self._calls.setdefault(delta.index, ["", ""])
-            function = delta.function or {}
-            call[0] += function.get("name") or ""
-            call[1] += function.get("arguments") or ""
+            if delta.index not in self._calls:
+                if len(self._calls) == _MOST_CALLS:
+                    raise UpstreamFailed(f"its answer has more than {_MOST_CALLS} tool calls")
+                self._calls[delta.index] = (bytearray(), bytearray())
+            if delta.function is not None:
+                name, arguments = self._calls[delta.index]
+                self._extend(name, delta.function.name)
+                self._extend(arguments, delta.function.arguments)
+
+    def _extend(self, held: bytearray, more: str | None) -> None:
+        data = (more or "").encode()
+        self.size += len(data)
+        if self.size > _MAX_CALLS:
+            raise UpstreamFailed(f"the tool calls of its answer are larger than {_MAX_CALLS} bytes")
+        held += data
 
     def taken(self) -> list[dict[str, Any]]:
         """Return all of them, and forget them."""
         calls = [self._calls[index] for index in sorted(self._calls)]
         self._calls.clear()
-        return [{"function": {"name": name, "arguments": _arguments(text)}} for name, text in calls]
+        self.size = 0
+        return [
+            {"function": {"name": name.decode(), "arguments": _arguments(bytes(text))}}
+            for name, text in calls
+        ]
 
 
-def _arguments(text: str) -> msgspec.Raw:
-    """The arguments of a tool call as an object; models do not always write one."""
+def _arguments(text: bytes) -> msgspec.Raw:
+    """The arguments of a tool call as an object in one line; models do not always write an object."""
     with suppress(*_UNREADABLE):
-        msgspec.json.decode(text.encode(), type=dict[str, msgspec.Raw])
-        return msgspec.Raw(text.encode())
+        msgspec.json.decode(text, type=_Object)
+        line = msgspec.json.format(text, indent=-1)
+        if b"\n" not in line:
+            return msgspec.Raw(line)
     return msgspec.Raw(b"{}")
 
 
@@ -466,11 +506,16 @@ class StreamTranslator:
         self._finish_reason: str | None = None
         self._is_over = False
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of the answer it holds."""
+        return len(self._line) + self._tool_calls.size
+
     def feed(self, data: bytes) -> bytes:
         """Some of the answer has come; returns it in Ollama's shape.
 
         Raises:
-            UpstreamFailed: A line is too long.
+            UpstreamFailed: A line is too long or has too many parts, or there are too many tool calls.
         """
         if len(self._line) + len(data) > _MAX_LINE:
             raise UpstreamFailed("a line of its answer is too long")
@@ -483,7 +528,11 @@ class StreamTranslator:
         return b"".join(map(self._translated, lines))
 
     def finish(self) -> bytes:
-        """The answer has ended; returns the rest of it. One that broke off has no last line."""
+        """The answer has ended; returns the rest of it. One that broke off has no last line.
+
+        Raises:
+            UpstreamFailed: As `feed`.
+        """
         rest = self._translated(bytes(self._line))
         return rest + (self._last() if self._finish_reason is not None else b"")
 
@@ -494,6 +543,8 @@ class StreamTranslator:
         text = text[len(b"data:") :].strip()
         if text == b"[DONE]":
             return self._last()
+        if text.count(b"{") > _MOST_IN_LINE:
+            raise UpstreamFailed("a line of its answer has too many parts")
         try:
             chunk = _completion.decode(text)
         except _UNREADABLE:
@@ -536,6 +587,11 @@ class WholeTranslator:
         self._is_line = shape.call.stream and not self._is_vectors
         self.content_type = "application/x-ndjson" if self._is_line else "application/json"
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of the answer it holds."""
+        return len(self._held)
+
     def feed(self, data: bytes) -> bytes:
         """Some of the answer has come; nothing goes on before it is whole.
 
@@ -551,7 +607,7 @@ class WholeTranslator:
         """The answer has ended; returns it in Ollama's shape.
 
         Raises:
-            UpstreamFailed: It has another shape.
+            UpstreamFailed: It has another shape, or too many parts or tool calls.
         """
         held = bytes(self._held)
         self._held.clear()
@@ -576,7 +632,7 @@ class WholeTranslator:
         choice = choices[0]
         said = choice.message or _as_said(choice.text)
         calls = _ToolCalls()
-        calls.add([msgspec.structs.replace(call, index=at) for at, call in enumerate(said.tool_calls or [])])
+        calls.add(msgspec.structs.replace(call, index=at) for at, call in enumerate(said.tool_calls or []))
         return self._shape.piece(said.text, said.thinking, calls.taken(), _done_reason(choice.finish_reason))
 
 
@@ -597,16 +653,24 @@ def refusal(body: bytes) -> bytes:
     return msgspec.json.encode({"error": words_of(body)})
 
 
+class _Failure(msgspec.Struct):
+    error: msgspec.Raw = msgspec.Raw(b"")
+    message: msgspec.Raw = msgspec.Raw(b"")
+    detail: msgspec.Raw = msgspec.Raw(b"")
+
+
 def words_of(body: bytes) -> str:
     """The words of an error: `error.message`, `error`, `message` or `detail`, as servers have it."""
-    try:
-        said = msgspec.json.decode(body)
-    except _UNREADABLE:
-        said = None
-    for name in ("error", "message", "detail"):
-        if isinstance(said, dict) and name in said:
-            said = said[name]
-    return said if isinstance(said, str) else msgspec.json.encode(said).decode()
+    said = body.strip()
+    with suppress(*_UNREADABLE):  # where it is not an object, there is nothing further inside
+        for name in _Failure.__struct_fields__:
+            inner: msgspec.Raw = getattr(msgspec.json.decode(said, type=_Failure), name)
+            said = bytes(inner) or said
+    with suppress(*_UNREADABLE):
+        if said.startswith(b'"'):
+            return msgspec.json.decode(said, type=str)
+        return msgspec.json.format(said, indent=-1).decode()
+    return "null"
 
 
 # --- lists of models
