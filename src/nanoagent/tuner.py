@@ -92,9 +92,8 @@ class Verdict(Enum):
     CLOSE = auto()
     CLOSE_AT_MAX = auto()
     FITS = auto()
-    FITS_BUT_FAILED = auto()
     OVERSIZED = auto()
-    OVERSIZED_BUT_FAILED = auto()
+    FAILED = auto()
     CUT_SHORT = auto()
 
 
@@ -118,17 +117,13 @@ _TIPS: Final[dict[str, dict[Verdict, str]]] = {
             " worker allows: make it use less, or have MAX_MEMORY_MB raised."
         ),
         Verdict.FITS: "The size fits well: the run used {peak} MB of its {limit} MB at its peak.",
-        Verdict.FITS_BUT_FAILED: (
-            "The run used {peak} MB of its {limit} MB before it failed, which gives no reason to change"
-            " memoryMb."
-        ),
         Verdict.OVERSIZED: (
             "The run used only {peak} MB of its {limit} MB, so {recommended} MB would be enough memory; its"
             " share of CPU may shrink too, so check the duration after the change."
         ),
-        Verdict.OVERSIZED_BUT_FAILED: (
-            "The run used only {peak} MB of its {limit} MB before it failed; once it works, consider a"
-            " memoryMb of {recommended} MB."
+        Verdict.FAILED: (
+            "The run failed, so the {peak} MB that it had used of its {limit} MB do not show which size it"
+            " needs."
         ),
         Verdict.CUT_SHORT: (
             "The run was cut short, so the {peak} MB that it had used of its {limit} MB do not show which"
@@ -152,17 +147,13 @@ _TIPS: Final[dict[str, dict[Verdict, str]]] = {
             " MAX_MEMORY_MB를 올려 달라고 요청하세요."
         ),
         Verdict.FITS: "한도 {limit} MB 중 최대 {peak} MB를 사용했으므로 현재 메모리 크기가 적절합니다.",
-        Verdict.FITS_BUT_FAILED: (
-            "실패하기 전까지 한도 {limit} MB 중 최대 {peak} MB를 사용했으므로 memoryMb를 바꿀 이유는 보이지"
-            " 않습니다."
-        ),
         Verdict.OVERSIZED: (
             "한도 {limit} MB 중 최대 {peak} MB만 사용했으므로 메모리는 {recommended} MB면 충분하지만, CPU"
             " 할당량도 함께 줄어들 수 있으니 변경 후 실행 시간을 확인하세요."
         ),
-        Verdict.OVERSIZED_BUT_FAILED: (
-            "실패하기 전까지 한도 {limit} MB 중 최대 {peak} MB만 사용했으니, 정상 동작을 확인한 뒤 memoryMb를"
-            " {recommended} MB로 줄이는 것을 검토해 보세요."
+        Verdict.FAILED: (
+            "실행이 실패하여, 그때까지의 최대 사용량 {peak} MB(한도 {limit} MB)만으로는 적절한 메모리"
+            " 크기를 알 수 없습니다."
         ),
         Verdict.CUT_SHORT: (
             "실행이 도중에 중단되어, 그때까지의 최대 사용량 {peak} MB(한도 {limit} MB)만으로는 적절한 메모리"
@@ -255,10 +246,11 @@ def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
         return (Verdict.CLOSE_AT_MAX, limit) if at_max else (Verdict.CLOSE, recommended)
     if usage.error_type in _CUT_SHORT:
         return Verdict.CUT_SHORT, None
-    failed = usage.error_type is not None
+    if usage.error_type is not None:  # its peak may have been ahead: a missing module ends it before any work
+        return Verdict.FAILED, None
     if recommended * 100 <= limit * _OVERSIZED_PERCENT:
-        return (Verdict.OVERSIZED_BUT_FAILED if failed else Verdict.OVERSIZED), recommended
-    return (Verdict.FITS_BUT_FAILED if failed else Verdict.FITS), limit
+        return Verdict.OVERSIZED, recommended
+    return Verdict.FITS, limit
 
 
 def _amount(value: Decimal) -> str:

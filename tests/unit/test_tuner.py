@@ -79,8 +79,8 @@ def test_the_recommended_size_is_allowed_and_leaves_headroom_where_it_can(peak_b
         (usage(128, 80), Verdict.OVERSIZED, 96),  # exactly 75 %
         (usage(128, 80.1), Verdict.FITS, 128),
         (usage(512, 40), Verdict.OVERSIZED, 64),
-        (usage(512, 40, ErrorType.USER_ERROR), Verdict.OVERSIZED_BUT_FAILED, 64),
-        (usage(128, 90, ErrorType.USER_ERROR), Verdict.FITS_BUT_FAILED, 128),
+        (usage(512, 40, ErrorType.USER_ERROR), Verdict.FAILED, None),
+        (usage(128, 90, ErrorType.SIGNAL), Verdict.FAILED, None),
         (usage(128, 120, ErrorType.USER_ERROR), Verdict.CLOSE, 144),
         (usage(512, 40, ErrorType.TIMEOUT), Verdict.CUT_SHORT, None),
         (usage(128, 120, ErrorType.TIMEOUT), Verdict.CLOSE, 144),
@@ -132,7 +132,7 @@ def test_korean_tips_are_korean_and_english_ones_are_not():
         (usage(MAX_MB, 10_000), ["10000 MB", "10240 MB", "MAX_MEMORY_MB"]),
         (usage(128, 90), ["90 MB", "128 MB"]),
         (usage(512, 40), ["40 MB", "512 MB", "64 MB", "CPU"]),
-        (usage(512, 40, ErrorType.SIGNAL), ["40 MB", "512 MB", "64 MB"]),
+        (usage(512, 40, ErrorType.SIGNAL), ["40 MB", "512 MB"]),
         (usage(512, 40, ErrorType.TIMEOUT), ["40 MB", "512 MB"]),
     ],
 )
@@ -200,11 +200,19 @@ def test_raising_is_never_sold_as_a_saving(advise):
 
 
 @pytest.mark.parametrize("error_type", FAILED_BY_ITSELF)
-def test_a_run_that_failed_is_weak_evidence_and_promises_no_savings(advise, error_type):
-    advice = advise("f", usage(512, 40, error_type))
+def test_a_run_that_failed_says_nothing_about_a_smaller_size(advise, error_type):
+    advice = advise("f", usage(512, 5, error_type))
+    assert advice.tip is not None
+    assert "32 MB" not in advice.tip
     assert advice.estimated_savings is None
+    assert advice.tuning is None
+
+
+@pytest.mark.parametrize("error_type", FAILED_BY_ITSELF)
+def test_a_run_that_failed_near_its_limit_is_weak_evidence_for_a_larger_one(advise, error_type):
+    advice = advise("f", usage(128, 120, error_type))
     assert advice.tuning is not None
-    assert advice.tuning.recommended_memory_mb == 64
+    assert advice.tuning.recommended_memory_mb == 144
     assert advice.tuning.confidence == 0.1
 
 
