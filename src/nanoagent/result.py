@@ -145,8 +145,10 @@ _FAILURES: Final = (
         "failure",
         "a writable place was filled up, or a file reached the size limit",
         Text(
-            "Write less to /tmp, /output and the working directory, or have the worker's limits raised.",
-            "/tmp, /output, 작업 디렉터리에 쓰는 양을 줄이거나 워커의 한도를 올려 달라고 요청하세요.",
+            "Write less, or fewer files, to /tmp, /output and the working directory, or have the limit raised"
+            " that the message names.",
+            "/tmp, /output, 작업 디렉터리에 쓰는 양이나 파일 수를 줄이거나, 메시지에 나온 한도를 올려 달라고"
+            " 요청하세요.",
         ),
     ),
     Outcome(

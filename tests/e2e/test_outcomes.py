@@ -100,7 +100,7 @@ async def test_a_file_over_its_limit_is_a_disk_limit_also_in_a_child(
 ):
     result = await worker.run_program(runtime, case)
     assert (result["status"], result["errorType"]) == ("FAILED", "DISK_LIMIT")
-    assert result["errorMessage"] == f"a file reached the limit of {512 * 1024 * 1024} bytes"
+    assert result["errorMessage"] == f"a file reached the limit of {512 << 20} bytes (MAX_FILE_MB=512)"
 
 
 @each_runtime

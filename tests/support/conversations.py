@@ -17,7 +17,7 @@ from nanoagent.errors import ContainerError
 from nanoagent.result import Result, Start, Status
 from nanoagent.runtime import wire
 from support import fake_supervisor as says
-from support.containers import request_for
+from support.containers import LIMITS, request_for
 from support.raw_archives import Choices
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nanoagent.container.execution import Execution
     from nanoagent.runtime.session import Session
 
+SPEC = SimpleNamespace(limits=LIMITS)
 REQUEST: Final = request_for(
     b"{}",
     capture_bytes=10,
@@ -160,7 +161,12 @@ async def converse(pieces: list[bytes], spool: Path) -> Execution | ContainerErr
     assert session._stream._frames.held_bytes <= most, "held more than it may"
     writer.protocol.connection_lost(None)
     lease = Lease(
-        cast("RunningContainer", SimpleNamespace(session=session, group=None)), Start.WARM, reuse=True
+        cast(
+            "RunningContainer",
+            SimpleNamespace(session=session, group=None, spec=SPEC),
+        ),
+        Start.WARM,
+        reuse=True,
     )
     async with asyncio.timeout(_DEADLINE_S):
         ended = await _end_of(session, lease, spool)

@@ -28,13 +28,14 @@ from nanoagent.runtime import session as session_module
 from nanoagent.runtime import wire
 from nanoagent.runtime.session import Session
 from support import fake_supervisor as says
-from support.containers import request_for
+from support.containers import LIMITS, request_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
 
+SPEC = SimpleNamespace(limits=LIMITS)
 WAIT_S: Final = 30.0  # a hang is a failure; nothing is measured by it
 SHORT_S: Final = 0.3
 DRIP_S: Final = 0.005
@@ -237,7 +238,10 @@ async def play(attack: Attack, theirs: socket.socket) -> None:
 async def run_against(attack: Attack, spool: Path) -> tuple[Execution | ContainerError, bool]:
     """How a run ends, and whether its container would be used again."""
     async with connected() as (session, theirs), asyncio.timeout(WAIT_S):
-        container = cast("RunningContainer", SimpleNamespace(session=session, group=None))
+        container = cast(
+            "RunningContainer",
+            SimpleNamespace(session=session, group=None, spec=SPEC),
+        )
         lease = Lease(container, Start.WARM, reuse=True)
         enemy = asyncio.create_task(play(attack, theirs))
         try:

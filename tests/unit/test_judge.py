@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import judge
+from nanoagent.container.spec import Limits
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, Blame, ErrorType
 from nanoagent.runtime.session import Captured, Collected, exit_code_of, signal_of
@@ -18,18 +19,20 @@ UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
 REQUEST = RunRequest(
     arguments=("/usr/bin/python3", "main.py"),
-    environment={},
+    environment={"MEMORY_LIMIT_MB": "128"},
     payload=b"{}",
     timeout_ms=1500,
     grace_ms=1000,
     capture_bytes=1024,
-    file_size_bytes=4096,
+    file_size_bytes=3 * 1024 * 1024,
     open_files=64,
     output_max_files=1,
     output_max_file_bytes=1,
     output_max_total_bytes=1,
     prepare_next=True,
 )
+MIB = 1024 * 1024
+LIMITS = Limits(processes=99, tmp_bytes=11 * MIB, work_bytes=22 * MIB, output_bytes=33 * MIB, inodes=444)
 NO_FLAGS = ExitFlag(0)
 CALM = MemoryUse(peak_bytes=1, oom_kills=0, refused_processes=0)
 OOM = MemoryUse(peak_bytes=1, oom_kills=1, refused_processes=0)
@@ -56,7 +59,7 @@ def verdict(
     language: Runtime | None = None,
 ) -> tuple[ErrorType | None, str | None]:
     error_type, message = judge(
-        REQUEST, report(wait_status, flags), use, Collected(stderr=Captured(stderr)), language
+        REQUEST, report(wait_status, flags), use, Collected(stderr=Captured(stderr)), language, limits=LIMITS
     )
     return error_type, None if message is None else str(message)
 
@@ -126,7 +129,7 @@ def test_a_program_that_ends_well_after_its_timeout_has_still_timed_out():
 def test_the_kernels_kill_is_out_of_memory_whatever_the_program_made_of_it(wait_status: int):
     kind, message = verdict(wait_status, use=OOM)
     assert kind is ErrorType.OUT_OF_MEMORY
-    assert message == "the kernel killed a process of the run because its memory was used up"
+    assert message == "the kernel killed a process of the run because its memory was used up (memoryMb=128)"
 
 
 def test_a_kill_without_the_kernels_counter_is_the_programs_own():
@@ -144,12 +147,16 @@ def test_a_full_disk_is_a_disk_limit_even_with_exit_code_0():
     kind, message = verdict(exited(0), ExitFlag.DISK_FULL)
     assert kind is ErrorType.DISK_LIMIT
     assert message is not None
-    assert "/output" in message
+    for limit in ("TMP_MAX_MB=11", "OUTPUT_DIR_MAX_MB=33", "WORK_MAX_MB=22", "MAX_INODES=444"):
+        assert limit in message
 
 
 def test_a_file_that_grew_too_large_is_told_with_the_limit():
     kind, message = verdict(signal.SIGXFSZ, ExitFlag.FILE_LIMIT)
-    assert (kind, message) == (ErrorType.DISK_LIMIT, "a file reached the limit of 4096 bytes")
+    assert (kind, message) == (
+        ErrorType.DISK_LIMIT,
+        "a file reached the limit of 3145728 bytes (MAX_FILE_MB=3)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +177,7 @@ def test_a_file_that_grew_too_large_is_told_with_the_limit():
 def test_the_kernels_refusal_of_a_larger_file_is_a_disk_limit_in_each_language(language: Runtime, said: str):
     assert verdict(exited(1), stderr=said, language=language) == (
         ErrorType.DISK_LIMIT,
-        "a file reached the limit of 4096 bytes",
+        "a file reached the limit of 3145728 bytes (MAX_FILE_MB=3)",
     )
     assert verdict(exited(0), stderr=said, language=language) == (None, None)
 
@@ -194,7 +201,7 @@ def test_a_programs_own_words_about_large_files_are_its_own_error(language: Runt
 def test_refused_forks_are_a_process_limit():
     kind, message = verdict(exited(1), use=FORKS, stderr="fork: retry")
     assert kind is ErrorType.PROCESS_LIMIT
-    assert message == "the limit on processes and threads was hit 7 times"
+    assert message == "the run wanted more than 99 processes and threads (MAX_PROCESSES=99); refused: 7"
 
 
 def test_a_run_that_was_called_off_is_cancelled_whatever_else_it_did():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.pool import Lease
+    from nanoagent.container.spec import Limits
     from nanoagent.job import Runtime
     from nanoagent.runtime.wire import RunRequest
 
@@ -51,26 +52,32 @@ _WOULD_NOT_END: Final = Text(
     "프로그램이 {timeout_ms} ms가 지난 뒤에도 실행 중이었고 종료할 수 없었습니다",
 )
 _OUT_OF_MEMORY: Final = Text(
-    "the kernel killed a process of the run because its memory was used up",
-    "메모리를 모두 사용해 커널이 실행 중인 프로세스를 종료했습니다",
+    "the kernel killed a process of the run because its memory was used up{limit}",
+    "메모리를 모두 사용해{limit} 커널이 실행 중인 프로세스를 종료했습니다",
 )
+_MEMORY_LIMIT: Final = "MEMORY_LIMIT_MB"  # the program's environment variable
 _SOCKET_MEMORY: Final = Text(
     "too many open sockets, or unread answers in netlink sockets (limits 16384 and 4 MiB); close connections"
     " you no longer use",
     "열린 소켓이나 netlink 소켓의 읽지 않은 응답이 너무 많습니다 (한도 16384개, 4 MiB). 더 쓰지 않는 연결을"
     " 닫으세요",
 )
+# The supervisor sees that a folder has no room left for data or for files, and does not tell which.
 _FOLDER_FULL: Final = Text(
-    "a writable folder (/tmp, /output, /dev/shm or the working directory) is full",
-    "쓰기 가능한 폴더(/tmp, /output, /dev/shm 또는 작업 디렉터리)가 가득 찼습니다",
+    "a writable folder is full: /tmp (TMP_MAX_MB={tmp_mb}), /output (OUTPUT_DIR_MAX_MB={output_mb}), the"
+    " working directory (WORK_MAX_MB={work_mb}) or /dev/shm; or one has too many files"
+    " (MAX_INODES={inodes})",
+    "쓰기 가능한 폴더가 가득 찼습니다: /tmp(TMP_MAX_MB={tmp_mb}), /output(OUTPUT_DIR_MAX_MB={output_mb}),"
+    " 작업 디렉터리(WORK_MAX_MB={work_mb}), /dev/shm 중 하나입니다. 또는 파일이 너무 많습니다"
+    "(MAX_INODES={inodes})",
 )
 _FILE_TOO_LARGE: Final = Text(
-    "a file reached the limit of {limit_bytes} bytes",
-    "파일이 한도인 {limit_bytes}바이트에 도달했습니다",
+    "a file reached the limit of {limit_bytes} bytes (MAX_FILE_MB={limit_mb})",
+    "파일이 한도인 {limit_bytes}바이트에 도달했습니다 (MAX_FILE_MB={limit_mb})",
 )
 _TOO_MANY_PROCESSES: Final = Text(
-    "the limit on processes and threads was hit {times} times",
-    "프로세스와 스레드 수 한도에 {times}번 걸렸습니다",
+    "the run wanted more than {most} processes and threads (MAX_PROCESSES={most}); refused: {times}",
+    "프로세스와 스레드를 {most}개보다 많이 만들려고 했습니다 (MAX_PROCESSES={most}). 거부된 횟수: {times}",
 )
 _KILLED: Final = Text("the program was killed by {signal}", "프로그램이 {signal} 시그널로 종료되었습니다")
 _EXITED: Final = Text("the program exited with {code}", "프로그램이 종료 코드 {code}(으)로 끝났습니다")
@@ -137,7 +144,7 @@ async def execute(
     Raises:
         ContainerError: The container could not do it; nothing can be said of the program.
     """
-    container = lease.container
+    container, limits = lease.container, lease.container.spec.limits
     await container.session.ready()
     try:
         meter = RunMeter(container.group) if container.group is not None else None
@@ -154,9 +161,9 @@ async def execute(
     except stream.Gone:
         use = _last_reading(meter)
         if use is not None and use.oom_kills:
-            return Execution(ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY, 137, 0, use, Collected())
+            return Execution(ErrorType.OUT_OF_MEMORY, _memory_used_up(request), 137, 0, use, Collected())
         if use is not None and use.refused_processes:  # a kernel of its own (gVisor) ends for want of threads
-            return Execution(ErrorType.PROCESS_LIMIT, _too_many(use), 137, 0, use, Collected())
+            return Execution(ErrorType.PROCESS_LIMIT, _too_many(use, limits), 137, 0, use, Collected())
         raise
     use = _last_reading(meter)
     if ExitFlag.NOT_STARTED in report.flags:
@@ -165,7 +172,7 @@ async def execute(
         raise ContainerError("the container's interpreter ended during the run, and with it the run")
     has_room = _make_room(container.group, meter)
     collected = await container.session.collect(request, report, spool)
-    error_type, message = judge(request, report, use, collected, language)
+    error_type, message = judge(request, report, use, collected, language, limits=limits)
     lease.clean = (
         collected.clean and has_room and _leaves_no_doubt(error_type) and _holds_no_more(lease.container)
     )
@@ -185,6 +192,8 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     use: MemoryUse | None,
     collected: Collected,
     language: Runtime | None = None,
+    *,
+    limits: Limits,
 ) -> tuple[ErrorType | None, Text | None]:
     """How the run ended, by what the agent and the kernel have seen: the kind and a sentence.
 
@@ -198,15 +207,15 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     if ExitFlag.TIMED_OUT in report.flags:
         return ErrorType.TIMEOUT, _STILL_RUNNING.format(timeout_ms=request.timeout_ms)
     if use is not None and use.oom_kills:
-        return ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY
+        return ErrorType.OUT_OF_MEMORY, _memory_used_up(request)
     if ExitFlag.SOCKETS in report.flags:
         return ErrorType.OUT_OF_MEMORY, _SOCKET_MEMORY
     if ExitFlag.DISK_FULL in report.flags:
-        return ErrorType.DISK_LIMIT, _FOLDER_FULL
+        return ErrorType.DISK_LIMIT, _folder_full(limits)
     if ExitFlag.FILE_LIMIT in report.flags:
-        return ErrorType.DISK_LIMIT, _FILE_TOO_LARGE.format(limit_bytes=request.file_size_bytes)
+        return ErrorType.DISK_LIMIT, _file_too_large(request)
     if use is not None and use.refused_processes:
-        return ErrorType.PROCESS_LIMIT, _too_many(use)
+        return ErrorType.PROCESS_LIMIT, _too_many(use, limits)
     if code == 0:
         return None, None
     return _own_end(
@@ -219,7 +228,7 @@ def _own_end(
 ) -> tuple[ErrorType, Text]:
     """How a program ended by itself, by its exit code, its signal and its error line."""
     if said and error_line.tells_of_file_size_limit(said):  # the file may have been removed
-        return ErrorType.DISK_LIMIT, _FILE_TOO_LARGE.format(limit_bytes=request.file_size_bytes)
+        return ErrorType.DISK_LIMIT, _file_too_large(request)
     if killed_by is not None:
         message = Text.verbatim(said) if said else _KILLED.format(signal=killed_by.name)
         return ErrorType.SIGNAL, message
@@ -272,15 +281,34 @@ def _leaves_no_doubt(error_type: ErrorType | None) -> bool:
     return error_type in {None, ErrorType.USER_ERROR, ErrorType.SIGNAL}
 
 
-def _too_many(use: MemoryUse) -> Text:
-    return _TOO_MANY_PROCESSES.format(times=use.refused_processes)
+def _too_many(use: MemoryUse, limits: Limits) -> Text:
+    return _TOO_MANY_PROCESSES.format(most=limits.processes, times=use.refused_processes)
+
+
+def _folder_full(limits: Limits) -> Text:
+    return _FOLDER_FULL.format(
+        tmp_mb=limits.tmp_bytes // MIB,
+        output_mb=limits.output_bytes // MIB,
+        work_mb=limits.work_bytes // MIB,
+        inodes=limits.inodes,
+    )
+
+
+def _file_too_large(request: RunRequest) -> Text:
+    size = request.file_size_bytes
+    return _FILE_TOO_LARGE.format(limit_bytes=size, limit_mb=size // MIB)
+
+
+def _memory_used_up(request: RunRequest) -> Text:
+    memory_mb = request.environment.get(_MEMORY_LIMIT)  # builds have another limit, which their message names
+    return _OUT_OF_MEMORY.format(limit=f" (memoryMb={memory_mb})" if memory_mb else "")
 
 
 def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:
     """The supervisor could not end the run; its container is about to be killed with everything in it."""
     use = _last_reading(meter)
     if use is not None and use.oom_kills:
-        return Execution(ErrorType.OUT_OF_MEMORY, _OUT_OF_MEMORY, 137, 0, use, Collected())
+        return Execution(ErrorType.OUT_OF_MEMORY, _memory_used_up(request), 137, 0, use, Collected())
     message = _WOULD_NOT_END.format(timeout_ms=request.timeout_ms)
     wall_ms = float(request.timeout_ms + request.grace_ms)
     return Execution(ErrorType.TIMEOUT, message, 137, wall_ms, use, Collected())
