@@ -23,6 +23,8 @@ from nanoagent.errors import ConfigError, NanoAgentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from nanoagent.check import Finding
     from nanoagent.config import Settings
 
@@ -215,27 +217,49 @@ def _print_check(
 ) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from nanoagent import check as checks
 
     def cell(value: object) -> str:
-        return "" if value is None else escape(_without_secrets(str(value)))
+        return "" if value is None else _without_secrets(str(value))
 
-    table = Table("", "setting", "value", "default, where it differs", box=None)
-    for name, value in shown.items():
-        default = cell(defaults[name]) or "none" if name in defaults else ""
-        table.add_row("*" if name in defaults else "", name.upper(), cell(value), default)
-    console = Console()
-    console.print(table)
+    rows = [
+        (
+            "*" if name in defaults else "",
+            name.upper(),
+            cell(value),
+            cell(defaults[name]) or "none" if name in defaults else "",
+        )
+        for name, value in shown.items()
+    ]
+    console = Console(soft_wrap=True)
+    if console.is_terminal:
+        console.print(_table(rows), soft_wrap=False)
+    else:  # a file or another program: nothing is cut or wrapped
+        names = max(len(row[1]) for row in rows)
+        for mark, name, value, default in rows:
+            told = f"  (default: {default})" if default else ""
+            print(f"{mark:1} {name:{names}}  {value}{told}".rstrip())
     for finding in findings:
-        verdict = f"[red]{cell(finding.problem)}[/]" if finding.problem else "[green]ok[/]"
-        console.print(f"{finding.part}: {verdict}")
-    for part, told in warnings.items():
-        for warning in told:
-            console.print(f"{part}: [yellow]warning: {cell(warning)}[/]")
+        verdict = f"[red]{escape(cell(finding.problem))}[/]" if finding.problem else "[green]ok[/]"
+        console.print(f"{escape(finding.part)}: {verdict}")
+    for part, told_of in warnings.items():
+        for warning in told_of:
+            console.print(f"{escape(part)}: [yellow]warning: {escape(cell(warning))}[/]")
     failed = any(finding.problem for finding in findings)
-    console.print(f"{cell(checks.verdict(findings))} (exit code {EXIT_FAILED if failed else 0})")
+    console.print(f"{escape(cell(checks.verdict(findings)))} (exit code {EXIT_FAILED if failed else 0})")
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Table:
+    """The settings for a terminal: what does not fit its width is wrapped, not cut."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    heads = ("", "setting", "value", "default, where it differs")
+    table = Table(*(Column(head, overflow="fold") for head in heads), box=None)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 @app.command()

@@ -384,8 +384,8 @@ def test_a_check_marks_what_differs_from_its_default(
     findings(monkeypatch, None)
     assert cli.main(["check"]) == 0
     lines = {line.lstrip("* ").split(" ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert lines["DRAIN_SECONDS"] == ["*", "DRAIN_SECONDS", "7", "120"]
-    assert lines["REDIS_PASSWORD"] == ["*", "REDIS_PASSWORD", "***", "none"]
+    assert lines["DRAIN_SECONDS"] == ["*", "DRAIN_SECONDS", "7", "(default:", "120)"]
+    assert lines["REDIS_PASSWORD"] == ["*", "REDIS_PASSWORD", "***", "(default:", "none)"]
     assert lines["MAX_ATTEMPTS"] == ["MAX_ATTEMPTS", "5"]
     assert lines["SQS_WAIT_SECONDS"] == ["SQS_WAIT_SECONDS", "20"]
     assert lines["S3_CODE_BUCKET"] == ["S3_CODE_BUCKET", "code"]  # required: there is no default
@@ -393,6 +393,35 @@ def test_a_check_marks_what_differs_from_its_default(
     changed = json.loads(capsys.readouterr().out)["changed"]
     assert {"drain_seconds", "redis_password"} <= set(changed)
     assert not {"max_attempts", "s3_code_bucket"} & set(changed)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_check_cuts_neither_names_nor_values(
+    nothing_answers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    is_terminal: bool,
+):
+    url = f"https://sqs.ap-northeast-2.amazonaws.com/123456789012/{'long' * 40}"
+    monkeypatch.setenv("SQS_QUEUE_URL", url)
+    monkeypatch.setenv("COLUMNS", "60")
+    if is_terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+    problem = f"refused {'by somebody ' * 20}at last"
+    findings(monkeypatch, problem)
+    assert cli.main(["check"]) == 1
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    if is_terminal:
+        shown = re.sub(r"\s|\x1b\[[0-9;]*m", "", shown)
+        assert "long" * 40 in shown.replace("default", "")
+        return
+    assert any(line.split() == ["SQS_QUEUE_URL", url] for line in shown.splitlines())
+    assert f"part 0: {problem}\n" in shown
+    names = {line.lstrip("* ").split(" ")[0] for line in shown.splitlines()}
+    assert {name.upper() for name in Settings.model_fields} <= names
 
 
 def test_misspelt_variables_and_a_missing_file_are_warned_of(
