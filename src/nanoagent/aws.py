@@ -255,6 +255,10 @@ class Trouble(Enum):
     """What is wrong with a service, or with the way to it; the value is a sentence that says what to do."""
 
     THROTTLED = "it throttles: fewer calls, or a higher quota"
+    NO_CREDENTIALS = (
+        "the AWS SDK has found no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+        "AWS_PROFILE, or give the instance a role"
+    )
     REFUSED = (
         "it refuses these credentials: see where the AWS SDK takes them from, and that they are not over"
     )
@@ -273,13 +277,15 @@ _CODES: Final = {
         *("RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "OverLimit"),
         *("BandwidthLimitExceeded", "429"),
     ),
+    # botocore's own, before anything is asked
+    Trouble.NO_CREDENTIALS: ("NoCredentialsError", "PartialCredentialsError"),
     Trouble.REFUSED: (
         *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
         *("SignatureDoesNotMatch", "InvalidSignatureException", "InvalidToken", "TokenRefreshRequired"),
         *("UnrecognizedClientException", "MissingAuthenticationToken", "AuthFailure", "IncompleteSignature"),
         *("InvalidSecurity", "NotSignedUp", "AccountProblem"),
-        # botocore's own, before anything is asked
-        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
+        # botocore's own: a source of credentials (a session, a process, a role) has none, or not any more
+        *("CredentialRetrievalError", "TokenRetrievalError"),
         *("UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidConfigError"),
     ),
     Trouble.CLOCK: ("RequestTimeTooSkewed", "RequestExpired"),

@@ -186,7 +186,12 @@ def refusal(code: str, status: int = 400) -> ClientError:
         (refusal("InvalidAccessKeyId", 403), AwsTrouble.REFUSED),
         (refusal("InvalidClientTokenId", 403), AwsTrouble.REFUSED),
         (refusal("SignatureDoesNotMatch", 403), AwsTrouble.REFUSED),
-        (botocore.NoCredentialsError(), AwsTrouble.REFUSED),
+        (botocore.NoCredentialsError(), AwsTrouble.NO_CREDENTIALS),
+        (
+            botocore.PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
+            AwsTrouble.NO_CREDENTIALS,
+        ),
+        (botocore.UnauthorizedSSOTokenError(), AwsTrouble.REFUSED),
         (refusal("RequestTimeTooSkewed", 403), AwsTrouble.CLOCK),
         (refusal("AccessDenied", 403), AwsTrouble.DENIED),
         (refusal("AWS.SimpleQueueService.NonExistentQueue"), AwsTrouble.NO_QUEUE),
@@ -224,6 +229,12 @@ def test_a_failed_call_says_what_to_do():
         aws.translated(BrokerError, "receive"),
     ):
         raise refusal("ExpiredToken")
+
+
+def test_missing_credentials_are_not_called_refused():
+    said = aws.describe(botocore.NoCredentialsError())
+    assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role" in said
+    assert "refuses" not in said
 
 
 def test_an_answer_that_cannot_be_read_is_the_services_failure_and_no_bug_of_ours():

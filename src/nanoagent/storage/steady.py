@@ -40,7 +40,9 @@ _PAUSE_MAX_S: Final = 30.0
 _SILENT_S: Final = 3.0  # calls that are without an answer for so long are reason enough to ask
 _PUT_TRIES: Final = 3  # of a store that is not down; the job has run, and that is not to be lost
 _PATIENCE_S: Final = 600.0  # for what has run; the lease is renewed meanwhile
-_OURS: Final = frozenset({Trouble.REFUSED, Trouble.CLOCK, Trouble.DENIED, Trouble.NO_BUCKET})
+_OURS: Final = frozenset(
+    {Trouble.NO_CREDENTIALS, Trouble.REFUSED, Trouble.CLOCK, Trouble.DENIED, Trouble.NO_BUCKET}
+)
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
