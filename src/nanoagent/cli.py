@@ -328,8 +328,13 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     Secrets, version control, virtual environments and caches are left out; a file .nanoagentignore in the
     folder, in the syntax of .gitignore, changes that. Without settings, the worker of `make dev` is used.
     """
-    settings, settings_file = _sender_settings(env_file, quiet=as_json)
-    from nanoagent.sender import command
+    try:
+        settings, settings_file = _sender_settings(env_file, quiet=as_json)
+        from nanoagent.sender import command
+    except KeyboardInterrupt:
+        if not as_json:
+            print("\nNothing was sent.", file=sys.stderr)
+        raise
 
     call = command.Call(
         code=code,
@@ -383,9 +388,15 @@ def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
 
     file = dev.settings_file(env_file, quiet=quiet)
     try:
-        return _settings(file), file
+        settings = _settings(file)
     except ConfigError as exc:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
+    if not quiet:
+        # A function's own .env has variables of the function.
+        is_ours = env_file != dev.DEFAULT or dev.names_queue(file)
+        for warning in _warnings(file if is_ours else Path(os.devnull), settings):
+            print(f"Warning: {_without_secrets(warning)}", file=sys.stderr)
+    return settings, file
 
 
 @app.command()

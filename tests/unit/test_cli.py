@@ -531,6 +531,38 @@ def test_without_redis_the_address_is_named_and_the_code_is_3(
 
 
 @pytest.mark.parametrize("command", [["send", "."], ["result", "r1"], ["cancel", "r1"]])
+def test_a_misspelt_setting_is_warned_of_by_the_senders_commands(
+    nothing_answers: None,
+    tmp_path: Path,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("REDIS_PROT", "")  # removed again after the test, whoever set it last
+    monkeypatch.delenv("REDIS_PROT")
+    (tmp_path / "main.py").write_text("print(1)")
+    file = tmp_path / "worker.env"
+    file.write_text("REDIS_PROT=6380\n")
+    assert cli.main([*command, "--env-file", str(file)]) == 3
+    said = "Warning: REDIS_PROT is not a setting and has no effect: did you mean REDIS_PORT?"
+    assert said in capsys.readouterr().err.splitlines()
+    assert cli.main([*command, "--env-file", str(file), "--json"]) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_functions_own_variables_are_not_warned_of(
+    nothing_answers: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("GREETING", "hi")
+    (tmp_path / ".env").write_text("GREETING=hello\n")
+    assert cli.main(["result", "r1"]) == 3
+    assert "Warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["send", "."], ["result", "r1"], ["cancel", "r1"]])
 def test_with_the_settings_of_make_dev_it_is_said_that_it_may_have_ended(
     nothing_answers: None,
     tmp_path: Path,

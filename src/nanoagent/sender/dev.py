@@ -42,7 +42,7 @@ def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
         env_file: The file that the person named, or the default `.env`.
         quiet: Do not say which file is used.
     """
-    if env_file != DEFAULT or os.environ.get(_QUEUE) or _names_queue(env_file):
+    if env_file != DEFAULT or os.environ.get(_QUEUE) or names_queue(env_file):
         return env_file
     for found in _searched():
         if found.is_file():
@@ -74,7 +74,7 @@ def _searched() -> tuple[Path, ...]:
     return tuple(folder / _STATE / SETTINGS for folder in (Path.cwd(), Path(__file__).resolve().parents[3]))
 
 
-def _names_queue(env_file: Path) -> bool:
+def names_queue(env_file: Path) -> bool:
     """Whether the file has settings of a worker: a function may have a `.env` for other purposes."""
     try:
         return bool(dotenv_values(env_file).get(_QUEUE))
