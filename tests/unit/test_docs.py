@@ -345,3 +345,10 @@ def test_the_picture_is_an_image_for_light_and_dark_with_words_for_those_who_can
     assert {"title", "desc"} <= tags
     assert "script" not in tags
     assert "prefers-color-scheme: dark" in picture
+
+
+def test_an_example_that_needs_an_input_is_sent_with_one():
+    command = re.compile(r"^.*nanoagent send (?:\./)?examples/.*$", re.MULTILINE)
+    for path in (*(ROOT / name for name in READMES), *(ROOT / "docs").rglob("*.md")):
+        for line in command.findall(path.read_text(encoding="utf-8")):
+            assert "--input" in line, f"{path.name}: {line}"

@@ -759,6 +759,126 @@ def test_a_result_gives_a_terminal_no_orders_and_stays_the_same():
     assert json.loads(text) == result
 
 
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ((), ""),
+        (("notes.txt", ".venv/a.py", "__pycache__/b.py", "input.json"), ""),
+        (("util.py",), "`nanoagent send {folder}` sends the folder (it needs a main.py)."),
+        (("lib/util.py",), "`nanoagent send {folder}` sends the folder (it needs a main.py)."),
+        (("main.py",), "`nanoagent send {folder}` sends the folder."),
+    ],
+)
+def test_a_file_that_is_sent_without_those_beside_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], beside: tuple[str, ...], said: str
+):
+    file = make(tmp_path, "hello.py", *beside) / "hello.py"
+    call = command.Call(code=file)
+    with packed(file, None, LIMITS) as code:
+        command._say_package(command._Report(as_json=False), call, code, command._fields(call, code))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Packed")]
+    assert ("Only hello.py is sent" in line) == bool(said)
+    assert line.endswith(said.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("result", "is_told"),
+    [
+        ({"status": "FAILED", "errorMessage": "ModuleNotFoundError: No module named 'util'"}, True),
+        ({"status": "FAILED", "stderr": "Error: Cannot find module './util'"}, True),
+        ({"status": "FAILED", "stderr": "main.cpp:1: fatal error: util.h: No such file or directory"}, True),
+        ({"status": "FAILED", "errorMessage": "KeyError: 'text'"}, False),
+        ({"status": "SUCCESS", "stderr": "ModuleNotFoundError"}, False),
+    ],
+)
+def test_a_module_that_was_not_sent_with_its_file_is_told(
+    tmp_path: Path,
+    result: dict[str, Any],
+    is_told: bool,  # noqa: FBT001 - pytest's way
+):
+    make(tmp_path, "main.py", "util.py")
+    tips = command._tips(result, command.Call(code=tmp_path / "main.py"))
+    assert tips == ([f"Only main.py is sent; `nanoagent send {tmp_path}` sends the folder."] * is_told)
+    assert command._tips(result, command.Call(code=tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "payload", "status", "is_told"),
+    [
+        (".", "{}", "FAILED", True),
+        ("main.py", "{}", "FAILED", True),
+        ("code.zip", "{}", "FAILED", False),
+        (".", "{}", "SUCCESS", False),
+        (".", '{"a": 1}', "FAILED", False),
+    ],
+)
+def test_an_input_file_that_was_not_passed_is_told(
+    tmp_path: Path,
+    code: str,
+    payload: str,
+    status: str,
+    is_told: bool,  # noqa: FBT001 - pytest's way
+):
+    make(tmp_path, "main.py", "input.json")
+    tips = command._tips({"status": status}, command.Call(code=tmp_path / code, payload=payload))
+    assert any(f"--input @{tmp_path}/input.json" in tip for tip in tips) == is_told
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_before_sending_says_that_nothing_was_sent(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_json: bool,  # noqa: FBT001 - pytest's way
+):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(package, "packed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.send(make_settings(), command.Call(code=tmp_path, as_json=as_json))
+    captured = capsys.readouterr()
+    if as_json:
+        document = json.loads(captured.out)
+        assert (document["stage"], document["error"]) == ("not sent", "interrupted")
+    else:
+        assert captured.err == "\nNothing was sent.\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "workers", "result_stage", "cancel_stage"),
+    [
+        (None, 0, "unknown", "unknown"),
+        (None, 1, "unknown", "sent"),
+        ({"status": "SUCCESS"}, 0, "sent", "sent"),
+    ],
+)
+def test_a_job_of_which_nothing_is_known_is_not_said_to_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    found: dict[str, Any] | None,
+    workers: int,
+    result_stage: str,
+    cancel_stage: str,
+):
+    class Known:
+        async def stored(self, request_id: str) -> dict[str, Any] | None:
+            return found
+
+        async def cancel(self, request_id: str) -> int:
+            return workers
+
+    @asynccontextmanager
+    async def results(settings: Any) -> AsyncIterator[Known]:
+        yield Known()
+
+    monkeypatch.setattr(delivery, "results", results)
+    command.result(make_settings(), "r1", wait_s=0, as_json=True)
+    assert json.loads(capsys.readouterr().out)["stage"] == result_stage
+    command.cancel(make_settings(), "r1", as_json=True)
+    assert json.loads(capsys.readouterr().out)["stage"] == cancel_stage
+
+
 def as_another_user(call: Any) -> Any:
     """Run it as a user whom modes bind."""
     if os.geteuid() != 0:

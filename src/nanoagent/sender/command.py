@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import sys
 import uuid
@@ -38,6 +39,13 @@ _ADVICE: Final = {
     Reason.SECRET_OUTSIDE: "To send one, copy it into the folder.",
 }
 _FUNCTION_ID_CHARACTERS: Final = 256
+_INPUT_FILE: Final = "input.json"
+# A module or header that a program or compiler did not find: Python, Node.js, g++ and go.
+_MISSING_FILE: Final = re.compile(
+    r"ModuleNotFoundError|Cannot find module|fatal error: .*No such file|undefined: |undefined reference"
+)
+NO_INPUT: Final = "{}"
+"""The default of `--input`."""
 
 
 class Exit(IntEnum):
@@ -71,7 +79,7 @@ class Call:
 
     code: Path
     runtime: str = ""
-    payload: str = "{}"
+    payload: str = NO_INPUT
     function_id: str = ""
     memory_mb: int = 128
     timeout_ms: int = 300_000
@@ -86,6 +94,7 @@ class Call:
 class _Stage(StrEnum):
     """How far the sending of a job has come."""
 
+    UNKNOWN = "unknown"  # to `result` and `cancel`, as long as nothing shows that somebody sent it
     NOT_SENT = "not sent"
     SENDING = "maybe sent"
     SENT = "sent"
@@ -133,19 +142,26 @@ def shown(result: dict[str, Any]) -> str:
 def send(settings: Settings, call: Call) -> int:
     """Pack and upload code, send one job, and wait for its result; returns the exit code."""
     report = _Report(call.as_json)
+    request_id = ""
     try:
         runtime = _checked(call)
         payload = message.read_input(call.payload)
         limits, follows = package.limits_of(settings), call.follow_outside_links
         with package.packed(call.code, runtime, limits, follow_outside_links=follows) as code:
             fields = _fields(call, code)
+            request_id = fields["requestId"]
             body = message.body(fields, payload)
             report.fields = _told(fields, settings, code)
             _say_package(report, call, code, fields)
-            return asyncio.run(_deliver(settings, call, code, fields["requestId"], body, report))
+            return asyncio.run(_deliver(settings, call, code, request_id, body, report))
     except InvalidCall as exc:
         problems = "\n  ".join(exc.problems)
         return report.end(Exit.INVALID_CALL, error=f"nothing was sent:\n  {problems}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        report.say(f"\n{_after_interruption(report.stage, request_id, call)}")
+        if call.as_json:
+            report.end(Exit.NO_RESULT, error="interrupted")
+        raise
 
 
 def _checked(call: Call) -> Runtime | None:
@@ -200,7 +216,8 @@ def _told(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str
 def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, Any]) -> None:
     report.say(f"Request {fields['requestId']}: function {one_line(fields['functionId'])}, {code.runtime}.")
     sizes = f"{package.shown_size(code.unpacked_bytes)} ({package.shown_size(code.zip_bytes)} as a zip)"
-    report.say(f"Packed {code.files} file{'s' * (code.files != 1)}, {sizes}.")
+    alone = f" {_sent_alone(call.code)}" if package.sources_beside(call.code) else ""
+    report.say(f"Packed {code.files} file{'s' * (code.files != 1)}, {sizes}.{alone}")
     for reason, paths in package.by_reason(code.left_out).items():
         shown = len(paths) if reason in _SHOWN_IN_FULL else _SHOWN_PATHS
         names = ", ".join(one_line(path) for path in paths[:shown])
@@ -220,7 +237,7 @@ def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, A
 async def _deliver(
     settings: Settings, call: Call, code: Package, request_id: str, body: str, report: _Report
 ) -> int:
-    """Upload, send, wait; however this ends, say how far the job has come."""
+    """Upload, send, wait; a failure says how far the job has come."""
     try:
         async with delivery.results(settings) as results, aws.AwsClients(settings.aws_region) as clients:
             bucket = settings.s3_code_bucket
@@ -234,12 +251,12 @@ async def _deliver(
                 return report.end(Exit.SUCCESS)
             report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends the waiting only.")
             found = await results.wait(request_id, call.wait_s)
-            return _ended(found, report) if found is not None else _not_ended(request_id, call, report)
-    except asyncio.CancelledError:
-        report.say(f"\n{_after_interruption(report.stage, request_id, call)}")
-        if call.as_json:
-            report.end(Exit.NO_RESULT, error="interrupted")
-        raise
+            if found is None:
+                return _not_ended(request_id, call, report)
+            exit_code = _ended(found, report)
+            for tip in _tips(found, call):
+                report.say(tip)
+            return exit_code
     except PlatformError as exc:
         if report.stage is _Stage.SENDING and not delivery.may_have_arrived(exc):
             report.stage = _Stage.NOT_SENT
@@ -272,6 +289,30 @@ def _ended(found: dict[str, Any], report: _Report) -> Exit:
     return report.end(code, result=found)
 
 
+def _tips(found: dict[str, Any], call: Call) -> list[str]:
+    """What the person may have overlooked, for a job that did not succeed."""
+    if found.get("status") == "SUCCESS":
+        return []
+    tips = []
+    example = (call.code if call.code.is_dir() else call.code.parent) / _INPUT_FILE
+    if call.payload == NO_INPUT and package.is_folder_or_source(call.code) and example.is_file():
+        tips.append(
+            f"The job had no input. To pass the file beside the code: --input @{shlex.quote(str(example))}"
+        )
+    said = f"{found.get('errorMessage')} {found.get('stderr')}"
+    if _MISSING_FILE.search(said) and package.sources_beside(call.code):
+        tips.append(_sent_alone(call.code))
+    return tips
+
+
+def _sent_alone(code: Path) -> str:
+    """The sentence for a source file that has others beside it."""
+    folder = shlex.quote(str(code.parent))
+    entry = package.entry_of(code)
+    needs = "" if (code.parent / entry).is_file() else f" (it needs a {entry})"
+    return f"Only {one_line(code.name)} is sent; `nanoagent send {folder}` sends the folder{needs}."
+
+
 def _not_ended(request_id: str, call: Call, report: _Report) -> Exit:
     report.say(f"The job goes on.\n{_how_to_go_on(request_id, call)}")
     return report.end(
@@ -301,7 +342,7 @@ def result(
         async with delivery.results(settings) as results:
             return await (results.wait(request_id, wait_s) if wait_s else results.stored(request_id))
 
-    report = _Report(as_json, _Stage.SENT, {"requestId": request_id})
+    report = _Report(as_json, _Stage.UNKNOWN, {"requestId": request_id})
     try:
         message.check_request_id(request_id)
         found = asyncio.run(read())
@@ -310,6 +351,7 @@ def result(
     except PlatformError as exc:
         return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
     if found is not None:
+        report.stage = _Stage.SENT
         return _ended(found, report)
     why = "the job has not ended, nobody has sent it, or its result is older than RESULT_TTL_SECONDS"
     return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {why}")
@@ -330,7 +372,7 @@ def cancel(
             found = await results.stored(request_id)
             return found, 0 if found is not None else await results.cancel(request_id)
 
-    report = _Report(as_json, _Stage.SENT, {"requestId": request_id})
+    report = _Report(as_json, _Stage.UNKNOWN, {"requestId": request_id})
     try:
         message.check_request_id(request_id)
         found, workers = asyncio.run(ask())
@@ -338,6 +380,8 @@ def cancel(
         return report.end(Exit.INVALID_CALL, error=str(exc))
     except PlatformError as exc:
         return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
+    if found is not None or workers:
+        report.stage = _Stage.SENT
     if found is not None:
         why = f"{request_id} had ended before, with status {found.get('status')}"
         return report.end(Exit.NOT_SUCCESSFUL, error=why)

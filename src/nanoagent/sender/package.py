@@ -17,8 +17,9 @@ import struct
 import tempfile
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from nanoagent.code import archive, root
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _MIB: Final = 1024 * 1024
 _CHUNK_BYTES: Final = 1024 * 1024
 _SHOWN_NAMES: Final = 8
+_MOST_LOOKED_AT: Final = 100  # paths in a folder, for a sentence that may help
 _ZIP_SIGNATURE: Final = b"PK\x03\x04"  # of the first local header, APPNOTE.TXT 4.3.7
 _DOS_YEARS: Final = (1980, 2107)  # APPNOTE.TXT, 4.4.6
 _TIMESTAMP: Final = struct.Struct("<HHBl")  # Info-ZIP's extended timestamp: id, size, flags, seconds
@@ -156,6 +158,35 @@ def function_id_of(code: Path) -> str:
     name = path.parent.name if is_entry else path.name if path.is_dir() else path.stem
     printable = "".join(character for character in name if character.isprintable())
     return printable.strip()[:_FUNCTION_ID_CHARACTERS] or _UNKNOWN_FUNCTION
+
+
+def is_folder_or_source(code: Path) -> bool:
+    """Whether it is a folder or a source file, not a zip."""
+    return code.is_dir() or code.suffix.lower() in _SOURCE_FILES
+
+
+def entry_of(source: Path) -> str:
+    """The entry file of the language of a source file."""
+    return RECIPES[_SOURCE_FILES[source.suffix.lower()]].entry
+
+
+def sources_beside(code: Path) -> bool:
+    """Whether a source file has others beside it, or in the folders beside it, which are not sent with it."""
+    if code.is_dir() or code.suffix.lower() not in _SOURCE_FILES:
+        return False
+    beside = [
+        path
+        for path in islice(_paths_in(code.parent), _MOST_LOOKED_AT)
+        if path.name != code.name and not path.name.startswith((".", "_"))  # of tools and caches
+    ]
+    inside = [path for folder in beside for path in islice(_paths_in(folder), _MOST_LOOKED_AT)]
+    return any(path.suffix.lower() in _SOURCE_FILES for path in (*beside, *inside))
+
+
+def _paths_in(folder: Path) -> Iterator[Path]:
+    """The paths in a folder; nothing for a file, or a folder that cannot be read."""
+    with suppress(OSError):
+        yield from folder.iterdir()
 
 
 # --- the three kinds of code
