@@ -46,6 +46,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 _ROUNDS: Final = ("first round", "the same jobs again")
 _LOG_TAIL_LINES: Final = 15
 _MEMORY_MB: Final = 256
+_SERVICES: Final = {"redis": "Redis", "moto": "the server of SQS, S3 and CloudWatch"}
 _LOCK: Final = "lock"
 _FUNCTION_PREFIX: Final = "demo-"
 _EXAMPLES: Final = (*Runtime, "python-llm")  # folders of examples/
@@ -461,15 +462,28 @@ async def develop(state: Path) -> int:
         _explain(console, running, state, settings)
         for number in _END_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        waits = [asyncio.create_task(stop.wait()), asyncio.create_task(running.agent.ended())]
+        ends = [stop.wait(), running.agent.ended(), *(service.ended() for service in running.stack.services)]
+        waits = [asyncio.create_task(end) for end in ends]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if not stop.is_set():
-            raise PlatformError(f"the agent ended\n{running.agent.log_tail()}")
+            ended, log_tail = _ended(running)
+            # At once: the agent may take a while to stop without the service.
+            console.print(f"[red]{ended} ended.[/] Stopping everything …")
+            raise PlatformError(f"{ended} ended\n{log_tail}")
         console.print("Stopping …")
     console.print("Stopped.")
     return 0
+
+
+def _ended(running: _Running) -> tuple[str, str]:
+    """The part that ended by itself, and the end of its log. An agent may end because a service did."""
+    for service in running.stack.services:
+        if service.has_ended:
+            lines = service.output().splitlines()[-_LOG_TAIL_LINES:]
+            return f"{_SERVICES.get(service.name, service.name)} ({service.log})", "\n".join(lines)
+    return "the agent", running.agent.log_tail()
 
 
 @contextmanager

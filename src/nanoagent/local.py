@@ -14,6 +14,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import os
 import re
 import shutil
 import socket
@@ -58,15 +59,21 @@ class StackError(PlatformError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Service:
-    """A child process and the file that it writes its output to."""
+class Service:
+    """A child process of the stack.
+
+    Attributes:
+        name: Its name, for people.
+        process: The process.
+        log: The file that it writes its output to.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
     @classmethod
-    def start(cls, name: str, command: list[str], folder: Path) -> _Service:
+    def start(cls, name: str, command: list[str], folder: Path) -> Service:
         """Start it in a process group of its own: Ctrl-C ends the agent first, and the agent ends us."""
         log = folder / f"{name}.log"
         with log.open("wb") as output:
@@ -97,6 +104,25 @@ class _Service:
         raise StackError(
             f"{self.name} did not answer within {_START_DEADLINE_S:.0f} s; it said:\n{self.output()[-2000:]}"
         )
+
+    async def ended(self) -> None:
+        """Wait until the process ends."""
+        try:
+            descriptor = os.pidfd_open(self.process.pid)
+        except ProcessLookupError:  # it has ended, and somebody has asked for its exit code
+            return
+        loop, is_over = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(descriptor, is_over.set)
+        try:
+            await is_over.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process does not run any more."""
+        return self.process.poll() is not None
 
     def output(self) -> str:
         """What it has written so far."""
@@ -130,6 +156,7 @@ class EmbeddedStack:
         dead_letter_url: Its dead-letter queue.
         code_bucket: For code zips.
         data_bucket: For output files.
+        services: The processes that were started.
     """
 
     def __init__(self, folder: Path, *, redis_address: tuple[str, int] | None = None) -> None:
@@ -139,6 +166,7 @@ class EmbeddedStack:
         self.dead_letter_url = ""
         self.code_bucket = "nanoagent-code"
         self.data_bucket = "nanoagent-data"
+        self.services: list[Service] = []
         self._folder = folder
         self._template = AwsClients(_REGION, access_key_id=_ACCESS_KEY, secret_access_key=_ACCESS_KEY)
         self._starts_redis = redis_address is None
@@ -152,6 +180,7 @@ class EmbeddedStack:
             StackError: Something is not installed (the message says how to get it) or did not start.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        self.services.clear()
         with ExitStack() as starting:
             self._start_redis(starting)
             self._start_aws(starting)
@@ -296,7 +325,7 @@ class EmbeddedStack:
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             port = _free_port()
             command = [program, "--bind", _HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
-            service = _Service.start("redis", command, self._folder)
+            service = Service.start("redis", command, self._folder)
             starting.callback(service.stop)
             try:
                 pid = service.wait_until(lambda port=port: _redis_process(_HOST, port))  # type: ignore[misc]
@@ -305,6 +334,7 @@ class EmbeddedStack:
                     raise
                 continue
             if pid == service.process.pid:
+                self.services.append(service)
                 return port
         raise StackError(f"no free port for Redis in {_PORT_ATTEMPTS} attempts")
 
@@ -313,10 +343,11 @@ class EmbeddedStack:
             raise StackError("moto's server is not installed; get it with: pip install 'moto[server]'")
         # Port 0: the system chooses, and moto's log tells.
         command = [sys.executable, "-m", "moto.server", "-H", _HOST, "-p", "0"]
-        service = _Service.start("moto", command, self._folder)
+        service = Service.start("moto", command, self._folder)
         starting.callback(service.stop)
         self.endpoint_url = service.wait_until(lambda: _announced_url(service.output()))
         service.wait_until(lambda: _answers(f"{self.endpoint_url}/moto-api/"))
+        self.services.append(service)
 
     async def _furnish(self) -> None:
         self.dead_letter_url = await self._make_queue("nanoagent-dead-letters", {})

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import shlex
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import pytest
@@ -19,10 +20,13 @@ from nanoagent import result as results
 from nanoagent.demo import _Sent, _table, _verdict
 from nanoagent.errors import PlatformError
 from nanoagent.job import Runtime
-from nanoagent.local import EmbeddedStack
+from nanoagent.local import EmbeddedStack, Service
 from nanoagent.result import ErrorType, Result, Start, Status, Timings, Tuning
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.sender import dev
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -239,3 +243,47 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path):
         demo._sole_use(tmp_path / "file/state"),
     ):
         pass
+
+
+class _Agent:
+    """An agent that runs until it is stopped."""
+
+    port = 8000
+    log = "the agent's log"
+
+    async def ended(self) -> None:
+        await asyncio.Event().wait()
+
+    def log_tail(self) -> str:
+        return self.log
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("redis", "Redis"), ("moto", "the server of SQS, S3 and CloudWatch")]
+)
+async def test_dev_ends_with_the_name_of_the_service_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+):
+    program = "import time; print('last words', flush=True); time.sleep(600)"
+    stack = EmbeddedStack(tmp_path / "stack")
+    (tmp_path / "stack").mkdir()
+    other = Service.start("other", [sys.executable, "-c", program], tmp_path)
+    service = Service.start(name, [sys.executable, "-c", program], tmp_path)
+    stack.services = [other, service]
+
+    @asynccontextmanager
+    async def running(*_: Any) -> AsyncIterator[demo._Running]:
+        yield demo._Running(stack, cast("demo.AgentProcess", _Agent()), {})
+
+    monkeypatch.setattr(demo, "_running", running)
+    monkeypatch.setattr(demo, "_END_SIGNALS", ())
+    service.wait_until(lambda: True if "last words" in service.output() else None)
+    monkeypatch.setattr(demo, "_explain", lambda *_: service.process.kill())
+    try:
+        with pytest.raises(PlatformError) as failed:
+            async with asyncio.timeout(60):
+                await demo.develop(tmp_path)
+    finally:
+        other.stop()
+        service.stop()
+    assert str(failed.value) == f"{said} ({tmp_path}/{name}.log) ended\nlast words"
