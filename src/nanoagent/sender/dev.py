@@ -66,7 +66,7 @@ def may_have_ended(settings: Path) -> str:
     """The likely cause if a service of these settings failed; empty for settings of other workers."""
     if settings.name != SETTINGS:
         return ""
-    return f"; the settings are from {settings}: `make dev` may no longer run, so start it again"
+    return f"; the settings are from {settings}: `make dev` may no longer run; if so, start it again"
 
 
 def _searched() -> tuple[Path, ...]:
