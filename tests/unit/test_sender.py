@@ -831,7 +831,7 @@ def test_ctrl_c_before_sending_says_that_nothing_was_sent(
     capsys: pytest.CaptureFixture[str],
     as_json: bool,  # noqa: FBT001 - pytest's way
 ):
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(package, "packed", interrupted)
