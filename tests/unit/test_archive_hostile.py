@@ -735,6 +735,70 @@ def test_names_that_are_too_long_are_refused_before_they_are_held(
     assert peak < 1.5 * len(content) / 2
 
 
+WIDE: Final = "\U0001f600"  # makes a text of 1,000 characters one of 4,000 bytes
+FOLDERS: Final = "/".join(["n" * 240 + WIDE] * 3)
+
+
+def entries_with_names(names: list[str]) -> list[RawEntry]:
+    return [entry(name.encode(), b"", flags=UTF8_NAME) for name in names]
+
+
+MEMORY: Final[dict[str, list[RawEntry]]] = {
+    "each below sixty folders of its own": entries_with_names(
+        ["/".join(f"{n:04x}{k:02x}{WIDE}abcd" for k in range(63)) + "/a" for n in range(1000)]
+    ),
+    "each in a folder of its own, deep down": entries_with_names(
+        [f"{FOLDERS}/{n:04}{'f' * 200}{WIDE}/a" for n in range(490)]
+    ),
+    "long names in one folder": entries_with_names(
+        [f"{FOLDERS}/{n:04}{'f' * 240}{WIDE}" for n in range(900)]
+    ),
+    "long names of an old code page": [
+        entry(b"/".join([b"\xb0\xff" * 50] * 3) + b"/" + b"\xb0" * 80 + b"%04d" % n, b"") for n in range(900)
+    ],
+    "Unicode paths": [
+        entry(
+            b"%04d" % n,
+            b"",
+            extra=extra_field(
+                0x7075,
+                struct.pack("<BI", 1, zlib.crc32(b"%04d" % n))
+                + f"{FOLDERS}/{n:04}{'f' * 240}{WIDE}".encode(),
+            ),
+        )
+        for n in range(900)
+    ],
+    "links with long targets": [
+        *entries_with_names([f"{FOLDERS}/f"]),
+        *(symlink(b"%04d" % n, f"{FOLDERS}/{'../' + 'n' * 240 + WIDE}/f".encode()) for n in range(900)),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_any_names_and_targets_take_little_more_memory_than_the_directory(
+    tmp_path: Path, name: str, record_property: Any
+) -> None:
+    """With the default limits the first of these had the agent hold 1.2 GB."""
+    entries = MEMORY[name]
+    _, directory = parts(*entries)
+    archive = tmp_path / "code.zip"
+    archive.write_bytes(raw_zip(*entries))
+
+    tracemalloc.start()
+    try:
+        extract(archive, tmp_path / "tree", ArchiveLimits(10**8, 10**8, 10**8, 1010))
+    except Rejected as refusal:
+        assert "CODE_MAX_ENTRIES" in str(refusal)  # noqa: PT017 - some of these are taken
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    # The directory, of which each name is a part, and a kilobyte for what an entry adds.
+    assert peak < 2 * len(directory) + KIB * len(entries)
+    record_property("tried", ["archives", 1])
+
+
 def test_a_directory_of_any_size_is_not_read(tmp_path: Path, record_property: Any) -> None:
     """zipfile reads it at once: with comments it could be as large as a zip may be."""
     content = raw_zip(*(entry(b"%d" % number, b"", comment=b"c" * 65_535) for number in range(300)))

@@ -9,6 +9,9 @@ The central directory is the authority, as APPNOTE.TXT has it (PKWARE, .ZIP File
 here: only stored and deflated entries are supported, `zipfile` expands bzip2 and LZMA without a bound on
 memory, and it takes several times as long for many small files.
 
+Memory is bounded by the directory, whose size is limited: names are held once, as bytes; folders that are
+only implied are counted as they are found; paths and targets of links are made when they are needed.
+
 Read in this order: `extract`, then `entries` (names, kinds, times), `layout` (places and links),
 `unpacking` (files).
 """
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from nanoagent.code import layout, refusals, unpacking
-from nanoagent.code.entries import MAX_NAME_BYTES, Kind, entries_of
+from nanoagent.code.entries import MAX_NAME_BYTES, Kind, Naming, Places, entry_of
 from nanoagent.code.refusals import refused
 
 if TYPE_CHECKING:
@@ -101,8 +104,7 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
         OSError: The disk failed.
     """
     with zip_path.open("rb") as file:
-        entries, _ = _fit_to_write(file, limits)
-        files, total = unpacking.write(entries, file, into)
+        files, total = unpacking.write(_fit_to_write(file, limits).nodes, file, into)
         return TreeInfo(files=files, bytes=total)
 
 
@@ -120,41 +122,54 @@ def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, layout.Tree]
         Rejected: As `extract`.
         OSError: The disk failed.
     """
-    entries, tree = _fit_to_write(file, limits)
-    sizes = [entry.bytes for entry in entries if entry.kind is Kind.FILE]
+    tree = _fit_to_write(file, limits)
+    sizes = [node.entry.bytes for node in tree.nodes if node.kind is Kind.FILE and node.entry is not None]
     return TreeInfo(files=len(sizes), bytes=sum(sizes)), tree
 
 
-def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], layout.Tree]:
-    """Check all entries; returns those that are to be written, and their tree."""
+def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> layout.Tree:
+    """Check all entries; returns the tree to write."""
     size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
         raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / _MIB)
-    infos, directory_at = _directory(file, limits)
-    checked = _checked(infos, limits)
-    del infos  # as large again
-    _check_layout(checked, file, size, directory_at)
-    return _check_places(checked, file, limits)
+    entries, directory_at = _directory(file, limits)
+    tree = _tree_of(entries, limits)
+    _check_layout(entries, file, size, directory_at)
+    links = layout.Links(tree.base, lambda link: unpacking.target_of(link, file))
+    for node in tree.links:
+        links.check(node)
+    return tree
 
 
-class _BoundedList(list[zipfile.ZipInfo]):
-    """The entries read so far; one too many, or one that takes long to read, ends the reading."""
+class _Directory(list[zipfile.ZipInfo]):
+    """Takes what `zipfile` reads, and keeps the entries only. The list itself stays empty.
+
+    A `ZipInfo` takes several times as long a name: it holds text, and extra fields. One entry too many, or
+    one that takes long to read, ends the reading.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
+        self._naming = Naming()
+        self.entries: list[Entry] = []
 
     def append(self, info: ZipInfo) -> None:
         name = info.orig_filename
-        if len(self) >= self._limit:
+        if len(self.entries) >= self._limit:
             raise refused(refusals.TOO_MANY_ENTRIES, limit=self._limit)
         if len(info.extra) > _EXTRA_BYTES:
             raise refused(refusals.EXTRA_TOO_LONG, name=name, limit=_EXTRA_BYTES)
         # Characters are no more than bytes. Names of 64 KiB each would be decoded to hundreds of megabytes.
         if len(name) > MAX_NAME_BYTES:
             raise refused(refusals.NAME_TOO_LONG, name=name, limit=MAX_NAME_BYTES)
-        info.comment = b""
-        super().append(info)
+        self.entries.append(entry_of(info, self._naming))
+
+
+class _Forgetful(dict[str, zipfile.ZipInfo]):
+    """A dictionary that stays empty."""
+
+    def __setitem__(self, _name: str, _info: ZipInfo) -> None: ...
 
 
 class _BoundedFile:
@@ -180,55 +195,65 @@ class _BoundedFile:
 
 
 class _BoundedZip(zipfile.ZipFile):
-    """A `ZipFile` that stops reading the directory at the first entry too many.
+    """A `ZipFile` that stops reading the directory at the first entry too many, and holds no `ZipInfo`.
 
     A million entries fit into 50 MB and would take half a gigabyte as objects before they could be counted.
     """
 
     def __init__(self, file: Any, limit: int) -> None:
-        self._limit = limit
+        self.directory = _Directory(limit)
         super().__init__(file)
+
+    # `zipfile` sets both before it reads, and then adds to them.
 
     @property
     def filelist(self) -> list[ZipInfo]:
-        return self._filelist
+        return self.directory
 
     @filelist.setter
-    def filelist(self, _: list[ZipInfo]) -> None:
-        self._filelist = _BoundedList(self._limit)
+    def filelist(self, _: list[ZipInfo]) -> None: ...
+
+    @property
+    def NameToInfo(self) -> dict[str, ZipInfo]:  # noqa: N802 - zipfile's name
+        return _Forgetful()
+
+    @NameToInfo.setter
+    def NameToInfo(self, _: dict[str, ZipInfo]) -> None: ...  # noqa: N802 - likewise
 
 
-def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[ZipInfo], int]:
+def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], int]:
     """The entries, and where the directory begins."""
     most = _DIRECTORY_BYTES + limits.entries * _DIRECTORY_ENTRY_BYTES
     try:
         with _BoundedZip(_BoundedFile(file, most), limits.entries) as archive:
-            infos, directory_at = list(archive.filelist), archive.start_dir
+            entries, directory_at = archive.directory.entries, archive.start_dir
     except _DAMAGE as exc:
         raise refused(refusals.NOT_A_ZIP, detail=exc) from exc
-    if not infos:
+    if not entries:
         raise refused(refusals.EMPTY)
-    return infos, directory_at
+    return entries, directory_at
 
 
-def _checked(infos: list[ZipInfo], limits: ArchiveLimits) -> list[Entry]:
-    """All entries, each checked by itself."""
-    checked = []
+def _tree_of(entries: list[Entry], limits: ArchiveLimits) -> layout.Tree:
+    """The tree of all entries, each checked by itself before it is put there."""
+    places, tree = Places(), layout.Tree(limits.entries)
     total = 0
-    for entry, info in zip(entries_of(infos), infos, strict=True):
-        _check_method(entry, info.flag_bits)
+    for entry in entries:
+        place = places.find(entry)
+        _check_method(entry)
         _check_size(entry, limits)
         total += entry.bytes
-        checked.append(entry)
+        if place is not None:
+            tree.add(entry, place)
     if total > limits.unpacked_bytes:
         raise refused(refusals.UNPACKED_TOO_LARGE, limit_mb=limits.unpacked_bytes / _MIB)
-    return checked
+    return tree
 
 
-def _check_method(entry: Entry, flags: int) -> None:
-    if flags & _ENCRYPTED:
+def _check_method(entry: Entry) -> None:
+    if entry.flags & _ENCRYPTED:
         raise refused(refusals.ENCRYPTED, name=entry.name)
-    if entry.method not in _METHODS or flags & _PATCH:
+    if entry.method not in _METHODS or entry.flags & _PATCH:
         raise refused(refusals.METHOD, name=entry.name, method=entry.method)
 
 
@@ -244,15 +269,16 @@ def _check_size(entry: Entry, limits: ArchiveLimits) -> None:
         raise refused(refusals.SIZES_DIFFER, name=entry.name)
 
 
-def _check_layout(checked: list[Entry], file: BinaryIO, size: int, directory_at: int) -> None:
+def _check_layout(entries: list[Entry], file: BinaryIO, size: int, directory_at: int) -> None:
     """Each entry has bytes of its own: overlapping ones make a small archive unpack to anything."""
-    end, before = 0, ""
-    for entry in sorted(checked, key=lambda entry: entry.header_at):
+    end = 0
+    before: Entry | None = None
+    for entry in sorted(entries, key=lambda entry: entry.header_at):
         if entry.header_at < end:
             rule = refusals.OVERLAPS if before else refusals.BEFORE_FILE
-            raise refused(rule, name=entry.name, other=before)
+            raise refused(rule, name=entry.name, other=before.name if before else "")
         entry.data_at = _data_at(entry, file, size)
-        end, before = entry.data_at + entry.packed_bytes, entry.name
+        end, before = entry.data_at + entry.packed_bytes, entry
         if end > directory_at:
             raise refused(refusals.INTO_DIRECTORY, name=entry.name)
 
@@ -269,26 +295,3 @@ def _data_at(entry: Entry, file: BinaryIO, size: int) -> int:
     if not is_alike or header[_LOCAL_HEADER.size :] != entry.raw:
         raise refused(refusals.HEADER_DIFFERS, name=entry.name)
     return entry.header_at + _LOCAL_HEADER.size + name_length + extra_length
-
-
-def _check_places(
-    checked: list[Entry], file: BinaryIO, limits: ArchiveLimits
-) -> tuple[list[Entry], layout.Tree]:
-    """Check places and links; returns the entries to write, one for each place, and their tree."""
-    tree = layout.Tree(limits.entries)
-    for entry in checked:
-        tree.add(entry)
-    for node in tree.links:
-        if node.entry is not None:
-            node.entry.target = _target_of(node.entry, file)
-    links = layout.Links(tree.base)
-    for node in tree.links:
-        links.check(node)
-    return [entry for entry in checked if not entry.is_replaced], tree
-
-
-def _target_of(link: Entry, file: BinaryIO) -> str:
-    try:
-        return b"".join(unpacking.content(link, file)).decode()
-    except UnicodeDecodeError as exc:
-        raise refused(refusals.LINK_TEXT, name=link.name) from exc

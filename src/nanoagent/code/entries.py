@@ -28,13 +28,15 @@ from nanoagent.code import refusals
 from nanoagent.code.refusals import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from zipfile import ZipInfo
 
 MAX_NAME_BYTES: Final = 1024
 MAX_DEPTH: Final = 64  # removal of a tree keeps one descriptor and one stack frame open per level
 _COMPONENT_BYTES: Final = 255  # NAME_MAX, limits.h
 UTF8_NAME: Final = 0x0800  # general purpose bit, APPNOTE 4.4.4
+
+_MOST_FOLDERS_KEPT: Final = 64  # 5 KiB each with the longest names
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
@@ -59,85 +61,147 @@ class Kind(Enum):
 
 
 class Place(NamedTuple):
-    """Where an entry belongs in the tree; the folder's parts are shared by its entries."""
+    """A path inside the tree, in UTF-8: as text, one wide character would make a name four times as large."""
 
-    folder: tuple[str, ...]
-    name: str
+    folder: tuple[bytes, ...]
+    name: bytes
 
 
-@dataclass(slots=True)
+class Naming:
+    """What all names of an archive decide together: the encoding of some, and what separates folders."""
+
+    def __init__(self) -> None:
+        self._encodings = ["utf-8", "cp949", "cp437"]
+        self.has_slash = False
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the names that do not state one; final once all have been seen."""
+        return self._encodings[0]
+
+    def see(self, name: bytes, *, is_utf8: bool) -> None:
+        """Take one more name into account."""
+        self.has_slash = self.has_slash or b"/" in name  # no encoding here has it as a part of a character
+        while not is_utf8 and not _can_decode(name, self._encodings[0]):
+            del self._encodings[0]
+
+
+@dataclass(slots=True, eq=False)
 class Entry:
-    """An entry as the directory has it.
+    """One file, folder or link of an archive. A hundred thousand are held at once.
 
     Attributes:
-        name: Its name, as an author knows it.
-        raw: The name's bytes, as the header has them.
-        place: Where it belongs; None is the tree itself.
-        kind: Its kind.
-        header_at: Where its local header begins.
-        method: How its data is compressed.
-        packed_bytes: Size of the data.
-        bytes: Size of what that unpacks to.
-        crc: Its CRC-32.
-        is_executable: Whether any executable bit is set.
+        raw: The name's bytes in the directory, which its local header has to repeat.
+        written: The bytes that the name is decoded from: those, or the Unicode path.
+        is_utf8: Whether these are known to be UTF-8.
+        naming: How else they are read.
+        flags: General purpose bits.
+        mode: The Unix mode, 0 where there is none.
+        header_at: Where its local header is in the file.
+        method: Compression method.
+        packed_bytes: Size of its data in the archive.
+        bytes: Size of its data once unpacked, as the directory says.
+        crc: CRC-32 of that data, likewise.
         modified_ns: When it was last modified, Unix epoch nanoseconds.
+        kind: Its kind, once its place is known.
         data_at: Where its data begins, once its local header has been read.
-        target: The target of a link, once its data has been read.
-        is_replaced: An equal entry for the same place comes later.
     """
 
-    name: str
     raw: bytes
-    place: Place | None
-    kind: Kind
+    written: bytes
+    is_utf8: bool
+    naming: Naming
+    flags: int
+    mode: int
     header_at: int
     method: int
     packed_bytes: int
     bytes: int
     crc: int
-    is_executable: bool
     modified_ns: int
+    kind: Kind = Kind.FILE
     data_at: int = 0
-    target: str = ""
-    is_replaced: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name as the archive has it, for messages too; decoded each time, because it can be large."""
+        name = self.written.decode("utf-8" if self.is_utf8 else self.naming.encoding)
+        return name if self.naming.has_slash else name.replace("\\", "/")
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether anybody may execute it."""
+        return bool(self.mode & 0o111)
 
 
-def entries_of(infos: Sequence[ZipInfo]) -> Iterator[Entry]:
-    """The entries, in the archive's order.
+def entry_of(info: ZipInfo, naming: Naming) -> Entry:
+    """An entry without its place, which depends on the names of all others.
 
     Raises:
-        Rejected: One has a name that is not a path inside the tree, or is neither file nor folder nor link.
+        Rejected: Its Unicode path is not UTF-8.
     """
-    folders: dict[str, tuple[str, ...]] = {"": ()}
-    for info, (raw, name) in zip(infos, _names_of(infos), strict=True):
-        place, is_folder = _place_of(name, folders)
-        yield Entry(
-            name=name,
-            raw=raw,
-            place=place,
-            kind=_kind_of(info, name, is_folder=is_folder),
-            header_at=info.header_offset,
-            method=info.compress_type,
-            packed_bytes=info.compress_size,
-            bytes=info.file_size,
-            crc=info.CRC,
-            is_executable=bool(info.external_attr >> 16 & 0o111),
-            modified_ns=_modified_ns(info),
-        )
+    raw = _raw_name(info)
+    unicode_path = _unicode_path(info, raw)
+    is_utf8 = unicode_path is not None or bool(info.flag_bits & UTF8_NAME)
+    written = raw if unicode_path is None else unicode_path
+    naming.see(written, is_utf8=is_utf8)
+    return Entry(
+        raw=raw,
+        written=written,
+        is_utf8=is_utf8,
+        naming=naming,
+        flags=info.flag_bits,
+        mode=info.external_attr >> 16,
+        header_at=info.header_offset,
+        method=info.compress_type,
+        packed_bytes=info.compress_size,
+        bytes=info.file_size,
+        crc=info.CRC,
+        modified_ns=_modified_ns(info),
+    )
 
 
-def _names_of(infos: Sequence[ZipInfo]) -> Iterator[tuple[bytes, str]]:
-    """The names' bytes, and the names."""
-    raw = [_raw_name(info) for info in infos]
-    known = [
-        _unicode_path(info, name) or (name.decode() if info.flag_bits & UTF8_NAME else None)
-        for info, name in zip(infos, raw, strict=True)
-    ]
-    encoding = _encoding_of(b"\0".join(name for name, text in zip(raw, known, strict=True) if text is None))
-    names = [name.decode(encoding) if text is None else text for name, text in zip(raw, known, strict=True)]
-    if not any("/" in name for name in names):
-        names = [name.replace("\\", "/") for name in names]
-    return zip(raw, names, strict=True)
+class Places:
+    """Finds the places of entries, once all names have been seen."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, tuple[bytes, ...]] = {}
+
+    def find(self, entry: Entry) -> Place | None:
+        """The place that the name means, None being the tree itself; the entry's kind is set as well.
+
+        Raises:
+            Rejected: The name is not a path inside the tree, or the kind is not a file, folder or link.
+        """
+        name = entry.name
+        _check_characters(name)
+        head, _, last = name.rpartition("/")
+        is_folder = last in {"", "."}
+        parts = self._parts_of(head, name)
+        if len(parts) + (not is_folder) > MAX_DEPTH:
+            raise refused(refusals.TOO_DEEP, name=name, limit=MAX_DEPTH)
+        entry.kind = _kind_of(entry.mode, name, is_folder=is_folder)
+        if is_folder:
+            return Place(parts[:-1], parts[-1]) if parts else None
+        return Place(parts, _part(last, name))
+
+    def _parts_of(self, head: str, name: str) -> tuple[bytes, ...]:
+        """The folders in a path. Those of late names are kept: each is split and checked once."""
+        parts = self._folders.get(head)
+        if parts is None:
+            if len(self._folders) >= _MOST_FOLDERS_KEPT:
+                self._folders.clear()
+            parts = tuple(_part(part, name) for part in head.split("/") if part not in {"", "."})
+            self._folders[head] = parts
+        return parts
+
+
+def _can_decode(name: bytes, encoding: str) -> bool:
+    try:
+        name.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _raw_name(info: ZipInfo) -> bytes:
@@ -146,25 +210,13 @@ def _raw_name(info: ZipInfo) -> bytes:
     return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
 
 
-def _encoding_of(legacy: bytes) -> str:
-    """The encoding of the names that do not state one."""
-    for encoding in ("utf-8", "cp949"):
-        try:
-            legacy.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "cp437"
-
-
-def _unicode_path(info: ZipInfo, raw: bytes) -> str | None:
+def _unicode_path(info: ZipInfo, raw: bytes) -> bytes | None:
     field = _extra_fields(info.extra).get(_UNICODE_PATH, b"") if info.extra else b""
     if len(field) <= 5 or field[0] != 1 or int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
         return None
-    try:
-        return field[5:].decode()
-    except UnicodeDecodeError as exc:
-        raise refused(refusals.UNICODE_NAME, name=info.orig_filename) from exc
+    if not _can_decode(field[5:], "utf-8"):
+        raise refused(refusals.UNICODE_NAME, name=info.orig_filename)
+    return field[5:]
 
 
 def _extra_fields(extra: bytes) -> dict[int, bytes]:
@@ -179,32 +231,9 @@ def _extra_fields(extra: bytes) -> dict[int, bytes]:
     return fields
 
 
-def _place_of(name: str, folders: dict[str, tuple[str, ...]]) -> tuple[Place | None, bool]:
-    """The place that a name means, None being the tree itself; and whether the name is a folder's.
-
-    Args:
-        name: The name.
-        folders: Folders that were split before: each is checked and kept once.
-    """
+def _check_characters(name: str) -> None:
     if not name:
         raise refused(refusals.EMPTY_NAME, name=name)
-    _check_characters(name)
-    head, _, last = name.rpartition("/")
-    is_folder = last in {"", "."}
-    parts = folders.get(head)
-    if parts is None:
-        parts = folders[head] = tuple(part for part in head.split("/") if part not in {"", "."})
-        for part in parts:
-            _check_part(part, name)
-    if len(parts) + (not is_folder) > MAX_DEPTH:
-        raise refused(refusals.TOO_DEEP, name=name, limit=MAX_DEPTH)
-    if is_folder:
-        return (Place(parts[:-1], parts[-1]) if parts else None), True
-    _check_part(last, name)
-    return Place(parts, last), False
-
-
-def _check_characters(name: str) -> None:
     if _CONTROL.search(name):
         raise refused(refusals.CONTROL_CHARACTER, name=name)
     if name.startswith("/") or _DRIVE.match(name):
@@ -215,16 +244,19 @@ def _check_characters(name: str) -> None:
         raise refused(refusals.NAME_TOO_LONG, name=name, limit=MAX_NAME_BYTES)
 
 
-def _check_part(part: str, name: str) -> None:
+def _part(part: str, name: str) -> bytes:
+    """One part of a path, checked."""
     if part == "..":
         raise refused(refusals.PARENT, name=name)
-    if len(part.encode()) > _COMPONENT_BYTES:
+    encoded = part.encode()
+    if len(encoded) > _COMPONENT_BYTES:
         raise refused(refusals.PART_TOO_LONG, name=name, limit=_COMPONENT_BYTES)
+    return encoded
 
 
-def _kind_of(info: ZipInfo, name: str, *, is_folder: bool) -> Kind:
+def _kind_of(mode: int, name: str, *, is_folder: bool) -> Kind:
     """The entry's kind, by its Unix mode, even if the archive says that it is from another system."""
-    mode = stat.S_IFMT(info.external_attr >> 16)
+    mode = stat.S_IFMT(mode)
     if mode == stat.S_IFLNK:
         if is_folder:
             raise refused(refusals.LINK_TEXT, name=name)

@@ -21,9 +21,9 @@ from nanoagent.code.root import MOST_LISTED, MOST_LOOKED_INTO, Top, is_leftover
 from nanoagent.runtime.catalog import RECIPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from nanoagent.code.entries import Entry
+    from nanoagent.code.entries import Entry, Place
     from nanoagent.errors import Rejected
     from nanoagent.job import Runtime
 
@@ -38,21 +38,25 @@ class Node:
 
     Attributes:
         kind: Its kind.
-        parent: The folder that it is in; the tree's own is its own parent.
+        name: Its name in its folder, UTF-8.
+        parent: The folder that it is in; None for the tree's own.
         entry: The entry that it comes from; None for a folder that is only implied.
         children: The nodes in a folder, by name.
         leads_to: The file or folder that a link leads to in the end, once that is known.
         links: How many links are followed on the way there.
         is_followed: Whether it is being followed now.
+        is_made: Whether it is a folder that is on the disk.
     """
 
     kind: Kind
+    name: bytes = b""
     parent: Node | None = None
     entry: Entry | None = None
-    children: dict[str, Node] = field(default_factory=dict)
+    children: dict[bytes, Node] = field(default_factory=dict)
     leads_to: Node | None = None
     links: int = 0
     is_followed: bool = False
+    is_made: bool = False
 
 
 class Tree:
@@ -63,63 +67,55 @@ class Tree:
 
     Attributes:
         root: The tree's own folder.
+        nodes: All below it.
         links: All symbolic links.
     """
 
     def __init__(self, most: int) -> None:
         self.root = Node(Kind.FOLDER)
+        self.nodes: list[Node] = []
         self.links: list[Node] = []
         self._most = most
-        self._count = 0
-        self._folders: dict[tuple[str, ...], Node] = {(): self.root}
+        self._last: tuple[tuple[bytes, ...], Node] = ((), self.root)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, place: Place) -> None:
         """Put an entry where it belongs, with the folders above it. Of two equal ones the later counts.
 
         Raises:
             Rejected: The place is taken by something else, or is below a file or link; or there are too many.
         """
-        if entry.place is None:
-            return
-        folder = self._folder(entry.place.folder, entry.name)
-        node = folder.children.get(entry.place.name)
+        folder = self._folder(place.folder, entry)
+        node = folder.children.get(place.name)
         if node is None:
-            self._put(folder, entry.place.name, Node(entry.kind, folder, entry))
+            self._put(Node(entry.kind, place.name, folder, entry), folder)
             return
         if node.kind is not entry.kind and Kind.FOLDER in {node.kind, entry.kind}:
-            other = "/".join((*entry.place.folder, entry.place.name))
-            raise refused(refusals.FILE_AND_FOLDER, name=entry.name, other=other)
-        if node.entry is not None:
-            if not _are_equal(node.entry, entry):
-                raise refused(refusals.TWICE, name=entry.name)
-            node.entry.is_replaced = True
+            raise _both(entry, (*place.folder, place.name))
+        if node.entry is not None and not _are_equal(node.entry, entry):
+            raise refused(refusals.TWICE, name=entry.name)
         node.entry = entry
 
-    def _folder(self, parts: tuple[str, ...], name: str) -> Node:
-        folder = self._folders.get(parts)
-        if folder is None:
-            # From the deepest that is known: thousands of files sixty levels deep do not ask for all again.
-            depth = next(depth for depth in range(len(parts) - 1, -1, -1) if parts[:depth] in self._folders)
-            folder = self._folders[parts[:depth]]
-            for end in range(depth + 1, len(parts) + 1):
-                folder = self._subfolder(folder, parts[:end], name)
-                self._folders[parts[:end]] = folder
+    def _folder(self, parts: tuple[bytes, ...], entry: Entry) -> Node:
+        # The last one is kept: thousands of files sixty levels deep do not ask for all folders again.
+        if parts == self._last[0]:
+            return self._last[1]
+        folder = self.root
+        for depth, part in enumerate(parts, 1):
+            node = folder.children.get(part)
+            if node is None:
+                node = Node(Kind.FOLDER, part, folder)
+                self._put(node, folder)
+            elif node.kind is not Kind.FOLDER:
+                raise _both(entry, parts[:depth])
+            folder = node
+        self._last = parts, folder
         return folder
 
-    def _subfolder(self, parent: Node, path: tuple[str, ...], name: str) -> Node:
-        node = parent.children.get(path[-1])
-        if node is None:
-            node = Node(Kind.FOLDER, parent)
-            self._put(parent, path[-1], node)
-        elif node.kind is not Kind.FOLDER:
-            raise refused(refusals.FILE_AND_FOLDER, name=name, other="/".join(path))
-        return node
-
-    def _put(self, parent: Node, part: str, node: Node) -> None:
-        self._count += 1
-        if self._count > self._most:
+    def _put(self, node: Node, folder: Node) -> None:
+        if len(self.nodes) >= self._most:
             raise refused(refusals.TOO_MANY_ENTRIES, limit=self._most)
-        parent.children[part] = node
+        self.nodes.append(node)
+        folder.children[node.name] = node
         if node.kind is Kind.LINK:
             self.links.append(node)
 
@@ -135,15 +131,18 @@ class Tree:
     def top(self, runtime: Runtime) -> Top:
         """The top as `root.missing_entry` sees it on the disk."""
         folder, node = self._single_folder()
-        names = sorted(name for name in node.children if not is_leftover(name))[:MOST_LISTED]
+        children = {name.decode(): child for name, child in node.children.items()}
+        names = sorted(name for name in children if not is_leftover(name))[:MOST_LISTED]
         entry = RECIPES[runtime].entry
-        below = tuple(name for name in names[:MOST_LOOKED_INTO] if _has_file(node.children[name], entry))
+        below = tuple(name for name in names[:MOST_LOOKED_INTO] if _has_file(children[name], entry))
         return Top(runtime, tuple(names), below, folder)
 
     def _single_folder(self) -> tuple[str, Node]:
         """The single top folder with its name; without one, the tree with an empty name."""
-        top = [(name, node) for name, node in self.root.children.items() if not is_leftover(name)]
-        return top[0] if len(top) == 1 and top[0][1].kind is Kind.FOLDER else ("", self.root)
+        top = [node for name, node in self.root.children.items() if not is_leftover(name.decode())]
+        if len(top) == 1 and top[0].kind is Kind.FOLDER:
+            return top[0].name.decode(), top[0]
+        return "", self.root
 
 
 class Links:
@@ -151,10 +150,12 @@ class Links:
 
     Args:
         base: The folder that they have to stay in.
+        target_of: Reads the target of a link. It is asked each time: a hundred thousand would be large.
     """
 
-    def __init__(self, base: Node) -> None:
+    def __init__(self, base: Node, target_of: Callable[[Entry], str]) -> None:
         self._base = base
+        self._target_of = target_of
         self._nested = 0
 
     def check(self, link: Node) -> None:
@@ -164,7 +165,7 @@ class Links:
             Rejected: It does not.
         """
         if self._base not in _line_of(link):
-            raise _refused(refusals.LINK_OUTSIDE, link)
+            raise self._refused(refusals.LINK_OUTSIDE, link)
         self._follow(link)
 
     def _follow(self, link: Node) -> Node:
@@ -172,60 +173,65 @@ class Links:
         if link.leads_to is not None:
             return link.leads_to
         if link.is_followed:
-            raise _refused(refusals.LINK_LOOP, link)
+            raise self._refused(refusals.LINK_LOOP, link)
         link.is_followed = True
         link.links = 1
         self._nested += 1  # so that a long chain of links is refused before it is a deep recursion
         at = link.parent or self._base
-        for part in _parts_of(link):
+        for part in self._parts_of(link):
             at = self._step(link, at, part)
             if link.links > _MOST_LINKS:
-                raise _refused(refusals.LINK_LOOP, link)
+                raise self._refused(refusals.LINK_LOOP, link)
         self._nested -= 1
         link.leads_to = at
         return at
 
-    def _step(self, link: Node, at: Node, part: str) -> Node:
+    def _step(self, link: Node, at: Node, part: bytes) -> Node:
         """Follow one part of a link's target; a link on the way counts with all links that it follows."""
         if at.kind is not Kind.FOLDER:
-            raise _refused(refusals.LINK_DANGLING, link)
-        if part in {"", "."}:
+            raise self._refused(refusals.LINK_DANGLING, link)
+        if part in {b"", b"."}:
             return at
-        if part == "..":
+        if part == b"..":
             if at is self._base or at.parent is None:
-                raise _refused(refusals.LINK_OUTSIDE, link)
+                raise self._refused(refusals.LINK_OUTSIDE, link)
             return at.parent
         found = at.children.get(part)
         if found is None:
-            raise _refused(refusals.LINK_DANGLING, link)
+            raise self._refused(refusals.LINK_DANGLING, link)
         if found.kind is Kind.LINK:
             if self._nested >= _MOST_LINKS:
-                raise _refused(refusals.LINK_LOOP, link)
+                raise self._refused(refusals.LINK_LOOP, link)
             reached = self._follow(found)
             link.links += found.links
             return reached
         return found
 
+    def _parts_of(self, link: Node) -> list[bytes]:
+        """The parts of a link's target, if it is one that can be followed."""
+        target = self._target(link)
+        if target.startswith("/"):
+            raise self._refused(refusals.LINK_ABSOLUTE, link)
+        if not target or "\0" in target or target.count("/") >= _MOST_STEPS:
+            raise self._refused(refusals.LINK_TEXT, link)
+        return target.encode().split(b"/")
+
+    def _target(self, link: Node) -> str:
+        return self._target_of(link.entry) if link.entry is not None else ""
+
+    def _refused(self, rule: refusals.Rule, link: Node) -> Rejected:
+        name = link.entry.name if link.entry is not None else ""
+        return refused(rule, name=name, target=self._target(link), limit=_MOST_LINKS)
+
 
 def _has_file(folder: Node, name: str) -> bool:
     """Whether a folder, or a link to one, has a file, or a link to one, of that name."""
-    found = (folder.leads_to or folder).children.get(name)
+    found = (folder.leads_to or folder).children.get(name.encode())
     return found is not None and (found.leads_to or found).kind is Kind.FILE
 
 
-def _refused(rule: refusals.Rule, link: Node) -> Rejected:
-    name, target = (link.entry.name, link.entry.target) if link.entry is not None else ("", "")
-    return refused(rule, name=name, target=target, limit=_MOST_LINKS)
-
-
-def _parts_of(link: Node) -> list[str]:
-    """The parts of a link's target, if it is one that can be followed."""
-    target = link.entry.target if link.entry is not None else ""
-    if target.startswith("/"):
-        raise _refused(refusals.LINK_ABSOLUTE, link)
-    if not target or "\0" in target or target.count("/") >= _MOST_STEPS:
-        raise _refused(refusals.LINK_TEXT, link)
-    return target.split("/")
+def _both(entry: Entry, parts: tuple[bytes, ...]) -> Rejected:
+    return refused(refusals.FILE_AND_FOLDER, name=entry.name, other=b"/".join(parts).decode())
 
 
 def _are_equal(one: Entry, other: Entry) -> bool:

@@ -16,20 +16,21 @@ from nanoagent.code.entries import Kind
 from nanoagent.code.refusals import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from nanoagent.code.entries import Entry
+    from nanoagent.code.layout import Node
 
 _CHUNK_BYTES: Final = 64 * 1024
 _FOLDER_MODE: Final = 0o755
 
 
-def write(entries: Sequence[Entry], file: BinaryIO, into: Path) -> tuple[int, int]:
-    """Write all entries below a folder; returns the number of files and their size in bytes.
+def write(nodes: Iterable[Node], file: BinaryIO, into: Path) -> tuple[int, int]:
+    """Write files, folders and links below a folder; returns the number of files and their size in bytes.
 
     Args:
-        entries: At most one for each place.
+        nodes: All of a tree that has been checked.
         file: The archive.
         into: The folder; made if it is not there.
 
@@ -39,20 +40,32 @@ def write(entries: Sequence[Entry], file: BinaryIO, into: Path) -> tuple[int, in
     """
     into.mkdir(exist_ok=True)  # the tree's own folder alone may be there already
     into.chmod(_FOLDER_MODE)
-    folders: dict[tuple[str, ...], str] = {(): str(into)}
+    folders = _Folders(into)
     files = total = 0
-    for entry in sorted(entries, key=lambda entry: entry.data_at):
-        if entry.place is None:
-            continue
-        if entry.kind is Kind.FOLDER:
-            _make_folder((*entry.place.folder, entry.place.name), folders)
-        elif entry.kind is Kind.FILE:
-            _write_file(entry, file, f"{_make_folder(entry.place.folder, folders)}/{entry.place.name}")
+    wanted = [(node.entry, node) for node in nodes if node.entry is not None]
+    wanted.sort(key=lambda pair: pair[0].data_at)
+    for entry, node in wanted:
+        if node.kind is Kind.FOLDER:
+            folders.make(node)
+        elif node.kind is Kind.FILE:
+            _write_file(entry, file, folders.path_in(node))
             files, total = files + 1, total + entry.bytes
-    for entry in entries:
-        if entry.kind is Kind.LINK and entry.place is not None:
-            _write_link(entry, f"{_make_folder(entry.place.folder, folders)}/{entry.place.name}")
+    for entry, node in wanted:
+        if node.kind is Kind.LINK:
+            _write_link(entry, file, folders.path_in(node))
     return files, total
+
+
+def target_of(link: Entry, file: BinaryIO) -> str:
+    """The target of a link.
+
+    Raises:
+        Rejected: Its data is not what the directory says, or not UTF-8.
+    """
+    try:
+        return b"".join(content(link, file)).decode()
+    except UnicodeDecodeError as exc:
+        raise refused(refusals.LINK_TEXT, name=link.name) from exc
 
 
 def content(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
@@ -96,21 +109,44 @@ def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
     yield stream.flush()
 
 
-def _make_folder(parts: tuple[str, ...], made: dict[tuple[str, ...], str]) -> str:
-    """The folder of that path, which is made with those above it if it is not among `made`."""
-    path = made.get(parts)
-    if path is None:
-        # From the deepest that is made: thousands of files sixty levels deep do not ask for all again.
-        depth = next(depth for depth in range(len(parts) - 1, -1, -1) if parts[:depth] in made)
-        path = made[parts[:depth]]
-        for end in range(depth + 1, len(parts) + 1):
-            path = made[parts[:end]] = f"{path}/{parts[end - 1]}"
-            os.mkdir(path)  # noqa: PTH102 - a string: thousands of them
-            os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - not left to the umask: the code's user is another one
-    return path
+class _Folders:
+    """Makes folders when they are needed.
+
+    Args:
+        into: The tree's own folder.
+    """
+
+    def __init__(self, into: Path) -> None:
+        self._into = os.fsencode(into)
+        self._last: Node | None = None
+        self._path = b""
+
+    def make(self, folder: Node | None) -> bytes:
+        """The path of a folder, which is made with those above it unless it is there already."""
+        # The last one is kept: thousands of files sixty levels deep do not ask for all folders again.
+        if folder is not None and folder is self._last:
+            return self._path
+        line = []
+        at = folder
+        while at is not None and at.parent is not None:
+            line.append(at)
+            at = at.parent
+        path = self._into
+        for one in reversed(line):
+            path = b"%b/%b" % (path, one.name)
+            if not one.is_made:
+                os.mkdir(path)  # noqa: PTH102 - not a Path: thousands of them
+                os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - not left to the umask: the code's user is another
+                one.is_made = True
+        self._last, self._path = folder, path
+        return path
+
+    def path_in(self, node: Node) -> bytes:
+        """The path of a file or link, whose folder is made."""
+        return b"%b/%b" % (self.make(node.parent), node.name)
 
 
-def _write_file(entry: Entry, file: BinaryIO, path: str) -> None:
+def _write_file(entry: Entry, file: BinaryIO, path: bytes) -> None:
     # 0600 until the file is known to be complete: only the agent may read a refused one.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -128,6 +164,6 @@ def _write_all(handle: int, data: bytes) -> None:
         written += os.write(handle, data[written:])
 
 
-def _write_link(entry: Entry, path: str) -> None:
-    os.symlink(entry.target, path)  # noqa: PTH211 - a string: thousands of them
+def _write_link(entry: Entry, file: BinaryIO, path: bytes) -> None:
+    os.symlink(target_of(entry, file).encode(), path)  # noqa: PTH211 - not a Path: thousands of them
     os.utime(path, ns=(entry.modified_ns, entry.modified_ns), follow_symlinks=False)
