@@ -332,8 +332,44 @@ def test_a_traceback_at_a_terminal_keeps_its_lines(stream):
         int("a\nb")
     except ValueError:
         structlog.get_logger().exception("failed", stack_info=True)
-    assert "\nTraceback (most recent call last):\n" in stream.getvalue()
-    assert "\nStack (most recent call last):\n" in stream.getvalue()
+    assert "\n  Traceback (most recent call last):\n" in stream.getvalue()
+    assert "\n  Stack (most recent call last):\n" in stream.getvalue()
+
+
+def fail_with(error: Exception, cause: Exception | None = None):
+    raise error from cause
+
+
+ORDERS = "a\x1b[2J\x7f\x9b2J\u202e\u2066\u2028\r\ud800\n2026-01-01 [info     ] forged"
+
+
+@pytest.mark.parametrize("logger", [structlog.get_logger(), logging.getLogger("library")])
+def test_the_message_of_an_exception_gives_a_terminal_no_orders_and_forges_no_line(stream, logger):
+    logs.configure("text", "INFO", stream=stream)
+    try:
+        fail_with(RuntimeError(ORDERS), ValueError(ORDERS))
+    except RuntimeError:
+        logger.exception("failed")
+    first, *others = stream.getvalue().removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in (first, *others))
+    assert "failed" in first
+    assert all(line.startswith("  ") for line in others)
+    assert "  RuntimeError: a\\x1b[2J\\x7f\\x9b2J\\u202e\\u2066\\u2028\\r\\ud800" in others
+
+
+@pytest.mark.parametrize("logger", [structlog.get_logger(), logging.getLogger("library")])
+def test_a_line_of_json_gives_a_viewer_no_orders_and_has_the_same_values(stream, logger):
+    logs.configure("json", "INFO", stream=stream)
+    try:
+        fail_with(ValueError(ORDERS))
+    except ValueError:
+        logger.exception("한글 é " + ORDERS)  # noqa: G003 - the text is to be hostile
+    written = stream.getvalue().removesuffix("\n")
+    assert written.isprintable()
+    line = json.loads(written)
+    assert line["event"] == f"한글 é {ORDERS}"
+    assert line["exception"][0]["exc_value"] == ORDERS
+    assert "한글 é" in written
 
 
 class Unread(io.StringIO):

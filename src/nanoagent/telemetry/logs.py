@@ -9,6 +9,7 @@ this process has by their values, wherever they stand, tracebacks included. Loca
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -26,7 +27,7 @@ from nanoagent.errors import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence
 
-    from structlog.typing import EventDict, ExceptionRenderer, Processor, WrappedLogger
+    from structlog.typing import EventDict, ExceptionRenderer, ExcInfo, Processor, WrappedLogger
 
 LogFormat = Literal["auto", "json", "text"]
 
@@ -65,6 +66,9 @@ _SECRET_IN_TEXT: Final = (
     ),
 )
 _MANY_LINES: Final = frozenset({"exception", "stack"})
+# What json leaves as it is, and a viewer may obey: C1 controls, bidirectional controls, line and paragraph
+# separators; lone surrogates, too, which no stream can encode.
+_UNSAFE_IN_JSON: Final = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORTEST_SECRET: Final = 6
 # One, three or seven of them, as text is written into JSON once more. If it were any number, a message of
 # a megabyte of them would take hours.
@@ -129,12 +133,12 @@ def _json_processors() -> list[Processor]:
         structlog.processors.ExceptionRenderer(transformer),
         _lead_with_what_matters,
         _HideSecretText(renderer),
+        _escape_json,
     ]
 
 
 def _text_processors(*, colors: bool) -> list[Processor]:
-    # The default formatter is rich's where rich is installed, and that one shows variables.
-    formatter: ExceptionRenderer = structlog.dev.plain_traceback
+    formatter: ExceptionRenderer = _write_traceback
     renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=formatter)
     return [_escape, _HideSecretText(renderer)]
 
@@ -183,10 +187,32 @@ def _is_secret(name: str) -> bool:
 
 def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Escape what a stranger's text could order the terminal to do; tracebacks keep their lines."""
-    return {
-        name: one_line(value) if isinstance(value, str) and name not in _MANY_LINES else value
-        for name, value in event.items()
-    }
+    return {name: _escaped(name, value) for name, value in event.items()}
+
+
+def _escaped(name: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return _indented(value) if name in _MANY_LINES else one_line(value)
+
+
+def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    """Write an exception below its log line; its message may be a stranger's text."""
+    # The default formatter is rich's where rich is installed, and that one shows variables.
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    out.write("\n" + _indented(plain.getvalue().removeprefix("\n")))
+
+
+def _indented(text: str) -> str:
+    """Lines of a traceback, each escaped, and indented: a line of a message must not look like a log line."""
+    # Secrets first: one may have a line break.
+    return "\n".join(f"  {one_line(line)}" for line in without_secrets(text).split("\n"))
+
+
+def _escape_json(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
+    """Escape in a line of JSON what could order a viewer to do something; the values stay the same."""
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
 
 
 _known_values: list[re.Pattern[str]] = []
