@@ -66,6 +66,14 @@ def test_the_root_is_the_folder_of_the_entry_file(tmp_path: Path, paths: list[st
     assert find_root(tree, "main.py") == (None if root is None else tree / root)
 
 
+def test_a_link_is_not_the_single_top_folder(tmp_path: Path):
+    tree = make_tree(tmp_path, "__MACOSX/main.py")
+    (tree / "app").symlink_to("__MACOSX")
+
+    assert find_root(tree, "main.py") is None
+    assert "found there: 'app'" in str(missing_entry(tree, Runtime.PYTHON))
+
+
 def test_a_link_may_be_the_entry_file(tmp_path: Path) -> None:
     make_tree(tmp_path, "src/app.py").joinpath("main.py").symlink_to("src/app.py")
 

@@ -44,7 +44,8 @@ def is_leftover(name: str) -> bool:
 def find_root(tree: Path, entry: str) -> Path | None:
     """The folder of an unpacked tree that holds the entry file, or None.
 
-    That is the tree itself, else its single top folder, leftovers aside.
+    That is the tree itself, else its single top folder, leftovers aside. A link to a folder is not one: links
+    were checked against the folder that runs see, which is the tree then.
 
     Args:
         tree: The unpacked tree.
@@ -53,7 +54,7 @@ def find_root(tree: Path, entry: str) -> Path | None:
     if (tree / entry).is_file():
         return tree
     top = list(islice(_top_of(tree), 2))
-    return top[0] if len(top) == 1 and (top[0] / entry).is_file() else None
+    return top[0] if len(top) == 1 and _is_folder(top[0]) and (top[0] / entry).is_file() else None
 
 
 def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
@@ -65,7 +66,7 @@ def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
     """
     entry = RECIPES[runtime].entry
     folder, found = tree, sorted(islice(_top_of(tree), MOST_LISTED))
-    if len(found) == 1 and found[0].is_dir():
+    if len(found) == 1 and _is_folder(found[0]):
         folder, found = found[0], sorted(islice(_top_of(found[0]), MOST_LISTED))
     below = tuple(path.name for path in found[:MOST_LOOKED_INTO] if (path / entry).is_file())
     names = tuple(path.name for path in found)
@@ -170,6 +171,10 @@ def _nearest(top: Top) -> str | None:
 
 def _ending(name: str) -> str:
     return name[name.rfind(".") :].lower() if "." in name else ""
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _top_of(folder: Path) -> Iterator[Path]:
