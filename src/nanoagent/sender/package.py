@@ -374,7 +374,7 @@ def _checked_as_the_worker(code: Path, zip_: IO[bytes], limits: ArchiveLimits) -
 
 def _refused(code: Path, rejected: Rejected) -> InvalidCall:
     """The worker's refusal in the worker's words."""
-    advice = "" if rejected.hint is None else f"; {rejected.hint}"
+    advice = "" if rejected.hint is None else f". {rejected.hint}"
     return InvalidCall([f"{_shown(code)}: {rejected.message}{advice}"])
 
 
