@@ -70,7 +70,7 @@ REFUSED: Final[list[dict[str, Any]]] = [
     {"s3Bucket": "https://" + "a.s3." * 200_000},
     {"s3Key": "https://" + "a.s3." * 200_000},
     {"modelId": "\u202e"},
-    {"modelId": "\u202e" * 150_000},
+    {"modelId": "\u202e" * 140_000},
     {"input": float("nan")},
     {"input": [float("inf"), -float("inf")]},
 ]
