@@ -795,7 +795,5 @@ def _problem(error: object) -> str:
 
 def _told(name: str, value: object, expected: str) -> str:
     """The sentence about a wrong setting, with its value unless that may be a secret."""
-    # A URL may have a password in it, or a key in its query, and a wrong one cannot be taken apart.
-    marks = "@?" if name.endswith(("_URL", "_ENDPOINT")) else "@"
-    may_be_secret = not Settings.model_fields[name.lower()].repr or bool(set(marks) & set(str(value)))
-    return expectations.problem(name, value, expected, is_secret=may_be_secret)
+    is_secret = not Settings.model_fields[name.lower()].repr or expectations.may_be_secret(name, str(value))
+    return expectations.problem(name, value, expected, is_secret=is_secret)

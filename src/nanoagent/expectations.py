@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MOST_SHOWN: Final = 100
+_KEY: Final = re.compile(r"(?=[A-Za-z+=]{0,99}[0-9])(?=[0-9+=]{0,99}[A-Za-z])[A-Za-z0-9+=]{12}")
+_USER_AND_PASSWORD: Final = re.compile(r"[^:/]{1,100}:(?!//|[0-9]{1,5}(?:/|$))")
 # A regular expression says little to its reader; one line for each setting that has one.
 PATTERNS: Final[dict[str, str]] = {
     "worker_id": "1 to 40 letters, digits and hyphens (-)",
@@ -17,6 +20,21 @@ PATTERNS: Final[dict[str, str]] = {
     "python_preload": "auto, none, or names of Python modules separated by commas, without spaces "
     "(numpy,pandas)",
 }
+
+
+def may_be_secret(name: str, value: str) -> bool:
+    """Whether a wrong value may be a secret, or have one in it.
+
+    A key or a password may have been given to the wrong setting: keys are long words of letters and digits. A
+    URL may have a password in it, or a key in its query, and a wrong one cannot be taken apart.
+
+    Args:
+        name: The environment variable.
+        value: What it is set to.
+    """
+    if "@" in value or _KEY.search(value):
+        return True
+    return name.endswith(("_URL", "_ENDPOINT")) and ("?" in value or bool(_USER_AND_PASSWORD.match(value)))
 
 
 def problem(name: str, value: object, expected: str, *, is_secret: bool = False) -> str:

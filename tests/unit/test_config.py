@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent import config
+from nanoagent import config, expectations
 from nanoagent.config import Settings
 from nanoagent.errors import ConfigError
 from nanoagent.job import Runtime
@@ -361,6 +361,25 @@ def test_a_refused_value_that_may_be_secret_is_not_repeated(environment: Callabl
         f"{name} has a value that is not shown, because it may hold a secret"
         for name in ("SQS_DLQ_URL", "WORKER_ID", "AI_ENDPOINT", "AI_API_KEY", "AI_UPSTREAMS")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_hidden"),
+    [
+        ("REDIS_PORT", "637x", False),
+        ("REDIS_PORT", "9" * 5000, False),
+        ("REDIS_PORT", "AKIAIOSFODNN7EXAMPLE", True),
+        ("REDIS_PORT", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY1", True),
+        ("S3_CODE_BUCKET", "My_Bucket", False),
+        ("AI_ENDPOINT", "model-server:11434", False),
+        ("AI_ENDPOINT", "user:hunter2", True),
+        ("SQS_QUEUE_URL", "htp://queue/1", False),
+        ("SQS_QUEUE_URL", "sqs.eu-west-1.amazonaws.com/1/q", False),
+        ("CODE_CACHE_DIR", "relative/cache", False),
+    ],
+)
+def test_a_wrong_value_that_looks_like_a_key_is_not_shown(name: str, value: str, *, is_hidden: bool):
+    assert expectations.may_be_secret(name, value) is is_hidden
 
 
 ANY_TEXT = {  # of which a worker learns at its start whether it is right
