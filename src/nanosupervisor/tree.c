@@ -565,7 +565,7 @@ uint64_t tree_used_bytes(const struct tree *tree)
 static int has_changed(const struct stat *info, const struct timespec *since)
 {
     return info->st_ctim.tv_sec != since->tv_sec ? info->st_ctim.tv_sec > since->tv_sec
-                                                 : info->st_ctim.tv_nsec > since->tv_nsec;
+                                                 : info->st_ctim.tv_nsec >= since->tv_nsec;
 }
 
 static int has_file_of(int folder, uint64_t bytes, const struct timespec *since, int depth)

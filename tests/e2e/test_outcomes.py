@@ -103,6 +103,11 @@ async def test_a_file_over_its_limit_is_a_disk_limit_also_in_a_child(
     assert result["errorMessage"] == f"a file reached the limit of {512 << 20} bytes (MAX_FILE_MB=512)"
 
 
+async def test_a_large_file_is_found_that_a_run_writes_at_once(worker: WorkerUnderTest):
+    results = [await worker.run_program("cpp", "large_file_child") for _ in range(25)]
+    assert {result["errorType"] for result in results} == {"DISK_LIMIT"}
+
+
 @each_runtime
 @pytest.mark.parametrize("case", ["oom", "oom_child"])
 async def test_running_out_of_memory_is_told_from_a_kill(worker: WorkerUnderTest, runtime: str, case: str):
