@@ -542,11 +542,13 @@ static void usage_between(const struct rusage *before, struct exit_report *repor
 static void judge_disk(struct run *run)
 {
     struct exit_report *report = &run->report;
+    const struct run_request *request = &run->request;
     int status = (int)report->wait_status;
     if (tree_is_full(run->tree))
         report->flags |= EXIT_DISK_FULL;
     if ((WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ) ||
-        (status != 0 && tree_has_file_of(run->tree, run->request.file_size_bytes, &run->started_at)))
+        (status != 0 &&
+         tree_has_file_of(run->tree, request->file_size_bytes, request->payload_bytes, &run->started_at)))
         report->flags |= EXIT_FILE_LIMIT;
 }
 

@@ -562,10 +562,15 @@ uint64_t tree_used_bytes(const struct tree *tree)
     return used;
 }
 
+static int is_before(const struct timespec *time, const struct timespec *other)
+{
+    return time->tv_sec != other->tv_sec ? time->tv_sec < other->tv_sec : time->tv_nsec < other->tv_nsec;
+}
+
+/* A file of the code may have been copied in the tick in which the run began. It has its time from the zip. */
 static int has_changed(const struct stat *info, const struct timespec *since)
 {
-    return info->st_ctim.tv_sec != since->tv_sec ? info->st_ctim.tv_sec > since->tv_sec
-                                                 : info->st_ctim.tv_nsec >= since->tv_nsec;
+    return !is_before(&info->st_ctim, since) && !is_before(&info->st_mtim, since);
 }
 
 static int has_file_of(int folder, uint64_t bytes, const struct timespec *since, int depth)
@@ -590,11 +595,13 @@ static int has_file_of(int folder, uint64_t bytes, const struct timespec *since,
     return found;
 }
 
-int tree_has_file_of(const struct tree *tree, uint64_t bytes, const struct timespec *since)
+int tree_has_file_of(const struct tree *tree, uint64_t bytes, uint64_t payload_bytes, const struct timespec *since)
 {
     for (int place = 0; place < PLACE_COUNT; place++) {
         int folder = open_folder(tree->place[place], ".");
-        if (folder >= 0 && has_file_of(folder, bytes, since, 1))
+        /* The payload was written in the tick in which the run began, or just before. */
+        uint64_t least = place == PLACE_INPUT && bytes <= payload_bytes ? payload_bytes + 1 : bytes;
+        if (folder >= 0 && has_file_of(folder, least, since, 1))
             return 1;
     }
     return 0;

@@ -32,8 +32,9 @@ void tree_send_outputs(const struct tree *tree, const struct run_request *reques
 int tree_is_full(const struct tree *tree);
 /* How much the files in all places take. */
 uint64_t tree_used_bytes(const struct tree *tree);
-/* Whether any file in a place is at least that large and has changed since then (CLOCK_REALTIME_COARSE). */
-int tree_has_file_of(const struct tree *tree, uint64_t bytes, const struct timespec *since);
+/* Whether any file in a place, but the payload, is at least that large and has changed since then
+ * (CLOCK_REALTIME_COARSE). */
+int tree_has_file_of(const struct tree *tree, uint64_t bytes, uint64_t payload_bytes, const struct timespec *since);
 /* Remove everything in a place of the container. False when something stays. */
 int tree_wipe_place(enum place place);
 /* The same for all of them. */
