@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
-    from nanoagent.worker import Worker
+    from nanoagent.worker.worker import Worker
 
 _BUCKET: Final = "benchmark-code"
 _HELLO: Final = {

@@ -26,7 +26,7 @@ One process, one asyncio loop. A job's way through it, and the module that owns 
 Order of effects: outputs uploaded → result stored and published → message deleted. A crash anywhere
 repeats from the last finished step.
 
-Read in this order: `job`, `result`, `config`, `worker`, `handling`, `executor`, `runner`, `container.pool`,
+Read in this order: `job`, `result`, `config`, `worker`, `executor`, `runner`, `container.pool`,
 `runtime.session`, `src/nanosupervisor/supervisor.c`, `network.listeners`, `ai.gateway`, then `agent`, which
 puts the parts together.
 """

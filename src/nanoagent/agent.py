@@ -41,8 +41,6 @@ from nanoagent.disk import DiskRoom
 from nanoagent.errors import ConfigError, ContainerError, StorageError
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.failures import Failures
-from nanoagent.gates import Gate, Gates
-from nanoagent.handling import WorkerParts
 from nanoagent.job import NetworkPolicy, Runtime
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import Network
@@ -63,7 +61,10 @@ from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer
 from nanoagent.tuner import Prices, Tuner
-from nanoagent.worker import DRAIN_TAIL_S, Worker
+from nanoagent.worker.drain import DRAIN_TAIL_S
+from nanoagent.worker.parts import WorkerParts
+from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
+from nanoagent.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -259,16 +260,18 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             health=health,
             cloudwatch=await _cloudwatch(settings, clients, telemetry, opened),
             blocked=blocked,
-            gates=(
-                Gate("storage", store.trouble),
-                Gate("disk", disk.trouble),
-                Gate("descriptors", finite.Descriptors(limit, pool.evict).trouble),
-                Gate("host", finite.HostRoom().trouble),
+            checks=(
+                ReadinessCheck("storage", store.trouble),
+                ReadinessCheck("disk", disk.trouble),
+                ReadinessCheck("descriptors", finite.Descriptors(limit, pool.evict).trouble),
+                ReadinessCheck("host", finite.HostRoom().trouble),
             ),
             background=background,
         )
     )
-    first = Gates((Gate("queue", broker.unavailable), Gate("storage", buckets.unusable)), health)
+    first = ReadinessChecks(
+        (ReadinessCheck("queue", broker.unavailable), ReadinessCheck("storage", buckets.unusable)), health
+    )
     await _until_all_answered(first, worker)
     if notices is not None:
         _heed(notices, worker, settings, opened)
@@ -298,7 +301,7 @@ def _background(metrics: Metrics, health: Health) -> Background:
     return Background(metrics.background_task_failed, report)
 
 
-async def _until_all_answered(first: Gates, worker: Worker) -> None:
+async def _until_all_answered(first: ReadinessChecks, worker: Worker) -> None:
     """Wait until every part has answered once and is well; nothing is received before.
 
     A supervisor that replaces a worker stops the old one when the new one is ready.

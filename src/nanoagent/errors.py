@@ -8,18 +8,18 @@
     ├── Rejected               the user's fault, found before the program could start (blame: user)
     │   └── Remembered         it was found with another job, a moment ago
     ├── UnreadableMessage      a message without a requestId: nobody can be told
-    └── PlatformError          our side's fault; the job is tried again (blame: platform)
-        ├── BrokerError        SQS
-        ├── SinkError          Redis
-        ├── StorageError       S3
-        ├── ContainerError     Docker, or a container that died or misbehaved
-        │   ├── ContainerNotMade  by no fault of what it was to be for
-        │   ├── KnownToCrash   what was to be run has just taken several down
-        │   └── ProtocolError  bytes from a supervisor that break the protocol
-        ├── StackError         the embedded services of demo, dev and tests (see `local`)
-        ├── GivenUp            a job has no attempts left, or its message no receipts
-        ├── Interrupted        the job goes back to the queue; its kind says if that is an attempt
-        └── Superseded         another worker has the request; nothing of this attempt counts
+    ├── PlatformError          our side's fault; the job is tried again (blame: platform)
+    │   ├── BrokerError        SQS
+    │   ├── SinkError          Redis
+    │   ├── StorageError       S3
+    │   ├── ContainerError     Docker, or a container that died or misbehaved
+    │   │   ├── ContainerNotMade  by no fault of what it was to be for
+    │   │   ├── KnownToCrash   what was to be run has just taken several down
+    │   │   └── ProtocolError  bytes from a supervisor that break the protocol
+    │   └── StackError         the embedded services of demo, dev and tests (see `local`)
+    │                          Nothing failed, but the work on the job ends:
+    ├── ReturnToQueue          the job goes back to the queue; the reason says if that is an attempt
+    └── Superseded             another worker has the request; nothing of this attempt counts
 
 Vendors' exceptions are translated at the adapters, `from exc`.
 """
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nanoagent.returns import Why
+from nanoagent.returns import ReturnReason
 from nanoagent.text import Text, as_text
 
 if TYPE_CHECKING:
@@ -193,39 +193,30 @@ class ProtocolError(ContainerError):
     """A supervisor sent bytes that the protocol does not allow."""
 
 
-class GivenUp(PlatformError):  # noqa: N818 - what becomes of the job, by our fault
-    """A job is not tried again, or not even once.
+class ReturnToQueue(NanoAgentError):  # noqa: N818 - names what happens to the job
+    """The job goes back to the queue, for lack of room for example.
 
     Args:
-        why: For the sender as well.
+        detail: Why, for the log.
+        delay_s: The delay until it can be received again, seconds; None: the delay of the reason.
+        reason: Why. It decides alone whether this counts as an attempt (`returns.RULES`).
+
+    Attributes:
+        told: What the sender is told if the job ends by it.
     """
 
-    def __init__(self, why: Text) -> None:
-        super().__init__(str(why))
-        self.told = why
-
-
-class Interrupted(PlatformError):  # noqa: N818 - the contract's word: INTERRUPTED
-    """The worker returns the job to the queue, for lack of room for example.
-
-    Whether this counts as an attempt is decided by the reason's kind alone (`returns.RULES`).
-
-    Args:
-        reason: Why, for the log.
-        delay_s: The delay until it can be received again, seconds; None: that of a job that found no room.
-        why: The reason's kind.
-    """
-
-    told = Text(
+    told: Text = Text(
         "no worker could run jobs of this runtime",
         "이 런타임의 작업을 실행할 수 있는 워커가 없었습니다",
     )
 
-    def __init__(self, reason: str, delay_s: float | None = None, *, why: Why = Why.NO_ROOM) -> None:
-        super().__init__(reason)
+    def __init__(
+        self, detail: str, delay_s: float | None = None, *, reason: ReturnReason = ReturnReason.NO_ROOM
+    ) -> None:
+        super().__init__(detail)
         self.delay_s = delay_s
-        self.why = why
+        self.reason = reason
 
 
-class Superseded(PlatformError):  # noqa: N818 - a fact about the attempt, not a failure
-    """A store has shown that another worker has claimed the request since; this does not count either."""
+class Superseded(NanoAgentError):  # noqa: N818 - a fact about the attempt, not a failure
+    """A store has shown that another worker has claimed the request since."""

@@ -6,11 +6,11 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from nanoagent import hints, payload
 from nanoagent.errors import KnownToCrash, Rejected, Remembered
-from nanoagent.result import ErrorType, Result, Status, hint_for
+from nanoagent.result import OUTCOMES, ErrorType, Result, hint_for
 from nanoagent.runner import entry_source
 from nanoagent.text import Text
 from nanoagent.threads import in_thread
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from nanoagent.code.cache import CodeCache, CodeTree
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
-    from nanoagent.container.pool import Lease
-    from nanoagent.errors import PlatformError
     from nanoagent.job import Job
     from nanoagent.outputs import OutputUploader
-    from nanoagent.runner import Attempt, Runner
+    from nanoagent.runner import Attempt, Ran, Runner
     from nanoagent.tuner import Tuner
 
 
@@ -37,6 +35,15 @@ _LOG_SAYS_MORE: Final = Text(
     "{told}; see the worker's log for this requestId",
     "{told}. 자세한 내용은 워커 로그에서 이 requestId로 확인하세요",
 )
+
+
+class Failure(Protocol):
+    """Why the platform gave a job up."""
+
+    @property
+    def told(self) -> Text:
+        """What the sender is told."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +82,8 @@ class Executor:
         try:
             async with AsyncExitStack() as held:
                 tree = await self._fetch(attempt, held)
-                ran, lease = await self._parts.runner.run(attempt, tree, held)
-                return await self._report(attempt, tree, ran, lease)
+                ran = await self._parts.runner.run(attempt, tree, held)
+                return await self._report(attempt, tree, ran)
         except Rejected as rejection:
             return self.rejected(attempt, rejection)
         except KnownToCrash:
@@ -91,8 +98,9 @@ class Executor:
 
     # --- reporting
 
-    async def _report(self, attempt: Attempt, tree: CodeTree, ran: Execution, lease: Lease) -> Result:
+    async def _report(self, attempt: Attempt, tree: CodeTree, done: Ran) -> Result:
         """Upload what the run left, and say everything about it."""
+        ran = done.execution
         with attempt.timed("upload"):
             links, refused = await self._parts.outputs.upload(
                 attempt.job.request_id, ran.collected.files, attempt.fence
@@ -113,8 +121,8 @@ class Executor:
             refusal.in_(attempt.job.locale) for refusal in (*ran.collected.refused, *refused)
         ]
         result.llm_token_count = attempt.ai_usage.tokens
-        result.start = lease.start
-        result.isolation = lease.isolation
+        result.start = done.start
+        result.isolation = done.isolation
         if ran.use is not None and ran.use.peak_bytes is not None:
             result.peak_memory_bytes = ran.use.peak_bytes
             self._advise(attempt.job, result, ran.use.peak_bytes)
@@ -157,7 +165,7 @@ class Executor:
             result.hint = rejection.hint.in_(attempt.job.locale)
         return result
 
-    def failed(self, attempt: Attempt, failure: PlatformError) -> Result:
+    def failed(self, attempt: Attempt, failure: Failure) -> Result:
         """The result of a job that was given up, by our fault; why in detail is the log's."""
         message = _LOG_SAYS_MORE.format(told=failure.told)
         return self._blank(attempt, ErrorType.PLATFORM, message)
@@ -169,14 +177,15 @@ class Executor:
     def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: Text | None) -> Result:
         """A result with what is known of every job."""
         job = attempt.job
-        status = Status.SUCCESS if error_type is None else Status.FAILED
+        status = OUTCOMES[error_type].status
+        assert status is not None  # noqa: S101 - the endings without a result do not come here
         attempt.timings.queue = round(attempt.queue_ms, 3)
         attempt.timings.total = round((time.perf_counter() - attempt.started_at) * 1000, 3)
         return Result(
             request_id=job.request_id,
             function_id=job.function_id,
             runtime=job.runtime,
-            status=Status.TIMEOUT if error_type is ErrorType.TIMEOUT else status,
+            status=status,
             error_type=error_type,
             error_message=None if message is None else message.in_(job.locale),
             hint=None if error_type is None else hint_for(error_type, job.locale),

@@ -36,8 +36,8 @@ class Settle(StrEnum):
 
     ACK = "acked"
     POISON = "left for the queue's redrive policy, else moved to the dead-letter queue, else acked and logged"
-    RETRY = "given back with growing delay; after the last attempt published and dead-lettered"
-    RELEASE = "given back at once, not counted as an attempt"
+    RETRY = "returned with growing delay; after the last attempt published and dead-lettered"
+    RELEASE = "returned to the queue, not counted as an attempt"
 
 
 class ErrorType(StrEnum):
@@ -225,7 +225,7 @@ _FAILURES: Final = (
         _B.PLATFORM,
         Settle.RETRY,
         "error",
-        "Docker, S3, Redis, the disk or a bug of ours",
+        "Docker, S3, Redis, the disk or an internal error",
         Text(
             "Nothing is wrong with the job: send it again, and tell the operator of the worker.",
             "작업에는 문제가 없습니다. 다시 보내고, 워커 운영자에게 알려 주세요.",
@@ -245,7 +245,7 @@ _FAILURES: Final = (
         _B.PLATFORM,
         Settle.RELEASE,
         "interrupted",
-        "the worker is draining",
+        "the job goes back to the queue, for one of the reasons of `worker_jobs_returned_total`",
     ),
 )
 

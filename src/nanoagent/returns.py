@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Why(StrEnum):
-    """The reason of a return."""
+class ReturnReason(StrEnum):
+    """Why a message goes back to the queue. The label `reason` of a metric."""
 
     STOPPING = "stopping"
     OVER_SHARE = "over_share"
@@ -54,48 +54,33 @@ class Rule(StrEnum):
 
 
 RULES: Final = {
-    Why.STOPPING: Rule.FREE,  # a worker stops once
-    Why.OVER_SHARE: Rule.FREE,  # the function's own jobs end
-    Why.NO_ROOM: Rule.FREE,  # other jobs end
-    Why.CLAIMED_ELSEWHERE: Rule.FREE,  # the other worker's claim ends; the pauses grow meanwhile
-    Why.DUPLICATE: Rule.FREE,  # the first delivery ends
-    Why.LEASE_LOST: Rule.FREE,  # another worker has the message
-    Why.CLAIM_LOST: Rule.FREE,  # another worker answers
-    Why.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted, or ends
-    Why.STORE_UNAVAILABLE: Rule.CHECKED,  # `storage`; throttling passes, and three in a row close it
-    Why.ENGINE_UNAVAILABLE: Rule.CHECKED,  # `containers`
-    Why.NO_CONTAINERS: Rule.CHECKED,  # `containers`: they cannot be made for any runtime
-    Why.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,
-    Why.NO_RUNTIME: Rule.CHECKED,  # `guards`: all are blocked
-    Why.RUNTIME_BLOCKED: Rule.COUNTED,
-    Why.NOT_CLAIMED: Rule.STREAK,
-    Why.NOT_TOLD: Rule.STREAK,
-    Why.NOT_SETTLED: Rule.STREAK,
+    ReturnReason.STOPPING: Rule.FREE,  # a worker stops once
+    ReturnReason.OVER_SHARE: Rule.FREE,  # the function's own jobs end
+    ReturnReason.NO_ROOM: Rule.FREE,  # other jobs end
+    ReturnReason.CLAIMED_ELSEWHERE: Rule.FREE,  # the other worker's claim ends; the pauses grow meanwhile
+    ReturnReason.DUPLICATE: Rule.FREE,  # the first delivery ends
+    ReturnReason.LEASE_LOST: Rule.FREE,  # another worker has the message
+    ReturnReason.CLAIM_LOST: Rule.FREE,  # another worker answers
+    ReturnReason.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted, or ends
+    ReturnReason.STORE_UNAVAILABLE: Rule.CHECKED,  # `storage`; throttling passes, and three in a row close it
+    ReturnReason.ENGINE_UNAVAILABLE: Rule.CHECKED,  # `containers`
+    ReturnReason.NO_CONTAINERS: Rule.CHECKED,  # `containers`: they cannot be made for any runtime
+    ReturnReason.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,
+    ReturnReason.NO_RUNTIME: Rule.CHECKED,  # `guards`: all are blocked
+    ReturnReason.RUNTIME_BLOCKED: Rule.COUNTED,
+    ReturnReason.NOT_CLAIMED: Rule.STREAK,
+    ReturnReason.NOT_TOLD: Rule.STREAK,
+    ReturnReason.NOT_SETTLED: Rule.STREAK,
 }
 
-_COUNTED_PAUSE_S: Final = 15.0
-_FACTOR: Final = 4.0
 _STREAK: Final = 5
 _STOP_S: Final = 1.0
 _STOP_MAX_S: Final = 60.0
 
 
-def counts(why: Why) -> bool:
+def counts(reason: ReturnReason) -> bool:
     """Whether a return for that reason is a failed attempt."""
-    return RULES[why] is Rule.COUNTED
-
-
-def counted_delay_s(failures: int, longest_s: float) -> float:
-    """How long a job stays away after a counted return.
-
-    With the default settings 15 s, 1, 4 and 15 minutes: a healthy worker beside this one has had time to take
-    it, and an operator to act on `/readyz`, before the fifth ends it.
-
-    Args:
-        failures: How many attempts have failed, this one included, at least 1.
-        longest_s: RETRY_MAX_SECONDS.
-    """
-    return max(_COUNTED_PAUSE_S, min(_COUNTED_PAUSE_S * _FACTOR ** min(failures - 1, 16), longest_s))
+    return RULES[reason] is Rule.COUNTED
 
 
 @dataclass(slots=True)
@@ -129,11 +114,11 @@ class Streak:
     def __init__(self, most: int = _STREAK, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._runs: dict[Why, _Run] = {}
+        self._runs: dict[ReturnReason, _Run] = {}
 
-    def returned(self, why: Why, detail: str) -> None:
+    def returned(self, reason: ReturnReason, detail: str) -> None:
         """A message has gone back."""
-        run = self._runs.setdefault(why, _Run())
+        run = self._runs.setdefault(reason, _Run())
         run.number += 1
         run.detail = detail
         now = self._clock()
@@ -141,9 +126,9 @@ class Streak:
             run.stopped_until = now + run.pause_s
             run.pause_s = min(run.pause_s * 2, _STOP_MAX_S)
 
-    def worked(self, why: Why) -> None:
+    def worked(self, reason: ReturnReason) -> None:
         """The operation that fails for this reason has succeeded."""
-        self._runs.pop(why, None)
+        self._runs.pop(reason, None)
 
     @property
     def on_trial(self) -> bool:
@@ -154,8 +139,8 @@ class Streak:
         """Why no messages should be taken, or None."""
         now = self._clock()
         stopped = [
-            f"{run.number} messages in a row went back ({why}): {run.detail}"
-            for why, run in self._runs.items()
+            f"{run.number} messages in a row went back ({reason}): {run.detail}"
+            for reason, run in self._runs.items()
             if run.number >= self._most and now < run.stopped_until
         ]
         return "; ".join(stopped) or None

@@ -23,12 +23,12 @@ from nanoagent.container import execution
 from nanoagent.container.execution import Control
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import MIB, RUN_USER
-from nanoagent.errors import Interrupted, PlatformError, Rejected
+from nanoagent.errors import PlatformError, Rejected, ReturnToQueue
 from nanoagent.failures import Failures
 from nanoagent.job import Runtime
 from nanoagent.network.base import AiUsage, NetworkRun
 from nanoagent.payload import fits_variable
-from nanoagent.result import ErrorType, Timings
+from nanoagent.result import ErrorType, Isolation, Start, Timings
 from nanoagent.runtime import build_hint, error_line
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
@@ -81,7 +81,7 @@ class Attempt:
 
     Attributes:
         job: What to do.
-        number: Which attempt it is, from 1.
+        number: Which attempt it is, from 1; 0 where none was made.
         queue_ms: How long the message had waited when it was received.
         control: What the run can be called off by.
         ai_usage: What the run has used of models.
@@ -92,7 +92,7 @@ class Attempt:
 
     job: Job
     number: int
-    queue_ms: float
+    queue_ms: float = 0
     on_running: Callable[[], None] = lambda: None
     fence: int = 0
     control: Control = field(default_factory=Control)
@@ -110,6 +110,21 @@ class Attempt:
         finally:
             elapsed_ms = (time.perf_counter() - begun) * 1000
             setattr(self.timings, phase, round(getattr(self.timings, phase) + elapsed_ms, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that is over.
+
+    Attributes:
+        execution: How it ended.
+        start: Where its container came from.
+        isolation: What stood between it and other runs.
+    """
+
+    execution: Execution
+    start: Start
+    isolation: Isolation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +159,7 @@ class Runner:
         self._parts = parts
         self._settings = parts.settings
 
-    async def run(self, attempt: Attempt, tree: CodeTree, held: AsyncExitStack) -> tuple[Execution, Lease]:
+    async def run(self, attempt: Attempt, tree: CodeTree, held: AsyncExitStack) -> Ran:
         """Build the code if its language wants that, and run it once; slot and container are free again then.
 
         Args:
@@ -277,7 +292,7 @@ class Runner:
 
     async def _run(
         self, attempt: Attempt, binding: Binding, spool: Path, trying: AbstractContextManager[None]
-    ) -> tuple[Execution, Lease]:
+    ) -> Ran:
         """One run in a slot and a container; both are free again when this returns."""
         async with AsyncExitStack() as held:
             with attempt.timed("acquire"):
@@ -293,7 +308,7 @@ class Runner:
                 lease, request, spool, attempt.control, reached, language=attempt.job.runtime
             )
             attempt.timings.run = round(ran.wall_ms, 3)
-            return ran, lease
+            return Ran(ran, lease.start, lease.isolation)
 
     async def _enter_slot(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
@@ -308,7 +323,7 @@ class Runner:
             async with asyncio.timeout(_SLOT_WAIT_S):
                 await held.enter_async_context(slot)
         except TimeoutError as exc:
-            raise Interrupted(f"no room for this job within {_SLOT_WAIT_S:.0f} s") from exc
+            raise ReturnToQueue(f"no room for this job within {_SLOT_WAIT_S:.0f} s") from exc
 
     def _reached(
         self, attempt: Attempt, lease: Lease, request: RunRequest, spool: Path

@@ -207,7 +207,9 @@ async def test_a_spot_notice_gives_back_what_is_known_to_take_longer_and_finishe
             async with asyncio.timeout(EVENTUALLY_S):
                 await worker.agent.ended()
             assert worker.agent.exit_code == 0
-            assert [line["request_id"] for line in lines(worker, "given back")] == [long["requestId"]]
+            assert [line["request_id"] for line in lines(worker, "returned to the queue")] == [
+                long["requestId"]
+            ]
             (result,) = await worker.redis.mget([f"job:{short['requestId']}"])
             assert result is not None
             assert json.loads(result)["status"] == "SUCCESS"

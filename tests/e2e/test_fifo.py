@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from nanoagent.errors import Interrupted, PlatformError
+from nanoagent.errors import PlatformError, ReturnToQueue
 from nanoagent.job import Runtime
 from support.fakes import finished, message
 from support.in_process import DATABASE, Queues, real_rig
@@ -62,7 +62,7 @@ def scripts_of(names: list[str]) -> dict[str, Callable[[Attempt], Any]]:
     """The second of each group fails once, the third finds no room once."""
     troubles: dict[str, list[Exception]] = {
         "2": [PlatformError("S3 is away")],
-        "3": [Interrupted("no room", 0)],
+        "3": [ReturnToQueue("no room", 0)],
     }
     left = {name: list(troubles.get(name[-1], ())) for name in names}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis
 
-from nanoagent.errors import Interrupted
+from nanoagent.errors import ReturnToQueue
 from nanoagent.job import Runtime
 from support.fakes import finished, message
 from support.in_process import DATABASE, Queues, real_rig
@@ -109,7 +109,7 @@ async def test_twenty_interruptions_on_a_queue_that_hands_out_five_times_are_no_
         nonlocal left
         left -= 1
         if left >= 0:
-            raise Interrupted("no room", 0)
+            raise ReturnToQueue("no room", 0)
         return finished(attempt)
 
     queues = await asyncio.to_thread(Queues.make, stack, max_receives=5)

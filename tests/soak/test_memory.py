@@ -43,7 +43,7 @@ MOST_OBJECTS = JOBS // 10
 MOST_ENTRIES = 100
 BOUNDED = {
     "nanoagent.failures._Bounded._records": 1024 + 32,
-    "nanoagent.history.History._durations": 1024,
+    "nanoagent.worker.durations.Durations._durations": 1024,
     "nanoagent.code.cache.CodeCache._refusals": 1024,
     "nanoagent.code.cache.CodeCache._fresh": 256,
 }

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from nanoagent import cli
-from nanoagent.history import SAMPLES, History
+from nanoagent.worker.durations import SAMPLES, Durations
 
 if TYPE_CHECKING:
     from nanoagent.job import Job
@@ -20,14 +20,14 @@ KNOWN: Final = "KNOWN_DURATIONS"
 
 def main() -> None:
     known: dict[str, float] = json.loads(os.environ[KNOWN])
-    learnt = History.of
+    learnt = Durations.of
 
-    def of(self: History, job: Job) -> tuple[float, ...]:
+    def of(self: Durations, job: Job) -> tuple[float, ...]:
         if job.function_id in known:
             return (known[job.function_id],) * SAMPLES
         return learnt(self, job)
 
-    History.of = of  # type: ignore[method-assign]
+    Durations.of = of  # type: ignore[method-assign]
     cli.main()
 
 

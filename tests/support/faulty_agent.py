@@ -48,7 +48,7 @@ STEPS: Final = {
     "delete": ("nanoagent.broker.sqs", "SqsBroker._try_delete"),
     "give_back": ("nanoagent.broker.sqs", "SqsBroker.give_back"),
     "bury": ("nanoagent.broker.sqs", "SqsBroker.bury"),
-    "drain": ("nanoagent.worker", "Worker._drain"),
+    "drain": ("nanoagent.worker.drain", "Drain.run"),
 }
 """Step → module and method. One that was renamed fails the start of the agent, and with it the test."""
 

@@ -11,7 +11,7 @@ from nanoagent.broker.sqs import SqsBroker
 from nanoagent.sink.redis import RedisSink
 from nanoagent.sink.server import Server
 from nanoagent.sink.spool import Spool
-from nanoagent.worker import Worker
+from nanoagent.worker.worker import Worker
 from support.worker_rig import Rig
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nanoagent import result as results
 from nanoagent.broker.memory import MemoryBroker
-from nanoagent.handling import WorkerParts
 from nanoagent.outputs import OutputUploader
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.memory import MemorySink
@@ -18,7 +17,8 @@ from nanoagent.sink.spool import Spool
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.worker import Worker
+from nanoagent.worker.parts import WorkerParts
+from nanoagent.worker.worker import Worker
 from support.fakes import DEADLINE_S, FakePool, Journal, ScriptedExecutor, finished, make_settings
 from support.folder_store import FolderStore
 

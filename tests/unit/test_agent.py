@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from nanoagent import agent
 from nanoagent.errors import ConfigError
-from nanoagent.gates import Gate, Gates
 from nanoagent.notices import Ec2Notices
 from nanoagent.telemetry.status import Health
+from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.fakes import DEADLINE_S, make_settings, message
 from support.metadata_service import SPOT, MetadataService, metadata_service
 from support.worker_rig import Rig
@@ -94,7 +94,7 @@ async def test_a_notice_drains_the_worker_in_the_time_that_it_leaves(service, sy
         service.interrupt("terminate", time.time() + 120)
         agent._heed(notices, rig.worker, rig.settings, opened)
         await _until_draining(rig)
-        assert 0 < rig.worker._left_s() <= 120 - agent.NOTICE_RESERVE_S
+        assert 0 < rig.worker._lifecycle.left_s() <= 120 - agent.NOTICE_RESERVE_S
         service.interrupt("terminate", time.time())
         await run
     assert systemd.recv(1000).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
@@ -124,11 +124,11 @@ class Parts:
         self.looks.append(name)
         return "not answered" if self.looks.count(name) <= self.not_well[name] else None
 
-    def gate(self, name: str) -> Gate:
+    def gate(self, name: str) -> ReadinessCheck:
         async def look() -> str | None:
             return self.look(name)
 
-        return Gate(name, look)
+        return ReadinessCheck(name, look)
 
     async def why_no_jobs(self) -> str | None:
         """As the worker's own gates say it."""
@@ -138,7 +138,7 @@ class Parts:
 async def test_a_worker_is_not_ready_before_every_part_has_answered_once(systemd, monkeypatch):
     monkeypatch.setattr(agent, "_ASK_AGAIN_S", 0)
     health, parts = Health(), Parts(queue=1, storage=2, results=1)
-    first = Gates([parts.gate("queue"), parts.gate("storage")], health)
+    first = ReadinessChecks([parts.gate("queue"), parts.gate("storage")], health)
     async with asyncio.timeout(DEADLINE_S):
         await agent._until_all_answered(first, parts)  # type: ignore[arg-type]
     assert parts.looks == [*(["queue", "storage"] * 3), "results", "queue", "storage", "results"]

@@ -22,7 +22,6 @@ from nanoagent.broker.sqs import SqsBroker
 from nanoagent.container import pool as pool_module
 from nanoagent.container.policy import Binding
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
-from nanoagent.gates import Gate, Gates
 from nanoagent.job import Runtime
 from nanoagent.notices import Notice
 from nanoagent.selftest import keeper as keeper_module
@@ -37,6 +36,7 @@ from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.containers import worker_home
 from support.fake_driver import FakeDriver, fake_policy
 from support.fakes import DEADLINE_S, message
@@ -253,7 +253,7 @@ async def test_no_jobs_are_taken_while_a_needed_task_is_down(tmp_path):
     background = rig.worker.background
     background._set_down(TaskName.CLAIM_RENEWAL, Unexpected())
     async with rig.running():
-        reason = await rig.worker._gates.reason()
+        reason = await rig.worker._checks.reason()
         assert reason is not None
         assert "claim_renewal" in reason
         background._set_up(TaskName.CLAIM_RENEWAL)
@@ -278,10 +278,6 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",
     ("demo.py", "develop"): "no part of a worker",
-    ("gates.py", "Gates.reason"): "one look, awaited by those that share it",
-    ("handling.py", "Handler._call_off"): "one timer for one job",
-    ("handling.py", "Handler._publish"): "awaited there",
-    ("handling.py", "_uninterrupted"): "awaited there",
     ("local.py", "_run"): "no part of a worker",
     ("network/egress.py", "Egress.find"): "one lookup, awaited there",
     ("network/egress.py", "Egress._resolve"): "its threads run one lookup at a time, each awaited",
@@ -296,9 +292,16 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("sink/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
     ("storage/steady.py", "SteadyStore._problem"): "one probe, awaited by those that share it",
     ("threads.py", "in_thread"): "awaited there",
-    ("worker.py", "Worker.run"): "awaited there",
-    ("worker.py", "Worker._hold"): "one delivery; its failure is logged, and it is waited for at the end",
-    ("worker.py", "Worker._drain"): "awaited there",
+    ("shielding.py", "uninterrupted"): "awaited there",
+    ("worker/answer.py", "Answer._cancel"): "one timer for one job",
+    ("worker/drain.py", "Drain._let_finish"): "awaited there",
+    (
+        "worker/inflight.py",
+        "InFlight.__init__",
+    ): "one delivery; its failure is logged, the drain waits for it",
+    ("worker/publishing.py", "Publisher.publish"): "awaited there",
+    ("worker/readiness.py", "ReadinessChecks.reason"): "one look, awaited by those that share it",
+    ("worker/worker.py", "Worker.run"): "awaited there",
 }
 
 
@@ -435,7 +438,7 @@ async def sqs(fault: Fault, *, visibility_s: int = 3600) -> AsyncIterator[tuple[
 
 async def intake(fault: Fault) -> None:
     rig = Rig(fault.folder, background=fault.background)
-    fault.once(rig.worker, "_room")
+    fault.once(rig.worker._shared.capacity, "room")
     async with rig.running():
         await rig.broker.send(message("r1"))
         await rig.until_settled()
@@ -445,7 +448,7 @@ async def readiness_checks(fault: Fault) -> None:
     async def look() -> str | None:
         return "closed"
 
-    gates = Gates([Gate("part", look)], fault.health)
+    gates = ReadinessChecks([ReadinessCheck("part", look)], fault.health)
     fault.once(gates, "_look")
     task = fault.background.keep(TaskName.READINESS_CHECKS, gates.watch)
     await until(lambda: fault.health.document()["parts"].get("part") == {"ok": False, "reason": "closed"})

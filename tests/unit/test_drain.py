@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent import worker as worker_module
 from nanoagent.result import ErrorType
+from nanoagent.worker import drain as drain_module
 from support.fakes import DEADLINE_S, finished, make_job, message
 from support.worker_rig import Rig, name_of
 
@@ -43,7 +43,7 @@ def given_back(rig: Rig, reason: str) -> float:
 
 def remember(rig: Rig, *durations_s: float, **job: Any) -> None:
     for duration_s in durations_s:
-        rig.worker._history.add(make_job(**job), duration_s)
+        rig.worker._durations.add(make_job(**job), duration_s)
 
 
 async def ended(run: asyncio.Task[None]) -> None:
@@ -126,16 +126,16 @@ async def test_a_job_whose_own_time_is_over_before_is_waited_for(rig: Rig):
 async def test_a_job_that_shows_to_be_of_the_long_kind_is_given_back_then(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "_REVIEW_S", 0.01)
+    monkeypatch.setattr(drain_module, "_REVIEW_S", 0.01)
     rig.hold("r1")
     remember(rig, *[DEADLINE_S + 1.0] * 5, *[HOUR_S] * 5, function_id="r1")
     run = await until_running(rig, "r1")
     rig.worker.stop()
     await _some_turns()
     assert rig.broker.given_back == []
-    (held,) = rig.worker._held
-    assert held.running_since is not None
-    held.running_since -= DEADLINE_S + 2.0
+    (held,) = rig.worker._in_flight
+    assert held.state.running_since is not None
+    held.state.running_since -= DEADLINE_S + 2.0
     await ended(run)
     assert given_back(rig, "too_long") == 1
 
@@ -144,9 +144,9 @@ async def test_what_a_worker_knows_of_a_kind_are_its_own_jobs(rig: Rig, monkeypa
     async def played(attempt: Attempt) -> Result:
         async with rig.executor.running(attempt):
             # As if it had got its slot an hour ago.
-            (held,) = rig.worker._held
-            assert held.running_since is not None
-            held.running_since -= HOUR_S
+            (held,) = rig.worker._in_flight
+            assert held.state.running_since is not None
+            held.state.running_since -= HOUR_S
         return finished(attempt)
 
     for number in range(3):
@@ -155,8 +155,8 @@ async def test_what_a_worker_knows_of_a_kind_are_its_own_jobs(rig: Rig, monkeypa
         if number == 0:
             run = rig.start()
         await rig.until_settled(number + 1)
-        await rig.journal.until(lambda: not rig.worker._held)
-    known = rig.worker._history.of(make_job())
+        await rig.journal.until(lambda: not rig.worker._in_flight)
+    known = rig.worker._durations.of(make_job())
     assert len(known) == 3
     assert all(HOUR_S <= duration < HOUR_S + DEADLINE_S for duration in known)
     rig.hold("r3")
@@ -180,7 +180,7 @@ async def test_what_never_ran_or_was_called_off_teaches_nothing(rig: Rig):
     await rig.broker.send(message("r2"))
     async with rig.running():
         await rig.until_settled(2)
-    assert rig.worker._history.of(make_job()) == ()
+    assert rig.worker._durations.of(make_job()) == ()
 
 
 # --- how long
@@ -200,9 +200,9 @@ async def test_a_notice_during_a_drain_brings_its_end_nearer_and_none_puts_it_of
     run = await until_running(rig, "r1")
     rig.worker.drain("an end that is far", None)
     rig.worker.drain("an end that is near", 5)
-    near = rig.worker._drained_by
+    near = rig.worker._lifecycle.drained_by
     rig.worker.drain("an end that is far again", 50)
-    assert rig.worker._drained_by == near
+    assert rig.worker._lifecycle.drained_by == near
     rig.worker.drain("now", 0)
     await ended(run)
     assert given_back(rig, "time_up") == 1
@@ -232,7 +232,7 @@ async def test_the_first_signal_after_a_notice_does_not_hurry_and_the_second_doe
 async def test_what_cannot_be_given_back_does_not_keep_the_worker_for_ever(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "DRAIN_TAIL_S", 0.05)
+    monkeypatch.setattr(drain_module, "DRAIN_TAIL_S", 0.05)
     rig.hold("r1")
     rig.broker.gates["give_back"] = asyncio.Event()
     run = await until_running(rig, "r1")
@@ -280,7 +280,7 @@ async def test_a_job_that_has_run_is_not_given_up_for_what_others_of_its_kind_ta
 async def test_a_job_that_has_run_when_time_is_up_is_still_uploaded(
     make_rig: Callable[..., Rig], *, hurried: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "DRAIN_TAIL_S", 2.0 * DEADLINE_S)
+    monkeypatch.setattr(drain_module, "DRAIN_TAIL_S", 2.0 * DEADLINE_S)
     rig = make_rig(drain_seconds=60 if hurried else 0)
     uploaded = uploading(rig)
     await rig.broker.send(message("r1"))
@@ -298,8 +298,8 @@ async def test_a_job_that_has_run_when_time_is_up_is_still_uploaded(
 async def test_an_upload_does_not_keep_a_worker_for_ever(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "DRAIN_TAIL_S", 0.1)
-    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.01)
+    monkeypatch.setattr(drain_module, "DRAIN_TAIL_S", 0.1)
+    monkeypatch.setattr(drain_module, "_REVIEW_S", 0.01)
     rig = make_rig(drain_seconds=0)
     uploading(rig)
     await rig.broker.send(message("r1"))

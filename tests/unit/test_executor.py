@@ -21,10 +21,10 @@ from nanoagent.errors import (
     BrokerError,
     ContainerError,
     ContainerNotMade,
-    Interrupted,
     KnownToCrash,
     PlatformError,
     ProtocolError,
+    ReturnToQueue,
     SinkError,
     StorageError,
 )
@@ -646,7 +646,7 @@ async def test_a_job_that_waited_for_its_slot_meanwhile_is_not_let_through_eithe
     assert len(rig.runs) == 3
 
 
-@pytest.mark.parametrize("failure", [ContainerNotMade("no space"), Interrupted("the breaker is open")])
+@pytest.mark.parametrize("failure", [ContainerNotMade("no space"), ReturnToQueue("the breaker is open")])
 async def test_a_pool_that_makes_no_containers_condemns_no_code(rig: Rig, failure: PlatformError):
     rig.put(CODE[Runtime.PYTHON])
     rig.pool.failure = failure

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.errors import ContainerError, ContainerNotMade, Interrupted, KnownToCrash, Rejected, Remembered
+from nanoagent.errors import (
+    ContainerError,
+    ContainerNotMade,
+    KnownToCrash,
+    Rejected,
+    Remembered,
+    ReturnToQueue,
+)
 from nanoagent.failures import CrashMemory, FailedBuilds, Failures
 from nanoagent.result import ErrorType
 
@@ -106,7 +113,7 @@ def test_another_key_is_another_build(builds: FailedBuilds, clock: Clock):
 
 
 def test_failures_of_ours_are_no_failures_of_the_build(builds: FailedBuilds):
-    for failure in (ContainerError("gone"), Interrupted("no room")):
+    for failure in (ContainerError("gone"), ReturnToQueue("no room")):
         with pytest.raises(type(failure)), builds.attempt("k"):
             raise failure
     assert len(builds) == 0
@@ -242,7 +249,7 @@ def test_attempts_that_crashed_together_are_one_event(crashes: CrashMemory, cloc
     assert is_refused(crashes)
 
 
-@pytest.mark.parametrize("failure", [ContainerNotMade("no space"), Interrupted("no room")])
+@pytest.mark.parametrize("failure", [ContainerNotMade("no space"), ReturnToQueue("no room")])
 def test_what_never_had_a_container_is_not_blamed(crashes: CrashMemory, clock: Clock, failure: PlatformError):
     for _ in range(9):
         clock.now += 1

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent import fairness
-from nanoagent.fairness import MAX_IN_ALL, MAX_PER_FUNCTION, Pace, away_s, beyond_share, is_crowded, is_full
+from nanoagent.worker import fairness
+from nanoagent.worker.fairness import (
+    MAX_IN_ALL,
+    MAX_PER_FUNCTION,
+    Pace,
+    away_s,
+    beyond_share,
+    is_crowded,
+    is_full,
+)
 from support.fakes import make_job, message
 from support.worker_rig import Rig, name_of
 
@@ -142,7 +150,7 @@ async def test_others_are_found_behind_a_flood_that_hangs_and_none_of_it_is_lost
         await rig.until_settled(len(others))
         assert sorted(name_of(delivery) for delivery in rig.broker.acked) == sorted(others)
         assert rig.slots._held["flood"].milli_cpus == 1500
-        assert len(rig.worker._held) <= 3 + MAX_PER_FUNCTION + 10  # what goes back just then
+        assert len(rig.worker._in_flight) <= 3 + MAX_PER_FUNCTION + 10  # what goes back just then
         end_flood()
         await rig.until_settled(80)
     assert len(set(map(name_of, rig.broker.acked))) == 80
@@ -154,7 +162,7 @@ async def test_a_flood_is_not_looked_past_before_its_time(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
     rig = make_rig()
-    monkeypatch.setattr(rig.worker._pace, "_pace_s", 3600)
+    monkeypatch.setattr(rig.worker._shared.capacity.pace, "_pace_s", 3600)
     monkeypatch.setattr(fairness, "_PACE_S", 3600)
     end_flood = await send_flood(rig, 60)
     async with rig.running():

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent import gates as gates_module
 from nanoagent.errors import SinkError
-from nanoagent.gates import Gate, Gates
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.worker import readiness as gates_module
+from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +62,8 @@ def parts() -> dict[str, Part]:
 
 
 @pytest.fixture
-def gates(parts: dict[str, Part], health: Health) -> Gates:
-    return Gates([Gate(name, part.look) for name, part in parts.items()], health)
+def gates(parts: dict[str, Part], health: Health) -> ReadinessChecks:
+    return ReadinessChecks([ReadinessCheck(name, part.look) for name, part in parts.items()], health)
 
 
 def shown(health: Health, part: str) -> tuple[bool, str]:
@@ -71,13 +71,13 @@ def shown(health: Health, part: str) -> tuple[bool, str]:
     return found["ok"], found["reason"]
 
 
-async def test_jobs_are_taken_while_every_part_is_well(gates: Gates, health: Health):
+async def test_jobs_are_taken_while_every_part_is_well(gates: ReadinessChecks, health: Health):
     assert await gates.reason() is None
     assert health.ready
 
 
 async def test_one_part_that_is_not_well_closes_the_way_for_jobs_and_is_named_everywhere(
-    gates: Gates, parts: dict[str, Part], health: Health, metrics: Metrics
+    gates: ReadinessChecks, parts: dict[str, Part], health: Health, metrics: Metrics
 ):
     parts["results"].said = SinkError("Redis is a read-only replica")
     assert await gates.reason() == "Redis is a read-only replica"
@@ -92,14 +92,16 @@ async def test_one_part_that_is_not_well_closes_the_way_for_jobs_and_is_named_ev
 
 
 async def test_every_part_that_is_not_well_is_named_at_once(
-    gates: Gates, parts: dict[str, Part], health: Health
+    gates: ReadinessChecks, parts: dict[str, Part], health: Health
 ):
     parts["results"].said, parts["disk"].said = "no answer", "3 MiB are free"
     assert await gates.reason() == "no answer; 3 MiB are free"
     assert [shown(health, name)[0] for name in ("results", "disk")] == [False, False]
 
 
-async def test_what_is_well_again_lets_jobs_in_again(gates: Gates, parts: dict[str, Part], health: Health):
+async def test_what_is_well_again_lets_jobs_in_again(
+    gates: ReadinessChecks, parts: dict[str, Part], health: Health
+):
     parts["disk"].said = "3 MiB are free"
     assert await gates.reason() is not None
     parts["disk"].said = None
@@ -110,7 +112,7 @@ async def test_what_is_well_again_lets_jobs_in_again(gates: Gates, parts: dict[s
 async def test_a_part_that_tells_of_itself_is_not_overruled(health: Health):
     pool = Part("all runtimes: no space left")
     health.set("containers", ok=False, reason="go: no such image")
-    gates = Gates([Gate("containers", pool.look, tells_itself=True)], health)
+    gates = ReadinessChecks([ReadinessCheck("containers", pool.look, tells_itself=True)], health)
     assert await gates.reason() == "all runtimes: no space left"
     pool.said = None
     assert await gates.reason() is None
@@ -118,7 +120,7 @@ async def test_a_part_that_tells_of_itself_is_not_overruled(health: Health):
 
 
 async def test_a_part_that_hangs_is_not_well_and_hides_no_other(
-    gates: Gates, parts: dict[str, Part], health: Health, monkeypatch: pytest.MonkeyPatch
+    gates: ReadinessChecks, parts: dict[str, Part], health: Health, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gates_module, "LOOK_MAX_S", 0.01)
     parts["results"].answers.clear()
@@ -129,16 +131,16 @@ async def test_a_part_that_hangs_is_not_well_and_hides_no_other(
 
 
 async def test_a_bug_in_a_part_closes_its_gate_and_is_logged(
-    gates: Gates, parts: dict[str, Part], health: Health
+    gates: ReadinessChecks, parts: dict[str, Part], health: Health
 ):
     parts["disk"].said = KeyError("x")
     with capture_logs() as logs:
         assert await gates.reason() == "disk: an error inside the worker: KeyError"
-    assert logs[0]["event"] == "a bug of ours"
+    assert logs[0]["event"] == "internal error"
     assert shown(health, "disk")[0] is False
 
 
-async def test_a_look_under_way_is_shared(gates: Gates, parts: dict[str, Part]):
+async def test_a_look_under_way_is_shared(gates: ReadinessChecks, parts: dict[str, Part]):
     parts["results"].answers.clear()
     looks = [asyncio.create_task(gates.reason()) for _ in range(5)]
     await parts["results"].was_asked.wait()
@@ -147,7 +149,9 @@ async def test_a_look_under_way_is_shared(gates: Gates, parts: dict[str, Part]):
     assert parts["results"].asked == 1
 
 
-async def test_who_gives_up_a_look_does_not_spoil_it_for_others(gates: Gates, parts: dict[str, Part]):
+async def test_who_gives_up_a_look_does_not_spoil_it_for_others(
+    gates: ReadinessChecks, parts: dict[str, Part]
+):
     parts["results"].answers.clear()
     one, other = (asyncio.create_task(gates.reason()) for _ in range(2))
     await parts["results"].was_asked.wait()
@@ -158,7 +162,9 @@ async def test_who_gives_up_a_look_does_not_spoil_it_for_others(gates: Gates, pa
 
 async def test_the_log_says_an_outage_once_and_how_long_it_was(parts: dict[str, Part], health: Health):
     now = [0.0]
-    gates = Gates([Gate(name, part.look) for name, part in parts.items()], health, clock=lambda: now[0])
+    gates = ReadinessChecks(
+        [ReadinessCheck(name, part.look) for name, part in parts.items()], health, clock=lambda: now[0]
+    )
     with capture_logs() as logs:
         for now[0], said in ((1.0, "refused"), (2.0, "refused"), (3.0, "silent"), (61.0, None), (62.0, None)):
             parts["results"].said = said
@@ -170,7 +176,7 @@ async def test_the_log_says_an_outage_once_and_how_long_it_was(parts: dict[str, 
 
 
 async def test_parts_are_looked_at_also_while_nobody_asks(
-    gates: Gates, parts: dict[str, Part], health: Health, monkeypatch: pytest.MonkeyPatch
+    gates: ReadinessChecks, parts: dict[str, Part], health: Health, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gates_module, "_EVERY_S", 0)
     watch = asyncio.create_task(gates.watch())

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.history import SAMPLES, VERSIONS, History, will_finish
 from nanoagent.job import Runtime
+from nanoagent.worker.durations import SAMPLES, VERSIONS, Durations, will_finish
 from support.fakes import make_job
 
 HOUR_S = 3600.0
@@ -60,7 +60,7 @@ def test_what_is_given_up_would_not_have_finished_nine_times_in_ten(elapsed_s, g
 
 
 def test_the_last_durations_are_kept_and_no_more():
-    history = History()
+    history = Durations()
     for number in range(SAMPLES + 5):
         history.add(make_job(), float(number))
     assert history.of(make_job()) == tuple(float(number) for number in range(5, SAMPLES + 5))
@@ -77,21 +77,21 @@ def test_the_last_durations_are_kept_and_no_more():
     ],
 )
 def test_versions_do_not_speak_for_each_other(other):
-    history = History()
+    history = Durations()
     history.add(make_job(), 1.0)
     assert history.of(make_job(**other)) == ()
     assert history.of(make_job(request_id="another", timeout_ms=5, payload=b"[]")) == (1.0,)
 
 
 def test_the_versions_that_have_not_run_for_longest_are_forgotten():
-    history = History(versions=2)
+    history = Durations(versions=2)
     for name in ("a", "b", "a", "c"):
         history.add(make_job(function_id=name), 1.0)
     assert [len(history.of(make_job(function_id=name))) for name in "abc"] == [2, 0, 1]
 
 
 def test_what_is_remembered_is_bounded():
-    history = History()
+    history = Durations()
     for number in range(2 * VERSIONS):
         for _ in range(SAMPLES + 1):
             history.add(make_job(function_id=f"f{number}"), 1.0)

@@ -11,7 +11,7 @@ import pytest
 
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.order import InOrder
-from nanoagent.errors import Interrupted, PlatformError
+from nanoagent.errors import PlatformError, ReturnToQueue
 from nanoagent.result import ErrorType, Status
 from support.fakes import DEADLINE_S, finished, message
 from support.worker_rig import Rig, name_of
@@ -142,14 +142,14 @@ async def test_when_one_fails_those_behind_it_go_back_first_and_order_is_kept(ri
 
 
 async def test_when_one_finds_no_room_those_behind_it_go_back_too(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nanoagent.handling._CROWDED_DELAY_S", 0.001)
+    monkeypatch.setattr("nanoagent.worker.retry.CROWDED_DELAY_S", 0.001)
     times = 0
 
     async def script(attempt: Attempt) -> Result:
         nonlocal times
         times += 1
         if times == 1:
-            raise Interrupted("no room")
+            raise ReturnToQueue("no room")
         return finished(attempt)
 
     rig.executor.scripts["a1"] = script
@@ -262,11 +262,11 @@ async def test_those_behind_one_whose_lease_is_lost_are_not_run_before_it(rig: R
 async def test_what_a_queue_in_order_would_not_hand_out_again_is_told_and_buried(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("nanoagent.handling._CROWDED_DELAY_S", 0.001)
+    monkeypatch.setattr("nanoagent.worker.retry.CROWDED_DELAY_S", 0.001)
     rig = make_rig(max_receives=3)
 
     async def script(attempt: Attempt) -> Result:
-        raise Interrupted("no room")
+        raise ReturnToQueue("no room")
 
     rig.executor.scripts["a1"] = script
     await send(rig, "a1")
@@ -348,7 +348,7 @@ async def test_whatever_happens_each_group_is_worked_on_in_order(
             if event < 0.15:
                 raise PlatformError("S3 is away")
             if event < 0.25:
-                raise Interrupted("no room", 0)
+                raise ReturnToQueue("no room", 0)
             if event < 0.3:
                 for delivery in rig.broker._held:
                     if name_of(delivery) == attempt.job.request_id:

@@ -18,10 +18,10 @@ from nanoagent.container.policy import Binding, Sharing
 from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
 from nanoagent.container.slot import Slot
 from nanoagent.container.spec import MIB
-from nanoagent.errors import ContainerError, Interrupted, PlatformError
+from nanoagent.errors import ContainerError, PlatformError, ReturnToQueue
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
-from nanoagent.returns import Why
+from nanoagent.returns import ReturnReason
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -472,7 +472,7 @@ async def test_a_runtime_whose_containers_cannot_be_made_does_not_stop_the_other
         await bench.pool.filled()
         bench.driver.broken = None
         assert (await bench.run(runtime=Runtime.GO)).start is Start.COLD
-        with pytest.raises(Interrupted, match="no such image"):
+        with pytest.raises(ReturnToQueue, match="no such image"):
             await bench.run(runtime=Runtime.PYTHON)
 
 
@@ -493,9 +493,11 @@ async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_
         bench.driver.may_create.clear()  # whoever tried to make one would wait for ever
         async with asyncio.timeout(WAIT_S):
             # Given back, and not counted as an attempt: another worker may be able to.
-            with pytest.raises(Interrupted, match="cannot be made: no such image") as interrupted:
+            with pytest.raises(ReturnToQueue, match="cannot be made: no such image") as interrupted:
                 await bench.run()
-    assert interrupted.value.why is Why.NO_CONTAINERS  # it is the only runtime kept ready: intake stops
+    assert (
+        interrupted.value.reason is ReturnReason.NO_CONTAINERS
+    )  # it is the only runtime kept ready: intake stops
 
 
 async def test_where_other_runtimes_have_containers_a_return_for_want_of_one_counts(open_bench):
@@ -505,9 +507,9 @@ async def test_where_other_runtimes_have_containers_a_return_for_want_of_one_cou
         bench.pool._fleets[Runtime.GO].breaker.open_until = 3600
         await bench.pool.start()
         await bench.pool.filled()
-        with pytest.raises(Interrupted, match="no such image") as interrupted:
+        with pytest.raises(ReturnToQueue, match="no such image") as interrupted:
             await bench.run(runtime=Runtime.GO)
-        assert interrupted.value.why is Why.NO_CONTAINERS_OF_RUNTIME
+        assert interrupted.value.reason is ReturnReason.NO_CONTAINERS_OF_RUNTIME
         assert bench.pool.broken is None
 
 
@@ -726,9 +728,9 @@ async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncou
             await bench.until(lambda: bench.driver.creating == 1)
             bench.driver.away = "Docker cannot be reached"
             bench.driver.may_create.set()
-            with pytest.raises(Interrupted, match="Docker cannot be reached"):
+            with pytest.raises(ReturnToQueue, match="Docker cannot be reached"):
                 await asyncio.wait_for(waits, WAIT_S)
-            with pytest.raises(Interrupted, match="systemctl status docker"):
+            with pytest.raises(ReturnToQueue, match="systemctl status docker"):
                 await bench.run("h")
             assert bench.pool.broken is not None
             assert not seems_well(bench)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.errors import GivenUp, Interrupted, PlatformError, SinkError, Superseded
-from nanoagent.handling import is_failed_attempt
-from nanoagent.returns import RULES, Rule, Streak, Why, counted_delay_s, counts
-from nanoagent.text import Text
+from nanoagent.errors import PlatformError, ReturnToQueue, SinkError, Superseded
+from nanoagent.returns import RULES, ReturnReason, Rule, Streak, counts
+from nanoagent.worker import endings
+from nanoagent.worker.endings import Failed
+from nanoagent.worker.retry import counted_delay_s
 
 BY_DESIGN = {
-    *(Why.STOPPING, Why.OVER_SHARE, Why.NO_ROOM, Why.CLAIMED_ELSEWHERE, Why.DUPLICATE),
-    *(Why.LEASE_LOST, Why.CLAIM_LOST, Why.EARLIER_IN_GROUP),
+    *(
+        ReturnReason.STOPPING,
+        ReturnReason.OVER_SHARE,
+        ReturnReason.NO_ROOM,
+        ReturnReason.CLAIMED_ELSEWHERE,
+        ReturnReason.DUPLICATE,
+    ),
+    *(ReturnReason.LEASE_LOST, ReturnReason.CLAIM_LOST, ReturnReason.EARLIER_IN_GROUP),
 }
 
 
+def is_failed_attempt(exc: BaseException) -> bool:
+    return isinstance(exc, Exception) and isinstance(endings.of_error(exc), Failed)
+
+
 def test_every_reason_has_a_rule():
-    assert set(RULES) == set(Why)
+    assert set(RULES) == set(ReturnReason)
 
 
 def test_what_is_no_attempt_by_design_buries_nothing_however_often():
@@ -26,26 +37,33 @@ def test_what_is_no_attempt_by_design_buries_nothing_however_often():
 
 def test_what_a_readiness_check_stops_is_no_attempt_either():
     checked = {why for why, rule in RULES.items() if rule is Rule.CHECKED}
-    assert checked == {Why.STORE_UNAVAILABLE, Why.ENGINE_UNAVAILABLE, Why.NO_CONTAINERS, Why.NO_RUNTIME}
+    assert checked == {
+        ReturnReason.STORE_UNAVAILABLE,
+        ReturnReason.ENGINE_UNAVAILABLE,
+        ReturnReason.NO_CONTAINERS,
+        ReturnReason.NO_RUNTIME,
+    }
     assert not any(map(counts, checked))
 
 
 def test_what_nothing_else_ends_counts():
-    assert {why for why in Why if counts(why)} == {Why.NO_CONTAINERS_OF_RUNTIME, Why.RUNTIME_BLOCKED}
+    assert {why for why in ReturnReason if counts(why)} == {
+        ReturnReason.NO_CONTAINERS_OF_RUNTIME,
+        ReturnReason.RUNTIME_BLOCKED,
+    }
 
 
-@pytest.mark.parametrize("why", Why)
+@pytest.mark.parametrize("why", ReturnReason)
 def test_an_interruption_is_an_attempt_by_its_reason_alone(why):
-    assert is_failed_attempt(Interrupted("…", why=why)) is (RULES[why] is Rule.COUNTED)
-    assert is_failed_attempt(Interrupted("…", 0, why=why)) is (RULES[why] is Rule.COUNTED)
+    assert is_failed_attempt(ReturnToQueue("…", reason=why)) is (RULES[why] is Rule.COUNTED)
+    assert is_failed_attempt(ReturnToQueue("…", 0, reason=why)) is (RULES[why] is Rule.COUNTED)
 
 
 @pytest.mark.parametrize(
     ("exc", "expected"),
     [
-        (Interrupted("no room"), False),
+        (ReturnToQueue("no room"), False),
         (Superseded("…"), False),
-        (GivenUp(Text("…", "…")), False),
         (SinkError("…"), True),
         (PlatformError("…"), True),
         (ZeroDivisionError(), True),
@@ -75,29 +93,29 @@ async def test_returns_in_a_row_stop_the_intake_for_longer_and_longer():
     clock = Clock()
     streak = Streak(3, clock=clock)
     for _ in range(2):
-        streak.returned(Why.NOT_CLAIMED, "CROSSSLOT")
+        streak.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
     assert (await streak.trouble(), streak.on_trial) == (None, False)
 
-    streak.returned(Why.NOT_CLAIMED, "CROSSSLOT")
+    streak.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
     assert await streak.trouble() == "3 messages in a row went back (not_claimed): CROSSSLOT"
-    streak.returned(Why.NOT_CLAIMED, "one that was under way")  # does not lengthen it
+    streak.returned(ReturnReason.NOT_CLAIMED, "one that was under way")  # does not lengthen it
     for pause_s in (1, 2, 4, 8, 16, 32, 60, 60):
         clock.now += pause_s - 0.5
         assert await streak.trouble() is not None
         clock.now += 0.5
         assert (await streak.trouble(), streak.on_trial) == (None, True)
-        streak.returned(Why.NOT_CLAIMED, "still")
+        streak.returned(ReturnReason.NOT_CLAIMED, "still")
 
 
 async def test_one_success_ends_it():
     clock = Clock()
     streak = Streak(2, clock=clock)
     for _ in range(2):
-        streak.returned(Why.NOT_CLAIMED, "…")
-        streak.returned(Why.NOT_TOLD, "…")
-    streak.worked(Why.NOT_CLAIMED)
+        streak.returned(ReturnReason.NOT_CLAIMED, "…")
+        streak.returned(ReturnReason.NOT_TOLD, "…")
+    streak.worked(ReturnReason.NOT_CLAIMED)
     assert "not_told" in (await streak.trouble() or "")
-    streak.worked(Why.NOT_TOLD)
+    streak.worked(ReturnReason.NOT_TOLD)
     assert (await streak.trouble(), streak.on_trial) == (None, False)
-    streak.returned(Why.NOT_TOLD, "…")
+    streak.returned(ReturnReason.NOT_TOLD, "…")
     assert await streak.trouble() is None

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.errors import Interrupted, StorageError, Superseded
+from nanoagent.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.storage import steady
 from nanoagent.storage.base import Absence, ObjectMissing
 from nanoagent.storage.steady import Breaker, SteadyStore
@@ -128,10 +128,10 @@ async def test_an_object_that_is_missing_says_nothing_of_the_store(bench: Bench)
 
 async def test_when_a_probe_fails_too_the_first_failure_opens_it_and_is_no_attempt(bench: Bench):
     bench.fails, bench.down = failure(UNREACHABLE), failure(UNREACHABLE)
-    with pytest.raises(Interrupted, match="not to be used at present"):
+    with pytest.raises(ReturnToQueue, match="not to be used at present"):
         await bench.read()
     assert (await bench.steady.trouble() or "").startswith("failed: Could not connect")
-    with pytest.raises(Interrupted):
+    with pytest.raises(ReturnToQueue):
         await bench.read("other")
     assert bench.calls == ["k"]
 
@@ -150,7 +150,7 @@ async def test_failures_of_three_different_jobs_in_a_row_open_it_whatever_a_prob
         with pytest.raises(StorageError):
             await bench.read(key)
     assert await bench.steady.trouble() is None
-    with pytest.raises(Interrupted):
+    with pytest.raises(ReturnToQueue):
         await bench.read("c")
     assert await bench.steady.trouble() == "failed: InternalError"
 
@@ -186,7 +186,7 @@ async def test_a_full_disk_of_ours_says_nothing_of_the_store(bench: Bench):
 async def test_being_throttled_is_no_attempt_and_opens_it_like_any_failure(bench: Bench):
     bench.fails = failure("SlowDown", 503)
     for key in "abc":
-        with pytest.raises(Interrupted):
+        with pytest.raises(ReturnToQueue):
             await bench.read(key)
     assert await bench.steady.trouble() == "failed: SlowDown"
     assert bench.probes == 0
@@ -194,7 +194,7 @@ async def test_being_throttled_is_no_attempt_and_opens_it_like_any_failure(bench
 
 async def test_after_its_pause_a_probe_closes_it_and_jobs_succeed(bench: Bench):
     bench.fails = bench.down = failure(UNREACHABLE)
-    with pytest.raises(Interrupted):
+    with pytest.raises(ReturnToQueue):
         await bench.read()
     probes = bench.probes
     assert await bench.steady.trouble() is not None  # too early to ask
@@ -227,7 +227,7 @@ async def test_a_write_that_has_waited_long_enough_gives_its_job_back(bench: Ben
     bench.now += 100
     bench.steady._tell()
     bench.steady._tell()
-    with pytest.raises(Interrupted):
+    with pytest.raises(ReturnToQueue):
         await asyncio.wait_for(write, DEADLINE_S)
 
 
@@ -277,7 +277,7 @@ DENIED = ObjectMissing("read s3://code/k: Access Denied", Absence.DENIED)
 
 async def test_a_missing_default_bucket_is_no_jobs_fault_and_stops_intake_at_once(bench: Bench):
     bench.fails = NO_BUCKET
-    with pytest.raises(Interrupted, match="S3_CODE_BUCKET"):
+    with pytest.raises(ReturnToQueue, match="S3_CODE_BUCKET"):
         await bench.read()
     assert "NoSuchBucket" in (await bench.steady.trouble() or "")
     bench.fails = None
@@ -289,7 +289,7 @@ async def test_a_missing_default_bucket_is_no_jobs_fault_and_stops_intake_at_onc
 async def test_the_pauses_grow_while_the_default_bucket_is_missing(bench: Bench):
     bench.fails = NO_BUCKET
     for pause_s in (1, 2, 4):
-        with pytest.raises(Interrupted):
+        with pytest.raises(ReturnToQueue):
             await bench.read()
         bench.now += pause_s - 0.5
         assert await bench.steady.trouble() is not None
@@ -312,12 +312,12 @@ async def test_a_default_bucket_that_lets_nothing_be_read_stops_intake_after_thr
         with pytest.raises(ObjectMissing):
             await bench.read(key)
     assert await bench.steady.trouble() is None
-    with pytest.raises(Interrupted, match="nothing was read yet"):
+    with pytest.raises(ReturnToQueue, match="nothing was read yet"):
         await bench.read("c")
     assert "S3_CODE_BUCKET: access was denied each time" in (await bench.steady.trouble() or "")
     bench.now += 1
     assert await bench.steady.trouble() is None  # on trial: a probe cannot tell
-    with pytest.raises(Interrupted):
+    with pytest.raises(ReturnToQueue):
         await bench.read("d")
     assert await bench.steady.trouble() is not None
 

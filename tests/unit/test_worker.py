@@ -12,14 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent import handling, returns
-from nanoagent import worker as worker_module
-from nanoagent.errors import BrokerError, Interrupted, PlatformError, SinkError, StorageError, Superseded
-from nanoagent.handling import retry_delay_s, taken_delay_s
+from nanoagent.errors import BrokerError, PlatformError, ReturnToQueue, SinkError, StorageError, Superseded
 from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, ErrorType, Result, Status, hint_for
 from nanoagent.sink.base import Claim
 from nanoagent.slots import MAX_OVERTAKEN
+from nanoagent.worker import answer, capacity, intake, retry
+from nanoagent.worker.inflight import InFlight
+from nanoagent.worker.retry import retry_delay_s, taken_delay_s
 from support.fakes import (
     DEADLINE_S,
     finished,
@@ -493,7 +493,7 @@ async def test_a_running_job_that_is_called_off_is_killed_and_keeps_what_it_has_
 async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(handling, "_KILL_PATIENCE_S", 0.001)
+    monkeypatch.setattr(answer, "_KILL_PATIENCE_S", 0.001)
     killed = killable(rig, obeys=False)
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -765,7 +765,7 @@ async def test_a_result_that_waited_and_is_superseded_is_given_back(rig: Rig):
 async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_readiness_says_so(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    monkeypatch.setattr(intake, "_NOT_READY_PAUSE_S", 0.001)
     rig = make_rig(result_spool_mb=1)
     rig.spool_folder.mkdir(mode=0o700)
     (rig.spool_folder / "other~1").write_bytes(bytes(600 * 1024))
@@ -961,7 +961,7 @@ def interrupted(times: int) -> Callable[[Attempt], Any]:
         nonlocal left
         left -= 1
         if left >= 0:
-            raise Interrupted("no room", 0)
+            raise ReturnToQueue("no room", 0)
         return finished(attempt)
 
     return script
@@ -1246,7 +1246,7 @@ async def test_few_jobs_wait_for_room_at_a_time(tmp_path: Path):
             for _ in range(20):  # all that is to happen happens in a few turns of the loop
                 await asyncio.sleep(0)
         waiting = rig.slots.waiting_for_room
-        assert 1 <= waiting <= worker_module._MOST_WAITING
+        assert 1 <= waiting <= capacity._MOST_WAITING
         assert rig.broker.depth()[1] == 1 + waiting
         old.set()
         large.set()
@@ -1267,7 +1267,7 @@ async def test_a_slot_that_someone_else_gives_back_is_room_for_a_message(rig: Ri
 async def test_nothing_is_received_while_results_could_not_be_stored_and_readiness_says_so(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    monkeypatch.setattr(intake, "_NOT_READY_PAUSE_S", 0.001)
     rig.sink.down = True
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -1289,7 +1289,7 @@ async def test_nothing_is_received_while_no_container_can_be_made(rig: Rig, monk
         rig.journal.note("pause")
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(rig.worker, "_pause", pause)
+    monkeypatch.setattr(rig.worker._intake, "_pause", pause)
     rig.pool.broken = "no space left on device"
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -1304,7 +1304,7 @@ async def test_nothing_is_received_while_no_runtimes_guards_stand(rig: Rig, monk
         rig.journal.note("pause")
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(rig.worker, "_pause", pause)
+    monkeypatch.setattr(rig.worker._intake, "_pause", pause)
     rig.blocked.update(dict.fromkeys(Runtime, "network: was not refused"))
     await rig.broker.send(message("r1"))
     with capture_logs() as logs:
@@ -1328,7 +1328,7 @@ async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_other
     assert json.loads(await rig.sink.stored("r2") or b"")["status"] == "SUCCESS"
     assert await rig.sink.stored("r1") is None
     assert rig.sink.failures == {"r1": 1}  # intake goes on for others: it would go back without end
-    assert rig.broker.given_back[0][1] == returns.counted_delay_s(1, 0)
+    assert rig.broker.given_back[0][1] == retry.counted_delay_s(1, 0)
     (said,) = [line for line in logs if line["event"] == "return counted as an attempt"]
     assert said["reason"].startswith("no go jobs are taken here: network")
 
@@ -1336,7 +1336,7 @@ async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_other
 async def test_a_job_of_a_runtime_that_stays_blocked_ends_at_the_last_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(returns, "_COUNTED_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "_COUNTED_PAUSE_S", 0.001)
     rig = Rig(tmp_path, max_attempts=3)
     rig.blocked[Runtime.GO] = "network: was not refused"
     await rig.broker.send(message("r1", runtime="go"))
@@ -1373,7 +1373,7 @@ async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted
         return await claim(request_id)
 
     monkeypatch.setattr(rig.sink, "claim", refuse)  # and PING is well
-    monkeypatch.setattr(worker_module, "_HEALTH_RETRY_S", 0.001)
+    monkeypatch.setattr(intake, "_NOT_READY_PAUSE_S", 0.001)
     for number in range(20):
         await rig.broker.send(message(f"r{number}"))
     async with rig.running():
@@ -1389,15 +1389,17 @@ async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted
     assert [result.status for result in rig.documents()] == [Status.SUCCESS] * 20
 
 
-async def test_a_message_that_an_error_of_ours_returns_each_time_is_buried_and_others_run(rig: Rig):
-    dispatch = rig.worker._handler._dispatch
+async def test_a_message_that_an_error_of_ours_returns_each_time_is_buried_and_others_run(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    work = InFlight._work_or_wait
 
-    async def fail_for_one(delivery: Any, held: Any) -> None:
-        if name_of(delivery) == "bad":
+    async def fail_for_one(in_flight: InFlight) -> Any:
+        if name_of(in_flight.state.delivery) == "bad":
             raise ZeroDivisionError
-        await dispatch(delivery, held)
+        return await work(in_flight)
 
-    rig.worker._handler._dispatch = fail_for_one  # type: ignore[method-assign]
+    monkeypatch.setattr(InFlight, "_work_or_wait", fail_for_one)
     await rig.broker.send(message("bad"))
     for number in range(3):
         await rig.broker.send(message(f"r{number}"))
@@ -1416,7 +1418,7 @@ async def test_a_queue_that_fails_is_asked_again_ever_more_seldom(rig: Rig, monk
         reasons.append(rig.health.document()["parts"]["queue"]["reason"])
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(rig.worker, "_pause", pause)
+    monkeypatch.setattr(rig.worker._intake, "_pause", pause)
     rig.broker.failures["receive"] = [BrokerError(f"failure {number}") for number in range(7)]
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -1440,8 +1442,8 @@ async def test_workers_that_lost_the_queue_together_do_not_come_back_together(
         pauses.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(rig.worker, "_pause", pause)
-    monkeypatch.setattr(rig.worker, "_jitter", lambda: 1.0)
+    monkeypatch.setattr(rig.worker._intake, "_pause", pause)
+    monkeypatch.setattr(rig.worker._intake, "_jitter", lambda: 1.0)
     rig.broker.failures["receive"] = [BrokerError("down")] * 3
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -1455,13 +1457,13 @@ async def test_an_answer_of_the_queue_that_nobody_expected_does_not_end_intake(
     async def pause(_: float) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(rig.worker, "_pause", pause)
+    monkeypatch.setattr(rig.worker._intake, "_pause", pause)
     rig.broker.failures["receive"] = [KeyError("MessageId")]
     await rig.broker.send(message("r1"))
     with capture_logs() as logs:
         async with rig.running():
             await rig.until_settled()
-    assert [line["event"] for line in logs][:2] == ["a bug of ours", "queue not readable"]
+    assert [line["event"] for line in logs][:2] == ["internal error", "queue not readable"]
 
 
 # --- drain
@@ -1589,7 +1591,7 @@ async def test_cancelling_the_worker_itself_does_not_interrupt_an_ack(rig: Rig):
     await rig.broker.send(message("r1"))
     run = rig.start()
     await rig.journal.until_noted("ack?")
-    for held in rig.worker._held:
+    for held in rig.worker._in_flight:
         held.task.cancel()
     await asyncio.sleep(0)
     rig.broker.gates["ack"].set()

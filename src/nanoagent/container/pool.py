@@ -37,10 +37,10 @@ from nanoagent.background import Background, TaskName
 from nanoagent.container import engine
 from nanoagent.container.policy import Breaker, Pooled, Sharing, retirement_reason, victims
 from nanoagent.container.spec import MIB, ContainerSpec
-from nanoagent.errors import ContainerError, ContainerNotMade, Interrupted
+from nanoagent.errors import ContainerError, ContainerNotMade, ReturnToQueue
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
-from nanoagent.returns import Why
+from nanoagent.returns import ReturnReason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -222,7 +222,7 @@ class Pool:
         Raises:
             ContainerNotMade: One could not be made.
             ContainerError: One could not be bound to what it is for.
-            Interrupted: Making them keeps failing, and it is too early to try again.
+            ReturnToQueue: Making them keeps failing, and it is too early to try again.
         """
         pooled, start = await self._acquire(binding)
         reuse = self._would_keep(pooled, binding)
@@ -275,11 +275,11 @@ class Pool:
         if self._closing:
             raise ContainerNotMade("the pool is closed")
         if self._engine_away is not None:
-            raise Interrupted(self._engine_away, why=Why.ENGINE_UNAVAILABLE)
+            raise ReturnToQueue(self._engine_away, reason=ReturnReason.ENGINE_UNAVAILABLE)
         if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
             # Nothing was tried, and another worker may be able to.
             reason = f"containers cannot be made: {fleet.breaker.reason}"
-            raise Interrupted(reason, why=self._why_none())
+            raise ReturnToQueue(reason, reason=self._why_none())
         waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
         fleet.waiters.append(waiter)
         self._refill()
@@ -614,7 +614,9 @@ class Pool:
             while fleet.waiters:  # another worker may have one for them
                 waiter = fleet.waiters.popleft()
                 if not waiter.done():
-                    waiter.set_exception(Interrupted(self._engine_away, why=Why.ENGINE_UNAVAILABLE))
+                    waiter.set_exception(
+                        ReturnToQueue(self._engine_away, reason=ReturnReason.ENGINE_UNAVAILABLE)
+                    )
 
     def _engine_found(self) -> None:
         if self._engine_away is None:
@@ -641,10 +643,10 @@ class Pool:
 
     # --- small things
 
-    def _why_none(self) -> Why:
+    def _why_none(self) -> ReturnReason:
         """The reason of a return: no containers of one runtime, or of any."""
         others = any(not breaker.is_broken for breaker in self._breakers())
-        return Why.NO_CONTAINERS_OF_RUNTIME if others else Why.NO_CONTAINERS
+        return ReturnReason.NO_CONTAINERS_OF_RUNTIME if others else ReturnReason.NO_CONTAINERS
 
     def _breakers(self) -> list[Breaker]:
         """The breakers of the runtimes that are kept ready; of all runtimes if no containers are."""

@@ -258,7 +258,7 @@ class _Opened:
                 raise
             except Exception:
                 _reset(connection)
-                log.exception("a bug of ours")
+                log.exception("internal error", operation="serve a connection")
             finally:
                 connection.close()
 
@@ -313,7 +313,7 @@ class _Opened:
         except OSError:
             pass  # it has gone, or takes no more
         except Exception:
-            log.exception("a bug of ours")
+            log.exception("internal error", operation="serve a connection")
         finally:
             self._queries_pending -= 1
 

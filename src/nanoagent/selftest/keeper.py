@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent.background import Background, TaskName
-from nanoagent.errors import PlatformError
+from nanoagent.errors import PlatformError, ReturnToQueue
 from nanoagent.job import Runtime
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Keeper:
         try:
             findings = await self._suite.attack(runtime)
         except Exception as exc:
-            bug = None if isinstance(exc, PlatformError) else exc
+            bug = None if isinstance(exc, PlatformError | ReturnToQueue) else exc
             log.warning("the guards could not be tried", runtime=runtime, reason=str(exc), exc_info=bug)
             self._missed.add(runtime)
             if runtime in self._untried:

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.cache import CodeTree
-from nanoagent.errors import PlatformError, Rejected
+from nanoagent.errors import PlatformError, Rejected, ReturnToQueue
 from nanoagent.failures import Failures
 from nanoagent.job import Job, Runtime
 from nanoagent.runner import Attempt, Runner, environment_of
@@ -186,11 +186,11 @@ class Suite:
         job = self._job(runtime, "\n".join(lines).encode(), timeout_ms)
         async with AsyncExitStack() as held:
             try:
-                ran, _ = await self._runner.run(Attempt(job, 1, 0.0), tree, held)
+                done = await self._runner.run(Attempt(job, 1), tree, held)
             except Rejected as exc:
                 said = str(exc.stderr).strip().splitlines()
                 raise PlatformError(f"the canary could not be built: {exc} {said[:1]}") from exc
-            return ran
+            return done.execution
 
 
 def _judge(steps: Sequence[Step], ran: Execution) -> dict[Guard, str]:
@@ -238,7 +238,7 @@ async def attack_all(suite: Suite) -> list[Attacked]:
         reason = None
         try:
             findings = await suite.attack(runtime)
-        except PlatformError as exc:
+        except (PlatformError, ReturnToQueue) as exc:
             reason = str(exc)
         return Attacked(runtime, findings, reason, time.perf_counter() - begun)
 

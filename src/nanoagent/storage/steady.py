@@ -24,8 +24,8 @@ import structlog
 
 from nanoagent import aws
 from nanoagent.aws import Trouble
-from nanoagent.errors import Interrupted, StorageError, Superseded
-from nanoagent.returns import Why
+from nanoagent.errors import ReturnToQueue, StorageError, Superseded
+from nanoagent.returns import ReturnReason
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ class SteadyStore:
         """See `ObjectStore.fetch`.
 
         Raises:
-            Interrupted: The store is down.
+            ReturnToQueue: The store is down.
         """
         if self._breaker.reason is not None:
-            raise _interrupted(self._breaker.reason)
+            raise _unavailable(self._breaker.reason)
         work = self._store.fetch(bucket, key, into, etag=etag, max_bytes=max_bytes)
         try:
             done = await self._watched(f"{bucket}/{key}", work, is_write=False)
@@ -146,7 +146,7 @@ class SteadyStore:
         """Update the breaker for an object that cannot be read.
 
         Raises:
-            Interrupted: The default bucket of code itself cannot be used; the job is not at fault.
+            ReturnToQueue: The default bucket of code itself cannot be used; the job is not at fault.
         """
         self._answered_at = self._clock()
         is_default = bucket == self._code_bucket
@@ -163,7 +163,7 @@ class SteadyStore:
             return
         self._tell()
         if self._breaker.reason is not None:
-            raise _interrupted(self._breaker.reason) from missing
+            raise _unavailable(self._breaker.reason) from missing
 
     async def put(
         self,
@@ -175,7 +175,7 @@ class SteadyStore:
         """See `ObjectStore.put`. While the store is down this waits, for some minutes.
 
         Raises:
-            Interrupted: The store has not come back.
+            ReturnToQueue: The store has not come back.
         """
         who = "/".join(key.split("/")[:2])  # outputs/{requestId}: the many files of a job are one
         give_up_at = self._clock() + self._patience_s
@@ -187,7 +187,7 @@ class SteadyStore:
                 try:
                     work = self._store.put(bucket, key, source, **how)
                     return await self._watched(who, work, is_write=True)
-                except Interrupted:
+                except ReturnToQueue:
                     if self._clock() >= give_up_at:
                         raise
                 except StorageError as exc:
@@ -239,7 +239,7 @@ class SteadyStore:
         """Do it, and draw conclusions.
 
         Raises:
-            Interrupted: It failed because the store is down, or throttles.
+            ReturnToQueue: It failed because the store is down, or throttles.
         """
         call = object()
         self._began[call] = self._clock()
@@ -274,7 +274,7 @@ class SteadyStore:
                 self._open(problem)
         self._tell()
         if self._breaker.reason is not None or trouble is Trouble.THROTTLED:
-            raise _interrupted(self._breaker.reason or str(exc)) from exc
+            raise _unavailable(self._breaker.reason or str(exc)) from exc
 
     def _open(self, reason: str) -> None:
         if self._breaker.reason is None:
@@ -297,7 +297,7 @@ class SteadyStore:
                 async with asyncio.timeout(max(0.0, give_up_at - self._clock())):
                     await self._changed.wait()
             except TimeoutError as exc:
-                raise _interrupted(reason) from exc
+                raise _unavailable(reason) from exc
 
     async def _problem(self) -> str | None:
         """What a probe shows to be wrong; one under way is shared."""
@@ -314,5 +314,7 @@ class SteadyStore:
         return None
 
 
-def _interrupted(reason: str) -> Interrupted:
-    return Interrupted(f"the object store is not to be used at present: {reason}", why=Why.STORE_UNAVAILABLE)
+def _unavailable(reason: str) -> ReturnToQueue:
+    return ReturnToQueue(
+        f"the object store is not to be used at present: {reason}", reason=ReturnReason.STORE_UNAVAILABLE
+    )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from nanoagent.result import Start, Timings
+    from nanoagent.returns import ReturnReason
     from nanoagent.slots import Slots
 
 MAX_MODELS: Final = 50
@@ -93,6 +94,9 @@ class Metrics:
         )
         self._drain_gave_back = self._counter(
             "worker_drain_given_back_total", "Jobs that a stopping worker gave back, by why", "reason"
+        )
+        self._returned = self._counter(
+            "worker_jobs_returned_total", "Jobs returned to the queue without an attempt, by reason", "reason"
         )
         self._leases_lost = self._counter(
             "worker_leases_lost_total", "Messages whose lease was lost while they were held"
@@ -252,6 +256,10 @@ class Metrics:
     def drain_gave_back(self, reason: str) -> None:
         """A drain has given a job back; `reason` is one of the worker's constants."""
         self._drain_gave_back.labels(reason).inc()
+
+    def job_returned(self, reason: ReturnReason) -> None:
+        """A job has gone back to the queue, and this was no attempt."""
+        self._returned.labels(reason).inc()
 
     def claim_lost(self) -> None:
         """Another worker has taken over a request; its run here, if there still was one, is stopped."""

@@ -24,7 +24,7 @@ SAMPLES: Final = 20
 _LEAST_SAMPLES: Final = 3  # fewer show no pattern
 
 
-class History:
+class Durations:
     """The last durations of each version of a function that has run here lately."""
 
     def __init__(self, versions: int = VERSIONS, samples: int = SAMPLES) -> None:

@@ -1,6 +1,6 @@
-"""Why no jobs are taken: a gate for each part without which a job could not be finished.
+"""Why no jobs are taken: a check for each part without which a job could not be finished.
 
-The gates are looked at before every long poll, and every second besides: readiness and metrics tell of an
+The checks are looked at before every long poll, and every second besides: readiness and metrics tell of an
 outage also while a poll lasts, and while there is no room for jobs. All are looked at each time, at once, so
 that one that hangs hides no other, and none for longer than `LOOK_MAX_S`.
 """
@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class ReadinessCheck:
     """One part's word on whether jobs may be taken.
 
     Attributes:
         part: Its name in readiness and metrics; one of the code's constants.
         look: Why a job that is taken now could not be finished, as far as the part is concerned, or None. A
             `PlatformError` says the same.
-        tells_itself: The part says more to `Health` than what closes the gate; the gate leaves that alone.
+        tells_itself: The part says more to `Health` than what closes the check; the check leaves that alone.
     """
 
     part: str
@@ -45,19 +45,19 @@ class Gate:
     tells_itself: bool = False
 
 
-class Gates:
-    """All gates of a worker.
+class ReadinessChecks:
+    """All checks of a worker.
 
     Args:
-        gates: Whom to ask.
+        checks: Whom to ask.
         health: Is told of every part.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, gates: Iterable[Gate], health: Health, *, clock: Callable[[], float] = time.monotonic
+        self, checks: Iterable[ReadinessCheck], health: Health, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._gates = tuple(gates)
+        self._checks = tuple(checks)
         self._health = health
         self._clock = clock
         self._closed: dict[str, str] = {}
@@ -65,7 +65,7 @@ class Gates:
         self._looking: asyncio.Task[str | None] | None = None
 
     async def reason(self) -> str | None:
-        """Look at every gate: why no job may be taken now, or None. A look that is under way is shared."""
+        """Look at every check: why no job may be taken now, or None. A look that is under way is shared."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
@@ -81,12 +81,12 @@ class Gates:
                 self._looking.cancel()
 
     async def _look(self) -> str | None:
-        reasons = await asyncio.gather(*map(_ask, self._gates))
-        for gate, reason in zip(self._gates, reasons, strict=True):
-            if not gate.tells_itself:
-                self._health.set(gate.part, ok=reason is None, reason=reason or "")
-        found = zip(self._gates, reasons, strict=True)
-        closed = {gate.part: reason for gate, reason in found if reason is not None}
+        reasons = await asyncio.gather(*map(_ask, self._checks))
+        for check, reason in zip(self._checks, reasons, strict=True):
+            if not check.tells_itself:
+                self._health.set(check.part, ok=reason is None, reason=reason or "")
+        found = zip(self._checks, reasons, strict=True)
+        closed = {check.part: reason for check, reason in found if reason is not None}
         self._tell(closed)
         return "; ".join(closed.values()) or None
 
@@ -102,14 +102,14 @@ class Gates:
         self._closed = closed
 
 
-async def _ask(gate: Gate) -> str | None:
+async def _ask(check: ReadinessCheck) -> str | None:
     try:
         async with asyncio.timeout(LOOK_MAX_S):
-            return await gate.look()
+            return await check.look()
     except PlatformError as exc:
         return str(exc)
     except TimeoutError:
-        return f"{gate.part}: could not be looked at within {LOOK_MAX_S:g} s"
+        return f"{check.part}: could not be looked at within {LOOK_MAX_S:g} s"
     except Exception as exc:
-        log.exception("a bug of ours", part=gate.part)
-        return f"{gate.part}: an error inside the worker: {type(exc).__name__}"
+        log.exception("internal error", operation="readiness check", part=check.part)
+        return f"{check.part}: an error inside the worker: {type(exc).__name__}"

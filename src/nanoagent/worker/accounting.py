@@ -1,0 +1,52 @@
+"""What metrics, CloudWatch and the log say of the jobs that have ended."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from nanoagent import result as results
+from nanoagent.result import ErrorType
+
+if TYPE_CHECKING:
+    from nanoagent.result import Result
+    from nanoagent.returns import ReturnReason
+    from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
+    from nanoagent.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+
+def count_result(metrics: Metrics, cloudwatch: PeakMemoryReporter | None, result: Result, model: str) -> None:
+    """Count a job whose sender has been told its result."""
+    started = result.start is not None
+    duration_s = result.duration_ms / 1000 if started else None
+    metrics.job_finished(result.outcome.label, result.runtime, model, duration_s)
+    metrics.phases(result.runtime, result.timings)
+    if result.peak_memory_bytes is not None:
+        metrics.peak_memory(result.runtime, result.peak_memory_bytes)
+        if cloudwatch is not None:
+            cloudwatch.record(result.function_id, result.runtime, result.peak_memory_bytes, time.time())
+    log.info(
+        "job done",
+        status=result.status,
+        error_type=result.error_type,
+        start=result.start,
+        run_ms=result.timings.run,
+        total_ms=result.timings.total,
+        peak_memory_bytes=result.peak_memory_bytes,
+    )
+
+
+def count_return(metrics: Metrics, reason: ReturnReason, runtime: str, model: str) -> None:
+    """Count a job that goes back to the queue, and was no attempt."""
+    outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
+    metrics.job_finished(outcome.label, runtime, model, None)
+    metrics.job_returned(reason)
+
+
+def count_unreadable(metrics: Metrics) -> None:
+    """Count a message that names no request."""
+    metrics.job_finished(results.OUTCOMES[ErrorType.UNREADABLE].label, "", "", None)

@@ -1,0 +1,52 @@
+"""What the worker works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nanoagent.background import Background
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.broker.base import Broker
+    from nanoagent.config import Settings
+    from nanoagent.container.pool import Pool
+    from nanoagent.executor import Executor
+    from nanoagent.job import Runtime
+    from nanoagent.outputs import OutputUploader
+    from nanoagent.sink.base import Cancellations, ResultSink
+    from nanoagent.sink.spool import Spool
+    from nanoagent.slots import Slots
+    from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
+    from nanoagent.telemetry.metrics import Metrics
+    from nanoagent.telemetry.status import Health
+    from nanoagent.worker.readiness import ReadinessCheck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    """The collaborators of the worker.
+
+    Attributes:
+        blocked: Why no jobs of a runtime are taken, None when they are.
+        checks: Further readiness checks.
+        background: Starts the worker's own tasks.
+    """
+
+    settings: Settings
+    broker: Broker
+    sink: ResultSink
+    cancellations: Cancellations
+    spool: Spool
+    executor: Executor
+    outputs: OutputUploader
+    slots: Slots
+    pool: Pool
+    metrics: Metrics
+    health: Health
+    cloudwatch: PeakMemoryReporter | None
+    blocked: Callable[[Runtime], str | None] = lambda _: None
+    checks: tuple[ReadinessCheck, ...] = ()
+    background: Background = field(default_factory=Background)

@@ -1,0 +1,37 @@
+"""What all deliveries in flight share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nanoagent.broker.order import InOrder
+    from nanoagent.returns import Streak
+    from nanoagent.worker.capacity import Capacity
+    from nanoagent.worker.duplicates import Duplicates
+    from nanoagent.worker.durations import Durations
+    from nanoagent.worker.lifecycle import Lifecycle
+    from nanoagent.worker.parts import WorkerParts
+    from nanoagent.worker.publishing import Publisher
+    from nanoagent.worker.settlement import Settler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all deliveries in flight share.
+
+    Attributes:
+        parts: The worker's collaborators.
+        order: The broker, as the keeper of the order of message groups.
+    """
+
+    parts: WorkerParts
+    order: InOrder
+    lifecycle: Lifecycle
+    capacity: Capacity
+    duplicates: Duplicates
+    durations: Durations
+    streak: Streak
+    publisher: Publisher
+    settler: Settler

@@ -1,0 +1,173 @@
+"""The worker as a whole: its parts, its start and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from nanoagent.background import TaskName
+from nanoagent.broker.order import InOrder
+from nanoagent.job import Runtime
+from nanoagent.returns import Streak
+from nanoagent.worker.capacity import Capacity
+from nanoagent.worker.drain import Drain, DrainReason
+from nanoagent.worker.duplicates import Duplicates
+from nanoagent.worker.durations import Durations
+from nanoagent.worker.inflight import InFlight
+from nanoagent.worker.intake import Intake
+from nanoagent.worker.lifecycle import Lifecycle
+from nanoagent.worker.publishing import Publisher
+from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
+from nanoagent.worker.settlement import Settler
+from nanoagent.worker.shared import Shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.background import Background
+    from nanoagent.broker.base import Delivery
+    from nanoagent.worker.parts import WorkerParts
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Takes deliveries from the broker and settles every one of them.
+
+    Args:
+        parts: Its collaborators.
+        jitter: Random numbers from 0 to 1, for retry delays.
+    """
+
+    def __init__(self, parts: WorkerParts, *, jitter: Callable[[], float] = random.random) -> None:
+        order = InOrder(parts.broker)
+        self._parts = parts = replace(parts, broker=order)
+        self._in_flight: set[InFlight] = set()
+        self._lifecycle = lifecycle = Lifecycle()
+        self._streak = Streak()
+        self._durations = Durations()
+        self._is_signalled = False
+        settings = parts.settings
+        self._checks = ReadinessChecks((*self._own_checks(), *parts.checks), parts.health)
+        capacity = Capacity(self._in_flight, parts.slots, order, settings, lifecycle, jitter)
+        self._intake = Intake(parts, capacity, self._checks, self._streak, lifecycle, jitter=jitter)
+        self._drain = Drain(self._in_flight, lifecycle, self._durations, parts.metrics)
+        self._shared = Shared(
+            parts=parts,
+            order=order,
+            lifecycle=lifecycle,
+            capacity=capacity,
+            duplicates=Duplicates(),
+            durations=self._durations,
+            streak=self._streak,
+            publisher=Publisher(parts.sink, parts.spool, self._streak, lifecycle.forced),
+            settler=Settler(order, settings, self._streak, jitter=jitter),
+        )
+        parts.slots.watch(lifecycle.capacity_changed.set)
+
+    @property
+    def background(self) -> Background:
+        """What starts the worker's background tasks."""
+        return self._parts.background
+
+    async def run(self) -> None:
+        """Work until `stop` is called, then drain; returns when everything is settled."""
+        keep, stopping = self._parts.background.keep, self._lifecycle.stopping
+        intake = keep(TaskName.INTAKE, self._receive, until=stopping)
+        watch = keep(TaskName.READINESS_CHECKS, self._checks.watch)
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            if not stopping.is_set():  # this task is cancelled
+                self.drain("the worker was cancelled")
+            await self._drain.run(intake)
+            watch.cancel()
+        await intake
+
+    def stop(self) -> None:
+        """Drain, because someone wants the worker to end; called again: return what still runs, now."""
+        if self._is_signalled:
+            self._lifecycle.forced.set()
+        self._is_signalled = True
+        self.drain("the worker was told to stop")
+
+    def drain(self, reason: str, grace_s: float | None = None) -> None:
+        """Stop taking messages, let running jobs finish, return the rest.
+
+        Called again, it can only bring the end nearer.
+
+        Args:
+            reason: Why, for log and readiness.
+            grace_s: How much longer jobs may run, seconds; at most, and by default, DRAIN_SECONDS.
+        """
+        longest_s = float(self._parts.settings.drain_seconds)
+        grace_s = longest_s if grace_s is None else max(0.0, min(grace_s, longest_s))
+        self._lifecycle.drain_within(grace_s)
+        self._parts.health.set("drain", ok=False, reason=f"draining: {reason}")
+        left_s = round(self._lifecycle.left_s(), 1)
+        log.info("draining", reason=reason, jobs=len(self._in_flight), seconds=left_s)
+
+    async def why_no_jobs(self) -> str | None:
+        """Why no jobs can be taken now, or None; every part is asked."""
+        return await self._checks.reason()
+
+    # --- deliveries
+
+    async def _receive(self) -> None:
+        await self._intake.run(self._take)
+
+    def _take(self, delivery: Delivery) -> None:
+        """Begin the work on a delivery."""
+        in_flight = InFlight(delivery, self._shared)
+        self._in_flight.add(in_flight)
+        if self._lifecycle.stopping.is_set():  # its task returns it
+            self._drain.count(DrainReason.WAITING)
+        delivery.lost.add_done_callback(lambda _: self._stop_lost(in_flight))
+        in_flight.task.add_done_callback(lambda task: self._settled(in_flight, task))
+
+    def _stop_lost(self, in_flight: InFlight) -> None:
+        self._parts.metrics.lease_lost()
+        in_flight.state.stop()
+
+    def _settled(self, in_flight: InFlight, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(in_flight)
+        self._lifecycle.capacity_changed.set()
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("a delivery was not settled", exc_info=exc)  # it could not be returned either
+
+    # --- readiness
+
+    def _own_checks(self) -> tuple[ReadinessCheck, ...]:
+        return (
+            ReadinessCheck("containers", self._no_containers, tells_itself=True),
+            ReadinessCheck("guards", self._all_blocked, tells_itself=True),
+            ReadinessCheck("results", self._no_results),
+            ReadinessCheck("spool", self._spool_full),
+            ReadinessCheck("returns", self._streak.trouble),
+            ReadinessCheck("background", self._parts.background.trouble, tells_itself=True),
+        )
+
+    async def _no_containers(self) -> str | None:
+        return self._parts.pool.broken
+
+    async def _all_blocked(self) -> str | None:
+        """Why no job at all could be run: the isolation checks of all runtimes fail."""
+        reasons = [self._parts.blocked(runtime) for runtime in Runtime]
+        return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
+
+    async def _no_results(self) -> str | None:
+        await self._parts.sink.ping()
+        return None
+
+    async def _spool_full(self) -> str | None:
+        """Why the result of one more job might find no place, where it had to wait for Redis."""
+        settings = self._parts.settings
+        if self._parts.spool.has_room_for((len(self._in_flight) + 1) * settings.max_result_bytes):
+            return None
+        return f"RESULT_SPOOL_MB={settings.result_spool_mb} is used up by results that wait for Redis"
