@@ -33,8 +33,8 @@ from nanoagent.code.cache import MOST_FRESH, CodeCache, ProgramCache
 from nanoagent.container import capability, engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
-from nanoagent.container.policy import PoolPolicy, Sharing
-from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
+from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
+from nanoagent.container.pool import Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import MIB, PAGE_BYTES, Limits
 from nanoagent.disk import DiskRoom

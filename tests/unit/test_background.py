@@ -20,8 +20,8 @@ from nanoagent import agent, strangers
 from nanoagent.background import KINDS, Background, TaskName, next_pause_s
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.container import pool as pool_module
-from nanoagent.container.policy import Binding
-from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
+from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
+from nanoagent.container.pool import Pool
 from nanoagent.job import Runtime
 from nanoagent.notices import Notice
 from nanoagent.selftest import keeper as keeper_module

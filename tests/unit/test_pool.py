@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from nanoagent.container import pool as pool_module
 from nanoagent.container.cgroup import ControlGroup
-from nanoagent.container.policy import Binding, Sharing
-from nanoagent.container.pool import GENERIC_MEMORY_MB, Pool
+from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, Sharing
+from nanoagent.container.pool import Pool
 from nanoagent.container.slot import Slot
 from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError, PlatformError, ReturnToQueue

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from nanoagent.container.policy import Binding, Breaker, Pooled, PoolPolicy, retirement_reason, victims
+from nanoagent.container.policy import Binding, CircuitBreaker, Pooled, PoolPolicy, retirement_reason, victims
 from nanoagent.container.spec import Limits
 from nanoagent.job import Runtime
 
@@ -128,8 +128,8 @@ def test_a_container_whose_death_was_told_is_retired():
     assert retirement_reason(container, POLICY, 1.0) == "died"
 
 
-def broken(times: int, now: float = 0.0) -> Breaker:
-    breaker = Breaker()
+def broken(times: int, now: float = 0.0) -> CircuitBreaker:
+    breaker = CircuitBreaker()
     for _ in range(times):
         breaker.failed("no space left", now)
     return breaker

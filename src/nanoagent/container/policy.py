@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nanoagent.job import Runtime
     from nanoagent.network.doors import Door
 
+GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
 _BREAKER_THRESHOLD: Final = 3
 _BREAKER_MAX_PAUSE_S: Final = 60.0
 _BREAKER_MAX_DOUBLINGS: Final = 6  # 64 s are over the maximum; a float has no room for a thousand
@@ -193,15 +194,21 @@ def retirement_reason(pooled: Pooled, policy: PoolPolicy, now: float) -> str | N
 
 
 @dataclass(slots=True)
-class Breaker:
-    """Counts creations that failed in a row."""
+class CircuitBreaker:
+    """Opens when creations fail in a row, and allows one trial after a pause that grows.
+
+    Attributes:
+        failures: How many creations have failed in a row.
+        reason: The reason of the last failure.
+        open_until: When one more creation may be tried, in the pool's clock.
+    """
 
     failures: int = 0
     reason: str = ""
     open_until: float = 0.0
 
     def failed(self, reason: str, now: float) -> None:
-        """One more creation has failed."""
+        """A creation has failed."""
         self.failures += 1
         self.reason = reason
         if self.failures >= _BREAKER_THRESHOLD:
@@ -210,19 +217,24 @@ class Breaker:
             self.open_until = now + pause
 
     def succeeded(self) -> None:
-        """A container has come up: whatever was wrong is over."""
+        """A container has been created: the cause of the failures is gone."""
         self.failures = 0
         self.open_until = 0.0
 
     @property
     def is_broken(self) -> bool:
-        """Whether so many have failed in a row that jobs should not wait for the next."""
+        """Whether so many creations have failed in a row that jobs should not wait for the next one."""
         return self.failures >= _BREAKER_THRESHOLD
 
     def is_open(self, now: float) -> bool:
-        """Broken, and it is too early to try again."""
+        """Whether it is broken and its pause is not over."""
         return self.is_broken and now < self.open_until
 
     def allows(self, now: float, in_flight: int) -> bool:
-        """Closed: always. Open: not before the pause is over, and then one at a time."""
+        """Whether a creation may begin. If it is broken: after the pause, and one creation at a time.
+
+        Args:
+            now: The time, in the pool's clock.
+            in_flight: How many creations have begun and not ended.
+        """
         return not self.is_broken or (now >= self.open_until and in_flight == 0)

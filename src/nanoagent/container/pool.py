@@ -13,8 +13,8 @@ A container's states::
   valuable idle container goes first (`policy.victims`).
 * **The number** of containers is bounded as well, because each holds file descriptors of the worker. Before
   another is made, an idle one is evicted, and the pool waits for its removal.
-* **A breaker** per runtime opens when creation keeps failing: its jobs are refused at once with the reason,
-  readiness and metrics say so, and one container is tried again after a growing pause.
+* **A circuit breaker** per runtime opens when creation keeps failing: the runtime's jobs return to the queue
+  at once with the reason, readiness and metrics say so, and one creation is tried after a growing pause.
 * **The engine** is asked every few seconds whether it is there. While it is not, no job is taken, those that
   wait for a container go back, and nothing counts; when it is back, everything begins anew, and what could
   not be removed meanwhile is.
@@ -35,7 +35,14 @@ import structlog
 
 from nanoagent.background import Background, TaskName
 from nanoagent.container import engine
-from nanoagent.container.policy import Breaker, Pooled, Sharing, retirement_reason, victims
+from nanoagent.container.policy import (
+    GENERIC_MEMORY_MB,
+    CircuitBreaker,
+    Pooled,
+    Sharing,
+    retirement_reason,
+    victims,
+)
 from nanoagent.container.spec import MIB, ContainerSpec
 from nanoagent.errors import ContainerError, ContainerNotMade, ReturnToQueue
 from nanoagent.job import Runtime
@@ -53,7 +60,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
 # The event loop has few threads, which all jobs share. Linking thousands of files occupies one of them for
 # seconds.
@@ -95,7 +101,7 @@ class _Fleet:
     idle: list[Pooled] = field(default_factory=list)
     starting: set[asyncio.Task[Any]] = field(default_factory=set)
     waiters: deque[asyncio.Future[Pooled]] = field(default_factory=deque)
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     def generic(self) -> int:
         return sum(pooled.key is None for pooled in self.idle)
@@ -648,7 +654,7 @@ class Pool:
         others = any(not breaker.is_broken for breaker in self._breakers())
         return ReturnReason.NO_CONTAINERS_OF_RUNTIME if others else ReturnReason.NO_CONTAINERS
 
-    def _breakers(self) -> list[Breaker]:
+    def _breakers(self) -> list[CircuitBreaker]:
         """The breakers of the runtimes that are kept ready; of all runtimes if no containers are."""
         kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
         return [fleet.breaker for fleet in kept_ready or self._fleets.values()]
