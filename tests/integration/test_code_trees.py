@@ -142,7 +142,7 @@ async def much_code(box: Bench, tree: Path) -> None:
     assert (ran.stdout, ran.stderr) == (f"{CODE_BYTES}\n", "")
     assert ran.lease.container.base_bytes > CODE_BYTES
     (counted,) = [
-        pooled.memory_mb for pooled in box.pool._by_id.values() if pooled.container is ran.lease.container
+        pooled.memory_mb for pooled in box.pool._inventory.all() if pooled.container is ran.lease.container
     ]
     assert counted >= 64 + CODE_BYTES // MIB
 

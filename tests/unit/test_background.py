@@ -632,7 +632,7 @@ async def pool_sweep(fault: Fault) -> None:
     async with filled_pool(fault, lambda pool, _: fault.once(pool, "sweep_once")) as (pool, driver):
         await pool.filled()
         await until(lambda: fault.raised)
-        pool._fleets[Runtime.PYTHON].idle[0].made_at -= HOUR_S
+        pool._inventory.idle(Runtime.PYTHON)[0].made_at -= HOUR_S
         await until(lambda: driver.removed)
 
 

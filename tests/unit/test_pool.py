@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanoagent.container import pool as pool_module
 from nanoagent.container.cgroup import ControlGroup
-from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, Sharing
+from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import Slot
 from nanoagent.container.spec import MIB
@@ -97,16 +97,24 @@ class Bench:
 
     def idle(self, runtime: Runtime = Runtime.PYTHON, *, generic: bool | None = None) -> int:
         return sum(
-            generic is None or (pooled.key is None) == generic for pooled in self.pool._fleets[runtime].idle
+            generic is None or pooled.is_generic == generic for pooled in self.pool._inventory.idle(runtime)
         )
 
     def value(self, metric: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(metric, labels) or 0.0
 
     @property
+    def ids(self) -> list[str]:
+        return [pooled.container.id for pooled in self.pool._inventory.all()]
+
+    @property
+    def busy(self) -> int:
+        return self.pool._inventory.busy(Runtime.PYTHON)
+
+    @property
     def counted_mb(self) -> int:
         """What the containers that are up count for, added up anew."""
-        return sum(pooled.memory_mb for pooled in self.pool._by_id.values())
+        return sum(pooled.memory_mb for pooled in self.pool._inventory.all())
 
     @property
     def slots(self) -> list[str]:
@@ -301,7 +309,7 @@ async def test_a_generic_container_is_replaced_when_it_is_old(bench):
 async def test_a_dead_idle_container_is_replaced_when_its_death_is_told(bench):
     (dead,) = bench.driver.running
     bench.driver.kill(dead)
-    await bench.until(lambda: dead not in bench.pool._by_id and bench.idle() == 1)
+    await bench.until(lambda: dead not in bench.ids and bench.idle() == 1)
     assert bench.value("worker_containers_retired_total", reason="died") == 1
     assert (await bench.run()).container.id != dead
 
@@ -309,7 +317,7 @@ async def test_a_dead_idle_container_is_replaced_when_its_death_is_told(bench):
 async def test_a_dead_idle_container_is_not_leased_though_nobody_told_of_its_death(bench):
     (dead,) = bench.driver.running
     bench.driver.kill(dead, silently=True)
-    (pooled,) = bench.pool._fleets[Runtime.PYTHON].idle
+    (pooled,) = bench.pool._inventory.idle(Runtime.PYTHON)
     async with asyncio.timeout(WAIT_S):
         await pooled.container.session._stream.wait_end()
     assert (await bench.run()).container.id != dead
@@ -320,7 +328,7 @@ async def test_deaths_are_heard_again_after_the_events_ended(bench, monkeypatch)
     bench.driver.end_events()
     (dead,) = bench.driver.running
     bench.driver.kill(dead)
-    await bench.until(lambda: dead not in bench.pool._by_id)
+    await bench.until(lambda: dead not in bench.ids)
 
 
 async def test_the_death_of_a_leased_container_is_dealt_with_when_its_lease_ends(bench):
@@ -328,8 +336,19 @@ async def test_the_death_of_a_leased_container_is_dealt_with_when_its_lease_ends
         bench.driver.kill(lease.container.id)
         await bench.removals()
         await bench.until(lambda: bench.idle(generic=True) == 1)
-        assert lease.container.id in bench.pool._by_id
-    assert lease.container.id not in bench.pool._by_id
+        assert lease.container.id in bench.ids
+    assert lease.container.id not in bench.ids
+
+
+async def test_a_container_that_died_is_retired_though_its_run_was_clean(bench):
+    async with bench.pool.lease(bench.binding()) as lease:
+        (pooled,) = (pooled for pooled in bench.pool._inventory.all() if pooled.container is lease.container)
+        bench.driver.kill(lease.container.id)
+        await bench.until(lambda: pooled.state is ContainerState.DEAD)
+        assert bench.busy == 1
+        lease.clean = True
+    assert lease.container.id not in bench.ids
+    assert bench.value("worker_containers_retired_total", reason="died") == 1
 
 
 # --- binding that fails
@@ -639,7 +658,7 @@ async def test_cancelling_who_has_just_been_given_a_container_leaks_nothing(open
         with pytest.raises(asyncio.CancelledError):
             await run
         await bench.removals()
-        await bench.until(lambda: (bench.pool._committed_mb, bench.pool._busy) == (0, set()))
+        await bench.until(lambda: (bench.pool._committed_mb, bench.busy) == (0, 0))
 
 
 async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
@@ -647,7 +666,7 @@ async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
         await bench.pool.start()
         await bench.pool.filled()
         async with bench.pool.lease(bench.binding("holder", memory_mb=272)):
-            await bench.until(lambda: len(bench.pool._by_id) == 2)
+            await bench.until(lambda: len(bench.ids) == 2)
             run = asyncio.create_task(bench.run("wants more", memory_mb=200))
             await bench.until(lambda: bench.pool._wanted_mb > 0)
             await cancelled(run)
@@ -670,7 +689,7 @@ async def test_cancelling_who_binds_leaks_nothing(open_bench):
         await cancelled(run)
         await bench.removals()
         assert bench.driver.removed == ["fake-0"]
-        assert not bench.pool._busy
+        assert not bench.busy
 
 
 async def test_closing_removes_everything_whatever_it_is_doing(home, tree):

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from nanoagent.container.policy import Binding, CircuitBreaker, Pooled, PoolPolicy, retirement_reason, victims
+from nanoagent.container.policy import (
+    NEXT,
+    Binding,
+    CircuitBreaker,
+    ContainerState,
+    PoolPolicy,
+    retirement_reason,
+    victims,
+)
 from nanoagent.container.spec import Limits
 from nanoagent.job import Runtime
+from support.pooled import pooled
 
 POLICY = PoolPolicy(
     images={},
@@ -21,14 +29,6 @@ POLICY = PoolPolicy(
     uid_base=1000,
     limits=Limits(64, 1, 1, 1, 64),
 )
-KEY = ("run", "python", "f", "digest", "128")
-
-
-def pooled(*, key=KEY, memory_mb=128, made_at=0.0, used_at=0.0, runs=0, connected=True) -> Pooled:
-    container = SimpleNamespace(
-        session=SimpleNamespace(connected=connected), spec=SimpleNamespace(runtime=Runtime.PYTHON)
-    )
-    return Pooled(cast("Any", container), memory_mb, made_at, used_at, key, runs)
 
 
 def binding(**changes: Any) -> Binding:
@@ -124,8 +124,29 @@ def test_a_container_is_retired_for_its_idle_time_age_runs_or_death(container, n
 
 def test_a_container_whose_death_was_told_is_retired():
     container = pooled()
-    container.dead = True
+    container.enter(ContainerState.BUSY)
+    container.enter(ContainerState.DEAD)
     assert retirement_reason(container, POLICY, 1.0) == "died"
+
+
+@pytest.mark.parametrize("state", ContainerState)
+@pytest.mark.parametrize("following", ContainerState)
+def test_a_container_goes_on_as_the_table_says_and_no_other_way(
+    state: ContainerState, following: ContainerState
+):
+    container = pooled(state=state)
+    if following in NEXT[state]:
+        container.enter(following)
+        assert container.state is following
+    else:
+        with pytest.raises(AssertionError, match=f"from {state} to {following}"):
+            container.enter(following)
+        assert container.state is state
+
+
+def test_every_state_of_a_container_can_be_reached_and_all_but_the_last_left():
+    assert set(NEXT) == {state for states in NEXT.values() for state in states} == set(ContainerState)
+    assert {state for state, states in NEXT.items() if not states} == {ContainerState.RETIRED}
 
 
 def broken(times: int, now: float = 0.0) -> CircuitBreaker:

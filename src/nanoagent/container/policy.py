@@ -126,18 +126,36 @@ class Binding:
         return (self.purpose, self.runtime, self.function_id, self.digest, str(self.memory_mb))
 
 
+class ContainerState(StrEnum):
+    """The state of a container that has been created."""
+
+    IDLE = "idle"
+    BUSY = "busy"  # one job has it
+    DEAD = "dead"  # it has died while a job had it; that job retires it
+    RETIRED = "retired"  # it is no longer the pool's; its removal has begun
+
+
+NEXT: Final = {
+    ContainerState.IDLE: {ContainerState.BUSY, ContainerState.RETIRED},
+    ContainerState.BUSY: {ContainerState.IDLE, ContainerState.DEAD, ContainerState.RETIRED},
+    ContainerState.DEAD: {ContainerState.RETIRED},
+    ContainerState.RETIRED: set[ContainerState](),
+}
+"""State → the states that may follow."""
+
+
 @dataclass(slots=True, eq=False)
 class Pooled:
     """A container as the pool sees it.
 
     Attributes:
-        container: The engine's part of it.
-        memory_mb: What it counts for in the budget.
-        made_at: When, in the pool's clock.
-        used_at: When it last became idle.
-        key: What it is bound to, None while generic.
-        runs: How many it has served.
-        dead: It has died; found by Docker's events.
+        container: The container itself.
+        memory_mb: Its part of the memory budget, MiB. Only the budget changes it.
+        made_at: When it was created, in the pool's clock.
+        used_at: When it became idle last, in the pool's clock.
+        key: The key of its binding; None while it is generic.
+        runs: How many jobs have had it.
+        state: Its state. Only the inventory changes it, by `enter`.
     """
 
     container: RunningContainer
@@ -146,7 +164,17 @@ class Pooled:
     used_at: float
     key: tuple[str, ...] | None = None
     runs: int = 0
-    dead: bool = False
+    state: ContainerState = ContainerState.IDLE
+
+    def enter(self, state: ContainerState) -> None:
+        """Go on to a state.
+
+        Raises:
+            AssertionError: The state cannot follow.
+        """
+        if state not in NEXT[self.state]:
+            raise AssertionError(f"a container cannot go from {self.state} to {state}")
+        self.state = state
 
     @property
     def runtime(self) -> Runtime:
@@ -154,9 +182,14 @@ class Pooled:
         return self.container.spec.runtime
 
     @property
+    def is_generic(self) -> bool:
+        """Whether it has not been bound to a function version yet."""
+        return self.key is None
+
+    @property
     def alive(self) -> bool:
-        """Whether it still runs, as far as is known: its supervisor hangs up when it dies."""
-        return not self.dead and self.container.session.connected
+        """Whether it still runs, as far as is known: a supervisor that dies closes its connection."""
+        return self.state is not ContainerState.DEAD and self.container.session.connected
 
 
 def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -> list[Pooled]:
@@ -169,7 +202,7 @@ def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -
 
     def value(pooled: Pooled) -> tuple[bool, float]:
         idle_s = max(now - pooled.used_at, 0.001)
-        return (pooled.key is None, (1 + pooled.runs) / (idle_s * pooled.memory_mb))
+        return (pooled.is_generic, (1 + pooled.runs) / (idle_s * pooled.memory_mb))
 
     chosen: list[Pooled] = []
     for pooled in sorted(idle, key=value):
@@ -188,7 +221,7 @@ def retirement_reason(pooled: Pooled, policy: PoolPolicy, now: float) -> str | N
         return "runs"
     if now - pooled.made_at >= policy.max_age_s:
         return "age"
-    if pooled.key is not None and now - pooled.used_at >= policy.idle_s:
+    if not pooled.is_generic and now - pooled.used_at >= policy.idle_s:
         return "idle"
     return None
 

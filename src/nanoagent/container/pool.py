@@ -35,9 +35,11 @@ import structlog
 
 from nanoagent.background import Background, TaskName
 from nanoagent.container import engine
+from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import (
     GENERIC_MEMORY_MB,
     CircuitBreaker,
+    ContainerState,
     Pooled,
     Sharing,
     retirement_reason,
@@ -98,13 +100,9 @@ class Lease:
 class _Fleet:
     """One runtime's containers."""
 
-    idle: list[Pooled] = field(default_factory=list)
     starting: set[asyncio.Task[Any]] = field(default_factory=set)
     waiters: deque[asyncio.Future[Pooled]] = field(default_factory=deque)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-
-    def generic(self) -> int:
-        return sum(pooled.key is None for pooled in self.idle)
 
 
 def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: Slot) -> ContainerSpec:
@@ -162,10 +160,9 @@ class Pool:
         self._background = background or Background()
         self._clock = clock
         self._fleets = {runtime: _Fleet() for runtime in Runtime}
-        self._by_id: dict[str, Pooled] = {}
-        self._busy: set[Pooled] = set()
+        self._inventory = Inventory()
         self._committed_mb = 0
-        self._creating = 0  # containers that are not in `_by_id` yet
+        self._creating = 0  # containers that are not in the inventory yet
         self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
         self._changed = asyncio.Event()
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
@@ -193,13 +190,15 @@ class Pool:
 
     async def filled(self) -> None:
         """Wait until every runtime has its generic containers, or creation keeps failing; then say so."""
-        while any(
-            fleet.generic() < self._policy.sizes[runtime] and fleet.starting and not fleet.breaker.is_broken
-            for runtime, fleet in self._fleets.items()
-        ):
+        while any(self._is_filling(runtime) for runtime in Runtime):
             await self._change()
         self._filled = True
         self._report_breakers()
+
+    def _is_filling(self, runtime: Runtime) -> bool:
+        fleet = self._fleets[runtime]
+        is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
+        return is_short and bool(fleet.starting) and not fleet.breaker.is_broken
 
     async def close(self) -> None:
         """Remove every container. Idempotent."""
@@ -209,11 +208,10 @@ class Pool:
             task.cancel()
         await _done_within(_CLOSE_S, tasks)
         for fleet in self._fleets.values():
-            fleet.idle.clear()
             for waiter in fleet.waiters:
                 if not waiter.done():
                     waiter.set_exception(ContainerNotMade("the pool is closed"))
-        for pooled in list(self._by_id.values()):
+        for pooled in self._inventory.all():
             self._retire(pooled, "closing")
         await _done_within(_CLOSE_S, self._removals)
 
@@ -239,43 +237,45 @@ class Pool:
             self._metrics.container_start(binding.runtime, start)
             yield lease
         finally:
-            self._busy.discard(pooled)
             pooled.runs += 1
             pooled.used_at = self._clock()
-            if not lease.clean:
-                self._retire(pooled, "died" if pooled.dead else "unclean")
-            elif not lease.reuse or self._closing:
-                self._retire(pooled, "runs")
-            else:
-                self._fleets[pooled.runtime].idle.append(pooled)
+            self._release(pooled, lease)
             self._notify()
+
+    def _release(self, pooled: Pooled, lease: Lease) -> None:
+        """Keep the container of a job that has ended, or retire it."""
+        is_dead = pooled.state is ContainerState.DEAD
+        if not lease.clean:
+            self._retire(pooled, "died" if is_dead else "unclean")
+        elif not lease.reuse or self._closing:
+            self._retire(pooled, "runs")
+        elif is_dead:
+            self._retire(pooled, "died")
+        else:
+            self._inventory.put_back(pooled)
 
     def _would_keep(self, pooled: Pooled, binding: Binding) -> bool:
         kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
         return binding.purpose == "run" and kept
 
     async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
-        fleet = self._fleets[binding.runtime]
-        for pooled in reversed(fleet.idle):  # the one used last: its pages are warm, the others may age out
+        idle = self._inventory.idle(binding.runtime)
+        for pooled in reversed(idle):  # the one used last: its pages are warm, the others may age out
             if pooled.key == binding.key and pooled.alive:
-                return self._take(pooled), Start.HOT
-        for pooled in fleet.idle:
-            if pooled.key is None and pooled.alive:
-                self._take(pooled)
+                self._inventory.take(pooled)
+                return pooled, Start.HOT
+        for pooled in idle:
+            if pooled.is_generic and pooled.alive:
+                self._inventory.take(pooled)
                 self._refill()
                 return await self._resized(pooled, binding), Start.WARM
         if self._policy.sharing is Sharing.WORKER and binding.purpose == "run":
-            for pooled in fleet.idle:  # the one unused for longest
+            for pooled in idle:  # the one unused for longest
                 if pooled.alive:
-                    self._take(pooled)
+                    self._inventory.take(pooled)
                     return await self._resized(pooled, binding), Start.WARM
-        pooled = await self._next_created(fleet)
+        pooled = await self._next_created(self._fleets[binding.runtime])
         return await self._resized(pooled, binding), Start.COLD
-
-    def _take(self, pooled: Pooled) -> Pooled:
-        self._fleets[pooled.runtime].idle.remove(pooled)
-        self._busy.add(pooled)
-        return pooled
 
     async def _next_created(self, fleet: _Fleet) -> Pooled:
         if self._closing:
@@ -293,7 +293,6 @@ class Pool:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._busy.discard(waiter.result())
                 self._retire(waiter.result(), "unclean")
             raise
         finally:
@@ -306,7 +305,6 @@ class Pool:
         try:
             await self._make_room(extra)
         except BaseException:
-            self._busy.discard(pooled)
             self._retire(pooled, "unclean")
             raise
         pooled.memory_mb += extra
@@ -336,14 +334,12 @@ class Pool:
     @property
     def _number(self) -> int:
         """How many containers there are, without those that are being removed."""
-        return len(self._by_id) + self._creating
+        return len(self._inventory.all()) + self._creating
 
     def _evict(self, need_mb: int, number: int) -> bool:
         """Evict idle containers; returns whether there was one."""
-        idle = [pooled for fleet in self._fleets.values() for pooled in fleet.idle]
-        chosen = victims(idle, need_mb, self._clock(), number)
+        chosen = victims(self._inventory.all_idle(), need_mb, self._clock(), number)
         for pooled in chosen:
-            self._fleets[pooled.runtime].idle.remove(pooled)
             self._retire(pooled, "evicted")
         return bool(chosen)
 
@@ -354,7 +350,7 @@ class Pool:
     async def _bind(self, pooled: Pooled, binding: Binding) -> None:
         """Give a container its function: code, program, limits; what it had of another is taken away."""
         container = pooled.container
-        if pooled.key is not None:
+        if not pooled.is_generic:
             await container.slot.clear()
         pooled.key = binding.key
         async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
@@ -407,10 +403,10 @@ class Pool:
             return False
         if len(fleet.starting) < len(fleet.waiters):
             return True
-        spare = fleet.generic() + len(fleet.starting) - len(fleet.waiters)
+        spare = self._inventory.generic(runtime) + len(fleet.starting) - len(fleet.waiters)
         pending = sum(len(other.starting) for other in self._fleets.values()) * GENERIC_MEMORY_MB
         room = self._policy.memory_mb - self._committed_mb - self._wanted_mb - pending
-        number = len(self._by_id) + len(self._removals) + sum(map(_starting, self._fleets.values()))
+        number = len(self._inventory.all()) + len(self._removals) + sum(map(_starting, self._fleets.values()))
         has_room = room >= GENERIC_MEMORY_MB and number < self._policy.most_containers
         return spare < self._policy.sizes[runtime] and has_room
 
@@ -448,14 +444,12 @@ class Pool:
         self._report_breakers()
         now = self._clock()
         pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
-        self._by_id[container.id] = pooled
+        self._inventory.add(pooled)
         waiting = [waiter for waiter in fleet.waiters if not waiter.done()]
         if waiting:
-            self._busy.add(pooled)
+            self._inventory.take(pooled)
             waiting[0].set_result(pooled)
             fleet.waiters.remove(waiting[0])
-        else:
-            fleet.idle.append(pooled)
 
     def _has_room_for_generic(self) -> bool:
         memory_mb = self._committed_mb + self._wanted_mb + GENERIC_MEMORY_MB
@@ -513,11 +507,11 @@ class Pool:
     # --- retirement
 
     def _retire(self, pooled: Pooled, reason: str) -> None:
-        """Take a container, which is in no list any more, out of the budget; remove it in the background.
+        """Take a container out of the pool and its budget; remove it in the background.
 
-        Once: a container that was leased when the pool closed is retired already when its lease ends.
+        Once: a container that a job had when the pool closed is retired already when the job ends.
         """
-        if self._by_id.pop(pooled.container.id, None) is None:
+        if not self._inventory.remove(pooled):
             return
         self._metrics.container_retired(reason)
         self._committed_mb -= pooled.memory_mb
@@ -556,12 +550,10 @@ class Pool:
     def sweep_once(self) -> None:
         """One pass of the background sweep."""
         now = self._clock()
-        for fleet in self._fleets.values():
-            for pooled in list(fleet.idle):
-                reason = retirement_reason(pooled, self._policy, now)
-                if reason is not None:
-                    fleet.idle.remove(pooled)
-                    self._retire(pooled, reason)
+        for pooled in self._inventory.all_idle():
+            reason = retirement_reason(pooled, self._policy, now)
+            if reason is not None:
+                self._retire(pooled, reason)
         self._refill()
 
     async def _hear_deaths(self) -> None:
@@ -577,15 +569,14 @@ class Pool:
             await asyncio.sleep(_EVENTS_RETRY_S)
 
     def _died(self, container_id: str) -> None:
-        pooled = self._by_id.get(container_id)
+        pooled = self._inventory.get(container_id)
         if pooled is None:
             return
-        pooled.dead = True  # a busy one is retired when its lease ends
         log.warning("container died", container=container_id[:12], runtime=pooled.runtime)
-        idle = self._fleets[pooled.runtime].idle
-        if pooled in idle:
-            idle.remove(pooled)
+        if pooled.state is ContainerState.IDLE:
             self._retire(pooled, "died")
+        elif pooled.state is ContainerState.BUSY:  # its job retires it when it ends
+            self._inventory.note_death(pooled)
 
     # --- the engine
 
@@ -686,10 +677,13 @@ class Pool:
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:
         """How many containers of a runtime are in a state, for the metrics."""
-        fleet = self._fleets[runtime]
-        if state == "busy":
-            return sum(pooled.runtime == runtime for pooled in self._busy)
-        return len(fleet.idle if state == "idle" else fleet.starting)
+        match state:
+            case "idle":
+                return len(self._inventory.idle(runtime))
+            case "busy":
+                return self._inventory.busy(runtime)
+            case "starting":
+                return len(self._fleets[runtime].starting)
 
 
 def _starting(fleet: _Fleet) -> int:

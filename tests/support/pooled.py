@@ -1,0 +1,42 @@
+"""Containers as the pool sees them, without the containers."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from nanoagent.container.policy import Pooled
+from nanoagent.job import Runtime
+
+if TYPE_CHECKING:
+    from nanoagent.container.base import RunningContainer
+
+KEY: Final = ("run", "python", "f", "digest", "128")
+_NUMBERS: Final = itertools.count()
+
+
+def pooled(
+    *,
+    key: tuple[str, ...] | None = KEY,
+    memory_mb: int = 128,
+    connected: bool = True,
+    runtime: Runtime = Runtime.PYTHON,
+    **fields: Any,
+) -> Pooled:
+    """A container that is bound to a function version, unless `key` is None.
+
+    Args:
+        key: The key of its binding.
+        memory_mb: Its part of the budget.
+        connected: Whether its supervisor is.
+        runtime: Its language.
+        fields: Further fields of `Pooled`.
+    """
+    container = SimpleNamespace(
+        id=f"container-{next(_NUMBERS)}",
+        session=SimpleNamespace(connected=connected),
+        spec=SimpleNamespace(runtime=runtime),
+    )
+    times = {"made_at": 0.0, "used_at": 0.0}
+    return Pooled(cast("RunningContainer", container), memory_mb, key=key, **(times | fields))
