@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoagent.container import pool as pool_module
+from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
@@ -145,7 +146,7 @@ def open_bench(home: WorkerHome, tree: Path) -> Callable[..., Any]:
             bench.driver.may_remove.set()
             await bench.pool.close()
         assert (bench.driver.running, bench.slots) == ({}, [])
-        assert bench.pool._committed_mb == 0
+        assert bench.pool._budget == Budget(bench.policy.memory_mb, bench.policy.most_containers)
 
     return open_bench
 
@@ -400,7 +401,7 @@ async def test_a_job_waits_for_room_that_others_hold(open_bench):
         await bench.pool.start()
         async with bench.pool.lease(bench.binding("large", memory_mb=200)):
             waiting = asyncio.create_task(bench.run("small"))
-            await bench.until(lambda: bench.pool._wanted_mb > 0)
+            await bench.until(lambda: bench.pool._budget.wanted_mb > 0)
             assert len(bench.driver.created) == 1
         assert (await waiting).start is Start.COLD
 
@@ -411,7 +412,7 @@ async def test_refills_do_not_take_the_room_that_a_job_waits_for(open_bench):
         await bench.pool.filled()
         async with bench.pool.lease(bench.binding("large", memory_mb=300)):
             await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
-            assert bench.pool._committed_mb == bench.counted_mb == 300
+            assert bench.pool._budget.committed_mb == bench.counted_mb == 300
 
 
 runs = st.lists(
@@ -437,7 +438,7 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
             notify = bench.pool._notify
 
             def checked() -> None:
-                assert bench.counted_mb <= bench.pool._committed_mb <= budget_mb
+                assert bench.counted_mb <= bench.pool._budget.committed_mb <= budget_mb
                 notify()
 
             bench.pool._notify = checked  # type: ignore[method-assign] # looks on at every change
@@ -453,7 +454,7 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
                 await asyncio.gather(*(run(*drawn) for drawn in runs))
             await bench.pool.close()
             assert bench.driver.running == {}
-            assert bench.pool._committed_mb == 0
+            assert bench.pool._budget.committed_mb == 0
 
     asyncio.run(scenario())
 
@@ -501,7 +502,7 @@ async def test_a_bug_in_making_a_container_is_told_to_who_waits_for_it(open_benc
         monkeypatch.setattr(FakeDriver, "_fail_on_demand", lambda _: 1 / 0)
         with pytest.raises(ContainerError, match="an error inside the worker: ZeroDivisionError"):
             await bench.run()
-        assert bench.pool._committed_mb == 0
+        assert bench.pool._budget.committed_mb == 0
 
 
 async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_bench):
@@ -645,7 +646,7 @@ async def test_cancelling_who_waits_for_a_container_leaks_nothing(open_bench):
         bench.driver.may_create.set()
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
         assert not bench.pool._fleets[Runtime.PYTHON].waiters
-        assert bench.pool._committed_mb == bench.counted_mb == GENERIC_MEMORY_MB * bench.idle()
+        assert bench.pool._budget.committed_mb == bench.counted_mb == GENERIC_MEMORY_MB * bench.idle()
 
 
 async def test_cancelling_who_has_just_been_given_a_container_leaks_nothing(open_bench):
@@ -658,7 +659,7 @@ async def test_cancelling_who_has_just_been_given_a_container_leaks_nothing(open
         with pytest.raises(asyncio.CancelledError):
             await run
         await bench.removals()
-        await bench.until(lambda: (bench.pool._committed_mb, bench.busy) == (0, 0))
+        await bench.until(lambda: (bench.pool._budget.committed_mb, bench.busy) == (0, 0))
 
 
 async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
@@ -668,12 +669,12 @@ async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
         async with bench.pool.lease(bench.binding("holder", memory_mb=272)):
             await bench.until(lambda: len(bench.ids) == 2)
             run = asyncio.create_task(bench.run("wants more", memory_mb=200))
-            await bench.until(lambda: bench.pool._wanted_mb > 0)
+            await bench.until(lambda: bench.pool._budget.wanted_mb > 0)
             await cancelled(run)
             await bench.removals()
-            assert bench.pool._wanted_mb == 0
+            assert bench.pool._budget.wanted_mb == 0
             await bench.until(
-                lambda: bench.pool._committed_mb == bench.counted_mb
+                lambda: bench.pool._budget.committed_mb == bench.counted_mb
             )  # a refill may be under way
 
 
@@ -711,7 +712,7 @@ async def test_closing_removes_everything_whatever_it_is_doing(home, tree):
         bench.driver.may_remove.set()
         await closing
         assert (bench.driver.running, bench.driver.creating, bench.slots) == ({}, 0, [])
-    assert bench.pool._committed_mb == 0
+    assert bench.pool._budget.committed_mb == 0
     assert len(bench.driver.removed) == len(bench.driver.created)
 
 
@@ -878,9 +879,9 @@ async def test_what_a_container_holds_beside_a_run_is_on_top_of_its_limit_and_co
         await bench.pool.start()
         await bench.run(memory_mb=200)
         assert group.limit_bytes == (200 + 40) * MIB
-        assert bench.pool._committed_mb == bench.counted_mb == 200 + 40
+        assert bench.pool._budget.committed_mb == bench.counted_mb == 200 + 40
         await bench.run(memory_mb=200)
-        assert bench.pool._committed_mb == 200 + 40
+        assert bench.pool._budget.committed_mb == 200 + 40
 
 
 async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
@@ -893,7 +894,7 @@ async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
             await bench.removals()
             assert bench.driver.removed == ["fake-0"]
             lease.clean = True
-        assert bench.pool._committed_mb == bench.counted_mb == 128 + 10  # what it really holds
+        assert bench.pool._budget.committed_mb == bench.counted_mb == 128 + 10  # what it really holds
 
 
 async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: pytest.MonkeyPatch):
@@ -973,7 +974,7 @@ async def test_a_workers_container_has_the_code_and_limit_of_its_present_functio
         slot = lease.container.slot.path
         assert [path.name for path in (slot / "code").iterdir()] == ["theirs.py"]
         assert not (slot / "program").exists()
-        assert bench.counted_mb == bench.pool._committed_mb == 256
+        assert bench.counted_mb == bench.pool._budget.committed_mb == 256
 
 
 async def test_a_workers_container_is_not_built_in(open_bench):

@@ -35,6 +35,7 @@ import structlog
 
 from nanoagent.background import Background, TaskName
 from nanoagent.container import engine
+from nanoagent.container.budget import Budget
 from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import (
     GENERIC_MEMORY_MB,
@@ -161,9 +162,7 @@ class Pool:
         self._clock = clock
         self._fleets = {runtime: _Fleet() for runtime in Runtime}
         self._inventory = Inventory()
-        self._committed_mb = 0
-        self._creating = 0  # containers that are not in the inventory yet
-        self._wanted_mb = 0  # by jobs that wait for room: refills must not take it from them
+        self._budget = Budget(policy.memory_mb, policy.most_containers)
         self._changed = asyncio.Event()
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
         self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
@@ -301,14 +300,13 @@ class Pool:
 
     async def _resized(self, pooled: Pooled, binding: Binding) -> Pooled:
         """Count the container with the size it is to have; whoever is in the way is evicted."""
-        extra = min(binding.needed_mb, self._policy.memory_mb) - pooled.memory_mb
+        memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
-            await self._make_room(extra)
+            await self._make_room(memory_mb - pooled.memory_mb)
         except BaseException:
             self._retire(pooled, "unclean")
             raise
-        pooled.memory_mb += extra
-        self._committed_mb += extra
+        self._budget.resize(pooled, memory_mb)
         return pooled
 
     async def _make_room(self, need_mb: int, containers: int = 0) -> None:
@@ -318,23 +316,10 @@ class Pool:
             need_mb: MiB.
             containers: How many containers are about to be made.
         """
-        self._wanted_mb += need_mb
-        try:
-            while True:
-                missing_mb = self._committed_mb + need_mb - self._policy.memory_mb
-                too_many = self._number + containers - self._policy.most_containers if containers else 0
-                waits_for_removals = containers > 0 and too_many + len(self._removals) > 0
-                if missing_mb <= 0 and not waits_for_removals:
-                    return
-                if not self._evict(missing_mb, too_many):
+        with self._budget.wanting(need_mb):
+            while (shortage := self._budget.shortage(need_mb, containers)) is not None:
+                if not self._evict(shortage.memory_mb, shortage.containers):
                     await self._change()
-        finally:
-            self._wanted_mb -= need_mb
-
-    @property
-    def _number(self) -> int:
-        """How many containers there are, without those that are being removed."""
-        return len(self._inventory.all()) + self._creating
 
     def _evict(self, need_mb: int, number: int) -> bool:
         """Evict idle containers; returns whether there was one."""
@@ -370,9 +355,7 @@ class Pool:
                 raise ContainerError("the container died while it was bound") from exc
             await self._set_limits(container, binding, slack_bytes=container.base_bytes)
             # It counts with what it really holds; idle containers make room for it when room is wanted next.
-            difference_mb = binding.memory_mb + container.base_bytes // MIB - pooled.memory_mb
-            pooled.memory_mb += difference_mb
-            self._committed_mb += difference_mb
+            self._budget.resize(pooled, binding.memory_mb + container.base_bytes // MIB)
             self._notify()  # it may be less than was counted before
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
@@ -404,11 +387,8 @@ class Pool:
         if len(fleet.starting) < len(fleet.waiters):
             return True
         spare = self._inventory.generic(runtime) + len(fleet.starting) - len(fleet.waiters)
-        pending = sum(len(other.starting) for other in self._fleets.values()) * GENERIC_MEMORY_MB
-        room = self._policy.memory_mb - self._committed_mb - self._wanted_mb - pending
-        number = len(self._inventory.all()) + len(self._removals) + sum(map(_starting, self._fleets.values()))
-        has_room = room >= GENERIC_MEMORY_MB and number < self._policy.most_containers
-        return spare < self._policy.sizes[runtime] and has_room
+        planned = sum(len(other.starting) for other in self._fleets.values())
+        return spare < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
 
     async def _create(self, runtime: Runtime) -> None:
         """Make one container for the pool, or for the job that waits longest."""
@@ -417,17 +397,14 @@ class Pool:
             async with self._creations:
                 if fleet.waiters:
                     await self._make_room(GENERIC_MEMORY_MB, containers=1)
-                elif not self._has_room_for_generic():
+                elif not self._budget.fits_generic():
                     return  # the room that was there when this was planned has been taken by a job
-                self._committed_mb += GENERIC_MEMORY_MB
-                self._creating += 1
+                self._budget.begin_creation()
                 try:
                     container = await self._make(runtime)
                 except BaseException:
-                    self._committed_mb -= GENERIC_MEMORY_MB
+                    self._budget.fail_creation()
                     raise
-                finally:
-                    self._creating -= 1
         except ContainerError as exc:
             self._may_have_strays = True
             await self._look_at_engine()
@@ -444,17 +421,13 @@ class Pool:
         self._report_breakers()
         now = self._clock()
         pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
+        self._budget.finish_creation()
         self._inventory.add(pooled)
         waiting = [waiter for waiter in fleet.waiters if not waiter.done()]
         if waiting:
             self._inventory.take(pooled)
             waiting[0].set_result(pooled)
             fleet.waiters.remove(waiting[0])
-
-    def _has_room_for_generic(self) -> bool:
-        memory_mb = self._committed_mb + self._wanted_mb + GENERIC_MEMORY_MB
-        number = self._number + len(self._removals)
-        return memory_mb <= self._policy.memory_mb and number < self._policy.most_containers
 
     async def _make(self, runtime: Runtime) -> RunningContainer:
         policy = self._policy
@@ -504,6 +477,10 @@ class Pool:
         self._notify()
         self._refill()
 
+    def _removed(self) -> None:
+        self._budget.finish_removal()
+        self._settled()
+
     # --- retirement
 
     def _retire(self, pooled: Pooled, reason: str) -> None:
@@ -514,9 +491,9 @@ class Pool:
         if not self._inventory.remove(pooled):
             return
         self._metrics.container_retired(reason)
-        self._committed_mb -= pooled.memory_mb
+        self._budget.begin_removal(pooled)
         removal = self._background.once(TaskName.CONTAINER_REMOVAL, self._destroy(pooled), self._removals)
-        removal.add_done_callback(lambda _: self._settled())
+        removal.add_done_callback(lambda _: self._removed())
         self._notify()
         if not self._closing:
             asyncio.get_running_loop().call_soon(self._refill)
@@ -684,10 +661,6 @@ class Pool:
                 return self._inventory.busy(runtime)
             case "starting":
                 return len(self._fleets[runtime].starting)
-
-
-def _starting(fleet: _Fleet) -> int:
-    return len(fleet.starting)
 
 
 async def _done_within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:
