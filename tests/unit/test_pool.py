@@ -435,13 +435,13 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
                 home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
             )
             slots = Slots(budget_mb, 100)  # as in the worker: who leases has been admitted
-            notify = bench.pool._notify
+            notify = bench.pool._changes.notify
 
             def checked() -> None:
                 assert bench.counted_mb <= bench.pool._budget.committed_mb <= budget_mb
                 notify()
 
-            bench.pool._notify = checked  # type: ignore[method-assign] # looks on at every change
+            bench.pool._changes.notify = checked  # type: ignore[method-assign] # looks on at every change
             await bench.pool.start()
 
             async def run(function: str, memory_mb: int, clean: bool, in_go: bool) -> None:  # noqa: FBT001 - drawn

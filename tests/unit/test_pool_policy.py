@@ -10,7 +10,10 @@ from nanoagent.container.policy import (
     Binding,
     CircuitBreaker,
     ContainerState,
+    Pooled,
     PoolPolicy,
+    Sharing,
+    idle_for,
     retirement_reason,
     victims,
 )
@@ -62,6 +65,46 @@ def test_a_container_is_never_shared_across(change):
 
 def test_where_the_code_lies_does_not_matter_for_sharing():
     assert binding().key == binding(tree=Path("/elsewhere"), cpus=0.5).key
+
+
+def bound(binding: Binding, **fields: Any) -> Pooled:
+    return pooled(key=binding.key, **fields)
+
+
+def test_the_container_of_the_function_that_was_used_last_serves_a_job_best():
+    wanted = binding()
+    first, last = bound(wanted), bound(wanted)
+    idle = [first, pooled(key=None), last, bound(binding(function_id="g"))]
+    assert idle_for(wanted, idle, Sharing.FUNCTION) is last
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_a_generic_container_is_next_best(sharing):
+    longest, later = pooled(key=None), pooled(key=None)
+    idle = [bound(binding(function_id="g")), longest, later]
+    assert idle_for(binding(), idle, sharing) is longest
+
+
+@pytest.mark.parametrize(
+    ("sharing", "purpose", "serves"),
+    [
+        (Sharing.FUNCTION, "run", False),
+        (Sharing.NEVER, "run", False),
+        (Sharing.WORKER, "run", True),
+        (Sharing.WORKER, "build", False),
+    ],
+)
+def test_a_container_of_another_function_serves_a_run_where_the_worker_shares_them(sharing, purpose, serves):
+    longest, later = pooled(), pooled()
+    found = idle_for(binding(purpose=purpose), [longest, later], sharing)
+    assert found is (longest if serves else None)
+
+
+def test_a_dead_container_serves_no_job():
+    wanted = binding()
+    idle = [bound(wanted), bound(wanted, connected=False), pooled(key=None, connected=False)]
+    assert idle_for(wanted, idle, Sharing.FUNCTION) is idle[0]
+    assert idle_for(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
 
 
 def test_the_least_recently_used_goes_first():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.container.spec import MIB
 from nanoagent.result import Isolation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
@@ -190,6 +191,24 @@ class Pooled:
     def alive(self) -> bool:
         """Whether it still runs, as far as is known: a supervisor that dies closes its connection."""
         return self.state is not ContainerState.DEAD and self.container.session.connected
+
+
+def idle_for(binding: Binding, idle: Sequence[Pooled], sharing: Sharing) -> Pooled | None:
+    """The idle container that serves a job best; None when one has to be created.
+
+    The best is one that is bound to the same function version. Of several, the one that was used last: its
+    pages are warm, and the others can reach their idle time. The next best is a generic one. The last is one
+    of another function, if containers serve all functions of the worker.
+
+    Args:
+        binding: The binding for the job.
+        idle: The idle containers of its runtime, the one that was used last at the end.
+        sharing: CONTAINER_SHARING.
+    """
+    bound = (pooled for pooled in reversed(idle) if pooled.key == binding.key)
+    generic = (pooled for pooled in idle if pooled.is_generic)
+    others = idle if sharing is Sharing.WORKER and binding.purpose == "run" else ()
+    return next((pooled for pooled in chain(bound, generic, others) if pooled.alive), None)
 
 
 def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -> list[Pooled]:

@@ -27,7 +27,7 @@ import itertools
 import secrets
 import time
 from collections import deque
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +35,7 @@ import structlog
 
 from nanoagent.background import Background, TaskName
 from nanoagent.container import engine
+from nanoagent.container.binder import Binder
 from nanoagent.container.budget import Budget
 from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import (
@@ -42,11 +43,12 @@ from nanoagent.container.policy import (
     CircuitBreaker,
     ContainerState,
     Pooled,
-    Sharing,
+    idle_for,
     retirement_reason,
     victims,
 )
-from nanoagent.container.spec import MIB, ContainerSpec
+from nanoagent.container.shared import Changes, Shared
+from nanoagent.container.spec import ContainerSpec
 from nanoagent.errors import ContainerError, ContainerNotMade, ReturnToQueue
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
@@ -64,11 +66,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
-# The event loop has few threads, which all jobs share. Linking thousands of files occupies one of them for
-# seconds.
-_PARALLEL_LARGE_TREES: Final = 2
-_LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or less of larger ones
-_PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
 _SWEEP_S: Final = 2.0
 _EVENTS_RETRY_S: Final = 1.0
 _ENGINE_EVERY_S: Final = 5.0
@@ -161,11 +158,20 @@ class Pool:
         self._background = background or Background()
         self._clock = clock
         self._fleets = {runtime: _Fleet() for runtime in Runtime}
-        self._inventory = Inventory()
-        self._budget = Budget(policy.memory_mb, policy.most_containers)
-        self._changed = asyncio.Event()
+        shared = Shared(
+            driver=driver,
+            home=home,
+            policy=policy,
+            metrics=metrics,
+            background=self._background,
+            clock=clock,
+            inventory=Inventory(),
+            budget=Budget(policy.memory_mb, policy.most_containers),
+            changes=Changes(),
+        )
+        self._inventory, self._budget, self._changes = shared.inventory, shared.budget, shared.changes
+        self._binder = Binder(shared)
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
-        self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._removals: set[asyncio.Task[Any]] = set()
         self._engine_away: str | None = None
@@ -190,7 +196,7 @@ class Pool:
     async def filled(self) -> None:
         """Wait until every runtime has its generic containers, or creation keeps failing; then say so."""
         while any(self._is_filling(runtime) for runtime in Runtime):
-            await self._change()
+            await self._changes.wait()
         self._filled = True
         self._report_breakers()
 
@@ -232,14 +238,14 @@ class Pool:
         lease = Lease(pooled.container, start, reuse, self.between_runs)
         try:
             if pooled.key != binding.key:
-                await self._bind(pooled, binding)
+                await self._binder.bind(pooled, binding)
             self._metrics.container_start(binding.runtime, start)
             yield lease
         finally:
             pooled.runs += 1
             pooled.used_at = self._clock()
             self._release(pooled, lease)
-            self._notify()
+            self._changes.notify()
 
     def _release(self, pooled: Pooled, lease: Lease) -> None:
         """Keep the container of a job that has ended, or retire it."""
@@ -258,23 +264,18 @@ class Pool:
         return binding.purpose == "run" and kept
 
     async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
-        idle = self._inventory.idle(binding.runtime)
-        for pooled in reversed(idle):  # the one used last: its pages are warm, the others may age out
-            if pooled.key == binding.key and pooled.alive:
-                self._inventory.take(pooled)
-                return pooled, Start.HOT
-        for pooled in idle:
-            if pooled.is_generic and pooled.alive:
-                self._inventory.take(pooled)
-                self._refill()
-                return await self._resized(pooled, binding), Start.WARM
-        if self._policy.sharing is Sharing.WORKER and binding.purpose == "run":
-            for pooled in idle:  # the one unused for longest
-                if pooled.alive:
-                    self._inventory.take(pooled)
-                    return await self._resized(pooled, binding), Start.WARM
-        pooled = await self._next_created(self._fleets[binding.runtime])
-        return await self._resized(pooled, binding), Start.COLD
+        pooled = idle_for(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
+        if pooled is None:
+            pooled = await self._next_created(self._fleets[binding.runtime])
+            await self._resize(pooled, binding)
+            return pooled, Start.COLD
+        self._inventory.take(pooled)
+        if pooled.key == binding.key:
+            return pooled, Start.HOT
+        if pooled.is_generic:
+            self._refill()
+        await self._resize(pooled, binding)
+        return pooled, Start.WARM
 
     async def _next_created(self, fleet: _Fleet) -> Pooled:
         if self._closing:
@@ -298,8 +299,8 @@ class Pool:
             if waiter in fleet.waiters:
                 fleet.waiters.remove(waiter)
 
-    async def _resized(self, pooled: Pooled, binding: Binding) -> Pooled:
-        """Count the container with the size it is to have; whoever is in the way is evicted."""
+    async def _resize(self, pooled: Pooled, binding: Binding) -> None:
+        """Count the container with the size that it is to have; wait until that fits."""
         memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
             await self._make_room(memory_mb - pooled.memory_mb)
@@ -307,7 +308,6 @@ class Pool:
             self._retire(pooled, "unclean")
             raise
         self._budget.resize(pooled, memory_mb)
-        return pooled
 
     async def _make_room(self, need_mb: int, containers: int = 0) -> None:
         """Evict idle containers until that much of the budget is free; wait for those that start.
@@ -319,7 +319,7 @@ class Pool:
         with self._budget.wanting(need_mb):
             while (shortage := self._budget.shortage(need_mb, containers)) is not None:
                 if not self._evict(shortage.memory_mb, shortage.containers):
-                    await self._change()
+                    await self._changes.wait()
 
     def _evict(self, need_mb: int, number: int) -> bool:
         """Evict idle containers; returns whether there was one."""
@@ -331,45 +331,6 @@ class Pool:
     def evict(self, number: int) -> None:
         """Evict up to that many idle containers."""
         self._evict(0, number)
-
-    async def _bind(self, pooled: Pooled, binding: Binding) -> None:
-        """Give a container its function: code, program, limits; what it had of another is taken away."""
-        container = pooled.container
-        if not pooled.is_generic:
-            await container.slot.clear()
-        pooled.key = binding.key
-        async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
-            await container.slot.put_code(binding.tree)
-        if binding.program is not None:
-            await container.slot.put_program(binding.program)
-        # Twice the tree: each file takes a structure of the kernel's besides its pages.
-        await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
-        modules = await asyncio.to_thread(binding.find_modules)
-        limits_changed = binding.memory_mb != container.spec.memory_mb
-        await container.session.prepare(modules, limits_changed=limits_changed)
-        # Now that the code's copy lies in the container, what it holds is its base, on top of the limit.
-        if container.group is not None:
-            try:
-                container.base_bytes = max(container.group.held_bytes(), 0)
-            except OSError as exc:
-                raise ContainerError("the container died while it was bound") from exc
-            await self._set_limits(container, binding, slack_bytes=container.base_bytes)
-            # It counts with what it really holds; idle containers make room for it when room is wanted next.
-            self._budget.resize(pooled, binding.memory_mb + container.base_bytes // MIB)
-            self._notify()  # it may be less than was counted before
-
-    async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
-        memory_bytes = binding.memory_mb * MIB + slack_bytes
-        try:
-            if container.group is not None:
-                container.group.set_memory_limit(memory_bytes)
-                container.group.set_cpus(binding.cpus, binding.most_cpus)
-                return
-        except PermissionError:
-            pass  # an agent that is not root; Docker is, and a thousand times slower
-        except OSError as exc:
-            raise ContainerError(f"the container's limits could not be set: {exc}") from exc
-        await self._driver.set_limits(container.id, memory_bytes, share=binding.cpus, most=binding.most_cpus)
 
     # --- creation
 
@@ -474,7 +435,7 @@ class Pool:
 
     def _settled(self) -> None:
         """A creation or a removal has ended, well or badly."""
-        self._notify()
+        self._changes.notify()
         self._refill()
 
     def _removed(self) -> None:
@@ -494,7 +455,7 @@ class Pool:
         self._budget.begin_removal(pooled)
         removal = self._background.once(TaskName.CONTAINER_REMOVAL, self._destroy(pooled), self._removals)
         removal.add_done_callback(lambda _: self._removed())
-        self._notify()
+        self._changes.notify()
         if not self._closing:
             asyncio.get_running_loop().call_soon(self._refill)
 
@@ -644,13 +605,6 @@ class Pool:
         now = self._clock()
         breakers = self._breakers()
         return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _change(self) -> None:
-        await self._changed.wait()
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:
         """How many containers of a runtime are in a state, for the metrics."""

@@ -1,0 +1,86 @@
+"""Binds containers to function versions."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.container.spec import MIB
+from nanoagent.errors import ContainerError
+
+if TYPE_CHECKING:
+    from nanoagent.container.base import RunningContainer
+    from nanoagent.container.policy import Binding, Pooled
+    from nanoagent.container.shared import Shared
+
+# The event loop has few threads, which all jobs share. Linking thousands of files occupies one of them for
+# seconds.
+_PARALLEL_LARGE_TREES: Final = 2
+_LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or less of larger ones
+_PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
+
+
+class Binder:
+    """Puts code, program and limits of a function version into a container.
+
+    It owns the number of large code trees that are linked at the same time.
+
+    Args:
+        shared: What the parts of the pool share.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._driver = shared.driver
+        self._budget = shared.budget
+        self._changes = shared.changes
+        self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
+
+    async def bind(self, pooled: Pooled, binding: Binding) -> None:
+        """Bind a container; the code and program of the function that it was bound to before are removed.
+
+        Raises:
+            ContainerError: The container has died, or its limits could not be set.
+            PlatformError: The code could not be put into its work directory.
+        """
+        container = pooled.container
+        if not pooled.is_generic:
+            await container.slot.clear()
+        pooled.key = binding.key
+        async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
+            await container.slot.put_code(binding.tree)
+        if binding.program is not None:
+            await container.slot.put_program(binding.program)
+        # Twice the tree: each file takes a structure of the kernel's besides its pages.
+        await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
+        modules = await asyncio.to_thread(binding.find_modules)
+        limits_changed = binding.memory_mb != container.spec.memory_mb
+        await container.session.prepare(modules, limits_changed=limits_changed)
+        await self._measure(pooled, binding)
+
+    async def _measure(self, pooled: Pooled, binding: Binding) -> None:
+        """Count a container, in which the code's copy now is, with the memory that it really holds."""
+        container = pooled.container
+        if container.group is None:
+            return
+        try:
+            container.base_bytes = max(container.group.held_bytes(), 0)
+        except OSError as exc:
+            raise ContainerError("the container died while it was bound") from exc
+        await self._set_limits(container, binding, slack_bytes=container.base_bytes)
+        # If that is more than the job waited for, idle containers make room when room is wanted next.
+        self._budget.resize(pooled, binding.memory_mb + container.base_bytes // MIB)
+        self._changes.notify()  # it may be less than was counted before
+
+    async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
+        memory_bytes = binding.memory_mb * MIB + slack_bytes
+        try:
+            if container.group is not None:
+                container.group.set_memory_limit(memory_bytes)
+                container.group.set_cpus(binding.cpus, binding.most_cpus)
+                return
+        except PermissionError:
+            pass  # an agent that is not root; Docker is, and a thousand times slower
+        except OSError as exc:
+            raise ContainerError(f"the container's limits could not be set: {exc}") from exc
+        await self._driver.set_limits(container.id, memory_bytes, share=binding.cpus, most=binding.most_cpus)

@@ -1,0 +1,61 @@
+"""What the parts of the pool share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.background import Background
+    from nanoagent.container.base import Driver
+    from nanoagent.container.budget import Budget
+    from nanoagent.container.inventory import Inventory
+    from nanoagent.container.policy import PoolPolicy
+    from nanoagent.container.slot import WorkerHome
+    from nanoagent.telemetry.metrics import Metrics
+
+
+class Changes:
+    """Wakes the tasks that wait for a change in the pool: more room, or one creation less under way."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake all tasks that wait now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Wait for the next change."""
+        await self._changed.wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """The collaborators of the pool, and the state that more than one of its parts changes.
+
+    Attributes:
+        driver: Creates and removes containers.
+        home: The worker's folder; each container has a work directory in it.
+        policy: The pool's settings.
+        metrics: Counts starts, retirements and failures.
+        background: Starts the pool's tasks.
+        clock: Monotonic seconds: the pool's clock.
+        inventory: The containers.
+        budget: Their memory and number.
+        changes: Is told when there may be more room.
+    """
+
+    driver: Driver
+    home: WorkerHome
+    policy: PoolPolicy
+    metrics: Metrics
+    background: Background
+    clock: Callable[[], float]
+    inventory: Inventory
+    budget: Budget
+    changes: Changes
