@@ -20,6 +20,7 @@ from nanoagent import agent, strangers
 from nanoagent.background import KINDS, Background, TaskName, next_pause_s
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.container import pool as pool_module
+from nanoagent.container import retirement
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
 from nanoagent.container.pool import Pool
 from nanoagent.job import Runtime
@@ -613,7 +614,8 @@ async def cancellation_lookup(fault: Fault) -> None:
 @asynccontextmanager
 async def filled_pool(fault: Fault, before: Callable[[Pool, FakeDriver], object]) -> AsyncIterator[Any]:
     """A pool with one generic container; `before` is called before it starts."""
-    for interval in ("_SWEEP_S", "_ENGINE_EVERY_S", "_EVENTS_RETRY_S"):
+    fault.setattr(retirement, "_SWEEP_S", 0.001)
+    for interval in ("_ENGINE_EVERY_S", "_EVENTS_RETRY_S"):
         fault.setattr(pool_module, interval, 0.001)
     driver = FakeDriver()
     policy = fake_policy(sizes=dict.fromkeys(Runtime, 0) | {Runtime.PYTHON: 1})
@@ -629,7 +631,10 @@ async def filled_pool(fault: Fault, before: Callable[[Pool, FakeDriver], object]
 
 
 async def pool_sweep(fault: Fault) -> None:
-    async with filled_pool(fault, lambda pool, _: fault.once(pool, "sweep_once")) as (pool, driver):
+    async with filled_pool(fault, lambda pool, _: fault.once(pool._retirement, "sweep_once")) as (
+        pool,
+        driver,
+    ):
         await pool.filled()
         await until(lambda: fault.raised)
         pool._inventory.idle(Runtime.PYTHON)[0].made_at -= HOUR_S

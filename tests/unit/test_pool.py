@@ -93,8 +93,8 @@ class Bench:
     async def removals(self) -> None:
         """Wait until what is to be removed is removed."""
         async with asyncio.timeout(WAIT_S):
-            while self.pool._removals:
-                await asyncio.gather(*self.pool._removals)
+            while self.pool._retirement.removals:
+                await asyncio.gather(*self.pool._retirement.removals)
 
     def idle(self, runtime: Runtime = Runtime.PYTHON, *, generic: bool | None = None) -> int:
         return sum(
@@ -290,10 +290,10 @@ async def test_a_container_that_was_built_in_is_never_run_in(bench):
 async def test_an_idle_container_is_retired_after_its_time(bench):
     lease = await bench.run()
     bench.clock.now = 59
-    bench.pool.sweep_once()
+    bench.pool._retirement.sweep_once()
     assert bench.idle(generic=False) == 1
     bench.clock.now = 60
-    bench.pool.sweep_once()
+    bench.pool._retirement.sweep_once()
     await bench.removals()
     assert lease.container.id in bench.driver.removed
     assert bench.value("worker_containers_retired_total", reason="idle") == 1
@@ -301,7 +301,7 @@ async def test_an_idle_container_is_retired_after_its_time(bench):
 
 async def test_a_generic_container_is_replaced_when_it_is_old(bench):
     bench.clock.now = 1000
-    bench.pool.sweep_once()
+    bench.pool._retirement.sweep_once()
     await bench.removals()
     await bench.until(lambda: bench.idle(generic=True) == 1)
     assert len(bench.driver.created) == 2
@@ -549,7 +549,7 @@ async def test_one_success_closes_the_breaker(open_bench):
         await bench.pool.filled()
         bench.driver.broken = None
         bench.clock.now = 1
-        bench.pool.sweep_once()
+        bench.pool._retirement.sweep_once()
         await bench.until(lambda: bench.value("worker_pool_breaker_open") == 0)
         assert bench.pool.broken is None
         assert bench.health.ready
@@ -564,7 +564,7 @@ async def test_an_open_breaker_lets_one_be_tried_after_its_pause(open_bench):
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
         failures = bench.value("worker_container_creation_failures_total")
         bench.clock.now = 3600
-        bench.pool.sweep_once()
+        bench.pool._retirement.sweep_once()
         await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
         assert bench.value("worker_container_creation_failures_total") == failures + 1
 
@@ -610,7 +610,7 @@ async def test_refills_stay_within_the_number_of_containers(open_bench):
     async with open_bench(sizes=dict.fromkeys(Runtime, 2), most_containers=3) as bench:
         await bench.pool.start()
         await bench.pool.filled()
-        bench.pool.sweep_once()
+        bench.pool._retirement.sweep_once()
         await bench.until(lambda: not any(fleet.starting for fleet in bench.pool._fleets.values()))
         assert len(bench.driver.created) == 3
 

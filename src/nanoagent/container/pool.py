@@ -44,11 +44,11 @@ from nanoagent.container.policy import (
     ContainerState,
     Pooled,
     idle_for,
-    retirement_reason,
-    victims,
 )
+from nanoagent.container.retirement import Retirement
 from nanoagent.container.shared import Changes, Shared
 from nanoagent.container.spec import ContainerSpec
+from nanoagent.container.strays import Strays
 from nanoagent.errors import ContainerError, ContainerNotMade, ReturnToQueue
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
-_SWEEP_S: Final = 2.0
 _EVENTS_RETRY_S: Final = 1.0
 _ENGINE_EVERY_S: Final = 5.0
 _ENGINE_PATIENCE_S: Final = 10.0  # a milliseconds' answer; on a machine that is overloaded it takes longer
@@ -168,15 +167,16 @@ class Pool:
             inventory=Inventory(),
             budget=Budget(policy.memory_mb, policy.most_containers),
             changes=Changes(),
+            strays=Strays(driver, home),
         )
         self._inventory, self._budget, self._changes = shared.inventory, shared.budget, shared.changes
+        self._strays = shared.strays
         self._binder = Binder(shared)
+        self._retirement = Retirement(shared, self._refill)
         self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._removals: set[asyncio.Task[Any]] = set()
         self._engine_away: str | None = None
         self._in_doubt = asyncio.Event()  # whether the engine is there
-        self._may_have_strays = False
         self._closing = False
         self._filled = False
         metrics.watch_pool(self._count)
@@ -187,7 +187,7 @@ class Pool:
         """Begin to fill the pool, to retire what is old and to hear of deaths."""
         keep = self._background.keep
         self._tasks = (
-            keep(TaskName.POOL_SWEEP, self._sweep),
+            keep(TaskName.POOL_SWEEP, self._retirement.sweep),
             keep(TaskName.ENGINE_EVENTS, self._hear_deaths),
             keep(TaskName.ENGINE_CHECK, self._watch_engine),
         )
@@ -217,8 +217,8 @@ class Pool:
                 if not waiter.done():
                     waiter.set_exception(ContainerNotMade("the pool is closed"))
         for pooled in self._inventory.all():
-            self._retire(pooled, "closing")
-        await _done_within(_CLOSE_S, self._removals)
+            self._retirement.retire(pooled, "closing")
+        await _done_within(_CLOSE_S, self._retirement.removals)
 
     # --- leases
 
@@ -251,11 +251,11 @@ class Pool:
         """Keep the container of a job that has ended, or retire it."""
         is_dead = pooled.state is ContainerState.DEAD
         if not lease.clean:
-            self._retire(pooled, "died" if is_dead else "unclean")
+            self._retirement.retire(pooled, "died" if is_dead else "unclean")
         elif not lease.reuse or self._closing:
-            self._retire(pooled, "runs")
+            self._retirement.retire(pooled, "runs")
         elif is_dead:
-            self._retire(pooled, "died")
+            self._retirement.retire(pooled, "died")
         else:
             self._inventory.put_back(pooled)
 
@@ -293,7 +293,7 @@ class Pool:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._retire(waiter.result(), "unclean")
+                self._retirement.retire(waiter.result(), "unclean")
             raise
         finally:
             if waiter in fleet.waiters:
@@ -303,34 +303,15 @@ class Pool:
         """Count the container with the size that it is to have; wait until that fits."""
         memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
-            await self._make_room(memory_mb - pooled.memory_mb)
+            await self._retirement.make_room(memory_mb - pooled.memory_mb)
         except BaseException:
-            self._retire(pooled, "unclean")
+            self._retirement.retire(pooled, "unclean")
             raise
         self._budget.resize(pooled, memory_mb)
 
-    async def _make_room(self, need_mb: int, containers: int = 0) -> None:
-        """Evict idle containers until that much of the budget is free; wait for those that start.
-
-        Args:
-            need_mb: MiB.
-            containers: How many containers are about to be made.
-        """
-        with self._budget.wanting(need_mb):
-            while (shortage := self._budget.shortage(need_mb, containers)) is not None:
-                if not self._evict(shortage.memory_mb, shortage.containers):
-                    await self._changes.wait()
-
-    def _evict(self, need_mb: int, number: int) -> bool:
-        """Evict idle containers; returns whether there was one."""
-        chosen = victims(self._inventory.all_idle(), need_mb, self._clock(), number)
-        for pooled in chosen:
-            self._retire(pooled, "evicted")
-        return bool(chosen)
-
     def evict(self, number: int) -> None:
         """Evict up to that many idle containers."""
-        self._evict(0, number)
+        self._retirement.evict(0, number)
 
     # --- creation
 
@@ -357,7 +338,7 @@ class Pool:
         try:
             async with self._creations:
                 if fleet.waiters:
-                    await self._make_room(GENERIC_MEMORY_MB, containers=1)
+                    await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)
                 elif not self._budget.fits_generic():
                     return  # the room that was there when this was planned has been taken by a job
                 self._budget.begin_creation()
@@ -367,7 +348,7 @@ class Pool:
                     self._budget.fail_creation()
                     raise
         except ContainerError as exc:
-            self._may_have_strays = True
+            self._strays.suspect()
             await self._look_at_engine()
             if self._engine_away is None:
                 self._creation_failed(runtime, str(exc))
@@ -397,13 +378,13 @@ class Pool:
         try:
             container = await self._driver.create(generic_spec(policy, self._home, runtime, slot), slot)
         except BaseException:
-            await self._remove_slot(slot)
+            await asyncio.shield(slot.remove())
             raise
         if container.isolation is not policy.isolation:
             if container.group is not None:
                 container.group.close()
             await self._driver.remove(container.id)
-            await self._remove_slot(slot)
+            await asyncio.shield(slot.remove())
             raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
         return container
 
@@ -438,61 +419,7 @@ class Pool:
         self._changes.notify()
         self._refill()
 
-    def _removed(self) -> None:
-        self._budget.finish_removal()
-        self._settled()
-
-    # --- retirement
-
-    def _retire(self, pooled: Pooled, reason: str) -> None:
-        """Take a container out of the pool and its budget; remove it in the background.
-
-        Once: a container that a job had when the pool closed is retired already when the job ends.
-        """
-        if not self._inventory.remove(pooled):
-            return
-        self._metrics.container_retired(reason)
-        self._budget.begin_removal(pooled)
-        removal = self._background.once(TaskName.CONTAINER_REMOVAL, self._destroy(pooled), self._removals)
-        removal.add_done_callback(lambda _: self._removed())
-        self._changes.notify()
-        if not self._closing:
-            asyncio.get_running_loop().call_soon(self._refill)
-
-    async def _destroy(self, pooled: Pooled) -> None:
-        container = pooled.container
-        if container.group is not None:
-            container.group.close()
-        removed = False
-        try:
-            await self._driver.remove(container.id)
-            removed = True
-        except ContainerError as exc:
-            log.warning("container not removed", container=container.id[:12], reason=str(exc))
-        finally:
-            # The engine's check removes a container without a slot folder as a stray one. Ask for the check
-            # only after the folder is gone: an earlier one would find nothing, and there is no second one.
-            await self._remove_slot(container.slot)
-            self._may_have_strays = self._may_have_strays or not removed
-
-    @staticmethod
-    async def _remove_slot(slot: Slot) -> None:
-        await asyncio.shield(slot.remove())
-
-    async def _sweep(self) -> None:
-        """Retire idle containers whose time has come; try again what failed."""
-        while True:
-            await asyncio.sleep(_SWEEP_S)
-            self.sweep_once()
-
-    def sweep_once(self) -> None:
-        """One pass of the background sweep."""
-        now = self._clock()
-        for pooled in self._inventory.all_idle():
-            reason = retirement_reason(pooled, self._policy, now)
-            if reason is not None:
-                self._retire(pooled, reason)
-        self._refill()
+    # --- deaths
 
     async def _hear_deaths(self) -> None:
         """Follow the engine's events for good; while it is not to be heard, say so."""
@@ -502,7 +429,7 @@ class Pool:
                     self._died(container_id)
             except ContainerError as exc:
                 log.warning("Docker's events are not to be heard", reason=str(exc))
-            self._may_have_strays = True
+            self._strays.suspect()
             self._in_doubt.set()
             await asyncio.sleep(_EVENTS_RETRY_S)
 
@@ -512,7 +439,7 @@ class Pool:
             return
         log.warning("container died", container=container_id[:12], runtime=pooled.runtime)
         if pooled.state is ContainerState.IDLE:
-            self._retire(pooled, "died")
+            self._retirement.retire(pooled, "died")
         elif pooled.state is ContainerState.BUSY:  # its job retires it when it ends
             self._inventory.note_death(pooled)
 
@@ -526,8 +453,8 @@ class Pool:
                     await self._in_doubt.wait()
             self._in_doubt.clear()
             await self._look_at_engine()
-            if self._engine_away is None and self._may_have_strays:
-                await self._remove_strays()
+            if self._engine_away is None:
+                await self._strays.remove()
 
     async def _look_at_engine(self) -> None:
         try:
@@ -558,23 +485,11 @@ class Pool:
             return
         log.info("Docker is back")
         self._engine_away = None
-        self._may_have_strays = True
+        self._strays.suspect()
         for fleet in self._fleets.values():
             fleet.breaker.succeeded()
         self._report_breakers()
         self._refill()
-
-    async def _remove_strays(self) -> None:
-        """Remove what could not be, or was made and nobody heard of it, while the engine was away."""
-        self._may_have_strays = False
-        try:
-            removed = await self._driver.remove_strays(self._home.path)
-        except ContainerError as exc:
-            self._may_have_strays = True
-            log.warning("stray containers not removed", reason=str(exc))
-            return
-        if removed:
-            log.info("removed stray containers", count=removed)
 
     # --- small things
 

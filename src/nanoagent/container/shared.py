@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nanoagent.container.inventory import Inventory
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.strays import Strays
     from nanoagent.telemetry.metrics import Metrics
 
 
@@ -48,6 +49,7 @@ class Shared:
         inventory: The containers.
         budget: Their memory and number.
         changes: Is told when there may be more room.
+        strays: Is told when a creation or a removal has failed.
     """
 
     driver: Driver
@@ -59,3 +61,4 @@ class Shared:
     inventory: Inventory
     budget: Budget
     changes: Changes
+    strays: Strays

@@ -1,0 +1,133 @@
+"""Takes containers out of the pool, and makes room by that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from nanoagent.background import TaskName
+from nanoagent.container.policy import retirement_reason, victims
+from nanoagent.errors import ContainerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.container.policy import Pooled
+    from nanoagent.container.shared import Shared
+
+log = structlog.get_logger(__name__)
+
+_SWEEP_S: Final = 2.0
+
+
+class Retirement:
+    """Retires containers: those in doubt, those whose time has come, and those whose memory jobs need.
+
+    It owns the removals that are under way.
+
+    Args:
+        shared: What the parts of the pool share.
+        refill: Starts the creations that are wanted and fit. Called when there may be room for more.
+
+    Attributes:
+        removals: The removals that are under way.
+    """
+
+    def __init__(self, shared: Shared, refill: Callable[[], None]) -> None:
+        self.removals: set[asyncio.Task[Any]] = set()
+        self._shared = shared
+        self._inventory = shared.inventory
+        self._budget = shared.budget
+        self._changes = shared.changes
+        self._refill = refill
+
+    # --- one container
+
+    def retire(self, pooled: Pooled, reason: str) -> None:
+        """Take a container out of the pool and its budget, whatever its state; remove it in the background.
+
+        Harmless when it is retired already: so is a container that a job has while the pool is closed.
+
+        Args:
+            pooled: The container.
+            reason: The label `reason` of the metric.
+        """
+        if not self._inventory.remove(pooled):
+            return
+        self._shared.metrics.container_retired(reason)
+        self._budget.begin_removal(pooled)
+        work = self._remove(pooled)
+        removal = self._shared.background.once(TaskName.CONTAINER_REMOVAL, work, self.removals)
+        removal.add_done_callback(lambda _: self._removed())
+        self._changes.notify()
+        asyncio.get_running_loop().call_soon(self._refill)
+
+    async def _remove(self, pooled: Pooled) -> None:
+        container = pooled.container
+        if container.group is not None:
+            container.group.close()
+        removed = False
+        try:
+            await self._shared.driver.remove(container.id)
+            removed = True
+        except ContainerError as exc:
+            log.warning("container not removed", container=container.id[:12], reason=str(exc))
+        finally:
+            # A container without a work directory is removed as a stray one. Ask for that only when the
+            # directory is gone: an earlier look would find nothing, and there is no second one.
+            await asyncio.shield(container.slot.remove())
+            if not removed:
+                self._shared.strays.suspect()
+
+    def _removed(self) -> None:
+        self._budget.finish_removal()
+        self._changes.notify()
+        self._refill()
+
+    # --- room
+
+    async def make_room(self, memory_mb: int, containers: int = 0) -> None:
+        """Retire idle containers until the budget has room; wait for others if that does not suffice.
+
+        Args:
+            memory_mb: For so much more memory, MiB.
+            containers: For so many containers that are about to be created.
+        """
+        with self._budget.wanting(memory_mb):
+            while (shortage := self._budget.shortage(memory_mb, containers)) is not None:
+                if not self.evict(shortage.memory_mb, shortage.containers):
+                    await self._changes.wait()
+
+    def evict(self, memory_mb: int, containers: int) -> bool:
+        """Retire the least valuable idle containers.
+
+        Args:
+            memory_mb: Until so much memory is free, MiB.
+            containers: At least so many.
+
+        Returns:
+            Whether there was one to retire.
+        """
+        chosen = victims(self._inventory.all_idle(), memory_mb, self._shared.clock(), containers)
+        for pooled in chosen:
+            self.retire(pooled, "evicted")
+        return bool(chosen)
+
+    # --- time
+
+    async def sweep(self) -> None:
+        """Retire idle containers whose time has come, and try again what failed, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.sweep_once()
+
+    def sweep_once(self) -> None:
+        """One pass of the sweep."""
+        now = self._shared.clock()
+        for pooled in self._inventory.all_idle():
+            reason = retirement_reason(pooled, self._shared.policy, now)
+            if reason is not None:
+                self.retire(pooled, reason)
+        self._refill()
