@@ -2,12 +2,13 @@
 
 * **File descriptors** of the worker: the soft limit is raised to the hard one at the start.
   `descriptor_plan` divides it among the worker itself, its containers, the connections of runs and the trees
-  that the code cache keeps open. The pool evicts idle containers to stay within its part (`container.pool`).
-  The descriptors that are really open are counted as well. Intake stops when few are left.
+  that the code cache keeps open. The pool evicts idle containers to stay within its part
+  (`container.budget`). The descriptors that are really open are counted as well. Intake stops when few are
+  left.
 * **Processes, open files and control groups** of the whole machine are counted: runs and other programs use
   them up together. Intake stops when few are left.
 * **Disk space and inodes** are looked at in `disk`. Memory, CPUs and user ids have budgets: `slots`,
-  `container.pool`, `CONTAINER_UID_BASE`.
+  `container.budget`, `CONTAINER_UID_BASE`.
 
 docs/operations.md lists all finite resources that were examined, also those without a budget.
 """

@@ -19,8 +19,7 @@ import nanoagent
 from nanoagent import agent, strangers
 from nanoagent.background import KINDS, Background, TaskName, next_pause_s
 from nanoagent.broker.sqs import SqsBroker
-from nanoagent.container import pool as pool_module
-from nanoagent.container import retirement
+from nanoagent.container import engine_watch, retirement
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
 from nanoagent.container.pool import Pool
 from nanoagent.job import Runtime
@@ -615,8 +614,8 @@ async def cancellation_lookup(fault: Fault) -> None:
 async def filled_pool(fault: Fault, before: Callable[[Pool, FakeDriver], object]) -> AsyncIterator[Any]:
     """A pool with one generic container; `before` is called before it starts."""
     fault.setattr(retirement, "_SWEEP_S", 0.001)
-    for interval in ("_ENGINE_EVERY_S", "_EVENTS_RETRY_S"):
-        fault.setattr(pool_module, interval, 0.001)
+    for interval in ("_CHECK_EVERY_S", "_EVENTS_RETRY_S"):
+        fault.setattr(engine_watch, interval, 0.001)
     driver = FakeDriver()
     policy = fake_policy(sizes=dict.fromkeys(Runtime, 0) | {Runtime.PYTHON: 1})
     with worker_home() as home:
@@ -642,7 +641,7 @@ async def pool_sweep(fault: Fault) -> None:
 
 
 async def engine_events(fault: Fault) -> None:
-    async with filled_pool(fault, lambda pool, _: fault.once(pool, "_died")) as (pool, driver):
+    async with filled_pool(fault, lambda pool, _: fault.once(pool._watch, "_died")) as (pool, driver):
         await pool.filled()
         driver._deaths.put_nowait("of no container of ours")
         await until(lambda: fault.raised)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanoagent.container import engine_watch
 from nanoagent.container import pool as pool_module
 from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
@@ -113,6 +114,18 @@ class Bench:
         return self.pool._inventory.busy(Runtime.PYTHON)
 
     @property
+    def waiting(self) -> int:
+        return self.pool._shared.waiting.count(Runtime.PYTHON)
+
+    @property
+    def starting(self) -> int:
+        return self.pool._creation.starting(Runtime.PYTHON)
+
+    @property
+    def budget(self) -> Budget:
+        return self.pool._shared.budget
+
+    @property
     def counted_mb(self) -> int:
         """What the containers that are up count for, added up anew."""
         return sum(pooled.memory_mb for pooled in self.pool._inventory.all())
@@ -146,7 +159,7 @@ def open_bench(home: WorkerHome, tree: Path) -> Callable[..., Any]:
             bench.driver.may_remove.set()
             await bench.pool.close()
         assert (bench.driver.running, bench.slots) == ({}, [])
-        assert bench.pool._budget == Budget(bench.policy.memory_mb, bench.policy.most_containers)
+        assert bench.budget == Budget(bench.policy.memory_mb, bench.policy.most_containers)
 
     return open_bench
 
@@ -238,7 +251,7 @@ async def test_those_who_wait_get_containers_in_their_order(open_bench):
         runs: list[asyncio.Task[Lease]] = []
         for function in "abcd":
             runs.append(asyncio.create_task(bench.run(function)))
-            await bench.until(lambda: len(bench.pool._fleets[Runtime.PYTHON].waiters) == len(runs))
+            await bench.until(lambda: bench.waiting == len(runs))
         bench.driver.may_create.set()
         leases = await asyncio.gather(*runs)
         assert [lease.container.id for lease in leases] == ["fake-0", "fake-1", "fake-2", "fake-3"]
@@ -249,7 +262,7 @@ async def test_a_container_that_was_meant_for_the_pool_goes_to_a_job_that_waits(
         bench.driver.may_create.clear()
         await bench.pool.start()
         run = asyncio.create_task(bench.run())
-        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        await bench.until(lambda: bench.waiting > 0)
         bench.driver.may_create.set()
         assert (await run).start is Start.COLD
 
@@ -325,7 +338,7 @@ async def test_a_dead_idle_container_is_not_leased_though_nobody_told_of_its_dea
 
 
 async def test_deaths_are_heard_again_after_the_events_ended(bench, monkeypatch):
-    monkeypatch.setattr(pool_module, "_EVENTS_RETRY_S", 0)
+    monkeypatch.setattr(engine_watch, "_EVENTS_RETRY_S", 0)
     bench.driver.end_events()
     (dead,) = bench.driver.running
     bench.driver.kill(dead)
@@ -401,7 +414,7 @@ async def test_a_job_waits_for_room_that_others_hold(open_bench):
         await bench.pool.start()
         async with bench.pool.lease(bench.binding("large", memory_mb=200)):
             waiting = asyncio.create_task(bench.run("small"))
-            await bench.until(lambda: bench.pool._budget.wanted_mb > 0)
+            await bench.until(lambda: bench.budget.wanted_mb > 0)
             assert len(bench.driver.created) == 1
         assert (await waiting).start is Start.COLD
 
@@ -411,8 +424,8 @@ async def test_refills_do_not_take_the_room_that_a_job_waits_for(open_bench):
         await bench.pool.start()
         await bench.pool.filled()
         async with bench.pool.lease(bench.binding("large", memory_mb=300)):
-            await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
-            assert bench.pool._budget.committed_mb == bench.counted_mb == 300
+            await bench.until(lambda: not bench.starting)
+            assert bench.budget.committed_mb == bench.counted_mb == 300
 
 
 runs = st.lists(
@@ -435,13 +448,13 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
                 home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
             )
             slots = Slots(budget_mb, 100)  # as in the worker: who leases has been admitted
-            notify = bench.pool._changes.notify
+            notify = bench.pool._shared.changes.notify
 
             def checked() -> None:
-                assert bench.counted_mb <= bench.pool._budget.committed_mb <= budget_mb
+                assert bench.counted_mb <= bench.budget.committed_mb <= budget_mb
                 notify()
 
-            bench.pool._changes.notify = checked  # type: ignore[method-assign] # looks on at every change
+            bench.pool._shared.changes.notify = checked  # type: ignore[method-assign] # looks on at every change
             await bench.pool.start()
 
             async def run(function: str, memory_mb: int, clean: bool, in_go: bool) -> None:  # noqa: FBT001 - drawn
@@ -454,7 +467,7 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
                 await asyncio.gather(*(run(*drawn) for drawn in runs))
             await bench.pool.close()
             assert bench.driver.running == {}
-            assert bench.pool._budget.committed_mb == 0
+            assert bench.budget.committed_mb == 0
 
     asyncio.run(scenario())
 
@@ -502,7 +515,7 @@ async def test_a_bug_in_making_a_container_is_told_to_who_waits_for_it(open_benc
         monkeypatch.setattr(FakeDriver, "_fail_on_demand", lambda _: 1 / 0)
         with pytest.raises(ContainerError, match="an error inside the worker: ZeroDivisionError"):
             await bench.run()
-        assert bench.pool._budget.committed_mb == 0
+        assert bench.budget.committed_mb == 0
 
 
 async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_bench):
@@ -522,9 +535,10 @@ async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_
 
 async def test_where_other_runtimes_have_containers_a_return_for_want_of_one_counts(open_bench):
     async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 1, Runtime.GO: 1}) as bench:
-        bench.pool._fleets[Runtime.GO].breaker.failures = 3
-        bench.pool._fleets[Runtime.GO].breaker.reason = "no such image"
-        bench.pool._fleets[Runtime.GO].breaker.open_until = 3600
+        breaker = bench.pool._availability._breakers[Runtime.GO]
+        breaker.failures = 3
+        breaker.reason = "no such image"
+        breaker.open_until = 3600
         await bench.pool.start()
         await bench.pool.filled()
         with pytest.raises(ReturnToQueue, match="no such image") as interrupted:
@@ -561,11 +575,11 @@ async def test_an_open_breaker_lets_one_be_tried_after_its_pause(open_bench):
         bench.driver.broken = "no such image"
         await bench.pool.start()
         await bench.pool.filled()
-        await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+        await bench.until(lambda: not bench.starting)
         failures = bench.value("worker_container_creation_failures_total")
         bench.clock.now = 3600
         bench.pool._retirement.sweep_once()
-        await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
+        await bench.until(lambda: not bench.starting)
         assert bench.value("worker_container_creation_failures_total") == failures + 1
 
 
@@ -596,7 +610,7 @@ async def test_a_job_waits_for_the_end_of_another_where_there_may_be_no_more_con
         await bench.pool.start()
         async with bench.pool.lease(bench.binding("f")) as lease:
             waiting = asyncio.create_task(bench.run("g"))
-            await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].starting))
+            await bench.until(lambda: bench.starting > 0)
             for _ in range(20):
                 await asyncio.sleep(0)
             assert (len(bench.driver.created), waiting.done()) == (1, False)
@@ -611,7 +625,7 @@ async def test_refills_stay_within_the_number_of_containers(open_bench):
         await bench.pool.start()
         await bench.pool.filled()
         bench.pool._retirement.sweep_once()
-        await bench.until(lambda: not any(fleet.starting for fleet in bench.pool._fleets.values()))
+        await bench.until(lambda: not any(map(bench.pool._creation.starting, Runtime)))
         assert len(bench.driver.created) == 3
 
 
@@ -641,25 +655,25 @@ async def test_cancelling_who_waits_for_a_container_leaks_nothing(open_bench):
         await bench.pool.start()
         bench.driver.may_create.clear()
         run = asyncio.create_task(bench.run())
-        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        await bench.until(lambda: bench.waiting > 0)
         await cancelled(run)
         bench.driver.may_create.set()
-        await bench.until(lambda: not bench.pool._fleets[Runtime.PYTHON].starting)
-        assert not bench.pool._fleets[Runtime.PYTHON].waiters
-        assert bench.pool._budget.committed_mb == bench.counted_mb == GENERIC_MEMORY_MB * bench.idle()
+        await bench.until(lambda: not bench.starting)
+        assert not bench.waiting
+        assert bench.budget.committed_mb == bench.counted_mb == GENERIC_MEMORY_MB * bench.idle()
 
 
 async def test_cancelling_who_has_just_been_given_a_container_leaks_nothing(open_bench):
     async with open_bench(sizes=NO_POOL) as bench:
         await bench.pool.start()
         run = asyncio.create_task(bench.run())
-        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
-        (waiter,) = bench.pool._fleets[Runtime.PYTHON].waiters
+        await bench.until(lambda: bench.waiting > 0)
+        (waiter,) = bench.pool._shared.waiting._waiters[Runtime.PYTHON]
         waiter.add_done_callback(lambda _: run.cancel())
         with pytest.raises(asyncio.CancelledError):
             await run
         await bench.removals()
-        await bench.until(lambda: (bench.pool._budget.committed_mb, bench.busy) == (0, 0))
+        await bench.until(lambda: (bench.budget.committed_mb, bench.busy) == (0, 0))
 
 
 async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
@@ -669,12 +683,12 @@ async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
         async with bench.pool.lease(bench.binding("holder", memory_mb=272)):
             await bench.until(lambda: len(bench.ids) == 2)
             run = asyncio.create_task(bench.run("wants more", memory_mb=200))
-            await bench.until(lambda: bench.pool._budget.wanted_mb > 0)
+            await bench.until(lambda: bench.budget.wanted_mb > 0)
             await cancelled(run)
             await bench.removals()
-            assert bench.pool._budget.wanted_mb == 0
+            assert bench.budget.wanted_mb == 0
             await bench.until(
-                lambda: bench.pool._budget.committed_mb == bench.counted_mb
+                lambda: bench.budget.committed_mb == bench.counted_mb
             )  # a refill may be under way
 
 
@@ -705,14 +719,14 @@ async def test_closing_removes_everything_whatever_it_is_doing(home, tree):
         await bench.run(clean=False)  # is being removed
         await bench.until(lambda: bench.driver.creating > 0)  # is being made
         waiting = asyncio.create_task(bench.run("waits"))
-        await bench.until(lambda: bool(bench.pool._fleets[Runtime.PYTHON].waiters))
+        await bench.until(lambda: bench.waiting > 0)
         closing = asyncio.create_task(bench.pool.close())
         with pytest.raises(ContainerError, match="closed"):
             await waiting
         bench.driver.may_remove.set()
         await closing
         assert (bench.driver.running, bench.driver.creating, bench.slots) == ({}, 0, [])
-    assert bench.pool._budget.committed_mb == 0
+    assert bench.budget.committed_mb == 0
     assert len(bench.driver.removed) == len(bench.driver.created)
 
 
@@ -756,7 +770,7 @@ async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncou
             assert not seems_well(bench)
             bench.driver.away = None
             lease.clean = True
-        await bench.pool._look_at_engine()
+        await bench.pool._watch.check()
 
 
 async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_failed_before(open_bench):
@@ -765,10 +779,10 @@ async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_faile
         await bench.pool.start()
         await bench.until(lambda: bench.pool.broken is not None)
         bench.driver.away, bench.driver.broken = "Docker cannot be reached", None
-        await bench.pool._look_at_engine()
+        await bench.pool._watch.check()
         assert bench.pool.broken == "Docker cannot be reached; systemctl status docker"
         bench.driver.away = None
-        await bench.pool._look_at_engine()  # the clock stands still: no breaker's pause has gone by
+        await bench.pool._watch.check()  # the clock stands still: no breaker's pause has gone by
         await bench.until(lambda: bench.idle() == 2)
         await bench.pool.filled()
         assert seems_well(bench)
@@ -780,9 +794,9 @@ async def test_a_creation_that_fails_because_the_engine_is_away_opens_no_breaker
         await bench.pool.start()
         await bench.until(lambda: bench.pool.broken is not None)
         assert bench.value("worker_container_creation_failures_total") == 0
-        assert not bench.pool._fleets[Runtime.PYTHON].breaker.failures
+        assert not bench.pool._availability._breakers[Runtime.PYTHON].failures
         bench.driver.away = None
-        await bench.pool._look_at_engine()
+        await bench.pool._watch.check()
         await bench.until(lambda: bench.idle() == 1)
 
 
@@ -791,21 +805,21 @@ async def test_the_end_of_the_events_is_reason_enough_to_ask_for_the_engine(benc
     bench.driver.end_events()
     await bench.until(lambda: not seems_well(bench))
     bench.driver.away = None
-    bench.pool._in_doubt.set()
+    bench.pool._watch.doubt()
     await bench.until(lambda: seems_well(bench))
 
 
 async def test_an_engine_that_hangs_is_away(open_bench, monkeypatch):
-    monkeypatch.setattr(pool_module, "_ENGINE_PATIENCE_S", 0.01)
+    monkeypatch.setattr(engine_watch, "_PING_TIMEOUT_S", 0.01)
     async with open_bench(sizes=NO_POOL) as bench:
         await bench.pool.start()
         await bench.pool.filled()
         bench.driver.answers.clear()
-        bench.pool._in_doubt.set()
+        bench.pool._watch.doubt()
         await bench.until(lambda: bench.pool.broken is not None)
         assert "has not answered" in bench.health.document()["parts"]["containers"]["reason"]
         bench.driver.answers.set()
-        bench.pool._in_doubt.set()
+        bench.pool._watch.doubt()
         await bench.until(lambda: seems_well(bench))
 
 
@@ -818,7 +832,7 @@ async def test_what_could_not_be_removed_while_the_engine_was_away_is_removed_af
         await bench.removals()
         assert list(bench.driver.running) == ["fake-0"]
         bench.driver.away = None
-        bench.pool._in_doubt.set()
+        bench.pool._watch.doubt()
         await bench.until(lambda: bench.driver.removed == ["fake-0"])
 
 
@@ -879,9 +893,9 @@ async def test_what_a_container_holds_beside_a_run_is_on_top_of_its_limit_and_co
         await bench.pool.start()
         await bench.run(memory_mb=200)
         assert group.limit_bytes == (200 + 40) * MIB
-        assert bench.pool._budget.committed_mb == bench.counted_mb == 200 + 40
+        assert bench.budget.committed_mb == bench.counted_mb == 200 + 40
         await bench.run(memory_mb=200)
-        assert bench.pool._budget.committed_mb == 200 + 40
+        assert bench.budget.committed_mb == 200 + 40
 
 
 async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
@@ -894,7 +908,7 @@ async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
             await bench.removals()
             assert bench.driver.removed == ["fake-0"]
             lease.clean = True
-        assert bench.pool._budget.committed_mb == bench.counted_mb == 128 + 10  # what it really holds
+        assert bench.budget.committed_mb == bench.counted_mb == 128 + 10  # what it really holds
 
 
 async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: pytest.MonkeyPatch):
@@ -974,7 +988,7 @@ async def test_a_workers_container_has_the_code_and_limit_of_its_present_functio
         slot = lease.container.slot.path
         assert [path.name for path in (slot / "code").iterdir()] == ["theirs.py"]
         assert not (slot / "program").exists()
-        assert bench.counted_mb == bench.pool._budget.committed_mb == 256
+        assert bench.counted_mb == bench.budget.committed_mb == 256
 
 
 async def test_a_workers_container_is_not_built_in(open_bench):

@@ -6,8 +6,8 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.container.creation import generic_spec
 from nanoagent.container.policy import Sharing
-from nanoagent.container.pool import generic_spec
 from nanoagent.errors import ContainerError
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation

@@ -1,89 +1,82 @@
-"""The warm pool: containers made ahead of time, bound to a function by their first job, thrown away in doubt.
+"""The warm pool: containers that are created in advance, and bound to a function version by their first job.
 
-A container's states::
+A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
 
-    starting ─► generic ─► bound, busy ◄─► bound, idle ─► retired
-                (idle)
+    created ─► IDLE ◄──► BUSY ──► DEAD
+                │         │         │
+                └─────────┴─────────┴──► RETIRED
 
-* **Creation is off the job's path.** Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready;
-  a job that finds none waits for the next one to come up (cold).
-* **One function per container**: `Binding.key` is function id, code digest, runtime and memory size.
-* **The budget** is the sum of the memory limits of all containers, whatever they do, and of what they hold
-  beside a run (interpreters that wait, the code), once that is known; when a job needs room, the least
-  valuable idle container goes first (`policy.victims`).
-* **The number** of containers is bounded as well, because each holds file descriptors of the worker. Before
-  another is made, an idle one is evicted, and the pool waits for its removal.
-* **A circuit breaker** per runtime opens when creation keeps failing: the runtime's jobs return to the queue
-  at once with the reason, readiness and metrics say so, and one creation is tried after a growing pause.
-* **The engine** is asked every few seconds whether it is there. While it is not, no job is taken, those that
-  wait for a container go back, and nothing counts; when it is back, everything begins anew, and what could
-  not be removed meanwhile is.
+It is generic until its first job binds it. From then on it serves one function version (`Binding.key`:
+function id, code digest, runtime and memory size), one job at a time. In any doubt it is retired and removed.
+
+The parts of the pool, and what each of them owns:
+
+* `Pool`: the containers of running jobs, and the pool's tasks.
+* `Inventory`: the lists of the containers. It alone changes their states.
+* `Budget`: the memory and the number of the containers.
+* `WaitingJobs`: the jobs that wait for a container to be created.
+* `Creation`: the creations under way. Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready,
+  so that creation is not on a job's path. A job that finds no container waits for the next one (cold start).
+* `Binder`: code, program and limits of a container.
+* `Retirement`: the removals under way; the sweep; eviction, which makes room for jobs by retiring the least
+  valuable idle containers (`policy.victims`).
+* `Availability`: a circuit breaker per runtime, and whether Docker is available. A circuit breaker opens when
+  creations keep failing. Then jobs of the runtime return to the queue at once with the reason, readiness and
+  metrics say so, and one creation is tried after a pause that grows.
+* `EngineWatch`: the checks of Docker, and the deaths of containers. While Docker is unavailable, no jobs are
+  taken, jobs that wait for a container return to the queue, and failures do not count.
+* `Strays`: whether stray containers may exist. They are removed when Docker is available.
+
+Read in this order: `policy`, `inventory`, `budget`, this module, `creation` with `waiting` and
+`availability`, `binder`, `retirement`, `engine_watch` with `strays`. The parts have `shared` in common.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 import time
-from collections import deque
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
-
-import structlog
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from nanoagent.background import Background, TaskName
-from nanoagent.container import engine
+from nanoagent.container.availability import Availability
 from nanoagent.container.binder import Binder
 from nanoagent.container.budget import Budget
+from nanoagent.container.creation import Creation
+from nanoagent.container.engine_watch import EngineWatch
 from nanoagent.container.inventory import Inventory
-from nanoagent.container.policy import (
-    GENERIC_MEMORY_MB,
-    CircuitBreaker,
-    ContainerState,
-    Pooled,
-    idle_for,
-)
+from nanoagent.container.policy import ContainerState, idle_for
 from nanoagent.container.retirement import Retirement
 from nanoagent.container.shared import Changes, Shared
-from nanoagent.container.spec import ContainerSpec
 from nanoagent.container.strays import Strays
-from nanoagent.errors import ContainerError, ContainerNotMade, ReturnToQueue
+from nanoagent.container.waiting import WaitingJobs
+from nanoagent.errors import ContainerNotMade
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
-from nanoagent.returns import ReturnReason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from nanoagent.container.base import Driver, RunningContainer
-    from nanoagent.container.policy import Binding, PoolPolicy
-    from nanoagent.container.slot import Slot, WorkerHome
+    from nanoagent.container.policy import Binding, Pooled, PoolPolicy
+    from nanoagent.container.slot import WorkerHome
     from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
 
-log = structlog.get_logger(__name__)
-
-_PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
-_EVENTS_RETRY_S: Final = 1.0
-_ENGINE_EVERY_S: Final = 5.0
-_ENGINE_PATIENCE_S: Final = 10.0  # a milliseconds' answer; on a machine that is overloaded it takes longer
-_CLOSE_S: Final = 20.0  # what an engine that hangs does not remove by then, the next worker finds
-# Counted on from anywhere: no two containers of a worker have the same while both are there.
-_UIDS: Final = itertools.count(secrets.randbelow(2**31))
+_CLOSE_S: Final = 20.0  # the next worker removes the containers that Docker has not removed by then
 
 
 @dataclass(slots=True)
 class Lease:
-    """A container that one run has to itself.
+    """A container that a job has acquired for one run.
 
     Attributes:
-        container: The engine's part of it.
-        start: Where it came from.
-        clean: Set by the user of the lease when nothing of the run is left; else it is retired.
-        reuse: Whether the pool would keep it after a clean run.
-        isolation: What stands between this run and any other.
+        container: The container.
+        start: Whether the start is hot, warm or cold.
+        reuse: Whether the pool keeps the container if the run leaves nothing behind.
+        isolation: The isolation between this run and any other.
+        clean: Set by the job when nothing of the run is left; otherwise the container is retired.
     """
 
     container: RunningContainer
@@ -93,47 +86,15 @@ class Lease:
     clean: bool = False
 
 
-@dataclass(slots=True)
-class _Fleet:
-    """One runtime's containers."""
-
-    starting: set[asyncio.Task[Any]] = field(default_factory=set)
-    waiters: deque[asyncio.Future[Pooled]] = field(default_factory=deque)
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-
-
-def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: Slot) -> ContainerSpec:
-    """What a container of that runtime is made from before it belongs to a function."""
-    uids = engine.container_uids(policy.uid_base)
-    return ContainerSpec(
-        runtime=runtime,
-        image=policy.images[runtime],
-        name=f"nanoagent-{runtime}-{slot.path.name}",
-        worker_id=home.path.name,
-        home=home.path,
-        slot=slot.path,
-        # An id that no other container has: the kernel counts pipes, locks and watches per user.
-        uid=uids[next(_UIDS) % len(uids)],
-        memory_mb=GENERIC_MEMORY_MB,
-        cpus=policy.generic_cpus,
-        limits=policy.limits,
-        isolation=policy.isolation,
-        apparmor=policy.apparmor,
-        docker_runtime=policy.docker_runtime,
-        modules=policy.modules if runtime is Runtime.PYTHON else (),
-        doors=policy.doors,
-    )
-
-
 class Pool:
-    """See the module's docstring.
+    """Gives containers to jobs; see the module's docstring.
 
     Args:
-        driver: Makes containers.
-        home: Where slot folders lie.
+        driver: Creates and removes containers.
+        home: The worker's folder; each container has a work directory in it.
         policy: The settings.
         metrics: Counts starts, retirements, states.
-        health: Is told when containers cannot be made.
+        health: Is told when containers cannot be created.
         background: Starts the pool's tasks.
         clock: Monotonic seconds.
     """
@@ -149,124 +110,84 @@ class Pool:
         background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._driver = driver
-        self._home = home
-        self._policy = policy
-        self._metrics = metrics
-        self._health = health
-        self._background = background or Background()
-        self._clock = clock
-        self._fleets = {runtime: _Fleet() for runtime in Runtime}
-        shared = Shared(
+        self._shared = shared = Shared(
             driver=driver,
             home=home,
             policy=policy,
             metrics=metrics,
-            background=self._background,
+            background=background or Background(),
             clock=clock,
             inventory=Inventory(),
             budget=Budget(policy.memory_mb, policy.most_containers),
+            waiting=WaitingJobs(),
             changes=Changes(),
             strays=Strays(driver, home),
         )
-        self._inventory, self._budget, self._changes = shared.inventory, shared.budget, shared.changes
-        self._strays = shared.strays
-        self._binder = Binder(shared)
-        self._retirement = Retirement(shared, self._refill)
-        self._creations = asyncio.Semaphore(_PARALLEL_CREATIONS)
+        self._policy = policy
+        self._inventory = shared.inventory
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._engine_away: str | None = None
-        self._in_doubt = asyncio.Event()  # whether the engine is there
-        self._closing = False
-        self._filled = False
+        self._availability = Availability(shared, health)
+        self._retirement = Retirement(shared, self._refill)
+        self._watch = EngineWatch(shared, self._availability, self._retirement, self._refill)
+        self._creation = Creation(shared, self._availability, self._watch, self._retirement)
+        self._binder = Binder(shared)
         metrics.watch_pool(self._count)
 
-    # --- life
+    # --- start and end
 
     async def start(self) -> None:
-        """Begin to fill the pool, to retire what is old and to hear of deaths."""
-        keep = self._background.keep
+        """Begin to fill the pool, to retire containers whose time has come and to watch Docker."""
+        keep = self._shared.background.keep
         self._tasks = (
             keep(TaskName.POOL_SWEEP, self._retirement.sweep),
-            keep(TaskName.ENGINE_EVENTS, self._hear_deaths),
-            keep(TaskName.ENGINE_CHECK, self._watch_engine),
+            keep(TaskName.ENGINE_EVENTS, self._watch.hear_deaths),
+            keep(TaskName.ENGINE_CHECK, self._watch.check_regularly),
         )
         self._refill()
 
     async def filled(self) -> None:
-        """Wait until every runtime has its generic containers, or creation keeps failing; then say so."""
-        while any(self._is_filling(runtime) for runtime in Runtime):
-            await self._changes.wait()
-        self._filled = True
-        self._report_breakers()
-
-    def _is_filling(self, runtime: Runtime) -> bool:
-        fleet = self._fleets[runtime]
-        is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
-        return is_short and bool(fleet.starting) and not fleet.breaker.is_broken
+        """Wait until every runtime has its generic containers or its creations keep failing; report that."""
+        while any(self._creation.is_filling(runtime) for runtime in Runtime):
+            await self._shared.changes.wait()
+        self._availability.pool_filled()
 
     async def close(self) -> None:
         """Remove every container. Idempotent."""
-        self._closing = True
-        tasks = [*self._tasks, *(task for fleet in self._fleets.values() for task in fleet.starting)]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await _done_within(_CLOSE_S, tasks)
-        for fleet in self._fleets.values():
-            for waiter in fleet.waiters:
-                if not waiter.done():
-                    waiter.set_exception(ContainerNotMade("the pool is closed"))
+        await _done_within(_CLOSE_S, [*self._tasks, *self._creation.stop()])
+        self._shared.waiting.fail_all(lambda: ContainerNotMade("the pool is closed"))
         for pooled in self._inventory.all():
             self._retirement.retire(pooled, "closing")
         await _done_within(_CLOSE_S, self._retirement.removals)
 
-    # --- leases
+    # --- containers for jobs
 
     @asynccontextmanager
     async def lease(self, binding: Binding) -> AsyncIterator[Lease]:
-        """A container for one run, with the code in place.
+        """Acquire a container for one run, with the code in place.
 
-        The caller sets `clean` when the container may serve again; in every other case it is removed.
+        The caller sets `clean` if nothing of the run is left; otherwise the container is removed.
 
         Raises:
-            ContainerNotMade: One could not be made.
-            ContainerError: One could not be bound to what it is for.
-            ReturnToQueue: Making them keeps failing, and it is too early to try again.
+            ContainerNotMade: A container could not be created.
+            ContainerError: A container could not be bound.
+            ReturnToQueue: Creations keep failing and it is too early for a trial, or Docker is unavailable.
         """
         pooled, start = await self._acquire(binding)
-        reuse = self._would_keep(pooled, binding)
-        lease = Lease(pooled.container, start, reuse, self.between_runs)
+        lease = Lease(pooled.container, start, self._would_keep(pooled, binding), self.between_runs)
         try:
             if pooled.key != binding.key:
                 await self._binder.bind(pooled, binding)
-            self._metrics.container_start(binding.runtime, start)
+            self._shared.metrics.container_start(binding.runtime, start)
             yield lease
         finally:
-            pooled.runs += 1
-            pooled.used_at = self._clock()
             self._release(pooled, lease)
-            self._changes.notify()
-
-    def _release(self, pooled: Pooled, lease: Lease) -> None:
-        """Keep the container of a job that has ended, or retire it."""
-        is_dead = pooled.state is ContainerState.DEAD
-        if not lease.clean:
-            self._retirement.retire(pooled, "died" if is_dead else "unclean")
-        elif not lease.reuse or self._closing:
-            self._retirement.retire(pooled, "runs")
-        elif is_dead:
-            self._retirement.retire(pooled, "died")
-        else:
-            self._inventory.put_back(pooled)
-
-    def _would_keep(self, pooled: Pooled, binding: Binding) -> bool:
-        kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
-        return binding.purpose == "run" and kept
 
     async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
         pooled = idle_for(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
         if pooled is None:
-            pooled = await self._next_created(self._fleets[binding.runtime])
+            pooled = await self._creation.next_container(binding.runtime)
             await self._resize(pooled, binding)
             return pooled, Start.COLD
         self._inventory.take(pooled)
@@ -277,249 +198,53 @@ class Pool:
         await self._resize(pooled, binding)
         return pooled, Start.WARM
 
-    async def _next_created(self, fleet: _Fleet) -> Pooled:
-        if self._closing:
-            raise ContainerNotMade("the pool is closed")
-        if self._engine_away is not None:
-            raise ReturnToQueue(self._engine_away, reason=ReturnReason.ENGINE_UNAVAILABLE)
-        if not fleet.breaker.allows(self._clock(), len(fleet.starting)):
-            # Nothing was tried, and another worker may be able to.
-            reason = f"containers cannot be made: {fleet.breaker.reason}"
-            raise ReturnToQueue(reason, reason=self._why_none())
-        waiter: asyncio.Future[Pooled] = asyncio.get_running_loop().create_future()
-        fleet.waiters.append(waiter)
-        self._refill()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._retirement.retire(waiter.result(), "unclean")
-            raise
-        finally:
-            if waiter in fleet.waiters:
-                fleet.waiters.remove(waiter)
-
     async def _resize(self, pooled: Pooled, binding: Binding) -> None:
-        """Count the container with the size that it is to have; wait until that fits."""
+        """Count a container with the memory that its job needs, when that is free."""
         memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
             await self._retirement.make_room(memory_mb - pooled.memory_mb)
         except BaseException:
             self._retirement.retire(pooled, "unclean")
             raise
-        self._budget.resize(pooled, memory_mb)
+        self._shared.budget.resize(pooled, memory_mb)
+
+    def _would_keep(self, pooled: Pooled, binding: Binding) -> bool:
+        kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
+        return binding.purpose == "run" and kept
+
+    def _release(self, pooled: Pooled, lease: Lease) -> None:
+        """Keep the container of a job that has ended, or retire it."""
+        pooled.runs += 1
+        pooled.used_at = self._shared.clock()
+        is_dead = pooled.state is ContainerState.DEAD
+        if not lease.clean:
+            self._retirement.retire(pooled, "died" if is_dead else "unclean")
+        elif not lease.reuse or self._creation.is_stopped:
+            self._retirement.retire(pooled, "runs")
+        elif is_dead:
+            self._retirement.retire(pooled, "died")
+        else:
+            self._inventory.put_back(pooled)
+        self._shared.changes.notify()
 
     def evict(self, number: int) -> None:
         """Evict up to that many idle containers."""
         self._retirement.evict(0, number)
 
-    # --- creation
-
     def _refill(self) -> None:
-        """Start as many creations as are wanted and allowed."""
-        for runtime, fleet in self._fleets.items():
-            while not self._closing and self._wants_another(runtime, fleet):
-                creation = self._create(runtime)
-                task = self._background.once(TaskName.CONTAINER_CREATION, creation, fleet.starting)
-                task.add_done_callback(lambda _: self._settled())
+        self._creation.refill()
 
-    def _wants_another(self, runtime: Runtime, fleet: _Fleet) -> bool:
-        if self._engine_away is not None or not fleet.breaker.allows(self._clock(), len(fleet.starting)):
-            return False
-        if len(fleet.starting) < len(fleet.waiters):
-            return True
-        spare = self._inventory.generic(runtime) + len(fleet.starting) - len(fleet.waiters)
-        planned = sum(len(other.starting) for other in self._fleets.values())
-        return spare < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
-
-    async def _create(self, runtime: Runtime) -> None:
-        """Make one container for the pool, or for the job that waits longest."""
-        fleet = self._fleets[runtime]
-        try:
-            async with self._creations:
-                if fleet.waiters:
-                    await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)
-                elif not self._budget.fits_generic():
-                    return  # the room that was there when this was planned has been taken by a job
-                self._budget.begin_creation()
-                try:
-                    container = await self._make(runtime)
-                except BaseException:
-                    self._budget.fail_creation()
-                    raise
-        except ContainerError as exc:
-            self._strays.suspect()
-            await self._look_at_engine()
-            if self._engine_away is None:
-                self._creation_failed(runtime, str(exc))
-            return
-        except Exception as exc:  # noqa: BLE001 - it is logged and counted there
-            self._background.note_failure(TaskName.CONTAINER_CREATION, exc)
-            self._creation_failed(runtime, f"an error inside the worker: {type(exc).__name__}")
-            return
-        if fleet.breaker.is_broken:
-            log.info("containers can be made again", runtime=runtime)
-        fleet.breaker.succeeded()
-        self._report_breakers()
-        now = self._clock()
-        pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
-        self._budget.finish_creation()
-        self._inventory.add(pooled)
-        waiting = [waiter for waiter in fleet.waiters if not waiter.done()]
-        if waiting:
-            self._inventory.take(pooled)
-            waiting[0].set_result(pooled)
-            fleet.waiters.remove(waiting[0])
-
-    async def _make(self, runtime: Runtime) -> RunningContainer:
-        policy = self._policy
-        name = secrets.token_hex(5)
-        slot = self._home.new_slot(name)
-        try:
-            container = await self._driver.create(generic_spec(policy, self._home, runtime, slot), slot)
-        except BaseException:
-            await asyncio.shield(slot.remove())
-            raise
-        if container.isolation is not policy.isolation:
-            if container.group is not None:
-                container.group.close()
-            await self._driver.remove(container.id)
-            await asyncio.shield(slot.remove())
-            raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
-        return container
-
-    def _creation_failed(self, runtime: Runtime, reason: str) -> None:
-        fleet = self._fleets[runtime]
-        was_broken = fleet.breaker.is_broken
-        fleet.breaker.failed(reason, self._clock())
-        self._metrics.container_creation_failed()
-        log.warning("container not made", runtime=runtime, reason=reason, failures=fleet.breaker.failures)
-        if fleet.breaker.is_broken and not was_broken:
-            log.error("containers cannot be made; jobs are given back", runtime=runtime, reason=reason)
-        self._report_breakers()
-        if fleet.waiters:
-            waiter = fleet.waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(ContainerNotMade(reason))
-
-    def _report_breakers(self) -> None:
-        """Tell readiness and metrics which runtimes' containers cannot be made."""
-        reasons = [] if self._engine_away is None else [self._engine_away]
-        reasons += [
-            f"{runtime}: {fleet.breaker.reason}"
-            for runtime, fleet in self._fleets.items()
-            if fleet.breaker.is_broken
-        ]
-        self._metrics.pool_breaker(is_open=bool(reasons))
-        if reasons or self._filled:
-            self._health.set("containers", ok=not reasons, reason="; ".join(reasons))
-
-    def _settled(self) -> None:
-        """A creation or a removal has ended, well or badly."""
-        self._changes.notify()
-        self._refill()
-
-    # --- deaths
-
-    async def _hear_deaths(self) -> None:
-        """Follow the engine's events for good; while it is not to be heard, say so."""
-        while True:
-            try:
-                async for container_id in self._driver.deaths():
-                    self._died(container_id)
-            except ContainerError as exc:
-                log.warning("Docker's events are not to be heard", reason=str(exc))
-            self._strays.suspect()
-            self._in_doubt.set()
-            await asyncio.sleep(_EVENTS_RETRY_S)
-
-    def _died(self, container_id: str) -> None:
-        pooled = self._inventory.get(container_id)
-        if pooled is None:
-            return
-        log.warning("container died", container=container_id[:12], runtime=pooled.runtime)
-        if pooled.state is ContainerState.IDLE:
-            self._retirement.retire(pooled, "died")
-        elif pooled.state is ContainerState.BUSY:  # its job retires it when it ends
-            self._inventory.note_death(pooled)
-
-    # --- the engine
-
-    async def _watch_engine(self) -> None:
-        """Ask every few seconds, and at once when there is doubt, whether the engine is there."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_ENGINE_EVERY_S):
-                    await self._in_doubt.wait()
-            self._in_doubt.clear()
-            await self._look_at_engine()
-            if self._engine_away is None:
-                await self._strays.remove()
-
-    async def _look_at_engine(self) -> None:
-        try:
-            async with asyncio.timeout(_ENGINE_PATIENCE_S):
-                await self._driver.ping()
-        except ContainerError as exc:
-            self._engine_lost(str(exc))
-        except TimeoutError:
-            self._engine_lost(f"Docker has not answered for {_ENGINE_PATIENCE_S:.0f} s")
-        else:
-            self._engine_found()
-
-    def _engine_lost(self, reason: str) -> None:
-        if self._engine_away is None:
-            log.error("Docker is away; no jobs are taken", reason=reason)
-        self._engine_away = f"{reason}; systemctl status docker"
-        self._report_breakers()
-        for fleet in self._fleets.values():
-            while fleet.waiters:  # another worker may have one for them
-                waiter = fleet.waiters.popleft()
-                if not waiter.done():
-                    waiter.set_exception(
-                        ReturnToQueue(self._engine_away, reason=ReturnReason.ENGINE_UNAVAILABLE)
-                    )
-
-    def _engine_found(self) -> None:
-        if self._engine_away is None:
-            return
-        log.info("Docker is back")
-        self._engine_away = None
-        self._strays.suspect()
-        for fleet in self._fleets.values():
-            fleet.breaker.succeeded()
-        self._report_breakers()
-        self._refill()
-
-    # --- small things
-
-    def _why_none(self) -> ReturnReason:
-        """The reason of a return: no containers of one runtime, or of any."""
-        others = any(not breaker.is_broken for breaker in self._breakers())
-        return ReturnReason.NO_CONTAINERS_OF_RUNTIME if others else ReturnReason.NO_CONTAINERS
-
-    def _breakers(self) -> list[CircuitBreaker]:
-        """The breakers of the runtimes that are kept ready; of all runtimes if no containers are."""
-        kept_ready = [self._fleets[runtime] for runtime, size in self._policy.sizes.items() if size]
-        return [fleet.breaker for fleet in kept_ready or self._fleets.values()]
+    # --- questions
 
     @property
     def between_runs(self) -> Isolation:
-        """What stands between one run and the next."""
+        """The isolation between one run and the next."""
         return self._policy.between_runs
 
     @property
     def broken(self) -> str | None:
-        """Why no job at all can be run at present, or None.
-
-        A runtime whose containers cannot be made does not stop the others; and once its breaker lets
-        another be tried, it takes a job to try it.
-        """
-        if self._engine_away is not None:
-            return self._engine_away
-        now = self._clock()
-        breakers = self._breakers()
-        return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
+        """Why no job at all can be run at present, or None."""
+        return self._availability.broken
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:
         """How many containers of a runtime are in a state, for the metrics."""
@@ -529,7 +254,7 @@ class Pool:
             case "busy":
                 return self._inventory.busy(runtime)
             case "starting":
-                return len(self._fleets[runtime].starting)
+                return self._creation.starting(runtime)
 
 
 async def _done_within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:

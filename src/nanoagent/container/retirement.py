@@ -118,7 +118,7 @@ class Retirement:
     # --- time
 
     async def sweep(self) -> None:
-        """Retire idle containers whose time has come, and try again what failed, until cancelled."""
+        """Until cancelled: retire idle containers whose time has come, and refill after failures."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.sweep_once()

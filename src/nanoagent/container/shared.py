@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.slot import WorkerHome
     from nanoagent.container.strays import Strays
+    from nanoagent.container.waiting import WaitingJobs
     from nanoagent.telemetry.metrics import Metrics
 
 
 class Changes:
-    """Wakes the tasks that wait for a change in the pool: more room, or one creation less under way."""
+    """Wakes the tasks that wait for a change in the pool: for room, or for the end of a creation."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -48,6 +49,7 @@ class Shared:
         clock: Monotonic seconds: the pool's clock.
         inventory: The containers.
         budget: Their memory and number.
+        waiting: The jobs that wait for a container.
         changes: Is told when there may be more room.
         strays: Is told when a creation or a removal has failed.
     """
@@ -60,5 +62,6 @@ class Shared:
     clock: Callable[[], float]
     inventory: Inventory
     budget: Budget
+    waiting: WaitingJobs
     changes: Changes
     strays: Strays

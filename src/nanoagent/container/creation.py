@@ -1,0 +1,216 @@
+"""Creates containers: to keep generic ones ready, and for jobs that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.background import TaskName
+from nanoagent.container import engine
+from nanoagent.container.policy import GENERIC_MEMORY_MB, Pooled
+from nanoagent.container.spec import ContainerSpec
+from nanoagent.errors import ContainerError, ContainerNotMade
+from nanoagent.job import Runtime
+
+if TYPE_CHECKING:
+    from nanoagent.container.availability import Availability
+    from nanoagent.container.base import RunningContainer
+    from nanoagent.container.engine_watch import EngineWatch
+    from nanoagent.container.policy import PoolPolicy
+    from nanoagent.container.retirement import Retirement
+    from nanoagent.container.shared import Shared
+    from nanoagent.container.slot import Slot, WorkerHome
+
+_PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
+# It begins at random and counts on: no two containers of a worker have the same while both are there.
+_UIDS: Final = itertools.count(secrets.randbelow(2**31))
+
+
+def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: Slot) -> ContainerSpec:
+    """The specification of a generic container."""
+    uids = engine.container_uids(policy.uid_base)
+    return ContainerSpec(
+        runtime=runtime,
+        image=policy.images[runtime],
+        name=f"nanoagent-{runtime}-{slot.path.name}",
+        worker_id=home.path.name,
+        home=home.path,
+        slot=slot.path,
+        # An id that no other container has: the kernel counts pipes, locks and watches per user.
+        uid=uids[next(_UIDS) % len(uids)],
+        memory_mb=GENERIC_MEMORY_MB,
+        cpus=policy.generic_cpus,
+        limits=policy.limits,
+        isolation=policy.isolation,
+        apparmor=policy.apparmor,
+        docker_runtime=policy.docker_runtime,
+        modules=policy.modules if runtime is Runtime.PYTHON else (),
+        doors=policy.doors,
+    )
+
+
+class Creation:
+    """Creates containers in the background.
+
+    Refills keep generic containers ready for each runtime. A job that finds no container waits for the next
+    one. Before a container is created for a job, idle ones are evicted if memory or the number of containers
+    require that; a refill evicts none.
+
+    It owns the creations that are under way.
+
+    Args:
+        shared: What the parts of the pool share.
+        availability: Knows whether containers can be created; is told how creations end.
+        watch: Asks Docker whether it is there after a creation has failed.
+        retirement: Makes room.
+    """
+
+    def __init__(
+        self, shared: Shared, availability: Availability, watch: EngineWatch, retirement: Retirement
+    ) -> None:
+        self._shared = shared
+        self._policy = shared.policy
+        self._inventory = shared.inventory
+        self._budget = shared.budget
+        self._waiting = shared.waiting
+        self._availability = availability
+        self._watch = watch
+        self._retirement = retirement
+        self._starting: dict[Runtime, set[asyncio.Task[Any]]] = {runtime: set() for runtime in Runtime}
+        self._parallel = asyncio.Semaphore(_PARALLEL_CREATIONS)
+        self._is_stopped = False
+
+    # --- for the pool
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no more containers are created."""
+        return self._is_stopped
+
+    def starting(self, runtime: Runtime) -> int:
+        """How many creations for a runtime are under way."""
+        return len(self._starting[runtime])
+
+    def is_filling(self, runtime: Runtime) -> bool:
+        """Whether generic containers of a runtime are missing, and creations under way may succeed."""
+        is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
+        return is_short and self.starting(runtime) > 0 and not self._availability.is_failing(runtime)
+
+    async def next_container(self, runtime: Runtime) -> Pooled:
+        """Wait for the next container of a runtime, after the jobs that wait already.
+
+        Raises:
+            ContainerNotMade: It could not be created.
+            ReturnToQueue: Containers cannot be created at present.
+        """
+        if self._is_stopped:
+            raise ContainerNotMade("the pool is closed")
+        self._availability.refuse_unavailable(runtime, self.starting(runtime))
+        waiter = self._waiting.add(runtime)
+        self.refill()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._retirement.retire(waiter.result(), "unclean")
+            raise
+        finally:
+            self._waiting.discard(runtime, waiter)
+
+    def stop(self) -> list[asyncio.Task[Any]]:
+        """Create no more containers; returns the creations under way, which are cancelled."""
+        self._is_stopped = True
+        tasks = [task for tasks in self._starting.values() for task in tasks]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    # --- refill
+
+    def refill(self) -> None:
+        """Start as many creations as are wanted and allowed."""
+        for runtime in Runtime:
+            while not self._is_stopped and self._wants_another(runtime):
+                task = self._shared.background.once(
+                    TaskName.CONTAINER_CREATION, self._create(runtime), self._starting[runtime]
+                )
+                task.add_done_callback(lambda _: self._ended())
+
+    def _wants_another(self, runtime: Runtime) -> bool:
+        starting, waiting = self.starting(runtime), self._waiting.count(runtime)
+        if not self._availability.allows(runtime, starting):
+            return False
+        if starting < waiting:
+            return True
+        spare = self._inventory.generic(runtime) + starting - waiting
+        planned = sum(map(len, self._starting.values()))
+        return spare < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
+
+    def _ended(self) -> None:
+        self._shared.changes.notify()
+        self.refill()
+
+    # --- one creation
+
+    async def _create(self, runtime: Runtime) -> None:
+        """Create one container for the pool, or for the job that has waited for longest."""
+        try:
+            container = await self._make_if_it_fits(runtime)
+        except ContainerError as exc:
+            self._shared.strays.suspect()
+            await self._watch.check()
+            if self._availability.engine_problem is None:
+                self._failed(runtime, str(exc))
+        except Exception as exc:  # noqa: BLE001 - it is logged and counted there
+            self._shared.background.note_failure(TaskName.CONTAINER_CREATION, exc)
+            self._failed(runtime, f"an error inside the worker: {type(exc).__name__}")
+        else:
+            if container is not None:
+                self._succeeded(runtime, container)
+
+    async def _make_if_it_fits(self, runtime: Runtime) -> RunningContainer | None:
+        """Make a container; None if no job waits for it and a job has taken its room."""
+        async with self._parallel:
+            if self._waiting.count(runtime):
+                await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)
+            elif not self._budget.fits_generic():
+                return None
+            self._budget.begin_creation()
+            try:
+                return await self._make(runtime)
+            except BaseException:
+                self._budget.fail_creation()
+                raise
+
+    async def _make(self, runtime: Runtime) -> RunningContainer:
+        driver, home, policy = self._shared.driver, self._shared.home, self._policy
+        slot = home.new_slot(secrets.token_hex(5))
+        try:
+            container = await driver.create(generic_spec(policy, home, runtime, slot), slot)
+        except BaseException:
+            await asyncio.shield(slot.remove())
+            raise
+        if container.isolation is not policy.isolation:
+            if container.group is not None:
+                container.group.close()
+            await driver.remove(container.id)
+            await asyncio.shield(slot.remove())
+            raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
+        return container
+
+    def _succeeded(self, runtime: Runtime, container: RunningContainer) -> None:
+        self._availability.creation_succeeded(runtime)
+        now = self._shared.clock()
+        pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
+        self._budget.finish_creation()
+        self._inventory.add(pooled)
+        waiter = self._waiting.take_first(runtime)
+        if waiter is not None:
+            self._inventory.take(pooled)
+            waiter.set_result(pooled)
+
+    def _failed(self, runtime: Runtime, reason: str) -> None:
+        self._availability.creation_failed(runtime, reason)
+        self._waiting.fail_first(runtime, ContainerNotMade(reason))

@@ -1,0 +1,117 @@
+"""Watches Docker: whether it answers, and which containers die."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent.container.policy import ContainerState
+from nanoagent.errors import ContainerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.container.availability import Availability
+    from nanoagent.container.retirement import Retirement
+    from nanoagent.container.shared import Shared
+
+log = structlog.get_logger(__name__)
+
+_EVENTS_RETRY_S: Final = 1.0
+_CHECK_EVERY_S: Final = 5.0
+_PING_TIMEOUT_S: Final = 10.0  # a milliseconds' answer; on a machine that is overloaded it takes longer
+
+
+class EngineWatch:
+    """Asks Docker every few seconds whether it is there, and follows its events.
+
+    While Docker is unavailable, jobs that wait for a container return to the queue. When it is available
+    again, the pool is refilled and stray containers are removed.
+
+    It owns the checks: when Docker is asked next. `Availability` keeps what it has answered.
+
+    Args:
+        shared: What the parts of the pool share.
+        availability: Is told whether Docker is available.
+        retirement: Retires idle containers that have died.
+        refill: Starts the creations that are wanted and fit. Called when Docker is available again.
+    """
+
+    def __init__(
+        self, shared: Shared, availability: Availability, retirement: Retirement, refill: Callable[[], None]
+    ) -> None:
+        self._driver = shared.driver
+        self._inventory = shared.inventory
+        self._strays = shared.strays
+        self._waiting = shared.waiting
+        self._availability = availability
+        self._retirement = retirement
+        self._refill = refill
+        self._in_doubt = asyncio.Event()
+
+    # --- whether Docker answers
+
+    async def check_regularly(self) -> None:
+        """Until cancelled: ask every few seconds, and at once when in doubt; remove stray containers."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_EVERY_S):
+                    await self._in_doubt.wait()
+            self._in_doubt.clear()
+            await self.check()
+            if self._availability.engine_problem is None:
+                await self._strays.remove()
+
+    def doubt(self) -> None:
+        """Have Docker asked at once."""
+        self._in_doubt.set()
+
+    async def check(self) -> None:
+        """Ask Docker whether it is there."""
+        try:
+            async with asyncio.timeout(_PING_TIMEOUT_S):
+                await self._driver.ping()
+        except ContainerError as exc:
+            self._lost(str(exc))
+        except TimeoutError:
+            self._lost(f"Docker has not answered for {_PING_TIMEOUT_S:.0f} s")
+        else:
+            self._found()
+
+    def _lost(self, reason: str) -> None:
+        self._availability.engine_lost(reason)
+        self._waiting.fail_all(self._availability.engine_unavailable)  # another worker may have containers
+
+    def _found(self) -> None:
+        if self._availability.engine_problem is None:
+            return
+        self._strays.suspect()
+        self._availability.engine_found()
+        self._refill()
+
+    # --- deaths
+
+    async def hear_deaths(self) -> None:
+        """Until cancelled: follow Docker's events."""
+        while True:
+            try:
+                async for container_id in self._driver.deaths():
+                    self._died(container_id)
+            except ContainerError as exc:
+                log.warning("Docker's events are not to be heard", reason=str(exc))
+            self._strays.suspect()
+            self.doubt()
+            await asyncio.sleep(_EVENTS_RETRY_S)
+
+    def _died(self, container_id: str) -> None:
+        pooled = self._inventory.get(container_id)
+        if pooled is None:
+            return
+        log.warning("container died", container=container_id[:12], runtime=pooled.runtime)
+        if pooled.state is ContainerState.IDLE:
+            self._retirement.retire(pooled, "died")
+        elif pooled.state is ContainerState.BUSY:  # it is retired when its job ends
+            self._inventory.note_death(pooled)
