@@ -25,7 +25,7 @@ class Availability:
     readiness and metrics. Until the pool has been filled, readiness is told of faults only.
 
     Args:
-        shared: What the parts of the pool share.
+        shared: The collaborators and the state that the parts of the pool share.
         health: Is told when containers cannot be created.
 
     Attributes:

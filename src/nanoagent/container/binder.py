@@ -27,7 +27,7 @@ class Binder:
     It owns the number of large code trees that are linked at the same time.
 
     Args:
-        shared: What the parts of the pool share.
+        shared: The collaborators and the state that the parts of the pool share.
     """
 
     def __init__(self, shared: Shared) -> None:

@@ -1,4 +1,4 @@
-"""How much memory and how many containers the pool has left. It decides, and does nothing.
+"""The memory and the number of containers that the pool has left: pure questions, no actions.
 
 The sum of the memory of all containers, whether they are idle or busy, stays within one limit. A generic
 container counts with its memory limit; a bound one counts with its job's memory limit plus the memory that
@@ -102,7 +102,7 @@ class Budget:
     # --- questions
 
     def shortage(self, memory_mb: int, containers: int = 0) -> Shortage | None:
-        """What is missing for so much more memory and so many more containers; None if nothing is.
+        """The shortage for so much more memory and so many more containers; None if they fit.
 
         Args:
             memory_mb: MiB.
@@ -124,8 +124,8 @@ class Budget:
         """Whether a refill may plan one more generic container.
 
         Args:
-            planned: How many creations have been started, including those that `creating` counts. Their
-                memory counts twice once they are being created; the next refill after them corrects that.
+            planned: How many creations have been started. The memory of a creation that `creating` counts
+                as well counts twice, until it ends. The refill that follows then corrects that.
         """
         memory_mb = self.committed_mb + self.wanted_mb + (planned + 1) * GENERIC_MEMORY_MB
         number = self.up + self.removing + planned

@@ -61,7 +61,7 @@ class Creation:
     It owns the creations that are under way.
 
     Args:
-        shared: What the parts of the pool share.
+        shared: The collaborators and the state that the parts of the pool share.
         availability: Knows whether containers can be created; is told how creations end.
         watch: Asks Docker whether it is there after a creation has failed.
         retirement: Makes room.

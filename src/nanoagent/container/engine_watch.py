@@ -31,10 +31,10 @@ class EngineWatch:
     While Docker is unavailable, jobs that wait for a container return to the queue. When it is available
     again, the pool is refilled and stray containers are removed.
 
-    It owns the checks: when Docker is asked next. `Availability` keeps what it has answered.
+    It owns the doubt that brings the next check forward. `Availability` keeps the result of the last check.
 
     Args:
-        shared: What the parts of the pool share.
+        shared: The collaborators and the state that the parts of the pool share.
         availability: Is told whether Docker is available.
         retirement: Retires idle containers that have died.
         refill: Starts the creations that are wanted and fit. Called when Docker is available again.
@@ -55,7 +55,7 @@ class EngineWatch:
     # --- whether Docker answers
 
     async def check_regularly(self) -> None:
-        """Until cancelled: ask every few seconds, and at once when in doubt; remove stray containers."""
+        """Until cancelled: check every few seconds, and at once when in doubt; remove stray containers."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_EVERY_S):
@@ -66,7 +66,7 @@ class EngineWatch:
                 await self._strays.remove()
 
     def doubt(self) -> None:
-        """Have Docker asked at once."""
+        """Bring the next check forward."""
         self._in_doubt.set()
 
     async def check(self) -> None:

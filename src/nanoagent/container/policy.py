@@ -1,4 +1,10 @@
-"""The pool's decisions, without its actions: what a container is for, is worth, and when it goes."""
+"""The pool's settings and pure decisions, and the values that they are about.
+
+* `PoolPolicy`: the settings. `Binding`: the function version that a job needs a container for.
+* `Pooled`: a container, with its `ContainerState`; `NEXT` has the transitions.
+* `idle_for`, `victims`, `retirement_reason`: which container serves a job, which ones are evicted, and when a
+  container is retired. `CircuitBreaker`: when creations are tried.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +32,11 @@ _BREAKER_MAX_DOUBLINGS: Final = 6  # 64 s are over the maximum; a float has no r
 
 
 class Sharing(StrEnum):
-    """Whom a container may serve (`CONTAINER_SHARING`)."""
+    """The runs that a container may serve (`CONTAINER_SHARING`)."""
 
-    FUNCTION = "function"
-    WORKER = "worker"
-    NEVER = "never"
+    FUNCTION = "function"  # runs of one function version
+    WORKER = "worker"  # runs of all functions, one after another
+    NEVER = "never"  # one run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +45,21 @@ class PoolPolicy:
 
     Attributes:
         images: Runtime → image.
-        sizes: Runtime → generic containers kept ready.
-        memory_mb: The budget for all containers' limits together, MiB.
-        generic_cpus: CPU share of a container that no job has been bound to.
-        idle_s: A bound container unused for so long is retired.
-        max_runs: Runs after which a container is retired.
-        max_age_s: Age at which a container is retired.
-        uid_base: Each container gets a user id of its own from here upward.
-        limits: The same for all containers.
-        isolation: The level that containers are made for: `SANDBOX` or `SHARED`.
-        apparmor: The AppArmor profile that it takes, if any.
-        docker_runtime: The engine's name of what makes containers, where that is not its default.
-        sharing: Whom a container may serve.
-        modules: Python modules that every interpreter has ready.
-        doors: Where the agent wants to be able to listen in the network of runs.
-        most_containers: How many there may be, busy and idle; each holds file descriptors of the worker.
+        sizes: Runtime → number of generic containers kept ready.
+        memory_mb: The budget for the memory of all containers together, MiB.
+        generic_cpus: The CPU share of a generic container.
+        idle_s: A bound container that is idle for so long is retired, seconds.
+        max_runs: The number of runs after which a container is retired.
+        max_age_s: The age at which a container is retired, seconds.
+        uid_base: The lowest user ID of containers. Each container gets one of its own.
+        limits: The limits that all containers have in common.
+        isolation: The level that containers are created for: `SANDBOX` or `SHARED`.
+        apparmor: The AppArmor profile of containers, if any.
+        docker_runtime: The name of Docker's runtime for containers; None for its default.
+        sharing: The runs that a container may serve.
+        modules: Python modules that every interpreter has imported in advance.
+        doors: The addresses in the network of runs at which the agent listens.
+        most_containers: The limit of their number, busy and idle; each holds file descriptors of the worker.
     """
 
     images: dict[Runtime, str]
@@ -80,7 +86,7 @@ class PoolPolicy:
 
     @property
     def between_runs(self) -> Isolation:
-        """What stands between one run and the next."""
+        """The isolation between one run and the next."""
         if self.isolation is Isolation.SANDBOX:
             return Isolation.SANDBOX
         return Isolation.SHARED if self.keeps_containers else Isolation.CONTAINER
@@ -88,20 +94,21 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """What a container is for.
+    """The function version that a container is bound to, with its limits.
 
     Attributes:
-        runtime: Its language.
-        function_id: Whose code.
-        digest: Which code: the sha256 of the zip.
-        memory_mb: The limit, MiB.
-        cpus: The CPU share that goes with it.
-        most_cpus: What it may use while CPUs are free.
+        runtime: The runtime of the function.
+        function_id: The ID of the function.
+        digest: The version of its code: the SHA-256 of the zip file.
+        memory_mb: The memory limit of a run, MiB.
+        cpus: The CPU share that belongs to that limit.
+        most_cpus: The CPUs that a run may use while they are free.
         tree: The unpacked code.
-        tree_bytes: The memory that its copy in the container takes: whole pages.
-        program: The built program, for compiled languages.
-        find_modules: Reads the code for Python modules that are worth having ready; called in a thread.
-        purpose: `run`, or `build`; a container built in is not run in.
+        tree_bytes: The memory that the copy of the code takes in the container, in whole pages.
+        program: The built program of a compiled language.
+        find_modules: Finds the Python modules in the code that are worth importing in advance. It is called
+            in a thread.
+        purpose: `run` or `build`. A container that was built in is not run in.
     """
 
     runtime: Runtime
@@ -118,12 +125,12 @@ class Binding:
 
     @property
     def needed_mb(self) -> int:
-        """The memory that a run needs of the worker's budget, MiB: its own, and the copy of its code."""
+        """The memory that a run needs of the worker's budget, MiB: its limit and the copy of its code."""
         return self.memory_mb + self.tree_bytes // MIB
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Two jobs may share a container exactly when their keys are equal."""
+        """Its identity: two jobs may share a container if and only if their keys are equal."""
         return (self.purpose, self.runtime, self.function_id, self.digest, str(self.memory_mb))
 
 
@@ -179,7 +186,7 @@ class Pooled:
 
     @property
     def runtime(self) -> Runtime:
-        """Its language."""
+        """The runtime that it was created for."""
         return self.container.spec.runtime
 
     @property
@@ -214,9 +221,9 @@ def idle_for(binding: Binding, idle: Sequence[Pooled], sharing: Sharing) -> Pool
 def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -> list[Pooled]:
     """The idle containers to evict, least valuable first: for `need_mb` MiB, and at least `number`.
 
-    A container is worth more the more often it has been used, the more recently, and the less memory it
-    binds (the idea of GreedyDual-Size-Frequency; Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic
-    ones go last: each is worth a cold start to whatever function comes next.
+    The value of a container rises with the number of its runs. It falls with the time since the last one and
+    with its memory (the idea of GreedyDual-Size-Frequency; Fuerst and Sharma, "FaasCache", ASPLOS 2021).
+    Generic containers are evicted last: each saves any function a cold start.
     """
 
     def value(pooled: Pooled) -> tuple[bool, float]:
@@ -233,7 +240,7 @@ def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -
 
 
 def retirement_reason(pooled: Pooled, policy: PoolPolicy, now: float) -> str | None:
-    """Why an idle container should go now, or None."""
+    """The reason to retire an idle container now; None if there is none."""
     if not pooled.alive:
         return "died"
     if pooled.runs >= policy.max_runs:

@@ -1,4 +1,4 @@
-"""Takes containers out of the pool, and makes room by that."""
+"""Takes containers out of the pool, and makes room for jobs that way."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SWEEP_S: Final = 2.0
 
 
 class Retirement:
-    """Retires containers: those in doubt, those whose time has come, and those whose memory jobs need.
+    """Retires containers: in doubt, when their time has come, or because a job needs their memory.
 
     It owns the removals that are under way.
 
     Args:
-        shared: What the parts of the pool share.
+        shared: The collaborators and the state that the parts of the pool share.
         refill: Starts the creations that are wanted and fit. Called when there may be room for more.
 
     Attributes:

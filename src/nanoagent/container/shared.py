@@ -1,4 +1,4 @@
-"""What the parts of the pool share."""
+"""The collaborators and the state that the parts of the pool share."""
 
 from __future__ import annotations
 
