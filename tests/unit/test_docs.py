@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 from functools import cache
 from itertools import chain
@@ -28,6 +29,7 @@ DOCUMENTS: Final = sorted(
     str(path.relative_to(ROOT))
     for path in chain(ROOT.glob("*.md"), (ROOT / "docs").rglob("*.md"), (ROOT / "deploy").rglob("*.md"))
 )
+WRAPPED: Final = [name for name in DOCUMENTS if name != "CHANGELOG.md" and not re.match(r"docs/.+/", name)]
 RECORDS: Final = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
 
 FENCE: Final = re.compile(r"^```.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -304,6 +306,17 @@ def test_a_policy_allows_the_calls_that_stand_in_the_code(name, modules):
 
 
 # --- form
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_prose_is_wrapped_at_100_columns(name):
+    prose = [line for line in FENCE.sub("", read(name)).splitlines() if not line.startswith(("|", "#"))]
+    # A line of one word, such as a link, cannot be shorter.
+    assert [line for line in prose if _columns(line) > 100 and " " in line.strip("* ")] == []
 
 
 def test_the_changelog_has_a_place_for_what_comes_next():

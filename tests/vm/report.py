@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 INTRODUCTION: Final = """\
 # Hosts as most users have them: the last result of `make test-vm`
 
-Written by `make test-vm` from what it observed{when}; not by hand. The host is an emulated machine as its
-distribution installs it: systemd, control groups v2, AppArmor, the distribution's Docker. Jobs go through the
-worker's executor: code cache, build, warm pool, container, supervisor, the kernel's counters. No time is
-measured here.
+Written by `make test-vm` from what it observed{when}; not by hand. The host is an emulated
+machine as its distribution installs it: systemd, control groups v2, AppArmor, the distribution's
+Docker. Jobs go through the worker's executor: code cache, build, warm pool, container, supervisor,
+the kernel's counters. No time is measured here.
 """
 SCENARIOS: Final = {
     "versions": "Versions",
