@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes the tables of README.md and README.ko.md anew from the code.
+"""Generate the tables of the documents from the code.
 
-    python scripts/gen_docs.py            rewrite what is between the markers
-    python scripts/gen_docs.py --check    change nothing; exit 1 with a diff when a table is stale
+    python scripts/gen_docs.py            rewrite the text between the markers
+    python scripts/gen_docs.py --check    change nothing; exit 1 with a diff if a table is out of date
 
-A table stands between `<!-- settings:begin -->` and `<!-- settings:end -->`, or `outcomes` likewise. The
-names, the defaults and the English words are the code's own; the Korean words are kept here.
+The READMEs have the outcomes between `<!-- outcomes:begin -->` and `<!-- outcomes:end -->`. The pages
+docs/configuration*.md have the settings likewise. The names, the defaults and the English descriptions come
+from the code. The Korean descriptions and the groups of the settings are in this file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from nanoagent.config import Settings
 from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pydantic.fields import FieldInfo
 
@@ -207,26 +208,225 @@ SETTLE_KO: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
-    """What a table says that is not the same in both languages.
+class Group:
+    """Settings that have a table together.
 
     Attributes:
-        file: The document.
-        settings_head: The headings of the table of settings.
-        outcomes_head: The headings of the table of endings.
-        required: Stands where a setting has no default.
-        default_mark: Within a description: what follows it is the default, in words.
-        describe: A setting's description.
-        meaning: When an ending happens.
-        blame: Whose fault it is.
-        settle: What happens to the message.
+        english: The heading in English.
+        korean: The heading in Korean.
+        settings: The settings in the order of the rows.
     """
 
-    file: str
+    english: str
+    korean: str
+    settings: tuple[str, ...]
+
+
+GROUPS: Final = (
+    Group(
+        "Queue",
+        "큐",
+        (
+            "aws_region",
+            "sqs_queue_url",
+            "sqs_dlq_url",
+            "sqs_wait_seconds",
+            "sqs_visibility_seconds",
+            "max_attempts",
+            "retry_base_seconds",
+            "retry_max_seconds",
+        ),
+    ),
+    Group(
+        "Results",
+        "결과",
+        (
+            "redis_host",
+            "redis_port",
+            "redis_db",
+            "redis_username",
+            "redis_password",
+            "redis_tls",
+            "redis_tls_ca_file",
+            "redis_tls_key_file",
+            "redis_tls_cert_file",
+            "result_ttl_seconds",
+            "max_result_bytes",
+            "result_spool_mb",
+            "locale",
+            "price_per_gb_second",
+            "price_per_request",
+            "price_currency",
+            "savings_runs",
+        ),
+    ),
+    Group(
+        "Storage",
+        "저장소",
+        (
+            "s3_code_bucket",
+            "s3_user_data_bucket",
+            "output_url_style",
+            "output_url_expires_seconds",
+            "docker_work_dir_root",
+            "min_free_disk_mb",
+        ),
+    ),
+    Group(
+        "Worker",
+        "워커",
+        (
+            "worker_id",
+            "worker_memory_mb",
+            "worker_cpus",
+            "function_max_share",
+            "drain_seconds",
+            "interruption_notices",
+        ),
+    ),
+    Group(
+        "Limits",
+        "한도",
+        (
+            "max_memory_mb",
+            "cpu_min",
+            "cpu_max",
+            "cpu_memory_mb",
+            "cpu_burst",
+            "max_processes",
+            "max_open_files",
+            "max_file_mb",
+            "tmp_max_mb",
+            "work_max_mb",
+            "output_dir_max_mb",
+            "max_inodes",
+            "max_output_bytes",
+            "output_max_files",
+            "output_max_file_mb",
+            "output_max_total_mb",
+        ),
+    ),
+    Group(
+        "Pool",
+        "컨테이너 풀",
+        (
+            "docker_python_image",
+            "docker_nodejs_image",
+            "docker_cpp_image",
+            "docker_go_image",
+            "warm_pool_python_size",
+            "warm_pool_nodejs_size",
+            "warm_pool_cpp_size",
+            "warm_pool_go_size",
+            "container_idle_seconds",
+            "container_max_runs",
+            "container_max_age_seconds",
+        ),
+    ),
+    Group(
+        "Code",
+        "코드",
+        (
+            "code_cache_dir",
+            "code_cache_mb",
+            "code_fresh_seconds",
+            "code_max_zip_mb",
+            "code_max_unpacked_mb",
+            "code_max_file_mb",
+            "code_max_entries",
+            "build_timeout_seconds",
+            "build_memory_mb",
+            "build_cpus",
+            "failure_memory_seconds",
+            "python_preload",
+        ),
+    ),
+    Group(
+        "Isolation",
+        "격리",
+        (
+            "container_sharing",
+            "min_isolation",
+            "container_apparmor_profile",
+            "docker_runtime",
+            "container_uid_base",
+            "selftest_interval_seconds",
+        ),
+    ),
+    Group(
+        "AI",
+        "AI",
+        (
+            "ai_endpoint",
+            "ai_api_key",
+            "ai_upstreams",
+            "ai_model",
+            "ai_models",
+            "ai_max_tokens",
+            "ai_function_tokens_per_minute",
+            "ai_max_requests",
+            "ai_max_concurrent",
+            "ai_max_request_bytes",
+            "ai_max_bytes",
+            "ai_timeout_seconds",
+            "ai_drain_seconds",
+            "ai_remote_tools",
+            "ai_record",
+            "ai_replay",
+        ),
+    ),
+    Group(
+        "Network",
+        "네트워크",
+        (
+            "network",
+            "network_max_connections",
+            "egress_allow",
+            "egress_deny",
+            "egress_ports",
+            "egress_max_mb",
+        ),
+    ),
+    Group(
+        "Telemetry",
+        "원격 측정",
+        (
+            "log_level",
+            "log_format",
+            "metrics_host",
+            "metrics_port",
+            "cloudwatch_enabled",
+            "cloudwatch_interval_seconds",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """The parts of the tables that depend on the language.
+
+    Attributes:
+        readme: The document with the outcomes.
+        configuration: The document with the settings.
+        settings_head: The column headings of the settings.
+        outcomes_head: The column headings of the outcomes.
+        required: The text in place of a default for a required setting.
+        default_mark: Separates a description from a default in words.
+        heading: Returns the heading of a group.
+        describe: Returns the description of a setting.
+        meaning: Returns the condition for an outcome.
+        blame: Returns the party at fault.
+        settle: Returns how the message is settled.
+    """
+
+    readme: str
+    configuration: str
     settings_head: tuple[str, ...]
     outcomes_head: tuple[str, ...]
     required: str
     default_mark: str
+    heading: Callable[[Group], str]
     describe: Callable[[str], str]
     meaning: Callable[[ErrorType | None], str]
     blame: Callable[[Blame], str]
@@ -239,22 +439,26 @@ def _description(name: str) -> str:
 
 LANGUAGES: Final = (
     Language(
-        file="README.md",
+        readme="README.md",
+        configuration="docs/configuration.md",
         settings_head=("variable", "default", "meaning"),
         outcomes_head=("`errorType`", "`status`", "whose fault", "when", "the message is", "counted as"),
         required="**required**",
         default_mark="; default: ",
+        heading=lambda group: group.english,
         describe=_description,
         meaning=lambda error_type: OUTCOMES[error_type].meaning,
         blame=lambda blame: blame.value,
         settle=lambda settle: settle.value,
     ),
     Language(
-        file="README.ko.md",
+        readme="README.ko.md",
+        configuration="docs/configuration.ko.md",
         settings_head=("변수", "기본값", "뜻"),
         outcomes_head=("`errorType`", "`status`", "책임", "언제", "메시지 처리", "집계 이름"),
         required="**필수**",
         default_mark="; 기본값: ",
+        heading=lambda group: group.korean,
         describe=SETTINGS_KO.__getitem__,
         meaning=OUTCOMES_KO.__getitem__,
         blame=BLAME_KO.__getitem__,
@@ -285,18 +489,21 @@ def _settings_row(name: str, field: FieldInfo, language: Language) -> tuple[str,
     elif in_words:
         default = in_words
     else:
-        default = "-" if field.default is None else f"`{_as_written(field.default)}`"
+        default = "-" if field.default in {None, ""} else f"`{_as_written(field.default)}`"
     return f"`{name.upper()}`", default, meaning
 
 
-def settings_table(language: Language) -> str:
-    """Every setting: its variable, its default, what it means."""
-    rows = [_settings_row(name, field, language) for name, field in Settings.model_fields.items()]
-    return _table(language.settings_head, rows)
+def settings_tables(language: Language) -> str:
+    """Return a heading and a table for each group of settings."""
+    parts = []
+    for group in GROUPS:
+        rows = [_settings_row(name, Settings.model_fields[name], language) for name in group.settings]
+        parts += [f"### {language.heading(group)}", _table(language.settings_head, rows)]
+    return "\n{}\n".format("\n\n".join(parts))
 
 
 def outcomes_table(language: Language) -> str:
-    """Every ending of a job, as `nanoagent.result.OUTCOMES` has it."""
+    """Return the table of `nanoagent.result.OUTCOMES`."""
     rows = [
         (
             f"`{error_type}`" if error_type else "-",
@@ -311,37 +518,49 @@ def outcomes_table(language: Language) -> str:
     return _table(language.outcomes_head, rows)
 
 
-def regenerated(text: str, language: Language) -> str:
-    """The document with its tables as they should be.
+def regenerated(text: str, tables: dict[str, str], file: str) -> str:
+    """Return the document with its tables replaced.
+
+    Args:
+        text: The document.
+        tables: The tables by the name in their markers.
+        file: The document's name, for the error.
 
     Raises:
-        ValueError: A table's markers are not there exactly once.
+        ValueError: The document has the markers of a table not exactly once.
     """
-    for name, table in (("settings", settings_table(language)), ("outcomes", outcomes_table(language))):
+    for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         between = re.compile(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
         text, count = between.subn(lambda _, table=table: f"{table}\n", text)  # type: ignore[misc]
         if count != 1:
-            raise ValueError(f"{language.file}: {begin} and {end} are there {count} times")
+            raise ValueError(f"{file} has {begin} and {end} {count} times; expected once")
     return text
 
 
-def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Rewrite the documents below `root`, or check them; returns the exit code."""
-    stale = False
+def _documents() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each document with its tables."""
     for language in LANGUAGES:
-        path = root / language.file
+        yield language.readme, {"outcomes": outcomes_table(language)}
+        yield language.configuration, {"settings": settings_tables(language)}
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    """Rewrite the documents below `root`, or check them; return the exit code."""
+    stale = False
+    for file, tables in _documents():
+        path = root / file
         before = path.read_text(encoding="utf-8")
-        after = regenerated(before, language)
+        after = regenerated(before, tables, file)
         if after == before:
             continue
         stale = True
         if "--check" in arguments:
             lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
-            sys.stdout.writelines(difflib.unified_diff(*lines, language.file, f"{language.file} (generated)"))
+            sys.stdout.writelines(difflib.unified_diff(*lines, file, f"{file} (generated)"))
         else:
             path.write_text(after, encoding="utf-8")
-            sys.stdout.write(f"{language.file} rewritten\n")
+            sys.stdout.write(f"{file} rewritten\n")
     return 1 if stale and "--check" in arguments else 0
 
 

@@ -1,8 +1,8 @@
 """Every setting, in one frozen object, read once.
 
-Environment variables, or a `.env` file beside the process; the environment wins. The README's table is
-tested against this module. AWS endpoints and credentials follow the SDK's own variables
-(`AWS_ENDPOINT_URL`, …), Docker's address follows `DOCKER_HOST`; they are not repeated here.
+Environment variables, or a `.env` file beside the process; the environment wins. The tables in
+docs/configuration.md are generated from this module. AWS endpoints and credentials follow the SDK's own
+variables (`AWS_ENDPOINT_URL`, …), Docker's address follows `DOCKER_HOST`; they are not repeated here.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _wanted_url(url: str) -> str | None:
 
 
 class Settings(BaseSettings):
-    """The worker's settings; each field's description is what the README shows."""
+    """The worker's settings; docs/configuration.md shows each field's description."""
 
     model_config = SettingsConfigDict(
         env_file=".env",

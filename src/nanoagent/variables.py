@@ -74,7 +74,7 @@ def _sentence(name: str, near: str | None) -> str:
         return f"{name} is not a setting and has no effect: set {_REDIS}"
     if near is not None:
         return f"{name} is not a setting and has no effect: did you mean {near}?"
-    return f"{name} is not a setting and has no effect: README.md lists all settings"
+    return f"{name} is not a setting and has no effect: docs/configuration.md lists all settings"
 
 
 def missing_file(file: Path) -> str | None:

@@ -25,6 +25,7 @@ from support import recorder
 ROOT: Final = Path(__file__).parents[2]
 SOURCE: Final = ROOT / "src/nanoagent"
 READMES: Final = ("README.md", "README.ko.md")
+CONFIGURATION: Final = ("docs/configuration.md", "docs/configuration.ko.md")
 DOCUMENTS: Final = sorted(
     str(path.relative_to(ROOT))
     for path in chain(ROOT.glob("*.md"), (ROOT / "docs").rglob("*.md"), (ROOT / "deploy").rglob("*.md"))
@@ -93,20 +94,27 @@ def test_the_tables_are_what_the_code_says(generator, capsys):
 
 
 def test_a_stale_table_is_shown_and_then_rewritten(generator, tmp_path, capsys):
-    for name in READMES:
+    (tmp_path / "docs").mkdir()
+    for name in READMES + CONFIGURATION:
         (tmp_path / name).write_text(read(name).replace("`SQS_QUEUE_URL` |", "`SQS_OLD_NAME` |"))
     assert generator.main(["--check"], tmp_path) == 1
     assert "-| `SQS_OLD_NAME` |" in capsys.readouterr().out
     assert generator.main([], tmp_path) == 0
-    assert [(tmp_path / name).read_text() for name in READMES] == [read(name) for name in READMES]
+    for name in READMES + CONFIGURATION:
+        assert (tmp_path / name).read_text() == read(name)
 
 
 def test_a_document_without_its_markers_is_refused(generator):
     with pytest.raises(ValueError, match="settings:begin"):
-        generator.regenerated("# Nothing here", generator.LANGUAGES[0])
+        generator.regenerated("# Nothing here", {"settings": ""}, "page.md")
 
 
-@pytest.mark.parametrize("name", READMES)
+def test_every_setting_is_in_exactly_one_group(generator):
+    grouped = [name for group in generator.GROUPS for name in group.settings]
+    assert sorted(grouped) == sorted(config.Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", CONFIGURATION)
 def test_every_setting_has_one_row(name):
     rows = [row[0] for row in tables(name) if len(row) == 3 and VARIABLE.fullmatch(row[0].strip("`"))]
     known = [f"`{field.upper()}`" for field in config.Settings.model_fields if "_" in field]
@@ -130,27 +138,28 @@ def test_the_korean_words_are_complete_and_none_is_left_over(generator):
 def test_a_default_in_words_is_in_words_in_both_languages(generator):
     english, korean = generator.LANGUAGES
     in_words = {
-        language.file: {
+        language.readme: {
             name for name in config.Settings.model_fields if language.default_mark in language.describe(name)
         }
         for language in (english, korean)
     }
-    assert in_words[english.file] == in_words[korean.file]
+    assert in_words[english.readme] == in_words[korean.readme]
     computed = {
         name for name, field in config.Settings.model_fields.items() if field.default_factory is not None
     }
-    assert computed <= in_words[english.file]
+    assert computed <= in_words[english.readme]
 
 
-def test_both_readmes_have_the_same_sections_and_the_same_code():
-    english, korean = (read(name) for name in READMES)
+@pytest.mark.parametrize("names", [READMES, CONFIGURATION], ids=["readme", "configuration"])
+def test_both_languages_have_the_same_sections_and_the_same_code(names):
+    english, korean = (read(name) for name in names)
     assert FENCE.findall(english) == FENCE.findall(korean)
     levels = [
         [len(heading.split()[0]) for heading in re.findall(r"^#+ .", FENCE.sub("", text), re.MULTILINE)]
         for text in (english, korean)
     ]
     assert levels[0] == levels[1]
-    assert [len(row) for row in tables(READMES[0])] == [len(row) for row in tables(READMES[1])]
+    assert [len(row) for row in tables(names[0])] == [len(row) for row in tables(names[1])]
 
 
 # --- what is named is there

@@ -137,7 +137,7 @@ def _stand_ins(exc: ValidationError) -> dict[str, Any]:
 def _setting_finding(text: str) -> Finding:
     name = text.partition(" ")[0].rstrip(":")
     if name.lower() in Settings.model_fields:
-        return problem(Area.SETTINGS, text, f"set {name}; README.md has a table of all settings")
+        return problem(Area.SETTINGS, text, f"set {name}; docs/configuration.md lists all settings")
     return problem(Area.SETTINGS, text, "a file of UTF-8 text that this user may read, as .env.example")
 
 
