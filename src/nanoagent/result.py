@@ -1,7 +1,7 @@
 """How a job can end, and what is told about it: the outcome table and the result document.
 
 One table (`OUTCOMES`) decides status, blame, what happens to the message and how it is counted. The
-README's table and the tests are made from it. Contract: sections 3 and 4.
+README's table and the tests are made from it. docs/contract.md, sections 3 and 4, describes both.
 """
 
 from __future__ import annotations

@@ -162,6 +162,11 @@ def test_both_languages_have_the_same_sections_and_the_same_code(names):
     assert [len(row) for row in tables(names[0])] == [len(row) for row in tables(names[1])]
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_is_short(name):
+    assert len(read(name).splitlines()) <= 160
+
+
 # --- what is named is there
 
 

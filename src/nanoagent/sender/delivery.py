@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.sink.server import Server
 
 CANCEL_TTL_S: Final = 3600
-"""How long a cancellation waits for a job that no worker has received yet; docs in README.md."""
+"""How long a cancellation waits for a job that no worker has received yet; see docs/sending.md."""
 
 _REDIS_TIMEOUT_S: Final = 5.0
 _SILENCE_S: Final = (
