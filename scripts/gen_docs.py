@@ -34,7 +34,7 @@ SETTINGS_KO: Final = {
     "sqs_queue_url": "작업을 가져올 큐",
     "sqs_dlq_url": "데드 레터 큐; 기본값: 큐의 redrive policy가 가리키는 큐",
     "sqs_wait_seconds": "롱 폴링 시간(초)",
-    "sqs_visibility_seconds": "메시지를 점유하는 시간(초); 작업을 쥐고 있는 동안 갱신",
+    "sqs_visibility_seconds": "메시지 임대 시간(초); 작업을 처리하는 동안 갱신",
     "s3_code_bucket": "코드 zip의 버킷. 작업이 다른 버킷을 지정할 수 있음",
     "s3_user_data_bucket": "출력 파일을 올릴 버킷",
     "redis_host": "결과를 보낼 Redis 호스트",
@@ -71,7 +71,7 @@ SETTINGS_KO: Final = {
     "locale": "작업에 `locale`이 없을 때 결과에 쓰는 언어",
     "log_level": "기록할 최소 로그 수준",
     "log_format": "auto: 터미널이면 텍스트, 아니면 JSON",
-    "docker_work_dir_root": "슬롯 폴더와 업로드 대기 중인 출력 파일의 폴더",
+    "docker_work_dir_root": "컨테이너의 작업 폴더와 업로드 대기 중인 출력 파일의 폴더",
     "docker_python_image": "Python 런타임 이미지",
     "docker_nodejs_image": "Node.js 런타임 이미지",
     "docker_cpp_image": "C++ 런타임 이미지",
@@ -126,8 +126,7 @@ SETTINGS_KO: Final = {
     "build_timeout_seconds": "빌드 제한 시간(초)",
     "build_memory_mb": "빌드에 쓰는 메모리(MiB)",
     "failure_memory_seconds": (
-        "실패한 빌드와 컨테이너를 죽이는 코드를 이 시간(초) 동안은 다시 시도하지 않고 기억으로 응답; "
-        "0: 매번 시도"
+        "실패한 빌드와 컨테이너를 죽이는 코드에 실패 캐시로 응답하는 시간(초); 0: 매번 시도"
     ),
     "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
     "ai_endpoint": (
@@ -167,14 +166,12 @@ SETTINGS_KO: Final = {
     "egress_ports": "연결할 수 있는 TCP 포트; 쉼표로 구분",
     "egress_max_mb": "실행 하나가 인터넷으로 보내고 받을 수 있는 양의 합(MiB)",
     "metrics_host": "메트릭과 헬스 체크의 주소",
-    "metrics_port": "그 포트; 0이면 비어 있는 포트",
+    "metrics_port": "메트릭과 헬스 체크의 포트; 0이면 비어 있는 포트",
     "cloudwatch_enabled": "최대 메모리를 CloudWatch로 전송",
-    "selftest_interval_seconds": (
-        "첫 작업 전과 그 뒤 이 주기(초)마다 방어벽을 스스로 공격해 점검; 0: 하지 않음"
-    ),
-    "cloudwatch_interval_seconds": "그 주기(초)",
+    "selftest_interval_seconds": ("격리 자체 점검의 주기(초). 첫 작업 전에도 실행; 0: 하지 않음"),
+    "cloudwatch_interval_seconds": "CloudWatch 전송 주기(초)",
     "price_per_gb_second": "절감액을 계산할 때의 메모리 가격(AWS Lambda x86)",
-    "price_per_request": "요청 하나의 가격",
+    "price_per_request": "절감액을 계산할 때의 요청 하나의 가격",
     "price_currency": "두 가격의 통화",
     "savings_runs": "절감액을 보여 줄 때 기준이 되는 실행 횟수",
 }
@@ -185,8 +182,8 @@ OUTCOMES_KO: Final[dict[ErrorType | None, str]] = {
     ErrorType.SIGNAL: "프로그램이 스스로 일으킨 시그널로 종료됨",
     ErrorType.TIMEOUT: "프로그램이 timeoutMs보다 오래 실행됨",
     ErrorType.OUT_OF_MEMORY: "memoryMb를 다 써서 커널이 실행 중인 프로세스를 종료함",
-    ErrorType.DISK_LIMIT: "쓸 수 있는 폴더가 가득 찼거나 파일이 크기 한도에 도달함",
-    ErrorType.PROCESS_LIMIT: "허용된 것보다 많은 프로세스나 스레드를 만들려고 함",
+    ErrorType.DISK_LIMIT: "쓰기 가능한 디렉터리가 가득 찼거나 파일이 크기 한도에 도달함",
+    ErrorType.PROCESS_LIMIT: "프로세스와 스레드 수의 한도에 도달함",
     ErrorType.BUILD_FAILED: "컴파일러가 코드를 거부함. 메시지는 stderr에 있음",
     ErrorType.INVALID_CODE: "zip이 아니거나, 위험한 zip이거나, 시작 파일이 없거나, 한도를 넘음",
     ErrorType.CODE_NOT_FOUND: "키나 버킷이 없거나 읽을 권한이 없음",
@@ -194,7 +191,7 @@ OUTCOMES_KO: Final[dict[ErrorType | None, str]] = {
     ErrorType.UNREADABLE: "메시지에서 requestId를 읽을 수 없음",
     ErrorType.PLATFORM: "Docker, S3, Redis, 디스크 또는 워커 자체의 문제",
     ErrorType.CANCELLED: "작업을 보낸 쪽이 취소함",
-    ErrorType.INTERRUPTED: "워커가 멈추는 중",
+    ErrorType.INTERRUPTED: "워커가 작업을 끝낼 수 없었음. 이유는 `worker_jobs_returned_total`에 집계됨",
 }
 
 BLAME_KO: Final = {Blame.NOBODY: "-", Blame.USER: "사용자", Blame.PLATFORM: "플랫폼"}

@@ -177,20 +177,24 @@ class Settings(BaseSettings):
     sqs_dlq_url: str | None = Field(
         None, description="dead-letter queue; default: the queue's own redrive policy"
     )
-    sqs_wait_seconds: int = Field(20, ge=0, le=20, description="long poll, seconds")
+    sqs_wait_seconds: int = Field(20, ge=0, le=20, description="duration of a long poll, seconds")
     sqs_visibility_seconds: int = Field(
-        60, ge=5, le=43200, description="lease on a message, seconds; renewed while the job is held"
+        60, ge=5, le=43200, description="lease on a message, seconds; renewed while the job is in flight"
     )
     s3_code_bucket: str = Field(description="bucket of the code zips, unless a job names another")
     s3_user_data_bucket: str = Field(description="bucket that output files go to")
-    redis_host: str = Field("localhost", description="where results go")
-    redis_port: int = Field(6379, ge=1, le=65535, description="its port")
-    redis_db: NotNegative = Field(0, description="its database number")
-    redis_username: str | None = Field(None, description="its user, if it wants one")
-    redis_password: str | None = Field(None, description="its password, if it wants one", repr=False)
-    redis_tls: bool = Field(False, description="speak TLS to it")
+    redis_host: str = Field("localhost", description="host of the Redis server for results")
+    redis_port: int = Field(6379, ge=1, le=65535, description="port of the Redis server")
+    redis_db: NotNegative = Field(0, description="number of the Redis database")
+    redis_username: str | None = Field(None, description="user on the Redis server, if it requires one")
+    redis_password: str | None = Field(
+        None, description="password on the Redis server, if it requires one", repr=False
+    )
+    redis_tls: bool = Field(False, description="connect to Redis with TLS")
     redis_tls_ca_file: Path | None = Field(
-        None, description="PEM file of authorities for its certificate, in addition to this machine's"
+        None,
+        description="PEM file of certificate authorities for the server's certificate, in addition "
+        "to those of the machine",
     )
     redis_tls_key_file: Path | None = Field(
         None, description="PEM file of the client certificate's private key, not encrypted"
@@ -200,12 +204,16 @@ class Settings(BaseSettings):
         validate_default=True,  # to find a key without a certificate
         description="PEM file of the client certificate, with its chain, if the server requires one",
     )
-    result_ttl_seconds: Positive = Field(3600, description="how long a result is kept on Redis, seconds")
+    result_ttl_seconds: Positive = Field(3600, description="time for which Redis keeps a result, seconds")
     max_result_bytes: int = Field(
-        512 * 1024, ge=4096, description="a larger result has its full logs put to S3 and linked"
+        512 * 1024,
+        ge=4096,
+        description="size above which the full logs of a result go to S3 and are linked, bytes",
     )
     result_spool_mb: Positive = Field(
-        256, description="results kept on disk while Redis is away, MiB; beyond that no jobs are taken"
+        256,
+        description="size of the spool for results while Redis is unavailable, MiB; the worker "
+        "takes no jobs while it is full",
     )
 
     # --- this worker
@@ -216,60 +224,63 @@ class Settings(BaseSettings):
     )
     worker_memory_mb: Positive = Field(
         default_factory=_default_worker_memory_mb,
-        description="memory for all containers together, MiB; default: the machine's less a reserve",
+        description="memory for all containers together, MiB; default: the machine's memory minus a reserve",
     )
     worker_cpus: PositiveFloat = Field(
         default_factory=lambda: float(len(os.sched_getaffinity(0))),
-        description="CPUs for all running jobs together; default: the machine's",
+        description="CPUs for all running jobs together; default: the CPUs of the machine",
     )
     max_memory_mb: int | None = Field(
         None,
         ge=MIN_MEMORY_MB,
-        description="largest memoryMb a job may ask for; default: 10240 or WORKER_MEMORY_MB",
+        description="largest memoryMb of a job; default: the smaller one of 10240 and WORKER_MEMORY_MB",
     )
-    cpu_min: PositiveFloat = Field(0.5, description="CPUs that even the smallest job gets")
-    cpu_max: PositiveFloat | None = Field(
-        None, description="CPUs that the largest job gets; default: WORKER_CPUS"
-    )
-    cpu_memory_mb: Positive = Field(
-        1769, description="MiB of memoryMb that bring one CPU (AWS Lambda's figure)"
-    )
+    cpu_min: PositiveFloat = Field(0.5, description="CPUs of the smallest job")
+    cpu_max: PositiveFloat | None = Field(None, description="CPUs of the largest job; default: WORKER_CPUS")
+    cpu_memory_mb: Positive = Field(1769, description="memoryMb for one CPU, MiB (the value of AWS Lambda)")
     cpu_burst: float = Field(
-        2, ge=1, le=100, description="a job may use so many times its CPUs while they are free"
+        2, ge=1, le=100, description="factor by which a job may exceed its CPUs while others are free"
     )
     function_max_share: float = Field(
         0.75,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="most of the memory and CPUs that one function's jobs and builds may hold together (one "
-        "job at least); 1 for a worker of one function",
+        description="largest part of the memory and CPUs for the jobs and builds of one function "
+        "(one job always fits); 1 for a worker of one function",
     )
     max_attempts: Positive = Field(5, description="attempts at a job that fails by the platform's fault")
-    retry_base_seconds: PositiveFloat = Field(
-        2, description="first delay before such a job comes back, seconds"
-    )
+    retry_base_seconds: PositiveFloat = Field(2, description="first delay before the next attempt, seconds")
     retry_max_seconds: float = Field(
-        300, gt=0, le=_MAX_HELD_S, allow_inf_nan=False, description="longest such delay, seconds"
+        300,
+        gt=0,
+        le=_MAX_HELD_S,
+        allow_inf_nan=False,
+        description="longest delay before the next attempt, seconds",
     )
     drain_seconds: int = Field(
-        120, ge=0, le=_MAX_HELD_S, description="how long a stopping worker lets jobs finish, seconds"
+        120,
+        ge=0,
+        le=_MAX_HELD_S,
+        description="time for running jobs to finish when the worker stops, seconds",
     )
     interruption_notices: Literal["none", "ec2"] = Field(
-        "none", description="ec2: drain when EC2 or its Auto Scaling is about to take the instance away"
+        "none", description="ec2: drain when EC2 or its Auto Scaling is about to terminate the instance"
     )
-    locale: Locale = Field("ko", description="language of a result's texts, unless the job has a `locale`")
+    locale: Locale = Field(
+        "ko", description="language of the texts in a result, unless the job has a `locale`"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="least level that is logged"
+        "INFO", description="lowest level that is logged"
     )
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="auto: text on a terminal, else JSON"
+        "auto", description="auto: text on a terminal, JSON elsewhere"
     )
 
     # --- containers
     docker_work_dir_root: Path = Field(
         Path("/tmp/tasks"),  # noqa: S108 - the contract's default
-        description="folder for slot folders and spooled outputs",
+        description="folder for work directories and staged outputs",
     )
     docker_python_image: str = Field("nanoagent-python:latest", description="image of the Python runtime")
     docker_nodejs_image: str = Field("nanoagent-nodejs:latest", description="image of the Node.js runtime")
@@ -280,18 +291,18 @@ class Settings(BaseSettings):
     warm_pool_cpp_size: NotNegative = Field(1, description="containers kept ready for C++")
     warm_pool_go_size: NotNegative = Field(1, description="containers kept ready for Go")
     container_idle_seconds: Positive = Field(
-        300, description="a bound container unused for so long is retired"
+        300, description="time after which an unused bound container is retired, seconds"
     )
     container_max_runs: Positive = Field(
-        1000, description="runs after which a container is retired; 1: never shared"
+        1000, description="runs after which a container is retired; 1: no reuse"
     )
     container_sharing: Literal["function", "worker", "never"] = Field(
         "function",
-        description="whom a container may serve: one function, every function of this worker (needs L2), "
-        "or one run",
+        description="scope of a container: one function, all functions of this worker (requires "
+        "L2), or one run (never)",
     )
     min_isolation: Literal["L2", "L1", "L0"] = Field(
-        "L1", description="lowest level of isolation to start with; L2: a sandbox for each run"
+        "L1", description="lowest isolation level at which the worker starts; L2: a sandbox for each run"
     )
     container_apparmor_profile: str = Field(
         "nanoagent",
@@ -301,43 +312,48 @@ class Settings(BaseSettings):
     docker_runtime: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
-        description="runtime that containers are made with, as `docker info` names it (runsc, kata-runtime, "
-        "…; docs/outer-walls.md); default: Docker's default runtime",
+        description="runtime of the containers, as listed by `docker info` (runsc, kata-runtime, …; "
+        "docs/outer-walls.md); default: Docker's default runtime",
     )
     python_preload: str = Field(
         "auto",
         pattern=r"^(auto|none|[A-Za-z_][A-Za-z0-9_.]*(,[A-Za-z_][A-Za-z0-9_.]*)*)$",
-        description="modules that Python has ready: auto (those large ones that a function's code imports), "
-        "none, or names with commas, for every function",
+        description="modules that Python imports before a run: auto (large modules that the "
+        "function's code imports), none, or names for all functions, separated by "
+        "commas",
     )
-    container_max_age_seconds: Positive = Field(3600, description="age at which a container is retired")
+    container_max_age_seconds: Positive = Field(
+        3600, description="age at which a container is retired, seconds"
+    )
     container_uid_base: int = Field(
         1_900_000_000,
         ge=1000,
         le=1_900_000_000,
-        description="each container runs under a user id of its own, from here upward; 20000, say, for a "
-        "Docker that remaps user ids",
+        description="lowest user ID of the containers, each of which has a different one; for "
+        "example 20000 for a Docker that remaps user IDs",
     )
     max_processes: int = Field(256, ge=8, description="processes and threads of a run")
     max_open_files: int = Field(1024, ge=16, description="open files of a process")
-    max_file_mb: Positive = Field(512, description="largest file a run may write, MiB")
+    max_file_mb: Positive = Field(512, description="largest file that a run may write, MiB")
     tmp_max_mb: Positive = Field(512, description="size of /tmp, MiB (counts as memory)")
     work_max_mb: Positive = Field(
-        512, description="how much a run may write to its working directory, MiB (counts as memory)"
+        512, description="data that a run may write to its working directory, MiB (counts as memory)"
     )
     output_dir_max_mb: Positive = Field(512, description="size of /output, MiB (counts as memory)")
-    max_inodes: int = Field(16384, ge=64, le=1_000_000, description="files in each of these")
+    max_inodes: int = Field(16384, ge=64, le=1_000_000, description="files in each of these directories")
 
     # --- what a run may leave behind
-    max_output_bytes: int = Field(256 * 1024, ge=1024, description="stdout and stderr kept, bytes each")
+    max_output_bytes: int = Field(
+        256 * 1024, ge=1024, description="stdout and stderr that are kept, bytes each"
+    )
     output_max_files: NotNegative = Field(100, description="output files uploaded per run")
     output_max_file_mb: Positive = Field(64, description="largest output file, MiB")
     output_max_total_mb: Positive = Field(256, description="all output files of a run together, MiB")
     output_url_style: Literal["plain", "presigned"] = Field(
-        "plain", description="how output files are linked"
+        "plain", description="form of the links to output files"
     )
     output_url_expires_seconds: int = Field(
-        3600, ge=1, le=604800, description="life of a presigned link, seconds"
+        3600, ge=1, le=604800, description="validity of a presigned link, seconds"
     )
 
     # --- code
@@ -346,26 +362,27 @@ class Settings(BaseSettings):
     )
     min_free_disk_mb: NotNegative = Field(
         256,
-        description="no jobs are taken while less is free on the disks of CODE_CACHE_DIR and "
-        "DOCKER_WORK_DIR_ROOT, MiB; 0: not looked at",
+        description="free space on the disks of CODE_CACHE_DIR and DOCKER_WORK_DIR_ROOT below which "
+        "the worker takes no jobs, MiB; 0: not checked",
     )
     code_cache_mb: Positive = Field(
-        4096, description="size of the code cache, MiB; likewise of the programs'"
+        4096, description="size of the code cache, MiB; the program cache has the same size"
     )
     code_fresh_seconds: float = Field(
         1,
         ge=0,
         allow_inf_nan=False,
-        description="S3 is not asked again for so long whether code has changed, seconds; 0: for every job",
+        description="time for which the worker does not ask S3 again whether code has changed, "
+        "seconds; 0: it asks for every job",
     )
     code_max_zip_mb: Positive = Field(250, description="largest code zip, MiB")
     code_max_unpacked_mb: Positive = Field(512, description="largest unpacked code, MiB")
-    code_max_file_mb: Positive = Field(250, description="largest file in it, MiB")
-    code_max_entries: Positive = Field(100_000, description="files and folders in it")
-    build_timeout_seconds: Positive = Field(120, description="time a build may take, seconds")
-    build_memory_mb: int = Field(1024, ge=256, description="memory a build may take, MiB")
+    code_max_file_mb: Positive = Field(250, description="largest file in unpacked code, MiB")
+    code_max_entries: Positive = Field(100_000, description="files and folders in unpacked code")
+    build_timeout_seconds: Positive = Field(120, description="longest duration of a build, seconds")
+    build_memory_mb: int = Field(1024, ge=256, description="memory of a build, MiB")
     build_cpus: PositiveFloat = Field(
-        1, description="CPUs that a build counts with; while more are free, it may use them"
+        1, description="CPUs reserved for a build; it may use more while they are free"
     )
 
     failure_memory_seconds: float = Field(
@@ -373,99 +390,108 @@ class Settings(BaseSettings):
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="a build that failed, and code that kills its containers, is answered from memory for so "
-        "long, seconds; 0: tried for every job",
+        description="time for which the failure cache answers for failed builds and for code that "
+        "kills its containers, seconds; 0: never",
     )
 
     # --- AI client
     ai_endpoint: str | None = Field(
         None,
-        description="model server that the AI client's gateway forwards to: an Ollama server, or the base "
-        "URL that the openai client takes",
+        description="model server of the AI gateway: an Ollama server, or a base URL as for the "
+        "openai client",
     )
-    ai_api_key: str | None = Field(None, description="its key, if it wants one", repr=False)
+    ai_api_key: str | None = Field(None, description="key of that server, if it requires one", repr=False)
     ai_upstreams: str | None = Field(
         None,
-        description='further model servers, asked first: JSON, `[{"url": …, "models": ["gpt-*"], "api": '
-        '"openai", "key_env": "OPENAI_KEY"}]`; `api` is openai, ollama or auto, and `key` may stand in '
-        "place of `key_env`",
+        description='more model servers, with priority over AI_ENDPOINT: JSON, `[{"url": …, '
+        '"models": ["gpt-*"], "api": "openai", "key_env": "OPENAI_KEY"}]`; `api` is '
+        "openai, ollama or auto, and `key` may replace `key_env`",
         repr=False,
     )
-    ai_model: str = Field("llama3:8b", description="model of a job that names none")
+    ai_model: str = Field("llama3:8b", description="model of a job without `modelId`")
     ai_models: str = Field(
-        "*", min_length=1, description="models that functions may use: names with commas, * for any part"
+        "*",
+        min_length=1,
+        description="models that functions may use: names separated by commas; * matches any text",
     )
-    ai_max_tokens: NotNegative = Field(
-        0, description="tokens that a run may use, prompts and answers; 0: any number"
-    )
+    ai_max_tokens: NotNegative = Field(0, description="tokens of a run, prompts and answers; 0: unlimited")
     ai_function_tokens_per_minute: NotNegative = Field(
-        0, description="tokens that all runs of a function on this worker may use a minute; 0: any number"
+        0, description="tokens per minute of all runs of a function on this worker; 0: unlimited"
     )
-    ai_max_requests: NotNegative = Field(
-        1000, description="requests that a run may make to models; 0: any number"
-    )
-    ai_max_concurrent: Positive = Field(8, description="how many of them at a time")
+    ai_max_requests: NotNegative = Field(1000, description="requests of a run to models; 0: unlimited")
+    ai_max_concurrent: Positive = Field(8, description="requests of a run to models at a time")
     ai_max_request_bytes: int = Field(
-        8 * 1024 * 1024, ge=1024, le=64 * _MIB, description="largest of these requests, bytes"
+        8 * 1024 * 1024, ge=1024, le=64 * _MIB, description="largest request to a model, bytes"
     )
     ai_max_bytes: NotNegative = Field(
-        256 * 1024 * 1024, description="requests and answers of a run together, bytes; 0: any number"
+        256 * 1024 * 1024, description="requests and answers of a run together, bytes; 0: unlimited"
     )
-    ai_timeout_seconds: PositiveFloat = Field(300, description="time that one request may take, seconds")
+    ai_timeout_seconds: PositiveFloat = Field(300, description="longest duration of one request, seconds")
     ai_drain_seconds: float = Field(
         10,
         ge=0,
         allow_inf_nan=False,
-        description="how long an answer that a job has hung up on is read on, for its tokens, seconds",
+        description="time for which an answer is read on for its tokens after the job has closed "
+        "the connection, seconds",
     )
     ai_remote_tools: bool = Field(
         False,
-        description="functions may have a model server fetch URLs, search, run tools, and read what is "
-        "stored there",
+        description="allow functions to use the tools of a model server: fetch URLs, search, run "
+        "tools, read stored data",
     )
     ai_record: Literal["off", "store"] = Field(
-        "off", description="store: what a run and its models said is uploaded beside its outputs"
+        "off", description="store: upload the model requests of a run and the answers beside its output files"
     )
     ai_replay: Path | None = Field(
-        None, description="folder of such files; models are not asked, the answers come from there"
+        None, description="folder of such recordings; they answer requests in place of model servers"
     )
 
     # --- what runs may reach
     network: NetworkPolicy = Field(
         NetworkPolicy.AI,
-        description="none: nothing; ai: models, through the gateway; egress: the internet as well; a job may "
-        "ask for less (`network`)",
+        description="none: no connections; ai: models, through the gateway; egress: the internet as "
+        "well; a job can ask for less (`network`)",
     )
     network_max_connections: Positive = Field(
-        64, description="connections of a run at a time, to the gateway and the internet; more wait"
+        64, description="connections of a run at a time, to the gateway and the internet; further ones wait"
     )
     egress_allow: str = Field(
         "*",
-        description="hosts that runs may reach: names, *.suffixes, or * for all; separated by commas",
+        description="hosts that runs may connect to: names, *.suffixes, or * for all; separated by commas",
     )
     egress_deny: str = Field(
-        "", description="networks (CIDR) that they may not, besides private ones; separated by commas"
+        "",
+        description="networks (CIDR) that runs may not connect to, in addition to private ones; "
+        "separated by commas",
     )
-    egress_ports: str = Field("80,443", description="TCP ports that they may connect to; separated by commas")
-    egress_max_mb: Positive = Field(1024, description="what a run may send and receive there together, MiB")
+    egress_ports: str = Field("80,443", description="TCP ports that runs may connect to; separated by commas")
+    egress_max_mb: Positive = Field(1024, description="data that a run may send and receive together, MiB")
 
     # --- what it tests
     selftest_interval_seconds: NotNegative = Field(
         3600,
-        description="the guards are attacked before the first job and then so often, seconds; 0: never",
+        description="interval of the self-test, which also runs before the first job, seconds; 0: never",
     )
 
     # --- what it tells
-    metrics_host: str = Field("0.0.0.0", description="address of metrics and health")  # noqa: S104 - scraped from outside
-    metrics_port: int = Field(8000, ge=0, le=65535, description="its port; 0: any free one")
-    cloudwatch_enabled: bool = Field(True, description="send peak memory to CloudWatch")
-    cloudwatch_interval_seconds: PositiveFloat = Field(60, description="how often, seconds")
-    price_per_gb_second: Decimal = Field(
-        Decimal("0.0000166667"), ge=0, description="price of memory, for the savings shown (AWS Lambda x86)"
+    metrics_host: str = Field("0.0.0.0", description="address for metrics and health checks")  # noqa: S104 - scraped from outside
+    metrics_port: int = Field(
+        8000, ge=0, le=65535, description="port for metrics and health checks; 0: any free port"
     )
-    price_per_request: Decimal = Field(Decimal("0.0000002"), ge=0, description="price of a request")
-    price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both")
-    savings_runs: Positive = Field(1_000_000, description="runs that the savings are shown for")
+    cloudwatch_enabled: bool = Field(True, description="send the peak memory of runs to CloudWatch")
+    cloudwatch_interval_seconds: PositiveFloat = Field(
+        60, description="interval of sending to CloudWatch, seconds"
+    )
+    price_per_gb_second: Decimal = Field(
+        Decimal("0.0000166667"),
+        ge=0,
+        description="price of one GB-second of memory, for the savings in results (AWS Lambda x86)",
+    )
+    price_per_request: Decimal = Field(
+        Decimal("0.0000002"), ge=0, description="price of one request, for the savings in results"
+    )
+    price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both prices")
+    savings_runs: Positive = Field(1_000_000, description="runs that the savings refer to")
 
     @field_validator("sqs_queue_url", "sqs_dlq_url")
     @classmethod

@@ -107,7 +107,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "failure",
-        "the program was killed by a signal of its own making",
+        "a signal that the program caused itself ended it",
         Text(
             "The exit code is 128 + the signal's number; 139 is a bad memory access, 134 an abort.",
             "종료 코드는 128 + 시그널 번호입니다. 139는 잘못된 메모리 접근, 134는 abort입니다.",
@@ -143,7 +143,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "failure",
-        "a writable place was filled up, or a file reached the size limit",
+        "a writable directory was full, or a file reached the size limit",
         Text(
             "Write less, or fewer files, to /tmp, /output and the working directory, or have the limit raised"
             " that the message names.",
@@ -157,7 +157,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "failure",
-        "the run wanted more processes or threads than it may have",
+        "the run reached the limit on processes and threads",
         Text(
             "Start fewer processes and threads at a time, or have MAX_PROCESSES raised.",
             "동시에 만드는 프로세스와 스레드 수를 줄이거나 MAX_PROCESSES를 올려 달라고 요청하세요.",
@@ -169,7 +169,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "failure",
-        "the compiler refused the code; its words are in stderr",
+        "the compiler refused the code; its messages are in stderr",
         Text(
             "Read the compiler's message in stderr.",
             "stderr에 있는 컴파일러 메시지를 확인하세요.",
@@ -181,7 +181,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "failure",
-        "not a zip, a hostile zip, no entry file, or over a limit",
+        "the zip is invalid or hostile, has no entry file, or exceeds a limit",
         Text(
             "Upload a zip with main.py, index.js, main.cpp or main.go at its root.",
             "루트에 main.py, index.js, main.cpp, main.go 중 하나가 있는 zip을 올리세요.",
@@ -237,7 +237,7 @@ _FAILURES: Final = (
         _B.NOBODY,
         Settle.ACK,
         "cancelled",
-        "whoever sent the job called it off",
+        "the sender cancelled the job",
     ),
     Outcome(
         _E.INTERRUPTED,
@@ -245,7 +245,7 @@ _FAILURES: Final = (
         _B.PLATFORM,
         Settle.RELEASE,
         "interrupted",
-        "the job goes back to the queue, for one of the reasons of `worker_jobs_returned_total`",
+        "the worker could not finish the job; `worker_jobs_returned_total` counts the reasons",
     ),
 )
 
