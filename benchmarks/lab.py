@@ -22,12 +22,13 @@ from benchmarks.ours import AgentUnderTest, Call
 from nanoagent import agent as composition
 from nanoagent.config import Settings
 from nanoagent.container import cgroup
-from nanoagent.container.spec import LABEL_RUNTIME, LABEL_WORKER, MIB
+from nanoagent.container.spec import LABEL_RUNTIME, LABEL_WORKER
 from nanoagent.job import Runtime, parse_job
 from nanoagent.runner import environment_of
 from nanoagent.runtime.catalog import BUILT_PROGRAM, RECIPES
 from nanoagent.sender import pack
 from nanoagent.telemetry import logs
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

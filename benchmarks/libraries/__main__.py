@@ -28,6 +28,7 @@ from rich.table import Table
 from nanoagent.demo import AgentProcess, end_in_order
 from nanoagent.job import Runtime
 from nanoagent.local import EmbeddedStack
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _DEADLINE_S: Final = 300
 _HOT_RUNS: Final = 3
-_MIB: Final = 1024 * 1024
 _SHOWN_CHARACTERS: Final = 90
 _COLUMNS: Final = 6
 _INTERRUPTED: Final = 130  # exit code
@@ -96,7 +96,7 @@ class Bench:
             except install.InstallError as exc:
                 return Row(library.name, library.runtime, problem=f"not fetched: {exc}")
             content = archive.read_bytes()
-        row = Row(library.name, library.runtime, round(len(content) / _MIB, 1))
+        row = Row(library.name, library.runtime, round(len(content) / MIB, 1))
         key = f"{secrets.token_hex(6)}.zip"
         await self._stack.put_code(key, content)
         try:

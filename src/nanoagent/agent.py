@@ -36,7 +36,7 @@ from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import WorkerHome
-from nanoagent.container.spec import MIB, PAGE_BYTES, Limits
+from nanoagent.container.spec import PAGE_BYTES, Limits
 from nanoagent.disk import DiskRoom
 from nanoagent.errors import ConfigError, ContainerError, StorageError
 from nanoagent.executor import Executor, ExecutorParts
@@ -61,6 +61,7 @@ from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer
 from nanoagent.tuner import Prices, Tuner
+from nanoagent.units import MIB
 from nanoagent.worker.drain import DRAIN_TAIL_S
 from nanoagent.worker.parts import WorkerParts
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks

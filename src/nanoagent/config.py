@@ -35,8 +35,8 @@ from nanoagent.job import (
     Runtime,
 )
 from nanoagent.text import Locale
+from nanoagent.units import MIB
 
-_MIB: Final = 1024 * 1024
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
 _SLOT_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")  # see container.slot
 # For how long SQS lets one receipt be held, however often it is renewed: "SQS visibility timeout".
@@ -74,7 +74,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _machine_memory_mb() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
 
 
 def _default_worker_id() -> str:
@@ -421,10 +421,10 @@ class Settings(BaseSettings):
     ai_max_requests: NotNegative = Field(1000, description="requests of a run to models; 0: unlimited")
     ai_max_concurrent: Positive = Field(8, description="requests of a run to models at a time")
     ai_max_request_bytes: int = Field(
-        8 * 1024 * 1024, ge=1024, le=64 * _MIB, description="largest request to a model, bytes"
+        8 * MIB, ge=1024, le=64 * MIB, description="largest request to a model, bytes"
     )
     ai_max_bytes: NotNegative = Field(
-        256 * 1024 * 1024, description="requests and answers of a run together, bytes; 0: unlimited"
+        256 * MIB, description="requests and answers of a run together, bytes; 0: unlimited"
     )
     ai_timeout_seconds: PositiveFloat = Field(300, description="longest duration of one request, seconds")
     ai_drain_seconds: float = Field(
@@ -646,7 +646,7 @@ class Settings(BaseSettings):
                 f"at most {most_cpus:g}, the smaller one of CPU_MAX and WORKER_CPUS",
             ),
             (
-                self.result_spool_mb * _MIB < self.max_result_bytes,
+                self.result_spool_mb * MIB < self.max_result_bytes,
                 "RESULT_SPOOL_MB",
                 f"room for one result of MAX_RESULT_BYTES={self.max_result_bytes}",
             ),

@@ -36,6 +36,7 @@ from nanoagent.errors import ConfigError, PlatformError
 from nanoagent.job import Runtime
 from nanoagent.local import EmbeddedStack
 from nanoagent.sender import dev, language, pack
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -433,7 +434,7 @@ def _cells(result: dict[str, Any]) -> list[str]:
         return ["[dim]running …[/]", *([""] * 5)]
     color = "green" if result["status"] == "SUCCESS" else "red"
     peak, tuning = result["peakMemoryBytes"], result["tuning"]
-    peak_mib = "-" if peak is None else f"{peak / 1024 / 1024:.1f}"
+    peak_mib = "-" if peak is None else f"{peak / MIB:.1f}"
     tip_mib = "-" if tuning is None else tuning["recommendedMemoryMb"]
     files = [link.split("/outputs/", 1)[-1].split("/", 1)[-1] for link in result["outputFiles"]]
     return [

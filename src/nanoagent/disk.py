@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.units import MIB
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-_MIB: Final = 1024 * 1024
 _MOST_OF_ALL_FILES: Final = 0.1  # of a small file system, at most this part of all inodes has to be free
 _HOLDS_S: Final = 1.0
 
@@ -44,7 +45,7 @@ class DiskRoom:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders = dict(folders)
-        self._least_bytes = least_mb * _MIB
+        self._least_bytes = least_mb * MIB
         self._least_files = least_files
         self._make_room = make_room
         self._cache = cache
@@ -97,8 +98,8 @@ def _shortage(variable: str, folder: Path, least_bytes: int, least_files: int) -
     free = status.f_bavail * status.f_frsize
     if free < least_bytes:
         return (
-            f"{variable}: {free // _MIB} MiB are free on the disk of {folder}, fewer than "
-            f"MIN_FREE_DISK_MB={least_bytes // _MIB}; free some, or choose another folder"
+            f"{variable}: {free // MIB} MiB are free on the disk of {folder}, fewer than "
+            f"MIN_FREE_DISK_MB={least_bytes // MIB}; free some, or choose another folder"
         )
     if _few_files(status, least_files):
         return (

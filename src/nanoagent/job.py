@@ -17,11 +17,12 @@ from nanoagent.errors import Rejected, UnreadableMessage, one_line
 from nanoagent.object_names import bucket_hint
 from nanoagent.result import ErrorType
 from nanoagent.text import LOCALES, Locale, Text
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_MESSAGE_BYTES: Final = 1024 * 1024  # SQS's own limit since 2025-08, attributes included
+MAX_MESSAGE_BYTES: Final = MIB  # SQS's own limit since 2025-08, attributes included
 MIN_MEMORY_MB: Final = 32
 DEFAULT_MEMORY_MB: Final = 128
 MAX_TIMEOUT_MS: Final = 42_000_000  # below the 12 h for which SQS lets one receipt be held

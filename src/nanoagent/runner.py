@@ -22,7 +22,7 @@ from nanoagent.code import root as code_root
 from nanoagent.container import execution
 from nanoagent.container.execution import Control
 from nanoagent.container.policy import Binding
-from nanoagent.container.spec import MIB, RUN_USER
+from nanoagent.container.spec import RUN_USER
 from nanoagent.errors import PlatformError, Rejected, ReturnToQueue
 from nanoagent.failures import Failures
 from nanoagent.job import Runtime
@@ -33,6 +33,7 @@ from nanoagent.runtime import build_hint, error_line
 from nanoagent.runtime.catalog import OUTPUT_DIR, PAYLOAD_FILE, RECIPES
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.text import Text
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from nanoagent.network.listeners import Network
     from nanoagent.slots import Slots
 
-_MOST_SOURCE_BYTES: Final = 1024 * 1024
+_MOST_SOURCE_BYTES: Final = MIB
 # Go's collector does not know memoryMb: the heap may double between collections. Measured: with 90 %,
 # programs still ran out of memory although their live data took half of it. Stacks, code and files need the
 # rest.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.job import MIN_MEMORY_MB
 from nanoagent.result import ErrorType, Tuning
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from nanoagent.text import Locale
 
-_MIB: Final = 1024 * 1024
 _STEP_MB: Final = 16
 _HEADROOM_MB: Final = 16  # allocators and interpreters vary by some MiB from run to run
 _HEADROOM_PERCENT: Final = 20
@@ -50,7 +50,7 @@ class RunUsage:
     @property
     def peak_mb(self) -> int:
         """The peak in MiB, rounded up."""
-        return -(-self.peak_bytes // _MIB)
+        return -(-self.peak_bytes // MIB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +226,8 @@ class Tuner:
 
 def recommend(peak_bytes: int, max_memory_mb: int) -> int:
     """The size for a peak: 20 % or 16 MiB more, in steps of 16 MiB, from 32 MiB to `max_memory_mb`."""
-    headroom = max(-(-peak_bytes * _HEADROOM_PERCENT // 100), _HEADROOM_MB * _MIB)
-    steps = -(-(peak_bytes + headroom) // (_STEP_MB * _MIB))
+    headroom = max(-(-peak_bytes * _HEADROOM_PERCENT // 100), _HEADROOM_MB * MIB)
+    steps = -(-(peak_bytes + headroom) // (_STEP_MB * MIB))
     return min(max(steps * _STEP_MB, MIN_MEMORY_MB), max_memory_mb)
 
 
@@ -242,7 +242,7 @@ def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
             else (Verdict.OUT_OF_MEMORY, min(2 * limit, max_memory_mb))
         )
     recommended = recommend(usage.peak_bytes, max_memory_mb)
-    if usage.peak_bytes * 100 > limit * _MIB * _CLOSE_PERCENT:
+    if usage.peak_bytes * 100 > limit * MIB * _CLOSE_PERCENT:
         return (Verdict.CLOSE_AT_MAX, limit) if at_max else (Verdict.CLOSE, recommended)
     if usage.error_type in _CUT_SHORT:
         return Verdict.CUT_SHORT, None

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.container.spec import MIB
 from nanoagent.result import ErrorType, Isolation
+from nanoagent.units import MIB
 from support.adversarial import LEVELS, as_seen, yard
 from support.attacks import Attack, outcome_of
 

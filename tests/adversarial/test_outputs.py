@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from nanoagent import result as results
-from nanoagent.container.spec import MIB
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
 from nanoagent.result import ErrorType, Isolation, Result, Start, Status
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.telemetry.metrics import Metrics
+from nanoagent.units import MIB
 from support.adversarial import LIMITS, built, yard
 from support.fakes import make_settings
 from support.folder_store import FolderStore

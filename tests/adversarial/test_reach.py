@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.container.spec import MIB
 from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Isolation
+from nanoagent.units import MIB
 from support.adversarial import yard
 
 if TYPE_CHECKING:

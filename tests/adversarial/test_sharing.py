@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.container.policy import Sharing
-from nanoagent.container.spec import MIB
 from nanoagent.job import Runtime
 from nanoagent.result import ErrorType, Isolation, Start
 from nanoagent.runtime.catalog import RECIPES
+from nanoagent.units import MIB
 from support.adversarial import yard
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import pytest
 
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.slot import WorkerHome
-from nanoagent.container.spec import LABEL_WORKER, MIB
+from nanoagent.container.spec import LABEL_WORKER
 from nanoagent.errors import ContainerError
+from nanoagent.units import MIB
 from support.containers import spec_for, worker_home
 from support.fake_driver import FakeDriver
 

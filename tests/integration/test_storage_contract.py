@@ -14,6 +14,7 @@ from nanoagent.errors import StorageError, Superseded
 from nanoagent.storage import s3
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
 from nanoagent.storage.s3 import S3Store
+from nanoagent.units import MIB
 from support.folder_store import FolderStore
 from support.slow_server import slow_server
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from nanoagent.storage.base import ObjectStore
     from support.slow_server import Slowness
 
-MIB = 1024 * 1024
 GIVEN_UP_S = 90.0  # after which the test takes it that nobody ever gives up
 
 

@@ -18,8 +18,8 @@ import pytest_asyncio
 
 from nanoagent import finite, payload
 from nanoagent.container import execution
-from nanoagent.container.spec import MIB
 from nanoagent.result import ErrorType, Isolation, Start
+from nanoagent.units import MIB
 from support.containers import INTERPRETER, LIMITS, Bench, bench, request_for
 
 if TYPE_CHECKING:

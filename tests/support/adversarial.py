@@ -18,12 +18,13 @@ from nanoagent.container import execution
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
-from nanoagent.container.spec import MIB, Limits
+from nanoagent.container.spec import Limits
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.units import MIB
 from support.containers import Ran, image_of, request_for, worker_home
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import WorkerHome
-from nanoagent.container.spec import MIB, ContainerSpec, Limits
+from nanoagent.container.spec import ContainerSpec, Limits
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
 from nanoagent.runtime.wire import RunRequest
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

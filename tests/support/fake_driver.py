@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.policy import PoolPolicy
-from nanoagent.container.spec import MIB, Limits
+from nanoagent.container.spec import Limits
 from nanoagent.errors import ContainerError
 from nanoagent.job import Runtime
 from nanoagent.runtime import wire
+from nanoagent.units import MIB
 from support.fake_supervisor import FakeSupervisor, Script
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ import pytest
 
 from nanoagent.code.archive import ArchiveLimits, extract
 from nanoagent.errors import Rejected
+from nanoagent.units import MIB
 from support.archives import KIB, SIBLING, check_refusal, described, tree_of, tried
 from support.zips import (
     ENCRYPTED,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-MIB: Final = 1024 * KIB
 LIMITS: Final = ArchiveLimits(zip_bytes=8 * MIB, unpacked_bytes=16 * MIB, file_bytes=8 * MIB, entries=1000)
 UNLIMITED: Final = ArchiveLimits(10**9, 10**9, 10**9, 10**6)
 ALL_ONES: Final = 0xFFFF_FFFF

@@ -17,6 +17,7 @@ from nanoagent.code import refusals, unpacking
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
 from nanoagent.code.entries import Kind
 from nanoagent.errors import Rejected
+from nanoagent.units import MIB
 from support.archives import check_links, check_refusal, tree_of
 from support.zips import RawEntry, raw_zip, symlink
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from nanoagent.code.refusals import Rule
 
-MIB: Final = 1024 * 1024
 LIMITS: Final = ArchiveLimits(MIB, MIB, MIB, 1000)
 
 

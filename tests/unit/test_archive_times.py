@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from nanoagent.code.archive import ArchiveLimits, extract
+from nanoagent.units import MIB
 from support.zips import RawEntry, extra_field, raw_zip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MIB: Final = 1024 * 1024
 LIMITS: Final = ArchiveLimits(MIB, MIB, MIB, 1000)
 S: Final = 1_000_000_000
 IN_2024: Final = 1_704_067_201  # an odd second, which a DOS time cannot say

@@ -10,6 +10,7 @@ import pytest
 
 from nanoagent.container import cgroup
 from nanoagent.container.cgroup import ControlGroup, ControlGroupV1, ControlGroupV2, MemoryUse, RunMeter
+from nanoagent.units import MIB
 
 # Recorded: Debian 12 with Docker 20.10 and cgroup v1, the unified hierarchy mounted beside it and empty.
 V1_CGROUP = """\
@@ -43,7 +44,6 @@ V2_MOUNTS = """\
 # CentOS 7 and others join controllers in one mount.
 JOINED_MOUNTS = "32 31 0:29 / {root}/cpu,cpuacct rw,nosuid shared:15 - cgroup cgroup rw,cpu,cpuacct\n"
 
-MIB = 1024 * 1024
 V1_FILES = {
     "memory/docker/4c1f": {
         "memory.usage_in_bytes": f"{50 * MIB}\n",

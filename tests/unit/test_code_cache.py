@@ -29,6 +29,7 @@ from nanoagent.errors import PlatformError, Rejected, StorageError
 from nanoagent.result import ErrorType
 from nanoagent.storage.base import Absence, ObjectMissing
 from nanoagent.threads import in_thread
+from nanoagent.units import MIB
 from support.folder_store import FolderStore
 from support.waiting import eventually
 from support.zips import make_zip, raw_zip, symlink
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 KIB = 1024
-MIB = 1024 * 1024
 LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=4 * MIB, file_bytes=4 * MIB, entries=100)
 ROOM = 64 * MIB
 KEY = "f" * 64

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.disk import DiskRoom
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MIB = 1024 * 1024
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount a small file system takes root")
 
 

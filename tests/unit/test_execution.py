@@ -17,6 +17,7 @@ from nanoagent.result import ErrorType, Start
 from nanoagent.runtime import session, stream, wire
 from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.wire import ExitFlag
+from nanoagent.units import MIB
 from support import fake_supervisor as says
 from support.containers import request_for, spec_for, worker_home
 from support.fake_driver import FakeDriver
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-MIB = 1024 * 1024
 ONLY = request_for(b"{}", prepare_next=False)
 
 

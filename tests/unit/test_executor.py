@@ -40,6 +40,7 @@ from nanoagent.slots import Budget, Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.text import Locale, Text
 from nanoagent.tuner import Prices, Tuner
+from nanoagent.units import MIB
 from support.fakes import DEADLINE_S, FakePool, make_job, make_settings
 from support.folder_store import FolderStore
 from support.zips import make_zip
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     Run = Callable[[Lease, RunRequest, Path], Awaitable[Execution]]
 
 HANGUL = re.compile("[가-힣]")
-MIB = 1024 * 1024
 LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100)
 CODE = {
     Runtime.PYTHON: {"main.py": "print(1)"},

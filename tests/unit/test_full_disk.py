@@ -13,6 +13,7 @@ import pytest
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.errors import PlatformError, StorageError
+from nanoagent.units import MIB
 from support.folder_store import FolderStore
 from support.zips import make_zip
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIB = 1024
-MIB = 1024 * KIB
 LIMITS = ArchiveLimits(zip_bytes=4 * MIB, unpacked_bytes=4 * MIB, file_bytes=4 * MIB, entries=9)
 SIZE = 900 * KIB  # a zip and its tree fit, beside another tree they do not
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount a small file system takes root")

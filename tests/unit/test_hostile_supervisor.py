@@ -27,6 +27,7 @@ from nanoagent.result import ErrorType, Start
 from nanoagent.runtime import session as session_module
 from nanoagent.runtime import wire
 from nanoagent.runtime.session import Session
+from nanoagent.units import MIB
 from support import fake_supervisor as says
 from support.containers import LIMITS, request_for
 
@@ -39,7 +40,6 @@ SPEC = SimpleNamespace(limits=LIMITS)
 WAIT_S: Final = 30.0  # a hang is a failure; nothing is measured by it
 SHORT_S: Final = 0.3
 DRIP_S: Final = 0.005
-MIB: Final = 1024 * 1024
 REQUEST: Final = request_for(
     b"{}",
     timeout_ms=100,

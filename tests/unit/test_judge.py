@@ -14,6 +14,7 @@ from nanoagent.job import Runtime
 from nanoagent.result import OUTCOMES, Blame, ErrorType
 from nanoagent.runtime.session import Captured, Collected, exit_code_of, signal_of
 from nanoagent.runtime.wire import ExitFlag, ExitReport, RunRequest
+from nanoagent.units import MIB
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
@@ -31,7 +32,6 @@ REQUEST = RunRequest(
     output_max_total_bytes=1,
     prepare_next=True,
 )
-MIB = 1024 * 1024
 LIMITS = Limits(processes=99, tmp_bytes=11 * MIB, work_bytes=22 * MIB, output_bytes=33 * MIB, inodes=444)
 NO_FLAGS = ExitFlag(0)
 CALM = MemoryUse(peak_bytes=1, oom_kills=0, refused_processes=0)

@@ -19,7 +19,6 @@ from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import Slot
-from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError, PlatformError, ReturnToQueue
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation, Start
@@ -27,6 +26,7 @@ from nanoagent.returns import ReturnReason
 from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.units import MIB
 from support.containers import worker_home
 from support.fake_driver import FakeDriver, fake_policy
 from support.fake_supervisor import Script, hello, ready

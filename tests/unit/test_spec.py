@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from nanoagent.container.spec import MIB, SECCOMP_PROFILES, ContainerSpec, Limits, create_body
+from nanoagent.container.spec import SECCOMP_PROFILES, ContainerSpec, Limits, create_body
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
+from nanoagent.units import MIB
 
 SPEC = ContainerSpec(
     runtime=Runtime.PYTHON,

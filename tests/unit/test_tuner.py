@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nanoagent.job import MIN_MEMORY_MB
 from nanoagent.result import ErrorType, Tuning
 from nanoagent.tuner import _TIPS, Prices, RunUsage, Tuner, Verdict, judge, recommend
+from nanoagent.units import MIB
 
-MIB = 1024 * 1024
 MAX_MB = 10_240
 PRICES = Prices(Decimal("0.0000166667"), Decimal("0.0000002"), "USD", 1_000_000)
 FREE = Prices(Decimal(0), Decimal(0), "USD", 1_000_000)

@@ -34,7 +34,6 @@ from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe
 from nanoagent.container.pool import Pool
-from nanoagent.container.spec import MIB
 from nanoagent.executor import Executor, ExecutorParts
 from nanoagent.job import Runtime
 from nanoagent.outputs import OutputUploader
@@ -46,6 +45,7 @@ from nanoagent.telemetry import logs
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.tuner import Prices, Tuner
+from nanoagent.units import MIB
 from support.containers import worker_home
 from support.fakes import make_job, make_settings
 from support.folder_store import FolderStore

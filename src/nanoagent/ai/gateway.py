@@ -32,6 +32,7 @@ from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.share import REQUEST_S, LoopShare
 from nanoagent.ai.upstreams import UpstreamFailed
 from nanoagent.network.pace import Pace
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     import socket
@@ -59,11 +60,11 @@ _PIECE: Final = 16 * 1024  # of an answer: lines of two bytes take some 10 ms to
 _NEWS_PER_S: Final = 1 / 30  # about model servers, in the log
 _NEWS_BURST: Final = 20
 _LIST_S: Final = 10.0
-_LIST_BYTES: Final = 4 * 1024 * 1024
+_LIST_BYTES: Final = 4 * MIB
 _MOST_LISTED: Final = 4096  # models of one upstream
 _MOST_IN_LIST: Final = 300_000  # commas of its list: some 70 for each model; takes 30 ms to read
 _ERROR_BYTES: Final = 64 * 1024
-_ALL_BODIES: Final = 128 * 1024 * 1024  # each is in memory about twice while it is forwarded
+_ALL_BODIES: Final = 128 * MIB  # each is in memory about twice while it is forwarded
 _NANOAGENT_VERSION: Final = b'{"version":"0.0.0"}'  # where no upstream is Ollama
 _QUIET: Final = logging.getLogger("nanoagent.ai.http")
 _QUIET.disabled = True  # whatever a hostile client provokes is no news of the worker's
@@ -82,7 +83,7 @@ class GatewayLimits:
 
     run: RunLimits = field(default_factory=RunLimits)
     function_tokens_per_minute: int = 0
-    request_bytes: int = 8 * 1024 * 1024
+    request_bytes: int = 8 * MIB
     timeout_s: float = 300
     drain_s: float = 10
     remote_tools: bool = False

@@ -13,6 +13,7 @@ import msgspec
 
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import UpstreamFailed, matches, read_up_to
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import HttpUpstream
 
 _DEADLINE_S: Final = 10.0
-_MOST_BYTES: Final = 4 * 1024 * 1024
+_MOST_BYTES: Final = 4 * MIB
 _MOST_NAMED: Final = 5
 _OPENAIS: Final = "/v1/models"
 _OLLAMAS: Final = "/api/tags"

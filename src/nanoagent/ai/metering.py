@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from nanoagent.ai.refusals import Api
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from nanoagent.ai.calls import Call
 
-_MAX_LINE: Final = 4 * 1024 * 1024  # Ollama's last line has the whole context, 7 bytes a token
-_MAX_DOCUMENT: Final = 4 * 1024 * 1024  # larger are vectors only, which have their usage at the end
+_MAX_LINE: Final = 4 * MIB  # Ollama's last line has the whole context, 7 bytes a token
+_MAX_DOCUMENT: Final = 4 * MIB  # larger are vectors only, which have their usage at the end
 _MAX_CHOICES: Final = 64 * 1024  # of a chunk: 5 ms to read; larger are one token with many alternatives
 _TAIL: Final = 4096
 _MOST_TOKENS: Final = 10**9  # of one answer; beyond that it is no count

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from nanoagent.ai.upstreams import Answer, UpstreamFailed
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_MAX_EXCHANGE: Final = 4 * 1024 * 1024
-_MAX_FILE: Final = 32 * 1024 * 1024
+_MAX_EXCHANGE: Final = 4 * MIB
+_MAX_FILE: Final = 32 * MIB
 _PIECE: Final = 16 * 1024
 # The gateway adds and takes these itself.
 _NOT_COMPARED: Final = frozenset({"stream_options", "keep_alive"})

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
 
+from nanoagent.units import MIB
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
@@ -58,7 +60,7 @@ _FIXED: Final = {
     "redirect": (307, {"Location": "/api/version"}, b""),
     "garbage": (200, {"Content-Type": "application/octet-stream"}, _GARBAGE),
 }
-_MAX_BODY: Final = 64 * 1024 * 1024
+_MAX_BODY: Final = 64 * MIB
 _NUMBER: Final = re.compile(r"count to (\d+)")
 
 

@@ -26,6 +26,7 @@ import msgspec
 from nanoagent.ai.calls import ROUTES
 from nanoagent.ai.refusals import Refused
 from nanoagent.ai.upstreams import UpstreamFailed
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
     from nanoagent.ai.calls import Call, Route
     from nanoagent.ai.metering import Tally
 
-_MAX_LINE: Final = 4 * 1024 * 1024  # of a stream
-_MAX_TEXT: Final = 8 * 1024 * 1024  # of a whole answer: two million tokens
-_MAX_VECTORS: Final = 64 * 1024 * 1024  # 2,048 texts (OpenAI's most) of 1,536 numbers are about 45 MB
+_MAX_LINE: Final = 4 * MIB  # of a stream
+_MAX_TEXT: Final = 8 * MIB  # of a whole answer: two million tokens
+_MAX_VECTORS: Final = 64 * MIB  # 2,048 texts (OpenAI's most) of 1,536 numbers are about 45 MB
 _MAX_PARTS: Final = 1024 * 1024  # of a text that comes in parts
 _MOST_OBJECTS: Final = 200_000  # of a whole answer; each takes many times its bytes while it is read
 _MOST_IN_LINE: Final = 4096  # objects in a line of a stream: about 20 ms; servers send one token in a line
 _MOST_CALLS_SENT: Final = 4096  # tool calls in all messages of a request
 _MOST_CALLS: Final = 1024  # tool calls of an answer
-_MAX_CALLS: Final = 1024 * 1024  # bytes of the names and arguments of an answer's tool calls
+_MAX_CALLS: Final = MIB  # bytes of the names and arguments of an answer's tool calls
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"

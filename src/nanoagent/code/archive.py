@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from nanoagent.code import layout, refusals, unpacking
 from nanoagent.code.entries import MAX_NAME_BYTES, Kind, Naming, Places, entry_of
 from nanoagent.code.refusals import refused
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
 
     from nanoagent.code.entries import Entry
 
-_MIB: Final = 1024 * 1024
 # zipfile takes time by the square of it: 13 s for an archive of 46 MB. Known fields take less than 2 KiB
 # together, a Unicode path of the longest name that is taken included.
 _EXTRA_BYTES: Final = 4096
 # zipfile reads the directory at once. An ordinary entry takes 100 to 250 bytes of it.
-_DIRECTORY_BYTES: Final = 16 * _MIB
+_DIRECTORY_BYTES: Final = 16 * MIB
 _DIRECTORY_ENTRY_BYTES: Final = 512
 
 # General purpose bits, APPNOTE 4.4.4.
@@ -131,7 +131,7 @@ def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> layout.Tree:
     """Check all entries; returns the tree to write."""
     size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
-        raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / _MIB)
+        raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / MIB)
     entries, directory_at = _directory(file, limits)
     tree = _tree_of(entries, limits)
     _check_layout(entries, file, size, directory_at)
@@ -246,7 +246,7 @@ def _tree_of(entries: list[Entry], limits: ArchiveLimits) -> layout.Tree:
         if place is not None:
             tree.add(entry, place)
     if total > limits.unpacked_bytes:
-        raise refused(refusals.UNPACKED_TOO_LARGE, limit_mb=limits.unpacked_bytes / _MIB)
+        raise refused(refusals.UNPACKED_TOO_LARGE, limit_mb=limits.unpacked_bytes / MIB)
     return tree
 
 
@@ -263,7 +263,7 @@ def _check_size(entry: Entry, limits: ArchiveLimits) -> None:
     if entry.kind is Kind.LINK and not 0 < entry.bytes <= MAX_NAME_BYTES:
         raise refused(refusals.LINK_TEXT, name=entry.name)
     if entry.bytes > limits.file_bytes:
-        limit_mb = limits.file_bytes / _MIB
+        limit_mb = limits.file_bytes / MIB
         raise refused(refusals.FILE_TOO_LARGE, name=entry.name, size=entry.bytes, limit_mb=limit_mb)
     if entry.method == zipfile.ZIP_STORED and entry.packed_bytes != entry.bytes:
         raise refused(refusals.SIZES_DIFFER, name=entry.name)

@@ -34,6 +34,7 @@ from nanoagent.result import ErrorType
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, shown
 from nanoagent.text import Text
 from nanoagent.threads import in_thread
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_MIB: Final = 1024 * 1024
 # The loop has a handful of threads, which every other job wants for a moment, and an archive may take one of
 # them for seconds and hundreds of megabytes.
 _PARALLEL_UNPACKINGS: Final = 2
@@ -240,7 +240,7 @@ class CodeCache:
             tell("code not found", reason=str(exc))
             raise rejection(bucket, key, exc) from exc
         except ObjectTooLarge as exc:
-            raise refused(refusals.ZIP_TOO_LARGE, limit_mb=self._limits.zip_bytes / _MIB) from exc
+            raise refused(refusals.ZIP_TOO_LARGE, limit_mb=self._limits.zip_bytes / MIB) from exc
         if etag is None:
             return None
         with disk_errors(self._root):

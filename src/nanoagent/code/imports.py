@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.root import is_leftover
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -31,7 +32,7 @@ _COMPANY: Final = {
 
 _MAX_ENTRIES: Final = 20_000
 _MAX_FILES: Final = 200
-_MAX_BYTES: Final = 1024 * 1024
+_MAX_BYTES: Final = MIB
 # `import a.b as c, d` and `from a.b import c`, perhaps indented; relative ones are the code's own.
 _STATEMENT: Final = re.compile(
     rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([^#;\r\n]+))", re.MULTILINE

@@ -6,8 +6,8 @@ import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer

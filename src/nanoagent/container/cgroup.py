@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from nanoagent.container import capability
+from nanoagent.units import MIB
 
 _CPU_PERIOD_US: Final = 100_000  # the kernel's default
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same
@@ -305,7 +306,7 @@ class ControlGroupV2(ControlGroup):
             self._peak = -1
 
 
-_SMALL_RUN_BYTES: Final = 2 * 1024 * 1024
+_SMALL_RUN_BYTES: Final = 2 * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent.container.cgroup import MemoryUse, RunMeter
-from nanoagent.container.spec import MIB
 from nanoagent.errors import ContainerError
 from nanoagent.result import ErrorType
 from nanoagent.runtime import error_line, session, stream
@@ -20,6 +19,7 @@ from nanoagent.runtime.catalog import PROGRAM_PATH
 from nanoagent.runtime.session import Collected
 from nanoagent.runtime.wire import ExitFlag, ExitReport
 from nanoagent.text import Text
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     import signal

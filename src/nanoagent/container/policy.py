@@ -13,8 +13,8 @@ from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.container.spec import MIB
 from nanoagent.result import Isolation
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

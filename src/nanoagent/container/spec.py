@@ -8,6 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.result import Isolation
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from nanoagent.job import Runtime
     from nanoagent.network.doors import Door
 
-MIB: Final = 1024 * 1024
 PAGE_BYTES: Final = 4096  # of memory, on both supported machines
 # In the slot folder:
 HOSTS_FILE: Final = "hosts"

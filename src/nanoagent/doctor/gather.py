@@ -31,6 +31,7 @@ from nanoagent.job import Runtime
 from nanoagent.sink.base import Claim
 from nanoagent.sink.troubles import StoreError
 from nanoagent.telemetry.cloudwatch import NAMESPACE
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 DEADLINE_S: Final = 5.0
 """For one question."""
 _LEVEL_DEADLINE_S: Final = 20.0  # a container is made: 0.5 s here, several on a machine under load
-_FILE_BYTES: Final = 1024 * 1024  # mountinfo has a line for each container
+_FILE_BYTES: Final = MIB  # mountinfo has a line for each container
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES: Final = 512  # struct timex has 208; all zero asks and sets nothing
 _SOURCES: Final = Path(__file__).parents[3]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nanoagent import finite
-from nanoagent.container.spec import MIB
 from nanoagent.doctor import facts
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

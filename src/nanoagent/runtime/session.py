@@ -17,6 +17,7 @@ from nanoagent.result import Refusal
 from nanoagent.runtime import gap, wire
 from nanoagent.runtime.stream import FrameStream
 from nanoagent.text import Text
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ _OVERTIME_S: Final = 15.0
 # For all of a run's output together, into however many frames it is cut: 7 ms for each of MAX_INODES files,
 # and for their bytes sixty times what was measured (1 ms per MB), because CPU shares can be small.
 _COLLECT_TIMEOUT_S: Final = 120.0
-_LEAST_BYTES_PER_S: Final = 16 * 1024 * 1024
+_LEAST_BYTES_PER_S: Final = 16 * MIB
 _MAX_PATH_BYTES: Final = 1024
 _OUTPUT_LOST: Final = Text(
     "the container died before all output was read", "모든 출력을 읽기 전에 컨테이너가 종료되었습니다"

@@ -30,6 +30,7 @@ from nanoagent.job import Runtime
 from nanoagent.runtime.catalog import RECIPES
 from nanoagent.sender import selection
 from nanoagent.sender.selection import Entry, LeftOut, Reason, Selection
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
     from nanoagent.code.layout import Tree
     from nanoagent.config import Settings
 
-_MIB: Final = 1024 * 1024
-_CHUNK_BYTES: Final = 1024 * 1024
+_CHUNK_BYTES: Final = MIB
 _SHOWN_NAMES: Final = 8
 _MOST_LOOKED_AT: Final = 100  # paths in a folder, for a sentence that may help
 _ZIP_SIGNATURE: Final = b"PK\x03\x04"  # of the first local header, APPNOTE.TXT 4.3.7
@@ -66,9 +66,9 @@ _NO_LIMITS: Final = ArchiveLimits(
 def limits_of(settings: Settings) -> ArchiveLimits:
     """The limits in the sender's settings. The worker has settings of the same names, which decide."""
     return ArchiveLimits(
-        zip_bytes=settings.code_max_zip_mb * _MIB,
-        unpacked_bytes=settings.code_max_unpacked_mb * _MIB,
-        file_bytes=settings.code_max_file_mb * _MIB,
+        zip_bytes=settings.code_max_zip_mb * MIB,
+        unpacked_bytes=settings.code_max_unpacked_mb * MIB,
+        file_bytes=settings.code_max_file_mb * MIB,
         entries=settings.code_max_entries,
     )
 
@@ -382,7 +382,7 @@ def shown_size(size: int) -> str:
     """A size as a person reads it."""
     if size < 1024:
         return f"{size} byte{'s' * (size != 1)}"
-    return f"{size / 1024:.1f} KiB" if size < _MIB else f"{size / _MIB:.1f} MiB"
+    return f"{size / 1024:.1f} KiB" if size < MIB else f"{size / MIB:.1f} MiB"
 
 
 def _shown(code: Path) -> str:

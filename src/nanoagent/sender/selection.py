@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from nanoagent.errors import InvalidCall, one_line
 from nanoagent.sender import ignorefile
 from nanoagent.sender.ignorefile import IGNORE_FILE
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ _SECRET_CONTENTS: Final = {
     **dict.fromkeys(_KEY_FILES, _PRIVATE_KEY),
     ".npmrc": re.compile(rb"_auth|_password"),
 }
-_SEARCHED_BYTES: Final = 1024 * 1024
+_SEARCHED_BYTES: Final = MIB
 _HEADER_BYTES: Final = 128  # a header is shorter
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Windows PowerShell writes UTF-16
 _DEPTH: Final = 64  # the worker's limit (code/archive.py)

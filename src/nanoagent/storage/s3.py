@@ -12,13 +12,14 @@ import structlog
 from nanoagent import aws
 from nanoagent.errors import StorageError, Superseded
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, plain_link, shown
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 _CHUNK_BYTES: Final = 256 * 1024  # written within the loop: about 0.1 ms to the page cache
-_PART_BYTES: Final = 8 * 1024 * 1024  # S3 wants 5 MiB at least and 10,000 parts at most: up to 78 GiB
+_PART_BYTES: Final = 8 * MIB  # S3 wants 5 MiB at least and 10,000 parts at most: up to 78 GiB
 _LEAST_BYTES_PER_S: Final = 128 * 1024  # slower than any network that a worker could live with
 _NOT_MODIFIED: Final = frozenset({"304", "NotModified"})
 # By code and not by HTTP status: 403 is also the answer to wrong or expired credentials of the worker.

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from nanoagent.background import TaskName
 from nanoagent.job import Runtime
 from nanoagent.result import Isolation
+from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,6 @@ _MAX_MODEL_LENGTH: Final = 64
 _OTHER_MODEL: Final = "other"
 _UNKNOWN_RUNTIME: Final = "unknown"
 _RUNTIMES: Final = frozenset(str(runtime) for runtime in Runtime)
-_MIB: Final = 1024 * 1024
 _PHASES: Final = ("fetch", "build", "acquire", "start", "run", "upload", "total")
 
 # From a sandbox's own cost (under 1 ms) to an hour; the default timeout, 300 s, is a bound of its own.
@@ -39,7 +39,7 @@ _SECONDS: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0),
 )
 # Powers of two from 4 MiB to 16 GiB, as memory sizes are chosen.
-_MEMORY_BYTES: Final = tuple(float(_MIB * 2**exponent) for exponent in range(2, 15))
+_MEMORY_BYTES: Final = tuple(float(MIB * 2**exponent) for exponent in range(2, 15))
 
 PoolState = Literal["idle", "busy", "starting"]
 
@@ -309,8 +309,8 @@ class Metrics:
 
     def watch_slots(self, slots: Slots) -> None:
         """Read the budget's use from `slots` whenever the metrics are asked for."""
-        self._slots_memory.labels("used").set_function(lambda: slots.used.memory_mb * _MIB)
-        self._slots_memory.labels("total").set_function(lambda: slots.total.memory_mb * _MIB)
+        self._slots_memory.labels("used").set_function(lambda: slots.used.memory_mb * MIB)
+        self._slots_memory.labels("total").set_function(lambda: slots.total.memory_mb * MIB)
         self._slots_cpus.labels("used").set_function(lambda: slots.used.cpus)
         self._slots_cpus.labels("total").set_function(lambda: slots.total.cpus)
         self._waiting.set_function(lambda: slots.waiting)
