@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from nanoagent import expectations
+from nanoagent import expectations, gateway_address
 from nanoagent.errors import ConfigError
 from nanoagent.job import (
     DEFAULT_MEMORY_MB,
@@ -47,7 +47,6 @@ _BESIDE_S: Final = 600
 _MAX_BUILD_S: Final = _MAX_HELD_S - MAX_TIMEOUT_MS // 1000 - _BESIDE_S
 _REMAPPED_IDS: Final = 65_536  # see container.engine
 _LEAST_UIDS: Final = 10_000
-_GATEWAY_PORT: Final = 11434  # see network.listeners
 _MAX_EGRESS_PORTS: Final = 14  # see network.doors: the gateway and DNS have a door each
 _HOST_PATTERN: Final = re.compile(
     r"\*|(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
@@ -535,7 +534,7 @@ class Settings(BaseSettings):
         for port in ports:
             if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
                 raise ValueError(f"ports: numbers from 1 to 65535, separated by commas; {port!r} is not one")
-            if int(port) == _GATEWAY_PORT:
+            if int(port) == gateway_address.PORT:
                 raise ValueError(f"other ports than {port}, which the gateway has in a run's network")
         if len(set(map(int, ports))) != len(ports) or len(ports) > _MAX_EGRESS_PORTS:
             raise ValueError(f"at most {_MAX_EGRESS_PORTS} ports, each once")

@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nanoagent import gateway_address
 from nanoagent.code import imports
 from nanoagent.code import root as code_root
 from nanoagent.container import execution
@@ -56,8 +57,6 @@ _SLOT_WAIT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
 _BUILD_CAPTURE_BYTES: Final = 256 * 1024
 _BUILD_OUTPUT_BYTES: Final = 512 * MIB
-# Where the gateway to models listens in a run's network (network.listeners).
-_GATEWAY: Final = "http://127.0.0.1:11434"
 _AI_RECORD: Final = "ai.jsonl"  # beside output files, whose names there are numbers
 _COMPILER_REFUSED: Final = Text("the compiler refused the code", "컴파일러가 코드를 거부했습니다")
 _NO_PROGRAM_BUILT: Final = Text("the build did not produce a program", "빌드가 프로그램을 만들지 않았습니다")
@@ -417,13 +416,13 @@ def environment_of(job: Job) -> dict[str, str]:
         "MEMORY_LIMIT_MB": str(job.memory_mb),
         "DEADLINE_MS": str(int(time.time() * 1000) + job.timeout_ms),
         "LLM_MODEL": job.model_id,
-        "AI_ENDPOINT": _GATEWAY,
-        "OLLAMA_HOST": _GATEWAY,
+        "AI_ENDPOINT": gateway_address.URL,
+        "OLLAMA_HOST": gateway_address.URL,
         # Other names of the same two settings, which frameworks read.
-        "OLLAMA_BASE_URL": _GATEWAY,
-        "OLLAMA_API_BASE": _GATEWAY,
-        "OPENAI_BASE_URL": f"{_GATEWAY}/v1",
-        "OPENAI_API_BASE": f"{_GATEWAY}/v1",
+        "OLLAMA_BASE_URL": gateway_address.URL,
+        "OLLAMA_API_BASE": gateway_address.URL,
+        "OPENAI_BASE_URL": f"{gateway_address.URL}/v1",
+        "OPENAI_API_BASE": f"{gateway_address.URL}/v1",
         "OPENAI_API_KEY": "unused",  # clients insist on one; real keys stay outside
     }
     if job.runtime is Runtime.GO:

@@ -67,7 +67,7 @@ class NetworkRun:
 
 
 class Gateway(Protocol):
-    """Serves what a run connects to: the AI gateway at 127.0.0.1:11434."""
+    """Serves what a run connects to: the AI gateway (`gateway_address`)."""
 
     async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
         """Speak HTTP on an accepted connection until either end closes it, or until cancelled.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent import gateway_address
 from nanoagent.errors import ProtocolError
 from nanoagent.job import NetworkPolicy
 from nanoagent.network import dns
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-GATEWAY: Final = Door(DoorKind.TCP, "127.0.0.1", 11434)  # Ollama's own port
+GATEWAY: Final = Door(DoorKind.TCP, gateway_address.HOST, gateway_address.PORT)
 NAMES: Final = Door(DoorKind.UDP, "127.0.0.1", 53)
 _BACKLOG: Final = 16
 _ACCEPT_S: Final = 2.0  # an accept that was promised to be immediate
