@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from nanoagent.backoff import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -101,18 +103,16 @@ KINDS: Final = {
 }
 
 
-def next_pause_s(last_s: float, ran_s: float, *, first_s: float, longest_s: float) -> float:
+def next_pause_s(backoff: Backoff, ran_s: float) -> float:
     """How long a task that failed stays down.
 
     Args:
-        last_s: The pause before it was started last, seconds; 0 when this is its first failure.
-        ran_s: How long it ran since, seconds.
-        first_s: The shortest pause.
-        longest_s: The longest pause; a task that ran for longer than this begins anew with the shortest.
+        backoff: Counts its failures. It begins anew when the task ran for longer than the longest pause.
+        ran_s: How long the task ran since it was started last, seconds.
     """
-    if ran_s > longest_s:
-        return first_s
-    return min(max(first_s, last_s * 2), longest_s)
+    if ran_s > backoff.longest_s:
+        backoff.reset()
+    return backoff.next_s()
 
 
 class Background:
@@ -205,7 +205,7 @@ class Background:
         self, name: TaskName, work: Callable[[], Coroutine[Any, Any, None]], until: asyncio.Event
     ) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = 0.0
+        backoff = Backoff(self._pause_s, self._pause_max_s)
         try:
             while True:
                 began_at = loop.time()
@@ -213,7 +213,7 @@ class Background:
                 if failure is None:
                     return
                 ran_s = loop.time() - began_at
-                pause_s = next_pause_s(pause_s, ran_s, first_s=self._pause_s, longest_s=self._pause_max_s)
+                pause_s = next_pause_s(backoff, ran_s)
                 self.note_failure(name, failure, restart_in_s=pause_s)
                 self._set_down(name, failure)
                 await _pause(pause_s, until)

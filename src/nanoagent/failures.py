@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from nanoagent.backoff import pause_s
 from nanoagent.errors import ContainerError, ContainerNotMade, KnownToCrash, Rejected, Remembered
 from nanoagent.text import Text
 
@@ -33,8 +34,8 @@ _MOST_BUILDS: Final = 32  # each with up to 256 KiB of the compiler's words
 _MOST_VERSIONS: Final = 1024  # some 500 bytes each
 _CRASHES: Final = 3
 _UNCERTAIN_BUILDS: Final = 2
-# The first pause is an eighth of the longest: what was the platform's fault after all is found out early.
-_DOUBLINGS: Final = 3
+# The first pause is this part of the longest: what was the platform's fault after all is found out early.
+_FIRST_PAUSE: Final = 1 / 8
 _BUILD_REMEMBERED: Final = Text(
     "{message} (remembered: built {ago_s} s ago with the same outcome; tried again in {left_s} s)",
     "{message} (기억된 결과: {ago_s}초 전에 빌드했을 때도 같았으며, {left_s}초 뒤에 다시 시도합니다)",
@@ -270,7 +271,8 @@ class CrashMemory:
         )
 
     def _pause_s(self, times: int) -> float:
-        return self._for_s / 2.0 ** max(_DOUBLINGS - (times - _CRASHES), 0)
+        crashes = times - _CRASHES + 1  # that are followed by a pause
+        return pause_s(crashes, first_s=self._for_s * _FIRST_PAUSE, longest_s=self._for_s)
 
 
 @dataclass(frozen=True, slots=True)

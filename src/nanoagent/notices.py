@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 
+from nanoagent.backoff import pause_s
 from nanoagent.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Ec2Notices:
     async def pause(self) -> None:
         """Wait until it is time to ask again."""
         longest_s = max(self._poll_s, _PAUSE_MAX_S)
-        await asyncio.sleep(min(self._poll_s * 2.0 ** min(self._unheard, 16), longest_s))
+        await asyncio.sleep(pause_s(self._unheard + 1, first_s=self._poll_s, longest_s=longest_s))
 
     async def look(self) -> Notice | None:
         """Ask once. Where that cannot be heard, the log says so when it begins and when it is over."""

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 import nanoagent
 from nanoagent import agent, strangers
 from nanoagent.background import KINDS, Background, TaskName, next_pause_s
+from nanoagent.backoff import Backoff
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.container import engine_watch, retirement
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
@@ -232,11 +233,11 @@ async def test_a_short_task_that_fails_is_logged_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("last_s", "ran_s", "expected"),
-    [(0, 0, 1), (1, 0, 2), (16, 5, 32), (32, 5, 40), (40, 40, 40), (40, 41, 1)],
+    ("failures", "ran_s", "expected"),
+    [(0, 0, 1), (1, 0, 2), (5, 5, 32), (6, 5, 40), (7, 40, 40), (7, 41, 1)],
 )
-def test_the_pause_doubles_and_begins_anew_after_a_long_run(last_s, ran_s, expected):
-    assert next_pause_s(last_s, ran_s, first_s=1, longest_s=40) == expected
+def test_the_pause_doubles_and_begins_anew_after_a_long_run(failures, ran_s, expected):
+    assert next_pause_s(Backoff(1, 40, failures=failures), ran_s) == expected
 
 
 def test_failures_are_counted_for_every_task_from_the_start():

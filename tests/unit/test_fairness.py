@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanoagent.backoff import Backoff
 from nanoagent.worker import fairness
 from nanoagent.worker.fairness import (
     MAX_IN_ALL,
@@ -162,7 +163,7 @@ async def test_a_flood_is_not_looked_past_before_its_time(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
     rig = make_rig()
-    monkeypatch.setattr(rig.worker._shared.capacity.pace, "_pace_s", 3600)
+    monkeypatch.setattr(rig.worker._shared.capacity.pace, "_pace", Backoff(3600, 3600))
     monkeypatch.setattr(fairness, "_PACE_S", 3600)
     end_flood = await send_flood(rig, 60)
     async with rig.running():

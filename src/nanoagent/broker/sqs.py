@@ -37,6 +37,7 @@ import structlog
 
 from nanoagent import aws
 from nanoagent.background import Background, TaskName
+from nanoagent.backoff import Backoff
 from nanoagent.broker.base import Delivery
 from nanoagent.errors import BrokerError
 from nanoagent.job import MAX_MESSAGE_BYTES
@@ -472,9 +473,10 @@ class SqsBroker:
         """
         remaining = leases
         give_up_at = time.monotonic() + self._visibility_s
-        pause_s = _DELETE_BACKOFF_S
+        backoff = Backoff(_DELETE_BACKOFF_S, _DELETE_BACKOFF_MAX_S)
         try:
             while remaining := await self._delete_or_note(remaining):
+                pause_s = backoff.next_s()
                 if time.monotonic() + pause_s > give_up_at:
                     _log.error(
                         "messages not deleted; they will come again",
@@ -482,7 +484,6 @@ class SqsBroker:
                     )
                     return
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _DELETE_BACKOFF_MAX_S)
         finally:
             for lease in remaining:
                 self._forget(lease)

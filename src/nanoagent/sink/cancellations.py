@@ -18,6 +18,7 @@ import structlog
 from redis.exceptions import InvalidResponse, RedisError
 
 from nanoagent.background import Background, TaskName
+from nanoagent.backoff import Backoff
 from nanoagent.errors import SinkError
 
 if TYPE_CHECKING:
@@ -103,12 +104,12 @@ class RedisCancellations:
     # --- the connection
 
     async def _listen_forever(self) -> None:
-        pause_s = _PAUSE_S
+        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         while True:
             connection = self._connect()
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                pause_s = _PAUSE_S
+                backoff.reset()
                 # What has gathered meanwhile is part of this.
                 self._outbox = asyncio.Queue()
                 for request_id in self._subscribed:
@@ -118,8 +119,7 @@ class RedisCancellations:
                 log.warning("cancellations are not heard", reason=str(exc) or type(exc).__name__)
             finally:
                 await connection.disconnect(nowait=True)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def _converse(self, connection: Connection) -> None:
         """Say what is to be said and hear what is said, until the connection breaks."""

@@ -22,6 +22,7 @@ import structlog
 
 from nanoagent import folders
 from nanoagent.background import Background, TaskName
+from nanoagent.backoff import Backoff
 from nanoagent.errors import ConfigError, SinkError
 from nanoagent.sink.base import Claim
 
@@ -154,7 +155,7 @@ class Spool:
             self._waiting.set()
 
     async def _deliver_forever(self) -> None:
-        pause_s = _PAUSE_S
+        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         while True:
             self._waiting.clear()
             if not self._entries:
@@ -162,11 +163,10 @@ class Spool:
             key, entry = next(iter(self._entries.items()))
             try:
                 await self._deliver(key, entry)
-                pause_s = _PAUSE_S
+                backoff.reset()
             except SinkError:
                 self._postpone(key)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+                await asyncio.sleep(backoff.next_s())
             except Exception:
                 self._postpone(key)
                 raise

@@ -21,6 +21,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.backoff import Backoff, pause_s
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -33,7 +35,6 @@ MAX_IN_ALL: Final = 20
 _AWAY_S: Final = 4.0
 _LEAST_AWAY_S: Final = 1.0  # SQS counts whole seconds
 _MOST_AWAY_S: Final = 120.0
-_DOUBLINGS: Final = 5
 _PACE_S: Final = 0.5
 # Ten messages in that time: a request to receive them, one for each that goes back. A hundred messages are
 # passed within 15 s; behind a flood of thousands it is SQS's fair queues that bring others to the front.
@@ -73,8 +74,9 @@ def away_s(receive_count: int, waited_s: float, jitter: float) -> float:
         waited_s: How long the first of those of its function that run or wait here has been here, seconds.
         jitter: A random number from 0 to 1; takes away up to half.
     """
-    longest = min(_AWAY_S * 2.0 ** min(receive_count - 1, _DOUBLINGS), _MOST_AWAY_S, waited_s)
-    return max(longest * (1 - jitter / 2), _LEAST_AWAY_S)
+    longest_s = min(_MOST_AWAY_S, waited_s)
+    away = pause_s(receive_count, first_s=_AWAY_S, longest_s=longest_s, jitter=jitter)
+    return max(away, _LEAST_AWAY_S)
 
 
 class Pace:
@@ -86,7 +88,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pace_s = _PACE_S
+        self._pace = Backoff(_PACE_S, _SLOWEST_PACE_S, factor=_SLOWER)
         self._asked_at = -math.inf
         self._next_at = 0.0
 
@@ -96,18 +98,17 @@ class Pace:
         if (
             now - self._asked_at > 2 * _SLOWEST_PACE_S
         ):  # there was none: what has come may be gone in a moment
-            self._pace_s = _PACE_S
-            self._next_at = now + self._pace_s
+            self._pace.reset()
+            self._next_at = now + _PACE_S
         self._asked_at = now
         return max(0.0, self._next_at - now)
 
     def looked(self) -> None:
         """A look is over; what came of it is yet to be seen."""
         self._asked_at = self._clock()
-        self._next_at = self._asked_at + self._pace_s
-        self._pace_s = min(self._pace_s * _SLOWER, _SLOWEST_PACE_S)
+        self._next_at = self._asked_at + self._pace.next_s()
 
     def found(self) -> None:
         """A job of a function that is below its share was among what came: there may be more of them."""
-        self._pace_s = _PACE_S
+        self._pace.reset()
         self._next_at = min(self._next_at, self._clock())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.backoff import Backoff
 from nanoagent.errors import BrokerError
 from nanoagent.worker.capacity import MAX_BATCH
 
@@ -57,7 +58,7 @@ class Intake:
         self._streak = streak
         self._lifecycle = lifecycle
         self._jitter = jitter
-        self._retry_s = _RETRY_S
+        self._backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
 
     async def run(self, take: Callable[[Delivery], None]) -> None:
         """Receive until stopped, and hand each delivery to `take`.
@@ -103,13 +104,12 @@ class Intake:
             if not isinstance(exc, BrokerError):  # intake must not end for one bad answer
                 log.exception("internal error", operation="receive messages")
             # Workers that lost the queue together do not come back together.
-            pause_s = self._retry_s * (1 - self._jitter() / 2)
+            pause_s = self._backoff.next_s(self._jitter())
             log.warning("queue not readable", reason=str(exc), pause_s=round(pause_s, 2))
             self._health.set("queue", ok=False, reason=str(exc))
             await self._pause(pause_s)
-            self._retry_s = min(self._retry_s * 2, _RETRY_MAX_S)
             return None
-        self._retry_s = _RETRY_S
+        self._backoff.reset()
         self._health.set("queue", ok=True)
         return deliveries
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from nanoagent.backoff import pause_s
+
 CROWDED_DELAY_S: Final = 15.0
 """A job that found no room comes back then, here or elsewhere."""
 
 _TAKEN_DELAY_MAX_S: Final = 1800.0
-_TAKEN_DOUBLINGS: Final = 8
+_TAKEN_GROWTH_MAX: Final = 256.0
 _COUNTED_PAUSE_S: Final = 15.0
 _COUNTED_FACTOR: Final = 4.0
 
@@ -16,8 +18,7 @@ _COUNTED_FACTOR: Final = 4.0
 def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
     """The delay after an attempt that the platform failed.
 
-    It doubles with each failure. The jitter takes away up to half, so that jobs that failed together do not
-    come back together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    It doubles with each failure. The jitter keeps jobs that failed together from coming back together.
 
     Args:
         failures: How many attempts have failed, at least 1.
@@ -25,8 +26,7 @@ def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float)
         longest_s: The longest delay, seconds.
         jitter: A random number from 0 to 1.
     """
-    delay = min(base_s * 2.0 ** min(failures - 1, 32), longest_s)
-    return delay * (1 - jitter / 2)
+    return pause_s(failures, first_s=base_s, longest_s=longest_s, jitter=jitter)
 
 
 def taken_delay_s(left_s: float, refusals: int = 1) -> float:
@@ -40,8 +40,9 @@ def taken_delay_s(left_s: float, refusals: int = 1) -> float:
         left_s: How much longer the other claim lasts, seconds.
         refusals: How often that claim has been in the way, this time included.
     """
-    delay = max(left_s, 1.0) * 2.0 ** min(refusals - 1, _TAKEN_DOUBLINGS)
-    return max(min(delay, _TAKEN_DELAY_MAX_S), left_s)
+    first_s = max(left_s, 1.0)
+    longest_s = min(first_s * _TAKEN_GROWTH_MAX, _TAKEN_DELAY_MAX_S)
+    return max(pause_s(refusals, first_s=first_s, longest_s=longest_s), left_s)
 
 
 def counted_delay_s(failures: int, longest_s: float) -> float:
@@ -54,5 +55,5 @@ def counted_delay_s(failures: int, longest_s: float) -> float:
         failures: How many attempts have failed, this one included, at least 1.
         longest_s: RETRY_MAX_SECONDS.
     """
-    grown_s = _COUNTED_PAUSE_S * _COUNTED_FACTOR ** min(failures - 1, 16)
-    return max(_COUNTED_PAUSE_S, min(grown_s, longest_s))
+    longest_s = max(longest_s, _COUNTED_PAUSE_S)
+    return pause_s(failures, first_s=_COUNTED_PAUSE_S, longest_s=longest_s, factor=_COUNTED_FACTOR)
