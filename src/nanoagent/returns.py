@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.circuit_breaker import CircuitBreaker
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -88,16 +90,12 @@ class _Run:
     """Returns in a row for one reason.
 
     Attributes:
-        number: How many.
+        breaker: Counts them, and stops the intake while it is open.
         detail: The details of the last one.
-        stopped_until: Intake stops until then, monotonic seconds.
-        pause_s: How long it stops next.
     """
 
-    number: int = 0
+    breaker: CircuitBreaker
     detail: str = ""
-    stopped_until: float = 0.0
-    pause_s: float = _STOP_S
 
 
 class Streak:
@@ -118,13 +116,12 @@ class Streak:
 
     def returned(self, reason: ReturnReason, detail: str) -> None:
         """A message has gone back."""
-        run = self._runs.setdefault(reason, _Run())
-        run.number += 1
+        run = self._runs.get(reason)
+        if run is None:
+            breaker = CircuitBreaker(self._most, first_s=_STOP_S, longest_s=_STOP_MAX_S)
+            run = self._runs[reason] = _Run(breaker)
         run.detail = detail
-        now = self._clock()
-        if run.number >= self._most and now >= run.stopped_until:
-            run.stopped_until = now + run.pause_s
-            run.pause_s = min(run.pause_s * 2, _STOP_MAX_S)
+        run.breaker.failed(detail, self._clock())
 
     def worked(self, reason: ReturnReason) -> None:
         """The operation that fails for this reason has succeeded."""
@@ -133,14 +130,14 @@ class Streak:
     @property
     def on_trial(self) -> bool:
         """Whether one message is to be tried before more are taken."""
-        return any(run.number >= self._most for run in self._runs.values())
+        return any(run.breaker.is_broken for run in self._runs.values())
 
     async def trouble(self) -> str | None:
         """Why no messages should be taken, or None."""
         now = self._clock()
         stopped = [
-            f"{run.number} messages in a row went back ({reason}): {run.detail}"
+            f"{run.breaker.failures} messages in a row went back ({reason}): {run.detail}"
             for reason, run in self._runs.items()
-            if run.number >= self._most and now < run.stopped_until
+            if run.breaker.is_open(now)
         ]
         return "; ".join(stopped) or None

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanoagent.container.availability import creation_breaker
 from nanoagent.container.policy import (
     NEXT,
     Binding,
-    CircuitBreaker,
     ContainerState,
     Pooled,
     PoolPolicy,
@@ -20,6 +20,9 @@ from nanoagent.container.policy import (
 from nanoagent.container.spec import Limits
 from nanoagent.job import Runtime
 from support.pooled import pooled
+
+if TYPE_CHECKING:
+    from nanoagent.circuit_breaker import CircuitBreaker
 
 POLICY = PoolPolicy(
     images={},
@@ -193,7 +196,7 @@ def test_every_state_of_a_container_can_be_reached_and_all_but_the_last_left():
 
 
 def broken(times: int, now: float = 0.0) -> CircuitBreaker:
-    breaker = CircuitBreaker()
+    breaker = creation_breaker()
     for _ in range(times):
         breaker.failed("no space left", now)
     return breaker

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nanoagent.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.storage import steady
 from nanoagent.storage.base import Absence, ObjectMissing
-from nanoagent.storage.steady import Breaker, SteadyStore
+from nanoagent.storage.steady import SteadyStore, storage_breaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(steady, "_PAUSE_S", 0)  # between two tries of a write; the breaker has its own by now
+    monkeypatch.setattr(steady, "_PAUSE_S", 0)  # between two tries of a write
     return Bench()
 
 
@@ -372,7 +372,7 @@ async def test_a_store_that_does_not_answer_is_asked_and_found_out_before_its_ca
 
 @given(st.lists(st.sampled_from(["fail a", "fail b", "fail c", "open", "try again", "succeed", "wait"])))
 def test_the_breaker_is_closed_by_success_alone_or_on_trial(steps: list[str]):
-    breaker, now = Breaker(), 0.0
+    breaker, now = storage_breaker(), 0.0
     for step in steps:
         if step == "succeed":
             breaker.succeeded()
@@ -380,14 +380,14 @@ def test_the_breaker_is_closed_by_success_alone_or_on_trial(steps: list[str]):
         elif step == "try again" and breaker.reason is not None:
             breaker.try_again()
             assert breaker.on_trial is not None
-            breaker.failed("a", "again", now)
+            breaker.failed("again", now, cause="a")
             assert breaker.reason is not None
         elif step == "open":
             breaker.open("down", now)
             assert breaker.reason is not None
         elif step.startswith("fail"):
             was_open = breaker.reason is not None
-            breaker.failed(step, "down", now)
+            breaker.failed("down", now, cause=step)
             assert breaker.reason is not None or not was_open
         else:
             now += 5

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.container.policy import CircuitBreaker
+from nanoagent.circuit_breaker import CircuitBreaker
 from nanoagent.errors import ReturnToQueue
 from nanoagent.job import Runtime
 from nanoagent.returns import ReturnReason
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.status import Health
 
 log = structlog.get_logger(__name__)
+
+_THRESHOLD: Final = 3  # failed creations in a row
+_PAUSE_S: Final = 1.0
+_PAUSE_MAX_S: Final = 60.0
+
+
+def creation_breaker() -> CircuitBreaker:
+    """A circuit breaker for the creations of one runtime. Several run at once, so late failures count."""
+    return CircuitBreaker(_THRESHOLD, first_s=_PAUSE_S, longest_s=_PAUSE_MAX_S, counts_late=True)
 
 
 class Availability:
@@ -38,7 +47,7 @@ class Availability:
         self._metrics = shared.metrics
         self._clock = shared.clock
         self._health = health
-        self._breakers = {runtime: CircuitBreaker() for runtime in Runtime}
+        self._breakers = {runtime: creation_breaker() for runtime in Runtime}
         self._was_filled = False
 
     # --- questions

@@ -3,7 +3,7 @@
 * `PoolPolicy`: the settings. `Binding`: the function version that a job needs a container for.
 * `Pooled`: a container, with its `ContainerState`; `NEXT` has the transitions.
 * `idle_for`, `victims`, `retirement_reason`: which container serves a job, which ones are evicted, and when a
-  container is retired. `CircuitBreaker`: when creations are tried.
+  container is retired.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from nanoagent.network.doors import Door
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
-_BREAKER_THRESHOLD: Final = 3
-_BREAKER_MAX_PAUSE_S: Final = 60.0
-_BREAKER_MAX_DOUBLINGS: Final = 6  # 64 s are over the maximum; a float has no room for a thousand
 
 
 class Sharing(StrEnum):
@@ -250,50 +247,3 @@ def retirement_reason(pooled: Pooled, policy: PoolPolicy, now: float) -> str | N
     if not pooled.is_generic and now - pooled.used_at >= policy.idle_s:
         return "idle"
     return None
-
-
-@dataclass(slots=True)
-class CircuitBreaker:
-    """Opens when creations fail in a row, and allows one trial after a pause that grows.
-
-    Attributes:
-        failures: How many creations have failed in a row.
-        reason: The reason of the last failure.
-        open_until: When one more creation may be tried, in the pool's clock.
-    """
-
-    failures: int = 0
-    reason: str = ""
-    open_until: float = 0.0
-
-    def failed(self, reason: str, now: float) -> None:
-        """A creation has failed."""
-        self.failures += 1
-        self.reason = reason
-        if self.failures >= _BREAKER_THRESHOLD:
-            doublings = min(self.failures - _BREAKER_THRESHOLD, _BREAKER_MAX_DOUBLINGS)
-            pause = min(2.0**doublings, _BREAKER_MAX_PAUSE_S)
-            self.open_until = now + pause
-
-    def succeeded(self) -> None:
-        """A container has been created: the cause of the failures is gone."""
-        self.failures = 0
-        self.open_until = 0.0
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether so many creations have failed in a row that jobs should not wait for the next one."""
-        return self.failures >= _BREAKER_THRESHOLD
-
-    def is_open(self, now: float) -> bool:
-        """Whether it is broken and its pause is not over."""
-        return self.is_broken and now < self.open_until
-
-    def allows(self, now: float, in_flight: int) -> bool:
-        """Whether a creation may begin. If it is broken: after the pause, and one creation at a time.
-
-        Args:
-            now: The time, in the pool's clock.
-            in_flight: How many creations have begun and not ended.
-        """
-        return not self.is_broken or (now >= self.open_until and in_flight == 0)

@@ -15,15 +15,14 @@ missing or the worker may not read: the breaker opens after three different keys
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
 from nanoagent import aws
 from nanoagent.aws import Trouble
+from nanoagent.circuit_breaker import CircuitBreaker
 from nanoagent.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.returns import ReturnReason
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from nanoagent.storage.base import ObjectStore
 
 _THRESHOLD: Final = 3
-_PAUSE_S: Final = 1.0
-_PAUSE_MAX_S: Final = 30.0
+_OPEN_S: Final = 1.0
+_OPEN_MAX_S: Final = 30.0
+_PAUSE_S: Final = 1.0  # between two tries of a write
 _SILENT_S: Final = 3.0  # calls that are without an answer for so long are reason enough to ask
 _PUT_TRIES: Final = 3  # of a store that is not down; the job has run, and that is not to be lost
 _PATIENCE_S: Final = 600.0  # for what has run; the lease is renewed meanwhile
@@ -48,45 +48,9 @@ _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Breaker:
-    """Decides, and does nothing.
-
-    Attributes:
-        reason: Why it is open; None while it is closed.
-        on_trial: Why it was open last, until something has succeeded since.
-        open_until: When it may be tried again, monotonic seconds.
-    """
-
-    reason: str | None = None
-    on_trial: str | None = None
-    open_until: float = 0.0
-    _failed: set[str] = field(default_factory=set)
-    _pause_s: float = _PAUSE_S
-
-    def failed(self, who: str, reason: str, now: float) -> None:
-        """A call for somebody has failed by the store's fault."""
-        self._failed.add(who)
-        if self.on_trial is not None or len(self._failed) >= _THRESHOLD:
-            self.open(reason, now)
-
-    def open(self, reason: str, now: float) -> None:
-        """It is down, whoever found that out. Opened again while it is open, it stays so for longer."""
-        if self.reason is not None and now < self.open_until:
-            return  # a call from before it was opened
-        self.reason = reason
-        self.open_until = now + self._pause_s
-        self._pause_s = min(self._pause_s * 2, _PAUSE_MAX_S)
-
-    def try_again(self) -> None:
-        """A probe was answered after the pause."""
-        self.on_trial, self.reason = self.reason, None
-
-    def succeeded(self) -> None:
-        """The store has done what it was asked for."""
-        self.reason = self.on_trial = None
-        self._failed.clear()
-        self._pause_s = _PAUSE_S
+def storage_breaker() -> CircuitBreaker:
+    """A circuit breaker for an object store. Its causes are the objects that calls were made for."""
+    return CircuitBreaker(_THRESHOLD, first_s=_OPEN_S, longest_s=_OPEN_MAX_S)
 
 
 class SteadyStore:
@@ -115,10 +79,9 @@ class SteadyStore:
         self._has_read = False
         self._clock = clock
         self._patience_s = patience_s
-        self._breaker = Breaker()
+        self._breaker = storage_breaker()
         self._began: dict[object, float] = {}  # calls under way
         self._answered_at = clock()
-        self._numbers = itertools.count()
         self._waiting = 0
         self._changed = asyncio.Event()
         self._probing: asyncio.Task[str | None] | None = None
@@ -158,7 +121,7 @@ class SteadyStore:
             return
         elif is_default and not self._has_read:
             reason = f"S3_CODE_BUCKET: access was denied each time, and nothing was read yet; {missing}"
-            self._breaker.failed(key, reason, self._clock())
+            self._breaker.failed(reason, self._clock(), cause=key)
         else:
             return
         self._tell()
@@ -265,9 +228,9 @@ class SteadyStore:
         elif (
             trouble is Trouble.THROTTLED
         ):  # whoever meets it: each refusal counts, also of a write's next try
-            self._breaker.failed(f"{who} {next(self._numbers)}", str(exc), self._clock())
+            self._breaker.failed(str(exc), self._clock())
         else:
-            self._breaker.failed(who, str(exc), self._clock())
+            self._breaker.failed(str(exc), self._clock(), cause=who)
         if self._breaker.reason is None and trouble is not Trouble.THROTTLED:
             problem = await self._problem()
             if problem is not None:
