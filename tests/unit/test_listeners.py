@@ -20,8 +20,8 @@ from nanoagent.network.base import NetworkRun
 from nanoagent.network.doors import Door, DoorKind, Doors
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import GATEWAY, NAMES, Network
-from nanoagent.network.pace import Pace
 from nanoagent.network.policy import AllowedHosts
+from nanoagent.token_bucket import TokenBucket
 from support.own_network import Channel, OwnNetwork
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ async def test_more_connections_than_a_run_may_have_wait_for_one_to_end(containe
 
 
 def test_who_knocks_too_often_is_made_to_wait():
-    pace = Pace.of(10.0, 3, now=0.0)
+    pace = TokenBucket.full(10.0, 3, now=0.0)
     assert [pace.delay_s(0.0) for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
     assert pace.delay_s(0.2) == pytest.approx(0.1)
     assert [pace.delay_s(100.0) for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])

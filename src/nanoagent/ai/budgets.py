@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.ai.refusals import Refused
+from nanoagent.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,21 +194,13 @@ class FunctionBudget:
     def __init__(self, per_minute: int, now: Callable[[], float]) -> None:
         self._per_minute = per_minute
         self._now = now
-        self._level = float(per_minute)
-        self._filled_at = now()
+        self._bucket = TokenBucket.full(per_minute, per_minute, now(), period_s=60)
         self.reserved = 0
-
-    def _fill(self) -> None:
-        now = self._now()
-        gained = (now - self._filled_at) * self._per_minute / 60
-        self._level = min(float(self._per_minute), self._level + gained)
-        self._filled_at = now
 
     @property
     def is_idle(self) -> bool:
         """Whether one that starts afresh would be the same."""
-        self._fill()
-        return not self.reserved and self._level >= self._per_minute
+        return not self.reserved and self._bucket.level(self._now()) >= self._per_minute
 
     def left(self, needed: int) -> int:
         """How many tokens there are now.
@@ -215,8 +208,7 @@ class FunctionBudget:
         Raises:
             Refused: Fewer than are needed.
         """
-        self._fill()
-        left = int(self._level) - self.reserved
+        left = int(self._bucket.level(self._now())) - self.reserved
         if left >= needed:
             return left
         limit = self._per_minute
@@ -232,8 +224,7 @@ class FunctionBudget:
 
     def spend(self, tokens: int) -> None:
         """So many were used."""
-        self._fill()
-        self._level -= tokens
+        self._bucket.spend(tokens, self._now())
 
 
 class FunctionBudgets:

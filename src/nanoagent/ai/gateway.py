@@ -31,7 +31,7 @@ from nanoagent.ai.recording import Recording
 from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.share import REQUEST_S, LoopShare
 from nanoagent.ai.upstreams import UpstreamFailed
-from nanoagent.network.pace import Pace
+from nanoagent.token_bucket import TokenBucket
 from nanoagent.units import MIB
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Gateway:
         self._functions = FunctionBudgets(limits.function_tokens_per_minute, now)
         self._failing: dict[str, str] = {}
         self._now = now
-        self._news = Pace.of(_NEWS_PER_S, _NEWS_BURST, now())
+        self._news = TokenBucket.full(_NEWS_PER_S, _NEWS_BURST, now())
 
     async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
         """See `network.base.Gateway`."""

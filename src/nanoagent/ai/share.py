@@ -7,6 +7,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.token_bucket import TokenBucket
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -28,14 +30,11 @@ class LoopShare:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._left_s = _AT_ONCE_S
-        self._at = now()
+        self._cpu = TokenBucket.full(_OF_A_CORE, _AT_ONCE_S, now())  # its tokens are seconds
 
     def charge(self, cpu_s: float) -> None:
         """The run has taken so many seconds of CPU time."""
-        now = self._now()
-        self._left_s = min(_AT_ONCE_S, self._left_s + (now - self._at) * _OF_A_CORE) - cpu_s
-        self._at = now
+        self._cpu.spend(cpu_s, self._now())
 
     @contextmanager
     def charged(self) -> Iterator[None]:
@@ -48,8 +47,7 @@ class LoopShare:
 
     def delay_s(self) -> float:
         """How long nothing more is to be done for it, seconds."""
-        self.charge(0)
-        return max(0.0, -self._left_s / _OF_A_CORE)
+        return self._cpu.debt_s(self._now())
 
     async def turn(self) -> None:
         """Wait until something more may be done for it."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
 
 from nanoagent.network import dns, policy
-from nanoagent.network.pace import Pace
+from nanoagent.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -213,7 +213,7 @@ class Visit:
         self._hosts: dict[str, _Host] = {}
         self._stand_ins: dict[str, _Host] = {}
         self._bytes_left = egress.max_bytes
-        self._pieces = Pace.of(_PIECES_PER_S, _PIECES_BURST, _now())
+        self._pieces = TokenBucket.full(_PIECES_PER_S, _PIECES_BURST, _now())
 
     # --- names
 

@@ -22,7 +22,7 @@ from nanoagent.errors import ProtocolError
 from nanoagent.job import NetworkPolicy
 from nanoagent.network import dns
 from nanoagent.network.doors import Door, DoorKind
-from nanoagent.network.pace import Pace
+from nanoagent.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -173,8 +173,8 @@ class _Opened:
         self._listening: list[socket.socket] = []
         self._answering: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._knocks = Pace.of(_KNOCKS_PER_S, _KNOCKS_BURST, self._loop.time())
-        self._queries = Pace.of(_KNOCKS_PER_S, _KNOCKS_BURST, self._loop.time())
+        self._knocks = TokenBucket.full(_KNOCKS_PER_S, _KNOCKS_BURST, self._loop.time())
+        self._queries = TokenBucket.full(_KNOCKS_PER_S, _KNOCKS_BURST, self._loop.time())
         self._queries_pending = 0
         self._ended = False
 
