@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from nanoagent.backoff import pause_s
+from nanoagent.bounded_map import BoundedMap
 from nanoagent.errors import ContainerError, ContainerNotMade, KnownToCrash, Rejected, Remembered
 from nanoagent.text import Text
 
@@ -44,34 +44,6 @@ _CRASH_REMEMBERED: Final = Text(
     "remembered: failed {times} times in sequence, last {ago_s} s ago; tried again in {left_s} s",
     "기억된 결과: 연속으로 {times}번 실패했고 마지막은 {ago_s}초 전이며, {left_s}초 뒤에 다시 시도합니다",
 )
-
-RecordT = TypeVar("RecordT")
-
-
-class _Bounded(Generic[RecordT]):
-    """Records by key; the one written longest ago goes when they become too many."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._records: OrderedDict[Hashable, RecordT] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def get(self, key: Hashable) -> RecordT | None:
-        return self._records.get(key)
-
-    def put(self, key: Hashable, record: RecordT) -> None:
-        self._records[key] = record
-        self._records.move_to_end(key)
-        if len(self._records) > self._most:
-            self._records.popitem(last=False)
-
-    def drop(self, key: Hashable) -> None:
-        self._records.pop(key, None)
-
-    def others(self, key: Hashable) -> Iterator[RecordT]:
-        return (record for other, record in self._records.items() if other != key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +79,7 @@ class FailedBuilds:
     ) -> None:
         self._for_s = for_s
         self._clock = clock
-        self._failed: _Bounded[_FailedBuild] = _Bounded(most)
+        self._failed: BoundedMap[str, _FailedBuild] = BoundedMap(most)
 
     def __len__(self) -> int:
         return len(self._failed)
@@ -131,7 +103,7 @@ class FailedBuilds:
         except Rejected as rejection:
             self._remember(key, rejection, begun_at)
             raise
-        self._failed.drop(key)
+        self._failed.pop(key, None)
 
     def _again(self, known: _FailedBuild, now: float) -> Remembered:
         ago_s, left_s = now - known.ended_at, known.ended_at + self._for_s - now
@@ -160,7 +132,7 @@ class FailedBuilds:
             now - begun_at,
             times,
         )
-        self._failed.put(key, failed)
+        self._failed[key] = failed
 
 
 @dataclass(slots=True)
@@ -194,7 +166,7 @@ class CrashMemory:
     ) -> None:
         self._for_s = for_s
         self._clock = clock
-        self._crashed: _Bounded[_Crashes] = _Bounded(most)
+        self._crashed: BoundedMap[Hashable, _Crashes] = BoundedMap(most)
         self._worked_at = -math.inf
 
     def __len__(self) -> int:
@@ -248,7 +220,7 @@ class CrashMemory:
 
     def _worked(self, version: Hashable) -> None:
         self._worked_at = self._clock()
-        self._crashed.drop(version)
+        self._crashed.pop(version, None)
 
     def _count(self, version: Hashable, begun_at: float) -> None:
         now = self._clock()
@@ -257,7 +229,7 @@ class CrashMemory:
             return
         record.times += 1
         record.last_at = now
-        self._crashed.put(version, record)
+        self._crashed[version] = record
         if record.times >= _CRASHES and self._others_work(version, record):
             record.refused_until = now + self._pause_s(record.times)
 
@@ -267,7 +239,7 @@ class CrashMemory:
         Its own success would have forgotten the record.
         """
         return self._worked_at >= record.first_at or not any(
-            other.last_at >= record.first_at for other in self._crashed.others(version)
+            crashes.last_at >= record.first_at for other, crashes in self._crashed.items() if other != version
         )
 
     def _pause_s(self, times: int) -> float:

@@ -42,9 +42,8 @@ MOST_OBJECTS = JOBS // 10
 # Beside those below, nothing that has a length may grow by more than what is under way now and then.
 MOST_ENTRIES = 100
 BOUNDED = {
-    "nanoagent.failures._Bounded._records": 1024 + 32,
-    "nanoagent.worker.durations.Durations._durations": 1024,
-    "nanoagent.code.cache.CodeCache._refusals": 1024,
+    # Crashes, builds, durations, refused code, and messages that could not be settled.
+    "nanoagent.bounded_map.BoundedMap.data": 1024 + 32 + 1024 + 1024 + 1024,
     "nanoagent.code.cache.CodeCache._fresh": 256,
 }
 

@@ -574,7 +574,7 @@ async def test_what_the_compiler_refused_is_answered_with_its_words_and_not_buil
     assert again.error_message is not None
     assert again.error_message.startswith("main.cpp:1: error: no (remembered: built ")
     assert (again.error_type, again.stderr) == (ErrorType.BUILD_FAILED, first.stderr)
-    (known,) = rig.failures.builds._failed._records.values()
+    (known,) = rig.failures.builds._failed.values()
     assert again.timings.build == round(known.took_s * 1000, 3)
     assert rig.remembered == ["build"]
 

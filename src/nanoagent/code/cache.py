@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import math
 import re
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 import structlog
 
+from nanoagent.bounded_map import BoundedMap
 from nanoagent.code import archive, refusals
 from nanoagent.code.absence import rejection
 from nanoagent.code.flights import Flights
@@ -155,7 +155,7 @@ class CodeCache:
         self._disk = DiskCache(root, max_bytes)
         self._index = root / "index"
         self._index_writes = 0
-        self._refusals: OrderedDict[str, _Refusal] = OrderedDict()  # by digest
+        self._refusals: BoundedMap[str, _Refusal] = BoundedMap(_REFUSALS)  # by digest
         self._flights: Flights[Pin] = Flights()
         self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
 
@@ -286,8 +286,6 @@ class CodeCache:
                     )
         except Rejected as exc:
             self._refusals[digest] = _Refusal(exc.message, exc.hint, asyncio.get_running_loop().time())
-            if len(self._refusals) > _REFUSALS:
-                self._refusals.popitem(last=False)
             raise
 
     def _refuse_known(self, digest: str) -> None:

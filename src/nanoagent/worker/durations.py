@@ -7,8 +7,10 @@ just begun knows nothing, and waits.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Final
+
+from nanoagent.bounded_map import BoundedMap
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable
@@ -28,17 +30,17 @@ class Durations:
     """The last durations of each version of a function that has run here lately."""
 
     def __init__(self, versions: int = VERSIONS, samples: int = SAMPLES) -> None:
-        self._versions = versions
         self._samples = samples
-        self._durations: OrderedDict[Hashable, deque[float]] = OrderedDict()
+        self._durations: BoundedMap[Hashable, deque[float]] = BoundedMap(versions)
 
     def add(self, job: Job, seconds: float) -> None:
         """A job has come to its result, so long after it got its slot."""
-        durations = self._durations.setdefault(_version(job), deque(maxlen=self._samples))
+        version = _version(job)
+        durations = self._durations.get(version)
+        if durations is None:
+            durations = deque(maxlen=self._samples)
         durations.append(seconds)
-        self._durations.move_to_end(_version(job))
-        if len(self._durations) > self._versions:
-            self._durations.popitem(last=False)
+        self._durations[version] = durations
 
     def of(self, job: Job) -> tuple[float, ...]:
         """How long the last jobs of the same version took, seconds; none of a version that is not known."""

@@ -14,6 +14,7 @@ import structlog
 
 from nanoagent import envelopes
 from nanoagent import result as results
+from nanoagent.bounded_map import BoundedMap
 from nanoagent.errors import PlatformError
 from nanoagent.result import ErrorType, Settle
 from nanoagent.returns import ReturnReason
@@ -222,7 +223,8 @@ class Settler:
         self._settings = settings
         self._streak = streak
         self._jitter = jitter
-        self._unsettled: dict[str, int] = {}  # message ID → how often an internal error returned it
+        # Message ID → how often an internal error returned it.
+        self._unsettled: BoundedMap[str, int] = BoundedMap(_MOST_UNSETTLED)
 
     def decide(self, delivery: Delivery, ending: Ending, failures: int | None = None) -> Settlement:
         """`settlement.decide` for a delivery."""
@@ -311,7 +313,6 @@ class Settler:
             await self.dead_letter(delivery, DeadLetter(reason, self._settings.max_attempts))
 
     def _count_unsettled(self, delivery: Delivery) -> int:
-        times = self._unsettled[delivery.message_id] = self._unsettled.pop(delivery.message_id, 0) + 1
-        if len(self._unsettled) > _MOST_UNSETTLED:
-            del self._unsettled[next(iter(self._unsettled))]
+        times = self._unsettled.get(delivery.message_id, 0) + 1
+        self._unsettled[delivery.message_id] = times
         return times
