@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from nanoagent.shielding import until_done
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,15 +35,3 @@ async def in_thread(work: Callable[[], ResultT], *, undo: Callable[[ResultT], No
             undo(task.result())
         raise
     return task.result()
-
-
-async def until_done(task: asyncio.Task[ResultT]) -> None:
-    """Wait for the task's end; a cancellation in between is raised only then."""
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as exc:
-            interruption = exc
-    if interruption is not None:
-        raise interruption

@@ -41,6 +41,7 @@ from nanoagent.backoff import Backoff
 from nanoagent.broker.base import Delivery
 from nanoagent.errors import BrokerError
 from nanoagent.job import MAX_MESSAGE_BYTES
+from nanoagent.shielding import unless_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -157,11 +158,11 @@ class SqsBroker:
         if self._closed:
             raise BrokerError(f"receive from {self._queue_url}: the broker is closed")
         request = asyncio.ensure_future(self._receive(limit))
-        try:
-            return await asyncio.shield(request)
-        except asyncio.CancelledError:
+
+        def abandoned() -> None:
             self._background.once(TaskName.MESSAGE_RETURN, self._return_unwanted(request), self._short)
-            raise
+
+        return await unless_cancelled(request, abandoned)
 
     async def ack(self, delivery: Delivery) -> None:
         """Delete the message, in a batch within a moment; its lease is kept until then."""

@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from nanoagent import threads
 from nanoagent.errors import StorageError
+from nanoagent.shielding import until_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -96,7 +96,7 @@ async def _land(task: asyncio.Task[ResourceT]) -> None:
     """End the work that nobody waits for any more and release what it got."""
     task.cancel()
     try:
-        await threads.until_done(task)
+        await until_done(task)
     finally:
         if not task.cancelled() and task.exception() is None:
             task.result().release()

@@ -13,6 +13,7 @@ from nanoagent.container.policy import GENERIC_MEMORY_MB, Pooled
 from nanoagent.container.spec import ContainerSpec
 from nanoagent.errors import ContainerError, ContainerNotMade
 from nanoagent.job import Runtime
+from nanoagent.shielding import uninterrupted
 
 if TYPE_CHECKING:
     from nanoagent.container.availability import Availability
@@ -190,13 +191,13 @@ class Creation:
         try:
             container = await driver.create(generic_spec(policy, home, runtime, slot), slot)
         except BaseException:
-            await asyncio.shield(slot.remove())
+            await uninterrupted(slot.remove())
             raise
         if container.isolation is not policy.isolation:
             if container.group is not None:
                 container.group.close()
             await driver.remove(container.id)
-            await asyncio.shield(slot.remove())
+            await uninterrupted(slot.remove())
             raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
         return container
 

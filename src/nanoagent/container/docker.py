@@ -19,6 +19,7 @@ from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, cr
 from nanoagent.errors import ContainerError
 from nanoagent.result import Isolation
 from nanoagent.runtime import wire
+from nanoagent.shielding import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -133,8 +134,8 @@ class DockerDriver:
             why_not = why_not_isolated(spec, level, reason)
             return RunningContainer(container.id, spec, slot, session, group, why_not)
         except BaseException:
-            # Shielded: a cancelled creation must not leave a container behind either.
-            await asyncio.shield(self._unmake(making, spec.name))
+            # A cancelled creation must not leave a container behind either.
+            await uninterrupted(self._unmake(making, spec.name))
             raise
 
     async def _make(self, spec: ContainerSpec) -> DockerContainer:

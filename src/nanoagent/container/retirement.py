@@ -10,6 +10,7 @@ import structlog
 from nanoagent.background import TaskName
 from nanoagent.container.policy import retirement_reason, victims
 from nanoagent.errors import ContainerError
+from nanoagent.shielding import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ class Retirement:
         finally:
             # A container without a work directory is removed as a stray one. Ask for that only when the
             # directory is gone: an earlier look would find nothing, and there is no second one.
-            await asyncio.shield(container.slot.remove())
+            await uninterrupted(container.slot.remove())
             if not removed:
                 self._shared.strays.suspect()
 

@@ -22,6 +22,7 @@ from nanoagent.errors import ProtocolError
 from nanoagent.job import NetworkPolicy
 from nanoagent.network import dns
 from nanoagent.network.doors import Door, DoorKind
+from nanoagent.shielding import until_done
 from nanoagent.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
@@ -217,15 +218,10 @@ class _Opened:
                 opened.shutdown(socket.SHUT_RDWR)
         for task in self._tasks:
             task.cancel()
-        interruption: asyncio.CancelledError | None = None
-        while self._tasks:
-            try:
-                await asyncio.wait(self._tasks)
-            except asyncio.CancelledError as exc:
-                interruption = exc
-        self._doors.release()
-        if interruption is not None:
-            raise interruption
+        try:
+            await until_done(*self._tasks)
+        finally:
+            self._doors.release()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -268,12 +264,10 @@ class _Opened:
         accepting = self._loop.run_in_executor(self._threads, _accept, listener)
         too_late = self._loop.call_later(_ACCEPT_S, _shut, listener)
         try:
-            return await asyncio.shield(accepting)
+            # When this is cancelled the listener is closed next: not while a thread has its number.
+            await until_done(accepting)
+            return accepting.result()
         except asyncio.CancelledError:
-            # The listener is closed next: not while a thread has its number.
-            while not accepting.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({accepting})
             if (connection := accepting.result()) is not None:
                 _reset(connection)
                 connection.close()

@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.background import Background, TaskName
 from nanoagent.errors import SinkError
+from nanoagent.shielding import unless_cancelled
 from nanoagent.sink import scripts, troubles
 from nanoagent.sink.base import Answered, Claim, Taken
 from nanoagent.sink.cancellations import PING_S, RedisCancellations
@@ -111,12 +112,12 @@ class RedisSink:
         keys = (*_keys(request_id), f"cancel:{request_id}")
         arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
         answers = asyncio.ensure_future(self._evaluate("claim", (scripts.CLAIM, keys, arguments)))
-        try:
-            ((verdict, *details),) = await asyncio.shield(answers)
-        except asyncio.CancelledError:  # it may be granted yet, and nobody should have to wait for its end
+
+        def abandoned() -> None:  # it may be granted yet, and nobody should have to wait for its end
             release = self._release_when_answered(request_id, answers)
             self._background.once(TaskName.CLAIM_RELEASE, release, self._releases)
-            raise
+
+        ((verdict, *details),) = await unless_cancelled(answers, abandoned)
         if verdict == b"answered":
             return Answered(details[0])
         if verdict == b"taken":
