@@ -116,6 +116,31 @@ class Job:
     network: NetworkPolicy = NetworkPolicy.NONE
     locale: Locale = "en"
 
+    def version(self, digest: str) -> FunctionVersion:
+        """The function version that the job runs.
+
+        Args:
+            digest: The SHA-256 of the zip file that is at its key now.
+        """
+        return FunctionVersion(self.function_id, self.runtime, digest, self.memory_mb)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionVersion:
+    """The code under a function ID, in one size.
+
+    Attributes:
+        function_id: The function. Functions do not share what belongs to a version, even with the same code.
+        runtime: The language.
+        digest: The SHA-256 of the zip file.
+        memory_mb: The memory that a run may use, MiB.
+    """
+
+    function_id: str
+    runtime: Runtime
+    digest: str
+    memory_mb: int
+
 
 @dataclass(frozen=True, slots=True)
 class JobDefaults:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease, Pool
-    from nanoagent.job import Job
+    from nanoagent.job import FunctionVersion, Job
     from nanoagent.network.listeners import Network
     from nanoagent.slots import Slots
 
@@ -192,10 +192,9 @@ class Runner:
         with attempt.timed("build"):
             return await held.enter_async_context(self._parts.programs.get_or_build(key, build))
 
-    def _version(self, job: Job, tree: CodeTree) -> tuple[str | int, ...]:
-        """What crashes are remembered by: whose code, which, and what it runs in."""
-        image = self._parts.image_ids[job.runtime]
-        return (job.function_id, job.s3_bucket, job.s3_key, tree.digest, image, job.memory_mb)
+    def _version(self, job: Job, tree: CodeTree) -> tuple[FunctionVersion, str, str]:
+        """The key of crashes: the version and its object. Jobs without a function ID share one version."""
+        return job.version(tree.digest), job.s3_bucket, job.s3_key
 
     def _trying(self, job: Job, tree: CodeTree) -> AbstractContextManager[None]:
         """One use of a container, the end of which says something of the code."""

@@ -6,19 +6,19 @@ import itertools
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from nanoagent.container.policy import Pooled
-from nanoagent.job import Runtime
+from nanoagent.container.policy import BindingKey, Pooled
+from nanoagent.job import FunctionVersion, Runtime
 
 if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
 
-KEY: Final = ("run", "python", "f", "digest", "128")
+KEY: Final = BindingKey("run", FunctionVersion("f", Runtime.PYTHON, "digest", 128))
 _NUMBERS: Final = itertools.count()
 
 
 def pooled(
     *,
-    key: tuple[str, ...] | None = KEY,
+    key: BindingKey | None = KEY,
     memory_mb: int = 128,
     connected: bool = True,
     runtime: Runtime = Runtime.PYTHON,

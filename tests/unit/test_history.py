@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoagent.job import Runtime
-from nanoagent.worker.durations import SAMPLES, VERSIONS, Durations, will_finish
+from nanoagent.worker.durations import FUNCTIONS, SAMPLES, Durations, will_finish
 from support.fakes import make_job
 
 HOUR_S = 3600.0
@@ -84,7 +84,7 @@ def test_versions_do_not_speak_for_each_other(other):
 
 
 def test_the_versions_that_have_not_run_for_longest_are_forgotten():
-    history = Durations(versions=2)
+    history = Durations(functions=2)
     for name in ("a", "b", "a", "c"):
         history.add(make_job(function_id=name), 1.0)
     assert [len(history.of(make_job(function_id=name))) for name in "abc"] == [2, 0, 1]
@@ -92,9 +92,9 @@ def test_the_versions_that_have_not_run_for_longest_are_forgotten():
 
 def test_what_is_remembered_is_bounded():
     history = Durations()
-    for number in range(2 * VERSIONS):
+    for number in range(2 * FUNCTIONS):
         for _ in range(SAMPLES + 1):
             history.add(make_job(function_id=f"f{number}"), 1.0)
-    assert len(history._durations) == VERSIONS
+    assert len(history._durations) == FUNCTIONS
     size = sum(sys.getsizeof(kept) + sys.getsizeof(version) for version, kept in history._durations.items())
     assert size < 2**20

@@ -539,3 +539,22 @@ def test_a_message_of_the_largest_size_is_parsed_in_time_whichever_field_is_so_l
     # A quadratic step takes an hour for 1 MiB; the kernel ends the process after 60 s of CPU time.
     done = subprocess.run([sys.executable, "-c", LARGEST_FIELDS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "225\n"), done.stderr
+
+
+# --- its function version
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"function_id": "g"}, {"runtime": Runtime.NODEJS}, {"memory_mb": 256}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_version_is_of_one_function_in_one_language_and_size(change: dict[str, Any]):
+    job = parse(functionId="f")
+    assert job.version("d") != replace(job, **change).version("d")
+
+
+def test_a_new_digest_is_a_new_version_and_nothing_else_of_a_job_is():
+    job = parse(functionId="f")
+    assert job.version("d") != job.version("e")
+    assert job.version("d") == replace(job, request_id="r2", timeout_ms=1, payload=b"1").version("d")

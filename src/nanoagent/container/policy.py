@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.job import FunctionVersion
 from nanoagent.result import Isolation
 from nanoagent.units import MIB
 
@@ -89,6 +90,14 @@ class PoolPolicy:
         return Isolation.SHARED if self.keeps_containers else Isolation.CONTAINER
 
 
+@dataclass(frozen=True, slots=True)
+class BindingKey:
+    """What two jobs have in common that may share a container: the purpose and the function version."""
+
+    purpose: str
+    version: FunctionVersion
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
     """The function version that a container is bound to, with its limits.
@@ -126,9 +135,10 @@ class Binding:
         return self.memory_mb + self.tree_bytes // MIB
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def key(self) -> BindingKey:
         """Its identity: two jobs may share a container if and only if their keys are equal."""
-        return (self.purpose, self.runtime, self.function_id, self.digest, str(self.memory_mb))
+        version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
+        return BindingKey(self.purpose, version)
 
 
 class ContainerState(StrEnum):
@@ -167,7 +177,7 @@ class Pooled:
     memory_mb: int
     made_at: float
     used_at: float
-    key: tuple[str, ...] | None = None
+    key: BindingKey | None = None
     runs: int = 0
     state: ContainerState = ContainerState.IDLE
 

@@ -1,7 +1,7 @@
 """How long jobs take: what a drain goes by when it decides which of those that run to wait for.
 
 A job's time counts from its slot to its result: container, start, run and upload, since all of it has to be
-over before the worker may end. It is kept for each version of a function, in memory only: a worker that has
+over before the worker may end. It is kept for each function, in memory only: a worker that has
 just begun knows nothing, and waits.
 """
 
@@ -17,41 +17,42 @@ if TYPE_CHECKING:
 
     from nanoagent.job import Job
 
-VERSIONS: Final = 1024
-"""How many versions are remembered: with `SAMPLES` floats each, below 1 MiB."""
+FUNCTIONS: Final = 1024
+"""How many functions are remembered: with `SAMPLES` floats each, below 1 MiB."""
 
 SAMPLES: Final = 20
-"""The last so many jobs of a version, of which one in ten is still a number."""
+"""The last so many jobs of a function, of which one in ten is still a number."""
 
 _LEAST_SAMPLES: Final = 3  # fewer show no pattern
 
 
 class Durations:
-    """The last durations of each version of a function that has run here lately."""
+    """The last durations of each function that has run here lately."""
 
-    def __init__(self, versions: int = VERSIONS, samples: int = SAMPLES) -> None:
+    def __init__(self, functions: int = FUNCTIONS, samples: int = SAMPLES) -> None:
         self._samples = samples
-        self._durations: BoundedMap[Hashable, deque[float]] = BoundedMap(versions)
+        self._durations: BoundedMap[Hashable, deque[float]] = BoundedMap(functions)
 
     def add(self, job: Job, seconds: float) -> None:
         """A job has come to its result, so long after it got its slot."""
-        version = _version(job)
-        durations = self._durations.get(version)
+        function = _function(job)
+        durations = self._durations.get(function)
         if durations is None:
             durations = deque(maxlen=self._samples)
         durations.append(seconds)
-        self._durations[version] = durations
+        self._durations[function] = durations
 
     def of(self, job: Job) -> tuple[float, ...]:
-        """How long the last jobs of the same version took, seconds; none of a version that is not known."""
-        return tuple(self._durations.get(_version(job), ()))
+        """How long the last jobs of the same function took, seconds; none of one that is not known."""
+        return tuple(self._durations.get(_function(job), ()))
 
 
-def _version(job: Job) -> Hashable:
-    """Jobs that may be expected to take as long: the same code with the same memory, and with it CPU.
+def _function(job: Job) -> Hashable:
+    """The key of jobs that take about as long: the same code with the same memory, and with it CPU.
 
-    The code's key is part of it because jobs that name no function share one name. Not its digest: a redeploy
-    seldom changes by a magnitude how long jobs take, and what it does change is learnt within a few.
+    The code's key is part of it because jobs that name no function share one name. It is not the
+    `FunctionVersion`, which has the digest: a redeploy seldom changes by a magnitude how long jobs take, and
+    what it does change is learnt within a few.
     """
     return job.function_id, job.runtime, job.s3_bucket, job.s3_key, job.memory_mb
 
