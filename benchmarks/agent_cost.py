@@ -46,9 +46,9 @@ from nanoagent import agent as composition
 from nanoagent.broker.base import Broker, Delivery
 from nanoagent.config import Settings
 from nanoagent.container.base import RunningContainer, configuration_of
-from nanoagent.job import Runtime
-from nanoagent.runtime import wire
-from nanoagent.sender import pack
+from nanoagent.dev.sender import pack
+from nanoagent.model.job import Runtime
+from nanoagent.supervisor import wire
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:

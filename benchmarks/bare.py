@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from nanoagent.container.spec import Limits
-    from nanoagent.job import Runtime
+    from nanoagent.model.job import Runtime
 
 LABEL: Final = "nanoagent.benchmark"
 SHARED: Final = "/bench"  # the benchmark's folder as containers see it, read-only

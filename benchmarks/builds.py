@@ -18,7 +18,7 @@ from benchmarks import lab as labs
 from benchmarks.lab import Function, Lab
 from benchmarks.stats import Ratio, ratio_of_medians
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,7 +34,7 @@ from benchmarks import stats
 
 from nanoagent.ai.gateway import Gateway, GatewayLimits
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.base import NetworkRun
 from nanoagent.telemetry.metrics import Metrics
 
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(serve(options.serve))
         return
     with (
-        process("nanoagent.ai.standin", "--port", "0") as direct,
+        process("nanoagent.dev.fake_model_server", "--port", "0") as direct,
         process("benchmarks.gateway", "--serve", direct.address) as gateway,
     ):
         pieces = held(gateway.address)

@@ -20,15 +20,15 @@ from benchmarks.bare import SHARED, WRITABLE, BareContainer, BareParts, DockerRu
 from benchmarks.ours import AgentUnderTest, Call
 
 from nanoagent import agent as composition
+from nanoagent.common.units import MIB
 from nanoagent.config import Settings
 from nanoagent.container import cgroup
 from nanoagent.container.spec import LABEL_RUNTIME, LABEL_WORKER
-from nanoagent.job import Runtime, parse_job
-from nanoagent.runner import environment_of
-from nanoagent.runtime.catalog import BUILT_PROGRAM, RECIPES
-from nanoagent.sender import pack
+from nanoagent.dev.sender import pack
+from nanoagent.jobs.runner import environment_of
+from nanoagent.languages.recipes import BUILT_PROGRAM, RECIPES
+from nanoagent.model.job import Runtime, parse_job
 from nanoagent.telemetry import logs
-from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

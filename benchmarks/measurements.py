@@ -18,7 +18,7 @@ from benchmarks.figures import Findings
 from benchmarks.schedule import Budget, Train, interleave
 from benchmarks.stats import percentile, ratio_of_medians, summarise
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -21,7 +21,7 @@ from redis import asyncio as redis
 from nanoagent import agent as composition
 from nanoagent.broker.base import Delivery
 from nanoagent.container.isolation import Verdict
-from nanoagent.result import Isolation
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

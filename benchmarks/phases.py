@@ -25,10 +25,10 @@ from redis import asyncio as redis
 from rich.console import Console
 from rich.table import Table
 
-from nanoagent.demo import AgentProcess
-from nanoagent.job import Runtime
-from nanoagent.local import EmbeddedStack
-from nanoagent.sender import pack
+from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.local_services import EmbeddedStack
+from nanoagent.dev.sender import pack
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.config import Settings
-from nanoagent.result import OUTCOMES, Blame, ErrorType, Settle
+from nanoagent.model.result import OUTCOMES, Blame, ErrorType, Settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -500,7 +500,7 @@ def settings_tables(language: Language) -> str:
 
 
 def outcomes_table(language: Language) -> str:
-    """Return the table of `nanoagent.result.OUTCOMES`."""
+    """Return the table of `nanoagent.model.result.OUTCOMES`."""
     rows = [
         (
             f"`{error_type}`" if error_type else "-",

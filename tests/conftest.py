@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from nanoagent.local import EmbeddedStack
+from nanoagent.dev.local_services import EmbeddedStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 
 @dataclass(frozen=True, slots=True)

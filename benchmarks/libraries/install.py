@@ -11,8 +11,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.job import Runtime
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent import finite, folders
 from nanoagent.ai import inspection
 from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Gateway, GatewayLimits
 from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
-from nanoagent.aws import AwsClients
-from nanoagent.background import Background, TaskName
+from nanoagent.aws.clients import AwsClients
+from nanoagent.aws.interruption import Ec2Notices, endpoint_of
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import MOST_FRESH, CodeCache, ProgramCache
+from nanoagent.common.units import MIB
 from nanoagent.container import capability, engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
@@ -37,31 +37,31 @@ from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import PAGE_BYTES, Limits
-from nanoagent.disk import DiskRoom
-from nanoagent.errors import ConfigError, ContainerError, StorageError
-from nanoagent.executor import Executor, ExecutorParts
-from nanoagent.failures import Failures
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.host import private_dirs, resources
+from nanoagent.host.background import Background, TaskName
+from nanoagent.host.disk import DiskRoom
+from nanoagent.jobs.admission import Budget, Slots
+from nanoagent.jobs.executor import Executor, ExecutorParts
+from nanoagent.jobs.failures import Failures
+from nanoagent.jobs.outputs import OutputUploader
+from nanoagent.jobs.runner import Runner, RunnerParts
+from nanoagent.jobs.tuner import Prices, Tuner
+from nanoagent.model.errors import ConfigError, ContainerError, StorageError
+from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import Network
 from nanoagent.network.policy import AllowedHosts
-from nanoagent.notices import Ec2Notices, endpoint_of
-from nanoagent.outputs import OutputUploader
-from nanoagent.runner import Runner, RunnerParts
+from nanoagent.results.redis import RedisSink
+from nanoagent.results.server import Server, Tls
+from nanoagent.results.spool import Spool
 from nanoagent.selftest.keeper import Keeper
 from nanoagent.selftest.suite import SelfTest, Suite, attack_all
-from nanoagent.sink.redis import RedisSink
-from nanoagent.sink.server import Server, Tls
-from nanoagent.sink.spool import Spool
-from nanoagent.slots import Budget, Slots
 from nanoagent.storage.s3 import S3Store
 from nanoagent.storage.steady import SteadyStore
 from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer
-from nanoagent.tuner import Prices, Tuner
-from nanoagent.units import MIB
 from nanoagent.worker.drain import DRAIN_TAIL_S
 from nanoagent.worker.parts import WorkerParts
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
@@ -74,10 +74,10 @@ if TYPE_CHECKING:
     import aiohttp
 
     from nanoagent.ai.upstreams import Upstream
+    from nanoagent.aws.interruption import Notice
     from nanoagent.config import Settings
     from nanoagent.network.doors import Door
-    from nanoagent.notices import Notice
-    from nanoagent.sink.cancellations import RedisCancellations
+    from nanoagent.results.cancellations import RedisCancellations
     from nanoagent.storage.base import ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -207,7 +207,7 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     outputs = OutputUploader(store, settings, metrics)
 
     limit = _descriptor_limit()
-    metrics.watch_descriptors(limit, finite.open_descriptors)
+    metrics.watch_descriptors(limit, resources.open_descriptors)
     await _refuse_unusable_folders(settings)
     home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
     home.claim()
@@ -264,8 +264,8 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             checks=(
                 ReadinessCheck("storage", store.trouble),
                 ReadinessCheck("disk", disk.trouble),
-                ReadinessCheck("descriptors", finite.Descriptors(limit, pool.evict).trouble),
-                ReadinessCheck("host", finite.HostRoom().trouble),
+                ReadinessCheck("descriptors", resources.Descriptors(limit, pool.evict).trouble),
+                ReadinessCheck("host", resources.HostRoom().trouble),
             ),
             background=background,
         )
@@ -482,7 +482,7 @@ async def _open_pool(
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
     metrics, health = telemetry.metrics, telemetry.health
-    most = finite.descriptor_plan(_descriptor_limit(), len(doors)).containers
+    most = resources.descriptor_plan(_descriptor_limit(), len(doors)).containers
     wanted = replace(pool_policy(settings, doors), most_containers=most)
     policy = await _isolated(settings, wanted, driver, home, metrics, health)
     pool = Pool(driver, home, policy, metrics, health, background=telemetry.background)
@@ -532,7 +532,7 @@ def _folders_of(settings: Settings) -> dict[str, Path]:
 async def unusable_folders(settings: Settings) -> list[str]:
     """Why the worker could not make its folders, one sentence for each setting; empty if it could."""
     wanted = _folders_of(settings).items()
-    found = [await asyncio.to_thread(folders.unusable, folder, name) for name, folder in wanted]
+    found = [await asyncio.to_thread(private_dirs.unusable, folder, name) for name, folder in wanted]
     return [problem for problem in found if problem is not None]
 
 
@@ -589,9 +589,9 @@ def _descriptor_limit() -> int:
     Raises:
         ConfigError: They are too few.
     """
-    limit = finite.raise_descriptor_limit()
-    if limit < finite.LEAST_DESCRIPTORS:
-        least = finite.LEAST_DESCRIPTORS
+    limit = resources.raise_descriptor_limit()
+    if limit < resources.LEAST_DESCRIPTORS:
+        least = resources.LEAST_DESCRIPTORS
         raise ConfigError(
             [f"ulimit -n: {limit} file descriptors are too few; allow {least} at least, better 65536"]
         )
@@ -605,7 +605,7 @@ def _connections_of_a_run(settings: Settings, limit: int) -> int:
     smallest_mb = settings.job_defaults.memory_mb
     total = Budget.of(settings.worker_memory_mb, settings.worker_cpus)
     runs = Budget.of(smallest_mb, settings.cpus_for(smallest_mb)).times_in(total)
-    most = max(1, finite.descriptor_plan(limit, 0).connections // max(1, runs))
+    most = max(1, resources.descriptor_plan(limit, 0).connections // max(1, runs))
     if most < settings.network_max_connections:
         log.warning("connections of a run limited by file descriptors", connections=most, descriptors=limit)
     return min(most, settings.network_max_connections)
@@ -680,7 +680,7 @@ async def _code_cache(
         settings.code_cache_mb * MIB,
         lambda outcome: metrics.cache_request("code", outcome),
         fresh_s=settings.code_fresh_seconds,
-        most_fresh=min(MOST_FRESH, finite.descriptor_plan(descriptors, 0).fresh_trees),
+        most_fresh=min(MOST_FRESH, resources.descriptor_plan(descriptors, 0).fresh_trees),
     )
     await cache.start()
     try:

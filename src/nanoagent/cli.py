@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 
 from nanoagent import __version__
-from nanoagent.errors import ConfigError, NanoAgentError
+from nanoagent.model.errors import ConfigError, NanoAgentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from nanoagent.check import Finding
     from nanoagent.config import Settings
+    from nanoagent.doctor.check import Finding
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -142,7 +142,8 @@ def _load_environment(env_file: Path) -> None:
 
 
 def _settings(env_file: Path) -> Settings:
-    from nanoagent import config, variables
+    from nanoagent import config
+    from nanoagent.doctor import variables
     from nanoagent.telemetry import logs
 
     _load_environment(env_file)
@@ -174,7 +175,7 @@ def run(env_file: EnvFile = Path(".env")) -> None:
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Show the settings, and say whether a worker could start on them (doctor goes further)."""
     settings = _settings(env_file)
-    from nanoagent import check as checks
+    from nanoagent.doctor import check as checks
 
     findings = asyncio.run(checks.check(settings))
     warnings = {finding.part: finding.warnings for finding in findings}
@@ -195,7 +196,7 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 
 
 def _warnings(env_file: Path, settings: Settings) -> list[str]:
-    from nanoagent import variables
+    from nanoagent.doctor import variables
 
     return variables.warnings(env_file, os.environ, used=settings.ai_upstreams or "")
 
@@ -218,7 +219,7 @@ def _print_check(
     from rich.console import Console
     from rich.markup import escape
 
-    from nanoagent import check as checks
+    from nanoagent.doctor import check as checks
 
     def cell(value: object) -> str:
         return "" if value is None else _without_secrets(str(value))
@@ -330,7 +331,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     """
     try:
         settings, settings_file = _sender_settings(env_file, quiet=as_json)
-        from nanoagent.sender import command
+        from nanoagent.dev.sender import command
     except KeyboardInterrupt:
         if not as_json:
             print("\nNothing was sent.", file=sys.stderr)
@@ -362,7 +363,7 @@ def result(
 ) -> int:
     """Print the result of a job as JSON."""
     settings, settings_file = _sender_settings(env_file, quiet=as_json)
-    from nanoagent.sender import command
+    from nanoagent.dev.sender import command
 
     return command.result(settings, request_id, wait_s=wait_s, as_json=as_json, settings_file=settings_file)
 
@@ -375,7 +376,7 @@ def cancel(
 ) -> int:
     """Cancel a job that waits or runs."""
     settings, settings_file = _sender_settings(env_file, quiet=as_json)
-    from nanoagent.sender import command
+    from nanoagent.dev.sender import command
 
     return command.cancel(
         settings, request_id, as_json=as_json, env_file=env_file, settings_file=settings_file
@@ -384,7 +385,7 @@ def cancel(
 
 def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
     """As `_settings`; without any, those of a running `make dev`. With the file that they are from."""
-    from nanoagent.sender import dev
+    from nanoagent.dev.sender import dev
 
     file = dev.settings_file(env_file, quiet=quiet)
     try:
@@ -405,7 +406,7 @@ def demo(
     state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
 ) -> int:
     """Run the examples twice on an embedded stack, and show what happened."""
-    from nanoagent import demo as demonstration
+    from nanoagent.dev import demo as demonstration
 
     return asyncio.run(demonstration.run(state.absolute(), as_json=as_json))
 
@@ -415,7 +416,7 @@ def dev(
     state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
 ) -> int:
     """Keep an embedded stack and an agent running until Ctrl-C."""
-    from nanoagent import demo as demonstration
+    from nanoagent.dev import demo as demonstration
 
     return asyncio.run(demonstration.develop(state.absolute()))
 

@@ -24,9 +24,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from nanoagent import expectations, gateway_address
-from nanoagent.errors import ConfigError
-from nanoagent.job import (
+from nanoagent.common import gateway_address
+from nanoagent.common.units import MIB
+from nanoagent.model import expectations
+from nanoagent.model.errors import ConfigError
+from nanoagent.model.job import (
     DEFAULT_MEMORY_MB,
     MAX_TIMEOUT_MS,
     MIN_MEMORY_MB,
@@ -34,8 +36,7 @@ from nanoagent.job import (
     NetworkPolicy,
     Runtime,
 )
-from nanoagent.text import Locale
-from nanoagent.units import MIB
+from nanoagent.model.text import Locale
 
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
 _SLOT_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")  # see container.slot

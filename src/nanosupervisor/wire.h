@@ -1,7 +1,7 @@
 /* Frames between the agent and the supervisor.
  *
  * A frame is: u32 length of the payload, u8 type, payload. Integers are little-endian, as both
- * supported machines are. The host's end is src/nanoagent/runtime/wire.py; PROTOCOL_VERSION changes
+ * supported machines are. The host's end is src/nanoagent/supervisor/wire.py; PROTOCOL_VERSION changes
  * whenever either would misunderstand the other, and the agent refuses a supervisor of another version.
  */
 #ifndef WIRE_H

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.job import Runtime
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
 from support.adversarial import Shelf, built
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.result import Isolation
+    from nanoagent.model.result import Isolation
 
 
 HERE = Path(__file__).parent

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 from support.adversarial import LEVELS, as_seen, yard
 from support.attacks import (
     CALLS_NO_FILTER_SEES,
@@ -38,7 +38,7 @@ from support.listeners import AnsweringHost, answering_host
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
     from support.adversarial import Function, Yard
     from support.containers import Ran
 

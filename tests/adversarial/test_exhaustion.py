@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.result import ErrorType, Isolation
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.result import ErrorType, Isolation
 from support.adversarial import LEVELS, as_seen, yard
 from support.attacks import Attack, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from nanoagent.job import Runtime
+    from nanoagent.model.job import Runtime
     from support.adversarial import Function, Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

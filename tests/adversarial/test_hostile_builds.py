@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType, Isolation
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation
 from support.adversarial import BUILD_LIMITS, yard
 
 if TYPE_CHECKING:

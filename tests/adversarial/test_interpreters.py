@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType, Isolation
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation
 from support.adversarial import yard
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.network import egress
-from nanoagent.result import ErrorType, Isolation
 from support.adversarial import LEVELS
 from support.attacks import DONE, attacks_of, outcome_of
 from support.listeners import answering_host
@@ -20,7 +20,7 @@ from support.networks import Echo, networked_yard
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
     from support.listeners import AnsweringHost
     from support.networks import NetworkedYard
 

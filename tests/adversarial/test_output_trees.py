@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation, Start
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation, Start
 from support.adversarial import yard
 from support.outputs import COUNT, DEPTH, LINK, NAMED_REFUSALS, SIZE, SPECIAL, TOTAL, Left, left_by
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from nanoagent import result as results
-from nanoagent.job import Runtime
-from nanoagent.outputs import OutputUploader
-from nanoagent.result import ErrorType, Isolation, Result, Start, Status
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.common.units import MIB
+from nanoagent.jobs.outputs import OutputUploader
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model import result as results
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation, Result, Start, Status
 from nanoagent.telemetry.metrics import Metrics
-from nanoagent.units import MIB
 from support.adversarial import LIMITS, built, yard
 from support.fakes import make_settings
 from support.folder_store import FolderStore

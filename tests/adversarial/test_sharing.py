@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from nanoagent.common.units import MIB
 from nanoagent.container.policy import Sharing
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType, Isolation, Start
-from nanoagent.runtime.catalog import RECIPES
-from nanoagent.units import MIB
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation, Start
 from support.adversarial import yard
 
 if TYPE_CHECKING:

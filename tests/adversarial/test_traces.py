@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runtime.catalog import PROGRAM_PATH, RECIPES
+from nanoagent.languages.recipes import PROGRAM_PATH, RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 from support.adversarial import LEVELS, yard
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from nanoagent.ai.standin import Standin, answer_words, tokens, vector
-from nanoagent.demo import examples_folder
+from nanoagent.dev.demo import examples_folder
+from nanoagent.dev.fake_model_server import Standin, answer_words, tokens, vector
 from support import packages
 from support.worker import PROGRAMS, WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 

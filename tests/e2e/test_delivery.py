@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.proxy import Proxy
 from support.waiting import EVENTUALLY_S, announced, eventually
 from support.worker import WorkerUnderTest
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

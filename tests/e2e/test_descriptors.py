@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.demo import AgentProcess
-from nanoagent.finite import LEAST_DESCRIPTORS
-from nanoagent.job import Runtime
+from nanoagent.dev.demo import AgentProcess
+from nanoagent.host.resources import LEAST_DESCRIPTORS
+from nanoagent.model.job import Runtime
 from support.limited_agent import DESCRIPTORS
 from support.worker import TESTS, WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

@@ -25,7 +25,7 @@ from support.worker import WorkerUnderTest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 DEADLINE_S = 120  # a hang is a failure; nothing is measured by it
 WELL = {"ok", "note"}

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.agent import NOTICE_RESERVE_S
-from nanoagent.demo import AgentProcess
-from nanoagent.job import Runtime
-from nanoagent.notices import POLL_S
+from nanoagent.aws.interruption import POLL_S
+from nanoagent.dev.demo import AgentProcess
+from nanoagent.model.job import Runtime
 from support.experienced_agent import KNOWN
 from support.metadata_service import metadata_service
 from support.reliability import COUNTED, observed, starts_in, until
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.client import PubSub
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 

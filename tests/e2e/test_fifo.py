@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from nanoagent.errors import PlatformError, ReturnToQueue
-from nanoagent.job import Runtime
+from nanoagent.model.errors import PlatformError, ReturnToQueue
+from nanoagent.model.job import Runtime
 from support.fakes import finished, message
 from support.in_process import DATABASE, Queues, real_rig
 from support.reliability import COUNTED, starts_in
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
-    from nanoagent.result import Result
-    from nanoagent.runner import Attempt
+    from nanoagent.dev.local_services import EmbeddedStack
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.model.result import Result
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

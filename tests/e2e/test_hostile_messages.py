@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.waiting import eventually
 from support.worker import WorkerUnderTest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

@@ -24,7 +24,7 @@ from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/nanoagent"
@@ -158,7 +158,7 @@ async def test_who_sends_jobs_needs_all_that_the_senders_policy_allows_and_nothi
         # No worker takes the job, so all calls have been made by then.
         assert b"Sent." in said
         assert recorder.unknown == []
-        assert recorder.operations() == operations_in(SOURCE / "sender/delivery.py")
+        assert recorder.operations() == operations_in(SOURCE / "dev/sender/delivery.py")
         assert allowed - recorder.used() == set()
         assert recorder.refused() == set()
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.worker import WorkerUnderTest
 from support.zips import make_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 ADVERSARIES = Path(__file__).parents[1] / "adversarial/programs"
 SEED = 20261124

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nanoagent.ai.standin import Standin
+from nanoagent.dev.fake_model_server import Standin
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 KEY = "sk-canary-of-the-worker"
 

@@ -10,7 +10,7 @@ from support.worker import WorkerUnderTest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 ONLY_PYTHON = {f"WARM_POOL_{runtime}_SIZE": "0" for runtime in ("NODEJS", "CPP", "GO")}
 ASK = """

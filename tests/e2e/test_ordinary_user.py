@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.ordinary_user import UID, OrdinaryWorker, place_of_its_own, python_of, run_python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

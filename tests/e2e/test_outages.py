@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support import engines
 from support.own_redis import HOST, own_redis
 from support.proxy import Proxy
@@ -38,7 +38,7 @@ from support.worker import WorkerUnderTest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
     from support.own_redis import OwnRedis
     from support.recorder import Call
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from support.worker import WorkerUnderTest

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.errors import PlatformError
-from nanoagent.job import Runtime
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.job import Runtime
 from support.ordinary_user import UID, OrdinaryWorker, place_of_its_own
 from support.worker import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 # Beside the worker's private folder, what its containers' users have to get into, by its place below a slot.
 FOR_CONTAINERS = 0o755

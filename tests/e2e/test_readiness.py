@@ -21,7 +21,7 @@ from support.zips import make_zip
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 PYTHON_ONLY = {f"WARM_POOL_{runtime}_SIZE": "0" for runtime in ("NODEJS", "CPP", "GO")}
 ANSWERS_MAX_S = 120

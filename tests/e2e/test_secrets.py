@@ -30,9 +30,9 @@ import aiodocker
 import pytest
 from redis import asyncio as redis
 
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 from support.adversarial import yard
 from support.recorder import Recorder
 from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
@@ -40,7 +40,7 @@ from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 ROOT: Final = Path(__file__).parents[2]
 SEEKERS: Final = Path(__file__).parent / "programs/seekers"

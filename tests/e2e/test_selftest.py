@@ -7,14 +7,14 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from nanoagent.selftest.guards import Guard
 from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 HELLO = {"main.py": "print('hello')"}
 HELLO_CPP = {"main.cpp": '#include <cstdio>\nint main() { puts("hello"); }'}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.job import MIN_MEMORY_MB
+from nanoagent.model.job import MIN_MEMORY_MB
 
 if TYPE_CHECKING:
     from support.worker import WorkerUnderTest

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import aiodocker
 import pytest
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.waiting import eventually
 from support.worker import PROGRAMS, WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

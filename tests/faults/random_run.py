@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from nanoagent.errors import PlatformError
-from nanoagent.job import Runtime
-from nanoagent.local import EmbeddedStack
+from nanoagent.dev.local_services import EmbeddedStack
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.job import Runtime
 from support.own_redis import HOST, own_redis
 from support.proxy import Proxy
 from support.reliability import COUNTED, Observation, observed, until

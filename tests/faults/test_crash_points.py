@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from nanoagent.errors import PlatformError
-from nanoagent.job import Runtime
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.job import Runtime
 from support.faulty_agent import Fault
 from support.proxy import Proxy
 from support.reliability import COUNTED, Observation, observed, record, starts_in, until
@@ -31,7 +31,7 @@ from support.worker import WorkerUnderTest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 

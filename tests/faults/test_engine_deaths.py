@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support import engines
 from support.reliability import COUNTED, Observation, observed, starts_in, until
 from support.remains import MARKED_PROGRAM, Places, containers_of, remains_of, wrong_outputs
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

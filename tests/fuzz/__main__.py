@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MODULES: Final = {
     "archive": ["nanoagent.code.archive", "zipfile"],
-    "job": ["nanoagent.job"],
+    "job": ["nanoagent.model.job"],
     "protocol": ["nanoagent.runtime", "nanoagent.container.execution"],
     "canary": ["fuzz.targets"],
 }

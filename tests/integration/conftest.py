@@ -7,8 +7,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nanoagent.aws import AwsClients
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.aws.clients import AwsClients
+    from nanoagent.dev.local_services import EmbeddedStack
 
 
 @pytest.fixture

@@ -16,15 +16,15 @@ from structlog.testing import capture_logs
 from nanoagent.broker import sqs as sqs_module
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.sqs import SqsBroker
-from nanoagent.errors import BrokerError
+from nanoagent.model.errors import BrokerError
 from support.slow_server import slow_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from nanoagent.aws import AwsClients
+    from nanoagent.aws.clients import AwsClients
     from nanoagent.broker.base import Broker, Delivery
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 VISIBILITY_S = 1
 LONG_POLL_S = 2  # longer than VISIBILITY_S: a lease that ran out would show within one poll

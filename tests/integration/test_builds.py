@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import Limits
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runtime import build_hint
-from nanoagent.runtime.catalog import BUILT_PROGRAM, RECIPES
+from nanoagent.languages import build_hint
+from nanoagent.languages.recipes import BUILT_PROGRAM, RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.units import MIB
 from support.containers import request_for, worker_home
 from support.languages import documented_version
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from nanoagent.code.archive import ArchiveLimits, extract
-from nanoagent.result import Isolation
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.result import Isolation
 from support.containers import LIMITS, bench
 from support.zips import RawEntry, extra_field, raw_zip, symlink
 

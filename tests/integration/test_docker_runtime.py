@@ -21,10 +21,10 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe, unacceptable
 from nanoagent.container.policy import Binding, Sharing
 from nanoagent.container.pool import Pool
-from nanoagent.errors import ConfigError, ContainerError
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType, Isolation
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.errors import ConfigError, ContainerError
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from support.containers import request_for, worker_home

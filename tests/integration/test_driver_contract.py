@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import aiodocker
 import pytest
 
+from nanoagent.common.units import MIB
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import LABEL_WORKER
-from nanoagent.errors import ContainerError
-from nanoagent.units import MIB
+from nanoagent.model.errors import ContainerError
 from support.containers import spec_for, worker_home
 from support.fake_driver import FakeDriver
 

@@ -17,8 +17,8 @@ from nanoagent.ai.budgets import RunLimits
 from nanoagent.ai.gateway import Bodies, Gateway, GatewayLimits
 from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
-from nanoagent.ai.standin import Standin
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams
+from nanoagent.dev.fake_model_server import Standin
 from nanoagent.network.base import AiUsage
 from support import gateways
 from support.gateways import Door, new_run
@@ -783,7 +783,8 @@ async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
 
 
 async def test_a_stream_past_the_budget_is_cut_whatever_bound_the_upstream_was_given(rig, monkeypatch):
-    monkeypatch.setattr("nanoagent.ai.standin.answer_words", lambda _prompt, _limit: ["x" * 10_000] * 4000)
+    words = ["x" * 10_000] * 4000
+    monkeypatch.setattr("nanoagent.dev.fake_model_server.answer_words", lambda _prompt, _limit: words)
     async with Door(rig.gateway(limits(tokens=500)), new_run()) as door:
         with pytest.raises(aiohttp.ClientError):
             await door.stream("/api/generate", {"prompt": "a"})

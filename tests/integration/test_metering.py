@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.job import NetworkPolicy, Runtime
-from nanoagent.result import Isolation
+from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.model.result import Isolation
 from support import gateways
 from support.networks import networked_yard
 

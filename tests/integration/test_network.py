@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.model.result import ErrorType
 from nanoagent.network import egress
-from nanoagent.result import ErrorType
 from support.adversarial import LEVELS
 from support.networks import Echo, networked_yard
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.errors import SinkError
-from nanoagent.sink.base import Claim
-from nanoagent.sink.redis import RedisSink
-from nanoagent.sink.server import Server, Tls
+from nanoagent.model.errors import SinkError
+from nanoagent.results.base import Claim
+from nanoagent.results.redis import RedisSink
+from nanoagent.results.server import Server, Tls
 from support import own_redis as redis_servers
 from support.certificates import Authority
 from support.own_redis import HOST, own_redis, sentinel_of

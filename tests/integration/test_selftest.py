@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent import runner
 from nanoagent.agent import find_images, pool_policy
 from nanoagent.code.cache import ProgramCache
 from nanoagent.container import docker
@@ -20,13 +19,14 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import create_body
-from nanoagent.errors import PlatformError
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runner import RunnerParts
+from nanoagent.jobs import runner
+from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.runner import RunnerParts
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 from nanoagent.selftest.guards import MARK, Guard
 from nanoagent.selftest.suite import Suite, attack_all
-from nanoagent.slots import Slots
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from support.containers import worker_home

@@ -14,13 +14,13 @@ import pytest
 from redis import asyncio as redis
 
 from nanoagent import cli
-from nanoagent.job import JobDefaults, parse_job
+from nanoagent.model.job import JobDefaults, parse_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 DEADLINE_S = 60  # a hang is a failure; nothing is measured by it
 DEFAULTS = JobDefaults(s3_bucket="b", model_id="m", max_memory_mb=1024)

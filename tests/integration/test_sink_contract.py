@@ -14,21 +14,21 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from nanoagent.errors import SinkError
-from nanoagent.sink import redis as redis_module
-from nanoagent.sink import scripts
-from nanoagent.sink.base import Answered, Claim, Taken
-from nanoagent.sink.memory import MemorySink
-from nanoagent.sink.redis import RedisSink
-from nanoagent.sink.server import Server as At
+from nanoagent.model.errors import SinkError
+from nanoagent.results import redis as redis_module
+from nanoagent.results import scripts
+from nanoagent.results.base import Answered, Claim, Taken
+from nanoagent.results.memory import MemorySink
+from nanoagent.results.redis import RedisSink
+from nanoagent.results.server import Server as At
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
-    from nanoagent.local import EmbeddedStack
-    from nanoagent.sink.base import Cancellations, ResultSink
-    from nanoagent.sink.cancellations import RedisCancellations
+    from nanoagent.dev.local_services import EmbeddedStack
+    from nanoagent.results.base import Cancellations, ResultSink
+    from nanoagent.results.cancellations import RedisCancellations
 
 TTL_S = 77
 CLAIM_S = 1.5  # renewed every half second

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.errors import ConfigError
-from nanoagent.sink import spool as spool_module
-from nanoagent.sink.base import Claim
-from nanoagent.sink.memory import MemorySink
-from nanoagent.sink.spool import Spool
+from nanoagent.model.errors import ConfigError
+from nanoagent.results import spool as spool_module
+from nanoagent.results.base import Claim
+from nanoagent.results.memory import MemorySink
+from nanoagent.results.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -224,9 +224,9 @@ async def test_a_folder_that_cannot_be_is_a_wrong_setting(tmp_path: Path):
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from nanoagent.sink.base import Claim
-from nanoagent.sink.memory import MemorySink
-from nanoagent.sink.spool import Spool
+from nanoagent.results.base import Claim
+from nanoagent.results.memory import MemorySink
+from nanoagent.results.spool import Spool
 
 async def main():
     sink = MemorySink()

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from nanoagent.errors import StorageError, Superseded
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage import s3
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
 from nanoagent.storage.s3 import S3Store
-from nanoagent.units import MIB
 from support.folder_store import FolderStore
 from support.slow_server import slow_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.aws import AwsClients
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.aws.clients import AwsClients
+    from nanoagent.dev.local_services import EmbeddedStack
     from nanoagent.storage.base import ObjectStore
     from support.slow_server import Slowness
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent import finite, payload
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
-from nanoagent.result import ErrorType, Isolation, Start
-from nanoagent.units import MIB
+from nanoagent.host import resources
+from nanoagent.model import payload
+from nanoagent.model.result import ErrorType, Isolation, Start
 from support.containers import INTERPRETER, LIMITS, Bench, bench, request_for
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ def ended_well(ran: Ran) -> bool:
 
 async def test_a_container_costs_the_worker_no_more_descriptors_than_are_planned_for_it(box):
     await box.filled()
-    before = finite.open_descriptors()
+    before = resources.open_descriptors()
     assert ended_well(await box.run("print()", memory_mb=130))  # another container, which a new one replaces
     await box.filled()
-    assert 0 < finite.open_descriptors() - before <= finite.DESCRIPTORS_PER_CONTAINER
+    assert 0 < resources.open_descriptors() - before <= resources.DESCRIPTORS_PER_CONTAINER
 
 
 # --- what a run is told to have done

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.demo import AgentProcess
+from nanoagent.dev.demo import AgentProcess
 from support import watched_agent
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
     from support.watched_agent import Holdings
 
 JOBS = int(os.environ.get("SOAK_JOBS", "10000"))
@@ -43,7 +43,7 @@ MOST_OBJECTS = JOBS // 10
 MOST_ENTRIES = 100
 BOUNDED = {
     # Crashes, builds, durations, refused code, and messages that could not be settled.
-    "nanoagent.bounded_map.BoundedMap.data": 1024 + 32 + 1024 + 1024 + 1024,
+    "nanoagent.common.bounded_map.BoundedMap.data": 1024 + 32 + 1024 + 1024 + 1024,
     "nanoagent.code.cache.CodeCache._fresh": 256,
 }
 

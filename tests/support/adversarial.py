@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import Limits
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.units import MIB
 from support.containers import Ran, image_of, request_for, worker_home
 
 if TYPE_CHECKING:

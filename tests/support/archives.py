@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
 from nanoagent.code.root import is_leftover
-from nanoagent.errors import Rejected
-from nanoagent.result import ErrorType
+from nanoagent.model.errors import Rejected
+from nanoagent.model.result import ErrorType
 from support.zips import UTF8_NAME
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

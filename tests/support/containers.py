@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import ContainerSpec, Limits
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.runtime.wire import RunRequest
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
+from nanoagent.supervisor.wire import RunRequest
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -10,12 +10,12 @@ import struct
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, cast
 
-from nanoagent import result as results
 from nanoagent.container import execution
 from nanoagent.container.pool import Lease
-from nanoagent.errors import ContainerError
-from nanoagent.result import Result, Start, Status
-from nanoagent.runtime import wire
+from nanoagent.model import result as results
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.result import Result, Start, Status
+from nanoagent.supervisor import wire
 from support import fake_supervisor as says
 from support.containers import LIMITS, request_for
 from support.raw_archives import Choices
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.execution import Execution
-    from nanoagent.runtime.session import Session
+    from nanoagent.supervisor.session import Session
 
 SPEC = SimpleNamespace(limits=LIMITS)
 REQUEST: Final = request_for(

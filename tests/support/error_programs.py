@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 
 @dataclass(frozen=True, slots=True)

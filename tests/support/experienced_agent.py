@@ -13,7 +13,7 @@ from nanoagent import cli
 from nanoagent.worker.durations import SAMPLES, Durations
 
 if TYPE_CHECKING:
-    from nanoagent.job import Job
+    from nanoagent.model.job import Job
 
 KNOWN: Final = "KNOWN_DURATIONS"
 

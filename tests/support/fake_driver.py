@@ -8,13 +8,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nanoagent.common.units import MIB
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.policy import PoolPolicy
 from nanoagent.container.spec import Limits
-from nanoagent.errors import ContainerError
-from nanoagent.job import Runtime
-from nanoagent.runtime import wire
-from nanoagent.units import MIB
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.job import Runtime
+from nanoagent.supervisor import wire
 from support.fake_supervisor import FakeSupervisor, Script
 
 if TYPE_CHECKING:

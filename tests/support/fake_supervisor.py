@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from nanoagent.runtime import wire
-from nanoagent.runtime.session import Session
+from nanoagent.supervisor import wire
+from nanoagent.supervisor.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nanoagent import result as results
 from nanoagent.config import Settings
 from nanoagent.container.pool import Lease
-from nanoagent.job import Job, Runtime
-from nanoagent.result import ErrorType, Result, Start, Status
+from nanoagent.model import result as results
+from nanoagent.model.job import Job, Runtime
+from nanoagent.model.result import ErrorType, Result, Start, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.policy import Binding
-    from nanoagent.errors import PlatformError
-    from nanoagent.runner import Attempt
-    from nanoagent.slots import Slots
+    from nanoagent.jobs.admission import Slots
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.model.errors import PlatformError
 
 DEADLINE_S = 30  # a hang is a failure; nothing is measured by it
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 from typing import TYPE_CHECKING
 
-from nanoagent.errors import StorageError, Superseded
+from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, plain_link
 
 if TYPE_CHECKING:

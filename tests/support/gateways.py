@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 
 from nanoagent.ai.gateway import Gateway, GatewayLimits
-from nanoagent.ai.standin import Standin
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.dev.fake_model_server import Standin
+from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.base import NetworkRun
 from nanoagent.telemetry.metrics import Metrics
 

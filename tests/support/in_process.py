@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nanoagent.broker.sqs import SqsBroker
-from nanoagent.sink.redis import RedisSink
-from nanoagent.sink.server import Server
-from nanoagent.sink.spool import Spool
+from nanoagent.results.redis import RedisSink
+from nanoagent.results.server import Server
+from nanoagent.results.spool import Spool
 from nanoagent.worker.worker import Worker
 from support.worker_rig import Rig
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 DATABASE = 6  # of Redis; not the one that agents under test use
 

@@ -20,7 +20,7 @@ from support.attacks import HostAddresses
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
 _LINK_LOCAL = "fe80"  # of no use without the name of an interface

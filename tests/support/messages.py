@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from nanoagent import result as results
-from nanoagent.errors import UnreadableMessage
-from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, Runtime, parse_job
-from nanoagent.result import ErrorType, Result, Status
-from nanoagent.runner import environment_of
+from nanoagent.jobs.runner import environment_of
+from nanoagent.model import result as results
+from nanoagent.model.errors import UnreadableMessage
+from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, Runtime, parse_job
+from nanoagent.model.result import ErrorType, Result, Status
 
 DEFAULTS: Final = JobDefaults(s3_bucket="code-bucket", model_id="llama3:8b", max_memory_mb=4096)
 LONGEST_MESSAGE: Final = 2000

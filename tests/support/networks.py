@@ -8,7 +8,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.base import NetworkRun
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import Network
@@ -18,8 +18,8 @@ from support.adversarial import yard
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from nanoagent.model.result import Isolation
     from nanoagent.network.base import Gateway
-    from nanoagent.result import Isolation
     from support.adversarial import Function, Yard
     from support.containers import Ran
 

@@ -26,7 +26,7 @@ from support.worker import WorkerUnderTest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 ROOT = Path(__file__).parents[2]
 UID = 64_321  # nobody has it: no package or login gets an id above 60,000 (Debian policy, 9.2.2)

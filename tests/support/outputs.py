@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanoagent.runtime import wire
+from nanoagent.supervisor import wire
 
 if TYPE_CHECKING:
     from support.containers import Ran

@@ -90,7 +90,7 @@ class OwnNetwork:
                 made.bind((door.host, door.port))
             except (
                 OSError
-            ) as exc:  # the one before is closed by a thread (nanoagent.strangers), some time soon
+            ) as exc:  # the one before is closed by a thread (nanoagent.host.untrusted_fds), some time soon
                 if exc.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                     raise
                 time.sleep(0.001)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nanoagent.container.policy import BindingKey, Pooled
-from nanoagent.job import FunctionVersion, Runtime
+from nanoagent.model.job import FunctionVersion, Runtime
 
 if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer

@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.error_programs import PROGRAMS, ErrorProgram
 
 RECORDED: Final = Path(__file__).parents[1] / "unit" / "stderr"

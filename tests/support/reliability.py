@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis import asyncio as redis
 from redis.exceptions import RedisError
 
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable

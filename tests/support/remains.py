@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from redis import asyncio as redis
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
 
 # Each run is one name: it stands in the log and in every file, so that these tell whose they are.
 MARKED_PROGRAM: Final = (

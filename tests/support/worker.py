@@ -17,15 +17,15 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from redis import asyncio as redis
 
-from nanoagent.demo import AgentProcess
-from nanoagent.sender import pack
+from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.sender import pack
 from support.faulty_agent import FAULT
 from support.zips import make_zip
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from nanoagent.local import EmbeddedStack
+    from nanoagent.dev.local_services import EmbeddedStack
     from support.faulty_agent import Fault
 
 TESTS = Path(__file__).parents[1]

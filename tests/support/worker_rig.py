@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from nanoagent import result as results
 from nanoagent.broker.memory import MemoryBroker
-from nanoagent.outputs import OutputUploader
-from nanoagent.sink.base import Answered, Claim, Taken
-from nanoagent.sink.memory import MemorySink
-from nanoagent.sink.spool import Spool
-from nanoagent.slots import Slots
+from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.outputs import OutputUploader
+from nanoagent.model import result as results
+from nanoagent.results.base import Answered, Claim, Taken
+from nanoagent.results.memory import MemorySink
+from nanoagent.results.spool import Spool
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.worker.parts import WorkerParts
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from nanoagent.background import Background
     from nanoagent.broker.base import Delivery
     from nanoagent.container.pool import Pool
-    from nanoagent.executor import Executor
-    from nanoagent.job import Runtime
-    from nanoagent.result import Result
-    from nanoagent.runner import Attempt
+    from nanoagent.host.background import Background
+    from nanoagent.jobs.executor import Executor
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.model.job import Runtime
+    from nanoagent.model.result import Result
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 
 POLL_S = 3600  # a long poll that ends when something comes, or is cancelled

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from nanoagent import agent
-from nanoagent.errors import ConfigError
-from nanoagent.notices import Ec2Notices
+from nanoagent.aws.interruption import Ec2Notices
+from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry.status import Health
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.fakes import DEADLINE_S, make_settings, message

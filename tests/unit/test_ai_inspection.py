@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent import agent, check
+from nanoagent import agent
 from nanoagent.ai import inspection
 from nanoagent.ai.inspection import Listing, Server
 from nanoagent.ai.refusals import Api
-from nanoagent.ai.standin import Standin
 from nanoagent.ai.upstreams import HttpUpstream
+from nanoagent.dev.fake_model_server import Standin
+from nanoagent.doctor import check
 from nanoagent.doctor.examination import models_finding
 from nanoagent.doctor.finding import Verdict
 from support.fakes import make_settings

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
-from nanoagent.errors import Rejected
-from nanoagent.result import ErrorType
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import Rejected
+from nanoagent.model.result import ErrorType
 from support.zips import ENCRYPTED, UTF8_NAME, RawEntry, make_zip, overlapping_bomb, raw_zip, symlink
 
 LIMITS = ArchiveLimits(zip_bytes=8 * MIB, unpacked_bytes=16 * MIB, file_bytes=8 * MIB, entries=1000)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from nanoagent.code.archive import ArchiveLimits, extract
-from nanoagent.errors import Rejected
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import Rejected
 from support.archives import KIB, SIBLING, check_refusal, described, tree_of, tried
 from support.zips import (
     ENCRYPTED,

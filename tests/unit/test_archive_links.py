@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from nanoagent.code import refusals, unpacking
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
 from nanoagent.code.entries import Kind
-from nanoagent.errors import Rejected
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import Rejected
 from support.archives import check_links, check_refusal, tree_of
 from support.zips import RawEntry, raw_zip, symlink
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanoagent.code.archive import ArchiveLimits, extract
-from nanoagent.errors import Rejected
+from nanoagent.model.errors import Rejected
 from support.archives import KIB, SMALL, tree_of, tried
 from support.raw_archives import archive_of
 from support.zips import RawEntry, raw_zip

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from nanoagent.code.archive import ArchiveLimits, extract
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 from support.zips import RawEntry, extra_field, raw_zip
 
 if TYPE_CHECKING:

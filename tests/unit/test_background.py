@@ -16,23 +16,24 @@ import structlog
 from structlog.testing import capture_logs
 
 import nanoagent
-from nanoagent import agent, strangers
-from nanoagent.background import KINDS, Background, TaskName, next_pause_s
-from nanoagent.backoff import Backoff
+from nanoagent import agent
+from nanoagent.aws.interruption import Notice
 from nanoagent.broker.sqs import SqsBroker
+from nanoagent.common.backoff import Backoff
 from nanoagent.container import engine_watch, retirement
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
 from nanoagent.container.pool import Pool
-from nanoagent.job import Runtime
-from nanoagent.notices import Notice
+from nanoagent.host import untrusted_fds
+from nanoagent.host.background import KINDS, Background, TaskName, next_pause_s
+from nanoagent.model.job import Runtime
+from nanoagent.results.base import Claim
+from nanoagent.results.cancellations import RedisCancellations
+from nanoagent.results.memory import MemorySink
+from nanoagent.results.redis import RedisSink
+from nanoagent.results.server import Server
+from nanoagent.results.spool import Spool
 from nanoagent.selftest import keeper as keeper_module
 from nanoagent.selftest.keeper import Keeper
-from nanoagent.sink.base import Claim
-from nanoagent.sink.cancellations import RedisCancellations
-from nanoagent.sink.memory import MemorySink
-from nanoagent.sink.redis import RedisSink
-from nanoagent.sink.server import Server
-from nanoagent.sink.spool import Spool
 from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
@@ -278,22 +279,22 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("code/flights.py", "Flights._start"): "one fetch, awaited by all that want it",
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",
-    ("demo.py", "develop"): "no part of a worker",
-    ("local.py", "_run"): "no part of a worker",
+    ("dev/demo.py", "develop"): "no part of a worker",
+    ("dev/local_services.py", "_run"): "no part of a worker",
     ("network/egress.py", "Egress.find"): "one lookup, awaited there",
     ("network/egress.py", "Egress._resolve"): "its threads run one lookup at a time, each awaited",
     ("network/egress.py", "Visit._relay"): "one connection's two directions, awaited there",
     ("network/listeners.py", "Network.__init__"): "its threads accept one connection at a time, each awaited",
     ("network/listeners.py", "_Opened._spawn"): "ends with its run, which waits for it",
     ("network/listeners.py", "_Opened._accepted"): "one timer for one accept",
-    ("outputs.py", "OutputUploader.upload"): "awaited there",
-    ("runtime/stream.py", "FrameStream.receive"): "one timer for one frame",
-    ("sink/redis.py", "RedisSink.claim"): "one call, awaited there or by what releases the claim",
-    ("sink/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
-    ("sink/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
+    ("jobs/outputs.py", "OutputUploader.upload"): "awaited there",
+    ("supervisor/stream.py", "FrameStream.receive"): "one timer for one frame",
+    ("results/redis.py", "RedisSink.claim"): "one call, awaited there or by what releases the claim",
+    ("results/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
+    ("results/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
     ("storage/steady.py", "SteadyStore._problem"): "one probe, awaited by those that share it",
-    ("threads.py", "in_thread"): "awaited there",
-    ("shielding.py", "uninterrupted"): "awaited there",
+    ("host/threads.py", "in_thread"): "awaited there",
+    ("host/shielding.py", "uninterrupted"): "awaited there",
     ("worker/answer.py", "Answer._cancel"): "one timer for one job",
     ("worker/drain.py", "Drain._let_finish"): "awaited there",
     (
@@ -332,7 +333,7 @@ def test_tasks_are_started_in_one_place_or_end_with_their_caller():
     found = {
         (module, inside)
         for module, path in sources()
-        if module != "background.py"
+        if module != "host/background.py"
         for inside, name, _ in calls_in(path)
         if name in STARTS
     }
@@ -743,10 +744,10 @@ async def watchdog(fault: Fault) -> None:
 
 
 async def descriptor_closing(fault: Fault) -> None:
-    fault.once(strangers, "_close")
+    fault.once(untrusted_fds, "_close")
     first, second = (socket.socket(socket.AF_UNIX).detach() for _ in range(2))
-    strangers.close(first)
-    strangers.close(second)
+    untrusted_fds.close(first)
+    untrusted_fds.close(second)
     await until(lambda: not is_open(first) or not is_open(second))
     await until(lambda: fault.raised)
     for descriptor in (first, second):

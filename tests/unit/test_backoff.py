@@ -1,6 +1,6 @@
 import pytest
 
-from nanoagent.backoff import Backoff, pause_s
+from nanoagent.common.backoff import Backoff, pause_s
 
 
 def test_the_pause_doubles_up_to_the_longest():

@@ -1,4 +1,4 @@
-from nanoagent.bounded_map import BoundedMap
+from nanoagent.common.bounded_map import BoundedMap
 
 
 def filled(most: int, keys: str) -> BoundedMap[str, int]:

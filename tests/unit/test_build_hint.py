@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from nanoagent.job import Runtime
-from nanoagent.runtime.build_hint import build_hint
+from nanoagent.languages.build_hint import build_hint
+from nanoagent.model.job import Runtime
 
 CPP, GO = Runtime.CPP, Runtime.GO
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.job import Runtime
-from nanoagent.result import OUTCOMES, ErrorType
-from nanoagent.runtime.catalog import BUILT_PROGRAM, OUTPUT_DIR, PROGRAM_PATH, RECIPES
+from nanoagent.languages.recipes import BUILT_PROGRAM, OUTPUT_DIR, PROGRAM_PATH, RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import OUTCOMES, ErrorType
 
 
 def test_every_runtime_has_its_recipe_and_the_contracts_entry_file():

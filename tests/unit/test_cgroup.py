@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nanoagent.common.units import MIB
 from nanoagent.container import cgroup
 from nanoagent.container.cgroup import ControlGroup, ControlGroupV1, ControlGroupV2, MemoryUse, RunMeter
-from nanoagent.units import MIB
 
 # Recorded: Debian 12 with Docker 20.10 and cgroup v1, the unified hierarchy mounted beside it and empty.
 V1_CGROUP = """\

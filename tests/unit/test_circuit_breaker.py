@@ -1,4 +1,4 @@
-from nanoagent.circuit_breaker import CircuitBreaker
+from nanoagent.common.circuit_breaker import CircuitBreaker
 
 
 def breaker(*, counts_late: bool = False) -> CircuitBreaker:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent import __version__, agent, cli
-from nanoagent import check as checks
 from nanoagent.config import Settings
+from nanoagent.dev.sender.command import Exit
+from nanoagent.doctor import check as checks
 from nanoagent.doctor import examination, gather
 from nanoagent.doctor.finding import Area, Finding, Verdict
-from nanoagent.errors import ConfigError, PlatformError
-from nanoagent.sender.command import Exit
+from nanoagent.model.errors import ConfigError, PlatformError
 from support.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def test_a_closed_pipe_leaves_a_command_its_exit_code(
 ):
     # The result is longer than the buffer, so that writing fails in `print` as well as at the end.
     done = in_a_closed_pipe(
-        "from types import SimpleNamespace; from nanoagent import cli; from nanoagent.sender import command\n"
+        "from types import SimpleNamespace\nfrom nanoagent import cli\n"
+        "from nanoagent.dev.sender import command\n"
         "cli._sender_settings = lambda *_, **__: (SimpleNamespace(), None)\n"
         "found = {'status': 'x', 'stdout': 'x' * 100_000}\n"
         f"command.result = lambda *_, **__: command._Report(as_json=False).end({int(code)}, result=found)\n"
@@ -160,7 +161,7 @@ def test_a_closed_pipe_leaves_a_command_its_exit_code(
 @pytest.mark.parametrize("command", ["['--help']", "['version']", "['check']", "['check', '--json']"])
 def test_a_closed_pipe_is_no_failure_of_a_command(command: str):
     done = in_a_closed_pipe(
-        "from nanoagent import check, cli, config\n"
+        "from nanoagent import cli, config\nfrom nanoagent.doctor import check\n"
         "async def nothing(settings): return []\n"
         "check.check = nothing\n"
         "fields = {'sqs_queue_url': 'https://q/1', 's3_code_bucket': 'code', 's3_user_data_bucket': 'data'}\n"

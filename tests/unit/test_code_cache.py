@@ -25,11 +25,11 @@ from nanoagent.code import cache as cache_module
 from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.code.cache import CodeCache, FetchOutcome, ProgramCache
 from nanoagent.code.store import DiskCache, Use, eviction_order
-from nanoagent.errors import PlatformError, Rejected, StorageError
-from nanoagent.result import ErrorType
+from nanoagent.common.units import MIB
+from nanoagent.host.threads import in_thread
+from nanoagent.model.errors import PlatformError, Rejected, StorageError
+from nanoagent.model.result import ErrorType
 from nanoagent.storage.base import Absence, ObjectMissing
-from nanoagent.threads import in_thread
-from nanoagent.units import MIB
 from support.folder_store import FolderStore
 from support.waiting import eventually
 from support.zips import make_zip, raw_zip, symlink

@@ -8,8 +8,8 @@ import pytest
 
 from nanoagent.code import refusals
 from nanoagent.code.refusals import RULES, refused
-from nanoagent.result import ErrorType
-from nanoagent.text import LOCALES
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import LOCALES
 from support.archives import check_refusal
 
 FIELDS = {

@@ -11,8 +11,8 @@ import pytest
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.root import find_root, is_leftover, missing_entry, refusal
-from nanoagent.job import Runtime
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
 from support.archives import check_refusal
 
 if TYPE_CHECKING:

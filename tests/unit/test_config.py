@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent import config, expectations
+from nanoagent import config
 from nanoagent.config import Settings
-from nanoagent.errors import ConfigError
-from nanoagent.job import Runtime
+from nanoagent.model import expectations
+from nanoagent.model.errors import ConfigError
+from nanoagent.model.job import Runtime
 from support.certificates import Authority
 from support.fakes import make_settings
 

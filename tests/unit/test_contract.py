@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from nanoagent import config
-from nanoagent import job as jobs
-from nanoagent.job import Runtime
-from nanoagent.result import Result, Timings, Tuning
-from nanoagent.runner import environment_of
+from nanoagent.jobs.runner import environment_of
+from nanoagent.model import job as jobs
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Result, Timings, Tuning
 from nanoagent.telemetry.metrics import Metrics
 from support.fakes import make_job, make_settings
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from nanoagent.broker.base import Delivery
-from nanoagent.returns import ReturnReason
-from nanoagent.sink.base import Claim
+from nanoagent.model.returns import ReturnReason
+from nanoagent.results.base import Claim
 from nanoagent.worker.lifecycle import Lifecycle
 from nanoagent.worker.state import NEXT, DeliveryState, Phase
 

@@ -15,15 +15,15 @@ import aiohttp
 import pytest
 from rich.console import Console
 
-from nanoagent import demo
-from nanoagent import result as results
-from nanoagent.demo import _Sent, _table, _verdict
-from nanoagent.errors import PlatformError
-from nanoagent.job import Runtime
-from nanoagent.local import EmbeddedStack, Service
-from nanoagent.result import ErrorType, Result, Start, Status, Timings, Tuning
-from nanoagent.runtime.catalog import RECIPES
-from nanoagent.sender import dev
+from nanoagent.dev import demo
+from nanoagent.dev.demo import _Sent, _table, _verdict
+from nanoagent.dev.local_services import EmbeddedStack, Service
+from nanoagent.dev.sender import dev
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model import result as results
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Result, Start, Status, Timings, Tuning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -210,7 +210,7 @@ def test_the_command_that_dev_proposes_finds_its_worker(
 
 
 def test_a_state_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path):
-    holder = "import sys; from pathlib import Path; from nanoagent import demo\n"
+    holder = "import sys; from pathlib import Path; from nanoagent.dev import demo\n"
     holder += "with demo._sole_use(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", holder, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

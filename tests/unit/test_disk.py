@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.disk import DiskRoom
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.host.disk import DiskRoom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,11 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from nanoagent import config, job, runner
-from nanoagent.result import OUTCOMES, Blame, ErrorType, Result, Settle
-from nanoagent.sender import language
+from nanoagent import config
+from nanoagent.dev.sender import language
+from nanoagent.jobs import runner
+from nanoagent.model import job
+from nanoagent.model.result import OUTCOMES, Blame, ErrorType, Result, Settle
 from nanoagent.telemetry.metrics import Metrics
 from support import recorder
 
@@ -309,7 +311,7 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes(message)
     ("name", "modules"),
     [
         ("iam-policy.json", ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")),
-        ("iam-policy-sender.json", ("sender/delivery.py",)),
+        ("iam-policy-sender.json", ("dev/sender/delivery.py",)),
     ],
 )
 def test_a_policy_allows_the_calls_that_stand_in_the_code(name, modules):

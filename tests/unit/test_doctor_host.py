@@ -18,8 +18,8 @@ from nanoagent.doctor import engine as engines
 from nanoagent.doctor import gather, host
 from nanoagent.doctor.facts import Engine, Folder, Host, Image, Mount, mount_of, mounts_of
 from nanoagent.doctor.finding import Area, Finding, Verdict
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,14 +13,15 @@ import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from redis.exceptions import AuthenticationError
 
-from nanoagent import aws, config
-from nanoagent import check as checks
-from nanoagent.aws import AwsClients, Credentials
+from nanoagent import config
+from nanoagent.aws import clients as aws
+from nanoagent.aws.clients import AwsClients, Credentials
+from nanoagent.doctor import check as checks
 from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
-from nanoagent.errors import SinkError
-from nanoagent.sink import troubles
+from nanoagent.model.errors import SinkError
+from nanoagent.results import troubles
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:

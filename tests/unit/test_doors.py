@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.errors import ProtocolError
+from nanoagent.model.errors import ProtocolError
 from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
 
 if TYPE_CHECKING:

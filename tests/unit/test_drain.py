@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent.result import ErrorType
+from nanoagent.model.result import ErrorType
 from nanoagent.worker import drain as drain_module
 from support.fakes import DEADLINE_S, finished, make_job, message
 from support.worker_rig import Rig, name_of
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.result import Result
-    from nanoagent.runner import Attempt
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.model.result import Result
 
 HOUR_S = 3600
 

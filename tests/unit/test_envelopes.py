@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanoagent.envelopes import recognised
+from nanoagent.model.envelopes import recognised
 
 JOB = {"requestId": "r1", "s3Key": "code.zip"}
 TEXT = json.dumps(JOB)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nanoagent.job import Runtime
-from nanoagent.runtime.error_line import MAX_CHARACTERS, build_error, error_line
-from nanoagent.runtime.session import captured
+from nanoagent.languages.error_line import MAX_CHARACTERS, build_error, error_line
+from nanoagent.model.job import Runtime
+from nanoagent.supervisor.session import captured
 from support.error_programs import PROGRAMS, ErrorProgram
 from support.record_stderr import RECORDED, group_of
 

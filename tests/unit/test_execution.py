@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.pool import Lease
-from nanoagent.errors import ContainerError, ProtocolError
-from nanoagent.result import ErrorType, Start
-from nanoagent.runtime import session, stream, wire
-from nanoagent.runtime.catalog import PROGRAM_PATH
-from nanoagent.runtime.wire import ExitFlag
-from nanoagent.units import MIB
+from nanoagent.languages.recipes import PROGRAM_PATH
+from nanoagent.model.errors import ContainerError, ProtocolError
+from nanoagent.model.result import ErrorType, Start
+from nanoagent.supervisor import session, stream, wire
+from nanoagent.supervisor.wire import ExitFlag
 from support import fake_supervisor as says
 from support.containers import request_for, spec_for, worker_home
 from support.fake_driver import FakeDriver

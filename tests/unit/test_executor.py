@@ -14,10 +14,17 @@ import pytest
 from nanoagent.code import store
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
-from nanoagent.errors import (
+from nanoagent.jobs.admission import Budget, Slots
+from nanoagent.jobs.executor import Executor, ExecutorParts
+from nanoagent.jobs.failures import Failures
+from nanoagent.jobs.outputs import OutputUploader
+from nanoagent.jobs.runner import Attempt, Runner, RunnerParts, environment_of
+from nanoagent.jobs.tuner import Prices, Tuner
+from nanoagent.model.errors import (
     BrokerError,
     ContainerError,
     ContainerNotMade,
@@ -28,19 +35,12 @@ from nanoagent.errors import (
     SinkError,
     StorageError,
 )
-from nanoagent.executor import Executor, ExecutorParts
-from nanoagent.failures import Failures
-from nanoagent.job import NetworkPolicy, Runtime
-from nanoagent.outputs import OutputUploader
-from nanoagent.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
-from nanoagent.runner import Attempt, Runner, RunnerParts, environment_of
-from nanoagent.runtime import wire
-from nanoagent.runtime.session import Captured, Collected, OutputFile
-from nanoagent.slots import Budget, Slots
+from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.model.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
+from nanoagent.model.text import Locale, Text
+from nanoagent.supervisor import wire
+from nanoagent.supervisor.session import Captured, Collected, OutputFile
 from nanoagent.telemetry.metrics import Metrics
-from nanoagent.text import Locale, Text
-from nanoagent.tuner import Prices, Tuner
-from nanoagent.units import MIB
 from support.fakes import DEADLINE_S, FakePool, make_job, make_settings
 from support.folder_store import FolderStore
 from support.zips import make_zip
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.pool import Lease, Pool
-    from nanoagent.job import Job
-    from nanoagent.runtime.wire import RunRequest
+    from nanoagent.model.job import Job
+    from nanoagent.supervisor.wire import RunRequest
 
     Run = Callable[[Lease, RunRequest, Path], Awaitable[Execution]]
 

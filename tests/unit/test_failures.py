@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.errors import (
+from nanoagent.jobs.failures import CrashMemory, FailedBuilds, Failures
+from nanoagent.model.errors import (
     ContainerError,
     ContainerNotMade,
     KnownToCrash,
@@ -14,13 +15,12 @@ from nanoagent.errors import (
     Remembered,
     ReturnToQueue,
 )
-from nanoagent.failures import CrashMemory, FailedBuilds, Failures
-from nanoagent.result import ErrorType
+from nanoagent.model.result import ErrorType
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from nanoagent.errors import PlatformError
+    from nanoagent.model.errors import PlatformError
 
 MEMORY_S = 64.0
 

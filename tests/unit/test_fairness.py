@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.backoff import Backoff
+from nanoagent.common.backoff import Backoff
 from nanoagent.worker import fairness
 from nanoagent.worker.fairness import (
     MAX_IN_ALL,

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from nanoagent import agent, finite
-from nanoagent.errors import ConfigError
-from nanoagent.finite import (
+from nanoagent import agent
+from nanoagent.host import resources
+from nanoagent.host.resources import (
     DESCRIPTORS_PER_CONTAINER,
     LEAST_DESCRIPTORS,
     OWN_DESCRIPTORS,
@@ -19,6 +19,7 @@ from nanoagent.finite import (
     descriptor_plan,
     supplies,
 )
+from nanoagent.model.errors import ConfigError
 from support.fakes import make_settings
 
 WELL = {
@@ -48,10 +49,10 @@ def test_the_usual_limits_are_enough_for_the_usual_machine():
 def test_the_soft_limit_is_raised_to_the_hard_one():
     code = (
         "import resource\n"
-        "from nanoagent import finite\n"
+        "from nanoagent.host import resources\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 400))\n"
-        "print(finite.raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
-        "print(finite.raise_descriptor_limit())\n"
+        "print(resources.raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+        "print(resources.raise_descriptor_limit())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["400 400 400", "400"]
@@ -63,17 +64,17 @@ def test_a_limit_that_may_not_be_raised_is_used_as_it_is(monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert finite.raise_descriptor_limit() == 256
+    assert resources.raise_descriptor_limit() == 256
 
 
 def test_no_limit_is_a_large_one(monkeypatch):
     unlimited = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda _: (unlimited, unlimited))
-    assert finite.raise_descriptor_limit() == 1 << 30
+    assert resources.raise_descriptor_limit() == 1 << 30
 
 
 def test_a_worker_without_descriptors_for_containers_does_not_start(monkeypatch):
-    monkeypatch.setattr(finite, "raise_descriptor_limit", lambda: LEAST_DESCRIPTORS - 1)
+    monkeypatch.setattr(resources, "raise_descriptor_limit", lambda: LEAST_DESCRIPTORS - 1)
     with pytest.raises(ConfigError, match=r"ulimit -n: 191 file descriptors are too few; allow 192"):
         agent._descriptor_limit()
 
@@ -108,7 +109,7 @@ async def test_this_process_has_descriptors_left():
     evicted: list[int] = []
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert await Descriptors(limit, evicted.append).trouble() is None
-    assert finite.open_descriptors() > 2
+    assert resources.open_descriptors() > 2
 
 
 def test_a_machine_with_enough_of_everything_is_well():
@@ -144,7 +145,7 @@ def test_what_cannot_be_seen_is_not_short(path, text):
 
 
 async def test_this_machine_is_looked_at():
-    found = supplies(finite._text)
+    found = supplies(resources._text)
     assert [supply.name for supply in found if supply.used is None or supply.most is None] == []
     assert await HostRoom().trouble() is None
 

@@ -12,8 +12,8 @@ import pytest
 
 from nanoagent.code.store import DiskCache
 from nanoagent.container.slot import WorkerHome
-from nanoagent.errors import ConfigError
-from nanoagent.folders import make_private, unusable
+from nanoagent.host.private_dirs import make_private, unusable
+from nanoagent.model.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import pytest
 
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
-from nanoagent.errors import PlatformError, StorageError
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import PlatformError, StorageError
 from support.folder_store import FolderStore
 from support.zips import make_zip
 

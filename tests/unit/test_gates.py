@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent.errors import SinkError
+from nanoagent.model.errors import SinkError
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.worker import readiness as gates_module

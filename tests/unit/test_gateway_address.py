@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoagent import gateway_address
+from nanoagent.common import gateway_address
 
 CLIENTS = Path(__file__).parents[2] / "src/nanosupervisor"
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from nanoagent import hints, payload
-from nanoagent.hints import Facts
-from nanoagent.job import NetworkPolicy, Runtime
-from nanoagent.result import OUTCOMES, ErrorType
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages import hints
+from nanoagent.languages.hints import Facts
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model import payload
+from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.model.result import OUTCOMES, ErrorType
 
 KILLED = [ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED]
 FLUSHING = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from nanoagent.worker.durations import FUNCTIONS, SAMPLES, Durations, will_finish
 from support.fakes import make_job
 

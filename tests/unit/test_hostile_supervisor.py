@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
+from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.execution import Execution
 from nanoagent.container.pool import Lease
-from nanoagent.errors import ContainerError, PlatformError
-from nanoagent.result import ErrorType, Start
-from nanoagent.runtime import session as session_module
-from nanoagent.runtime import wire
-from nanoagent.runtime.session import Session
-from nanoagent.units import MIB
+from nanoagent.model.errors import ContainerError, PlatformError
+from nanoagent.model.result import ErrorType, Start
+from nanoagent.supervisor import session as session_module
+from nanoagent.supervisor import wire
+from nanoagent.supervisor.session import Session
 from support import fake_supervisor as says
 from support.containers import LIMITS, request_for
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import NEXT, ContainerState
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.pooled import pooled
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pytest
 
 from nanoagent.container.isolation import Verdict, probe, unacceptable
 from nanoagent.container.policy import Sharing
-from nanoagent.errors import ContainerError
-from nanoagent.result import Isolation
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.result import Isolation
 from support.containers import worker_home
 from support.fake_driver import FakeDriver, fake_policy
 from support.fake_supervisor import Script

@@ -11,9 +11,17 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent.errors import UnreadableMessage
-from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, NetworkPolicy, Runtime, parse_job
-from nanoagent.result import ErrorType
+from nanoagent.model.errors import UnreadableMessage
+from nanoagent.model.job import (
+    MAX_MESSAGE_BYTES,
+    InvalidJob,
+    Job,
+    JobDefaults,
+    NetworkPolicy,
+    Runtime,
+    parse_job,
+)
+from nanoagent.model.result import ErrorType
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
@@ -508,9 +516,9 @@ def test_a_damaged_job_is_a_job_an_invalid_job_or_unreadable(noise: bytes, at: i
 # Every message is parsed on the event loop, where a slow one stops all jobs of the worker.
 LARGEST_FIELDS = r"""
 import itertools, json, resource
-from nanoagent.envelopes import recognised
-from nanoagent.errors import UnreadableMessage
-from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, JobDefaults, parse_job
+from nanoagent.model.envelopes import recognised
+from nanoagent.model.errors import UnreadableMessage
+from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, JobDefaults, parse_job
 
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 defaults = JobDefaults("bucket", "model", 4096)

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent import job as job_module
 from nanoagent.broker import sqs
-from nanoagent.errors import UnreadableMessage
-from nanoagent.job import MAX_MESSAGE_BYTES, InvalidJob, Job
+from nanoagent.model import job as job_module
+from nanoagent.model.errors import UnreadableMessage
+from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, Job
 from support.fakes import message
 from support.messages import ending_of, tried
 from support.raw_messages import message_of

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from nanoagent.common.units import MIB
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import judge
 from nanoagent.container.spec import Limits
-from nanoagent.job import Runtime
-from nanoagent.result import OUTCOMES, Blame, ErrorType
-from nanoagent.runtime.session import Captured, Collected, exit_code_of, signal_of
-from nanoagent.runtime.wire import ExitFlag, ExitReport, RunRequest
-from nanoagent.units import MIB
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import OUTCOMES, Blame, ErrorType
+from nanoagent.supervisor.session import Captured, Collected, exit_code_of, signal_of
+from nanoagent.supervisor.wire import ExitFlag, ExitReport, RunRequest
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 

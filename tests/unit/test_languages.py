@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 import nanoagent
-from nanoagent import tuner
-from nanoagent.result import OUTCOMES
-from nanoagent.text import LOCALES, Text
+from nanoagent.jobs import tuner
+from nanoagent.model.result import OUTCOMES
+from nanoagent.model.text import LOCALES, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 def imports_our_text(tree: ast.Module) -> bool:
     return any(
         isinstance(node, ast.ImportFrom)
-        and node.module == "nanoagent.text"
+        and node.module == "nanoagent.model.text"
         and any(name.name == "Text" for name in node.names)
         for node in ast.walk(tree)
     )
@@ -116,19 +116,19 @@ def test_the_source_has_texts_in_every_part_that_speaks_to_authors():
     assert {
         "code/cache.py",
         "container/execution.py",
-        "errors.py",
-        "executor.py",
-        "failures.py",
-        "hints.py",
-        "job.py",
-        "object_names.py",
-        "outputs.py",
-        "payload.py",
-        "result.py",
-        "runner.py",
-        "runtime/gap.py",
-        "runtime/session.py",
-        "runtime/wire.py",
+        "model/errors.py",
+        "jobs/executor.py",
+        "jobs/failures.py",
+        "languages/hints.py",
+        "model/job.py",
+        "model/object_names.py",
+        "jobs/outputs.py",
+        "model/payload.py",
+        "model/result.py",
+        "jobs/runner.py",
+        "supervisor/gap.py",
+        "supervisor/session.py",
+        "supervisor/wire.py",
         "worker/answer.py",
         "worker/conclusion.py",
     } <= found

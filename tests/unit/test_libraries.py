@@ -7,7 +7,7 @@ from collections import Counter
 from benchmarks.libraries.__main__ import Row, as_markdown, from_markdown, replaced
 from benchmarks.libraries.catalogue import libraries
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 
 def test_every_library_has_a_program_that_says_that_it_worked():

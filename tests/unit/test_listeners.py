@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent.errors import ProtocolError
-from nanoagent.job import NetworkPolicy, Runtime
+from nanoagent.common.token_bucket import TokenBucket
+from nanoagent.model.errors import ProtocolError
+from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network import listeners
 from nanoagent.network.base import NetworkRun
 from nanoagent.network.doors import Door, DoorKind, Doors
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import GATEWAY, NAMES, Network
 from nanoagent.network.policy import AllowedHosts
-from nanoagent.token_bucket import TokenBucket
 from support.own_network import Channel, OwnNetwork
 
 if TYPE_CHECKING:

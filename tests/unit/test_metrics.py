@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.job import Runtime
-from nanoagent.result import OUTCOMES, Start, Timings
-from nanoagent.slots import Slots
+from nanoagent.jobs.admission import Slots
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import OUTCOMES, Start, Timings
 from nanoagent.telemetry.metrics import MAX_MODELS, Metrics
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.job import NetworkPolicy
+from nanoagent.model.job import NetworkPolicy
 from nanoagent.network.policy import AllowedHosts, host_name, is_public
 
 PUBLIC = (

@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from nanoagent import notices as notices_module
-from nanoagent.errors import ConfigError
-from nanoagent.notices import Ec2Notices, Notice, Unheard, endpoint_of, lifecycle_notice, spot_notice
+from nanoagent.aws import interruption as notices_module
+from nanoagent.aws.interruption import Ec2Notices, Notice, Unheard, endpoint_of, lifecycle_notice, spot_notice
+from nanoagent.model.errors import ConfigError
 from support.fakes import DEADLINE_S
 from support.metadata_service import LIFECYCLE, REBALANCE, SPOT, MetadataService, metadata_service
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.object_names import bucket_hint, key_hint
+from nanoagent.model.object_names import bucket_hint, key_hint
 
 
 @pytest.mark.parametrize(

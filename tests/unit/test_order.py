@@ -11,8 +11,8 @@ import pytest
 
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.order import InOrder
-from nanoagent.errors import PlatformError, ReturnToQueue
-from nanoagent.result import ErrorType, Status
+from nanoagent.model.errors import PlatformError, ReturnToQueue
+from nanoagent.model.result import ErrorType, Status
 from support.fakes import DEADLINE_S, finished, message
 from support.worker_rig import Rig, name_of
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.broker.base import Delivery
-    from nanoagent.result import Result
-    from nanoagent.runner import Attempt
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.model.result import Result
 
 
 @pytest.fixture

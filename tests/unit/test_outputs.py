@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent import result as results
-from nanoagent.errors import StorageError
-from nanoagent.outputs import OutputUploader, content_type_of, name_problem, shortened
-from nanoagent.result import OutputError, Result, Status
-from nanoagent.runtime import gap
-from nanoagent.runtime.session import OutputFile
+from nanoagent.jobs.outputs import OutputUploader, content_type_of, name_problem, shortened
+from nanoagent.model import result as results
+from nanoagent.model.errors import StorageError
+from nanoagent.model.result import OutputError, Result, Status
+from nanoagent.supervisor import gap
+from nanoagent.supervisor.session import OutputFile
 from nanoagent.telemetry.metrics import Metrics
 from support.fakes import make_settings
 from support.folder_store import FolderStore

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanoagent.common.units import MIB
 from nanoagent.container import engine_watch
 from nanoagent.container import pool as pool_module
 from nanoagent.container.budget import Budget
@@ -19,14 +20,13 @@ from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.slot import Slot
-from nanoagent.errors import ContainerError, PlatformError, ReturnToQueue
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation, Start
-from nanoagent.returns import ReturnReason
-from nanoagent.slots import Slots
+from nanoagent.jobs.admission import Slots
+from nanoagent.model.errors import ContainerError, PlatformError, ReturnToQueue
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation, Start
+from nanoagent.model.returns import ReturnReason
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.units import MIB
 from support.containers import worker_home
 from support.fake_driver import FakeDriver, fake_policy
 from support.fake_supervisor import Script, hello, ready

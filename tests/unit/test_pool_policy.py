@@ -18,11 +18,11 @@ from nanoagent.container.policy import (
     victims,
 )
 from nanoagent.container.spec import Limits
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 from support.pooled import pooled
 
 if TYPE_CHECKING:
-    from nanoagent.circuit_breaker import CircuitBreaker
+    from nanoagent.common.circuit_breaker import CircuitBreaker
 
 POLICY = PoolPolicy(
     images={},

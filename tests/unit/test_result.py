@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent import result as results
-from nanoagent.result import (
+from nanoagent.model import result as results
+from nanoagent.model.result import (
     OUTCOMES,
     Blame,
     ErrorType,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.errors import PlatformError, ReturnToQueue, SinkError, Superseded
-from nanoagent.returns import RULES, ReturnReason, Rule, Streak, counts
+from nanoagent.model.errors import PlatformError, ReturnToQueue, SinkError, Superseded
+from nanoagent.model.returns import RULES, ReturnReason, Rule, Streak, counts
 from nanoagent.worker import endings
 from nanoagent.worker.endings import Failed
 from nanoagent.worker.retry import counted_delay_s

@@ -11,7 +11,7 @@ from nanoagent.agent import DefaultBuckets
 from nanoagent.doctor import cloud
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Verdict
-from nanoagent.errors import StorageError
+from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import Absence
 from nanoagent.storage.s3 import S3Store, absence_of
 from support.fakes import make_settings

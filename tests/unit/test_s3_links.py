@@ -15,8 +15,8 @@ import pytest
 from aiobotocore.session import AioSession, get_session
 from aiohttp import web
 
-from nanoagent.aws import AwsClients
-from nanoagent.errors import StorageError
+from nanoagent.aws.clients import AwsClients
+from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import Absence, ObjectMissing
 from nanoagent.storage.s3 import S3Store
 

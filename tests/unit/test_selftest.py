@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.errors import ConfigError, ContainerError, PlatformError
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType, Isolation
+from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.selftest import guards, keeper, report, suite
 from nanoagent.selftest.guards import Guard
 from nanoagent.selftest.keeper import Keeper

@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.aws import AwsClients
+from nanoagent.aws.clients import AwsClients
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.errors import BrokerError, InvalidCall, SinkError
-from nanoagent.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
-from nanoagent.sender import command, delivery, dev, ignorefile, language, message, pack, package, selection
-from nanoagent.sender.ignorefile import IGNORE_FILE
-from nanoagent.sender.package import limits_of, packed
-from nanoagent.sender.selection import Reason
+from nanoagent.dev.sender import (
+    command,
+    delivery,
+    dev,
+    ignorefile,
+    language,
+    message,
+    pack,
+    package,
+    selection,
+)
+from nanoagent.dev.sender.ignorefile import IGNORE_FILE
+from nanoagent.dev.sender.package import limits_of, packed
+from nanoagent.dev.sender.selection import Reason
+from nanoagent.model.errors import BrokerError, InvalidCall, SinkError
+from nanoagent.model.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
 from support.fakes import make_settings
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nanoagent.errors import ContainerError, ProtocolError
-from nanoagent.runtime import gap, wire
-from nanoagent.runtime import session as session_module
-from nanoagent.runtime.session import Overdue, Session, captured, exit_code_of, signal_of
-from nanoagent.runtime.stream import Gone
+from nanoagent.model.errors import ContainerError, ProtocolError
+from nanoagent.supervisor import gap, wire
+from nanoagent.supervisor import session as session_module
+from nanoagent.supervisor.session import Overdue, Session, captured, exit_code_of, signal_of
+from nanoagent.supervisor.stream import Gone
 from support import fake_supervisor as says
 from support.containers import request_for
 from support.fake_supervisor import Writer, talk

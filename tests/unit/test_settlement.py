@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from nanoagent.errors import PlatformError
-from nanoagent.result import OUTCOMES, ErrorType, Settle
-from nanoagent.returns import RULES, ReturnReason, Rule
-from nanoagent.text import Text
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.result import OUTCOMES, ErrorType, Settle
+from nanoagent.model.returns import RULES, ReturnReason, Rule
+from nanoagent.model.text import Text
 from nanoagent.worker import retry
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Kept, Returned, Unreadable, Untold
 from nanoagent.worker.settlement import DELAYS, Ack, DeadLetter, Facts, GiveUp, IfLast, Nack, decide

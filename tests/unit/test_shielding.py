@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from nanoagent.shielding import uninterrupted, unless_cancelled, until_done
+from nanoagent.host.shielding import uninterrupted, unless_cancelled, until_done
 
 
 class UnexpectedError(Exception):

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from nanoagent.container.slot import Slot, WorkerHome, link_tree, remove_home, worker_is_dead
-from nanoagent.errors import ConfigError, ContainerError, PlatformError
+from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
 from support.containers import worker_home
 from support.fake_supervisor import hello
 

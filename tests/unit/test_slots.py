@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.slots import (
+from nanoagent.jobs.admission import (
     MAX_OVERTAKEN,
     NOTHING,
     Budget,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from nanoagent.common.units import MIB
 from nanoagent.container.spec import SECCOMP_PROFILES, ContainerSpec, Limits, create_body
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.units import MIB
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 
 SPEC = ContainerSpec(
     runtime=Runtime.PYTHON,

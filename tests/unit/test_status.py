@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from nanoagent.errors import ConfigError
+from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry import logs, systemd
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health, StatusServer, check_address

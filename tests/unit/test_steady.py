@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.errors import ReturnToQueue, StorageError, Superseded
+from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.storage import steady
 from nanoagent.storage.base import Absence, ObjectMissing
 from nanoagent.storage.steady import SteadyStore, storage_breaker

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.errors import ProtocolError
+from nanoagent.model.errors import ProtocolError
 from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
 from support.containers import worker_home
 from support.fake_supervisor import hello

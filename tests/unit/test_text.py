@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.text import Text, as_text
+from nanoagent.model.text import Text, as_text
 
 GREETING = Text("hello {name}, {times} times", "{name}님, {times}번 안녕하세요")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from nanoagent.token_bucket import TokenBucket
+from nanoagent.common.token_bucket import TokenBucket
 
 
 def test_who_takes_tokens_too_fast_is_made_to_wait():

@@ -15,15 +15,15 @@ from botocore.parsers import ResponseParserError
 from redis import exceptions as redis
 from redis.crc import key_slot
 
-from nanoagent import aws
-from nanoagent.aws import Trouble as AwsTrouble
-from nanoagent.errors import BrokerError, UnreadableMessage
-from nanoagent.job import parse_job
-from nanoagent.sink import scripts, troubles
+from nanoagent.aws import clients as aws
+from nanoagent.aws.clients import Trouble as AwsTrouble
+from nanoagent.model.errors import BrokerError, UnreadableMessage
+from nanoagent.model.job import parse_job
+from nanoagent.results import scripts, troubles
 from support.fakes import make_settings
 
 if TYPE_CHECKING:
-    from nanoagent.sink.troubles import Trouble
+    from nanoagent.results.troubles import Trouble
 
 
 def caused(outer: Exception, inner: Exception) -> Exception:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.job import MIN_MEMORY_MB
-from nanoagent.result import ErrorType, Tuning
-from nanoagent.tuner import _TIPS, Prices, RunUsage, Tuner, Verdict, judge, recommend
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.jobs.tuner import _TIPS, Prices, RunUsage, Tuner, Verdict, judge, recommend
+from nanoagent.model.job import MIN_MEMORY_MB
+from nanoagent.model.result import ErrorType, Tuning
 
 MAX_MB = 10_240
 PRICES = Prices(Decimal("0.0000166667"), Decimal("0.0000002"), "USD", 1_000_000)

@@ -1,4 +1,4 @@
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 
 def test_a_mebibyte_is_two_to_the_power_of_20():

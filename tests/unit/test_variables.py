@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanoagent import variables
 from nanoagent.config import Settings
+from nanoagent.doctor import variables
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nanoagent.container.waiting import WaitingJobs
-from nanoagent.errors import ContainerNotMade
-from nanoagent.job import Runtime
+from nanoagent.model.errors import ContainerNotMade
+from nanoagent.model.job import Runtime
 
 
 async def test_the_job_that_has_waited_for_longest_is_first():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanoagent.errors import ProtocolError
-from nanoagent.runtime import wire
+from nanoagent.model.errors import ProtocolError
+from nanoagent.supervisor import wire
 from support.containers import request_for
 
 UNHURRIED = settings(deadline=None)  # the machine is shared

@@ -12,11 +12,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent.errors import BrokerError, PlatformError, ReturnToQueue, SinkError, StorageError, Superseded
-from nanoagent.job import Runtime
-from nanoagent.result import OUTCOMES, ErrorType, Result, Status, hint_for
-from nanoagent.sink.base import Claim
-from nanoagent.slots import MAX_OVERTAKEN
+from nanoagent.jobs.admission import MAX_OVERTAKEN
+from nanoagent.model.errors import (
+    BrokerError,
+    PlatformError,
+    ReturnToQueue,
+    SinkError,
+    StorageError,
+    Superseded,
+)
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import OUTCOMES, ErrorType, Result, Status, hint_for
+from nanoagent.results.base import Claim
 from nanoagent.worker import answer, capacity, intake, retry
 from nanoagent.worker.inflight import InFlight
 from nanoagent.worker.retry import retry_delay_s, taken_delay_s
@@ -31,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.runner import Attempt
-    from nanoagent.sink.memory import MemorySink
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.results.memory import MemorySink
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 

@@ -31,21 +31,21 @@ from typing import TYPE_CHECKING, Any, Final
 from nanoagent import agent
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.common.units import MIB
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe
 from nanoagent.container.pool import Pool
-from nanoagent.executor import Executor, ExecutorParts
-from nanoagent.job import Runtime
-from nanoagent.outputs import OutputUploader
-from nanoagent.result import ErrorType, Isolation
-from nanoagent.runner import Attempt, Runner, RunnerParts
-from nanoagent.sender import pack
-from nanoagent.slots import Slots
+from nanoagent.dev.sender import pack
+from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.executor import Executor, ExecutorParts
+from nanoagent.jobs.outputs import OutputUploader
+from nanoagent.jobs.runner import Attempt, Runner, RunnerParts
+from nanoagent.jobs.tuner import Prices, Tuner
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry import logs
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.tuner import Prices, Tuner
-from nanoagent.units import MIB
 from support.containers import worker_home
 from support.fakes import make_job, make_settings
 from support.folder_store import FolderStore
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from nanoagent.config import Settings
     from nanoagent.container.slot import WorkerHome
-    from nanoagent.result import Result
+    from nanoagent.model.result import Result
 
 HERE: Final = Path(__file__).parent
 RUNTIMES: Final = {Runtime.PYTHON: "main.py", Runtime.CPP: "main.cpp"}

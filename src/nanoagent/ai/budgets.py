@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.ai.refusals import Refused
-from nanoagent.token_bucket import TokenBucket
+from nanoagent.common.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,8 +31,8 @@ from nanoagent.ai.recording import Recording
 from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.share import REQUEST_S, LoopShare
 from nanoagent.ai.upstreams import UpstreamFailed
-from nanoagent.token_bucket import TokenBucket
-from nanoagent.units import MIB
+from nanoagent.common.token_bucket import TokenBucket
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     import socket

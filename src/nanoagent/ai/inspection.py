@@ -13,7 +13,7 @@ import msgspec
 
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import UpstreamFailed, matches, read_up_to
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from nanoagent.ai.refusals import Api
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from nanoagent.ai.calls import Call

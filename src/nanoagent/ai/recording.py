@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from nanoagent.ai.upstreams import Answer, UpstreamFailed
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -26,7 +26,7 @@ import msgspec
 from nanoagent.ai.calls import ROUTES
 from nanoagent.ai.refusals import Refused
 from nanoagent.ai.upstreams import UpstreamFailed
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.broker.base import Delivery
-from nanoagent.errors import BrokerError
+from nanoagent.model.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

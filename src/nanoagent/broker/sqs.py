@@ -35,13 +35,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent import aws
-from nanoagent.background import Background, TaskName
-from nanoagent.backoff import Backoff
+from nanoagent.aws import clients as aws
 from nanoagent.broker.base import Delivery
-from nanoagent.errors import BrokerError
-from nanoagent.job import MAX_MESSAGE_BYTES
-from nanoagent.shielding import unless_cancelled
+from nanoagent.common.backoff import Backoff
+from nanoagent.host.background import Background, TaskName
+from nanoagent.host.shielding import unless_cancelled
+from nanoagent.model.errors import BrokerError
+from nanoagent.model.job import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nanoagent.errors import Rejected
-from nanoagent.object_names import key_hint
-from nanoagent.result import ErrorType
+from nanoagent.model.errors import Rejected
+from nanoagent.model.object_names import key_hint
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import Text
 from nanoagent.storage.base import Absence, ObjectMissing, shown
-from nanoagent.text import Text
 
 
 @dataclass(frozen=True, slots=True)

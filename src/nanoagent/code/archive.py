@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from nanoagent.code import layout, refusals, unpacking
 from nanoagent.code.entries import MAX_NAME_BYTES, Kind, Naming, Places, entry_of
 from nanoagent.code.refusals import refused
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 import structlog
 
-from nanoagent.bounded_map import BoundedMap
 from nanoagent.code import archive, refusals
 from nanoagent.code.absence import rejection
 from nanoagent.code.flights import Flights
 from nanoagent.code.refusals import refused
 from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_private
-from nanoagent.errors import PlatformError, Rejected, Remembered, StorageError
-from nanoagent.result import ErrorType
+from nanoagent.common.bounded_map import BoundedMap
+from nanoagent.common.units import MIB
+from nanoagent.host.threads import in_thread
+from nanoagent.model.errors import PlatformError, Rejected, Remembered, StorageError
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import Text
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, shown
-from nanoagent.text import Text
-from nanoagent.threads import in_thread
-from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from nanoagent.errors import StorageError
-from nanoagent.shielding import until_done
+from nanoagent.host.shielding import until_done
+from nanoagent.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.root import is_leftover
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -18,14 +18,14 @@ from nanoagent.code import refusals
 from nanoagent.code.entries import MAX_DEPTH, Kind
 from nanoagent.code.refusals import refused
 from nanoagent.code.root import MOST_LISTED, MOST_LOOKED_INTO, Top, is_leftover
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.languages.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nanoagent.code.entries import Entry, Place
-    from nanoagent.errors import Rejected
-    from nanoagent.job import Runtime
+    from nanoagent.model.errors import Rejected
+    from nanoagent.model.job import Runtime
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS, include/linux/namei.h
 # Up from the deepest folder and down to another; with this each link costs little to follow.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nanoagent.errors import Rejected, one_line
-from nanoagent.result import ErrorType
-from nanoagent.text import Text
+from nanoagent.model.errors import Rejected, one_line
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import Text
 
 _SHOWN_CHARACTERS: Final = 120
 

@@ -11,11 +11,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.refusals import shown_name
-from nanoagent.errors import Rejected
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType
-from nanoagent.runtime.catalog import RECIPES
-from nanoagent.text import Text
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.errors import Rejected
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

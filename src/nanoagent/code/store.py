@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from nanoagent import folders
-from nanoagent.errors import StorageError
-from nanoagent.threads import in_thread
+from nanoagent.host import private_dirs
+from nanoagent.host.threads import in_thread
+from nanoagent.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -150,7 +150,7 @@ def make_private(folder: Path) -> None:
     Raises:
         ConfigError: It is there and another user's.
     """
-    folders.make_private(folder, "CODE_CACHE_DIR")
+    private_dirs.make_private(folder, "CODE_CACHE_DIR")
 
 
 def eviction_order(uses: Iterable[Use]) -> list[Use]:

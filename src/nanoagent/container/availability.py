@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.circuit_breaker import CircuitBreaker
-from nanoagent.errors import ReturnToQueue
-from nanoagent.job import Runtime
-from nanoagent.returns import ReturnReason
+from nanoagent.common.circuit_breaker import CircuitBreaker
+from nanoagent.model.errors import ReturnToQueue
+from nanoagent.model.job import Runtime
+from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
     from nanoagent.container.shared import Shared

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from nanoagent.result import Isolation
-from nanoagent.runtime import wire
+from nanoagent.model.result import Isolation
+from nanoagent.supervisor import wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
     from nanoagent.network.doors import Doors
-    from nanoagent.runtime.session import Session
+    from nanoagent.supervisor.session import Session
 
 
 def configuration_of(spec: ContainerSpec) -> wire.Configuration:

@@ -6,8 +6,8 @@ import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.errors import ContainerError
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer

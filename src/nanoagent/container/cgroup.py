@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nanoagent.common.units import MIB
 from nanoagent.container import capability
-from nanoagent.units import MIB
 
 _CPU_PERIOD_US: Final = 100_000  # the kernel's default
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same

@@ -7,13 +7,13 @@ import itertools
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.background import TaskName
 from nanoagent.container import engine
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Pooled
 from nanoagent.container.spec import ContainerSpec
-from nanoagent.errors import ContainerError, ContainerNotMade
-from nanoagent.job import Runtime
-from nanoagent.shielding import uninterrupted
+from nanoagent.host.background import TaskName
+from nanoagent.host.shielding import uninterrupted
+from nanoagent.model.errors import ContainerError, ContainerNotMade
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from nanoagent.container.availability import Availability

@@ -16,10 +16,10 @@ import structlog
 from nanoagent.container import cgroup, engine, slot
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
-from nanoagent.errors import ContainerError
-from nanoagent.result import Isolation
-from nanoagent.runtime import wire
-from nanoagent.shielding import uninterrupted
+from nanoagent.host.shielding import uninterrupted
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.result import Isolation
+from nanoagent.supervisor import wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
 
     from nanoagent.container.slot import Slot
-    from nanoagent.runtime.session import Session
+    from nanoagent.supervisor.session import Session
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

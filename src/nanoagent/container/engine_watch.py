@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent.container.policy import ContainerState
-from nanoagent.errors import ContainerError
+from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

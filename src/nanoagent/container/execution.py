@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.common.units import MIB
 from nanoagent.container.cgroup import MemoryUse, RunMeter
-from nanoagent.errors import ContainerError
-from nanoagent.result import ErrorType
-from nanoagent.runtime import error_line, session, stream
-from nanoagent.runtime.catalog import PROGRAM_PATH
-from nanoagent.runtime.session import Collected
-from nanoagent.runtime.wire import ExitFlag, ExitReport
-from nanoagent.text import Text
-from nanoagent.units import MIB
+from nanoagent.languages import error_line
+from nanoagent.languages.recipes import PROGRAM_PATH
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import Text
+from nanoagent.supervisor import session, stream
+from nanoagent.supervisor.session import Collected
+from nanoagent.supervisor.wire import ExitFlag, ExitReport
 
 if TYPE_CHECKING:
     import signal
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.pool import Lease
     from nanoagent.container.spec import Limits
-    from nanoagent.job import Runtime
-    from nanoagent.runtime.wire import RunRequest
+    from nanoagent.model.job import Runtime
+    from nanoagent.supervisor.wire import RunRequest
 
 log = structlog.get_logger(__name__)
 

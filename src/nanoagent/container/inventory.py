@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanoagent.container.policy import ContainerState
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from nanoagent.container.policy import Pooled

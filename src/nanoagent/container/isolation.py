@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.container.creation import generic_spec
 from nanoagent.container.policy import Sharing
-from nanoagent.errors import ContainerError
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from nanoagent.container.base import Driver, RunningContainer

@@ -13,9 +13,9 @@ from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.job import FunctionVersion
-from nanoagent.result import Isolation
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.job import FunctionVersion
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.spec import Limits
-    from nanoagent.job import Runtime
+    from nanoagent.model.job import Runtime
     from nanoagent.network.doors import Door
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits

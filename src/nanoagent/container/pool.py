@@ -39,7 +39,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.background import Background, TaskName
 from nanoagent.container.availability import Availability
 from nanoagent.container.binder import Binder
 from nanoagent.container.budget import Budget
@@ -51,9 +50,10 @@ from nanoagent.container.retirement import Retirement
 from nanoagent.container.shared import Changes, Shared
 from nanoagent.container.strays import Strays
 from nanoagent.container.waiting import WaitingJobs
-from nanoagent.errors import ContainerNotMade
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation, Start
+from nanoagent.host.background import Background, TaskName
+from nanoagent.model.errors import ContainerNotMade
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent.background import TaskName
 from nanoagent.container.policy import retirement_reason, victims
-from nanoagent.errors import ContainerError
-from nanoagent.shielding import uninterrupted
+from nanoagent.host.background import TaskName
+from nanoagent.host.shielding import uninterrupted
+from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

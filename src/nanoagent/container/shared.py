@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.background import Background
     from nanoagent.container.base import Driver
     from nanoagent.container.budget import Budget
     from nanoagent.container.inventory import Inventory
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from nanoagent.container.slot import WorkerHome
     from nanoagent.container.strays import Strays
     from nanoagent.container.waiting import WaitingJobs
+    from nanoagent.host.background import Background
     from nanoagent.telemetry.metrics import Metrics
 
 

@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent import folders, strangers
 from nanoagent.container.spec import GROUPS_FILE, HOST_NAME, HOSTS_FILE, RUN_USER, USERS_FILE
-from nanoagent.errors import ConfigError, ContainerError, PlatformError
+from nanoagent.host import private_dirs, untrusted_fds
+from nanoagent.host.threads import in_thread
+from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
 from nanoagent.network.doors import Doors
-from nanoagent.runtime.session import Session
-from nanoagent.threads import in_thread
+from nanoagent.supervisor.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ class WorkerHome:
         """
         give_up_at = time.monotonic() + _LOCK_PATIENCE_S
         while True:
-            folders.make_private(self.path, "DOCKER_WORK_DIR_ROOT")
+            private_dirs.make_private(self.path, "DOCKER_WORK_DIR_ROOT")
             with suppress(FileNotFoundError):  # taken away just now
                 descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
@@ -321,7 +321,7 @@ class Slot:
         if channel is not None and wanted and _uid_of(channel) in (self._admitted or ()):
             self.doors = Doors(channel, wanted, kept=kept)
         elif channel is not None:
-            strangers.close_socket(channel)
+            untrusted_fds.close_socket(channel)
 
     def _stop_listening(self) -> None:
         if self._server is not None:
@@ -381,7 +381,7 @@ def _bound_below(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> soc
 
     The address is what /proc/net/unix shows, in the container as well while it has no sandbox.
     """
-    bound = strangers.Listener(socket.AF_UNIX, kind)
+    bound = untrusted_fds.Listener(socket.AF_UNIX, kind)
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         bound.bind(f"/proc/self/fd/{descriptor}/{name}")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.result import Isolation
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.job import Runtime
+    from nanoagent.model.job import Runtime
     from nanoagent.network.doors import Door
 
 PAGE_BYTES: Final = 4096  # of memory, on both supported machines

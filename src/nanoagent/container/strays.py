@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from nanoagent.errors import ContainerError
+from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
     from nanoagent.container.base import Driver

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from nanoagent.job import Runtime
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,14 +17,14 @@ import re
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from nanoagent import aws
-from nanoagent.aws import RENEWED_BEFORE_S
+from nanoagent.aws import clients as aws
+from nanoagent.aws.clients import RENEWED_BEFORE_S
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nanoagent.aws import Credentials
+    from nanoagent.aws.clients import Credentials
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Answer
 

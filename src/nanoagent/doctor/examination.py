@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from nanoagent import agent, config, variables
-from nanoagent.aws import AwsClients
+from nanoagent import agent, config
+from nanoagent.aws.clients import AwsClients
 from nanoagent.config import Settings
-from nanoagent.doctor import cloud, gather, host, report, results
+from nanoagent.doctor import cloud, gather, host, report, results, variables
 from nanoagent.doctor import engine as engines
 from nanoagent.doctor.finding import Area, Finding, problem, unknown, warning
-from nanoagent.errors import ConfigError
+from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry import logs, status
 
 if TYPE_CHECKING:

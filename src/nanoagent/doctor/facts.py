@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nanoagent.container.isolation import Verdict as Level
-    from nanoagent.job import Runtime
+    from nanoagent.model.job import Runtime
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
 STATUS: Final = "/proc/self/status"

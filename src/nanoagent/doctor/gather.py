@@ -18,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import agent, aws, finite, folders
+from nanoagent import agent
+from nanoagent.aws import clients as aws
+from nanoagent.common.units import MIB
 from nanoagent.container import isolation
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.slot import WorkerHome
@@ -26,19 +28,19 @@ from nanoagent.doctor import facts, results
 from nanoagent.doctor.cloud import redrive_target
 from nanoagent.doctor.facts import Answer, Engine, Folder, Host, Image
 from nanoagent.doctor.host import DOCKER_ROOT
-from nanoagent.errors import ConfigError, NanoAgentError
-from nanoagent.job import Runtime
-from nanoagent.sink.base import Claim
-from nanoagent.sink.troubles import StoreError
+from nanoagent.host import private_dirs, resources
+from nanoagent.model.errors import ConfigError, NanoAgentError
+from nanoagent.model.job import Runtime
+from nanoagent.results.base import Claim
+from nanoagent.results.troubles import StoreError
 from nanoagent.telemetry.cloudwatch import NAMESPACE
-from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from nanoagent.aws import AwsClients
+    from nanoagent.aws.clients import AwsClients
     from nanoagent.config import Settings
-    from nanoagent.sink.redis import RedisSink
+    from nanoagent.results.redis import RedisSink
 
 DEADLINE_S: Final = 5.0
 """For one question."""
@@ -70,7 +72,7 @@ def host(settings: Settings, root: Path = Path("/")) -> Host:
         release=known.release,
         machine=known.machine,
         uid=os.geteuid(),
-        open_files=finite.hard_descriptor_limit(),  # the worker raises its soft limit to it
+        open_files=resources.hard_descriptor_limit(),  # the worker raises its soft limit to it
         now=time.time(),
         kept=_clock_is_kept(),
         folders=(
@@ -119,7 +121,7 @@ def folder(name: str, path: Path, mounts: list[facts.Mount]) -> Folder:
         nearest = nearest.resolve()
         space = os.statvfs(nearest)
         device = nearest.stat().st_dev
-        if name != DOCKER_ROOT and (refused := folders.unusable(path, name)) is not None:
+        if name != DOCKER_ROOT and (refused := private_dirs.unusable(path, name)) is not None:
             return Folder(name, str(path), refused=refused)
     except OSError as exc:
         return Folder(name, str(path), problem=f"it cannot be looked at: {exc.strerror}")

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nanoagent import finite
+from nanoagent.common.units import MIB
 from nanoagent.doctor import facts
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
-from nanoagent.units import MIB
+from nanoagent.host import resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,11 +272,11 @@ def limits(host: Host) -> Iterator[Finding]:
 
 
 def _tight_limits(host: Host) -> Iterator[Finding]:
-    if host.open_files < finite.LEAST_DESCRIPTORS:
+    if host.open_files < resources.LEAST_DESCRIPTORS:
         yield problem(
             Area.LIMITS,
             f"this shell may open {host.open_files:,} files, and a worker does not start with fewer than "
-            f"{finite.LEAST_DESCRIPTORS}",
+            f"{resources.LEAST_DESCRIPTORS}",
             "raise the hard limit (ulimit -Hn 65536, or LimitNOFILE=65536 as in the unit)",
         )
     elif host.open_files < _FEW_FILES:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoagent.doctor.finding import Area, Finding, Verdict
-from nanoagent.errors import one_line
+from nanoagent.model.errors import one_line
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
-from nanoagent.sink import troubles
+from nanoagent.results import troubles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-    from nanoagent.job import NetworkPolicy, Runtime
+    from nanoagent.model.job import NetworkPolicy, Runtime
 
 
 @dataclass(slots=True)

@@ -20,8 +20,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from nanoagent import strangers
-from nanoagent.errors import ProtocolError
+from nanoagent.host import untrusted_fds
+from nanoagent.model.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,18 +104,18 @@ class Doors:
         """The run is over: let go of what is of no more use."""
         if all_of_them or not self._kept:
             for door in self._open.values():
-                strangers.close_socket(door)
+                untrusted_fds.close_socket(door)
             self._open = {}
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
-        strangers.close_socket(self._channel)
+        untrusted_fds.close_socket(self._channel)
         self.release(all_of_them=True)
 
     def _receive(self) -> dict[Door, socket.socket] | None:
         """The next set, or None while there is no other."""
         try:
-            said, descriptors, flags = strangers.receive(self._channel, _MESSAGE_BYTES)
+            said, descriptors, flags = untrusted_fds.receive(self._channel, _MESSAGE_BYTES)
         except OSError:  # nothing there, or nobody any more
             return None
         if not said and not descriptors:  # hung up
@@ -125,7 +125,7 @@ class Doors:
             return self._matched(said, descriptors, is_cut=is_cut)
         except ProtocolError:
             for descriptor in descriptors:
-                strangers.close(descriptor)
+                untrusted_fds.close(descriptor)
             raise
 
     def _matched(self, said: bytes, descriptors: list[int], *, is_cut: bool) -> dict[Door, socket.socket]:

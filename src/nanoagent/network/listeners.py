@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent import gateway_address
-from nanoagent.errors import ProtocolError
-from nanoagent.job import NetworkPolicy
+from nanoagent.common import gateway_address
+from nanoagent.common.token_bucket import TokenBucket
+from nanoagent.host.shielding import until_done
+from nanoagent.model.errors import ProtocolError
+from nanoagent.model.job import NetworkPolicy
 from nanoagent.network import dns
 from nanoagent.network.doors import Door, DoorKind
-from nanoagent.shielding import until_done
-from nanoagent.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

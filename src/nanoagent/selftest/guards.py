@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.errors import ConfigError
-from nanoagent.result import ErrorType
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import ConfigError
+from nanoagent.model.result import ErrorType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

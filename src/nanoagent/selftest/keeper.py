@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.background import Background, TaskName
-from nanoagent.errors import PlatformError, ReturnToQueue
-from nanoagent.job import Runtime
+from nanoagent.host.background import Background, TaskName
+from nanoagent.model.errors import PlatformError, ReturnToQueue
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,11 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.cache import CodeTree
-from nanoagent.errors import PlatformError, Rejected, ReturnToQueue
-from nanoagent.failures import Failures
-from nanoagent.job import Job, Runtime
-from nanoagent.runner import Attempt, Runner, environment_of
-from nanoagent.runtime.catalog import RECIPES
+from nanoagent.jobs.failures import Failures
+from nanoagent.jobs.runner import Attempt, Runner, environment_of
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.errors import PlatformError, Rejected, ReturnToQueue
+from nanoagent.model.job import Job, Runtime
 from nanoagent.selftest import guards
 from nanoagent.selftest.guards import Guard
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.execution import Execution
-    from nanoagent.result import Isolation
-    from nanoagent.runner import RunnerParts
+    from nanoagent.jobs.runner import RunnerParts
+    from nanoagent.model.result import Isolation
     from nanoagent.selftest.guards import Step
 
 FUNCTION_ID: Final = "nanoagent-selftest"

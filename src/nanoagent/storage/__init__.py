@@ -1,1 +1,5 @@
-"""See the package docstring of nanoagent."""
+"""The object store, for code and output files.
+
+* `base`: the port. `s3`: Amazon S3 and compatible stores.
+* `steady`: a circuit breaker in front of a store.
+"""

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-from nanoagent.errors import NanoAgentError, one_line
+from nanoagent.model.errors import NanoAgentError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from nanoagent import aws
-from nanoagent.errors import StorageError, Superseded
+from nanoagent.aws import clients as aws
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, plain_link, shown
-from nanoagent.units import MIB
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from nanoagent import aws
-from nanoagent.aws import Trouble
-from nanoagent.circuit_breaker import CircuitBreaker
-from nanoagent.errors import ReturnToQueue, StorageError, Superseded
-from nanoagent.returns import ReturnReason
+from nanoagent.aws import clients as aws
+from nanoagent.aws.clients import Trouble
+from nanoagent.common.circuit_breaker import CircuitBreaker
+from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
+from nanoagent.model.returns import ReturnReason
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
 
 if TYPE_CHECKING:

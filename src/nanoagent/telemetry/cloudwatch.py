@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import structlog
 
-from nanoagent.background import Background, TaskName
+from nanoagent.host.background import Background, TaskName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

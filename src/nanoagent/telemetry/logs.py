@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from nanoagent.errors import one_line
+from nanoagent.model.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence

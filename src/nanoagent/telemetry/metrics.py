@@ -7,22 +7,21 @@ value is bounded: runtimes by `job.Runtime`, models by `MAX_MODELS`, all others 
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from nanoagent.background import TaskName
-from nanoagent.job import Runtime
-from nanoagent.result import Isolation
-from nanoagent.units import MIB
+from nanoagent.common.units import MIB
+from nanoagent.host.background import TaskName
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from nanoagent.result import Start, Timings
-    from nanoagent.returns import ReturnReason
-    from nanoagent.slots import Slots
+    from nanoagent.model.result import Start, Timings
+    from nanoagent.model.returns import ReturnReason
 
 MAX_MODELS: Final = 50
 """Distinct `model` labels: 50 x 4 runtimes x 20 buckets are 4,000 series, what one scrape carries easily."""
@@ -42,6 +41,39 @@ _SECONDS: Final = (
 _MEMORY_BYTES: Final = tuple(float(MIB * 2**exponent) for exponent in range(2, 15))
 
 PoolState = Literal["idle", "busy", "starting"]
+
+
+class Amount(Protocol):
+    """Memory and CPU."""
+
+    @property
+    def memory_mb(self) -> int:
+        """MiB."""
+        ...
+
+    @property
+    def cpus(self) -> float:
+        """CPUs."""
+        ...
+
+
+class BudgetUse(Protocol):
+    """How much of the budget for running jobs is used."""
+
+    @property
+    def used(self) -> Amount:
+        """What jobs hold now."""
+        ...
+
+    @property
+    def total(self) -> Amount:
+        """What all jobs may hold together."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a part of it."""
+        ...
 
 
 class Metrics:
@@ -307,7 +339,7 @@ class Metrics:
         """What the self-test has shown of a guard; `guard` is one of its constants."""
         self._guard.labels(guard, runtime).set(ok)
 
-    def watch_slots(self, slots: Slots) -> None:
+    def watch_slots(self, slots: BudgetUse) -> None:
         """Read the budget's use from `slots` whenever the metrics are asked for."""
         self._slots_memory.labels("used").set_function(lambda: slots.used.memory_mb * MIB)
         self._slots_memory.labels("total").set_function(lambda: slots.total.memory_mb * MIB)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from nanoagent.errors import ConfigError
+from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from nanoagent import result as results
-from nanoagent.result import ErrorType
+from nanoagent.model import result as results
+from nanoagent.model.result import ErrorType
 
 if TYPE_CHECKING:
-    from nanoagent.result import Result
-    from nanoagent.returns import ReturnReason
+    from nanoagent.model.result import Result
+    from nanoagent.model.returns import ReturnReason
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
     from nanoagent.telemetry.metrics import Metrics
 

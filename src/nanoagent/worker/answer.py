@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.errors import PlatformError, ReturnToQueue, SinkError, Superseded
-from nanoagent.job import Runtime
-from nanoagent.result import ErrorType
-from nanoagent.returns import ReturnReason
-from nanoagent.runner import Attempt
-from nanoagent.shielding import uninterrupted
-from nanoagent.sink.base import Answered as AlreadyAnswered
-from nanoagent.sink.base import Claim, Taken
-from nanoagent.text import Text
+from nanoagent.host.shielding import uninterrupted
+from nanoagent.jobs.runner import Attempt
+from nanoagent.model.errors import PlatformError, ReturnToQueue, SinkError, Superseded
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import ErrorType
+from nanoagent.model.returns import ReturnReason
+from nanoagent.model.text import Text
+from nanoagent.results.base import Answered as AlreadyAnswered
+from nanoagent.results.base import Claim, Taken
 from nanoagent.worker import accounting, endings, retry
 from nanoagent.worker.conclusion import conclude
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Kept, Returned
@@ -26,8 +26,8 @@ from nanoagent.worker.state import Phase
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from nanoagent.job import InvalidJob, Job
-    from nanoagent.result import Result
+    from nanoagent.model.job import InvalidJob, Job
+    from nanoagent.model.result import Result
     from nanoagent.worker.endings import Ending
     from nanoagent.worker.shared import Shared
     from nanoagent.worker.state import DeliveryState

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.base import Broker, Delivery
     from nanoagent.config import Settings
-    from nanoagent.job import Job
-    from nanoagent.slots import Slots
+    from nanoagent.jobs.admission import Slots
+    from nanoagent.model.job import Job
     from nanoagent.worker.inflight import InFlight
     from nanoagent.worker.lifecycle import Lifecycle
 

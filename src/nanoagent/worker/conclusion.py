@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent import result as results
-from nanoagent.errors import ReturnToQueue, SinkError
-from nanoagent.returns import RULES, Rule
-from nanoagent.runner import Attempt
-from nanoagent.shielding import uninterrupted
-from nanoagent.sink.base import Answered as AlreadyAnswered
-from nanoagent.sink.base import Claim, Taken
-from nanoagent.text import Text
+from nanoagent.host.shielding import uninterrupted
+from nanoagent.jobs.runner import Attempt
+from nanoagent.model import result as results
+from nanoagent.model.errors import ReturnToQueue, SinkError
+from nanoagent.model.returns import RULES, Rule
+from nanoagent.model.text import Text
+from nanoagent.results.base import Answered as AlreadyAnswered
+from nanoagent.results.base import Claim, Taken
 from nanoagent.worker import accounting
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Untold
 from nanoagent.worker.settlement import Ack, DeadLetter, GiveUp, IfLast, Nack
 from nanoagent.worker.state import Phase
 
 if TYPE_CHECKING:
-    from nanoagent.job import Job
+    from nanoagent.model.job import Job
     from nanoagent.worker.endings import Ending
     from nanoagent.worker.shared import Shared
     from nanoagent.worker.state import DeliveryState

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.errors import ReturnToQueue
-from nanoagent.returns import ReturnReason
+from nanoagent.model.errors import ReturnToQueue
+from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

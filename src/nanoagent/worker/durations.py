@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.bounded_map import BoundedMap
+from nanoagent.common.bounded_map import BoundedMap
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable
 
-    from nanoagent.job import Job
+    from nanoagent.model.job import Job
 
 FUNCTIONS: Final = 1024
 """How many functions are remembered: with `SAMPLES` floats each, below 1 MiB."""

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 import structlog
 
-from nanoagent import result as results
-from nanoagent import returns
-from nanoagent.errors import PlatformError, ReturnToQueue, Superseded
-from nanoagent.result import ErrorType
-from nanoagent.returns import ReturnReason
+from nanoagent.model import result as results
+from nanoagent.model import returns
+from nanoagent.model.errors import PlatformError, ReturnToQueue, Superseded
+from nanoagent.model.result import ErrorType
+from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from nanoagent.result import Result
-    from nanoagent.text import Text
+    from nanoagent.model.result import Result
+    from nanoagent.model.text import Text
 
 log = structlog.get_logger(__name__)
 

@@ -21,12 +21,12 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.backoff import Backoff, pause_s
+from nanoagent.common.backoff import Backoff, pause_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from nanoagent.job import Job
+    from nanoagent.model.job import Job
 
 # A batch of SQS for one function, and two in all.
 MAX_PER_FUNCTION: Final = 10

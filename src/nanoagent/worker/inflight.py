@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from nanoagent import job as jobs
-from nanoagent import result as results
-from nanoagent.errors import UnreadableMessage
-from nanoagent.returns import ReturnReason
+from nanoagent.model import job as jobs
+from nanoagent.model import result as results
+from nanoagent.model.errors import UnreadableMessage
+from nanoagent.model.returns import ReturnReason
 from nanoagent.worker import accounting
 from nanoagent.worker.answer import Answer
 from nanoagent.worker.conclusion import conclude
@@ -26,9 +26,9 @@ from nanoagent.worker.state import STOPPING, DeliveryState, Phase
 
 if TYPE_CHECKING:
     from nanoagent.broker.base import Delivery
-    from nanoagent.job import InvalidJob, Job
-    from nanoagent.result import Result
-    from nanoagent.sink.base import Claim
+    from nanoagent.model.job import InvalidJob, Job
+    from nanoagent.model.result import Result
+    from nanoagent.results.base import Claim
     from nanoagent.worker.endings import Ending
     from nanoagent.worker.shared import Shared
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.backoff import Backoff
-from nanoagent.errors import BrokerError
+from nanoagent.common.backoff import Backoff
+from nanoagent.model.errors import BrokerError
 from nanoagent.worker.capacity import MAX_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nanoagent.broker.base import Delivery
-    from nanoagent.returns import Streak
+    from nanoagent.model.returns import Streak
     from nanoagent.worker.capacity import Capacity
     from nanoagent.worker.lifecycle import Lifecycle
     from nanoagent.worker.parts import WorkerParts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nanoagent.background import Background
+from nanoagent.host.background import Background
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from nanoagent.broker.base import Broker
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
-    from nanoagent.executor import Executor
-    from nanoagent.job import Runtime
-    from nanoagent.outputs import OutputUploader
-    from nanoagent.sink.base import Cancellations, ResultSink
-    from nanoagent.sink.spool import Spool
-    from nanoagent.slots import Slots
+    from nanoagent.jobs.admission import Slots
+    from nanoagent.jobs.executor import Executor
+    from nanoagent.jobs.outputs import OutputUploader
+    from nanoagent.model.job import Runtime
+    from nanoagent.results.base import Cancellations, ResultSink
+    from nanoagent.results.spool import Spool
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
     from nanoagent.telemetry.metrics import Metrics
     from nanoagent.telemetry.status import Health

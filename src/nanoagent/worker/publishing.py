@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from nanoagent.errors import SinkError
-from nanoagent.returns import ReturnReason
+from nanoagent.model.errors import SinkError
+from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
-    from nanoagent.returns import Streak
-    from nanoagent.sink.base import Claim, ResultSink
-    from nanoagent.sink.spool import Spool
+    from nanoagent.model.returns import Streak
+    from nanoagent.results.base import Claim, ResultSink
+    from nanoagent.results.spool import Spool
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.errors import PlatformError
+from nanoagent.model.errors import PlatformError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

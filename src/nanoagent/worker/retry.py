@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nanoagent.backoff import pause_s
+from nanoagent.common.backoff import pause_s
 
 CROWDED_DELAY_S: Final = 15.0
 """A job that found no room comes back then, here or elsewhere."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 
-from nanoagent import envelopes
-from nanoagent import result as results
-from nanoagent.bounded_map import BoundedMap
-from nanoagent.errors import PlatformError
-from nanoagent.result import ErrorType, Settle
-from nanoagent.returns import ReturnReason
-from nanoagent.shielding import uninterrupted
+from nanoagent.common.bounded_map import BoundedMap
+from nanoagent.host.shielding import uninterrupted
+from nanoagent.model import envelopes
+from nanoagent.model import result as results
+from nanoagent.model.errors import PlatformError
+from nanoagent.model.result import ErrorType, Settle
+from nanoagent.model.returns import ReturnReason
 from nanoagent.worker import retry
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Kept, Returned, Unreadable, Untold
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.base import Broker, Delivery
     from nanoagent.config import Settings
-    from nanoagent.returns import Streak
+    from nanoagent.model.returns import Streak
     from nanoagent.worker.endings import Ending
 
 log = structlog.get_logger(__name__)

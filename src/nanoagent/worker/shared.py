@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nanoagent.broker.order import InOrder
-    from nanoagent.returns import Streak
+    from nanoagent.model.returns import Streak
     from nanoagent.worker.capacity import Capacity
     from nanoagent.worker.duplicates import Duplicates
     from nanoagent.worker.durations import Durations

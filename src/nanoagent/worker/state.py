@@ -6,16 +6,16 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.returns import ReturnReason
+from nanoagent.model.returns import ReturnReason
 from nanoagent.worker.endings import Returned
 
 if TYPE_CHECKING:
     import asyncio
 
     from nanoagent.broker.base import Delivery
-    from nanoagent.job import Job
-    from nanoagent.runner import Attempt
-    from nanoagent.sink.base import Claim
+    from nanoagent.jobs.runner import Attempt
+    from nanoagent.model.job import Job
+    from nanoagent.results.base import Claim
     from nanoagent.worker.lifecycle import Lifecycle
 
 STOPPING: Final = "the worker is stopping"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from nanoagent.background import TaskName
 from nanoagent.broker.order import InOrder
-from nanoagent.job import Runtime
-from nanoagent.returns import Streak
+from nanoagent.host.background import TaskName
+from nanoagent.model.job import Runtime
+from nanoagent.model.returns import Streak
 from nanoagent.worker.capacity import Capacity
 from nanoagent.worker.drain import Drain, DrainReason
 from nanoagent.worker.duplicates import Duplicates
@@ -28,8 +28,8 @@ from nanoagent.worker.shared import Shared
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.background import Background
     from nanoagent.broker.base import Delivery
+    from nanoagent.host.background import Background
     from nanoagent.worker.parts import WorkerParts
 
 log = structlog.get_logger(__name__)

@@ -1,0 +1,396 @@
+"""`nanoagent send`, `result` and `cancel`: the order of steps, the output, the exit codes.
+
+Results go to standard output, everything else to standard error. With `--json`, standard output has one JSON
+document and standard error is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import sys
+import uuid
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.aws import clients as aws
+from nanoagent.dev.sender import delivery, dev, language, message, package
+from nanoagent.dev.sender.ignorefile import IGNORE_FILE
+from nanoagent.dev.sender.selection import Reason
+from nanoagent.model.errors import InvalidCall, PlatformError, one_line
+from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Runtime
+from nanoagent.model.text import LOCALES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nanoagent.config import Settings
+    from nanoagent.dev.sender.package import Package
+
+_SHOWN_PATHS: Final = 10
+_SHOWN_IN_FULL: Final = (Reason.OUTSIDE, Reason.SECRET_OUTSIDE)
+_ADVICE: Final = {
+    Reason.SECRET: f"To send one, add !NAME to {IGNORE_FILE}.",
+    Reason.OUTSIDE: "To send what they lead to, use --follow-outside-links.",
+    Reason.SECRET_OUTSIDE: "To send one, copy it into the folder.",
+}
+_FUNCTION_ID_CHARACTERS: Final = 256
+_INPUT_FILE: Final = "input.json"
+# A module or header that a program or compiler did not find: Python, Node.js, g++ and go.
+_MISSING_FILE: Final = re.compile(
+    r"ModuleNotFoundError|Cannot find module|fatal error: .*No such file|undefined: |undefined reference"
+)
+NO_INPUT: Final = "{}"
+"""The default of `--input`."""
+
+
+class Exit(IntEnum):
+    """Exit codes of the three commands; Ctrl-C ends with 130."""
+
+    SUCCESS = 0  # the job succeeded, or was sent and not waited for, or the cancellation was sent
+    NOT_SUCCESSFUL = 1  # the job ended with another status, or before the cancellation
+    INVALID_CALL = 2  # arguments, code or settings are invalid; nothing was sent
+    SERVICE_FAILED = 3  # Redis, S3 or SQS failed
+    NO_RESULT = 4  # there is no result yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of `nanoagent send`.
+
+    Attributes:
+        code: A folder, a source file or a zip.
+        runtime: The language; empty: by the entry file.
+        payload: The value of `--input`.
+        function_id: Empty: from the path.
+        memory_mb: The job's limit, MiB.
+        timeout_ms: The job's limit, ms.
+        wait_s: How long to wait for the result; 0: not at all.
+        locale: `ko` or `en`; empty: the shell's.
+        follow_outside_links: Whether links that lead out of the folder are replaced by their targets.
+        as_json: Whether the output is JSON.
+        env_file: The file of settings that was named, for the commands that are proposed.
+        settings_file: The file that the settings are from.
+    """
+
+    code: Path
+    runtime: str = ""
+    payload: str = NO_INPUT
+    function_id: str = ""
+    memory_mb: int = 128
+    timeout_ms: int = 300_000
+    wait_s: float = 60
+    locale: str = ""
+    follow_outside_links: bool = False
+    as_json: bool = False
+    env_file: Path = dev.DEFAULT
+    settings_file: Path = dev.DEFAULT
+
+
+class _Stage(StrEnum):
+    """How far the sending of a job has come."""
+
+    UNKNOWN = "unknown"  # to `result` and `cancel`, as long as nothing shows that somebody sent it
+    NOT_SENT = "not sent"
+    SENDING = "maybe sent"
+    SENT = "sent"
+
+
+@dataclass(slots=True)
+class _Report:
+    """The output of a command: lines at once, or one document at the end."""
+
+    as_json: bool
+    stage: _Stage = _Stage.NOT_SENT
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        if not self.as_json:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's output
+
+    def end(self, code: Exit, *, result: dict[str, Any] | None = None, error: str | None = None) -> Exit:
+        """Print the result or the error, as text or as the document; returns the exit code."""
+        if self.as_json:
+            print(json.dumps(self.fields | {"stage": self.stage, "result": result, "error": error}))  # noqa: T201
+        elif result is not None:
+            print(shown(result))  # noqa: T201
+        elif error is not None:
+            print(f"nanoagent: {error}", file=sys.stderr)  # noqa: T201
+        return code
+
+
+def shown(result: dict[str, Any]) -> str:
+    """The result as JSON without control characters: a program's output is untrusted text on a terminal.
+
+    JSON escapes the first 32 control characters itself, but not those from U+0080 on, nor marks that change
+    the direction of writing, nor lone surrogates, which cannot be printed at all.
+    """
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    return "".join(
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+        for character in text
+    )
+
+
+# --- send
+
+
+def send(settings: Settings, call: Call) -> int:
+    """Pack and upload code, send one job, and wait for its result; returns the exit code."""
+    report = _Report(call.as_json)
+    request_id = ""
+    try:
+        runtime = _checked(call)
+        payload = message.read_input(call.payload)
+        limits, follows = package.limits_of(settings), call.follow_outside_links
+        with package.packed(call.code, runtime, limits, follow_outside_links=follows) as code:
+            fields = _fields(call, code)
+            request_id = fields["requestId"]
+            body = message.body(fields, payload)
+            report.fields = _told(fields, settings, code)
+            _say_package(report, call, code, fields)
+            return asyncio.run(_deliver(settings, call, code, request_id, body, report))
+    except InvalidCall as exc:
+        problems = "\n  ".join(exc.problems)
+        return report.end(Exit.INVALID_CALL, error=f"nothing was sent:\n  {problems}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        report.say(f"\n{_after_interruption(report.stage, request_id, call)}")
+        if call.as_json:
+            report.end(Exit.NO_RESULT, error="interrupted")
+        raise
+
+
+def _checked(call: Call) -> Runtime | None:
+    """Refuse options that every worker would refuse; returns the runtime."""
+    problems = []
+    if call.runtime not in ("", *Runtime):
+        problems.append(f"--runtime {call.runtime}: is not one of {', '.join(Runtime)}")
+    if call.locale not in ("", *LOCALES):
+        problems.append(f"--locale {call.locale}: is not one of {', '.join(LOCALES)}")
+    if call.memory_mb < MIN_MEMORY_MB:
+        problems.append(f"--memory-mb {call.memory_mb}: is below {MIN_MEMORY_MB}")
+    if not 1 <= call.timeout_ms <= MAX_TIMEOUT_MS:
+        problems.append(f"--timeout-ms {call.timeout_ms}: is not from 1 to {MAX_TIMEOUT_MS}")
+    if not call.wait_s >= 0:  # NaN, too
+        problems.append(f"--wait {call.wait_s:g}: is not a number of seconds")
+    if len(call.function_id) > _FUNCTION_ID_CHARACTERS or not call.function_id.isprintable():
+        problems.append(f"--function-id: is not 1-{_FUNCTION_ID_CHARACTERS} printable characters")
+    if problems:
+        raise InvalidCall(problems)
+    return Runtime(call.runtime) if call.runtime else None
+
+
+def _fields(call: Call, code: Package) -> dict[str, Any]:
+    """The job without its input."""
+    return {
+        "requestId": f"send-{uuid.uuid4().hex[:12]}",
+        "functionId": call.function_id or code.function_id,
+        "runtime": code.runtime,
+        "s3Key": code.key,
+        "memoryMb": call.memory_mb,
+        "timeoutMs": call.timeout_ms,
+        "locale": call.locale or language.of_shell(os.environ).locale,
+    }
+
+
+def _told(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str, Any]:
+    """The fields of the `--json` document that are known before the job is sent."""
+    return {
+        **{name: fields[name] for name in ("requestId", "functionId", "runtime", "locale", "s3Key")},
+        "s3Bucket": settings.s3_code_bucket,
+        "code": {
+            "digest": code.digest,
+            "files": code.files,
+            "bytes": code.unpacked_bytes,
+            "zipBytes": code.zip_bytes,
+            "leftOut": [asdict(left) for left in code.left_out],
+            "notices": list(code.notices),
+        },
+    }
+
+
+def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, Any]) -> None:
+    report.say(f"Request {fields['requestId']}: function {one_line(fields['functionId'])}, {code.runtime}.")
+    sizes = f"{package.shown_size(code.unpacked_bytes)} ({package.shown_size(code.zip_bytes)} as a zip)"
+    alone = f" {_sent_alone(call.code)}" if package.sources_beside(call.code) else ""
+    report.say(f"Packed {code.files} file{'s' * (code.files != 1)}, {sizes}.{alone}")
+    for reason, paths in package.by_reason(code.left_out).items():
+        shown = len(paths) if reason in _SHOWN_IN_FULL else _SHOWN_PATHS
+        names = ", ".join(one_line(path) for path in paths[:shown])
+        more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+        advice = f" {_ADVICE[reason]}" if reason in _ADVICE else ""
+        report.say(f"Left out {len(paths)} ({reason}): {names}{more}.{advice}")
+    for notice in code.notices:
+        report.say(notice)
+    spoken = language.of_shell(os.environ)
+    if not call.locale:
+        other = "ko" if spoken.locale == "en" else "en"
+        report.say(
+            f"Hints and errors come in {spoken.name} ({spoken.source}); --locale {other} changes that."
+        )
+
+
+async def _deliver(
+    settings: Settings, call: Call, code: Package, request_id: str, body: str, report: _Report
+) -> int:
+    """Upload, send, wait; a failure says how far the job has come."""
+    try:
+        async with delivery.results(settings) as results, aws.AwsClients(settings.aws_region) as clients:
+            bucket = settings.s3_code_bucket
+            is_new = await delivery.upload(clients, bucket, code)
+            report.say(f"{'Uploaded' if is_new else 'Already uploaded:'} {code.key}.")
+            report.stage = _Stage.SENDING
+            await delivery.enqueue(clients, settings.sqs_queue_url, request_id, body)
+            report.stage = _Stage.SENT
+            if not call.wait_s:
+                report.say(f"Sent.\n{_how_to_go_on(request_id, call)}")
+                return report.end(Exit.SUCCESS)
+            report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends the waiting only.")
+            found = await results.wait(request_id, call.wait_s)
+            if found is None:
+                return _not_ended(request_id, call, report)
+            exit_code = _ended(found, report)
+            for tip in _tips(found, call):
+                report.say(tip)
+            return exit_code
+    except PlatformError as exc:
+        if report.stage is _Stage.SENDING and not delivery.may_have_arrived(exc):
+            report.stage = _Stage.NOT_SENT
+        report.say(_after_interruption(report.stage, request_id, call))
+        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, call.settings_file))
+
+
+def _after_interruption(stage: _Stage, request_id: str, call: Call) -> str:
+    if stage is _Stage.NOT_SENT:
+        return "Nothing was sent."
+    sent = "The job may have been sent" if stage is _Stage.SENDING else "The job was sent and goes on"
+    return f"{sent}.\n{_how_to_go_on(request_id, call)}"
+
+
+def _how_to_go_on(request_id: str, call: Call) -> str:
+    settings = _settings_option(call.env_file)
+    return (
+        f"  its result:    nanoagent result {request_id}{settings}\n"
+        f"  to cancel it:  nanoagent cancel {request_id}{settings}"
+    )
+
+
+def _settings_option(env_file: Path) -> str:
+    """The option that a proposed command needs to find the same worker."""
+    return "" if env_file == dev.DEFAULT else f" --env-file {shlex.quote(str(env_file))}"
+
+
+def _ended(found: dict[str, Any], report: _Report) -> Exit:
+    code = Exit.SUCCESS if found.get("status") == "SUCCESS" else Exit.NOT_SUCCESSFUL
+    return report.end(code, result=found)
+
+
+def _tips(found: dict[str, Any], call: Call) -> list[str]:
+    """What the person may have overlooked, for a job that did not succeed."""
+    if found.get("status") == "SUCCESS":
+        return []
+    tips = []
+    example = (call.code if call.code.is_dir() else call.code.parent) / _INPUT_FILE
+    if call.payload == NO_INPUT and package.is_folder_or_source(call.code) and example.is_file():
+        tips.append(
+            f"The job had no input. To pass the file beside the code: --input @{shlex.quote(str(example))}"
+        )
+    said = f"{found.get('errorMessage')} {found.get('stderr')}"
+    if _MISSING_FILE.search(said) and package.sources_beside(call.code):
+        tips.append(_sent_alone(call.code))
+    return tips
+
+
+def _sent_alone(code: Path) -> str:
+    """The sentence for a source file that has others beside it."""
+    folder = shlex.quote(str(code.parent))
+    entry = package.entry_of(code)
+    needs = "" if (code.parent / entry).is_file() else f" (it needs a {entry})"
+    return f"Only {one_line(code.name)} is sent; `nanoagent send {folder}` sends the folder{needs}."
+
+
+def _not_ended(request_id: str, call: Call, report: _Report) -> Exit:
+    report.say(f"The job goes on.\n{_how_to_go_on(request_id, call)}")
+    return report.end(
+        Exit.NO_RESULT, error=f"no result came within {call.wait_s:g} s; is a worker running on this queue?"
+    )
+
+
+def _service_failed(error: PlatformError, settings_file: Path) -> str:
+    return _without_secrets(f"{error}{dev.may_have_ended(settings_file)}")
+
+
+def _without_secrets(text: str) -> str:
+    from nanoagent.telemetry import logs  # noqa: PLC0415 - structlog is slow to import, and rarely needed here
+
+    return logs.without_secrets(text)
+
+
+# --- result and cancel
+
+
+def result(
+    settings: Settings, request_id: str, *, wait_s: float, as_json: bool, settings_file: Path = dev.DEFAULT
+) -> int:
+    """Print a request's result; returns the exit code."""
+
+    async def read() -> dict[str, Any] | None:
+        async with delivery.results(settings) as results:
+            return await (results.wait(request_id, wait_s) if wait_s else results.stored(request_id))
+
+    report = _Report(as_json, _Stage.UNKNOWN, {"requestId": request_id})
+    try:
+        message.check_request_id(request_id)
+        found = asyncio.run(read())
+    except InvalidCall as exc:
+        return report.end(Exit.INVALID_CALL, error=str(exc))
+    except PlatformError as exc:
+        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
+    if found is not None:
+        report.stage = _Stage.SENT
+        return _ended(found, report)
+    why = "the job has not ended, nobody has sent it, or its result is older than RESULT_TTL_SECONDS"
+    return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {why}")
+
+
+def cancel(
+    settings: Settings,
+    request_id: str,
+    *,
+    as_json: bool,
+    env_file: Path = dev.DEFAULT,
+    settings_file: Path = dev.DEFAULT,
+) -> int:
+    """Cancel a request; returns the exit code."""
+
+    async def ask() -> tuple[dict[str, Any] | None, int]:
+        async with delivery.results(settings) as results:
+            found = await results.stored(request_id)
+            return found, 0 if found is not None else await results.cancel(request_id)
+
+    report = _Report(as_json, _Stage.UNKNOWN, {"requestId": request_id})
+    try:
+        message.check_request_id(request_id)
+        found, workers = asyncio.run(ask())
+    except InvalidCall as exc:
+        return report.end(Exit.INVALID_CALL, error=str(exc))
+    except PlatformError as exc:
+        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
+    if found is not None or workers:
+        report.stage = _Stage.SENT
+    if found is not None:
+        why = f"{request_id} had ended before, with status {found.get('status')}"
+        return report.end(Exit.NOT_SUCCESSFUL, error=why)
+    report.fields["workers"] = workers
+    where = (
+        "a worker that runs it has been told"
+        if workers
+        else "no worker runs it; one that receives it within an hour will not run it"
+    )
+    proposed = f"nanoagent result {request_id} --wait 10{_settings_option(env_file)}"
+    report.say(f"Cancelled {request_id}: {where}.\n  its result:  {proposed}")
+    return report.end(Exit.SUCCESS)

@@ -1,0 +1,41 @@
+"""The language of the shell, which local commands request for their results."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nanoagent.model.text import Locale
+
+VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
+"""In POSIX's order of precedence (Base Definitions, 8.2); an empty variable counts as unset."""
+
+_KOREAN: Final = re.compile(r"ko(rean)?([_.@-]|$)", re.IGNORECASE)
+
+
+class Language(NamedTuple):
+    """A language of results, and where it comes from.
+
+    Attributes:
+        locale: The value of the message's field `locale`.
+        source: The variable with its value, for people.
+    """
+
+    locale: Locale
+    source: str
+
+    @property
+    def name(self) -> str:
+        """Its English name."""
+        return "Korean" if self.locale == "ko" else "English"
+
+
+def of_shell(environment: Mapping[str, str]) -> Language:
+    """The language that the shell's variables name: Korean, or else English."""
+    for name in VARIABLES:
+        if value := environment.get(name):
+            return Language("ko" if _KOREAN.match(value) else "en", f"{name}={value}")
+    return Language("en", f"{', '.join(VARIABLES[:-1])} and {VARIABLES[-1]} are unset")

@@ -1,0 +1,429 @@
+"""Find the line of a program's standard error that says what went wrong.
+
+Each runtime has its own format: Python prints the error's type and message after the traceback, Node.js and
+Go print them before the stack. The functions here are pure; the formats are those that `tests/unit/stderr`
+has recorded from the images.
+
+The text is hostile. Patterns are anchored and have no nested repetition, so that the time is linear in its
+length.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+from typing import TYPE_CHECKING, Final
+
+from nanoagent.model.errors import one_line
+from nanoagent.model.job import Runtime
+from nanoagent.supervisor import gap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_CHARACTERS: Final = 300
+# At the beginning and at the end. MAX_OUTPUT_BYTES may be larger. Hostile text takes up to 20 ms.
+_EXAMINED_CHARACTERS: Final = 64 * 1024
+_MOST_LINES: Final = 2000  # read from one place of interest; a recursion's traceback has about 1000 frames
+_MOST_PLACES: Final = 50  # examined of one kind, the last ones first
+_MOST_LINE_CHARACTERS: Final = 4096
+_ESCAPE_SEQUENCES: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours (ECMA-48, CSI)
+
+
+def error_line(
+    runtime: Runtime | None, stderr: str, exit_code: int, killed_by: signal.Signals | None = None
+) -> str | None:
+    """The error's type and the first line of its message, printable and short.
+
+    Args:
+        runtime: The program's language; None for a program of the image.
+        stderr: Its standard error, with a line about the gap where the middle is missing.
+        exit_code: Its exit code, not 0.
+        killed_by: The signal that killed it, if one did.
+
+    Returns:
+        The line of a recognised format; else the last line that is not empty. None when there is no such
+        line, or when a signal killed the program and no recognised line tells why.
+    """
+    text = _plain(stderr)
+    for recognise in (_RECOGNISERS[runtime], _native) if runtime else ():
+        if line := recognise(text, exit_code, killed_by):
+            return _shown(line)
+    return None if killed_by is not None else _shown(_last_line(text)) or None
+
+
+def build_error(runtime: Runtime, said: str) -> str | None:
+    """The first error of a compiler or linker, printable and short; else its last line, if there is one."""
+    text = _plain(said)
+    first = _go_build_error if runtime is Runtime.GO else _cpp_build_error
+    return _shown(first(text) or _last_line(text)) or None
+
+
+# EFBIG and SIGXFSZ as each runtime prints them. "file too large" alone may be any message of a program.
+_FILE_SIZE_LIMIT: Final = re.compile(
+    r"\[Errno 27\] File too large|<Signals\.SIGXFSZ: 25>"
+    r"|\bEFBIG: file too large\b"
+    r"|\b(?:write|pwrite|truncate|fallocate|copy_file_range|sendfile|splice) [^:]{1,1000}: file too large$"
+    r"|\bsignal: file size limit exceeded$|^SIGXFSZ: file size limit exceeded$"
+    r"|\bfilesystem error: [^:]{1,1000}: File too large\b"
+)
+
+
+def tells_of_file_size_limit(line: str) -> bool:
+    """Whether an error line says that a file could not grow, as the kernel reports it (EFBIG, SIGXFSZ)."""
+    return _FILE_SIZE_LIMIT.search(line) is not None
+
+
+# --- Python
+
+_PYTHON_HEADER: Final = re.compile(
+    r"^(?:(?P<group>  \+ Exception Group )?Traceback \(most recent call last\):$"
+    r"|Fatal Python error: (?P<fatal>.*)$"
+    r"|Timeout \(\d{1,4}:\d\d:\d\d(?:\.\d{1,6})?\)!$)",
+    re.MULTILINE,
+)
+_PYTHON_FRAME: Final = re.compile(r'^  File ".{1,4096}", line \d{1,9}(?:, in .*)?$', re.MULTILINE)
+_PYTHON_ERROR: Final = re.compile(r"[^\W\d][\w.<>]{0,200}(?::|$)")
+_PYTHON_GROUP_FRAME: Final = re.compile(r'^  \|   File ".{1,4096}", line \d{1,9}, in .*$', re.MULTILINE)
+_PYTHON_IN_GROUP: Final = re.compile(r"^ {1,1000}\| ([^\W\d][\w.<>]{0,200}: .*)$", re.MULTILINE)
+# A traceback below one of these did not end the program.
+_PYTHON_ASIDE: Final = ("Exception ignored ", "Exception in thread ", "Task exception was never", "future: <")
+
+
+def _python(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
+    """Search the part behind the gap first: the end of a traceback is there, even if the gap cut it."""
+    found = (_python_part(part, exit_code, killed_by) for part in gap.tail_and_whole(text))
+    return next((line for line in found if line), None)
+
+
+def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
+    """An uncaught error is in the last traceback that begins at the top level of a module.
+
+    A logged traceback usually begins in a function. It counts only if no line follows it.
+    """
+    places = _last_places(_PYTHON_HEADER, text)
+    for place in places:
+        if place["fatal"] is not None:
+            return place[0]
+    if killed_by not in {None, signal.SIGINT}:
+        return None
+    if not any(place.group().endswith("(most recent call last):") for place in places):
+        if timeout := _first_of([place for place in places if place.group().startswith("Timeout")]):
+            return timeout[0]
+        return _python_without_header(text)
+    fallback = None
+    for place in places:
+        error, first_frame, is_last = _python_traceback(text, place)
+        if not error or _is_aside(text, place.start()):
+            fallback = fallback or (error if is_last else None)
+            continue
+        if ", in <module>" in first_frame and (exit_code == 1 or killed_by is not None or is_last):
+            return error
+        fallback = fallback or (error if is_last else None)
+    return fallback
+
+
+def _python_traceback(text: str, place: re.Match[str]) -> tuple[str, str, bool]:
+    """The error below a header, the first frame, and whether nothing but the error's own lines follows.
+
+    Lines of the message and notes cannot be told from text that follows; a line that follows ends `is_last`.
+    """
+    bar = "  | " if place["group"] else ""
+    lines = _lines(text, place.end() + 1)
+    first_frame = next(lines, "")
+    error = _first_outer_line(lines, bar)
+    if bar:
+        return error, first_frame, all(line[:1] in {"", " "} for line in lines)
+    return _with_next(error, lines), first_frame, not any(line.strip() for line in lines)
+
+
+def _first_outer_line(lines: Iterator[str], bar: str = "") -> str:
+    """The first line that is not indented: frames and source lines are."""
+    for line in lines:
+        inner = line.removeprefix(bar) if bar else line
+        if inner.strip() and inner[:1] != " ":
+            return inner
+    return ""
+
+
+def _is_aside(text: str, at: int) -> bool:
+    """Whether the line before a traceback's header says that the error did not end the program."""
+    start = text.rfind("\n", 0, max(at - 1, 0)) + 1
+    return text.startswith(_PYTHON_ASIDE, start)
+
+
+def _python_without_header(text: str) -> str | None:
+    """The error of a traceback without a header: of a syntax error in the entry file, or cut by the gap."""
+    if frame := _PYTHON_GROUP_FRAME.search(text):
+        return _first_outer_line(_lines(text, frame.end() + 1), "  | ")
+    if frame := _first_of(_last_places(_PYTHON_FRAME, text)):
+        line = _first_outer_line(_lines(text, frame.end() + 1))
+        return line if _PYTHON_ERROR.match(line) else None
+    if _last_line(text).startswith("+---") and (inner := _first_of(_last_places(_PYTHON_IN_GROUP, text))):
+        return inner[1]
+    return None
+
+
+# --- Node.js
+
+_NODE_FOOTER: Final = re.compile(r"^Node\.js v\d{1,3}\.\d{1,3}\.\d{1,3}$", re.MULTILINE)
+_NODE_PLACE: Final = re.compile(
+    r"^(?:/|node:|file:|<anonymous|evalmachine|\[).{0,4096}:\d{1,9}$", re.MULTILINE
+)
+_NODE_FATAL: Final = re.compile(r"^(?:FATAL ERROR: |# Fatal ).*$", re.MULTILINE)
+_NODE_FRAME: Final = re.compile(r"^    at .", re.MULTILINE)
+_NODE_ERROR: Final = re.compile(r".{0,200}?(?:Error|Exception)(?: \[[\w-]{1,100}\])?(?:: |$)")
+_NODE_BRACKETED: Final = re.compile(r"\[([^\W\d][\w$.]{0,200}(?: \[\w{1,100}\])?(?:: .*)?)\](?: \{)?")
+_NODE_HEAD_LINES: Final = 2  # below the place: a line of source, and the mark below it
+_NODE_MESSAGE_LINES: Final = 50
+
+
+def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:  # noqa: ARG001 - as its siblings
+    """An uncaught error is printed below a place in the source, and above the version of Node.js."""
+    if fatal := _first_of(_last_places(_NODE_FATAL, text)):
+        return fatal[0]
+    if killed_by is not None:
+        return None
+    footer = _first_of(_last_places(_NODE_FOOTER, text))
+    if footer is None or text[footer.end() :].strip():
+        return _node_printed_error(text)
+    uncaught = text[: footer.start()]
+    for place in _last_places(_NODE_PLACE, uncaught):
+        lines = _lines(uncaught, place.end() + 1)
+        head = [next(lines, "") for _ in range(_NODE_HEAD_LINES)]
+        if not head[-1].strip(" ^\t"):
+            return _node_message(lines)
+    return _node_printed_error(uncaught)
+
+
+def _node_message(lines: Iterator[str]) -> str:
+    """The first line of the error; an object that fills several lines becomes one."""
+    line = next((line for line in lines if line.strip()), "")
+    if bracketed := _NODE_BRACKETED.fullmatch(line):
+        return bracketed[1]
+    rest = (more.strip() for more in itertools.islice(lines, _NODE_MESSAGE_LINES))
+    if line.endswith(("{", "[")):
+        return " ".join((line, *itertools.takewhile(lambda more: not more.startswith("at "), rest)))
+    return _with_next(line, rest)
+
+
+def _node_printed_error(text: str) -> str | None:
+    """The error above the last stack trace, where the text ends with one: `console.error(error)`."""
+    last = _last_line(text)
+    if not (last.startswith("at ") or last in {"}", "]", "})"}):
+        return None
+    frame = _first_frame_of_last_stack(text)
+    if frame is None:
+        return None
+    above = text[:frame].rstrip("\n")
+    message = [line.strip() for line in _lines_backwards(above, _NODE_MESSAGE_LINES)]
+    return next((line for line in message if _NODE_ERROR.match(line)), message[0] if message else None)
+
+
+def _first_frame_of_last_stack(text: str) -> int | None:
+    """Where the frames of the last stack at the outermost level begin."""
+    starts = [place.start() for place in _NODE_FRAME.finditer(text)]
+    for above, start in zip(reversed(starts[:-1]), reversed(starts), strict=False):
+        between = text[above:start].split("\n")[1:-1]
+        if any(not line.startswith("    ") for line in between):
+            return start
+    return starts[0] if starts else None
+
+
+# --- Go
+
+_GO_END: Final = re.compile(r"^(?:panic|fatal error|SIG[A-Z]{2,6}): .*$", re.MULTILINE)
+_GO_STACK: Final = re.compile(r"^goroutine \d{1,20} .*:$", re.MULTILINE)
+_GO_PANIC_EXIT_CODE: Final = 2
+_GO_RACE_EXIT_CODE: Final = 66
+_GO_FLAG: Final = re.compile(
+    r"^(?:flag provided but not defined|flag needs an argument|invalid (?:boolean )?value .{1,1000}): .*$",
+    re.MULTILINE,
+)
+_GO_RECOVERED: Final = re.compile(r" \[recovered(?:, repanicked)?\]$")
+
+
+def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
+    """The last `panic: ` line counts: later panics were raised while an earlier one was handled."""
+    if exit_code == _GO_PANIC_EXIT_CODE or killed_by is signal.SIGABRT:  # SIGABRT: GOTRACEBACK=crash
+        for place in _last_places(_GO_END, text):
+            return _go_last_panic(text, place)
+        if "\nUsage of " in text and (flag := _first_of(_last_places(_GO_FLAG, text))):
+            return flag[0]
+    if exit_code == _GO_RACE_EXIT_CODE and "WARNING: DATA RACE" in text:
+        return "WARNING: DATA RACE"
+    if killed_by is None and (stack := _first_of(_last_places(_GO_STACK, text))):
+        above = text[: stack.start()].rstrip("\n")
+        first = next(_lines(text, stack.end() + 1), "")
+        if first and _last_line(text).startswith(("function/", "runtime/", "/", "created by ")) and above:
+            return next(_lines_backwards(above, 1))
+    return None
+
+
+def _go_last_panic(text: str, place: re.Match[str]) -> str:
+    chain = [place[0]]
+    for line in itertools.takewhile(lambda line: line[:1] == "\t", _lines(text, place.end() + 1)):
+        if line.startswith("\tpanic: "):
+            chain.clear()
+        chain.append(line[1:])
+    return _GO_RECOVERED.sub("", _with_next(chain[0], iter(chain[1:]))[:_MOST_LINE_CHARACTERS])
+
+
+# --- C++, and native code below the other runtimes
+
+_TERMINATE: Final = re.compile(
+    r"^terminate called after throwing an instance of '(.{1,1000})'$\n?(?:  what\(\):  (.*)$)?", re.MULTILINE
+)
+_NATIVE_ABORT: Final = re.compile(
+    r"^(?:pure virtual method called$|terminate called (?:without|recursively).*$"
+    r"|\*\*\* .{1,200} \*\*\*: .*$|Fatal glibc error: .*$"
+    r"|(?:free|malloc|realloc|calloc|munmap_chunk|malloc_consolidate)\(\): .*$"
+    r"|(?:double free or corruption|corrupted (?:size vs|double-linked)|break adjusted to free).*$)",
+    re.MULTILINE,
+)
+_ASSERTION: Final = re.compile(r"^.*' failed\.$", re.MULTILINE)
+_SANITIZER: Final = re.compile(r"^==\d{1,10}==ERROR: (\w{1,30}Sanitizer: .*)$", re.MULTILINE)
+_THREAD_SANITIZER: Final = re.compile(r"^WARNING: ThreadSanitizer: .*$", re.MULTILINE)
+_UNDEFINED_BEHAVIOUR: Final = re.compile(r"^\S{1,1000}:\d{1,9}:\d{1,9}: runtime error: .*$", re.MULTILINE)
+_THREAD_SANITIZER_EXIT_CODE: Final = 66
+
+
+def _native(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
+    """The message of the C++ library, glibc or a sanitizer before it ended the program."""
+    if (found := _SANITIZER.search(text)) is not None:
+        return found[1]
+    if exit_code == _THREAD_SANITIZER_EXIT_CODE and (found := _THREAD_SANITIZER.search(text)):
+        return found[0]
+    if killed_by is signal.SIGABRT or exit_code == 128 + signal.SIGABRT:
+        return _abort_reason(text)
+    return None
+
+
+def _abort_reason(text: str) -> str | None:
+    if found := _first_of(_last_places(_TERMINATE, text)):
+        what = f": {found[2]}" if found[2] else ""
+        return f"terminate called after throwing an instance of '{found[1]}'{what}"
+    for found in _last_places(_ASSERTION, text):
+        where, mark, assertion = found[0].partition(": Assertion ")
+        if mark and assertion.startswith("'"):  # libstdc++: the function's name may be very long
+            where = where.partition(": ")[0]
+        if mark:
+            return where + mark + assertion
+    return _first_match(_NATIVE_ABORT, text) or _first_match(_UNDEFINED_BEHAVIOUR, text)
+
+
+_RECOGNISERS: Final[dict[Runtime, Callable[[str, int, signal.Signals | None], str | None]]] = {
+    Runtime.PYTHON: _python,
+    Runtime.NODEJS: _node,
+    Runtime.CPP: _native,
+    Runtime.GO: _go,
+}
+
+# --- builds
+
+_CPP_ERROR: Final = re.compile(r"^\S.{0,1000}?:\d{1,9}:(?:\d{1,9}:)? (?:fatal )?error: .*$", re.MULTILINE)
+_LINKER_ERROR: Final = re.compile(
+    r"^(?:\S{0,1000}ld(?:\.\w{1,10})?: )?(?:(?P<file>[^\s:(][^:\n(]{0,1000}):)?"
+    r"(?:\(\.[^)\n]{1,200}\):? ?)?\s?"
+    r"(?P<said>(?:undefined reference to|multiple definition of) .*)$",
+    re.MULTILINE,
+)
+_TOOL_ERROR: Final = re.compile(r"^\S{1,1000}: (?:fatal )?error: .*$", re.MULTILINE)
+_GO_ERROR: Final = re.compile(r"^(?:\./)?[^\s:]{1,1000}\.go:\d{1,9}(?::\d{1,9})?: .*$", re.MULTILINE)
+_GO_PROGRESS: Final = ("# ", "go: downloading ", "go: finding ", "go: added ", "go: creating ", "go: to add ")
+
+
+def _cpp_build_error(text: str) -> str | None:
+    if (error := _CPP_ERROR.search(text)) is not None:
+        return error[0]
+    if (linker := _LINKER_ERROR.search(text)) is not None:
+        said = linker["said"].partition(";")[0]
+        file = linker["file"]
+        return f"{file}: {said}" if file and not file.endswith(".o") else said
+    return _first_match(_TOOL_ERROR, text)
+
+
+def _go_build_error(text: str) -> str | None:
+    if (error := _GO_ERROR.search(text)) is not None:
+        return error[0]
+    lines = _lines(text, 0)
+    line = next((line for line in lines if line.strip() and not line.startswith(_GO_PROGRESS)), "")
+    return f"{line} {next(lines, '')}" if line.endswith(":") else line
+
+
+# --- lines
+
+_NO_MESSAGE: Final = re.compile(r"[^\W\d][\w$.<>]{0,200}(?: \[[\w-]{1,100}\])?: ?")
+
+
+def _plain(text: str) -> str:
+    """The text as a terminal without colours shows it; of a long one the beginning and the end."""
+    if len(text) > 2 * _EXAMINED_CHARACTERS:
+        missing = len(text) - 2 * _EXAMINED_CHARACTERS
+        text = str(gap.joined(text[:_EXAMINED_CHARACTERS], missing, text[-_EXAMINED_CHARACTERS:]))
+    if "\x1b" in text:
+        text = _ESCAPE_SEQUENCES.sub("", text)
+    return text.replace("\r\n", "\n")
+
+
+def _lines(text: str, start: int) -> Iterator[str]:
+    """Some lines from there on, each of bounded length, without the gap and the half line behind it."""
+    for _ in range(_MOST_LINES):
+        if start >= len(text):
+            return
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start : min(end, start + _MOST_LINE_CHARACTERS)]
+        start = end + 1
+        if gap.is_gap(line):
+            start = text.find("\n", start) + 1 or len(text)
+            continue
+        yield line
+
+
+def _with_next(line: str, following: Iterator[str]) -> str:
+    """The line, and the next one too where the message begins with a line break."""
+    if not _NO_MESSAGE.fullmatch(line):
+        return line
+    more = next((more for more in following if more.strip()), "")
+    return line if more.lstrip().startswith("at ") else f"{line.rstrip()} {more}"
+
+
+def _lines_backwards(text: str, most: int) -> Iterator[str]:
+    """The last lines of the text, the last one first."""
+    end = len(text)
+    for _ in range(most):
+        start = text.rfind("\n", 0, end) + 1
+        yield text[start : min(end, start + _MOST_LINE_CHARACTERS)]
+        end = start - 1
+        if end <= 0:
+            return
+
+
+def _last_places(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """The last matches, the last one first."""
+    places = list(pattern.finditer(text))[-_MOST_PLACES:]
+    return places[::-1]
+
+
+def _first_of(places: list[re.Match[str]]) -> re.Match[str] | None:
+    return places[0] if places else None
+
+
+def _first_match(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.search(text)
+    return found[0] if found else None
+
+
+def _last_line(text: str) -> str:
+    """The last line that is not empty; of one that overwrites itself (a progress bar), its last state."""
+    stripped = text.rstrip()
+    line = stripped[stripped.rfind("\n") + 1 :]
+    return line[line.rfind("\r") + 1 :].strip()[:_MOST_LINE_CHARACTERS]
+
+
+def _shown(line: str) -> str:
+    """Printable, and short enough for a result."""
+    shown = one_line(line[:_MOST_LINE_CHARACTERS].strip().replace("\t", " "))
+    return shown if len(shown) <= MAX_CHARACTERS else f"{shown[: MAX_CHARACTERS - 1]}…"

@@ -1,0 +1,186 @@
+"""Hears on Redis that requests are called off.
+
+One connection, and on it a subscription to `cancel:{requestId}` for each request that is worked on here. One
+to `cancel:*` would do for all, but every worker would hear every message. A job that is over within a moment
+has none: nobody is quicker.
+
+A message reaches only who listens. PUBLISH says how many that were: none before the job was received, and
+none while the connection is made anew. Who wants to be sure sets a key of the same name as well: it is looked
+for when the request is claimed, and each time that a subscription begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from redis.exceptions import InvalidResponse, RedisError
+
+from nanoagent.common.backoff import Backoff
+from nanoagent.host.background import Background, TaskName
+from nanoagent.model.errors import SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio import Connection
+
+_FIRST_S: Final = 0.1
+_PAUSE_S: Final = 0.2
+_PAUSE_MAX_S: Final = 30.0
+PING_S: Final = 20.0
+"""How often a quiet connection is tested: a firewall, for example, may drop it without notice."""
+
+_SILENT_PINGS: Final = 2.5
+
+log = structlog.get_logger(__name__)
+
+
+class RedisCancellations:
+    """`Cancellations` on a Redis or Valkey server.
+
+    Args:
+        connect: Makes a connection that is not yet open.
+        pack: A command as bytes.
+        is_set: Whether a key is there; raises `SinkError`.
+        background: Keeps the task that listens.
+        ping_s: After so many quiet seconds a PING is sent.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        pack: Callable[[tuple[str, ...]], bytes],
+        is_set: Callable[[str], Awaitable[bool]],
+        *,
+        background: Background | None = None,
+        ping_s: float = PING_S,
+    ) -> None:
+        self._connect = connect
+        self._pack = pack
+        self._is_set = is_set
+        self._background = background or Background()
+        self._ping_s = ping_s
+        self._watched: dict[str, Callable[[], object]] = {}
+        self._subscribed: set[str] = set()
+        self._outbox: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+        self._looks: set[asyncio.Task[Any]] = set()
+        self._listener: asyncio.Task[None] | None = None
+
+    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+        """Have it called when the request is called off; see `Cancellations.watch`."""
+        self._watched[request_id] = called_off
+        timer = asyncio.get_running_loop().call_later(_FIRST_S, self._subscribe, request_id)
+
+        def end() -> None:
+            timer.cancel()
+            self._watched.pop(request_id, None)
+            if request_id in self._subscribed:
+                self._subscribed.discard(request_id)
+                self._outbox.put_nowait(("UNSUBSCRIBE", _channel(request_id)))
+
+        return end
+
+    async def close(self) -> None:
+        """Hang up. Idempotent."""
+        tasks = {*self._looks, *({self._listener} if self._listener is not None else ())}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _subscribe(self, request_id: str) -> None:
+        self._subscribed.add(request_id)
+        self._outbox.put_nowait(("SUBSCRIBE", _channel(request_id)))
+        if self._listener is None:
+            self._listener = self._background.keep(TaskName.CANCELLATIONS, self._listen_forever)
+
+    def _heard(self, request_id: str) -> None:
+        called_off = self._watched.pop(request_id, None)
+        if called_off is not None:
+            called_off()
+
+    # --- the connection
+
+    async def _listen_forever(self) -> None:
+        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
+        while True:
+            connection = self._connect()
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+                backoff.reset()
+                # What has gathered meanwhile is part of this.
+                self._outbox = asyncio.Queue()
+                for request_id in self._subscribed:
+                    self._outbox.put_nowait(("SUBSCRIBE", _channel(request_id)))
+                await self._converse(connection)
+            except (RedisError, OSError, TimeoutError) as exc:
+                log.warning("cancellations are not heard", reason=str(exc) or type(exc).__name__)
+            finally:
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(backoff.next_s())
+
+    async def _converse(self, connection: Connection) -> None:
+        """Say what is to be said and hear what is said, until the connection breaks."""
+        writing = asyncio.create_task(self._write(connection))
+        reading = asyncio.create_task(self._read(connection))
+        try:
+            await asyncio.wait({writing, reading}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writing, reading):
+                task.cancel()
+            await asyncio.wait({writing, reading})
+        for task in (writing, reading):
+            if not task.cancelled() and (problem := task.exception()) is not None:
+                raise problem
+
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._ping_s):
+                    command = await self._outbox.get()
+            except TimeoutError:
+                command = ("PING",)
+            await connection.send_packed_command(self._pack(command), check_health=False)
+
+    async def _read(self, connection: Connection) -> None:
+        while True:
+            async with asyncio.timeout(_SILENT_PINGS * self._ping_s):
+                answer: Any = await connection.read_response()
+            kind, request_id = _read(answer)
+            if kind == b"message":
+                self._heard(request_id)
+            elif kind == b"subscribe":  # from here on no message is missed; one may have been
+                self._background.once(TaskName.CANCELLATION_LOOKUP, self._look(request_id), self._looks)
+
+    async def _look(self, request_id: str) -> None:
+        try:
+            is_set = await self._is_set(_channel(request_id))
+        except SinkError as exc:
+            log.warning("not looked whether a request is called off", request_id=request_id, reason=str(exc))
+            return
+        if is_set:
+            self._heard(request_id)
+
+
+def _read(answer: object) -> tuple[bytes, str]:
+    """The kind of a reply, and the request that it is about.
+
+    While a channel is subscribed, every reply is an array: `message`, `subscribe`, `unsubscribe`, `pong`.
+    Otherwise the connection is in its normal mode, where the reply to PING is the simple string PONG
+    (redis.io, "Redis serialization protocol specification").
+
+    Raises:
+        InvalidResponse: It is neither.
+    """
+    if isinstance(answer, bytes):
+        return answer.lower(), ""
+    if isinstance(answer, list) and len(answer) > 1 and isinstance(answer[0], bytes):
+        channel = answer[1] if isinstance(answer[1], bytes) else b""
+        return answer[0], channel.decode(errors="replace").removeprefix(_channel(""))
+    raise InvalidResponse(f"neither a reply to PING nor a message: {type(answer).__name__}")
+
+
+def _channel(request_id: str) -> str:
+    return f"cancel:{request_id}"
