@@ -42,7 +42,7 @@ from unittest import mock
 
 from benchmarks import services
 
-from nanoagent import agent as composition
+from nanoagent import wiring as composition
 from nanoagent.broker.base import Broker, Delivery
 from nanoagent.config import Settings
 from nanoagent.container.base import RunningContainer, configuration_of
@@ -343,7 +343,7 @@ async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> Asy
         opened.enter_context(mock.patch.object(composition, "_until_all_answered", mock.AsyncMock()))
         if stub:
             opened.enter_context(mock.patch.object(composition, "DockerDriver", StubDriver))
-        worker: Worker = await composition._assemble(settings, opened)  # noqa: SLF001 - serve() without signals
+        worker: Worker = await composition.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
             agent = AgentUnderTest(runtime, broker)

@@ -19,7 +19,7 @@ from benchmarks import bare, ours, services
 from benchmarks.bare import SHARED, WRITABLE, BareContainer, BareParts, DockerRun, Program, Size
 from benchmarks.ours import AgentUnderTest, Call
 
-from nanoagent import agent as composition
+from nanoagent import wiring as composition
 from nanoagent.common.units import MIB
 from nanoagent.config import Settings
 from nanoagent.container import cgroup

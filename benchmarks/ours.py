@@ -18,7 +18,7 @@ from unittest import mock
 
 from redis import asyncio as redis
 
-from nanoagent import agent as composition
+from nanoagent import wiring as composition
 from nanoagent.broker.base import Delivery
 from nanoagent.container.isolation import Verdict
 from nanoagent.model.result import Isolation
@@ -230,7 +230,7 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
             patched.enter_context(mock.patch.object(composition, "_until_all_answered", not_asked))
             if shared:
                 patched.enter_context(mock.patch.object(composition, "probe", no_sandbox))
-            worker = await composition._assemble(settings, opened)  # noqa: SLF001 - serve() without signals
+            worker = await composition.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
             yield AgentUnderTest(settings.worker_id, broker, store)

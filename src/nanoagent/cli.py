@@ -162,13 +162,13 @@ def run(env_file: EnvFile = Path(".env")) -> None:
     settings = _settings(env_file)
     import structlog
 
-    from nanoagent import agent
+    from nanoagent import app as process
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, settings.log_level)
     for warning in _warnings(env_file, settings):
         structlog.get_logger(__name__).warning("setting without effect", reason=warning)
-    asyncio.run(agent.serve(settings))
+    asyncio.run(process.serve(settings))
 
 
 @app.command()
@@ -267,12 +267,12 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
 def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Attack the sandbox in every language, with the images and settings in use."""
     settings = _settings(env_file)
-    from nanoagent import agent
+    from nanoagent import wiring
     from nanoagent.selftest import report
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, "ERROR" if as_json else "WARNING")
-    tested = asyncio.run(agent.selftest(settings))
+    tested = asyncio.run(wiring.selftest(settings))
     if as_json:
         print(json.dumps(report.document(tested), indent=2))
     else:

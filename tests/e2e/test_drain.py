@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.agent import NOTICE_RESERVE_S
 from nanoagent.aws.interruption import POLL_S
 from nanoagent.dev.demo import AgentProcess
 from nanoagent.model.job import Runtime
+from nanoagent.wiring import NOTICE_RESERVE_S
 from support.experienced_agent import KNOWN
 from support.metadata_service import metadata_service
 from support.reliability import COUNTED, observed, starts_in, until

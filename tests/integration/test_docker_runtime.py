@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.agent import pool_policy, refuse_unfit_engine
 from nanoagent.container import docker, execution
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe, unacceptable
@@ -27,6 +26,7 @@ from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.wiring import pool_policy, refuse_unfit_engine
 from support.containers import request_for, worker_home
 from support.engines import IMAGE, SUBORDINATE, OwnEngine, own_engine, why_none
 from support.fakes import make_settings

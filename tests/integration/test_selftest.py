@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.agent import find_images, pool_policy
 from nanoagent.code.cache import ProgramCache
 from nanoagent.container import docker
 from nanoagent.container.docker import DockerDriver
@@ -29,6 +28,7 @@ from nanoagent.selftest.guards import MARK, Guard
 from nanoagent.selftest.suite import Suite, attack_all
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.wiring import find_images, pool_policy
 from support.containers import worker_home
 from support.fakes import make_settings
 

@@ -16,7 +16,7 @@ import structlog
 from structlog.testing import capture_logs
 
 import nanoagent
-from nanoagent import agent
+from nanoagent import app, wiring
 from nanoagent.aws.interruption import Notice
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.common.backoff import Backoff
@@ -271,7 +271,7 @@ STARTS: Final = {
 }
 # Each of these is awaited or cancelled by the code that starts it, or happens once.
 ENDS_WITH_ITS_CALLER: Final = {
-    ("agent.py", "_start"): "the start, awaited there",
+    ("app.py", "_start"): "the start, awaited there",
     ("broker/sqs.py", "SqsBroker.receive"): "one poll, awaited, or left to message_return",
     ("broker/sqs.py", "SqsBroker._renew_all"): "one round's batches, awaited there",
     ("broker/sqs.py", "SqsBroker._delete_soon"): "one timer for one batch; the next batch sets another",
@@ -729,7 +729,7 @@ async def interruption_notices(fault: Fault) -> None:
     notices = Notices()
     fault.once(notices, "watch")
     async with rig.running(), AsyncExitStack() as opened:
-        agent._heed(cast("Any", notices), rig.worker, rig.settings, opened)
+        wiring._heed(cast("Any", notices), rig.worker, rig.settings, opened)
         await until(lambda: "drain" in rig.health.document()["parts"])
 
 
@@ -738,7 +738,7 @@ async def watchdog(fault: Fault) -> None:
     told: list[str] = []
     fault.setattr(systemd, "notify", told.append)
     fault.once(systemd, "notify")
-    task = fault.background.keep(TaskName.WATCHDOG, agent._feed_watchdog)
+    task = fault.background.keep(TaskName.WATCHDOG, app._feed_watchdog)
     await until(lambda: told)
     task.cancel()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent import __version__, agent, cli
+from nanoagent import __version__, app, cli, wiring
 from nanoagent.config import Settings
 from nanoagent.dev.sender.command import Exit
 from nanoagent.doctor import check as checks
@@ -227,7 +227,7 @@ def test_a_failure_of_the_platform_ends_with_1_and_a_sentence(
     async def serve(settings: Settings) -> None:
         raise PlatformError("Docker does not answer")
 
-    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     assert cli.main(["run"]) == 1
     assert capsys.readouterr().err == "nanoagent: Docker does not answer\n"
 
@@ -238,7 +238,7 @@ def test_settings_that_show_to_be_wrong_late_end_with_2(
     async def serve(settings: Settings) -> None:
         raise ConfigError(["DOCKER_GO_IMAGE: is not there", "DOCKER_CPP_IMAGE: is not there"])
 
-    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     assert cli.main(["run"]) == 2
     assert capsys.readouterr().err.splitlines()[1:] == [
         "  DOCKER_GO_IMAGE: is not there",
@@ -250,7 +250,7 @@ def test_a_worker_that_was_told_to_stop_ends_with_0(nothing_answers: None, monke
     async def serve(settings: Settings) -> None:
         return
 
-    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     assert cli.main(["run"]) == 0
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_ends_with_130(nothing_answers: None, monkeypatch: pytest.MonkeyP
     async def serve(settings: Settings) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     assert cli.main(["run"]) == 130
 
 
@@ -301,8 +301,8 @@ async def test_a_check_warns_of_more_memory_than_the_machine_has(monkeypatch: py
     async def info(*_: object) -> dict[str, int]:
         return {"MemTotal": 2048 * 1024 * 1024}
 
-    monkeypatch.setattr(agent, "refuse_unfit_engine", info)
-    monkeypatch.setattr(agent, "find_images", info)
+    monkeypatch.setattr(wiring, "refuse_unfit_engine", info)
+    monkeypatch.setattr(wiring, "find_images", info)
     async with AsyncExitStack() as opened:
         probes = await checks._probes(make_settings(worker_memory_mb=4096), opened)
         (images,) = (probe for probe in probes if probe.part == checks.IMAGES)
@@ -448,7 +448,7 @@ def test_a_worker_warns_of_settings_without_effect_when_it_starts(
     async def serve(settings: Settings) -> None:
         return
 
-    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     monkeypatch.setenv("REDIS_PASS", "hunter2")
     monkeypatch.setenv("LOG_FORMAT", "json")
     assert cli.main(["run"]) == 0

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from nanoagent.agent import DefaultBuckets
 from nanoagent.doctor import cloud
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Verdict
 from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import Absence
 from nanoagent.storage.s3 import S3Store, absence_of
+from nanoagent.wiring import DefaultBuckets
 from support.fakes import make_settings
 
 

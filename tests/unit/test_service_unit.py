@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from nanoagent import agent, config
+from nanoagent import config, wiring
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def environment(unit: dict[str, list[str]]) -> dict[str, str]:
 
 def test_systemd_waits_longer_than_the_worker_drains(unit):
     drain_s = config.Settings.model_fields["drain_seconds"].default
-    assert int(unit["TimeoutStopSec"][0]) > drain_s + agent.STOP_TAIL_S
+    assert int(unit["TimeoutStopSec"][0]) > drain_s + wiring.STOP_TAIL_S
 
 
 def test_readiness_and_liveness_are_told_by_the_main_process(unit):

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import agent
+from nanoagent import wiring
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import CodeCache, ProgramCache
 from nanoagent.common.units import MIB
@@ -135,7 +135,7 @@ class Worker:
 async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome) -> Verdict:
     """As the agent does at its start."""
     profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
-    return await probe(driver, home, agent.pool_policy(settings), apparmor=profile)
+    return await probe(driver, home, wiring.pool_policy(settings), apparmor=profile)
 
 
 @asynccontextmanager
@@ -157,7 +157,7 @@ async def worker() -> AsyncIterator[Worker]:
         driver = DockerDriver()
         opened.push_async_callback(driver.close)
         verdict = await find_level(settings, driver, home)
-        policy = replace(agent.pool_policy(settings), isolation=verdict.isolation, apparmor=verdict.apparmor)
+        policy = replace(wiring.pool_policy(settings), isolation=verdict.isolation, apparmor=verdict.apparmor)
         pool = Pool(driver, home, policy, Metrics(), Health())
         await pool.start()
         opened.push_async_callback(pool.close)

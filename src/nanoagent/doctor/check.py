@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import agent
+from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.config import Settings
 from nanoagent.container import engine
@@ -72,11 +72,11 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     """One probe for each part; `opened` closes their clients."""
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
-    services = await agent.open_services(settings, opened)
+    services = await wiring.open_services(settings, opened)
 
     async def images() -> Finding:
-        info = await agent.refuse_unfit_engine(settings, driver)
-        await agent.find_images(settings, driver)
+        info = await wiring.refuse_unfit_engine(settings, driver)
+        await wiring.find_images(settings, driver)
         share = engine.memory_share(info, settings.worker_memory_mb)
         told = None if share is None else share.warning
         return Finding(IMAGES, None, () if told is None else (told,))
@@ -85,7 +85,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         await status.check_address(settings.metrics_host, settings.metrics_port)
 
     async def all_folders() -> str | None:
-        return "; ".join(await agent.unusable_folders(settings)) or None
+        return "; ".join(await wiring.unusable_folders(settings)) or None
 
     async def buckets() -> Finding:
         problem = await services.buckets.unusable()
@@ -93,7 +93,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         return Finding(BUCKETS, problem, warnings)
 
     async def models() -> Finding:
-        return models_finding(await agent.inspect_models(settings))
+        return models_finding(await wiring.inspect_models(settings))
 
     asks_models = settings.upstreams and settings.ai_replay is None
     return (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from nanoagent import agent, config
+from nanoagent import config, wiring
 from nanoagent.aws.clients import AwsClients
 from nanoagent.config import Settings
 from nanoagent.doctor import cloud, gather, host, report, results, variables
@@ -231,7 +231,7 @@ async def _redis(settings: Settings, wrong: frozenset[str]) -> list[Finding]:
 async def _models(settings: Settings, wrong: frozenset[str]) -> list[Finding]:
     if any(name.startswith("AI_") for name in wrong):
         return [_not_asked(Area.MODELS, wrong, "AI_")]
-    return [models_finding(inspected) for inspected in await agent.inspect_models(settings)]
+    return [models_finding(inspected) for inspected in await wiring.inspect_models(settings)]
 
 
 def models_finding(inspected: Inspected) -> Finding:

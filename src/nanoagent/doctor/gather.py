@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import agent
+from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.common.units import MIB
 from nanoagent.container import isolation
@@ -238,7 +238,7 @@ async def _level(settings: Settings, driver: DockerDriver) -> tuple[isolation.Ve
         async with asyncio.timeout(_LEVEL_DEADLINE_S):
             confines = await driver.confines_with_apparmor()
             profile = settings.container_apparmor_profile if confines else None
-            return await isolation.probe(driver, home, agent.pool_policy(settings), apparmor=profile), None
+            return await isolation.probe(driver, home, wiring.pool_policy(settings), apparmor=profile), None
     except TimeoutError:
         return None, f"no container came up within {_LEVEL_DEADLINE_S:.0f} s"
     except ConfigError as exc:
@@ -397,7 +397,7 @@ async def cloudwatch(clients: AwsClients) -> Answer:
 async def redis(settings: Settings) -> dict[str, Answer]:
     """What Redis says to what the worker does: with keys of its own, which live for a second."""
     async with AsyncExitStack() as opened:
-        sink = agent.redis_sink(settings.model_copy(update={"result_ttl_seconds": 1}))
+        sink = wiring.redis_sink(settings.model_copy(update={"result_ttl_seconds": 1}))
         opened.push_async_callback(sink.close)
         answers = {"verify": await ask(lambda: _verified(sink)), "ping": await ask(lambda: sink.ask("PING"))}
         if answers["ping"].code is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import Final
+
+_USEC: Final = 1_000_000
 
 
 def notify(state: str) -> None:
@@ -23,6 +26,16 @@ def notify(state: str) -> None:
         channel.sendto(state.encode(), address)
 
 
+def extend_start(seconds: float) -> None:
+    """Ask for that much more time, because the start takes long."""
+    notify(f"EXTEND_TIMEOUT_USEC={int(seconds * _USEC)}")
+
+
+def stopping(seconds: float) -> None:
+    """Say that the stop has begun, and ask for that much time, whatever TimeoutStopSec says."""
+    notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * _USEC)}")
+
+
 def watchdog_interval_s() -> float | None:
     """How often `WATCHDOG=1` should be sent, seconds; None when no watchdog waits for this process.
 
@@ -33,4 +46,4 @@ def watchdog_interval_s() -> float | None:
         return None
     if not (microseconds.isascii() and microseconds.isdigit() and int(microseconds) > 0):
         return None
-    return int(microseconds) / 1_000_000 / 2
+    return int(microseconds) / _USEC / 2

@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from nanoagent import agent
+from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.model.errors import BrokerError, SinkError, StorageError
 from nanoagent.results import troubles
@@ -54,7 +54,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
     Raises:
         SinkError: It does not answer.
     """
-    server = agent.redis_server(settings)
+    server = wiring.redis_server(settings)
     client = redis.Redis(
         **server.client_settings(),
         ssl=server.tls is not None,

@@ -1,4 +1,4 @@
-"""The composition root: the only place where adapters are built. Start, serve, drain, stop.
+"""The composition root: builds every part of the worker from the settings. Only this module builds adapters.
 
 Start order matters: what a dead worker left is removed before anything new is made. The worker is ready when
 the pool is full, and the queue, both buckets and Redis have answered once. Everything is closed in the
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import MOST_FRESH, CodeCache, ProgramCache
 from nanoagent.common.units import MIB
-from nanoagent.container import capability, engine
+from nanoagent.container import engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
@@ -83,7 +82,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _CLOSE_MAX_S: Final = 20.0  # for what asks others to answer; the longest poll of SQS comes on top
-_USEC: Final = 1_000_000
+_START_S: Final = 60.0  # asked of systemd again and again while the start waits
 _FIRST_PARTS: Final = ("containers", "queue", "results", "storage")
 _ASK_AGAIN_S: Final = 1.0
 
@@ -92,65 +91,6 @@ STOP_TAIL_S: Final = DRAIN_TAIL_S + 3 * _CLOSE_MAX_S
 
 NOTICE_RESERVE_S: Final = 10.0
 """So long before a machine ends, what still runs on it is given back: it takes a second, if all is well."""
-
-
-async def serve(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT, then drain; a second signal hurries the drain.
-
-    Raises:
-        ConfigError: Something in the settings shows to be wrong only now.
-        PlatformError: Something the worker cannot start without is not there.
-    """
-    capability.lower()
-    async with AsyncExitStack() as opened:
-        worker = await _start(settings, opened)
-        if worker is None:
-            return
-        watchdog = worker.background.keep(TaskName.WATCHDOG, _feed_watchdog)
-        systemd.notify("READY=1")
-        log.info("ready", worker_id=settings.worker_id)
-        try:
-            await worker.run()
-        finally:
-            watchdog.cancel()
-            log.info("stopped")
-
-
-async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
-    """Build the worker; None when a signal came first. What was opened until then is closed as ever."""
-    loop = asyncio.get_running_loop()
-    starting = asyncio.create_task(_assemble(settings, opened))
-    signalled = False
-
-    def give_up() -> None:
-        nonlocal signalled
-        signalled = True
-        starting.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, give_up)
-    try:
-        worker = await starting
-    except asyncio.CancelledError:
-        if not signalled:
-            raise
-    if signalled:  # also when the signal came too late to cancel anything
-        log.info("stopped before it was ready")
-        return None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, worker, settings)
-    return worker
-
-
-def _stop(worker: Worker, settings: Settings) -> None:
-    _tell_systemd_of_the_drain(settings)
-    log.info("stopping")
-    worker.stop()
-
-
-def _tell_systemd_of_the_drain(settings: Settings) -> None:
-    """Ask for as long as a drain may take, whatever TimeoutStopSec says."""
-    systemd.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((settings.drain_seconds + STOP_TAIL_S) * _USEC)}")
 
 
 def _close_in_time(opened: AsyncExitStack, part: str, close: Callable[[], Awaitable[None]], s: float) -> None:
@@ -166,14 +106,6 @@ def _close_in_time(opened: AsyncExitStack, part: str, close: Callable[[], Awaita
     opened.push_async_callback(close_in_time)
 
 
-async def _feed_watchdog() -> None:
-    """Tell systemd that the loop turns, as often as it wants to hear it."""
-    interval_s = systemd.watchdog_interval_s()
-    while interval_s is not None:
-        systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(interval_s)
-
-
 def new_metrics(settings: Settings) -> Metrics:
     """The worker's metrics, in which the models that the settings name keep their own labels.
 
@@ -185,64 +117,24 @@ def new_metrics(settings: Settings) -> Metrics:
     return metrics
 
 
-async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
+async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     """Build every part; `opened` closes them, last first."""
-    metrics = new_metrics(settings)
-    health = Health(metrics.part)
-    background = _background(metrics, health)
-    for part in _FIRST_PARTS:
-        health.set(part, ok=False, reason="the worker is starting; it has not answered yet")
-    status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
-    await status.start()
-    opened.push_async_callback(status.stop)
-    log.info("metrics and health", port=status.port)
+    telemetry = await _open_telemetry(settings, opened)
+    metrics, health = telemetry.metrics, telemetry.health
     notices = await _open_notices(settings, health, opened)
-
     clients = AwsClients(settings.aws_region)
     opened.push_async_callback(clients.close)
     buckets = await _buckets(settings, clients, opened)
     store = await _store(settings, clients, buckets)
-    slots = Slots(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
-    metrics.watch_slots(slots)
     outputs = OutputUploader(store, settings, metrics)
-
     limit = _descriptor_limit()
     metrics.watch_descriptors(limit, resources.open_descriptors)
-    await _refuse_unusable_folders(settings)
-    home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
-    home.claim()
-    opened.callback(home.release)
-    network = await _network(settings, metrics, opened, _connections_of_a_run(settings, limit))
-    telemetry = Telemetry(metrics, health, background)
-    pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.doors)
-    programs = await opened.enter_async_context(_program_cache(settings))
-    code = await opened.enter_async_context(_code_cache(settings, store, metrics, limit))
-    disk = _disk_room(settings, code, programs)
-    running = RunnerParts(
-        settings=settings,
-        programs=programs,
-        slots=slots,
-        pool=pool,
-        image_ids=image_ids,
-        spool=home.spool,
-        failures=Failures.remembered_for(settings.failure_memory_seconds),
-        network=network,
-    )
-    executor = Executor(
-        ExecutorParts(
-            settings=settings,
-            code=code,
-            runner=Runner(running),
-            outputs=outputs,
-            tuner=_tuner(settings),
-            remembered=metrics.failure_remembered,
-        )
-    )
-    broker = await _broker(settings, clients, background)
+    running, code = await _open_runs(settings, store, telemetry, limit, opened)
+    broker = await _broker(settings, clients, telemetry.background)
     _close_in_time(opened, "queue", broker.close, settings.sqs_wait_seconds + _CLOSE_MAX_S)
     sink, cancellations, spool = await _open_sink(settings, telemetry, opened)
-    await pool.filled()
-    blocked = await _keep_guards(settings, running, home, telemetry, opened)
+    await running.parts.pool.filled()
+    blocked = await _keep_guards(settings, running.parts, running.home, telemetry, opened)
     # What there is by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
@@ -253,21 +145,21 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             sink=sink,
             cancellations=cancellations,
             spool=spool,
-            executor=executor,
+            executor=_executor(settings, running.parts, code, outputs, metrics),
             outputs=outputs,
-            slots=slots,
-            pool=pool,
+            slots=running.parts.slots,
+            pool=running.parts.pool,
             metrics=metrics,
             health=health,
             cloudwatch=await _cloudwatch(settings, clients, telemetry, opened),
             blocked=blocked,
             checks=(
                 ReadinessCheck("storage", store.trouble),
-                ReadinessCheck("disk", disk.trouble),
-                ReadinessCheck("descriptors", resources.Descriptors(limit, pool.evict).trouble),
+                ReadinessCheck("disk", _disk_room(settings, code, running.parts.programs).trouble),
+                ReadinessCheck("descriptors", resources.Descriptors(limit, running.parts.pool.evict).trouble),
                 ReadinessCheck("host", resources.HostRoom().trouble),
             ),
-            background=background,
+            background=telemetry.background,
         )
     )
     first = ReadinessChecks(
@@ -277,6 +169,76 @@ async def _assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     if notices is not None:
         _heed(notices, worker, settings, opened)
     return worker
+
+
+async def _open_telemetry(settings: Settings, opened: AsyncExitStack) -> Telemetry:
+    """Metrics and readiness, served from now on."""
+    metrics = new_metrics(settings)
+    health = Health(metrics.part)
+    background = _background(metrics, health)
+    for part in _FIRST_PARTS:
+        health.set(part, ok=False, reason="the worker is starting; it has not answered yet")
+    status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
+    await status.start()
+    opened.push_async_callback(status.stop)
+    log.info("metrics and health", port=status.port)
+    return Telemetry(metrics, health, background)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What runs take place in.
+
+    Attributes:
+        parts: The runner's collaborators.
+        home: The worker's folder.
+    """
+
+    parts: RunnerParts
+    home: WorkerHome
+
+
+async def _open_runs(
+    settings: Settings, store: ObjectStore, telemetry: Telemetry, limit: int, opened: AsyncExitStack
+) -> tuple[Runs, CodeCache]:
+    """The worker's folder, the network of runs, the pool and the caches."""
+    await _refuse_unusable_folders(settings)
+    home = WorkerHome(settings.docker_work_dir_root, settings.worker_id)
+    home.claim()
+    opened.callback(home.release)
+    metrics = telemetry.metrics
+    network = await _network(settings, metrics, opened, _connections_of_a_run(settings, limit))
+    pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.doors)
+    programs = await opened.enter_async_context(_program_cache(settings))
+    code = await opened.enter_async_context(_code_cache(settings, store, metrics, limit))
+    slots = Slots(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
+    metrics.watch_slots(slots)
+    parts = RunnerParts(
+        settings=settings,
+        programs=programs,
+        slots=slots,
+        pool=pool,
+        image_ids=image_ids,
+        spool=home.spool,
+        failures=Failures.remembered_for(settings.failure_memory_seconds),
+        network=network,
+    )
+    return Runs(parts, home), code
+
+
+def _executor(
+    settings: Settings, running: RunnerParts, code: CodeCache, outputs: OutputUploader, metrics: Metrics
+) -> Executor:
+    return Executor(
+        ExecutorParts(
+            settings=settings,
+            code=code,
+            runner=Runner(running),
+            outputs=outputs,
+            tuner=_tuner(settings),
+            remembered=metrics.failure_remembered,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +274,7 @@ async def _until_all_answered(first: ReadinessChecks, worker: Worker) -> None:
         worker: Knows the others.
     """
     while await first.reason() is not None or await worker.why_no_jobs() is not None:
-        systemd.notify(f"EXTEND_TIMEOUT_USEC={60 * _USEC}")
+        systemd.extend_start(_START_S)
         await asyncio.sleep(_ASK_AGAIN_S)
 
 
@@ -335,7 +297,7 @@ async def _open_notices(settings: Settings, health: Health, opened: AsyncExitSta
             log.warning("not started while this stands", reason=notice.reason)
             health.set("drain", ok=False, reason=f"not started: {notice.reason}")
         told = notice
-        systemd.notify(f"EXTEND_TIMEOUT_USEC={60 * _USEC}")
+        systemd.extend_start(_START_S)
         await notices.pause()
     health.set("drain", ok=True)
     return notices
@@ -345,7 +307,7 @@ def _heed(notices: Ec2Notices, worker: Worker, settings: Settings, opened: Async
     """Drain when a notice comes, for as long as it leaves."""
 
     def heard(notice: Notice) -> None:
-        _tell_systemd_of_the_drain(settings)
+        systemd.stopping(settings.drain_seconds + STOP_TAIL_S)
         worker.drain(notice.reason, notice.grace_s(time.time(), NOTICE_RESERVE_S))
 
     watching = worker.background.keep(TaskName.INTERRUPTION_NOTICES, lambda: notices.watch(heard))

@@ -1,0 +1,84 @@
+"""The process of a worker: start, signals, systemd, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import structlog
+
+from nanoagent import wiring
+from nanoagent.container import capability
+from nanoagent.host.background import TaskName
+from nanoagent.telemetry import systemd
+from nanoagent.wiring import STOP_TAIL_S
+
+if TYPE_CHECKING:
+    from nanoagent.config import Settings
+    from nanoagent.worker.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT, then drain; a second signal hurries the drain.
+
+    Raises:
+        ConfigError: Something in the settings shows to be wrong only now.
+        PlatformError: Something the worker cannot start without is not there.
+    """
+    capability.lower()
+    async with AsyncExitStack() as opened:
+        worker = await _start(settings, opened)
+        if worker is None:
+            return
+        watchdog = worker.background.keep(TaskName.WATCHDOG, _feed_watchdog)
+        systemd.notify("READY=1")
+        log.info("ready", worker_id=settings.worker_id)
+        try:
+            await worker.run()
+        finally:
+            watchdog.cancel()
+            log.info("stopped")
+
+
+async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
+    """Build the worker; None when a signal came first. What was opened until then is closed as ever."""
+    loop = asyncio.get_running_loop()
+    starting = asyncio.create_task(wiring.assemble(settings, opened))
+    signalled = False
+
+    def give_up() -> None:
+        nonlocal signalled
+        signalled = True
+        starting.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, give_up)
+    try:
+        worker = await starting
+    except asyncio.CancelledError:
+        if not signalled:
+            raise
+    if signalled:  # also when the signal came too late to cancel anything
+        log.info("stopped before it was ready")
+        return None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, worker, settings)
+    return worker
+
+
+def _stop(worker: Worker, settings: Settings) -> None:
+    systemd.stopping(settings.drain_seconds + STOP_TAIL_S)
+    log.info("stopping")
+    worker.stop()
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd that the loop turns, as often as it wants to hear it."""
+    interval_s = systemd.watchdog_interval_s()
+    while interval_s is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
