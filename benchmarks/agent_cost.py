@@ -54,8 +54,8 @@ from nanoagent.telemetry import logs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
+    from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.worker.worker import Worker
 
 _BUCKET: Final = "benchmark-code"
@@ -115,7 +115,7 @@ class StubDriver:
     def __init__(self) -> None:
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
-    async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:
+    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
         """A process in a container's place."""
         await slot.listen(os.getuid())
         arguments = ["-m", "benchmarks.agent_cost", "--supervise", str(slot.path / "agent.sock")]
@@ -218,14 +218,14 @@ class ListBroker:
         del delivery
         return False
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         """A failure here: these jobs have nothing to be tried again for."""
         del delay_s, poison
         self.failed += 1
         await self.ack(delivery)
         return True
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Likewise."""
         del reason, attempts
         self.failed += 1

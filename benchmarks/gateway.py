@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(serve(options.serve))
         return
     with (
-        process("nanoagent.dev.fake_model_server", "--port", "0") as direct,
+        process("nanoagent.dev.stub_model_server", "--port", "0") as direct,
         process("benchmarks.gateway", "--serve", direct.address) as gateway,
     ):
         pieces = held(gateway.address)

@@ -91,13 +91,13 @@ class TimingBroker:
         del delivery
         return False
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         """A failure here: a benchmark's jobs have nothing to be tried again for."""
         del delay_s, poison
         self._failed(delivery, "given back")
         return True
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Likewise."""
         del attempts
         self._failed(delivery, reason)

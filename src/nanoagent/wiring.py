@@ -34,8 +34,8 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import probe, unacceptable
 from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
-from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import PAGE_BYTES, Limits
+from nanoagent.container.work_directory import WorkerHome
 from nanoagent.host import private_dirs, resources
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.disk import DiskRoom
@@ -50,7 +50,7 @@ from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import Network
 from nanoagent.network.policy import AllowedHosts
-from nanoagent.results.redis import RedisSink
+from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server, Tls
 from nanoagent.results.spool import Spool
 from nanoagent.selftest.keeper import Keeper
@@ -132,7 +132,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     running, code = await _open_runs(settings, store, telemetry, limit, opened)
     broker = await _broker(settings, clients, telemetry.background)
     _close_in_time(opened, "queue", broker.close, settings.sqs_wait_seconds + _CLOSE_MAX_S)
-    sink, cancellations, spool = await _open_sink(settings, telemetry, opened)
+    result_store, cancellations, spool = await _open_result_store(settings, telemetry, opened)
     await running.parts.pool.filled()
     blocked = await _keep_guards(settings, running.parts, running.home, telemetry, opened)
     # What there is by now stays: the collector need not look at it again and again.
@@ -142,7 +142,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
         WorkerParts(
             settings=settings,
             broker=broker,
-            sink=sink,
+            result_store=result_store,
             cancellations=cancellations,
             spool=spool,
             executor=_executor(settings, running.parts, code, outputs, metrics),
@@ -358,20 +358,20 @@ async def _store(settings: Settings, clients: AwsClients, buckets: DefaultBucket
     return SteadyStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
 
 
-async def _open_sink(
+async def _open_result_store(
     settings: Settings, telemetry: Telemetry, opened: AsyncExitStack
-) -> tuple[RedisSink, RedisCancellations, Spool]:
+) -> tuple[RedisResultStore, RedisCancellations, Spool]:
     """Where results go, what is heard from there, and where results wait while it is away."""
-    sink = redis_sink(settings, telemetry.background)
-    opened.push_async_callback(sink.close)
-    cancellations = sink.cancellations()
+    result_store = redis_result_store(settings, telemetry.background)
+    opened.push_async_callback(result_store.close)
+    cancellations = result_store.cancellations()
     opened.push_async_callback(cancellations.close)
     # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
     folder, most_bytes = settings.code_cache_dir / "results", settings.result_spool_mb * MIB
-    spool = Spool(folder, sink, most_bytes, telemetry.metrics.spooled, telemetry.background)
+    spool = Spool(folder, result_store, most_bytes, telemetry.metrics.spooled, telemetry.background)
     await spool.open()
     opened.push_async_callback(spool.close)
-    return sink, cancellations, spool
+    return result_store, cancellations, spool
 
 
 async def _keep_guards(
@@ -763,9 +763,9 @@ def redis_server(settings: Settings) -> Server:
     )
 
 
-def redis_sink(settings: Settings, background: Background | None = None) -> RedisSink:
-    """The sink that the settings name."""
-    return RedisSink(
+def redis_result_store(settings: Settings, background: Background | None = None) -> RedisResultStore:
+    """The result store that the settings name."""
+    return RedisResultStore(
         redis_server(settings),
         ttl_s=settings.result_ttl_seconds,
         # As long as the lease on a message: when a dead worker's comes back, its claim is over as well.
@@ -803,13 +803,13 @@ class Services:
     Attributes:
         broker: The queue.
         buckets: The default buckets.
-        sink: Redis.
+        result_store: Redis.
         clients: The AWS clients of queue and buckets.
     """
 
     broker: SqsBroker
     buckets: DefaultBuckets
-    sink: RedisSink
+    result_store: RedisResultStore
     clients: AwsClients
 
 
@@ -820,6 +820,6 @@ async def open_services(settings: Settings, opened: AsyncExitStack) -> Services:
     broker = await _broker(settings, clients)
     opened.push_async_callback(broker.close)
     buckets = await _buckets(settings, clients, opened)
-    sink = redis_sink(settings)
-    opened.push_async_callback(sink.close)
-    return Services(broker, buckets, sink, clients)
+    result_store = redis_result_store(settings)
+    opened.push_async_callback(result_store.close)
+    return Services(broker, buckets, result_store, clients)

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.dev.demo import examples_folder
-from nanoagent.dev.fake_model_server import Standin, answer_words, tokens, vector
+from nanoagent.dev.stub_model_server import StubModelServer, answer_words, tokens, vector
 from support import packages
 from support.worker import PROGRAMS, WorkerUnderTest
 
@@ -45,8 +45,8 @@ class Site:
     """A worker and the model server behind it."""
 
     worker: WorkerUnderTest
-    models: Standin
-    openai: Standin
+    models: StubModelServer
+    openai: StubModelServer
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -57,7 +57,7 @@ async def site(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -
 
 @asynccontextmanager
 async def opened_site(stack: EmbeddedStack, folder: Path) -> AsyncIterator[Site]:
-    async with Standin(key=KEY) as models, Standin(key=KEY, openai_only=True) as openai:
+    async with StubModelServer(key=KEY) as models, StubModelServer(key=KEY, openai_only=True) as openai:
         further = {"url": f"{openai.url}/v1", "models": [OPENAI_MODEL], "key": KEY}
         settings = {
             "AI_UPSTREAMS": json.dumps([further]),

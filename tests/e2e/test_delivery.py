@@ -280,7 +280,7 @@ async def test_jobs_are_called_off_while_they_run_wait_for_room_or_are_still_to_
         done = worker.message(s3Key=await worker.upload({"main.py": "print('done')"}))
         results = []
 
-        async def called_off(message: dict[str, Any]) -> dict[str, Any]:
+        async def cancelled(message: dict[str, Any]) -> dict[str, Any]:
             async with announced(worker.redis, message["requestId"]) as heard, asyncio.timeout(EVENTUALLY_S):
                 await call_off(worker, message["requestId"])
                 return dict(json.loads(await heard.get()))
@@ -293,10 +293,10 @@ async def test_jobs_are_called_off_while_they_run_wait_for_room_or_are_still_to_
             return await worker.metric("worker_jobs_waiting") == 1
 
         await eventually(is_held)
-        results.append(await called_off(waiting))
+        results.append(await cancelled(waiting))
         assert await worker.metric("worker_jobs_waiting") == 0
         assert (results[-1]["start"], results[-1]["exitCode"]) == (None, -1)
-        results.append(await called_off(running))
+        results.append(await cancelled(running))
         assert results[-1]["start"] is not None
         assert (results[-1]["exitCode"], results[-1]["durationMs"] < 600_000) == (137, True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nanoagent.dev.fake_model_server import Standin
+from nanoagent.dev.stub_model_server import StubModelServer
 from support.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ async def test_tokens_are_in_the_result_and_exchanges_beside_the_outputs_and_rep
 ):
     settings = {"AI_RECORD": "store", "WARM_POOL_NODEJS_SIZE": "0", "WARM_POOL_CPP_SIZE": "0"}
     settings["WARM_POOL_GO_SIZE"] = "0"
-    async with Standin(key=KEY) as standin:
-        server = {"AI_ENDPOINT": standin.url, "AI_API_KEY": KEY}
+    async with StubModelServer(key=KEY) as stub_model_server:
+        server = {"AI_ENDPOINT": stub_model_server.url, "AI_API_KEY": KEY}
         async with WorkerUnderTest(stack, tmp_path, settings | server) as worker:
             code = await worker.upload({"main.py": CALLER})
             result = await worker.run(s3Key=code, modelId="mistral")
@@ -63,13 +63,15 @@ async def test_tokens_are_in_the_result_and_exchanges_beside_the_outputs_and_rep
             assert [link.rpartition("/")[2] for link in result["outputFiles"]] == ["mine.txt"]
             assert [error["path"] for error in result["outputErrors"]] == [".nanoagent/ai.jsonl"]
             assert await worker.metric("worker_llm_tokens_total", model="mistral") == TOKENS
-            assert {request.headers["Authorization"] for request in standin.log} == {f"Bearer {KEY}"}
+            assert {request.headers["Authorization"] for request in stub_model_server.log} == {
+                f"Bearer {KEY}"
+            }
 
             cut = await worker.run(s3Key=await worker.upload({"main.py": STREAMER}), timeoutMs=3000)
             assert cut["status"] == "TIMEOUT"
             assert cut["stdout"].split() == ["1", "2", "3"]
             assert cut["llmTokenCount"] >= 3
-            await standin.until(lambda log: log[-1].state == "cut")
+            await stub_model_server.until(lambda log: log[-1].state == "cut")
             assert KEY not in worker.log.read_text()
 
         record = tmp_path / "replay" / "ai.jsonl"

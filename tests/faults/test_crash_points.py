@@ -92,13 +92,13 @@ KILLED: Final = (
     Point("draining, in the run", Fault("drain", "before", delay_s=0.2, told_to_stop=1), repeats=True),
     Point(
         "hurried out, about to give the message back",
-        Fault("give_back", "before", told_to_stop=2),
+        Fault("nack", "before", told_to_stop=2),
         repeats=True,
         rarely=True,
     ),
     Point(
         "hurried out, message given back",
-        Fault("give_back", "after", told_to_stop=2),
+        Fault("nack", "after", told_to_stop=2),
         repeats=True,
         rarely=True,
     ),

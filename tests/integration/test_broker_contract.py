@@ -162,7 +162,7 @@ async def last_receipt(queue: Queue, group_id: str | None = None) -> Delivery:
     """A message that has been received as often as the queue hands one out."""
     await queue.send("mine", group_id)
     for _ in range(MAX_RECEIVES - 1):
-        assert await queue.broker.give_back(await receive_one(queue.broker), 0)
+        assert await queue.broker.nack(await receive_one(queue.broker), 0)
     return await receive_one(queue.broker)
 
 
@@ -245,7 +245,7 @@ async def test_a_message_given_back_is_received_again_at_once(queue: Queue):
     await queue.send("again")
     first = await receive_one(queue.broker)
 
-    await queue.broker.give_back(first, 0)
+    await queue.broker.nack(first, 0)
     second = await receive_one(queue.broker)
 
     assert second.message_id == first.message_id
@@ -257,7 +257,7 @@ async def test_a_message_given_back_with_a_delay_stays_hidden(queue: Queue):
     await queue.send("later")
     delivery = await receive_one(queue.broker)
 
-    await queue.broker.give_back(delivery, 1000)
+    await queue.broker.nack(delivery, 1000)
 
     assert await queue.broker.receive(10) == []
     visible, _, _ = await queue.depth()
@@ -267,7 +267,7 @@ async def test_a_message_given_back_with_a_delay_stays_hidden(queue: Queue):
 async def test_a_message_given_back_with_a_short_delay_comes_back(queue: Queue):
     await queue.send("soon")
 
-    await queue.broker.give_back(await receive_one(queue.broker), 0.5)
+    await queue.broker.nack(await receive_one(queue.broker), 0.5)
 
     assert (await receive_one(queue.broker)).receive_count == 2
 
@@ -275,7 +275,7 @@ async def test_a_message_given_back_with_a_short_delay_comes_back(queue: Queue):
 async def test_a_delay_beyond_what_the_queue_allows_is_shortened(queue: Queue):
     await queue.send("much later")
 
-    await queue.broker.give_back(await receive_one(queue.broker), 10**6)
+    await queue.broker.nack(await receive_one(queue.broker), 10**6)
 
     assert await queue.broker.receive(10) == []
 
@@ -284,7 +284,7 @@ async def test_a_buried_message_is_moved_with_its_reason(queue: Queue):
     await queue.send("poison")
     delivery = await receive_one(queue.broker)
 
-    assert await queue.broker.bury(delivery, "no requestId")
+    assert await queue.broker.dead_letter(delivery, "no requestId")
     await queue.broker.close()
 
     assert await queue.dead_letters() == [("poison", "no requestId")]
@@ -301,8 +301,8 @@ async def test_what_is_settled_cannot_be_settled_again(queue: Queue):
     await queue.broker.ack(delivery)
 
     await queue.broker.ack(delivery)
-    await queue.broker.give_back(delivery, 0)
-    assert await queue.broker.bury(delivery, "too late")
+    await queue.broker.nack(delivery, 0)
+    assert await queue.broker.dead_letter(delivery, "too late")
     await queue.broker.close()
 
     assert await queue.depth() == (0, 0, 0)
@@ -312,9 +312,9 @@ async def test_what_is_settled_cannot_be_settled_again(queue: Queue):
 async def test_giving_back_twice_does_not_cut_the_delay_short(queue: Queue):
     await queue.send("later")
     delivery = await receive_one(queue.broker)
-    await queue.broker.give_back(delivery, 1000)
+    await queue.broker.nack(delivery, 1000)
 
-    await queue.broker.give_back(delivery, 0)
+    await queue.broker.nack(delivery, 0)
 
     assert await queue.broker.receive(10) == []
 
@@ -324,7 +324,7 @@ async def test_a_lease_is_not_lost_while_it_is_renewed_nor_by_settling(queue: Qu
         await queue.send(body)
     held, done, again = [await receive_one(queue.broker) for _ in range(3)]
     await queue.broker.ack(done)
-    await queue.broker.give_back(again, 1000)
+    await queue.broker.nack(again, 1000)
 
     assert await queue.broker.receive(10) == []  # LONG_POLL_S > VISIBILITY_S
     assert not any(delivery.lost.done() for delivery in (held, done, again))
@@ -350,8 +350,8 @@ async def test_a_delivery_that_was_lost_cannot_be_settled(queue: Queue):
         await delivery.lost
 
     await queue.broker.ack(delivery)
-    await queue.broker.give_back(delivery, 0)
-    assert await queue.broker.bury(delivery, "too late")
+    await queue.broker.nack(delivery, 0)
+    assert await queue.broker.dead_letter(delivery, "too late")
     await queue.broker.close()
 
     assert await queue.dead_letters() == []
@@ -377,7 +377,7 @@ async def test_a_message_is_handed_out_as_often_as_it_is_given_back(
             delivery = await receive_one(queue.broker)
             assert (delivery.body, delivery.receive_count <= MAX_RECEIVES) == ("mine", True)
             ids.add(delivery.message_id)
-            assert await queue.broker.give_back(delivery, 0)
+            assert await queue.broker.nack(delivery, 0)
         await queue.broker.close()
 
         assert len(ids) == 20 // MAX_RECEIVES + 1
@@ -394,7 +394,7 @@ async def test_a_receipt_is_the_last_when_the_queue_will_move_the_message_away(
         said = []
         for _ in range(MAX_RECEIVES):
             delivery = await receive_one(queue.broker)
-            await queue.broker.give_back(delivery, 0)
+            await queue.broker.nack(delivery, 0)
             said.append(queue.broker.is_last(delivery))
 
         assert said == [False] * (MAX_RECEIVES - 1) + [True]
@@ -405,7 +405,7 @@ async def test_poison_is_moved_away_after_its_last_receipt_and_not_copied(
     stack: EmbeddedStack, clients: AwsClients, kind: str
 ):
     async with queue_of(kind, stack, clients) as queue:
-        await queue.broker.give_back(await last_receipt(queue), 0, poison=True)
+        await queue.broker.nack(await last_receipt(queue), 0, poison=True)
 
         assert await queue.broker.receive(1) == []
         assert sum(await queue.depth()) == 0
@@ -418,7 +418,7 @@ async def test_a_copy_stays_hidden_for_its_delay_and_says_when_the_message_was_f
     async with queue_of(kind, stack, clients) as queue:
         delivery = await last_receipt(queue, "fair")
 
-        assert await queue.broker.give_back(delivery, 1)
+        assert await queue.broker.nack(delivery, 1)
         copy = await receive_one(queue.broker)
 
         assert (copy.receive_count, copy.group_id, copy.in_order) == (1, "fair", False)
@@ -434,9 +434,9 @@ async def test_a_queue_that_keeps_order_takes_no_copy_and_the_lease_is_kept(
     async with queue_of(kind, stack, clients, fifo=True) as queue:
         delivery = await last_receipt(queue, "g")
 
-        assert await queue.broker.give_back(delivery, 0) is False
+        assert await queue.broker.nack(delivery, 0) is False
         assert await queue.broker.receive(1) == []  # LONG_POLL_S > VISIBILITY_S
-        assert await queue.broker.bury(delivery, "it would not come again")
+        assert await queue.broker.dead_letter(delivery, "it would not come again")
         await queue.broker.close()
 
         assert await queue.dead_letters() == [("mine", "it would not come again")]
@@ -476,8 +476,8 @@ async def test_the_first_of_a_group_that_goes_back_last_keeps_the_rest_for_its_d
             await queue.send(body, "a")
         first, *later = await queue.broker.receive(10)
         for delivery in later:
-            await queue.broker.give_back(delivery, 0)
-        await queue.broker.give_back(first, 1)
+            await queue.broker.nack(delivery, 0)
+        await queue.broker.nack(first, 1)
 
         again: list[Delivery] = []
         async with asyncio.timeout(DEADLINE_S):
@@ -537,7 +537,7 @@ async def test_without_a_dead_letter_queue_burying_is_refused_and_the_lease_kept
         delivery = await receive_one(queue.broker)
 
         assert await queue.broker.redrives() is False
-        assert await queue.broker.bury(delivery, "no requestId") is False
+        assert await queue.broker.dead_letter(delivery, "no requestId") is False
         assert await queue.broker.receive(10) == []
         await queue.broker.ack(delivery)
         await queue.broker.close()
@@ -554,7 +554,7 @@ async def test_the_dead_letter_queue_is_found_by_the_redrive_policy(
     async with sqs_queue(stack, clients, dlq=False) as queue:
         for body in ("one", "two"):
             await queue.send(body)
-            assert await queue.broker.bury(await receive_one(queue.broker), "tried 5 times")
+            assert await queue.broker.dead_letter(await receive_one(queue.broker), "tried 5 times")
 
         assert sorted(await queue.dead_letters()) == [("one", "tried 5 times"), ("two", "tried 5 times")]
         assert queue.requests["GetQueueUrl"] == 1
@@ -569,7 +569,9 @@ async def test_a_buried_message_keeps_its_own_attributes_and_says_where_it_came_
             MessageBody="poison",
             MessageAttributes={"traceparent": {"DataType": "String", "StringValue": "00-1-2-01"}},
         )
-        await queue.broker.bury(await receive_one(queue.broker), "bad\x00reason " + "안" * 300, attempts=5)
+        await queue.broker.dead_letter(
+            await receive_one(queue.broker), "bad\x00reason " + "안" * 300, attempts=5
+        )
 
         (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
         attributes = letter["attributes"]
@@ -608,7 +610,7 @@ async def test_a_message_with_odd_attributes_is_received_and_buried_like_others(
             QueueUrl=queue.url, MessageBody="poison", MessageAttributes=attributes
         )
 
-        assert await queue.broker.bury(await receive_one(queue.broker), "no requestId")
+        assert await queue.broker.dead_letter(await receive_one(queue.broker), "no requestId")
 
         ((body, reason),) = await queue.dead_letters()
         assert (body, reason) == ("poison", "no requestId")
@@ -623,7 +625,7 @@ async def test_a_copy_has_the_attributes_of_its_message(
     async with sqs_queue(stack, clients, max_receives=1) as queue:
         await queue.client.send_message(QueueUrl=queue.url, MessageBody="mine", MessageAttributes=attributes)
 
-        assert await queue.broker.give_back(await receive_one(queue.broker), 0)
+        assert await queue.broker.nack(await receive_one(queue.broker), 0)
         await queue.broker.close()
 
         async with stack.clients() as others:
@@ -649,11 +651,11 @@ async def test_a_message_without_a_copy_is_kept_when_the_queue_takes_none(
             raise ConnectionResetError("cut")
 
         queue.client.meta.events.register("before-call.sqs.SendMessage", refuse)
-        assert await queue.broker.give_back(delivery, 0) is False
+        assert await queue.broker.nack(delivery, 0) is False
         queue.client.meta.events.unregister("before-call.sqs.SendMessage", refuse)
 
         assert await queue.broker.receive(1) == []  # LONG_POLL_S > VISIBILITY_S: it is still held
-        assert await queue.broker.give_back(delivery, 0) is True
+        assert await queue.broker.nack(delivery, 0) is True
         assert (await receive_one(queue.broker)).receive_count == 1
 
 
@@ -663,7 +665,7 @@ async def test_a_copy_is_sent_before_its_message_is_deleted(stack: EmbeddedStack
         queue.client.meta.events.register("before-call.sqs", lambda model, **_: calls.append(model.name))
         await queue.send("mine")
 
-        await queue.broker.give_back(await receive_one(queue.broker), 0)
+        await queue.broker.nack(await receive_one(queue.broker), 0)
         await queue.broker.close()
 
         settling = [name for name in calls if name in {"SendMessage", "DeleteMessageBatch"}]
@@ -681,7 +683,7 @@ async def test_a_redrive_policy_that_cannot_be_read_is_none(stack: EmbeddedStack
         await queue.send("mine")
         delivery = await receive_one(queue.broker)
 
-        assert await queue.broker.give_back(delivery, 1000)
+        assert await queue.broker.nack(delivery, 1000)
         assert not queue.broker.is_last(delivery)
         assert queue.requests["SendMessage"] == 1  # the test's own
 
@@ -769,7 +771,7 @@ async def test_a_message_of_the_largest_size_can_be_buried(stack: EmbeddedStack,
         body = "x" * 1024 * 1024
         await queue.send(body)
 
-        assert await queue.broker.bury(await receive_one(queue.broker), "too large to be read")
+        assert await queue.broker.dead_letter(await receive_one(queue.broker), "too large to be read")
 
         (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
         assert letter["body"] == body
@@ -784,7 +786,7 @@ async def test_a_fifo_queue_buries_within_the_message_group(stack: EmbeddedStack
         delivery = await receive_one(queue.broker)
         assert delivery.group_id == "g1"
 
-        await queue.broker.bury(delivery, "no requestId")
+        await queue.broker.dead_letter(delivery, "no requestId")
 
         answer = await queue.client.receive_message(
             QueueUrl=queue.dlq_url, MessageSystemAttributeNames=["All"]
@@ -852,7 +854,7 @@ async def test_a_renewal_under_way_does_not_overtake_a_message_given_back(
         async with asyncio.timeout(DEADLINE_S):
             await renewing.wait()
 
-        giving_back = asyncio.create_task(queue.broker.give_back(delivery, 1000))
+        giving_back = asyncio.create_task(queue.broker.nack(delivery, 1000))
         await asyncio.sleep(0)
         assert queue.requests["ChangeMessageVisibility"] == 0
         go_on.set()
@@ -1021,8 +1023,8 @@ async def test_a_failed_burial_leaves_the_delivery_unsettled(stack: EmbeddedStac
         await queue.client.delete_queue(QueueUrl=queue.dlq_url)
 
         with pytest.raises(BrokerError):
-            await queue.broker.bury(delivery, "no requestId")
-        await queue.broker.give_back(delivery, 0)
+            await queue.broker.dead_letter(delivery, "no requestId")
+        await queue.broker.nack(delivery, 0)
 
         assert (await receive_one(queue.broker)).receive_count == 2
 
@@ -1050,7 +1052,7 @@ async def test_a_message_received_too_often_is_redriven():
     await broker.send("poison")
     for _ in range(2):
         (delivery,) = await broker.receive(1)
-        await broker.give_back(delivery, 0, poison=True)
+        await broker.nack(delivery, 0, poison=True)
 
     assert await broker.receive(1) == []
     assert broker.redriven == ["poison"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
-    from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.work_directory import WorkerHome
 
 WHY_NONE = why_none()
 pytestmark = [

@@ -15,8 +15,8 @@ import pytest
 
 from nanoagent.common.units import MIB
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import LABEL_WORKER
+from nanoagent.container.work_directory import WorkerHome
 from nanoagent.model.errors import ContainerError
 from support.containers import spec_for, worker_home
 from support.fake_driver import FakeDriver
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from nanoagent.container.base import RunningContainer
-    from nanoagent.container.slot import Slot
+    from nanoagent.container.work_directory import WorkDirectory
 
 WAIT_S = 30.0
 
@@ -48,10 +48,10 @@ async def create(
     driver: DockerDriver | FakeDriver, home: WorkerHome
 ) -> AsyncIterator[Callable[[str], Awaitable[RunningContainer]]]:
     """Makes a container in a slot of that name; removes it after the test."""
-    made: list[tuple[RunningContainer, Slot]] = []
+    made: list[tuple[RunningContainer, WorkDirectory]] = []
 
     async def create(name: str) -> RunningContainer:
-        slot = home.new_slot(name)
+        slot = home.new_work_directory(name)
         container = await driver.create(spec_for(home, slot), slot)
         made.append((container, slot))
         return container
@@ -114,7 +114,7 @@ async def test_removing_what_never_was_is_fine(driver):
 
 
 async def test_a_creation_that_fails_leaves_nothing(driver, home):
-    slot = home.new_slot("one")
+    slot = home.new_work_directory("one")
     if isinstance(driver, FakeDriver):
         driver.failures.append("no such image: nanoagent-nowhere")
     with pytest.raises(ContainerError, match="nanoagent-nowhere"):
@@ -125,7 +125,7 @@ async def test_a_creation_that_fails_leaves_nothing(driver, home):
 
 
 async def test_a_creation_that_is_cancelled_leaves_nothing(driver, home):
-    slot = home.new_slot("one")
+    slot = home.new_work_directory("one")
     creation = asyncio.create_task(driver.create(spec_for(home, slot), slot))
     async with asyncio.timeout(WAIT_S):
         while not (slot.path / "agent.sock").exists():  # noqa: ASYNC110 - a file is no event
@@ -218,8 +218,8 @@ class TestDockerOnly:
         self, docker, home, moment, monkeypatch
     ):
         # No supervisor is let in, so that the creation cannot have ended before it is cancelled.
-        monkeypatch.setattr("nanoagent.container.slot._peer_uid", lambda _: -1)
-        slot = home.new_slot("one")
+        monkeypatch.setattr("nanoagent.container.work_directory._peer_uid", lambda _: -1)
+        slot = home.new_work_directory("one")
         engine = aiodocker.Docker()
         events = engine.events.subscribe(
             since=f"{time.time():.6f}",
@@ -256,7 +256,7 @@ class TestDockerOnly:
     async def test_containers_of_a_dead_worker_are_removed_with_its_folder(self, docker, home):
         dead = WorkerHome(home.path.parent, "dead")
         dead.claim()
-        slot = dead.new_slot("one")
+        slot = dead.new_work_directory("one")
         await docker.create(spec_for(dead, slot), slot)
         release_as_the_kernel_does(dead)
         assert await docker.remove_orphans(home.path) >= 1
@@ -266,7 +266,7 @@ class TestDockerOnly:
 
     async def test_containers_of_a_live_worker_are_left_alone(self, docker, home):
         with worker_home() as other:
-            slot = other.new_slot("one")
+            slot = other.new_work_directory("one")
             container = await docker.create(spec_for(other, slot), slot)
             await docker.remove_orphans(home.path)
             assert containers_of(docker, other) == [container.spec.name]
@@ -274,7 +274,7 @@ class TestDockerOnly:
             await slot.remove()
 
     async def test_containers_of_a_predecessor_of_the_same_name_are_removed(self, docker, home):
-        slot = home.new_slot("one")
+        slot = home.new_work_directory("one")
         await docker.create(spec_for(home, slot), slot)
         await docker.remove_orphans(home.path)
         assert containers_of(docker, home) == []

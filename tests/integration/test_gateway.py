@@ -18,7 +18,7 @@ from nanoagent.ai.gateway import Bodies, Gateway, GatewayLimits
 from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams
-from nanoagent.dev.fake_model_server import Standin
+from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.network.base import AiUsage
 from support import gateways
 from support.gateways import Door, new_run
@@ -52,8 +52,8 @@ def used(door: Door) -> tuple[int, int]:
 def asked(rig: Rig) -> tuple[int, int]:
     """What the stand-in itself has counted."""
     return (
-        sum(request.prompt_tokens for request in rig.standin.log),
-        sum(request.completion_tokens for request in rig.standin.log),
+        sum(request.prompt_tokens for request in rig.stub_model_server.log),
+        sum(request.completion_tokens for request in rig.stub_model_server.log),
     )
 
 
@@ -94,7 +94,7 @@ async def test_an_answer_is_the_upstreams_byte_for_byte_and_its_tokens_are_the_u
 ):
     body = {"model": "llama3:8b", **body}
     through = await door.stream(path, body)
-    async with door.client.post(rig.standin.url + path, json=body) as response:
+    async with door.client.post(rig.stub_model_server.url + path, json=body) as response:
         direct = await response.read()
     # Ids are new each time; a stream whose usage is asked for says so in each chunk, of OpenAI's as well.
     through, direct = (_without_ids(answer) for answer in (through, direct))
@@ -122,21 +122,21 @@ async def test_the_request_reaches_the_upstream_byte_for_byte_where_nothing_has_
     sent = b' {"model" : "m",\n "messages": [ {"role":"user", "content":"\\u00e9"} ], "x": 1.50 }\n'
     async with door.client.post("/v1/chat/completions", data=sent) as response:
         assert response.status == 200
-    assert rig.standin.log[0].raw == sent
+    assert rig.stub_model_server.log[0].raw == sent
 
 
 async def test_only_the_fields_that_have_to_change_do(rig, door):
     sent = b'{"stream":true, "messages":[ {"content":"\\u00e9"} ],"temperature":1.50,"keep_alive":0}'
     async with door.client.post("/v1/chat/completions", data=sent) as response:
         await response.read()
-    assert rig.standin.log[0].raw == (
+    assert rig.stub_model_server.log[0].raw == (
         b'{"model":"llama3:8b","stream":true,"messages":[ {"content":"\\u00e9"} ],"temperature":1.50,'
         b'"stream_options":{"include_usage":true}}'
     )
 
 
 async def test_nothing_of_a_jobs_headers_reaches_the_upstream(rig):
-    server = HttpUpstream(rig.session, rig.standin.url, key="sk-real")
+    server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-real")
     async with Door(rig.gateway(None, server), new_run()) as door:
         headers = {
             "Authorization": "Bearer sk-of-the-job",
@@ -149,9 +149,9 @@ async def test_nothing_of_a_jobs_headers_reaches_the_upstream(rig):
         async with door.client.post("/v1/chat/completions", json={"messages": WORDS}, headers=headers) as got:
             assert got.status == 200
             assert "sk-real" not in str(got.headers)
-    seen = rig.standin.log[0].headers
+    seen = rig.stub_model_server.log[0].headers
     assert seen.pop("Authorization") == "Bearer sk-real"
-    assert seen.pop("Host") == rig.standin.url.removeprefix("http://")
+    assert seen.pop("Host") == rig.stub_model_server.url.removeprefix("http://")
     assert not {"cookie", "x-forwarded-for", "openai-organization", "x-anything"} & {
         name.lower() for name in seen
     }
@@ -168,7 +168,7 @@ async def test_the_first_piece_of_a_stream_is_there_while_the_upstream_waits(rig
                 received = b""
                 while b'"3"' not in received and b'" 3"' not in received:
                     received += await response.content.readany()
-            assert rig.standin.log[-1].state == "open"
+            assert rig.stub_model_server.log[-1].state == "open"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_a_slash_too_many_is_taken_for_none(rig, door, path):
     sent = json.dumps({"messages": WORDS}).encode()
     answer = await door.raw(post(path, sent))
     assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
-    assert [request.path for request in rig.standin.log] == ["/v1/chat/completions"]
+    assert [request.path for request in rig.stub_model_server.log] == ["/v1/chat/completions"]
 
 
 async def test_lists_and_the_first_question_of_a_client_may_have_a_slash_too_many_as_well(door):
@@ -198,10 +198,10 @@ async def test_the_job_s_model_is_asked_when_none_is_named(rig):
 
 
 async def test_models_go_to_the_server_that_has_them(rig):
-    async with Standin(models=("gpt-4o",), key="sk-two") as other:
+    async with StubModelServer(models=("gpt-4o",), key="sk-two") as other:
         servers = (
             HttpUpstream(rig.session, other.url + "/v1", ("gpt-*",), api=Api.OPENAI, key="sk-two"),
-            HttpUpstream(rig.session, rig.standin.url, ("llama*", "nomic*")),
+            HttpUpstream(rig.session, rig.stub_model_server.url, ("llama*", "nomic*")),
         )
         async with Door(rig.gateway(None, *servers, allowed=("gpt-4o", "llama3:8b")), new_run()) as door:
             assert (await door.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS}))[0] == 200
@@ -211,7 +211,7 @@ async def test_models_go_to_the_server_that_has_them(rig):
             )
             assert (status, said["message"]["content"]) == (200, "echo: one two three")
             assert [request.path for request in other.log] == ["/v1/chat/completions"] * 2
-            assert len(rig.standin.log) == 1
+            assert len(rig.stub_model_server.log) == 1
             async with door.client.get("/v1/models") as response:
                 listed = [entry["id"] for entry in (await response.json())["data"]]
             assert listed == ["gpt-4o", "llama3:8b"]
@@ -233,7 +233,7 @@ async def test_a_model_that_is_not_allowed_is_refused_in_each_apis_shape(rig):
         assert status == 404
         assert said["error"]["code"] == "model_not_found"
         assert set(said["error"]) == {"message", "type", "param", "code"}
-    assert rig.standin.log == []
+    assert rig.stub_model_server.log == []
     assert door.run.usage.refused == 2
 
 
@@ -255,10 +255,10 @@ async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
     async with door.client.get("/") as response:
         assert await response.text() == "Ollama is running"
     async with door.client.get("/api/version") as response:
-        assert (await response.json())["version"] == "0.0.0-standin"
+        assert (await response.json())["version"] == "0.0.0-stub_model_server"
     assert (await door.post("/api/show", {"model": "llama3:8b"}))[1]["details"] == {"family": "stand-in"}
     assert (await door.post("/api/show", {"name": "llama3:8b"}))[0] == 200
-    assert rig.standin.log[-1].body == {"model": "llama3:8b"}
+    assert rig.stub_model_server.log[-1].body == {"model": "llama3:8b"}
     assert used(door) == (0, 0)
 
 
@@ -281,8 +281,8 @@ def noted_losses(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 @pytest.fixture
 async def openai_rig(rig: Rig) -> AsyncIterator[Rig]:
     """Before a server that has OpenAI's API only; its address tells nothing of that."""
-    async with Standin(openai_only=True) as standin:
-        other = gateways.Rig(standin, rig.session)
+    async with StubModelServer(openai_only=True) as stub_model_server:
+        other = gateways.Rig(stub_model_server, rig.session)
         other.metrics = rig.metrics
         yield other
 
@@ -310,7 +310,7 @@ async def test_a_call_of_ollamas_api_is_translated_and_answered_as_an_ollama_wou
     rig, openai_rig, path, body, tokens
 ):
     body = {"model": "llama3:8b", **body}
-    async with rig.session.post(rig.standin.url + path, json=body) as response:
+    async with rig.session.post(rig.stub_model_server.url + path, json=body) as response:
         due, content_type = await response.read(), response.content_type
     async with Door(openai_rig.gateway(), new_run()) as door:
         async with door.client.post(path, json=body) as response:
@@ -318,7 +318,7 @@ async def test_a_call_of_ollamas_api_is_translated_and_answered_as_an_ollama_wou
             assert (response.status, response.content_type) == (200, content_type)
         assert used(door) == tokens
     assert _told(told) == _told(due)
-    (asked,) = openai_rig.standin.log
+    (asked,) = openai_rig.stub_model_server.log
     assert asked.path.startswith("/v1/")
     assert (asked.prompt_tokens, asked.completion_tokens) == tokens
     assert rig.value("worker_llm_requests_total", model="llama3:8b", outcome="ok") == 1
@@ -326,9 +326,9 @@ async def test_a_call_of_ollamas_api_is_translated_and_answered_as_an_ollama_wou
 
 async def test_the_api_of_a_server_is_asked_for_once_in_a_while(rig, openai_rig):
     now = [0.0]
-    server = HttpUpstream(rig.session, openai_rig.standin.url, now=lambda: now[0])
+    server = HttpUpstream(rig.session, openai_rig.stub_model_server.url, now=lambda: now[0])
     assert await server.lacks_ollama()
-    openai_rig.standin.url = server._base = rig.standin.url  # an Ollama takes its place
+    openai_rig.stub_model_server.url = server._base = rig.stub_model_server.url  # an Ollama takes its place
     assert await server.lacks_ollama()
     now[0] = 1000.0
     assert not await server.lacks_ollama()
@@ -436,7 +436,7 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
         status, said = await door.post("/api/generate", {"keep_alive": 60})
         assert (status, said["done_reason"]) == (200, "load")
         assert used(door) == (0, 0)
-    assert openai_rig.standin.log == []
+    assert openai_rig.stub_model_server.log == []
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
 )
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/api/embed"])
 async def test_errors_are_told_in_ollamas_shape(rig, openai_rig, model, status, words, path):
-    server = HttpUpstream(rig.session, openai_rig.standin.url, key="sk-real")
+    server = HttpUpstream(rig.session, openai_rig.stub_model_server.url, key="sk-real")
     async with Door(openai_rig.gateway(None, server), new_run()) as door:
         body = {"model": model, "prompt": "a", "messages": WORDS, "input": "a", "stream": False}
         answered, said = await door.post(path, body)
@@ -476,7 +476,7 @@ async def test_a_translated_stream_that_breaks_off_or_is_cut_is_counted(openai_r
             while b"3" not in (await response.content.readany()):
                 pass
             await door.end()
-            await openai_rig.standin.until(lambda log: log[-1].state == "cut")
+            await openai_rig.stub_model_server.until(lambda log: log[-1].state == "cut")
         response.close()
         assert used(door)[1] == 6
 
@@ -485,7 +485,7 @@ async def test_a_translated_call_keeps_to_the_budget_of_the_run(openai_rig):
     async with Door(openai_rig.gateway(limits(tokens=30)), new_run()) as door:
         answer = await door.stream("/api/generate", {"prompt": "count to 90"})
         assert json.loads(answer.splitlines()[-1])["done_reason"] == "length"
-        assert openai_rig.standin.log[0].body["max_tokens"] <= 30
+        assert openai_rig.stub_model_server.log[0].body["max_tokens"] <= 30
         status, said = await door.post("/api/chat", {"messages": COUNT})
         assert (status, "AI_MAX_TOKENS=30" in said["error"]) == (429, True)
         assert sum(used(door)) <= 30
@@ -503,7 +503,7 @@ async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
             status, said = await door.post("/api/chat", {"messages": WORDS} | extra)
             assert status in {400, 403}, extra
             assert said.keys() == {"error"}
-    assert openai_rig.standin.log == []
+    assert openai_rig.stub_model_server.log == []
 
 
 async def test_an_answer_that_is_held_until_it_is_whole_counts_as_memory_of_all_runs(openai_rig, monkeypatch):
@@ -616,7 +616,7 @@ async def test_a_stream_that_the_job_hangs_up_on_is_read_to_its_end_and_counted_
         response.close()
     await settled(door)
     assert used(door) == (9, 40 + 9 + 9) == asked(rig)
-    assert [request.state for request in rig.standin.log] == ["finished"] * 3
+    assert [request.state for request in rig.stub_model_server.log] == ["finished"] * 3
     assert rig.value("worker_llm_requests_total", model="fault/slow", outcome="ok") == 3
 
 
@@ -625,10 +625,10 @@ async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(
         door.post("/api/generate", {"model": "fault/never", "prompt": "count to 7", "stream": False})
     )
     async with asyncio.timeout(gateways.DEADLINE_S):
-        await rig.standin.until(lambda log: len(log) == 1)
+        await rig.stub_model_server.until(lambda log: len(log) == 1)
         sent.cancel()
         await asyncio.wait([sent])
-        rig.standin.release()
+        rig.stub_model_server.release()
     await settled(door)
     assert used(door) == (3, 7)
 
@@ -650,7 +650,7 @@ async def test_the_runs_end_cuts_its_streams_frees_the_upstream_and_counts_what_
             # Counted in full the moment the run has ended.
             assert door.run.usage.completion_tokens == 3
             assert door.run.usage.prompt_tokens > 0  # nobody has said yet: estimated
-            await rig.standin.until(lambda log: log[0].state == "cut")
+            await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         response.close()
     assert rig.value("worker_llm_requests_total", model="fault/hold", outcome="cut") == 1
 
@@ -659,11 +659,11 @@ async def test_a_request_without_an_answer_yet_ends_with_the_run_and_its_prompt_
     async with Door(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
         sent = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a b c d"}))
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await rig.standin.until(lambda log: len(log) == 1)
+            await rig.stub_model_server.until(lambda log: len(log) == 1)
             await door.end()
             assert door.run.usage.prompt_tokens > 0
             assert door.run.usage.completion_tokens == 0
-            await rig.standin.until(lambda log: log[0].state == "cut")
+            await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         await asyncio.wait([sent])
         assert sent.exception() is not None
 
@@ -677,7 +677,7 @@ async def test_what_is_read_on_for_its_usage_ends_after_a_while(rig):
             while b"3" not in (await response.content.readany()):
                 pass
             response.close()
-            await rig.standin.until(lambda log: log[0].state == "cut")
+            await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         await settled(door)
         assert door.run.usage.completion_tokens == 3
 
@@ -723,7 +723,7 @@ async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(rig, record_p
 
     await asyncio.gather(*map(one, range(50)))
     record_property("tried", ["runs in parallel through the gateway", 50])
-    assert len(rig.standin.log) == 200
+    assert len(rig.stub_model_server.log) == 200
 
 
 # --- limits
@@ -744,7 +744,7 @@ async def test_a_run_that_has_used_its_tokens_is_told_so_and_how_to_raise_them(r
         assert "used 2" in error["message"]
         assert "AI_MAX_TOKENS=30" in error["message"]
         assert sum(used(door)) <= 30
-        assert len(rig.standin.log) == 1
+        assert len(rig.stub_model_server.log) == 1
 
 
 @pytest.mark.parametrize(
@@ -768,7 +768,7 @@ async def test_calls_at_once_can_not_overrun_the_tokens_of_their_run(rig, path, 
         assert set(statuses) == {200, 429}
         assert 300 < sum(used(door)) <= 400
         assert sum(used(door)) == sum(asked(rig))
-    assert all(field in request.body for request in rig.standin.log)
+    assert all(field in request.body for request in rig.stub_model_server.log)
 
 
 async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
@@ -776,7 +776,7 @@ async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
         await door.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 2})
         await door.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 5000, "n": 2})
         await door.post("/api/chat", {"messages": WORDS, "options": {"num_predict": -1}, "stream": False})
-    first, second, third = (request.body for request in rig.standin.log)
+    first, second, third = (request.body for request in rig.stub_model_server.log)
     assert first["max_tokens"] == 2
     assert 400 < second["max_tokens"] < 500  # each of two choices
     assert 0 < third["options"]["num_predict"] < 1000
@@ -784,12 +784,12 @@ async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
 
 async def test_a_stream_past_the_budget_is_cut_whatever_bound_the_upstream_was_given(rig, monkeypatch):
     words = ["x" * 10_000] * 4000
-    monkeypatch.setattr("nanoagent.dev.fake_model_server.answer_words", lambda _prompt, _limit: words)
+    monkeypatch.setattr("nanoagent.dev.stub_model_server.answer_words", lambda _prompt, _limit: words)
     async with Door(rig.gateway(limits(tokens=500)), new_run()) as door:
         with pytest.raises(aiohttp.ClientError):
             await door.stream("/api/generate", {"prompt": "a"})
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await rig.standin.until(lambda log: log[0].state == "cut")
+            await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         await settled(door)
         # One piece more at a model's pace; here, as many as come in one read.
         assert 500 < sum(used(door)) < 540
@@ -831,7 +831,7 @@ async def test_each_limit_refuses_with_its_name_and_value(rig):
     async with Door(rig.gateway(limits(concurrent=1)), new_run()) as door:
         held = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a"}))
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await rig.standin.until(lambda log: log[-1].state == "open")
+            await rig.stub_model_server.until(lambda log: log[-1].state == "open")
         async with door.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
             assert response.status == 429
             assert response.headers["Retry-After"] == "1"
@@ -848,7 +848,7 @@ async def test_each_limit_refuses_with_its_name_and_value(rig):
     [("401", 502), ("404", 404), ("429", 429), ("500", 500), ("html", 502), ("redirect", 502)],
 )
 async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path, fault, status):
-    server = HttpUpstream(rig.session, rig.standin.url, key="sk-real")
+    server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-real")
     async with Door(rig.gateway(None, server), new_run()) as door:
         async with door.client.post(path, json={"model": f"fault/{fault}", "messages": WORDS}) as response:
             assert response.status == status
@@ -856,7 +856,7 @@ async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path,
             assert isinstance(said["error"], dict if path.startswith("/v1") else str)
             assert "sk-real" not in json.dumps(said)
             assert ("***" in json.dumps(said)) is (fault in {"404", "500"})  # the stand-in quotes it
-            assert rig.standin.url not in json.dumps(said)
+            assert rig.stub_model_server.url not in json.dumps(said)
             assert response.headers.get("Retry-After") == ("7" if fault == "429" else None)
         assert used(door) == (0, 0)
         assert door.run.usage.refused == 0
@@ -880,7 +880,7 @@ async def test_the_log_says_once_that_a_server_fails_and_when_it_answers_again(r
         async with Door(rig.gateway(None, server), new_run()) as door:
             for _ in range(5):
                 await door.post("/api/chat", {"messages": WORDS})
-            server._base = rig.standin.url
+            server._base = rig.stub_model_server.url
             for model in ("fault/401", "fault/401", "m", "m"):
                 await door.post("/api/chat", {"model": model, "messages": WORDS, "stream": False})
     told = [entry["event"] for entry in logged]
@@ -940,12 +940,12 @@ async def test_gigabytes_end_at_the_runs_limit_and_fill_no_memory(rig):
         for _ in range(50):
             assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
         # What the kernel holds between four sockets, and no more.
-        assert rig.standin.log[0].pieces * 65536 < 64 * mib
+        assert rig.stub_model_server.log[0].pieces * 65536 < 64 * mib
         async with asyncio.timeout(gateways.DEADLINE_S):
             with suppress(aiohttp.ClientPayloadError):
                 while data := await response.content.readany():
                     received += len(data)
-            await rig.standin.until(lambda log: log[0].state == "cut")
+            await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         assert 64 * mib < received <= 128 * mib
 
 
@@ -957,7 +957,7 @@ async def test_an_upstream_that_hangs_slows_no_other_job(rig):
             for _ in range(20)
         ]
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await rig.standin.until(lambda log: len(log) == 20)
+            await rig.stub_model_server.until(lambda log: len(log) == 20)
             assert (await other.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
             assert not any(task.done() for task in waiting)
             await stuck.end()
@@ -1129,7 +1129,7 @@ HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
 async def test_what_no_client_should_send_is_refused_and_reaches_no_upstream(rig, door, sent, statuses):
     answer = await door.raw(sent)
     assert int(answer.split(b" ", 2)[1]) in statuses, answer[:300]
-    assert rig.standin.log == []
+    assert rig.stub_model_server.log == []
     assert used(door) == (0, 0)
     # And the gateway is as it was.
     assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
@@ -1154,7 +1154,7 @@ async def test_requests_behind_one_another_are_answered_in_their_order(rig, door
 async def test_a_body_that_hides_a_request_is_a_body(rig, door):
     hidden = post("/api/delete", b'{"model":"m"}')
     await door.raw(post("/api/embed", json.dumps({"input": hidden.decode()}).encode()))
-    assert [request.path for request in rig.standin.log] == ["/api/embed"]
+    assert [request.path for request in rig.stub_model_server.log] == ["/api/embed"]
 
 
 async def test_expect_100_continue_is_answered_before_the_body_and_not_for_one_that_is_too_large(rig):
@@ -1206,7 +1206,7 @@ async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_
         assert not any(task.done() for task in waiting)
         await hostile.end()
         await asyncio.wait(waiting)
-    assert {request.body["input"] for request in rig.standin.log} == {"a"}
+    assert {request.body["input"] for request in rig.stub_model_server.log} == {"a"}
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/nothing"])
@@ -1321,7 +1321,7 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
             await lost.wait()
             served = set(door.served)
         await asyncio.gather(*served)
-    assert rig.standin.log == []
+    assert rig.stub_model_server.log == []
 
 
 async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_run_is_read(rig, monkeypatch):
@@ -1349,7 +1349,7 @@ async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_
         assert sum(task.done() for task in waiting) == 1
         await hostile.end()
         await asyncio.wait(waiting)
-    assert [request.body["input"] for request in rig.standin.log].count("dear") == 1
+    assert [request.body["input"] for request in rig.stub_model_server.log].count("dear") == 1
 
 
 async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):
@@ -1358,7 +1358,7 @@ async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):
         body = {"messages": [], "n": 5000, "max_tokens": 1}
         status, said = await door.post("/v1/chat/completions", body)
     assert (status, said["error"]["code"]) == (429, "token_limit")
-    assert rig.standin.log == []
+    assert rig.stub_model_server.log == []
 
 
 class Sent:
@@ -1515,7 +1515,7 @@ async def test_remote_tools_are_open_where_the_worker_says_so(rig):
 async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, tmp_path):
     file = tmp_path / "r-1" / "ai.jsonl"
     asked_for = [(path, {"model": "llama3:8b", **body}) for path, body, _ in CALLS.values()]
-    server = HttpUpstream(rig.session, rig.standin.url, key="sk-canary")
+    server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-canary")
     async with Door(rig.gateway(None, server), new_run(record=file)) as door:
         first = [await door.stream(path, body) for path, body in asked_for]
         with pytest.raises(aiohttp.ClientPayloadError):
@@ -1531,7 +1531,7 @@ async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, 
         "ms",
         "complete",
     }
-    before = len(rig.standin.log)
+    before = len(rig.stub_model_server.log)
     async with Door(rig.gateway(None, Replay([file])), new_run()) as door:
         again = [await door.stream(path, body) for path, body in asked_for]
         # A budget changes what goes to a server, and not what is looked up.
@@ -1547,7 +1547,7 @@ async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, 
             assert (await response.json())["data"][0]["id"] == "llama3:8b"
     async with Door(rig.gateway(limits(tokens=10_000), Replay([file])), new_run()) as door:
         assert [await door.stream(path, body) for path, body in asked_for] == first
-    assert len(rig.standin.log) == before
+    assert len(rig.stub_model_server.log) == before
 
 
 async def test_a_file_that_is_no_recording_is_named_with_its_line(tmp_path):

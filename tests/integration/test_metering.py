@@ -79,5 +79,5 @@ async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(
             assert run.usage.requests == 3 + number % 2
 
         await asyncio.gather(*map(one, range(RUNS)))
-    assert len(rig.standin.log) == 3 * RUNS + RUNS // 2
+    assert len(rig.stub_model_server.log) == 3 * RUNS + RUNS // 2
     record_property("tried", ["runs in containers through the gateway", RUNS])

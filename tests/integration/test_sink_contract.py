@@ -1,4 +1,4 @@
-"""What every `ResultSink` promises, on Redis itself and in memory."""
+"""What every `ResultStore` promises, on Redis itself and in memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 from nanoagent.results import redis as redis_module
 from nanoagent.results import scripts
 from nanoagent.results.base import Answered, Claim, Taken
-from nanoagent.results.memory import MemorySink
-from nanoagent.results.redis import RedisSink
+from nanoagent.results.memory import MemoryResultStore
+from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server as At
 from support.proxy import Proxy
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
     from nanoagent.dev.local_services import EmbeddedStack
-    from nanoagent.results.base import Cancellations, ResultSink
+    from nanoagent.results.base import Cancellations, ResultStore
     from nanoagent.results.cancellations import RedisCancellations
 
 TTL_S = 77
@@ -42,11 +42,11 @@ DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
 
 
 class Server(Protocol):
-    """A sink, seen from the side of who reads the results."""
+    """A result store, seen from the side of who reads the results."""
 
     @property
-    def sink(self) -> ResultSink: ...
-    def another(self) -> ResultSink:
+    def result_store(self) -> ResultStore: ...
+    def another(self) -> ResultStore:
         """Of another worker."""
         ...
 
@@ -73,9 +73,9 @@ class Server(Protocol):
 
 @dataclass
 class RedisServer:
-    sink: ResultSink
+    result_store: ResultStore
     redis: Redis
-    others: list[RedisSink] = field(default_factory=list)
+    others: list[RedisResultStore] = field(default_factory=list)
     listeners: list[RedisCancellations] = field(default_factory=list)
 
     @property
@@ -83,10 +83,10 @@ class RedisServer:
         settings = self.redis.connection_pool.connection_kwargs
         return settings["host"], settings["port"]
 
-    def another(self) -> ResultSink:
-        sink = RedisSink(At(*self.address, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S)
-        self.others.append(sink)
-        return sink
+    def another(self) -> ResultStore:
+        result_store = RedisResultStore(At(*self.address, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S)
+        self.others.append(result_store)
+        return result_store
 
     async def read(self, request_id: str) -> bytes | None:
         document = await self.redis.get(f"job:{request_id}")
@@ -125,54 +125,58 @@ class RedisServer:
         return int(await self.redis.publish(f"cancel:{request_id}", ""))
 
     def cancellations(self, **options: float) -> RedisCancellations:
-        assert isinstance(self.sink, RedisSink)
-        heard = self.sink.cancellations(**options)
+        assert isinstance(self.result_store, RedisResultStore)
+        heard = self.result_store.cancellations(**options)
         self.listeners.append(heard)
         return heard
 
 
 @dataclass
 class MemoryServer:
-    sink: MemorySink
+    result_store: MemoryResultStore
     now: list[float]
 
-    def another(self) -> ResultSink:
-        return self.sink.beside()
+    def another(self) -> ResultStore:
+        return self.result_store.beside()
 
     async def read(self, request_id: str) -> bytes | None:
-        return await self.sink.stored(request_id)
+        return await self.result_store.stored(request_id)
 
     async def announced(self, request_id: str, act: Awaitable[object]) -> list[bytes]:
-        before = len(self.sink.published)
+        before = len(self.result_store.published)
         await act
-        return [document for request, document in self.sink.published[before:] if request == request_id]
+        return [
+            document for request, document in self.result_store.published[before:] if request == request_id
+        ]
 
     async def forget(self) -> None:
         self.now[0] += TTL_S
 
     async def lapse(self, request_id: str) -> None:
-        self.sink.lapse(request_id)
+        self.result_store.lapse(request_id)
 
     async def cancel_ahead(self, request_id: str) -> None:
-        self.sink.cancel_ahead(request_id)
+        self.result_store.cancel_ahead(request_id)
 
     async def cancel(self, request_id: str) -> int:
-        return self.sink.cancel(request_id)
+        return self.result_store.cancel(request_id)
 
     def cancellations(self) -> Cancellations:
-        return self.sink
+        return self.result_store
 
 
 @asynccontextmanager
 async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
-    sink = RedisSink(At(stack.redis_host, stack.redis_port, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S)
+    result_store = RedisResultStore(
+        At(stack.redis_host, stack.redis_port, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S
+    )
     async with Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis:
         await redis.flushdb()
-        server = RedisServer(sink, redis)
+        server = RedisServer(result_store, redis)
         yield server
         for listener in server.listeners:
             await listener.close()
-        for other in (sink, *server.others):
+        for other in (result_store, *server.others):
             await other.close()
 
 
@@ -180,34 +184,34 @@ async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
 async def server(request: pytest.FixtureRequest, stack: EmbeddedStack) -> AsyncIterator[Server]:
     if request.param == "memory":
         now = [0.0]
-        yield MemoryServer(MemorySink(ttl_s=TTL_S, clock=lambda: now[0], claim_s=CLAIM_S), now)
+        yield MemoryServer(MemoryResultStore(ttl_s=TTL_S, clock=lambda: now[0], claim_s=CLAIM_S), now)
         return
     async with opened_redis(stack) as server:
         yield server
 
 
-async def claimed(sink: ResultSink, request_id: str = "r") -> Claim:
-    claim = await sink.claim(request_id)
+async def claimed(result_store: ResultStore, request_id: str = "r") -> Claim:
+    claim = await result_store.claim(request_id)
     assert isinstance(claim, Claim)
     return claim
 
 
-async def answered(sink: ResultSink, document: bytes, request_id: str = "r") -> None:
-    assert await sink.publish(await claimed(sink, request_id), document)
+async def answered(result_store: ResultStore, document: bytes, request_id: str = "r") -> None:
+    assert await result_store.publish(await claimed(result_store, request_id), document)
 
 
 async def test_a_published_document_is_stored_as_it_was(server: Server):
-    await answered(server.sink, DOCUMENT)
+    await answered(server.result_store, DOCUMENT)
 
     assert await server.read("r") == DOCUMENT
 
 
 async def test_a_subscriber_hears_the_document(server: Server):
-    assert await server.announced("r", answered(server.sink, DOCUMENT)) == [DOCUMENT]
+    assert await server.announced("r", answered(server.result_store, DOCUMENT)) == [DOCUMENT]
 
 
 async def test_a_document_is_forgotten_after_its_time(server: Server):
-    await answered(server.sink, DOCUMENT)
+    await answered(server.result_store, DOCUMENT)
 
     await server.forget()
 
@@ -218,7 +222,7 @@ async def test_a_document_is_forgotten_after_its_time(server: Server):
 
 
 async def test_a_request_that_is_answered_is_announced_again_instead_of_claimed(server: Server):
-    await answered(server.sink, DOCUMENT)
+    await answered(server.result_store, DOCUMENT)
 
     async def claim() -> None:
         assert await server.another().claim("r") == Answered(DOCUMENT)
@@ -228,7 +232,7 @@ async def test_a_request_that_is_answered_is_announced_again_instead_of_claimed(
 
 
 async def test_a_request_that_another_worker_has_cannot_be_claimed(server: Server):
-    await claimed(server.sink)
+    await claimed(server.result_store)
 
     taken = await server.another().claim("r")
 
@@ -239,126 +243,126 @@ async def test_a_request_that_another_worker_has_cannot_be_claimed(server: Serve
 async def test_how_often_a_claim_was_in_the_way_is_counted_anew_with_each_claim(server: Server):
     other = server.another()
     refusals = []
-    await claimed(server.sink)
+    await claimed(server.result_store)
     for _ in range(3):
         taken = await other.claim("r")
         assert isinstance(taken, Taken)
         refusals.append(taken.refusals)
-    await claimed(server.sink)  # once more, as by a repeated command: another claim
+    await claimed(server.result_store)  # once more, as by a repeated command: another claim
     taken = await other.claim("r")
     assert isinstance(taken, Taken)
     assert (refusals, taken.refusals) == ([1, 2, 3], 1)
 
 
 async def test_other_requests_can_be_claimed_meanwhile(server: Server):
-    await claimed(server.sink, "a")
+    await claimed(server.result_store, "a")
     await claimed(server.another(), "b")
 
 
 async def test_of_many_workers_that_want_a_request_one_gets_it(server: Server):
     sinks = [server.another() for _ in range(10)]
 
-    answers = await asyncio.gather(*(sink.claim("r") for sink in sinks))
+    answers = await asyncio.gather(*(result_store.claim("r") for result_store in sinks))
 
     assert sorted(type(answer).__name__ for answer in answers) == ["Claim"] + ["Taken"] * 9
 
 
 async def test_a_claim_that_is_released_can_be_had_at_once(server: Server):
-    await server.sink.release(await claimed(server.sink))
+    await server.result_store.release(await claimed(server.result_store))
 
     await claimed(server.another())
 
 
 async def test_each_claim_of_a_request_has_a_larger_token(server: Server):
     tokens = []
-    for sink in (server.sink, server.another(), server.another()):
-        tokens.append((await claimed(sink)).token)
+    for result_store in (server.result_store, server.another(), server.another()):
+        tokens.append((await claimed(result_store)).token)
         await server.lapse("r")
 
     assert 0 < tokens[0] < tokens[1] < tokens[2]
 
 
 async def test_whoever_has_been_superseded_publishes_nothing(server: Server):
-    late = await claimed(server.sink)
+    late = await claimed(server.result_store)
     await server.lapse("r")
     await claimed(server.another())
 
     async def publish() -> None:
-        assert await server.sink.publish(late, b"late") is False
+        assert await server.result_store.publish(late, b"late") is False
 
     assert await server.announced("r", publish()) == []
     assert await server.read("r") is None
 
 
 async def test_whoever_has_been_superseded_and_outpaced_changes_nothing(server: Server):
-    late = await claimed(server.sink)
+    late = await claimed(server.result_store)
     await server.lapse("r")
     await answered(server.another(), DOCUMENT)
 
-    assert await server.sink.publish(late, b"late") is False
+    assert await server.result_store.publish(late, b"late") is False
     assert await server.read("r") == DOCUMENT
 
 
 async def test_whoever_has_been_superseded_is_refused_also_when_the_result_is_forgotten(server: Server):
     if isinstance(server, MemoryServer):
         pytest.skip("in memory nothing outlives its document: there is no other process to be late")
-    late = await claimed(server.sink)
+    late = await claimed(server.result_store)
     await server.lapse("r")
     await answered(server.another(), DOCUMENT)
     await server.forget()
 
-    assert await server.sink.publish(late, b"late") is False
+    assert await server.result_store.publish(late, b"late") is False
     assert await server.read("r") is None
 
 
 async def test_a_superseded_worker_takes_no_claim_away_by_releasing(server: Server):
-    late = await claimed(server.sink)
+    late = await claimed(server.result_store)
     await server.lapse("r")
     await claimed(server.another())
 
-    await server.sink.release(late)
+    await server.result_store.release(late)
 
     assert isinstance(await server.another().claim("r"), Taken)
 
 
 async def test_a_claim_that_ran_out_is_good_while_nobody_has_taken_it(server: Server):
-    claim = await claimed(server.sink)
+    claim = await claimed(server.result_store)
     await server.lapse("r")
 
-    assert await server.sink.publish(claim, DOCUMENT)
+    assert await server.result_store.publish(claim, DOCUMENT)
 
 
 async def test_a_claim_that_was_released_is_good_for_publishing_while_nobody_has_taken_it(server: Server):
-    claim = await claimed(server.sink)
-    await server.sink.release(claim)
+    claim = await claimed(server.result_store)
+    await server.result_store.release(claim)
 
-    assert await server.sink.publish(claim, DOCUMENT)
+    assert await server.result_store.publish(claim, DOCUMENT)
 
 
 async def test_publishing_the_same_document_again_succeeds(server: Server):
-    claim = await claimed(server.sink)
-    await server.sink.publish(claim, DOCUMENT)
+    claim = await claimed(server.result_store)
+    await server.result_store.publish(claim, DOCUMENT)
 
-    assert await server.sink.publish(claim, DOCUMENT)  # the answer to the first was lost, say
+    assert await server.result_store.publish(claim, DOCUMENT)  # the answer to the first was lost, say
 
 
 async def test_the_first_answer_stays(server: Server):
-    claim = await claimed(server.sink)
-    await server.sink.publish(claim, DOCUMENT)
+    claim = await claimed(server.result_store)
+    await server.result_store.publish(claim, DOCUMENT)
 
-    assert await server.sink.publish(claim, b"another") is False
+    assert await server.result_store.publish(claim, b"another") is False
     assert await server.read("r") == DOCUMENT
 
 
 async def test_a_claim_says_whether_the_request_was_called_off(server: Server):
     await server.cancel_ahead("a")
 
-    assert (await claimed(server.sink, "a")).cancelled
-    assert not (await claimed(server.sink, "b")).cancelled
+    assert (await claimed(server.result_store, "a")).cancelled
+    assert not (await claimed(server.result_store, "b")).cancelled
 
 
 async def test_a_claim_that_was_taken_over_is_lost_and_no_other(server: Server):
-    late, good = await claimed(server.sink), await claimed(server.sink, "good")
+    late, good = await claimed(server.result_store), await claimed(server.result_store, "good")
     await server.lapse("r")
     await claimed(server.another())
 
@@ -417,12 +421,12 @@ async def test_nobody_hears_of_a_request_that_is_not_watched_any_more(server: Se
 # --- failures
 
 
-async def failed(sink: ResultSink, request_id: str = "r") -> int:
-    return await sink.release(await claimed(sink, request_id), failed=True)
+async def failed(result_store: ResultStore, request_id: str = "r") -> int:
+    return await result_store.release(await claimed(result_store, request_id), failed=True)
 
 
 async def test_failures_are_counted_for_each_request(server: Server):
-    counts = [await failed(server.sink, request) for request in ("a", "a", "b", "a")]
+    counts = [await failed(server.result_store, request) for request in ("a", "a", "b", "a")]
 
     assert counts == [1, 2, 1, 3]
     assert (await claimed(server.another(), "a")).failures == 3
@@ -430,27 +434,27 @@ async def test_failures_are_counted_for_each_request(server: Server):
 
 
 async def test_a_failure_that_is_told_again_counts_once(server: Server):
-    claim = await claimed(server.sink)
+    claim = await claimed(server.result_store)
 
-    assert [await server.sink.release(claim, failed=True) for _ in range(3)] == [1, 1, 1]
+    assert [await server.result_store.release(claim, failed=True) for _ in range(3)] == [1, 1, 1]
 
 
 async def test_a_claim_that_is_let_go_otherwise_is_no_failure(server: Server):
-    assert await server.sink.release(await claimed(server.sink)) == 0
+    assert await server.result_store.release(await claimed(server.result_store)) == 0
     assert await failed(server.another()) == 1
-    assert await server.sink.release(await claimed(server.sink)) == 1
+    assert await server.result_store.release(await claimed(server.result_store)) == 1
 
 
 async def test_a_claim_that_ran_out_counts_once_another_worker_takes_it(server: Server):
-    late = await claimed(server.sink)
+    late = await claimed(server.result_store)
     await server.lapse("r")
 
     assert (await claimed(server.another())).failures == 1
-    assert await server.sink.release(late, failed=True) == 1  # it has hung, and failed: one attempt
+    assert await server.result_store.release(late, failed=True) == 1  # it has hung, and failed: one attempt
 
 
 async def test_a_claim_that_was_taken_over_and_then_let_go_counts_no_more(server: Server):
-    await claimed(server.sink)
+    await claimed(server.result_store)
     await server.lapse("r")
     other = server.another()
     await other.release(await claimed(other))  # the claim is remembered, but nobody has it
@@ -459,52 +463,52 @@ async def test_a_claim_that_was_taken_over_and_then_let_go_counts_no_more(server
 
 
 async def test_a_claim_that_its_own_worker_takes_again_is_no_failure(server: Server):
-    await claimed(server.sink)  # nobody was told of it, say: the connection broke before the answer
+    await claimed(server.result_store)  # nobody was told of it, say: the connection broke before the answer
 
-    assert (await claimed(server.sink)).failures == 0
+    assert (await claimed(server.result_store)).failures == 0
 
 
 async def test_an_answer_ends_the_count_and_nothing_counts_after_it(server: Server):
-    late = await claimed(server.sink)
+    late = await claimed(server.result_store)
     await server.lapse("r")
     await answered(server.another(), DOCUMENT)
 
-    assert await server.sink.release(late, failed=True) == 0
+    assert await server.result_store.release(late, failed=True) == 0
     await server.forget()
     assert (await claimed(server.another())).failures == 0
 
 
 async def test_a_server_that_is_up_answers_a_ping(server: Server):
-    await server.sink.ping()
+    await server.result_store.ping()
 
 
 async def test_closing_twice_is_harmless(server: Server):
-    await server.sink.close()
-    await server.sink.close()
+    await server.result_store.close()
+    await server.result_store.close()
 
 
-def every_call(sink: ResultSink):
+def every_call(result_store: ResultStore):
     return {
-        "claim": sink.claim("r"),
-        "publish": sink.publish(Claim("r", 1), DOCUMENT),
-        "release": sink.release(Claim("r", 1)),
-        "fail": sink.release(Claim("r", 1), failed=True),
-        "ping": sink.ping(),
+        "claim": result_store.claim("r"),
+        "publish": result_store.publish(Claim("r", 1), DOCUMENT),
+        "release": result_store.release(Claim("r", 1)),
+        "fail": result_store.release(Claim("r", 1), failed=True),
+        "ping": result_store.ping(),
     }
 
 
-async def failures_of(sink: ResultSink) -> dict[str, BaseException | None]:
-    calls = every_call(sink)
+async def failures_of(result_store: ResultStore) -> dict[str, BaseException | None]:
+    calls = every_call(result_store)
     answers = await asyncio.gather(*calls.values(), return_exceptions=True)
     return dict(zip(calls, answers, strict=True))
 
 
 async def test_every_call_to_a_redis_that_is_not_there_is_a_sink_error(unused_tcp_port: int):
-    sink = RedisSink(At("127.0.0.1", unused_tcp_port, password="secret"))
+    result_store = RedisResultStore(At("127.0.0.1", unused_tcp_port, password="secret"))
 
-    failures = await failures_of(sink)
+    failures = await failures_of(result_store)
 
-    assert all(isinstance(failure, SinkError) for failure in failures.values())
+    assert all(isinstance(failure, ResultStoreError) for failure in failures.values())
     assert all(f"127.0.0.1:{unused_tcp_port}" in str(failure) for failure in failures.values())
     assert not any("secret" in str(failure) for failure in failures.values())
 
@@ -518,18 +522,18 @@ async def test_every_call_to_a_redis_that_is_silent_ends_at_its_deadline():
         writer.close()
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        sink = RedisSink(At(*server.sockets[0].getsockname()), op_timeout_s=0.2)
+        result_store = RedisResultStore(At(*server.sockets[0].getsockname()), op_timeout_s=0.2)
         async with asyncio.timeout(60):  # without a deadline of its own, a call would wait for ever
-            failures = await failures_of(sink)
-        await sink.close()
+            failures = await failures_of(result_store)
+        await result_store.close()
 
     assert connected.is_set()
-    assert all(isinstance(failure, SinkError) for failure in failures.values())
+    assert all(isinstance(failure, ResultStoreError) for failure in failures.values())
 
 
 @asynccontextmanager
-async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, list[bytes]]]:
-    """A sink whose server gives these answers, one for each packet, and hangs up at an empty one."""
+async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisResultStore, list[bytes]]]:
+    """A result store whose server gives these answers, one for each packet, and hangs up at an empty one."""
     heard: list[bytes] = []
     left = list(answers)
 
@@ -545,9 +549,9 @@ async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisSink, lis
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        sink = RedisSink(At(*server.sockets[0].getsockname()), op_timeout_s=5)
-        yield sink, heard
-        await sink.close()
+        result_store = RedisResultStore(At(*server.sockets[0].getsockname()), op_timeout_s=5)
+        yield result_store, heard
+        await result_store.close()
 
 
 # To the first ping: what a worker does is tried, it may subscribe, and its key is written.
@@ -558,28 +562,28 @@ WELL = (
 )
 
 
-async def first_ping(sink: RedisSink) -> None:
+async def first_ping(result_store: RedisResultStore) -> None:
     """A ping after which nothing is known of the server for being fresh."""
-    await sink.ping()
-    sink._written_at = -math.inf
+    await result_store.ping()
+    result_store._written_at = -math.inf
 
 
 async def test_a_server_that_has_just_taken_a_write_is_not_asked_to_take_another():
-    async with redis_that_says(*WELL, GRANTED, PUBLISHED) as (sink, heard):
-        await first_ping(sink)
-        claim = await claimed(sink)
-        await sink.ping()
-        await sink.publish(claim, DOCUMENT)
-        await sink.ping()
+    async with redis_that_says(*WELL, GRANTED, PUBLISHED) as (result_store, heard):
+        await first_ping(result_store)
+        claim = await claimed(result_store)
+        await result_store.ping()
+        await result_store.publish(claim, DOCUMENT)
+        await result_store.ping()
 
     assert len(heard) == len(WELL) + 2
 
 
 async def test_a_server_that_has_only_been_read_from_is_asked_to_take_a_write():
-    async with redis_that_says(*WELL, ANSWERED, b"+OK\r\n") as (sink, heard):
-        await first_ping(sink)
-        await sink.claim("r")
-        await sink.ping()
+    async with redis_that_says(*WELL, ANSWERED, b"+OK\r\n") as (result_store, heard):
+        await first_ping(result_store)
+        await result_store.claim("r")
+        await result_store.ping()
 
     assert b"SETEX" in heard[-1]
     assert b"nanoagent:worker:worker" in heard[-1]
@@ -587,10 +591,10 @@ async def test_a_server_that_has_only_been_read_from_is_asked_to_take_a_write():
 
 
 async def test_a_server_that_has_failed_since_is_asked_for_all_that_a_worker_does():
-    async with redis_that_says(GRANTED, b"-ERR no\r\n", b"-ERR no\r\n") as (sink, heard):
-        await sink.claim("r")
-        for call in (sink.claim("r"), sink.ping()):
-            with pytest.raises(SinkError, match="no"):
+    async with redis_that_says(GRANTED, b"-ERR no\r\n", b"-ERR no\r\n") as (result_store, heard):
+        await result_store.claim("r")
+        for call in (result_store.claim("r"), result_store.ping()):
+            with pytest.raises(ResultStoreError, match="no"):
                 await call
 
     assert len(heard) == 3
@@ -598,57 +602,59 @@ async def test_a_server_that_has_failed_since_is_asked_for_all_that_a_worker_doe
 
 async def test_a_server_that_has_not_taken_a_write_for_a_while_is_asked_to(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(redis_module, "_WRITE_HOLDS_S", -1)
-    async with redis_that_says(*WELL, GRANTED, b"+OK\r\n") as (sink, heard):
-        await first_ping(sink)
-        await sink.claim("r")
-        await sink.ping()
+    async with redis_that_says(*WELL, GRANTED, b"+OK\r\n") as (result_store, heard):
+        await first_ping(result_store)
+        await result_store.claim("r")
+        await result_store.ping()
 
     assert len(heard) == len(WELL) + 2
 
 
 async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_failure():
-    async with redis_that_says(ANSWERED, b"", ANSWERED) as (sink, heard):
-        await sink.claim("r")
-        assert await sink.claim("r") == Answered(b"{}")
+    async with redis_that_says(ANSWERED, b"", ANSWERED) as (result_store, heard):
+        await result_store.claim("r")
+        assert await result_store.claim("r") == Answered(b"{}")
 
     assert len(heard) == 3
 
 
 async def test_a_script_that_the_server_refuses_is_a_sink_error_and_the_next_call_succeeds():
-    async with redis_that_says(b"-OOM no room\r\n", ANSWERED) as (sink, _):
-        with pytest.raises(SinkError, match="no room"):
-            await sink.release(Claim("r", 1), failed=True)
-        assert await sink.claim("r") == Answered(b"{}")
+    async with redis_that_says(b"-OOM no room\r\n", ANSWERED) as (result_store, _):
+        with pytest.raises(ResultStoreError, match="no room"):
+            await result_store.release(Claim("r", 1), failed=True)
+        assert await result_store.claim("r") == Answered(b"{}")
 
 
 async def test_a_call_that_is_cancelled_leaves_its_answer_and_its_claim_to_nobody(stack: EmbeddedStack):
-    sink, another = (RedisSink(At(stack.redis_host, stack.redis_port, db=DATABASE)) for _ in range(2))
-    await answered(sink, DOCUMENT, "cancel-answered")
+    result_store, another = (
+        RedisResultStore(At(stack.redis_host, stack.redis_port, db=DATABASE)) for _ in range(2)
+    )
+    await answered(result_store, DOCUMENT, "cancel-answered")
     for turns in range(6):
-        call = asyncio.create_task(sink.claim(f"cancel-{turns}"))
+        call = asyncio.create_task(result_store.claim(f"cancel-{turns}"))
         for _ in range(turns):
             await asyncio.sleep(0)
         call.cancel()
         (outcome,) = await asyncio.gather(call, return_exceptions=True)
         if isinstance(outcome, Claim):  # it was too late to cancel anything
-            await sink.release(outcome)
-        assert await sink.claim("cancel-answered") == Answered(DOCUMENT)
-    await sink.close()
+            await result_store.release(outcome)
+        assert await result_store.claim("cancel-answered") == Answered(DOCUMENT)
+    await result_store.close()
     for turns in range(6):
         await another.release(await claimed(another, f"cancel-{turns}"))
     await another.close()
 
 
 async def test_a_sink_recovers_when_its_connections_were_cut(stack: EmbeddedStack):
-    sink = RedisSink(At(stack.redis_host, stack.redis_port, db=DATABASE))
-    claim = await claimed(sink, "cut")
+    result_store = RedisResultStore(At(stack.redis_host, stack.redis_port, db=DATABASE))
+    claim = await claimed(result_store, "cut")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         await redis.client_kill_filter(_type="normal", skipme=True)
 
-    assert await sink.publish(claim, DOCUMENT)
+    assert await result_store.publish(claim, DOCUMENT)
 
-    assert await sink.claim("cut") == Answered(DOCUMENT)
-    await sink.close()
+    assert await result_store.claim("cut") == Answered(DOCUMENT)
+    await result_store.close()
 
 
 @pytest.fixture
@@ -658,7 +664,7 @@ async def redis_server(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
 
 
 async def test_a_claim_is_renewed_for_as_long_as_it_is_held(redis_server: RedisServer):
-    await claimed(redis_server.sink)
+    await claimed(redis_server.result_store)
     before = await redis_server.redis.hget("nanoagent:claim:r", "until")
 
     async with asyncio.timeout(DEADLINE_S):
@@ -673,9 +679,9 @@ async def test_a_claim_is_renewed_for_as_long_as_it_is_held(redis_server: RedisS
 async def test_all_claims_are_renewed_in_one_packet(monkeypatch: pytest.MonkeyPatch):
     claimed_answer = b"*4\r\n$7\r\nclaimed\r\n$1\r\n%d\r\n:0\r\n:0\r\n"
     answers = [claimed_answer % number for number in range(1, 4)]
-    async with redis_that_says(*answers, b":1\r\n:0\r\n:1\r\n") as (sink, heard):
-        claims = {await claimed(sink, request) for request in "abc"}
-        await sink._renew_all()
+    async with redis_that_says(*answers, b":1\r\n:0\r\n:1\r\n") as (result_store, heard):
+        claims = {await claimed(result_store, request) for request in "abc"}
+        await result_store._renew_all()
         lost = [claim for claim in claims if claim.lost.done()]
 
     assert len(heard) == 4
@@ -684,33 +690,33 @@ async def test_all_claims_are_renewed_in_one_packet(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_claim_that_the_server_has_forgotten_is_made_again(redis_server: RedisServer):
-    claim = await claimed(redis_server.sink)
+    claim = await claimed(redis_server.result_store)
     await redis_server.redis.flushdb()
 
     async with asyncio.timeout(DEADLINE_S):
         while not await redis_server.redis.exists("nanoagent:claim:r"):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     assert isinstance(await redis_server.another().claim("r"), Taken)
-    assert await redis_server.sink.publish(claim, DOCUMENT)
+    assert await redis_server.result_store.publish(claim, DOCUMENT)
 
 
 async def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(redis_server: RedisServer):
-    await answered(redis_server.sink, DOCUMENT, "before")
+    await answered(redis_server.result_store, DOCUMENT, "before")
     await redis_server.redis.script_flush()
 
-    await answered(redis_server.sink, DOCUMENT, "after")
+    await answered(redis_server.result_store, DOCUMENT, "after")
 
     assert await redis_server.read("after") == DOCUMENT
 
 
 async def test_nothing_but_the_result_is_left_of_an_undisturbed_request(redis_server: RedisServer):
-    await answered(redis_server.sink, DOCUMENT)
+    await answered(redis_server.result_store, DOCUMENT)
 
     assert await redis_server.redis.keys("*") == [b"job:r"]
 
 
 async def test_nothing_at_all_is_left_of_a_claim_that_was_released(redis_server: RedisServer):
-    await redis_server.sink.release(await claimed(redis_server.sink))
+    await redis_server.result_store.release(await claimed(redis_server.result_store))
 
     assert await redis_server.redis.keys("*") == []
 
@@ -718,10 +724,10 @@ async def test_nothing_at_all_is_left_of_a_claim_that_was_released(redis_server:
 async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_way(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
-    sink = redis_server.sink
-    assert isinstance(sink, RedisSink)
+    result_store = redis_server.result_store
+    assert isinstance(result_store, RedisResultStore)
     under_way, arrive = asyncio.Event(), asyncio.Event()
-    ask = sink._ask
+    ask = result_store._ask
 
     async def delay_renewals(doing: str, *commands: Any) -> list[Any]:
         if doing == "renew claims":
@@ -729,11 +735,11 @@ async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_
             await arrive.wait()
         return await ask(doing, *commands)
 
-    monkeypatch.setattr(sink, "_ask", delay_renewals)
-    claim = await claimed(sink)
-    renewal = asyncio.create_task(sink._renew_all())
+    monkeypatch.setattr(result_store, "_ask", delay_renewals)
+    claim = await claimed(result_store)
+    renewal = asyncio.create_task(result_store._renew_all())
     await under_way.wait()
-    release = asyncio.create_task(sink.release(claim))
+    release = asyncio.create_task(result_store.release(claim))
     await redis_server.redis.ping()  # time enough for a release that does not wait
     arrive.set()
     await asyncio.gather(renewal, release)
@@ -746,7 +752,7 @@ async def test_a_server_whose_clock_has_gone_back_still_gives_larger_tokens(redi
         "nanoagent:claim:r", mapping={"token": 9_007_199_254_740_000, "owner": "x", "until": 0, "others": 0}
     )
 
-    assert (await claimed(redis_server.sink)).token == 9_007_199_254_740_001
+    assert (await claimed(redis_server.result_store)).token == 9_007_199_254_740_001
 
 
 def documented_rights() -> list[str]:
@@ -766,31 +772,31 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
             "ACL", "SETUSER", "limited", "reset", "on", f">{password}", *allowed
         )
         await redis_server.redis.script_flush()
-        sink = RedisSink(
+        result_store = RedisResultStore(
             At(*redis_server.address, db=DATABASE, username="limited", password=password),
             claim_s=CLAIM_S,
         )
         try:
-            await sink.ping()
-            await sink.ask("PING")
-            await answered(sink, DOCUMENT, "a")
-            assert await sink.claim("a") == Answered(DOCUMENT)
-            await claimed(sink, "b")
-            await sink._renew_all()
-            await sink.release(await claimed(sink, "c"))
-            await failed(sink, "f")
+            await result_store.ping()
+            await result_store.ask("PING")
+            await answered(result_store, DOCUMENT, "a")
+            assert await result_store.claim("a") == Answered(DOCUMENT)
+            await claimed(result_store, "b")
+            await result_store._renew_all()
+            await result_store.release(await claimed(result_store, "c"))
+            await failed(result_store, "f")
             await redis_server.redis.delete("nanoagent:claim:b")
-            await sink._renew_all()
-            late = await claimed(sink, "d")
+            await result_store._renew_all()
+            late = await claimed(result_store, "d")
             await redis_server.lapse("d")
-            return await sink.publish(late, DOCUMENT) and await cancellations_work(sink)
-        except SinkError:
+            return await result_store.publish(late, DOCUMENT) and await cancellations_work(result_store)
+        except ResultStoreError:
             return False
         finally:
-            await sink.close()
+            await result_store.close()
 
-    async def cancellations_work(sink: RedisSink) -> bool:
-        cancellations = sink.cancellations()
+    async def cancellations_work(result_store: RedisResultStore) -> bool:
+        cancellations = result_store.cancellations()
         heard = asyncio.Event()
         end = cancellations.watch("e", heard.set)
         with capture_logs() as logs:
@@ -815,19 +821,19 @@ async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(re
 
 
 async def test_failure_counts_do_not_stay_on_redis_for_ever(stack: EmbeddedStack):
-    sink = RedisSink(At(stack.redis_host, stack.redis_port))
-    await failed(sink, "mortal")
+    result_store = RedisResultStore(At(stack.redis_host, stack.redis_port))
+    await failed(result_store, "mortal")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
         assert 0 < await redis.ttl("nanoagent:failed:mortal") <= 86_400
-    await sink.close()
+    await result_store.close()
 
 
 async def test_what_a_worker_of_an_earlier_version_has_counted_is_in_nobodys_way(redis_server: RedisServer):
     await redis_server.redis.incr("nanoagent:failures:r")
 
-    claim = await claimed(redis_server.sink)
+    claim = await claimed(redis_server.result_store)
 
-    assert (claim.failures, await redis_server.sink.release(claim, failed=True)) == (0, 1)
+    assert (claim.failures, await redis_server.result_store.release(claim, failed=True)) == (0, 1)
 
 
 async def test_what_is_said_again_because_the_connection_broke_counts_once(redis_server: RedisServer):
@@ -850,15 +856,15 @@ async def test_what_is_said_again_because_the_connection_broke_counts_once(redis
 
     swallowed: list[bytes] = []
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        sink = host, port = server.sockets[0].getsockname()
-        sink = RedisSink(At(host, port, db=DATABASE))
+        result_store = host, port = server.sockets[0].getsockname()
+        result_store = RedisResultStore(At(host, port, db=DATABASE))
         counts = []
         for _ in range(3):
             swallow.set()
-            claim = await claimed(sink)
+            claim = await claimed(result_store)
             swallow.set()
-            counts.append(await sink.release(claim, failed=True))
-        await sink.close()
+            counts.append(await result_store.release(claim, failed=True))
+        await result_store.close()
 
     assert len(swallowed) == 6
     assert counts == [1, 2, 3]
@@ -892,8 +898,8 @@ async def test_cancellations_are_heard_again_after_the_connection_was_cut(redis_
 
 async def test_a_cancellation_during_a_gap_is_found_by_its_key(redis_server: RedisServer):
     async with Proxy(*redis_server.address) as proxy:
-        sink = RedisSink(At("127.0.0.1", proxy.port, db=DATABASE))
-        cancellations = sink.cancellations()
+        result_store = RedisResultStore(At("127.0.0.1", proxy.port, db=DATABASE))
+        cancellations = result_store.cancellations()
         across, first = asyncio.Event(), asyncio.Event()
         cancellations.watch("first", first.set)
         cancellations.watch("across", across.set)
@@ -907,7 +913,7 @@ async def test_a_cancellation_during_a_gap_is_found_by_its_key(redis_server: Red
         async with asyncio.timeout(DEADLINE_S):
             await across.wait()
         await cancellations.close()
-        await sink.close()
+        await result_store.close()
 
 
 async def test_a_job_that_is_over_within_a_moment_takes_no_subscription(redis_server: RedisServer):
@@ -928,14 +934,14 @@ async def test_a_connection_for_cancellations_that_says_nothing_is_made_anew():
         writer.close()
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        sink = RedisSink(At(*server.sockets[0].getsockname()), op_timeout_s=5)
-        cancellations = sink.cancellations(ping_s=0.05)
+        result_store = RedisResultStore(At(*server.sockets[0].getsockname()), op_timeout_s=5)
+        cancellations = result_store.cancellations(ping_s=0.05)
         cancellations.watch("r", lambda: None)
         async with asyncio.timeout(DEADLINE_S):
             for _ in range(2):
                 await connections.get()
         await cancellations.close()
-        await sink.close()
+        await result_store.close()
 
 
 async def test_a_quiet_connection_for_cancellations_is_pinged_and_kept(redis_server: RedisServer):
@@ -990,9 +996,9 @@ async def test_cancellations_are_received_after_a_connection_was_idle_without_a_
 
 
 async def test_a_memory_sink_marked_as_down_fails_every_call():
-    sink = MemorySink()
-    sink.down = True
+    result_store = MemoryResultStore()
+    result_store.down = True
 
-    failures = await failures_of(sink)
+    failures = await failures_of(result_store)
 
-    assert all(isinstance(failure, SinkError) for failure in failures.values())
+    assert all(isinstance(failure, ResultStoreError) for failure in failures.values())

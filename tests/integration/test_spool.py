@@ -13,7 +13,7 @@ import pytest
 from nanoagent.model.errors import ConfigError
 from nanoagent.results import spool as spool_module
 from nanoagent.results.base import Claim
-from nanoagent.results.memory import MemorySink
+from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.spool import Spool
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Rig:
 
     def __init__(self, folder: Path, max_bytes: int = 1000) -> None:
         self.folder = folder
-        self.sink = MemorySink()
+        self.result_store = MemoryResultStore()
         self.watched: list[tuple[int, int]] = []
         self.max_bytes = max_bytes
         self.spool = self.restarted()
@@ -37,12 +37,12 @@ class Rig:
     def restarted(self) -> Spool:
         """As a worker of the same folder that starts later has it."""
         self.spool = Spool(
-            self.folder, self.sink, self.max_bytes, lambda *counts: self.watched.append(counts)
+            self.folder, self.result_store, self.max_bytes, lambda *counts: self.watched.append(counts)
         )
         return self.spool
 
     async def claim(self, request_id: str = "r") -> Claim:
-        claim = await self.sink.beside().claim(request_id)
+        claim = await self.result_store.beside().claim(request_id)
         assert isinstance(claim, Claim)
         return claim
 
@@ -67,27 +67,27 @@ async def soon(delivered: asyncio.Future[bool]) -> bool:
 
 async def test_a_kept_result_is_on_disk_until_it_is_delivered(rig: Rig):
     claim = await rig.claim()
-    rig.sink.down = True
+    rig.result_store.down = True
     delivered = await rig.spool.keep(claim, DOCUMENT)
 
     assert (rig.folder / f"r~{claim.token}").read_bytes() == DOCUMENT
     assert rig.watched[-1] == (1, len(DOCUMENT))
     assert not delivered.done()
-    rig.sink.down = False
+    rig.result_store.down = False
 
     assert await soon(delivered) is True
-    assert rig.sink.published == [("r", DOCUMENT)]
+    assert rig.result_store.published == [("r", DOCUMENT)]
     assert rig.names() == []
     assert rig.watched[-1] == (0, 0)
 
 
 async def test_what_an_earlier_worker_has_left_is_delivered_by_the_next(rig: Rig):
     claims = [await rig.claim(request_id) for request_id in ("a", "b")]
-    rig.sink.down = True
+    rig.result_store.down = True
     for claim in claims:
         await rig.spool.keep(claim, DOCUMENT)
     await rig.spool.close()  # on disk it is as after a kill
-    rig.sink.down = False
+    rig.result_store.down = False
 
     spool = rig.restarted()
     await spool.open()
@@ -95,47 +95,47 @@ async def test_what_an_earlier_worker_has_left_is_delivered_by_the_next(rig: Rig
         await spool.delivered("a")
         await spool.delivered("b")
 
-    assert rig.sink.published == [("a", DOCUMENT), ("b", DOCUMENT)]
+    assert rig.result_store.published == [("a", DOCUMENT), ("b", DOCUMENT)]
     assert rig.names() == []
 
 
 async def test_a_result_that_is_older_than_the_answer_is_refused_and_removed(rig: Rig):
     claim = await rig.claim()
-    rig.sink.down = True
+    rig.result_store.down = True
     delivered = await rig.spool.keep(claim, b"older")
-    rig.sink.down = False
-    rig.sink.lapse("r")
+    rig.result_store.down = False
+    rig.result_store.lapse("r")
     newer = await rig.claim()
-    assert await rig.sink.publish(newer, b"newer")
+    assert await rig.result_store.publish(newer, b"newer")
 
     assert await soon(delivered) is False
-    assert rig.sink.published == [("r", b"newer")]
+    assert rig.result_store.published == [("r", b"newer")]
     assert rig.names() == []
 
 
 async def test_a_result_that_is_not_the_newest_claims_is_refused_also_before_there_is_an_answer(rig: Rig):
     claim = await rig.claim()
-    rig.sink.lapse("r")
+    rig.result_store.lapse("r")
     await rig.claim()
 
     assert await soon(await rig.spool.keep(claim, b"older")) is False
-    assert rig.sink.published == []
+    assert rig.result_store.published == []
 
 
 async def test_one_result_that_the_store_does_not_take_does_not_hold_up_the_others(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    publish = rig.sink.publish
+    publish = rig.result_store.publish
 
     async def refuse_one(claim: Claim, document: bytes) -> bool:
         if claim.request_id == "large":
-            rig.sink.down = True
+            rig.result_store.down = True
         try:
             return await publish(claim, document)
         finally:
-            rig.sink.down = False
+            rig.result_store.down = False
 
-    monkeypatch.setattr(rig.sink, "publish", refuse_one)
+    monkeypatch.setattr(rig.result_store, "publish", refuse_one)
     large, small = await rig.claim("large"), await rig.claim("small")
     await rig.spool.keep(large, DOCUMENT)
 
@@ -144,40 +144,40 @@ async def test_one_result_that_the_store_does_not_take_does_not_hold_up_the_othe
 
 async def test_two_workers_of_one_folder_deliver_a_result_once(rig: Rig):
     claim = await rig.claim()
-    rig.sink.down = True
+    rig.result_store.down = True
     mine = await rig.spool.keep(claim, DOCUMENT)
-    other = Spool(rig.folder, rig.sink, 1000, lambda *_: None)
+    other = Spool(rig.folder, rig.result_store, 1000, lambda *_: None)
     await other.open()
-    rig.sink.down = False
+    rig.result_store.down = False
     await soon(mine)
     async with asyncio.timeout(DEADLINE_S):
         await other.delivered("r")
 
-    assert rig.sink.published == [("r", DOCUMENT)]
+    assert rig.result_store.published == [("r", DOCUMENT)]
     assert rig.names() == []
     await other.close()
 
 
 async def test_a_disk_that_takes_nothing_costs_no_result(rig: Rig):
     claim = await rig.claim()
-    rig.sink.down = True
+    rig.result_store.down = True
     rig.folder.rmdir()
     delivered = await rig.spool.keep(claim, DOCUMENT)
-    rig.sink.down = False
+    rig.result_store.down = False
 
     assert await soon(delivered) is True
-    assert rig.sink.published == [("r", DOCUMENT)]
+    assert rig.result_store.published == [("r", DOCUMENT)]
 
 
 async def test_the_spool_says_when_it_is_full_and_when_it_is_no_more(rig: Rig):
     claim = await rig.claim()
     assert rig.spool.has_room_for(1000)
     assert not rig.spool.has_room_for(1001)
-    rig.sink.down = True
+    rig.result_store.down = True
     delivered = await rig.spool.keep(claim, bytes(600))
     assert rig.spool.has_room_for(400)
     assert not rig.spool.has_room_for(401)
-    rig.sink.down = False
+    rig.result_store.down = False
     await soon(delivered)
     assert rig.spool.has_room_for(1000)
 
@@ -200,7 +200,7 @@ async def test_a_draft_that_another_worker_took_for_abandoned_is_written_once_mo
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     claim = await rig.claim()
-    rig.sink.down = True
+    rig.result_store.down = True
 
     def first_taken_away(*_: object) -> None:
         monkeypatch.undo()
@@ -215,7 +215,7 @@ async def test_a_draft_that_another_worker_took_for_abandoned_is_written_once_mo
 
 async def test_a_folder_that_cannot_be_is_a_wrong_setting(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    spool = Spool(tmp_path / "file" / "results", MemorySink(), 1000, lambda *_: None)
+    spool = Spool(tmp_path / "file" / "results", MemoryResultStore(), 1000, lambda *_: None)
 
     with pytest.raises(ConfigError, match="CODE_CACHE_DIR"):
         await spool.open()
@@ -225,13 +225,13 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from nanoagent.results.base import Claim
-from nanoagent.results.memory import MemorySink
+from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.spool import Spool
 
 async def main():
-    sink = MemorySink()
-    sink.down = True
-    spool = Spool(Path(sys.argv[1]), sink, 10**9, lambda *_: None)
+    result_store = MemoryResultStore()
+    result_store.down = True
+    spool = Spool(Path(sys.argv[1]), result_store, 10**9, lambda *_: None)
     await spool.open()
     token = 0
     while True:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease
-    from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.work_directory import WorkerHome
     from nanoagent.network.doors import Door
 
 PROGRAMS = Path(__file__).parents[1] / "adversarial" / "programs"

@@ -17,8 +17,8 @@ from nanoagent.container import execution
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy
 from nanoagent.container.pool import Pool
-from nanoagent.container.slot import WorkerHome
 from nanoagent.container.spec import ContainerSpec, Limits
+from nanoagent.container.work_directory import WorkerHome
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
 from nanoagent.supervisor.wire import RunRequest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease
-    from nanoagent.container.slot import Slot
+    from nanoagent.container.work_directory import WorkDirectory
 
 
 def image_of(runtime: Runtime) -> str:
@@ -59,7 +59,7 @@ def worker_home() -> Iterator[WorkerHome]:
         shutil.rmtree(root)
 
 
-def spec_for(home: WorkerHome, slot: Slot, *, image: str = IMAGE) -> ContainerSpec:
+def spec_for(home: WorkerHome, slot: WorkDirectory, *, image: str = IMAGE) -> ContainerSpec:
     return ContainerSpec(
         runtime=Runtime.PYTHON,
         image=image,

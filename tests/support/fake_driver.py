@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.cgroup import ControlGroup
-    from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
+    from nanoagent.container.work_directory import WorkDirectory
 
 _HELLO_TIMEOUT_S = 10.0
 
@@ -100,7 +100,7 @@ class FakeDriver:
         self.may_create.set()
         self.may_remove.set()
 
-    async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:
+    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
         self.creating += 1
         supervisor = FakeSupervisor(self.script)
         serving = None

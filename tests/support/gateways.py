@@ -12,7 +12,7 @@ import aiohttp
 
 from nanoagent.ai.gateway import Gateway, GatewayLimits
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
-from nanoagent.dev.fake_model_server import Standin
+from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.base import NetworkRun
 from nanoagent.telemetry.metrics import Metrics
@@ -106,19 +106,19 @@ class Rig:
     """A gateway before a stand-in.
 
     Attributes:
-        standin: The model server.
+        stub_model_server: The model server.
         metrics: The gateway's.
     """
 
-    def __init__(self, standin: Standin, session: aiohttp.ClientSession) -> None:
-        self.standin = standin
+    def __init__(self, stub_model_server: StubModelServer, session: aiohttp.ClientSession) -> None:
+        self.stub_model_server = stub_model_server
         self.session = session
         self.metrics = Metrics()
 
     def gateway(
         self, limits: GatewayLimits | None = None, *servers: Upstream, allowed: tuple[str, ...] = ("*",)
     ) -> Gateway:
-        servers = servers or (HttpUpstream(self.session, self.standin.url),)
+        servers = servers or (HttpUpstream(self.session, self.stub_model_server.url),)
         return Gateway(Upstreams(servers, allowed), limits or GatewayLimits(), self.metrics)
 
     def value(self, name: str, **labels: str) -> float:
@@ -129,7 +129,7 @@ class Rig:
 async def rig() -> AsyncIterator[Rig]:
     session = new_session()
     try:
-        async with Standin() as standin:
-            yield Rig(standin, session)
+        async with StubModelServer() as stub_model_server:
+            yield Rig(stub_model_server, session)
     finally:
         await session.close()

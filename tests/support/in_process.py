@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nanoagent.broker.sqs import SqsBroker
-from nanoagent.results.redis import RedisSink
+from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server
 from nanoagent.results.spool import Spool
 from nanoagent.worker.worker import Worker
@@ -43,7 +43,8 @@ class Queues:
 async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **settings: Any) -> AsyncIterator[Rig]:
     """A worker that runs until the block ends, and then drains in a hurry.
 
-    Of the rig, scripts and the journal of what is executed are to be used; its broker and sink have no part.
+    Of the rig, scripts and the journal of what is executed are to be used; its broker and result store
+    have no part.
     """
     rig = Rig(folder, **settings)
     async with AsyncExitStack() as opened:
@@ -53,14 +54,20 @@ async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **setting
             await clients.sqs(), queues.url, dlq_url=None, wait_s=0, visibility_s=30, worker="worker-1"
         )
         opened.push_async_callback(broker.close)
-        sink = RedisSink(Server(stack.redis_host, stack.redis_port, db=DATABASE))
-        opened.push_async_callback(sink.close)
-        spool = Spool(folder / "results", sink, 2**20, rig.metrics.spooled)
+        result_store = RedisResultStore(Server(stack.redis_host, stack.redis_port, db=DATABASE))
+        opened.push_async_callback(result_store.close)
+        spool = Spool(folder / "results", result_store, 2**20, rig.metrics.spooled)
         await spool.open()
         opened.push_async_callback(spool.close)
-        cancellations = sink.cancellations()
+        cancellations = result_store.cancellations()
         opened.push_async_callback(cancellations.close)
-        parts = replace(rig.worker._parts, broker=broker, sink=sink, spool=spool, cancellations=cancellations)
+        parts = replace(
+            rig.worker._parts,
+            broker=broker,
+            result_store=result_store,
+            spool=spool,
+            cancellations=cancellations,
+        )
         worker = Worker(parts, jitter=lambda: 0.0)
         run = asyncio.create_task(worker.run())
         try:

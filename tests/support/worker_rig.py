@@ -13,7 +13,7 @@ from nanoagent.jobs.admission import Slots
 from nanoagent.jobs.outputs import OutputUploader
 from nanoagent.model import result as results
 from nanoagent.results.base import Answered, Claim, Taken
-from nanoagent.results.memory import MemorySink
+from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.spool import Spool
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
@@ -72,17 +72,17 @@ class NotedBroker(MemoryBroker):
         await super().ack(delivery)
         self._journal.note("ack", name_of(delivery))
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        await self._step("give_back", delivery.body)
-        is_back = await super().give_back(delivery, delay_s, poison=poison)
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        await self._step("nack", delivery.body)
+        is_back = await super().nack(delivery, delay_s, poison=poison)
         self._journal.note("give back" if is_back else "keep", name_of(delivery))
         return is_back
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        await self._step("bury", delivery.body)
-        was_buried = await super().bury(delivery, reason, attempts)
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+        await self._step("dead_letter", delivery.body)
+        was_buried = await super().dead_letter(delivery, reason, attempts)
         if was_buried:
-            self._journal.note("bury", name_of(delivery))
+            self._journal.note("dead_letter", name_of(delivery))
         return was_buried
 
     async def redrives(self) -> bool:
@@ -90,8 +90,8 @@ class NotedBroker(MemoryBroker):
         return await super().redrives()
 
 
-class NotedSink(MemorySink):
-    """A sink that notes what is published, and waits where it is told to."""
+class NotedResultStore(MemoryResultStore):
+    """A result store that notes what is published, and waits where it is told to."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -156,11 +156,11 @@ class Rig:
         self.journal = Journal()
         self.settings = make_settings(**changes)
         self.broker = NotedBroker(self.journal, **(broker or {}))
-        self.sink = NotedSink(self.journal)
+        self.result_store = NotedResultStore(self.journal)
         self.metrics = Metrics()
         self.spool_folder = folder / "results"
         self.spool = Spool(
-            self.spool_folder, self.sink, self.settings.result_spool_mb * 2**20, self.metrics.spooled
+            self.spool_folder, self.result_store, self.settings.result_spool_mb * 2**20, self.metrics.spooled
         )
         self.slots = Slots(
             self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share
@@ -173,8 +173,8 @@ class Rig:
         parts = WorkerParts(
             settings=self.settings,
             broker=self.broker,
-            sink=self.sink,
-            cancellations=self.sink,
+            result_store=self.result_store,
+            cancellations=self.result_store,
             spool=self.spool,
             executor=cast("Executor", self.executor),
             outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),
@@ -218,7 +218,7 @@ class Rig:
             await self.stopped()
 
     async def until_settled(self, number: int = 1) -> None:
-        await self.journal.until(lambda: self.journal.count("ack", "bury") >= number)
+        await self.journal.until(lambda: self.journal.count("ack", "dead_letter") >= number)
 
     def hold(self, request_id: str) -> asyncio.Event:
         """Have the request run until the returned event is set."""
@@ -240,7 +240,7 @@ class Rig:
         return self.metrics.registry.get_sample_value(name) or 0.0
 
     def documents(self) -> list[Result]:
-        return [results.decode(document) for _, document in self.sink.published]
+        return [results.decode(document) for _, document in self.result_store.published]
 
 
 def name_of(delivery: Delivery) -> str:

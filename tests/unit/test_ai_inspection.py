@@ -12,7 +12,7 @@ from nanoagent.ai import inspection
 from nanoagent.ai.inspection import Listing, Server
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import HttpUpstream
-from nanoagent.dev.fake_model_server import Standin
+from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.doctor import check
 from nanoagent.doctor.examination import models_finding
 from nanoagent.doctor.finding import Verdict
@@ -144,7 +144,7 @@ async def inspected(**changes: Any) -> list[str]:
 
 
 async def test_servers_are_asked_with_their_keys_and_each_setting_is_named(tmp_path: Path):
-    async with Standin(key="sk-one") as one, Standin(openai_only=True, key="sk-two") as two:
+    async with StubModelServer(key="sk-one") as one, StubModelServer(openai_only=True, key="sk-two") as two:
         entries = [{"url": f"{two.url}/v1", "models": ["gpt-*"], "key": "sk-wrong"}]
         entries += [{"url": "http://127.0.0.1:1", "models": ["x"]}]
         found = await inspected(ai_endpoint=one.url, ai_api_key="sk-one", ai_upstreams=json.dumps(entries))
@@ -163,16 +163,16 @@ async def test_servers_are_asked_with_their_keys_and_each_setting_is_named(tmp_p
 
 @pytest.mark.parametrize(("api", "asked"), [("ollama", "/api/tags"), ("openai", "/v1/models")])
 async def test_a_server_is_asked_in_the_api_that_it_has(api, asked):
-    async with Standin() as standin:
-        entry = {"url": standin.url, "api": api}
+    async with StubModelServer() as stub_model_server:
+        entry = {"url": stub_model_server.url, "api": api}
         (found,) = await inspected(ai_upstreams=json.dumps([entry]))
         assert "lists 3 models" in found
-        assert [request.path for request in standin.log] == [asked]
+        assert [request.path for request in stub_model_server.log] == [asked]
 
 
 async def test_a_base_url_that_is_wrong_is_told_with_the_path_that_was_asked():
-    async with Standin() as standin:
-        (found,) = await inspected(ai_endpoint=f"{standin.url}/openai/v2")
+    async with StubModelServer() as stub_model_server:
+        (found,) = await inspected(ai_endpoint=f"{stub_model_server.url}/openai/v2")
     assert found.endswith("has no list of models at /openai/v2/models (404)")
 
 
@@ -192,10 +192,10 @@ def test_the_order_and_the_settings_of_servers_are_the_workers():
 
 
 async def test_check_tells_problems_and_warnings_of_model_servers_apart():
-    async with Standin(key="sk-one", models=("gpt-4o",)) as standin:
-        entry = {"url": standin.url, "models": ["gpt-*"], "key": "sk-wrong"}
+    async with StubModelServer(key="sk-one", models=("gpt-4o",)) as stub_model_server:
+        entry = {"url": stub_model_server.url, "models": ["gpt-*"], "key": "sk-wrong"}
         settings = make_settings(
-            ai_endpoint=standin.url, ai_api_key="sk-one", ai_upstreams=json.dumps([entry])
+            ai_endpoint=stub_model_server.url, ai_api_key="sk-one", ai_upstreams=json.dumps([entry])
         )
         finding = check.models_finding(await wiring.inspect_models(settings))
     assert finding.problem == (

@@ -28,8 +28,8 @@ from nanoagent.host.background import KINDS, Background, TaskName, next_pause_s
 from nanoagent.model.job import Runtime
 from nanoagent.results.base import Claim
 from nanoagent.results.cancellations import RedisCancellations
-from nanoagent.results.memory import MemorySink
-from nanoagent.results.redis import RedisSink
+from nanoagent.results.memory import MemoryResultStore
+from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server
 from nanoagent.results.spool import Spool
 from nanoagent.selftest import keeper as keeper_module
@@ -276,7 +276,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("broker/sqs.py", "SqsBroker._renew_all"): "one round's batches, awaited there",
     ("broker/sqs.py", "SqsBroker._delete_soon"): "one timer for one batch; the next batch sets another",
     ("code/cache.py", "CodeCache._remember_fresh"): "one timer for one entry",
-    ("code/flights.py", "Flights._start"): "one fetch, awaited by all that want it",
+    ("code/single_flight.py", "SingleFlight._start"): "one fetch, awaited by all that want it",
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",
     ("dev/demo.py", "develop"): "no part of a worker",
@@ -289,7 +289,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("network/listeners.py", "_Opened._accepted"): "one timer for one accept",
     ("jobs/outputs.py", "OutputUploader.upload"): "awaited there",
     ("supervisor/stream.py", "FrameStream.receive"): "one timer for one frame",
-    ("results/redis.py", "RedisSink.claim"): "one call, awaited there or by what releases the claim",
+    ("results/redis.py", "RedisResultStore.claim"): "one call, awaited there or by what releases the claim",
     ("results/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
     ("results/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
     ("storage/steady.py", "SteadyStore._problem"): "one probe, awaited by those that share it",
@@ -511,17 +511,17 @@ async def claim_renewal(fault: Fault) -> None:
             return [1] * len(calls)
         return [[b"claimed", 1, 0, 0]]
 
-    sink = RedisSink(Server("127.0.0.1", 9), claim_s=0.01, background=fault.background)
-    fault.setattr(sink, "_evaluate", evaluate)
-    fault.once(sink, "_renew_all")
-    await sink.claim("r")
+    result_store = RedisResultStore(Server("127.0.0.1", 9), claim_s=0.01, background=fault.background)
+    fault.setattr(result_store, "_evaluate", evaluate)
+    fault.once(result_store, "_renew_all")
+    await result_store.claim("r")
     async with asyncio.timeout(DEADLINE_S):
         await renewed.wait()
-    await sink.close()
+    await result_store.close()
 
 
 async def claim_release(fault: Fault) -> None:
-    sink = RedisSink(Server("127.0.0.1", 9), background=fault.background)
+    result_store = RedisResultStore(Server("127.0.0.1", 9), background=fault.background)
     released = asyncio.Event()
 
     async def evaluate(doing: str, *_: object) -> list[Any]:
@@ -531,24 +531,24 @@ async def claim_release(fault: Fault) -> None:
         await asyncio.sleep(0.01)
         return [(0, 0, 0)]
 
-    fault.setattr(sink, "_evaluate", evaluate)
-    fault.once(sink, "_release")
+    fault.setattr(result_store, "_evaluate", evaluate)
+    fault.once(result_store, "_release")
     for _ in range(2):
-        claim = asyncio.create_task(sink.claim("r"))
+        claim = asyncio.create_task(result_store.claim("r"))
         await asyncio.sleep(0)
         claim.cancel()
         await asyncio.wait({claim})
-        await until(lambda: not sink._releases)
+        await until(lambda: not result_store._releases)
     assert released.is_set()
-    await sink.close()
+    await result_store.close()
 
 
 async def result_delivery(fault: Fault) -> None:
-    sink = MemorySink()
-    spool = Spool(fault.folder / "results", sink, 2**20, lambda _, __: None, fault.background)
+    result_store = MemoryResultStore()
+    spool = Spool(fault.folder / "results", result_store, 2**20, lambda _, __: None, fault.background)
     await spool.open()
-    claims = [await sink.claim(request) for request in ("a", "b")]
-    fault.once(sink, "publish")
+    claims = [await result_store.claim(request) for request in ("a", "b")]
+    fault.once(result_store, "publish")
     for claim in claims:
         assert isinstance(claim, Claim)
         delivered = await spool.keep(claim, b"{}")

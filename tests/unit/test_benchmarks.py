@@ -178,8 +178,8 @@ async def test_a_job_that_is_given_back_or_buried_fails_the_benchmark():
     broker = TimingBroker()
     taken = [broker.send("a"), broker.send("b")]
     deliveries = await broker.receive(2)
-    assert await broker.give_back(deliveries[0], 1.0)
-    assert await broker.bury(deliveries[1], "no such image")
+    assert await broker.nack(deliveries[0], 1.0)
+    assert await broker.dead_letter(deliveries[1], "no such image")
     with pytest.raises(JobFailed, match="given back"):
         await taken[0]
     with pytest.raises(JobFailed, match="no such image"):

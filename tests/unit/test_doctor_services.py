@@ -20,7 +20,7 @@ from nanoagent.doctor import check as checks
 from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 from nanoagent.results import troubles
 from nanoagent.telemetry import logs
 
@@ -508,14 +508,14 @@ async def test_whatever_a_call_does_is_its_answer(monkeypatch: pytest.MonkeyPatc
     refused = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}, **headers}, "GetObject")
 
     async def raises(exc: BaseException) -> None:
-        if isinstance(exc, SinkError):
+        if isinstance(exc, ResultStoreError):
             raise exc from AuthenticationError("WRONGPASS")
         raise exc
 
     for exc, code, message in (
         (refused, "AccessDenied", "no"),
         (NoCredentialsError(), "NoCredentialsError", "Unable to locate credentials"),
-        (SinkError("Redis at x: ping: WRONGPASS"), "AuthenticationError", "WRONGPASS"),
+        (ResultStoreError("Redis at x: ping: WRONGPASS"), "AuthenticationError", "WRONGPASS"),
         (ValueError(""), "ValueError", "ValueError"),
         (KeyError("odd"), "KeyError", "'odd'"),
     ):

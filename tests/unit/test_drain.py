@@ -171,11 +171,11 @@ async def test_what_never_ran_or_was_called_off_teaches_nothing(rig: Rig):
     async def refused(attempt: Attempt) -> Result:
         return finished(attempt, ErrorType.INVALID_CODE, "no zip")
 
-    async def called_off(attempt: Attempt) -> Result:
+    async def cancelled(attempt: Attempt) -> Result:
         async with rig.executor.running(attempt):
             return finished(attempt, ErrorType.CANCELLED, "the run was called off")
 
-    rig.executor.scripts |= {"r1": refused, "r2": called_off}
+    rig.executor.scripts |= {"r1": refused, "r2": cancelled}
     await rig.broker.send(message("r1"))
     await rig.broker.send(message("r2"))
     async with rig.running():
@@ -234,14 +234,14 @@ async def test_what_cannot_be_given_back_does_not_keep_the_worker_for_ever(
 ):
     monkeypatch.setattr(drain_module, "DRAIN_TAIL_S", 0.05)
     rig.hold("r1")
-    rig.broker.gates["give_back"] = asyncio.Event()
+    rig.broker.gates["nack"] = asyncio.Event()
     run = await until_running(rig, "r1")
     with capture_logs() as logs:
         rig.worker.stop()
         rig.worker.stop()
         await ended(run)
     assert [entry["jobs"] for entry in logs if entry["log_level"] == "error"] == [1]
-    rig.broker.gates["give_back"].set()
+    rig.broker.gates["nack"].set()
     await rig.journal.until_noted("give back", "r1")
 
 

@@ -86,7 +86,7 @@ class Group(ControlGroup):
 async def leased(said: bytes, group: ControlGroup | None = None) -> AsyncIterator[Lease]:
     driver = FakeDriver(script=Script(on_run=said), group=group)
     with worker_home() as home:
-        slot = home.new_slot("one")
+        slot = home.new_work_directory("one")
         container = await driver.create(spec_for(home, slot), slot)
         yield Lease(container, Start.HOT, reuse=True)
         await driver.close()

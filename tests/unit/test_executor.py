@@ -31,8 +31,8 @@ from nanoagent.model.errors import (
     KnownToCrash,
     PlatformError,
     ProtocolError,
+    ResultStoreError,
     ReturnToQueue,
-    SinkError,
     StorageError,
 )
 from nanoagent.model.job import NetworkPolicy, Runtime
@@ -437,7 +437,7 @@ async def test_each_rejection_and_failure_is_told_in_the_language_of_the_job(
         rig.executor.cancelled(attempt),
         *(
             rig.executor.failed(attempt, failure("for the log"))
-            for failure in (PlatformError, BrokerError, SinkError, StorageError, ContainerError)
+            for failure in (PlatformError, BrokerError, ResultStoreError, StorageError, ContainerError)
         ),
         rig.executor.failed(attempt, KnownToCrash(Text("it crashed", "비정상 종료했습니다"))),
     ]
@@ -849,7 +849,7 @@ async def test_a_job_that_was_given_up_is_reported_as_a_platform_failure(rig: Ri
 
 
 @pytest.mark.parametrize(
-    "kind", [PlatformError, BrokerError, SinkError, StorageError, ContainerError, ProtocolError]
+    "kind", [PlatformError, BrokerError, ResultStoreError, StorageError, ContainerError, ProtocolError]
 )
 def test_of_a_failure_of_ours_the_sender_learns_the_part_and_nothing_that_it_said(
     rig: Rig, kind: type[PlatformError]

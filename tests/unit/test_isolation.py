@@ -17,7 +17,7 @@ from support.fake_supervisor import Script
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.work_directory import WorkerHome
 
 FORBIDDEN = "mount /proc: Permission denied"
 

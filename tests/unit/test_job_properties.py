@@ -176,7 +176,7 @@ class Settled:
             *(delivery for delivery, _ in broker.given_back),
         ]
         assert len(set(deliveries)) == len(deliveries), "settled twice"
-        for step, settled in (("ack?", self.acked), ("give_back?", self.given_back)):
+        for step, settled in (("ack?", self.acked), ("nack?", self.given_back)):
             assert rig.journal.count(step) == len(settled), "settled again, which the broker ignored"
         self.redriven = list(broker.redriven)
 
@@ -214,7 +214,7 @@ def check_settled(rig: Rig, bodies: list[str], queue: str) -> None:
     assert sorted(settled.given_back) == sorted(expected["redriven"] * 2), "given back, but not by the table"
     told = {result.request_id: result for result in rig.documents()}
     assert told.keys() == by_request.keys() | {HONEST}
-    assert len(rig.sink.published) == len(expected["acked"])
+    assert len(rig.result_store.published) == len(expected["acked"])
     assert told[HONEST].error_type is None
 
 
@@ -252,8 +252,8 @@ async def test_an_invalid_message_does_not_replace_the_result_of_an_earlier_job(
     async with rig.running():
         for body in (message(HONEST), message(HONEST, runtime="cobol")):
             await rig.broker.send(body)
-            await rig.until_settled(1 + len(rig.sink.published))
-    (_, first), (_, second) = rig.sink.published
+            await rig.until_settled(1 + len(rig.result_store.published))
+    (_, first), (_, second) = rig.result_store.published
     assert first == second
 
 

@@ -198,7 +198,7 @@ async def test_an_invalid_job_is_answered_in_its_turn(rig: Rig):
     async with rig.running():
         await rig.journal.until_noted("running", "a1")
         await settle_down()
-        assert rig.sink.published == []
+        assert rig.result_store.published == []
         gate.set()
         await rig.until_settled(2)
     assert [result.request_id for result in rig.documents()] == ["a1", "a2"]
@@ -278,7 +278,7 @@ async def test_what_a_queue_in_order_would_not_hand_out_again_is_told_and_buried
     ((delivery, reason, attempts),) = rig.broker.buried
     assert (name_of(delivery), attempts) == ("a1", 0)
     assert "maxReceiveCount" in reason
-    assert rig.journal.of("publish", "bury") == [("publish", "a1"), ("bury", "a1")]
+    assert rig.journal.of("publish", "dead_letter") == [("publish", "a1"), ("dead_letter", "a1")]
     assert rig.broker.redriven == []
     assert rig.journal.count("execute") == 3
 
@@ -296,7 +296,7 @@ async def test_a_failure_at_the_last_receipt_of_a_queue_in_order_is_the_last(mak
 
 async def test_at_the_last_receipt_whoever_works_on_the_request_is_waited_for(make_rig: Callable[..., Rig]):
     rig = make_rig(max_receives=1)
-    other = rig.sink.beside()
+    other = rig.result_store.beside()
     claim = await other.claim("a1")
     await send(rig, "a1")
     async with rig.running():
@@ -304,27 +304,27 @@ async def test_at_the_last_receipt_whoever_works_on_the_request_is_waited_for(ma
         await settle_down()
         assert (rig.broker.buried, rig.broker.acked) == ([], [])
         await other.publish(claim, b'{"the":"other\'s"}')  # type: ignore[arg-type]
-        rig.sink._claim_s = 0.001
+        rig.result_store._claim_s = 0.001
         rig.worker.stop()
     assert [reason for _, reason, _ in rig.broker.buried] != [] or rig.broker.acked != []
     assert rig.broker.depth() == (0, 0, 0)
-    assert rig.sink.published[0] == ("a1", b'{"the":"other\'s"}')
+    assert rig.result_store.published[0] == ("a1", b'{"the":"other\'s"}')
     assert begun(rig) == []
 
 
 async def test_at_the_last_receipt_without_redis_the_dead_letter_says_why(make_rig: Callable[..., Rig]):
     rig = make_rig(max_receives=1)
-    rig.sink.gates["claim"] = asyncio.Event()
+    rig.result_store.gates["claim"] = asyncio.Event()
     await send(rig, "a1")
     async with rig.running():
         await rig.journal.until_noted("claim?", "a1")
-        rig.sink.down = True
-        rig.sink.gates.pop("claim").set()
+        rig.result_store.down = True
+        rig.result_store.gates.pop("claim").set()
         await rig.until_settled()
     ((delivery, reason, _),) = rig.broker.buried
     assert name_of(delivery) == "a1"
     assert "marked as down" in reason
-    assert rig.sink.published == []
+    assert rig.result_store.published == []
 
 
 # --- any order of events
@@ -386,9 +386,9 @@ async def test_nothing_is_kept_of_groups_whose_deliveries_are_settled():
     assert [order.must_wait(delivery) for delivery in deliveries] == [False, False, True, True]
     await order.ack(first)
     assert await order.turn(third)
-    assert await order.bury(second, "reason")
+    assert await order.dead_letter(second, "reason")
     assert await order.turn(fourth)
-    await order.give_back(third, 0)
+    await order.nack(third, 0)
     await order.ack(fourth)
     assert (order._places, order._latest) == ({}, {})
 
@@ -404,7 +404,7 @@ async def test_one_that_comes_while_its_group_is_not_done_waits_for_it():
     waiting = asyncio.create_task(order.turn(again))
     await settle_down()
     assert not waiting.done()
-    await order.give_back(first, 0)  # whoever had it has noticed
+    await order.nack(first, 0)  # whoever had it has noticed
 
     async with asyncio.timeout(DEADLINE_S):
         assert await waiting
@@ -419,7 +419,7 @@ async def test_a_hand_back_that_fails_lets_the_next_one_in():
     async def fail(delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         raise PlatformError("the queue is away")
 
-    broker.give_back = fail  # type: ignore[method-assign]
+    broker.nack = fail  # type: ignore[method-assign]
     with pytest.raises(PlatformError):
-        await order.give_back(delivery, 0)
+        await order.nack(delivery, 0)
     assert order._latest == {}

@@ -19,7 +19,7 @@ from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
-from nanoagent.container.slot import Slot
+from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.jobs.admission import Slots
 from nanoagent.model.errors import ContainerError, PlatformError, ReturnToQueue
 from nanoagent.model.job import Runtime
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from nanoagent.container.pool import Lease
-    from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.work_directory import WorkerHome
 
 WAIT_S = 20.0
 NO_POOL = dict.fromkeys(Runtime, 0)
@@ -915,13 +915,13 @@ async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: 
     linking: set[Path] = set()
     may_end = asyncio.Event()
 
-    async def put_code(slot: Slot, tree: Path) -> None:
+    async def put_code(slot: WorkDirectory, tree: Path) -> None:
         if tree.name == "small":
             return
         linking.add(slot.path)
         await may_end.wait()
 
-    monkeypatch.setattr(Slot, "put_code", put_code)
+    monkeypatch.setattr(WorkDirectory, "put_code", put_code)
     async with open_bench(sizes=NO_POOL, memory_mb=4096) as bench, asyncio.timeout(WAIT_S):
         await bench.pool.start()
         large = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.model.errors import PlatformError, ReturnToQueue, SinkError, Superseded
+from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
 from nanoagent.model.returns import RULES, ReturnReason, Rule, Streak, counts
 from nanoagent.worker import endings
 from nanoagent.worker.endings import Failed
@@ -64,7 +64,7 @@ def test_an_interruption_is_an_attempt_by_its_reason_alone(why):
     [
         (ReturnToQueue("no room"), False),
         (Superseded("…"), False),
-        (SinkError("…"), True),
+        (ResultStoreError("…"), True),
         (PlatformError("…"), True),
         (ZeroDivisionError(), True),
         (KeyboardInterrupt(), False),

@@ -32,7 +32,7 @@ from nanoagent.dev.sender import (
 from nanoagent.dev.sender.ignorefile import IGNORE_FILE
 from nanoagent.dev.sender.package import limits_of, packed
 from nanoagent.dev.sender.selection import Reason
-from nanoagent.model.errors import BrokerError, InvalidCall, SinkError
+from nanoagent.model.errors import BrokerError, InvalidCall, ResultStoreError
 from nanoagent.model.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
 from support.fakes import make_settings
 
@@ -669,7 +669,7 @@ async def test_tls_to_a_plain_server_names_the_setting_before_the_timeout(monkey
     monkeypatch.setattr(delivery, "_SILENCE_S", 0.1)
     monkeypatch.setattr(delivery, "_REDIS_TIMEOUT_S", 3600)
     async with answering({b"PING\r\n": b"+PONG\r\n"}) as port, asyncio.timeout(60):
-        with pytest.raises(SinkError, match="and REDIS_TLS is true: set REDIS_TLS=false"):
+        with pytest.raises(ResultStoreError, match="and REDIS_TLS is true: set REDIS_TLS=false"):
             async with delivery.results(
                 make_settings(redis_host="127.0.0.1", redis_port=port, redis_tls=True)
             ):
@@ -680,7 +680,9 @@ async def test_a_server_that_is_silent_is_said_to_be_silent(monkeypatch: pytest.
     monkeypatch.setattr(delivery, "_SILENCE_S", 0.1)
     monkeypatch.setattr(delivery, "_REDIS_TIMEOUT_S", 0.5)
     async with answering({}) as port:
-        with pytest.raises(SinkError, match=f"Redis at 127.0.0.1:{port}: connect: it did not answer in time"):
+        with pytest.raises(
+            ResultStoreError, match=f"Redis at 127.0.0.1:{port}: connect: it did not answer in time"
+        ):
             async with delivery.results(make_settings(redis_host="127.0.0.1", redis_port=port)):
                 pass
 

@@ -16,8 +16,8 @@ from nanoagent.jobs.admission import MAX_OVERTAKEN
 from nanoagent.model.errors import (
     BrokerError,
     PlatformError,
+    ResultStoreError,
     ReturnToQueue,
-    SinkError,
     StorageError,
     Superseded,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.jobs.runner import Attempt
-    from nanoagent.results.memory import MemorySink
+    from nanoagent.results.memory import MemoryResultStore
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
@@ -126,7 +126,7 @@ async def test_the_attempt_says_how_many_have_failed_and_not_how_often_the_messa
     await rig.broker.send(message("r1"))
     for _ in range(3):
         (earlier,) = await rig.broker.receive(1)
-        await rig.broker.give_back(earlier, 0)
+        await rig.broker.nack(earlier, 0)
     rig.executor.scripts["r1"] = raising(PlatformError("once"))
     async with rig.running():
         await rig.journal.until_noted("failed?", "r1")
@@ -139,12 +139,12 @@ async def test_the_attempt_says_how_many_have_failed_and_not_how_often_the_messa
 
 
 async def test_a_request_whose_result_is_stored_is_published_again_and_not_run(rig: Rig):
-    await rig.sink.answer("r1", b'{"the":"first"}')
+    await rig.result_store.answer("r1", b'{"the":"first"}')
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
     assert rig.journal.count("execute") == 0
-    assert rig.sink.published == [("r1", b'{"the":"first"}')] * 2
+    assert rig.result_store.published == [("r1", b'{"the":"first"}')] * 2
     assert rig.journal.of("publish", "answered", "ack") == [("answered", "r1"), ("ack", "r1")]
     assert rig.processed("success") == 0
 
@@ -159,7 +159,7 @@ async def test_two_deliveries_of_one_request_at_once_run_once(rig: Rig):
         gate.set()
         await rig.until_settled(2)
     assert rig.journal.count("execute") == 1
-    first, second = rig.sink.published
+    first, second = rig.result_store.published
     assert first == second
     assert len(rig.broker.acked) == 2
 
@@ -216,11 +216,11 @@ async def test_a_run_whose_lease_is_lost_is_stopped_and_tells_nobody_anything(ri
         await rig.until_settled()  # whoever gets it then: here it is the same worker
     assert rig.broker.given_back == []
     assert [delivery.receive_count for delivery in rig.broker.acked] == [2]
-    assert len(rig.sink.published) == 1
+    assert len(rig.result_store.published) == 1
     assert rig.documents()[0].attempt == 1
     assert rig.sample("worker_leases_lost_total") == 1
     assert rig.processed("interrupted") == 1
-    assert rig.sink.failures == {}  # no attempt
+    assert rig.result_store.failures == {}  # no attempt
 
 
 async def test_a_lease_lost_in_the_turn_in_which_the_run_ends_publishes_nothing(rig: Rig):
@@ -237,7 +237,7 @@ async def test_a_lease_lost_in_the_turn_in_which_the_run_ends_publishes_nothing(
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
-    assert len(rig.sink.published) == 1
+    assert len(rig.result_store.published) == 1
     assert rig.documents()[0].attempt == 1
 
 
@@ -260,20 +260,20 @@ async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor
     async with rig.running():
         await rig.until_settled()
     assert rig.broker.buried == []
-    assert rig.sink.failures == {}
+    assert rig.result_store.failures == {}
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
 
 
 # --- claims
 
 
-def another(rig: Rig) -> MemorySink:
-    """Another worker's sink."""
-    return rig.sink.beside()
+def another(rig: Rig) -> MemoryResultStore:
+    """Another worker's result_store."""
+    return rig.result_store.beside()
 
 
-async def taken_by(sink: MemorySink, request_id: str = "r1") -> Claim:
-    claim = await sink.claim(request_id)
+async def taken_by(result_store: MemoryResultStore, request_id: str = "r1") -> Claim:
+    claim = await result_store.claim(request_id)
     assert isinstance(claim, Claim)
     return claim
 
@@ -285,21 +285,21 @@ async def test_a_request_that_another_worker_is_working_on_goes_back_uncounted(r
         await rig.journal.until_noted("give back", "r1")
     assert rig.journal.count("execute") == 0
     assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
-    assert rig.sink.failures == {}
+    assert rig.result_store.failures == {}
     assert rig.processed("interrupted") == 1
     assert await other.publish(claim, b"the other's")
 
 
 async def test_a_claim_is_let_go_when_an_attempt_fails_so_that_any_worker_can_try(rig: Rig):
     rig.executor.scripts["r1"] = raising(PlatformError("once"))
-    rig.broker.gates["give_back"] = asyncio.Event()
+    rig.broker.gates["nack"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     async with rig.running():
-        await rig.journal.until_noted("give_back?", message("r1"))
+        await rig.journal.until_noted("nack?", message("r1"))
         other = another(rig)
         await other.release(await taken_by(other))
         del rig.executor.scripts["r1"]
-        rig.broker.gates["give_back"].set()
+        rig.broker.gates["nack"].set()
         await rig.until_settled()
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
 
@@ -331,26 +331,26 @@ async def test_a_run_whose_claim_is_taken_over_is_stopped_and_tells_nobody_anyth
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("running", "r1")
-        rig.sink.lapse("r1")
+        rig.result_store.lapse("r1")
         claim = await taken_by(other := another(rig))
         async with asyncio.timeout(DEADLINE_S):
             await stopped.wait()
         await rig.journal.until_noted("give back", "r1")
         assert await other.publish(claim, b"the other's")
-    assert rig.sink.published == [("r1", b"the other's")]
+    assert rig.result_store.published == [("r1", b"the other's")]
     assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
     assert rig.sample("worker_claims_lost_total") == 1
     assert rig.processed("interrupted") == 1
-    assert rig.sink.failures == {}
+    assert rig.result_store.failures == {}
 
 
 async def test_a_result_that_comes_after_a_take_over_is_refused_and_given_back(rig: Rig):
     async def script(attempt: Attempt) -> Result:
-        held = rig.sink._store.claims["r1"].claim
-        rig.sink.lapse("r1")
+        held = rig.result_store._store.claims["r1"].claim
+        rig.result_store.lapse("r1")
         await taken_by(another(rig))
         # As if nobody had told us yet: what refuses it is the store.
-        rig.sink._store.claims["r1"].claim = Claim("r1", held.token + 1)
+        rig.result_store._store.claims["r1"].claim = Claim("r1", held.token + 1)
         object.__setattr__(held, "lost", asyncio.get_running_loop().create_future())
         return finished(attempt)
 
@@ -359,9 +359,9 @@ async def test_a_result_that_comes_after_a_take_over_is_refused_and_given_back(r
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
     assert rig.journal.count("refuse") == 1
-    assert rig.sink.published == []
+    assert rig.result_store.published == []
     assert rig.broker.acked == []
-    assert rig.sink.failures == {"r1": 1}  # its hanging is what counts, once
+    assert rig.result_store.failures == {"r1": 1}  # its hanging is what counts, once
     assert rig.processed("success") == 0
 
 
@@ -370,8 +370,8 @@ async def test_outputs_that_a_later_attempt_has_written_end_an_attempt_that_nobo
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
-    assert rig.sink.published == []
-    assert rig.sink.failures == {}
+    assert rig.result_store.published == []
+    assert rig.result_store.failures == {}
     assert rig.sample("worker_claims_lost_total") == 1
 
 
@@ -407,7 +407,7 @@ async def test_an_invalid_job_whose_claim_is_lost_before_it_is_told_is_given_bac
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     async def lose_claim(_: Result, fence: int) -> bytes:
-        rig.sink.lapse("r1")
+        rig.result_store.lapse("r1")
         await taken_by(another(rig))
         return b"{}"
 
@@ -415,7 +415,7 @@ async def test_an_invalid_job_whose_claim_is_lost_before_it_is_told_is_given_bac
     await rig.broker.send(message("r1", memoryMb="much"))
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
-    assert rig.sink.published == []
+    assert rig.result_store.published == []
     assert rig.broker.acked == []
 
 
@@ -424,7 +424,7 @@ async def test_an_invalid_job_under_a_name_that_another_worker_works_on_goes_bac
     await rig.broker.send(message("r1", memoryMb="much"))
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
-    assert rig.sink.published == []
+    assert rig.result_store.published == []
     assert rig.processed("interrupted", model="other") == 1
 
 
@@ -433,7 +433,7 @@ async def test_an_invalid_job_under_a_name_that_another_worker_works_on_goes_bac
 
 async def until_watched(rig: Rig, request_id: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not rig.sink._store.watched.get(request_id):  # noqa: ASYNC110 - a turn of the loop
+        while not rig.result_store._store.watched.get(request_id):  # noqa: ASYNC110 - a turn of the loop
             await asyncio.sleep(0)
 
 
@@ -444,7 +444,7 @@ async def test_a_queued_job_that_is_called_off_never_runs(rig: Rig):
         await rig.journal.until_noted("receive?")
         async with rig.slots.reserve(whole.memory_mb, whole.cpus):
             await rig.journal.until_noted("execute", "r1")
-            assert rig.sink.cancel("r1") == 1
+            assert rig.result_store.cancel("r1") == 1
             await rig.until_settled()
     assert rig.journal.count("running") == 0
     (result,) = rig.documents()
@@ -455,7 +455,7 @@ async def test_a_queued_job_that_is_called_off_never_runs(rig: Rig):
 
 
 async def test_a_job_that_was_called_off_before_it_was_received_never_runs(rig: Rig):
-    rig.sink.cancel_ahead("r1")
+    rig.result_store.cancel_ahead("r1")
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
@@ -489,7 +489,7 @@ async def test_a_running_job_that_is_called_off_is_killed_and_keeps_what_it_has_
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("killable")
-        rig.sink.cancel("r1")
+        rig.result_store.cancel("r1")
         await rig.until_settled()
     assert killed.is_set()
     (result,) = rig.documents()
@@ -505,7 +505,7 @@ async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("killable")
-        rig.sink.cancel("r1")
+        rig.result_store.cancel("r1")
         await rig.until_settled()
     assert killed.is_set()
     assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
@@ -525,10 +525,10 @@ async def test_a_platform_fault_while_a_job_is_called_off_is_its_end_and_no_fail
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("killable")
-        rig.sink.cancel("r1")
+        rig.result_store.cancel("r1")
         await rig.until_settled()
     assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
-    assert rig.sink.failures == {}
+    assert rig.result_store.failures == {}
 
 
 @pytest.mark.parametrize("has_slot", [False, True], ids=["fetched or built", "given its container"])
@@ -545,7 +545,7 @@ async def test_a_job_that_is_called_off_while_it_is_prepared_never_runs(rig: Rig
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("prepared")
-        assert rig.sink.cancel("r1") == 1
+        assert rig.result_store.cancel("r1") == 1
         await rig.until_settled()
     assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
     assert (len(rig.broker.acked), rig.slots.used.memory_mb) == (1, 0)
@@ -566,10 +566,10 @@ async def test_calling_off_what_has_ended_changes_nothing(rig: Rig):
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("ended")
-        assert rig.sink.cancel("r1") == 1
+        assert rig.result_store.cancel("r1") == 1
         uploaded.set()
         await rig.until_settled()
-        assert rig.sink.cancel("r1") == 0
+        assert rig.result_store.cancel("r1") == 0
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
     assert rig.processed("cancelled") == 0
 
@@ -581,7 +581,7 @@ async def test_a_second_delivery_of_a_request_that_was_called_off_is_told_the_sa
     async with rig.running():
         await rig.journal.until_noted("killable")
         await rig.journal.until_noted("delivered", times=2)
-        rig.sink.cancel("r1")
+        rig.result_store.cancel("r1")
         await rig.until_settled(2)
     assert rig.journal.count("execute") == 1
     assert {result.error_type for result in rig.documents()} == {ErrorType.CANCELLED}
@@ -594,7 +594,7 @@ async def test_a_job_that_is_called_off_after_its_lease_was_lost_says_nothing(ri
         await rig.journal.until_noted("killable")
         del rig.executor.scripts["r1"]
         (delivery,) = rig.broker._held
-        rig.sink.cancel("r1")
+        rig.result_store.cancel("r1")
         rig.broker.lose(delivery)
         await rig.until_settled()
     assert [(result.error_type, result.attempt) for result in rig.documents()] == [(None, 1)]
@@ -628,7 +628,7 @@ async def test_after_the_last_attempt_the_sender_is_told_and_the_message_buried(
     assert result.error_message == "S3 is away"
     ((buried, reason, _),) = rig.broker.buried
     assert (name_of(buried), reason) == ("r1", "S3 is away")
-    assert rig.journal.of("publish", "bury", "ack") == [("publish", "r1"), ("bury", "r1")]
+    assert rig.journal.of("publish", "dead_letter", "ack") == [("publish", "r1"), ("dead_letter", "r1")]
 
 
 async def test_without_a_dead_letter_queue_the_last_attempt_is_acked_and_logged_whole(
@@ -674,7 +674,7 @@ def losing_redis(rig: Rig) -> Callable[[Attempt], Any]:
     """A run during which Redis goes away."""
 
     async def script(attempt: Attempt) -> Result:
-        rig.sink.down = True
+        rig.result_store.down = True
         return finished(attempt)
 
     return script
@@ -697,10 +697,10 @@ async def test_a_result_that_redis_does_not_take_is_kept_and_its_message_acked_w
         assert rig.broker.acked == []
         assert rig.broker.depth() == (0, 1, 0)  # the lease is kept
         assert rig.sample("worker_spooled_results") == 1
-        rig.sink.down = False
+        rig.result_store.down = False
         await rig.until_settled()
     assert rig.journal.count("execute") == 1
-    assert len(rig.sink.published) == 1
+    assert len(rig.result_store.published) == 1
     assert rig.broker.given_back == []
     assert kept_in(rig) == []
     assert rig.processed("success") == 1
@@ -722,7 +722,7 @@ async def test_a_worker_that_stops_before_redis_is_back_leaves_the_result_to_the
     assert len(kept_in(rig)) == 1
 
     other = make_rig()
-    other.sink._store = rig.sink._store
+    other.result_store._store = rig.result_store._store
     await other.broker.send(message("r1"))  # as it comes back
     async with other.running():
         await other.until_settled()
@@ -737,7 +737,7 @@ async def test_a_request_whose_result_waits_on_disk_is_not_run_again(
     rig = make_rig()
     rig.spool_folder.mkdir(mode=0o700)
     (rig.spool_folder / "r1~1").write_bytes(b"{}")
-    rig.sink.gates["publish"] = asyncio.Event()
+    rig.result_store.gates["publish"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("publish?", "r1")
@@ -745,10 +745,10 @@ async def test_a_request_whose_result_waits_on_disk_is_not_run_again(
         for _ in range(20):
             await asyncio.sleep(0)
         assert rig.journal.count("claim?") == 0
-        rig.sink.gates.pop("publish").set()
+        rig.result_store.gates.pop("publish").set()
         await rig.until_settled()
     assert rig.journal.count("execute") == 0
-    assert rig.sink.published == [("r1", b"{}")] * 2  # delivered, and once more for the message
+    assert rig.result_store.published == [("r1", b"{}")] * 2  # delivered, and once more for the message
 
 
 async def test_a_result_that_waited_and_is_superseded_is_given_back(rig: Rig):
@@ -756,14 +756,14 @@ async def test_a_result_that_waited_and_is_superseded_is_given_back(rig: Rig):
     await rig.broker.send(message("r1"))
     async with rig.running():
         await until_kept(rig)
-        rig.sink.gates["publish"] = asyncio.Event()
-        rig.sink.down = False
-        rig.sink.lapse("r1")
+        rig.result_store.gates["publish"] = asyncio.Event()
+        rig.result_store.down = False
+        rig.result_store.lapse("r1")
         claim = await taken_by(other := another(rig))
-        rig.sink.gates.pop("publish").set()
+        rig.result_store.gates.pop("publish").set()
         await rig.journal.until_noted("give back", "r1")
         assert await other.publish(claim, b"the other's")
-    assert rig.sink.published == [("r1", b"the other's")]
+    assert rig.result_store.published == [("r1", b"the other's")]
     assert rig.broker.acked == []
     assert kept_in(rig) == []
     assert rig.processed("success") == 0
@@ -776,7 +776,7 @@ async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_
     rig = make_rig(result_spool_mb=1)
     rig.spool_folder.mkdir(mode=0o700)
     (rig.spool_folder / "other~1").write_bytes(bytes(600 * 1024))
-    rig.sink.gates["publish"] = asyncio.Event()
+    rig.result_store.gates["publish"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     with capture_logs() as logs:
         async with rig.running():
@@ -786,7 +786,7 @@ async def test_nothing_is_received_while_results_that_wait_take_up_all_room_and_
                     await asyncio.sleep(0)
             assert rig.journal.count("receive?") == 0
             assert rig.health.document()["parts"]["spool"]["ok"] is False
-            rig.sink.gates.pop("publish").set()
+            rig.result_store.gates.pop("publish").set()
             await rig.until_settled()
             assert rig.health.document()["parts"]["spool"]["ok"] is True
     assert any("RESULT_SPOOL_MB=1 is used up" in str(line.get("reason")) for line in logs)
@@ -798,14 +798,14 @@ async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growi
     rig = make_rig(max_attempts=2, retry_max_seconds=100)
 
     async def script(attempt: Attempt) -> Result:
-        rig.sink.down = True
+        rig.result_store.down = True
         raise PlatformError("everything is away")
 
     rig.executor.scripts["r1"] = script
     await rig.broker.send(message("r1"))
     for _ in range(2):
         (earlier,) = await rig.broker.receive(1)
-        await rig.broker.give_back(earlier, 0)
+        await rig.broker.nack(earlier, 0)
     async with rig.running():
         await rig.journal.until_noted("give back", times=3)
     assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0, 0.004]  # the third time: 2 · 2 · base
@@ -816,26 +816,26 @@ async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growi
 
 async def test_a_failure_that_redis_was_not_told_of_counts_when_another_worker_finds_the_claim(rig: Rig):
     async def script(attempt: Attempt) -> Result:
-        rig.sink.down = True
+        rig.result_store.down = True
         raise PlatformError("everything is away")
 
     rig.executor.scripts["r1"] = script
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
-    rig.sink.lapse("r1")
+    rig.result_store.lapse("r1")
     assert (await taken_by(another(rig))).failures == 1
 
 
 async def test_a_request_that_redis_cannot_be_asked_about_was_no_attempt(rig: Rig):
-    rig.sink.gates["claim"] = asyncio.Event()
+    rig.result_store.gates["claim"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("claim?", "r1")
-        rig.sink.down = True
-        rig.sink.gates.pop("claim").set()
+        rig.result_store.down = True
+        rig.result_store.gates.pop("claim").set()
         await rig.journal.until_noted("give back", "r1")
-        rig.sink.down = False
+        rig.result_store.down = False
         await rig.until_settled()
     assert [delay_s for _, delay_s in rig.broker.given_back][:1] == [0.001]
     assert rig.sample("worker_attempts_failed_total") == 0
@@ -846,17 +846,17 @@ async def test_a_request_that_redis_cannot_be_asked_about_was_no_attempt(rig: Ri
 async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(make_rig: Callable[..., Rig]):
     rig = make_rig(max_attempts=1)
     rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
-    rig.sink.gates["publish"] = asyncio.Event()
+    rig.result_store.gates["publish"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("publish?", "r1")
-        rig.sink.down = True
-        rig.sink.gates.pop("publish").set()
+        rig.result_store.down = True
+        rig.result_store.gates.pop("publish").set()
         await rig.journal.until_noted("give back", "r1")
         assert rig.broker.buried == []
         assert rig.broker.acked == []
         assert rig.processed("error") == 0
-        rig.sink.down = False
+        rig.result_store.down = False
         await rig.until_settled()
     assert rig.journal.count("execute") == 1  # no attempt is left when it comes again
     assert [(result.error_type, result.attempt) for result in rig.documents()] == [(ErrorType.PLATFORM, 1)]
@@ -867,7 +867,7 @@ async def die_holding(rig: Rig, request_id: str, times: int) -> None:
     """As workers do that take a request and end with it."""
     for _ in range(times):
         await taken_by(another(rig), request_id)
-        rig.sink.lapse(request_id)
+        rig.result_store.lapse(request_id)
 
 
 async def test_a_job_that_ended_with_its_worker_too_often_is_given_up_and_not_run_again(
@@ -883,7 +883,7 @@ async def test_a_job_that_ended_with_its_worker_too_often_is_given_up_and_not_ru
     assert (result.status, result.error_type, result.attempt) == (Status.FAILED, ErrorType.PLATFORM, 3)
     assert result.error_message == "3 attempts failed, or ended with their worker"
     assert [name_of(entry[0]) for entry in rig.broker.buried] == ["r1"]
-    assert rig.journal.of("publish", "bury", "ack") == [("publish", "r1"), ("bury", "r1")]
+    assert rig.journal.of("publish", "dead_letter", "ack") == [("publish", "r1"), ("dead_letter", "r1")]
     assert rig.processed("error") == 1
 
 
@@ -899,7 +899,7 @@ async def test_a_job_that_ended_with_its_worker_has_the_attempts_that_are_left(m
 async def test_a_job_without_attempts_that_was_called_off_is_told_so(make_rig: Callable[..., Rig]):
     rig = make_rig(max_attempts=1)
     await die_holding(rig, "r1", 1)
-    rig.sink.cancel_ahead("r1")
+    rig.result_store.cancel_ahead("r1")
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
@@ -916,7 +916,7 @@ async def test_a_message_whose_worker_died_between_telling_and_burying_is_still_
         await rig.until_settled()
     await rig.broker.send(message("r1"))  # as it comes again
     again = make_rig(max_attempts=1)
-    again.sink._store = rig.sink._store
+    again.result_store._store = rig.result_store._store
     await again.broker.send(message("r1"))
     async with again.running():
         await again.until_settled()
@@ -932,8 +932,8 @@ async def test_attempts_are_counted_anew_after_an_answer(make_rig: Callable[...,
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
-        assert rig.sink.failures == {}
-        rig.sink._store.documents.clear()  # its time is over
+        assert rig.result_store.failures == {}
+        rig.result_store._store.documents.clear()  # its time is over
         del rig.executor.scripts["r1"]
         await rig.broker.send(message("r1"))  # as an operator does who redrives
         await rig.until_settled(2)
@@ -943,14 +943,14 @@ async def test_attempts_are_counted_anew_after_an_answer(make_rig: Callable[...,
     ]
 
 
-@pytest.mark.parametrize("method", ["bury", "redrives"])
+@pytest.mark.parametrize("method", ["dead_letter", "redrives"])
 async def test_a_message_that_cannot_be_buried_now_is_not_kept_from_everyone(
     make_rig: Callable[..., Rig], method: str
 ):
     rig = make_rig(max_attempts=1)
     rig.executor.scripts["r1"] = raising(PlatformError("Docker is away"))
     rig.broker.failures[method] = [BrokerError("the dead-letter queue is away")]
-    await rig.broker.send(message("r1") if method == "bury" else "no JSON")
+    await rig.broker.send(message("r1") if method == "dead_letter" else "no JSON")
     with capture_logs():
         async with rig.running():
             await rig.journal.until_noted("give back")
@@ -992,7 +992,7 @@ async def test_a_message_is_replaced_before_it_is_worked_on_for_the_last_time(ma
     await rig.broker.send(message("r1"))
     for _ in range(2):
         (earlier,) = await rig.broker.receive(1)
-        await rig.broker.give_back(earlier, 0)
+        await rig.broker.nack(earlier, 0)
     async with rig.running():
         await rig.until_settled()
     assert [delivery.receive_count for delivery in rig.broker.copied] == [3]
@@ -1063,14 +1063,14 @@ async def test_an_invalid_job_is_told_in_its_own_language(
 
 async def test_an_invalid_job_whose_result_cannot_be_published_is_kept_like_any_other(rig: Rig):
     await rig.broker.send(message("r1", runtime="cobol"))
-    rig.sink.gates["publish"] = asyncio.Event()
+    rig.result_store.gates["publish"] = asyncio.Event()
     async with rig.running():
         await rig.journal.until_noted("publish?", "r1")
-        rig.sink.down = True
-        rig.sink.gates.pop("publish").set()
+        rig.result_store.down = True
+        rig.result_store.gates.pop("publish").set()
         await until_kept(rig)
         assert rig.broker.acked == []
-        rig.sink.down = False
+        rig.result_store.down = False
         await rig.until_settled()
     assert [result.error_type for result in rig.documents()] == [ErrorType.INVALID_JOB]
 
@@ -1093,7 +1093,7 @@ async def test_an_unreadable_message_is_buried_where_nothing_redrives_it(rig: Ri
     ((buried, reason, _),) = rig.broker.buried
     assert buried.body == '{"s3Key": "k"}'
     assert "requestId" in reason
-    assert rig.sink.published == []
+    assert rig.result_store.published == []
     assert rig.processed("invalid", "unknown", "other") == 1
 
 
@@ -1275,7 +1275,7 @@ async def test_nothing_is_received_while_results_could_not_be_stored_and_readine
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(intake, "_NOT_READY_PAUSE_S", 0.001)
-    rig.sink.down = True
+    rig.result_store.down = True
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("ping?", times=3)
@@ -1283,7 +1283,7 @@ async def test_nothing_is_received_while_results_could_not_be_stored_and_readine
         part = rig.health.document()["parts"]["results"]
         assert part == {"ok": False, "reason": "results in memory: marked as down"}
         assert not rig.health.ready
-        rig.sink.down = False
+        rig.result_store.down = False
         await rig.until_settled()
         assert rig.health.ready
 
@@ -1332,9 +1332,9 @@ async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_other
         async with rig.running():
             await rig.until_settled()
             await rig.journal.until(lambda: rig.journal.count("give back") == 1)
-    assert json.loads(await rig.sink.stored("r2") or b"")["status"] == "SUCCESS"
-    assert await rig.sink.stored("r1") is None
-    assert rig.sink.failures == {"r1": 1}  # intake goes on for others: it would go back without end
+    assert json.loads(await rig.result_store.stored("r2") or b"")["status"] == "SUCCESS"
+    assert await rig.result_store.stored("r1") is None
+    assert rig.result_store.failures == {"r1": 1}  # intake goes on for others: it would go back without end
     assert rig.broker.given_back[0][1] == retry.counted_delay_s(1, 0)
     (said,) = [line for line in logs if line["event"] == "return counted as an attempt"]
     assert said["reason"].startswith("no go jobs are taken here: network")
@@ -1349,7 +1349,7 @@ async def test_a_job_of_a_runtime_that_stays_blocked_ends_at_the_last_attempt(
     await rig.broker.send(message("r1", runtime="go"))
     async with rig.running():
         await rig.until_settled()
-    assert rig.journal.count("bury") == 1
+    assert rig.journal.count("dead_letter") == 1
     (result,) = rig.documents()
     assert (result.status, result.error_type, result.attempt) == (Status.FAILED, ErrorType.PLATFORM, 3)
     assert "no go jobs are taken here" in str(result.error_message)
@@ -1357,29 +1357,29 @@ async def test_a_job_of_a_runtime_that_stays_blocked_ends_at_the_last_attempt(
 
 async def test_while_no_runtime_takes_jobs_what_is_under_way_goes_back_uncounted(rig: Rig):
     claimed = asyncio.Event()
-    rig.sink.gates["claim"] = claimed
+    rig.result_store.gates["claim"] = claimed
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("claim?", "r1")
         rig.blocked.update(dict.fromkeys(Runtime, "network: was not refused"))
         claimed.set()
         await rig.journal.until_noted("give back", "r1")
-    assert rig.sink.failures == {}
+    assert rig.result_store.failures == {}
 
 
 async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    claim = rig.sink.claim
+    claim = rig.result_store.claim
     refused = True
 
     async def refuse(request_id: str) -> Any:
         if refused:
             rig.journal.note("refused", request_id)
-            raise SinkError("Redis at r:1: claim: CROSSSLOT")
+            raise ResultStoreError("Redis at r:1: claim: CROSSSLOT")
         return await claim(request_id)
 
-    monkeypatch.setattr(rig.sink, "claim", refuse)  # and PING is well
+    monkeypatch.setattr(rig.result_store, "claim", refuse)  # and PING is well
     monkeypatch.setattr(intake, "_NOT_READY_PAUSE_S", 0.001)
     for number in range(20):
         await rig.broker.send(message(f"r{number}"))
@@ -1389,7 +1389,7 @@ async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted
             while rig.health.document()["parts"].get("returns", {}).get("ok") is not False:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert "CROSSSLOT" in rig.health.document()["parts"]["returns"]["reason"]
-        assert rig.journal.count("bury") == 0
+        assert rig.journal.count("dead_letter") == 0
         refused = False
         await rig.until_settled(20)
         assert not rig.worker._streak.on_trial
@@ -1412,7 +1412,7 @@ async def test_a_message_that_an_error_of_ours_returns_each_time_is_buried_and_o
         await rig.broker.send(message(f"r{number}"))
     async with rig.running():
         await rig.until_settled(4)
-    assert rig.journal.of("bury") == [("bury", "bad")]
+    assert rig.journal.of("dead_letter") == [("dead_letter", "bad")]
     assert rig.journal.count("give back") == rig.settings.max_attempts - 1
 
 
@@ -1501,7 +1501,7 @@ async def test_a_drain_finishes_what_runs_and_gives_back_at_once_what_does_not(r
     assert rig.broker.given_back == [(rig.broker.given_back[0][0], 0)]
     assert rig.processed("interrupted") == 1
     assert rig.processed("success") == 1
-    assert rig.sink.failures == {}  # not counted as an attempt
+    assert rig.result_store.failures == {}  # not counted as an attempt
 
 
 async def test_a_stop_does_not_cut_the_long_poll_short_and_gives_back_what_it_brings(rig: Rig):
@@ -1520,11 +1520,11 @@ async def test_a_stop_does_not_cut_the_long_poll_short_and_gives_back_what_it_br
 
 
 async def test_no_long_poll_begins_after_a_stop(rig: Rig):
-    rig.sink.gates["ping"] = asyncio.Event()
+    rig.result_store.gates["ping"] = asyncio.Event()
     run = rig.start()
     await rig.journal.until_noted("ping?")
     rig.worker.stop()
-    rig.sink.gates["ping"].set()
+    rig.result_store.gates["ping"].set()
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert rig.journal.count("receive?") == 0
@@ -1578,7 +1578,7 @@ async def test_publishing_and_acking_are_not_interrupted_by_the_hardest_stop(
     make_rig: Callable[..., Rig],
 ):
     rig = make_rig(drain_seconds=0)
-    rig.sink.gates["publish"] = asyncio.Event()
+    rig.result_store.gates["publish"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     run = rig.start()
     await rig.journal.until_noted("publish?", "r1")
@@ -1587,7 +1587,7 @@ async def test_publishing_and_acking_are_not_interrupted_by_the_hardest_stop(
     for _ in range(20):
         await asyncio.sleep(0)
     assert not run.done()
-    rig.sink.gates["publish"].set()
+    rig.result_store.gates["publish"].set()
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert rig.journal.of("publish", "ack", "give back") == [("publish", "r1"), ("ack", "r1")]
@@ -1613,7 +1613,7 @@ async def test_cancelling_the_worker_itself_does_not_interrupt_an_ack(rig: Rig):
 
 async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_with_its_delay(rig: Rig):
     rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
-    rig.sink.gates["failed"] = asyncio.Event()
+    rig.result_store.gates["failed"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     run = rig.start()
     await rig.journal.until_noted("failed?", "r1")
@@ -1621,7 +1621,7 @@ async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_
     rig.worker.stop()
     for _ in range(20):
         await asyncio.sleep(0)
-    rig.sink.gates["failed"].set()
+    rig.result_store.gates["failed"].set()
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001]
@@ -1659,7 +1659,7 @@ async def test_a_second_delivery_of_a_running_request_is_given_back_by_a_drain(r
 
 async def test_a_hand_back_that_the_queue_refuses_is_tried_once_more(rig: Rig):
     rig.hold("r1")
-    rig.broker.failures["give_back"] = [BrokerError("the queue is away")]
+    rig.broker.failures["nack"] = [BrokerError("the queue is away")]
     await rig.broker.send(message("r1"))
     run = rig.start()
     await rig.journal.until_noted("running", "r1")

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nanoagent.config import Settings
-    from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.work_directory import WorkerHome
     from nanoagent.model.result import Result
 
 HERE: Final = Path(__file__).parent
@@ -140,7 +140,7 @@ async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome)
 
 @asynccontextmanager
 async def worker() -> AsyncIterator[Worker]:
-    """A worker whose queue and sink are this program."""
+    """A worker whose queue and result_store are this program."""
     settings = make_settings(
         worker_memory_mb=2048, max_processes=PROCESSES, build_timeout_seconds=600, **IMAGES
     )

@@ -4,7 +4,7 @@ Read `gateway.py` first: one connection of a run, one request at a time. `calls.
 may ask for, and reads and rewrites a request; `budgets.py` says whether there is room for it; `upstreams.py`
 carries it to a model server at one of its `addresses.py` (or `recording.py` answers from a file);
 `translation.py` translates both for a server that has OpenAI's API only; `metering.py` reads the usage out
-of the answer as it passes. `dev.fake_model_server` is a model server without a model.
+of the answer as it passes. `dev.stub_model_server` is a model server without a model.
 
 Nothing that a job sends reaches an upstream but the JSON of a known call: no header, no path, no address.
 """

@@ -43,7 +43,7 @@ class Delivery:
 class Broker(Protocol):
     """At-least-once delivery with leases.
 
-    From `receive` until it is settled by exactly one of `ack`, `give_back` or `bury`, a delivery's lease
+    From `receive` until it is settled by exactly one of `ack`, `nack` or `dead_letter`, a delivery's lease
     is renewed by the broker itself. Settling twice is a mistake of the caller's and is ignored. When a lease
     cannot be kept, the broker says so by `Delivery.lost`; settling that delivery then does nothing.
 
@@ -66,7 +66,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         """Let the message be received again, by anyone, after `delay_s` seconds (0: at once).
 
         After its last receipt a fresh copy takes its place, whose receipts are counted anew; `poison` is left
@@ -77,7 +77,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """Move the message to the dead-letter queue, with `reason` and `attempts` as attributes.
 
         Returns False, with the lease kept, when no dead-letter queue is known.

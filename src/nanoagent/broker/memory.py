@@ -39,7 +39,7 @@ class MemoryBroker:
         visibility_s: How long after `lapse` or `close` a message stays hidden, seconds.
         wait_s: The length of a long poll, seconds.
         max_receives: The redrive policy's maxReceiveCount; None for a queue without one.
-        dead_letter_queue: Whether `bury` has somewhere to move messages to.
+        dead_letter_queue: Whether `dead_letter` has somewhere to move messages to.
         fifo: Whether it keeps the order of message groups.
         clock: Monotonic seconds; the event loop's own by default. With another clock, `wait_s` should be
             0: waiting takes the loop's time.
@@ -127,8 +127,8 @@ class MemoryBroker:
         """Whether the redrive policy lets it come no more; see `Broker.is_last`."""
         return self._max_receives is not None and delivery.receive_count >= self._max_receives
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """Let the message be received again after `delay_s` seconds; see `Broker.give_back`."""
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """Let the message be received again after `delay_s` seconds; see `Broker.nack`."""
         message = self._held.get(delivery)
         if message is None:
             return True
@@ -141,8 +141,8 @@ class MemoryBroker:
         self.given_back.append((delivery, delay_s))
         return True
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Move the message to the dead-letter queue; see `Broker.bury`."""
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+        """Move the message to the dead-letter queue; see `Broker.dead_letter`."""
         if not self._has_dead_letter_queue:
             return delivery not in self._held
         if self._remove(delivery):

@@ -108,8 +108,8 @@ class InOrder:
         await self._broker.ack(delivery)
         self._leave(delivery, for_good=True)
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """See `Broker.give_back`; those behind it in its group go back first, unless it is poison."""
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """See `Broker.nack`; those behind it in its group go back first, unless it is poison."""
         place = self._places.get(delivery)
         if place is not None and not poison:
             with suppress(TimeoutError):
@@ -117,15 +117,15 @@ class InOrder:
                     await asyncio.gather(*(later.left.wait() for later in _recall(place)))
         is_back = True
         try:
-            is_back = await self._broker.give_back(delivery, delay_s, poison=poison)
+            is_back = await self._broker.nack(delivery, delay_s, poison=poison)
         finally:
             if is_back:
                 self._leave(delivery, for_good=poison)
         return is_back
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """See `Broker.bury`."""
-        is_buried = await self._broker.bury(delivery, reason, attempts)
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+        """See `Broker.dead_letter`."""
+        is_buried = await self._broker.dead_letter(delivery, reason, attempts)
         if is_buried:
             self._leave(delivery, for_good=True)
         return is_buried

@@ -3,9 +3,9 @@
 A delivery's life here::
 
     receive ─► _leases ─┬─ ack ───────► _deletes ─► DeleteMessageBatch ─► out of _leases
-               renewed  ├─ give_back ─► out of _leases, last renewal awaited ─► ChangeMessageVisibility
+               renewed  ├─ nack ─► out of _leases, last renewal awaited ─► ChangeMessageVisibility
                         │    its last ► SendMessage to the same queue ─► as ack
-                        ├─ bury ──────► SendMessage to the dead-letter queue ─► as ack
+                        ├─ dead_letter ──────► SendMessage to the dead-letter queue ─► as ack
                         └─ lost ──────► out of _leases, its holder is told
 
 A lease is renewed every third of the visibility timeout, so that two renewals in a row may fail, and
@@ -104,7 +104,7 @@ class SqsBroker:
     Args:
         client: An aiobotocore SQS client; its owner closes it, after this broker.
         queue_url: The queue that jobs are taken from.
-        dlq_url: Where `bury` moves messages; None takes the target of the queue's redrive policy.
+        dlq_url: Where `dead_letter` moves messages; None takes the target of the queue's redrive policy.
         wait_s: The length of a long poll, 0 … 20 seconds.
         visibility_s: The lease on a message, seconds.
         worker: Who buries, for people.
@@ -175,8 +175,8 @@ class SqsBroker:
         most = _between(1, (self._policy or {}).get("maxReceiveCount"), _MAX_RECEIVE_COUNT)
         return most is not None and delivery.receive_count >= most
 
-    async def give_back(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """Let the message be received again after `delay_s` seconds; see `Broker.give_back`.
+    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
+        """Let the message be received again after `delay_s` seconds; see `Broker.nack`.
 
         The delay is rounded up, and at most 12 h; that of a copy at most 15 minutes.
 
@@ -239,8 +239,8 @@ class SqsBroker:
         async with self._within(f"send a copy of {delivery.message_id} to {self._queue_url}"):
             await self._client.send_message(**request)
 
-    async def bury(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Move the message to the dead-letter queue; see `Broker.bury`.
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
+        """Move the message to the dead-letter queue; see `Broker.dead_letter`.
 
         The copy carries the message's own attributes and `reason`, `attempts`, `worker`, `receiveCount`,
         `sourceQueue`, as far as SQS's limits leave room for them. A crash in between leaves two copies, never
@@ -350,8 +350,8 @@ class SqsBroker:
 
     async def _return(self, delivery: Delivery) -> None:
         try:
-            if not await self.give_back(delivery, 0):
-                await self.bury(delivery, "its last receipt was by a worker that had to stop")
+            if not await self.nack(delivery, 0):
+                await self.dead_letter(delivery, "its last receipt was by a worker that had to stop")
         except BrokerError as exc:  # it comes back when its visibility timeout ends
             _log.warning("message not returned", message_id=delivery.message_id, reason=str(exc))
 
@@ -584,7 +584,7 @@ class SqsBroker:
         if dlq_url.endswith(".fifo"):
             request["MessageGroupId"] = delivery.group_id or delivery.message_id
             request["MessageDeduplicationId"] = delivery.message_id
-        async with self._within(f"bury {delivery.message_id} in {dlq_url}"):
+        async with self._within(f"dead_letter {delivery.message_id} in {dlq_url}"):
             await self._client.send_message(**request)
 
     # --- small things

@@ -25,8 +25,8 @@ import structlog
 
 from nanoagent.code import archive, refusals
 from nanoagent.code.absence import rejection
-from nanoagent.code.flights import Flights
 from nanoagent.code.refusals import refused
+from nanoagent.code.single_flight import SingleFlight
 from nanoagent.code.store import DiskCache, Pin, disk_errors, is_full, make_private
 from nanoagent.common.bounded_map import BoundedMap
 from nanoagent.common.units import MIB
@@ -156,7 +156,7 @@ class CodeCache:
         self._index = root / "index"
         self._index_writes = 0
         self._refusals: BoundedMap[str, _Refusal] = BoundedMap(_REFUSALS)  # by digest
-        self._flights: Flights[Pin] = Flights()
+        self._flights: SingleFlight[Pin] = SingleFlight()
         self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
 
     async def start(self) -> None:
@@ -377,7 +377,7 @@ class ProgramCache:
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._disk = DiskCache(root, max_bytes)
         self._root = root
-        self._flights: Flights[Pin] = Flights()
+        self._flights: SingleFlight[Pin] = SingleFlight()
 
     async def start(self) -> None:
         """Make the folders and remove what crashed workers have left.

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.cgroup import ControlGroup
-    from nanoagent.container.slot import Slot
     from nanoagent.container.spec import ContainerSpec
+    from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.network.doors import Doors
     from nanoagent.supervisor.session import Session
 
@@ -57,7 +57,7 @@ class RunningContainer:
         self,
         container_id: str,
         spec: ContainerSpec,
-        slot: Slot,
+        slot: WorkDirectory,
         session: Session,
         group: ControlGroup | None,
         isolation_reason: str | None = None,
@@ -80,7 +80,7 @@ class RunningContainer:
 class Driver(Protocol):
     """Makes and removes containers. Methods raise `ContainerError` when the engine fails."""
 
-    async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:
+    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
         """Make and start a container, and wait until its supervisor has said hello.
 
         When it raises, nothing of the container is left.

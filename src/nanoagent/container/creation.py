@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.retirement import Retirement
     from nanoagent.container.shared import Shared
-    from nanoagent.container.slot import Slot, WorkerHome
+    from nanoagent.container.work_directory import WorkDirectory, WorkerHome
 
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
 # It begins at random and counts on: no two containers of a worker have the same while both are there.
 _UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
 
-def generic_spec(policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: Slot) -> ContainerSpec:
+def generic_spec(
+    policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: WorkDirectory
+) -> ContainerSpec:
     """The specification of a generic container."""
     uids = engine.container_uids(policy.uid_base)
     return ContainerSpec(
@@ -187,7 +189,7 @@ class Creation:
 
     async def _make(self, runtime: Runtime) -> RunningContainer:
         driver, home, policy = self._shared.driver, self._shared.home, self._policy
-        slot = home.new_slot(secrets.token_hex(5))
+        slot = home.new_work_directory(secrets.token_hex(5))
         try:
             container = await driver.create(generic_spec(policy, home, runtime, slot), slot)
         except BaseException:

@@ -13,7 +13,7 @@ import aiodocker
 import aiohttp
 import structlog
 
-from nanoagent.container import cgroup, engine, slot
+from nanoagent.container import cgroup, engine, work_directory
 from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
 from nanoagent.host.shielding import uninterrupted
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aiodocker.containers import DockerContainer
 
-    from nanoagent.container.slot import Slot
+    from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.supervisor.session import Session
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ def _is_orphan(home: Path, *, is_running: bool) -> bool:
     Its folder may be out of sight, when the agent has another file system than ours. A container that
     runs then has a living agent: its supervisor ends when the connection does.
     """
-    dead = slot.worker_is_dead(home)
+    dead = work_directory.worker_is_dead(home)
     return not is_running if dead is None else dead
 
 
@@ -80,10 +80,10 @@ def _supervisors(spec: ContainerSpec, pid: int) -> frozenset[int]:
 
 def _has_slot(home: Path, names: list[str]) -> bool:
     """Whether the slot folder that a container is named after is there: it is made first and removed last."""
-    return any(slot.is_there(home, name.rsplit("-", 1)[-1]) for name in names)
+    return any(work_directory.is_there(home, name.rsplit("-", 1)[-1]) for name in names)
 
 
-async def _session(spec: ContainerSpec, slot: Slot) -> Session:
+async def _session(spec: ContainerSpec, slot: WorkDirectory) -> Session:
     try:
         return await slot.session(_HELLO_TIMEOUT_S)
     except ContainerError as exc:
@@ -114,7 +114,7 @@ class DockerDriver:
                 ) from exc
         return self._docker
 
-    async def create(self, spec: ContainerSpec, slot: Slot) -> RunningContainer:  # noqa: D102 - see Driver
+    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:  # noqa: D102 - see Driver
         await slot.listen()
         if spec.isolation is not Isolation.SANDBOX:
             slot.name_user(spec.uid)
@@ -245,7 +245,7 @@ class DockerDriver:
         for container_id in dead:
             await self._remove_quietly(container_id)
         for home in {homes[container_id] for container_id in dead} - {own_home}:
-            await asyncio.to_thread(slot.remove_home, home)
+            await asyncio.to_thread(work_directory.remove_home, home)
         return len(dead)
 
     async def remove_strays(self, home: Path) -> int:  # noqa: D102 - see Driver

@@ -15,7 +15,7 @@ from nanoagent.model.result import Isolation
 if TYPE_CHECKING:
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import PoolPolicy
-    from nanoagent.container.slot import WorkerHome
+    from nanoagent.container.work_directory import WorkerHome
 
 _PROBED: Final = Runtime.CPP  # no interpreter waits in it: the quickest to come up
 _NO_PROFILE: Final = (
@@ -99,7 +99,7 @@ def unacceptable(verdict: Verdict, lowest_level: str, sharing: Sharing) -> list[
 
 async def _attempt(driver: Driver, home: WorkerHome, policy: PoolPolicy) -> str | None:
     """Why no sandbox can be made in such a container, or None."""
-    slot = home.new_slot(secrets.token_hex(5))
+    slot = home.new_work_directory(secrets.token_hex(5))
     container: RunningContainer | None = None
     try:
         container = await driver.create(generic_spec(policy, home, _PROBED, slot), slot)

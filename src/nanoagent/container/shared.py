@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from nanoagent.container.budget import Budget
     from nanoagent.container.inventory import Inventory
     from nanoagent.container.policy import PoolPolicy
-    from nanoagent.container.slot import WorkerHome
     from nanoagent.container.strays import Strays
     from nanoagent.container.waiting import WaitingJobs
+    from nanoagent.container.work_directory import WorkerHome
     from nanoagent.host.background import Background
     from nanoagent.telemetry.metrics import Metrics
 

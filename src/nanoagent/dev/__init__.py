@@ -2,6 +2,6 @@
 
 * `demo`: `nanoagent demo` and `nanoagent dev`.
 * `local_services`: SQS, S3, CloudWatch and Redis on this machine.
-* `fake_model_server`: a model server without a model.
+* `stub_model_server`: a model server without a model.
 * `sender`: `nanoagent send`, `result` and `cancel`.
 """

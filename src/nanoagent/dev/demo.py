@@ -32,9 +32,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoagent.common.units import MIB
-from nanoagent.dev.fake_model_server import Standin
 from nanoagent.dev.local_services import EmbeddedStack
 from nanoagent.dev.sender import dev, language, pack
+from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.model.errors import ConfigError, PlatformError
 from nanoagent.model.job import Runtime
 
@@ -264,9 +264,9 @@ async def _model_server(opened: AsyncExitStack, console: Console) -> dict[str, s
     """The settings by which the agent finds a model server: none, or a stand-in's that was started."""
     if any(os.environ.get(name) for name in _MODEL_SERVER_SETTINGS):
         return {}
-    standin = await opened.enter_async_context(Standin())
+    stub_model_server = await opened.enter_async_context(StubModelServer())
     console.print("AI_ENDPOINT is not set: a stand-in that repeats the question answers in a model's place.")
-    return {"AI_ENDPOINT": standin.url}
+    return {"AI_ENDPOINT": stub_model_server.url}
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         Probe(IMAGES, images),
         Probe("SQS queue", services.broker.unavailable),
         Probe(BUCKETS, buckets),
-        Probe("Redis", services.sink.verify),
+        Probe("Redis", services.result_store.verify),
         *((Probe(MODELS, models),) if asks_models else ()),
     )
 

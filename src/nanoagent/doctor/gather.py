@@ -23,7 +23,7 @@ from nanoagent.aws import clients as aws
 from nanoagent.common.units import MIB
 from nanoagent.container import isolation
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.slot import WorkerHome
+from nanoagent.container.work_directory import WorkerHome
 from nanoagent.doctor import facts, results
 from nanoagent.doctor.cloud import redrive_target
 from nanoagent.doctor.facts import Answer, Engine, Folder, Host, Image
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from nanoagent.aws.clients import AwsClients
     from nanoagent.config import Settings
-    from nanoagent.results.redis import RedisSink
+    from nanoagent.results.redis import RedisResultStore
 
 DEADLINE_S: Final = 5.0
 """For one question."""
@@ -397,50 +397,53 @@ async def cloudwatch(clients: AwsClients) -> Answer:
 async def redis(settings: Settings) -> dict[str, Answer]:
     """What Redis says to what the worker does: with keys of its own, which live for a second."""
     async with AsyncExitStack() as opened:
-        sink = wiring.redis_sink(settings.model_copy(update={"result_ttl_seconds": 1}))
-        opened.push_async_callback(sink.close)
-        answers = {"verify": await ask(lambda: _verified(sink)), "ping": await ask(lambda: sink.ask("PING"))}
+        result_store = wiring.redis_result_store(settings.model_copy(update={"result_ttl_seconds": 1}))
+        opened.push_async_callback(result_store.close)
+        answers = {
+            "verify": await ask(lambda: _verified(result_store)),
+            "ping": await ask(lambda: result_store.ask("PING")),
+        }
         if answers["ping"].code is None:
-            answers |= await _ask_all(_redis_questions(sink))
+            answers |= await _ask_all(_redis_questions(result_store))
         return answers
 
 
-async def _verified(sink: RedisSink) -> StoreError | None:
+async def _verified(result_store: RedisResultStore) -> StoreError | None:
     """The failure that the worker would see at its start."""
     try:
-        await sink.verify()
+        await result_store.verify()
     except StoreError as exc:
         return exc
     return None
 
 
-def _redis_questions(sink: RedisSink) -> dict[str, Callable[[], Awaitable[Any]]]:
+def _redis_questions(result_store: RedisResultStore) -> dict[str, Callable[[], Awaitable[Any]]]:
     name = f"nanoagent-doctor-{secrets.token_hex(8)}"
     failures = f"nanoagent:failed:{name}"
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
-        "info": lambda: sink.ask("INFO", "everything"),
-        "setex": lambda: sink.ask("SETEX", f"job:{name}", 1, "doctor"),
-        "get": lambda: sink.ask("GET", f"job:{name}"),
-        "publish": lambda: sink.ask("PUBLISH", f"result:{name}", "doctor"),
-        "sadd": lambda: _added(sink, failures),
-        "scard": lambda: sink.ask("SCARD", failures),
-        "expire": lambda: sink.ask("EXPIRE", failures, 1),
-        "eval": lambda: _answered(sink, f"{name}-claim"),
+        "info": lambda: result_store.ask("INFO", "everything"),
+        "setex": lambda: result_store.ask("SETEX", f"job:{name}", 1, "doctor"),
+        "get": lambda: result_store.ask("GET", f"job:{name}"),
+        "publish": lambda: result_store.ask("PUBLISH", f"result:{name}", "doctor"),
+        "sadd": lambda: _added(result_store, failures),
+        "scard": lambda: result_store.ask("SCARD", failures),
+        "expire": lambda: result_store.ask("EXPIRE", failures, 1),
+        "eval": lambda: _answered(result_store, f"{name}-claim"),
     }
     assert {"info", *results.COMMANDS} == set(questions)  # noqa: S101 - the two lists are one
     return questions
 
 
-async def _answered(sink: RedisSink, name: str) -> Any:
+async def _answered(result_store: RedisResultStore, name: str) -> Any:
     """A request of nobody's, claimed and answered; the claim goes with that, the answer a second later."""
-    claim = await sink.claim(name)
-    return isinstance(claim, Claim) and await sink.publish(claim, b"doctor")
+    claim = await result_store.claim(name)
+    return isinstance(claim, Claim) and await result_store.publish(claim, b"doctor")
 
 
-async def _added(sink: RedisSink, failures: str) -> Any:
+async def _added(result_store: RedisResultStore, failures: str) -> Any:
     """SADD leaves a key without an end: it is given one; where EXPIRE is refused, there is no SADD."""
-    await sink.ask("EXPIRE", failures, 1)
+    await result_store.ask("EXPIRE", failures, 1)
     try:
-        return await sink.ask("SADD", failures, "doctor")
+        return await result_store.ask("SADD", failures, "doctor")
     finally:
-        await sink.ask("EXPIRE", failures, 1)
+        await result_store.ask("EXPIRE", failures, 1)

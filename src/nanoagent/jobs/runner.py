@@ -1,6 +1,6 @@
 """Code in a container: built if need be, given a slot and a lease, run once.
 
-What of a job does not depend on queue, store or sink; jobs and the self-test go the same way here.
+What of a job does not depend on queue, store or result_store; jobs and the self-test go the same way here.
 """
 
 from __future__ import annotations

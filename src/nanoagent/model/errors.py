@@ -10,7 +10,7 @@
     ├── UnreadableMessage      a message without a requestId: nobody can be told
     ├── PlatformError          our side's fault; the job is tried again (blame: platform)
     │   ├── BrokerError        SQS
-    │   ├── SinkError          Redis
+    │   ├── ResultStoreError          Redis
     │   ├── StorageError       S3
     │   ├── ContainerError     Docker, or a container that died or misbehaved
     │   │   ├── ContainerNotMade  by no fault of what it was to be for
@@ -147,7 +147,7 @@ class BrokerError(PlatformError):
     told = Text("the queue failed", "큐에 문제가 생겼습니다")
 
 
-class SinkError(PlatformError):
+class ResultStoreError(PlatformError):
     """The result could not be stored, or the store could not be asked."""
 
     told = Text("the result store failed", "결과 저장소에 문제가 생겼습니다")

@@ -58,17 +58,17 @@ class Answered:
     document: bytes
 
 
-class ResultSink(Protocol):
+class ResultStore(Protocol):
     """Stores and announces results, one for each request.
 
-    From `claim` until `publish` or `release`, a claim is renewed by the sink itself. Where that fails the
-    claim runs out, and is still good until someone else has taken it: then `Claim.lost` says so.
+    From `claim` until `publish` or `release`, the result store itself renews a claim. If that fails, the
+    claim runs out. It is still good until another worker has taken it: then `Claim.lost` says so.
 
-    The sink counts the attempts at a request that have failed by our fault, each once, by its token, until
-    the request is answered: those that `release` says of, and those whose claim ran out and was taken over,
-    because their worker has died or hung.
+    The result store counts the failed attempts at a request, each once, by its token, until the request has
+    an answer. An attempt failed if `release` says so, or if its claim ran out and another worker took it
+    over, because its worker has died or hung.
 
-    Every method raises `SinkError` when the store fails.
+    Every method raises `ResultStoreError` when the store fails.
     """
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
@@ -107,8 +107,8 @@ class ResultSink(Protocol):
 class Cancellations(Protocol):
     """Hears that requests are called off."""
 
-    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
-        """Have `called_off` called, once at most, when the request is called off.
+    def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
+        """Have `cancelled` called, once at most, when the request is called off.
 
         Returns:
             What ends the watch; to be called exactly once.

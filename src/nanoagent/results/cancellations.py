@@ -19,7 +19,7 @@ from redis.exceptions import InvalidResponse, RedisError
 
 from nanoagent.common.backoff import Backoff
 from nanoagent.host.background import Background, TaskName
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +43,7 @@ class RedisCancellations:
     Args:
         connect: Makes a connection that is not yet open.
         pack: A command as bytes.
-        is_set: Whether a key is there; raises `SinkError`.
+        is_set: Whether a key is there; raises `ResultStoreError`.
         background: Keeps the task that listens.
         ping_s: After so many quiet seconds a PING is sent.
     """
@@ -68,9 +68,9 @@ class RedisCancellations:
         self._looks: set[asyncio.Task[Any]] = set()
         self._listener: asyncio.Task[None] | None = None
 
-    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+    def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
         """Have it called when the request is called off; see `Cancellations.watch`."""
-        self._watched[request_id] = called_off
+        self._watched[request_id] = cancelled
         timer = asyncio.get_running_loop().call_later(_FIRST_S, self._subscribe, request_id)
 
         def end() -> None:
@@ -97,9 +97,9 @@ class RedisCancellations:
             self._listener = self._background.keep(TaskName.CANCELLATIONS, self._listen_forever)
 
     def _heard(self, request_id: str) -> None:
-        called_off = self._watched.pop(request_id, None)
-        if called_off is not None:
-            called_off()
+        cancelled = self._watched.pop(request_id, None)
+        if cancelled is not None:
+            cancelled()
 
     # --- the connection
 
@@ -157,7 +157,7 @@ class RedisCancellations:
     async def _look(self, request_id: str) -> None:
         try:
             is_set = await self._is_set(_channel(request_id))
-        except SinkError as exc:
+        except ResultStoreError as exc:
             log.warning("not looked whether a request is called off", request_id=request_id, reason=str(exc))
             return
         if is_set:

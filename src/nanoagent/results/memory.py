@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 from nanoagent.results.base import Answered, Claim, Taken
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class _Held:
     """A claim, and who has it; `lapsed` when it ran out; how often it was in somebody's way."""
 
-    holder: MemorySink
+    holder: MemoryResultStore
     claim: Claim
     lapsed: bool = False
     refusals: int = 0
@@ -38,8 +38,8 @@ class _Store:
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
 
-class MemorySink:
-    """A `ResultSink`, and `Cancellations`, that are dictionaries.
+class MemoryResultStore:
+    """A `ResultStore`, and `Cancellations`, that are dictionaries.
 
     A claim never runs out, as if it were renewed in time; `lapse` lets it run out as a crash of the worker,
     or a pause, would.
@@ -50,7 +50,7 @@ class MemorySink:
         claim_s: What is said of a claim that another has, seconds.
 
     Attributes:
-        down: While True, every method raises `SinkError`, as with a server that does not answer.
+        down: While True, every method raises `ResultStoreError`, as with a server that does not answer.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class MemorySink:
         self._claim_s = claim_s
         self._store = _Store()
 
-    def beside(self) -> MemorySink:
-        """Another worker's sink on the same store."""
-        other = MemorySink(ttl_s=self._ttl_s, clock=self._clock, claim_s=self._claim_s)
+    def beside(self) -> MemoryResultStore:
+        """The result store of another worker, with the same contents."""
+        other = MemoryResultStore(ttl_s=self._ttl_s, clock=self._clock, claim_s=self._claim_s)
         other._store = self._store
         return other
 
@@ -81,22 +81,22 @@ class MemorySink:
     def cancel(self, request_id: str) -> int:
         """Call a request off for those who watch it; returns how many do."""
         watching = self._store.watched.pop(request_id, [])
-        for called_off in watching:
-            called_off()
+        for cancelled in watching:
+            cancelled()
         return len(watching)
 
     def cancel_ahead(self, request_id: str) -> None:
         """Call a request off for whoever claims it from now on."""
         self._store.cancelled.add(request_id)
 
-    def watch(self, request_id: str, called_off: Callable[[], object]) -> Callable[[], None]:
+    def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
         """Have it called when the request is called off; see `Cancellations.watch`."""
-        self._store.watched.setdefault(request_id, []).append(called_off)
+        self._store.watched.setdefault(request_id, []).append(cancelled)
 
         def end() -> None:
             watching = self._store.watched.get(request_id, [])
-            if called_off in watching:
-                watching.remove(called_off)
+            if cancelled in watching:
+                watching.remove(cancelled)
 
         return end
 
@@ -105,7 +105,7 @@ class MemorySink:
         self._store.claims[request_id].lapsed = True
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
-        """Take the right to answer a request; see `ResultSink.claim`."""
+        """Take the right to answer a request; see `ResultStore.claim`."""
         self._check()
         document = await self.stored(request_id)
         if document is not None:
@@ -126,7 +126,7 @@ class MemorySink:
         return claim
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
-        """Store and announce the document; see `ResultSink.publish`."""
+        """Store and announce the document; see `ResultStore.publish`."""
         self._check()
         stored = await self.stored(claim.request_id)
         if stored is not None:
@@ -144,7 +144,7 @@ class MemorySink:
         self.published.append((request_id, document))
 
     async def release(self, claim: Claim, *, failed: bool = False) -> int:
-        """Let others claim the request; see `ResultSink.release`."""
+        """Let others claim the request; see `ResultStore.release`."""
         self._check()
         failures = self._store.failures[claim.request_id]
         if failed and await self.stored(claim.request_id) is None:
@@ -168,4 +168,4 @@ class MemorySink:
 
     def _check(self) -> None:
         if self.down:
-            raise SinkError("results in memory: marked as down")
+            raise ResultStoreError("results in memory: marked as down")

@@ -24,7 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.shielding import unless_cancelled
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 from nanoagent.results import scripts, troubles
 from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.cancellations import PING_S, RedisCancellations
@@ -53,8 +53,8 @@ _Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys a
 _log = structlog.get_logger(__name__)
 
 
-class RedisSink:
-    """A `ResultSink` on a Redis or Valkey server.
+class RedisResultStore:
+    """A `ResultStore` on a Redis or Valkey server.
 
     Args:
         server: The server.
@@ -101,13 +101,13 @@ class RedisSink:
         self._releases: set[asyncio.Task[Any]] = set()
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
-        """Take the right to answer a request; see `ResultSink.claim`.
+        """Take the right to answer a request; see `ResultStore.claim`.
 
         Repeated after a broken connection, it may take the place of a claim that nobody was told of, which
         was no attempt.
 
         Raises:
-            SinkError: Redis failed.
+            ResultStoreError: Redis failed.
         """
         keys = (*_keys(request_id), f"cancel:{request_id}")
         arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
@@ -131,10 +131,10 @@ class RedisSink:
         return claim
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
-        """Store and announce the document in one step; see `ResultSink.publish`.
+        """Store and announce the document in one step; see `ResultStore.publish`.
 
         Raises:
-            SinkError: Redis failed; the claim is kept.
+            ResultStoreError: Redis failed; the claim is kept.
         """
         held = claim in self._claims
         self._claims.discard(claim)  # a renewal must not take what is let go here for lost
@@ -142,7 +142,7 @@ class RedisSink:
         call = scripts.PUBLISH, _keys(claim.request_id), arguments
         try:
             (published,) = await self._evaluate("publish", call)
-        except SinkError:
+        except ResultStoreError:
             if held:
                 self._claims.add(claim)
             raise
@@ -151,10 +151,10 @@ class RedisSink:
         return bool(published)
 
     async def release(self, claim: Claim, *, failed: bool = False) -> int:
-        """Let others claim the request; see `ResultSink.release`.
+        """Let others claim the request; see `ResultStore.release`.
 
         Raises:
-            SinkError: Redis failed; the claim runs out.
+            ResultStoreError: Redis failed; the claim runs out.
         """
         self._claims.discard(claim)
         return await self._release(claim.request_id, claim.token, failed=failed)
@@ -167,7 +167,7 @@ class RedisSink:
         failure, verifies the server.
 
         Raises:
-            SinkError: It does not; the message says what is wrong and what to do.
+            ResultStoreError: It does not; the message says what is wrong and what to do.
         """
         if not self._is_verified:
             await self.verify()
@@ -191,7 +191,7 @@ class RedisSink:
         try:
             await self._evaluate(doing, probe)
             await self._ask(doing, ("SUBSCRIBE", listening), ("UNSUBSCRIBE", listening))
-        except SinkError as exc:
+        except ResultStoreError as exc:
             cause = exc.__cause__ or exc
             trouble = await self._server.explained(cause)
             raise StoreError(self._server.address, doing, trouble, cause) from cause
@@ -200,7 +200,7 @@ class RedisSink:
         """The answer to any one command; what `nanoagent doctor` looks with.
 
         Raises:
-            SinkError: Redis failed or refused; the cause is the client's own exception.
+            ResultStoreError: Redis failed or refused; the cause is the client's own exception.
         """
         (answer,) = await self._ask(str(command[0]).lower(), command)
         return answer
@@ -249,7 +249,7 @@ class RedisSink:
             await asyncio.wait((answers,))
             answers.exception()  # Retrieved: the claim may have been granted although its call failed.
             await self._release(request_id, token=0, failed=False)
-        except SinkError as exc:
+        except ResultStoreError as exc:
             _log.warning("claim not released; it runs out", error=str(exc))
 
     async def _renew_forever(self) -> None:
@@ -257,7 +257,9 @@ class RedisSink:
             await asyncio.sleep(self._claim_s / 3)
             try:
                 await self._renew_all()
-            except SinkError as exc:  # they are still good, for as long as nobody else can claim either
+            except (
+                ResultStoreError
+            ) as exc:  # they are still good, for as long as nobody else can claim either
                 _log.warning("claims not renewed", error=str(exc), claims=len(self._claims))
 
     async def _renew_all(self) -> None:
@@ -279,7 +281,7 @@ class RedisSink:
         """The scripts' answers, in one round trip, or two where the server does not know them yet."""
         try:
             return await self._ask(doing, *(_called("EVALSHA", call[0].digest, call) for call in calls))
-        except SinkError as exc:
+        except ResultStoreError as exc:
             if not isinstance(exc.__cause__, NoScriptError):
                 raise
         return await self._ask(doing, *(_called("EVAL", call[0].text, call) for call in calls))

@@ -23,14 +23,14 @@ import structlog
 from nanoagent.common.backoff import Backoff
 from nanoagent.host import private_dirs
 from nanoagent.host.background import Background, TaskName
-from nanoagent.model.errors import ConfigError, SinkError
+from nanoagent.model.errors import ConfigError, ResultStoreError
 from nanoagent.results.base import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.results.base import ResultSink
+    from nanoagent.results.base import ResultStore
 
 _NAME: Final = re.compile(r"([A-Za-z0-9._-]{1,128})~([0-9]{1,20})")  # a requestId has no tilde
 _DRAFT: Final = ".draft-"
@@ -66,7 +66,7 @@ class Spool:
 
     Args:
         folder: Where; made by `open`.
-        sink: Where they go.
+        result_store: Where they go.
         max_bytes: How many bytes of results it is meant to hold.
         watch: Called with the number of results and of their bytes whenever that changes.
         background: Keeps the task that delivers.
@@ -75,13 +75,13 @@ class Spool:
     def __init__(
         self,
         folder: Path,
-        sink: ResultSink,
+        result_store: ResultStore,
         max_bytes: int,
         watch: Callable[[int, int], None],
         background: Background | None = None,
     ) -> None:
         self._folder = folder
-        self._sink = sink
+        self._result_store = result_store
         self._max_bytes = max_bytes
         self._watch = watch
         self._background = background or Background()
@@ -124,7 +124,7 @@ class Spool:
         take it either, it is kept in memory.
 
         Returns:
-            Done when it is published (True), or refused (False) as by `ResultSink.publish`.
+            Done when it is published (True), or refused (False) as by `ResultStore.publish`.
         """
         entry = _Entry(claim, len(document))
         try:
@@ -164,7 +164,7 @@ class Spool:
             try:
                 await self._deliver(key, entry)
                 backoff.reset()
-            except SinkError:
+            except ResultStoreError:
                 self._postpone(key)
                 await asyncio.sleep(backoff.next_s())
             except Exception:
@@ -190,7 +190,7 @@ class Spool:
         except OSError as exc:
             log.error("a kept result cannot be read", path=str(path), reason=str(exc))  # noqa: TRY400 - likewise
         else:
-            published = await self._sink.publish(entry.claim, document)
+            published = await self._result_store.publish(entry.claim, document)
             log.info("kept result delivered", request_id=entry.claim.request_id, refused=not published)
             try:
                 await asyncio.to_thread(path.unlink, missing_ok=True)

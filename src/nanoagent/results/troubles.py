@@ -29,7 +29,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,7 +214,7 @@ _QUOTED: Final = re.compile(
 )
 
 
-class StoreError(SinkError):
+class StoreError(ResultStoreError):
     """Redis failed; the message says what is wrong, and what to do.
 
     Args:

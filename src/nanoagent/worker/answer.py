@@ -10,7 +10,7 @@ import structlog
 
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.runner import Attempt
-from nanoagent.model.errors import PlatformError, ReturnToQueue, SinkError, Superseded
+from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType
 from nanoagent.model.returns import ReturnReason
@@ -93,7 +93,7 @@ class Answer:
         """Take the right to answer, unless there is an answer or another worker has the right."""
         try:
             await self._parts.spool.delivered(request_id)  # by an earlier process of this worker, say
-            claim = await self._parts.sink.claim(request_id)
+            claim = await self._parts.result_store.claim(request_id)
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
             return Returned(ReturnReason.NOT_CLAIMED, str(endings.of_error(exc)))
         self._shared.streak.worked(ReturnReason.NOT_CLAIMED)
@@ -133,8 +133,8 @@ class Answer:
         if claim.lost.done():
             return
         try:
-            failures = await self._parts.sink.release(claim, failed=isinstance(ending, Failed))
-        except SinkError as exc:
+            failures = await self._parts.result_store.release(claim, failed=isinstance(ending, Failed))
+        except ResultStoreError as exc:
             log.warning("claim not released; it runs out", reason=str(exc))
         else:
             self._state.failures = failures

@@ -11,7 +11,7 @@ import structlog
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.runner import Attempt
 from nanoagent.model import result as results
-from nanoagent.model.errors import ReturnToQueue, SinkError
+from nanoagent.model.errors import ResultStoreError, ReturnToQueue
 from nanoagent.model.returns import RULES, Rule
 from nanoagent.model.text import Text
 from nanoagent.results.base import Answered as AlreadyAnswered
@@ -123,14 +123,14 @@ async def _withdraw(job: Job, detail: str, state: DeliveryState, shared: Shared)
                 attempt = Attempt(job=job, number=claim.failures)
                 await _tell(claim, attempt, Exhausted(_RECEIPTS_USED_UP), state, shared)
                 return
-    except (ReturnToQueue, SinkError) as exc:
+    except (ReturnToQueue, ResultStoreError) as exc:
         detail = f"{detail}; {exc}"
     await shared.settler.nack_or_dead_letter(state.delivery, Nack(0, detail))
 
 
 async def _claim_when_free(request_id: str, shared: Shared) -> Claim | AlreadyAnswered | None:
     stopping = shared.lifecycle.stopping
-    while isinstance(claim := await shared.parts.sink.claim(request_id), Taken):
+    while isinstance(claim := await shared.parts.result_store.claim(request_id), Taken):
         if stopping.is_set():
             return None
         with suppress(TimeoutError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanoagent.jobs.executor import Executor
     from nanoagent.jobs.outputs import OutputUploader
     from nanoagent.model.job import Runtime
-    from nanoagent.results.base import Cancellations, ResultSink
+    from nanoagent.results.base import Cancellations, ResultStore
     from nanoagent.results.spool import Spool
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
     from nanoagent.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ class WorkerParts:
 
     settings: Settings
     broker: Broker
-    sink: ResultSink
+    result_store: ResultStore
     cancellations: Cancellations
     spool: Spool
     executor: Executor

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
     from nanoagent.model.returns import Streak
-    from nanoagent.results.base import Claim, ResultSink
+    from nanoagent.results.base import Claim, ResultStore
     from nanoagent.results.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -31,14 +31,16 @@ class Publisher:
     """Publishes results.
 
     Args:
-        sink: Redis.
+        result_store: Redis.
         spool: Keeps results that Redis does not take.
         streak: Is told whether results could be published.
         forced: Set when the worker waits for nothing any more.
     """
 
-    def __init__(self, sink: ResultSink, spool: Spool, streak: Streak, forced: asyncio.Event) -> None:
-        self._sink = sink
+    def __init__(
+        self, result_store: ResultStore, spool: Spool, streak: Streak, forced: asyncio.Event
+    ) -> None:
+        self._result_store = result_store
         self._spool = spool
         self._streak = streak
         self._forced = forced
@@ -46,8 +48,8 @@ class Publisher:
     async def publish(self, claim: Claim, document: bytes) -> Publication:
         """Publish at once, or as soon as Redis is back: the job has run, and its result must not be lost."""
         try:
-            is_stored = await self._sink.publish(claim, document)
-        except SinkError as exc:
+            is_stored = await self._result_store.publish(claim, document)
+        except ResultStoreError as exc:
             log.warning("result kept until Redis takes it", reason=str(exc))
         else:
             self._streak.worked(ReturnReason.NOT_TOLD)
@@ -64,8 +66,8 @@ class Publisher:
     async def tell(self, claim: Claim, document: bytes) -> bool:
         """Publish the result of a job that was given up, if Redis takes it now."""
         try:
-            is_stored = await self._sink.publish(claim, document)
-        except SinkError as exc:
+            is_stored = await self._result_store.publish(claim, document)
+        except ResultStoreError as exc:
             log.warning("result not published", reason=str(exc))
             self._streak.returned(ReturnReason.NOT_TOLD, str(exc))
             return False

@@ -237,23 +237,23 @@ class Settler:
 
     async def nack(self, delivery: Delivery, nack: Nack) -> bool:
         """Return the message; False when it would not come again, and nothing was done."""
-        return await uninterrupted(self._broker.give_back(delivery, nack.delay_s, poison=nack.is_poison))
+        return await uninterrupted(self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison))
 
     async def nack_or_dead_letter(self, delivery: Delivery, nack: Nack) -> None:
         """Return the message; if it would not come again, the dead-letter queue gets the reason."""
         await uninterrupted(self._nack_or_dead_letter(delivery, nack))
 
     async def _nack_or_dead_letter(self, delivery: Delivery, nack: Nack) -> None:
-        if not await self._broker.give_back(delivery, nack.delay_s, poison=nack.is_poison):
+        if not await self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison):
             log.error("dead-lettered without a result", reason=nack.detail, message_id=delivery.message_id)
-            await self._broker.bury(delivery, nack.detail)
+            await self._broker.dead_letter(delivery, nack.detail)
 
     async def dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
         """Move the message to the dead-letter queue; without one, delete and log it."""
         await uninterrupted(self._dead_letter(delivery, dead_letter))
 
     async def _dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
-        if not await self._broker.bury(delivery, dead_letter.reason, dead_letter.attempts):
+        if not await self._broker.dead_letter(delivery, dead_letter.reason, dead_letter.attempts):
             log.error("given up, and there is no dead-letter queue", body=delivery.body)
             await self._broker.ack(delivery)
 
@@ -268,7 +268,7 @@ class Settler:
 
     async def replace_with_copy(self, delivery: Delivery) -> bool:
         """Have the queue take a fresh copy of the message; False when it takes none."""
-        return await uninterrupted(self._broker.give_back(delivery, 0))
+        return await uninterrupted(self._broker.nack(delivery, 0))
 
     async def settle_unreadable(self, delivery: Delivery, problem: str) -> None:
         """Settle a message that names no request."""
@@ -280,8 +280,8 @@ class Settler:
         if isinstance(settlement, Nack):
             say = log.warning if delivery.receive_count == 1 else log.info  # it comes again, unchanged
             say("unreadable message left to the redrive policy", problem=problem)
-            await self._broker.give_back(delivery, settlement.delay_s, poison=settlement.is_poison)
-        elif await self._broker.bury(delivery, problem):
+            await self._broker.nack(delivery, settlement.delay_s, poison=settlement.is_poison)
+        elif await self._broker.dead_letter(delivery, problem):
             log.warning("unreadable message moved to the dead-letter queue", problem=problem)
         else:
             log.error("unreadable message dropped: no dead-letter queue", problem=problem, body=delivery.body)
@@ -308,7 +308,7 @@ class Settler:
         if isinstance(exc, PlatformError):
             await self.nack_or_dead_letter(delivery, nack)
         elif self._count_unsettled(delivery) < self._settings.max_attempts:
-            await uninterrupted(self._broker.give_back(delivery, nack.delay_s, poison=True))
+            await uninterrupted(self._broker.nack(delivery, nack.delay_s, poison=True))
         else:
             await self.dead_letter(delivery, DeadLetter(reason, self._settings.max_attempts))
 

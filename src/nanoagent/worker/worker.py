@@ -64,7 +64,7 @@ class Worker:
             duplicates=Duplicates(),
             durations=self._durations,
             streak=self._streak,
-            publisher=Publisher(parts.sink, parts.spool, self._streak, lifecycle.forced),
+            publisher=Publisher(parts.result_store, parts.spool, self._streak, lifecycle.forced),
             settler=Settler(order, settings, self._streak, jitter=jitter),
         )
         parts.slots.watch(lifecycle.capacity_changed.set)
@@ -162,7 +162,7 @@ class Worker:
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
 
     async def _no_results(self) -> str | None:
-        await self._parts.sink.ping()
+        await self._parts.result_store.ping()
         return None
 
     async def _spool_full(self) -> str | None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from nanoagent import wiring
 from nanoagent.aws import clients as aws
-from nanoagent.model.errors import BrokerError, SinkError, StorageError
+from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
 from nanoagent.results import troubles
 from nanoagent.results.troubles import StoreError
 
@@ -52,7 +52,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
     """The results of a Redis server.
 
     Raises:
-        SinkError: It does not answer.
+        ResultStoreError: It does not answer.
     """
     server = wiring.redis_server(settings)
     client = redis.Redis(
@@ -89,7 +89,7 @@ class Results:
         protocol, so that nobody waits for the whole timeout to learn that REDIS_TLS is wrong.
 
         Raises:
-            SinkError: It does not.
+            ResultStoreError: It does not.
         """
         for patience_s in (_SILENCE_S, _REDIS_TIMEOUT_S):
             try:
@@ -106,7 +106,7 @@ class Results:
         """The result's document; None while there is none.
 
         Raises:
-            SinkError: Redis failed.
+            ResultStoreError: Redis failed.
         """
         return _document(await self._asked("read the result", self._client.get(f"job:{request_id}")))
 
@@ -116,7 +116,7 @@ class Results:
         A connection that breaks meanwhile is replaced.
 
         Raises:
-            SinkError: Redis did not answer at the end.
+            ResultStoreError: Redis did not answer at the end.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -133,7 +133,7 @@ class Results:
         The key is for a worker that receives the job later.
 
         Raises:
-            SinkError: Redis failed.
+            ResultStoreError: Redis failed.
         """
         channel = f"cancel:{request_id}"
         doing = "cancel the job"
@@ -178,9 +178,9 @@ def _document(data: Any) -> dict[str, Any] | None:
     try:
         found = json.loads(data)
     except ValueError as exc:
-        raise SinkError(f"the stored result is not JSON: {exc}") from exc
+        raise ResultStoreError(f"the stored result is not JSON: {exc}") from exc
     if not isinstance(found, dict):
-        raise SinkError("the stored result is not a JSON object")
+        raise ResultStoreError("the stored result is not a JSON object")
     return found
 
 

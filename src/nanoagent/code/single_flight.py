@@ -39,7 +39,7 @@ class _Flight(Generic[ResourceT]):
     waiters: int = 0
 
 
-class Flights(Generic[ResourceT]):
+class SingleFlight(Generic[ResourceT]):
     """Single-flight by key."""
 
     def __init__(self) -> None:

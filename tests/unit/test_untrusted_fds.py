@@ -84,7 +84,7 @@ async def test_a_door_that_becomes_a_connection_is_closed_where_nobody_waits(net
 
 async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network):
     with worker_home() as home:
-        slot = home.new_slot("one")
+        slot = home.new_work_directory("one")
         await slot.listen(os.getuid())
         theirs = socket.socket(socket.AF_UNIX)
         theirs.settimeout(60)

@@ -140,7 +140,7 @@ class WorkerHome:
         """Where output files wait for their upload."""
         return self.path / "spool"
 
-    def new_slot(self, name: str) -> Slot:
+    def new_work_directory(self, name: str) -> WorkDirectory:
         """Make the folder of one container-to-be."""
         path = self.path / "slots" / name
         try:
@@ -149,7 +149,7 @@ class WorkerHome:
             _write_for_all(path / HOSTS_FILE, _HOSTS)
         except OSError as exc:
             raise ContainerError(f"no slot folder could be made: {exc}") from exc
-        return Slot(path)
+        return WorkDirectory(path)
 
 
 def worker_is_dead(home: Path) -> bool | None:
@@ -216,7 +216,7 @@ def _is_home(path: Path) -> bool:
 
 
 @dataclass(slots=True)
-class Slot:
+class WorkDirectory:
     """One container's folder on the host.
 
     Attributes:

@@ -14,7 +14,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from nanoagent.container.slot import Slot, WorkerHome, link_tree, remove_home, worker_is_dead
+from nanoagent.container.work_directory import (
+    WorkDirectory,
+    WorkerHome,
+    link_tree,
+    remove_home,
+    worker_is_dead,
+)
 from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
 from support.containers import worker_home
 from support.fake_supervisor import hello
@@ -32,8 +38,8 @@ def home() -> Iterator[WorkerHome]:
 
 
 @pytest.fixture
-async def slot(home: WorkerHome) -> AsyncIterator[Slot]:
-    slot = home.new_slot("one")
+async def slot(home: WorkerHome) -> AsyncIterator[WorkDirectory]:
+    slot = home.new_work_directory("one")
     yield slot
     await slot.remove()
 
@@ -106,7 +112,7 @@ def die_with(root: Path, name: str) -> Path:
     """The folder of a worker of that name that was killed."""
     claim = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from nanoagent.container.slot import WorkerHome\n"
+        "from nanoagent.container.work_directory import WorkerHome\n"
         "WorkerHome(Path(sys.argv[1]), sys.argv[2]).claim()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -258,7 +264,7 @@ async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(slot):
 
 async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
     with pytest.raises(ContainerError, match="no socket could be made"):
-        await Slot(tmp_path / "gone").listen(os.getuid())
+        await WorkDirectory(tmp_path / "gone").listen(os.getuid())
 
 
 async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(slot):
@@ -284,7 +290,7 @@ async def test_removing_hangs_up_and_leaves_nothing(slot):
 
 async def test_a_slot_that_is_there_already_is_our_own_error(home, slot):
     with pytest.raises(ContainerError, match="no slot folder"):
-        home.new_slot("one")
+        home.new_work_directory("one")
 
 
 # --- code and programs
@@ -359,7 +365,7 @@ async def test_the_containers_user_may_read_the_folder_but_not_write(slot):
 
 
 async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folder_is_removed(
-    slot: Slot, tmp_path: Path
+    slot: WorkDirectory, tmp_path: Path
 ):
     (tmp_path / "main.py").write_text("print()")
     begun, may_go_on = threading.Event(), threading.Event()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.code.store import DiskCache
-from nanoagent.container.slot import WorkerHome
+from nanoagent.container.work_directory import WorkerHome
 from nanoagent.host.private_dirs import make_private, unusable
 from nanoagent.model.errors import ConfigError
 
@@ -151,7 +151,7 @@ def test_all_folders_of_a_workers_home_are_its_own_and_those_for_containers_can_
     slot = tmp_path / "tasks/w/slots/one"
 
     async def make() -> None:  # a slot awaits its connection
-        home.new_slot("one")
+        home.new_work_directory("one")
 
     asyncio.run(make())
     assert [mode(path) for path in (home.path, home.spool, slot.parent, slot)] == [0o700] * 3 + [0o755]

@@ -1,4 +1,4 @@
-"""A model server without a model: `python -m nanoagent.dev.fake_model_server --port 0`.
+"""A model server without a model: `python -m nanoagent.dev.stub_model_server --port 0`.
 
 Speaks the documented shapes of Ollama's API (github.com/ollama/ollama) and of OpenAI's
 (platform.openai.com: chat completions, completions, responses, embeddings, models), with
@@ -6,7 +6,7 @@ answers that follow from the question alone: a word is a token, and the answer r
 (`count to 5`). So every sum of tokens is known beforehand.
 
 Models whose names begin with `fault/` go wrong in the way that follows, see `FAULTS`. What was asked stands
-in `Standin.log`, and at `GET /standin/log`.
+in `StubModelServer.log`, and at `GET /stub_model_server/log`.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class _Reply:
         return "".join(self.pieces)
 
 
-class Standin:
+class StubModelServer:
     """The server; use it as an asynchronous context manager.
 
     Args:
@@ -167,8 +167,8 @@ class Standin:
                 web.post("/v1/completions", self._openai_text),
                 web.post("/v1/responses", self._responses),
                 web.post("/v1/embeddings", self._openai_embeddings),
-                web.get("/standin/log", self._show_log),
-                web.post("/standin/release", self._release),
+                web.get("/stub_model_server/log", self._show_log),
+                web.post("/stub_model_server/release", self._release),
             ]
         )
         if not self._openai_only:
@@ -217,7 +217,7 @@ class Standin:
 
     @web.middleware
     async def _noted(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.path.startswith("/standin/"):
+        if request.path.startswith("/stub_model_server/"):
             response: web.StreamResponse = await handler(request)
             return response
         raw = await request.read()
@@ -410,7 +410,7 @@ class Standin:
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
         reply = self._reply(request, prompt, limit)
         kind = "chat.completion" if chat else "text_completion"
-        head = {"id": f"standin-{secrets.token_hex(4)}", "created": _CREATED, "model": reply.model}
+        head = {"id": f"stub_model_server-{secrets.token_hex(4)}", "created": _CREATED, "model": reply.model}
         usage = _openai_usage(reply.prompt_tokens, len(reply.words))
         if not body.get("stream"):
             text = "".join([text async for text in self._paced(request, reply)])
@@ -501,7 +501,7 @@ async def _hello(_request: web.Request) -> web.Response:
 
 
 async def _version(_request: web.Request) -> web.Response:
-    return web.json_response({"version": "0.0.0-standin"})
+    return web.json_response({"version": "0.0.0-stub_model_server"})
 
 
 def _packed(numbers: list[float]) -> str:
@@ -560,14 +560,14 @@ def _failure(request: web.Request, status: int, message: str, kind: str) -> web.
 
 
 async def _main(host: str, port: int, key: str | None) -> None:
-    async with Standin(host, port, key=key) as standin:
-        print(standin.url, flush=True)  # noqa: T201 - whoever started it reads its address there
+    async with StubModelServer(host, port, key=key) as stub_model_server:
+        print(stub_model_server.url, flush=True)  # noqa: T201 - whoever started it reads its address there
         await asyncio.Event().wait()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted; the first line of standard output is the address."""
-    parser = argparse.ArgumentParser(prog="python -m nanoagent.dev.fake_model_server", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m nanoagent.dev.stub_model_server", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=11434)
     parser.add_argument("--key", help="the bearer key that callers have to send")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent.model.errors import SinkError
+from nanoagent.model.errors import ResultStoreError
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.worker import readiness as gates_module
@@ -79,7 +79,7 @@ async def test_jobs_are_taken_while_every_part_is_well(gates: ReadinessChecks, h
 async def test_one_part_that_is_not_well_closes_the_way_for_jobs_and_is_named_everywhere(
     gates: ReadinessChecks, parts: dict[str, Part], health: Health, metrics: Metrics
 ):
-    parts["results"].said = SinkError("Redis is a read-only replica")
+    parts["results"].said = ResultStoreError("Redis is a read-only replica")
     assert await gates.reason() == "Redis is a read-only replica"
     assert shown(health, "results") == (False, "Redis is a read-only replica")
     assert shown(health, "disk") == (True, "")
