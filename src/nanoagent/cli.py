@@ -75,7 +75,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return EXIT_FAILED
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
-    except Exception:  # noqa: BLE001 - a bug of ours or of a library; Python would print it with all that it quotes
+    except Exception:  # noqa: BLE001 - an internal error, or one of a library; Python would print it with all that it quotes
         print(_without_secrets(traceback.format_exc()), file=sys.stderr)
         return EXIT_FAILED
     return code if isinstance(code, int) else 0

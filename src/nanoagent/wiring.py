@@ -90,7 +90,7 @@ STOP_TAIL_S: Final = DRAIN_TAIL_S + 3 * _CLOSE_MAX_S
 """How long the end may take after DRAIN_SECONDS, where nothing answers any more; a second or two is usual."""
 
 NOTICE_RESERVE_S: Final = 10.0
-"""So long before a machine ends, what still runs on it is given back: it takes a second, if all is well."""
+"""So long before a machine ends, running jobs return to the queue, seconds. It takes one if all is well."""
 
 
 def _close_in_time(opened: AsyncExitStack, part: str, close: Callable[[], Awaitable[None]], s: float) -> None:

@@ -46,9 +46,9 @@ class MemoryBroker:
 
     Attributes:
         acked: Every delivery that was acknowledged, in order.
-        given_back: Every delivery that was given back, with its delay in seconds.
+        given_back: Every delivery that was returned, with its delay in seconds.
         buried: Every message moved to the dead-letter queue, with the reason and the attempts.
-        copied: Every delivery that was given back as a fresh copy.
+        copied: Every delivery that was returned as a fresh copy.
         redriven: The bodies that the redrive policy moved there.
     """
 

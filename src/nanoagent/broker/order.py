@@ -77,7 +77,7 @@ class InOrder:
         self._latest: dict[str, _Series] = {}
 
     async def turn(self, delivery: Delivery) -> bool:
-        """Wait until a delivery may be worked on; False when it has to be given back instead."""
+        """Wait until a delivery may be worked on; False when it has to go back to the queue instead."""
         place = self._places.get(delivery)
         return place is None or await asyncio.shield(place.turn)
 

@@ -67,7 +67,7 @@ _DELETE_BACKOFF_S: Final = 0.2  # doubled each time
 _DELETE_BACKOFF_MAX_S: Final = 5.0
 _POLICY_HOLDS_S: Final = 300.0  # whoever changes maxReceiveCount has to wait for so long
 _POLICY_RETRY_S: Final = 30.0
-_POLICY_PATIENCE_S: Final = 5.0  # for the first answer, where something has to be given back before it
+_POLICY_PATIENCE_S: Final = 5.0  # for the first answer, where a message has to be returned before it
 _FIRST_SENT: Final = "firstSentAt"  # attribute of a copy: when the message was sent that it replaces, ms
 
 _log = structlog.get_logger(__name__)
@@ -150,7 +150,7 @@ class SqsBroker:
         """Wait for up to `limit` messages; see `Broker.receive`.
 
         Cancelling this does not cancel the request, which SQS would answer all the same: what it brings
-        is given back at once, and `close` waits for that.
+        is returned at once, and `close` waits for that.
 
         Raises:
             BrokerError: The queue failed, or the broker is closed.
@@ -545,7 +545,7 @@ class SqsBroker:
         return self._policy
 
     async def _watch_policy_forever(self) -> None:
-        """Know the redrive policy without asking when something is given back: a drain has no time for it."""
+        """Know the redrive policy before a message has to be returned: a drain has no time to ask."""
         while True:
             pause_s = _POLICY_HOLDS_S
             try:

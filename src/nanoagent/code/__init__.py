@@ -16,9 +16,9 @@ Theory of operation
 * An entry is built in a **workspace** that only its worker uses, and appears by one `rename`. Of two workers
   that build the same, the later finds the name taken and throws its own away. A dead worker's workspace is
   told by its lock, which nobody holds, and removed at the next start.
-* Callers that want the same at the same time share one **flight** (`flights`): one request, one build.
+* Callers that want the same at the same time share one request or build (`single_flight`).
 * Archives are **hostile** (`archive`): all entries are checked before one is written.
 
-Read in this order: `cache`, `store`, `flights`, `archive`, `entries`, `layout`, `unpacking`, `refusals`,
-`root`.
+Read in this order: `cache`, `store`, `single_flight`, `archive`, `entries`, `layout`, `unpacking`,
+`refusals`, `root`.
 """

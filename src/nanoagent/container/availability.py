@@ -129,7 +129,8 @@ class Availability:
         self._metrics.container_creation_failed()
         log.warning("container not made", runtime=runtime, reason=reason, failures=breaker.failures)
         if breaker.is_broken and not was_broken:
-            log.error("containers cannot be made; jobs are given back", runtime=runtime, reason=reason)
+            event = "containers cannot be created; jobs go back to the queue"
+            log.error(event, runtime=runtime, reason=reason)
         self._report()
 
     def engine_lost(self, reason: str) -> None:

@@ -91,11 +91,11 @@ _NO_PROGRAM: Final = frozenset({errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno
 
 @dataclass(slots=True)
 class Control:
-    """What a run can be called off by.
+    """Cancels a run.
 
     Attributes:
         kill: Ends the program; None while it does not run.
-        has_ended: It has run, and what follows is no more to be called off.
+        has_ended: The program has ended: there is nothing left to cancel.
     """
 
     kill: Callable[[], None] | None = None
@@ -138,7 +138,7 @@ async def execute(
         lease: A container with the code in place.
         request: What to run.
         spool: A folder for the output files; made when there are any.
-        control: Told when the run can be called off.
+        control: Gets the means to cancel the run while it runs.
         network: Entered before the program starts, left when none of its processes lives any more.
         language: The program's; None for one of the image, such as a compiler.
 

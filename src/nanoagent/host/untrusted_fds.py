@@ -1,10 +1,10 @@
-"""Descriptors that come out of a container, closed where nobody waits for it.
+"""Untrusted descriptors: file descriptors that came from a container, closed in a thread of their own.
 
-Closing can wait: for as long as whoever set SO_LINGER (socket(7)) likes, while the other end of a TCP
-connection takes no more. The kernel closes in the thread of whoever lets go last, and that is also whoever
-reads a message without room for the descriptors that it brings (SCM_RIGHTS, unix(7)), and whoever closes a
-socket that such messages lie in. In the loop, a supervisor that has been taken over would stop the worker by
-any of these. So what comes from a container is received and closed by what is here, and by nothing else.
+Closing can block: a program sets with SO_LINGER (socket(7)) for how long, while the other end of a TCP
+connection takes no more data. The thread that drops the last reference closes. It may also be the thread that
+reads a message without room for the descriptors in it (SCM_RIGHTS, unix(7)), or that closes a socket in which
+such a message waits. In the event loop, a supervisor under attack could stop the worker by any of these. So
+only this module receives and closes descriptors from containers.
 """
 
 from __future__ import annotations

@@ -353,7 +353,7 @@ class Slots:
         return self._shares.left(Budget.of(memory_mb, cpus), owner)
 
     def watch(self, changed: Callable[[], object]) -> None:
-        """Have `changed` called when a part was given back, and when a request begins or stops waiting."""
+        """Have `changed` called when a part is free again, and when a request begins or stops waiting."""
         self._watchers.append(changed)
 
     def _take(self, need: Budget, owner: str | None) -> None:

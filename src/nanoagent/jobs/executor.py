@@ -172,7 +172,7 @@ class Executor:
         return self._blank(attempt, ErrorType.PLATFORM, message)
 
     def cancelled(self, attempt: Attempt) -> Result:
-        """The result of a job that was called off before its program had run, or that had to be given up."""
+        """The result of a job that was cancelled before its program had run, or whose program did not end."""
         return self._blank(attempt, ErrorType.CANCELLED, _CANCELLED)
 
     def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: Text | None) -> Result:

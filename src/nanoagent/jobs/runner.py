@@ -83,11 +83,11 @@ class Attempt:
         job: What to do.
         number: Which attempt it is, from 1; 0 where none was made.
         queue_ms: How long the message had waited when it was received.
-        control: What the run can be called off by.
+        control: Cancels the run.
         ai_usage: What the run has used of models.
         ai_record: Where the run's exchanges with models lie, if there were any and AI_RECORD asks for them.
         fence: The token of the claim it is made under; what it stores replaces nothing of a later one's.
-        on_running: Called when the job gets a slot: from then on it is finished rather than given back.
+        on_running: Called when the job has room. From then on a drain lets it finish.
     """
 
     job: Job
@@ -401,7 +401,7 @@ def _files_below(tree: Path) -> list[str]:
 
 
 def environment_of(job: Job) -> dict[str, str]:
-    """Everything that the program finds in its environment. Contract: section 2."""
+    """Everything that the program finds in its environment. docs/contract.md, section 2."""
     environment = {
         "PATH": _PATH,
         "HOME": "/tmp",  # noqa: S108 - the container's own

@@ -132,7 +132,7 @@ class UnreadableMessage(NanoAgentError):  # noqa: N818 - names the thing, as the
 class PlatformError(NanoAgentError):
     """Something of ours failed; trying the job again may help.
 
-    Its text is for the log: it names addresses and folders, and quotes services. Senders are strangers.
+    Its text is for the log: it names addresses and folders, and quotes services. Senders must not see these.
 
     Attributes:
         told: What the sender is told instead.

@@ -1,6 +1,6 @@
 """A job: one SQS message, checked field by field. Past `parse_job` a `Job` cannot be wrong.
 
-Contract: section 1.
+docs/contract.md, section 1.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ for good.
 What comes here comes out of a container and is hostile. A descriptor is taken for a door only if it is a
 TCP or UDP socket of the kind, address and port that were asked for, which nobody has connected or listens
 on, in a network that is not our own. All others are closed, and so are those, where nobody waits for it: the
-supervisor may still hold them, and say what closing waits for (`strangers`).
+supervisor may still hold them, and decide how long closing takes (`host.untrusted_fds`).
 """
 
 from __future__ import annotations

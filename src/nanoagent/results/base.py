@@ -22,7 +22,7 @@ class Claim:
         request_id: Which request.
         token: Larger than that of every earlier claim of the request, on any worker: what was written with a
             smaller one may be replaced, what was written with a larger one may not.
-        cancelled: Whether the request had been called off when it was claimed.
+        cancelled: Whether the request had been cancelled when it was claimed.
         failures: How many attempts at it had failed by our fault when it was claimed.
         lost: Done, with the reason, once someone else has the right.
     """
@@ -105,10 +105,10 @@ class ResultStore(Protocol):
 
 
 class Cancellations(Protocol):
-    """Hears that requests are called off."""
+    """Receives the cancellations of requests."""
 
     def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
-        """Have `cancelled` called, once at most, when the request is called off.
+        """Have `cancelled` called, once at most, when the request is cancelled.
 
         Returns:
             What ends the watch; to be called exactly once.

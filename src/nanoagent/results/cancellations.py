@@ -1,4 +1,4 @@
-"""Hears on Redis that requests are called off.
+"""Receives the cancellations of requests from Redis.
 
 One connection, and on it a subscription to `cancel:{requestId}` for each request that is worked on here. One
 to `cancel:*` would do for all, but every worker would hear every message. A job that is over within a moment
@@ -69,7 +69,7 @@ class RedisCancellations:
         self._listener: asyncio.Task[None] | None = None
 
     def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
-        """Have it called when the request is called off; see `Cancellations.watch`."""
+        """Have it called when the request is cancelled; see `Cancellations.watch`."""
         self._watched[request_id] = cancelled
         timer = asyncio.get_running_loop().call_later(_FIRST_S, self._subscribe, request_id)
 
@@ -158,7 +158,7 @@ class RedisCancellations:
         try:
             is_set = await self._is_set(_channel(request_id))
         except ResultStoreError as exc:
-            log.warning("not looked whether a request is called off", request_id=request_id, reason=str(exc))
+            log.warning("cancellation not looked up", request_id=request_id, reason=str(exc))
             return
         if is_set:
             self._heard(request_id)

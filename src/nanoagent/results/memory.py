@@ -90,7 +90,7 @@ class MemoryResultStore:
         self._store.cancelled.add(request_id)
 
     def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
-        """Have it called when the request is called off; see `Cancellations.watch`."""
+        """Have it called when the request is cancelled; see `Cancellations.watch`."""
         self._store.watched.setdefault(request_id, []).append(cancelled)
 
         def end() -> None:

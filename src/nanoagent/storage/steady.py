@@ -1,15 +1,15 @@
-"""An object store with a circuit breaker: what is asked of a store that is down does not cost jobs attempts.
+"""An object store with a circuit breaker. While the store is down, jobs lose no attempts.
 
-A failure that is the service's, and not about the object, is followed by a probe: does the store answer at
-all? If not, or when calls for three different jobs have failed in a row whatever the probe says, or three
-were throttled, the breaker opens: no jobs are taken (`trouble` is the gate), what wants to read is given back
-at once and uncounted, and what wants to write waits, because its job has run. After a pause, longer each
-time, a probe closes it again, on trial: the next failure opens it anew; those that wait go first.
+After a failure of the service, a probe asks whether the store answers at all. The breaker opens if it does
+not, if calls for three different jobs have failed in a row, or if three calls were throttled. While it is
+open, the worker is not ready (`trouble` is the readiness check). Jobs that need to read go back to the queue,
+which is no attempt. Jobs that need to write wait, because they have run. After a pause, which grows each
+time, a probe closes the breaker on trial: the next failure opens it again. Waiting jobs go first.
 
-A store that throttles is never a job's failed attempt, and refused credentials, or a bucket for outputs that
-may not be written to, open the breaker by themselves: no user's job can bring them about. So does a missing
-default bucket of code. Where access to that bucket is denied, S3 does not always say whether the key is
-missing or the worker may not read: the breaker opens after three different keys if nothing was read yet.
+Throttling is never a failed attempt. Refused credentials open the breaker at once, and so do an output bucket
+that cannot be written to and a missing code bucket: no user's job can cause them. If access to the code
+bucket is denied, S3 does not always say whether the key is missing or the worker may not read. Then the
+breaker opens after three different keys if nothing was read yet.
 """
 
 from __future__ import annotations

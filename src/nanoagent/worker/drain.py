@@ -116,7 +116,7 @@ class Drain:
         ends_at = time.monotonic() + DRAIN_TAIL_S
         uploads_end_at = ends_at - DRAIN_TAIL_S / 2
         while (open_tasks := self._open_tasks(intake)) and (left_s := ends_at - time.monotonic()) > 0:
-            intake.cancel()  # nothing is lost: a broker gives back what an abandoned poll brings
+            intake.cancel()  # nothing is lost: a broker returns the messages of an abandoned poll
             for each in self._in_flight:
                 if not each.state.has_run or time.monotonic() >= uploads_end_at:
                     self._stop(each.state, reason, STOPPING)
