@@ -77,7 +77,8 @@ class Answer:
                     state.enter(Phase.WAITING)
                 claim = await self._take_claim(asked.request_id)
                 if isinstance(claim, Answered):
-                    await conclude(claim, state, self._shared)
+                    state.enter(Phase.FINISHING)
+                    await uninterrupted(conclude(claim, state, self._shared))
                     return None
                 if isinstance(claim, Returned):
                     return claim

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.runner import Attempt
 from nanoagent.model import result as results
 from nanoagent.model.errors import ResultStoreError, ReturnToQueue
@@ -36,7 +35,7 @@ _RECEIPTS_USED_UP: Final = Text(
 
 
 async def conclude(ending: Ending, state: DeliveryState, shared: Shared) -> None:
-    """Settle a delivery as `settlement.decide` says."""
+    """Settle a delivery as `settlement.decide` says. Its callers see to it that nothing interrupts it."""
     state.enter(Phase.FINISHING)
     _note(ending, state, shared)
     settler = shared.settler
@@ -77,7 +76,7 @@ async def _return(ending: Ending, nack: Nack, state: DeliveryState, shared: Shar
         await _give_up(ending, state, shared)
     else:
         log.warning("job given up after the last receipt", reason=nack.detail)
-        await uninterrupted(_withdraw(job, nack.detail, state, shared))
+        await _withdraw(job, nack.detail, state, shared)
 
 
 async def _give_up(ending: Ending, state: DeliveryState, shared: Shared) -> None:
@@ -92,7 +91,7 @@ async def _give_up(ending: Ending, state: DeliveryState, shared: Shared) -> None
         return
     # Without an attempt it had none left.
     attempt = state.attempt or Attempt(job=job, number=claim.failures)
-    await uninterrupted(_tell(claim, attempt, ending, state, shared))
+    await _tell(claim, attempt, ending, state, shared)
 
 
 async def _tell(

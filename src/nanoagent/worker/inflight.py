@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from nanoagent.host.shielding import uninterrupted
 from nanoagent.model import job as jobs
 from nanoagent.model import result as results
 from nanoagent.model.errors import UnreadableMessage
@@ -59,11 +60,12 @@ class InFlight:
         settler = self._shared.settler
         try:
             if (ending := await self._work_or_wait()) is not None:
-                await conclude(ending, self.state, self._shared)
+                self.state.enter(Phase.FINISHING)
+                await uninterrupted(conclude(ending, self.state, self._shared))
         except Exception as exc:  # noqa: BLE001 - it is logged there
             # An unsettled delivery would be kept from everyone: the broker goes on to renew its lease.
             self.state.enter(Phase.FINISHING)
-            await settler.return_unsettled(self._delivery, exc)
+            await uninterrupted(settler.return_unsettled(self._delivery, exc))
         else:
             settler.note_settled(self._delivery)
         self.state.enter(Phase.SETTLED)
@@ -143,7 +145,7 @@ class InFlight:
         if not settler.needs_copy(self._delivery):
             return False
         self.state.enter(Phase.FINISHING)
-        if await settler.replace_with_copy(self._delivery):
+        if await uninterrupted(settler.replace_with_copy(self._delivery)):
             return True
         self.state.enter(Phase.WAITING)
         return False

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, assert_never
 import structlog
 
 from nanoagent.common.bounded_map import BoundedMap
-from nanoagent.host.shielding import uninterrupted
 from nanoagent.model import envelopes
 from nanoagent.model import result as results
 from nanoagent.model.errors import PlatformError
@@ -207,7 +206,7 @@ def _growing_s(failures: int, facts: Facts, settings: Settings) -> float:
 
 
 class Settler:
-    """Carries decisions out. Nothing interrupts it.
+    """Carries decisions out. Its callers see to it that nothing interrupts it.
 
     Args:
         broker: The queue.
@@ -233,26 +232,20 @@ class Settler:
 
     async def ack(self, delivery: Delivery) -> None:
         """Delete the message."""
-        await uninterrupted(self._broker.ack(delivery))
+        await self._broker.ack(delivery)
 
     async def nack(self, delivery: Delivery, nack: Nack) -> bool:
         """Return the message; False when it would not come again, and nothing was done."""
-        return await uninterrupted(self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison))
+        return await self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison)
 
     async def nack_or_dead_letter(self, delivery: Delivery, nack: Nack) -> None:
         """Return the message; if it would not come again, the dead-letter queue gets the reason."""
-        await uninterrupted(self._nack_or_dead_letter(delivery, nack))
-
-    async def _nack_or_dead_letter(self, delivery: Delivery, nack: Nack) -> None:
         if not await self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison):
             log.error("dead-lettered without a result", reason=nack.detail, message_id=delivery.message_id)
             await self._broker.dead_letter(delivery, nack.detail)
 
     async def dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
         """Move the message to the dead-letter queue; without one, delete and log it."""
-        await uninterrupted(self._dead_letter(delivery, dead_letter))
-
-    async def _dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
         if not await self._broker.dead_letter(delivery, dead_letter.reason, dead_letter.attempts):
             log.error("given up, and there is no dead-letter queue", body=delivery.body)
             await self._broker.ack(delivery)
@@ -268,7 +261,7 @@ class Settler:
 
     async def replace_with_copy(self, delivery: Delivery) -> bool:
         """Have the queue take a fresh copy of the message; False when it takes none."""
-        return await uninterrupted(self._broker.nack(delivery, 0))
+        return await self._broker.nack(delivery, 0)
 
     async def settle_unreadable(self, delivery: Delivery, problem: str) -> None:
         """Settle a message that names no request."""
@@ -308,7 +301,7 @@ class Settler:
         if isinstance(exc, PlatformError):
             await self.nack_or_dead_letter(delivery, nack)
         elif self._count_unsettled(delivery) < self._settings.max_attempts:
-            await uninterrupted(self._broker.nack(delivery, nack.delay_s, poison=True))
+            await self._broker.nack(delivery, nack.delay_s, poison=True)
         else:
             await self.dead_letter(delivery, DeadLetter(reason, self._settings.max_attempts))
 

@@ -42,6 +42,7 @@ NEXT: Final = {
 }
 """Phase → the phases that may follow."""
 
+_MAKES_ROOM: Final = frozenset({Phase.BEHIND, Phase.RUNNING})  # for another message
 _UNINTERRUPTED: Final = frozenset({Phase.RECEIVED, Phase.FINISHING, Phase.SETTLED})
 
 
@@ -50,7 +51,7 @@ class DeliveryState:
 
     Args:
         delivery: The delivery.
-        lifecycle: Is told of each change, because there may be room for another message.
+        lifecycle: Is told when there may be room for another message.
 
     Attributes:
         delivery: The delivery.
@@ -90,7 +91,8 @@ class DeliveryState:
         if phase not in NEXT[self.phase]:
             raise AssertionError(f"a delivery cannot go from {self.phase} to {phase}")
         self.phase = phase
-        self._lifecycle.capacity_changed.set()
+        if phase in _MAKES_ROOM:
+            self._lifecycle.capacity_changed.set()
 
     @property
     def wants_room(self) -> bool:
