@@ -116,14 +116,14 @@ async def test_the_worker_is_unready_while_a_needed_task_is_down_and_ready_after
 
     task = reports.background.keep(TaskName.CLAIM_RENEWAL, work)
     await reports.until_ready(ready=False)
-    reason = await reports.background.trouble()
+    reason = reports.background.trouble()
     failing = False
     await reports.until_ready(ready=True)
 
     assert reason == reports.said[0][1]
     assert reason.startswith("the claims on requests are not renewed: the background task claim_renewal")
     assert "Unexpected" in reason
-    assert await reports.background.trouble() is None
+    assert reports.background.trouble() is None
     task.cancel()
 
 
@@ -141,10 +141,10 @@ async def test_a_task_on_trial_is_still_down():
     task = reports.background.keep(TaskName.INTAKE, work)
     async with asyncio.timeout(DEADLINE_S):
         await restarted.wait()
-    assert await reports.background.trouble() is not None
+    assert reports.background.trouble() is not None
     task.cancel()
     await asyncio.wait({task})
-    assert await reports.background.trouble() is None  # it was stopped
+    assert reports.background.trouble() is None  # it was stopped
 
 
 async def test_a_task_that_no_job_needs_does_not_touch_readiness():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -36,12 +37,12 @@ class ReadinessCheck:
     Attributes:
         part: Its name in readiness and metrics; one of the code's constants.
         look: Why a job that is taken now could not be finished, as far as the part is concerned, or None. A
-            `PlatformError` says the same.
+            `PlatformError` says the same. A part that has to wait for its answer is a coroutine function.
         tells_itself: The part says more to `Health` than what closes the check; the check leaves that alone.
     """
 
     part: str
-    look: Callable[[], Awaitable[str | None]]
+    look: Callable[[], str | Awaitable[str | None] | None]
     tells_itself: bool = False
 
 
@@ -81,7 +82,11 @@ class ReadinessChecks:
                 self._looking.cancel()
 
     async def _look(self) -> str | None:
-        reasons = await asyncio.gather(*map(_ask, self._checks))
+        answers = [_ask(check) for check in self._checks]
+        # Most answer at once. A task for each of them would cost more than all of them do.
+        waiting = [answer for answer in answers if isawaitable(answer)]
+        waited_for = iter(await asyncio.gather(*waiting) if waiting else ())
+        reasons = [next(waited_for) if isawaitable(answer) else answer for answer in answers]
         for check, reason in zip(self._checks, reasons, strict=True):
             if not check.tells_itself:
                 self._health.set(check.part, ok=reason is None, reason=reason or "")
@@ -102,14 +107,26 @@ class ReadinessChecks:
         self._closed = closed
 
 
-async def _ask(check: ReadinessCheck) -> str | None:
+def _ask(check: ReadinessCheck) -> str | Awaitable[str | None] | None:
+    try:
+        answer = check.look()
+    except Exception as exc:  # noqa: BLE001 - an internal error is logged there
+        return _reason_of(check, exc)
+    return _wait(check, answer) if isawaitable(answer) else answer
+
+
+async def _wait(check: ReadinessCheck, answer: Awaitable[str | None]) -> str | None:
     try:
         async with asyncio.timeout(LOOK_MAX_S):
-            return await check.look()
-    except PlatformError as exc:
+            return await answer
+    except Exception as exc:  # noqa: BLE001 - an internal error is logged there
+        return _reason_of(check, exc)
+
+
+def _reason_of(check: ReadinessCheck, exc: Exception) -> str:
+    if isinstance(exc, PlatformError):
         return str(exc)
-    except TimeoutError:
+    if isinstance(exc, TimeoutError):
         return f"{check.part}: could not be looked at within {LOOK_MAX_S:g} s"
-    except Exception as exc:
-        log.exception("internal error", operation="readiness check", part=check.part)
-        return f"{check.part}: an error inside the worker: {type(exc).__name__}"
+    log.error("internal error", operation="readiness check", part=check.part, exc_info=exc)
+    return f"{check.part}: an error inside the worker: {type(exc).__name__}"

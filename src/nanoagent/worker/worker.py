@@ -153,10 +153,10 @@ class Worker:
             ReadinessCheck("background", self._parts.background.trouble, tells_itself=True),
         )
 
-    async def _no_containers(self) -> str | None:
+    def _no_containers(self) -> str | None:
         return self._parts.pool.broken
 
-    async def _all_blocked(self) -> str | None:
+    def _all_blocked(self) -> str | None:
         """Why no job at all could be run: the isolation checks of all runtimes fail."""
         reasons = [self._parts.blocked(runtime) for runtime in Runtime]
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
@@ -165,7 +165,7 @@ class Worker:
         await self._parts.result_store.ping()
         return None
 
-    async def _spool_full(self) -> str | None:
+    def _spool_full(self) -> str | None:
         """Why the result of one more job might find no place, where it had to wait for Redis."""
         settings = self._parts.settings
         if self._parts.spool.has_room_for((len(self._in_flight) + 1) * settings.max_result_bytes):
