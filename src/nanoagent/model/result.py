@@ -380,14 +380,6 @@ def encode(result: Result) -> bytes:
     return _encoder.encode(result)
 
 
-def is_given_up(document: bytes) -> bool:
-    """Whether a stored document, whoever has written it, says that the platform gave the job up."""
-    try:
-        return decode(document).error_type is ErrorType.PLATFORM
-    except msgspec.DecodeError:
-        return False
-
-
 def decode(document: bytes | str) -> Result:
     """The inverse of `encode`.
 

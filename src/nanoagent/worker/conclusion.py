@@ -18,7 +18,6 @@ from nanoagent.results.base import Claim, Taken
 from nanoagent.worker import accounting
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Untold
 from nanoagent.worker.settlement import Ack, DeadLetter, GiveUp, IfLast, Nack
-from nanoagent.worker.state import Phase
 
 if TYPE_CHECKING:
     from nanoagent.model.job import Job
@@ -35,8 +34,7 @@ _RECEIPTS_USED_UP: Final = Text(
 
 
 async def conclude(ending: Ending, state: DeliveryState, shared: Shared) -> None:
-    """Settle a delivery as `settlement.decide` says. Its callers see to it that nothing interrupts it."""
-    state.enter(Phase.FINISHING)
+    """Settle a delivery as `settlement.decide` says. It is `FINISHING`, and its callers shield this call."""
     _note(ending, state, shared)
     settler = shared.settler
     match settler.decide(state.delivery, ending, state.failures):
