@@ -102,6 +102,8 @@ checks:
 	@$(BIN)/mypy
 	$(call announce,import contracts)
 	@$(BIN)/lint-imports
+	$(call announce,commit subjects)
+	@$(BIN)/python scripts/commit_subjects.py
 	$(call announce,unit tests)
 	@$(BIN)/pytest -q -n $(TEST_PROCESSES) tests/unit
 
