@@ -47,7 +47,7 @@ FILE_IN_FOLDER: Final = re.compile(r"(?:[\w.-]+/)+[\w.-]+\.(?:py|md|c|h|json|tom
 ROOTS: Final = (ROOT, SOURCE, ROOT / "src/nanosupervisor")
 TOP_FOLDERS: Final = {"src", "docs", "deploy", "docker", "examples", "scripts", "tests", ".ci"}
 SDK_VARIABLE: Final = re.compile(r"AWS_[A-Z0-9_]+|DOCKER_HOST")
-KERNEL_CONSTANT: Final = re.compile(r"(?:CAP|PR)_[A-Z_]+")
+KERNEL_CONSTANT: Final = re.compile(r"(?:CAP|CLONE|PR)_[A-Z_]+")
 
 
 @cache

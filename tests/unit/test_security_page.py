@@ -82,7 +82,7 @@ def test_every_attacker_is_met_by_claims_or_by_what_is_not_defended():
     """The last cell of each row of the threat model links to where its answer is."""
     headings = re.findall(r"^#{2,3} (.+)$", PAGE, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    rows = _rows("Who attacks what")
+    rows = _rows("Attackers and targets")
     assert len(rows) > 8
     for row in rows:
         linked = re.findall(r"\]\(#([^)]+)\)", row[-1])
