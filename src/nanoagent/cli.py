@@ -265,7 +265,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
 
 @app.command()
 def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Attack the sandbox in every language, with the images and settings in use."""
+    """Test the isolation of runs in every language, with the worker's images and settings."""
     settings = _settings(env_file)
     from nanoagent import wiring
     from nanoagent.selftest import report

@@ -53,8 +53,8 @@ from nanoagent.network.policy import AllowedHosts
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server, Tls
 from nanoagent.results.spool import Spool
-from nanoagent.selftest.keeper import Keeper
-from nanoagent.selftest.suite import SelfTest, Suite, attack_all
+from nanoagent.selftest.schedule import SelfTestSchedule
+from nanoagent.selftest.suite import SelfTestResult, Suite, run_all
 from nanoagent.storage.s3 import S3Store
 from nanoagent.storage.steady import SteadyStore
 from nanoagent.telemetry import systemd
@@ -134,7 +134,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     _close_in_time(opened, "queue", broker.close, settings.sqs_wait_seconds + _CLOSE_MAX_S)
     result_store, cancellations, spool = await _open_result_store(settings, telemetry, opened)
     await running.parts.pool.filled()
-    blocked = await _keep_guards(settings, running.parts, running.home, telemetry, opened)
+    blocked = await _start_self_test(settings, running.parts, running.home, telemetry, opened)
     # What there is by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
@@ -374,19 +374,19 @@ async def _open_result_store(
     return result_store, cancellations, spool
 
 
-async def _keep_guards(
+async def _start_self_test(
     settings: Settings,
     running: RunnerParts,
     home: WorkerHome,
     telemetry: Telemetry,
     opened: AsyncExitStack,
 ) -> Callable[[Runtime], str | None]:
-    """Try the guards of every runtime, now and from now on; says why one takes no jobs."""
+    """Test every runtime now and at intervals. Returns a function: why a runtime takes no jobs, or None."""
     if not settings.selftest_interval_seconds:
         return lambda _: None
     memory_mb = settings.job_defaults.memory_mb
     cpus = settings.cpus_for(memory_mb)
-    keeper = Keeper(
+    schedule = SelfTestSchedule(
         Suite(running, home.path / "selftest"),
         lambda: running.slots.free_for(memory_mb, cpus) > 0,
         telemetry.metrics,
@@ -394,17 +394,17 @@ async def _keep_guards(
         settings.selftest_interval_seconds,
         telemetry.background,
     )
-    opened.push_async_callback(keeper.close)
-    await keeper.start()
-    return keeper.blocked
+    opened.push_async_callback(schedule.close)
+    await schedule.start()
+    return schedule.blocked
 
 
-async def selftest(settings: Settings) -> SelfTest:
-    """Try the guards of every runtime once, with containers of its own, beside a worker that may run.
+async def selftest(settings: Settings) -> SelfTestResult:
+    """Test every runtime once, in separate containers. A worker may run meanwhile.
 
     Raises:
-        ConfigError: The images or the isolation that the settings ask for are not there.
-        PlatformError: No containers can be made.
+        ConfigError: Images are missing, or the machine cannot provide the required isolation.
+        PlatformError: No containers can be created.
     """
     async with AsyncExitStack() as opened:
         await _refuse_unusable_folders(settings)
@@ -421,8 +421,8 @@ async def selftest(settings: Settings) -> SelfTest:
             image_ids=image_ids,
             spool=home.spool,
         )
-        attacked = await attack_all(Suite(running, home.path / "selftest"))
-        return SelfTest(pool.between_runs, attacked)
+        results = await run_all(Suite(running, home.path / "selftest"))
+        return SelfTestResult(pool.between_runs, results)
 
 
 async def _open_pool(

@@ -1,4 +1,4 @@
-"""The worker attacks itself before it takes jobs and while it runs; a guard in doubt stops its runtime."""
+"""The worker tests itself before it takes jobs and while it runs; a runtime that fails takes no jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from nanoagent.model.job import Runtime
-from nanoagent.selftest.guards import Guard
+from nanoagent.selftest.checks import IsolationCheck
 from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
 
 if TYPE_CHECKING:
@@ -20,21 +20,21 @@ HELLO = {"main.py": "print('hello')"}
 HELLO_CPP = {"main.cpp": '#include <cstdio>\nint main() { puts("hello"); }'}
 
 
-async def test_a_worker_tries_its_guards_before_the_first_job_and_again_beside_others(
+async def test_a_worker_tests_itself_before_the_first_job_and_again_beside_others(
     stack: EmbeddedStack, tmp_path: Path
 ) -> None:
     async with WorkerUnderTest(stack, tmp_path, {"SELFTEST_INTERVAL_SECONDS": "1"}) as worker:
         for runtime in Runtime:
-            for guard in Guard:
-                assert await worker.metric("worker_guard_ok", guard=guard, runtime=runtime) == 1, (
+            for check in IsolationCheck:
+                assert await worker.metric("worker_guard_ok", guard=check, runtime=runtime) == 1, (
                     runtime,
-                    guard,
+                    check,
                 )
         status, ready = await worker.get("/readyz")
         assert (status, json.loads(ready)["parts"]["guards"]) == (200, {"ok": True, "reason": ""})
 
         def rounds() -> int:
-            return worker.log.read_text().count('"all guards stand"')
+            return worker.log.read_text().count('"isolation checks passed"')
 
         before = rounds()
         key = await worker.upload(HELLO)
@@ -44,7 +44,7 @@ async def test_a_worker_tries_its_guards_before_the_first_job_and_again_beside_o
                 assert (result["status"], result["stdout"]) == ("SUCCESS", "hello\n")
 
 
-async def test_a_runtime_that_cannot_be_tried_takes_no_jobs_and_the_others_do(
+async def test_a_runtime_that_cannot_be_tested_takes_no_jobs_and_the_others_do(
     stack: EmbeddedStack, tmp_path: Path
 ) -> None:
     # An image without Python: nothing is known of what would hold a Python program.
@@ -63,11 +63,11 @@ async def test_a_runtime_that_cannot_be_tried_takes_no_jobs_and_the_others_do(
         part = json.loads(ready)["parts"]["guards"]
         assert (status, part["ok"]) == (503, False)
         assert part["reason"].startswith(
-            "python takes no jobs: its guards could not be tried: /usr/bin/python3"
+            "python takes no jobs: the self-test could not run: /usr/bin/python3"
         )
 
 
-async def test_a_person_can_have_the_guards_tried(stack: EmbeddedStack, tmp_path: Path) -> None:
+async def test_a_person_can_run_the_self_test(stack: EmbeddedStack, tmp_path: Path) -> None:
     environment = WorkerUnderTest(stack, tmp_path).environment() | {"SQS_QUEUE_URL": stack.queue_url}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "nanoagent", "selftest", "--json"),
@@ -81,5 +81,5 @@ async def test_a_person_can_have_the_guards_tried(stack: EmbeddedStack, tmp_path
     assert (process.returncode, found["ok"]) == (0, True), found
     assert found["isolation"] in {"sandbox", "shared"}
     assert {runtime: list(each["guards"]) for runtime, each in found["runtimes"].items()} == {
-        runtime: list(Guard) for runtime in Runtime
+        runtime: list(IsolationCheck) for runtime in Runtime
     }

@@ -1,4 +1,4 @@
-"""The self-test against real containers: all walls stand, and each that is taken away is missed."""
+"""The self-test against real containers: it passes, and the removal of a protection fails a check."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from nanoagent.jobs.runner import RunnerParts
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
-from nanoagent.selftest.guards import MARK, Guard
-from nanoagent.selftest.suite import Suite, attack_all
+from nanoagent.selftest.checks import MARK, IsolationCheck
+from nanoagent.selftest.suite import Suite, run_all
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring import find_images, pool_policy
@@ -75,25 +75,25 @@ async def suite_at(level: Isolation, cache: Path, **changes: Any) -> AsyncIterat
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built canaries, for all tests."""
+    """Built programs, for all tests."""
     return tmp_path_factory.mktemp("programs")
 
 
 @pytest.mark.parametrize("level", [Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER])
-async def test_every_guard_stands_in_every_language(level: Isolation, programs: Path) -> None:
+async def test_every_isolation_check_passes_in_every_language(level: Isolation, programs: Path) -> None:
     async with suite_at(level, programs) as suite:
-        attacked = await attack_all(suite)
-    for each in attacked:
+        results = await run_all(suite)
+    for each in results:
         assert each.reason is None
-        assert [(finding.guard, finding.problem) for finding in each.findings] == [
-            (guard, None) for guard in Guard
+        assert [(result.check, result.problem) for result in each.results] == [
+            (check, None) for check in IsolationCheck
         ]
-        assert all(finding.tried for finding in each.findings)
+        assert all(result.tried for result in each.results)
 
 
-async def test_a_setting_for_users_output_does_not_cut_the_canarys(programs: Path) -> None:
+async def test_a_setting_for_users_output_does_not_cut_the_answers(programs: Path) -> None:
     async with suite_at(Isolation.SANDBOX, programs, max_output_bytes=1024, output_max_files=0) as suite:
-        assert not [finding for finding in await suite.attack(Runtime.PYTHON) if finding.problem]
+        assert not [result for result in await suite.run(Runtime.PYTHON) if result.problem]
 
 
 def join_the_host(body: dict[str, Any], _: Path) -> None:
@@ -123,21 +123,21 @@ def share_a_folder(body: dict[str, Any], folder: Path) -> None:
 
 
 BREACHES = [
-    (join_the_host, Isolation.SHARED, {Guard.NETWORK}),
-    (make_room, Isolation.SHARED, {Guard.SIZES}),
-    (open_slot, Isolation.SHARED, {Guard.ROOT_FILE_SYSTEM}),
-    (allow_processes, Isolation.SANDBOX, {Guard.PROCESS_LIMIT}),
-    (share_a_folder, Isolation.CONTAINER, {Guard.TRACES, Guard.SIZES}),
+    (join_the_host, Isolation.SHARED, {IsolationCheck.NETWORK}),
+    (make_room, Isolation.SHARED, {IsolationCheck.SIZES}),
+    (open_slot, Isolation.SHARED, {IsolationCheck.ROOT_FILE_SYSTEM}),
+    (allow_processes, Isolation.SANDBOX, {IsolationCheck.PROCESS_LIMIT}),
+    (share_a_folder, Isolation.CONTAINER, {IsolationCheck.TRACES, IsolationCheck.SIZES}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("breach", "level", "guards"), BREACHES, ids=[breach.__name__ for breach, _, _ in BREACHES]
+    ("breach", "level", "checks"), BREACHES, ids=[breach.__name__ for breach, _, _ in BREACHES]
 )
-async def test_a_wall_that_is_taken_away_is_missed(
+async def test_a_protection_that_is_removed_is_missed(
     breach: Callable[[dict[str, Any], Path], None],
     level: Isolation,
-    guards: set[Guard],
+    checks: set[IsolationCheck],
     programs: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -150,11 +150,11 @@ async def test_a_wall_that_is_taken_away_is_missed(
 
         monkeypatch.setattr(docker, "create_body", breached)
         async with suite_at(level, programs) as suite:
-            findings = await suite.attack(Runtime.PYTHON)
-    assert {finding.guard for finding in findings if finding.problem} == guards
+            results = await suite.run(Runtime.PYTHON)
+    assert {result.check for result in results if result.problem} == checks
 
 
-async def test_a_neighbour_on_the_host_who_knocks_makes_no_guard_fall(
+async def test_a_neighbour_on_the_host_who_connects_makes_no_check_fail(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who watches /proc/net/tcp could stop all jobs, for as long as he likes."""
@@ -162,15 +162,15 @@ async def test_a_neighbour_on_the_host_who_knocks_makes_no_guard_fall(
 
     async def known_to_a_neighbour(*arguments: Any, **options: Any) -> asyncio.Server:
         server = await start_server(*arguments, **options)
-        with socket.create_connection(server.sockets[0].getsockname()) as knocking:
-            await asyncio.to_thread(knocking.recv, 1)  # the other end hangs up once it has noticed
+        with socket.create_connection(server.sockets[0].getsockname()) as connection:
+            await asyncio.to_thread(connection.recv, 1)  # the other end hangs up once it has noticed
         return server
 
     monkeypatch.setattr(asyncio, "start_server", known_to_a_neighbour)
     async with suite_at(Isolation.SANDBOX, programs) as attacking:
-        findings = await attacking.attack(Runtime.PYTHON)
-    assert Guard.NETWORK in {finding.guard for finding in findings}
-    assert not [finding for finding in findings if finding.problem]
+        results = await attacking.run(Runtime.PYTHON)
+    assert IsolationCheck.NETWORK in {result.check for result in results}
+    assert not [result for result in results if result.problem]
 
 
 async def test_a_variable_that_does_not_belong_into_a_run_is_found(
@@ -179,13 +179,13 @@ async def test_a_variable_that_does_not_belong_into_a_run_is_found(
     environment_of = runner.environment_of
     monkeypatch.setattr(runner, "environment_of", lambda job: environment_of(job) | {"AWS_SECRET": "x"})
     async with suite_at(Isolation.SANDBOX, programs) as suite:
-        findings = await suite.attack(Runtime.PYTHON)
-    problems = {finding.guard: finding.problem for finding in findings if finding.problem}
-    assert problems == {Guard.ENVIRONMENT: "environment: has AWS_SECRET"}
+        results = await suite.run(Runtime.PYTHON)
+    problems = {result.check: result.problem for result in results if result.problem}
+    assert problems == {IsolationCheck.ENVIRONMENT: "environment: has AWS_SECRET"}
 
 
-async def test_a_runtime_that_cannot_run_at_all_is_no_finding(programs: Path) -> None:
+async def test_a_runtime_that_cannot_run_at_all_is_no_result(programs: Path) -> None:
     image = SETTINGS.image(Runtime.CPP)
     async with suite_at(Isolation.SANDBOX, programs, docker_python_image=image) as suite:
         with pytest.raises(PlatformError, match="could not be started"):
-            await suite.attack(Runtime.PYTHON)
+            await suite.run(Runtime.PYTHON)

@@ -32,8 +32,8 @@ from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server
 from nanoagent.results.spool import Spool
-from nanoagent.selftest import keeper as keeper_module
-from nanoagent.selftest.keeper import Keeper
+from nanoagent.selftest import schedule as schedule_module
+from nanoagent.selftest.schedule import SelfTestSchedule
 from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
@@ -706,17 +706,17 @@ async def self_test(fault: Fault) -> None:
     tested: Counter[Runtime] = Counter()
 
     class Suite:
-        async def attack(self, runtime: Runtime) -> list[Any]:
+        async def run(self, runtime: Runtime) -> list[Any]:
             tested[runtime] += 1
             return []
 
-    fault.setattr(keeper_module, "_LOOK_S", 0.001)
+    fault.setattr(schedule_module, "_IDLE_POLL_S", 0.001)
     suite = cast("Any", Suite())
-    keeper = Keeper(suite, lambda: True, fault.metrics, fault.health, 0.001, fault.background)
-    fault.once(keeper, "_wait_until_idle")
-    await keeper.start()
+    schedule = SelfTestSchedule(suite, lambda: True, fault.metrics, fault.health, 0.001, fault.background)
+    fault.once(schedule, "_wait_until_idle")
+    await schedule.start()
     await until(lambda: tested[Runtime.PYTHON] > 1)
-    await keeper.close()
+    await schedule.close()
 
 
 async def interruption_notices(fault: Fault) -> None:

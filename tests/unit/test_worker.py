@@ -1306,7 +1306,9 @@ async def test_nothing_is_received_while_no_container_can_be_made(rig: Rig, monk
         await rig.until_settled()
 
 
-async def test_nothing_is_received_while_no_runtimes_guards_stand(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_nothing_is_received_while_no_runtime_passes_the_self_test(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
     async def pause(_: float) -> None:
         rig.journal.note("pause")
         await asyncio.sleep(0)
@@ -1324,7 +1326,7 @@ async def test_nothing_is_received_while_no_runtimes_guards_stand(rig: Rig, monk
     assert said["reason"] == "no runtime takes jobs: network: was not refused"
 
 
-async def test_a_job_whose_runtimes_guard_does_not_stand_is_given_back_and_others_run(rig: Rig):
+async def test_a_job_whose_runtime_failed_the_self_test_is_returned_and_others_run(rig: Rig):
     rig.blocked[Runtime.GO] = "network: was not refused"
     await rig.broker.send(message("r1", runtime="go"))
     await rig.broker.send(message("r2", runtime="python"))

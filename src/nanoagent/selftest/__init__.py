@@ -1,7 +1,11 @@
-"""The self-test: the worker attacks its own sandbox in every runtime, by the way that jobs take.
+"""The self-test: the worker attacks its own sandbox in every runtime.
 
-* `guards`: the attacks and the expected answers: one table for all languages. `programs/`: the attackers.
-* `suite`: one self-test of one runtime.
-* `keeper`: repeats the self-test on an idle worker, and stops jobs of a runtime that fails it.
-* `report`: the result for people and for machines.
+A self-test runs small programs as jobs are run. Each program attempts forbidden operations and reports what
+happened. An isolation check passes if the sandbox refused all of its operations.
+
+* `checks`: the table of the operations and of the expected answers, for all languages.
+* `programs/`: the programs that attempt the operations, one for each language.
+* `suite`: runs all isolation checks on one runtime.
+* `schedule`: repeats the self-test on an idle worker, and blocks a runtime that fails it.
+* `report`: prints the results as a table, or as a document for JSON.
 """

@@ -1,4 +1,4 @@
-"""One self-test of one runtime: canaries that try the guards, run as jobs are run."""
+"""The self-test of one runtime: its programs run as jobs do, and their answers are judged."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nanoagent.jobs.runner import Attempt, Runner, environment_of
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.errors import PlatformError, Rejected, ReturnToQueue
 from nanoagent.model.job import Job, Runtime
-from nanoagent.selftest import guards
-from nanoagent.selftest.guards import Guard
+from nanoagent.selftest import checks
+from nanoagent.selftest.checks import IsolationCheck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -27,114 +27,109 @@ if TYPE_CHECKING:
     from nanoagent.container.execution import Execution
     from nanoagent.jobs.runner import RunnerParts
     from nanoagent.model.result import Isolation
-    from nanoagent.selftest.guards import Step
+    from nanoagent.selftest.checks import LimitTest, Operation
 
 FUNCTION_ID: Final = "nanoagent-selftest"
 _TIMEOUT_MS: Final = 30_000
-_ANSWERS_BYTES: Final = 64 * 1024  # a setting for users' output must not cut the canary's
-# CPython sets it for itself where the C locale is asked for; it is no channel.
-_INTERPRETERS_OWN: Final = frozenset({"LC_CTYPE"})
+_ANSWERS_BYTES: Final = 64 * 1024  # a low MAX_OUTPUT_BYTES must not cut the answers
+# CPython sets this variable itself in the C locale (PEP 538). It carries nothing from the worker.
+_SET_BY_INTERPRETERS: Final = frozenset({"LC_CTYPE"})
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Whether a guard stands for a runtime.
+class CheckResult:
+    """The result of one isolation check on one runtime.
 
     Attributes:
-        guard: Which.
-        runtime: Whose.
-        tried: How many things were tried on it.
-        problem: What has got through, None when nothing has.
+        check: The isolation check.
+        runtime: The runtime.
+        tried: How many operations were attempted.
+        problem: The first failure; None if the check passed.
     """
 
-    guard: Guard
+    check: IsolationCheck
     runtime: Runtime
     tried: int
     problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Attacked:
-    """What came of attacking one runtime.
+class RuntimeResult:
+    """The result of a self-test of one runtime.
 
     Attributes:
-        runtime: Which.
-        findings: One for each guard; empty when nothing could be tried.
-        reason: Why nothing could be tried.
+        runtime: The runtime.
+        results: One for each isolation check; empty if the self-test could not run.
+        reason: Why the self-test could not run; None if it ran.
         seconds: How long it took.
     """
 
     runtime: Runtime
-    findings: list[Finding]
+    results: list[CheckResult]
     reason: str | None
     seconds: float
 
     @property
     def ok(self) -> bool:
-        """Whether every guard was tried and stands."""
-        return self.reason is None and not any(finding.problem for finding in self.findings)
+        """Whether the self-test ran, and every isolation check passed."""
+        return self.reason is None and not any(result.problem for result in self.results)
 
 
 @dataclass(frozen=True, slots=True)
-class SelfTest:
-    """What came of attacking all runtimes.
+class SelfTestResult:
+    """The result of a self-test of all runtimes.
 
     Attributes:
-        isolation: What stood between one run and the next.
-        attacked: One for each runtime.
+        isolation: The isolation level of the runs.
+        runtimes: One result for each runtime.
     """
 
     isolation: Isolation
-    attacked: list[Attacked]
+    runtimes: list[RuntimeResult]
 
     @property
     def ok(self) -> bool:
-        """Whether every guard of every runtime was tried and stands."""
-        return all(each.ok for each in self.attacked)
+        """Whether every runtime passed."""
+        return all(each.ok for each in self.runtimes)
 
 
 class Suite:
-    """Attacks a runtime.
+    """Runs all isolation checks on a runtime.
 
     Args:
-        parts: Those of the runner that jobs go through.
-        folder: For the canaries' code, as the cache holds that of functions.
+        parts: The parts of the runner that jobs use.
+        folder: The folder for the programs' code, laid out as the code cache lays out functions.
 
     Raises:
-        ConfigError: The suite does not know this machine.
+        ConfigError: The suite does not know the system calls of this machine.
     """
 
     def __init__(self, parts: RunnerParts, folder: Path) -> None:
-        guards.check_machine()
-        room = max(parts.settings.max_output_bytes, _ANSWERS_BYTES)
-        self._settings = parts.settings.model_copy(update={"max_output_bytes": room})
-        # What it finds is for it to judge: nothing is kept from it, and nothing of it from others.
+        checks.check_machine()
+        output_bytes = max(parts.settings.max_output_bytes, _ANSWERS_BYTES)
+        self._settings = parts.settings.model_copy(update={"max_output_bytes": output_bytes})
+        # A separate failure cache: the self-test and the jobs must not see each other's failures.
         self._runner = Runner(replace(parts, settings=self._settings, failures=Failures()))
         self._folder = folder
 
-    async def attack(self, runtime: Runtime) -> list[Finding]:
-        """Try every guard of a runtime.
+    async def run(self, runtime: Runtime) -> list[CheckResult]:
+        """Run all isolation checks on a runtime.
 
         Returns:
-            One finding for each guard, in the order of `Guard`.
+            One result for each isolation check, in the order of `IsolationCheck`.
 
         Raises:
-            PlatformError: It could not be tried: nothing is known.
+            PlatformError: The programs could not run. The isolation was not tested.
         """
         tree = await asyncio.to_thread(self._tree, runtime)
-        findings = await self._try_walls(runtime, tree)
-        for ending in guards.endings(self._settings):
-            timeout_ms = ending.timeout_ms or _TIMEOUT_MS
-            ran = await self._run(runtime, tree, (f"end {ending.how}",), timeout_ms)
-            problem = None
-            if ran.error_type not in ending.expected:
-                wanted = " or ".join(sorted(ending.expected))
-                problem = f"the run ended as {ran.error_type or 'SUCCESS'}, not {wanted}"
-            findings.append(Finding(ending.guard, runtime, 1, problem))
-        return sorted(findings, key=lambda finding: list(Guard).index(finding.guard))
+        results = await self._run_operations(runtime, tree)
+        results += [
+            await self._run_limit_test(runtime, tree, test) for test in checks.limit_tests(self._settings)
+        ]
+        return sorted(results, key=lambda result: list(IsolationCheck).index(result.check))
 
     def _tree(self, runtime: Runtime) -> CodeTree:
-        """The canary's code, as an unpacked zip's."""
+        """Write the program's code to the disk, as if it had come from a zip."""
         entry = RECIPES[runtime].entry
         code = resources.files(__package__).joinpath("programs", runtime, entry).read_bytes()
         path = self._folder / runtime
@@ -146,25 +141,33 @@ class Suite:
             file.write_bytes(code)
             file.chmod(0o444)
         except OSError as exc:
-            raise PlatformError(f"the canary could not be put on the disk: {exc}") from exc
+            raise PlatformError(f"the self-test program could not be written to {path}: {exc}") from exc
         return CodeTree(hashlib.sha256(code).hexdigest(), path, bytes=len(code), disk_bytes=len(code))
 
-    async def _try_walls(self, runtime: Runtime, tree: CodeTree) -> list[Finding]:
-        """A run that leaves something, and one that looks for it and tries all that does not end it."""
-        left = await self._run(runtime, tree, guards.LEFT)
-        _expect_answers(left, len(guards.LEFT))
+    async def _run_operations(self, runtime: Runtime, tree: CodeTree) -> list[CheckResult]:
+        """Run a program that leaves traces, then one that looks for them and attempts all operations."""
+        first = await self._run(runtime, tree, checks.LEAVE_TRACES)
+        _expect_answers(first, len(checks.LEAVE_TRACES))
         async with _listener() as port:
             job = self._job(runtime, b"", _TIMEOUT_MS)
-            allowed = environment_of(job).keys() | _INTERPRETERS_OWN
-            steps = guards.steps(self._settings, port, allowed)
-            ran = await self._run(runtime, tree, [step.line for step in steps])
-        problems = _judge(steps, ran)
-        tried = [step.guard for step in steps]
+            allowed = environment_of(job).keys() | _SET_BY_INTERPRETERS
+            operations = checks.operations(self._settings, port, allowed)
+            second = await self._run(runtime, tree, [operation.line for operation in operations])
+        problems = _problems(operations, second)
+        tried = [operation.check for operation in operations]
         return [
-            Finding(guard, runtime, tried.count(guard), problems.get(guard))
-            for guard in Guard
-            if guard in tried
+            CheckResult(check, runtime, tried.count(check), problems.get(check))
+            for check in IsolationCheck
+            if check in tried
         ]
+
+    async def _run_limit_test(self, runtime: Runtime, tree: CodeTree, test: LimitTest) -> CheckResult:
+        ran = await self._run(runtime, tree, (f"end {test.limit}",), test.timeout_ms or _TIMEOUT_MS)
+        problem = None
+        if ran.error_type not in test.expected:
+            expected = " or ".join(sorted(test.expected))
+            problem = f"the run ended as {ran.error_type or 'SUCCESS'}, expected {expected}"
+        return CheckResult(test.check, runtime, 1, problem)
 
     def _job(self, runtime: Runtime, payload: bytes, timeout_ms: int) -> Job:
         defaults = self._settings.job_defaults
@@ -174,7 +177,7 @@ class Suite:
             runtime=runtime,
             s3_bucket=defaults.s3_bucket,
             s3_key="",
-            memory_mb=guards.memory_mb(self._settings),
+            memory_mb=checks.memory_mb(self._settings),
             timeout_ms=timeout_ms,
             payload=payload,
             model_id=defaults.model_id,
@@ -184,62 +187,65 @@ class Suite:
         self, runtime: Runtime, tree: CodeTree, lines: Sequence[str], timeout_ms: int = _TIMEOUT_MS
     ) -> Execution:
         job = self._job(runtime, "\n".join(lines).encode(), timeout_ms)
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as leases:
             try:
-                done = await self._runner.run(Attempt(job, 1), tree, held)
+                done = await self._runner.run(Attempt(job, 1), tree, leases)
             except Rejected as exc:
-                said = str(exc.stderr).strip().splitlines()
-                raise PlatformError(f"the canary could not be built: {exc} {said[:1]}") from exc
+                messages = str(exc.stderr).strip().splitlines()
+                raise PlatformError(
+                    f"the self-test program could not be built: {exc} {messages[:1]}"
+                ) from exc
             return done.execution
 
 
-def _judge(steps: Sequence[Step], ran: Execution) -> dict[Guard, str]:
-    """What got through, the first of each guard."""
+def _problems(operations: Sequence[Operation], ran: Execution) -> dict[IsolationCheck, str]:
+    """Judge the answers of a run. Returns the first problem of each check that failed."""
     answers = ran.collected.stdout.text.rstrip("\n").split("\n")
-    problems: dict[Guard, str] = {}
-    for step, answer in zip(steps, answers, strict=False):
-        if (problem := step.problem(answer)) is not None:
-            problems.setdefault(step.guard, f"{step.line}: {problem}")
-    if len(answers) < len(steps):
-        # The last thing that was asked has ended the run, or worse.
-        silent = steps[len(answers)]
-        problems.setdefault(silent.guard, f"{silent.line}: the run ended ({ran.message or 'in silence'})")
+    problems: dict[IsolationCheck, str] = {}
+    for operation, answer in zip(operations, answers, strict=False):
+        if (problem := operation.problem(answer)) is not None:
+            problems.setdefault(operation.check, f"{operation.line}: {problem}")
+    if len(answers) < len(operations):  # the first operation without an answer ended the run
+        fatal = operations[len(answers)]
+        ending = ran.message or "without an error message"
+        problems.setdefault(fatal.check, f"{fatal.line}: the run ended ({ending})")
     elif ran.error_type is not None:
-        problems.setdefault(Guard.SUPERVISOR, f"the run ended as {ran.error_type}: {ran.message}")
-    link = guards.OUTPUT_LINK.rpartition("/")[2]
+        problems.setdefault(IsolationCheck.SUPERVISOR, f"the run ended as {ran.error_type}: {ran.message}")
+    link = checks.OUTPUT_LINK.rpartition("/")[2]
     if any(file.path == link for file in ran.collected.files):
-        problems[Guard.OUTPUT_LINKS] = "a link was collected as an output file"
+        problems[IsolationCheck.OUTPUT_LINKS] = "a link was collected as an output file"
     return problems
 
 
 def _expect_answers(ran: Execution, count: int) -> None:
     answers = ran.collected.stdout.text.rstrip("\n").split("\n")
     if ran.error_type is not None or len(answers) != count:
-        raise PlatformError(f"the canary did not come to its work: {ran.message or answers}")
+        raise PlatformError(f"the self-test program did not complete: {ran.message or answers}")
 
 
 @asynccontextmanager
 async def _listener() -> AsyncIterator[int]:
-    """The port of somebody who listens on the host's loopback, and whom no run may reach.
+    """Listen on the host's loopback, where no run may connect. Yields the port.
 
-    Whether one has is the canary's to say: any user of the host can call here, and would stop all jobs.
+    Only the program's answer decides whether it connected. The listener does not judge: any user of the host
+    can connect here, and could block all runtimes.
     """
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
 
-async def attack_all(suite: Suite) -> list[Attacked]:
-    """Attack every runtime, all at once."""
+async def run_all(suite: Suite) -> list[RuntimeResult]:
+    """Test all runtimes at the same time. A failure to run becomes the runtime's `reason`."""
 
-    async def attack(runtime: Runtime) -> Attacked:
-        begun = time.perf_counter()
-        findings: list[Finding] = []
+    async def run(runtime: Runtime) -> RuntimeResult:
+        started_at = time.perf_counter()
+        results: list[CheckResult] = []
         reason = None
         try:
-            findings = await suite.attack(runtime)
+            results = await suite.run(runtime)
         except (PlatformError, ReturnToQueue) as exc:
             reason = str(exc)
-        return Attacked(runtime, findings, reason, time.perf_counter() - begun)
+        return RuntimeResult(runtime, results, reason, time.perf_counter() - started_at)
 
-    return await asyncio.gather(*map(attack, Runtime))
+    return await asyncio.gather(*map(run, Runtime))

@@ -168,8 +168,8 @@ class Metrics:
         self._part = self._gauge(
             "worker_part_ok", "1 while jobs can be taken as far as it is concerned", "part"
         )
-        self._guard = self._gauge(
-            "worker_guard_ok", "1 while a guard stands, by the last self-test", "guard", "runtime"
+        self._isolation_check = self._gauge(
+            "worker_guard_ok", "1 if the last self-test passed this isolation check", "guard", "runtime"
         )
 
     def _make_llm_metrics(self) -> None:
@@ -335,9 +335,9 @@ class Metrics:
         """How a part of the worker is; its name is one of the code's constants."""
         self._part.labels(part).set(ok)
 
-    def guard(self, guard: str, runtime: Runtime, *, ok: bool) -> None:
-        """What the self-test has shown of a guard; `guard` is one of its constants."""
-        self._guard.labels(guard, runtime).set(ok)
+    def isolation_check(self, check: str, runtime: Runtime, *, ok: bool) -> None:
+        """Set the result of an isolation check; `check` is a value of `selftest.checks.IsolationCheck`."""
+        self._isolation_check.labels(check, runtime).set(ok)
 
     def watch_slots(self, slots: BudgetUse) -> None:
         """Read the budget's use from `slots` whenever the metrics are asked for."""

@@ -1,19 +1,19 @@
-"""The self-test's canary: does what each line of its input says, and answers each with a line.
+"""The self-test program: performs the operation in each line of its input, and answers each with a line.
 
-call NUMBER ARGUMENT...   a system call with whole numbers
-write PATH                open a file for writing, and make it
-read PATH                 a file's text
-names FOLDER              what is in a folder
-space FOLDER              the bytes and files that its file system has room for in all
-connect ADDRESS PORT      TCP
-signal PROCESS NUMBER
-link TARGET PATH
-environment               the names of the variables
-daemon                    leave a process that outlives this one
-end HOW                   fork, memory, file or time: use up that limit, end badly, answer nothing more
+call NUMBER ARGUMENT...   make a system call with integer arguments
+write PATH                open a file for writing, and create it if it is missing
+read PATH                 return a file's text
+names FOLDER              list the names in a folder
+space FOLDER              return the size of the folder's file system, in bytes and in files
+connect ADDRESS PORT      open a TCP connection
+signal PROCESS NUMBER     send a signal
+link TARGET PATH          make a symbolic link
+environment               list the names of the environment variables
+daemon                    start a process that outlives this one
+end LIMIT                 use up a limit (fork, memory, file or time); the program ends without an answer
 
-An answer is "done", perhaps with a text whose lines are parted by U+001E, or "error" with its number. The
-programs in the other languages do the same.
+An answer is "done", or "error" and the error number. After "done" there may be a text, whose lines are
+separated by U+001E. The programs in the other languages do the same.
 """
 
 import ctypes
@@ -114,7 +114,7 @@ def answer(line):
     except OSError as error:
         if step == "end":
             raise
-        return f"error {error.errno or 110}"  # a socket's own timeout has no number: ETIMEDOUT
+        return f"error {error.errno or 110}"  # a socket's timeout has no error number: ETIMEDOUT
     return "done" if text is None else "done " + text.strip().replace("\n", "\x1e")
 
 
