@@ -49,7 +49,7 @@ soak: setup-tests  ## faults at every step, ten minutes of random ones (SEED=…
 	@mkdir -p .nanoagent
 	@rm -f $(ROWS)
 	@RELIABILITY_ROWS=$(ROWS) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m 'soak or not soak' \
-		tests/faults $(shell grep -l support.reliability tests/e2e/*.py)
+		tests/faults $(shell grep -l support.checks.reliability tests/e2e/*.py)
 	$(call announce,random faults)
 	@RELIABILITY_ROWS=$(ROWS) PYTHONPATH=tests $(BIN)/python -m faults.random_run $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python scripts/gen_reliability.py $(ROWS)
@@ -82,7 +82,7 @@ libraries: setup-tests  ## libraries and functions of others, fetched and run; h
 fuzz:  ## random search for inputs that break parsers and properties; FUZZ_SECONDS (60) for each parser
 	@scripts/setup venv
 	$(call announce,properties with new examples)
-	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --hypothesis-profile=search $(shell grep -l hypothesis tests/unit/*.py)
+	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --hypothesis-profile=search $(shell grep -l hypothesis -r tests/unit)
 	$(call announce,archive job protocol)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz
 

@@ -8,7 +8,7 @@ import pytest
 
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
-from support.adversarial import Shelf, built
+from support.sandboxes.adversarial import Shelf, built
 
 if TYPE_CHECKING:
     from collections.abc import Callable

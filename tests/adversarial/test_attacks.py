@@ -21,8 +21,7 @@ import pytest_asyncio
 
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
-from support.adversarial import LEVELS, as_seen, yard
-from support.attacks import (
+from support.programs.attacks import (
     CALLS_NO_FILTER_SEES,
     CALLS_THAT_GET_THROUGH,
     CALLS_THAT_OUTLIVE,
@@ -33,14 +32,15 @@ from support.attacks import (
     calls_swept,
     outcome_of,
 )
-from support.listeners import AnsweringHost, answering_host
+from support.sandboxes.adversarial import LEVELS, as_seen, yard
+from support.services.listeners import AnsweringHost, answering_host
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from nanoagent.dev.local_services import EmbeddedStack
-    from support.adversarial import Function, Yard
-    from support.containers import Ran
+    from support.sandboxes.adversarial import Function, Yard
+    from support.sandboxes.containers import Ran
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

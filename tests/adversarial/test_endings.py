@@ -12,12 +12,12 @@ import pytest_asyncio
 
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
-from support.adversarial import LEVELS, yard
+from support.sandboxes.adversarial import LEVELS, yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from support.adversarial import Function, Yard
+    from support.sandboxes.adversarial import Function, Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

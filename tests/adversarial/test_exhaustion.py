@@ -1,7 +1,7 @@
-"""All that can be used up, used up, in all languages: the run ends as the contract says, the next has all.
+"""Runs use up each resource, in each language: they end as the contract says, the next run has everything.
 
-What is tried is steps of tests/support/attacks.py that are repeated until they fail, in a process of the
-program's. See test_endings.py for what takes more than system calls.
+The attacks are steps of tests/support/programs/attacks.py that a child process repeats until they fail.
+test_endings.py has the attacks that need more than system calls.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest_asyncio
 
 from nanoagent.common.units import MIB
 from nanoagent.model.result import ErrorType, Isolation
-from support.adversarial import LEVELS, as_seen, yard
-from support.attacks import Attack, outcome_of
+from support.programs.attacks import Attack, outcome_of
+from support.sandboxes.adversarial import LEVELS, as_seen, yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from nanoagent.model.job import Runtime
-    from support.adversarial import Function, Yard
+    from support.sandboxes.adversarial import Function, Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,12 +11,12 @@ import pytest_asyncio
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
-from support.adversarial import BUILD_LIMITS, yard
+from support.sandboxes.adversarial import BUILD_LIMITS, yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from support.adversarial import Yard
+    from support.sandboxes.adversarial import Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,13 +12,13 @@ import pytest_asyncio
 
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
-from support.adversarial import yard
+from support.sandboxes.adversarial import yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from support.adversarial import Function, Yard
-    from support.containers import Ran
+    from support.sandboxes.adversarial import Function, Yard
+    from support.sandboxes.containers import Ran
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,17 +12,17 @@ import pytest_asyncio
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.network import egress
-from support.adversarial import LEVELS
-from support.attacks import DONE, attacks_of, outcome_of
-from support.listeners import answering_host
-from support.networks import Echo, networked_yard
+from support.programs.attacks import DONE, attacks_of, outcome_of
+from support.sandboxes.adversarial import LEVELS
+from support.services.listeners import answering_host
+from support.services.networks import Echo, networked_yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from nanoagent.dev.local_services import EmbeddedStack
-    from support.listeners import AnsweringHost
-    from support.networks import NetworkedYard
+    from support.services.listeners import AnsweringHost
+    from support.services.networks import NetworkedYard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

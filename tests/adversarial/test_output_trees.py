@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation, Start
-from support.adversarial import yard
-from support.outputs import COUNT, DEPTH, LINK, NAMED_REFUSALS, SIZE, SPECIAL, TOTAL, Left, left_by
+from support.checks.outputs import COUNT, DEPTH, LINK, NAMED_REFUSALS, SIZE, SPECIAL, TOTAL, Left, left_by
+from support.sandboxes.adversarial import yard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.containers import Ran
+    from support.sandboxes.containers import Ran
 
 TREES = 30  # at each level
 MOST_DEPTH = 32

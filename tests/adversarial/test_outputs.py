@@ -23,10 +23,7 @@ from nanoagent.model import result as results
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation, Result, Start, Status
 from nanoagent.telemetry.metrics import Metrics
-from support.adversarial import LIMITS, built, yard
-from support.fakes import make_settings
-from support.folder_store import FolderStore
-from support.outputs import (
+from support.checks.outputs import (
     COUNT,
     DEPTH,
     LINK,
@@ -40,12 +37,15 @@ from support.outputs import (
     left_by,
     percent_encoded,
 )
+from support.doubles.fakes import make_settings
+from support.sandboxes.adversarial import LIMITS, built, yard
+from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from support.adversarial import Function, Shelf, Yard
-    from support.containers import Ran
+    from support.sandboxes.adversarial import Function, Shelf, Yard
+    from support.sandboxes.containers import Ran
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

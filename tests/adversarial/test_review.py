@@ -10,12 +10,12 @@ import pytest_asyncio
 from nanoagent.common.units import MIB
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
-from support.adversarial import yard
+from support.sandboxes.adversarial import yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from support.adversarial import Yard
+    from support.sandboxes.adversarial import Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

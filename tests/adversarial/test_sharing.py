@@ -15,12 +15,12 @@ from nanoagent.container.policy import Sharing
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation, Start
-from support.adversarial import yard
+from support.sandboxes.adversarial import yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from support.adversarial import Function, Yard
+    from support.sandboxes.adversarial import Function, Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

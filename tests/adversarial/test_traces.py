@@ -19,12 +19,12 @@ import pytest
 from nanoagent.languages.recipes import PROGRAM_PATH, RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
-from support.adversarial import LEVELS, yard
+from support.sandboxes.adversarial import LEVELS, yard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.adversarial import Function, Shelf
+    from support.sandboxes.adversarial import Function, Shelf
 
 COMPILED = (Runtime.CPP, Runtime.GO)
 BOTH_ORDERS = ("look, leave, look", "leave, look")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,8 +17,8 @@ import pytest_asyncio
 
 from nanoagent.dev.demo import examples_folder
 from nanoagent.dev.stub_model_server import StubModelServer, answer_words, tokens, vector
-from support import packages
-from support.worker import PROGRAMS, WorkerUnderTest
+from support.agents.worker import PROGRAMS, WorkerUnderTest
+from support.programs import packages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.model.job import Runtime
-from support.proxy import Proxy
-from support.waiting import EVENTUALLY_S, announced, eventually
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
+from support.checks.waiting import EVENTUALLY_S, announced, eventually
+from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

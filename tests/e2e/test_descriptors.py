@@ -10,8 +10,8 @@ import pytest
 from nanoagent.dev.demo import AgentProcess
 from nanoagent.host.resources import LEAST_DESCRIPTORS
 from nanoagent.model.job import Runtime
-from support.limited_agent import DESCRIPTORS
-from support.worker import TESTS, WorkerUnderTest
+from support.agents.limited_agent import DESCRIPTORS
+from support.agents.worker import TESTS, WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ class LimitedWorker(WorkerUnderTest):
     def _new_agent(self) -> AgentProcess:
         paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         extra = {"PYTHONPATH": paths, DESCRIPTORS: str(LEAST_DESCRIPTORS)}
-        return AgentProcess(self.environment() | extra, self.log, module="support.limited_agent")
+        return AgentProcess(self.environment() | extra, self.log, module="support.agents.limited_agent")
 
 
 async def test_more_functions_than_there_are_descriptors_for_run_one_after_another(

@@ -19,8 +19,8 @@ from aiohttp import web
 from redis import asyncio as redis
 
 from nanoagent.doctor.finding import Area
-from support.ordinary_user import place_of_its_own, python_of
-from support.worker import WorkerUnderTest
+from support.agents.ordinary_user import place_of_its_own, python_of
+from support.agents.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

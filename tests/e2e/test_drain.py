@@ -17,10 +17,10 @@ from nanoagent.aws.interruption import POLL_S
 from nanoagent.dev.demo import AgentProcess
 from nanoagent.model.job import Runtime
 from nanoagent.wiring import NOTICE_RESERVE_S
-from support.experienced_agent import KNOWN
-from support.metadata_service import metadata_service
-from support.reliability import COUNTED, observed, starts_in, until
-from support.worker import TESTS, WorkerUnderTest
+from support.agents.experienced_agent import KNOWN
+from support.agents.worker import TESTS, WorkerUnderTest
+from support.checks.reliability import COUNTED, observed, starts_in, until
+from support.services.metadata_service import metadata_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +179,7 @@ class ExperiencedWorker(WorkerUnderTest):
 
     def _new_agent(self) -> AgentProcess:
         known = {KNOWN: json.dumps({"long": 3600, "short": 10}), "PYTHONPATH": str(TESTS)}
-        return AgentProcess(self.environment() | known, self.log, module="support.experienced_agent")
+        return AgentProcess(self.environment() | known, self.log, module="support.agents.experienced_agent")
 
 
 async def test_a_spot_notice_gives_back_what_is_known_to_take_longer_and_finishes_the_rest(

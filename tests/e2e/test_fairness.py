@@ -12,7 +12,7 @@ import aiodocker
 import pytest
 import pytest_asyncio
 
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 
 from nanoagent.model.errors import PlatformError, ReturnToQueue
 from nanoagent.model.job import Runtime
-from support.fakes import finished, message
-from support.in_process import DATABASE, Queues, real_rig
-from support.reliability import COUNTED, starts_in
-from support.waiting import announced
-from support.worker import WorkerUnderTest
+from support.agents.in_process import DATABASE, Queues, real_rig
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import COUNTED, starts_in
+from support.checks.waiting import announced
+from support.doubles.fakes import finished, message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from nanoagent.model.job import Runtime
-from support.waiting import eventually
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
+from support.checks.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 
 from nanoagent.telemetry.cloudwatch import NAMESPACE
-from support.recorder import Grant, Recorder, grants_of, operations_in
-from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.services.recorder import Grant, Recorder, grants_of, operations_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

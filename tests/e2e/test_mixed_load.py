@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.model.job import Runtime
-from support.worker import WorkerUnderTest
-from support.zips import make_zip
+from support.agents.worker import WorkerUnderTest
+from support.checks.zips import make_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from nanoagent.dev.stub_model_server import StubModelServer
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path

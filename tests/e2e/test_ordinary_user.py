@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.model.job import Runtime
-from support.ordinary_user import UID, OrdinaryWorker, place_of_its_own, python_of, run_python
+from support.agents.ordinary_user import UID, OrdinaryWorker, place_of_its_own, python_of, run_python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -27,20 +27,20 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.model.job import Runtime
-from support import engines
-from support.own_redis import HOST, own_redis
-from support.proxy import Proxy
-from support.recorder import Recorder
-from support.reliability import COUNTED, Observation, observed, until
-from support.remains import containers_of
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import COUNTED, Observation, observed, until
+from support.checks.remains import containers_of
+from support.sandboxes import engines
+from support.services.own_redis import HOST, own_redis
+from support.services.proxy import Proxy
+from support.services.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nanoagent.dev.local_services import EmbeddedStack
-    from support.own_redis import OwnRedis
-    from support.recorder import Call
+    from support.services.own_redis import OwnRedis
+    from support.services.recorder import Call
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ import pytest
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
-    from support.worker import WorkerUnderTest
+    from support.agents.worker import WorkerUnderTest
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.outputs import COUNT, NAMED_REFUSALS, NAMES, REFUSED_NAMES, percent_encoded
+from support.checks.outputs import COUNT, NAMED_REFUSALS, NAMES, REFUSED_NAMES, percent_encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.worker import WorkerUnderTest
+    from support.agents.worker import WorkerUnderTest
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

@@ -12,8 +12,8 @@ import pytest
 
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
-from support.ordinary_user import UID, OrdinaryWorker, place_of_its_own
-from support.worker import PROGRAMS
+from support.agents.ordinary_user import UID, OrdinaryWorker, place_of_its_own
+from support.agents.worker import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,11 +12,11 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from support.own_redis import HOST, free_port, own_redis
-from support.proxy import Proxy
-from support.reliability import until
-from support.worker import WorkerUnderTest
-from support.zips import make_zip
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import until
+from support.checks.zips import make_zip
+from support.services.own_redis import HOST, free_port, own_redis
+from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 
 from nanoagent.model.errors import ReturnToQueue
 from nanoagent.model.job import Runtime
-from support.fakes import finished, message
-from support.in_process import DATABASE, Queues, real_rig
-from support.reliability import COUNTED, starts_in
-from support.waiting import EVENTUALLY_S, announced, eventually
-from support.worker import WorkerUnderTest
+from support.agents.in_process import DATABASE, Queues, real_rig
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import COUNTED, starts_in
+from support.checks.waiting import EVENTUALLY_S, announced, eventually
+from support.doubles.fakes import finished, message
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -33,9 +33,9 @@ from redis import asyncio as redis
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
-from support.adversarial import yard
-from support.recorder import Recorder
-from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.sandboxes.adversarial import yard
+from support.services.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

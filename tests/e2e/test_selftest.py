@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nanoagent.model.job import Runtime
 from nanoagent.selftest.checks import IsolationCheck
-from support.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
 
 if TYPE_CHECKING:
     from pathlib import Path

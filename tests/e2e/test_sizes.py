@@ -9,7 +9,7 @@ import pytest
 from nanoagent.model.job import MIN_MEMORY_MB
 
 if TYPE_CHECKING:
-    from support.worker import WorkerUnderTest
+    from support.agents.worker import WorkerUnderTest
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 

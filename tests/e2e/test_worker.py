@@ -14,8 +14,8 @@ import aiodocker
 import pytest
 
 from nanoagent.model.job import Runtime
-from support.waiting import eventually
-from support.worker import PROGRAMS, WorkerUnderTest
+from support.agents.worker import PROGRAMS, WorkerUnderTest
+from support.checks.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -25,16 +25,16 @@ from urllib.parse import urlsplit
 from nanoagent.dev.local_services import EmbeddedStack
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
-from support.own_redis import HOST, own_redis
-from support.proxy import Proxy
-from support.reliability import COUNTED, Observation, observed, until
-from support.remains import MARKED_PROGRAM, Places, containers_of, remains_of, story_of, wrong_outputs
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import COUNTED, Observation, observed, until
+from support.checks.remains import MARKED_PROGRAM, Places, containers_of, remains_of, story_of, wrong_outputs
+from support.services.own_redis import HOST, own_redis
+from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from support.own_redis import OwnRedis
+    from support.services.own_redis import OwnRedis
 
 VISIBILITY_S: Final = 8
 FUNCTIONS: Final = 8  # of each language

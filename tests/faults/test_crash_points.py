@@ -22,11 +22,11 @@ import pytest
 
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
-from support.faulty_agent import Fault
-from support.proxy import Proxy
-from support.reliability import COUNTED, Observation, observed, record, starts_in, until
-from support.remains import MARKED_PROGRAM, Places, remains_of, story_of, struck_in, wrong_outputs
-from support.worker import WorkerUnderTest
+from support.agents.faulty_agent import Fault
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import COUNTED, Observation, observed, record, starts_in, until
+from support.checks.remains import MARKED_PROGRAM, Places, remains_of, story_of, struck_in, wrong_outputs
+from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

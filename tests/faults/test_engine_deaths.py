@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pytest
 
 from nanoagent.model.job import Runtime
-from support import engines
-from support.reliability import COUNTED, Observation, observed, starts_in, until
-from support.remains import MARKED_PROGRAM, Places, containers_of, remains_of, wrong_outputs
-from support.worker import WorkerUnderTest
+from support.agents.worker import WorkerUnderTest
+from support.checks.reliability import COUNTED, Observation, observed, starts_in, until
+from support.checks.remains import MARKED_PROGRAM, Places, containers_of, remains_of, wrong_outputs
+from support.sandboxes import engines
 
 if TYPE_CHECKING:
     from nanoagent.dev.local_services import EmbeddedStack

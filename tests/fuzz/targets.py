@@ -1,7 +1,7 @@
 """What is fuzzed: functions of bytes that raise when something is wrong, with inputs to begin from.
 
-The oracles are those of the property tests (`support.archives`, `support.messages`, `support.conversations`):
-not only that nothing crashes, but that each input comes to what it has to. How to read them: `TARGETS`, last.
+The oracles are those of the property tests (`archives`, `messages` and `conversations` of `support.checks`).
+They check that nothing crashes, and that each input has the right result. Start at `TARGETS`, at the end.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.container.execution import Execution
-from support import archives, conversations, messages
-from support import fake_supervisor as says
-from support.raw_archives import archive_of
-from support.raw_messages import message_of
-from support.zips import End, RawEntry, deflated, descriptor, extra_field, make_zip, raw_zip
+from support.checks import archives, conversations, messages
+from support.checks.raw_archives import archive_of
+from support.checks.raw_messages import message_of
+from support.checks.zips import End, RawEntry, deflated, descriptor, extra_field, make_zip, raw_zip
+from support.doubles import fake_supervisor as says
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

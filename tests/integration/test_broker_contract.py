@@ -17,7 +17,7 @@ from nanoagent.broker import sqs as sqs_module
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.model.errors import BrokerError
-from support.slow_server import slow_server
+from support.services.slow_server import slow_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -25,8 +25,8 @@ from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from support.containers import request_for, worker_home
-from support.languages import documented_version
+from support.programs.languages import documented_version
+from support.sandboxes.containers import request_for, worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -13,14 +13,14 @@ import pytest
 from nanoagent.code.archive import ArchiveLimits, extract
 from nanoagent.common.units import MIB
 from nanoagent.model.result import Isolation
-from support.containers import LIMITS, bench
-from support.zips import RawEntry, extra_field, raw_zip, symlink
+from support.checks.zips import RawEntry, extra_field, raw_zip, symlink
+from support.sandboxes.containers import LIMITS, bench
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.policy import Binding
-    from support.containers import Bench
+    from support.sandboxes.containers import Bench
 
 ROOMY: Final = ArchiveLimits(10 * MIB, 10 * MIB, 10 * MIB, 1000)
 FILES: Final = 20_000  # more than a run may make in a writable directory

@@ -27,9 +27,9 @@ from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring import pool_policy, refuse_unfit_engine
-from support.containers import request_for, worker_home
-from support.engines import IMAGE, SUBORDINATE, OwnEngine, own_engine, why_none
-from support.fakes import make_settings
+from support.doubles.fakes import make_settings
+from support.sandboxes.containers import request_for, worker_home
+from support.sandboxes.engines import IMAGE, SUBORDINATE, OwnEngine, own_engine, why_none
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

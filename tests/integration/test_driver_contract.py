@@ -18,8 +18,8 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.spec import LABEL_WORKER
 from nanoagent.container.work_directory import WorkerHome
 from nanoagent.model.errors import ContainerError
-from support.containers import spec_for, worker_home
-from support.fake_driver import FakeDriver
+from support.doubles.fake_driver import FakeDriver
+from support.sandboxes.containers import spec_for, worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -20,13 +20,13 @@ from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams
 from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.network.base import AiUsage
-from support import gateways
-from support.gateways import Door, new_run
+from support.services import gateways
+from support.services.gateways import Door, new_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from support.gateways import Rig
+    from support.services.gateways import Rig
 
 WORDS = [{"role": "user", "content": "one two three"}]
 COUNT = [{"role": "user", "content": "count to 9"}]

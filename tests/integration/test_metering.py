@@ -9,8 +9,8 @@ import pytest
 
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import Isolation
-from support import gateways
-from support.networks import networked_yard
+from support.services import gateways
+from support.services.networks import networked_yard
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,13 +11,13 @@ import pytest_asyncio
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import ErrorType
 from nanoagent.network import egress
-from support.adversarial import LEVELS
-from support.networks import Echo, networked_yard
+from support.sandboxes.adversarial import LEVELS
+from support.services.networks import Echo, networked_yard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from support.networks import NetworkedYard
+    from support.services.networks import NetworkedYard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

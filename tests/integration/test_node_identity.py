@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.languages import documented_version
-from support.node_identity import NodeBench, node_bench, program
-from support.node_programs import DIFFERENT, SAME
+from support.programs.languages import documented_version
+from support.sandboxes.node_identity import NodeBench, node_bench, program
+from support.sandboxes.node_programs import DIFFERENT, SAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

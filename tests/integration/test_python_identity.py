@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.identity import ENVIRONMENT, interpreters
-from support.identity_programs import PROGRAMS
-from support.import_programs import LIBRARIES, LIBRARY_PROGRAMS
-from support.languages import documented_version
+from support.programs.languages import documented_version
+from support.sandboxes.identity import ENVIRONMENT, interpreters
+from support.sandboxes.identity_programs import PROGRAMS
+from support.sandboxes.import_programs import LIBRARIES, LIBRARY_PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.identity import Interpreters, Outcome
+    from support.sandboxes.identity import Interpreters, Outcome
 
 _ADDRESS = re.compile(rb"0x[0-9a-f]{6,}")  # of objects in messages; they differ from start to start
 _HELLO = {"main.py": b"print('hello')"}

@@ -13,16 +13,16 @@ from nanoagent.model.errors import ResultStoreError
 from nanoagent.results.base import Claim
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server, Tls
-from support import own_redis as redis_servers
-from support.certificates import Authority
-from support.own_redis import HOST, own_redis, sentinel_of
-from support.proxy import Proxy
+from support.services import own_redis as redis_servers
+from support.services.certificates import Authority
+from support.services.own_redis import HOST, own_redis, sentinel_of
+from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.own_redis import OwnRedis
+    from support.services.own_redis import OwnRedis
 
 DOCUMENT = b'{"requestId": "r"}'
 DEADLINE_S = 60

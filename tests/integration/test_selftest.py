@@ -29,8 +29,8 @@ from nanoagent.selftest.suite import Suite, run_all
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring import find_images, pool_policy
-from support.containers import worker_home
-from support.fakes import make_settings
+from support.doubles.fakes import make_settings
+from support.sandboxes.containers import worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

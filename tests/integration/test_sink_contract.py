@@ -21,7 +21,7 @@ from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import Server as At
-from support.proxy import Proxy
+from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable

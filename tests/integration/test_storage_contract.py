@@ -15,8 +15,8 @@ from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage import s3
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
 from nanoagent.storage.s3 import S3Store
-from support.folder_store import FolderStore
-from support.slow_server import slow_server
+from support.services.folder_store import FolderStore
+from support.services.slow_server import slow_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nanoagent.aws.clients import AwsClients
     from nanoagent.dev.local_services import EmbeddedStack
     from nanoagent.storage.base import ObjectStore
-    from support.slow_server import Slowness
+    from support.services.slow_server import Slowness
 
 GIVEN_UP_S = 90.0  # after which the test takes it that nobody ever gives up
 

@@ -21,12 +21,12 @@ from nanoagent.container import execution
 from nanoagent.host import resources
 from nanoagent.model import payload
 from nanoagent.model.result import ErrorType, Isolation, Start
-from support.containers import INTERPRETER, LIMITS, Bench, bench, request_for
+from support.sandboxes.containers import INTERPRETER, LIMITS, Bench, bench, request_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from support.containers import Ran
+    from support.sandboxes.containers import Ran
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

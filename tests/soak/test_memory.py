@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.dev.demo import AgentProcess
-from support import watched_agent
-from support.worker import WorkerUnderTest
+from support.agents import watched_agent
+from support.agents.worker import WorkerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nanoagent.dev.local_services import EmbeddedStack
-    from support.watched_agent import Holdings
+    from support.agents.watched_agent import Holdings
 
 JOBS = int(os.environ.get("SOAK_JOBS", "10000"))
 FIRST = JOBS // 5
@@ -67,7 +67,7 @@ class WatchedWorker(WorkerUnderTest):
     """A worker that tells what it holds."""
 
     def _new_agent(self) -> AgentProcess:
-        return AgentProcess(self.environment(), self.log, module="support.watched_agent")
+        return AgentProcess(self.environment(), self.log, module="support.agents.watched_agent")
 
 
 class Sender:

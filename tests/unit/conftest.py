@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from support.own_network import Channel, OwnNetwork
+from support.services.own_network import Channel, OwnNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

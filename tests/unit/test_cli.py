@@ -18,7 +18,7 @@ from nanoagent.doctor import check as checks
 from nanoagent.doctor import examination, gather
 from nanoagent.doctor.finding import Area, Finding, Verdict
 from nanoagent.model.errors import ConfigError, PlatformError
-from support.fakes import make_settings
+from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

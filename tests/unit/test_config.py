@@ -16,8 +16,8 @@ from nanoagent.config import Settings
 from nanoagent.model import expectations
 from nanoagent.model.errors import ConfigError
 from nanoagent.model.job import Runtime
-from support.certificates import Authority
-from support.fakes import make_settings
+from support.doubles.fakes import make_settings
+from support.services.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -46,9 +46,9 @@ from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry import logs
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from support.containers import worker_home
-from support.fakes import make_job, make_settings
-from support.folder_store import FolderStore
+from support.doubles.fakes import make_job, make_settings
+from support.sandboxes.containers import worker_home
+from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,8 +1,8 @@
 """Find the line of a program's standard error that says what went wrong.
 
 Each runtime has its own format: Python prints the error's type and message after the traceback, Node.js and
-Go print them before the stack. The functions here are pure; the formats are those that `tests/unit/stderr`
-has recorded from the images.
+Go print them before the stack. The functions here are pure. Recorded examples of each format
+are in `tests/unit/languages/stderr`.
 
 The text is hostile. Patterns are anchored and have no nested repetition, so that the time is linear in its
 length.

@@ -9,7 +9,7 @@
                           steps succeeded, the errno of the one that failed, or minus the signal that
                           ended it
 
-An attack is steps with ` ; ` between them (tests/support/attacks.py). `call` is a system call by its
+An attack is steps with ` ; ` between them (tests/support/programs/attacks.py). `call` is a system call by its
 number; its arguments are integers, `@text`, `#hexadecimal` and `*size` for buffers, `$n` for what step n
 returned, `self`. What follows `loop` is repeated until it fails.
 """

@@ -1,0 +1,32 @@
+"""Helpers that several tests share.
+
+`services`: servers that a test starts, or puts in front of a real one.
+    own_redis: a Redis server for one test. proxy: cuts, delays or garbles a connection.
+    recorder: notes every AWS call and enforces a policy. slow_server: an HTTP server that never finishes.
+    metadata_service: EC2's instance metadata. folder_store: an object store in a folder.
+    gateways: the AI gateway with a stub model server. certificates: a test's certificate authority.
+    own_network, networks: network namespaces, and runs inside them. listeners: targets for attacks.
+
+`agents`: workers.
+    worker: a worker in a child process, and the sender's end of the queue. in_process: one in this process.
+    worker_rig: a worker on test doubles. ordinary_user: a worker that does not run as root.
+    experienced_agent, faulty_agent, limited_agent, watched_agent: workers that a test has changed.
+
+`doubles`: second implementations of ports and collaborators, without Docker.
+    fake_driver, fake_supervisor: containers and supervisors. pooled: containers of the pool.
+    fakes: settings, jobs and the collaborators of the executor.
+
+`sandboxes`: real containers.
+    containers, adversarial: run a program in a real sandbox. engines: a Docker engine for one test.
+    identity, identity_harness, identity_programs, import_programs: compare the zygote with plain Python.
+    node_identity, node_programs: compare the standby process of Node.js with plain `node`.
+
+`programs`: programs that run inside sandboxes, and packages for them.
+    attacks: the table of attacks. error_programs: programs that fail. packages: packages of PyPI and npm.
+    languages: reads docs/languages.md. record_stderr: records error messages.
+
+`checks`: generators of inputs, and what must be true of them.
+    archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.
+    outputs, remains: what a run and a worker leave behind. reliability: counts lost and repeated jobs.
+    waiting: waits for a condition.
+"""

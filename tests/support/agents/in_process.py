@@ -1,0 +1,78 @@
+"""A worker in this process whose jobs are played by the test, on a real queue and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nanoagent.broker.sqs import SqsBroker
+from nanoagent.results.redis import RedisResultStore
+from nanoagent.results.server import Server
+from nanoagent.results.spool import Spool
+from nanoagent.worker.worker import Worker
+from support.agents.worker_rig import Rig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nanoagent.dev.local_services import EmbeddedStack
+
+DATABASE = 6  # of Redis; not the one that agents under test use
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queues:
+    """A queue, and the one that its redrive policy leads to."""
+
+    url: str
+    dead_letter_url: str
+
+    @classmethod
+    def make(cls, stack: EmbeddedStack, *, max_receives: int, fifo: bool = False) -> Queues:
+        kind = {"FifoQueue": "true"} if fifo else {}
+        dead_letter_url = stack.new_queue(**kind)
+        policy = stack.redrive_policy(dead_letter_url, max_receives=max_receives)
+        url = stack.new_queue(VisibilityTimeout="30", RedrivePolicy=policy, **kind)
+        return cls(url=url, dead_letter_url=dead_letter_url)
+
+
+@asynccontextmanager
+async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **settings: Any) -> AsyncIterator[Rig]:
+    """A worker that runs until the block ends, and then drains in a hurry.
+
+    Of the rig, scripts and the journal of what is executed are to be used; its broker and result store
+    have no part.
+    """
+    rig = Rig(folder, **settings)
+    async with AsyncExitStack() as opened:
+        clients = await opened.enter_async_context(stack.clients())
+        # No long polls: moto's would notice what is given back a second later.
+        broker = SqsBroker(
+            await clients.sqs(), queues.url, dlq_url=None, wait_s=0, visibility_s=30, worker="worker-1"
+        )
+        opened.push_async_callback(broker.close)
+        result_store = RedisResultStore(Server(stack.redis_host, stack.redis_port, db=DATABASE))
+        opened.push_async_callback(result_store.close)
+        spool = Spool(folder / "results", result_store, 2**20, rig.metrics.spooled)
+        await spool.open()
+        opened.push_async_callback(spool.close)
+        cancellations = result_store.cancellations()
+        opened.push_async_callback(cancellations.close)
+        parts = replace(
+            rig.worker._parts,
+            broker=broker,
+            result_store=result_store,
+            spool=spool,
+            cancellations=cancellations,
+        )
+        worker = Worker(parts, jitter=lambda: 0.0)
+        run = asyncio.create_task(worker.run())
+        try:
+            yield rig
+        finally:
+            for _ in range(2):
+                worker.stop()
+            await run

@@ -1,0 +1,214 @@
+"""What must be true of an archive that was tried, whatever is in it; shared by properties and fuzzing."""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import stat
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path, PosixPath
+from typing import TYPE_CHECKING
+
+from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
+from nanoagent.code.root import is_leftover
+from nanoagent.model.errors import Rejected
+from nanoagent.model.result import ErrorType
+from support.checks.zips import UTF8_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from typing_extensions import Buffer
+
+KIB = 1024
+SMALL = ArchiveLimits(zip_bytes=256 * KIB, unpacked_bytes=64 * KIB, file_bytes=32 * KIB, entries=40)
+SIBLING = "tree-of-another"  # starts with the target's name
+LONGEST_MESSAGE = 500
+_LOCAL = struct.Struct("<4s5H3I2H")
+# One buffer of the file object, which a read anywhere in the file fills.
+_BUFFER_BYTES = io.DEFAULT_BUFFER_SIZE
+_END_SEARCH_BYTES = 2 * (1 << 16)  # where zipfile looks for the record at the end
+
+
+class _Counted(io.FileIO):
+    """Counts what is really read of a file."""
+
+    count = 0
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        got = super().readinto(buffer)
+        self.count += got
+        return got
+
+    def readall(self) -> bytes:
+        got = super().readall()
+        self.count += len(got)
+        return got
+
+
+class CountingPath(PosixPath):
+    """A path that knows how much was read of it."""
+
+    raw: _Counted | None = None
+
+    def open(self, *_: Any, **__: Any) -> Any:
+        self.raw = _Counted(str(self))
+        return io.BufferedReader(self.raw)
+
+    @property
+    def bytes_read(self) -> int:
+        return self.raw.count if self.raw else 0
+
+
+def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeInfo | None:
+    """Try an archive in an empty folder; None when it was refused.
+
+    Raises:
+        AssertionError: It was neither taken exactly nor refused with one clear sentence, or something came to
+            be outside of the tree, or more than the limits allow, or it was read again and again.
+    """
+    archive, tree, sibling = folder / "code.zip", folder / "tree", folder / SIBLING
+    archive.write_bytes(content)
+    counting = CountingPath(archive)
+    sibling.mkdir()
+    try:
+        info = extract(counting, tree, limits)
+    except Rejected as refusal:
+        info = None
+        check_refusal(refusal)
+    assert {path.name for path in folder.iterdir()} <= {"code.zip", "tree", SIBLING}, "written outside"
+    assert not any(sibling.iterdir()), "written into a sibling"
+    assert archive.read_bytes() == content, "the archive was changed"
+    # Where data were refused, the file that they were for is left unfinished: for the agent alone to read.
+    files, count = tree_of(tree, unfinished=int(info is None))
+    size = sum(len(data) for data in files.values() if isinstance(data, bytes))
+    assert size <= limits.unpacked_bytes, "more bytes than the limit"
+    assert count <= limits.entries, "more files and folders than the limit"
+    assert all(len(data) <= limits.file_bytes for data in files.values()), "a file over the limit"
+    # The directory, then of each entry its local header for the check and all of it for the data.
+    most = 2 * len(content) + _END_SEARCH_BYTES + (2 * limits.entries + 8) * _BUFFER_BYTES
+    assert counting.bytes_read <= most, "read again and again"
+    if info is not None:
+        assert info == TreeInfo(sum(isinstance(data, bytes) for data in files.values()), size)
+        assert files == described(content), "another tree than the directory describes"
+        check_links(tree)
+    return info
+
+
+def check_links(tree: Path) -> None:
+    """Each symbolic link leads to something in the code's own folder, as the kernel follows it."""
+    top = [path for path in tree.iterdir() if not is_leftover(path.name)]
+    base = top[0] if len(top) == 1 and top[0].is_dir() and not top[0].is_symlink() else tree
+    for folder, folders, names in os.walk(tree):
+        for path in (Path(folder, name) for name in folders + names):
+            if path.is_symlink():
+                assert path.resolve(strict=True).is_relative_to(base.resolve()), "a link that leads out"
+
+
+def check_refusal(refusal: Rejected) -> None:
+    """Fit for a log line and for a person."""
+    assert refusal.error_type is ErrorType.INVALID_CODE
+    message = str(refusal.message)
+    assert message.startswith("the code zip")
+    assert refusal.hint is not None, "no advice"
+    for text in (refusal.message.ko, refusal.hint.en, refusal.hint.ko):
+        assert text.isprintable(), f"not one printable line: {text!r}"
+    assert message.isprintable(), f"not one printable line: {message!r}"
+    assert len(message) <= LONGEST_MESSAGE, f"{len(message)} characters"
+
+
+def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes | str], int]:
+    """The files and links below a folder by their paths, and how many files, links and folders there are.
+
+    Of a file its content, of a link its target.
+
+    Raises:
+        AssertionError: There is a device, or a file with unusual permissions; those of a file that is not
+            finished are usual for as many as `unfinished`.
+    """
+    files: dict[str, bytes | str] = {}
+    count = 0
+    modes: Counter[int] = Counter()
+    for folder, folders, names in os.walk(tree):
+        count += len(folders) + len(names)
+        for path in (Path(folder, name) for name in folders + names):
+            name = path.relative_to(tree).as_posix()
+            if path.is_symlink():
+                files[name] = os.readlink(path)  # noqa: PTH115 - pathlib would tidy it
+            elif not path.is_dir():
+                assert path.is_file(), "neither file nor folder nor link"
+                modes[path.stat().st_mode & 0o7777] += 1
+                files[name] = path.read_bytes()
+    assert modes.keys() <= {0o444, 0o555, 0o600}, "unusual permissions"
+    assert modes[0o600] <= unfinished, "an unfinished file"
+    return files, count
+
+
+def described(content: bytes) -> dict[str, bytes | str]:
+    """The files and links as the central directory has them.
+
+    Written apart from what is tested: fields are searched for, paths are normalised as text.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        infos = archive.infolist()
+    names = _names(infos)
+    if not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]
+    # Of equal ones for the same place the later counts, and the data of the others is not looked at.
+    places = {
+        posixpath.normpath(name): info
+        for name, info in zip(names, infos, strict=True)
+        if not (name.endswith(("/", "/.")) or name == ".")
+    }
+    files: dict[str, bytes | str] = {}
+    for place, info in places.items():
+        data = _data(content, info)
+        files[place] = data.decode() if stat.S_ISLNK(info.external_attr >> 16) else data
+    return files
+
+
+def _names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Their names: the Unicode path, else UTF-8 where flagged, else the first encoding that fits the rest."""
+    names = [_unicode_path(info) or (info.orig_filename if _is_utf8(info) else None) for info in infos]
+    legacy = [
+        info.orig_filename.encode("cp437") for info, name in zip(infos, names, strict=True) if name is None
+    ]
+    decoded: list[str] = []
+    for encoding in ("utf-8", "cp949", "cp437"):
+        with suppress(UnicodeDecodeError):
+            decoded = [name.decode(encoding) for name in legacy]
+            break
+    rest = iter(decoded)
+    return [next(rest) if name is None else name for name in names]
+
+
+def _unicode_path(info: zipfile.ZipInfo) -> str | None:
+    raw = info.orig_filename.encode("utf-8" if _is_utf8(info) else "cp437")
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<HH", extra[:4])
+        if kind == 0x7075:
+            field = extra[4 : 4 + length]
+            fits = field[:5] == b"\x01" + struct.pack("<I", zlib.crc32(raw))
+            return field[5:].decode() if fits else None
+        extra = extra[4 + length :]
+    return None
+
+
+def _is_utf8(info: zipfile.ZipInfo) -> bool:
+    return bool(info.flag_bits & UTF8_NAME)
+
+
+def _data(content: bytes, info: zipfile.ZipInfo) -> bytes:
+    fields = _LOCAL.unpack_from(content, info.header_offset)
+    start = info.header_offset + _LOCAL.size + fields[-2] + fields[-1]
+    packed = content[start : start + info.compress_size]
+    data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed) if info.compress_type else packed
+    assert (len(data), zlib.crc32(data)) == (info.file_size, info.CRC), "taken although its sums are wrong"
+    return data

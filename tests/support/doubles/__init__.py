@@ -1,0 +1,1 @@
+"""Second implementations of ports and collaborators, without Docker."""

@@ -1,0 +1,192 @@
+"""Containers without Docker: `container.base.Driver` with a fake supervisor in this process for each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nanoagent.common.units import MIB
+from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
+from nanoagent.container.policy import PoolPolicy
+from nanoagent.container.spec import Limits
+from nanoagent.model.errors import ContainerError
+from nanoagent.model.job import Runtime
+from nanoagent.supervisor import wire
+from support.doubles.fake_supervisor import FakeSupervisor, Script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nanoagent.container.cgroup import ControlGroup
+    from nanoagent.container.spec import ContainerSpec
+    from nanoagent.container.work_directory import WorkDirectory
+
+_HELLO_TIMEOUT_S = 10.0
+
+
+def fake_policy(**changes: Any) -> PoolPolicy:
+    """A pool's settings with none kept ready; `changes` are fields of `PoolPolicy`."""
+    fields: dict[str, Any] = {
+        "images": {runtime: f"image-{runtime}" for runtime in Runtime},
+        "sizes": dict.fromkeys(Runtime, 0),
+        "memory_mb": 1024,
+        "generic_cpus": 0.5,
+        "idle_s": 60,
+        "max_runs": 100,
+        "max_age_s": 1000,
+        "uid_base": 1_900_000_000,
+        "limits": Limits(64, MIB, MIB, MIB, 64),
+    }
+    return PoolPolicy(**(fields | changes))
+
+
+@dataclass(slots=True)
+class FakeContainer:
+    """One that runs.
+
+    Attributes:
+        spec: What it was made from.
+        supervisor: Its process 1.
+        serving: The supervisor's task.
+        limits: Bytes, CPU share and most CPUs last set through the engine, if any.
+    """
+
+    spec: ContainerSpec
+    supervisor: FakeSupervisor
+    serving: asyncio.Task[None]
+    limits: tuple[int, float, float] | None = None
+
+
+@dataclass(slots=True)
+class FakeDriver:
+    """See the module. Everything runs under this process's own user id, which the slots are told.
+
+    Attributes:
+        script: What the supervisors of containers made from now on say.
+        group: The control group that new containers have, if any.
+        failures: Reasons with which the next creations fail, one each.
+        broken: The reason with which every creation fails, while it is set.
+        away: Why the engine is not to be reached, while it is set.
+        answers: Whether it has been asked is not known until this is set; it is set at first.
+        may_create: Creations wait until it is set; it is set at first.
+        may_remove: Likewise removals.
+        creating: Creations that are under way.
+        running: Containers by id.
+        created: The specs of all that ever came up, in order.
+        removed: The ids of all that were removed, in order.
+    """
+
+    script: Script = field(default_factory=Script)
+    group: ControlGroup | None = None
+    failures: list[str] = field(default_factory=list)
+    broken: str | None = None
+    away: str | None = None
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    may_create: asyncio.Event = field(default_factory=asyncio.Event)
+    may_remove: asyncio.Event = field(default_factory=asyncio.Event)
+    creating: int = 0
+    running: dict[str, FakeContainer] = field(default_factory=dict)
+    created: list[ContainerSpec] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _deaths: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
+        self.may_create.set()
+        self.may_remove.set()
+
+    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
+        self.creating += 1
+        supervisor = FakeSupervisor(self.script)
+        serving = None
+        try:
+            await slot.listen(os.getuid())
+            await self.may_create.wait()
+            self._fail_on_demand()
+            serving = asyncio.create_task(supervisor.serve(slot.path / "agent.sock"))
+            session = await slot.session(_HELLO_TIMEOUT_S)
+            await session.greet()
+            level, reason = await session.configure(configuration_of(spec))
+            slot.take_doors(spec.doors, kept=level == wire.LEVEL_SHARED)
+        except BaseException:
+            if serving is not None:
+                await _end(supervisor, serving)
+            raise
+        finally:
+            self.creating -= 1
+        container_id = f"fake-{next(self._numbers)}"
+        self.running[container_id] = FakeContainer(spec, supervisor, serving)
+        self.created.append(spec)
+        return RunningContainer(
+            container_id, spec, slot, session, self.group, why_not_isolated(spec, level, reason)
+        )
+
+    def _fail_on_demand(self) -> None:
+        self._fail_when_away()
+        reason = self.failures.pop(0) if self.failures else self.broken
+        if reason is not None:
+            raise ContainerError(reason)
+
+    async def remove(self, container_id: str) -> None:
+        await self.may_remove.wait()
+        self._fail_when_away()
+        container = self.running.pop(container_id, None)
+        if container is not None:
+            self.removed.append(container_id)
+            await _end(container.supervisor, container.serving)
+            self._deaths.put_nowait(container_id)
+
+    async def ping(self) -> None:
+        await self.answers.wait()
+        self._fail_when_away()
+
+    async def remove_strays(self, home: Path) -> int:
+        self._fail_when_away()
+        strays = [
+            container_id
+            for container_id, container in self.running.items()
+            if not container.spec.slot.is_dir() and container.spec.home == home
+        ]
+        for container_id in strays:
+            await self.remove(container_id)
+        return len(strays)
+
+    def _fail_when_away(self) -> None:
+        if self.away is not None:
+            raise ContainerError(self.away)
+
+    async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
+        if container_id not in self.running:
+            raise ContainerError("no such container")
+        self.running[container_id].limits = (memory_bytes, share, most)
+
+    async def deaths(self) -> AsyncIterator[str]:
+        while (container_id := await self._deaths.get()) is not None:
+            yield container_id
+        raise ContainerError("the events ended")
+
+    def kill(self, container_id: str, *, silently: bool = False) -> None:
+        """End a container's process 1; its death is reported unless `silently`."""
+        self.running[container_id].supervisor.die()
+        if not silently:
+            self._deaths.put_nowait(container_id)
+
+    def end_events(self) -> None:
+        """Whoever listens to deaths is told that there are no more to be heard."""
+        self._deaths.put_nowait(None)
+
+    async def close(self) -> None:
+        self.away = None
+        for container_id in list(self.running):
+            await self.remove(container_id)
+
+
+async def _end(supervisor: FakeSupervisor, serving: asyncio.Task[None]) -> None:
+    supervisor.die()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Real containers, and the programs that compare runs with bare interpreters."""

@@ -1,0 +1,262 @@
+"""A yard for hostile programs: real containers of all four languages at a level of isolation.
+
+What a program is told and what it says is in tests/adversarial/programs/python/main.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import tempfile
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanoagent.common.units import MIB
+from nanoagent.container import execution
+from nanoagent.container.docker import DockerDriver
+from nanoagent.container.policy import Binding, PoolPolicy, Sharing
+from nanoagent.container.pool import Pool
+from nanoagent.container.spec import Limits
+from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
+from nanoagent.telemetry.metrics import Metrics
+from nanoagent.telemetry.status import Health
+from support.sandboxes.containers import Ran, image_of, request_for, worker_home
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from nanoagent.container.execution import Execution
+    from nanoagent.container.pool import Lease
+    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.network.doors import Door
+
+PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"
+LEVELS = (Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER)
+# Small, so that bombs reach them quickly; Node.js alone has eleven threads.
+LIMITS = Limits(processes=40, tmp_bytes=48 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
+BUILD_LIMITS = replace(LIMITS, processes=512, tmp_bytes=256 * MIB)
+_BUILD_MEMORY_MB = 1024
+_CPUS = 1.0
+_MOST_CPUS = 2.0
+_UID_BASE = 1_700_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A user's function.
+
+    Attributes:
+        runtime: Its language.
+        name: Its id.
+        tree: Its code.
+        program: What was built from it, for compiled languages.
+        modules: Python modules that it imports, as the worker finds them in its code.
+    """
+
+    runtime: Runtime
+    name: str
+    tree: Path
+    program: Path | None = None
+    modules: tuple[str, ...] = ()
+
+    def binding(self, **changes: Any) -> Binding:
+        fields: dict[str, Any] = {
+            "runtime": self.runtime,
+            "function_id": self.name,
+            "digest": str(self.tree),
+            "memory_mb": 128,
+            "cpus": _CPUS,
+            "most_cpus": _MOST_CPUS,
+            "tree": self.tree,
+            "tree_bytes": sum(path.stat().st_size for path in self.tree.rglob("*")),
+            "program": self.program,
+            "find_modules": lambda: self.modules,
+        }
+        return Binding(**(fields | changes))
+
+
+class Yard:
+    """Runs functions the way the worker does, from the pool on, without queue, cache or store.
+
+    Args:
+        pool: Started.
+        home: Its folder.
+    """
+
+    def __init__(self, pool: Pool, home: WorkerHome) -> None:
+        self._pool = pool
+        self._home = home
+        self._functions = 0
+
+    def function(self, runtime: Runtime, files: dict[str, str], **fields: Any) -> Function:
+        """A function of these files."""
+        self._functions += 1
+        tree = self._home.path / f"code{self._functions}"
+        for name, text in files.items():
+            path = tree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return Function(runtime, f"function{self._functions}", tree, **fields)
+
+    def adversary(self, runtime: Runtime, program: bytes | None = None, **fields: Any) -> Function:
+        """The program of that language that leaves, looks and ends badly; a function of its own each time."""
+        entry = RECIPES[runtime].entry
+        text = (PROGRAMS / runtime / entry).read_text()
+        made = self.function(runtime, {entry: text}, **fields)
+        if program is None:
+            return made
+        built = made.tree.with_suffix(".program")
+        built.write_bytes(program)
+        built.chmod(0o755)
+        return replace(made, program=built)
+
+    @asynccontextmanager
+    async def lease(self, function: Function, **changes: Any) -> AsyncIterator[Lease]:
+        """A container that is bound to the function; `changes` are fields of `Binding`."""
+        async with self._pool.lease(function.binding(**changes)) as lease:
+            yield lease
+
+    async def run(self, function: Function, said: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
+        """Run a function with that on standard input; `changes` are fields of `RunRequest`."""
+        async with self.lease(function, memory_mb=memory_mb) as lease:
+            return await self.run_in(lease, function, said, **changes)
+
+    async def run_in(
+        self,
+        lease: Lease,
+        function: Function,
+        said: str,
+        *,
+        network: AbstractAsyncContextManager[None] | None = None,
+        **changes: Any,
+    ) -> Ran:
+        """The same in a container that is leased already, with what it may reach."""
+        fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": lease.reuse} | changes
+        request = request_for(said.encode(), **fields)
+        return Ran(await execution.execute(lease, request, self._spool(), network=network), lease)
+
+    async def ask(self, function: Function, **said: Sequence[str]) -> tuple[dict[str, str], Ran]:
+        """Have an adversary leave and look; what it said of each word."""
+        ran = await self.run(function, json.dumps(said))
+        assert ran.execution.error_type is None, (ran.execution.message, ran.stderr)
+        return json.loads(ran.stdout), ran
+
+    async def build(self, function: Function) -> bytes:
+        """The function's program, by the recipe that the worker uses."""
+        built = await self.try_to_build(function, timeout_ms=120_000)
+        assert built.error_type is None, built.collected.stderr.text
+        return built.collected.files[0].spooled.read_bytes()
+
+    async def try_to_build(self, function: Function, *, timeout_ms: int) -> Execution:
+        """How building the function's program ended."""
+        binding = function.binding(purpose="build", memory_mb=_BUILD_MEMORY_MB)
+        request = request_for(
+            b"",
+            arguments=RECIPES[function.runtime].build,
+            timeout_ms=timeout_ms,
+            open_files=1024,
+            output_max_file_bytes=LIMITS.output_bytes,
+            output_max_total_bytes=LIMITS.output_bytes,
+            prepare_next=False,
+        )
+        async with self._pool.lease(binding) as lease:
+            return await execution.execute(lease, request, self._spool())
+
+    def _spool(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._home.spool))
+
+
+@asynccontextmanager
+async def yard(
+    level: Isolation,
+    runtimes: Sequence[Runtime] = tuple(Runtime),
+    *,
+    limits: Limits = LIMITS,
+    sharing: Sharing | None = None,
+    ready: int = 0,
+    doors: tuple[Door, ...] = (),
+    modules: tuple[str, ...] = (),
+) -> AsyncIterator[Yard]:
+    """A yard with real containers of that level.
+
+    Args:
+        level: Theirs; a container for each run is made as the worker makes it, by never sharing one.
+        runtimes: Their languages.
+        limits: Theirs.
+        sharing: Whom a container may serve, if not a function alone.
+        ready: Generic containers of each language that are kept.
+        doors: Where the test wants to be able to listen in the network of runs.
+        modules: Python modules that every interpreter imports ahead.
+    """
+    never = level is Isolation.CONTAINER
+    driver = DockerDriver()
+    with worker_home() as home:
+        policy = PoolPolicy(
+            images={runtime: image_of(runtime) for runtime in Runtime},
+            sizes={runtime: ready if runtime in runtimes else 0 for runtime in Runtime},
+            memory_mb=4096,
+            modules=modules,
+            generic_cpus=_MOST_CPUS,
+            idle_s=600,
+            max_runs=10_000,
+            max_age_s=3600,
+            uid_base=_UID_BASE,
+            limits=limits,
+            isolation=Isolation.SHARED if never else level,
+            sharing=sharing or (Sharing.NEVER if never else Sharing.FUNCTION),
+            doors=doors,
+        )
+        pool = Pool(driver, home, policy, Metrics(), Health())
+        await pool.start()
+        try:
+            await pool.filled()
+            yield Yard(pool, home)
+        finally:
+            await pool.close()
+            await driver.close()
+
+
+def as_seen(seen: dict[str, str]) -> dict[str, str]:
+    """What an adversary saw, of processes their count: numbers go on where runs share a namespace."""
+    names = seen["names /proc"].splitlines()
+    return seen | {"names /proc": str(sum(name.isdigit() for name in names))}
+
+
+async def built(runtime: Runtime, files: dict[str, str] | None = None) -> bytes:
+    """The program of a compiled language that these files make: by default, its adversary."""
+    async with yard(Isolation.SANDBOX, (runtime,), limits=BUILD_LIMITS) as builders:
+        made = builders.adversary(runtime) if files is None else builders.function(runtime, files)
+        return await builders.build(made)
+
+
+class Shelf:
+    """What is made once, for all processes of a test run.
+
+    Args:
+        folder: The same for all of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """What was made under that name, by whichever process came first."""
+        path = self._folder / name
+        with self._locked(name):
+            if not path.exists():
+                fresh = path.with_suffix(".part")
+                fresh.write_bytes(make())
+                shutil.move(fresh, path)
+            return path.read_bytes()
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self._folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,350 @@
+"""Small programs that ask in what kind of interpreter they run. What they print must be the same in each run.
+
+Each is a table of files by name; a mere text is main.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from support.sandboxes.import_programs import IMPORT_PROGRAMS
+
+# ruff: noqa: E501, ERA001 - programs are as long as they are
+PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
+    # --- what is printed, and where
+    "hello": "print('hello')\n",
+    "nothing": "",
+    "only_a_comment": "# nothing\n",
+    "no_newline_at_the_end": "print('hello')",
+    "unicode_output": "print('안녕 ä 🎉')\n",
+    "both_streams": "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.stdout.flush()\n",
+    "surrogates_on_stdout": "import sys\nprint('\\udcff')\nprint('\\udcff', file=sys.stderr)\n",
+    "a_lone_surrogate_that_cannot_be_written": "print('before')\nprint('\\ud800')\n",
+    "stream_attributes": (
+        "import sys\n"
+        "for name in ('stdin', 'stdout', 'stderr'):\n"
+        "    s = getattr(sys, name)\n"
+        "    print(repr(s), s.encoding, s.errors, s.line_buffering, s.write_through, s.newlines, s.mode, s.name,\n"
+        "          s.buffer, s.buffer.raw, s.isatty(), s.fileno(), s.closed, s.buffer.raw.closefd,\n"
+        "          s is getattr(sys, f'__{name}__'), s.seekable(), s.readable(), s.writable())\n"
+    ),
+    "order_of_streams_on_one_pipe": "import os, sys\nos.dup2(1, 2)\nprint('a')\nprint('b', file=sys.stderr)\nos.write(1, b'c\\n')\n",
+    "large_output": "for i in range(20000): print(i, 'x' * 20)\n",
+    "binary_output": "import sys\nsys.stdout.buffer.write(bytes(range(256)))\n",
+    "buffered_output_lost_at_os_exit": "import os\nprint('lost')\nos._exit(3)\n",
+    "buffered_output_flushed_at_exit": "import sys\nsys.stdout.write('kept')\nsys.exit(3)\n",
+    "partial_buffer_before_a_crash": "import os, signal\nprint('lost')\nos.kill(os.getpid(), signal.SIGKILL)\n",
+    "stdout_closed": "import sys\nprint('a')\nsys.stdout.close()\n",
+    "stdout_closed_then_print": "import sys\nsys.stdout.close()\nprint('x')\n",
+    "descriptor_of_stdout_closed": "import os, sys\nprint('lost')\nos.close(1)\n",
+    "stderr_closed_then_error": "import sys\nsys.stderr.close()\n1/0\n",
+    "stdout_none": "import sys\nsys.stdout = None\nprint('nothing')\n",
+    "stdout_replaced": "import io, sys\nprint('first')\nsys.stdout = io.StringIO()\nprint('swallowed')\n",
+    "stdout_detached": "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-16')\nprint('ä')\n",
+    "stdout_reconfigured": "import sys\nsys.stdout.reconfigure(encoding='latin-1', errors='replace', line_buffering=True)\nprint('ä€')\nimport os\nos._exit(0)\n",
+    "broken_pipe_at_flush": "import os\nr, w = os.pipe()\nos.dup2(w, 1)\nos.close(w)\nos.close(r)\nprint('x')\n",
+    "broken_pipe_at_flush_after_sys_exit": "import os, sys\nr, w = os.pipe()\nos.dup2(w, 1)\nos.close(w)\nos.close(r)\nprint('x')\nsys.exit(5)\n",
+    "broken_pipe_in_between": "import os, sys\nr, w = os.pipe()\nos.dup2(w, 1)\nos.close(w)\nos.close(r)\nprint('x', flush=True)\n",
+    "sigpipe_is_ignored": "import signal\nprint(signal.getsignal(signal.SIGPIPE), signal.getsignal(signal.SIGXFSZ))\n",
+    # --- standard input
+    "input_and_eof": "print(repr(input()))\ntry: input()\nexcept EOFError as e: print('EOF', e)\n",
+    "stdin_read": "import sys\nprint(repr(sys.stdin.read()), repr(sys.stdin.read()))\n",
+    "stdin_bytes": "import sys\nprint(sys.stdin.buffer.read())\n",
+    "stdin_seek": "import sys\nsys.stdin.seek(3)\nprint(sys.stdin.readline())\n",
+    "stdin_is_a_pipe": "import os, stat, sys\nprint(stat.S_ISFIFO(os.fstat(0).st_mode), sys.stdin.seekable())\n",
+    "stdin_closed": "import sys\nsys.stdin.close()\ntry: input()\nexcept Exception as e: print(type(e), e)\n",
+    # --- how it ends
+    **{
+        f"exit_{number}": f"import sys\nprint('x')\nsys.exit({code})\n"
+        for number, code in enumerate(
+            [
+                *(
+                    "",
+                    "None",
+                    "0",
+                    "1",
+                    "7",
+                    "-1",
+                    "255",
+                    "256",
+                    "300",
+                    "True",
+                    "False",
+                    "2.5",
+                    "2**31",
+                    "2**40",
+                ),
+                *("2**70", "-2**70", "'text'", "b'bytes'", "(1, 2)", "[]", "object", "'ä\\udcff'"),
+            ]
+        )
+    },
+    "raise_system_exit": "raise SystemExit\n",
+    "system_exit_subclass": "class E(SystemExit):\n    code = property(lambda self: 1/0)\nraise E(4)\n",
+    "system_exit_in_thread": "import sys, threading\nt = threading.Thread(target=lambda: sys.exit(3))\nt.start()\nt.join()\n",
+    "quit": "quit(6)\n",
+    "exit_message_without_stderr": "import sys\nsys.stderr = None\nsys.exit('message')\n",
+    "keyboard_interrupt": "raise KeyboardInterrupt\n",
+    "keyboard_interrupt_subclass": "class K(KeyboardInterrupt): pass\nraise K('x')\n",
+    "sigint": "import os, signal\nprint('x')\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**9): pass\n",
+    "sigint_with_atexit": "import atexit\natexit.register(print, 'at exit')\nraise KeyboardInterrupt\n",
+    "sigterm": "import os, signal\nprint('lost')\nos.kill(os.getpid(), signal.SIGTERM)\n",
+    "sigint_handler": "import signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\nsignal.signal(signal.SIGINT, lambda *a: print('caught', a[0]))\nsignal.raise_signal(signal.SIGINT)\n",
+    "signals": "import signal\nprint({s: str(signal.getsignal(s)) for s in sorted(signal.valid_signals())})\nprint(signal.pthread_sigmask(signal.SIG_BLOCK, []))\n",
+    "alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: print('alarm'))\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nsignal.pause()\n",
+    "abort": "import os\nos.abort()\n",
+    "segfault": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
+    # --- errors as they are shown
+    "traceback": "def f():\n    1/0\n\ndef g(): f()\ng()\n",
+    "traceback_with_cause": "try:\n    {}['a']\nexcept KeyError as e:\n    raise ValueError('b') from e\n",
+    "traceback_with_context": "try:\n    {}['a']\nexcept KeyError:\n    nonsense\n",
+    "traceback_suggestion": "import sys\nsys.stdot\n",
+    "traceback_name_suggestion": "printt('x')\n",
+    "traceback_group": "raise ExceptionGroup('many', [ValueError(1), TypeError('x'), ExceptionGroup('in', [KeyError('k')])])\n",
+    "traceback_notes": "e = ValueError('x')\ne.add_note('a note')\nraise e\n",
+    "traceback_of_a_module": {
+        "main.py": "import helper\nhelper.f(0)\n",
+        "helper.py": "def f(x):\n    return 1 / x\n",
+    },
+    "traceback_in_exec": "exec('def f():\\n  1/0\\nf()')\n",
+    "traceback_recursive": "def f(): f()\nf()\n",
+    "traceback_multiline": "x = [\n    1,\n    2 / 0,\n    3,\n]\n",
+    "traceback_ununicode": "raise ValueError('ä\\udcff안')\n",
+    "traceback_unprintable": "class E(Exception):\n    def __str__(self): raise ValueError\nraise E\n",
+    "traceback_printed_by_hand": "import traceback\ntry: 1/0\nexcept Exception: traceback.print_exc()\ntraceback.print_stack()\n",
+    "syntax_error": "x = (1,\ny = 2\n",
+    "syntax_error_caret": "print('a'\nfor x in y: pass\n",
+    "indentation_error": "def f():\nx = 1\n",
+    "tab_error": "if 1:\n\tx = 1\n        y = 2\n",
+    "null_byte": b"x = 1\0\n",
+    "unterminated_string": "x = 'abc\n",
+    "syntax_error_in_module": {"main.py": "import helper\n", "helper.py": "def\n"},
+    "return_outside_function": "return 1\n",
+    "syntax_warning": "x = '\\d'\nif x is 'a': pass\nprint(x)\n",
+    "future_annotations": "from __future__ import annotations\nx: nonsense = 1\nprint(__annotations__)\n",
+    "future_not_first": "x = 1\nfrom __future__ import annotations\n",
+    "excepthook": "import sys\nsys.excepthook = lambda t, v, tb: print('hook', t, v, tb.tb_lineno, tb.tb_next, tb.tb_frame.f_back)\n1/0\n",
+    "excepthook_fails": "import sys\ndef hook(*a): raise ValueError('in hook')\nsys.excepthook = hook\n1/0\n",
+    "excepthook_exits": "import sys\nsys.excepthook = lambda *a: sys.exit(9)\n1/0\n",
+    "excepthook_missing": "import sys\ndel sys.excepthook\n1/0\n",
+    "last_error": "import atexit, sys\natexit.register(lambda: print(sys.last_exc, sys.last_type, sys.last_value, sys.last_traceback.tb_lineno))\n1/0\n",
+    "unraisable": "class A:\n    def __del__(self): 1/0\na = A()\ndel a\n",
+    "import_error": "import nonsense_module\n",
+    "import_star_error": "from json import nonsense\n",
+    "no_context_at_start": "import sys\nprint(sys.exc_info(), sys.exception())\ntry: 1/0\nexcept ZeroDivisionError as e: print(e.__context__, e.__cause__)\n",
+    # --- source text
+    "latin_1_cookie": "# -*- coding: latin-1 -*-\nprint('\xe4')\n".encode("latin-1"),
+    "euc_kr_cookie": "# coding: euc-kr\nprint('안녕')\n".encode("euc-kr"),
+    "bad_cookie": "# coding: nonsense\nprint(1)\n",
+    "bad_utf8": b"print('\xff')\n",
+    "byte_order_mark": b"\xef\xbb\xbfprint('bom')\n",
+    "byte_order_mark_and_other_cookie": b"\xef\xbb\xbf# coding: latin-1\nprint('x')\n",
+    "carriage_returns": b"print('a')\r\nif 1:\r\n    print('b')\rprint('c')\r\n",
+    "hash_bang": "#!/usr/bin/env python3\nprint('x')\n",
+    "form_feed_and_tabs": b"\x0cif 1:\n\tprint('x')\n",
+    "deep_nesting": "print(" + "(" * 150 + "1" + ")" * 150 + ")\n",
+    "too_deep_nesting": "print(" + "(" * 250 + "1" + ")" * 250 + ")\n",
+    # --- who it is
+    "argv": "import sys\nprint(sys.argv, sys.orig_argv)\n",
+    "path": "import sys\nprint(sys.path, sys.meta_path, sys.path_hooks)\n",
+    "path_importer_cache": "import sys\nprint([p for p in sys.path_importer_cache if p.startswith(('/work', '/nano'))], '/work/main.py' in sys.path_importer_cache)\nimport sys\nprint([p for p in sys.path_importer_cache if 'nanosup' in p])\n",
+    "flags": "import sys\nprint(sys.flags, sys.warnoptions, sys._xoptions, sys.dont_write_bytecode, sys.pycache_prefix)\n",
+    "implementation": "import sys\nprint(sys.executable, sys._base_executable, sys.prefix, sys.exec_prefix, sys.base_prefix, sys.version, sys.platlibdir, sys.byteorder, sys.maxsize)\n",
+    "sys_dict": "import sys\nprint([k for k in vars(sys)])\n",
+    "main_module": "import sys\nprint({k: str(v).split(' at ')[0] for k, v in globals().items()})\nprint(sys.modules['__main__'].__dict__ is globals(), __builtins__)\n",
+    "main_spec": "import sys\nm = sys.modules['__main__']\nprint(m, m.__spec__, m.__loader__.name, m.__loader__.path, type(m.__loader__), m.__package__, __annotations__)\nprint(m.__loader__.get_source('__main__'))\n",
+    "main_docstring": "'''the docstring'''\nprint(__doc__)\nx: int = 1\nprint(__annotations__)\n",
+    "main_can_be_imported": "import __main__\nx = 1\nprint(__main__.x, __main__.__file__)\n",
+    "main_file_is_gone_at_exit": "import atexit\natexit.register(lambda: print('__file__' in globals(), '__cached__' in globals(), __name__))\n",
+    "main_file_at_exit_by_sys_exit": "import atexit, sys\natexit.register(lambda: print('__file__' in globals(), '__cached__' in globals()))\nsys.exit()\n",
+    "builtins": "import builtins\nprint(sorted(vars(builtins)))\n",
+    "environment": "import os\nprint(dict(os.environ), os.environb, os.getenv('PAYLOAD'))\nimport subprocess\nprint(subprocess.run(['/usr/bin/env'], capture_output=True).stdout)\n",
+    "environment_is_the_c_librarys": "import os, posix\nprint(posix.environ is os.environ._data)\nos.environ['A'] = 'b'\nos.system('echo $A $HOME; env | sort')\n",
+    "locale": "import locale, sys\nprint(locale.setlocale(locale.LC_ALL), locale.getpreferredencoding(), sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(), sys.getdefaultencoding())\n",
+    "site": "import site, sys\nprint(site.ENABLE_USER_SITE, site.USER_BASE, site.USER_SITE, site.PREFIXES)\n",
+    "no_readline": "import sys\nprint('readline' in sys.modules, hasattr(sys, 'ps1'), hasattr(sys, '__interactivehook__'))\n",
+    "folder": "import os\nprint(os.getcwd(), os.listdir(), os.umask(0), os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid())\n",
+    "descriptors": "import os\nprint(sorted(os.listdir('/proc/self/fd')), [os.get_inheritable(fd) for fd in range(3)])\n",
+    "nice_and_affinity": "import os\nprint(os.nice(0), len(os.sched_getaffinity(0)), os.cpu_count(), os.times().children_user)\n",
+    "process_name": "print(open('/proc/self/comm').read(), open('/proc/self/status').read().split('SigBlk')[1].split('Cap')[0])\n",
+    "executable": "import os\nprint(os.readlink('/proc/self/exe'))\n",
+    "frames": "import sys, inspect\ndef f(): return sys._getframe()\nprint(f().f_back.f_code.co_filename, f().f_back.f_back, len(inspect.stack()))\n",
+    "threads": "import threading, os, sys\nprint(threading.enumerate() == [threading.main_thread()], threading.current_thread(), threading.main_thread().native_id == os.getpid(), threading.active_count(), len(sys._current_frames()), threading.get_ident() == threading.main_thread().ident)\n".replace(
+        "threading.current_thread(), ", "threading.current_thread().name, "
+    ),
+    "new_thread_names": "import threading\nprint(threading.Thread().name, threading.Thread(target=print).name)\n",
+    # --- limits and settings of the interpreter
+    "recursion_limit": "import sys\nprint(sys.getrecursionlimit())\n",
+    "recursion_depth": "def f(n):\n    try: return f(n + 1)\n    except RecursionError as e: return n, str(e)\nprint(f(0))\n",
+    "recursion_depth_deeper": "import sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    global d\n    d = n\n    f(n + 1)\ntry: f(0)\nexcept RecursionError as e: print(d, e)\n",
+    "recursion_depth_in_c": "import sys\nx = []\nfor _ in range(200000): x = [x]\ntry: repr(x)\nexcept RecursionError as e: print(e)\nd = 0\nclass A:\n    def __repr__(self):\n        global d\n        d += 1\n        return repr([self])\ntry: repr(A())\nexcept RecursionError as e: print(d, e)\n",
+    "recursion_depth_in_json": "import json\nlow, high = 1, 200000\nwhile low < high:\n    middle = (low + high + 1) // 2\n    try: json.loads('[' * middle + ']' * middle)\n    except RecursionError: high = middle - 1\n    else: low = middle\nprint(low)\n",
+    "gc": "import gc\nprint(gc.isenabled(), gc.get_threshold(), gc.callbacks, gc.get_debug(), gc.garbage)\nclass A: pass\na = A(); a.a = a; del a\nprint(gc.collect() >= 1)\n",
+    "warnings": "import warnings\nprint(warnings.filters, warnings.showwarning.__name__, warnings.defaultaction, warnings.onceregistry)\nwarnings.warn('w')\nwarnings.warn('d', DeprecationWarning)\n",
+    "resource_warning": "import warnings\nwarnings.simplefilter('always')\nf = open('main.py')\ndel f\ng = open('main.py')\n",
+    "logging": "import logging\nprint(logging.root.handlers, logging.root.level, logging.Logger.manager.loggerDict, logging.root.manager.disable)\nlogging.warning('w')\nlogging.getLogger('a').error('e')\n",
+    "logging_time": "import logging\nclass H(logging.Handler):\n    def emit(self, r): print(0 <= r.relativeCreated < 2000, r.process == __import__('os').getpid(), r.processName, r.threadName)\nlogging.root.addHandler(H())\nlogging.warning('x')\n",
+    "logging_memory_handler": "import logging, logging.handlers, sys\nh = logging.handlers.MemoryHandler(100, target=logging.StreamHandler(sys.stdout))\nlogging.root.addHandler(h)\nlogging.warning('kept until the end')\n",
+    "regex": "import re\nprint(re.compile('a(b)+c').fullmatch('abbbc').groups(), re.purge())\n",
+    "int_digits": "import sys\nprint(sys.get_int_max_str_digits())\nprint(int('1' * 5000))\n",
+    "switch_interval": "import sys\nprint(sys.getswitchinterval(), sys.gettrace(), sys.getprofile(), sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth())\n",
+    "tracing": "import sys\nlines = []\ndef trace(frame, event, arg):\n    lines.append((event, frame.f_code.co_name, frame.f_lineno))\n    return trace\nsys.settrace(trace)\ndef f():\n    return 1\nf()\nsys.settrace(None)\nprint(lines)\n",
+    "profile_to_the_end": "import sys\nsys.setprofile(lambda f, e, a: sys.__stderr__.write(f'{e} {f.f_code.co_name}\\n') if f.f_code.co_filename.startswith('/work') else None)\ndef f(): pass\nf()\n",
+    "audit_hook": "import sys\nevents = []\nsys.addaudithook(lambda e, a: events.append(e))\nopen('main.py').close()\nprint(events)\n",
+    "decimal_context": "import decimal\nprint(decimal.getcontext())\n",
+    "contextvars": "import contextvars\nprint(list(contextvars.copy_context()))\n",
+    "time_zone": "import time\nprint(time.tzname, time.timezone, time.strftime('%Z'))\n",
+    "process_time": "import time\nprint(time.process_time() < 1, time.thread_time() < 1)\n",
+    # --- imports
+    "sibling": {
+        "main.py": "import helper, sys\nprint(helper.__file__, helper.__cached__, helper.__spec__.origin, helper.__name__)\n",
+        "helper.py": "",
+    },
+    "sibling_writes_byte_code": {
+        "main.py": "import helper, os\nprint(sorted(os.listdir('__pycache__')), sorted(os.listdir()))\n",
+        "helper.py": "",
+    },
+    "package": {
+        "main.py": "from pack.sub import x\nimport pack\nprint(x, pack.__path__, pack.__file__)\n",
+        "pack/__init__.py": "",
+        "pack/sub.py": "from . import __name__ as x\n",
+    },
+    "namespace_package": {
+        "main.py": "import pack.sub\nprint(pack.__path__, pack.sub.x)\n",
+        "pack/sub.py": "x = 1\n",
+    },
+    "relative_import_in_main": "from . import x\n",
+    "own_json": {"main.py": "import json\nprint(json.__file__, json.x)\n", "json.py": "x = 'own'\n"},
+    "own_token_at_a_traceback": {"main.py": "1/0\n", "token.py": "print('own token')\n"},
+    "own_random": {
+        "main.py": "import random\nprint(random.__file__)\nimport tempfile\n",
+        "random.py": "x = 1\nclass Random: pass\n",
+    },
+    "own_package_re": {"main.py": "import re\nprint(re.x)\n", "re/__init__.py": "x = 'own'\n"},
+    "folder_named_like_a_module": {
+        "main.py": "import json, os\nprint(json.loads('[1]'), json.__file__)\n",
+        "json/data.txt": "x",
+    },
+    "data_named_like_a_module": {
+        "main.py": "import json\nprint(json.__file__)\n",
+        "json.txt": "x",
+        "re.json": "{}",
+    },
+    "own_os_loses": {"main.py": "import os\nprint(os.__file__)\n", "os.py": "print('own os')\n"},
+    "own_gc_loses": {"main.py": "import gc\nprint(gc)\n", "gc.py": "print('own gc')\n"},
+    "own_ai_client": {"main.py": "import ai_client\nprint(ai_client.x)\n", "ai_client.py": "x = 'own'\n"},
+    "ai_client": "import ai_client\nprint(ai_client.__file__, ai_client.__all__)\n",
+    "own_sitecustomize": {
+        "main.py": "print('x')\n",
+        "sitecustomize.py": "print('site')\n",
+        "usercustomize.py": "print('user')\n",
+    },
+    "conditional_import_by_sys_modules": "import sys\nprint('numpy' in sys.modules, 'pandas' in sys.modules, 'asyncio' in sys.modules, 'multiprocessing' in sys.modules)\n",
+    "runpy": {
+        "main.py": "import runpy\nrunpy.run_path('other.py', run_name='__main__')\n",
+        "other.py": "import sys\nprint(__name__, __file__, sys.argv)\n",
+    },
+    "importlib_reload": {
+        "main.py": "import importlib, helper\nopen('helper.py', 'w').write('x = 22')\nimportlib.invalidate_caches()\nimportlib.reload(helper)\nprint(helper.x)\n",
+        "helper.py": "x = 1",
+    },
+    "importlib_of_main": "import importlib.util\ntry: print(importlib.util.find_spec('__main__'))\nexcept ValueError as e: print(e)\n",
+    "inspect_source": "import inspect\ndef f():\n    return 1\nprint(inspect.getsource(f), inspect.getfile(f), inspect.getmodule(f))\nclass A: pass\nprint(inspect.getsource(A))\n",
+    "linecache": "import linecache\nprint(linecache.cache)\nprint(linecache.getline(__file__, 1))\n",
+    "archive_as_main": b"PK\x05\x06" + b"\0" * 18,
+    "doctest": "'''\n>>> 1 + 1\n2\n'''\nimport doctest\nprint(doctest.testmod())\n",
+    "unittest": "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): self.assertEqual(1, 1)\nunittest.main(argv=['x'], verbosity=0, exit=False, testRunner=unittest.TextTestRunner(stream=open('/dev/null', 'w')))\n",
+    # --- other processes
+    "pickle_of_main": "import pickle\nclass A:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x\ns = pickle.dumps(A(3))\nprint(s, pickle.loads(s) == A(3), A)\n",
+    "copy_and_deepcopy": "import copy\nclass A: pass\na = A(); a.x = [a]\nb = copy.deepcopy(a)\nprint(b.x[0] is b)\n",
+    **{
+        f"multiprocessing_{method}": (
+            "import multiprocessing as mp, os\n"
+            "class A:\n    def __init__(self, x): self.x = x\n"
+            "def f(a): return a.x * 2, mp.current_process().name, mp.current_process().daemon, __name__\n"
+            "if __name__ == '__main__':\n"
+            f"    c = mp.get_context({method!r})\n"
+            "    print(mp.get_start_method(allow_none=True), mp.current_process().name, mp.parent_process())\n"
+            "    with c.Pool(1) as pool: print(pool.map(f, [A(1), A(2)]))\n"
+            "    q = c.SimpleQueue()\n"
+            "    p = c.Process(target=q.put, args=('x',))\n"
+            "    p.start(); print(q.get()); p.join(); print(p.exitcode, p.name)\n"
+        )
+        for method in ("fork", "spawn", "forkserver")
+    },
+    "multiprocessing_main_path": "import multiprocessing.process as p, multiprocessing.spawn as s, os\nprint(p.ORIGINAL_DIR, s.get_executable(), {k: v for k, v in s.get_preparation_data('x').items() if k not in ('authkey', 'sys_path')})\n",
+    "os_fork": "import os\nprint('before', flush=True)\npid = os.fork()\nif pid == 0:\n    print('child'); raise SystemExit(4)\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n",
+    "os_fork_with_atexit": "import atexit, os\natexit.register(lambda: print('bye'))\nif os.fork() == 0:\n    pass\nelse:\n    os.wait()\n",
+    "subprocess": "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'import sys; print(sys.argv, sys.stdin.read())'], capture_output=True, text=True))\nprint(subprocess.getoutput('echo $0 $PWD'))\n",
+    "subprocess_inherits": "import subprocess\nsubprocess.run(['cat'])\nsubprocess.run(['ls', '/proc/self/fd'])\n",
+    "subprocess_flags": "import subprocess\nprint(subprocess._args_from_interpreter_flags())\n",
+    "children_of_a_new_process": "import os\ntry: print(os.wait())\nexcept ChildProcessError as e: print(e)\n",
+    "execv": "import os, sys\nos.execv(sys.executable, ['python3', '-c', 'import sys; print(sys.orig_argv)'])\n",
+    "process_pool": "from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x + 1\nif __name__ == '__main__':\n    with ProcessPoolExecutor(1) as e: print(list(e.map(f, [1, 2])))\n",
+    # --- threads, and what happens at the end
+    "thread": "import threading\nt = threading.Thread(target=print, args=('x',))\nt.start()\nt.join()\n",
+    "thread_outlives_main": "import threading, time\ndef f():\n    threading.main_thread().join()\n    print('late', threading.main_thread().is_alive())\nthreading.Thread(target=f).start()\nprint('main ends')\n",
+    "daemon_thread_is_cut_off": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(30), print('never')), daemon=True).start()\nprint('main ends')\n",
+    "daemon_thread_busy": "import threading, time\ndef f():\n    while True: time.sleep(0.001)\nthreading.Thread(target=f, daemon=True).start()\n",
+    "thread_with_error": "import threading\nt = threading.Thread(target=lambda: 1/0, name='t')\nt.start()\nt.join()\n",
+    "thread_pool": "from concurrent.futures import ThreadPoolExecutor\ne = ThreadPoolExecutor(2)\nprint(list(e.map(abs, [-1, -2])))\ne.submit(print, 'last')\n",
+    "thread_started_at_exit": "import atexit, threading\ndef f():\n    try: threading.Thread(target=print, args=('x',)).start()\n    except RuntimeError as e: print(e)\natexit.register(f)\n",
+    "thread_local": "import threading\nl = threading.local()\nl.x = 1\nprint(l.__dict__)\n",
+    "threading_atexit_order": "import atexit, threading, time\natexit.register(print, 'atexit')\nthreading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()\nprint('main')\n",
+    "timer": "import threading\nthreading.Timer(0.01, print, ('timer',)).start()\n",
+    "atexit_order": "import atexit\nfor i in range(3): atexit.register(print, i)\n",
+    "atexit_error": "import atexit\natexit.register(lambda: 1/0)\natexit.register(print, 'first')\n",
+    "atexit_system_exit": "import atexit, sys\natexit.register(lambda: sys.exit(5))\n",
+    "atexit_before_logging": "import atexit, sys\nclass H:\n    pass\natexit.register(lambda: logging.warning('from atexit'))\nimport logging\nlogging.basicConfig(stream=sys.stdout)\n",
+    "atexit_count": "import atexit\natexit.register(print, 'a')\natexit.unregister(print)\n",
+    "atexit_import": "import atexit\ndef f():\n    import textwrap\n    print(textwrap.dedent('  x'))\natexit.register(f)\n",
+    "weakref_finalize": "import weakref\nclass A: pass\na = A()\nweakref.finalize(a, print, 'finalized')\n",
+    "weakref_callback": "import weakref\nclass A: pass\na = A()\nr = weakref.ref(a, lambda r: print('dead'))\ndel a\nb = A()\ns = weakref.ref(b, lambda r: print('dead at exit'))\n",
+    "module_del": "class A:\n    def __del__(self): print('deleted')\na = A()\nprint('end')\n",
+    "module_del_in_sibling": {
+        "main.py": "import helper\nprint('end')\n",
+        "helper.py": "class A:\n    def __del__(self): print('deleted in', __name__)\na = A()\n",
+    },
+    "module_del_order": "class A:\n    def __init__(self, n): self.n = n\n    def __del__(self): print('deleted', self.n)\nb = A('b')\na = A('a')\n_c = A('_c')\n",
+    "module_del_sees_globals": "import sys, os\nclass A:\n    def __del__(self): print(sys is not None, os, x, open)\nx = 1\na = A()\n",
+    "module_del_in_cycle": "class A:\n    def __del__(self): print('cycle')\na = A()\na.a = a\ndel a\n",
+    "module_del_after_sys_exit": "import sys\nclass A:\n    def __del__(self): print('deleted')\na = A()\nsys.exit(3)\n",
+    "module_del_after_error": "class A:\n    def __del__(self): print('deleted')\na = A()\n1/0\n",
+    "module_del_raises": "class A:\n    def __del__(self): 1/0\na = A()\n",
+    "module_del_with_slots": "class A:\n    __slots__ = ()\n    def __del__(self): print('deleted')\na = A()\n",
+    "module_del_hidden_in_another_module": "import json, sys, builtins\nclass A:\n    def __init__(self, n): self.n = n\n    def __del__(self): sys.__stdout__.write(f'{self.n}\\n')\njson.a = A('json')\nbuiltins.a = A('builtins')\nsys.a = A('sys')\n",
+    "module_del_frozen": "import gc\nclass A:\n    def __del__(self): print('deleted')\na = A()\ngc.freeze()\n",
+    "module_del_unfrozen": "import gc\ngc.unfreeze()\nclass A:\n    def __del__(self): print('deleted')\na = A()\n",
+    "generator_left_open": "def g():\n    try: yield 1\n    finally: print('closed')\nx = g()\nnext(x)\n",
+    "coroutine_never_awaited": "async def f(): pass\nx = f()\n",
+    "context_manager_left_open": "from contextlib import contextmanager\n@contextmanager\ndef c():\n    try: yield\n    finally: print('left')\nx = c()\nx.__enter__()\n",
+    "file_left_open": "f = open('/output/x', 'w')\nf.write('kept')\nimport atexit, os\nif os.fork(): os.wait()\nelse: os._exit(0)\n",
+    "file_left_open_is_written": "import os, sys\nif os.fork():\n    os.wait()\n    print(open('/output/x').read())\nelse:\n    f = open('/output/x', 'w')\n    f.write('kept')\n    sys.exit()\n",
+    "zip_left_open_is_written": "import os, sys, zipfile\nif os.fork():\n    os.wait()\n    print(zipfile.ZipFile('/output/x').namelist())\nelse:\n    z = zipfile.ZipFile('/output/x', 'w')\n    z.writestr('a', 'b')\n    sys.exit()\n",
+    "sqlite_left_open": "import os, sqlite3, sys\nif os.fork():\n    os.wait()\n    print(sorted(os.listdir('/output')))\nelse:\n    c = sqlite3.connect('/output/x')\n    c.execute('pragma journal_mode=wal')\n    c.execute('create table t (x)')\n    c.commit()\n    sys.exit()\n",
+    "temporary_folder_left": "import os, sys, tempfile\nif os.fork():\n    os.wait()\n    print(os.listdir('/tmp'))\nelse:\n    t = tempfile.TemporaryDirectory()\n    sys.exit()\n",
+    "gc_callbacks": "import gc\ngc.callbacks.append(lambda phase, info: print(phase))\n",
+    "subclass_of_dict_with_del": "class D(dict):\n    def __del__(self): print('deleted')\nd = D()\n",
+    "asyncio": "import asyncio\nasync def main():\n    await asyncio.sleep(0.001)\n    return await asyncio.gather(*(asyncio.to_thread(abs, -i) for i in range(3)))\nprint(asyncio.run(main()))\n",
+    "asyncio_task_never_done": "import asyncio\nloop = asyncio.new_event_loop()\nt = loop.create_task(asyncio.sleep(10))\n",
+    "asyncio_exception_never_retrieved": "import asyncio\nasync def f(): 1/0\nasync def main():\n    asyncio.create_task(f())\n    await asyncio.sleep(0.001)\nasyncio.run(main())\n",
+    # --- ordinary programs
+    "handler": "import json, os\npayload = json.loads(os.environ['PAYLOAD'])\nwith open('/output/result.json', 'w') as f: json.dump(payload, f)\nprint(json.dumps(payload, ensure_ascii=False))\n",
+    "dataclasses": "from dataclasses import dataclass\nfrom enum import Enum\nfrom typing import NamedTuple\n@dataclass\nclass A:\n    x: int = 1\nclass C(Enum):\n    RED = 1\nclass N(NamedTuple):\n    a: int\nprint(A(), C.RED, N(1), A.__module__)\n",
+    "urllib_without_network": "import urllib.request\ntry: urllib.request.urlopen('http://127.0.0.1:9', timeout=2)\nexcept OSError as e: print(e)\n",
+    "hash_is_consistent": "print(hash('a') == hash('a'), hash(1), hash(1.5), hash(None) == hash(None))\n",
+    "sorting_sets_of_ints": "print({3, 1, 2}, frozenset(range(10)))\n",
+    "argparse_error": "import argparse\np = argparse.ArgumentParser()\np.add_argument('needed')\np.parse_args()\n",
+    "argparse_usage": "import argparse\nargparse.ArgumentParser().print_help()\n",
+    "ssl_and_hashes": "import hashlib, hmac, ssl\nprint(hashlib.sha256(b'x').hexdigest(), hashlib.new('md5', b'x').hexdigest(), hmac.new(b'k', b'x', 'sha1').hexdigest(), ssl.OPENSSL_VERSION)\n",
+    "ctypes": "import ctypes\nprint(ctypes.CDLL(None).abs(-3), ctypes.pythonapi.Py_IsInitialized())\n",
+    "faulthandler": "import faulthandler\nprint(faulthandler.is_enabled())\nfaulthandler.dump_traceback(all_threads=True)\n".replace(
+        "all_threads=True", "all_threads=False"
+    ),
+    "tracemalloc": "import tracemalloc\nprint(tracemalloc.is_tracing())\n",
+    "pdb_is_not_started": "breakpoint()\n",
+    "help_text": "import json\nprint(help)\n",
+    "numpy": "import numpy as np\nprint(np.arange(6).reshape(2, 3).sum(axis=0), np.random.default_rng(1).integers(10, size=3))\nnp.random.seed(1)\nprint(np.random.rand())\n",
+    "pandas": "import pandas as pd\nprint(pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']}).groupby('b').sum())\n",
+    "numpy_error": "import numpy as np\nnp.zeros((2, 3)) @ np.zeros((2, 3))\n",
+    **IMPORT_PROGRAMS,
+}

@@ -1,0 +1,1 @@
+"""Servers that a test starts, or puts in front of a real one."""

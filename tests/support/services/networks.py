@@ -1,0 +1,166 @@
+"""Runs with a network, in real containers, and an internet of one server behind every address."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import defaultdict
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.network.base import NetworkRun
+from nanoagent.network.egress import Egress
+from nanoagent.network.listeners import Network
+from nanoagent.network.policy import AllowedHosts
+from support.sandboxes.adversarial import yard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from nanoagent.model.result import Isolation
+    from nanoagent.network.base import Gateway
+    from support.sandboxes.adversarial import Function, Yard
+    from support.sandboxes.containers import Ran
+
+OPEN_FILES = 1024  # what sandboxes are parked with: one that is made anew for its run has no doors in time
+
+
+class Echo:
+    """A gateway that says which run it is and what it was told, and counts as it goes."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, list[bytes]] = defaultdict(list)
+        self.cut: list[str] = []
+
+    async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while said := await loop.sock_recv(connection, 65536):
+                self.told[run.request_id].append(said)
+                run.usage.prompt_tokens += 1
+                await loop.sock_sendall(connection, run.request_id.encode() + b":" + said)
+        except asyncio.CancelledError:
+            self.cut.append(run.request_id)
+            raise
+
+
+class Internet:
+    """What names lead to, and a server that says where it was reached and gives back what it is told.
+
+    Attributes:
+        names: The addresses that are found when a name is asked for, time after time; the last ones stay.
+        asked: The names that were asked for.
+        reached: The addresses and ports that were connected to.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[list[str]]] = {}
+        self.asked: list[str] = []
+        self.reached: list[tuple[str, int]] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    @staticmethod
+    async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while said := await reader.read(65536):
+                writer.write(said)
+                await writer.drain()
+            writer.write(b"<end>")
+            writer.close()
+        except OSError:
+            writer.close()
+
+    async def resolve(self, name: str) -> list[str]:
+        self.asked.append(name)
+        answers = self.names.get(name, [[]])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        assert self._server is not None
+        self.reached.append((address, port))
+        near = socket.socket()
+        near.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(near, self._server.sockets[0].getsockname())
+        return near
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+
+class NetworkedYard:
+    """A yard whose runs may reach what each is told that it may.
+
+    Attributes:
+        containers: The yard.
+        level: Theirs.
+        internet: What is out there.
+        egress: The filter on the way there.
+        outcomes: What came of connections to the internet.
+    """
+
+    def __init__(
+        self, containers: Yard, level: Isolation, network: Network, egress: Egress, internet: Internet
+    ) -> None:
+        self.containers = containers
+        self.level = level
+        self.network = network
+        self.egress = egress
+        self.internet = internet
+        self.outcomes: list[str] = []
+
+    async def run(
+        self,
+        function: Function,
+        said: str,
+        policy: NetworkPolicy,
+        name: str = "run",
+        *,
+        model: str = "m",
+        **changes: Any,
+    ) -> tuple[Ran, NetworkRun]:
+        """Run a function; `changes` are fields of `RunRequest`."""
+        run = NetworkRun(
+            request_id=name,
+            function_id=function.name,
+            runtime=function.runtime,
+            model=model,
+            policy=policy,
+            deadline=float("inf"),
+        )
+        fields = {"open_files": OPEN_FILES} | changes
+        async with self.containers.lease(function) as lease:
+            reached = self.network.opened(lease.container.doors, run)
+            ran = await self.containers.run_in(lease, function, said, network=reached, **fields)
+        return ran, run
+
+
+@asynccontextmanager
+async def networked_yard(
+    level: Isolation,
+    runtimes: Sequence[Runtime],
+    gateway: Gateway,
+    *,
+    worker: NetworkPolicy = NetworkPolicy.EGRESS,
+    allow: Sequence[str] = ("*",),
+    max_bytes: int = 10_000_000,
+    connections: int = 64,
+) -> AsyncIterator[NetworkedYard]:
+    """A yard of that level; the arguments are a worker's settings."""
+    outcomes: list[str] = []
+    internet = Internet()
+    egress = Egress(AllowedHosts(allow), (), max_bytes, outcomes.append)
+    egress.resolve, egress.connect = internet.resolve, internet.connect
+    network = Network(worker, gateway, egress, (80, 443), connections)
+    async with AsyncExitStack() as opened:
+        await internet.start()
+        opened.callback(internet.close)
+        opened.callback(network.close)
+        containers = await opened.enter_async_context(yard(level, runtimes, doors=network.doors))
+        made = NetworkedYard(containers, level, network, egress, internet)
+        made.outcomes = outcomes
+        yield made

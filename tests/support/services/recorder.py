@@ -1,0 +1,300 @@
+"""A reverse proxy in front of the embedded AWS services: it notes every call, and holds callers to a policy.
+
+IAM's names for what a call needs are not always the API's: a batch needs the permission of the single call,
+every part of a multipart upload that of PutObject. `ACTIONS` says which; a call that it does not have fails
+the test that makes it. Sources: "Actions, resources, and condition keys" of Amazon SQS, Amazon S3 and Amazon
+CloudWatch in AWS's Service Authorization Reference; "Required permissions for Amazon S3 API operations" in
+the Amazon S3 User Guide.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import aiohttp
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+_REGION: Final = "ap-northeast-2"
+_ACCOUNT: Final = "123456789012"
+ACTIONS: Final = {
+    "ReceiveMessage": "sqs:ReceiveMessage",
+    "DeleteMessageBatch": "sqs:DeleteMessage",
+    "ChangeMessageVisibility": "sqs:ChangeMessageVisibility",
+    "ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+    "GetQueueAttributes": "sqs:GetQueueAttributes",
+    "GetQueueUrl": "sqs:GetQueueUrl",
+    "SendMessage": "sqs:SendMessage",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "PutMetricData": "cloudwatch:PutMetricData",
+}
+"""The permission that each operation needs."""
+
+# S3's operations, by method and by what is in the query.
+_S3: Final = {
+    ("GET", frozenset[str]()): "GetObject",
+    ("HEAD", frozenset[str]()): "HeadObject",
+    ("PUT", frozenset[str]()): "PutObject",
+    ("POST", frozenset({"uploads"})): "CreateMultipartUpload",
+    ("PUT", frozenset({"uploadId", "partNumber"})): "UploadPart",
+    ("POST", frozenset({"uploadId"})): "CompleteMultipartUpload",
+    ("DELETE", frozenset({"uploadId"})): "AbortMultipartUpload",
+}
+_SIGNATURE: Final = re.compile(r"X-Amz-|x-id$")  # of a presigned link, and what SDKs put beside
+# Of the connection, or made anew by whoever sends.
+_HOP: Final = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "content-encoding", "date"}
+)
+_DENIED_JSON: Final = {
+    "__type": "com.amazon.coral.service#AccessDeniedException",
+    "message": "not authorized",
+}
+_XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{0}</Code><Message>{0}</Message></Error>'
+
+
+class UnknownCall(Exception):  # noqa: N818 - names the thing
+    """A request that the tables have no permission for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request, as IAM sees it.
+
+    Attributes:
+        operation: The API's name.
+        action: The permission that it needs.
+        resource: The ARN that it needs it on, `*` where the service knows none.
+        namespace: CloudWatch's condition key, None elsewhere.
+        status: How it was answered.
+    """
+
+    operation: str
+    action: str
+    resource: str
+    namespace: str | None = None
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One action on one resource, as a statement of a policy allows it."""
+
+    action: str
+    resource: str
+    namespace: str | None = None
+
+    def covers(self, call: Call) -> bool:
+        return (
+            self.action == call.action
+            and fnmatchcase(call.resource, self.resource)
+            and self.namespace == call.namespace
+        )
+
+
+def grants_of(policy: dict[str, Any]) -> set[Grant]:
+    """Every action on every resource of a policy; what this cannot read it refuses."""
+    grants: set[Grant] = set()
+    for statement in policy["Statement"]:
+        assert statement.keys() <= {"Sid", "Effect", "Action", "Resource", "Condition"}, statement
+        assert statement["Effect"] == "Allow", statement
+        namespace = None
+        if condition := statement.get("Condition"):
+            namespace = condition["StringEquals"]["cloudwatch:namespace"]
+            assert condition == {"StringEquals": {"cloudwatch:namespace": namespace}}
+        new = {
+            Grant(action, resource, namespace)
+            for action in _listed(statement["Action"])
+            for resource in _listed(statement["Resource"])
+        }
+        assert not new & grants, f"allowed twice: {new & grants}"
+        grants |= new
+    return grants
+
+
+def operations_in(*modules: Path) -> set[str]:
+    """What modules ask of AWS in their text, by the API's names; signing a link asks nobody."""
+    calls = {
+        call
+        for module in modules
+        for call in re.findall(r"\b(?:_client|client|s3|sqs)\.([a-z]+_[a-z_]+)\(", module.read_text())
+    }
+    return {call.title().replace("_", "") for call in calls - {"generate_presigned_url"}}
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+@dataclass(slots=True)
+class Recorder:
+    """The proxy; `async with` starts and stops it.
+
+    Args:
+        upstream: Where the services answer.
+        host: The address to listen on.
+        grants: What its callers may do, everything if None. As on AWS, a missing key is then an AccessDenied
+            to whoever may not list the bucket.
+        fault: Calls for which it says so are answered with an internal error.
+        refusal: The HTTP status and AWS's code with which a call is refused, None if it is not.
+        names: Names of queues and buckets as the policy has them, by those that there are.
+
+    Attributes:
+        calls: What was asked for, in order.
+        unknown: Requests that are in no table.
+    """
+
+    upstream: str
+    host: str = "127.0.0.1"
+    grants: set[Grant] | None = None
+    fault: Callable[[Call], bool] = lambda _: False
+    refusal: Callable[[Call], tuple[int, str] | None] = lambda _: None
+    names: dict[str, str] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    url: str = ""
+    _runner: web.AppRunner | None = None
+    _client: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=1 << 30)  # a body that came compressed is not when it is read
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._client = aiohttp.ClientSession(auto_decompress=False)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, 0)
+        await site.start()
+        self.url = f"http://{self.host}:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop answering. Idempotent."""
+        runner, self._runner = self._runner, None
+        client, self._client = self._client, None
+        if runner is not None:
+            await runner.cleanup()
+        if client is not None:
+            await client.close()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that lead an agent here."""
+        return {f"AWS_ENDPOINT_URL{service}": self.url for service in ("", "_SQS", "_S3", "_CLOUDWATCH")}
+
+    def used(self) -> set[Grant]:
+        """Of the grants, those that a call has needed."""
+        return {grant for grant in self.grants or () if any(grant.covers(call) for call in self.calls)}
+
+    def refused(self) -> set[Call]:
+        """The calls that no grant covers."""
+        return {call for call in self.calls if not self._allows(call)}
+
+    def operations(self) -> set[str]:
+        """The API's names of all that was asked for."""
+        return {call.operation for call in self.calls}
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            call = self._recognized(request, body)
+        except UnknownCall as unknown:
+            self.unknown.append(str(unknown))
+            return web.Response(
+                status=501, text=f"no such call in tests/support/services/recorder.py: {unknown}"
+            )
+        answer = await self._answer(request, body, call)
+        self.calls.append(replace(call, status=answer.status))
+        return answer
+
+    async def _answer(self, request: web.Request, body: bytes, call: Call) -> web.Response:
+        is_s3 = call.action.startswith("s3:")
+        if not self._allows(call):
+            return _denied(is_s3=is_s3)
+        if self.fault(call):
+            return web.Response(status=500, text=_XML.format("InternalError") if is_s3 else "{}")
+        if (refusal := self.refusal(call)) is not None:
+            return _refused(*refusal, is_s3=is_s3)
+        answer = await self._forward(request, body)
+        if is_s3 and answer.status == 404 and not self._allows(_listing(call)):
+            return _denied(is_s3=True)
+        return answer
+
+    def _allows(self, call: Call) -> bool:
+        return self.grants is None or any(grant.covers(call) for grant in self.grants)
+
+    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+        assert self._client is not None
+        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
+        # The address that was asked: SQS's answers name queues by it.
+        headers.append(("Host", request.host))
+        async with self._client.request(
+            request.method,
+            f"{self.upstream}{request.raw_path}",
+            headers=headers,
+            data=io.BytesIO(body),
+            allow_redirects=False,
+        ) as answer:
+            passed = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
+            return web.Response(status=answer.status, body=await answer.read(), headers=dict(passed))
+
+    # --- which call it is
+
+    def _recognized(self, request: web.Request, body: bytes) -> Call:
+        target = request.headers.get("X-Amz-Target")
+        if target is None:
+            return self._s3_call(request)
+        service, _, operation = target.partition(".")
+        action = ACTIONS.get(operation, "")
+        if service == "AmazonSQS" and action.startswith("sqs:"):
+            fields = json.loads(body)
+            queue = self._name(fields.get("QueueName") or fields["QueueUrl"].rsplit("/", 1)[-1])
+            return Call(operation, action, f"arn:aws:sqs:{_REGION}:{_ACCOUNT}:{queue}")
+        if service.startswith("GraniteService") and action.startswith("cloudwatch:"):
+            return Call(operation, action, "*", namespace=json.loads(body)["Namespace"])
+        raise UnknownCall(target)
+
+    def _s3_call(self, request: web.Request) -> Call:
+        bucket, _, key = request.path.lstrip("/").partition("/")
+        wanted = frozenset(name for name in request.query if not _SIGNATURE.match(name))
+        operation = _S3.get((request.method, wanted))
+        if operation is None or not key or "x-amz-copy-source" in request.headers:
+            raise UnknownCall(f"{request.method} {request.raw_path}")
+        return Call(operation, ACTIONS[operation], f"arn:aws:s3:::{self._name(bucket)}/{key}")
+
+    def _name(self, name: str) -> str:
+        return self.names.get(name, name)
+
+
+def _listing(call: Call) -> Call:
+    """What a caller must be allowed to be told that a key of the bucket is missing."""
+    return Call("ListObjectsV2", "s3:ListBucket", call.resource.split("/")[0])
+
+
+def _refused(status: int, code: str, *, is_s3: bool) -> web.Response:
+    if is_s3:
+        return web.Response(status=status, text=_XML.format(code), content_type="application/xml")
+    return web.json_response({"__type": code, "message": code}, status=status)
+
+
+def _denied(*, is_s3: bool) -> web.Response:
+    if is_s3:
+        return web.Response(status=403, text=_XML.format("AccessDenied"), content_type="application/xml")
+    return web.json_response(_DENIED_JSON, status=400)

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nanoagent.container.availability import creation_breaker
+from nanoagent.container.policy import (
+    NEXT,
+    Binding,
+    ContainerState,
+    Pooled,
+    PoolPolicy,
+    Sharing,
+    idle_for,
+    retirement_reason,
+    victims,
+)
+from nanoagent.container.spec import Limits
+from nanoagent.model.job import Runtime
+from support.doubles.pooled import pooled
+
+if TYPE_CHECKING:
+    from nanoagent.common.circuit_breaker import CircuitBreaker
+
+POLICY = PoolPolicy(
+    images={},
+    sizes={},
+    memory_mb=1024,
+    generic_cpus=1,
+    idle_s=60,
+    max_runs=10,
+    max_age_s=1000,
+    uid_base=1000,
+    limits=Limits(64, 1, 1, 1, 64),
+)
+
+
+def binding(**changes: Any) -> Binding:
+    fields: dict[str, Any] = {
+        "runtime": Runtime.PYTHON,
+        "function_id": "f",
+        "digest": "d",
+        "memory_mb": 128,
+        "cpus": 1.0,
+        "most_cpus": 1.0,
+        "tree": Path("/code"),
+        "tree_bytes": 10,
+    }
+    return Binding(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runtime": Runtime.NODEJS},
+        {"function_id": "g"},
+        {"digest": "e"},
+        {"memory_mb": 256},
+        {"purpose": "build"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_container_is_never_shared_across(change):
+    assert binding().key != binding(**change).key
+
+
+def test_where_the_code_lies_does_not_matter_for_sharing():
+    assert binding().key == binding(tree=Path("/elsewhere"), cpus=0.5).key
+
+
+def bound(binding: Binding, **fields: Any) -> Pooled:
+    return pooled(key=binding.key, **fields)
+
+
+def test_the_container_of_the_function_that_was_used_last_serves_a_job_best():
+    wanted = binding()
+    first, last = bound(wanted), bound(wanted)
+    idle = [first, pooled(key=None), last, bound(binding(function_id="g"))]
+    assert idle_for(wanted, idle, Sharing.FUNCTION) is last
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_a_generic_container_is_next_best(sharing):
+    longest, later = pooled(key=None), pooled(key=None)
+    idle = [bound(binding(function_id="g")), longest, later]
+    assert idle_for(binding(), idle, sharing) is longest
+
+
+@pytest.mark.parametrize(
+    ("sharing", "purpose", "serves"),
+    [
+        (Sharing.FUNCTION, "run", False),
+        (Sharing.NEVER, "run", False),
+        (Sharing.WORKER, "run", True),
+        (Sharing.WORKER, "build", False),
+    ],
+)
+def test_a_container_of_another_function_serves_a_run_where_the_worker_shares_them(sharing, purpose, serves):
+    longest, later = pooled(), pooled()
+    found = idle_for(binding(purpose=purpose), [longest, later], sharing)
+    assert found is (longest if serves else None)
+
+
+def test_a_dead_container_serves_no_job():
+    wanted = binding()
+    idle = [bound(wanted), bound(wanted, connected=False), pooled(key=None, connected=False)]
+    assert idle_for(wanted, idle, Sharing.FUNCTION) is idle[0]
+    assert idle_for(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
+
+
+def test_the_least_recently_used_goes_first():
+    old, young = pooled(used_at=0), pooled(used_at=50)
+    assert victims([young, old], 1, now=100) == [old]
+
+
+def test_the_least_often_used_goes_first():
+    rarely, often = pooled(runs=1), pooled(runs=9)
+    assert victims([often, rarely], 1, now=100) == [rarely]
+
+
+def test_the_one_that_binds_more_memory_goes_first():
+    small, large = pooled(memory_mb=128), pooled(memory_mb=512)
+    assert victims([small, large], 1, now=100) == [large]
+
+
+def test_generic_containers_go_last():
+    generic, bound = pooled(key=None, used_at=0), pooled(runs=9, used_at=99)
+    assert victims([generic, bound], 1, now=100) == [bound]
+
+
+def test_as_many_go_as_are_needed_and_no_more():
+    idle = [pooled(used_at=at) for at in range(4)]
+    assert victims(idle, 129, now=100) == idle[:2]
+
+
+@pytest.mark.parametrize("need_mb", [0, -5])
+def test_nobody_goes_when_nothing_is_needed(need_mb):
+    assert victims([pooled()], need_mb, now=100) == []
+
+
+def test_all_go_when_even_that_is_not_enough():
+    idle = [pooled(), pooled()]
+    assert len(victims(idle, 10_000, now=100)) == 2
+
+
+def test_one_used_just_now_has_a_worth_too():
+    just_now, before = pooled(used_at=100), pooled(used_at=99)
+    assert victims([just_now, before], 1, now=100) == [before]
+
+
+@pytest.mark.parametrize(
+    ("container", "now", "reason"),
+    [
+        (pooled(), 59.9, None),
+        (pooled(), 60.0, "idle"),
+        (pooled(used_at=10), 60.0, None),
+        (pooled(key=None), 999.9, None),
+        (pooled(key=None), 1000.0, "age"),
+        (pooled(used_at=999), 1000.0, "age"),
+        (pooled(runs=9), 1.0, None),
+        (pooled(runs=10), 1.0, "runs"),
+        (pooled(connected=False), 1.0, "died"),
+    ],
+)
+def test_a_container_is_retired_for_its_idle_time_age_runs_or_death(container, now, reason):
+    assert retirement_reason(container, POLICY, now) == reason
+
+
+def test_a_container_whose_death_was_told_is_retired():
+    container = pooled()
+    container.enter(ContainerState.BUSY)
+    container.enter(ContainerState.DEAD)
+    assert retirement_reason(container, POLICY, 1.0) == "died"
+
+
+@pytest.mark.parametrize("state", ContainerState)
+@pytest.mark.parametrize("following", ContainerState)
+def test_a_container_goes_on_as_the_table_says_and_no_other_way(
+    state: ContainerState, following: ContainerState
+):
+    container = pooled(state=state)
+    if following in NEXT[state]:
+        container.enter(following)
+        assert container.state is following
+    else:
+        with pytest.raises(AssertionError, match=f"from {state} to {following}"):
+            container.enter(following)
+        assert container.state is state
+
+
+def test_every_state_of_a_container_can_be_reached_and_all_but_the_last_left():
+    assert set(NEXT) == {state for states in NEXT.values() for state in states} == set(ContainerState)
+    assert {state for state, states in NEXT.items() if not states} == {ContainerState.RETIRED}
+
+
+def broken(times: int, now: float = 0.0) -> CircuitBreaker:
+    breaker = creation_breaker()
+    for _ in range(times):
+        breaker.failed("no space left", now)
+    return breaker
+
+
+def test_two_failures_do_not_open_the_breaker():
+    breaker = broken(2)
+    assert not breaker.is_broken
+    assert breaker.allows(0.0, in_flight=5)
+
+
+def test_the_third_failure_opens_it_and_it_keeps_the_reason():
+    breaker = broken(3)
+    assert breaker.is_broken
+    assert breaker.reason == "no space left"
+    assert not breaker.allows(0.5, in_flight=0)
+
+
+def test_after_the_pause_one_at_a_time_is_tried():
+    breaker = broken(3)
+    assert breaker.allows(1.0, in_flight=0)
+    assert not breaker.allows(1.0, in_flight=1)
+
+
+def test_a_breaker_is_open_until_it_may_be_tried_again():
+    breaker = broken(3)
+    assert breaker.is_open(0.9)
+    assert not breaker.is_open(1.0)
+    assert breaker.is_broken
+    assert not broken(2).is_open(0.0)
+
+
+def test_the_pause_doubles_up_to_a_minute():
+    pauses = [broken(times, now=1000.0).open_until - 1000.0 for times in (3, 4, 5, 8, 9, 10, 50)]
+    assert pauses == [1, 2, 4, 32, 60, 60, 60]
+
+
+def test_a_breaker_that_failed_for_days_still_counts():
+    assert broken(1100).open_until == 60.0
+
+
+def test_one_success_closes_it():
+    breaker = broken(5)
+    breaker.succeeded()
+    assert not breaker.is_broken
+    assert breaker.allows(0.0, in_flight=5)
+    breaker.failed("again", 0.0)
+    assert not breaker.is_broken

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
+
+import pytest
+
+from nanoagent.container.work_directory import (
+    WorkDirectory,
+    WorkerHome,
+    link_tree,
+    remove_home,
+    worker_is_dead,
+)
+from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
+from support.doubles.fake_supervisor import hello
+from support.sandboxes.containers import worker_home
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+WAIT_S = 20.0
+
+
+@pytest.fixture
+def home() -> Iterator[WorkerHome]:
+    with worker_home() as home:
+        yield home
+
+
+@pytest.fixture
+async def slot(home: WorkerHome) -> AsyncIterator[WorkDirectory]:
+    slot = home.new_work_directory("one")
+    yield slot
+    await slot.remove()
+
+
+# --- the worker's folder
+
+
+def test_two_workers_of_one_name_cannot_live_together(home):
+    with pytest.raises(ConfigError, match="WORKER_ID: another worker runs as"):
+        WorkerHome(home.path.parent, home.path.name).claim()
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_its_variable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="DOCKER_WORK_DIR_ROOT"):
+        WorkerHome(tmp_path / "file", "w").claim()
+
+
+def test_what_a_dead_worker_of_the_same_name_left_is_removed(tmp_path):
+    (tmp_path / "w/slots/old").mkdir(parents=True)
+    home = WorkerHome(tmp_path, "w")
+    home.claim()
+    assert list((home.path / "slots").iterdir()) == list(home.spool.iterdir()) == []
+    home.release()
+
+
+def test_nobody_else_may_enter_the_workers_folder(home):
+    assert home.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_worker_that_holds_its_lock_lives(home):
+    assert not worker_is_dead(home.path)
+
+
+def test_a_worker_that_has_left_is_not_to_be_seen(tmp_path):
+    home = WorkerHome(tmp_path, "w")
+    home.claim()
+    home.release()
+    home.release()
+    assert worker_is_dead(home.path) is None
+    assert not home.path.exists()
+
+
+def test_of_a_folder_that_is_not_to_be_seen_nothing_is_known(tmp_path):
+    assert worker_is_dead(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner"), [(0o757, 0), (0o775, 0), (0o755, 12345)], ids=["anyone's", "a group's", "another's"]
+)
+def test_a_root_folder_that_another_user_may_write_to_is_refused(tmp_path, mode, owner):
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(mode)
+    if owner:
+        os.chown(root, owner, owner)
+    with pytest.raises(ConfigError, match=r"DOCKER_WORK_DIR_ROOT.*others may write to it"):
+        WorkerHome(root, "w").claim()
+
+
+def test_a_root_folder_like_tmp_will_do(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root").chmod(0o1777)
+    home = WorkerHome(tmp_path / "root", "w")
+    home.claim()
+    home.release()
+
+
+def die_with(root: Path, name: str) -> Path:
+    """The folder of a worker of that name that was killed."""
+    claim = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from nanoagent.container.work_directory import WorkerHome\n"
+        "WorkerHome(Path(sys.argv[1]), sys.argv[2]).claim()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", claim, str(root), name], check=False)
+    assert (root / name / "lock").exists()
+    return root / name
+
+
+def test_a_worker_that_was_killed_is_dead_though_its_folder_is_there(tmp_path):
+    home = die_with(tmp_path, "w")
+    assert worker_is_dead(home)
+    remove_home(home)
+    assert not home.exists()
+
+
+def test_the_folders_of_dead_workers_without_containers_go_and_nothing_else(home, tmp_path):
+    root = home.path.parent
+    dead = die_with(root, "dead")
+    (dead / "slots/one/code").mkdir(parents=True)
+    (root / ".gone-0123/slots").mkdir(parents=True)
+    alive = WorkerHome(root, "alive")
+    alive.claim()
+    for name in ("cache", "photos", "empty"):  # a cache has a lock as well
+        (root / name).mkdir()
+    (root / "cache/lock").touch()
+    (root / "cache/entries").mkdir()
+    (root / "file").touch()
+    home.remove_dead_siblings()
+    assert {path.name for path in root.iterdir()} == {
+        home.path.name, "alive", "cache", "photos", "empty", "file",
+    }  # fmt: skip
+    assert (alive.path / "slots").is_dir()
+    alive.release()
+
+
+def test_of_a_worker_that_has_been_started_again_meanwhile_nothing_is_removed(tmp_path):
+    die_with(tmp_path, "w")
+    assert worker_is_dead(tmp_path / "w")
+    again = WorkerHome(tmp_path, "w")
+    again.claim()
+    remove_home(tmp_path / "w")
+    assert (again.path / "slots").is_dir()
+    again.release()
+
+
+def test_a_look_at_the_lock_does_not_keep_a_worker_from_starting(tmp_path, monkeypatch):
+    home = die_with(tmp_path, "w")
+    looking = os.open(home / "lock", os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    WorkerHome(tmp_path, "w").claim()
+    os.close(looking)
+
+
+def test_a_folder_that_is_taken_away_while_it_is_claimed_is_made_anew(tmp_path, monkeypatch):
+    dead = die_with(tmp_path, "w")
+    flock = fcntl.flock
+
+    def first_taken_away(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        remove_home(dead)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", first_taken_away)
+    again = WorkerHome(tmp_path, "w")
+    again.claim()
+    assert (again.path / "slots").is_dir()
+    assert not worker_is_dead(again.path)
+    again.release()
+
+
+# --- the socket
+
+
+async def test_the_first_connection_is_the_session(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    writer.write(hello())
+    await (await slot.session(WAIT_S)).greet()
+    writer.close()
+
+
+async def test_once_connected_there_is_no_socket_any_more(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    await slot.session(WAIT_S)
+    slot.take_doors((), kept=True)
+    assert [path.name for path in slot.path.iterdir()] == ["hosts"]
+    writer.close()
+
+
+async def test_the_user_of_a_container_gets_a_name_that_any_user_can_look_up(slot):
+    slot.name_user(1_900_000_007)
+    names = {"passwd": "function:x:1900000007:1900000007::/tmp:/bin/sh", "group": "function:x:1900000007:"}
+    for name, line in names.items():
+        path = slot.path / name
+        assert path.read_text().splitlines()[-1] == line
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
+async def test_localhost_and_the_hosts_own_name_can_be_looked_up(slot):
+    names = [line.split() for line in (slot.path / "hosts").read_text().splitlines()]
+    assert names[:2] == [["127.0.0.1", "localhost"], ["::1", "localhost", "ip6-localhost", "ip6-loopback"]]
+    assert [address for address, *found in names if "sandbox" in found] == ["127.0.0.1"]
+
+
+async def test_a_second_connection_is_hung_up_on(slot):
+    await slot.listen(os.getuid())
+    path = slot.path / "agent.sock"
+    _, first = await asyncio.open_unix_connection(path)
+    reader, second = await asyncio.open_unix_connection(path)
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    first.close()
+    second.close()
+
+
+async def test_another_user_is_hung_up_on(slot):
+    await slot.listen(os.getuid() + 1)
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0)
+    writer.close()
+
+
+async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he_said(slot):
+    await slot.listen()
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    writer.write(hello())
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0.05)
+    slot.admit({os.getuid(), 4711})
+    await (await slot.session(WAIT_S)).greet()
+    writer.close()
+
+
+async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(slot):
+    await slot.listen()
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    slot.admit({os.getuid() + 1})
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    with pytest.raises(ContainerError, match="did not connect within 0 s"):
+        await slot.session(0.05)
+    writer.close()
+
+
+async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
+    with pytest.raises(ContainerError, match="no socket could be made"):
+        await WorkDirectory(tmp_path / "gone").listen(os.getuid())
+
+
+async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(slot):
+    await slot.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    # What the other end, and /proc/net/unix of its network namespace, show of ours.
+    assert re.fullmatch(r"/proc/self/fd/\d+/agent\.sock", writer.get_extra_info("peername"))
+    assert str(slot.path) not in Path("/proc/net/unix").read_text()
+    writer.close()
+
+
+async def test_removing_hangs_up_and_leaves_nothing(slot):
+    await slot.listen(os.getuid())
+    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+    await slot.session(WAIT_S)
+    await slot.remove()
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b""
+    assert not slot.path.exists()
+    await slot.remove()
+    writer.close()
+
+
+async def test_a_slot_that_is_there_already_is_our_own_error(home, slot):
+    with pytest.raises(ContainerError, match="no slot folder"):
+        home.new_work_directory("one")
+
+
+# --- code and programs
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    (tree / "a/b").mkdir(parents=True)
+    (tree / "main.py").write_text("print()")
+    (tree / "a/b/run").write_text("#!")
+    (tree / "a/b/run").chmod(0o755)
+    return tree
+
+
+def test_a_tree_is_linked_not_copied(tree, tmp_path):
+    link_tree(tree, tmp_path / "copy")
+    assert (tmp_path / "copy/a/b/run").samefile(tree / "a/b/run")
+
+
+def test_only_files_folders_and_links_come_along(tree, tmp_path):
+    os.mkfifo(tree / "fifo")
+    (tree / "link").symlink_to("a")
+    link_tree(tree, tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"main.py", "a", "link"}
+
+
+@pytest.mark.parametrize("target", ["a", "main.py", "/etc/passwd", "../secret", "nothing", "link"])
+def test_links_are_copied_and_not_followed(tree, tmp_path, target):
+    """Whatever the check of an archive would miss, no file outside the tree is linked or copied."""
+    (tmp_path / "secret").write_text("secret")
+    (tree / "link").symlink_to(target)
+    os.utime(tree / "link", (1, 1), follow_symlinks=False)
+    link_tree(tree, tmp_path / "copy")
+    copy = tmp_path / "copy/link"
+    assert (copy.is_symlink(), str(copy.readlink()), copy.lstat().st_mtime) == (True, target, 1)
+
+
+def test_times_of_files_come_along(tree, tmp_path, monkeypatch):
+    os.utime(tree / "main.py", (5, 5))
+    link_tree(tree, tmp_path / "linked")
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError))
+    link_tree(tree, tmp_path / "copied")
+    assert [(tmp_path / name / "main.py").stat().st_mtime for name in ("linked", "copied")] == [5, 5]
+
+
+def test_what_cannot_be_linked_is_copied_with_its_rights(tree, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_tree(tree, tmp_path / "copy")
+    copy = tmp_path / "copy/a/b/run"
+    assert not copy.samefile(tree / "a/b/run")
+    assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("#!", 0o755)
+
+
+async def test_code_and_program_lie_where_the_supervisor_looks(slot, tree):
+    await slot.put_code(tree)
+    await slot.put_program(tree / "a/b/run")
+    assert (slot.path / "code/main.py").read_text() == "print()"
+    assert (slot.path / "program").read_text() == "#!"
+
+
+async def test_code_that_is_gone_is_our_own_error(slot, tmp_path):
+    with pytest.raises(PlatformError, match="could not be put into a slot folder"):
+        await slot.put_code(tmp_path / "nowhere")
+
+
+async def test_the_containers_user_may_read_the_folder_but_not_write(slot):
+    assert slot.path.stat().st_mode & 0o777 == 0o755
+
+
+async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folder_is_removed(
+    slot: WorkDirectory, tmp_path: Path
+):
+    (tmp_path / "main.py").write_text("print()")
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def link(source: Path, target: Path) -> None:
+        begun.set()
+        may_go_on.wait(WAIT_S)
+        link_tree(source, target)
+
+    linking = asyncio.create_task(slot._link(link, tmp_path, slot.path / "code"))
+    await asyncio.to_thread(begun.wait, WAIT_S)
+    linking.cancel()
+    asyncio.get_running_loop().call_later(0.1, may_go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await linking
+    assert (slot.path / "code/main.py").exists()
+    await slot.remove()
+    assert not slot.path.exists()
