@@ -48,7 +48,7 @@ _BESIDE_S: Final = 600
 _MAX_BUILD_S: Final = _MAX_HELD_S - MAX_TIMEOUT_MS // 1000 - _BESIDE_S
 _REMAPPED_IDS: Final = 65_536  # see container.engine
 _LEAST_UIDS: Final = 10_000
-_MAX_EGRESS_PORTS: Final = 14  # see network.doors: the gateway and DNS have a door each
+_MAX_EGRESS_PORTS: Final = 14  # network.listening_sockets allows 16; the gateway and DNS take one each
 _HOST_PATTERN: Final = re.compile(
     r"\*|(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
 )

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import Upstream
     from nanoagent.aws.interruption import Notice
     from nanoagent.config import Settings
-    from nanoagent.network.doors import Door
+    from nanoagent.network.listening_sockets import ListeningAddress
     from nanoagent.results.cancellations import RedisCancellations
     from nanoagent.storage.base import ObjectStore
 
@@ -208,7 +208,7 @@ async def _open_runs(
     opened.callback(home.release)
     metrics = telemetry.metrics
     network = await _network(settings, metrics, opened, _connections_of_a_run(settings, limit))
-    pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.doors)
+    pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.listening_addresses)
     programs = await opened.enter_async_context(_program_cache(settings))
     code = await opened.enter_async_context(_code_cache(settings, store, metrics, limit))
     slots = Slots(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
@@ -430,7 +430,7 @@ async def _open_pool(
     home: WorkerHome,
     telemetry: Telemetry,
     opened: AsyncExitStack,
-    doors: tuple[Door, ...] = (),
+    listening_addresses: tuple[ListeningAddress, ...] = (),
 ) -> tuple[Pool, dict[Runtime, str]]:
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
@@ -444,8 +444,8 @@ async def _open_pool(
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
     metrics, health = telemetry.metrics, telemetry.health
-    most = resources.descriptor_plan(_descriptor_limit(), len(doors)).containers
-    wanted = replace(pool_policy(settings, doors), most_containers=most)
+    most = resources.descriptor_plan(_descriptor_limit(), len(listening_addresses)).containers
+    wanted = replace(pool_policy(settings, listening_addresses), most_containers=most)
     policy = await _isolated(settings, wanted, driver, home, metrics, health)
     pool = Pool(driver, home, policy, metrics, health, background=telemetry.background)
     await pool.start()
@@ -589,12 +589,12 @@ async def _network(
     return network
 
 
-def pool_policy(settings: Settings, doors: tuple[Door, ...] = ()) -> PoolPolicy:
+def pool_policy(settings: Settings, listening_addresses: tuple[ListeningAddress, ...] = ()) -> PoolPolicy:
     """The pool's part of the settings.
 
     Args:
         settings: All of them.
-        doors: Where the agent wants to be able to listen in the network of runs.
+        listening_addresses: Where the agent wants to be able to listen in the network of runs.
     """
     return PoolPolicy(
         images={runtime: settings.image(runtime) for runtime in Runtime},
@@ -621,7 +621,7 @@ def pool_policy(settings: Settings, doors: tuple[Door, ...] = ()) -> PoolPolicy:
         docker_runtime=settings.docker_runtime,
         sharing=Sharing(settings.container_sharing),
         modules=settings.preloaded_modules,
-        doors=doors,
+        listening_addresses=listening_addresses,
     )
 
 

@@ -428,19 +428,19 @@ static void bring_loopback_up(void)
     give_loopback_an_address();
 }
 
-/* The descriptors that a sandbox's report that it is made comes with: first its places, then the doors it has. */
-#define MOST_DESCRIPTORS (PLACE_COUNT + MAX_DOORS)
+/* The descriptors that a sandbox's report that it is made comes with: first its places, then its listening sockets. */
+#define MOST_DESCRIPTORS (PLACE_COUNT + MAX_LISTENING_SOCKETS)
 
-static void send_places_and_doors(const struct tree *tree, const struct doors *doors)
+static void send_places_and_sockets(const struct tree *tree, const struct listening_sockets *sockets)
 {
     struct report made = {.type = REPORT_MADE};
     int handed[MOST_DESCRIPTORS];
     size_t count = PLACE_COUNT;
     memcpy(handed, tree->place, sizeof tree->place);
-    for (unsigned i = 0; i < MAX_DOORS; i++)
-        if (doors->socket[i] >= 0) {
+    for (unsigned i = 0; i < MAX_LISTENING_SOCKETS; i++)
+        if (sockets->socket[i] >= 0) {
             made.value |= 1 << i;
-            handed[count++] = doors->socket[i];
+            handed[count++] = sockets->socket[i];
         }
     char room[CMSG_SPACE(sizeof handed)] = {0};
     struct iovec part = {&made, sizeof made};
@@ -541,7 +541,7 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
                                               const struct interpreter *interpreter)
 {
     struct tree tree;
-    struct doors doors;
+    struct listening_sockets listening;
     sigset_t child;
     keep_ends(&ends);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -565,9 +565,9 @@ __attribute__((noreturn)) static void be_init(struct ends ends, const struct con
     sigprocmask(SIG_BLOCK, &child, NULL);
     int children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     must(children < 0, "signalfd");
-    doors_open(&doors); /* only now: nobody has been forked with a copy */
-    send_places_and_doors(&tree, &doors);
-    doors_close(&doors);
+    listening_open(&listening); /* only now: nobody has been forked with a copy */
+    send_places_and_sockets(&tree, &listening);
+    listening_close(&listening);
     for (int place = 0; place < PLACE_COUNT; place++) {
         close(container_tree.place[place]);
         if (place != PLACE_WORK)
@@ -589,8 +589,8 @@ static void take_descriptors(struct msghdr *message, const struct report *report
     memcpy(handed, CMSG_DATA(descriptors), count * sizeof *handed);
     memcpy(sandbox->tree.place, handed, sizeof sandbox->tree.place);
     const int *next = handed + PLACE_COUNT;
-    for (unsigned i = 0; i < MAX_DOORS; i++)
-        sandbox->doors.socket[i] = report->value & 1 << i ? *next++ : -1;
+    for (unsigned i = 0; i < MAX_LISTENING_SOCKETS; i++)
+        sandbox->listening.socket[i] = report->value & 1 << i ? *next++ : -1;
 }
 
 /* Receive a report, and what comes with it for a sandbox that is being made. */
@@ -636,7 +636,7 @@ static int make(struct sandbox *sandbox, const struct confinement *confinement,
         capture_pipe(err))
         die("no pipes");
     *sandbox = (struct sandbox){.control = control[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0]};
-    memset(&sandbox->doors, -1, sizeof sandbox->doors);
+    memset(&sandbox->listening, -1, sizeof sandbox->listening);
     const int parked[PARKED_END_COUNT] = {job[1], in[0], out[1], err[1]};
     struct ends ends = {control[1], {-1, -1, -1, -1}};
     if (interpreter->kind != KIND_ZYGOTE)
@@ -753,7 +753,7 @@ void sandbox_close(struct sandbox *sandbox)
 {
     for (int place = 0; place < PLACE_COUNT; place++)
         close(sandbox->tree.place[place]);
-    doors_close(&sandbox->doors);
+    listening_close(&sandbox->listening);
     close(sandbox->control);
     close(sandbox->job);
     close(sandbox->process);

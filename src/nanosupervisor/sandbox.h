@@ -7,7 +7,7 @@
 #define SANDBOX_H
 
 #include "confine.h"
-#include "doors.h"
+#include "listening.h"
 #include "interpreter.h"
 #include "tree.h"
 
@@ -30,7 +30,7 @@ struct sandbox {
     int out, err;     /* what it prints */
     pid_t program;    /* of a zygote: the parked process, in the container's numbers; else 0 */
     struct tree tree; /* its places */
-    struct doors doors; /* in its network; whoever opened it hands them over */
+    struct listening_sockets listening; /* in its network; whoever opened it hands them over */
 };
 
 /* How much a run may write to its working directory, and how many files; set before the first sandbox is made. */

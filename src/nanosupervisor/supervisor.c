@@ -6,7 +6,7 @@
  * tmpfs mounts that it may write to. The agent binds one folder into it, read-only: /slot, with a socket and,
  * once the container belongs to a function, its code (/slot/code) or built program (/slot/program).
  *
- *   start      connect to /slot/agent.sock and /slot/doors.sock (the agent takes one connection at each and removes
+ *   start      connect to /slot/agent.sock and /slot/listening.sock (the agent takes one connection at each and removes
  *              the sockets), HELLO
  *   CONFIGURE  find out what the host allows -> LEVEL; start the interpreter that waits; park a sandbox -> READY
  *   PREPARE    copy the code to /work, show it to the parked sandbox -> READY
@@ -26,11 +26,11 @@
  * At both levels the program runs under the supervisor's own user id (docs/adr/0003): the container holds no
  * capability with which there could be another. What keeps it from harming us is said in filter.c.
  *
- * Read in this order: wire.h, here from main() upward, sandbox.c, doors.h, zygote.c, input.h, tree.c, confine.c, filter.c. */
+ * Read in this order: wire.h, here from main() upward, sandbox.c, listening.h, zygote.c, input.h, tree.c, confine.c, filter.c. */
 #define _GNU_SOURCE
 #include "capture.h"
 #include "confine.h"
-#include "doors.h"
+#include "listening.h"
 #include "input.h"
 #include "interpreter.h"
 #include "sandbox.h"
@@ -145,7 +145,7 @@ static void park_with(const struct interpreter *interpreter, const struct confin
     parked.confinement = *confinement;
     parked.attached = 0;
     sandbox_open(&parked.sandbox, confinement, interpreter);
-    doors_hand_over(&parked.sandbox.doors);
+    listening_hand_over(&parked.sandbox.listening);
 }
 
 /* Park a sandbox for a program of that kind. An interpreter that does not come up is done without: programs
@@ -180,7 +180,7 @@ static enum kind kind_for(const struct run *run)
     return fits ? interpreter->kind : KIND_EXEC;
 }
 
-/* Have a parked sandbox that suits the run; most often it is there. The doors of one that is parked only now come
+/* Have a parked sandbox that suits the run; most often it is there. The listening sockets of one that is parked only now come
  * too late for the agent: it happens to builds alone, which go nowhere. */
 static void have_sandbox(const struct run *run)
 {
@@ -654,8 +654,8 @@ static void configure(const uint8_t *frame, size_t length)
     if (length < sizeof configuration)
         die("short configuration");
     memcpy(&configuration, frame, sizeof configuration);
-    const uint8_t *doors = frame + sizeof configuration;
-    const uint8_t *modules = doors + configuration.door_count * sizeof(struct door);
+    const uint8_t *addresses = frame + sizeof configuration;
+    const uint8_t *modules = addresses + configuration.listening_count * sizeof(struct listening_address);
     if (modules > frame + length)
         die("short configuration");
     state.confinement = (struct confinement){configuration.file_size_bytes, configuration.open_files, 0};
@@ -666,11 +666,11 @@ static void configure(const uint8_t *frame, size_t length)
         state.level = LEVEL_SANDBOX;
     wire_send2(FRAME_LEVEL, &state.level, 1, why, is_sandboxed() ? 0 : strlen(why));
     wire_flush();
-    doors_configure((const struct door *)doors, configuration.door_count);
+    listening_configure((const struct listening_address *)addresses, configuration.listening_count);
     if (!is_sandboxed()) {
-        struct doors here;
-        doors_open(&here);
-        doors_hand_over(&here);
+        struct listening_sockets here;
+        listening_open(&here);
+        listening_hand_over(&here);
     }
     if (is_sandboxed()) {
         state.modules_length = (size_t)(frame + length - modules);
@@ -746,7 +746,7 @@ int main(void)
     set_up();
     tree_open_container();
     wire_connect("/slot/agent.sock");
-    doors_connect("/slot/doors.sock");
+    listening_connect("/slot/listening.sock");
     uint32_t version = PROTOCOL_VERSION;
     wire_send(FRAME_HELLO, &version, sizeof version);
     wire_flush();

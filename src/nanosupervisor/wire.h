@@ -14,7 +14,7 @@
 #define PROTOCOL_VERSION 4u
 
 /* agent -> supervisor */
-#define FRAME_CONFIGURE 'C' /* struct configuration, its doors, then NUL-terminated modules for the zygote to have */
+#define FRAME_CONFIGURE 'C' /* struct configuration, its listening addresses, then NUL-terminated modules for the zygote */
 #define FRAME_PREPARE 'P' /* take over the code in the slot folder: u8: have limits changed that an interpreter
                              looks at when it starts?, then NUL-terminated modules that the code imports */
 #define FRAME_RUN 'R'     /* struct run_request, then its strings and the payload */
@@ -41,15 +41,15 @@ struct __attribute__((packed)) configuration {
     uint32_t open_files;
     uint64_t work_bytes;      /* what a run may write to its working directory; the container's has room for code too */
     uint64_t work_files;
-    uint8_t door_count;       /* so many struct door follow */
+    uint8_t listening_count;       /* so many struct listening_address follow */
 };
 
-#define MAX_DOORS 16u
-#define DOOR_TCP 1u
-#define DOOR_UDP 2u
+#define MAX_LISTENING_SOCKETS 16u
+#define LISTENING_TCP 1u
+#define LISTENING_UDP 2u
 
-/* Where in a program's network the agent wants to listen (doors.h). */
-struct __attribute__((packed)) door {
+/* Where in a program's network the agent wants to listen (listening.h). */
+struct __attribute__((packed)) listening_address {
     uint8_t kind;
     uint8_t address[4]; /* IPv4 */
     uint16_t port;

@@ -110,7 +110,7 @@ async def test_no_address_inside_is_reached_by_number_or_by_name(
     steps += [f"connect {name} {port}" for name in named for port in (80, 443)]
     steps += [f"connect {address} 11434" for address in ("::1", "172.17.0.1", "169.254.169.254")]
     steps += [
-        "unix /slot/doors.sock",
+        "unix /slot/listening.sock",
         "connect localhost 80",
         "connect 127.64.0.77 443",
         "connect 127.127.255.254 80",
@@ -125,7 +125,7 @@ async def test_no_address_inside_is_reached_by_number_or_by_name(
         for name, made in table.items()
         if not made.allows(outcomes[made.encoded()], place.yard.level)
     }
-    # At the doors of the internet there is somebody: an address that stands for no name is let in and cut.
+    # The agent listens on the ports of EGRESS_PORTS. It closes a connection to an address without a name.
     cut = {"connect localhost 80", "connect 127.64.0.77 443", "connect 127.127.255.254 80"}
     surprises |= {
         step: outcomes[step] for step in steps[len(table) :] if outcomes[step] == DONE and step not in cut
@@ -207,7 +207,7 @@ def ask():
 
 
 @pytest.mark.parametrize(("kind", "port"), [("STREAM", 11434), ("STREAM", 443), ("DGRAM", 53)])
-async def test_a_run_cannot_stand_at_a_door_that_is_open(place: Place, kind: str, port: int):
+async def test_a_run_cannot_bind_a_port_at_which_the_agent_listens(place: Place, kind: str, port: int):
     tries = f"""
 address, port = socket.SO_REUSEADDR, socket.SO_REUSEPORT
 for host in ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"):
@@ -220,7 +220,7 @@ print(ask())
     assert said[-1] == "own:x"
 
 
-async def test_who_stands_where_a_door_will_be_stands_there_for_its_own_run_alone(place: Place):
+async def test_a_program_that_binds_a_port_of_the_agent_first_has_it_for_its_own_run_alone(place: Place):
     stay = """
 import os, time
 own = bind(socket.SOCK_STREAM, "127.0.0.1", 11434, socket.SO_REUSEADDR)

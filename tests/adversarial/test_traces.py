@@ -102,7 +102,7 @@ def mounts(text: str) -> str:
 
 def anonymous(text: str) -> str:
     """Without what is a container's own: its id, and the descriptors by which the agent named its sockets."""
-    own = r"[0-9a-f]{10,}|(?<=^/proc/self/fd/)[0-9]+(?=/(agent|doors)\.sock$)"
+    own = r"[0-9a-f]{10,}|(?<=^/proc/self/fd/)[0-9]+(?=/(agent|listening)\.sock$)"
     return re.sub(own, "ID", text, flags=re.MULTILINE)
 
 

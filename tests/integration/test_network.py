@@ -290,7 +290,7 @@ print(socket.create_connection(("localhost", server.getsockname()[1])).recv(3))
 
 async def test_a_worker_without_egress_has_nothing_of_it_in_its_containers(place):
     async with networked_yard(place.yard.level, (Runtime.PYTHON,), place.gateway, worker=AI) as containers:
-        assert len(containers.network.doors) == 1
+        assert len(containers.network.listening_addresses) == 1
         snippet = """
 import socket
 for kind, port in ((socket.SOCK_STREAM, 80), (socket.SOCK_STREAM, 443), (socket.SOCK_DGRAM, 53)):

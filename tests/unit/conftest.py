@@ -35,7 +35,7 @@ def network() -> Iterator[OwnNetwork]:
 
 @pytest.fixture
 def channel() -> Iterator[Channel]:
-    """A supervisor's connection for doors, both ends."""
+    """A supervisor's connection for listening sockets, both ends."""
     made = Channel()
     yield made
     made.close()

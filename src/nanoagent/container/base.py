@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.spec import ContainerSpec
     from nanoagent.container.work_directory import WorkDirectory
-    from nanoagent.network.doors import Doors
+    from nanoagent.network.listening_sockets import ListeningSockets
     from nanoagent.supervisor.session import Session
 
 
@@ -27,7 +27,7 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
         open_files=spec.limits.open_files,
         work_bytes=spec.limits.work_bytes,
         work_files=spec.limits.inodes,
-        doors=spec.doors,
+        listening_addresses=spec.listening_addresses,
         modules=spec.modules,
     )
 
@@ -72,9 +72,9 @@ class RunningContainer:
         self.base_bytes = 0
 
     @property
-    def doors(self) -> Doors | None:
+    def listening_sockets(self) -> ListeningSockets | None:
         """Where its runs can reach the agent; None where they cannot."""
-        return self.slot.doors
+        return self.slot.listening_sockets
 
 
 class Driver(Protocol):

@@ -50,7 +50,7 @@ def generic_spec(
         apparmor=policy.apparmor,
         docker_runtime=policy.docker_runtime,
         modules=policy.modules if runtime is Runtime.PYTHON else (),
-        doors=policy.doors,
+        listening_addresses=policy.listening_addresses,
     )
 
 

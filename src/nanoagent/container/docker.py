@@ -129,7 +129,7 @@ class DockerDriver:
             session = await _session(spec, slot)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
-            slot.take_doors(spec.doors, kept=level == wire.LEVEL_SHARED)
+            slot.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
             group = cgroup.find(pid)
             why_not = why_not_isolated(spec, level, reason)
             return RunningContainer(container.id, spec, slot, session, group, why_not)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.spec import Limits
     from nanoagent.model.job import Runtime
-    from nanoagent.network.doors import Door
+    from nanoagent.network.listening_sockets import ListeningAddress
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
 
@@ -56,7 +56,7 @@ class PoolPolicy:
         docker_runtime: The name of Docker's runtime for containers; None for its default.
         sharing: The runs that a container may serve.
         modules: Python modules that every interpreter has imported in advance.
-        doors: The addresses in the network of runs at which the agent listens.
+        listening_addresses: The addresses in the network of runs at which the agent listens.
         most_containers: The limit of their number, busy and idle; each holds file descriptors of the worker.
     """
 
@@ -74,7 +74,7 @@ class PoolPolicy:
     docker_runtime: str | None = None
     sharing: Sharing = Sharing.FUNCTION
     modules: tuple[str, ...] = ()
-    doors: tuple[Door, ...] = ()
+    listening_addresses: tuple[ListeningAddress, ...] = ()
     most_containers: int = 1 << 20
 
     @property

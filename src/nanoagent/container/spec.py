@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.model.job import Runtime
-    from nanoagent.network.doors import Door
+    from nanoagent.network.listening_sockets import ListeningAddress
 
 PAGE_BYTES: Final = 4096  # of memory, on both supported machines
 # In the slot folder:
@@ -93,7 +93,7 @@ class ContainerSpec:
         apparmor: The AppArmor profile, where Docker's own would forbid the sandbox.
         docker_runtime: The engine's name of what makes it (`runsc`, say), where that is not the default.
         modules: Python modules that its interpreter has ready for every function.
-        doors: Where the agent wants to be able to listen in the network of its runs.
+        listening_addresses: Where the agent wants to be able to listen in the network of its runs.
     """
 
     runtime: Runtime
@@ -110,7 +110,7 @@ class ContainerSpec:
     apparmor: str | None = None
     docker_runtime: str | None = None
     modules: tuple[str, ...] = ()
-    doors: tuple[Door, ...] = ()
+    listening_addresses: tuple[ListeningAddress, ...] = ()
 
 
 def _tmpfs(size_bytes: int, inodes: int) -> str:

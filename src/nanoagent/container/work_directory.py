@@ -5,7 +5,7 @@ Layout below DOCKER_WORK_DIR_ROOT::
     <worker id>/            0700; lock: held by flock while the worker lives
         slots/<name>/       bound read-only at /slot
             agent.sock      until the supervisor has connected
-            doors.sock      likewise; where it hands over the doors of its runs
+            listening.sock  likewise; there it hands over the listening sockets of its runs
             hosts           the container's /etc/hosts
             passwd, group   likewise, where runs have the container's own user
             code/           the function's tree, hard links to the cache
@@ -35,7 +35,7 @@ from nanoagent.container.spec import GROUPS_FILE, HOST_NAME, HOSTS_FILE, RUN_USE
 from nanoagent.host import private_dirs, untrusted_fds
 from nanoagent.host.threads import in_thread
 from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
-from nanoagent.network.doors import Doors
+from nanoagent.network.listening_sockets import ListeningSockets
 from nanoagent.supervisor.session import Session
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from nanoagent.network.doors import Door
+    from nanoagent.network.listening_sockets import ListeningAddress
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ _STREAM_LIMIT: Final = 256 * 1024  # a frame is at most 128 KiB
 # From 3.13 on a server removes the file at its address, which leads nowhere later.
 _KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
-_DOORS: Final = "doors.sock"
+_LISTENING_SOCKET: Final = "listening.sock"
 # Where the network has no IPv6, its address comes last when the name is resolved. getaddrinfo(3), RFC 6724
 _HOSTS: Final = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{HOST_NAME}\n"
 # See passwd(5) and group(5).
@@ -221,13 +221,13 @@ class WorkDirectory:
 
     Attributes:
         path: Where it is.
-        doors: Where runs in the container can reach the agent; None where they cannot.
+        listening_sockets: Where runs in the container can reach the agent; None where they cannot.
     """
 
     path: Path
-    doors: Doors | None = None
+    listening_sockets: ListeningSockets | None = None
     _server: asyncio.Server | None = None
-    _listens_for_doors: socket.socket | None = None
+    _channel_listener: socket.socket | None = None
     _admitted: frozenset[int] | None = None
     _callers: list[tuple[int, asyncio.StreamWriter, Session]] = field(default_factory=list)
     _session: asyncio.Future[Session] = field(
@@ -266,10 +266,10 @@ class WorkDirectory:
                 accept, sock=_bound_below(self.path, path.name), limit=_STREAM_LIMIT, **_KEEP_FILE
             )
             path.chmod(0o666)  # the container's user is another; the folder above is 0700
-            self._listens_for_doors = _bound_below(self.path, _DOORS, socket.SOCK_SEQPACKET)
-            self._listens_for_doors.setblocking(False)
-            self._listens_for_doors.listen(1)
-            (self.path / _DOORS).chmod(0o666)
+            self._channel_listener = _bound_below(self.path, _LISTENING_SOCKET, socket.SOCK_SEQPACKET)
+            self._channel_listener.setblocking(False)
+            self._channel_listener.listen(1)
+            (self.path / _LISTENING_SOCKET).chmod(0o666)
         except OSError as exc:
             raise ContainerError(f"no socket could be made in {self.path}: {exc}") from exc
 
@@ -304,8 +304,8 @@ class WorkDirectory:
         self._stop_listening()
         return session
 
-    def take_doors(self, wanted: Sequence[Door], *, kept: bool) -> None:
-        """Let the supervisor hand over `doors`, if it does. Once, when it has said hello.
+    def take_listening_sockets(self, wanted: Sequence[ListeningAddress], *, kept: bool) -> None:
+        """Let the supervisor hand over `listening_sockets`, if it does. Once, when it has said hello.
 
         It connects there before it says hello, if it can at all, so that nothing is to be waited for.
 
@@ -314,12 +314,12 @@ class WorkDirectory:
             kept: Whether they are the container's for good, not a sandbox's.
         """
         try:
-            channel = self._listens_for_doors.accept()[0] if self._listens_for_doors is not None else None
+            channel = self._channel_listener.accept()[0] if self._channel_listener is not None else None
         except OSError:
             channel = None
-        self._stop_listening_for_doors()
+        self._close_channel_listener()
         if channel is not None and wanted and _uid_of(channel) in (self._admitted or ()):
-            self.doors = Doors(channel, wanted, kept=kept)
+            self.listening_sockets = ListeningSockets(channel, wanted, kept=kept)
         elif channel is not None:
             untrusted_fds.close_socket(channel)
 
@@ -329,11 +329,11 @@ class WorkDirectory:
             self._server = None
             (self.path / "agent.sock").unlink(missing_ok=True)
 
-    def _stop_listening_for_doors(self) -> None:
-        if self._listens_for_doors is not None:
-            self._listens_for_doors.close()
-            self._listens_for_doors = None
-            (self.path / _DOORS).unlink(missing_ok=True)
+    def _close_channel_listener(self) -> None:
+        if self._channel_listener is not None:
+            self._channel_listener.close()
+            self._channel_listener = None
+            (self.path / _LISTENING_SOCKET).unlink(missing_ok=True)
 
     async def put_code(self, tree: Path) -> None:
         """Put a function's tree where the supervisor finds it."""
@@ -360,9 +360,9 @@ class WorkDirectory:
     async def remove(self) -> None:
         """Remove the folder. Idempotent."""
         self._stop_listening()
-        self._stop_listening_for_doors()
-        if self.doors is not None:
-            self.doors.close()
+        self._close_channel_listener()
+        if self.listening_sockets is not None:
+            self.listening_sockets.close()
         if self._session.done() and not self._session.cancelled():
             await self._session.result().close()
         else:

@@ -343,7 +343,7 @@ class Runner:
             record=attempt.ai_record,
             usage=attempt.ai_usage,
         )
-        return network.opened(lease.container.doors, run)
+        return network.opened(lease.container.listening_sockets, run)
 
     def _run_request(self, job: Job, *, prepare_next: bool) -> RunRequest:
         settings = self._settings

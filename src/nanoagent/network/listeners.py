@@ -23,7 +23,7 @@ from nanoagent.host.shielding import until_done
 from nanoagent.model.errors import ProtocolError
 from nanoagent.model.job import NetworkPolicy
 from nanoagent.network import dns
-from nanoagent.network.doors import Door, DoorKind
+from nanoagent.network.listening_sockets import ListeningAddress, SocketKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from nanoagent.network.base import Gateway, NetworkRun
-    from nanoagent.network.doors import Doors
     from nanoagent.network.egress import Egress
+    from nanoagent.network.listening_sockets import ListeningSockets
 
     Serve = Callable[[socket.socket], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
-GATEWAY: Final = Door(DoorKind.TCP, gateway_address.HOST, gateway_address.PORT)
-NAMES: Final = Door(DoorKind.UDP, "127.0.0.1", 53)
+GATEWAY: Final = ListeningAddress(SocketKind.TCP, gateway_address.HOST, gateway_address.PORT)
+NAMES: Final = ListeningAddress(SocketKind.UDP, "127.0.0.1", 53)
 _BACKLOG: Final = 16
 _ACCEPT_S: Final = 2.0  # an accept that was promised to be immediate
 _ACCEPTING_THREADS: Final = 4
@@ -61,7 +61,7 @@ class Network:
         gateway: To models; None where there is none.
         egress: To the internet; None where there is none.
         egress_ports: The TCP ports that runs may connect to there.
-        max_connections: Of one run at a time, all its doors together; more wait to be accepted.
+        max_connections: Of one run at a time, all its sockets together; more wait to be accepted.
     """
 
     def __init__(
@@ -77,37 +77,37 @@ class Network:
         self._max_connections = max_connections
         self._told = False
         self._threads = ThreadPoolExecutor(_ACCEPTING_THREADS, "accept")
-        wanted: list[Door] = []
+        wanted: list[ListeningAddress] = []
         if policy.allows(NetworkPolicy.AI) and gateway is not None:
             wanted.append(GATEWAY)
         if policy.allows(NetworkPolicy.EGRESS) and egress is not None:
             wanted.append(NAMES)
             # All of loopback: an address there stands for a name.
-            wanted += [Door(DoorKind.TCP, "0.0.0.0", port) for port in egress_ports]  # noqa: S104
-        self.doors = tuple(wanted)
+            wanted += [ListeningAddress(SocketKind.TCP, "0.0.0.0", port) for port in egress_ports]  # noqa: S104
+        self.listening_addresses = tuple(wanted)
 
-    def opened(self, doors: Doors | None, run: NetworkRun) -> AbstractAsyncContextManager[None]:
+    def opened(self, sockets: ListeningSockets | None, run: NetworkRun) -> AbstractAsyncContextManager[None]:
         """Let a run reach what its policy allows, for as long as the block lasts.
 
         At the block's end nobody listens any more, every connection is cut, and whoever served one has ended.
 
         Args:
-            doors: Of its container; None where there are none.
+            sockets: Of its container; None where there are none.
             run: Which one.
         """
-        if not self.doors:
+        if not self.listening_addresses:
             return nullcontext()
-        if doors is None:
-            self._tell_of_no_doors(run)
+        if sockets is None:
+            self._warn_of_no_sockets(run)
             return nullcontext()
         # For a run that may reach nothing as well: what was handed over for it is to be let go, or networks
         # of runs that are over would pile up; and where names can be asked for, it is told that there are
         # none.
         return _Opened(
-            doors, self._services(run), self._threads, self._max_connections, self._tell_of_no_doors
+            sockets, self._services(run), self._threads, self._max_connections, self._warn_of_no_sockets
         )
 
-    def _tell_of_no_doors(self, run: NetworkRun) -> None:
+    def _warn_of_no_sockets(self, run: NetworkRun) -> None:
         """Say so once: every run of such a container is alike, and goes on."""
         if run.policy is not NetworkPolicy.NONE and not self._told:
             self._told = True
@@ -122,13 +122,13 @@ class Network:
         gateway, egress = self._gateway, self._egress
         services = _Services(run)
         if gateway is not None and run.policy.allows(NetworkPolicy.AI):
-            services.by_door[GATEWAY] = lambda connection: gateway.serve(connection, run)
+            services.by_address[GATEWAY] = lambda connection: gateway.serve(connection, run)
         if egress is not None and run.policy.allows(NetworkPolicy.EGRESS):
             visit = egress.visit(run.function_id)
             services.answer = visit.answer
-            for door in self.doors:
-                if door not in {GATEWAY, NAMES}:
-                    services.by_door[door] = visit.serve
+            for address in self.listening_addresses:
+                if address not in {GATEWAY, NAMES}:
+                    services.by_address[address] = visit.serve
         return services
 
     def close(self) -> None:
@@ -142,11 +142,11 @@ async def _no_such_name(message: bytes) -> bytes | None:
 
 
 class _Services:
-    """What serves at which door; a door without is not listened at."""
+    """The service of each address; the agent does not listen at an address without a service."""
 
     def __init__(self, run: NetworkRun) -> None:
         self.run = run
-        self.by_door: dict[Door, Serve] = {}
+        self.by_address: dict[ListeningAddress, Serve] = {}
         self.answer: Callable[[bytes], Awaitable[bytes | None]] = _no_such_name
 
 
@@ -159,16 +159,16 @@ class _Opened:
 
     def __init__(
         self,
-        doors: Doors,
+        sockets: ListeningSockets,
         services: _Services,
         threads: ThreadPoolExecutor,
         max_connections: int,
-        no_doors: Callable[[NetworkRun], None],
+        warn_of_no_sockets: Callable[[NetworkRun], None],
     ) -> None:
-        self._doors = doors
+        self._sockets = sockets
         self._services = services
         self._threads = threads
-        self._no_doors = no_doors
+        self._warn_of_no_sockets = warn_of_no_sockets
         self._places = asyncio.Semaphore(max_connections)
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
@@ -181,12 +181,12 @@ class _Opened:
 
     async def __aenter__(self) -> None:
         try:
-            taken = self._doors.take()
+            taken = self._sockets.take()
             if not taken:
-                self._no_doors(self._services.run)
-            for door, opened in taken.items():
-                serve = self._services.by_door.get(door)
-                if door == NAMES:
+                self._warn_of_no_sockets(self._services.run)
+            for address, opened in taken.items():
+                serve = self._services.by_address.get(address)
+                if address == NAMES:
                     _drain(opened)
                     self._answering.append(opened)
                     self._loop.add_reader(opened.fileno(), self._asked, opened)
@@ -196,7 +196,7 @@ class _Opened:
                     self._loop.add_reader(opened.fileno(), self._knocked, opened, serve)
         except OSError as exc:
             await self._end()
-            raise ProtocolError(f"nobody can listen at a door that the supervisor has made: {exc}") from exc
+            raise ProtocolError(f"cannot listen on a socket that the supervisor made: {exc}") from exc
         except BaseException:
             await self._end()
             raise
@@ -221,7 +221,7 @@ class _Opened:
         try:
             await until_done(*self._tasks)
         finally:
-            self._doors.release()
+            self._sockets.release()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -18,7 +18,7 @@ from nanoagent.model.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nanoagent.network.doors import Door
+    from nanoagent.network.listening_sockets import ListeningAddress
 
 PROTOCOL_VERSION: Final = 4
 
@@ -96,7 +96,7 @@ class Configuration:
         open_files: RLIMIT_NOFILE likewise.
         work_bytes: How much a run in a sandbox may write to its working directory.
         work_files: How many files it may make there.
-        doors: Where the agent wants to be able to listen in a run's network.
+        listening_addresses: The addresses in a run's network at which the agent may listen.
         modules: Python modules that its interpreter imports ahead.
     """
 
@@ -105,7 +105,7 @@ class Configuration:
     open_files: int
     work_bytes: int
     work_files: int
-    doors: Sequence[Door] = ()
+    listening_addresses: Sequence[ListeningAddress] = ()
     modules: Sequence[str] = ()
 
     def encode(self) -> bytes:
@@ -116,9 +116,13 @@ class Configuration:
             self.open_files,
             self.work_bytes,
             self.work_files,
-            len(self.doors),
+            len(self.listening_addresses),
         )
-        return fixed + b"".join(door.encode() for door in self.doors) + encode_names(self.modules)
+        return (
+            fixed
+            + b"".join(address.encode() for address in self.listening_addresses)
+            + encode_names(self.modules)
+        )
 
 
 def encode_names(names: Sequence[str]) -> bytes:

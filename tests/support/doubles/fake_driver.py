@@ -112,7 +112,7 @@ class FakeDriver:
             session = await slot.session(_HELLO_TIMEOUT_S)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
-            slot.take_doors(spec.doors, kept=level == wire.LEVEL_SHARED)
+            slot.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
         except BaseException:
             if serving is not None:
                 await _end(supervisor, serving)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease
     from nanoagent.container.work_directory import WorkerHome
-    from nanoagent.network.doors import Door
+    from nanoagent.network.listening_sockets import ListeningAddress
 
 PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER)
@@ -180,7 +180,7 @@ async def yard(
     limits: Limits = LIMITS,
     sharing: Sharing | None = None,
     ready: int = 0,
-    doors: tuple[Door, ...] = (),
+    listening_addresses: tuple[ListeningAddress, ...] = (),
     modules: tuple[str, ...] = (),
 ) -> AsyncIterator[Yard]:
     """A yard with real containers of that level.
@@ -191,7 +191,7 @@ async def yard(
         limits: Theirs.
         sharing: Whom a container may serve, if not a function alone.
         ready: Generic containers of each language that are kept.
-        doors: Where the test wants to be able to listen in the network of runs.
+        listening_addresses: Where the test wants to be able to listen in the network of runs.
         modules: Python modules that every interpreter imports ahead.
     """
     never = level is Isolation.CONTAINER
@@ -210,7 +210,7 @@ async def yard(
             limits=limits,
             isolation=Isolation.SHARED if never else level,
             sharing=sharing or (Sharing.NEVER if never else Sharing.FUNCTION),
-            doors=doors,
+            listening_addresses=listening_addresses,
         )
         pool = Pool(driver, home, policy, Metrics(), Health())
         await pool.start()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from support.sandboxes.adversarial import Function, Yard
     from support.sandboxes.containers import Ran
 
-OPEN_FILES = 1024  # what sandboxes are parked with: one that is made anew for its run has no doors in time
+OPEN_FILES = (
+    1024  # what sandboxes are parked with: one that is made anew for its run has no listening sockets in time
+)
 
 
 class Echo:
@@ -134,7 +136,7 @@ class NetworkedYard:
         )
         fields = {"open_files": OPEN_FILES} | changes
         async with self.containers.lease(function) as lease:
-            reached = self.network.opened(lease.container.doors, run)
+            reached = self.network.opened(lease.container.listening_sockets, run)
             ran = await self.containers.run_in(lease, function, said, network=reached, **fields)
         return ran, run
 
@@ -160,7 +162,9 @@ async def networked_yard(
         await internet.start()
         opened.callback(internet.close)
         opened.callback(network.close)
-        containers = await opened.enter_async_context(yard(level, runtimes, doors=network.doors))
+        containers = await opened.enter_async_context(
+            yard(level, runtimes, listening_addresses=network.listening_addresses)
+        )
         made = NetworkedYard(containers, level, network, egress, internet)
         made.outcomes = outcomes
         yield made

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from nanoagent.network.doors import Door, DoorKind
+from nanoagent.network.listening_sockets import ListeningAddress, SocketKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,15 +79,15 @@ class OwnNetwork:
     def bare(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
         return self.do(lambda: socket.socket(family, kind))
 
-    def door(self, door: Door) -> socket.socket:
+    def bind(self, address: ListeningAddress) -> socket.socket:
         """What an honest supervisor makes."""
-        made = self.bare(socket.SOCK_STREAM if door.kind is DoorKind.TCP else socket.SOCK_DGRAM)
-        if door.kind is DoorKind.TCP:
+        made = self.bare(socket.SOCK_STREAM if address.kind is SocketKind.TCP else socket.SOCK_DGRAM)
+        if address.kind is SocketKind.TCP:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         deadline = time.monotonic() + _CLOSED_WITHIN_S
         while True:
             try:
-                made.bind((door.host, door.port))
+                made.bind((address.host, address.port))
             except (
                 OSError
             ) as exc:  # the one before is closed by a thread (nanoagent.host.untrusted_fds), some time soon
@@ -123,7 +123,7 @@ class OwnNetwork:
 
 
 class Channel:
-    """Both ends of the connection over which a supervisor hands over doors."""
+    """Both ends of the connection over which a supervisor hands over listening sockets."""
 
     def __init__(self) -> None:
         self.agents, self.supervisors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -134,12 +134,14 @@ class Channel:
             [said], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         )
 
-    def hand_over_doors(self, wanted: Sequence[Door], opened: dict[Door, socket.socket]) -> None:
+    def hand_over_sockets(
+        self, wanted: Sequence[ListeningAddress], opened: dict[ListeningAddress, socket.socket]
+    ) -> None:
         """As the supervisor does it, which keeps no copy."""
-        numbers = [number for number, door in enumerate(wanted) if door in opened]
+        numbers = [number for number, address in enumerate(wanted) if address in opened]
         self.hand_over(b"\xff" + bytes(numbers), [opened[wanted[number]].fileno() for number in numbers])
-        for door in opened.values():
-            door.close()
+        for bound in opened.values():
+            bound.close()
 
     def close(self) -> None:
         self.agents.close()

@@ -199,7 +199,7 @@ async def test_once_connected_there_is_no_socket_any_more(slot):
     await slot.listen(os.getuid())
     _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
     await slot.session(WAIT_S)
-    slot.take_doors((), kept=True)
+    slot.take_listening_sockets((), kept=True)
     assert [path.name for path in slot.path.iterdir()] == ["hosts"]
     writer.close()
 

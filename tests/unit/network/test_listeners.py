@@ -18,9 +18,9 @@ from nanoagent.model.errors import ProtocolError
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network import listeners
 from nanoagent.network.base import NetworkRun
-from nanoagent.network.doors import Door, DoorKind, Doors
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import GATEWAY, NAMES, Network
+from nanoagent.network.listening_sockets import ListeningAddress, ListeningSockets, SocketKind
 from nanoagent.network.policy import AllowedHosts
 from support.services.own_network import Channel, OwnNetwork
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 WAIT_S = 60.0
-WEB = Door(DoorKind.TCP, "0.0.0.0", 443)
+WEB = ListeningAddress(SocketKind.TCP, "0.0.0.0", 443)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ class Recorder:
 
 
 class Place:
-    """A container's network, its doors, and a worker's network with a gateway."""
+    """A container's network, its listening sockets, and a worker's network with a gateway."""
 
     def __init__(self, container: OwnNetwork, policy: NetworkPolicy, *, connections: int = 64) -> None:
         self.container = container
@@ -85,11 +85,11 @@ class Place:
         self.channel = Channel()
         self.egress = Egress(AllowedHosts(["*"]), (), 1000)
         self.network = Network(policy, self.gateway, self.egress, (443,), connections)
-        self.doors = Doors(self.channel.agents, self.network.doors, kept=False)
+        self.sockets = ListeningSockets(self.channel.agents, self.network.listening_addresses, kept=False)
 
     def hand_over(self) -> None:
-        opened = {door: self.container.door(door) for door in self.network.doors}
-        self.channel.hand_over_doors(self.network.doors, opened)
+        opened = {address: self.container.bind(address) for address in self.network.listening_addresses}
+        self.channel.hand_over_sockets(self.network.listening_addresses, opened)
 
     @asynccontextmanager
     async def run(
@@ -100,7 +100,7 @@ class Place:
         )
         if hand_over:
             self.hand_over()
-        async with self.network.opened(self.doors, run):
+        async with self.network.opened(self.sockets, run):
             yield run
 
     async def knock(self, port: int = GATEWAY.port, host: str = "127.0.0.1") -> socket.socket:
@@ -121,7 +121,7 @@ class Place:
     def close(self) -> None:
         self.network.close()
         self.egress.close()
-        self.doors.close()
+        self.sockets.close()
         self.channel.close()
 
 
@@ -143,16 +143,16 @@ async def ask(connection: socket.socket, said: bytes = b"x") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("worker", "doors"),
+    ("worker", "addresses"),
     [
         (NetworkPolicy.NONE, ()),
         (NetworkPolicy.AI, (GATEWAY,)),
         (NetworkPolicy.EGRESS, (GATEWAY, NAMES, WEB)),
     ],
 )
-async def test_a_worker_wants_no_more_doors_than_its_policy_needs(container, worker, doors):
+async def test_a_worker_wants_no_more_listening_sockets_than_its_policy_needs(container, worker, addresses):
     place = Place(container, worker)
-    assert place.network.doors == doors
+    assert place.network.listening_addresses == addresses
     place.close()
 
 
@@ -166,7 +166,7 @@ async def test_nobody_listens_but_where_the_runs_policy_allows(place, policy, op
     assert await place.refuses(11434)
 
 
-async def test_a_container_without_doors_runs_without_network(place):
+async def test_a_container_without_listening_sockets_runs_without_network(place):
     run = NetworkRun(
         request_id="r",
         function_id="f",
@@ -176,15 +176,15 @@ async def test_a_container_without_doors_runs_without_network(place):
         deadline=0.0,
     )
     with capture_logs() as logs:
-        for doors in (None, place.doors, None):
-            async with place.network.opened(doors, run):
+        for sockets in (None, place.sockets, None):
+            async with place.network.opened(sockets, run):
                 assert await place.refuses(11434)
     assert [line["event"].partition(":")[0] for line in logs] == ["runs cannot reach what NETWORK allows"]
 
 
-async def test_doors_that_are_the_containers_are_listened_at_again_and_again(container):
+async def test_sockets_of_a_container_are_listened_on_again_and_again(container):
     place = Place(container, NetworkPolicy.AI)
-    place.doors = Doors(place.channel.agents, place.network.doors, kept=True)
+    place.sockets = ListeningSockets(place.channel.agents, place.network.listening_addresses, kept=True)
     place.hand_over()
     for name in ("first", "second", "third"):
         run = NetworkRun(
@@ -195,7 +195,7 @@ async def test_doors_that_are_the_containers_are_listened_at_again_and_again(con
             policy=NetworkPolicy.AI,
             deadline=0.0,
         )
-        async with place.network.opened(place.doors, run):
+        async with place.network.opened(place.sockets, run):
             connection = await place.knock()
             assert await ask(connection) == name.encode()
             connection.close()  # on our side first: the other end keeps the port for a while
@@ -204,7 +204,7 @@ async def test_doors_that_are_the_containers_are_listened_at_again_and_again(con
     place.close()
 
 
-async def test_doors_of_runs_that_may_go_nowhere_do_not_pile_up(container):
+async def test_sockets_of_runs_without_network_do_not_pile_up(container):
     place = Place(container, NetworkPolicy.AI)
     for _ in range(40):
         async with place.run(NetworkPolicy.NONE):
@@ -404,7 +404,7 @@ async def test_an_accept_that_blocks_stops_no_loop(place, monkeypatch):
     assert await place.refuses(11434)
 
 
-async def test_doors_that_the_supervisor_shuts_keep_no_loop_busy(place, monkeypatch):
+async def test_sockets_that_the_supervisor_shuts_down_keep_no_loop_busy(place, monkeypatch):
     monkeypatch.setattr(listeners, "_KNOCKS_BURST", 8)
     monkeypatch.setattr(listeners, "_KNOCKS_PER_S", 0.001)
     woken: dict[str, int] = defaultdict(int)
@@ -420,9 +420,9 @@ async def test_doors_that_the_supervisor_shuts_keep_no_loop_busy(place, monkeypa
 
     count("_asked")
     count("_knocked")
-    opened = {door: place.container.door(door) for door in place.network.doors}
-    copies = {door: made.dup() for door, made in opened.items()}
-    place.channel.hand_over_doors(place.network.doors, opened)
+    opened = {address: place.container.bind(address) for address in place.network.listening_addresses}
+    copies = {address: made.dup() for address, made in opened.items()}
+    place.channel.hand_over_sockets(place.network.listening_addresses, opened)
     loop = asyncio.get_running_loop()
     async with place.run(NetworkPolicy.EGRESS, hand_over=False):
         for copy in copies.values():
@@ -436,22 +436,22 @@ async def test_doors_that_the_supervisor_shuts_keep_no_loop_busy(place, monkeypa
         copy.close()
 
 
-async def test_a_door_at_which_another_listens_already_is_a_broken_protocol(place):
-    other = place.container.door(GATEWAY)
+async def test_a_socket_on_which_another_process_listens_breaks_the_protocol(place):
+    other = place.container.bind(GATEWAY)
     copy = other.dup()
-    place.channel.hand_over_doors(place.network.doors, {GATEWAY: other})
+    place.channel.hand_over_sockets(place.network.listening_addresses, {GATEWAY: other})
     run = NetworkRun(
         request_id="r", function_id="f", runtime=Runtime.GO, model="m", policy=NetworkPolicy.AI, deadline=0.0
     )
-    place.doors.take()
+    place.sockets.take()
     copy.listen()
     competitor = place.container.bare()
     copy.shutdown(socket.SHUT_RDWR)
     competitor.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     competitor.bind(("127.0.0.1", GATEWAY.port))
     competitor.listen()
-    with pytest.raises(ProtocolError, match="nobody can listen"):
-        async with place.network.opened(place.doors, run):
+    with pytest.raises(ProtocolError, match="cannot listen"):
+        async with place.network.opened(place.sockets, run):
             raise AssertionError("must not be entered")
     competitor.close()
     copy.close()
@@ -467,15 +467,15 @@ async def test_a_socket_that_would_linger_is_closed_at_once(place):
                 connection.send(b"x" * 100_000)
 
     place.gateway.serve = fill
-    opened = {door: place.container.door(door) for door in place.network.doors}
+    opened = {address: place.container.bind(address) for address in place.network.listening_addresses}
     copy = opened[GATEWAY].dup()
-    place.channel.hand_over_doors(place.network.doors, opened)
-    place.doors.take()
+    place.channel.hand_over_sockets(place.network.listening_addresses, opened)
+    place.sockets.take()
     copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     run = NetworkRun(
         request_id="r", function_id="f", runtime=Runtime.GO, model="m", policy=NetworkPolicy.AI, deadline=0.0
     )
-    async with asyncio.timeout(30), place.network.opened(place.doors, run):
+    async with asyncio.timeout(30), place.network.opened(place.sockets, run):
         knocked = await place.knock()
         assert await asyncio.get_running_loop().sock_recv(knocked, 10) == b"x" * 10
     copy.close()

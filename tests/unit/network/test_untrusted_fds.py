@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.model.errors import ProtocolError
-from nanoagent.network.doors import MAX_DOORS, Door, DoorKind, Doors
+from nanoagent.network.listening_sockets import (
+    MAX_LISTENING_SOCKETS,
+    ListeningAddress,
+    ListeningSockets,
+    SocketKind,
+)
 from support.doubles.fake_supervisor import hello
 from support.sandboxes.containers import worker_home
 from support.services.own_network import Channel
@@ -23,7 +28,7 @@ from support.services.own_network import Channel
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-GATEWAY = Door(DoorKind.TCP, "127.0.0.1", 11434)
+GATEWAY = ListeningAddress(SocketKind.TCP, "127.0.0.1", 11434)
 
 
 @asynccontextmanager
@@ -45,40 +50,40 @@ def close_all(kept: list[socket.socket]) -> None:
         held.close()
 
 
-async def test_what_comes_beside_the_doors_is_closed_where_nobody_waits(network, channel):
-    doors = Doors(channel.agents, [GATEWAY], kept=False)
+async def test_descriptors_beside_the_sockets_are_closed_where_nobody_waits(network, channel):
+    sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
     async with all_let_go():
         stranger, kept = network.reluctant()
-        many = [*([kept[0].fileno()] * (MAX_DOORS + 1)), stranger.fileno()]
+        many = [*([kept[0].fileno()] * (MAX_LISTENING_SOCKETS + 1)), stranger.fileno()]
         channel.hand_over(b"\xff\0", many)
         stranger.close()
         with pytest.raises(ProtocolError):
-            doors.take()
+            sockets.take()
         close_all(kept)
 
 
 async def test_what_nobody_has_taken_is_closed_where_nobody_waits(network):
     channel = Channel()
-    doors = Doors(channel.agents, [GATEWAY], kept=False)
+    sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
     stranger, kept = network.reluctant()
     channel.hand_over(b"\xff\0", [stranger.fileno()])
     stranger.close()
-    doors.close()
+    sockets.close()
     channel.supervisors.settimeout(60)
     assert channel.supervisors.recv(1) == b""
     close_all([*kept, channel.supervisors])
 
 
-async def test_a_door_that_becomes_a_connection_is_closed_where_nobody_waits(network, channel):
-    doors = Doors(channel.agents, [GATEWAY], kept=False)
+async def test_a_listening_socket_that_becomes_a_connection_is_closed_where_nobody_waits(network, channel):
+    sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
     async with all_let_go():
-        door = network.door(GATEWAY)
-        copy = door.dup()
-        channel.hand_over_doors([GATEWAY], {GATEWAY: door})
-        assert list(doors.take()) == [GATEWAY]
+        bound = network.bind(GATEWAY)
+        copy = bound.dup()
+        channel.hand_over_sockets([GATEWAY], {GATEWAY: bound})
+        assert list(sockets.take()) == [GATEWAY]
         copy, kept = network.reluctant(copy)
         copy.close()
-        doors.release()
+        sockets.release()
         close_all(kept)
 
 
@@ -107,7 +112,7 @@ async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network):
 
 async def test_threads_that_others_need_close_nothing(network, channel):
     loop = asyncio.get_running_loop()
-    doors = Doors(channel.agents, [GATEWAY], kept=False)
+    sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
     all_kept: list[socket.socket] = []
     for _ in range(2 * (min(32, (os.cpu_count() or 1) + 4))):  # more than the loop's own executor has
         stranger, kept = network.reluctant()
@@ -115,7 +120,7 @@ async def test_threads_that_others_need_close_nothing(network, channel):
         channel.hand_over(b"\xff\0", [stranger.fileno()])
         stranger.close()
         with suppress(ProtocolError):
-            doors.take()
+            sockets.take()
     async with asyncio.timeout(60):
         assert await loop.run_in_executor(None, os.getpid) == os.getpid()
     close_all(all_kept)

@@ -1,6 +1,6 @@
-/* See doors.h. The agent's end is src/nanoagent/network/doors.py. */
+/* See listening.h. The agent's end is src/nanoagent/network/listening_sockets.py. */
 #define _GNU_SOURCE
-#include "doors.h"
+#include "listening.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,16 +10,16 @@
 #include <unistd.h>
 
 static int channel = -1;
-static struct door wanted[MAX_DOORS];
+static struct listening_address wanted[MAX_LISTENING_SOCKETS];
 static size_t wanted_count;
 
-void doors_connect(const char *path)
+void listening_connect(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path)
         die("socket path too long");
     strcpy(address.sun_path, path);
-    /* Each message is one set of doors. */
+    /* Each message is one set. */
     channel = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (channel >= 0 && connect(channel, (struct sockaddr *)&address, sizeof address)) {
         close(channel);
@@ -27,22 +27,22 @@ void doors_connect(const char *path)
     }
 }
 
-void doors_configure(const struct door *doors, size_t count)
+void listening_configure(const struct listening_address *addresses, size_t count)
 {
     errno = 0;
-    if (count > MAX_DOORS)
-        die("%zu doors", count);
-    memcpy(wanted, doors, count * sizeof *doors);
+    if (count > MAX_LISTENING_SOCKETS)
+        die("%zu listening sockets (limit %u)", count, MAX_LISTENING_SOCKETS);
+    memcpy(wanted, addresses, count * sizeof *addresses);
     wanted_count = count;
 }
 
-static int open_one(const struct door *door)
+static int open_one(const struct listening_address *at)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(door->port)};
-    memcpy(&address.sin_addr, door->address, sizeof door->address);
-    int is_tcp = door->kind == DOOR_TCP, yes = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(at->port)};
+    memcpy(&address.sin_addr, at->address, sizeof at->address);
+    int is_tcp = at->kind == LISTENING_TCP, yes = 1;
     int made = socket(AF_INET, (is_tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC, 0);
-    /* Or connections of the run before that are not forgotten yet would keep the agent from listening again. */
+    /* SO_REUSEADDR: connections of the previous run that the kernel still remembers must not prevent listening. */
     int failed = made < 0 || (is_tcp && setsockopt(made, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes));
     if (failed || bind(made, (struct sockaddr *)&address, sizeof address)) {
         if (made >= 0)
@@ -52,22 +52,22 @@ static int open_one(const struct door *door)
     return made;
 }
 
-void doors_open(struct doors *doors)
+void listening_open(struct listening_sockets *sockets)
 {
-    for (size_t i = 0; i < MAX_DOORS; i++)
-        doors->socket[i] = i < wanted_count ? open_one(&wanted[i]) : -1;
+    for (size_t i = 0; i < MAX_LISTENING_SOCKETS; i++)
+        sockets->socket[i] = i < wanted_count ? open_one(&wanted[i]) : -1;
 }
 
-void doors_hand_over(struct doors *doors)
+void listening_hand_over(struct listening_sockets *sockets)
 {
-    /* The number of each door whose descriptor comes with it; 255 stands before them, for a message is never empty. */
-    uint8_t numbers[1 + MAX_DOORS] = {255};
-    int handed[MAX_DOORS];
+    /* The number of each address whose descriptor is in the message, after a byte 255: a message must not be empty. */
+    uint8_t numbers[1 + MAX_LISTENING_SOCKETS] = {255};
+    int handed[MAX_LISTENING_SOCKETS];
     size_t count = 0;
     for (size_t i = 0; i < wanted_count; i++)
-        if (doors->socket[i] >= 0) {
+        if (sockets->socket[i] >= 0) {
             numbers[1 + count] = (uint8_t)i;
-            handed[count++] = doors->socket[i];
+            handed[count++] = sockets->socket[i];
         }
     char room[CMSG_SPACE(sizeof handed)] = {0};
     struct iovec part = {numbers, 1 + count};
@@ -81,17 +81,17 @@ void doors_hand_over(struct doors *doors)
         descriptors->cmsg_len = CMSG_LEN(count * sizeof *handed);
         memcpy(CMSG_DATA(descriptors), handed, count * sizeof *handed);
     }
-    /* An agent that does not take them has no use for them: a run goes on without. */
+    /* If the agent does not take them, the run goes on without a network. */
     if (wanted_count && channel >= 0 && sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         errno = 0;
-    doors_close(doors);
+    listening_close(sockets);
 }
 
-void doors_close(struct doors *doors)
+void listening_close(struct listening_sockets *sockets)
 {
-    for (size_t i = 0; i < MAX_DOORS; i++)
-        if (doors->socket[i] >= 0) {
-            close(doors->socket[i]);
-            doors->socket[i] = -1;
+    for (size_t i = 0; i < MAX_LISTENING_SOCKETS; i++)
+        if (sockets->socket[i] >= 0) {
+            close(sockets->socket[i]);
+            sockets->socket[i] = -1;
         }
 }
