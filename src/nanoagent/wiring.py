@@ -24,7 +24,7 @@ from nanoagent.ai.recording import Replay
 from nanoagent.ai.refusals import Api
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
 from nanoagent.aws.clients import AwsClients
-from nanoagent.aws.interruption import Ec2Notices, endpoint_of
+from nanoagent.aws.interruption import InterruptionWatcher, endpoint_of
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.cache import MOST_FRESH, CodeCache, ProgramCache
@@ -51,12 +51,12 @@ from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import Network
 from nanoagent.network.policy import AllowedHosts
 from nanoagent.results.redis import RedisResultStore
-from nanoagent.results.server import Server, Tls
+from nanoagent.results.server import RedisServer, Tls
 from nanoagent.results.spool import Spool
 from nanoagent.selftest.schedule import SelfTestSchedule
 from nanoagent.selftest.suite import SelfTestResult, Suite, run_all
+from nanoagent.storage.resilient import ResilientStore
 from nanoagent.storage.s3 import S3Store
-from nanoagent.storage.steady import SteadyStore
 from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import CloudWatchSender, PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from nanoagent.ai.upstreams import Upstream
-    from nanoagent.aws.interruption import Notice
+    from nanoagent.aws.interruption import InterruptionNotice
     from nanoagent.config import Settings
     from nanoagent.network.listening_sockets import ListeningAddress
     from nanoagent.results.cancellations import RedisCancellations
@@ -154,16 +154,19 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             cloudwatch=await _cloudwatch(settings, clients, telemetry, opened),
             blocked=blocked,
             checks=(
-                ReadinessCheck("storage", store.trouble),
-                ReadinessCheck("disk", _disk_room(settings, code, running.parts.programs).trouble),
-                ReadinessCheck("descriptors", resources.Descriptors(limit, running.parts.pool.evict).trouble),
-                ReadinessCheck("host", resources.HostRoom().trouble),
+                ReadinessCheck("storage", store.not_ready_reason),
+                ReadinessCheck("disk", _disk_room(settings, code, running.parts.programs).not_ready_reason),
+                ReadinessCheck(
+                    "descriptors", resources.Descriptors(limit, running.parts.pool.evict).not_ready_reason
+                ),
+                ReadinessCheck("host", resources.HostRoom().not_ready_reason),
             ),
             background=telemetry.background,
         )
     )
     first = ReadinessChecks(
-        (ReadinessCheck("queue", broker.unavailable), ReadinessCheck("storage", buckets.unusable)), health
+        (ReadinessCheck("queue", broker.not_ready_reason), ReadinessCheck("storage", buckets.unusable)),
+        health,
     )
     await _until_all_answered(first, worker)
     if notices is not None:
@@ -278,7 +281,9 @@ async def _until_all_answered(first: ReadinessChecks, worker: Worker) -> None:
         await asyncio.sleep(_ASK_AGAIN_S)
 
 
-async def _open_notices(settings: Settings, health: Health, opened: AsyncExitStack) -> Ec2Notices | None:
+async def _open_notices(
+    settings: Settings, health: Health, opened: AsyncExitStack
+) -> InterruptionWatcher | None:
     """What tells of the machine's end, if it is to be heard.
 
     While a notice stands already, the start waits: a worker that has drained for it is started anew by
@@ -290,9 +295,9 @@ async def _open_notices(settings: Settings, health: Health, opened: AsyncExitSta
     if endpoint is None:
         log.warning("INTERRUPTION_NOTICES=ec2 has no effect: AWS_EC2_METADATA_DISABLED is true")
         return None
-    notices = await opened.enter_async_context(Ec2Notices(endpoint))
-    told: Notice | None = None
-    while (notice := await notices.look()) is not None:
+    notices = await opened.enter_async_context(InterruptionWatcher(endpoint))
+    told: InterruptionNotice | None = None
+    while (notice := await notices.poll()) is not None:
         if notice != told:
             log.warning("not started while this stands", reason=notice.reason)
             health.set("drain", ok=False, reason=f"not started: {notice.reason}")
@@ -303,10 +308,10 @@ async def _open_notices(settings: Settings, health: Health, opened: AsyncExitSta
     return notices
 
 
-def _heed(notices: Ec2Notices, worker: Worker, settings: Settings, opened: AsyncExitStack) -> None:
+def _heed(notices: InterruptionWatcher, worker: Worker, settings: Settings, opened: AsyncExitStack) -> None:
     """Drain when a notice comes, for as long as it leaves."""
 
-    def heard(notice: Notice) -> None:
+    def heard(notice: InterruptionNotice) -> None:
         systemd.stopping(settings.drain_seconds + STOP_TAIL_S)
         worker.drain(notice.reason, notice.grace_s(time.time(), NOTICE_RESERVE_S))
 
@@ -353,9 +358,9 @@ async def _buckets(settings: Settings, clients: AwsClients, opened: AsyncExitSta
     return DefaultBuckets(S3Store(await apart.s3()), settings.s3_code_bucket, settings.s3_user_data_bucket)
 
 
-async def _store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> SteadyStore:
+async def _store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> ResilientStore:
     """The object store with its circuit breaker, whose probes do not wait for transfers."""
-    return SteadyStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
+    return ResilientStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
 
 
 async def _open_result_store(
@@ -750,10 +755,10 @@ def _replay(folder: Path) -> Replay:
         raise ConfigError([f"AI_REPLAY: {exc}"]) from exc
 
 
-def redis_server(settings: Settings) -> Server:
+def redis_server(settings: Settings) -> RedisServer:
     """The Redis server that the settings name."""
     tls = Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
-    return Server(
+    return RedisServer(
         host=settings.redis_host,
         port=settings.redis_port,
         db=settings.redis_db,

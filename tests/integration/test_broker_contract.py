@@ -85,7 +85,7 @@ class MemoryQueue:
         return self.broker.depth()
 
     async def dead_letters(self) -> list[tuple[str, str]]:
-        return [(delivery.body, reason) for delivery, reason, _ in self.broker.buried]
+        return [(delivery.body, reason) for delivery, reason, _ in self.broker.dead_lettered]
 
     async def take_away(self, delivery: Delivery) -> None:
         self.broker.lose(delivery)

@@ -12,7 +12,7 @@ import pytest
 from nanoagent.model.errors import ResultStoreError
 from nanoagent.results.base import Claim
 from nanoagent.results.redis import RedisResultStore
-from nanoagent.results.server import Server, Tls
+from nanoagent.results.server import RedisServer, Tls
 from support.services import own_redis as redis_servers
 from support.services.certificates import Authority
 from support.services.own_redis import HOST, own_redis, sentinel_of
@@ -30,11 +30,11 @@ DEADLINE_S = 60
 
 @asynccontextmanager
 async def sink_at(port: int, **settings: Any) -> AsyncIterator[RedisResultStore]:
-    names = {field.name for field in fields(Server)}
+    names = {field.name for field in fields(RedisServer)}
     at = {name: value for name, value in settings.items() if name in names}
     rest: dict[str, Any] = {"owner": "me", "op_timeout_s": 20}
     rest |= {name: value for name, value in settings.items() if name not in names}
-    result_store = RedisResultStore(Server(HOST, port, **at), **rest)
+    result_store = RedisResultStore(RedisServer(HOST, port, **at), **rest)
     try:
         yield result_store
     finally:
@@ -47,7 +47,7 @@ async def server(tmp_path: Path) -> AsyncIterator[OwnRedis]:
         yield server
 
 
-async def trouble_of(result_store: RedisResultStore) -> str:
+async def failure_of(result_store: RedisResultStore) -> str:
     with pytest.raises(ResultStoreError) as failure:
         await result_store.ping()
     return str(failure.value)
@@ -65,7 +65,7 @@ async def test_a_read_only_replica_is_told_apart_and_is_well_again_as_a_primary(
         await server.client.replicaof(HOST, "1")
         with pytest.raises(ResultStoreError, match="read-only replica"):
             await result_store.claim("r")
-        assert "REDIS_HOST should lead to the primary" in await trouble_of(result_store)
+        assert "REDIS_HOST should lead to the primary" in await failure_of(result_store)
         await server.client.replicaof("NO", "ONE")
         await result_store.ping()
 
@@ -96,7 +96,7 @@ async def test_a_full_server_is_told_apart_and_is_well_again_when_it_has_room(se
         await server.set(maxmemory_policy="noeviction", maxmemory=1)
         with pytest.raises(ResultStoreError, match="its memory is used up: raise its maxmemory"):
             await result_store.publish(claim, DOCUMENT)
-        assert "its memory is used up" in await trouble_of(result_store)
+        assert "its memory is used up" in await failure_of(result_store)
         await server.set(maxmemory=0)
         await result_store.ping()
         assert await result_store.publish(claim, DOCUMENT)
@@ -110,14 +110,14 @@ async def test_a_server_that_cannot_save_is_told_apart(server: OwnRedis, tmp_pat
         async with asyncio.timeout(DEADLINE_S):
             while (await server.client.info("persistence"))["rdb_last_bgsave_status"] == "ok":  # noqa: ASYNC110 - the server tells nobody
                 await asyncio.sleep(0.05)
-        assert "cannot save to its disk" in await trouble_of(result_store)
+        assert "cannot save to its disk" in await failure_of(result_store)
 
 
 async def test_another_password_is_told_apart_and_is_tried_anew(server: OwnRedis):
     await server.set(requirepass="right")
     async with sink_at(server.port) as result_store, sink_at(server.port, password="wrong") as other:
-        assert "it refuses the user or the password: set REDIS_USERNAME" in await trouble_of(result_store)
-        said = await trouble_of(other)
+        assert "it refuses the user or the password: set REDIS_USERNAME" in await failure_of(result_store)
+        said = await failure_of(other)
         assert "it refuses the user or the password" in said
         assert "wrong" not in said.replace("wrong number", "")
         await server.set(requirepass="")
@@ -140,7 +140,7 @@ async def test_another_password_is_told_apart_and_is_tried_anew(server: OwnRedis
 async def test_rights_that_are_missing_are_told_apart(server: OwnRedis, rights: tuple[str, ...]):
     await server.client.execute_command("ACL", "SETUSER", "poor", "on", ">x", *rights)
     async with sink_at(server.port, username="poor", password="x") as result_store:
-        assert "it does not allow that to this user: docs/operations.md" in await trouble_of(result_store)
+        assert "it does not allow that to this user: docs/operations.md" in await failure_of(result_store)
         # The key of what was tried before it was refused goes by itself.
         assert {await server.client.ttl(key) for key in await server.client.keys("*")} <= {0, 1, -2}
 
@@ -159,9 +159,9 @@ async def test_what_was_well_and_is_not_any_more_is_tried_whole_again(server: Ow
         await server.client.execute_command("ACL", "SETUSER", "me", "-subscribe", "-evalsha")
         with pytest.raises(ResultStoreError):
             await result_store.claim("r")
-        assert "it does not allow that" in await trouble_of(result_store)
+        assert "it does not allow that" in await failure_of(result_store)
         await server.client.execute_command("ACL", "SETUSER", "me", "+evalsha")
-        assert "it does not allow that" in await trouble_of(result_store)
+        assert "it does not allow that" in await failure_of(result_store)
         await server.client.execute_command("ACL", "SETUSER", "me", "+subscribe")
         await result_store.ping()
 
@@ -179,7 +179,7 @@ async def test_a_cluster_is_refused_by_name_whatever_the_workers_name(tmp_path: 
                 await server.client.execute_command(*prepare)
             for owner in ("a", "b"):
                 async with sink_at(server.port, db=db, owner=owner) as result_store:
-                    assert "it is a Redis Cluster, which is not supported" in await trouble_of(result_store)
+                    assert "it is a Redis Cluster, which is not supported" in await failure_of(result_store)
 
 
 async def test_another_server_of_the_same_name_is_found_by_the_next_call(server: OwnRedis, tmp_path: Path):
@@ -189,7 +189,7 @@ async def test_another_server_of_the_same_name_is_found_by_the_next_call(server:
         Proxy(HOST, wrong.port) as name,
         sink_at(name.port) as result_store,
     ):
-        assert "it is a Redis Cluster" in await trouble_of(result_store)
+        assert "it is a Redis Cluster" in await failure_of(result_store)
         await name.lead_to(HOST, server.port)
         await result_store.ping()
 
@@ -197,13 +197,13 @@ async def test_another_server_of_the_same_name_is_found_by_the_next_call(server:
 @pytest.mark.parametrize("settings", [{}, {"password": "of the primary"}, {"db": 1}], ids=str)
 async def test_a_sentinels_port_is_told_apart(server: OwnRedis, tmp_path: Path, settings: dict[str, Any]):
     async with sentinel_of(tmp_path, server) as sentinel, sink_at(sentinel.port, **settings) as result_store:
-        assert "it is a Redis Sentinel, which stores nothing" in await trouble_of(result_store)
+        assert "it is a Redis Sentinel, which stores nothing" in await failure_of(result_store)
 
 
 async def test_a_server_that_runs_no_scripts_is_told_apart(tmp_path: Path):
     disabled = [word for name in ("EVAL", "EVALSHA") for word in ("--rename-command", name, "")]
     async with own_redis(tmp_path, *disabled) as server, sink_at(server.port) as result_store:
-        assert "it does not run scripts (EVAL, EVALSHA)" in await trouble_of(result_store)
+        assert "it does not run scripts (EVAL, EVALSHA)" in await failure_of(result_store)
 
 
 async def test_a_server_that_lacks_a_command_is_told_apart(tmp_path: Path):
@@ -211,17 +211,17 @@ async def test_a_server_that_lacks_a_command_is_told_apart(tmp_path: Path):
         own_redis(tmp_path, "--rename-command", "SUBSCRIBE", "") as server,
         sink_at(server.port) as result_store,
     ):
-        assert "it does not know a command that the worker needs" in await trouble_of(result_store)
+        assert "it does not know a command that the worker needs" in await failure_of(result_store)
 
 
 async def test_a_database_that_is_not_there_is_told_apart(server: OwnRedis):
     async with sink_at(server.port, db=99) as result_store:
-        assert "it has no database of this number: set REDIS_DB" in await trouble_of(result_store)
+        assert "it has no database of this number: set REDIS_DB" in await failure_of(result_store)
 
 
 async def test_a_password_that_nobody_asked_for_is_told_apart(server: OwnRedis):
     async with sink_at(server.port, password="unasked") as result_store:
-        assert "it has no password for this user, and REDIS_PASSWORD is set" in await trouble_of(result_store)
+        assert "it has no password for this user, and REDIS_PASSWORD is set" in await failure_of(result_store)
 
 
 # --- TLS
@@ -253,7 +253,7 @@ async def test_a_server_with_a_certificate_of_ones_own_authority_is_used(
         own_redis(tmp_path, tls=tls_of(authority)) as server,
         sink_at(server.port, tls=Tls()) as result_store,
     ):
-        said = await trouble_of(result_store)
+        said = await failure_of(result_store)
         assert "does not trust: set REDIS_TLS_CA_FILE" in said
         assert "no Redis" not in said
 
@@ -269,9 +269,9 @@ async def test_a_client_certificate_is_shown_to_a_server_that_wants_one(
         async with sink_at(server.port, tls=Tls(trusted, ours.certificate, ours.key)) as result_store:
             await result_store.ping()
         async with sink_at(server.port, tls=Tls(trusted)) as result_store:
-            assert "wants a client certificate: set REDIS_TLS_CERT_FILE and" in await trouble_of(result_store)
+            assert "wants a client certificate: set REDIS_TLS_CERT_FILE and" in await failure_of(result_store)
         async with sink_at(server.port, tls=Tls(trusted, theirs.certificate, theirs.key)) as result_store:
-            assert "it refuses the client certificate: see REDIS_TLS_CERT_FILE" in await trouble_of(
+            assert "it refuses the client certificate: see REDIS_TLS_CERT_FILE" in await failure_of(
                 result_store
             )
 
@@ -293,7 +293,7 @@ async def test_a_certificate_that_does_not_hold_is_told_by_its_fault(
         own_redis(tmp_path, tls=tls_of(authority, *hosts, **issued)) as server,
         sink_at(server.port, tls=Tls(authority.certificate)) as result_store,
     ):
-        assert says.replace("it is for", "certificate is for") in await trouble_of(result_store)
+        assert says.replace("it is for", "certificate is for") in await failure_of(result_store)
 
 
 @pytest.mark.parametrize("password", [None, "x"])
@@ -305,11 +305,11 @@ async def test_plain_text_to_a_tls_port_and_the_reverse_are_told_apart(
         await server.set(requirepass=password)
     async with own_redis(tmp_path, tls=tls_of(authority, asks=True)) as encrypted:
         async with sink_at(encrypted.port, **settings) as result_store:
-            assert "it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true" in await trouble_of(
+            assert "it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true" in await failure_of(
                 result_store
             )
         async with sink_at(server.port, tls=Tls(authority.certificate), **settings) as result_store:
-            assert "it does not speak TLS there, and REDIS_TLS is true" in await trouble_of(result_store)
+            assert "it does not speak TLS there, and REDIS_TLS is true" in await failure_of(result_store)
 
 
 async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
@@ -320,7 +320,7 @@ async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
     async with await asyncio.start_server(talk, HOST, unused_tcp_port):
         for tls in (None, Tls()):
             async with sink_at(unused_tcp_port, tls=tls, op_timeout_s=3) as result_store:
-                said = await trouble_of(result_store)
+                said = await failure_of(result_store)
                 assert "REDIS_TLS=true" not in said
                 assert tls is not None or "the server that answers is not Redis" in said
 
@@ -329,7 +329,7 @@ async def test_a_server_that_has_enough_clients_is_told_apart(server: OwnRedis):
     await server.set(maxclients=1)
     async with sink_at(server.port) as result_store, asyncio.timeout(DEADLINE_S):
         # The server says so and hangs up; who is still writing may learn of the latter alone.
-        while "raise its maxclients" not in (said := await trouble_of(result_store)):
+        while "raise its maxclients" not in (said := await failure_of(result_store)):
             assert "Connection lost" in said or "closed" in said or "reset" in said.lower(), said
 
 
@@ -343,8 +343,8 @@ async def test_a_server_that_is_gone_is_told_apart(server: OwnRedis):
 
 
 async def test_a_name_that_leads_nowhere_is_told_apart():
-    result_store = RedisResultStore(Server("redis.invalid", 6379))
-    assert "its name leads nowhere: set REDIS_HOST" in await trouble_of(result_store)
+    result_store = RedisResultStore(RedisServer("redis.invalid", 6379))
+    assert "its name leads nowhere: set REDIS_HOST" in await failure_of(result_store)
     await result_store.close()
 
 
@@ -352,11 +352,11 @@ async def test_a_server_that_hangs_is_told_apart_and_waited_for_no_longer_than_a
     server: OwnRedis,
 ):
     async with Proxy(HOST, server.port) as proxy:
-        result_store = RedisResultStore(Server(HOST, proxy.port), op_timeout_s=0.2)
+        result_store = RedisResultStore(RedisServer(HOST, proxy.port), op_timeout_s=0.2)
         await result_store.ask("PING")
         proxy.hang()
         async with asyncio.timeout(DEADLINE_S):
-            assert "it did not answer in time" in await trouble_of(result_store)
+            assert "it did not answer in time" in await failure_of(result_store)
         await proxy.restore()
         async with asyncio.timeout(DEADLINE_S):
             while True:
@@ -372,7 +372,7 @@ async def test_nonsense_is_told_apart_and_no_answer_of_another_call_comes_of_it(
     async with Proxy(HOST, server.port) as proxy, sink_at(proxy.port) as result_store:
         await result_store.ask("PING")
         proxy.garble()
-        assert "the server that answers is not Redis, or its reply is garbled" in await trouble_of(
+        assert "the server that answers is not Redis, or its reply is garbled" in await failure_of(
             result_store
         )
         await proxy.restore()

@@ -20,7 +20,7 @@ from nanoagent.results import scripts
 from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.redis import RedisResultStore
-from nanoagent.results.server import Server as At
+from nanoagent.results.server import RedisServer as At
 from support.services.proxy import Proxy
 
 if TYPE_CHECKING:

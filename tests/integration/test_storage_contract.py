@@ -147,16 +147,18 @@ async def test_a_file_is_stored_byte_for_byte(shelf: Shelf, tmp_path: Path, size
     source.write_bytes(os.urandom(size))
 
     await shelf.store.put(
-        shelf.bucket, "outputs/r/파일.bin", source, content_type="application/x-test", fence=1
+        shelf.bucket, "outputs/r/파일.bin", source, content_type="application/x-test", fencing_token=1
     )
 
     assert await shelf.read("outputs/r/파일.bin") == source.read_bytes()
 
 
-async def put(shelf: Shelf, folder: Path, content: bytes, fence: int) -> None:
-    source = folder / f"source-{fence}"
+async def put(shelf: Shelf, folder: Path, content: bytes, fencing_token: int) -> None:
+    source = folder / f"source-{fencing_token}"
     source.write_bytes(content)
-    await shelf.store.put(shelf.bucket, "outputs/r/k", source, content_type="text/plain", fence=fence)
+    await shelf.store.put(
+        shelf.bucket, "outputs/r/k", source, content_type="text/plain", fencing_token=fencing_token
+    )
 
 
 async def test_a_later_attempt_replaces_what_an_earlier_one_has_left(shelf: Shelf, tmp_path: Path):
@@ -183,7 +185,7 @@ async def test_an_object_that_an_attempt_has_stored_already_is_left_as_it_is(she
 
 
 async def test_an_object_of_somebody_elses_is_replaced(shelf: Shelf, tmp_path: Path):
-    await shelf.write("outputs/r/k", b"without a fence")
+    await shelf.write("outputs/r/k", b"without a fencing token")
     await put(shelf, tmp_path, b"with one", 1)
 
     assert await shelf.read("outputs/r/k") == b"with one"
@@ -191,7 +193,9 @@ async def test_an_object_of_somebody_elses_is_replaced(shelf: Shelf, tmp_path: P
 
 async def test_storing_a_file_that_is_not_there_is_a_storage_error(shelf: Shelf, tmp_path: Path):
     with pytest.raises(StorageError):
-        await shelf.store.put(shelf.bucket, "k", tmp_path / "nothing", content_type="text/plain", fence=1)
+        await shelf.store.put(
+            shelf.bucket, "k", tmp_path / "nothing", content_type="text/plain", fencing_token=1
+        )
 
 
 async def test_an_object_can_be_linked_to(shelf: Shelf):
@@ -310,7 +314,7 @@ async def test_a_stored_file_has_its_content_type(s3_shelf: S3Shelf, tmp_path: P
     source = tmp_path / "source"
     source.write_bytes(bytes(size))
 
-    await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png", fence=1)
+    await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png", fencing_token=1)
 
     head = await s3_shelf.client.head_object(Bucket=s3_shelf.bucket, Key="k")
     assert head["ContentType"] == "image/png"
@@ -339,7 +343,7 @@ async def test_a_failed_upload_leaves_no_parts_behind(s3_shelf: S3Shelf, tmp_pat
     s3_shelf.client.meta.events.register("before-parameter-build.s3.UploadPart", refuse_second_part)
 
     with pytest.raises(StorageError, match="cut"):
-        await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png", fence=1)
+        await s3_shelf.store.put(s3_shelf.bucket, "k", source, content_type="image/png", fencing_token=1)
 
     assert parts == [1, 2]
     left = await s3_shelf.client.list_multipart_uploads(Bucket=s3_shelf.bucket)

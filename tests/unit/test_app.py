@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from nanoagent import app, wiring
-from nanoagent.aws.interruption import Ec2Notices
+from nanoagent.aws.interruption import InterruptionWatcher
 from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry.status import Health
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
@@ -47,7 +47,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 async def test_a_worker_does_not_start_while_a_notice_stands_and_says_why(service, systemd, monkeypatch):
-    monkeypatch.setattr(Ec2Notices.__init__, "__kwdefaults__", {"poll_s": 0.01})
+    monkeypatch.setattr(InterruptionWatcher.__init__, "__kwdefaults__", {"poll_s": 0.01})
     health = Health()
     service.interrupt("stop", time.time())
     async with AsyncExitStack() as opened, asyncio.timeout(DEADLINE_S):
@@ -90,7 +90,7 @@ async def test_a_notice_drains_the_worker_in_the_time_that_it_leaves(service, sy
     run = rig.start()
     await rig.journal.until_noted("running", "r1")
     async with AsyncExitStack() as opened, asyncio.timeout(DEADLINE_S):
-        notices = await opened.enter_async_context(Ec2Notices(service.url, poll_s=0.01))
+        notices = await opened.enter_async_context(InterruptionWatcher(service.url, poll_s=0.01))
         service.interrupt("terminate", time.time() + 120)
         wiring._heed(notices, rig.worker, rig.settings, opened)
         await _until_draining(rig)
@@ -98,7 +98,7 @@ async def test_a_notice_drains_the_worker_in_the_time_that_it_leaves(service, sy
         service.interrupt("terminate", time.time())
         await run
     assert systemd.recv(1000).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
-    assert len(rig.broker.given_back) == 1
+    assert len(rig.broker.returned) == 1
 
 
 async def _until_draining(rig: Rig) -> None:

@@ -1,7 +1,7 @@
 """The way to AWS: clients that are opened when first used, and what their failures are called.
 
 The only module that knows aiobotocore; the adapters (`broker.sqs`, `storage.s3`, `telemetry.cloudwatch`)
-get a client and translate its errors with `translated` and `error_code`. Importing this takes about a
+get a client and translate its errors with `errors_as` and `error_code`. Importing this takes about a
 second (docs/adr/0002), so the command line does it only where a command needs it.
 
 Endpoints and credentials follow the SDK's own variables and files unless they are given.
@@ -44,7 +44,7 @@ _CONNECT_TIMEOUT_S: Final = 5
 _READ_TIMEOUT_S: Final = 15  # of silence
 _POLL_READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll is silent for its whole length
 CALL_TIMEOUT_S: Final = 120.0
-"""The longest that a call takes in all, new tries included; see `within`."""
+"""The longest that a call takes in all, new tries included; see `deadline`."""
 
 _MAX_ATTEMPTS: Final = 3  # the first included
 _MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
@@ -190,7 +190,7 @@ async def bucket_region(client: Any, bucket: str) -> str | None:
     return None if told is None else str(told)
 
 
-def elsewhere(setting: str, bucket: str, region: str | None, of_worker: str) -> str | None:
+def other_region_warning(setting: str, bucket: str, region: str | None, of_worker: str) -> str | None:
     """The sentence for a default bucket in another region than the worker's, or None.
 
     Args:
@@ -247,11 +247,11 @@ def describe(error: BaseException) -> str:
     An empty message, as `TimeoutError` has, becomes the class's name.
     """
     said = str(error) or type(error).__name__
-    trouble = trouble_of(error)
-    return said if trouble is None else f"{said} ({trouble.value})"
+    failure = failure_kind(error)
+    return said if failure is None else f"{said} ({failure.value})"
 
 
-class Trouble(Enum):
+class FailureKind(Enum):
     """What is wrong with a service, or with the way to it; the value is a sentence that says what to do."""
 
     THROTTLED = "it throttles: fewer calls, or a higher quota"
@@ -272,14 +272,14 @@ class Trouble(Enum):
 
 
 _CODES: Final = {
-    Trouble.THROTTLED: (
+    FailureKind.THROTTLED: (
         *("SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled"),
         *("RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "OverLimit"),
         *("BandwidthLimitExceeded", "429"),
     ),
     # botocore's own, before anything is asked
-    Trouble.NO_CREDENTIALS: ("NoCredentialsError", "PartialCredentialsError"),
-    Trouble.REFUSED: (
+    FailureKind.NO_CREDENTIALS: ("NoCredentialsError", "PartialCredentialsError"),
+    FailureKind.REFUSED: (
         *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
         *("SignatureDoesNotMatch", "InvalidSignatureException", "InvalidToken", "TokenRefreshRequired"),
         *("UnrecognizedClientException", "MissingAuthenticationToken", "AuthFailure", "IncompleteSignature"),
@@ -288,31 +288,31 @@ _CODES: Final = {
         *("CredentialRetrievalError", "TokenRetrievalError"),
         *("UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidConfigError"),
     ),
-    Trouble.CLOCK: ("RequestTimeTooSkewed", "RequestExpired"),
-    Trouble.DENIED: (
+    FailureKind.CLOCK: ("RequestTimeTooSkewed", "RequestExpired"),
+    FailureKind.DENIED: (
         "AccessDenied",
         "AccessDeniedException",
         "AllAccessDisabled",
         "KMS.AccessDeniedException",
     ),
-    Trouble.NO_QUEUE: ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"),
-    Trouble.NO_BUCKET: ("NoSuchBucket",),
-    Trouble.FAILING: (
+    FailureKind.NO_QUEUE: ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"),
+    FailureKind.NO_BUCKET: ("NoSuchBucket",),
+    FailureKind.FAILING: (
         *("InternalError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException"),
         *("ServiceFailure", "RequestTimeout", "500", "502", "503", "504", "ResponseParserError"),
     ),
-    Trouble.REDIRECTED: ("RecursionError",),
-    Trouble.UNREACHABLE: (
+    FailureKind.REDIRECTED: ("RecursionError",),
+    FailureKind.UNREACHABLE: (
         *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"),
         *("HTTPClientError", "IncompleteReadError", "ResponseStreamingError", "ProxyConnectionError"),
         *("SSLError",),
     ),
 }
-_BY_CODE: Final = {code: trouble for trouble, codes in _CODES.items() for code in codes}
+_BY_CODE: Final = {code: failure for failure, codes in _CODES.items() for code in codes}
 _NETWORK: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
-def trouble_of(error: BaseException | None) -> Trouble | None:
+def failure_kind(error: BaseException | None) -> FailureKind | None:
     """What kind of failure of a service an exception is.
 
     None for everything that is about what was asked for (a key that is not there), and for what this
@@ -320,19 +320,19 @@ def trouble_of(error: BaseException | None) -> Trouble | None:
     """
     if error is None:
         return None
-    trouble = _BY_CODE.get(error_code(error))
-    if trouble is not None:
-        return trouble
+    failure = _BY_CODE.get(error_code(error))
+    if failure is not None:
+        return failure
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return Trouble.FAILING if status >= 500 else None
+        return FailureKind.FAILING if status >= 500 else None
     if isinstance(error, (aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror)):
-        return Trouble.UNREACHABLE
-    return Trouble.UNREACHABLE if isinstance(error, OSError) and error.errno in _NETWORK else None
+        return FailureKind.UNREACHABLE
+    return FailureKind.UNREACHABLE if isinstance(error, OSError) and error.errno in _NETWORK else None
 
 
 @contextmanager
-def translated(kind: type[PlatformError], doing: str) -> Iterator[None]:
+def errors_as(kind: type[PlatformError], doing: str) -> Iterator[None]:
     """Turn a failed AWS call within the block into one of ours.
 
     Args:
@@ -349,8 +349,8 @@ def translated(kind: type[PlatformError], doing: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def within(seconds: float, kind: type[PlatformError], doing: str) -> AsyncIterator[None]:
-    """As `translated`, and give the calls within the block up after `seconds`.
+async def deadline(seconds: float, kind: type[PlatformError], doing: str) -> AsyncIterator[None]:
+    """As `errors_as`, and give the calls within the block up after `seconds`.
 
     The SDK's own limits are for silence: an answer that comes byte by byte has no end, and while a request's
     body is not taken, no clock runs at all.
@@ -364,7 +364,7 @@ async def within(seconds: float, kind: type[PlatformError], doing: str) -> Async
         PlatformError: `kind`.
     """
     limit = asyncio.timeout(seconds)
-    with translated(kind, doing):
+    with errors_as(kind, doing):
         try:
             async with limit:
                 yield

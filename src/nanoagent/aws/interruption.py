@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class InterruptionNotice:
     """The machine is going to end.
 
     Attributes:
@@ -72,7 +72,7 @@ class Notice:
         return None if self.ends_at is None else max(0.0, self.ends_at - now - reserve_s)
 
 
-class Unheard(Exception):  # noqa: N818 - a fact about an answer; it never leaves this module's watch
+class MetadataError(Exception):
     """The service did not answer, or not what it should."""
 
 
@@ -102,7 +102,7 @@ def _is_url(text: str) -> bool:
         return False
 
 
-class Ec2Notices:
+class InterruptionWatcher:
     """Asks the instance metadata service of EC2.
 
     Args:
@@ -131,11 +131,11 @@ class Ec2Notices:
     ) -> None:
         await self._session.close()
 
-    async def watch(self, heard: Callable[[Notice], object]) -> None:
+    async def watch(self, heard: Callable[[InterruptionNotice], object]) -> None:
         """Tell of each notice once, for ever; of one whose time changes, again."""
-        last: Notice | None = None
+        last: InterruptionNotice | None = None
         while True:
-            notice = await self.look()
+            notice = await self.poll()
             if notice is not None and notice != last:
                 heard(notice)
             last = notice or last
@@ -146,12 +146,12 @@ class Ec2Notices:
         longest_s = max(self._poll_s, _PAUSE_MAX_S)
         await asyncio.sleep(pause_s(self._unheard + 1, first_s=self._poll_s, longest_s=longest_s))
 
-    async def look(self) -> Notice | None:
+    async def poll(self) -> InterruptionNotice | None:
         """Ask once. Where that cannot be heard, the log says so when it begins and when it is over."""
         try:
             notice = spot_notice(await self._get(_SPOT)) or lifecycle_notice(await self._get(_LIFECYCLE))
             recommended = await self._get(_REBALANCE) is not None
-        except Unheard as exc:
+        except MetadataError as exc:
             if not self._unheard:
                 log.warning("interruption notices are not heard", reason=str(exc))
             self._unheard += 1
@@ -170,7 +170,7 @@ class Ec2Notices:
         """A value; None where there is none.
 
         Raises:
-            Unheard: It could not be had.
+            MetadataError: It could not be had.
         """
         status, text = await self._ask_with_token(path)
         if status == 401:  # the token's time is over, or the service has been restarted
@@ -179,7 +179,7 @@ class Ec2Notices:
         if status == 404:
             return None
         if status != 200:
-            raise Unheard(f"{self._endpoint}{path} answered {status}")
+            raise MetadataError(f"{self._endpoint}{path} answered {status}")
         return text
 
     async def _ask_with_token(self, path: str) -> tuple[int, str]:
@@ -192,14 +192,14 @@ class Ec2Notices:
         status, token = await self._ask("PUT", _TOKENS, ttl)
         # What goes into a header has to be one line of text.
         if status != 200 or not token or not (token.isascii() and token.isprintable()):
-            raise Unheard(f"{self._endpoint}{_TOKENS} answered {status} and gave no token")
+            raise MetadataError(f"{self._endpoint}{_TOKENS} answered {status} and gave no token")
         return token
 
     async def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
         """Status and text of an answer.
 
         Raises:
-            Unheard: There was none, or not in time, or it was too long.
+            MetadataError: There was none, or not in time, or it was too long.
         """
         url = f"{self._endpoint}{path}"
         body = b""
@@ -208,23 +208,23 @@ class Ec2Notices:
                 async for chunk in response.content.iter_chunked(_ANSWER_MAX_BYTES):
                     body += chunk
                     if len(body) > _ANSWER_MAX_BYTES:
-                        raise Unheard(f"{url} answered with more than {_ANSWER_MAX_BYTES} bytes")
+                        raise MetadataError(f"{url} answered with more than {_ANSWER_MAX_BYTES} bytes")
                 return response.status, body.decode(errors="replace").strip()
         except TimeoutError as exc:
             hint = "; from within a container, the instance's hop limit for metadata has to be 2 or more"
-            raise Unheard(f"{url} did not answer within {_ANSWER_MAX_S:g} s{hint}") from exc
+            raise MetadataError(f"{url} did not answer within {_ANSWER_MAX_S:g} s{hint}") from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise Unheard(f"{url}: {one_line(str(exc)) or type(exc).__name__}") from exc
+            raise MetadataError(f"{url}: {one_line(str(exc)) or type(exc).__name__}") from exc
 
 
 # --- what answers mean
 
 
-def spot_notice(text: str | None) -> Notice | None:
+def spot_notice(text: str | None) -> InterruptionNotice | None:
     """What `spot/instance-action` says: nothing, or `{"action": "stop", "time": "2017-09-18T08:22:00Z"}`.
 
     Raises:
-        Unheard: It is something else.
+        MetadataError: It is something else.
     """
     if text is None:
         return None
@@ -232,22 +232,24 @@ def spot_notice(text: str | None) -> Notice | None:
         answer = json.loads(text)
         action, time = str(answer["action"]), datetime.fromisoformat(str(answer["time"]))
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise Unheard(f"spot/instance-action is no interruption notice: {one_line(text[:80])}") from exc
+        raise MetadataError(f"spot/instance-action is no interruption notice: {one_line(text[:80])}") from exc
     if action not in _SPOT_ACTIONS:
-        raise Unheard(f"spot/instance-action is no interruption notice: {one_line(text[:80])}")
+        raise MetadataError(f"spot/instance-action is no interruption notice: {one_line(text[:80])}")
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    return Notice(f"EC2 is about to {action} this spot instance, at {time.isoformat()}", time.timestamp())
+    return InterruptionNotice(
+        f"EC2 is about to {action} this spot instance, at {time.isoformat()}", time.timestamp()
+    )
 
 
-def lifecycle_notice(text: str | None) -> Notice | None:
+def lifecycle_notice(text: str | None) -> InterruptionNotice | None:
     """What `autoscaling/target-lifecycle-state` says: nothing, or the state that the group wants.
 
     Raises:
-        Unheard: It is something else.
+        MetadataError: It is something else.
     """
     if text is None or text in _STAYS:
         return None
     if text not in _GOES:
-        raise Unheard(f"autoscaling/target-lifecycle-state is no such state: {one_line(text[:80])}")
-    return Notice(f"the Auto Scaling group takes this instance out: its target state is {text}")
+        raise MetadataError(f"autoscaling/target-lifecycle-state is no such state: {one_line(text[:80])}")
+    return InterruptionNotice(f"the Auto Scaling group takes this instance out: its target state is {text}")

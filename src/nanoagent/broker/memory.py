@@ -46,8 +46,8 @@ class MemoryBroker:
 
     Attributes:
         acked: Every delivery that was acknowledged, in order.
-        given_back: Every delivery that was returned, with its delay in seconds.
-        buried: Every message moved to the dead-letter queue, with the reason and the attempts.
+        returned: Every delivery that was returned, with its delay in seconds.
+        dead_lettered: Every message moved to the dead-letter queue, with the reason and the attempts.
         copied: Every delivery that was returned as a fresh copy.
         redriven: The bodies that the redrive policy moved there.
     """
@@ -63,8 +63,8 @@ class MemoryBroker:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.acked: list[Delivery] = []
-        self.given_back: list[tuple[Delivery, float]] = []
-        self.buried: list[tuple[Delivery, str, int]] = []
+        self.returned: list[tuple[Delivery, float]] = []
+        self.dead_lettered: list[tuple[Delivery, str, int]] = []
         self.copied: list[Delivery] = []
         self.redriven: list[str] = []
         self._visibility_s = visibility_s
@@ -138,7 +138,7 @@ class MemoryBroker:
             self._start_over(delivery, message, delay_s)
         else:
             self._release(delivery, delay_s)
-        self.given_back.append((delivery, delay_s))
+        self.returned.append((delivery, delay_s))
         return True
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
@@ -146,7 +146,7 @@ class MemoryBroker:
         if not self._has_dead_letter_queue:
             return delivery not in self._held
         if self._remove(delivery):
-            self.buried.append((delivery, reason, attempts))
+            self.dead_lettered.append((delivery, reason, attempts))
         return True
 
     async def redrives(self) -> bool:

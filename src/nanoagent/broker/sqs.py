@@ -273,7 +273,7 @@ class SqsBroker:
         """
         return bool(await self._redrive_policy())
 
-    async def unavailable(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """Why messages cannot be taken, as far as can be told without taking one; None when they can.
 
         Raises:
@@ -313,7 +313,7 @@ class SqsBroker:
             self._receive_id = self._receive_id or secrets.token_hex(16)
             request["ReceiveRequestAttemptId"] = self._receive_id
         seconds = self._wait_s + min(_POLL_SLACK_S, self._call_timeout_s)
-        async with aws.within(seconds, BrokerError, f"receive from {self._queue_url}"):
+        async with aws.deadline(seconds, BrokerError, f"receive from {self._queue_url}"):
             answer = await self._client.receive_message(
                 QueueUrl=self._queue_url,
                 MaxNumberOfMessages=limit,
@@ -414,7 +414,7 @@ class SqsBroker:
 
     async def _renew(self, leases: Sequence[_Lease]) -> None:
         # One hung call must not keep the next round, and with it every lease, waiting.
-        with aws.translated(BrokerError, f"renew leases on {self._queue_url}"):
+        with aws.errors_as(BrokerError, f"renew leases on {self._queue_url}"):
             async with asyncio.timeout(self._visibility_s / 3):
                 await self._renew_batch(leases)
 
@@ -591,7 +591,7 @@ class SqsBroker:
 
     def _within(self, doing: str) -> AbstractAsyncContextManager[None]:
         """One call, which ends in time whatever the queue does."""
-        return aws.within(self._call_timeout_s, BrokerError, doing)
+        return aws.deadline(self._call_timeout_s, BrokerError, doing)
 
 
 def _delivery(message: Mapping[str, Any], *, fifo: bool = False) -> Delivery:

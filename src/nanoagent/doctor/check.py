@@ -100,7 +100,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         Probe("metrics and health", address),
         Probe("folders", all_folders),
         Probe(IMAGES, images),
-        Probe("SQS queue", services.broker.unavailable),
+        Probe("SQS queue", services.broker.not_ready_reason),
         Probe(BUCKETS, buckets),
         Probe("Redis", services.result_store.verify),
         *((Probe(MODELS, models),) if asks_models else ()),
@@ -114,7 +114,7 @@ async def _buckets_elsewhere(settings: Settings, clients: AwsClients) -> tuple[s
     for setting in ("S3_CODE_BUCKET", "S3_USER_DATA_BUCKET"):
         bucket = getattr(settings, setting.lower())
         region = await aws.bucket_region(client, bucket)
-        if (said := aws.elsewhere(setting, bucket, region, settings.aws_region)) is not None:
+        if (said := aws.other_region_warning(setting, bucket, region, settings.aws_region)) is not None:
             told.append(said)
     return tuple(told)
 

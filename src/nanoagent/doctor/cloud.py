@@ -294,7 +294,7 @@ def regions(settings: Settings, found: Mapping[str, str | None]) -> Iterator[Fin
         ("S3_USER_DATA_BUCKET", settings.s3_user_data_bucket),
     ):
         region = found.get(bucket)
-        said = aws.elsewhere(setting, bucket, region, settings.aws_region)
+        said = aws.other_region_warning(setting, bucket, region, settings.aws_region)
         if said is not None:
             judged = warning if setting == "S3_CODE_BUCKET" else problem
             yield judged(Area.S3, said, f"AWS_REGION={region}, or a bucket in {settings.aws_region}")

@@ -32,7 +32,7 @@ from nanoagent.host import private_dirs, resources
 from nanoagent.model.errors import ConfigError, NanoAgentError
 from nanoagent.model.job import Runtime
 from nanoagent.results.base import Claim
-from nanoagent.results.troubles import StoreError
+from nanoagent.results.failures import RedisCallError
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 
 if TYPE_CHECKING:
@@ -408,11 +408,11 @@ async def redis(settings: Settings) -> dict[str, Answer]:
         return answers
 
 
-async def _verified(result_store: RedisResultStore) -> StoreError | None:
+async def _verified(result_store: RedisResultStore) -> RedisCallError | None:
     """The failure that the worker would see at its start."""
     try:
         await result_store.verify()
-    except StoreError as exc:
+    except RedisCallError as exc:
         return exc
     return None
 

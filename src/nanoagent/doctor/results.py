@@ -9,7 +9,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
-from nanoagent.results import troubles
+from nanoagent.results import failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,9 +65,9 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 def unusable(server: str, verified: Answer | None) -> Finding | None:
     """The finding for a failure that retries cannot solve, in the worker's words."""
     failure = None if verified is None else verified.data
-    if not isinstance(failure, troubles.StoreError) or failure.trouble not in troubles.BY_SETTINGS:
+    if not isinstance(failure, failures.RedisCallError) or failure.kind not in failures.BY_SETTINGS:
         return None
-    wrong, _, remedy = failure.trouble.says.partition(": ")
+    wrong, _, remedy = failure.kind.message.partition(": ")
     return problem(Area.REDIS, f"{server}: {wrong}", remedy)
 
 

@@ -143,7 +143,7 @@ class Background:
         self._down: dict[TaskName, str] = {}
         _everyone.add(self)
 
-    def trouble(self) -> str | None:
+    def not_ready_reason(self) -> str | None:
         """Why no jobs should be taken: a kept task that they need is down. None when all are up."""
         return self._reason() or None
 

@@ -53,7 +53,7 @@ class DiskRoom:
         self._looked_at = -_HOLDS_S
         self._reason: str | None = None
 
-    async def trouble(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """Why jobs would find too little room, or None; looks once a second at most."""
         if self._least_bytes and self._clock() - self._looked_at >= _HOLDS_S:
             self._reason = await self._look()

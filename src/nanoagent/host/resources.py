@@ -137,7 +137,7 @@ class Descriptors:
         self._looked_at = -math.inf
         self._reason: str | None = None
 
-    async def trouble(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """Why too few are left for jobs, or None; looks every two seconds at most."""
         if self._clock() - self._looked_at >= _HOLDS_S:
             used = await asyncio.to_thread(self._count)
@@ -259,7 +259,7 @@ class HostRoom:
         self._looked_at = -math.inf
         self._reason: str | None = None
 
-    async def trouble(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """Why too little is left for jobs, or None; looks every two seconds at most."""
         if self._clock() - self._looked_at >= _HOLDS_S:
             found = await asyncio.to_thread(supplies, self._text)

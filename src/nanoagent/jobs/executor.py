@@ -104,10 +104,12 @@ class Executor:
         ran = done.execution
         with attempt.timed("upload"):
             links, refused = await self._parts.outputs.upload(
-                attempt.job.request_id, ran.collected.files, attempt.fence
+                attempt.job.request_id, ran.collected.files, attempt.fencing_token
             )
             if attempt.ai_record is not None:
-                await self._parts.outputs.record(attempt.job.request_id, attempt.ai_record, attempt.fence)
+                await self._parts.outputs.record(
+                    attempt.job.request_id, attempt.ai_record, attempt.fencing_token
+                )
         result = self._blank(attempt, ran.error_type, ran.message)
         hint = await self._hint(attempt.job, tree, ran)
         result.hint = None if hint is None else hint.in_(attempt.job.locale)

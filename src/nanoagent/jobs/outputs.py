@@ -127,14 +127,14 @@ class OutputUploader:
         self._uploads = asyncio.Semaphore(_PARALLEL_UPLOADS)
 
     async def upload(
-        self, request_id: str, files: Sequence[OutputFile], fence: int = 0
+        self, request_id: str, files: Sequence[OutputFile], fencing_token: int = 0
     ) -> tuple[list[str], list[Refusal]]:
         """Store a run's output files.
 
         Args:
             request_id: Whose they are.
             files: What to store.
-            fence: The token of the claim; see `ObjectStore.put`.
+            fencing_token: The token of the claim; see `ObjectStore.put`.
 
         Returns:
             Their links, in the files' order, and what was not uploaded because of its name.
@@ -148,7 +148,9 @@ class OutputUploader:
 
         async def put(file: OutputFile, key: str) -> str:
             async with turns:
-                return await self._put(key, file.spooled, content_type_of(file.path), file.size, fence)
+                return await self._put(
+                    key, file.spooled, content_type_of(file.path), file.size, fencing_token
+                )
 
         wanted: list[tuple[OutputFile, str]] = []
         refused: list[Refusal] = []
@@ -168,7 +170,7 @@ class OutputUploader:
                 upload.cancel()
             await asyncio.gather(*uploads, return_exceptions=True)
 
-    async def record(self, request_id: str, exchanges: Path, fence: int = 0) -> None:
+    async def record(self, request_id: str, exchanges: Path, fencing_token: int = 0) -> None:
         """Store what a run and its models said, if they did, beside its outputs; it counts as none of them.
 
         Raises:
@@ -179,9 +181,9 @@ class OutputUploader:
         if size is None:
             return
         key = f"outputs/{request_id}/{_OURS}/ai.jsonl"
-        await self._put(key, exchanges, "application/x-ndjson", size, fence)
+        await self._put(key, exchanges, "application/x-ndjson", size, fencing_token)
 
-    async def _put(self, key: str, source: Path, content_type: str, size: int, fence: int) -> str:
+    async def _put(self, key: str, source: Path, content_type: str, size: int, fencing_token: int) -> str:
         bucket = self._settings.s3_user_data_bucket
         async with self._uploads:
             await self._store.put(
@@ -190,7 +192,7 @@ class OutputUploader:
                 source,
                 content_type=content_type,
                 to_be_saved=not is_shown(content_type),
-                fence=fence,
+                fencing_token=fencing_token,
             )
         self._metrics.outputs_uploaded(size)
         return await self._link(bucket, key)
@@ -202,13 +204,13 @@ class OutputUploader:
             )
         return self._store.plain_url(bucket, key)
 
-    async def document(self, result: Result, locale: str, fence: int = 0) -> bytes:
+    async def document(self, result: Result, locale: str, fencing_token: int = 0) -> bytes:
         """The result's JSON; when that is too large, its full logs go to S3 and the rest is shortened.
 
         Args:
             result: The result.
             locale: Its language.
-            fence: The token of the claim; see `ObjectStore.put`.
+            fencing_token: The token of the claim; see `ObjectStore.put`.
 
         Raises:
             Superseded: A later attempt has stored its own.
@@ -218,19 +220,23 @@ class OutputUploader:
         if len(document) <= self._settings.max_result_bytes:
             return document
         links = {
-            f"{stream}_url": await self._put_log(result.request_id, stream, getattr(result, stream), fence)
+            f"{stream}_url": await self._put_log(
+                result.request_id, stream, getattr(result, stream), fencing_token
+            )
             for stream in ("stdout", "stderr")
             if getattr(result, stream)
         }
         linked = msgspec.structs.replace(result, **links)
         return shortened(linked, self._settings.max_result_bytes, locale)
 
-    async def _put_log(self, request_id: str, stream: str, text: str, fence: int) -> str:
+    async def _put_log(self, request_id: str, stream: str, text: str, fencing_token: int) -> str:
         data = text.encode()
         with tempfile.NamedTemporaryFile(prefix="nanoagent-log-") as file:
             await asyncio.to_thread(Path(file.name).write_bytes, data)
             key = f"logs/{request_id}/{stream}.txt"
-            return await self._put(key, Path(file.name), "text/plain; charset=utf-8", len(data), fence)
+            return await self._put(
+                key, Path(file.name), "text/plain; charset=utf-8", len(data), fencing_token
+            )
 
 
 def shortened(result: Result, max_bytes: int, locale: str) -> bytes:

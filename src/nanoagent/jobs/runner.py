@@ -86,7 +86,7 @@ class Attempt:
         control: Cancels the run.
         ai_usage: What the run has used of models.
         ai_record: Where the run's exchanges with models lie, if there were any and AI_RECORD asks for them.
-        fence: The token of the claim it is made under; what it stores replaces nothing of a later one's.
+        fencing_token: The token of the attempt's claim; outputs of a later claim are not overwritten.
         on_running: Called when the job has room. From then on a drain lets it finish.
     """
 
@@ -94,7 +94,7 @@ class Attempt:
     number: int
     queue_ms: float = 0
     on_running: Callable[[], None] = lambda: None
-    fence: int = 0
+    fencing_token: int = 0
     control: Control = field(default_factory=Control)
     ai_usage: AiUsage = field(default_factory=AiUsage)
     ai_record: Path | None = None

@@ -132,7 +132,7 @@ class Streak:
         """Whether one message is to be tried before more are taken."""
         return any(run.breaker.is_broken for run in self._runs.values())
 
-    def trouble(self) -> str | None:
+    def not_ready_reason(self) -> str | None:
         """Why no messages should be taken, or None."""
         now = self._clock()
         stopped = [

@@ -4,5 +4,5 @@
 * `scripts`: the Lua scripts, which Redis runs in one step each.
 * `cancellations`: receives cancellations.
 * `spool`: keeps results on disk until Redis takes them.
-* `troubles`, `transport`: sentences for operators about faults of Redis.
+* `failures`, `tls_probe`: sentences for operators about faults of Redis.
 """

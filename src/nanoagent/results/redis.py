@@ -25,10 +25,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.shielding import unless_cancelled
 from nanoagent.model.errors import ResultStoreError
-from nanoagent.results import scripts, troubles
+from nanoagent.results import failures, scripts
 from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.cancellations import PING_S, RedisCancellations
-from nanoagent.results.troubles import StoreError
+from nanoagent.results.failures import RedisCallError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Connection
 
     from nanoagent.results.scripts import Script
-    from nanoagent.results.server import Server
+    from nanoagent.results.server import RedisServer
 
 _MAX_CONNECTIONS: Final = 32
 # Before each new try. The first is at once: a server closes connections that were idle, and nothing is wrong
@@ -67,7 +67,7 @@ class RedisResultStore:
 
     def __init__(
         self,
-        server: Server,
+        server: RedisServer,
         *,
         ttl_s: int = 3600,
         claim_s: float = 60,
@@ -183,7 +183,7 @@ class RedisResultStore:
         all answer it.
 
         Raises:
-            StoreError: A command failed, or the server cannot be reached.
+            RedisCallError: A command failed, or the server cannot be reached.
         """
         doing = "verify"
         probe = scripts.PROBE, scripts.PROBE_KEYS, scripts.PROBE_CHANNELS[:1]
@@ -193,8 +193,8 @@ class RedisResultStore:
             await self._ask(doing, ("SUBSCRIBE", listening), ("UNSUBSCRIBE", listening))
         except ResultStoreError as exc:
             cause = exc.__cause__ or exc
-            trouble = await self._server.explained(cause)
-            raise StoreError(self._server.address, doing, trouble, cause) from cause
+            kind = await self._server.diagnose(cause)
+            raise RedisCallError(self._server.address, doing, kind, cause) from cause
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """The answer to any one command; what `nanoagent doctor` looks with.
@@ -296,7 +296,7 @@ class RedisResultStore:
         except (RedisError, OSError, TimeoutError, ValueError) as exc:
             self._written_at = -math.inf
             self._is_verified = False
-            raise StoreError(self._server.address, doing, troubles.of(exc), exc) from exc
+            raise RedisCallError(self._server.address, doing, failures.kind_of(exc), exc) from exc
         return answers
 
     async def _try(self, commands: Sequence[_Command]) -> list[Any]:
@@ -327,14 +327,14 @@ class RedisResultStore:
 
     async def _hung_up(self, connection: Connection, exc: Exception) -> bool:
         """Whether a new connection may fare better; then this one, or every one, is closed."""
-        trouble = troubles.of(exc)
-        elsewhere = trouble is not None and trouble.elsewhere
-        if elsewhere:
+        kind = failures.kind_of(exc)
+        must_reconnect = kind is not None and kind.reconnect
+        if must_reconnect:
             while self._idle:
                 await self._idle.pop().disconnect(nowait=True)
-        if elsewhere or isinstance(exc, _BROKEN):
+        if must_reconnect or isinstance(exc, _BROKEN):
             await connection.disconnect(nowait=True)
-        return elsewhere or isinstance(exc, _BROKEN)
+        return must_reconnect or isinstance(exc, _BROKEN)
 
 
 def _keys(request_id: str) -> tuple[str, ...]:

@@ -15,17 +15,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from nanoagent.results import transport, troubles
+from nanoagent.results import failures, tls_probe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nanoagent.results.troubles import Trouble
+    from nanoagent.results.failures import FailureKind
 
 # Failures that a wrong REDIS_TLS can cause.
-_MAY_BE_TRANSPORT: Final = (None, troubles.SILENT, troubles.NONSENSE, troubles.PLAIN_WANTED)
+_TLS_MISMATCH_SIGNS: Final = (None, failures.SILENT, failures.NONSENSE, failures.PLAIN_WANTED)
 # Answers of a Sentinel to the commands of a worker.
-_MAY_BE_SENTINEL: Final = (troubles.NO_SCRIPTS, troubles.UNKNOWN_COMMAND, troubles.NO_PASSWORD_THERE)
+_MAY_BE_SENTINEL: Final = (failures.NO_SCRIPTS, failures.UNKNOWN_COMMAND, failures.NO_PASSWORD_THERE)
 _ROLE_S: Final = 2.0
 
 
@@ -66,7 +66,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class RedisServer:
     """A Redis or Valkey server.
 
     Attributes:
@@ -107,26 +107,26 @@ class Server:
             **({} if self.tls is None else self.tls.settings()),
         }
 
-    async def explained(self, error: BaseException) -> Trouble | None:
+    async def diagnose(self, error: BaseException) -> FailureKind | None:
         """The kind of a failure, narrowed down by further questions to the server; None if unknown."""
-        trouble = troubles.of(error)
-        if trouble in _MAY_BE_SENTINEL and await self._is_sentinel():
-            return troubles.SENTINEL
-        if trouble not in _MAY_BE_TRANSPORT or isinstance(error, ResponseError):
-            return trouble
+        kind = failures.kind_of(error)
+        if kind in _MAY_BE_SENTINEL and await self._is_sentinel():
+            return failures.SENTINEL
+        if kind not in _TLS_MISMATCH_SIGNS or isinstance(error, ResponseError):
+            return kind
         if self.tls is None:
-            return troubles.TLS_WANTED if await transport.is_tls(self.host, self.port) else trouble
-        if trouble is None and (refusal := await self._tls_refusal(self.tls)) is not None:
+            return failures.TLS_WANTED if await tls_probe.is_tls(self.host, self.port) else kind
+        if kind is None and (refusal := await self._tls_refusal(self.tls)) is not None:
             return refusal
-        return troubles.PLAIN_WANTED if await transport.is_plain_redis(self.host, self.port) else trouble
+        return failures.PLAIN_WANTED if await tls_probe.is_plain_redis(self.host, self.port) else kind
 
-    async def _tls_refusal(self, tls: Tls) -> Trouble | None:
+    async def _tls_refusal(self, tls: Tls) -> FailureKind | None:
         try:
             context = tls.context()
         except OSError as exc:
-            return troubles.of(exc)
-        refusal = await transport.tls_refusal(self.host, self.port, context)
-        return None if refusal is None else troubles.of(refusal)
+            return failures.kind_of(exc)
+        refusal = await tls_probe.tls_refusal(self.host, self.port, context)
+        return None if refusal is None else failures.kind_of(refusal)
 
     async def _is_sentinel(self) -> bool:
         """Whether ROLE says so. A Sentinel has no databases, and seldom the password of its primary."""

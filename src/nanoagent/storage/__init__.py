@@ -1,5 +1,5 @@
 """The object store, for code and output files.
 
 * `base`: the port. `s3`: Amazon S3 and compatible stores.
-* `steady`: a circuit breaker in front of a store.
+* `resilient`: a circuit breaker in front of a store.
 """

@@ -88,7 +88,7 @@ class ObjectStore(Protocol):
         *,
         content_type: str,
         to_be_saved: bool = False,
-        fence: int = 0,
+        fencing_token: int = 0,
     ) -> None:
         """Store the file `source`; large files in parts.
 
@@ -98,8 +98,8 @@ class ObjectStore(Protocol):
             source: A local file.
             content_type: Its media type.
             to_be_saved: Whether a browser is told to save it, whatever its type.
-            fence: Kept with the object. One that is there is replaced only if its own is smaller, or it has
-                none; one with the same is left as it is. 0: none.
+            fencing_token: Stored with the object. An existing object is replaced only if its token is smaller
+                or missing. An existing object with the same token stays. 0: no token.
 
         Raises:
             Superseded: The object that is there has a larger one.

@@ -54,7 +54,7 @@ _LIST: Final = "s3:listbucket"
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _GONE: Final = frozenset({"NoSuchKey", "NotFound", "404"})
 _CANNOT: Final = frozenset({"NotImplemented", "501"})
-_FENCE: Final = "nanoagent-fence"  # x-amz-meta-nanoagent-fence
+_METADATA_KEY: Final = "nanoagent-fence"  # sent as x-amz-meta-nanoagent-fence
 # Answers to the probe's question that show a working store: it knows the bucket and the credentials.
 _PROBE_ANSWERS: Final = frozenset({"NoSuchKey", "InvalidRange"})
 _PROBE_NAME: Final = "nanoagent-probe"
@@ -110,30 +110,33 @@ class S3Store:
         *,
         content_type: str,
         to_be_saved: bool = False,
-        fence: int = 0,
+        fencing_token: int = 0,
     ) -> None:
         """Store the file `source`, in parts of 8 MiB if it is larger than one; see `ObjectStore.put`.
 
         Raises:
-            Superseded: An object with a larger fence is there.
+            Superseded: An object with a larger fencing token is there.
             StorageError: The file could not be read or stored; no parts are left behind.
         """
         target = {"Bucket": bucket, "Key": key}
-        described: dict[str, Any] = {"ContentType": content_type, "Metadata": {_FENCE: str(fence)}}
+        described: dict[str, Any] = {
+            "ContentType": content_type,
+            "Metadata": {_METADATA_KEY: str(fencing_token)},
+        }
         if to_be_saved:
             described["ContentDisposition"] = "attachment"
         condition: dict[str, str] | None = {"IfNoneMatch": "*"}
         doing = f"write {shown(bucket, key)}"
-        with aws.translated(StorageError, doing):
+        with aws.errors_as(StorageError, doing):
             if not self._conditions:  # then at least look before
-                condition = await self._replacing(target, fence)
+                condition = await self._replacing(target, fencing_token)
             for _ in range(_PUT_ATTEMPTS):
                 if condition is None:
                     return
                 conditions = condition if self._conditions else {}
                 if await self._put_if(target, source, described, conditions, doing):
                     return
-                condition = await self._replacing(target, fence)
+                condition = await self._replacing(target, fencing_token)
         raise StorageError(f"{doing}: others keep writing it")
 
     def plain_url(self, bucket: str, key: str) -> str:
@@ -149,7 +152,7 @@ class S3Store:
         Raises:
             StorageError: There are no credentials to sign with.
         """
-        with aws.translated(StorageError, f"sign a link to {shown(bucket, key)}"):
+        with aws.errors_as(StorageError, f"sign a link to {shown(bucket, key)}"):
             return str(
                 await self._client.generate_presigned_url(
                     "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
@@ -184,7 +187,9 @@ class S3Store:
             StorageError: Writing is refused, or no answer came in 5 seconds.
         """
         target = {"Bucket": bucket, "Key": _PROBE_OUTPUT}
-        async with aws.within(_PROBE_S, StorageError, f"write to the bucket {bucket} (S3_USER_DATA_BUCKET)"):
+        async with aws.deadline(
+            _PROBE_S, StorageError, f"write to the bucket {bucket} (S3_USER_DATA_BUCKET)"
+        ):
             try:
                 upload = await self._client.create_multipart_upload(**target)
             except aws.CALL_ERRORS as exc:
@@ -197,7 +202,7 @@ class S3Store:
             await self._abort({**target, "UploadId": upload["UploadId"]})
 
     async def _probe(self, bucket: str, key: str, setting: str, *, may_read: bool) -> None:
-        async with aws.within(_PROBE_S, StorageError, f"look for the bucket {bucket} ({setting})"):
+        async with aws.deadline(_PROBE_S, StorageError, f"look for the bucket {bucket} ({setting})"):
             try:
                 answer = await self._client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
             except aws.CALL_ERRORS as exc:
@@ -212,7 +217,7 @@ class S3Store:
     def _within(self, size_bytes: int, doing: str) -> AbstractAsyncContextManager[None]:
         """The time that moving so many bytes may take; then the store is given up."""
         seconds = self._call_timeout_s + size_bytes // _LEAST_BYTES_PER_S
-        return aws.within(seconds, StorageError, doing)
+        return aws.deadline(seconds, StorageError, doing)
 
     async def _get(self, bucket: str, key: str, etag: str | None) -> Any:
         """GetObject's answer, body unread; None when `etag` is still current."""
@@ -262,7 +267,7 @@ class S3Store:
             self._conditions = False
         return code in _CHANGED | _GONE | _CANNOT
 
-    async def _replacing(self, target: dict[str, str], fence: int) -> dict[str, str] | None:
+    async def _replacing(self, target: dict[str, str], fencing_token: int) -> dict[str, str] | None:
         """The condition under which the object that is there may be replaced; None when it is ours.
 
         Raises:
@@ -275,13 +280,13 @@ class S3Store:
             if aws.error_code(exc) in _GONE:
                 return {"IfNoneMatch": "*"}
             raise
-        found = there.get("Metadata", {}).get(_FENCE, "")
+        found = there.get("Metadata", {}).get(_METADATA_KEY, "")
         theirs = int(found) if found.isdecimal() else 0
-        if theirs > fence:
+        if theirs > fencing_token:
             raise Superseded(
                 f"write {shown(target['Bucket'], target['Key'])}: a later attempt has written it"
             )
-        if fence and theirs == fence:  # written, and the answer was lost
+        if fencing_token and theirs == fencing_token:  # written, and the answer was lost
             return None
         return {"IfMatch": there["ETag"]}
 

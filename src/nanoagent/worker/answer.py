@@ -158,7 +158,7 @@ class Answer:
         attempt = self._state.attempt = Attempt(
             job=job,
             number=claim.failures + 1,
-            fence=claim.token,
+            fencing_token=claim.token,
             queue_ms=queue_ms,
             started_at=self._begun_at,
             on_running=self._admitted,

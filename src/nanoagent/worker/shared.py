@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanoagent.broker.order import InOrder
+    from nanoagent.broker.fifo import FifoOrder
     from nanoagent.model.returns import Streak
     from nanoagent.worker.capacity import Capacity
     from nanoagent.worker.duplicates import Duplicates
@@ -27,7 +27,7 @@ class Shared:
     """
 
     parts: WorkerParts
-    order: InOrder
+    order: FifoOrder
     lifecycle: Lifecycle
     capacity: Capacity
     duplicates: Duplicates

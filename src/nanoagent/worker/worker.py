@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from nanoagent.broker.order import InOrder
+from nanoagent.broker.fifo import FifoOrder
 from nanoagent.host.background import TaskName
 from nanoagent.model.job import Runtime
 from nanoagent.model.returns import Streak
@@ -44,7 +44,7 @@ class Worker:
     """
 
     def __init__(self, parts: WorkerParts, *, jitter: Callable[[], float] = random.random) -> None:
-        order = InOrder(parts.broker)
+        order = FifoOrder(parts.broker)
         self._parts = parts = replace(parts, broker=order)
         self._in_flight: set[InFlight] = set()
         self._lifecycle = lifecycle = Lifecycle()
@@ -149,8 +149,8 @@ class Worker:
             ReadinessCheck("guards", self._all_blocked, tells_itself=True),
             ReadinessCheck("results", self._no_results),
             ReadinessCheck("spool", self._spool_full),
-            ReadinessCheck("returns", self._streak.trouble),
-            ReadinessCheck("background", self._parts.background.trouble, tells_itself=True),
+            ReadinessCheck("returns", self._streak.not_ready_reason),
+            ReadinessCheck("background", self._parts.background.not_ready_reason, tells_itself=True),
         )
 
     def _no_containers(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.results.redis import RedisResultStore
-from nanoagent.results.server import Server
+from nanoagent.results.server import RedisServer
 from nanoagent.results.spool import Spool
 from nanoagent.worker.worker import Worker
 from support.agents.worker_rig import Rig
@@ -54,7 +54,7 @@ async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **setting
             await clients.sqs(), queues.url, dlq_url=None, wait_s=0, visibility_s=30, worker="worker-1"
         )
         opened.push_async_callback(broker.close)
-        result_store = RedisResultStore(Server(stack.redis_host, stack.redis_port, db=DATABASE))
+        result_store = RedisResultStore(RedisServer(stack.redis_host, stack.redis_port, db=DATABASE))
         opened.push_async_callback(result_store.close)
         spool = Spool(folder / "results", result_store, 2**20, rig.metrics.spooled)
         await spool.open()

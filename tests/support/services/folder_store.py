@@ -27,7 +27,7 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._fences: dict[Path, int] = {}
+        self._fencing_tokens: dict[Path, int] = {}
 
     def path(self, bucket: str, key: str) -> Path:
         """Where an object is, or would be.
@@ -68,17 +68,17 @@ class FolderStore:
         *,
         content_type: str,
         to_be_saved: bool = False,
-        fence: int = 0,
+        fencing_token: int = 0,
     ) -> None:
         try:
             path = self.path(bucket, key)
             if not (self._root / bucket).is_dir():
                 raise StorageError(f"{bucket}: no such bucket")
-            if self._fences.get(path, 0) > fence:
+            if self._fencing_tokens.get(path, 0) > fencing_token:
                 raise Superseded(f"{bucket}/{key}: a later attempt has written it")
-            if fence and path.exists() and self._fences.get(path) == fence:
+            if fencing_token and path.exists() and self._fencing_tokens.get(path) == fencing_token:
                 return
-            self._fences[path] = fence
+            self._fencing_tokens[path] = fencing_token
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = self._root / f".put-{secrets.token_hex(8)}"
             shutil.copyfile(source, draft)

@@ -8,7 +8,14 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from nanoagent.aws import interruption as notices_module
-from nanoagent.aws.interruption import Ec2Notices, Notice, Unheard, endpoint_of, lifecycle_notice, spot_notice
+from nanoagent.aws.interruption import (
+    InterruptionNotice,
+    InterruptionWatcher,
+    MetadataError,
+    endpoint_of,
+    lifecycle_notice,
+    spot_notice,
+)
 from nanoagent.model.errors import ConfigError
 from support.doubles.fakes import DEADLINE_S
 from support.services.metadata_service import LIFECYCLE, REBALANCE, SPOT, MetadataService, metadata_service
@@ -27,24 +34,24 @@ async def service() -> AsyncIterator[MetadataService]:
 
 
 @pytest.fixture
-async def notices(service: MetadataService) -> AsyncIterator[Ec2Notices]:
-    async with Ec2Notices(service.url, poll_s=0.01) as notices:
+async def notices(service: MetadataService) -> AsyncIterator[InterruptionWatcher]:
+    async with InterruptionWatcher(service.url, poll_s=0.01) as notices:
         yield notices
 
 
 # --- what it says
 
 
-async def test_without_a_notice_there_is_none_and_nothing_to_log(notices: Ec2Notices):
+async def test_without_a_notice_there_is_none_and_nothing_to_log(notices: InterruptionWatcher):
     with capture_logs() as logs:
-        assert await notices.look() is None
+        assert await notices.poll() is None
     assert logs == []
 
 
 @pytest.mark.parametrize("action", ["terminate", "stop", "hibernate"])
 async def test_a_spot_instance_that_is_taken_back_says_what_and_when(service, notices, action: str):
     service.interrupt(action, AT)
-    notice = await notices.look()
+    notice = await notices.poll()
     assert notice is not None
     assert notice.ends_at == AT
     assert action in notice.reason
@@ -53,7 +60,7 @@ async def test_a_spot_instance_that_is_taken_back_says_what_and_when(service, no
 @pytest.mark.parametrize("state", ["Terminated", "Warmed:Terminated", "Warmed:Stopped", "Warmed:Hibernated"])
 async def test_an_instance_that_its_group_takes_out_says_so_without_a_time(service, notices, state: str):
     service.values[LIFECYCLE] = state
-    notice = await notices.look()
+    notice = await notices.poll()
     assert notice is not None
     assert notice.ends_at is None
     assert state in notice.reason
@@ -64,18 +71,18 @@ async def test_an_instance_that_stays_says_nothing(service, notices, state: str 
     service.values.pop(LIFECYCLE)
     if state is not None:
         service.values[LIFECYCLE] = state
-    assert await notices.look() is None
+    assert await notices.poll() is None
 
 
 async def test_a_recommendation_is_logged_once_and_is_no_notice(service, notices):
     service.values[REBALANCE] = f'{{"noticeTime": "{AT_TEXT}"}}'
     with capture_logs() as logs:
-        assert [await notices.look() for _ in range(3)] == [None] * 3
+        assert [await notices.poll() for _ in range(3)] == [None] * 3
     assert len(logs) == 1
 
 
 async def test_a_notice_is_told_once_and_again_when_its_time_changes(service, notices):
-    heard: asyncio.Queue[Notice] = asyncio.Queue()
+    heard: asyncio.Queue[InterruptionNotice] = asyncio.Queue()
     service.interrupt("stop", AT)
     watching = asyncio.create_task(notices.watch(heard.put_nowait))
     async with asyncio.timeout(DEADLINE_S):
@@ -93,11 +100,11 @@ async def test_a_notice_is_told_once_and_again_when_its_time_changes(service, no
 
 async def test_one_token_serves_until_it_is_refused(service, notices):
     for _ in range(3):
-        await notices.look()
+        await notices.poll()
     assert service.asked.count(("PUT", "/latest/api/token")) == 1
     service.tokens.clear()
     service.interrupt("stop", AT)
-    assert await notices.look() is not None
+    assert await notices.poll() is not None
     assert service.asked.count(("PUT", "/latest/api/token")) == 2
 
 
@@ -105,7 +112,7 @@ async def test_no_proxy_is_asked(service, notices, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     service.interrupt("stop", AT)
-    assert await notices.look() is not None
+    assert await notices.poll() is not None
 
 
 # --- what is not well
@@ -168,10 +175,10 @@ async def test_a_service_that_is_not_well_is_logged_once_and_heard_when_it_is(
 ):
     patience_s = 0.2 if how in {"silent", "dripping"} else DEADLINE_S
     monkeypatch.setattr(notices_module, "_ANSWER_MAX_S", patience_s)
-    async with Ec2Notices(service.url) as impatient:
+    async with InterruptionWatcher(service.url) as impatient:
         service.instead, said = UNWELL[how]
         with capture_logs() as logs:
-            assert [await impatient.look() for _ in range(3)] == [None] * 3
+            assert [await impatient.poll() for _ in range(3)] == [None] * 3
         assert [entry["event"] for entry in logs] == ["interruption notices are not heard"]
         assert said in logs[0]["reason"]
         assert not [path for _, path in service.asked if "elsewhere" in path]
@@ -180,19 +187,19 @@ async def test_a_service_that_is_not_well_is_logged_once_and_heard_when_it_is(
     # With all the time that a loaded machine may need.
     monkeypatch.undo()
     with capture_logs() as logs:
-        assert await notices.look() is not None
+        assert await notices.poll() is not None
     assert logs == []
 
 
 async def test_a_service_that_is_not_there_is_logged_once_and_heard_when_it_is(unused_tcp_port: int):
-    async with Ec2Notices(f"http://127.0.0.1:{unused_tcp_port}") as notices:
+    async with InterruptionWatcher(f"http://127.0.0.1:{unused_tcp_port}") as notices:
         with capture_logs() as logs:
-            assert [await notices.look() for _ in range(3)] == [None] * 3
+            assert [await notices.poll() for _ in range(3)] == [None] * 3
         assert [entry["event"] for entry in logs] == ["interruption notices are not heard"]
         async with metadata_service() as service:
             notices._endpoint = service.url
             with capture_logs() as logs:
-                assert await notices.look() is None
+                assert await notices.poll() is None
             assert [entry["event"] for entry in logs] == ["interruption notices are heard again"]
 
 
@@ -202,15 +209,15 @@ async def test_a_service_that_is_not_well_is_asked_ever_more_seldom(service, mon
     async def note(seconds: float) -> None:
         pauses.append(seconds)
 
-    async with Ec2Notices(service.url) as notices:
+    async with InterruptionWatcher(service.url) as notices:
         service.instead = answering(500)
         for _ in range(5):
-            await notices.look()
+            await notices.poll()
             monkeypatch.setattr(asyncio, "sleep", note)
             await notices.pause()
             monkeypatch.undo()
         service.instead = None
-        await notices.look()
+        await notices.poll()
         monkeypatch.setattr(asyncio, "sleep", note)
         await notices.pause()
         monkeypatch.undo()
@@ -238,14 +245,14 @@ async def test_a_service_that_is_not_well_is_asked_ever_more_seldom(service, mon
     ],
 )
 def test_what_is_no_interruption_notice_starts_no_drain(text: str):
-    with pytest.raises(Unheard) as problem:
+    with pytest.raises(MetadataError) as problem:
         spot_notice(text)
     assert str(problem.value).isprintable()
 
 
 @pytest.mark.parametrize("text", ["", "terminated", "Terminating", "<html>\r\n"])
 def test_what_is_no_lifecycle_state_starts_no_drain(text: str):
-    with pytest.raises(Unheard) as problem:
+    with pytest.raises(MetadataError) as problem:
         lifecycle_notice(text)
     assert str(problem.value).isprintable()
 
@@ -258,9 +265,9 @@ def test_a_time_is_utc_unless_it_says_otherwise(time: str):
 
 
 def test_jobs_may_run_until_what_has_to_be_left():
-    assert Notice("", AT).grace_s(AT - 120, 20) == 100
-    assert Notice("", AT).grace_s(AT + 120, 20) == 0
-    assert Notice("").grace_s(AT, 20) is None
+    assert InterruptionNotice("", AT).grace_s(AT - 120, 20) == 100
+    assert InterruptionNotice("", AT).grace_s(AT + 120, 20) == 0
+    assert InterruptionNotice("").grace_s(AT, 20) is None
 
 
 @pytest.mark.parametrize(

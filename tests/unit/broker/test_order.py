@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanoagent.broker.fifo import FifoOrder
 from nanoagent.broker.memory import MemoryBroker
-from nanoagent.broker.order import InOrder
 from nanoagent.model.errors import PlatformError, ReturnToQueue
 from nanoagent.model.result import ErrorType, Status
 from support.agents.worker_rig import Rig, name_of
@@ -90,7 +90,7 @@ async def test_a_later_one_of_a_group_begins_when_the_earlier_one_is_settled_and
         entry for entry in rig.journal.entries if entry[0] in {"execute", "publish"} and entry[1][0] == "a"
     ]
     assert [what for what, _ in steps] == ["execute", "publish"] * 3
-    assert rig.broker.given_back == []
+    assert rig.broker.returned == []
 
 
 async def test_what_waits_for_its_turn_takes_no_room(make_rig: Callable[..., Rig]):
@@ -134,7 +134,7 @@ async def test_when_one_fails_those_behind_it_go_back_first_and_order_is_kept(ri
     async with rig.running():
         await rig.until_settled(4)
     assert of("a", begun(rig)) == ["a1", "a2", "a2", "a2", "a3"]
-    first_back = [name_of(delivery) for delivery, _ in rig.broker.given_back][:2]
+    first_back = [name_of(delivery) for delivery, _ in rig.broker.returned][:2]
     assert first_back == ["a3", "a2"]
     results = {result.request_id: result.attempt for result in rig.documents()}
     assert results == {"a1": 1, "a2": 3, "a3": 1, "b1": 1}
@@ -171,7 +171,7 @@ async def test_one_that_is_given_up_lets_those_behind_it_go_on(make_rig: Callabl
         ("a1", ErrorType.PLATFORM),
         ("a2", None),
     ]
-    assert rig.broker.given_back == []
+    assert rig.broker.returned == []
 
 
 async def test_an_unreadable_message_is_left_to_the_redrive_policy_and_those_behind_it_go_on(
@@ -185,8 +185,8 @@ async def test_an_unreadable_message_is_left_to_the_redrive_policy_and_those_beh
         await rig.journal.until_noted("redriven")
     assert begun(rig) == ["a1", "a2"]
     assert rig.broker.redriven == ["no JSON"]
-    assert rig.broker.buried == []
-    assert [(delivery.body, delay_s) for delivery, delay_s in rig.broker.given_back] == [
+    assert rig.broker.dead_lettered == []
+    assert [(delivery.body, delay_s) for delivery, delay_s in rig.broker.returned] == [
         ("no JSON", 0.001)  # hidden, it keeps its group: the delay does not grow
     ] * 3
 
@@ -211,13 +211,13 @@ async def test_a_drain_gives_back_what_waits_and_finishes_what_runs(rig: Rig):
     await rig.journal.until_noted("running", "a1")
     await rig.journal.until_noted("delivered", message("a3"))
     rig.worker.stop()
-    await rig.journal.until(lambda: len(rig.broker.given_back) == 2)
+    await rig.journal.until(lambda: len(rig.broker.returned) == 2)
     assert await_nothing(rig) == []
     gate.set()
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert [name_of(delivery) for delivery in rig.broker.acked] == ["a1"]
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0, 0]
     assert [name_of(delivery) for delivery in rig.broker._take(10)] == ["a2", "a3"]
     assert rig.processed("interrupted") == 2
 
@@ -238,7 +238,7 @@ async def test_the_hardest_stop_gives_a_whole_group_back_in_its_order(make_rig: 
     rig.worker.stop()
     async with asyncio.timeout(DEADLINE_S):
         await run
-    assert name_of(rig.broker.given_back[-1][0]) == "a1"
+    assert name_of(rig.broker.returned[-1][0]) == "a1"
     assert await_nothing(rig) == ["a1", "a2", "a3"]
 
 
@@ -275,7 +275,7 @@ async def test_what_a_queue_in_order_would_not_hand_out_again_is_told_and_buried
     (result,) = rig.documents()
     assert (result.status, result.error_type, result.attempt) == (Status.FAILED, ErrorType.PLATFORM, 0)
     assert "maxReceiveCount" in (result.error_message or "")
-    ((delivery, reason, attempts),) = rig.broker.buried
+    ((delivery, reason, attempts),) = rig.broker.dead_lettered
     assert (name_of(delivery), attempts) == ("a1", 0)
     assert "maxReceiveCount" in reason
     assert rig.journal.of("publish", "dead_letter") == [("publish", "a1"), ("dead_letter", "a1")]
@@ -290,7 +290,9 @@ async def test_a_failure_at_the_last_receipt_of_a_queue_in_order_is_the_last(mak
     async with rig.running():
         await rig.until_settled()
     assert [(result.error_type, result.attempt) for result in rig.documents()] == [(ErrorType.PLATFORM, 2)]
-    assert [(name_of(delivery), attempts) for delivery, _, attempts in rig.broker.buried] == [("a1", 2)]
+    assert [(name_of(delivery), attempts) for delivery, _, attempts in rig.broker.dead_lettered] == [
+        ("a1", 2)
+    ]
     assert rig.broker.redriven == []
 
 
@@ -302,11 +304,11 @@ async def test_at_the_last_receipt_whoever_works_on_the_request_is_waited_for(ma
     async with rig.running():
         await rig.journal.until_noted("keep", "a1")
         await settle_down()
-        assert (rig.broker.buried, rig.broker.acked) == ([], [])
+        assert (rig.broker.dead_lettered, rig.broker.acked) == ([], [])
         await other.publish(claim, b'{"the":"other\'s"}')  # type: ignore[arg-type]
         rig.result_store._claim_s = 0.001
         rig.worker.stop()
-    assert [reason for _, reason, _ in rig.broker.buried] != [] or rig.broker.acked != []
+    assert [reason for _, reason, _ in rig.broker.dead_lettered] != [] or rig.broker.acked != []
     assert rig.broker.depth() == (0, 0, 0)
     assert rig.result_store.published[0] == ("a1", b'{"the":"other\'s"}')
     assert begun(rig) == []
@@ -321,7 +323,7 @@ async def test_at_the_last_receipt_without_redis_the_dead_letter_says_why(make_r
         rig.result_store.down = True
         rig.result_store.gates.pop("claim").set()
         await rig.until_settled()
-    ((delivery, reason, _),) = rig.broker.buried
+    ((delivery, reason, _),) = rig.broker.dead_lettered
     assert name_of(delivery) == "a1"
     assert "marked as down" in reason
     assert rig.result_store.published == []
@@ -378,7 +380,7 @@ async def test_whatever_happens_each_group_is_worked_on_in_order(
 
 async def test_nothing_is_kept_of_groups_whose_deliveries_are_settled():
     broker = MemoryBroker(wait_s=0, fifo=True)
-    order = InOrder(broker)
+    order = FifoOrder(broker)
     for number in range(4):
         await broker.send(json.dumps(number), group_id="ab"[number % 2])
     deliveries = await order.receive(10)
@@ -395,7 +397,7 @@ async def test_nothing_is_kept_of_groups_whose_deliveries_are_settled():
 
 async def test_one_that_comes_while_its_group_is_not_done_waits_for_it():
     broker = MemoryBroker(wait_s=0, fifo=True)
-    order = InOrder(broker)
+    order = FifoOrder(broker)
     await broker.send("mine", group_id="a")
     (first,) = await order.receive(10)
     broker.lose(first)
@@ -412,7 +414,7 @@ async def test_one_that_comes_while_its_group_is_not_done_waits_for_it():
 
 async def test_a_hand_back_that_fails_lets_the_next_one_in():
     broker = MemoryBroker(wait_s=0, fifo=True)
-    order = InOrder(broker)
+    order = FifoOrder(broker)
     await broker.send("mine", group_id="a")
     (delivery,) = await order.receive(10)
 

@@ -21,7 +21,7 @@ from nanoagent.doctor import cloud, examination, gather, report, results
 from nanoagent.doctor.facts import Answer
 from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
 from nanoagent.model.errors import ResultStoreError
-from nanoagent.results import troubles
+from nanoagent.results import failures
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ POLICY = {"deadLetterTargetArn": "arn:aws:sqs:r:123456789012:dead", "maxReceiveC
 ATTRIBUTES = {"RedrivePolicy": json.dumps(POLICY), "MessageRetentionPeriod": "345600"}
 
 
-def refused_by(trouble: troubles.Trouble) -> Answer:
+def refused_by(kind: failures.FailureKind) -> Answer:
     """What the worker's own look at Redis came to."""
-    return Answer(data=troubles.StoreError("x:1", "try", trouble, ValueError("said")))
+    return Answer(data=failures.RedisCallError("x:1", "try", kind, ValueError("said")))
 
 
 def settings_with(**changes: Any) -> config.Settings:
@@ -183,7 +183,7 @@ def test_what_the_queue_answers(answers: dict[str, Answer], changes: dict[str, s
     assert_said(list(cloud.sqs(settings_with(**changes), QUEUE | answers)), expected)
 
 
-TROUBLES = [
+FAILURES = [
     (Answer("NoCredentialsError", "Unable to locate credentials"), PROBLEM, "AWS_ACCESS_KEY_ID"),
     (Answer("InvalidClientTokenId", "?"), PROBLEM, "the credentials are refused"),
     (Answer("ExpiredToken", "?"), PROBLEM, "new credentials"),
@@ -198,7 +198,7 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "verdict", "words"), TROUBLES)
+@pytest.mark.parametrize(("answer", "verdict", "words"), FAILURES)
 def test_what_has_nothing_to_do_with_permissions(answer: Answer, verdict: Verdict, words: str):
     settings = settings_with()
     asked = (
@@ -437,8 +437,8 @@ def info_of(**changes: str) -> Answer:
         ),
         ({"ping": Answer("BusyLoadingError", "?")}, {}, ((PROBLEM, "is loading"),)),
         *(
-            ({"verify": refused_by(trouble), "ping": ping}, {}, ((PROBLEM, trouble.says.partition(": ")[0]),))
-            for trouble in troubles.BY_SETTINGS
+            ({"verify": refused_by(kind), "ping": ping}, {}, ((PROBLEM, kind.message.partition(": ")[0]),))
+            for kind in failures.BY_SETTINGS
             for ping in (Answer(), Answer("ConnectionError", "Connection closed by server."))
         ),
         ({"ping": Answer("NoPermissionError", "ping")}, {}, ((PROBLEM, "ACL SETUSER default"),)),

@@ -53,7 +53,7 @@ def room(folder: Path, cache: Cache, least_mb: int = 4, **folders: Path) -> Disk
 
 async def test_a_disk_with_room_is_well(small: Path):
     cache = Cache(small)
-    assert await room(small, cache).trouble() is None
+    assert await room(small, cache).not_ready_reason() is None
     assert cache.asked == []
 
 
@@ -61,26 +61,26 @@ async def test_a_disk_that_others_have_filled_is_named_with_what_is_missing(smal
     (small / "theirs").write_bytes(bytes(6 * MIB))
     cache = Cache(small)
     disk = room(small, cache)
-    assert await disk.trouble() == (
+    assert await disk.not_ready_reason() == (
         f"CODE_CACHE_DIR: 2 MiB are free on the disk of {small}, fewer than MIN_FREE_DISK_MB=4; "
         "free some, or choose another folder"
     )
     assert cache.asked == [2 * MIB]
     (small / "theirs").unlink()
-    assert await disk.trouble() is None
+    assert await disk.not_ready_reason() is None
 
 
 async def test_what_nobody_uses_makes_room_before_jobs_are_refused(small: Path):
     cache = Cache(small)
     cache.file.write_bytes(bytes(6 * MIB))
-    assert await room(small, cache).trouble() is None
+    assert await room(small, cache).not_ready_reason() is None
     assert cache.asked == [2 * MIB]
 
 
 async def test_another_folders_disk_is_looked_at_too_and_the_cache_left_alone(small: Path, tmp_path: Path):
     (small / "theirs").write_bytes(bytes(6 * MIB))
     cache = Cache(tmp_path)
-    reason = await room(tmp_path, cache, DOCKER_WORK_DIR_ROOT=small).trouble()
+    reason = await room(tmp_path, cache, DOCKER_WORK_DIR_ROOT=small).not_ready_reason()
     assert (reason or "").startswith("DOCKER_WORK_DIR_ROOT: 2 MiB")
     assert cache.asked == []
 
@@ -89,7 +89,7 @@ async def test_a_disk_without_inodes_is_named_after_the_cache_has_made_room(smal
     for number in range(3800):
         (small / str(number)).touch()
     cache = Cache(small)
-    reason = await room(small, cache).trouble()
+    reason = await room(small, cache).not_ready_reason()
     assert re.search(r"CODE_CACHE_DIR: .* has inodes for \d+ more files.*CODE_MAX_ENTRIES=1000", reason or "")
     assert cache.asked == [math.inf]  # the sizes of what it has do not tell its number of files
 
@@ -101,30 +101,30 @@ async def test_inodes_that_the_cache_holds_are_made_free_before_jobs_are_refused
     cache.files = [small / f"cached{number}" for number in range(500)]
     for file in cache.files:
         file.touch()
-    assert await room(small, cache).trouble() is None
+    assert await room(small, cache).not_ready_reason() is None
     assert cache.asked == [math.inf]
 
 
 async def test_a_small_file_system_is_not_asked_for_more_inodes_than_it_has(small: Path):
     disk = DiskRoom({"CODE_CACHE_DIR": small}, 4, Cache(small).make_room, least_files=100_000)
-    assert await disk.trouble() is None
+    assert await disk.not_ready_reason() is None
 
 
 async def test_a_folder_that_is_gone_is_named(tmp_path: Path):
-    reason = await room(tmp_path / "gone", Cache(tmp_path)).trouble()
+    reason = await room(tmp_path / "gone", Cache(tmp_path)).not_ready_reason()
     assert reason == f"CODE_CACHE_DIR: {tmp_path / 'gone'} cannot be looked at: No such file or directory"
 
 
 async def test_nothing_is_looked_at_where_that_is_switched_off(tmp_path: Path):
-    assert await room(tmp_path / "gone", Cache(tmp_path), least_mb=0).trouble() is None
+    assert await room(tmp_path / "gone", Cache(tmp_path), least_mb=0).not_ready_reason() is None
 
 
 async def test_a_disk_is_looked_at_once_a_second_at_most(small: Path):
     now = 0.0
     cache = Cache(small)
     disk = DiskRoom({"CODE_CACHE_DIR": small}, 4, cache.make_room, clock=lambda: now)
-    assert await disk.trouble() is None
+    assert await disk.not_ready_reason() is None
     (small / "theirs").write_bytes(bytes(6 * MIB))
-    assert await disk.trouble() is None
+    assert await disk.not_ready_reason() is None
     now = 1.0
-    assert await disk.trouble() is not None
+    assert await disk.not_ready_reason() is not None

@@ -93,22 +93,22 @@ async def test_open_descriptors_are_counted_and_idle_containers_given_up_when_fe
     used, now = 1000, 0.0
     evicted: list[int] = []
     descriptors = Descriptors(1024, evicted.append, count=lambda: used, clock=lambda: now)
-    reason = await descriptors.trouble()
+    reason = await descriptors.not_ready_reason()
     assert reason is not None
     assert reason.startswith("1000 of 1024 file descriptors of the worker are open; idle containers")
     assert "LimitNOFILE" in reason
     assert evicted == [1]
     used = 100
-    assert await descriptors.trouble() == reason  # for two seconds
+    assert await descriptors.not_ready_reason() == reason  # for two seconds
     now = 2.0
-    assert await descriptors.trouble() is None
+    assert await descriptors.not_ready_reason() is None
     assert evicted == [1]
 
 
 async def test_this_process_has_descriptors_left():
     evicted: list[int] = []
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert await Descriptors(limit, evicted.append).trouble() is None
+    assert await Descriptors(limit, evicted.append).not_ready_reason() is None
     assert resources.open_descriptors() > 2
 
 
@@ -147,14 +147,14 @@ def test_what_cannot_be_seen_is_not_short(path, text):
 async def test_this_machine_is_looked_at():
     found = supplies(resources._text)
     assert [supply.name for supply in found if supply.used is None or supply.most is None] == []
-    assert await HostRoom().trouble() is None
+    assert await HostRoom().not_ready_reason() is None
 
 
 async def test_the_machine_is_looked_at_every_two_seconds_at_most():
     files, now = dict(WELL), 0.0
     room = HostRoom(files.get, clock=lambda: now)
-    assert await room.trouble() is None
+    assert await room.not_ready_reason() is None
     files["/proc/sys/fs/file-nr"] = "99999 0 100000"
-    assert await room.trouble() is None
+    assert await room.not_ready_reason() is None
     now = 2.0
-    assert "open files" in (await room.trouble() or "")
+    assert "open files" in (await room.not_ready_reason() or "")

@@ -54,7 +54,7 @@ class Store(FolderStore):
         *,
         content_type: str,
         to_be_saved: bool = False,
-        fence: int = 0,
+        fencing_token: int = 0,
     ) -> None:
         self.now += 1
         self.most = max(self.most, self.now)
@@ -63,7 +63,12 @@ class Store(FolderStore):
             self.saved.add(key)
         await asyncio.sleep(0)
         await super().put(
-            bucket, key, source, content_type=content_type, to_be_saved=to_be_saved, fence=fence
+            bucket,
+            key,
+            source,
+            content_type=content_type,
+            to_be_saved=to_be_saved,
+            fencing_token=fencing_token,
         )
         self.now -= 1
 

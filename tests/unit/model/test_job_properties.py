@@ -168,12 +168,12 @@ class Settled:
     def __init__(self, rig: Rig) -> None:
         broker = rig.broker
         self.acked = [delivery.body for delivery in broker.acked]
-        self.buried = [delivery.body for delivery, *_ in broker.buried]
-        self.given_back = [delivery.body for delivery, _ in broker.given_back]
+        self.buried = [delivery.body for delivery, *_ in broker.dead_lettered]
+        self.given_back = [delivery.body for delivery, _ in broker.returned]
         deliveries: list[Delivery] = [
             *broker.acked,
-            *(delivery for delivery, *_ in broker.buried),
-            *(delivery for delivery, _ in broker.given_back),
+            *(delivery for delivery, *_ in broker.dead_lettered),
+            *(delivery for delivery, _ in broker.returned),
         ]
         assert len(set(deliveries)) == len(deliveries), "settled twice"
         for step, settled in (("ack?", self.acked), ("nack?", self.given_back)):
@@ -188,7 +188,7 @@ async def work_off(rig: Rig, bodies: list[str]) -> None:
     await rig.broker.send(message(HONEST))
 
     def none_is_left() -> bool:
-        gone = len(rig.broker.acked) + len(rig.broker.buried) + len(rig.broker.redriven)
+        gone = len(rig.broker.acked) + len(rig.broker.dead_lettered) + len(rig.broker.redriven)
         return gone == len(bodies) + 1
 
     async with rig.running():

@@ -16,14 +16,14 @@ from redis import exceptions as redis
 from redis.crc import key_slot
 
 from nanoagent.aws import clients as aws
-from nanoagent.aws.clients import Trouble as AwsTrouble
+from nanoagent.aws.clients import FailureKind as AwsFailureKind
 from nanoagent.model.errors import BrokerError, UnreadableMessage
 from nanoagent.model.job import parse_job
-from nanoagent.results import scripts, troubles
+from nanoagent.results import failures, scripts
 from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:
-    from nanoagent.results.troubles import Trouble
+    from nanoagent.results.failures import FailureKind
 
 
 def caused(outer: Exception, inner: Exception) -> Exception:
@@ -32,7 +32,7 @@ def caused(outer: Exception, inner: Exception) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "says", "elsewhere"),
+    ("error", "says", "reconnect"),
     [
         (redis.ReadOnlyError("You can't write against a read only replica."), "read-only replica", True),
         (
@@ -102,12 +102,12 @@ def caused(outer: Exception, inner: Exception) -> Exception:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_what_is_wrong_with_redis_is_said_with_what_to_do(error: Exception, says: str, *, elsewhere: bool):
-    trouble = troubles.of(error)
-    assert trouble is not None
-    assert says in trouble.says
-    assert trouble.elsewhere is elsewhere
-    assert troubles.sentence(error).startswith(trouble.says)
+def test_what_is_wrong_with_redis_is_said_with_what_to_do(error: Exception, says: str, *, reconnect: bool):
+    kind = failures.kind_of(error)
+    assert kind is not None
+    assert says in kind.message
+    assert kind.reconnect is reconnect
+    assert failures.describe(error).startswith(kind.message)
 
 
 def tls_error(reason: str) -> ssl.SSLError:
@@ -123,30 +123,30 @@ def unverified(code: int) -> ssl.SSLCertVerificationError:
 
 
 @pytest.mark.parametrize(
-    ("error", "trouble"),
+    ("error", "kind"),
     [
-        (unverified(18), troubles.UNKNOWN_ISSUER),
-        (unverified(19), troubles.UNKNOWN_ISSUER),
-        (unverified(20), troubles.UNKNOWN_ISSUER),
-        (unverified(9), troubles.EXPIRED),
-        (unverified(10), troubles.EXPIRED),
-        (unverified(62), troubles.OTHER_NAME),
-        (unverified(64), troubles.OTHER_NAME),
-        (unverified(23), troubles.BAD_CERTIFICATE),
-        (tls_error("WRONG_VERSION_NUMBER"), troubles.PLAIN_WANTED),
-        (tls_error("RECORD_LAYER_FAILURE"), troubles.PLAIN_WANTED),
-        (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), troubles.CLIENT_CERTIFICATE_WANTED),
-        (tls_error("TLSV1_ALERT_UNKNOWN_CA"), troubles.CLIENT_CERTIFICATE_REFUSED),
-        (tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"), troubles.CLIENT_CERTIFICATE_REFUSED),
-        (tls_error("TLSV1_ALERT_PROTOCOL_VERSION"), troubles.TLS_VERSIONS),
-        (tls_error("SOMETHING_NEW"), troubles.TLS_FAILED),
+        (unverified(18), failures.UNKNOWN_ISSUER),
+        (unverified(19), failures.UNKNOWN_ISSUER),
+        (unverified(20), failures.UNKNOWN_ISSUER),
+        (unverified(9), failures.EXPIRED),
+        (unverified(10), failures.EXPIRED),
+        (unverified(62), failures.OTHER_NAME),
+        (unverified(64), failures.OTHER_NAME),
+        (unverified(23), failures.BAD_CERTIFICATE),
+        (tls_error("WRONG_VERSION_NUMBER"), failures.PLAIN_WANTED),
+        (tls_error("RECORD_LAYER_FAILURE"), failures.PLAIN_WANTED),
+        (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), failures.CLIENT_CERTIFICATE_WANTED),
+        (tls_error("TLSV1_ALERT_UNKNOWN_CA"), failures.CLIENT_CERTIFICATE_REFUSED),
+        (tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"), failures.CLIENT_CERTIFICATE_REFUSED),
+        (tls_error("TLSV1_ALERT_PROTOCOL_VERSION"), failures.TLS_VERSIONS),
+        (tls_error("SOMETHING_NEW"), failures.TLS_FAILED),
         (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), None),
     ],
     ids=str,
 )
-def test_what_is_wrong_with_tls_is_never_taken_for_nonsense(error: ssl.SSLError, trouble: Trouble | None):
-    assert troubles.of(error) is trouble
-    assert troubles.of(caused(redis.ConnectionError("Error 1 connecting"), error)) is trouble
+def test_what_is_wrong_with_tls_is_never_taken_for_nonsense(error: ssl.SSLError, kind: FailureKind | None):
+    assert failures.kind_of(error) is kind
+    assert failures.kind_of(caused(redis.ConnectionError("Error 1 connecting"), error)) is kind
 
 
 def test_the_probes_keys_lie_in_several_slots_and_are_no_requests():
@@ -166,8 +166,8 @@ def test_the_probes_keys_lie_in_several_slots_and_are_no_requests():
     ],
 )
 def test_what_is_nothing_of_that_is_said_in_its_own_words(error: Exception):
-    assert troubles.of(error) is None
-    assert troubles.sentence(error) == str(error)
+    assert failures.kind_of(error) is None
+    assert failures.describe(error) == str(error)
 
 
 def refusal(code: str, status: int = 400) -> ClientError:
@@ -177,38 +177,38 @@ def refusal(code: str, status: int = 400) -> ClientError:
 
 
 @pytest.mark.parametrize(
-    ("error", "trouble"),
+    ("error", "kind"),
     [
-        (refusal("SlowDown", 503), AwsTrouble.THROTTLED),
-        (refusal("ThrottlingException"), AwsTrouble.THROTTLED),
-        (refusal("OverLimit", 403), AwsTrouble.THROTTLED),
-        (refusal("ExpiredToken"), AwsTrouble.REFUSED),
-        (refusal("InvalidAccessKeyId", 403), AwsTrouble.REFUSED),
-        (refusal("InvalidClientTokenId", 403), AwsTrouble.REFUSED),
-        (refusal("SignatureDoesNotMatch", 403), AwsTrouble.REFUSED),
-        (botocore.NoCredentialsError(), AwsTrouble.NO_CREDENTIALS),
+        (refusal("SlowDown", 503), AwsFailureKind.THROTTLED),
+        (refusal("ThrottlingException"), AwsFailureKind.THROTTLED),
+        (refusal("OverLimit", 403), AwsFailureKind.THROTTLED),
+        (refusal("ExpiredToken"), AwsFailureKind.REFUSED),
+        (refusal("InvalidAccessKeyId", 403), AwsFailureKind.REFUSED),
+        (refusal("InvalidClientTokenId", 403), AwsFailureKind.REFUSED),
+        (refusal("SignatureDoesNotMatch", 403), AwsFailureKind.REFUSED),
+        (botocore.NoCredentialsError(), AwsFailureKind.NO_CREDENTIALS),
         (
             botocore.PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
-            AwsTrouble.NO_CREDENTIALS,
+            AwsFailureKind.NO_CREDENTIALS,
         ),
-        (botocore.UnauthorizedSSOTokenError(), AwsTrouble.REFUSED),
-        (refusal("RequestTimeTooSkewed", 403), AwsTrouble.CLOCK),
-        (refusal("AccessDenied", 403), AwsTrouble.DENIED),
-        (refusal("AWS.SimpleQueueService.NonExistentQueue"), AwsTrouble.NO_QUEUE),
-        (refusal("QueueDoesNotExist"), AwsTrouble.NO_QUEUE),
-        (refusal("InternalError", 500), AwsTrouble.FAILING),
-        (refusal("503", 503), AwsTrouble.FAILING),
-        (refusal("WhatEver", 502), AwsTrouble.FAILING),
-        (ResponseParserError("Unable to parse response"), AwsTrouble.FAILING),
-        (botocore.EndpointConnectionError(endpoint_url="x"), AwsTrouble.UNREACHABLE),
-        (botocore.ReadTimeoutError(endpoint_url="x"), AwsTrouble.UNREACHABLE),
-        (botocore.ConnectionClosedError(endpoint_url="x"), AwsTrouble.UNREACHABLE),
-        (aiohttp.ClientPayloadError("x"), AwsTrouble.UNREACHABLE),
-        (TimeoutError(), AwsTrouble.UNREACHABLE),
-        (ConnectionResetError(), AwsTrouble.UNREACHABLE),
-        (OSError(101, "Network is unreachable"), AwsTrouble.UNREACHABLE),
+        (botocore.UnauthorizedSSOTokenError(), AwsFailureKind.REFUSED),
+        (refusal("RequestTimeTooSkewed", 403), AwsFailureKind.CLOCK),
+        (refusal("AccessDenied", 403), AwsFailureKind.DENIED),
+        (refusal("AWS.SimpleQueueService.NonExistentQueue"), AwsFailureKind.NO_QUEUE),
+        (refusal("QueueDoesNotExist"), AwsFailureKind.NO_QUEUE),
+        (refusal("InternalError", 500), AwsFailureKind.FAILING),
+        (refusal("503", 503), AwsFailureKind.FAILING),
+        (refusal("WhatEver", 502), AwsFailureKind.FAILING),
+        (ResponseParserError("Unable to parse response"), AwsFailureKind.FAILING),
+        (botocore.EndpointConnectionError(endpoint_url="x"), AwsFailureKind.UNREACHABLE),
+        (botocore.ReadTimeoutError(endpoint_url="x"), AwsFailureKind.UNREACHABLE),
+        (botocore.ConnectionClosedError(endpoint_url="x"), AwsFailureKind.UNREACHABLE),
+        (aiohttp.ClientPayloadError("x"), AwsFailureKind.UNREACHABLE),
+        (TimeoutError(), AwsFailureKind.UNREACHABLE),
+        (ConnectionResetError(), AwsFailureKind.UNREACHABLE),
+        (OSError(101, "Network is unreachable"), AwsFailureKind.UNREACHABLE),
         (refusal("NoSuchKey", 404), None),
-        (refusal("NoSuchBucket", 404), AwsTrouble.NO_BUCKET),
+        (refusal("NoSuchBucket", 404), AwsFailureKind.NO_BUCKET),
         (refusal("PermanentRedirect", 301), None),
         (refusal("ReceiptHandleIsInvalid"), None),
         (OSError(28, "No space left on device"), None),
@@ -218,15 +218,15 @@ def refusal(code: str, status: int = 400) -> ClientError:
     ids=lambda value: aws.error_code(value) if isinstance(value, Exception) else "",
 )
 def test_what_is_wrong_with_an_aws_service_is_told_from_what_is_wrong_with_the_question(
-    error: Exception | None, trouble: AwsTrouble | None
+    error: Exception | None, kind: AwsFailureKind | None
 ):
-    assert aws.trouble_of(error) is trouble
+    assert aws.failure_kind(error) is kind
 
 
 def test_a_failed_call_says_what_to_do():
     with (
         pytest.raises(BrokerError, match=r"receive: .*\(ExpiredToken\).*refuses these credentials"),
-        aws.translated(BrokerError, "receive"),
+        aws.errors_as(BrokerError, "receive"),
     ):
         raise refusal("ExpiredToken")
 
@@ -238,5 +238,5 @@ def test_missing_credentials_are_not_called_refused():
 
 
 def test_an_answer_that_cannot_be_read_is_the_services_failure_and_no_bug_of_ours():
-    with pytest.raises(BrokerError, match="the service fails"), aws.translated(BrokerError, "receive"):
+    with pytest.raises(BrokerError, match="the service fails"), aws.errors_as(BrokerError, "receive"):
         raise ResponseParserError("Unable to parse response")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
-from nanoagent.storage import steady
+from nanoagent.storage import resilient
 from nanoagent.storage.base import Absence, ObjectMissing
-from nanoagent.storage.steady import SteadyStore, storage_breaker
+from nanoagent.storage.resilient import ResilientStore, storage_breaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ UNREACHABLE = EndpointConnectionError(endpoint_url="http://s3")
 
 @dataclass
 class Bench:
-    """A steady store on one that does as it is told.
+    """A resilient store on one that does as it is told.
 
     Attributes:
         fails: What every call raises, while it is set.
@@ -60,7 +60,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.gate.set()
-        self.steady = SteadyStore(
+        self.resilient = ResilientStore(
             self, self.probe, code_bucket="code", clock=lambda: self.now, patience_s=100
         )
 
@@ -91,15 +91,15 @@ class Bench:
             raise self.fails
 
     async def read(self, key: str = "k", bucket: str = "code") -> str | None:
-        return await self.steady.fetch(bucket, key, NOWHERE, etag=None, max_bytes=1)
+        return await self.resilient.fetch(bucket, key, NOWHERE, etag=None, max_bytes=1)
 
     async def write(self, key: str = "outputs/r1/file") -> None:
-        await self.steady.put("data", key, NOWHERE, content_type="text/plain")
+        await self.resilient.put("data", key, NOWHERE, content_type="text/plain")
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(steady, "_PAUSE_S", 0)  # between two tries of a write
+    monkeypatch.setattr(resilient, "_PAUSE_S", 0)  # between two tries of a write
     return Bench()
 
 
@@ -112,9 +112,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_what_a_healthy_store_says_is_handed_on(bench: Bench):
     assert await bench.read() == "etag"
     await bench.write()
-    assert await bench.steady.presigned_url("b", "k", expires_s=1) == "link"
-    assert bench.steady.plain_url("b", "k") == "b/k"
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.presigned_url("b", "k", expires_s=1) == "link"
+    assert bench.resilient.plain_url("b", "k") == "b/k"
+    assert await bench.resilient.not_ready_reason() is None
     assert bench.probes == 0
 
 
@@ -123,14 +123,14 @@ async def test_an_object_that_is_missing_says_nothing_of_the_store(bench: Bench)
     for number in range(10):
         with pytest.raises(ObjectMissing):
             await bench.read(f"k{number}")
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_when_a_probe_fails_too_the_first_failure_opens_it_and_is_no_attempt(bench: Bench):
     bench.fails, bench.down = failure(UNREACHABLE), failure(UNREACHABLE)
     with pytest.raises(ReturnToQueue, match="not to be used at present"):
         await bench.read()
-    assert (await bench.steady.trouble() or "").startswith("failed: Could not connect")
+    assert (await bench.resilient.not_ready_reason() or "").startswith("failed: Could not connect")
     with pytest.raises(ReturnToQueue):
         await bench.read("other")
     assert bench.calls == ["k"]
@@ -140,7 +140,7 @@ async def test_a_store_that_answers_a_probe_has_only_failed_this_one(bench: Benc
     bench.fails = failure()
     with pytest.raises(StorageError, match="InternalError"):
         await bench.read()
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
     assert bench.probes == 1
 
 
@@ -149,10 +149,10 @@ async def test_failures_of_three_different_jobs_in_a_row_open_it_whatever_a_prob
     for key in ("a", "a", "a", "b"):
         with pytest.raises(StorageError):
             await bench.read(key)
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
     with pytest.raises(ReturnToQueue):
         await bench.read("c")
-    assert await bench.steady.trouble() == "failed: InternalError"
+    assert await bench.resilient.not_ready_reason() == "failed: InternalError"
 
 
 async def test_a_success_in_between_starts_the_count_anew(bench: Bench):
@@ -163,7 +163,7 @@ async def test_a_success_in_between_starts_the_count_anew(bench: Bench):
                 await bench.read(key)
         bench.fails = None
         await bench.read()
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 @pytest.mark.parametrize("code", ["PermanentRedirect", "InvalidRequest", "AuthorizationHeaderMalformed"])
@@ -172,7 +172,7 @@ async def test_what_is_about_the_bucket_that_a_job_names_never_stops_other_jobs(
     for number in range(10):
         with pytest.raises(StorageError):
             await bench.read(f"k{number}")
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_a_full_disk_of_ours_says_nothing_of_the_store(bench: Bench):
@@ -180,7 +180,7 @@ async def test_a_full_disk_of_ours_says_nothing_of_the_store(bench: Bench):
     for number in range(10):
         with pytest.raises(StorageError):
             await bench.read(f"k{number}")
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_being_throttled_is_no_attempt_and_opens_it_like_any_failure(bench: Bench):
@@ -188,7 +188,7 @@ async def test_being_throttled_is_no_attempt_and_opens_it_like_any_failure(bench
     for key in "abc":
         with pytest.raises(ReturnToQueue):
             await bench.read(key)
-    assert await bench.steady.trouble() == "failed: SlowDown"
+    assert await bench.resilient.not_ready_reason() == "failed: SlowDown"
     assert bench.probes == 0
 
 
@@ -197,36 +197,38 @@ async def test_after_its_pause_a_probe_closes_it_and_jobs_succeed(bench: Bench):
     with pytest.raises(ReturnToQueue):
         await bench.read()
     probes = bench.probes
-    assert await bench.steady.trouble() is not None  # too early to ask
+    assert await bench.resilient.not_ready_reason() is not None  # too early to ask
     assert bench.probes == probes
     bench.now += 1
-    assert await bench.steady.trouble() is not None  # asked, in vain
+    assert await bench.resilient.not_ready_reason() is not None  # asked, in vain
     bench.fails = bench.down = None
     bench.now += 1.5
-    assert await bench.steady.trouble() is not None  # the pause is longer now
+    assert await bench.resilient.not_ready_reason() is not None  # the pause is longer now
     bench.now += 0.5
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
     assert await bench.read() == "etag"
 
 
 async def test_a_write_waits_while_the_store_is_down_because_its_job_has_run(bench: Bench):
     bench.fails = bench.down = failure(UNREACHABLE)
     write = asyncio.create_task(bench.write())
-    await until(lambda: bench.steady._breaker.reason is not None)
+    await until(lambda: bench.resilient._breaker.reason is not None)
     bench.fails = bench.down = None
     bench.now += 1
-    assert await bench.steady.trouble() is not None  # what waits goes first, and jobs are not taken yet
+    assert (
+        await bench.resilient.not_ready_reason() is not None
+    )  # what waits goes first, and jobs are not taken yet
     await asyncio.wait_for(write, DEADLINE_S)
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_a_write_that_has_waited_long_enough_gives_its_job_back(bench: Bench):
     bench.fails = bench.down = failure(UNREACHABLE)
     write = asyncio.create_task(bench.write())
-    await until(lambda: bench.steady._breaker.reason is not None)
+    await until(lambda: bench.resilient._breaker.reason is not None)
     bench.now += 100
-    bench.steady._tell()
-    bench.steady._tell()
+    bench.resilient._tell()
+    bench.resilient._tell()
     with pytest.raises(ReturnToQueue):
         await asyncio.wait_for(write, DEADLINE_S)
 
@@ -253,20 +255,20 @@ async def test_a_bucket_for_outputs_that_may_not_be_written_to_stops_intake_at_o
 ):
     bench.fails = cause
     write = asyncio.create_task(bench.write())
-    await until(lambda: bench.steady._breaker.reason is not None)
+    await until(lambda: bench.resilient._breaker.reason is not None)
     for _ in range(3):  # a probe is answered each time, and what waits is refused again
         bench.now += 40
-        assert await bench.steady.trouble() is not None
+        assert await bench.resilient.not_ready_reason() is not None
         tried = len(bench.calls)
         await until(lambda tried=tried: len(bench.calls) > tried or write.done())  # type: ignore[misc]
-        await until(lambda: bench.steady._breaker.reason is not None)
+        await until(lambda: bench.resilient._breaker.reason is not None)
         if write.done():
             break
     bench.fails = None
     bench.now += 40
-    await bench.steady.trouble()
+    await bench.resilient.not_ready_reason()
     await asyncio.wait({write}, timeout=DEADLINE_S)
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 # --- the default bucket of code
@@ -279,10 +281,10 @@ async def test_a_missing_default_bucket_is_no_jobs_fault_and_stops_intake_at_onc
     bench.fails = NO_BUCKET
     with pytest.raises(ReturnToQueue, match="S3_CODE_BUCKET"):
         await bench.read()
-    assert "NoSuchBucket" in (await bench.steady.trouble() or "")
+    assert "NoSuchBucket" in (await bench.resilient.not_ready_reason() or "")
     bench.fails = None
     bench.now += 1
-    assert await bench.steady.trouble() is None  # someone has made it
+    assert await bench.resilient.not_ready_reason() is None  # someone has made it
     assert await bench.read() == "etag"
 
 
@@ -292,9 +294,9 @@ async def test_the_pauses_grow_while_the_default_bucket_is_missing(bench: Bench)
         with pytest.raises(ReturnToQueue):
             await bench.read()
         bench.now += pause_s - 0.5
-        assert await bench.steady.trouble() is not None
+        assert await bench.resilient.not_ready_reason() is not None
         bench.now += 0.5
-        assert await bench.steady.trouble() is None
+        assert await bench.resilient.not_ready_reason() is None
 
 
 @pytest.mark.parametrize("missing", [NO_BUCKET, DENIED, ObjectMissing("archived", Absence.ARCHIVED)])
@@ -303,7 +305,7 @@ async def test_a_bucket_that_a_job_names_never_stops_other_jobs(bench: Bench, mi
     for number in range(10):
         with pytest.raises(ObjectMissing):
             await bench.read(f"k{number}", "of the job")
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_a_default_bucket_that_lets_nothing_be_read_stops_intake_after_three_keys(bench: Bench):
@@ -311,15 +313,15 @@ async def test_a_default_bucket_that_lets_nothing_be_read_stops_intake_after_thr
     for key in ("a", "a", "a", "b"):
         with pytest.raises(ObjectMissing):
             await bench.read(key)
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
     with pytest.raises(ReturnToQueue, match="nothing was read yet"):
         await bench.read("c")
-    assert "S3_CODE_BUCKET: access was denied each time" in (await bench.steady.trouble() or "")
+    assert "S3_CODE_BUCKET: access was denied each time" in (await bench.resilient.not_ready_reason() or "")
     bench.now += 1
-    assert await bench.steady.trouble() is None  # on trial: a probe cannot tell
+    assert await bench.resilient.not_ready_reason() is None  # on trial: a probe cannot tell
     with pytest.raises(ReturnToQueue):
         await bench.read("d")
-    assert await bench.steady.trouble() is not None
+    assert await bench.resilient.not_ready_reason() is not None
 
 
 @pytest.mark.parametrize("before", [None, ObjectMissing("no such key", Absence.KEY)])
@@ -336,13 +338,13 @@ async def test_keys_that_are_denied_stop_nothing_once_the_bucket_was_read(
     for number in range(10):
         with pytest.raises(ObjectMissing):
             await bench.read(f"k{number}")
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_many_files_of_one_job_are_one_failure(bench: Bench):
     bench.fails = failure()
     await asyncio.gather(*(bench.write(f"outputs/r1/{n}") for n in range(4)), return_exceptions=True)
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_outputs_of_a_later_attempt_are_no_failure_of_the_store(bench: Bench):
@@ -350,24 +352,24 @@ async def test_outputs_of_a_later_attempt_are_no_failure_of_the_store(bench: Ben
     for number in range(5):
         with pytest.raises(Superseded):
             await bench.write(f"outputs/r{number}/file")
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 async def test_a_store_that_does_not_answer_is_asked_and_found_out_before_its_calls_end(bench: Bench):
     bench.gate.clear()
     read = asyncio.create_task(bench.read())
     await until(lambda: bench.calls == ["k"])
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
     assert bench.probes == 0
     bench.now += 4
-    assert await bench.steady.trouble() is None  # it answers: a large object takes its time
+    assert await bench.resilient.not_ready_reason() is None  # it answers: a large object takes its time
     assert bench.probes == 1
     bench.down = failure(TimeoutError())
     bench.now += 4
-    assert await bench.steady.trouble() == "failed: "
+    assert await bench.resilient.not_ready_reason() == "failed: "
     bench.gate.set()
     assert await read == "etag"
-    assert await bench.steady.trouble() is None
+    assert await bench.resilient.not_ready_reason() is None
 
 
 @given(st.lists(st.sampled_from(["fail a", "fail b", "fail c", "open", "try again", "succeed", "wait"])))

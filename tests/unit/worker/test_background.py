@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 import nanoagent
 from nanoagent import app, wiring
-from nanoagent.aws.interruption import Notice
+from nanoagent.aws.interruption import InterruptionNotice
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.common.backoff import Backoff
 from nanoagent.container import engine_watch, retirement
@@ -30,7 +30,7 @@ from nanoagent.results.base import Claim
 from nanoagent.results.cancellations import RedisCancellations
 from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.redis import RedisResultStore
-from nanoagent.results.server import Server
+from nanoagent.results.server import RedisServer
 from nanoagent.results.spool import Spool
 from nanoagent.selftest import schedule as schedule_module
 from nanoagent.selftest.schedule import SelfTestSchedule
@@ -116,14 +116,14 @@ async def test_the_worker_is_unready_while_a_needed_task_is_down_and_ready_after
 
     task = reports.background.keep(TaskName.CLAIM_RENEWAL, work)
     await reports.until_ready(ready=False)
-    reason = reports.background.trouble()
+    reason = reports.background.not_ready_reason()
     failing = False
     await reports.until_ready(ready=True)
 
     assert reason == reports.said[0][1]
     assert reason.startswith("the claims on requests are not renewed: the background task claim_renewal")
     assert "Unexpected" in reason
-    assert reports.background.trouble() is None
+    assert reports.background.not_ready_reason() is None
     task.cancel()
 
 
@@ -141,10 +141,10 @@ async def test_a_task_on_trial_is_still_down():
     task = reports.background.keep(TaskName.INTAKE, work)
     async with asyncio.timeout(DEADLINE_S):
         await restarted.wait()
-    assert reports.background.trouble() is not None
+    assert reports.background.not_ready_reason() is not None
     task.cancel()
     await asyncio.wait({task})
-    assert reports.background.trouble() is None  # it was stopped
+    assert reports.background.not_ready_reason() is None  # it was stopped
 
 
 async def test_a_task_that_no_job_needs_does_not_touch_readiness():
@@ -292,7 +292,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("results/redis.py", "RedisResultStore.claim"): "one call, awaited there or by what releases the claim",
     ("results/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
     ("results/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
-    ("storage/steady.py", "SteadyStore._problem"): "one probe, awaited by those that share it",
+    ("storage/resilient.py", "ResilientStore._problem"): "one probe, awaited by those that share it",
     ("host/threads.py", "in_thread"): "awaited there",
     ("host/shielding.py", "uninterrupted"): "awaited there",
     ("worker/answer.py", "Answer._cancel"): "one timer for one job",
@@ -511,7 +511,7 @@ async def claim_renewal(fault: Fault) -> None:
             return [1] * len(calls)
         return [[b"claimed", 1, 0, 0]]
 
-    result_store = RedisResultStore(Server("127.0.0.1", 9), claim_s=0.01, background=fault.background)
+    result_store = RedisResultStore(RedisServer("127.0.0.1", 9), claim_s=0.01, background=fault.background)
     fault.setattr(result_store, "_evaluate", evaluate)
     fault.once(result_store, "_renew_all")
     await result_store.claim("r")
@@ -521,7 +521,7 @@ async def claim_renewal(fault: Fault) -> None:
 
 
 async def claim_release(fault: Fault) -> None:
-    result_store = RedisResultStore(Server("127.0.0.1", 9), background=fault.background)
+    result_store = RedisResultStore(RedisServer("127.0.0.1", 9), background=fault.background)
     released = asyncio.Event()
 
     async def evaluate(doing: str, *_: object) -> list[Any]:
@@ -721,8 +721,8 @@ async def self_test(fault: Fault) -> None:
 
 async def interruption_notices(fault: Fault) -> None:
     class Notices:
-        async def watch(self, heard: Callable[[Notice], object]) -> None:
-            heard(Notice("the machine ends"))
+        async def watch(self, heard: Callable[[InterruptionNotice], object]) -> None:
+            heard(InterruptionNotice("the machine ends"))
             await asyncio.Event().wait()
 
     rig = Rig(fault.folder, background=fault.background)

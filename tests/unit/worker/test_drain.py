@@ -132,7 +132,7 @@ async def test_a_job_that_shows_to_be_of_the_long_kind_is_given_back_then(
     run = await until_running(rig, "r1")
     rig.worker.stop()
     await _some_turns()
-    assert rig.broker.given_back == []
+    assert rig.broker.returned == []
     (held,) = rig.worker._in_flight
     assert held.state.running_since is not None
     held.state.running_since -= DEADLINE_S + 2.0
@@ -332,7 +332,7 @@ async def test_what_waits_is_counted_as_such_and_so_is_what_the_last_poll_brings
         await rig.journal.until_noted("give back", "r2")
         gate.set()
         await ended(run)
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0]
     assert given_back(rig, "waiting") == 1
     (told,) = [entry for entry in logs if entry["event"] == "drained"]
     assert (told["jobs"], told["given_back"]) == (2, {"waiting": 1})
@@ -362,7 +362,7 @@ async def test_a_twin_comes_back_when_what_it_waits_for_has_to_be_over(rig: Rig)
     await rig.until_settled()
     rig.worker.drain("now", 0)  # for the long poll
     await ended(run)
-    ((_, delay_s),) = rig.broker.given_back
+    ((_, delay_s),) = rig.broker.returned
     assert 0 < delay_s <= 7
 
 

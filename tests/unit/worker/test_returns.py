@@ -94,16 +94,16 @@ async def test_returns_in_a_row_stop_the_intake_for_longer_and_longer():
     streak = Streak(3, clock=clock)
     for _ in range(2):
         streak.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
-    assert (streak.trouble(), streak.on_trial) == (None, False)
+    assert (streak.not_ready_reason(), streak.on_trial) == (None, False)
 
     streak.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
-    assert streak.trouble() == "3 messages in a row went back (not_claimed): CROSSSLOT"
+    assert streak.not_ready_reason() == "3 messages in a row went back (not_claimed): CROSSSLOT"
     streak.returned(ReturnReason.NOT_CLAIMED, "one that was under way")  # does not lengthen it
     for pause_s in (1, 2, 4, 8, 16, 32, 60, 60):
         clock.now += pause_s - 0.5
-        assert streak.trouble() is not None
+        assert streak.not_ready_reason() is not None
         clock.now += 0.5
-        assert (streak.trouble(), streak.on_trial) == (None, True)
+        assert (streak.not_ready_reason(), streak.on_trial) == (None, True)
         streak.returned(ReturnReason.NOT_CLAIMED, "still")
 
 
@@ -114,8 +114,8 @@ async def test_one_success_ends_it():
         streak.returned(ReturnReason.NOT_CLAIMED, "…")
         streak.returned(ReturnReason.NOT_TOLD, "…")
     streak.worked(ReturnReason.NOT_CLAIMED)
-    assert "not_told" in (streak.trouble() or "")
+    assert "not_told" in (streak.not_ready_reason() or "")
     streak.worked(ReturnReason.NOT_TOLD)
-    assert (streak.trouble(), streak.on_trial) == (None, False)
+    assert (streak.not_ready_reason(), streak.on_trial) == (None, False)
     streak.returned(ReturnReason.NOT_TOLD, "…")
-    assert streak.trouble() is None
+    assert streak.not_ready_reason() is None

@@ -214,7 +214,7 @@ async def test_a_run_whose_lease_is_lost_is_stopped_and_tells_nobody_anything(ri
         await lose(rig)
         await stopped.wait()
         await rig.until_settled()  # whoever gets it then: here it is the same worker
-    assert rig.broker.given_back == []
+    assert rig.broker.returned == []
     assert [delivery.receive_count for delivery in rig.broker.acked] == [2]
     assert len(rig.result_store.published) == 1
     assert rig.documents()[0].attempt == 1
@@ -259,7 +259,7 @@ async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
-    assert rig.broker.buried == []
+    assert rig.broker.dead_lettered == []
     assert rig.result_store.failures == {}
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
 
@@ -284,7 +284,7 @@ async def test_a_request_that_another_worker_is_working_on_goes_back_uncounted(r
     async with rig.running():
         await rig.journal.until_noted("give back", "r1")
     assert rig.journal.count("execute") == 0
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [60]
     assert rig.result_store.failures == {}
     assert rig.processed("interrupted") == 1
     assert await other.publish(claim, b"the other's")
@@ -338,7 +338,7 @@ async def test_a_run_whose_claim_is_taken_over_is_stopped_and_tells_nobody_anyth
         await rig.journal.until_noted("give back", "r1")
         assert await other.publish(claim, b"the other's")
     assert rig.result_store.published == [("r1", b"the other's")]
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [60]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [60]
     assert rig.sample("worker_claims_lost_total") == 1
     assert rig.processed("interrupted") == 1
     assert rig.result_store.failures == {}
@@ -379,7 +379,7 @@ async def test_an_attempt_writes_under_its_claims_token(rig: Rig):
     fences: list[int] = []
 
     async def script(attempt: Attempt) -> Result:
-        fences.append(attempt.fence)
+        fences.append(attempt.fencing_token)
         if len(fences) == 1:
             raise PlatformError("once")
         return finished(attempt)
@@ -406,7 +406,7 @@ async def test_an_invalid_job_under_the_name_of_a_running_one_does_not_answer_it
 async def test_an_invalid_job_whose_claim_is_lost_before_it_is_told_is_given_back(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    async def lose_claim(_: Result, fence: int) -> bytes:
+    async def lose_claim(_: Result, fencing_token: int) -> bytes:
         rig.result_store.lapse("r1")
         await taken_by(another(rig))
         return b"{}"
@@ -611,7 +611,7 @@ async def test_an_attempt_that_fails_by_our_fault_is_given_back_with_growing_del
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002, 0.004, 0.004]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0.001, 0.002, 0.004, 0.004]
     assert [result.attempt for result in rig.documents()] == [5]
     assert rig.sample("worker_attempts_failed_total") == 5
     assert rig.processed("error") == 1
@@ -626,7 +626,7 @@ async def test_after_the_last_attempt_the_sender_is_told_and_the_message_buried(
     (result,) = rig.documents()
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
     assert result.error_message == "S3 is away"
-    ((buried, reason, _),) = rig.broker.buried
+    ((buried, reason, _),) = rig.broker.dead_lettered
     assert (name_of(buried), reason) == ("r1", "S3 is away")
     assert rig.journal.of("publish", "dead_letter", "ack") == [("publish", "r1"), ("dead_letter", "r1")]
 
@@ -667,7 +667,7 @@ async def test_a_job_that_recovers_after_a_failure_succeeds(rig: Rig):
         del rig.executor.scripts["r1"]
         await rig.until_settled()
     assert [result.status for result in rig.documents()] == [Status.SUCCESS]
-    assert rig.broker.buried == []
+    assert rig.broker.dead_lettered == []
 
 
 def losing_redis(rig: Rig) -> Callable[[Attempt], Any]:
@@ -701,7 +701,7 @@ async def test_a_result_that_redis_does_not_take_is_kept_and_its_message_acked_w
         await rig.until_settled()
     assert rig.journal.count("execute") == 1
     assert len(rig.result_store.published) == 1
-    assert rig.broker.given_back == []
+    assert rig.broker.returned == []
     assert kept_in(rig) == []
     assert rig.processed("success") == 1
     assert rig.sample("worker_spooled_results") == 0
@@ -718,7 +718,7 @@ async def test_a_worker_that_stops_before_redis_is_back_leaves_the_result_to_the
     rig.worker.stop()
     async with asyncio.timeout(DEADLINE_S):
         await run
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [300]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [300]
     assert len(kept_in(rig)) == 1
 
     other = make_rig()
@@ -808,8 +808,8 @@ async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growi
         await rig.broker.nack(earlier, 0)
     async with rig.running():
         await rig.journal.until_noted("give back", times=3)
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0, 0.004]  # the third time: 2 · 2 · base
-    assert rig.broker.buried == []
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0, 0, 0.004]  # the third time: 2 · 2 · base
+    assert rig.broker.dead_lettered == []
     assert rig.broker.depth()[1] == 0  # not held: it comes again, here or elsewhere
     assert rig.journal.count("execute") == 1  # not here, while Redis is away
 
@@ -837,7 +837,7 @@ async def test_a_request_that_redis_cannot_be_asked_about_was_no_attempt(rig: Ri
         await rig.journal.until_noted("give back", "r1")
         rig.result_store.down = False
         await rig.until_settled()
-    assert [delay_s for _, delay_s in rig.broker.given_back][:1] == [0.001]
+    assert [delay_s for _, delay_s in rig.broker.returned][:1] == [0.001]
     assert rig.sample("worker_attempts_failed_total") == 0
     assert rig.processed("interrupted") >= 1
     assert [result.attempt for result in rig.documents()] == [1]
@@ -853,14 +853,14 @@ async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(ma
         rig.result_store.down = True
         rig.result_store.gates.pop("publish").set()
         await rig.journal.until_noted("give back", "r1")
-        assert rig.broker.buried == []
+        assert rig.broker.dead_lettered == []
         assert rig.broker.acked == []
         assert rig.processed("error") == 0
         rig.result_store.down = False
         await rig.until_settled()
     assert rig.journal.count("execute") == 1  # no attempt is left when it comes again
     assert [(result.error_type, result.attempt) for result in rig.documents()] == [(ErrorType.PLATFORM, 1)]
-    assert len(rig.broker.buried) == 1
+    assert len(rig.broker.dead_lettered) == 1
 
 
 async def die_holding(rig: Rig, request_id: str, times: int) -> None:
@@ -882,7 +882,7 @@ async def test_a_job_that_ended_with_its_worker_too_often_is_given_up_and_not_ru
     (result,) = rig.documents()
     assert (result.status, result.error_type, result.attempt) == (Status.FAILED, ErrorType.PLATFORM, 3)
     assert result.error_message == "3 attempts failed, or ended with their worker"
-    assert [name_of(entry[0]) for entry in rig.broker.buried] == ["r1"]
+    assert [name_of(entry[0]) for entry in rig.broker.dead_lettered] == ["r1"]
     assert rig.journal.of("publish", "dead_letter", "ack") == [("publish", "r1"), ("dead_letter", "r1")]
     assert rig.processed("error") == 1
 
@@ -922,7 +922,7 @@ async def test_a_message_whose_worker_died_between_telling_and_burying_is_still_
         await again.until_settled()
     first, second = rig.documents()
     assert first == second  # told again, and the same
-    assert [name_of(entry[0]) for entry in again.broker.buried] == ["r1"]
+    assert [name_of(entry[0]) for entry in again.broker.dead_lettered] == ["r1"]
     assert again.broker.acked == []
 
 
@@ -982,7 +982,7 @@ async def test_interruptions_use_up_no_attempts_and_no_receipts(make_rig: Callab
         await rig.until_settled()
     assert rig.journal.count("execute") == 21
     assert [(result.status, result.attempt) for result in rig.documents()] == [(Status.SUCCESS, 1)]
-    assert (rig.broker.redriven, rig.broker.buried) == ([], [])
+    assert (rig.broker.redriven, rig.broker.dead_lettered) == ([], [])
     assert rig.processed("interrupted") == 20
 
 
@@ -1008,8 +1008,8 @@ async def test_a_queue_that_hands_out_once_has_every_attempt_made(make_rig: Call
     async with rig.running():
         await rig.until_settled()
     assert rig.journal.count("execute") == 3
-    assert [attempts for _, _, attempts in rig.broker.buried] == [3]
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002]
+    assert [attempts for _, _, attempts in rig.broker.dead_lettered] == [3]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0.001, 0.002]
     assert rig.broker.redriven == []
 
 
@@ -1080,9 +1080,9 @@ async def test_an_unreadable_message_is_left_to_the_queues_redrive_policy(make_r
     await rig.broker.send("no JSON")
     async with rig.running():
         await rig.journal.until_noted("redriven")
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001, 0.002, 0.004]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0.001, 0.002, 0.004]
     assert rig.broker.redriven == ["no JSON"]
-    assert rig.broker.buried == []
+    assert rig.broker.dead_lettered == []
     assert rig.processed("invalid", "unknown", "other") == 3
 
 
@@ -1090,7 +1090,7 @@ async def test_an_unreadable_message_is_buried_where_nothing_redrives_it(rig: Ri
     await rig.broker.send('{"s3Key": "k"}')
     async with rig.running():
         await rig.until_settled()
-    ((buried, reason, _),) = rig.broker.buried
+    ((buried, reason, _),) = rig.broker.dead_lettered
     assert buried.body == '{"s3Key": "k"}'
     assert "requestId" in reason
     assert rig.result_store.published == []
@@ -1113,7 +1113,7 @@ async def test_a_wrapper_around_a_job_is_named_in_the_log_and_on_the_dead_letter
     await rig.broker.send(wrapped)
     async with rig.running():
         await rig.until_settled()
-    ((_, reason, _),) = rig.broker.buried
+    ((_, reason, _),) = rig.broker.dead_lettered
     assert "raw message delivery" in reason
 
 
@@ -1337,7 +1337,7 @@ async def test_a_job_whose_runtime_failed_the_self_test_is_returned_and_others_r
     assert json.loads(await rig.result_store.stored("r2") or b"")["status"] == "SUCCESS"
     assert await rig.result_store.stored("r1") is None
     assert rig.result_store.failures == {"r1": 1}  # intake goes on for others: it would go back without end
-    assert rig.broker.given_back[0][1] == retry.counted_delay_s(1, 0)
+    assert rig.broker.returned[0][1] == retry.counted_delay_s(1, 0)
     (said,) = [line for line in logs if line["event"] == "return counted as an attempt"]
     assert said["reason"].startswith("no go jobs are taken here: network")
 
@@ -1500,7 +1500,7 @@ async def test_a_drain_finishes_what_runs_and_gives_back_at_once_what_does_not(r
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert [name_of(delivery) for delivery in rig.broker.acked] == ["r1"]
-    assert rig.broker.given_back == [(rig.broker.given_back[0][0], 0)]
+    assert rig.broker.returned == [(rig.broker.returned[0][0], 0)]
     assert rig.processed("interrupted") == 1
     assert rig.processed("success") == 1
     assert rig.result_store.failures == {}  # not counted as an attempt
@@ -1516,7 +1516,7 @@ async def test_a_stop_does_not_cut_the_long_poll_short_and_gives_back_what_it_br
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert rig.journal.count("execute") == 0
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0]
     assert rig.broker.depth() == (1, 0, 0)
     assert rig.journal.count("receive?") == 1
 
@@ -1543,7 +1543,7 @@ async def test_what_still_runs_after_drain_seconds_is_given_back(make_rig: Calla
     rig.worker.stop()
     async with asyncio.timeout(DEADLINE_S):
         await run
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0, 0]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0, 0]
     assert rig.broker.depth() == (2, 0, 0)
     assert rig.slots.used.memory_mb == 0
     assert rig.processed("interrupted") == 2
@@ -1562,7 +1562,7 @@ async def test_a_second_stop_gives_back_what_still_runs(make_rig: Callable[..., 
     rig.worker.stop()
     async with asyncio.timeout(DEADLINE_S):
         await run
-    assert len(rig.broker.given_back) == 2
+    assert len(rig.broker.returned) == 2
     assert rig.broker.depth() == (2, 0, 0)
 
 
@@ -1610,7 +1610,7 @@ async def test_cancelling_the_worker_itself_does_not_interrupt_an_ack(rig: Rig):
     async with asyncio.timeout(DEADLINE_S):
         await run
     assert len(rig.broker.acked) == 1
-    assert rig.broker.given_back == []
+    assert rig.broker.returned == []
 
 
 async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_with_its_delay(rig: Rig):
@@ -1626,7 +1626,7 @@ async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_
     rig.result_store.gates["failed"].set()
     async with asyncio.timeout(DEADLINE_S):
         await run
-    assert [delay_s for _, delay_s in rig.broker.given_back] == [0.001]
+    assert [delay_s for _, delay_s in rig.broker.returned] == [0.001]
 
 
 async def test_an_unreadable_message_is_settled_to_the_end_by_a_drain(rig: Rig):
@@ -1641,7 +1641,7 @@ async def test_an_unreadable_message_is_settled_to_the_end_by_a_drain(rig: Rig):
     rig.broker.gates["redrives"].set()
     async with asyncio.timeout(DEADLINE_S):
         await run
-    assert len(rig.broker.buried) == 1
+    assert len(rig.broker.dead_lettered) == 1
 
 
 async def test_a_second_delivery_of_a_running_request_is_given_back_by_a_drain(rig: Rig):

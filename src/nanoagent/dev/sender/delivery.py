@@ -20,15 +20,15 @@ from redis.exceptions import RedisError
 from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
-from nanoagent.results import troubles
-from nanoagent.results.troubles import StoreError
+from nanoagent.results import failures
+from nanoagent.results.failures import RedisCallError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nanoagent.config import Settings
     from nanoagent.dev.sender.package import Package
-    from nanoagent.results.server import Server
+    from nanoagent.results.server import RedisServer
 
 CANCEL_TTL_S: Final = 3600
 """How long a cancellation waits for a job that no worker has received yet; see docs/sending.md."""
@@ -78,7 +78,7 @@ class Results:
         server: The server that it connects to.
     """
 
-    def __init__(self, client: redis.Redis, server: Server) -> None:
+    def __init__(self, client: redis.Redis, server: RedisServer) -> None:
         self._client = client
         self._server = server
 
@@ -97,7 +97,7 @@ class Results:
                     await self._client.ping()
             except (RedisError, OSError) as exc:
                 failure = await self._failure("connect", exc)
-                if failure.trouble is not troubles.SILENT or patience_s == _REDIS_TIMEOUT_S:
+                if failure.kind is not failures.SILENT or patience_s == _REDIS_TIMEOUT_S:
                     raise failure from exc
             else:
                 return
@@ -159,8 +159,8 @@ class Results:
         except (RedisError, OSError) as exc:
             raise await self._failure(doing, exc) from exc
 
-    async def _failure(self, doing: str, error: Exception) -> StoreError:
-        return StoreError(self._server.address, doing, await self._server.explained(error), error)
+    async def _failure(self, doing: str, error: Exception) -> RedisCallError:
+        return RedisCallError(self._server.address, doing, await self._server.diagnose(error), error)
 
 
 async def _published(listener: Any, until: float) -> dict[str, Any] | None:
@@ -193,7 +193,7 @@ async def upload(clients: aws.AwsClients, bucket: str, package: Package) -> bool
     doing = f"uploading {package.key} to the bucket {bucket}"
     seconds = aws.CALL_TIMEOUT_S + package.zip_bytes / _LEAST_BYTES_PER_S
     condition = {"IfNoneMatch": "*"}
-    async with aws.within(seconds, StorageError, doing):
+    async with aws.deadline(seconds, StorageError, doing):
         s3 = await clients.s3()
         for attempt in range(_PUT_ATTEMPTS):
             package.zip.seek(0)
@@ -231,7 +231,7 @@ async def enqueue(clients: aws.AwsClients, queue_url: str, request_id: str, body
 def may_have_arrived(error: BaseException) -> bool:
     """Whether a message may lie in the queue although sending it has failed."""
     # Of several tries, the last one's error is known, and an earlier one may have arrived.
-    return aws.trouble_of(error.__cause__) in {aws.Trouble.UNREACHABLE, aws.Trouble.FAILING}
+    return aws.failure_kind(error.__cause__) in {aws.FailureKind.UNREACHABLE, aws.FailureKind.FAILING}
 
 
 def fifo_fields(queue_url: str, request_id: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ class _Series:
     next: _Series | None = None
 
 
-class InOrder:
+class FifoOrder:
     """A `Broker` before which the deliveries of a message group wait for their turn.
 
     Args:

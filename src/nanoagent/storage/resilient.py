@@ -2,8 +2,8 @@
 
 After a failure of the service, a probe asks whether the store answers at all. The breaker opens if it does
 not, if calls for three different jobs have failed in a row, or if three calls were throttled. While it is
-open, the worker is not ready (`trouble` is the readiness check). Jobs that need to read go back to the queue,
-which is no attempt. Jobs that need to write wait, because they have run. After a pause, which grows each
+open, the worker is not ready (`not_ready_reason` is the readiness check). Jobs that need to read are returned
+to the queue uncounted. Jobs that need to write wait, because they have run. After a pause, which grows each
 time, a probe closes the breaker on trial: the next failure opens it again. Waiting jobs go first.
 
 Throttling is never a failed attempt. Refused credentials open the breaker at once, and so do an output bucket
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import structlog
 
 from nanoagent.aws import clients as aws
-from nanoagent.aws.clients import Trouble
+from nanoagent.aws.clients import FailureKind
 from nanoagent.common.circuit_breaker import CircuitBreaker
 from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.model.returns import ReturnReason
@@ -41,7 +41,13 @@ _SILENT_S: Final = 3.0  # calls that are without an answer for so long are reaso
 _PUT_TRIES: Final = 3  # of a store that is not down; the job has run, and that is not to be lost
 _PATIENCE_S: Final = 600.0  # for what has run; the lease is renewed meanwhile
 _OURS: Final = frozenset(
-    {Trouble.NO_CREDENTIALS, Trouble.REFUSED, Trouble.CLOCK, Trouble.DENIED, Trouble.NO_BUCKET}
+    {
+        FailureKind.NO_CREDENTIALS,
+        FailureKind.REFUSED,
+        FailureKind.CLOCK,
+        FailureKind.DENIED,
+        FailureKind.NO_BUCKET,
+    }
 )
 
 _T = TypeVar("_T")
@@ -53,7 +59,7 @@ def storage_breaker() -> CircuitBreaker:
     return CircuitBreaker(_THRESHOLD, first_s=_OPEN_S, longest_s=_OPEN_MAX_S)
 
 
-class SteadyStore:
+class ResilientStore:
     """An `ObjectStore` around another; see the module's docstring.
 
     Args:
@@ -155,7 +161,7 @@ class SteadyStore:
                         raise
                 except StorageError as exc:
                     tries += 1
-                    if tries >= _PUT_TRIES or aws.trouble_of(exc.__cause__) is None:
+                    if tries >= _PUT_TRIES or aws.failure_kind(exc.__cause__) is None:
                         raise
                 if self._breaker.reason is None:
                     await asyncio.sleep(_PAUSE_S)
@@ -176,7 +182,7 @@ class SteadyStore:
             self._probing.cancel()
         await self._store.close()
 
-    async def trouble(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """Why jobs should not be taken, or None; to be asked every now and then: it looks, and mends."""
         breaker, now = self._breaker, self._clock()
         if breaker.reason is not None and now >= breaker.open_until:
@@ -220,23 +226,21 @@ class SteadyStore:
         return done
 
     async def _failed(self, who: str, exc: StorageError, *, is_write: bool) -> None:
-        trouble = aws.trouble_of(exc.__cause__)
-        if trouble is None:  # the disk, say: neither good nor bad of the store
+        kind = aws.failure_kind(exc.__cause__)
+        if kind is None:  # the disk, say: neither good nor bad of the store
             return
-        if is_write and trouble in _OURS:
+        if is_write and kind in _OURS:
             self._open(str(exc))
-        elif (
-            trouble is Trouble.THROTTLED
-        ):  # whoever meets it: each refusal counts, also of a write's next try
+        elif kind is FailureKind.THROTTLED:  # each refusal counts
             self._breaker.failed(str(exc), self._clock())
         else:
             self._breaker.failed(str(exc), self._clock(), cause=who)
-        if self._breaker.reason is None and trouble is not Trouble.THROTTLED:
+        if self._breaker.reason is None and kind is not FailureKind.THROTTLED:
             problem = await self._problem()
             if problem is not None:
                 self._open(problem)
         self._tell()
-        if self._breaker.reason is not None or trouble is Trouble.THROTTLED:
+        if self._breaker.reason is not None or kind is FailureKind.THROTTLED:
             raise _unavailable(self._breaker.reason or str(exc)) from exc
 
     def _open(self, reason: str) -> None:

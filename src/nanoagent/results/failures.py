@@ -38,70 +38,74 @@ _PRIMARY: Final = "REDIS_HOST should lead to the primary; after a failover its n
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FailureKind:
     """A kind of failure.
 
     Attributes:
-        says: What is wrong with the server, and what to do.
-        elsewhere: Another server may have its name by now: connections are to be made anew.
+        message: What is wrong with the server, and what to do.
+        reconnect: Another server may have its name by now: connections are to be made anew.
     """
 
-    says: str
-    elsewhere: bool = False
+    message: str
+    reconnect: bool = False
 
 
 # Wrong servers. When REDIS_HOST leads to another server later, old connections would still lead to these.
-CLUSTER: Final = Trouble(
+CLUSTER: Final = FailureKind(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
     "cluster-enabled no; it may have replicas",
-    elsewhere=True,
+    reconnect=True,
 )
-SENTINEL: Final = Trouble(
+SENTINEL: Final = FailureKind(
     "it is a Redis Sentinel, which stores nothing: set REDIS_HOST and REDIS_PORT to the primary that it "
     "watches",
-    elsewhere=True,
+    reconnect=True,
 )
-NO_SCRIPTS: Final = Trouble(
+NO_SCRIPTS: Final = FailureKind(
     "it does not run scripts (EVAL, EVALSHA): do not rename or disable these commands, or use another server",
-    elsewhere=True,
+    reconnect=True,
 )
-UNKNOWN_COMMAND: Final = Trouble(
+UNKNOWN_COMMAND: Final = FailureKind(
     "it does not know a command that the worker needs: use Redis 5 or newer, or Valkey, and do not rename "
     "commands",
-    elsewhere=True,
+    reconnect=True,
 )
-TOO_OLD: Final = Trouble("it is too old: use Redis 5 or newer, or Valkey", elsewhere=True)
-NO_PASSWORD_THERE: Final = Trouble(
+TOO_OLD: Final = FailureKind("it is too old: use Redis 5 or newer, or Valkey", reconnect=True)
+NO_PASSWORD_THERE: Final = FailureKind(
     "it has no password for this user, and REDIS_PASSWORD is set: unset REDIS_PASSWORD, or set REDIS_HOST "
     "and REDIS_PORT to the server that has it",
-    elsewhere=True,
+    reconnect=True,
 )
-NO_DATABASE: Final = Trouble("it has no database of this number: set REDIS_DB")
-SILENT: Final = Trouble("it did not answer in time: it hangs, or is overloaded, or a firewall is in between")
-NONSENSE: Final = Trouble(
+NO_DATABASE: Final = FailureKind("it has no database of this number: set REDIS_DB")
+SILENT: Final = FailureKind(
+    "it did not answer in time: it hangs, or is overloaded, or a firewall is in between"
+)
+NONSENSE: Final = FailureKind(
     "the server that answers is not Redis, or its reply is garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS"
 )
-TLS_WANTED: Final = Trouble("it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true")
-PLAIN_WANTED: Final = Trouble(
+TLS_WANTED: Final = FailureKind("it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true")
+PLAIN_WANTED: Final = FailureKind(
     "it does not speak TLS there, and REDIS_TLS is true: set REDIS_TLS=false, or REDIS_PORT to its TLS port"
 )
-TLS_FAILED: Final = Trouble("the TLS handshake failed: see the reason")
-UNKNOWN_ISSUER: Final = Trouble(
+TLS_FAILED: Final = FailureKind("the TLS handshake failed: see the reason")
+UNKNOWN_ISSUER: Final = FailureKind(
     "its certificate is from an authority that this machine does not trust: set REDIS_TLS_CA_FILE to the "
     "authority's certificate"
 )
-OTHER_NAME: Final = Trouble(
+OTHER_NAME: Final = FailureKind(
     "its certificate is for another name: set REDIS_HOST to a name or an address in the certificate"
 )
-EXPIRED: Final = Trouble("its certificate is not valid today: renew it, or correct this machine's clock")
-BAD_CERTIFICATE: Final = Trouble("its certificate cannot be verified: see the reason, and REDIS_TLS_CA_FILE")
-CLIENT_CERTIFICATE_WANTED: Final = Trouble(
+EXPIRED: Final = FailureKind("its certificate is not valid today: renew it, or correct this machine's clock")
+BAD_CERTIFICATE: Final = FailureKind(
+    "its certificate cannot be verified: see the reason, and REDIS_TLS_CA_FILE"
+)
+CLIENT_CERTIFICATE_WANTED: Final = FailureKind(
     "it wants a client certificate: set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
 )
-CLIENT_CERTIFICATE_REFUSED: Final = Trouble(
+CLIENT_CERTIFICATE_REFUSED: Final = FailureKind(
     "it refuses the client certificate: see REDIS_TLS_CERT_FILE, and the server's tls-ca-cert-file"
 )
-TLS_VERSIONS: Final = Trouble(
+TLS_VERSIONS: Final = FailureKind(
     "it has no version or cipher of TLS in common with this machine: update it, or allow TLS 1.2 there"
 )
 
@@ -110,69 +114,69 @@ BY_SETTINGS: Final = (
     *(PLAIN_WANTED, TLS_FAILED, UNKNOWN_ISSUER, OTHER_NAME, EXPIRED, BAD_CERTIFICATE, TLS_VERSIONS),
     *(CLIENT_CERTIFICATE_WANTED, CLIENT_CERTIFICATE_REFUSED),
 )
-"""Failures that last until a setting of the worker or the server is changed. `says` is the fault, a colon,
+"""Failures that last until a setting of the worker or the server is changed. `message` is the fault, a colon,
 and the remedy."""
 
-_TROUBLES: Final = {
-    "READONLY": Trouble(f"it is a read-only replica: {_PRIMARY}", elsewhere=True),
-    "MASTERDOWN": Trouble(f"it is a replica that has lost its primary: {_PRIMARY}", elsewhere=True),
+_KINDS: Final = {
+    "READONLY": FailureKind(f"it is a read-only replica: {_PRIMARY}", reconnect=True),
+    "MASTERDOWN": FailureKind(f"it is a replica that has lost its primary: {_PRIMARY}", reconnect=True),
     "CLUSTERDOWN": CLUSTER,
     "CROSSSLOT": CLUSTER,
     "MOVED": CLUSTER,
     "ASK": CLUSTER,
     "TRYAGAIN": CLUSTER,
-    "LOADING": Trouble("it is loading its data, and serves when that is done", elsewhere=True),
-    "NOAUTH": Trouble(
-        "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", elsewhere=True
+    "LOADING": FailureKind("it is loading its data, and serves when that is done", reconnect=True),
+    "NOAUTH": FailureKind(
+        "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", reconnect=True
     ),
-    "WRONGPASS": Trouble(
-        "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", elsewhere=True
+    "WRONGPASS": FailureKind(
+        "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", reconnect=True
     ),
-    "NOPERM": Trouble("it does not allow that to this user: docs/operations.md has the ACL rule"),
-    "OOM": Trouble("its memory is used up: raise its maxmemory, or lower RESULT_TTL_SECONDS"),
-    "MISCONF": Trouble("it takes no writes because it cannot save to its disk: its log says why"),
-    "NOREPLICAS": Trouble("it has fewer replicas than it wants for a write (min-replicas-to-write)"),
-    "BUSY": Trouble("it is busy with a script of somebody's: SCRIPT KILL ends that"),
-    "DENIED": Trouble(
+    "NOPERM": FailureKind("it does not allow that to this user: docs/operations.md has the ACL rule"),
+    "OOM": FailureKind("its memory is used up: raise its maxmemory, or lower RESULT_TTL_SECONDS"),
+    "MISCONF": FailureKind("it takes no writes because it cannot save to its disk: its log says why"),
+    "NOREPLICAS": FailureKind("it has fewer replicas than it wants for a write (min-replicas-to-write)"),
+    "BUSY": FailureKind("it is busy with a script of somebody's: SCRIPT KILL ends that"),
+    "DENIED": FailureKind(
         "it is in protected mode and serves its own machine only: set a password there (requirepass), and "
         "REDIS_PASSWORD here"
     ),
-    "clients": Trouble("it has as many clients as it takes: raise its maxclients"),
-    "refused": Trouble("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
-    "name": Trouble("its name leads nowhere: set REDIS_HOST"),
+    "clients": FailureKind("it has as many clients as it takes: raise its maxclients"),
+    "refused": FailureKind("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
+    "name": FailureKind("its name leads nowhere: set REDIS_HOST"),
 }
 # Texts of the server that no code word tells apart; the first that is found counts.
-_TEXTS: Final[tuple[tuple[re.Pattern[str], Trouble], ...]] = tuple(
-    (re.compile(pattern), trouble)
-    for pattern, trouble in (
-        ("max number of clients", _TROUBLES["clients"]),
+_TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        ("max number of clients", _KINDS["clients"]),
         ("SELECT is not allowed in cluster mode", CLUSTER),
         ("DB index is out of range|invalid DB index", NO_DATABASE),
         ("called without any password configured|but no password is set", NO_PASSWORD_THERE),
         (r"(?i)unknown command ['`](eval|evalsha)\b", NO_SCRIPTS),
         ("(?i)unknown command ", UNKNOWN_COMMAND),
         # From before version 7.2; since then the text ends as NOPERM's does.
-        ("The user executing the script can't|ACL failure in script", _TROUBLES["NOPERM"]),
+        ("The user executing the script can't|ACL failure in script", _KINDS["NOPERM"]),
         # Redis 4 and older: TIME before a write, and HSET of several fields.
         ("non deterministic commands|Wrong number of args calling Redis command", TOO_OLD),
-        ("protected mode", _TROUBLES["DENIED"]),
+        ("protected mode", _KINDS["DENIED"]),
     )
 )
 # A server that is busy in a pool of clients is a RedisConnectionError too: the finer classes come first.
-_CLASSES: Final[tuple[tuple[type[BaseException], Trouble], ...]] = (
-    (ReadOnlyError, _TROUBLES["READONLY"]),
-    (MasterDownError, _TROUBLES["MASTERDOWN"]),
+_CLASSES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
+    (ReadOnlyError, _KINDS["READONLY"]),
+    (MasterDownError, _KINDS["MASTERDOWN"]),
     (ClusterDownError, CLUSTER),
     (ClusterCrossSlotError, CLUSTER),
     (MovedError, CLUSTER),
     (AskError, CLUSTER),
     (TryAgainError, CLUSTER),
-    (BusyLoadingError, _TROUBLES["LOADING"]),
-    (AuthenticationError, _TROUBLES["NOAUTH"]),
-    (NoPermissionError, _TROUBLES["NOPERM"]),
-    (OutOfMemoryError, _TROUBLES["OOM"]),
-    (ConnectionRefusedError, _TROUBLES["refused"]),
-    (socket.gaierror, _TROUBLES["name"]),
+    (BusyLoadingError, _KINDS["LOADING"]),
+    (AuthenticationError, _KINDS["NOAUTH"]),
+    (NoPermissionError, _KINDS["NOPERM"]),
+    (OutOfMemoryError, _KINDS["OOM"]),
+    (ConnectionRefusedError, _KINDS["refused"]),
+    (socket.gaierror, _KINDS["name"]),
     (RedisTimeoutError, SILENT),
     (TimeoutError, SILENT),
     (InvalidResponse, NONSENSE),
@@ -214,22 +218,22 @@ _QUOTED: Final = re.compile(
 )
 
 
-class StoreError(ResultStoreError):
+class RedisCallError(ResultStoreError):
     """Redis failed; the message says what is wrong, and what to do.
 
     Args:
         address: Host and port.
         doing: The operation.
-        trouble: The kind of failure; None if it is not known.
+        kind: The kind of failure; None if it is not known.
         error: The client's error.
     """
 
-    def __init__(self, address: str, doing: str, trouble: Trouble | None, error: BaseException) -> None:
-        super().__init__(f"Redis at {address}: {doing}: {in_words(trouble, error)}")
-        self.trouble = trouble
+    def __init__(self, address: str, doing: str, kind: FailureKind | None, error: BaseException) -> None:
+        super().__init__(f"Redis at {address}: {doing}: {described(kind, error)}")
+        self.kind = kind
 
 
-def of(error: BaseException) -> Trouble | None:
+def kind_of(error: BaseException) -> FailureKind | None:
     """What kind of failure it is; None when it is none of those that can be told apart."""
     causes = list(_causes(error))
     for problem in causes:  # the client wraps errors in classes, some of which show the kind
@@ -239,43 +243,43 @@ def of(error: BaseException) -> Trouble | None:
         ):
             return _of_tls(problem)
     for problem in causes:
-        if (trouble := _of_words(problem)) is not None:
-            return trouble
+        if (kind := _of_words(problem)) is not None:
+            return kind
         if not isinstance(problem, (RedisConnectionError, OSError)):
             return None
     return None
 
 
-def _of_tls(error: ssl.SSLError) -> Trouble:
+def _of_tls(error: ssl.SSLError) -> FailureKind:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY_CODES.get(error.verify_code, BAD_CERTIFICATE)
     return _TLS_REASONS.get(error.reason or "", TLS_FAILED)
 
 
-def _of_words(error: BaseException) -> Trouble | None:
+def _of_words(error: BaseException) -> FailureKind | None:
     """By the server's message, else by the class of the client's error, else by a quoted error code."""
     said = str(error)
-    for pattern, trouble in _TEXTS:
+    for pattern, kind in _TEXTS:
         if pattern.search(said):
-            return trouble
-    for kind, trouble in _CLASSES:
-        if isinstance(error, kind):
-            return trouble
+            return kind
+    for error_class, kind in _CLASSES:
+        if isinstance(error, error_class):
+            return kind
     quoted = _QUOTED.search(said)
-    return None if quoted is None else _TROUBLES[quoted[1]]
+    return None if quoted is None else _KINDS[quoted[1]]
 
 
-def sentence(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The failure for a person: what it is, what to do, and the server's or the system's own words."""
-    return in_words(of(error), error)
+    return described(kind_of(error), error)
 
 
-def in_words(trouble: Trouble | None, error: BaseException) -> str:
-    """As `sentence`, of a kind that is known."""
+def described(kind: FailureKind | None, error: BaseException) -> str:
+    """As `describe`, of a kind that is known."""
     said = str(error) or type(error).__name__
-    if trouble is None:
+    if kind is None:
         return said
-    return f"{trouble.says} ({said})" if str(error) else trouble.says
+    return f"{kind.message} ({said})" if str(error) else kind.message
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
