@@ -165,7 +165,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
         )
     )
     first = ReadinessChecks(
-        (ReadinessCheck("queue", broker.not_ready_reason), ReadinessCheck("storage", buckets.unusable)),
+        (ReadinessCheck("queue", broker.verify), ReadinessCheck("storage", buckets.unusable)),
         health,
     )
     await _until_all_answered(first, worker)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent.broker import sqs as sqs_module
+from nanoagent.broker import sqs_messages
 from nanoagent.broker.memory import MemoryBroker
 from nanoagent.broker.sqs import SqsBroker
+from nanoagent.broker.sqs_redrive import policy_in
 from nanoagent.model.errors import BrokerError
 from support.services.slow_server import slow_server
 
@@ -339,7 +340,7 @@ async def test_a_lease_whose_receipt_is_worthless_is_lost(queue: Queue):
     async with asyncio.timeout(DEADLINE_S):
         reason = await delivery.lost
     if isinstance(queue, SqsQueue):  # said by the queue, not found out by waiting
-        assert "knows the receipt no more" in reason
+        assert "no longer accepts the receipt handle" in reason
 
 
 async def test_a_delivery_that_was_lost_cannot_be_settled(queue: Queue):
@@ -690,9 +691,9 @@ async def test_a_redrive_policy_that_cannot_be_read_is_none(stack: EmbeddedStack
 
 @pytest.mark.parametrize("policy", ["{[", "[]", "null", '"x"', "3", "", '{"maxReceiveCount": "x"}'])
 async def test_a_redrive_policy_that_says_nothing_is_none(policy: str):
-    delivery = sqs_module._delivery({"MessageId": "m", "ReceiptHandle": "r"})
+    delivery = sqs_messages.delivery_of({"MessageId": "m", "ReceiptHandle": "r"})
     broker = SqsBroker(None, "http://q/1/q", dlq_url=None, wait_s=0, visibility_s=30)
-    broker._policy = sqs_module._policy({"Attributes": {"RedrivePolicy": policy}})
+    broker._redrive._policy = policy_in({"Attributes": {"RedrivePolicy": policy}})
 
     assert not broker.is_last(delivery)
 
@@ -704,9 +705,9 @@ async def test_a_queue_that_moves_messages_away_early_is_warned_of_once(
     async with sqs_queue(stack, clients, max_receives=10, least_receives=least) as queue:
         with capture_logs() as logs:
             for _ in range(2):
-                await queue.broker._read_policy()
+                await queue.broker._redrive.read()
 
-    said = [entry for entry in logs if "moves messages away early" in entry["event"]]
+    said = [entry for entry in logs if entry["event"] == "maxReceiveCount too small"]
     assert [entry["should_be"] for entry in said] == [least] * warned
 
 
@@ -738,7 +739,8 @@ async def test_a_message_buried_twice_in_a_fifo_dead_letter_queue_is_there_once(
     async with sqs_queue(stack, clients, fifo=True) as queue:
         await queue.send("mine", "g")
         delivery = await receive_one(queue.broker)
-        lease = queue.broker._leases[delivery]
+        lease = queue.broker._leases.find(delivery)
+        assert lease is not None
         for _ in range(2):  # as a worker does that died before it could delete it
             await queue.broker._send_dead_letter(queue.dlq_url, lease, "reason", 5)
 
@@ -869,7 +871,9 @@ async def test_a_lease_is_renewed_for_twelve_hours_at_most(stack: EmbeddedStack,
         await queue.send("endless")
         delivery = await receive_one(queue.broker)
 
-        queue.broker._leases[delivery].held_since -= 12 * 3600
+        lease = queue.broker._leases.find(delivery)
+        assert lease is not None
+        lease.held_since -= 12 * 3600
 
         async with asyncio.timeout(DEADLINE_S):
             assert "12 h" in await delivery.lost
@@ -908,7 +912,7 @@ async def test_a_renewal_that_is_throttled_does_not_lose_the_lease(stack: Embedd
         delivery = await receive_one(queue.broker)
         await until(lambda: bool(refused))
 
-        assert delivery in queue.broker._leases
+        assert queue.broker._leases.find(delivery) is not None
         async with asyncio.timeout(DEADLINE_S):
             assert "in time" in await delivery.lost  # it was never granted more
 
@@ -934,7 +938,7 @@ async def test_a_delete_that_fails_is_tried_again_for_as_long_as_a_visibility_ti
     stack: EmbeddedStack, clients: AwsClients
 ):
     async with sqs_queue(stack, clients) as queue:
-        queue.broker._visibility_s = 30
+        queue.broker._deletions._retry_s = 30
         attempts: list[None] = []
 
         def fail_for_a_while(**_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The port to a job queue."""
+"""The interface of a job queue."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
-def _not_lost() -> asyncio.Future[str]:
+def _new_future() -> asyncio.Future[str]:
     return asyncio.get_running_loop().create_future()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One receipt of one message. Identity is the object's: two receipts of a message are two deliveries.
+    """One receipt of one message.
+
+    Deliveries compare by identity: two receipts of one message are two deliveries.
 
     Attributes:
-        message_id: The queue's own name for the message.
-        receipt: What the queue wants to see when the message is settled.
+        message_id: The message's ID, given by the queue.
+        receipt: The receipt handle, which the queue requires to settle the message.
         body: The message's text.
-        receive_count: How often the queue has handed it out, this time included (≥ 1).
-        sent_at: When its sender sent it, Unix epoch seconds.
-        received_at: When this receipt arrived here, Unix epoch seconds.
-        group_id: The message group of a FIFO (or fair) queue, if any.
-        in_order: Whether the queue keeps the order of its group: what comes later is not to be worked on
-            before this is settled.
-        lost: Done, with the reason, once the lease is no longer ours: another worker may have the message.
-            A future rather than an event, so that watching it takes no task of its own.
+        receive_count: How often the queue has delivered the message, including this delivery (at least 1).
+        sent_at: When the sender sent the message, Unix epoch seconds.
+        received_at: When this delivery arrived, Unix epoch seconds.
+        group_id: The message group ID; None for a message without a group.
+        in_order: Whether the queue keeps the order of the group. A later message of the group must not be
+            processed before this one is settled.
+        lost: Completed with the reason when the lease is lost. Another worker may then receive the message.
+            A future is used because a callback on it needs no task per delivery.
     """
 
     message_id: str
@@ -37,57 +39,69 @@ class Delivery:
     received_at: float
     group_id: str | None = None
     in_order: bool = False
-    lost: asyncio.Future[str] = field(default_factory=_not_lost, repr=False)
+    lost: asyncio.Future[str] = field(default_factory=_new_future, repr=False)
 
 
 class Broker(Protocol):
-    """At-least-once delivery with leases.
+    """A queue that delivers each message at least once, and leases it to the receiver.
 
-    From `receive` until it is settled by exactly one of `ack`, `nack` or `dead_letter`, a delivery's lease
-    is renewed by the broker itself. Settling twice is a mistake of the caller's and is ignored. When a lease
-    cannot be kept, the broker says so by `Delivery.lost`; settling that delivery then does nothing.
+    The broker renews the lease of a delivery from `receive` until the delivery is settled. Exactly one of
+    `ack`, `nack` and `dead_letter` settles a delivery. A second attempt to settle it has no effect. If the
+    lease cannot be renewed, the broker completes `Delivery.lost`; settling the delivery then has no effect.
 
-    Every method raises `BrokerError` when the queue fails; `ack` may do its work in a batch a moment
-    later, and a failure to delete only means that the message comes again.
+    Every method raises `BrokerError` when the queue fails. `ack` may delete the message later, in a batch. A
+    message that could not be deleted is received again.
     """
 
     async def receive(self, limit: int) -> list[Delivery]:
-        """Wait (long poll) for up to `limit` messages, 1 ≤ limit ≤ 10; may return none."""
+        """Wait for up to `limit` messages (1 to 10) by a long poll; the list may be empty."""
         ...
 
     async def ack(self, delivery: Delivery) -> None:
-        """The job is done and its result stored: delete the message."""
+        """Delete the message: the job has ended and its result is stored."""
         ...
 
     def is_last(self, delivery: Delivery) -> bool:
-        """Whether the queue, by its redrive policy, hands the message out no more after this receipt.
+        """Whether the queue's redrive policy allows no further receipt of the message.
 
-        It would move it to its dead-letter queue then, and tell nobody. False where no policy is known.
+        The queue would move the message to its dead-letter queue at the next receipt, and no sender would
+        get a result. False if no redrive policy is known.
         """
         ...
 
     async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """Let the message be received again, by anyone, after `delay_s` seconds (0: at once).
+        """Return the message to the queue; any worker may receive it after the delay.
 
-        After its last receipt a fresh copy takes its place, whose receipts are counted anew; `poison` is left
-        to the redrive policy instead.
+        A message after its last receipt is replaced by a copy, whose receipts are counted from zero.
 
-        Returns False, with the lease kept, when the message would not come again: it is its last receipt,
-        and the queue took no copy, or its order would be lost with it.
+        Args:
+            delivery: The delivery to settle.
+            delay_s: The delay, seconds; 0 for none.
+            poison: Do not copy the message after its last receipt; leave it to the redrive policy.
+
+        Returns:
+            False if the message would not be received again: this was its last receipt, and it could not be
+            copied, or a copy would break the order of its group. The delivery then stays unsettled.
         """
         ...
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Move the message to the dead-letter queue, with `reason` and `attempts` as attributes.
+        """Move the message to the dead-letter queue.
 
-        Returns False, with the lease kept, when no dead-letter queue is known.
+        Args:
+            delivery: The delivery to settle.
+            reason: Why, one sentence; stored as the attribute `reason`.
+            attempts: The number of failed attempts; stored as the attribute `attempts`.
+
+        Returns:
+            False if no dead-letter queue is known. The delivery then stays unsettled.
         """
         ...
 
     async def redrives(self) -> bool:
-        """Whether the queue has a redrive policy of its own, so that poison may be left to it."""
+        """Whether the queue has a redrive policy, so that poison messages can be left to it."""
         ...
 
     async def close(self) -> None:
-        """Flush pending deletes, stop renewing leases, close connections. Idempotent."""
+        """Finish pending deletions, stop renewing leases, and close connections. Idempotent."""
         ...

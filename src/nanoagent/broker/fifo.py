@@ -1,15 +1,16 @@
-"""The order of a FIFO queue's message groups.
+"""Keeps the order of a FIFO queue's message groups.
 
-SQS hands out several messages of a group at once, in order, and no more of the group until all of them are
-deleted or visible again. So order is only to be kept among what came together, and between that and what
-comes next. A later one gets its turn when the one before it is settled for good: its result is stored then,
-so that it is not run again even if its delete should fail, or its lease be lost. If one goes back, those
-behind it go back before it. It is in flight until then, which keeps the whole group from everyone, and hidden
-afterwards for as long as it is told to stay away, which keeps those behind it (Amazon SQS Developer Guide,
-"FIFO queue delivery logic").
+SQS may deliver several messages of one group together, in order. It delivers no further message of the group
+until each of these is deleted or visible again (Amazon SQS Developer Guide, "FIFO queue delivery logic").
+So order must be kept within the messages that came together, and between them and the next ones.
 
-A message that cannot be read is no job, and nobody waits for it: those behind it, whose receipts would be
-used up with its own, go on.
+* A delivery gets its turn when the delivery before it has ended for good. Its result is stored by then, so it
+  is not run again, even if its deletion fails or its lease is lost.
+* When a delivery is returned to the queue, the later deliveries of its group are returned first. The group
+  stays blocked until the earliest message is returned, and then for that message's delay. So SQS delivers the
+  group in order again.
+* A message that is not a valid job does not block its group. If the later messages were returned each time,
+  their receipts would be used up together with those of the invalid message.
 """
 
 from __future__ import annotations
@@ -22,26 +23,27 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from nanoagent.broker.base import Broker, Delivery
 
-# A queue that hangs must not hold a drain up twice; and SQS hands out nothing past what is in flight.
-_PATIENCE_S: Final = 5.0
+# The longest wait for the return of later deliveries. A queue that hangs must not delay a drain for longer.
+# The order is kept all the same: SQS delivers no message of a group while an earlier one is in flight.
+_RETURN_MAX_S: Final = 5.0
 
 
-def _future() -> asyncio.Future[bool]:
+def _new_future() -> asyncio.Future[bool]:
     return asyncio.get_running_loop().create_future()
 
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One delivery's place in its series.
+    """The place of one delivery in its series.
 
     Attributes:
-        series: What came together with it.
-        turn: Done when it may be worked on (True), or has to go back (False).
-        left: Set when it is settled.
+        series: The series.
+        turn: Completed with True when the delivery may be processed, with False when it must be returned.
+        left: Set when the delivery is settled.
     """
 
     series: _Series
-    turn: asyncio.Future[bool] = field(default_factory=_future)
+    turn: asyncio.Future[bool] = field(default_factory=_new_future)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     def decide(self, *, its_turn: bool) -> None:
@@ -51,12 +53,12 @@ class _Place:
 
 @dataclass(slots=True, eq=False)
 class _Series:
-    """Deliveries of one group that came together, in order, as far as they are not settled.
+    """The unsettled deliveries of one group that were received together.
 
     Attributes:
-        group: Which.
-        places: Theirs.
-        next: What came later, while this was still open: a lease was lost, say.
+        group: The message group ID.
+        places: Their places, in order.
+        next: The series that was received while this one was unsettled, for example after a lost lease.
     """
 
     group: str
@@ -65,10 +67,10 @@ class _Series:
 
 
 class FifoOrder:
-    """A `Broker` before which the deliveries of a message group wait for their turn.
+    """A `Broker` that makes the deliveries of a message group wait for their turn.
 
     Args:
-        broker: The broker itself.
+        broker: The broker that receives and settles messages.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -77,12 +79,12 @@ class FifoOrder:
         self._latest: dict[str, _Series] = {}
 
     async def turn(self, delivery: Delivery) -> bool:
-        """Wait until a delivery may be worked on; False when it has to go back to the queue instead."""
+        """Wait until a delivery may be processed; returns False if it must be returned to the queue."""
         place = self._places.get(delivery)
         return place is None or await asyncio.shield(place.turn)
 
     def must_wait(self, delivery: Delivery) -> bool:
-        """Whether its turn is still to come."""
+        """Whether an earlier delivery of the group must end first."""
         place = self._places.get(delivery)
         return place is not None and not place.turn.done()
 
@@ -96,7 +98,7 @@ class FifoOrder:
                 place = self._places[delivery] = _Place(series)
                 series.places.append(place)
         for series in together.values():
-            self._begin(series)
+            self._append(series)
         return deliveries
 
     def is_last(self, delivery: Delivery) -> bool:
@@ -109,26 +111,26 @@ class FifoOrder:
         self._leave(delivery, for_good=True)
 
     async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """See `Broker.nack`; those behind it in its group go back first, unless it is poison."""
+        """See `Broker.nack`. Later deliveries of the group are returned first, unless this one is poison."""
         place = self._places.get(delivery)
         if place is not None and not poison:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE_S):
-                    await asyncio.gather(*(later.left.wait() for later in _recall(place)))
-        is_back = True
+                async with asyncio.timeout(_RETURN_MAX_S):
+                    await asyncio.gather(*(later.left.wait() for later in _recall_later(place)))
+        is_settled = True
         try:
-            is_back = await self._broker.nack(delivery, delay_s, poison=poison)
+            is_settled = await self._broker.nack(delivery, delay_s, poison=poison)
         finally:
-            if is_back:
+            if is_settled:
                 self._leave(delivery, for_good=poison)
-        return is_back
+        return is_settled
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
         """See `Broker.dead_letter`."""
-        is_buried = await self._broker.dead_letter(delivery, reason, attempts)
-        if is_buried:
+        is_settled = await self._broker.dead_letter(delivery, reason, attempts)
+        if is_settled:
             self._leave(delivery, for_good=True)
-        return is_buried
+        return is_settled
 
     async def redrives(self) -> bool:
         """See `Broker.redrives`."""
@@ -138,7 +140,8 @@ class FifoOrder:
         """See `Broker.close`."""
         await self._broker.close()
 
-    def _begin(self, series: _Series) -> None:
+    def _append(self, series: _Series) -> None:
+        """Put a series behind the unsettled one of its group, or begin it if there is none."""
         before = self._latest.get(series.group)
         self._latest[series.group] = series
         if before is None:
@@ -147,6 +150,11 @@ class FifoOrder:
             before.next = series
 
     def _leave(self, delivery: Delivery, *, for_good: bool) -> None:
+        """Remove a settled delivery; the next one of the group gets its turn.
+
+        Within a series the next delivery gets its turn only if this one ended for good. Otherwise it must be
+        returned too.
+        """
         place = self._places.pop(delivery, None)
         if place is None:
             return
@@ -163,10 +171,10 @@ class FifoOrder:
             del self._latest[series.group]
 
 
-def _recall(place: _Place) -> list[_Place]:
-    """Have those behind it go back; returns them."""
+def _recall_later(place: _Place) -> list[_Place]:
+    """Make the later deliveries of the series return to the queue; returns their places."""
     places = place.series.places
-    behind = places[places.index(place) + 1 :] if place in places else []
-    for later in behind:
-        later.decide(its_turn=False)
-    return behind
+    later = places[places.index(place) + 1 :] if place in places else []
+    for each in later:
+        each.decide(its_turn=False)
+    return later

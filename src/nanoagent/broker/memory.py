@@ -1,4 +1,4 @@
-"""Jobs from a queue in this process: for tests of the worker, and for trying it without SQS."""
+"""A queue in this process, for tests of the worker and for trying the worker without SQS."""
 
 from __future__ import annotations
 
@@ -16,40 +16,147 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_MAX_DELAY_S: Final = 900  # SQS's for a message that is sent
+_MAX_SEND_DELAY_S: Final = 900  # as in SQS
 
 
 @dataclass(eq=False, slots=True)
 class _Message:
+    """A message in the queue.
+
+    Attributes:
+        message_id: The message's ID.
+        body: The message's text.
+        sent_at: When the message was sent, Unix epoch seconds.
+        group_id: The message group ID; None for a message without a group.
+        visible_at: When the message can be received, monotonic seconds.
+        is_held: Whether a delivery of the message has a lease.
+        receive_count: How often the message was received.
+    """
+
     message_id: str
     body: str
     sent_at: float
     group_id: str | None
     visible_at: float
+    is_held: bool = False
     receive_count: int = 0
+
+
+class _Queue:
+    """The messages of a queue: which of them can be received, and when.
+
+    Args:
+        max_receives: The redrive policy's maxReceiveCount; None for a queue without a policy.
+        fifo: Whether the order of message groups is kept.
+        clock: Returns monotonic seconds; None for the event loop's clock.
+    """
+
+    def __init__(self, *, max_receives: int | None, fifo: bool, clock: Callable[[], float] | None) -> None:
+        self.redriven: list[str] = []
+        self._max_receives = max_receives
+        self._fifo = fifo
+        self._clock = clock
+        self._messages: list[_Message] = []
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Event()
+
+    def now(self) -> float:
+        """Return the time, monotonic seconds."""
+        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+
+    def put(self, body: str, *, group_id: str | None, sent_at: float, delay_s: float = 0) -> _Message:
+        """Add a message, which can be received after the delay."""
+        message_id = f"message-{next(self._numbers)}"
+        message = _Message(message_id, body, sent_at, group_id, self.now() + delay_s)
+        self._messages.append(message)
+        self._changed.set()
+        return message
+
+    def remove(self, message: _Message) -> None:
+        """Delete a message."""
+        self._messages.remove(message)
+
+    def release(self, message: _Message, delay_s: float) -> None:
+        """End the lease on a message, which can be received again after the delay."""
+        message.is_held = False
+        message.visible_at = self.now() + max(0.0, delay_s)
+        self._changed.set()
+
+    def take(self, limit: int) -> list[_Message]:
+        """Lease up to `limit` messages; first move messages after their last receipt to `redriven`."""
+        ready = self._ready()
+        if self._max_receives is not None:
+            for message in [each for each in ready if each.receive_count >= self._max_receives]:
+                ready.remove(message)
+                self._messages.remove(message)
+                self.redriven.append(message.body)
+        taken = ready[:limit]
+        for message in taken:
+            message.is_held = True
+            message.receive_count += 1
+        return taken
+
+    def depth(self) -> tuple[int, int, int]:
+        """Return how many messages are visible, how many are held, and how many are hidden by a delay."""
+        now = self.now()
+        held = sum(message.is_held for message in self._messages)
+        visible = sum(message.visible_at <= now for message in self._messages if not message.is_held)
+        return visible, held, len(self._messages) - held - visible
+
+    def next_visible_at(self) -> float:
+        """Return when the next message can be received, monotonic seconds; infinity without one."""
+        free = (message.visible_at for message in self._messages if not message.is_held)
+        return min(free, default=math.inf)
+
+    def wake(self) -> None:
+        """End the waiting of all `wait_for_change` calls."""
+        self._changed.set()
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Wait until a message is added or released, or until the timeout."""
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    def _ready(self) -> list[_Message]:
+        """Return the messages that can be received.
+
+        If the order of groups is kept, a held or hidden message blocks the later messages of its group.
+        """
+        now = self.now()
+        ready: list[_Message] = []
+        blocked: set[str | None] = set()
+        for message in self._messages:
+            if message.is_held or message.visible_at > now:
+                blocked.add(message.group_id)
+            elif not self._fifo or message.group_id not in blocked:
+                ready.append(message)
+        return ready
 
 
 class MemoryBroker:
     """A `Broker` whose queue is a list.
 
-    A held lease never runs out, as if it were renewed in time; `lapse` and `close` let it run out as a
-    crash of the worker would, `lose` as a queue that cannot be reached, of which the worker learns.
+    A lease does not run out by itself. `lapse` and `close` let leases run out, as if the worker had crashed.
+    `lose` ends a lease as if SQS could not be reached for too long; the worker notices that.
 
     Args:
-        visibility_s: How long after `lapse` or `close` a message stays hidden, seconds.
+        visibility_s: How long a message stays hidden after `lapse` or `close`, seconds.
         wait_s: The length of a long poll, seconds.
-        max_receives: The redrive policy's maxReceiveCount; None for a queue without one.
-        dead_letter_queue: Whether `dead_letter` has somewhere to move messages to.
-        fifo: Whether it keeps the order of message groups.
-        clock: Monotonic seconds; the event loop's own by default. With another clock, `wait_s` should be
-            0: waiting takes the loop's time.
+        max_receives: The redrive policy's maxReceiveCount; None for a queue without a policy.
+        dead_letter_queue: Whether the queue has a dead-letter queue.
+        fifo: Whether the order of message groups is kept.
+        clock: Returns monotonic seconds; None for the event loop's clock. With another clock, `wait_s`
+            should be 0, because a long poll waits by the event loop's clock.
 
     Attributes:
-        acked: Every delivery that was acknowledged, in order.
-        returned: Every delivery that was returned, with its delay in seconds.
-        dead_lettered: Every message moved to the dead-letter queue, with the reason and the attempts.
-        copied: Every delivery that was returned as a fresh copy.
-        redriven: The bodies that the redrive policy moved there.
+        acked: The acknowledged deliveries, in order.
+        returned: The deliveries that were returned to the queue, each with its delay in seconds.
+        dead_lettered: The deliveries that were dead-lettered, each with the reason and the attempts.
+        copied: The deliveries whose message was replaced by a copy.
+        redriven: The bodies of the messages that the redrive policy moved to the dead-letter queue.
     """
 
     def __init__(
@@ -62,43 +169,34 @@ class MemoryBroker:
         fifo: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        self._queue = _Queue(max_receives=max_receives, fifo=fifo, clock=clock)
         self.acked: list[Delivery] = []
         self.returned: list[tuple[Delivery, float]] = []
         self.dead_lettered: list[tuple[Delivery, str, int]] = []
         self.copied: list[Delivery] = []
-        self.redriven: list[str] = []
+        self.redriven = self._queue.redriven
         self._visibility_s = visibility_s
         self._wait_s = wait_s
         self._max_receives = max_receives
         self._has_dead_letter_queue = dead_letter_queue
         self._fifo = fifo
-        self._clock = clock
-        self._messages: list[_Message] = []
         self._held: dict[Delivery, _Message] = {}
-        self._numbers = itertools.count(1)
-        self._changed = asyncio.Event()
         self._closed = False
 
     async def send(self, body: str, *, group_id: str | None = None) -> str:
-        """Put a message into the queue; returns its id."""
-        message = _Message(f"message-{next(self._numbers)}", body, time.time(), group_id, self._now())
-        self._messages.append(message)
-        self._changed.set()
-        return message.message_id
+        """Put a message into the queue; returns its ID."""
+        return self._queue.put(body, group_id=group_id, sent_at=time.time()).message_id
 
     def depth(self) -> tuple[int, int, int]:
-        """How many messages are visible, held, and hidden without being held."""
-        now = self._now()
-        free = self._free()
-        visible = sum(message.visible_at <= now for message in free)
-        return visible, len(self._held), len(free) - visible
+        """Return how many messages are visible, how many are held, and how many are hidden by a delay."""
+        return self._queue.depth()
 
     def lapse(self, delivery: Delivery) -> None:
-        """Stop renewing a lease, as if the worker that holds it had died."""
+        """Let a lease run out, as if its worker had died."""
         self._release(delivery, self._visibility_s)
 
     def lose(self, delivery: Delivery, reason: str = "not renewed") -> None:
-        """Take a lease away: the message can be received at once, and its holder is told."""
+        """End a lease and complete `Delivery.lost`; the message can be received at once."""
         if self._release(delivery, 0):
             delivery.lost.set_result(reason)
 
@@ -108,34 +206,35 @@ class MemoryBroker:
         Raises:
             BrokerError: The broker is closed.
         """
-        deadline = self._now() + self._wait_s
+        queue = self._queue
+        deadline = queue.now() + self._wait_s
         while True:
             if self._closed:
                 raise BrokerError("receive: the broker is closed")
             deliveries = self._take(limit)
-            until = min(deadline, self._next_visible_at())
-            if deliveries or self._now() >= deadline:
+            until = min(deadline, queue.next_visible_at())
+            if deliveries or queue.now() >= deadline:
                 return deliveries
-            await self._wait_for_change(until - self._now())
+            await queue.wait_for_change(until - queue.now())
 
     async def ack(self, delivery: Delivery) -> None:
-        """Delete the message."""
+        """Delete the message; see `Broker.ack`."""
         if self._remove(delivery):
             self.acked.append(delivery)
 
     def is_last(self, delivery: Delivery) -> bool:
-        """Whether the redrive policy lets it come no more; see `Broker.is_last`."""
+        """Whether the redrive policy allows no further receipt; see `Broker.is_last`."""
         return self._max_receives is not None and delivery.receive_count >= self._max_receives
 
     async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """Let the message be received again after `delay_s` seconds; see `Broker.nack`."""
+        """Return the message to the queue; see `Broker.nack`."""
         message = self._held.get(delivery)
         if message is None:
             return True
         if self.is_last(delivery) and not poison:
             if self._fifo:
                 return False
-            self._start_over(delivery, message, delay_s)
+            self._replace_by_copy(delivery, message, delay_s)
         else:
             self._release(delivery, delay_s)
         self.returned.append((delivery, delay_s))
@@ -150,47 +249,20 @@ class MemoryBroker:
         return True
 
     async def redrives(self) -> bool:
-        """Whether there is a redrive policy."""
+        """Whether the queue has a redrive policy; see `Broker.redrives`."""
         return self._max_receives is not None
 
     async def close(self) -> None:
-        """Let go of all leases. Idempotent."""
+        """Let all leases run out. Idempotent."""
         self._closed = True
         for delivery in list(self._held):
             self.lapse(delivery)
-        self._changed.set()
-
-    def _now(self) -> float:
-        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
-
-    def _free(self) -> list[_Message]:
-        held = set(self._held.values())
-        return [message for message in self._messages if message not in held]
+        self._queue.wake()
 
     def _take(self, limit: int) -> list[Delivery]:
-        ready = self._ready()
-        if self._max_receives is not None:
-            for message in [each for each in ready if each.receive_count >= self._max_receives]:
-                ready.remove(message)
-                self._messages.remove(message)
-                self.redriven.append(message.body)
-        return [self._deliver(message) for message in ready[:limit]]
+        return [self._lease(message) for message in self._queue.take(limit)]
 
-    def _ready(self) -> list[_Message]:
-        """What can be handed out; of a group in order nothing that is behind one that is not to be seen."""
-        now = self._now()
-        held = set(self._held.values())
-        ready: list[_Message] = []
-        blocked: set[str | None] = set()
-        for message in self._messages:
-            if message in held or message.visible_at > now:
-                blocked.add(message.group_id)
-            elif not self._fifo or message.group_id not in blocked:
-                ready.append(message)
-        return ready
-
-    def _deliver(self, message: _Message) -> Delivery:
-        message.receive_count += 1
+    def _lease(self, message: _Message) -> Delivery:
         delivery = Delivery(
             message_id=message.message_id,
             receipt=f"{message.message_id}/{message.receive_count}",
@@ -205,35 +277,23 @@ class MemoryBroker:
         return delivery
 
     def _release(self, delivery: Delivery, delay_s: float) -> bool:
+        """End the lease of a delivery; returns False if it has ended before."""
         message = self._held.pop(delivery, None)
         if message is None:
             return False
-        message.visible_at = self._now() + max(0.0, delay_s)
-        self._changed.set()
+        self._queue.release(message, delay_s)
         return True
 
-    def _start_over(self, delivery: Delivery, message: _Message, delay_s: float) -> None:
+    def _replace_by_copy(self, delivery: Delivery, message: _Message, delay_s: float) -> None:
         self._remove(delivery)
         self.copied.append(delivery)
-        visible_at = self._now() + min(max(0.0, delay_s), _MAX_DELAY_S)
-        message_id = f"message-{next(self._numbers)}"
-        copy = _Message(message_id, message.body, message.sent_at, message.group_id, visible_at)
-        self._messages.append(copy)
-        self._changed.set()
+        delay_s = min(max(0.0, delay_s), _MAX_SEND_DELAY_S)
+        self._queue.put(message.body, group_id=message.group_id, sent_at=message.sent_at, delay_s=delay_s)
 
     def _remove(self, delivery: Delivery) -> bool:
+        """Delete the message of a delivery; returns False if the lease has ended before."""
         message = self._held.pop(delivery, None)
         if message is None:
             return False
-        self._messages.remove(message)
+        self._queue.remove(message)
         return True
-
-    def _next_visible_at(self) -> float:
-        return min((message.visible_at for message in self._free()), default=math.inf)
-
-    async def _wait_for_change(self, timeout_s: float) -> None:
-        self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except TimeoutError:
-            return

@@ -100,7 +100,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         Probe("metrics and health", address),
         Probe("folders", all_folders),
         Probe(IMAGES, images),
-        Probe("SQS queue", services.broker.not_ready_reason),
+        Probe("SQS queue", services.broker.verify),
         Probe(BUCKETS, buckets),
         Probe("Redis", services.result_store.verify),
         *((Probe(MODELS, models),) if asks_models else ()),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent.broker import sqs
+from nanoagent.broker import sqs_messages
 from nanoagent.model import job as job_module
 from nanoagent.model.errors import UnreadableMessage
 from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, Job
@@ -282,20 +282,24 @@ ODD: Final = [
 
 @pytest.mark.parametrize("count", ODD)
 async def test_a_message_that_is_counted_oddly_is_a_delivery_like_others(count: Any) -> None:
-    delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": {COUNT: count}})
+    delivery = sqs_messages.delivery_of(
+        {"MessageId": "m", "ReceiptHandle": "r", "Attributes": {COUNT: count}}
+    )
     assert delivery.receive_count == {"9" * 19: 2**31 - 1}.get(count, 1)
 
 
 @pytest.mark.parametrize("sent_at", ODD)
 async def test_a_message_that_is_dated_oddly_is_a_delivery_like_others(sent_at: Any) -> None:
-    delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": {SENT_AT: sent_at}})
+    delivery = sqs_messages.delivery_of(
+        {"MessageId": "m", "ReceiptHandle": "r", "Attributes": {SENT_AT: sent_at}}
+    )
     assert 0 < delivery.sent_at <= delivery.received_at
 
 
 @pytest.mark.parametrize("first_sent", ODD)
 async def test_a_copy_that_is_dated_oddly_is_a_delivery_like_others(first_sent: Any) -> None:
     own = {"firstSentAt": {"DataType": "String", "StringValue": first_sent}}
-    delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "MessageAttributes": own})
+    delivery = sqs_messages.delivery_of({"MessageId": "m", "ReceiptHandle": "r", "MessageAttributes": own})
     assert 0 < delivery.sent_at <= delivery.received_at
 
 
@@ -303,17 +307,19 @@ async def test_a_copy_has_been_sent_when_the_first_was_and_no_message_after_it_w
     for first_sent, sent_at in (("1600000000500", 1_600_000_000.5), ("1800000000500", 1_700_000_000.5)):
         own = {"firstSentAt": {"DataType": "String", "StringValue": first_sent}}
         message_ = {"MessageId": "m", "ReceiptHandle": "r", "MessageAttributes": own}
-        assert sqs._delivery(message_ | {"Attributes": {SENT_AT: "1700000000500"}}).sent_at == sent_at
+        assert (
+            sqs_messages.delivery_of(message_ | {"Attributes": {SENT_AT: "1700000000500"}}).sent_at == sent_at
+        )
 
 
 async def test_a_message_that_is_counted_and_dated_is_a_delivery_of_then() -> None:
     attributes = {COUNT: "3", SENT_AT: "1700000000500"}
-    delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", "Attributes": attributes})
+    delivery = sqs_messages.delivery_of({"MessageId": "m", "ReceiptHandle": "r", "Attributes": attributes})
     assert (delivery.receive_count, delivery.sent_at) == (3, 1_700_000_000.5)
 
 
 @pytest.mark.parametrize("message_", [{}, {"Attributes": {}}, {"Attributes": {}, "MessageAttributes": {}}])
 async def test_a_message_of_which_nothing_is_said_is_a_delivery_like_others(message_: dict[str, Any]) -> None:
-    delivery = sqs._delivery({"MessageId": "m", "ReceiptHandle": "r", **message_})
+    delivery = sqs_messages.delivery_of({"MessageId": "m", "ReceiptHandle": "r", **message_})
     assert (delivery.body, delivery.receive_count, delivery.group_id) == ("", 1, None)
     assert delivery.sent_at == pytest.approx(delivery.received_at)

@@ -310,7 +310,17 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes(message)
 @pytest.mark.parametrize(
     ("name", "modules"),
     [
-        ("iam-policy.json", ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")),
+        (
+            "iam-policy.json",
+            (
+                "broker/sqs.py",
+                "broker/sqs_leases.py",
+                "broker/sqs_deletions.py",
+                "broker/sqs_redrive.py",
+                "storage/s3.py",
+                "telemetry/cloudwatch.py",
+            ),
+        ),
         ("iam-policy-sender.json", ("dev/sender/delivery.py",)),
     ],
 )

@@ -273,8 +273,8 @@ STARTS: Final = {
 ENDS_WITH_ITS_CALLER: Final = {
     ("app.py", "_start"): "the start, awaited there",
     ("broker/sqs.py", "SqsBroker.receive"): "one poll, awaited, or left to message_return",
-    ("broker/sqs.py", "SqsBroker._renew_all"): "one round's batches, awaited there",
-    ("broker/sqs.py", "SqsBroker._delete_soon"): "one timer for one batch; the next batch sets another",
+    ("broker/sqs_leases.py", "Leases._renew_all"): "one round's batches, awaited there",
+    ("broker/sqs_deletions.py", "Deletions.add"): "one timer for one batch; the next batch sets another",
     ("code/cache.py", "CodeCache._remember_fresh"): "one timer for one entry",
     ("code/single_flight.py", "SingleFlight._start"): "one fetch, awaited by all that want it",
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
@@ -459,7 +459,7 @@ async def readiness_checks(fault: Fault) -> None:
 
 async def lease_renewal(fault: Fault) -> None:
     async with sqs(fault) as (broker, queue):
-        fault.once(broker, "_renew_all")
+        fault.once(broker._leases, "_renew_all")
         await broker.receive(1)
         await until(lambda: queue.renewed)
 
@@ -467,7 +467,7 @@ async def lease_renewal(fault: Fault) -> None:
 async def lease_expiry(fault: Fault) -> None:
     async with sqs(fault, visibility_s=1) as (broker, queue):
         queue.grants = False
-        fault.once(broker, "_lose")
+        fault.once(broker._leases, "_lose")
         (delivery,) = await broker.receive(1)
         async with asyncio.timeout(DEADLINE_S):
             assert await delivery.lost == "not renewed in time"
@@ -475,7 +475,7 @@ async def lease_expiry(fault: Fault) -> None:
 
 async def redrive_policy(fault: Fault) -> None:
     async with sqs(fault) as (broker, queue):
-        fault.once(broker, "_read_policy")
+        fault.once(broker._redrive, "read")
         await broker.receive(1)
         await until(lambda: queue.asked)
 
@@ -498,7 +498,7 @@ async def message_return(fault: Fault) -> None:
             poll.cancel()
             await asyncio.wait({poll})
             queue.may_answer.set()
-            await until(lambda: not broker._short)
+            await until(lambda: not broker._short_tasks)
         assert queue.shown == 1  # of the second poll; what the first brought comes back by itself
 
 
