@@ -42,8 +42,8 @@ _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path less its NUL, unix(7)
 _SLOT_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")  # see container.slot
 # For how long SQS lets one receipt be held, however often it is renewed: "SQS visibility timeout".
 _MAX_HELD_S: Final = 43_200
-# What a job may need beside its program and its build: two waits for a slot (runner._SLOT_WAIT_S), fetching,
-# uploading, publishing. Measured in seconds; this is generous.
+# The time that a job may need beside its program and its build: two waits for admission
+# (runner._ADMISSION_TIMEOUT_S), fetching, uploading, publishing. Measured in seconds; this is generous.
 _BESIDE_S: Final = 600
 _MAX_BUILD_S: Final = _MAX_HELD_S - MAX_TIMEOUT_MS // 1000 - _BESIDE_S
 _REMAPPED_IDS: Final = 65_536  # see container.engine

@@ -39,7 +39,8 @@ from nanoagent.container.work_directory import WorkerHome
 from nanoagent.host import private_dirs, resources
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.disk import DiskRoom
-from nanoagent.jobs.admission import Budget, Slots
+from nanoagent.jobs.admission import Admission
+from nanoagent.jobs.admission_rules import Budget
 from nanoagent.jobs.executor import Executor, ExecutorParts
 from nanoagent.jobs.failures import Failures
 from nanoagent.jobs.outputs import OutputUploader
@@ -147,7 +148,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             spool=spool,
             executor=_executor(settings, running.parts, code, outputs, metrics),
             outputs=outputs,
-            slots=running.parts.slots,
+            admission=running.parts.admission,
             pool=running.parts.pool,
             metrics=metrics,
             health=health,
@@ -214,12 +215,12 @@ async def _open_runs(
     pool, image_ids = await _open_pool(settings, home, telemetry, opened, network.listening_addresses)
     programs = await opened.enter_async_context(_program_cache(settings))
     code = await opened.enter_async_context(_code_cache(settings, store, metrics, limit))
-    slots = Slots(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
-    metrics.watch_slots(slots)
+    admission = Admission(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
+    metrics.watch_admission(admission)
     parts = RunnerParts(
         settings=settings,
         programs=programs,
-        slots=slots,
+        admission=admission,
         pool=pool,
         image_ids=image_ids,
         spool=home.spool,
@@ -393,7 +394,7 @@ async def _start_self_test(
     cpus = settings.cpus_for(memory_mb)
     schedule = SelfTestSchedule(
         Suite(running, home.path / "selftest"),
-        lambda: running.slots.free_for(memory_mb, cpus) > 0,
+        lambda: running.admission.free_for(memory_mb, cpus) > 0,
         telemetry.metrics,
         telemetry.health,
         settings.selftest_interval_seconds,
@@ -421,7 +422,7 @@ async def selftest(settings: Settings) -> SelfTestResult:
         running = RunnerParts(
             settings=settings,
             programs=await opened.enter_async_context(_program_cache(settings)),
-            slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
+            admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
             pool=pool,
             image_ids=image_ids,
             spool=home.spool,

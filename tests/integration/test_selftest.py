@@ -19,7 +19,7 @@ from nanoagent.container.policy import Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import create_body
 from nanoagent.jobs import runner
-from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.admission import Admission
 from nanoagent.jobs.runner import RunnerParts
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
@@ -60,7 +60,7 @@ async def suite_at(level: Isolation, cache: Path, **changes: Any) -> AsyncIterat
         parts = RunnerParts(
             settings=settings,
             programs=programs,
-            slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
+            admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
             pool=pool,
             image_ids=await find_images(settings, driver),
             spool=home.spool,

@@ -36,7 +36,7 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe
 from nanoagent.container.pool import Pool
 from nanoagent.dev.sender import pack
-from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.admission import Admission
 from nanoagent.jobs.executor import Executor, ExecutorParts
 from nanoagent.jobs.outputs import OutputUploader
 from nanoagent.jobs.runner import Attempt, Runner, RunnerParts
@@ -167,7 +167,7 @@ async def worker() -> AsyncIterator[Worker]:
             RunnerParts(
                 settings=settings,
                 programs=programs,
-                slots=Slots(settings.worker_memory_mb, settings.worker_cpus),
+                admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
                 pool=pool,
                 image_ids={runtime: await driver.image_id(settings.image(runtime)) for runtime in Runtime},
                 spool=home.spool,

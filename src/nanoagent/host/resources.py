@@ -7,7 +7,7 @@
   left.
 * **Processes, open files and control groups** of the whole machine are counted: runs and other programs use
   them up together. Intake stops when few are left.
-* **Disk space and inodes** are looked at in `disk`. Memory, CPUs and user ids have budgets: `slots`,
+* **Disk space and inodes** are looked at in `disk`. Memory, CPUs and user ids have budgets: `admission`,
   `container.budget`, `CONTAINER_UID_BASE`.
 
 docs/operations.md lists all finite resources that were examined, also those without a budget.

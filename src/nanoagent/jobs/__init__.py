@@ -2,7 +2,7 @@
 
 * `executor`: the steps: fetch the code, build, run, upload, report.
 * `runner`: builds code and runs it, in containers of the pool.
-* `admission`: which waiting job may run now, by memory and CPU.
+* `admission`: makes jobs wait for room in the budget of memory and CPU. `admission_rules`: its decisions.
 * `outputs`: uploads the output files, and logs that are too large for the result.
 * `failures`: answers from memory for code that has just failed.
 * `tuner`: recommends a memoryMb.

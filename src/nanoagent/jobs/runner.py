@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import Lease, Pool
-    from nanoagent.jobs.admission import Slots
+    from nanoagent.jobs.admission import Admission
     from nanoagent.model.job import FunctionVersion, Job
     from nanoagent.network.listeners import Network
 
@@ -53,7 +53,7 @@ _MOST_SOURCE_BYTES: Final = MIB
 # programs still ran out of memory although their live data took half of it. Stacks, code and files need the
 # rest.
 _GO_MEMORY_PERCENT: Final = 75
-_SLOT_WAIT_S: Final = 60.0
+_ADMISSION_TIMEOUT_S: Final = 60.0
 _GRACE_MS: Final = 1000  # the contract's design: SIGTERM, one second, SIGKILL
 _BUILD_CAPTURE_BYTES: Final = 256 * 1024
 _BUILD_OUTPUT_BYTES: Final = 512 * MIB
@@ -140,7 +140,7 @@ class RunnerParts:
 
     settings: Settings
     programs: ProgramCache
-    slots: Slots
+    admission: Admission
     pool: Pool
     image_ids: dict[Runtime, str]
     spool: Path
@@ -240,7 +240,7 @@ class Runner:
         request = self._build_request(job.runtime)
         async with AsyncExitStack() as held:
             spool = held.enter_context(self._spool())
-            await self._enter_slot(binding, held)
+            await self._wait_for_admission(binding, held)
             held.enter_context(self._trying(job, tree))
             lease = await held.enter_async_context(self._parts.pool.lease(binding))
             built = await execution.execute(lease, request, spool)
@@ -295,7 +295,7 @@ class Runner:
         """One run in a slot and a container; both are free again when this returns."""
         async with AsyncExitStack() as held:
             with attempt.timed("acquire"):
-                await self._enter_slot(binding, held)
+                await self._wait_for_admission(binding, held)
                 attempt.on_running()
                 held.enter_context(trying)
                 lease = await held.enter_async_context(self._parts.pool.lease(binding))
@@ -309,20 +309,20 @@ class Runner:
             attempt.timings.run = round(ran.wall_ms, 3)
             return Ran(ran, lease.start, lease.isolation)
 
-    async def _enter_slot(self, binding: Binding, held: AsyncExitStack) -> None:
+    async def _wait_for_admission(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
-        slots = self._parts.slots
+        admission = self._parts.admission
         # A job whose code does not fit beside the largest job gets the whole worker.
-        needed_mb = min(binding.needed_mb, slots.total.memory_mb)
-        slot = slots.reserve(needed_mb, binding.cpus, binding.function_id)
-        if slots.free_for(needed_mb, binding.cpus, binding.function_id):
-            await held.enter_async_context(slot)
+        needed_mb = min(binding.needed_mb, admission.total.memory_mb)
+        reserved = admission.reserve(needed_mb, binding.cpus, binding.function_id)
+        if admission.free_for(needed_mb, binding.cpus, binding.function_id):
+            await held.enter_async_context(reserved)
             return
         try:
-            async with asyncio.timeout(_SLOT_WAIT_S):
-                await held.enter_async_context(slot)
+            async with asyncio.timeout(_ADMISSION_TIMEOUT_S):
+                await held.enter_async_context(reserved)
         except TimeoutError as exc:
-            raise ReturnToQueue(f"no room for this job within {_SLOT_WAIT_S:.0f} s") from exc
+            raise ReturnToQueue(f"no room for this job within {_ADMISSION_TIMEOUT_S:.0f} s") from exc
 
     def _reached(
         self, attempt: Attempt, lease: Lease, request: RunRequest, spool: Path

@@ -194,10 +194,10 @@ class Metrics:
         )
 
     def _make_other_metrics(self) -> None:
-        self._slots_memory = self._gauge(
+        self._budget_memory = self._gauge(
             "worker_slots_memory_bytes", "Memory budget of the running jobs", "state"
         )
-        self._slots_cpus = self._gauge("worker_slots_cpus", "CPU budget of the running jobs", "state")
+        self._budget_cpus = self._gauge("worker_slots_cpus", "CPU budget of the running jobs", "state")
         self._descriptors = self._gauge(
             "worker_file_descriptors", "File descriptors of the worker, those open and the limit", "state"
         )
@@ -339,13 +339,13 @@ class Metrics:
         """Set the result of an isolation check; `check` is a value of `selftest.checks.IsolationCheck`."""
         self._isolation_check.labels(check, runtime).set(ok)
 
-    def watch_slots(self, slots: BudgetUse) -> None:
-        """Read the budget's use from `slots` whenever the metrics are asked for."""
-        self._slots_memory.labels("used").set_function(lambda: slots.used.memory_mb * MIB)
-        self._slots_memory.labels("total").set_function(lambda: slots.total.memory_mb * MIB)
-        self._slots_cpus.labels("used").set_function(lambda: slots.used.cpus)
-        self._slots_cpus.labels("total").set_function(lambda: slots.total.cpus)
-        self._waiting.set_function(lambda: slots.waiting)
+    def watch_admission(self, admission: BudgetUse) -> None:
+        """Read the budget's use from `admission` whenever the metrics are asked for."""
+        self._budget_memory.labels("used").set_function(lambda: admission.used.memory_mb * MIB)
+        self._budget_memory.labels("total").set_function(lambda: admission.total.memory_mb * MIB)
+        self._budget_cpus.labels("used").set_function(lambda: admission.used.cpus)
+        self._budget_cpus.labels("total").set_function(lambda: admission.total.cpus)
+        self._waiting.set_function(lambda: admission.waiting)
 
     def watch_descriptors(self, limit: int, count: Callable[[], int]) -> None:
         """Count the open file descriptors whenever the metrics are asked for."""

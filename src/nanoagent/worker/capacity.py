@@ -1,4 +1,4 @@
-"""How many more jobs the worker can take, and which of those here it cannot keep."""
+"""How many more messages the worker can take, and which received jobs it must return for lack of room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.base import Broker, Delivery
     from nanoagent.config import Settings
-    from nanoagent.jobs.admission import Slots
+    from nanoagent.jobs.admission import Admission
     from nanoagent.model.job import Job
     from nanoagent.worker.inflight import InFlight
     from nanoagent.worker.lifecycle import Lifecycle
@@ -22,90 +22,99 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10
 """The most messages that SQS returns for one ReceiveMessage."""
 
-_MOST_WAITING: Final = 4  # jobs that wait for room while more messages are received
-_IN_FLIGHT_PER_SLOT: Final = 2  # one runs, one uploads
+_MAX_WAITING_FOR_ROOM: Final = 4  # jobs that wait for room while more messages are received
+_IN_FLIGHT_PER_RUN: Final = 2  # while one job runs, another may upload its outputs
 
 
 class Capacity:
-    """The worker's capacity, by the deliveries in flight and the budget of memory and CPU.
+    """The worker's capacity, from the deliveries in flight and the budget of memory and CPU.
 
     Args:
         in_flight: The deliveries that are not settled.
-        slots: The budget.
+        admission: The budget.
         broker: Knows which receipts are the last.
-        settings: The smallest job.
-        lifecycle: Is told when capacity changes.
+        settings: The size of the smallest job.
+        lifecycle: `capacity_changed` is set when capacity changes.
         jitter: Random numbers from 0 to 1.
+
+    Attributes:
+        throttle: The intervals between receives while `is_full_of_jobs_over_limit`.
     """
 
     def __init__(
         self,
         in_flight: Collection[InFlight],
-        slots: Slots,
+        admission: Admission,
         broker: Broker,
         settings: Settings,
         lifecycle: Lifecycle,
         jitter: Callable[[], float],
     ) -> None:
         self._in_flight = in_flight
-        self._slots = slots
+        self._admission = admission
         self._broker = broker
         self._settings = settings
         self._lifecycle = lifecycle
         self._jitter = jitter
         self._smallest_mb = settings.job_defaults.memory_mb
         self._smallest_cpus = settings.cpus_for(self._smallest_mb)
-        self.pace = fairness.Pace()
+        self.throttle = fairness.ReceiveThrottle()
 
     def room(self) -> int:
-        """How many more messages could run at once, counting those already here that do not run yet.
+        """How many more messages may be received now, at most `MAX_BATCH`.
 
-        Jobs that have run and upload count too when they become many: each may have a folder of output files
-        on the disk. Jobs over their function's concurrency limit do not count. Nor do jobs that wait for
-        room, while they may be overtaken and are few. They have to be few because new messages may be as
-        large, and other workers may have room for them.
+        It is the number of jobs of the smallest size that could run at once, less the jobs here that do not
+        run yet. Three kinds of jobs are special:
+
+        * Jobs that upload their outputs count when they become many: each may have a folder of output files
+          on the disk.
+        * Jobs over their function's concurrency limit do not count.
+        * Jobs that wait for room do not count while they may be overtaken and are few. They must be few
+          because new messages may be as large, and other workers may have room for them.
         """
-        waiting = self._slots.waiting_for_room
-        free = self._slots.admissible(self._smallest_mb, self._smallest_cpus)
+        waiting = self._admission.waiting_for_room
+        free = self._admission.admissible(self._smallest_mb, self._smallest_cpus)
         over_limit = self.over_limit().total()
         coming = max(0, sum(each.state.wants_room for each in self._in_flight) - over_limit - waiting)
-        total = self._slots.total
+        total = self._admission.total
         at_once = min(total.memory_mb // self._smallest_mb, int(total.cpus / self._smallest_cpus))
         working = sum(each.state.phase is not Phase.BEHIND for each in self._in_flight) - over_limit
-        most = _MOST_WAITING - waiting - coming if waiting else MAX_BATCH
-        return max(0, min(free - coming, _IN_FLIGHT_PER_SLOT * at_once - working, most, MAX_BATCH))
+        most = _MAX_WAITING_FOR_ROOM - waiting - coming if waiting else MAX_BATCH
+        return max(0, min(free - coming, _IN_FLIGHT_PER_RUN * at_once - working, most, MAX_BATCH))
 
-    def is_full_of_waiting(self) -> bool:
-        """Whether a further job of some function would be one too many to wait here."""
+    def is_full_of_jobs_over_limit(self) -> bool:
+        """Whether one more job over its function's limit would be too many, for at least one function."""
         return fairness.is_full(self.over_limit())
 
     def over_limit(self) -> Counter[str]:
-        """How many jobs here wait for their function's concurrency limit, by function."""
+        """Count the jobs here that wait because of their function's concurrency limit, by function."""
         waiting = (
             each.state.job for each in self._in_flight if each.state.wants_room and each.state.job is not None
         )
-        return fairness.beyond_share(waiting, self._share_left)
+        return fairness.count_over_limit(waiting, self._remaining_under_limit)
 
-    def _share_left(self, job: Job) -> int:
+    def _remaining_under_limit(self, job: Job) -> int:
         cpus = self._settings.cpus_for(job.memory_mb)
-        return self._slots.share_left_for(job.memory_mb, cpus, job.function_id)
+        return self._admission.remaining_under_limit(job.memory_mb, cpus, job.function_id)
 
-    def return_delay_s(self, job: Job, delivery: Delivery) -> float | None:
-        """For how long a job that has just come has to go back, because too many of its function wait here.
+    def check_limit(self, job: Job, delivery: Delivery) -> float | None:
+        """Check a job that has just been received against its function's concurrency limit.
 
         Returns:
-            Seconds; None when it may stay.
+            None when the job may stay; else the delay with which it must be returned, in seconds.
         """
         function = job.function_id
         over_limit = self.over_limit()
         if not over_limit[function]:
-            self.pace.found()
+            self.throttle.found_below_limit()
             return None
-        self._lifecycle.capacity_changed.set()  # it wants no room after all
-        if not fairness.is_crowded(over_limit, function):
+        self._lifecycle.capacity_changed.set()  # the job needs no room now
+        if not fairness.exceeds_waiting(over_limit, function):
             return None
         if delivery.in_order and self._broker.is_last(delivery):
-            return None  # it would not come again: only a message without a place in an order can be copied
+            return (
+                None  # the queue would not deliver it again, and cannot replace it with a copy in its order
+            )
         jobs = ((each.state.job, each.state.since) for each in self._in_flight)
         first = min(since for other, since in jobs if other is not None and other.function_id == function)
-        return fairness.away_s(delivery.receive_count, time.monotonic() - first, self._jitter())
+        return fairness.return_delay_s(delivery.receive_count, time.monotonic() - first, self._jitter())

@@ -1,17 +1,18 @@
-"""How a function that floods the queue is kept from filling the worker's door.
+"""How jobs of a function over its concurrency limit are kept from filling the worker.
 
-`slots` sees to it that one function's jobs never hold more than its share. That is of use to others only if
-their messages are found behind those of the flood:
+Admission lets no function hold more than its concurrency limit (`FUNCTION_MAX_SHARE`). Other functions
+benefit only if the worker also receives their messages, which may be behind many messages of that function:
 
-* A few jobs of a function that is at its share wait here, so that its share never stands empty. They are no
-  reason to take no more messages.
-* More of them go back for a while. Nobody has tried them: that is no attempt.
-* To look past them costs requests, and keeps what goes back from other workers that may have room. So it is
-  done in whole batches, at a pace that slows down while nothing is found, and what goes back stays away for
-  a short time at first, longer each time, and no longer than others of its function have been here already.
+* A few jobs over the limit wait here, so that the next one can start at once when a job of the function ends.
+  They do not stop the worker from receiving more messages.
+* Further jobs over the limit are returned to the queue, with a delay. That is not an attempt.
+* Receiving messages to return them costs requests to SQS, and hides the messages from other workers. So the
+  worker receives full batches meanwhile, at growing intervals (`ReceiveThrottle`). The delay of a returned
+  message grows with each receipt, from at most 4 s to at most 120 s. It is not longer than the time for
+  which jobs of its function have been here, but at least 1 s.
 
-So a burst of short jobs of one function is hardly touched: most of it has run before anybody looks past it,
-and the rest is away for a second. The longer a flood stands, the further intake looks.
+A burst of short jobs is hardly affected: most of them have run before the worker receives past them. While
+long jobs of one function keep coming, the worker receives further and further past them.
 """
 
 from __future__ import annotations
@@ -28,59 +29,62 @@ if TYPE_CHECKING:
 
     from nanoagent.model.job import Job
 
-# A batch of SQS for one function, and two in all.
-MAX_PER_FUNCTION: Final = 10
-MAX_IN_ALL: Final = 20
+MAX_WAITING_PER_FUNCTION: Final = 10
+"""How many jobs of one function over its limit may wait here: one batch of SQS."""
 
-_AWAY_S: Final = 4.0
-_LEAST_AWAY_S: Final = 1.0  # SQS counts whole seconds
-_MOST_AWAY_S: Final = 120.0
-_PACE_S: Final = 0.5
-# Ten messages in that time: a request to receive them, one for each that goes back. A hundred messages are
-# passed within 15 s; behind a flood of thousands it is SQS's fair queues that bring others to the front.
-_SLOWEST_PACE_S: Final = 5.0
-_SLOWER: Final = 1.25
+MAX_WAITING: Final = 20
+"""How many jobs over the limits of their functions may wait here: two batches of SQS."""
+
+_FIRST_DELAY_S: Final = 4.0
+_MIN_DELAY_S: Final = 1.0  # SQS counts whole seconds
+_MAX_DELAY_S: Final = 120.0
+_FIRST_PAUSE_S: Final = 0.5
+# Each receive costs about eleven requests: one to receive ten messages, and one to return each of them. The
+# worker passes a hundred messages within 15 s. Behind thousands, SQS's fair queues deliver the others first.
+_MAX_PAUSE_S: Final = 5.0
+_PAUSE_FACTOR: Final = 1.25
 
 
-def beyond_share(waiting: Iterable[Job], left: Callable[[Job], int]) -> Counter[str]:
-    """How many jobs here could not run now even if there were room, by function.
+def count_over_limit(waiting: Iterable[Job], remaining: Callable[[Job], int]) -> Counter[str]:
+    """Count the waiting jobs that their functions' limits keep from running, by function.
 
     Args:
-        waiting: Those that are here and do not run yet.
-        left: How many more jobs of that size the job's function may run.
+        waiting: The jobs that are here and do not run yet.
+        remaining: How many more jobs of that job's size its function's limit allows.
     """
     waiting = list(waiting)
     count = Counter(job.function_id for job in waiting)
-    allowed = {job.function_id: left(job) for job in waiting}
+    allowed = {job.function_id: remaining(job) for job in waiting}
     return +Counter({function: count[function] - allowed[function] for function in count})
 
 
-def is_crowded(beyond: Mapping[str, int], function: str) -> bool:
-    """Whether one of the function's jobs that wait for its share, the last to come, is one too many."""
-    own = beyond.get(function, 0)
-    return own > MAX_PER_FUNCTION or (own > 0 and sum(beyond.values()) > MAX_IN_ALL)
+def exceeds_waiting(over_limit: Mapping[str, int], function: str) -> bool:
+    """Whether too many jobs over the limit wait here, so that the function's latest job must be returned."""
+    own = over_limit.get(function, 0)
+    return own > MAX_WAITING_PER_FUNCTION or (own > 0 and sum(over_limit.values()) > MAX_WAITING)
 
 
-def is_full(beyond: Mapping[str, int]) -> bool:
-    """Whether a further job of some function would be one too many."""
-    return max(beyond.values(), default=0) >= MAX_PER_FUNCTION or sum(beyond.values()) >= MAX_IN_ALL
+def is_full(over_limit: Mapping[str, int]) -> bool:
+    """Whether one more job over the limit would be too many, for at least one function."""
+    waiting = over_limit.values()
+    return max(waiting, default=0) >= MAX_WAITING_PER_FUNCTION or sum(waiting) >= MAX_WAITING
 
 
-def away_s(receive_count: int, waited_s: float, jitter: float) -> float:
-    """How long a job that is one too many stays away.
+def return_delay_s(receive_count: int, waited_s: float, jitter: float) -> float:
+    """Return the delay of a job that is returned because of its function's limit, in seconds.
 
     Args:
-        receive_count: How often its message has been handed out.
-        waited_s: How long the first of those of its function that run or wait here has been here, seconds.
-        jitter: A random number from 0 to 1; takes away up to half.
+        receive_count: How often its message has been received.
+        waited_s: How long the oldest job of its function that runs or waits here has been here, seconds.
+        jitter: A random number from 0 to 1; subtracts up to half of the delay.
     """
-    longest_s = min(_MOST_AWAY_S, waited_s)
-    away = pause_s(receive_count, first_s=_AWAY_S, longest_s=longest_s, jitter=jitter)
-    return max(away, _LEAST_AWAY_S)
+    longest_s = min(_MAX_DELAY_S, waited_s)
+    delay_s = pause_s(receive_count, first_s=_FIRST_DELAY_S, longest_s=longest_s, jitter=jitter)
+    return max(delay_s, _MIN_DELAY_S)
 
 
-class Pace:
-    """When to look for what lies behind a flood.
+class ReceiveThrottle:
+    """The intervals at which the worker receives messages while `is_full`.
 
     Args:
         clock: Monotonic seconds.
@@ -88,27 +92,25 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pace = Backoff(_PACE_S, _SLOWEST_PACE_S, factor=_SLOWER)
+        self._backoff = Backoff(_FIRST_PAUSE_S, _MAX_PAUSE_S, factor=_PAUSE_FACTOR)
         self._asked_at = -math.inf
         self._next_at = 0.0
 
-    def left_s(self) -> float:
-        """How long not to look yet, seconds; asked while there is a flood to look past."""
+    def next_pause_s(self) -> float:
+        """Return how long to wait before the next receive, in seconds. Ask only while `is_full`."""
         now = self._clock()
-        if (
-            now - self._asked_at > 2 * _SLOWEST_PACE_S
-        ):  # there was none: what has come may be gone in a moment
-            self._pace.reset()
-            self._next_at = now + _PACE_S
+        if now - self._asked_at > 2 * _MAX_PAUSE_S:  # `is_full` began just now: the waiting jobs may be short
+            self._backoff.reset()
+            self._next_at = now + _FIRST_PAUSE_S
         self._asked_at = now
         return max(0.0, self._next_at - now)
 
-    def looked(self) -> None:
-        """A look is over; what came of it is yet to be seen."""
+    def received(self) -> None:
+        """Note that a receive has ended. The next pause is longer, unless `found_below_limit` is called."""
         self._asked_at = self._clock()
-        self._next_at = self._asked_at + self._pace.next_s()
+        self._next_at = self._asked_at + self._backoff.next_s()
 
-    def found(self) -> None:
-        """A job of a function that is below its share was among what came: there may be more of them."""
-        self._pace.reset()
+    def found_below_limit(self) -> None:
+        """Note that a job within its function's limit was received: the next receive is due at once."""
+        self._backoff.reset()
         self._next_at = min(self._next_at, self._clock())

@@ -133,7 +133,7 @@ class InFlight:
         """Why the job goes back at once; None when it does not."""
         if self._shared.lifecycle.stopping.is_set() or self._delivery.lost.done():
             return Returned(ReturnReason.STOPPING, STOPPING)  # the last long poll brought it
-        delay_s = self._shared.capacity.return_delay_s(job, self._delivery)
+        delay_s = self._shared.capacity.check_limit(job, self._delivery)
         if delay_s is None:
             return None
         detail = "enough jobs of the function wait here for its share (FUNCTION_MAX_SHARE)"

@@ -81,8 +81,8 @@ class Intake:
         if not room:
             await changed.wait()
             return []
-        looks_past_waiting = self._capacity.is_full_of_waiting()
-        if looks_past_waiting and (early_s := self._capacity.pace.left_s()):
+        passes_waiting = self._capacity.is_full_of_jobs_over_limit()
+        if passes_waiting and (early_s := self._capacity.throttle.next_pause_s()):
             await _wait(changed, early_s)
             return []
         if await self._checks.reason() is not None:
@@ -90,10 +90,10 @@ class Intake:
             return []
         if self._lifecycle.stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
             return []
-        limit = MAX_BATCH if looks_past_waiting else room
+        limit = MAX_BATCH if passes_waiting else room
         deliveries = await self._receive(1 if self._streak.on_trial else limit)
-        if deliveries is not None and looks_past_waiting:
-            self._capacity.pace.looked()
+        if deliveries is not None and passes_waiting:
+            self._capacity.throttle.received()
         return deliveries or []
 
     async def _receive(self, limit: int) -> list[Delivery] | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nanoagent.broker.base import Broker
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
-    from nanoagent.jobs.admission import Slots
+    from nanoagent.jobs.admission import Admission
     from nanoagent.jobs.executor import Executor
     from nanoagent.jobs.outputs import OutputUploader
     from nanoagent.model.job import Runtime
@@ -42,7 +42,7 @@ class WorkerParts:
     spool: Spool
     executor: Executor
     outputs: OutputUploader
-    slots: Slots
+    admission: Admission
     pool: Pool
     metrics: Metrics
     health: Health

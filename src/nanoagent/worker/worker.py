@@ -53,7 +53,7 @@ class Worker:
         self._is_signalled = False
         settings = parts.settings
         self._checks = ReadinessChecks((*self._own_checks(), *parts.checks), parts.health)
-        capacity = Capacity(self._in_flight, parts.slots, order, settings, lifecycle, jitter)
+        capacity = Capacity(self._in_flight, parts.admission, order, settings, lifecycle, jitter)
         self._intake = Intake(parts, capacity, self._checks, self._streak, lifecycle, jitter=jitter)
         self._drain = Drain(self._in_flight, lifecycle, self._durations, parts.metrics)
         self._shared = Shared(
@@ -67,7 +67,7 @@ class Worker:
             publisher=Publisher(parts.result_store, parts.spool, self._streak, lifecycle.forced),
             settler=Settler(order, settings, self._streak, jitter=jitter),
         )
-        parts.slots.watch(lifecycle.capacity_changed.set)
+        parts.admission.watch(lifecycle.capacity_changed.set)
 
     @property
     def background(self) -> Background:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from nanoagent.broker.memory import MemoryBroker
-from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.admission import Admission
 from nanoagent.jobs.outputs import OutputUploader
 from nanoagent.model import result as results
 from nanoagent.results.base import Answered, Claim, Taken
@@ -162,10 +162,10 @@ class Rig:
         self.spool = Spool(
             self.spool_folder, self.result_store, self.settings.result_spool_mb * 2**20, self.metrics.spooled
         )
-        self.slots = Slots(
+        self.admission = Admission(
             self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share
         )
-        self.executor = ScriptedExecutor(self.slots, self.journal)
+        self.executor = ScriptedExecutor(self.admission, self.journal)
         self.pool = FakePool()
         self.health = Health()
         self.cloudwatch = Reporter()
@@ -178,7 +178,7 @@ class Rig:
             spool=self.spool,
             executor=cast("Executor", self.executor),
             outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),
-            slots=self.slots,
+            admission=self.admission,
             pool=cast("Pool", self.pool),
             metrics=self.metrics,
             health=self.health,

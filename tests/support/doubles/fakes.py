@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.policy import Binding
-    from nanoagent.jobs.admission import Slots
+    from nanoagent.jobs.admission import Admission
     from nanoagent.jobs.runner import Attempt
     from nanoagent.model.errors import PlatformError
 
@@ -100,16 +100,16 @@ class ScriptedExecutor:
     """An executor whose jobs are played by functions of the test.
 
     Args:
-        slots: Where the default script takes its slots from.
+        admission: Where the default script takes its slots from.
         journal: Gets `execute` with the request's id.
 
     Attributes:
         scripts: Request id → what its execution does; others take a slot and succeed.
     """
 
-    def __init__(self, slots: Slots, journal: Journal) -> None:
+    def __init__(self, admission: Admission, journal: Journal) -> None:
         self.scripts: dict[str, Callable[[Attempt], Awaitable[Result]]] = {}
-        self._slots = slots
+        self._admission = admission
         self._journal = journal
 
     async def execute(self, attempt: Attempt) -> Result:
@@ -123,7 +123,7 @@ class ScriptedExecutor:
     @asynccontextmanager
     async def running(self, attempt: Attempt) -> AsyncIterator[None]:
         """A slot of the worker's smallest size, as a run of the program takes it."""
-        async with self._slots.reserve(128, 0.5, attempt.job.function_id):
+        async with self._admission.reserve(128, 0.5, attempt.job.function_id):
             attempt.on_running()
             self._journal.note("running", attempt.job.request_id)
             yield

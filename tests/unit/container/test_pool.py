@@ -20,7 +20,7 @@ from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.work_directory import WorkDirectory
-from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.admission import Admission
 from nanoagent.model.errors import ContainerError, PlatformError, ReturnToQueue
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation, Start
@@ -447,7 +447,7 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
             bench = Bench(
                 home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
             )
-            slots = Slots(budget_mb, 100)  # as in the worker: who leases has been admitted
+            admission = Admission(budget_mb, 100)  # as in the worker: who leases has been admitted
             notify = bench.pool._shared.changes.notify
 
             def checked() -> None:
@@ -459,7 +459,7 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
 
             async def run(function: str, memory_mb: int, clean: bool, in_go: bool) -> None:  # noqa: FBT001 - drawn
                 runtime = Runtime.GO if in_go else Runtime.PYTHON
-                async with slots.reserve(memory_mb, 1.0):
+                async with admission.reserve(memory_mb, 1.0):
                     await bench.run(function, clean=clean, memory_mb=memory_mb, runtime=runtime)
                     checked()
 

@@ -18,7 +18,8 @@ from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
-from nanoagent.jobs.admission import Budget, Slots
+from nanoagent.jobs.admission import Admission
+from nanoagent.jobs.admission_rules import Budget
 from nanoagent.jobs.executor import Executor, ExecutorParts
 from nanoagent.jobs.failures import Failures
 from nanoagent.jobs.outputs import OutputUploader
@@ -83,7 +84,7 @@ class Rig:
         for bucket in ("code", "data"):
             (folder / "store" / bucket).mkdir(parents=True)
         self.settings = make_settings(**changes)
-        self.slots = Slots(
+        self.admission = Admission(
             self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share
         )
         self.pool = FakePool()
@@ -103,7 +104,7 @@ class Rig:
     ) -> Execution:
         """Instead of `execution.execute`: the next play, or a build or run that succeeds."""
         self.runs.append(request)
-        self.used_mb.append(self.slots.used.memory_mb)
+        self.used_mb.append(self.admission.used.memory_mb)
         if self.plays:
             return await self.plays.pop(0)(lease, request, spool)
         lease.clean = True
@@ -137,7 +138,7 @@ class Rig:
                 RunnerParts(
                     settings=settings,
                     programs=programs,
-                    slots=self.slots,
+                    admission=self.admission,
                     pool=cast("Pool", self.pool),
                     image_ids={runtime: f"sha256:{runtime}" for runtime in Runtime},
                     spool=self.spool,
@@ -269,11 +270,11 @@ async def test_a_job_is_running_from_its_slot_on_and_holds_only_its_own_share(ri
     rig.put(CODE[Runtime.PYTHON])
     used_when_running: list[int] = []
     await rig.run(
-        make_job(memory_mb=256), on_running=lambda: used_when_running.append(rig.slots.used.memory_mb)
+        make_job(memory_mb=256), on_running=lambda: used_when_running.append(rig.admission.used.memory_mb)
     )
     assert used_when_running == [256]
     assert rig.used_mb == [256]
-    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
 
 
 async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
@@ -284,7 +285,7 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
     put = rig.store.put
 
     async def noted_put(bucket: str, key: str, source: Path, **said: Any) -> None:
-        held.append((rig.slots.used.memory_mb, rig.pool.out))
+        held.append((rig.admission.used.memory_mb, rig.pool.out))
         await put(bucket, key, source, **said)
 
     async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
@@ -343,7 +344,7 @@ async def test_the_copy_of_the_code_counts_in_admission(
 
     assert (result.status, rig.used_mb) == (
         Status.SUCCESS,
-        [min(128 + tree_mb, rig.slots.total.memory_mb)],
+        [min(128 + tree_mb, rig.admission.total.memory_mb)],
     )
 
 
@@ -495,7 +496,7 @@ async def test_a_build_takes_a_slot_of_its_size_and_the_run_another(rig: Rig):
     rig.put(CODE[Runtime.CPP])
     await rig.run(make_job(runtime=Runtime.CPP))
     assert rig.used_mb == [512, 128]
-    assert rig.slots.used.memory_mb == 0
+    assert rig.admission.used.memory_mb == 0
 
 
 async def test_a_build_gets_nothing_of_the_job_and_little_of_anything(rig: Rig):
@@ -536,8 +537,8 @@ async def test_jobs_of_the_same_code_at_once_are_built_once_and_hold_no_slot_mea
     running = [asyncio.create_task(rig.run(job)) for job in jobs]
     async with asyncio.timeout(DEADLINE_S):
         await begun.wait()
-        assert rig.slots.used.memory_mb == 512  # the build's alone
-        assert rig.slots.waiting == 0
+        assert rig.admission.used.memory_mb == 512  # the build's alone
+        assert rig.admission.waiting == 0
         gate.set()
         results = await asyncio.gather(*running)
     assert [result.status for result in results] == [Status.SUCCESS] * 4
@@ -548,20 +549,20 @@ async def test_a_build_that_waits_for_its_slot_holds_no_container_and_no_other_s
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     rig.put(CODE[Runtime.CPP])
-    asked, reserve = asyncio.Event(), rig.slots.reserve
+    asked, reserve = asyncio.Event(), rig.admission.reserve
 
     def noted_reserve(memory_mb: int, cpus: float, owner: str | None) -> AbstractAsyncContextManager[None]:
         asked.set()
         return reserve(memory_mb, cpus, owner)
 
-    async with rig.slots.reserve(1024, 1.0):
-        monkeypatch.setattr(rig.slots, "reserve", noted_reserve)
+    async with rig.admission.reserve(1024, 1.0):
+        monkeypatch.setattr(rig.admission, "reserve", noted_reserve)
         job = asyncio.create_task(rig.run(make_job(runtime=Runtime.CPP)))
         async with asyncio.timeout(DEADLINE_S):
             await asked.wait()
-        assert rig.slots.waiting == 1
+        assert rig.admission.waiting == 1
         assert rig.pool.bindings == []
-        assert rig.slots.used.memory_mb == 1024
+        assert rig.admission.used.memory_mb == 1024
     assert (await job).status is Status.SUCCESS
 
 
@@ -615,7 +616,7 @@ async def test_code_that_took_three_containers_down_gets_no_other_and_other_code
     assert told is not None
     assert "remembered: failed 3 times" in told
     assert rig.remembered == ["crash"]
-    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
     for other in (make_job(s3_key="other.zip"), make_job(function_id="g"), make_job(memory_mb=256)):
         assert (await rig.run(other)).status is Status.SUCCESS
     rig.put({"main.py": "print('mended')"})
@@ -635,10 +636,10 @@ async def test_a_job_that_waited_for_its_slot_meanwhile_is_not_let_through_eithe
         with pytest.raises(ContainerError, match="died"):
             await rig.run()
     rig.plays.append(die)
-    async with rig.slots.reserve(512, 0.5):  # room for one
+    async with rig.admission.reserve(512, 0.5):  # room for one
         jobs = [asyncio.create_task(rig.run()) for _ in range(2)]
         async with asyncio.timeout(DEADLINE_S):
-            while not (rig.slots.waiting and len(rig.runs) == 3):  # noqa: ASYNC110 - a turn of the loop
+            while not (rig.admission.waiting and len(rig.runs) == 3):  # noqa: ASYNC110 - a turn of the loop
                 await asyncio.sleep(0)
         gate.set()
         first, second = await asyncio.gather(*jobs, return_exceptions=True)
@@ -663,7 +664,7 @@ async def test_a_functions_builds_and_runs_count_for_its_share(make_rig: Callabl
     owners: list[dict[str, Any]] = []
 
     async def note(lease: Lease, _request: RunRequest, spool: Path) -> Execution:
-        owners.append(dict(rig.slots._held))
+        owners.append(dict(rig.admission._held))
         lease.clean = True
         return built(spool) if len(owners) == 1 else ended()
 
@@ -680,7 +681,7 @@ async def test_what_the_compiler_said_is_in_stderr(rig: Rig):
     assert result.stderr == "main.cpp:1: error: no"
     assert result.error_message == "main.cpp:1: error: no"
     assert (result.exit_code, result.start) == (-1, None)
-    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
     assert list(rig.spool.iterdir()) == []
 
 
@@ -724,7 +725,7 @@ async def test_a_container_that_fails_in_a_build_is_our_fault(rig: Rig):
     rig.play(ContainerError("died"))
     with pytest.raises(PlatformError, match="died"):
         await rig.run(make_job(runtime=Runtime.CPP))
-    assert rig.slots.used.memory_mb == 0
+    assert rig.admission.used.memory_mb == 0
 
 
 # --- our faults
@@ -736,7 +737,7 @@ async def test_a_run_that_our_side_spoiled_raises_and_leaves_nothing_behind(rig:
     rig.play(failure)
     with pytest.raises(PlatformError, match=str(failure)):
         await rig.run()
-    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
     assert list(rig.spool.iterdir()) == []
 
 
@@ -745,7 +746,7 @@ async def test_no_container_is_our_fault(rig: Rig):
     rig.pool.failure = ContainerError("containers cannot be made")
     with pytest.raises(ContainerError):
         await rig.run()
-    assert rig.slots.used.memory_mb == 0
+    assert rig.admission.used.memory_mb == 0
 
 
 async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
@@ -800,7 +801,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job
-    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
     assert list(rig.spool.iterdir()) == []
 
 
@@ -837,7 +838,7 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
             goes_on.set()
             assert (await other).status is Status.SUCCESS
             assert sum(map(is_build, rig.runs)) == 1
-    assert (rig.slots.used.memory_mb, rig.pool.out) == (0, 0)
+    assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
     assert list(rig.spool.iterdir()) == []
 
 

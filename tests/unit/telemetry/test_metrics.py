@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanoagent.jobs.admission import Slots
+from nanoagent.jobs.admission import Admission
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import OUTCOMES, Start, Timings
 from nanoagent.telemetry.metrics import MAX_MODELS, Metrics
@@ -115,9 +115,9 @@ def test_every_phase_of_a_result_is_observed_somewhere(metrics):
 
 
 async def test_the_budget_is_read_when_the_metrics_are_asked_for(metrics):
-    slots = Slots(1024, 2)
-    metrics.watch_slots(slots)
-    async with slots.reserve(256, 0.5):
+    admission = Admission(1024, 2)
+    metrics.watch_admission(admission)
+    async with admission.reserve(256, 0.5):
         assert value(metrics, "worker_slots_memory_bytes", state="used") == 256 * 1024 * 1024
         assert value(metrics, "worker_slots_cpus", state="used") == 0.5
     assert value(metrics, "worker_slots_memory_bytes", state="used") == 0

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from nanoagent.common.backoff import Backoff
 from nanoagent.worker import fairness
 from nanoagent.worker.fairness import (
-    MAX_IN_ALL,
-    MAX_PER_FUNCTION,
-    Pace,
-    away_s,
-    beyond_share,
-    is_crowded,
+    MAX_WAITING,
+    MAX_WAITING_PER_FUNCTION,
+    ReceiveThrottle,
+    count_over_limit,
+    exceeds_waiting,
     is_full,
+    return_delay_s,
 )
 from support.agents.worker_rig import Rig, name_of
 from support.doubles.fakes import make_job, message
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-counts = st.dictionaries(st.sampled_from("fghi"), st.integers(1, 2 * MAX_PER_FUNCTION))
+counts = st.dictionaries(st.sampled_from("fghi"), st.integers(1, 2 * MAX_WAITING_PER_FUNCTION))
 
 
 # --- the rules
@@ -35,16 +35,16 @@ counts = st.dictionaries(st.sampled_from("fghi"), st.integers(1, 2 * MAX_PER_FUN
 @given(counts, st.integers(0, 5))
 def test_beyond_the_share_are_those_for_which_it_has_nothing_left(waiting, left):
     jobs = [make_job(function_id=function) for function, count in waiting.items() for _ in range(count)]
-    beyond = beyond_share(jobs, lambda _: left)
-    assert beyond == {function: count - left for function, count in waiting.items() if count > left}
+    over_limit = count_over_limit(jobs, lambda _: left)
+    assert over_limit == {function: count - left for function, count in waiting.items() if count > left}
 
 
 @given(counts)
 def test_who_is_one_too_many_found_it_full(waiting):
-    beyond = Counter(waiting)
-    for function in beyond:
-        if is_crowded(beyond, function):
-            assert is_full(beyond - Counter({function: 1}))
+    over_limit = Counter(waiting)
+    for function in over_limit:
+        if exceeds_waiting(over_limit, function):
+            assert is_full(over_limit - Counter({function: 1}))
 
 
 @given(st.lists(st.sampled_from("fghi"), max_size=80))
@@ -52,26 +52,26 @@ def test_so_many_wait_and_no_more_whoever_comes(arrivals):
     here: Counter[str] = Counter()
     for function in arrivals:
         here[function] += 1
-        if is_crowded(here, function):
+        if exceeds_waiting(here, function):
             here[function] -= 1
-    assert max(here.values(), default=0) <= MAX_PER_FUNCTION
-    assert here.total() <= MAX_IN_ALL
+    assert max(here.values(), default=0) <= MAX_WAITING_PER_FUNCTION
+    assert here.total() <= MAX_WAITING
 
 
 def test_a_function_with_nothing_beyond_its_share_is_never_one_too_many():
-    assert not is_crowded(Counter(f=15, g=15), "h")
+    assert not exceeds_waiting(Counter(f=15, g=15), "h")
 
 
 @given(st.integers(1, 2**31), st.floats(0, 1e6), st.floats(0, 1))
 def test_what_goes_back_stays_away_within_bounds(receive_count, waited_s, jitter):
-    assert 1 <= away_s(receive_count, waited_s, jitter) <= 120
+    assert 1 <= return_delay_s(receive_count, waited_s, jitter) <= 120
 
 
 def test_what_goes_back_stays_away_longer_each_time_but_no_longer_than_its_function_has_been_here():
-    assert [away_s(count, 1000, 0) for count in range(1, 8)] == [4, 8, 16, 32, 64, 120, 120]
-    assert away_s(5, 7, 0) == 7
-    assert away_s(5, 0.2, 0) == 1
-    assert away_s(2, 1000, 1) == 4
+    assert [return_delay_s(count, 1000, 0) for count in range(1, 8)] == [4, 8, 16, 32, 64, 120, 120]
+    assert return_delay_s(5, 7, 0) == 7
+    assert return_delay_s(5, 0.2, 0) == 1
+    assert return_delay_s(2, 1000, 1) == 4
 
 
 class Clock:
@@ -84,31 +84,31 @@ class Clock:
 
 def test_a_flood_has_to_stand_for_half_a_second_and_is_looked_past_ever_more_slowly():
     clock = Clock()
-    pace = Pace(clock)
-    assert pace.left_s() == 0.5
+    throttle = ReceiveThrottle(clock)
+    assert throttle.next_pause_s() == 0.5
     clock.now += 0.375
-    assert pace.left_s() == 0.125
+    assert throttle.next_pause_s() == 0.125
     clock.now += 0.125
     pauses = []
     for _ in range(13):
-        assert pace.left_s() == 0
-        pace.looked()
-        pauses.append(pace.left_s())
+        assert throttle.next_pause_s() == 0
+        throttle.received()
+        pauses.append(throttle.next_pause_s())
         clock.now += pauses[-1]
     assert pauses[:3] == [0.5, 0.625, 0.78125]
     assert pauses[-2:] == [5, 5]
-    pace.found()
-    assert pace.left_s() == 0
-    pace.looked()
-    assert pace.left_s() == 0.5
+    throttle.found_below_limit()
+    assert throttle.next_pause_s() == 0
+    throttle.received()
+    assert throttle.next_pause_s() == 0.5
 
 
 def test_a_flood_after_a_quiet_time_has_to_stand_for_half_a_second_again():
     clock = Clock()
-    pace = Pace(clock)
-    pace.left_s()
+    throttle = ReceiveThrottle(clock)
+    throttle.next_pause_s()
     clock.now += 60
-    assert pace.left_s() == 0.5
+    assert throttle.next_pause_s() == 0.5
 
 
 # --- a worker
@@ -116,7 +116,7 @@ def test_a_flood_after_a_quiet_time_has_to_stand_for_half_a_second_again():
 
 @pytest.fixture
 def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
-    monkeypatch.setattr(fairness, "_PACE_S", 0.001)
+    monkeypatch.setattr(fairness, "_FIRST_PAUSE_S", 0.001)
 
     def make(**changes: Any) -> Rig:
         return Rig(tmp_path, **({"worker_cpus": 2.0, "function_max_share": 0.75} | changes))
@@ -140,8 +140,8 @@ async def send_flood(rig: Rig, count: int) -> Callable[[], None]:
 async def test_others_are_found_behind_a_flood_that_hangs_and_none_of_it_is_lost(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fairness, "_LEAST_AWAY_S", 0.05)
-    monkeypatch.setattr(fairness, "_AWAY_S", 0.05)
+    monkeypatch.setattr(fairness, "_MIN_DELAY_S", 0.05)
+    monkeypatch.setattr(fairness, "_FIRST_DELAY_S", 0.05)
     rig = make_rig()
     end_flood = await send_flood(rig, 60)
     others = [f"other{number}" for number in range(20)]
@@ -150,8 +150,8 @@ async def test_others_are_found_behind_a_flood_that_hangs_and_none_of_it_is_lost
     async with rig.running():
         await rig.until_settled(len(others))
         assert sorted(name_of(delivery) for delivery in rig.broker.acked) == sorted(others)
-        assert rig.slots._held["flood"].milli_cpus == 1500
-        assert len(rig.worker._in_flight) <= 3 + MAX_PER_FUNCTION + 10  # what goes back just then
+        assert rig.admission._held["flood"].milli_cpus == 1500
+        assert len(rig.worker._in_flight) <= 3 + MAX_WAITING_PER_FUNCTION + 10  # what goes back just then
         end_flood()
         await rig.until_settled(80)
     assert len(set(map(name_of, rig.broker.acked))) == 80
@@ -163,14 +163,14 @@ async def test_a_flood_is_not_looked_past_before_its_time(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ):
     rig = make_rig()
-    monkeypatch.setattr(rig.worker._shared.capacity.pace, "_pace", Backoff(3600, 3600))
-    monkeypatch.setattr(fairness, "_PACE_S", 3600)
+    monkeypatch.setattr(rig.worker._shared.capacity.throttle, "_backoff", Backoff(3600, 3600))
+    monkeypatch.setattr(fairness, "_FIRST_PAUSE_S", 3600)
     end_flood = await send_flood(rig, 60)
     async with rig.running():
-        await rig.journal.until_noted("execute", times=3 + MAX_PER_FUNCTION)
+        await rig.journal.until_noted("execute", times=3 + MAX_WAITING_PER_FUNCTION)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert rig.journal.count("delivered") == 3 + MAX_PER_FUNCTION
+        assert rig.journal.count("delivered") == 3 + MAX_WAITING_PER_FUNCTION
         end_flood()
         await rig.until_settled(60)
     assert rig.journal.count("give back") == 0

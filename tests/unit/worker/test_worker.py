@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent.jobs.admission import MAX_OVERTAKEN
+from nanoagent.jobs.admission_rules import MAX_OVERTAKEN
 from nanoagent.model.errors import (
     BrokerError,
     PlatformError,
@@ -438,11 +438,11 @@ async def until_watched(rig: Rig, request_id: str) -> None:
 
 
 async def test_a_queued_job_that_is_called_off_never_runs(rig: Rig):
-    whole = rig.slots.total
+    whole = rig.admission.total
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("receive?")
-        async with rig.slots.reserve(whole.memory_mb, whole.cpus):
+        async with rig.admission.reserve(whole.memory_mb, whole.cpus):
             await rig.journal.until_noted("execute", "r1")
             assert rig.result_store.cancel("r1") == 1
             await rig.until_settled()
@@ -451,7 +451,7 @@ async def test_a_queued_job_that_is_called_off_never_runs(rig: Rig):
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.CANCELLED)
     assert len(rig.broker.acked) == 1
     assert rig.processed("cancelled") == 1
-    assert rig.slots.waiting == 0
+    assert rig.admission.waiting == 0
 
 
 async def test_a_job_that_was_called_off_before_it_was_received_never_runs(rig: Rig):
@@ -509,7 +509,7 @@ async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
         await rig.until_settled()
     assert killed.is_set()
     assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
-    assert rig.slots.used.memory_mb == 0
+    assert rig.admission.used.memory_mb == 0
 
 
 async def test_a_platform_fault_while_a_job_is_called_off_is_its_end_and_no_failure(rig: Rig):
@@ -548,7 +548,7 @@ async def test_a_job_that_is_called_off_while_it_is_prepared_never_runs(rig: Rig
         assert rig.result_store.cancel("r1") == 1
         await rig.until_settled()
     assert [result.error_type for result in rig.documents()] == [ErrorType.CANCELLED]
-    assert (len(rig.broker.acked), rig.slots.used.memory_mb) == (1, 0)
+    assert (len(rig.broker.acked), rig.admission.used.memory_mb) == (1, 0)
     assert rig.processed("cancelled") == 1
 
 
@@ -1210,7 +1210,7 @@ def needs_room(rig: Rig, request_id: str, memory_mb: int, release: asyncio.Event
     """Have the request hold so much memory until the event is set."""
 
     async def run(attempt: Attempt) -> Result:
-        async with rig.slots.reserve(memory_mb, 0.5, attempt.job.function_id):
+        async with rig.admission.reserve(memory_mb, 0.5, attempt.job.function_id):
             attempt.on_running()
             rig.journal.note("running", request_id)
             await release.wait()
@@ -1228,11 +1228,11 @@ async def test_small_jobs_are_received_and_run_while_a_large_one_waits_for_room(
         for request in ("old", "large"):
             await rig.broker.send(message(request, functionId=request))
             await rig.journal.until_noted("execute", request)
-        await rig.journal.until(lambda: rig.slots.waiting_for_room == 1)
+        await rig.journal.until(lambda: rig.admission.waiting_for_room == 1)
         for number in range(3 * MAX_OVERTAKEN):
             await rig.broker.send(message(f"small{number}"))
         await rig.until_settled(3 * MAX_OVERTAKEN)
-        assert rig.slots.waiting_for_room == 1
+        assert rig.admission.waiting_for_room == 1
         old.set()
         await rig.journal.until_noted("running", "large")
         large.set()
@@ -1252,8 +1252,8 @@ async def test_few_jobs_wait_for_room_at_a_time(tmp_path: Path):
             await rig.broker.send(message(f"large{number}", functionId=f"large{number}"))
             for _ in range(20):  # all that is to happen happens in a few turns of the loop
                 await asyncio.sleep(0)
-        waiting = rig.slots.waiting_for_room
-        assert 1 <= waiting <= capacity._MOST_WAITING
+        waiting = rig.admission.waiting_for_room
+        assert 1 <= waiting <= capacity._MAX_WAITING_FOR_ROOM
         assert rig.broker.depth()[1] == 1 + waiting
         old.set()
         large.set()
@@ -1261,9 +1261,9 @@ async def test_few_jobs_wait_for_room_at_a_time(tmp_path: Path):
 
 
 async def test_a_slot_that_someone_else_gives_back_is_room_for_a_message(rig: Rig):
-    whole = rig.slots.total
+    whole = rig.admission.total
     await rig.broker.send(message("r1"))
-    async with rig.slots.reserve(whole.memory_mb, whole.cpus):
+    async with rig.admission.reserve(whole.memory_mb, whole.cpus):
         rig.start()
         for _ in range(20):
             await asyncio.sleep(0)
@@ -1545,7 +1545,7 @@ async def test_what_still_runs_after_drain_seconds_is_given_back(make_rig: Calla
         await run
     assert [delay_s for _, delay_s in rig.broker.returned] == [0, 0]
     assert rig.broker.depth() == (2, 0, 0)
-    assert rig.slots.used.memory_mb == 0
+    assert rig.admission.used.memory_mb == 0
     assert rig.processed("interrupted") == 2
 
 
