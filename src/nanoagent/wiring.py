@@ -114,7 +114,7 @@ def new_metrics(settings: Settings) -> Metrics:
     """
     metrics = Metrics()
     for model in settings.named_models:
-        metrics.model_label(model)
+        metrics.model_labels.label(model)
     return metrics
 
 
@@ -129,7 +129,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     store = await _store(settings, clients, buckets)
     outputs = OutputUploader(store, settings, metrics)
     limit = _descriptor_limit()
-    metrics.watch_descriptors(limit, resources.open_descriptors)
+    metrics.worker.watch_descriptors(limit, resources.open_descriptors)
     running, code = await _open_runs(settings, store, telemetry, limit, opened)
     broker = await _broker(settings, clients, telemetry.background)
     _close_in_time(opened, "queue", broker.close, settings.sqs_wait_seconds + _CLOSE_MAX_S)
@@ -178,7 +178,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
 async def _open_telemetry(settings: Settings, opened: AsyncExitStack) -> Telemetry:
     """Metrics and readiness, served from now on."""
     metrics = new_metrics(settings)
-    health = Health(metrics.part)
+    health = Health(metrics.worker.part)
     background = _background(metrics, health)
     for part in _FIRST_PARTS:
         health.set(part, ok=False, reason="the worker is starting; it has not answered yet")
@@ -216,7 +216,7 @@ async def _open_runs(
     programs = await opened.enter_async_context(_program_cache(settings))
     code = await opened.enter_async_context(_code_cache(settings, store, metrics, limit))
     admission = Admission(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
-    metrics.watch_admission(admission)
+    metrics.jobs.watch_admission(admission)
     parts = RunnerParts(
         settings=settings,
         programs=programs,
@@ -240,7 +240,7 @@ def _executor(
             runner=Runner(running),
             outputs=outputs,
             tuner=_tuner(settings),
-            remembered=metrics.failure_remembered,
+            remembered=metrics.jobs.failure_remembered,
         )
     )
 
@@ -265,7 +265,7 @@ def _background(metrics: Metrics, health: Health) -> Background:
         health.set("background", ok=ok, reason=reason)
 
     report(ok=True, reason="")
-    return Background(metrics.background_task_failed, report)
+    return Background(metrics.worker.background_task_failed, report)
 
 
 async def _until_all_answered(first: ReadinessChecks, worker: Worker) -> None:
@@ -374,7 +374,7 @@ async def _open_result_store(
     opened.push_async_callback(cancellations.close)
     # Beside the caches, because it has to outlive the worker and its home, and a reboot: /tmp does not.
     folder, most_bytes = settings.code_cache_dir / "results", settings.result_spool_mb * MIB
-    spool = Spool(folder, result_store, most_bytes, telemetry.metrics.spooled, telemetry.background)
+    spool = Spool(folder, result_store, most_bytes, telemetry.metrics.worker.spooled, telemetry.background)
     await spool.open()
     opened.push_async_callback(spool.close)
     return result_store, cancellations, spool
@@ -478,7 +478,7 @@ async def _isolated(
     if problems:
         raise ConfigError(problems)
     policy = replace(policy, isolation=verdict.isolation, apparmor=verdict.apparmor)
-    metrics.isolation(policy.between_runs)
+    metrics.containers.isolation(policy.between_runs)
     health.set("isolation", ok=True, reason=verdict.reason or "")
     if verdict.reason is None:
         log.info("isolation", between_runs=policy.between_runs, apparmor=verdict.apparmor)
@@ -588,7 +588,7 @@ async def _network(
         gateway = await opened.enter_async_context(ai_gateway(settings, metrics))
     if settings.network.allows(NetworkPolicy.EGRESS):
         hosts = AllowedHosts(settings.egress_hosts)
-        egress = Egress(hosts, settings.egress_denied, settings.egress_max_mb * MIB, metrics.egress)
+        egress = Egress(hosts, settings.egress_denied, settings.egress_max_mb * MIB, metrics.worker.egress)
         opened.callback(egress.close)
     network = Network(settings.network, gateway, egress, settings.egress_port_numbers, max_connections)
     opened.callback(network.close)
@@ -646,7 +646,7 @@ async def _code_cache(
         store,
         limits,
         settings.code_cache_mb * MIB,
-        lambda outcome: metrics.cache_request("code", outcome),
+        lambda outcome: metrics.worker.cache_request("code", outcome),
         fresh_s=settings.code_fresh_seconds,
         most_fresh=min(MOST_FRESH, resources.descriptor_plan(descriptors, 0).fresh_trees),
     )

@@ -594,7 +594,7 @@ async def test_cached_and_reasoning_tokens_are_counted_beside_the_others(rig, tm
 
 
 async def test_a_model_that_never_answered_keeps_its_name_if_it_is_configured(rig):
-    rig.metrics.model_label("configured")
+    rig.metrics.model_labels.label("configured")
     server = HttpUpstream(rig.session, "http://127.0.0.1:1")
     async with Door(rig.gateway(None, server), new_run()) as door:
         for model in ("configured", "invented"):

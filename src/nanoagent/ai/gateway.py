@@ -294,7 +294,7 @@ class _Conversation:
             return await self._respond(request, path)
         except Refused as refusal:
             self._run.usage.refused += 1
-            self._gateway.metrics.llm_request(None, "refused")
+            self._gateway.metrics.models.request(None, "refused")
             await self._linger(request)
             return _refusal(refusal, api_of(path))
         except (ConnectionError, asyncio.CancelledError):
@@ -574,9 +574,9 @@ class _Conversation:
         usage.completion_tokens += tokens[1]
         usage.cached_tokens += parts[0]
         usage.reasoning_tokens += parts[1]
-        label = model if has_answered or metrics.has_model_label(model) else None
-        metrics.llm_request(label, outcome, seconds)
-        metrics.llm_tokens(label, *tokens, cached=parts[0], reasoning=parts[1])
+        label = model if has_answered or metrics.model_labels.has(model) else None
+        metrics.models.request(label, outcome, seconds)
+        metrics.models.tokens(label, *tokens, cached=parts[0], reasoning=parts[1])
 
     @property
     def recording(self) -> Recording | None:

@@ -126,7 +126,7 @@ class Availability:
         breaker = self._breakers[runtime]
         was_broken = breaker.is_broken
         breaker.failed(reason, self._clock())
-        self._metrics.container_creation_failed()
+        self._metrics.containers.creation_failed()
         log.warning("container not made", runtime=runtime, reason=reason, failures=breaker.failures)
         if breaker.is_broken and not was_broken:
             event = "containers cannot be created; jobs go back to the queue"
@@ -154,6 +154,6 @@ class Availability:
         reasons += [
             f"{runtime}: {breaker.reason}" for runtime, breaker in self._breakers.items() if breaker.is_broken
         ]
-        self._metrics.pool_breaker(is_open=bool(reasons))
+        self._metrics.containers.breaker(is_open=bool(reasons))
         if reasons or self._was_filled:
             self._health.set("containers", ok=not reasons, reason="; ".join(reasons))

@@ -131,7 +131,7 @@ class Pool:
         self._watch = EngineWatch(shared, self._availability, self._retirement, self._refill)
         self._creation = Creation(shared, self._availability, self._watch, self._retirement)
         self._binder = Binder(shared)
-        metrics.watch_pool(self._count)
+        metrics.containers.watch_pool(self._count)
 
     # --- start and end
 
@@ -179,7 +179,7 @@ class Pool:
         try:
             if pooled.key != binding.key:
                 await self._binder.bind(pooled, binding)
-            self._shared.metrics.container_start(binding.runtime, start)
+            self._shared.metrics.containers.started(binding.runtime, start)
             yield lease
         finally:
             self._release(pooled, lease)

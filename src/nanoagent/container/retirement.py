@@ -57,7 +57,7 @@ class Retirement:
         """
         if not self._inventory.remove(pooled):
             return
-        self._shared.metrics.container_retired(reason)
+        self._shared.metrics.containers.retired(reason)
         self._budget.begin_removal(pooled)
         work = self._remove(pooled)
         removal = self._shared.background.once(TaskName.CONTAINER_REMOVAL, work, self.removals)

@@ -194,7 +194,7 @@ class OutputUploader:
                 to_be_saved=not is_shown(content_type),
                 fencing_token=fencing_token,
             )
-        self._metrics.outputs_uploaded(size)
+        self._metrics.jobs.outputs_uploaded(size)
         return await self._link(bucket, key)
 
     async def _link(self, bucket: str, key: str) -> str:

@@ -113,7 +113,7 @@ class SelfTestSchedule:
 
     def _apply(self, runtime: Runtime, results: list[CheckResult]) -> None:
         for result in results:
-            self._metrics.isolation_check(result.check, runtime, ok=result.problem is None)
+            self._metrics.containers.isolation_check(result.check, runtime, ok=result.problem is None)
         failed = [f"{result.check}: {result.problem}" for result in results if result.problem]
         if failed:
             self._failed[runtime] = "; ".join(failed)

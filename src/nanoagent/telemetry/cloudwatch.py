@@ -137,7 +137,7 @@ class PeakMemoryReporter:
             return
         series_full = counts is None and len(self._gathered) >= MAX_SERIES
         if series_full or self._distinct_values >= MAX_VALUES:
-            self._metrics.cloudwatch_dropped(1)
+            self._metrics.worker.cloudwatch_dropped(1)
             return
         self._gathered[series][peak_bytes] = 1
         self._distinct_values += 1
@@ -152,7 +152,7 @@ class PeakMemoryReporter:
             sent = await self._sent(call)
             self._outgoing.popleft()
             if not sent and is_last_try:
-                self._metrics.cloudwatch_dropped(_count(call))
+                self._metrics.worker.cloudwatch_dropped(_count(call))
             elif not sent:
                 self._again += call
 
@@ -179,7 +179,7 @@ class PeakMemoryReporter:
         if task.cancel():
             _log.warning("peak memory was not all sent before the worker stopped")
             await asyncio.wait([task])
-        self._metrics.cloudwatch_dropped(self._held_values())
+        self._metrics.worker.cloudwatch_dropped(self._held_values())
 
     def _held_values(self) -> int:
         gathered = sum(sum(counts.values()) for counts in self._gathered.values())
@@ -199,7 +199,7 @@ class PeakMemoryReporter:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._sender.send(call)
         except Exception as exc:  # noqa: BLE001 - contract, section 5: its failure never fails a job
-            self._metrics.cloudwatch_failed()
+            self._metrics.worker.cloudwatch_failed()
             _log.warning("cloudwatch did not take peak memory", datums=len(call), error=repr(exc))
             return False
         return True

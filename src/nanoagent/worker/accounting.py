@@ -23,10 +23,10 @@ def count_result(metrics: Metrics, cloudwatch: PeakMemoryReporter | None, result
     """Count a job whose sender has been told its result."""
     started = result.start is not None
     duration_s = result.duration_ms / 1000 if started else None
-    metrics.job_finished(result.outcome.label, result.runtime, model, duration_s)
-    metrics.phases(result.runtime, result.timings)
+    metrics.jobs.finished(result.outcome.label, result.runtime, model, duration_s)
+    metrics.jobs.phases(result.runtime, result.timings)
     if result.peak_memory_bytes is not None:
-        metrics.peak_memory(result.runtime, result.peak_memory_bytes)
+        metrics.jobs.peak_memory(result.runtime, result.peak_memory_bytes)
         if cloudwatch is not None:
             cloudwatch.record(result.function_id, result.runtime, result.peak_memory_bytes, time.time())
     log.info(
@@ -43,10 +43,10 @@ def count_result(metrics: Metrics, cloudwatch: PeakMemoryReporter | None, result
 def count_return(metrics: Metrics, reason: ReturnReason, runtime: str, model: str) -> None:
     """Count a job that goes back to the queue, and was no attempt."""
     outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
-    metrics.job_finished(outcome.label, runtime, model, None)
-    metrics.job_returned(reason)
+    metrics.jobs.finished(outcome.label, runtime, model, None)
+    metrics.jobs.returned(reason)
 
 
 def count_unreadable(metrics: Metrics) -> None:
     """Count a message that names no request."""
-    metrics.job_finished(results.OUTCOMES[ErrorType.UNREADABLE].label, "", "", None)
+    metrics.jobs.finished(results.OUTCOMES[ErrorType.UNREADABLE].label, "", "", None)

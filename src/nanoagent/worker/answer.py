@@ -143,7 +143,7 @@ class Answer:
             claim.lost.set_result(ending.detail)
 
     def _stop_superseded(self) -> None:
-        self._parts.metrics.claim_lost()
+        self._parts.metrics.jobs.claim_lost()
         self._state.stop()
 
     # --- the run

@@ -52,7 +52,7 @@ def _note(ending: Ending, state: DeliveryState, shared: Shared) -> None:
     """Count and log an ending without a result."""
     runtime, model = state.labels
     if isinstance(ending, Failed):
-        shared.parts.metrics.attempt_failed()
+        shared.parts.metrics.jobs.attempt_failed()
         event = "attempt failed" if ending.reason is None else "return counted as an attempt"
         log.warning(event, reason=ending.detail, failures=state.failures)
     elif isinstance(ending, Returned):

@@ -64,7 +64,7 @@ class Drain:
     def count(self, reason: DrainReason) -> None:
         """A job goes back."""
         self._returned[reason] += 1
-        self._metrics.drain_gave_back(reason)
+        self._metrics.jobs.returned_by_drain(reason)
 
     async def run(self, intake: asyncio.Task[None]) -> None:
         """Return what does not run, let the rest finish in time, return what does not.

@@ -112,7 +112,7 @@ class InFlight:
         if await self._is_replaced():
             return None
         answer = Answer(self.state, self._shared)
-        with self._shared.parts.metrics.job_active():
+        with self._shared.parts.metrics.jobs.active():
             return await answer.to(job, partial(answer.run, job))
 
     async def _refuse(self, invalid: InvalidJob) -> Ending | None:

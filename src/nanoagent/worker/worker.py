@@ -132,7 +132,7 @@ class Worker:
         in_flight.task.add_done_callback(lambda task: self._settled(in_flight, task))
 
     def _stop_lost(self, in_flight: InFlight) -> None:
-        self._parts.metrics.lease_lost()
+        self._parts.metrics.jobs.lease_lost()
         in_flight.state.stop()
 
     def _settled(self, in_flight: InFlight, task: asyncio.Task[None]) -> None:

@@ -56,7 +56,7 @@ async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **setting
         opened.push_async_callback(broker.close)
         result_store = RedisResultStore(RedisServer(stack.redis_host, stack.redis_port, db=DATABASE))
         opened.push_async_callback(result_store.close)
-        spool = Spool(folder / "results", result_store, 2**20, rig.metrics.spooled)
+        spool = Spool(folder / "results", result_store, 2**20, rig.metrics.worker.spooled)
         await spool.open()
         opened.push_async_callback(spool.close)
         cancellations = result_store.cancellations()

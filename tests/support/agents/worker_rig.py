@@ -160,7 +160,10 @@ class Rig:
         self.metrics = Metrics()
         self.spool_folder = folder / "results"
         self.spool = Spool(
-            self.spool_folder, self.result_store, self.settings.result_spool_mb * 2**20, self.metrics.spooled
+            self.spool_folder,
+            self.result_store,
+            self.settings.result_spool_mb * 2**20,
+            self.metrics.worker.spooled,
         )
         self.admission = Admission(
             self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share

@@ -110,6 +110,10 @@ def test_the_models_that_are_named_in_full_are_known():
     assert settings.named_models == ("mistral", "phi3", "gpt-4o")
     metrics = wiring.new_metrics(settings)
     for number in range(MAX_MODELS):
-        metrics.model_label(f"invented-{number}")
-    assert [metrics.model_label(name) for name in ("gpt-4o", "phi3", "llama3")] == ["gpt-4o", "phi3", "other"]
+        metrics.model_labels.label(f"invented-{number}")
+    assert [metrics.model_labels.label(name) for name in ("gpt-4o", "phi3", "llama3")] == [
+        "gpt-4o",
+        "phi3",
+        "other",
+    ]
     assert make_settings().named_models == ("llama3:8b",)

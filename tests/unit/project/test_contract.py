@@ -70,7 +70,7 @@ def test_the_parts_of_a_result_are_listed(field: str, struct: Any):
 
 def test_the_fixed_metrics_have_these_names_types_and_labels():
     metrics = Metrics()
-    metrics.job_finished("success", "python", "m", 1.0)
+    metrics.jobs.finished("success", "python", "m", 1.0)
     families = {family.name: family for family in metrics.registry.collect()}
     for row in rows(5, 2):
         (name,) = SPAN.findall(row[0])

@@ -243,7 +243,7 @@ def test_the_pause_doubles_and_begins_anew_after_a_long_run(failures, ran_s, exp
 
 def test_failures_are_counted_for_every_task_from_the_start():
     metrics = Metrics()
-    metrics.background_task_failed(TaskName.WATCHDOG)
+    metrics.worker.background_task_failed(TaskName.WATCHDOG)
     value = metrics.registry.get_sample_value
     for name in TaskName:
         expected = 1 if name is TaskName.WATCHDOG else 0
@@ -369,7 +369,7 @@ class Fault:
         self.raised = 0
         self.metrics = Metrics()
         self.health = Health()
-        self.background = Background(self.metrics.background_task_failed, **QUICK)
+        self.background = Background(self.metrics.worker.background_task_failed, **QUICK)
 
     def once(self, owner: object, method: str) -> None:
         works = getattr(owner, method)

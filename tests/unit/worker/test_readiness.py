@@ -53,7 +53,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def health(metrics: Metrics) -> Health:
-    return Health(metrics.part)
+    return Health(metrics.worker.part)
 
 
 @pytest.fixture

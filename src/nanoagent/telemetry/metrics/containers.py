@@ -1,0 +1,85 @@
+"""Metrics of containers: the warm pool, isolation and the self-test."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from nanoagent.model.job import Runtime
+from nanoagent.model.result import Isolation
+from nanoagent.telemetry.metrics.labels import runtime_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanoagent.model.result import Start
+    from nanoagent.telemetry.metrics.definitions import Definitions
+
+PoolState = Literal["idle", "busy", "starting"]
+
+_LEVELS: Final = {Isolation.SANDBOX: 2, Isolation.SHARED: 1, Isolation.CONTAINER: 0}
+
+
+class ContainerMetrics:
+    """Counts containers, and shows the isolation between runs.
+
+    Args:
+        define: Defines the metrics.
+    """
+
+    def __init__(self, define: Definitions) -> None:
+        self._existing = define.gauge(
+            "worker_pool_containers", "Containers, by runtime and state", "runtime", "state"
+        )
+        starts = define.counter(
+            "worker_container_starts_total",
+            "Runs by the state of their container at the start (hot, warm, cold)",
+            *("runtime", "start"),
+        )
+        self._starts_by = cache(starts.labels)
+        self._retired = define.counter(
+            "worker_containers_retired_total", "Containers retired, by reason", "reason"
+        )
+        self._creation_failures = define.counter(
+            "worker_container_creation_failures_total", "Containers that could not be created"
+        )
+        self._breaker = define.gauge(
+            "worker_pool_breaker_open", "1 while no containers are created because creation fails repeatedly"
+        )
+        self._isolation = define.gauge(
+            "worker_isolation_level",
+            "2: a sandbox for each run, 1: a container shared by runs, 0: a container for each run",
+        )
+        self._isolation_check = define.gauge(
+            "worker_guard_ok", "1 if the last self-test passed this isolation check", "guard", "runtime"
+        )
+
+    def watch_pool(self, count: Callable[[Runtime, PoolState], int]) -> None:
+        """Ask for the number of containers of each runtime in each state at each scrape."""
+        for runtime in Runtime:
+            for state in get_args(PoolState):
+                self._existing.labels(runtime, state).set_function(partial(count, runtime, state))
+
+    def started(self, runtime: str, start: Start) -> None:
+        """Count a run by the state that its container was in."""
+        self._starts_by(runtime_label(runtime), start.value).inc()
+
+    def retired(self, reason: str) -> None:
+        """Count a container that was retired; `reason` is a constant of `nanoagent.container`."""
+        self._retired.labels(reason).inc()
+
+    def creation_failed(self) -> None:
+        """Count a container that could not be created."""
+        self._creation_failures.inc()
+
+    def breaker(self, *, is_open: bool) -> None:
+        """Show whether the pool creates no containers because their creation fails repeatedly."""
+        self._breaker.set(is_open)
+
+    def isolation(self, between_runs: Isolation) -> None:
+        """Show the isolation between one run and the next."""
+        self._isolation.set(_LEVELS[between_runs])
+
+    def isolation_check(self, check: str, runtime: Runtime, *, ok: bool) -> None:
+        """Show the result of an isolation check; `check` is a `selftest.checks.IsolationCheck`."""
+        self._isolation_check.labels(check, runtime).set(ok)
