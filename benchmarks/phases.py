@@ -68,7 +68,7 @@ class Bench:
             code = self._folder / runtime
             code.mkdir()
             (code / name).write_text(source)
-            await self._stack.put_code(f"{runtime}.zip", pack(code))
+            await self._stack.buckets.put_code(f"{runtime}.zip", pack(code))
 
     def agent(self, pool_size: int) -> AgentProcess:
         """An agent with that many containers ready for each runtime."""

@@ -98,7 +98,7 @@ class Bench:
             content = archive.read_bytes()
         row = Row(library.name, library.runtime, round(len(content) / MIB, 1))
         key = f"{secrets.token_hex(6)}.zip"
-        await self._stack.put_code(key, content)
+        await self._stack.buckets.put_code(key, content)
         try:
             results = [await self._run(library, key) for _ in range(1 + _HOT_RUNS)]
         except TimeoutError:
@@ -123,7 +123,7 @@ class Bench:
         client = redis.Redis(host=self._stack.redis_host, port=self._stack.redis_port)
         async with client, client.pubsub() as listener, asyncio.timeout(_DEADLINE_S):
             await listener.subscribe(f"result:{request_id}")
-            await self._stack.send(json.dumps(job))
+            await self._stack.queues.send(json.dumps(job))
             async for event in listener.listen():
                 if event["type"] == "message":
                     return dict(json.loads(event["data"]))

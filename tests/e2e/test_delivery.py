@@ -38,7 +38,7 @@ async def test_a_job_that_outlasts_the_visibility_timeout_twice_is_received_once
             (result,) = await worker.run_all([message])
 
             async def is_deleted() -> bool:
-                return await stack.queue_depth(queue_url=worker.queue_url) == (0, 0, 0)
+                return await stack.queues.depth(queue_url=worker.queue_url) == (0, 0, 0)
 
             await eventually(is_deleted)
         assert (result["stdout"], result["attempt"], result["status"]) == ("whole\n", 1, "SUCCESS")
@@ -73,7 +73,7 @@ async def test_a_run_whose_message_is_gone_is_stopped_and_publishes_nothing(
         assert await worker.metric("worker_containers_retired_total", reason="unclean") == 1
         assert heard.empty()
         assert await worker.redis.get(f"job:{message['requestId']}") is None
-        assert await stack.list_objects(stack.data_bucket, f"outputs/{message['requestId']}/") == []
+        assert await stack.buckets.keys(stack.data_bucket, f"outputs/{message['requestId']}/") == []
 
 
 # --- two workers
@@ -119,14 +119,14 @@ async def test_a_request_that_comes_in_two_messages_runs_once_on_two_workers(
             await send(pair[0], message)
 
         async def all_are_settled() -> bool:
-            return await stack.queue_depth(queue_url=pair[0].queue_url) == (0, 0, 0)
+            return await stack.queues.depth(queue_url=pair[0].queue_url) == (0, 0, 0)
 
         await eventually(all_are_settled)
         documents = {await heard.get() for _ in range(heard.qsize())}
     assert len(documents) == 1
     assert await pair[0].redis.get(f"job:{message['requestId']}") in documents
     assert await runs_of(pair) == before + 1
-    assert await stack.dead_letters(queue_url=pair[0].dead_letter_url) == []
+    assert await stack.queues.dead_letters(queue_url=pair[0].dead_letter_url) == []
 
 
 async def test_a_worker_that_was_paused_until_its_job_was_taken_over_says_and_overwrites_nothing(
@@ -188,7 +188,7 @@ async def test_a_job_whose_worker_was_killed_has_one_result_from_another(
                     result = json.loads(await heard.get())
 
                 async def is_settled() -> bool:
-                    return await stack.queue_depth(queue_url=one.queue_url) == (0, 0, 0)
+                    return await stack.queues.depth(queue_url=one.queue_url) == (0, 0, 0)
 
                 await eventually(is_settled)
                 assert result["workerId"] == other.worker_id
@@ -340,10 +340,10 @@ async def until_kept(worker: WorkerUnderTest) -> None:
 
 async def until_settled(worker: WorkerUnderTest) -> None:
     async def is_settled() -> bool:
-        return await worker.stack.queue_depth(queue_url=worker.queue_url) == (0, 0, 0)
+        return await worker.stack.queues.depth(queue_url=worker.queue_url) == (0, 0, 0)
 
     await eventually(is_settled)
 
 
 async def send(worker: WorkerUnderTest, message: dict[str, Any]) -> None:
-    await worker.stack.send(worker.body(message), queue_url=worker.queue_url)
+    await worker.stack.queues.send(worker.body(message), queue_url=worker.queue_url)

@@ -94,8 +94,8 @@ def containers() -> set[str]:
 
 
 async def test_a_sound_stack_is_found_sound_and_left_as_it_was(stack: EmbeddedStack, tmp_path: Path):
-    await stack.send("a message that nobody takes")
-    before = await stack.queue_depth(), await stack.list_objects(stack.data_bucket)
+    await stack.queues.send("a message that nobody takes")
+    before = await stack.queues.depth(), await stack.buckets.keys(stack.data_bucket)
     code, said, complained = await examine(environment_of(stack, tmp_path), tmp_path, "--json")
     document = json.loads(said)
     assert (code, document["ok"], complained) == (0, True, ""), said
@@ -109,7 +109,7 @@ async def test_a_sound_stack_is_found_sound_and_left_as_it_was(stack: EmbeddedSt
     assert "ok: within a few seconds of AWS" in said_of(document, Area.CLOCK)
     assert len(said_of(document, Area.DISK)) >= 3
     # --- nothing is left
-    assert (await stack.queue_depth(), await stack.list_objects(stack.data_bucket)) == before
+    assert (await stack.queues.depth(), await stack.buckets.keys(stack.data_bucket)) == before
     assert await uploads(stack) == []
     assert containers() == set()
     assert list(Path("/tmp/nanoagent-tests").glob("doctor-*")) == []

@@ -78,7 +78,7 @@ def lines(worker: WorkerUnderTest, event: str) -> list[dict[str, Any]]:
 
 async def queued(worker: WorkerUnderTest) -> tuple[int, int, int]:
     """Messages of its queue that are there for others, that somebody has, and that are delayed."""
-    return await worker.stack.queue_depth(queue_url=worker.queue_url)
+    return await worker.stack.queues.depth(queue_url=worker.queue_url)
 
 
 async def is_draining(worker: WorkerUnderTest) -> str:
@@ -147,7 +147,7 @@ async def test_two_workers_are_replaced_amid_two_hundred_jobs_and_each_runs_once
                 return await queued(new) == (0, 0, 0)
 
             await until(nothing_is_left)
-            assert await stack.dead_letters(queue_url=old.dead_letter_url) == []
+            assert await stack.queues.dead_letters(queue_url=old.dead_letter_url) == []
     record_property("tried", ["job", JOBS])
 
 
@@ -161,14 +161,14 @@ async def test_readiness_says_that_it_drains_and_a_second_signal_gives_back_what
             for name in ("one", "two")
         ]
         for message in messages:
-            await stack.send(worker.body(message), queue_url=worker.queue_url)
+            await stack.queues.send(worker.body(message), queue_url=worker.queue_url)
         await begun(worker, *messages)
         worker.agent.signal(signal.SIGTERM)
         assert "draining" in await is_draining(worker)
         assert await worker.metric("worker_active_jobs") == 2
         assert await stop(worker) == 0
         assert await queued(worker) == (2, 0, 0)
-        assert await stack.dead_letters(queue_url=worker.dead_letter_url) == []
+        assert await stack.queues.dead_letters(queue_url=worker.dead_letter_url) == []
         assert not await worker.redis.exists(*(f"job:{message['requestId']}" for message in messages))
         # Nobody has to wait for a claim to run out.
         assert not [name async for name in worker.redis.scan_iter(f"*{messages[0]['requestId']}*")]
@@ -200,7 +200,7 @@ async def test_a_spot_notice_gives_back_what_is_known_to_take_longer_and_finishe
                 for name, seconds in (("long", 3600), ("short", POLL_S + 2))
             )
             for message in (long, short):
-                await stack.send(worker.body(message), queue_url=worker.queue_url)
+                await stack.queues.send(worker.body(message), queue_url=worker.queue_url)
             await begun(worker, long, short)
             service.interrupt("terminate", time.time() + NOTICE_S)
             assert "EC2 is about to terminate this spot instance" in await is_draining(worker)

@@ -96,8 +96,8 @@ async def test_groups_are_worked_on_in_order_while_jobs_fail_and_find_no_room(
         assert begun == [f"order-{group}{number}" for number in (1, 2, 2, 3, 3, 4)]
         ended = [(each["requestId"], each["attempt"]) for each in results if each["requestId"][-2] == group]
         assert ended == [(f"order-{group}{number}", 1 + (number == 2)) for number in range(1, IN_A_GROUP + 1)]
-    assert await stack.queue_depth(queue_url=queues.url) == (0, 0, 0)
-    assert await stack.dead_letters(queue_url=queues.dead_letter_url) == []
+    assert await stack.queues.depth(queue_url=queues.url) == (0, 0, 0)
+    assert await stack.queues.dead_letters(queue_url=queues.dead_letter_url) == []
 
 
 SOURCE = """
@@ -137,7 +137,7 @@ async def test_groups_keep_their_order_over_a_drain_and_a_buried_message_stays_i
                 results += await all_of(heard, len(names) - 2)
                 assert heard.empty()
                 assert await after.agent.stop() == 0
-        assert await stack.queue_depth(queue_url=one.queue_url) == (0, 0, 0)
+        assert await stack.queues.depth(queue_url=one.queue_url) == (0, 0, 0)
         async with stack.clients() as clients:
             answer = await (await clients.sqs()).receive_message(
                 QueueUrl=one.dead_letter_url,

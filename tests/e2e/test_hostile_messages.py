@@ -104,12 +104,12 @@ async def _are_told(worker: WorkerUnderTest, request_ids: list[str]) -> bool:
 
 async def _are_dead(worker: WorkerUnderTest, bodies: list[str]) -> bool:
     """Whether just these messages are in the dead-letter queue."""
-    letters = await worker.stack.dead_letters(queue_url=worker.dead_letter_url)
+    letters = await worker.stack.queues.dead_letters(queue_url=worker.dead_letter_url)
     return sorted(letter["body"] for letter in letters) == sorted(bodies)
 
 
 async def _is_empty(worker: WorkerUnderTest) -> bool:
-    return await worker.stack.queue_depth(queue_url=worker.queue_url) == (0, 0, 0)
+    return await worker.stack.queues.depth(queue_url=worker.queue_url) == (0, 0, 0)
 
 
 async def test_messages_that_nobody_should_send_are_settled_and_the_next_job_is_done(
@@ -126,7 +126,7 @@ async def test_messages_that_nobody_should_send_are_settled_and_the_next_job_is_
                 told[job["requestId"]] = kind
                 bodies.append(json.dumps(job))
         for body in bodies:
-            await stack.send(body, queue_url=worker.queue_url)
+            await stack.queues.send(body, queue_url=worker.queue_url)
 
         honest = await worker.run(s3Key=key, input="honest")
         await eventually(lambda: _are_told(worker, list(told)))

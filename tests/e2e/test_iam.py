@@ -64,7 +64,7 @@ class HeldWorker(WorkerUnderTest):
 
 async def a_job_each_way(worker: HeldWorker, recorder: Recorder) -> str:
     """Every way of a job and of the worker itself that comes to AWS; returns a presigned link."""
-    await worker.stack.send("no JSON", queue_url=worker.queue_url)
+    await worker.stack.queues.send("no JSON", queue_url=worker.queue_url)
     key = await worker.upload({"main.py": "print(1)"})
     for _ in range(2):  # the second time S3 is asked whether it has changed
         assert (await worker.run(s3Key=key))["stdout"] == "1\n"

@@ -77,7 +77,7 @@ async def test_tokens_are_in_the_result_and_exchanges_beside_the_outputs_and_rep
         record = tmp_path / "replay" / "ai.jsonl"
         record.parent.mkdir()
         key = f"outputs/{result['requestId']}/.nanoagent/ai.jsonl"
-        record.write_bytes(await stack.read_object(stack.data_bucket, key))
+        record.write_bytes(await stack.buckets.read(stack.data_bucket, key))
     exchanges = [json.loads(line) for line in record.read_text().splitlines()]
     assert [exchange["path"] for exchange in exchanges] == ["/api/chat", "/v1/chat/completions"]
     assert [exchange["completionTokens"] for exchange in exchanges] == [5, 3]

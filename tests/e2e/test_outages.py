@@ -122,7 +122,7 @@ class Place:
         return self.worker.message(s3Key=self.key, timeoutMs=60_000, input={"seconds": seconds})
 
     async def send(self, message: dict[str, Any]) -> None:
-        await self.stack.send(self.worker.body(message), queue_url=self.worker.queue_url)
+        await self.stack.queues.send(self.worker.body(message), queue_url=self.worker.queue_url)
 
     async def readiness(self) -> tuple[int, dict[str, Any]]:
         status, text = await self.worker.get("/readyz")
@@ -307,10 +307,10 @@ async def are_whole(place: Place, seen: Observation, attempts: frozenset[int] = 
         assert await place.worker.output(link) == b"whole"
 
     async def is_settled() -> bool:
-        return await place.stack.queue_depth(queue_url=place.worker.queue_url) == (0, 0, 0)
+        return await place.stack.queues.depth(queue_url=place.worker.queue_url) == (0, 0, 0)
 
     await until(is_settled)
-    assert await place.stack.dead_letters(queue_url=place.worker.dead_letter_url) == []
+    assert await place.stack.queues.dead_letters(queue_url=place.worker.dead_letter_url) == []
     if attempts == {1}:
         assert await place.worker.metric("worker_attempts_failed_total") == place.failed
 

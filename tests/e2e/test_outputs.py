@@ -61,7 +61,7 @@ async def test_every_name_has_its_key_and_a_link_that_opens(
     assert {error["path"] for error in result["outputErrors"]} == {
         name.decode(errors="replace") for name in REFUSED_NAMES
     }
-    assert set(await worker.stack.list_objects(bucket, prefix)) == {prefix + name for name in NAMES}
+    assert set(await worker.stack.buckets.keys(bucket, prefix)) == {prefix + name for name in NAMES}
     for link, content in expected.items():
         status, body, _ = await asyncio.to_thread(opened, worker, link)
         assert (status, body) == (200, content), link

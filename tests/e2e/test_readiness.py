@@ -141,10 +141,10 @@ async def test_a_worker_is_ready_when_all_have_answered_and_never_blames_a_job_f
         await create_bucket(stack, bucket)
         await put(stack, bucket, "first.zip")
         first = worker.message(s3Key="first.zip")
-        await stack.send(worker.body(first), queue_url=worker.queue_url)
+        await stack.queues.send(worker.body(first), queue_url=worker.queue_url)
         await sqs.restore()
         await watched.until_not_ready(results="it is a Redis Cluster, which is not supported")
-        assert await stack.queue_depth(queue_url=worker.queue_url) == (1, 0, 0)
+        assert await stack.queues.depth(queue_url=worker.queue_url) == (1, 0, 0)
         assert "READY=1" not in watched.hear()
         assert '"event": "ready"' not in worker.log.read_text()
 
@@ -162,7 +162,7 @@ async def test_a_worker_is_ready_when_all_have_answered_and_never_blames_a_job_f
         # --- the bucket goes: its job goes back, and no sender is blamed
         await delete_bucket(stack, bucket, "first.zip")
         second = worker.message(s3Key="second.zip")
-        await stack.send(worker.body(second), queue_url=worker.queue_url)
+        await stack.queues.send(worker.body(second), queue_url=worker.queue_url)
         await watched.until_not_ready(storage="(S3_CODE_BUCKET)")
         assert not await is_answered(second)
-        assert sum(await stack.queue_depth(queue_url=worker.queue_url)) == 1
+        assert sum(await stack.queues.depth(queue_url=worker.queue_url)) == 1

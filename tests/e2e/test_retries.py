@@ -51,7 +51,7 @@ async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_mess
                 one = worker
                 key = await one.upload({"main.py": "import time; time.sleep(600)"})
                 job = one.message(s3Key=key, timeoutMs=600_000)
-                await stack.send(one.body(job), queue_url=one.queue_url)
+                await stack.queues.send(one.body(job), queue_url=one.queue_url)
 
             async def runs(worker: WorkerUnderTest = worker) -> bool:
                 return bool(starts_in([worker.log]))
@@ -64,21 +64,21 @@ async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_mess
             announced(one.redis, job["requestId"]) as heard,
             WorkerUnderTest(stack, tmp_path / "last", SETTINGS, beside=one) as last,
         ):
-            await stack.send("no JSON", queue_url=one.queue_url)
+            await stack.queues.send("no JSON", queue_url=one.queue_url)
             async with asyncio.timeout(EVENTUALLY_S):
                 result = json.loads(await heard.get())
             queue, dead_letters = one.queue_url, one.dead_letter_url
 
             async def all_is_settled() -> bool:
-                settled = await stack.queue_depth(queue_url=queue) == (0, 0, 0)
-                return settled and len(await stack.dead_letters(queue_url=dead_letters)) == 2
+                settled = await stack.queues.depth(queue_url=queue) == (0, 0, 0)
+                return settled and len(await stack.queues.dead_letters(queue_url=dead_letters)) == 2
 
             await eventually(all_is_settled)
             unreadable = await last.metric("worker_jobs_processed_total", status="invalid")
             assert heard.empty()
         letters = {
             letter["body"]: letter["attributes"]
-            for letter in await stack.dead_letters(queue_url=dead_letters)
+            for letter in await stack.queues.dead_letters(queue_url=dead_letters)
         }
         stored = await one.redis.get(f"job:{job['requestId']}")
         assert not await one.redis.exists(f"nanoagent:failed:{job['requestId']}")
@@ -119,10 +119,10 @@ async def test_twenty_interruptions_on_a_queue_that_hands_out_five_times_are_no_
         real_rig(stack, tmp_path, queues) as rig,
     ):
         rig.executor.scripts["interrupted"] = script
-        await stack.send(message("interrupted"), queue_url=queues.url)
+        await stack.queues.send(message("interrupted"), queue_url=queues.url)
         async with asyncio.timeout(EVENTUALLY_S):
             result = json.loads(await heard.get())
     assert rig.journal.count("execute") == 21
     assert (result["status"], result["attempt"]) == ("SUCCESS", 1)
-    assert await stack.queue_depth(queue_url=queues.url) == (0, 0, 0)
-    assert await stack.dead_letters(queue_url=queues.dead_letter_url) == []
+    assert await stack.queues.depth(queue_url=queues.url) == (0, 0, 0)
+    assert await stack.queues.dead_letters(queue_url=queues.dead_letter_url) == []

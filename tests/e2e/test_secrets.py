@@ -313,7 +313,7 @@ async def readiness_without_s3(worker: MarkedWorker, s3: Recorder, mark_of_addre
     """A job that wants its code finds that S3 is gone, and goes back."""
     key = await worker.upload({"main.py": "print(2)"})
     await s3.stop()
-    await worker.stack.send(json.dumps(worker.message(s3Key=key)), queue_url=worker.queue_url)
+    await worker.stack.queues.send(json.dumps(worker.message(s3Key=key)), queue_url=worker.queue_url)
     return await ready_with(worker, mark_of_address)
 
 
@@ -323,7 +323,7 @@ async def readiness_without_slots(worker: MarkedWorker, mark_of_folder: str) -> 
     key = await worker.upload({"main.py": ""})
     hidden = slots.rename(slots.with_name("hidden"))
     body = json.dumps(worker.message(s3Key=key, functionId="new"))
-    await worker.stack.send(body, queue_url=worker.queue_url)
+    await worker.stack.queues.send(body, queue_url=worker.queue_url)
     said = await ready_with(worker, mark_of_folder)
     hidden.rename(slots)
     return said
@@ -379,7 +379,7 @@ async def test_no_mark_of_the_host_is_seen_where_it_must_not_be(
             kept = await worker.redis.get(key)
             if not any(seeker["requestId"].encode() in key for seeker in messages[: len(Runtime)]):
                 sightings.look("result", f"{key!r} {kept!r}")
-        for letter in await stack.dead_letters(queue_url=worker.dead_letter_url):
+        for letter in await stack.queues.dead_letters(queue_url=worker.dead_letter_url):
             sightings.look("dead letter", json.dumps(letter))
         server.kill()
         sightings.look("readyz", await ready_with(worker, canaries.redis_address))

@@ -51,7 +51,7 @@ async def test_a_runtime_that_cannot_be_tested_takes_no_jobs_and_the_others_do(
     settings = {"SELFTEST_INTERVAL_SECONDS": "3600", "DOCKER_PYTHON_IMAGE": "nanoagent-cpp:latest"}
     async with WorkerUnderTest(stack, tmp_path, settings, until_ready=False) as worker:
         waiting = worker.message(runtime="python", s3Key=await worker.upload(HELLO))
-        await stack.send(json.dumps(waiting), queue_url=worker.queue_url)
+        await stack.queues.send(json.dumps(waiting), queue_url=worker.queue_url)
         done = await worker.run(runtime="cpp", s3Key=await worker.upload(HELLO_CPP))
         assert (done["status"], done["stdout"]) == ("SUCCESS", "hello\n")
         async with asyncio.timeout(RESULT_DEADLINE_S):

@@ -191,10 +191,10 @@ async def test_an_unreadable_message_ends_in_the_dead_letter_queue(stack: Embedd
     async with WorkerUnderTest(
         stack, tmp_path, {f"WARM_POOL_{r.upper()}_SIZE": "0" for r in RUNTIMES}
     ) as worker:
-        await stack.send("this is no JSON", queue_url=worker.queue_url)
+        await stack.queues.send("this is no JSON", queue_url=worker.queue_url)
 
         async def is_dead() -> bool:
-            letters = await stack.dead_letters(queue_url=worker.dead_letter_url)
+            letters = await stack.queues.dead_letters(queue_url=worker.dead_letter_url)
             return [letter["body"] for letter in letters] == ["this is no JSON"]
 
         await eventually(is_dead)
@@ -268,10 +268,10 @@ async def test_two_hundred_mixed_jobs_each_have_one_result_and_leave_nothing(
                 assert result["stdout"] == message["input"]["say"] + "\n"
 
         async def queue_is_empty() -> bool:
-            return await stack.queue_depth(queue_url=worker.queue_url) == (0, 0, 0)
+            return await stack.queues.depth(queue_url=worker.queue_url) == (0, 0, 0)
 
         await eventually(queue_is_empty)
-        assert await stack.dead_letters(queue_url=worker.dead_letter_url) == []
+        assert await stack.queues.dead_letters(queue_url=worker.dead_letter_url) == []
 
         async def spool_is_empty() -> bool:
             return list((worker.tasks / worker.worker_id / "spool").iterdir()) == []
@@ -331,7 +331,7 @@ async def test_a_stopping_worker_finishes_what_runs_and_gives_back_the_rest(
         key = await worker.upload({"main.py": source})
         messages = [worker.message(s3Key=key) for _ in range(6)]
         for message in messages:
-            await stack.send(json.dumps(message), queue_url=worker.queue_url)
+            await stack.queues.send(json.dumps(message), queue_url=worker.queue_url)
 
         async def two_run() -> bool:
             return await worker.metric("worker_pool_containers", state="busy") == 2
@@ -339,7 +339,7 @@ async def test_a_stopping_worker_finishes_what_runs_and_gives_back_the_rest(
         await eventually(two_run)
         assert await worker.agent.stop() == 0
         done = [m for m in messages if await worker.redis.exists(f"job:{m['requestId']}")]
-        visible, in_flight, delayed = await stack.queue_depth(queue_url=worker.queue_url)
+        visible, in_flight, delayed = await stack.queues.depth(queue_url=worker.queue_url)
         assert len(done) >= 2
         assert (visible, in_flight, delayed) == (len(messages) - len(done), 0, 0)
     assert await containers_of(worker.worker_id) == []

@@ -242,7 +242,7 @@ class RandomRun:
         return await seen.missing() == 0
 
     async def _queue_is_empty(self) -> bool:
-        return await self._stack.queue_depth(queue_url=self._lives[0].queue_url) == (0, 0, 0)
+        return await self._stack.queues.depth(queue_url=self._lives[0].queue_url) == (0, 0, 0)
 
     async def _send_all(self, seen: Observation) -> None:
         chance = random.Random(self._plan.seed)  # noqa: S311 - as above

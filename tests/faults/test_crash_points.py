@@ -187,7 +187,7 @@ class Scene:
         )
 
     async def is_empty(self) -> bool:
-        return await self.stack.queue_depth(queue_url=self.workers[0].queue_url) == (0, 0, 0)
+        return await self.stack.queues.depth(queue_url=self.workers[0].queue_url) == (0, 0, 0)
 
 
 @asynccontextmanager
@@ -283,7 +283,7 @@ async def play(stack: EmbeddedStack, points: Sequence[Point]) -> None:
             seen.sent(*(message["requestId"] for message in messages))
             seen.struck()
             for message in messages:
-                await stack.send(first.body(message), queue_url=first.queue_url)
+                await stack.queues.send(first.body(message), queue_url=first.queue_url)
             await asyncio.gather(*map(take_redis_away, struck), *map(until_struck, struck))
             alive = await successors(scene, struck)
             results = await seen.answered()
@@ -365,7 +365,7 @@ async def test_a_job_whose_agent_dies_while_it_builds_is_built_by_another_and_ru
             key = await worker.upload({"main.cpp": source})
             message = worker.message(s3Key=key, runtime="cpp", timeoutMs=60_000)
             seen.sent(message["requestId"])
-            await stack.send(worker.body(message), queue_url=worker.queue_url)
+            await stack.queues.send(worker.body(message), queue_url=worker.queue_url)
             await worker.agent.ended()
             assert struck_in(worker.log) is not None, worker.agent.log_tail()
             seen.struck()

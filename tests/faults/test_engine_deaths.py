@@ -132,7 +132,7 @@ async def are_whole(worker: WorkerUnderTest, seen: Observation) -> None:
     assert {result["status"] for result in results.values()} == {"SUCCESS"}, results
 
     async def is_settled() -> bool:
-        return await worker.stack.queue_depth(queue_url=worker.queue_url) == (0, 0, 0)
+        return await worker.stack.queues.depth(queue_url=worker.queue_url) == (0, 0, 0)
 
     await until(is_settled)
     assert await wrong_outputs(worker.stack, results.values()) == []

@@ -65,10 +65,10 @@ class SqsQueue:
         return str(answer["MessageId"])
 
     async def depth(self) -> tuple[int, int, int]:
-        return await self.stack.queue_depth(queue_url=self.url)
+        return await self.stack.queues.depth(queue_url=self.url)
 
     async def dead_letters(self) -> list[tuple[str, str]]:
-        letters = await self.stack.dead_letters(queue_url=self.dlq_url)
+        letters = await self.stack.queues.dead_letters(queue_url=self.dlq_url)
         return [(letter["body"], letter["attributes"]["reason"]) for letter in letters]
 
     async def take_away(self, delivery: Delivery) -> None:
@@ -574,7 +574,7 @@ async def test_a_buried_message_keeps_its_own_attributes_and_says_where_it_came_
             await receive_one(queue.broker), "bad\x00reason " + "안" * 300, attempts=5
         )
 
-        (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
+        (letter,) = await stack.queues.dead_letters(queue_url=queue.dlq_url)
         attributes = letter["attributes"]
         assert attributes["traceparent"] == "00-1-2-01"
         assert (attributes["receiveCount"], attributes["attempts"], attributes["worker"]) == (
@@ -775,7 +775,7 @@ async def test_a_message_of_the_largest_size_can_be_buried(stack: EmbeddedStack,
 
         assert await queue.broker.dead_letter(await receive_one(queue.broker), "too large to be read")
 
-        (letter,) = await stack.dead_letters(queue_url=queue.dlq_url)
+        (letter,) = await stack.queues.dead_letters(queue_url=queue.dlq_url)
         assert letter["body"] == body
         assert letter["attributes"] == {}  # they count toward the size
 

@@ -57,7 +57,7 @@ class End:
     async def code(self, key: str) -> bytes:
         """The file main.py of an uploaded zip."""
         with zipfile.ZipFile(
-            io.BytesIO(await self.stack.read_object(self.stack.code_bucket, key))
+            io.BytesIO(await self.stack.buckets.read(self.stack.code_bucket, key))
         ) as archive:
             return archive.read("main.py")
 
@@ -120,7 +120,7 @@ async def test_what_was_uploaded_before_is_not_written_again(
     assert await run("send", code, "--wait", "0") == 0
     assert "Uploaded functions/once/" in capsys.readouterr().err
     (job,) = await end.jobs(1)
-    before = await end.stack.read_object(end.stack.code_bucket, job["s3Key"])
+    before = await end.stack.buckets.read(end.stack.code_bucket, job["s3Key"])
 
     os.utime(code / "main.py", (1_000_000_000, 1_000_000_000))  # as a new checkout does
     assert await run("send", code, "--wait", "0") == 0
@@ -128,7 +128,7 @@ async def test_what_was_uploaded_before_is_not_written_again(
     assert "Already uploaded: functions/once/" in capsys.readouterr().err
     (again,) = await end.jobs(1)
     assert again["s3Key"] == job["s3Key"]
-    assert await end.stack.read_object(end.stack.code_bucket, job["s3Key"]) == before
+    assert await end.stack.buckets.read(end.stack.code_bucket, job["s3Key"]) == before
 
 
 @pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("FAILED", 1), ("TIMEOUT", 1)])
@@ -257,7 +257,7 @@ async def test_an_input_of_nearly_a_mebibyte_arrives_and_a_larger_one_is_refused
     capsys.readouterr()
     assert await run("send", code, "--wait", "0", "--input", "@large.json") == 2
     assert "nothing was sent" in capsys.readouterr().err
-    assert await end.stack.queue_depth(queue_url=end.queue_url) == (0, 0, 0)
+    assert await end.stack.queues.depth(queue_url=end.queue_url) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

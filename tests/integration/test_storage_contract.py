@@ -50,7 +50,7 @@ class S3Shelf:
         await self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
 
     async def read(self, key: str) -> bytes:
-        return await self.stack.read_object(self.bucket, key)
+        return await self.stack.buckets.read(self.bucket, key)
 
 
 @dataclass

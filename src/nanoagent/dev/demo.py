@@ -374,7 +374,7 @@ async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Se
 async def _send(stack: EmbeddedStack, job: _Sent) -> None:
     folder = examples_folder() / job.example
     key = f"demo/{job.example}.zip"
-    await stack.put_code(key, pack(folder))
+    await stack.buckets.put_code(key, pack(folder))
     message = {
         "requestId": job.request_id,
         "functionId": _FUNCTION_PREFIX + job.example,
@@ -384,7 +384,7 @@ async def _send(stack: EmbeddedStack, job: _Sent) -> None:
         "timeoutMs": 60_000,
         "input": json.loads((folder / "input.json").read_text()),
     }
-    await stack.send(json.dumps(message, ensure_ascii=False))
+    await stack.queues.send(json.dumps(message, ensure_ascii=False))
 
 
 async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str, begun: float) -> None:

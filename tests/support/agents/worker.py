@@ -133,7 +133,7 @@ class WorkerUnderTest:
         elif isinstance(content, Path):
             content = pack(content)
         key = key or f"code/{secrets.token_hex(6)}.zip"
-        await self.stack.put_code(key, content)
+        await self.stack.buckets.put_code(key, content)
         return key
 
     def message(self, **fields: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class WorkerUnderTest:
                 self.agent.signal(signal.SIGCONT)
             else:
                 for body in bodies:
-                    await self.stack.send(body, queue_url=self.queue_url)
+                    await self.stack.queues.send(body, queue_url=self.queue_url)
             async for event in listener.listen():
                 if event["type"] == "message":
                     result = json.loads(event["data"])
@@ -203,7 +203,7 @@ class WorkerUnderTest:
     async def output(self, link: str) -> bytes:
         """The object behind one of a result's plain links."""
         bucket, _, key = unquote(urlsplit(link).path).lstrip("/").partition("/")
-        return await self.stack.read_object(bucket, key)
+        return await self.stack.buckets.read(bucket, key)
 
     # --- what an operator sees
 

@@ -64,10 +64,10 @@ async def remains_of(
         given_up: The requests that may be in the dead-letter queue.
     """
     found = []
-    visible, in_flight, delayed = await places.stack.queue_depth(queue_url=places.queue_url)
+    visible, in_flight, delayed = await places.stack.queues.depth(queue_url=places.queue_url)
     if visible or in_flight or delayed:
         found.append(f"messages: {visible} visible, {in_flight} in flight, {delayed} delayed")
-    letters = await places.stack.dead_letters(queue_url=places.dead_letter_url)
+    letters = await places.stack.queues.dead_letters(queue_url=places.dead_letter_url)
     found += [
         f"dead letter: {letter['body']} {letter['attributes']}"
         for letter in letters

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from nanoagent.dev import demo
 from nanoagent.dev.demo import _Sent, _table, _verdict
-from nanoagent.dev.local_services import EmbeddedStack, Service
+from nanoagent.dev.local_services import EmbeddedStack
+from nanoagent.dev.local_services.service import Service
 from nanoagent.dev.sender import dev
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model import result as results

@@ -1,0 +1,19 @@
+"""SQS, S3, CloudWatch and Redis on this machine, for the demo and the tests.
+
+moto's server stands in for the AWS services; Redis is a real `redis-server`. Both are child processes that
+listen on free ports of 127.0.0.1 and keep their data in memory only.
+
+    async with EmbeddedStack(folder) as stack:
+        environment = os.environ | stack.environment()   # for an agent's process
+
+* `stack`: starts and stops all services together.
+* `servers`: the commands that start Redis and moto, and their readiness.
+* `service`: one child process with its log.
+* `queues`: the queues of SQS.
+* `buckets`: the buckets of S3.
+"""
+
+from nanoagent.dev.local_services.service import StackError
+from nanoagent.dev.local_services.stack import EmbeddedStack
+
+__all__ = ["EmbeddedStack", "StackError"]
