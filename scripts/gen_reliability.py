@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the table of docs/reliability.md anew from what scenarios have recorded.
+"""Write the table of docs/reliability.md from the rows that test scenarios have recorded.
 
     python scripts/gen_reliability.py ROWS
 
-ROWS is the file that `RELIABILITY_ROWS` named while the tests ran; `make soak` does both. Rows of the same
-scenario are put together: numbers are added, of recoveries the longest counts.
+ROWS is the file of `RELIABILITY_ROWS` during the tests; `make soak` runs both. Rows of the same scenario are
+merged: counts are added, and the longest recovery time is kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PAGE: Final = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 BEGIN: Final = "<!-- rows:begin -->"
 END: Final = "<!-- rows:end -->"
 HEAD: Final = (
-    "| fault | when it strikes | sent | seen | differing | lost | run again | recovery (s) |\n"
+    "| fault | at | sent | seen | differing | lost | run again | recovery (s) |\n"
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
 
 @dataclass(slots=True)
 class Scenario:
-    """What is known of one fault at one moment, over all its rows."""
+    """The merged rows of one fault at one moment."""
 
     sent: int = 0
     seen: int = 0
@@ -39,7 +39,7 @@ class Scenario:
     why: str = ""
 
     def add(self, row: dict[str, Any]) -> None:
-        """Count a row in."""
+        """Merge a row into the scenario."""
         for name in ("sent", "seen", "duplicates", "lost"):
             setattr(self, name, getattr(self, name) + row[name])
         if row["repeated"] is not None:
@@ -49,7 +49,7 @@ class Scenario:
         self.why = row["why"] or self.why
 
     def cells(self) -> list[str]:
-        """For the table."""
+        """Return the cells of its row, from `sent` on."""
         repeated = "" if self.repeated is None else str(self.repeated)
         if self.why:
             repeated += " \\*"
@@ -59,7 +59,7 @@ class Scenario:
 
 
 def table_of(rows: list[dict[str, Any]]) -> str:
-    """The table, in the order in which scenarios were first recorded, those of one fault together."""
+    """Return the table. Scenarios of one fault are adjacent, in the order in which they were recorded."""
     scenarios: dict[str, dict[str, Scenario]] = {}
     for row in rows:
         scenarios.setdefault(row["fault"], {}).setdefault(row["when"], Scenario()).add(row)
@@ -76,21 +76,21 @@ def _cell(text: str) -> str:
 
 
 def regenerated(page: str, rows: list[dict[str, Any]], today: str) -> str:
-    """The page with the table of these rows.
+    """Return the page with the table of these rows.
 
     Raises:
-        ValueError: Its markers are not there exactly once.
+        ValueError: The page does not have its markers exactly once.
     """
-    said = f"Recorded on {today} by {len(rows)} scenarios."
+    recorded = f"Recorded on {today} by {len(rows)} scenarios."
     between = re.compile(f"(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})", re.DOTALL)
-    text, count = between.subn(lambda _: f"{said}\n\n{table_of(rows)}\n", page)
+    text, count = between.subn(lambda _: f"{recorded}\n\n{table_of(rows)}\n", page)
     if count != 1:
-        raise ValueError(f"{BEGIN} and {END} are there {count} times")
+        raise ValueError(f"{BEGIN} … {END} occurs {count} times; it should occur once")
     return text
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the page; returns the exit code."""
+    """Rewrite the page; return the exit code."""
     if len(arguments) != 1:
         sys.stderr.write(f"{__doc__}\n")
         return 2

@@ -238,8 +238,10 @@ FAULTS: Final[dict[str, dict[str, Fault]]] = {
         "SQS": Fault("garbled", on("sqs", "garble"), SILENT),
     },
     "refusing": {
-        "Redis": Fault("another password", another_password, "it refuses the user or the password"),
-        "S3": Fault("credentials over", refusing("s3:", 400, "ExpiredToken"), "it refuses these credentials"),
+        "Redis": Fault("password changed", another_password, "it refuses the user or the password"),
+        "S3": Fault(
+            "credentials expired", refusing("s3:", 400, "ExpiredToken"), "it refuses these credentials"
+        ),
         "SQS": Fault(
             "unknown credentials", refusing("sqs:", 403, "InvalidClientTokenId"), "it refuses these cred"
         ),
@@ -251,8 +253,8 @@ FAULTS: Final[dict[str, dict[str, Fault]]] = {
     },
     "not to be written to": {
         "Redis": Fault("read-only (failover)", read_only, "it is a read-only replica"),
-        "S3": Fault("outputs denied", refusing_writes, "the worker's role may not do that"),
-        "SQS": Fault("queue gone", refusing("sqs:", 400, "QueueDoesNotExist"), "there is no such queue"),
+        "S3": Fault("writes denied", refusing_writes, "the worker's role may not do that"),
+        "SQS": Fault("queue deleted", refusing("sqs:", 400, "QueueDoesNotExist"), "there is no such queue"),
     },
 }
 PARTS: Final = {"Redis": "results", "S3": "storage", "SQS": "queue"}
@@ -270,7 +272,7 @@ async def mend(place: Place) -> None:
 
 async def endure(place: Place, fault: Fault) -> None:
     """A service goes wrong around a job, is well again, and every job has one result."""
-    service, when = place.user, "from before a job is sent until after"
+    service, when = place.user, "before, while and after a job is sent"
     async with observed(
         place.worker, fault=f"{service}: {fault.what}", when=when, server=place.address
     ) as seen:

@@ -132,7 +132,7 @@ class RandomRun:
                 first = self._places[0].worker
                 async with observed(
                     first,
-                    fault=f"a random one every {self._plan.every_s:g} s, seed {self._plan.seed}",
+                    fault=f"a random fault every {self._plan.every_s:g} s, seed {self._plan.seed}",
                     when="at any time",
                     repeats=REPEATS,
                     server=(HOST, self._redis.port),

@@ -69,7 +69,7 @@ KILLED: Final = (
     Point("claimed", Fault("claim", "after")),
     Point("about to put unpacked code into the cache", Fault("unpack", "before")),
     Point("code fetched", Fault("fetch", "after"), rarely=True),
-    Point("container leased", Fault("lease", "after"), rarely=True),
+    Point("container acquired", Fault("lease", "after"), rarely=True),
     Point("about to start the program", Fault("start", "before")),
     Point("program started", Fault("start", "after"), repeats=True, rarely=True),
     Point("in the run", Fault("run", "before", delay_s=0.4), repeats=True),
@@ -81,23 +81,23 @@ KILLED: Final = (
     Point("about to delete the message", Fault("ack", "before"), rarely=True),
     Point("delete requested, not sent", Fault("delete", "before"), rarely=True),
     Point(
-        "Redis away, about to keep the result",
+        "Redis down, about to store the result on disk",
         Fault("keep", "before"),
         repeats=True,
         without_redis=True,
         rarely=True,
     ),
-    Point("Redis away, result half kept", Fault("write", "before"), repeats=True, without_redis=True),
-    Point("Redis away, result kept", Fault("keep", "after"), without_redis=True),
+    Point("Redis down, result partly on disk", Fault("write", "before"), repeats=True, without_redis=True),
+    Point("Redis down, result on disk", Fault("keep", "after"), without_redis=True),
     Point("draining, in the run", Fault("drain", "before", delay_s=0.2, told_to_stop=1), repeats=True),
     Point(
-        "hurried out, about to give the message back",
+        "second stop signal, about to return the message",
         Fault("nack", "before", told_to_stop=2),
         repeats=True,
         rarely=True,
     ),
     Point(
-        "hurried out, message given back",
+        "second stop signal, message returned",
         Fault("nack", "after", told_to_stop=2),
         repeats=True,
         rarely=True,
@@ -277,7 +277,7 @@ async def play(stack: EmbeddedStack, points: Sequence[Point]) -> None:
         struck = await all_armed(scene, points)
         first = scene.workers[0]
         async with observed(
-            first, fault=f"{len(points)} agents are killed or stopped", when="at every step", repeats=REPEATS
+            first, fault=f"{len(points)} workers are killed or paused", when="at every step", repeats=REPEATS
         ) as seen:
             messages = [await marked(first) for _ in at_work]
             seen.sent(*(message["requestId"] for message in messages))
@@ -339,7 +339,7 @@ async def what_is_wrong(seen: Observation, struck: Sequence[Struck], results: di
         others = excused[one.request_id] - one.point.repeats
         repeated = int(starts[one.request_id] > 1 + max(0, others))
         why = REPEATS if one.point.repeats else ""
-        record(replace(row, fault=f"agent {signal_name}", repeated=repeated, why=why))
+        record(replace(row, fault=f"worker {signal_name}", repeated=repeated, why=why))
     return problems
 
 
@@ -361,7 +361,7 @@ async def test_a_job_whose_agent_dies_while_it_builds_is_built_by_another_and_ru
     settings = ONE_JOB | {"SQS_VISIBILITY_SECONDS": "5"}
     async with a_scene(stack) as scene:
         worker = await scene.add(settings, Fault("run", "before", delay_s=0.2))  # the first run is the build
-        async with observed(worker, fault="agent killed", when="in a build") as seen:
+        async with observed(worker, fault="worker killed", when="in a build") as seen:
             key = await worker.upload({"main.cpp": source})
             message = worker.message(s3Key=key, runtime="cpp", timeoutMs=60_000)
             seen.sent(message["requestId"])

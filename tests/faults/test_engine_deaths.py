@@ -143,7 +143,7 @@ async def test_jobs_outlive_their_containers_and_the_parts_of_them(stack: Embedd
         folder = Path(path)
         async with WorkerUnderTest(stack, folder, settings_in(folder)) as worker:
             parts = ("supervisor", "zygote", "the whole container", "containerd-shim")
-            fault = f"{', '.join(parts)} killed with SIGKILL, one after the other"
+            fault = f"{', '.join(parts)} killed one after the other"
             async with observed(worker, fault=fault, when="in the run", repeats=REPEATS) as seen:
                 messages = await send_twenty(worker, seen)
                 seen.struck()
