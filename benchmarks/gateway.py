@@ -32,7 +32,8 @@ from urllib.parse import urlsplit
 
 from benchmarks import stats
 
-from nanoagent.ai.gateway import Gateway, GatewayLimits
+from nanoagent.ai.gateway import Gateway
+from nanoagent.ai.limits import GatewayLimits
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.base import NetworkRun

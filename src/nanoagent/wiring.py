@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from nanoagent.ai import inspection
-from nanoagent.ai.budgets import RunLimits
-from nanoagent.ai.gateway import Gateway, GatewayLimits
-from nanoagent.ai.recording import Replay
+from nanoagent.ai.gateway import Gateway
+from nanoagent.ai.limits import GatewayLimits, RunLimits
 from nanoagent.ai.refusals import Api
+from nanoagent.ai.replay import Replay
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
 from nanoagent.aws.clients import AwsClients
 from nanoagent.aws.interruption import InterruptionWatcher, endpoint_of

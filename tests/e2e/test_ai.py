@@ -117,11 +117,11 @@ OLLAMA: Final = (
 )
 UNKNOWN: Final = "model 'no-such-model' not found"
 FORBIDDEN: Final = (
-    "the model 'not-for-functions' is not among those that functions may use here "
-    f"(AI_MODELS={MODELS}); use one of them, or have it added to AI_MODELS"
+    "functions on this worker may not use the model 'not-for-functions' "
+    f"(AI_MODELS={MODELS}); use an allowed model, or have it added to AI_MODELS"
 )
 OVER: Final = (
-    f"this run has made its {MAX_REQUESTS} requests of models (AI_MAX_REQUESTS={MAX_REQUESTS}); "
+    f"this run has made its {MAX_REQUESTS} requests to models (AI_MAX_REQUESTS={MAX_REQUESTS}); "
     "make fewer, or have AI_MAX_REQUESTS raised"
 )
 

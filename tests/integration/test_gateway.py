@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent.ai import calls
-from nanoagent.ai import gateway as gateway_module
-from nanoagent.ai.budgets import RunLimits
-from nanoagent.ai.gateway import Bodies, Gateway, GatewayLimits
-from nanoagent.ai.recording import Replay
+from nanoagent.ai import calls, connection, relay, responder
+from nanoagent.ai.bodies import BodyMemory
+from nanoagent.ai.gateway import Gateway
+from nanoagent.ai.limits import GatewayLimits, RunLimits
 from nanoagent.ai.refusals import Api
+from nanoagent.ai.replay import Replay
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams
 from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.network.base import AiUsage
@@ -240,7 +240,7 @@ async def test_a_model_that_is_not_allowed_is_refused_in_each_apis_shape(rig):
 @pytest.mark.parametrize(("path", "of_openai"), [("/api/chat", False), ("/v1/chat/completions", True)])
 async def test_without_a_server_each_call_says_which_setting_is_missing(rig, path, of_openai):
     gateway = rig.gateway()
-    gateway.servers = type(gateway.servers)(())
+    gateway.shared.servers = type(gateway.shared.servers)(())
     async with Door(gateway, new_run()) as door:
         status, said = await door.post(path, {"messages": WORDS})
         assert status == 503
@@ -265,13 +265,13 @@ async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
 def noted_losses(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """An event that is set once the gateway knows that a job has hung up."""
     lost = asyncio.Event()
-    was_lost = gateway_module._Conversation.lost
+    was_lost = connection.Connection.lose
 
-    def noted(self: gateway_module._Conversation) -> None:
+    def noted(self: connection.Connection) -> None:
         was_lost(self)
         lost.set()
 
-    monkeypatch.setattr(gateway_module._Conversation, "lost", noted)
+    monkeypatch.setattr(connection.Connection, "lose", noted)
     return lost
 
 
@@ -327,14 +327,14 @@ async def test_a_call_of_ollamas_api_is_translated_and_answered_as_an_ollama_wou
 async def test_the_api_of_a_server_is_asked_for_once_in_a_while(rig, openai_rig):
     now = [0.0]
     server = HttpUpstream(rig.session, openai_rig.stub_model_server.url, now=lambda: now[0])
-    assert await server.lacks_ollama()
+    assert await server.must_translate()
     openai_rig.stub_model_server.url = server._base = rig.stub_model_server.url  # an Ollama takes its place
-    assert await server.lacks_ollama()
+    assert await server.must_translate()
     now[0] = 1000.0
-    assert not await server.lacks_ollama()
+    assert not await server.must_translate()
     server._base = "http://127.0.0.1:1"
     now[0] = 2000.0
-    assert not await server.lacks_ollama()  # what was known last, until something answers
+    assert not await server.must_translate()  # what was known last, until something answers
 
 
 async def test_calls_that_wait_while_a_server_is_asked_do_not_ask_it_again(rig):
@@ -350,7 +350,7 @@ async def test_calls_that_wait_while_a_server_is_asked_do_not_ask_it_again(rig):
     server = await asyncio.start_server(fail, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     upstream = HttpUpstream(rig.session, f"http://{host}:{port}", now=lambda: 0.0)
-    assert await asyncio.gather(*(upstream.lacks_ollama() for _ in range(20))) == [False] * 20
+    assert await asyncio.gather(*(upstream.must_translate() for _ in range(20))) == [False] * 20
     assert questions == 1
     server.close()
 
@@ -386,7 +386,7 @@ async def test_a_job_that_hangs_up_while_its_server_is_asked_for_its_api_costs_n
 @pytest.mark.parametrize(("api", "lacks"), [(Api.OPENAI, True), (Api.OLLAMA, False)])
 async def test_a_server_whose_setting_names_its_api_is_not_asked(rig, api, lacks):
     server = HttpUpstream(rig.session, "http://127.0.0.1:1", api=api)
-    assert await server.lacks_ollama() is lacks
+    assert await server.must_translate() is lacks
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ async def test_what_a_server_answers_to_the_question_for_ollama_decides(rig, sta
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    assert await HttpUpstream(rig.session, f"http://{host}:{port}").lacks_ollama() is lacks
+    assert await HttpUpstream(rig.session, f"http://{host}:{port}").must_translate() is lacks
     server.close()
 
 
@@ -446,7 +446,7 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
         ("fault/500", 500, "the stand-in fails on *** with 500"),
         ("no-such", 404, "model 'no-such' not found"),
         ("fault/401", 502, "the model server refuses the worker's key (401)"),
-        ("fault/429", 429, "the model server is asked too often"),
+        ("fault/429", 429, "the model server has received too many requests"),
         ("fault/html", 502, "the model server answered 502"),
         (
             "fault/garbage",
@@ -508,13 +508,13 @@ async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
 
 async def test_an_answer_that_is_held_until_it_is_whole_counts_as_memory_of_all_runs(openai_rig, monkeypatch):
     gateway = openai_rig.gateway()
-    gateway.bodies = Bodies(2000)
+    gateway.shared.memory = BodyMemory(2000)
     async with Door(gateway, new_run()) as door:
         status, said = await door.post("/api/embed", {"input": ["a"] * 40})
         assert (status, "many large requests" in said["error"]) == (503, True)
         assert (await door.post("/api/embed", {"input": "a"}))[0] == 200
-    assert gateway.bodies.left == 2000
-    assert gateway.shared(door.run).held_bytes == 0
+    assert gateway.shared.memory.free_bytes == 2000
+    assert gateway.state_of(door.run).memory.held_bytes == 0
 
 
 def tool_call(index: int, arguments: str) -> bytes:
@@ -534,15 +534,15 @@ async def test_what_is_held_of_a_stream_counts_as_memory_of_all_runs(rig, path, 
     async with Sent(sent) as url:
         gateway = rig.gateway(None, HttpUpstream(rig.session, f"{url}/v1", api=Api.OPENAI))
         for room, status in ((4_000_000, 200), (300_000, 503)):
-            gateway.bodies = Bodies(room)
+            gateway.shared.memory = BodyMemory(room)
             async with Door(gateway, new_run()) as door:
                 body = {"messages": WORDS, "stream": True}
                 async with door.client.post(path, json=body) as response:
                     assert response.status == status, await response.text()
                     await response.read()
                 await settled(door)
-                assert gateway.shared(door.run).held_bytes == 0
-            assert gateway.bodies.left == room
+                assert gateway.state_of(door.run).memory.held_bytes == 0
+            assert gateway.shared.memory.free_bytes == room
 
 
 async def test_a_translated_call_is_recorded_as_the_job_saw_it_and_replayed(openai_rig, tmp_path):
@@ -799,7 +799,7 @@ async def test_a_function_has_its_tokens_a_minute_in_all_its_runs_together(rig):
     clock = [0.0]
     gateway = rig.gateway()
     gateway = type(gateway)(
-        gateway.servers, GatewayLimits(function_tokens_per_minute=60), rig.metrics, lambda: clock[0]
+        gateway.shared.servers, GatewayLimits(function_tokens_per_minute=60), rig.metrics, lambda: clock[0]
     )
     body = {"prompt": "count to 50", "stream": False}
     async with Door(gateway, new_run(1)) as first, Door(gateway, new_run(2)) as second:
@@ -884,8 +884,8 @@ async def test_the_log_says_once_that_a_server_fails_and_when_it_answers_again(r
             for model in ("fault/401", "fault/401", "m", "m"):
                 await door.post("/api/chat", {"model": model, "messages": WORDS, "stream": False})
     told = [entry["event"] for entry in logged]
-    assert told == ["a model server fails", "a model server fails", "a model server answers again"]
-    assert "Cannot connect" in logged[0]["problem"]  # the operator's to know
+    assert told == ["model server failed", "model server failed", "model server recovered"]
+    assert "Cannot connect" in logged[0]["reason"]  # the operator's to know
     assert "sk-real" not in str(logged)
 
 
@@ -1199,7 +1199,7 @@ async def test_connections_that_say_nothing_or_drop_by_drop_hold_up_nobody(rig, 
 async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_does(rig):
     gateway = rig.gateway()
     async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
-        gateway.shared(hostile.run).share.charge(1e9)
+        gateway.state_of(hostile.run).cpu_time.charge(1e9)
         waiting = [asyncio.create_task(hostile.post("/api/embed", {"input": "b"})) for _ in range(3)]
         for _ in range(20):
             assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
@@ -1212,18 +1212,18 @@ async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_
 @pytest.mark.parametrize("path", ["/api/generate", "/api/nothing"])
 async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_loop(rig, monkeypatch, path):
     """Neither the body of a request, nor what is read of one that was refused."""
-    monkeypatch.setattr(gateway_module, "_LINGER_S", gateways.DEADLINE_S)
+    monkeypatch.setattr(connection, "_LINGER_S", gateways.DEADLINE_S)
     gateway = rig.gateway()
-    bodies = gateway.bodies = WatchedBodies(10_000_000)
+    memory = gateway.shared.memory = WatchedMemory(10_000_000)
     received = 0
-    data_received = gateway_module._Handler.data_received
+    data_received = connection._RequestHandler.data_received
 
-    def counted(self: gateway_module._Handler, data: bytes) -> None:
+    def counted(self: connection._RequestHandler, data: bytes) -> None:
         nonlocal received
-        received += len(data) * (self.share is gateway.shared(hostile.run).share)
+        received += len(data) * (self.cpu_time is gateway.state_of(hostile.run).cpu_time)
         data_received(self, data)
 
-    monkeypatch.setattr(gateway_module._Handler, "data_received", counted)
+    monkeypatch.setattr(connection._RequestHandler, "data_received", counted)
     async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
         lingering = asyncio.Event()
         monkeypatch.setattr(hostile.run, "usage", Announcing(lingering))
@@ -1234,8 +1234,8 @@ async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_
             if path == "/api/nothing":
                 await lingering.wait()
             else:
-                await bodies.until(lambda left: left < 10_000_000)  # somebody reads on
-        gateway.shared(hostile.run).share.charge(1e9)
+                await memory.until(lambda left: left < 10_000_000)  # somebody reads on
+        gateway.state_of(hostile.run).cpu_time.charge(1e9)
         writer.write(b"1\r\na\r\n" * 4_000_000)
         for _ in range(50):
             assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
@@ -1245,13 +1245,13 @@ async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_
 
 
 async def test_a_connection_without_a_request_is_closed_after_a_while(rig, monkeypatch):
-    monkeypatch.setattr("nanoagent.ai.gateway._IDLE_S", 0.1)
+    monkeypatch.setattr("nanoagent.ai.connection._IDLE_S", 0.1)
     async with Door(rig.gateway(), new_run()) as door:
         assert await door.raw(b"POST /api/generate HTTP/1.1\r\nHost: a\r\n") == b""
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(rig, monkeypatch):
-    monkeypatch.setattr("nanoagent.ai.gateway._BODY_S", 0.1)
+    monkeypatch.setattr("nanoagent.ai.bodies._READ_S", 0.1)
     async with Door(rig.gateway(), new_run()) as door:
         answer = await door.raw(post("/api/generate", ASK)[:-1])
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -1270,7 +1270,7 @@ class Announcing(AiUsage):
             self.counted.set()
 
 
-class WatchedBodies(Bodies):
+class WatchedMemory(BodyMemory):
     """Says how much room there is whenever that changes."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -1282,19 +1282,19 @@ class WatchedBodies(Bodies):
         self._changed.set()
 
     async def until(self, seen: Callable[[int], bool]) -> None:
-        while not seen(self.left):
+        while not seen(self.free_bytes):
             self._changed.clear()
             await self._changed.wait()
 
 
 async def test_bodies_of_all_runs_together_fill_no_memory(rig):
     gateway = rig.gateway()
-    gateway.bodies = bodies = WatchedBodies(150_000)
+    gateway.shared.memory = memory = WatchedMemory(150_000)
     async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
         _, writer = await asyncio.open_connection(hostile.host, hostile.port)
         writer.write(post("/api/embed", b"a" * 70_000)[:-1])
         async with asyncio.timeout(gateways.DEADLINE_S):
-            await bodies.until(lambda left: left < 81_000)
+            await memory.until(lambda left: left < 81_000)
             # One run holds half of it at the most.
             status, said = await hostile.post("/v1/embeddings", {"input": "a" * 10_000})
             assert (status, said["error"]["code"]) == (503, "busy")
@@ -1302,20 +1302,20 @@ async def test_bodies_of_all_runs_together_fill_no_memory(rig):
             assert (status, said["error"]["code"]) == (503, "busy")
             assert (await other.post("/v1/embeddings", {"input": "a" * 30_000}))[0] == 200
             writer.close()
-            await bodies.until(lambda left: left == 150_000)
+            await memory.until(lambda left: left == 150_000)
         assert (await other.post("/v1/embeddings", {"input": "a" * 50_000}))[0] == 200
         assert (await hostile.post("/v1/embeddings", {"input": "a" * 50_000}))[0] == 200
 
 
 async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(rig, monkeypatch):
-    monkeypatch.setattr(gateway_module, "_LARGE", 0)
+    monkeypatch.setattr(responder, "_LARGE_BYTES", 0)
     gateway = rig.gateway()
     lost = noted_losses(monkeypatch)
     async with Door(gateway, new_run()) as door, asyncio.timeout(gateways.DEADLINE_S):
-        async with gateway.one_at_a_time:
+        async with gateway.shared.large_body_lock:
             _, writer = await asyncio.open_connection(door.host, door.port)
             writer.write(post("/api/generate", ASK))
-            while not gateway.one_at_a_time._waiters:  # noqa: ASYNC110 - a lock says nothing of those who wait
+            while not gateway.shared.large_body_lock._waiters:  # noqa: ASYNC110 - a lock says nothing of those who wait
                 await asyncio.sleep(0)
             writer.close()
             await lost.wait()
@@ -1325,23 +1325,23 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
 
 
 async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_run_is_read(rig, monkeypatch):
-    monkeypatch.setattr(gateway_module, "_LARGE", 0)
+    monkeypatch.setattr(responder, "_LARGE_BYTES", 0)
     gateway = rig.gateway()
     async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
         read = calls.read
 
         def dear(route: Any, sent: bytes, *given: Any, **named: Any) -> Any:
             if b"dear" in sent:
-                gateway.shared(hostile.run).share.charge(1e9)
+                gateway.state_of(hostile.run).cpu_time.charge(1e9)
             return read(route, sent, *given, **named)
 
         monkeypatch.setattr(calls, "read", dear)
         async with asyncio.timeout(gateways.DEADLINE_S):
-            async with gateway.one_at_a_time:
+            async with gateway.shared.large_body_lock:
                 waiting = [
                     asyncio.create_task(hostile.post("/api/embed", {"input": "dear"})) for _ in range(3)
                 ]
-                while len(gateway.one_at_a_time._waiters or ()) < 3:  # noqa: ASYNC110 - as above
+                while len(gateway.shared.large_body_lock._waiters or ()) < 3:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0)
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for _ in range(20):
@@ -1427,12 +1427,12 @@ async def test_lines_of_a_stream_are_counted_no_faster_than_the_runs_share_of_th
             async with asyncio.timeout(gateways.DEADLINE_S):
                 await more.wait()
                 more.clear()
-                flood.shared(flooded.run).share.charge(1e9)
+                flood.state_of(flooded.run).cpu_time.charge(1e9)
                 lines.go_on.set()
                 await more.wait()
             for _ in range(50):
                 assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
-            assert received <= 3 + gateway_module._PIECE
+            assert received <= 3 + relay._PIECE
             await flooded.end()
             await asyncio.wait({reading})
             reading.exception()
@@ -1482,15 +1482,15 @@ async def test_a_server_that_fails_every_other_time_floods_no_log(rig):
     server = HttpUpstream(rig.session, "http://127.0.0.1:1")
     with capture_logs() as logs:
         for _ in range(100):
-            gateway.heard(server, "it refuses the key: 403")
-            gateway.heard(server, None)
+            gateway.shared.server_log.note(server, "it refuses the key: 403")
+            gateway.shared.server_log.note(server, None)
         assert 2 <= len(logs) <= 20
-        gateway.heard(server, "it is down")
+        gateway.shared.server_log.note(server, "it is down")
         now[0] = 60.0
         logs.clear()
-        gateway.heard(server, "it is down")
-        gateway.heard(server, None)
-    assert [entry["event"] for entry in logs] == ["a model server fails", "a model server answers again"]
+        gateway.shared.server_log.note(server, "it is down")
+        gateway.shared.server_log.note(server, None)
+    assert [entry["event"] for entry in logs] == ["model server failed", "model server recovered"]
 
 
 async def test_what_is_no_http_is_not_told_what_the_gateway_is_made_of(rig):
@@ -1553,7 +1553,7 @@ async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, 
 async def test_a_file_that_is_no_recording_is_named_with_its_line(tmp_path):
     file = tmp_path / "ai.jsonl"
     file.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"ai\.jsonl, line 1 is no exchange"):
+    with pytest.raises(ValueError, match=r"ai\.jsonl, line 1 is not a recorded model call"):
         Replay([file])
 
 
@@ -1565,7 +1565,7 @@ async def test_a_record_that_can_not_be_written_costs_the_run_nothing(rig, tmp_p
 
 async def test_a_record_stays_below_its_size(rig, tmp_path, monkeypatch):
     monkeypatch.setattr("nanoagent.ai.recording._MAX_FILE", 20_000)
-    monkeypatch.setattr("nanoagent.ai.recording._MAX_EXCHANGE", 1000)
+    monkeypatch.setattr("nanoagent.ai.recording._MAX_CALL", 1000)
     file = tmp_path / "ai.jsonl"
     async with Door(rig.gateway(), new_run(record=file)) as door:
         for _ in range(40):

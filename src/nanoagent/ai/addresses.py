@@ -1,8 +1,8 @@
-"""Where the calls of each API go at a model server: the rule for AI_ENDPOINT and the urls of AI_UPSTREAMS.
+"""The paths of each API at a model server, for AI_ENDPOINT and the URLs of AI_UPSTREAMS.
 
-OpenAI's calls go where the official `openai` client sends them: to the base URL with `/chat/completions` (and
-so on) appended. There is one exception: an address without a path is the root of a server, as is usual for
-Ollama, and its OpenAI API is below `/v1`.
+OpenAI's calls go to the same path as from the official `openai` client: the base URL with
+`/chat/completions` (and so on) appended. An address without a path is the exception. It is the root of a
+server, as is usual for Ollama, and the server's OpenAI API is below `/v1`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from nanoagent.ai.refusals import Api
 
-# Their API is at the root (docs.perplexity.ai, "OpenAI compatibility").
-_AT_ROOT: Final = frozenset({"api.perplexity.ai"})
-# They take the key of a resource in a header with this name (learn.microsoft.com, "Azure OpenAI", REST).
+# Hosts whose API is at the root, not below /v1 (docs.perplexity.ai, "OpenAI compatibility").
+_API_AT_ROOT: Final = frozenset({"api.perplexity.ai"})
+# Hosts that read the key from the header `api-key` (learn.microsoft.com, "Azure OpenAI", REST).
 _AZURE: Final = ("openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com")
-_NEWER: Final = ("openai.com", "azure.com")  # they want max_completion_tokens
+# Hosts that require `max_completion_tokens`.
+_MAX_COMPLETION_TOKENS: Final = ("openai.com", "azure.com")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Address:
         host: The host's name.
         openai: The path to which `/chat/completions` is appended.
         ollama: The path to which `/api/chat` is appended.
-        query: The text behind each path, `?` included (Azure's `api-version`); often empty.
-        may_be_ollama: Whether Ollama's API may be there, as far as the address tells.
+        query: The query of each request, with its `?` (Azure's `api-version`). Often empty.
+        may_be_ollama: Whether the address allows for Ollama's API.
     """
 
     root: str
@@ -41,28 +42,28 @@ class Address:
     may_be_ollama: bool = True
 
     def target(self, path: str) -> str:
-        """The path and query at the server for a path of the gateway (`/v1/…` or `/api/…`)."""
+        """Return the path and query at the server for a path of the gateway (`/v1/…` or `/api/…`)."""
         if path.startswith("/v1/"):
             return self.openai + path.removeprefix("/v1") + self.query
         return self.ollama + path + self.query
 
     @property
-    def wants_newer(self) -> bool:
-        """Whether it wants `max_completion_tokens` in place of `max_tokens`."""
-        return _is_below(self.host, _NEWER)
+    def uses_max_completion_tokens(self) -> bool:
+        """Whether the server requires `max_completion_tokens` instead of `max_tokens`."""
+        return _is_below(self.host, _MAX_COMPLETION_TOKENS)
 
     @property
-    def takes_key_of_azure(self) -> bool:
-        """Whether it takes its key in the header `api-key`."""
+    def uses_api_key_header(self) -> bool:
+        """Whether the server reads its key from the header `api-key`."""
         return _is_below(self.host, _AZURE)
 
 
-def of(url: str, api: Api | None) -> Address:
-    """The address that a setting means.
+def parse(url: str, api: Api | None) -> Address:
+    """Return the address that a setting means.
 
     Args:
-        url: As the setting has it.
-        api: The API that the setting says the server has; None where it leaves that open.
+        url: The URL in the setting.
+        api: The API that the setting gives the server; None if the setting does not say.
     """
     parts = urlsplit(url)
     path = parts.path.rstrip("/")
@@ -70,8 +71,8 @@ def of(url: str, api: Api | None) -> Address:
     host = (parts.hostname or "").lower()
     query = f"?{parts.query}" if parts.query else ""
     if not path:
-        return Address(root, host, "" if host in _AT_ROOT else "/v1", "", query)
-    if api is Api.OLLAMA or (api is None and path == "/api"):  # http://localhost:11434/api, as Ollama has it
+        return Address(root, host, "" if host in _API_AT_ROOT else "/v1", "", query)
+    if api is Api.OLLAMA or (api is None and path == "/api"):  # Ollama's documents write it with /api
         ollama = path.removesuffix("/v1").removesuffix("/api")
         return Address(root, host, f"{ollama}/v1", ollama, query)
     has_version = path.endswith("/v1")
@@ -79,4 +80,5 @@ def of(url: str, api: Api | None) -> Address:
 
 
 def _is_below(host: str, names: tuple[str, ...]) -> bool:
+    """Whether a host is one of the names, or a subdomain of one."""
     return any(host == name or host.endswith(f".{name}") for name in names)

@@ -1,10 +1,11 @@
-"""Whether there is room for another call: what a run, and a function, may spend.
+"""Token budgets: how many tokens, requests and bytes a run and a function may still use.
 
-Tokens are known only when an answer has ended, so a call reserves what it may need beforehand: its prompt as
-estimated, and as many tokens of answer as it asks for or as are left for it. What it did not use is free
-again when it settles. So the limit is passed by no more than what the prompts that are in flight were
-estimated too low by, and by answers of upstreams that do not keep to the bound they were given; streams that
-pass it are cut.
+The tokens of a call are known only when its answer has ended. So each call first reserves what it may need:
+its estimated prompt, and the tokens of answer that it asks for or that are left. When the call settles, the
+unused part of the reservation is free again.
+
+A run can exceed its limit in two cases: the prompts in flight were estimated too low, or a model server
+ignores the bound on its answer. In both cases the gateway ends a stream that exceeds the limit.
 """
 
 from __future__ import annotations
@@ -21,26 +22,22 @@ from nanoagent.common.token_bucket import TokenBucket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_MAX_FUNCTIONS: Final = 4096  # beyond that, those that have been idle longest start afresh
-_LEAST_SHARE: Final = 256  # tokens: less is no answer, so the calls beside get less instead
+    from nanoagent.ai.limits import RunLimits
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunLimits:
-    """What one run may spend; 0 is without limit. The settings AI_MAX_… say what each means."""
-
-    tokens: int = 0
-    requests: int = 0
-    concurrent: int = 0
-    bytes: int = 0
+_MAX_FUNCTIONS: Final = 4096
+_MIN_ANSWER_TOKENS: Final = 256  # fewer make no useful answer, so concurrent calls get fewer instead
 
 
 class RunBudget:
-    """What is left for one run.
+    """The budget of one run.
 
     Args:
-        limits: What it may spend.
-        function: The tokens that its function has left.
+        limits: The limits of the run.
+        function: The budget of its function; None if functions have no limit.
+
+    Attributes:
+        used: Tokens of the calls that have ended.
+        reserved: Tokens that calls in flight have reserved.
     """
 
     def __init__(self, limits: RunLimits, function: FunctionBudget | None = None) -> None:
@@ -54,24 +51,24 @@ class RunBudget:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """One request from its headers on to its end.
+        """Count one request, from its headers to its end.
 
         Raises:
-            Refused: There are enough, at a time or altogether.
+            Refused: The run has made all its requests, or has too many in flight.
         """
         limits = self._limits
         if limits.requests and self._requests >= limits.requests:
             raise Refused(
                 429,
-                f"this run has made its {limits.requests} requests of models "
+                f"this run has made its {limits.requests} requests to models "
                 f"(AI_MAX_REQUESTS={limits.requests}); make fewer, or have AI_MAX_REQUESTS raised",
                 "request_limit",
             )
         if limits.concurrent and self._in_flight >= limits.concurrent:
             raise Refused(
                 429,
-                f"{self._in_flight} requests of this run are in flight, as many as may be at a time "
-                f"(AI_MAX_CONCURRENT={limits.concurrent}); wait for one, or have AI_MAX_CONCURRENT raised",
+                f"this run has {self._in_flight} requests in flight (AI_MAX_CONCURRENT={limits.concurrent}); "
+                "wait for one to end, or have AI_MAX_CONCURRENT raised",
                 "concurrency_limit",
                 retry_after_s=1,
             )
@@ -83,10 +80,10 @@ class RunBudget:
             self._in_flight -= 1
 
     def spend_bytes(self, count: int) -> None:
-        """So many more bytes of a request or an answer.
+        """Count more bytes of a request or an answer.
 
         Raises:
-            Refused: They are too many.
+            Refused: The run exceeds its limit.
         """
         self._bytes += count
         if self._limits.bytes and self._bytes > self._limits.bytes:
@@ -98,15 +95,15 @@ class RunBudget:
             )
 
     def reserve(self, prompt_tokens: int, wanted_tokens: int | None, *, answers: int) -> Reservation:
-        """Room for a call.
+        """Reserve tokens for a call.
 
         Args:
-            prompt_tokens: Of its prompt, estimated.
-            wanted_tokens: Of its answer at most, all choices together; None: it does not say.
-            answers: How many answers of tokens it asks for; each has one token at the least.
+            prompt_tokens: The estimated tokens of the prompt.
+            wanted_tokens: The most tokens of all its answers together; None if the request sets no bound.
+            answers: The number of answers that consist of tokens. Each has at least one token.
 
         Raises:
-            Refused: There is none.
+            Refused: Not enough tokens are left.
         """
         left = self._left(prompt_tokens, answers=answers)
         if left is None:
@@ -116,11 +113,11 @@ class RunBudget:
         elif wanted_tokens is not None:
             cap = min(wanted_tokens, left - prompt_tokens)
         else:
-            cap = max(answers, self._share(left - prompt_tokens))
+            cap = max(answers, self._default_cap(left - prompt_tokens))
         return Reservation(self, self._function, prompt_tokens + cap, cap)
 
     def _left(self, prompt_tokens: int, *, answers: int) -> int | None:
-        """How many tokens there are for this call, None without limit."""
+        """Return how many tokens are left for a call; None without a limit."""
         needed = prompt_tokens + answers
         left: list[int] = []
         if self._limits.tokens:
@@ -133,62 +130,72 @@ class RunBudget:
 
     def _refusal(self, needed: int) -> Refused:
         limit = self._limits.tokens
-        waits = limit - self.used >= needed
+        can_retry = limit - self.used >= needed
         held = f", and {self.reserved} are reserved by calls in flight" if self.reserved else ""
         return Refused(
             429,
             f"this run has used {self.used} of its {limit} tokens (AI_MAX_TOKENS={limit}){held}; this call "
             f"needs about {needed}: ask for less, or have AI_MAX_TOKENS raised",
             "token_limit",
-            retry_after_s=1 if waits else None,
+            retry_after_s=1 if can_retry else None,
         )
 
-    def _share(self, left: int) -> int:
-        """The answer's part of what is left, for one that names none: other calls may come beside it."""
+    def _default_cap(self, left: int) -> int:
+        """Return the bound for an answer whose request sets none. It leaves tokens for concurrent calls."""
         others = max(1, self._limits.concurrent - self._in_flight + 1)
-        return min(left, max(_LEAST_SHARE, left // others))
+        return min(left, max(_MIN_ANSWER_TOKENS, left // others))
 
-    def is_passed(self, beside: int) -> bool:
-        """Whether so many tokens beside those that are used are too many."""
-        return bool(self._limits.tokens) and self.used + beside > self._limits.tokens
+    def is_exceeded_with(self, more: int) -> bool:
+        """Whether the run exceeds its limit with `more` tokens besides the used ones."""
+        return bool(self._limits.tokens) and self.used + more > self._limits.tokens
 
 
+@dataclass(slots=True)
 class Reservation:
-    """Room that one call has; settle it once."""
+    """The tokens that one call has reserved. Settle it once.
 
-    def __init__(self, run: RunBudget, function: FunctionBudget | None, tokens: int, cap: int | None) -> None:
-        self._run = run
-        self._function = function
-        self._tokens = tokens
-        self.cap = cap
-        """Tokens that its answer may have, all choices together; None: any number."""
-        run.reserved += tokens
-        if function is not None:
-            function.reserved += tokens
+    Attributes:
+        run: The budget of the run.
+        function: The budget of its function; None if functions have no limit.
+        tokens: The reserved tokens of prompt and answers.
+        cap: The most tokens of all answers together; None means unlimited.
+    """
 
-    def is_passed(self, tokens: int) -> bool:
-        """Whether a call that has used so many by now has to be cut.
+    run: RunBudget
+    function: FunctionBudget | None
+    tokens: int
+    cap: int | None
 
-        Only what has been used counts, by this call and those that have ended: what others have reserved they
-        may leave.
+    def __post_init__(self) -> None:
+        self.run.reserved += self.tokens
+        if self.function is not None:
+            self.function.reserved += self.tokens
+
+    def is_exceeded_with(self, tokens: int) -> bool:
+        """Whether the gateway has to end the call, which has used `tokens` so far.
+
+        Only used tokens count. Other calls may use less than they have reserved.
         """
-        return self._run.is_passed(tokens)
+        return self.run.is_exceeded_with(tokens)
 
     def settle(self, tokens: int) -> None:
-        """The call is over and has used so many."""
-        self._run.reserved -= self._tokens
-        self._run.used += tokens
-        if self._function is not None:
-            self._function.reserved -= self._tokens
-            self._function.spend(tokens)
+        """Replace the reservation by the tokens that the call has used."""
+        self.run.reserved -= self.tokens
+        self.run.used += tokens
+        if self.function is not None:
+            self.function.reserved -= self.tokens
+            self.function.spend(tokens)
 
 
 class FunctionBudget:
-    """Tokens per minute of one function: a bucket that fills steadily and may be overdrawn.
+    """The tokens per minute of one function: a token bucket that may be overdrawn.
 
     Args:
-        per_minute: How many come in a minute, and fit.
-        now: The clock, seconds.
+        per_minute: The tokens that are added in a minute, and the size of the bucket.
+        now: The clock, in seconds.
+
+    Attributes:
+        reserved: Tokens that calls in flight have reserved.
     """
 
     def __init__(self, per_minute: int, now: Callable[[], float]) -> None:
@@ -198,15 +205,15 @@ class FunctionBudget:
         self.reserved = 0
 
     @property
-    def is_idle(self) -> bool:
-        """Whether one that starts afresh would be the same."""
+    def is_full(self) -> bool:
+        """Whether the budget equals a new one."""
         return not self.reserved and self._bucket.level(self._now()) >= self._per_minute
 
     def left(self, needed: int) -> int:
-        """How many tokens there are now.
+        """Return how many tokens are left now.
 
         Raises:
-            Refused: Fewer than are needed.
+            Refused: Fewer than `needed` are left.
         """
         left = int(self._bucket.level(self._now())) - self.reserved
         if left >= needed:
@@ -223,7 +230,7 @@ class FunctionBudget:
         )
 
     def spend(self, tokens: int) -> None:
-        """So many were used."""
+        """Take used tokens from the bucket."""
         self._bucket.spend(tokens, self._now())
 
 
@@ -231,8 +238,8 @@ class FunctionBudgets:
     """The budgets of all functions of this worker.
 
     Args:
-        per_minute: Of each; 0: without limit.
-        now: The clock, seconds.
+        per_minute: The tokens per minute of each function; 0 means unlimited.
+        now: The clock, in seconds.
     """
 
     def __init__(self, per_minute: int, now: Callable[[], float]) -> None:
@@ -240,8 +247,8 @@ class FunctionBudgets:
         self._now = now
         self._budgets: OrderedDict[str, FunctionBudget] = OrderedDict()
 
-    def of(self, function_id: str) -> FunctionBudget | None:
-        """A function's budget, None where there is no limit."""
+    def get(self, function_id: str) -> FunctionBudget | None:
+        """Return a function's budget; None without a limit."""
         if not self._per_minute:
             return None
         budget = self._budgets.get(function_id)
@@ -252,9 +259,12 @@ class FunctionBudgets:
         return budget
 
     def _make_room(self) -> None:
-        """Forget what was asked for longest ago: those that are full are no loss, and go first."""
+        """Drop budgets if there are too many.
+
+        The full ones go first, since nothing is lost with them; without any, the least recently used goes.
+        """
         if len(self._budgets) < _MAX_FUNCTIONS:
             return
-        idle = [name for name, budget in self._budgets.items() if budget.is_idle]
-        for name in idle or [next(iter(self._budgets))]:
+        full = [name for name, budget in self._budgets.items() if budget.is_full]
+        for name in full or [next(iter(self._budgets))]:
             del self._budgets[name]

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 _DEADLINE_S: Final = 10.0
 _MOST_BYTES: Final = 4 * MIB
 _MOST_NAMED: Final = 5
-_OPENAIS: Final = "/v1/models"
-_OLLAMAS: Final = "/api/tags"
+_OPENAI_LIST: Final = "/v1/models"
+_OLLAMA_LIST: Final = "/api/tags"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A model server as the settings have it.
+    """A model server in the settings.
 
     Attributes:
-        upstream: The client that asks it.
-        api: The API that the settings say it has; None if they leave it open.
-        setting: The setting that names it.
-        key_setting: The setting that has its key, or would have it.
-        has_key: Whether it has one.
+        upstream: Its client.
+        api: The API that the settings give it; None if they do not say.
+        setting: The setting with its address.
+        key_setting: The setting for its key.
+        has_key: Whether the settings have a key for it.
     """
 
     upstream: HttpUpstream
@@ -48,13 +48,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A server's answer to the question for its models.
+    """A server's answer to the request for its list of models.
 
     Attributes:
         path: The path of the request at the server.
-        failure: Why it did not answer; None if it did.
-        status: The HTTP status of the answer.
-        models: The names that it lists; None if the answer has another shape.
+        failure: The reason why it did not answer; None if it answered.
+        status: The HTTP status of the answer; 0 without an answer.
+        models: The names in the list; None if the answer has another format.
     """
 
     path: str
@@ -68,9 +68,9 @@ class Inspected:
     """A finding about a server, or about the models in the settings.
 
     Attributes:
-        found: The finding, in words.
-        remedy: How to correct it; None if nothing is wrong.
-        is_certain: Whether calls of models will fail. If not, the server may still serve them.
+        found: The finding, as a sentence.
+        remedy: The correction; None if nothing is wrong.
+        is_certain: Whether calls to models will certainly fail. If not, the server may still serve them.
     """
 
     found: str
@@ -79,28 +79,28 @@ class Inspected:
 
 
 async def inspect(servers: Sequence[Server], allowed: Sequence[str], model: str) -> list[Inspected]:
-    """Ask all servers at once, and judge.
+    """Ask all servers at once, and judge their answers.
 
     Args:
-        servers: In the order in which they are asked whether a model is theirs.
+        servers: The servers. The first one with a matching pattern serves a model.
         allowed: Patterns of the models that functions may use (AI_MODELS).
-        model: The model of a job that names none (AI_MODEL).
+        model: The model of jobs without `modelId` (AI_MODEL).
     """
     listings = await asyncio.gather(*(_listing(server) for server in servers))
     return list(judge(list(zip(servers, listings, strict=True)), allowed, model))
 
 
 async def _listing(server: Server) -> Listing:
-    """A server's models. An old Ollama server has only its own API, and is asked there."""
-    listing = await _asked(server, _OLLAMAS if server.api is Api.OLLAMA else _OPENAIS)
+    """Ask a server for its models. If it has no list of OpenAI's API, it may be an old Ollama server."""
+    listing = await _ask(server, _OLLAMA_LIST if server.api is Api.OLLAMA else _OPENAI_LIST)
     address = server.upstream.address
     if listing.status in {404, 405} and server.api is None and address.may_be_ollama:
-        other = await _asked(server, _OLLAMAS)
+        other = await _ask(server, _OLLAMA_LIST)
         return other if other.models is not None else listing
     return listing
 
 
-async def _asked(server: Server, path: str) -> Listing:
+async def _ask(server: Server, path: str) -> Listing:
     target = server.upstream.address.target(path).partition("?")[0]
     try:
         async with asyncio.timeout(_DEADLINE_S), server.upstream.ask("GET", path, None) as answer:
@@ -123,9 +123,9 @@ class _List(msgspec.Struct):
 
 
 def models_of(body: bytes) -> tuple[str, ...] | None:
-    """The names in a list of models, of either API; None for any other document."""
+    """Return the names in a list of models of either API; None if the document is not such a list."""
     try:
-        found = msgspec.json.decode(body, type=_List | list[_Entry])  # together.ai's is a bare array
+        found = msgspec.json.decode(body, type=_List | list[_Entry])  # together.ai's list is a bare array
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     entries = found if isinstance(found, list) else found.models if found.data is None else found.data
@@ -135,7 +135,7 @@ def models_of(body: bytes) -> tuple[str, ...] | None:
 
 
 def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model: str) -> Iterator[Inspected]:
-    """Findings from the servers' answers; see `inspect` for the arguments."""
+    """Yield findings from the servers' answers; see `inspect` for the arguments."""
     if not asked:
         yield Inspected("no model server: calls of models are refused (AI_ENDPOINT is not set)")
         return
@@ -158,7 +158,7 @@ def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model
 
 
 def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  # noqa: PLR0911 - a decision list
-    """The finding from one server's answer; `model` is AI_MODEL if it is the one that serves it."""
+    """Return the finding about one server. `model` is AI_MODEL if this server serves it, else None."""
     name = f"the model server {server.upstream.name} ({server.setting})"
     base_url = (
         f"{server.setting}: the base URL that the openai client takes, or the address of an Ollama server"
@@ -168,8 +168,8 @@ def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  
         reach = f"start it, or correct {server.setting}; the network must let this machine reach it"
         return Inspected(f"{name} cannot be reached: {listing.failure}", reach)
     if status in {401, 403}:
-        said = "refuses its key" if server.has_key else "wants a key"
-        return Inspected(f"{name} {said} ({status})", f"set {server.key_setting}")
+        verb = "refuses its key" if server.has_key else "wants a key"
+        return Inspected(f"{name} {verb} ({status})", f"set {server.key_setting}")
     if status in {404, 405}:
         return Inspected(f"{name} has no list of models at {listing.path} ({status})", base_url, False)
     if status != 200:
@@ -188,10 +188,10 @@ def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  
 
 
 def lists(models: Sequence[str], model: str) -> bool:
-    """Whether a model is listed; `:latest` may be left out, and Gemini lists `models/NAME`."""
+    """Whether a list has a model. `:latest` may be left out, and Gemini lists `models/NAME`."""
     return any(matches(listed.removeprefix("models/"), (_literal(model),)) for listed in models)
 
 
 def _literal(model: str) -> str:
-    """A name as a pattern for itself alone."""
+    """Return a pattern that matches one name only."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in model)

@@ -1,13 +1,13 @@
-"""Reads the tokens out of an answer as it passes, by the upstream's own usage fields.
+"""Counts the tokens of an answer while it passes, from the usage that the model server reports.
 
-Ollama: `prompt_eval_count` and `eval_count` of the last object. OpenAI: `usage`, at the end of
-a document, in the last chunk but one of a stream (`stream_options.include_usage`), in `response.completed`
-of the responses API.
+Ollama reports `prompt_eval_count` and `eval_count` in the last object. OpenAI reports `usage`: at the end of
+a document, in the last chunk of a stream before `[DONE]` (`stream_options.include_usage`), or in
+`response.completed` of the responses API. Cached and reasoning tokens are parts of the prompt and of the
+completion, and are counted too.
 
-Cached and reasoning tokens are parts of the prompt and of the completion, and are counted as well.
-
-Of a stream that ends early, what has come is counted by its pieces: Ollama sends one for each token, others
-nearly so. Never less than what the upstream has said itself. What no upstream has told is estimated.
+If a stream ends early, its pieces are counted as tokens: Ollama sends one piece for each token, other servers
+about one. The count is never below the one that the server has reported. Tokens that no server reports are
+estimated.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from nanoagent.common.units import MIB
 if TYPE_CHECKING:
     from nanoagent.ai.calls import Call
 
-_MAX_LINE: Final = 4 * MIB  # Ollama's last line has the whole context, 7 bytes a token
-_MAX_DOCUMENT: Final = 4 * MIB  # larger are vectors only, which have their usage at the end
-_MAX_CHOICES: Final = 64 * 1024  # of a chunk: 5 ms to read; larger are one token with many alternatives
+_MAX_LINE: Final = 4 * MIB  # Ollama's last line has the whole context, about 7 bytes a token
+_MAX_DOCUMENT: Final = 4 * MIB  # only vectors are larger; their usage is at the end
+_MAX_CHOICES: Final = 64 * 1024  # of a chunk, which takes 5 ms to read; a larger chunk counts as one token
 _TAIL: Final = 4096
-_MOST_TOKENS: Final = 10**9  # of one answer; beyond that it is no count
+_MOST_TOKENS: Final = 10**9  # of one answer; a larger number cannot be a count
 _BYTES_PER_TOKEN: Final = 4
 _TAIL_COUNT: Final = re.compile(rb'"(?:prompt_eval_count|prompt_tokens)"\s*:\s*(\d{1,10})\b')
 
 
 class _Usage(msgspec.Struct):
-    """OpenAI's; the responses API has other names for the same. DeepSeek has its own for cached tokens."""
+    """OpenAI's usage. The responses API and DeepSeek (for cached tokens) have other names for the fields."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -97,15 +97,15 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 @dataclass(slots=True)
 class Tally:
-    """What an answer has cost so far.
+    """The tokens of an answer so far.
 
     Attributes:
-        prompt: Tokens, as the upstream says; None: not yet.
-        completion: Likewise.
-        cached: Tokens of the prompt that the upstream took from its cache.
+        prompt: Tokens of the prompt as reported; None until the server reports them.
+        completion: Tokens of the completion as reported; None until the server reports them.
+        cached: Tokens of the prompt that the server took from its cache.
         reasoning: Reasoning tokens of the completion.
-        pieces: Pieces of the answer that have come.
-        size: Bytes of it that have come.
+        pieces: The number of pieces of the answer.
+        size: The bytes of the answer.
     """
 
     prompt: int | None = None
@@ -115,44 +115,44 @@ class Tally:
     pieces: int = 0
     size: int = 0
 
-    def told(self, prompt: int | None, completion: int | None) -> None:
-        """The upstream says how many; the last word counts, as some count on from piece to piece."""
+    def report(self, prompt: int | None, completion: int | None) -> None:
+        """Set the reported tokens. The last report counts, because some servers report in each piece."""
         if prompt is not None and 0 <= prompt <= _MOST_TOKENS:
             self.prompt = prompt
         if completion is not None and 0 <= completion <= _MOST_TOKENS:
             self.completion = completion
 
-    def told_details(self, cached: int | None, reasoning: int | None) -> None:
-        """Parts of the prompt and of the completion; a part that exceeds the whole is ignored."""
+    def report_parts(self, cached: int | None, reasoning: int | None) -> None:
+        """Set parts of the reported tokens. A part that exceeds its whole is ignored."""
         if cached is not None and 0 <= cached <= (self.prompt or 0):
             self.cached = cached
         if reasoning is not None and 0 <= reasoning <= (self.completion or 0):
             self.reasoning = reasoning
 
     def total(self, prompt_estimate: int, *, complete: bool, vectors: bool = False) -> tuple[int, int]:
-        """Prompt and completion tokens.
+        """Return the tokens of the prompt and of the completion.
 
         Args:
-            prompt_estimate: What the prompt is taken for where the upstream has not said.
-            complete: Whether the answer has come to its end: then its own count is right.
-            vectors: Whether the answer is no text: it has no tokens then.
+            prompt_estimate: The tokens of the prompt if the server has reported none.
+            complete: Whether the answer has come to its end. Only then the reported completion is final.
+            vectors: Whether the answer consists of vectors, which have no tokens.
         """
         prompt = prompt_estimate if self.prompt is None else self.prompt
         if vectors:
             return prompt, 0
         if self.completion is None:
-            seen = self.pieces
-            if not seen and complete:
-                seen = -(-self.size // _BYTES_PER_TOKEN)
-            return prompt, seen
+            estimate = self.pieces
+            if not estimate and complete:
+                estimate = -(-self.size // _BYTES_PER_TOKEN)
+            return prompt, estimate
         return prompt, self.completion if complete else max(self.completion, self.pieces)
 
 
-class Document:
-    """An answer in one piece.
+class DocumentMeter:
+    """Counts an answer that is one JSON document.
 
     Args:
-        call: What was asked.
+        call: The call that is answered.
     """
 
     def __init__(self, call: Call) -> None:
@@ -163,11 +163,11 @@ class Document:
 
     @property
     def held_bytes(self) -> int:
-        """How much of the answer it holds."""
+        """The bytes of the answer that are held in memory."""
         return len(self._held)
 
     def feed(self, data: bytes) -> bytes:
-        """Some of the answer has come; returns what of it goes on to the job."""
+        """Count more bytes of the answer. Return the bytes for the job."""
         self.tally.size += len(data)
         self._held += data
         if len(self._held) > (_MAX_DOCUMENT if self._whole else _TAIL):
@@ -176,23 +176,24 @@ class Document:
         return data
 
     def finish(self) -> bytes:
-        """The answer has ended; returns what was held back of it."""
+        """Finish the count at the end of the answer. Return the last bytes for the job."""
         if self._whole:
             _count(self._api, bytes(self._held), self.tally)
-            self.tally.pieces = 0  # it came as one; without a usage its size is counted
+            self.tally.pieces = 0  # pieces are for streams; without a usage, the size is the estimate
         elif found := _TAIL_COUNT.findall(self._held):
-            self.tally.told(int(found[-1]), 0)
+            self.tally.report(int(found[-1]), 0)
         self._held.clear()
         return b""
 
 
-class Stream:
-    """An answer in lines: JSON objects (Ollama), or server-sent events (OpenAI).
+class StreamMeter:
+    """Counts an answer of lines: JSON objects (Ollama) or server-sent events (OpenAI).
 
-    Each goes on as it comes. Only where the usage has to be taken out again is a line held until it is whole.
+    The data passes unchanged, unless the usage has to be removed. In this case each line is held until it is
+    whole.
 
     Args:
-        call: What was asked.
+        call: The call that is answered.
     """
 
     def __init__(self, call: Call) -> None:
@@ -205,11 +206,11 @@ class Stream:
 
     @property
     def held_bytes(self) -> int:
-        """How much of the answer it holds."""
+        """The bytes of the answer that are held in memory."""
         return len(self._line)
 
     def feed(self, data: bytes) -> bytes:
-        """Some of the answer has come; returns what of it goes on to the job."""
+        """Count more bytes of the answer. Return the bytes for the job."""
         self.tally.size += len(data)
         kept = [self._whole_line(data, start, end) for start, end in _lines(data)]
         rest = data[data.rfind(b"\n") + 1 :]
@@ -217,16 +218,16 @@ class Stream:
         return b"".join(kept) if self._strips else data
 
     def _whole_line(self, data: bytes, start: int, end: int) -> bytes:
-        """The line that ends there; returns what of it goes on."""
+        """Count the line that ends at `end`. Return its bytes for the job."""
         if self._overlong:
             self._overlong = False
             return data[start:end]
         line = bytes(self._line) + data[start:end] if self._line else data[start:end]
         self._line.clear()
-        return line if self._take(line) else b""
+        return line if self._count_line(line) else b""
 
     def _hold(self, rest: bytes) -> bytes:
-        """The beginning of a line; returns what of it goes on now: all of one that is too long to be held."""
+        """Hold the beginning of a line. If it is too long to be held, return its bytes for the job."""
         if self._overlong:
             return rest
         self._line += rest
@@ -237,8 +238,8 @@ class Stream:
         self._overlong = True
         return held
 
-    def _take(self, line: bytes) -> bool:
-        """Count a line; returns whether it goes on to the job."""
+    def _count_line(self, line: bytes) -> bool:
+        """Count a line. Return whether it passes to the job."""
         text = line.strip()
         if not text:
             dropped, self._drops_blank = self._drops_blank, False
@@ -255,15 +256,15 @@ class Stream:
         return True
 
     def finish(self) -> bytes:
-        """The answer has ended; returns what was held back of it."""
+        """Finish the count at the end of the answer. Return the last bytes for the job."""
         line = bytes(self._line)
         self._line.clear()
-        keep = self._take(line) if line else True
+        keep = self._count_line(line) if line else True
         return line if keep and self._strips else b""
 
 
 def _lines(data: bytes) -> list[tuple[int, int]]:
-    """Where the lines that end in `data` begin and end."""
+    """Return the start and the end of each line that ends in `data`."""
     found = []
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
@@ -272,37 +273,38 @@ def _lines(data: bytes) -> list[tuple[int, int]]:
     return found
 
 
-def meter_for(call: Call, content_type: str) -> Document | Stream:
-    """What reads the answer to a call."""
+def meter_for(call: Call, content_type: str) -> DocumentMeter | StreamMeter:
+    """Return the meter for the answer to a call."""
     lines = call.route.api is Api.OLLAMA or "event-stream" in content_type
-    return Stream(call) if call.stream and lines else Document(call)
+    return StreamMeter(call) if call.stream and lines else DocumentMeter(call)
 
 
 def _count(api: Api, text: bytes, tally: Tally) -> bool:
-    """Count one object; returns whether it is the chunk that has nothing but the usage."""
+    """Count one object. Return whether it is a chunk with the usage only."""
     try:
         if api is Api.OLLAMA:
             _count_ollama(_ollama.decode(text), tally)
             return False
         return _count_openai(_openai.decode(text), tally)
-    except _UNREADABLE:  # `[DONE]`, or garbage, which is the job's to make sense of
+    except _UNREADABLE:  # `[DONE]`, or garbage, which passes to the job
         return False
 
 
 def _count_ollama(piece: _OllamaPiece, tally: Tally) -> None:
-    if piece.done_reason in {"load", "unload"}:  # nothing was asked
-        tally.told(0, 0)
+    if piece.done_reason in {"load", "unload"}:  # the call had no prompt
+        tally.report(0, 0)
     elif piece.prompt_eval_count is not None or piece.eval_count is not None:
-        # Of those that are zero, as for a prompt that was cached, Ollama says nothing.
-        tally.told(piece.prompt_eval_count or 0, piece.eval_count or 0)
-    said: list[Any] = [piece.response, piece.thinking]
+        # Ollama omits a count of zero, for example that of a cached prompt.
+        tally.report(piece.prompt_eval_count or 0, piece.eval_count or 0)
+    contents: list[Any] = [piece.response, piece.thinking]
     if piece.message is not None:
-        said += [piece.message.content, piece.message.thinking, bytes(piece.message.tool_calls)]
-    if not piece.done and any(said):
+        contents += [piece.message.content, piece.message.thinking, bytes(piece.message.tool_calls)]
+    if not piece.done and any(contents):
         tally.pieces += 1
 
 
 def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
+    """Count one object. Return whether it is a chunk with the usage only."""
     usage = piece.usage or (piece.response.usage if piece.response is not None else None)
     if usage is not None:
         _count_usage(usage, tally)
@@ -313,35 +315,35 @@ def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
 
 
 def _count_choices(choices: bytes, tally: Tally) -> bool:
-    """Count the choices of a chunk that say something; returns whether there are any."""
+    """Count the choices of a chunk that have content. Return whether the chunk has choices."""
     if len(choices) > _MAX_CHOICES:
         tally.pieces += 1
         return True
     listed = _choices.decode(choices) if choices else None
-    tally.pieces += sum(map(_says_something, listed or ()))
+    tally.pieces += sum(map(_has_content, listed or ()))
     return bool(listed)
 
 
 def _count_usage(usage: _Usage, tally: Tally) -> None:
-    """Tokens, by whichever names the upstream has for them.
+    """Count the tokens of a usage, under any of the names that servers use.
 
-    Some (Gemini, xAI) count reasoning tokens only in the total, not in the completion.
+    Some servers (Gemini, xAI) include reasoning tokens in the total only, not in the completion.
     """
     prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
     completion = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
-    beside = 0
+    unlisted = 0
     if usage.total_tokens is not None and prompt is not None:
-        beside = max(0, usage.total_tokens - prompt - (completion or 0))
-    tally.told(prompt, completion if not beside else (completion or 0) + beside)
+        unlisted = max(0, usage.total_tokens - prompt - (completion or 0))
+    tally.report(prompt, completion if not unlisted else (completion or 0) + unlisted)
     cached = _details(usage.prompt_tokens_details, usage.input_tokens_details).cached_tokens
     if cached is None:
         cached = _number(usage.prompt_cache_hit_tokens)
     reasoning = _details(usage.completion_tokens_details, usage.output_tokens_details).reasoning_tokens
-    tally.told_details(cached, beside or None if reasoning is None else reasoning)
+    tally.report_parts(cached, unlisted or None if reasoning is None else reasoning)
 
 
 def _details(*given: msgspec.Raw) -> _Details:
-    """The first details that can be read; unreadable ones do not affect the other counts."""
+    """Return the first readable details. Unreadable details do not affect the other counts."""
     for raw in given:
         with suppress(*_UNREADABLE):
             return msgspec.json.decode(raw, type=_Details)
@@ -354,8 +356,8 @@ def _number(raw: msgspec.Raw) -> int | None:
     return None
 
 
-def _says_something(choice: msgspec.Raw) -> bool:
-    """Whether a choice's chunk has a part of the answer: text, thoughts, a tool's arguments."""
+def _has_content(choice: msgspec.Raw) -> bool:
+    """Whether a choice has a part of the answer: text, thinking, or a tool's arguments."""
     chunk = _delta.decode(choice)
     if chunk.text:
         return True

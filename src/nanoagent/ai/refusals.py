@@ -1,4 +1,4 @@
-"""What the gateway itself answers with an error, in the shape of the API that was asked.
+"""Errors that the gateway itself returns, in the format of the API that the program called.
 
 Ollama: `{"error": "…"}`. OpenAI: `{"error": {"message", "type", "param", "code"}}`
 (platform.openai.com, error codes).
@@ -15,21 +15,22 @@ _TYPES: Final = {403: "permission_error", 404: "not_found_error", 429: "rate_lim
 
 
 class Api(StrEnum):
-    """Whose shapes a path has."""
+    """The API that a path belongs to."""
 
     OLLAMA = "ollama"
     OPENAI = "openai"
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
-    """The gateway answers this instead of a model.
+class Refused(Exception):  # noqa: N818 - an answer to the program, not an error of the gateway
+    """The gateway returns this error to the program instead of a model's answer.
 
     Args:
-        status: HTTP status.
-        message: Which limit, its value, and what raises it; for whoever wrote the function.
-        code: OpenAI's `code`, a word for programs.
-        param: The field of the request that is meant.
-        retry_after_s: When asking again may help, seconds; None: not while the run lasts.
+        status: The HTTP status.
+        message: The limit, its value and the remedy, for the author of the function.
+        code: OpenAI's `code`: a word for programs.
+        param: The name of the request's field that is wrong.
+        retry_after_s: The time after which the program may try again, in seconds. None sends no
+            `Retry-After`; with status 429 or 503 it tells clients not to try again.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
         self.retry_after_s = retry_after_s
 
     def body(self, api: Api) -> bytes:
-        """The answer's JSON."""
+        """Return the body of the response, as JSON."""
         if api is Api.OLLAMA:
             return msgspec.json.encode({"error": str(self)})
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, "invalid_request_error")
@@ -63,10 +64,10 @@ class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
         return msgspec.json.encode({"error": error})
 
     def headers(self) -> dict[str, str]:
-        """What tells clients whether to ask again: OpenAI's look at `x-should-retry` before the status."""
+        """Return the headers of the response. They tell clients whether to try again."""
         headers = {"Content-Type": "application/json"}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         elif self.status in {429, 503}:
-            headers["x-should-retry"] = "false"
+            headers["x-should-retry"] = "false"  # OpenAI's clients read this before the status
         return headers

@@ -1,4 +1,4 @@
-"""Model servers: which serves a model, and one request to one of them."""
+"""Model servers: selects the server of a model, and sends requests to it."""
 
 from __future__ import annotations
 
@@ -23,30 +23,36 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 _CONNECT_S: Final = 10.0
-# Below uvicorn's 5 s: a connection that the server is about to close would lose the request sent on it, and
-# such requests cannot be sent twice, as they cost tokens.
-_KEPT_S: Final = 2.0
+# Less than uvicorn's 5 s. If the server closes a connection just when a request is sent on it, the request is
+# lost. It must not be sent again, because it may have cost tokens.
+_KEEPALIVE_S: Final = 2.0
 _CHUNK: Final = 64 * 1024
-_KNOWN_S: Final = 300.0  # how long an answer about a server's API stays valid
-_UNKNOWN_S: Final = 5.0  # how long a server that has not answered is not asked again
+_PROBE_VALID_S: Final = 300.0
+_PROBE_RETRY_S: Final = 5.0
 _PROBE_S: Final = 5.0
 _PROBE_BYTES: Final = 64 * 1024
-# They say nothing about the server's API: they come from a check of the key or a rate limit.
+# A check of the key or a rate limit answers with these; they do not tell which API the server has.
 _UNDECIDED: Final = frozenset({401, 403, 408, 429})
 _LATEST: Final = ":latest"
 
 
-class UpstreamFailed(Exception):  # noqa: N818 - the upstream's failure, told to the job as an HTTP error
-    """It was not reached, or broke off. The message is the job's to read: it names no address."""
+class UpstreamFailed(Exception):  # noqa: N818 - a failure of the model server, not of the gateway
+    """The model server was not reached, or its answer broke off.
+
+    The job sees the message, so it must not contain an address.
+    """
 
 
 @dataclass(slots=True)
 class Answer:
-    """What an upstream answers.
+    """The answer of a model server.
 
     Attributes:
-        size: Its bytes, None where it does not say.
-        chunks: Them, as they come; raises UpstreamFailed when they break off.
+        status: The HTTP status.
+        content_type: The content type.
+        retry_after: The header `Retry-After`; None without one.
+        size: The length of the body in bytes; None if the server does not say.
+        chunks: The body in pieces, as they come. Raises UpstreamFailed if the body breaks off.
     """
 
     status: int
@@ -61,51 +67,56 @@ class _Version(msgspec.Struct):
 
 
 class Upstream(Protocol):
-    """Answers calls.
+    """A model server, or an object that answers in its place.
 
     Attributes:
-        name: For the log.
-        newer: Whether it wants `max_completion_tokens` where it may have `max_tokens`.
-        takes_bounds: Whether a call may be given a lower bound on its way to it.
-        secrets: What its answers must not show to a job.
+        name: Its name in the log.
+        uses_max_completion_tokens: Whether it requires `max_completion_tokens` instead of `max_tokens`.
+        takes_bounds: Whether the gateway may lower the bound on the tokens of an answer.
+        secrets: Texts that the gateway removes from the errors of the server.
     """
 
     name: str
-    newer: bool
+    uses_max_completion_tokens: bool
     takes_bounds: bool
     secrets: tuple[str, ...]
 
     def serves(self, model: str) -> bool:
-        """Whether calls of that model go to it."""
+        """Whether it serves calls to a model."""
         ...
 
     def speaks(self, api: Api) -> bool:
-        """Whether calls of that API can be served by it, translated or not."""
+        """Whether it can serve calls of an API, translated or not."""
         ...
 
-    async def lacks_ollama(self) -> bool:
-        """Whether calls of Ollama's API have to be translated to OpenAI's for it."""
+    async def must_translate(self) -> bool:
+        """Return whether calls of Ollama's API must be translated to OpenAI's. May ask the server."""
         ...
 
     def ask(self, method: str, path: str, body: bytes | None) -> AbstractAsyncContextManager[Answer]:
-        """Send one request. When the block ends early, the upstream sees its caller go.
+        """Send one request. If the block ends before the answer, the connection is closed.
+
+        Args:
+            method: The HTTP method.
+            path: The path at the gateway.
+            body: The JSON of the request; None without a body.
 
         Raises:
-            UpstreamFailed: It was not reached.
+            UpstreamFailed: The model server was not reached.
         """
         ...
 
 
 class HttpUpstream:
-    """A model server.
+    """A model server that is reached over HTTP.
 
     Args:
-        session: What carries the requests.
+        session: The HTTP client.
         url: Its address; see `addresses`.
-        patterns: Names of models that go to it, `*` for any part.
-        api: The API that it has; None: the server is asked whether it is Ollama, now and then.
-        key: Sent as bearer token.
-        now: The clock, seconds.
+        patterns: The names of the models that it serves; `*` stands for any characters.
+        api: The API that it has. None: the gateway asks the server now and then whether it is Ollama.
+        key: The key, which is sent as bearer token; None without one.
+        now: The clock, in seconds.
     """
 
     takes_bounds = True
@@ -121,23 +132,23 @@ class HttpUpstream:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
-        self.address = addresses.of(url, api)
+        self.address = addresses.parse(url, api)
         self._base = self.address.root
         self._patterns = tuple(patterns)
         self._api = api
         self._headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
-            if self.address.takes_key_of_azure:
+            if self.address.uses_api_key_header:
                 self._headers["api-key"] = key
         self.name = self.address.host
-        self.newer = self.address.wants_newer
+        self.uses_max_completion_tokens = self.address.uses_max_completion_tokens
         password = urlsplit(url).password
         self.secrets: tuple[str, ...] = tuple(secret for secret in (key, password) if secret)
         self._now = now
-        self._lacks_ollama = False
-        self._known_until = -math.inf
-        self._asking = asyncio.Lock()
+        self._must_translate = False
+        self._probe_valid_until = -math.inf
+        self._probe_lock = asyncio.Lock()
 
     def serves(self, model: str) -> bool:
         """See `Upstream`."""
@@ -147,22 +158,22 @@ class HttpUpstream:
         """See `Upstream`."""
         return self._api is not Api.OLLAMA or api is Api.OLLAMA
 
-    async def lacks_ollama(self) -> bool:
-        """See `Upstream`. A server whose setting leaves it open is asked for Ollama's version."""
+    async def must_translate(self) -> bool:
+        """See `Upstream`. A server is asked for Ollama's version if the setting does not give its API."""
         if self._api is not None:
             return self._api is Api.OPENAI
         if not self.address.may_be_ollama:
             return True
-        async with self._asking:
-            if self._now() >= self._known_until:
-                lacks = await self._asked_for_version()
-                # Where that is not known, the call itself will show why; calls that wait do not ask again.
-                self._lacks_ollama = self._lacks_ollama if lacks is None else lacks
-                self._known_until = self._now() + (_UNKNOWN_S if lacks is None else _KNOWN_S)
-            return self._lacks_ollama
+        async with self._probe_lock:
+            if self._now() >= self._probe_valid_until:
+                lacks = await self._probe_lacks_ollama()
+                # If the probe failed, the call itself will show the reason. Waiting calls do not probe again.
+                self._must_translate = self._must_translate if lacks is None else lacks
+                self._probe_valid_until = self._now() + (_PROBE_RETRY_S if lacks is None else _PROBE_VALID_S)
+            return self._must_translate
 
-    async def _asked_for_version(self) -> bool | None:
-        """Whether it has no Ollama API; None where that is not known."""
+    async def _probe_lacks_ollama(self) -> bool | None:
+        """Ask the server whether it lacks Ollama's API. Return None if the answer does not tell."""
         try:
             async with asyncio.timeout(_PROBE_S), self.ask("GET", "/api/version", None) as answer:
                 if answer.status >= 500 or answer.status in _UNDECIDED:
@@ -184,13 +195,13 @@ class HttpUpstream:
             response = await self._session.request(
                 method,
                 self._base + self.address.target(path),
-                # What is read from a file goes out in pieces, and leaves the loop to others in between.
+                # aiohttp sends a file in pieces, so that other tasks can run in between.
                 data=None if body is None else io.BytesIO(body),
                 headers=headers,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise UpstreamFailed(_why(exc)) from exc
+            raise UpstreamFailed(_reason(exc)) from exc
         try:
             yield Answer(
                 response.status,
@@ -208,31 +219,34 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         while data := await response.content.readany():
             yield data
     except (aiohttp.ClientError, OSError) as exc:
-        raise UpstreamFailed(_why(exc)) from exc
+        raise UpstreamFailed(_reason(exc)) from exc
 
 
-def _why(error: Exception) -> str:
-    """What happened, without an address: what lies behind the gateway is not the job's to know."""
+def _reason(error: Exception) -> str:
+    """Return the reason of a failure without an address, because a job must not learn the addresses."""
     if isinstance(error, TimeoutError):
         return f"it could not be reached within {_CONNECT_S:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return "it cannot be reached"
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | OSError):
         return "it closed the connection"
-    return "its answer was no HTTP"
+    return "its answer was not HTTP"
 
 
 def matches(model: str, patterns: Sequence[str]) -> bool:
-    """Whether a model's name is one of the patterns'; `:latest` may be left out, as with Ollama."""
+    """Whether a pattern matches a model's name. `:latest` may be left out, as with Ollama."""
     short = model.removesuffix(_LATEST)
     return any(fnmatchcase(model, pattern) or fnmatchcase(short, pattern) for pattern in patterns)
 
 
 def new_session() -> aiohttp.ClientSession:
-    """What carries requests to all upstreams; unbounded in number, because each run's are bounded."""
+    """Return the HTTP client for all model servers.
+
+    It has no limit on connections, because the requests of each run are limited.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S),
-        # A request's whole time is the gateway's to watch. To connect is to find the name, and TLS, as well.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        # The gateway limits the time of a whole request. `connect` includes the name lookup and TLS.
         timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=_CHUNK,
@@ -241,38 +255,39 @@ def new_session() -> aiohttp.ClientSession:
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """All model servers of a worker, in the order in which they are asked.
+    """All model servers of a worker.
 
     Attributes:
-        allowed: Patterns of models that runs may use at all (AI_MODELS).
+        servers: The servers. The first one with a matching pattern serves a model.
+        allowed: Patterns of the models that runs may use (AI_MODELS).
     """
 
     servers: tuple[Upstream, ...]
     allowed: tuple[str, ...] = ("*",)
 
     def serving(self, model: str) -> Upstream | None:
-        """Who serves a model that runs may use, None: nobody."""
+        """Return the server of a model; None if no server has it or runs may not use it."""
         if not matches(model, self.allowed):
             return None
         return next((server for server in self.servers if server.serves(model)), None)
 
     def choose(self, model: str, api: Api) -> Upstream:
-        """Who answers a call.
+        """Return the server for a call.
+
+        Args:
+            model: The model of the call.
+            api: The API of the call.
 
         Raises:
-            Refused: Nobody may, or can.
+            Refused: No server has the model, or runs may not use it.
         """
         if not self.servers:
-            raise Refused(
-                503,
-                "this worker has no model server: set AI_ENDPOINT (or AI_UPSTREAMS) to the address of one",
-                "no_upstream",
-            )
+            raise no_server()
         if not matches(model, self.allowed):
             raise Refused(
                 404,
-                f"the model {model!r} is not among those that functions may use here "
-                f"(AI_MODELS={','.join(self.allowed)}); use one of them, or have it added to AI_MODELS",
+                f"functions on this worker may not use the model {model!r} "
+                f"(AI_MODELS={','.join(self.allowed)}); use an allowed model, or have it added to AI_MODELS",
                 "model_not_found",
                 param="model",
             )
@@ -287,18 +302,27 @@ class Upstreams:
         if not server.speaks(api):
             raise Refused(
                 404,
-                f"the model {model!r} is served by Ollama's API (/api/…) only",
+                f"the server of the model {model!r} has only Ollama's API (/api/…)",
                 "model_not_found",
                 param="model",
             )
         return server
 
 
+def no_server() -> Refused:
+    """Return the error of a worker without model servers."""
+    return Refused(
+        503,
+        "this worker has no model server: set AI_ENDPOINT (or AI_UPSTREAMS) to the address of one",
+        "no_upstream",
+    )
+
+
 async def read_up_to(answer: Answer, most_bytes: int) -> bytes:
-    """The whole of a small answer.
+    """Return the whole body of an answer.
 
     Raises:
-        UpstreamFailed: It breaks off, or is larger.
+        UpstreamFailed: The body breaks off, or is larger than `most_bytes`.
     """
     read = bytearray()
     async for data in answer.chunks:
@@ -308,16 +332,25 @@ async def read_up_to(answer: Answer, most_bytes: int) -> bytes:
     return bytes(read)
 
 
-async def from_each(
-    asked: Sequence[tuple[Upstream, str]], timeout_s: float, most_bytes: int
+async def get_from_each(
+    requests: Sequence[tuple[Upstream, str]], timeout_s: float, most_bytes: int
 ) -> list[bytes | None]:
-    """Send a GET to each server, all at once; None for those without a usable answer."""
+    """Send GET requests to servers, all at once.
 
-    async def one(server: Upstream, path: str) -> bytes | None:
+    Args:
+        requests: Pairs of a server and a path.
+        timeout_s: The time for each request, in seconds.
+        most_bytes: The largest body.
+
+    Returns:
+        The bodies in the order of the requests; None for a server without a usable answer.
+    """
+
+    async def get(server: Upstream, path: str) -> bytes | None:
         try:
             async with asyncio.timeout(timeout_s), server.ask("GET", path, None) as answer:
                 return await read_up_to(answer, most_bytes) if answer.status == 200 else None
         except (UpstreamFailed, TimeoutError):
             return None
 
-    return list(await asyncio.gather(*(one(server, path) for server, path in asked)))
+    return list(await asyncio.gather(*(get(server, path) for server, path in requests)))

@@ -63,7 +63,7 @@ class NetworkRun:
     deadline: float
     record: Path | None = None
     usage: AiUsage = field(default_factory=AiUsage)
-    kept: object | None = field(default=None, repr=False)
+    gateway_state: object | None = field(default=None, repr=False)
 
 
 class Gateway(Protocol):

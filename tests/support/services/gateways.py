@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from nanoagent.ai.gateway import Gateway, GatewayLimits
+from nanoagent.ai.gateway import Gateway
+from nanoagent.ai.limits import GatewayLimits
 from nanoagent.ai.upstreams import HttpUpstream, Upstreams, new_session
 from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.model.job import NetworkPolicy, Runtime

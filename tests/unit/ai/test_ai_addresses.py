@@ -84,14 +84,14 @@ def asked(address: addresses.Address, path: str) -> str:
 @pytest.mark.parametrize(("url", "base"), PROVIDERS.items(), ids=PROVIDERS.keys())
 @pytest.mark.parametrize("api", [None, Api.OPENAI])
 def test_calls_of_openais_api_go_where_the_official_client_sends_them(url: str, base: str, api: Api | None):
-    address = addresses.of(url, api)
+    address = addresses.parse(url, api)
     for call in CALLS:
         assert asked(address, f"/v1{call}") == base + call
 
 
 @pytest.mark.parametrize(("url", "bases"), ROOTS.items(), ids=ROOTS.keys())
 def test_an_address_without_a_path_is_a_servers_root(url: str, bases: tuple[str, str]):
-    address = addresses.of(url, None)
+    address = addresses.parse(url, None)
     assert asked(address, "/v1/chat/completions") == f"{bases[0]}/chat/completions"
     assert asked(address, "/api/chat") == f"{bases[1]}/api/chat"
     assert address.may_be_ollama
@@ -109,13 +109,13 @@ def test_an_address_without_a_path_is_a_servers_root(url: str, bases: tuple[str,
     ],
 )
 def test_an_ollama_that_the_setting_names_may_be_below_a_path(url: str, root: str):
-    address = addresses.of(url, Api.OLLAMA)
+    address = addresses.parse(url, Api.OLLAMA)
     assert asked(address, "/api/chat") == f"{root}/api/chat"
     assert asked(address, "/v1/models") == f"{root}/v1/models"
 
 
 def test_a_path_that_is_openais_base_and_looks_like_ollamas_is_chosen_by_the_setting():
-    open_webui = addresses.of("http://open-webui:3000/api", Api.OPENAI)
+    open_webui = addresses.parse("http://open-webui:3000/api", Api.OPENAI)
     assert asked(open_webui, "/v1/chat/completions") == "http://open-webui:3000/api/chat/completions"
 
 
@@ -123,7 +123,7 @@ def test_a_path_that_is_openais_base_and_looks_like_ollamas_is_chosen_by_the_set
     "url", ["https://generativelanguage.googleapis.com/v1beta/openai/", "https://models.github.ai/inference"]
 )
 def test_at_a_base_that_no_ollama_has_nobody_is_asked_for_one(url: str):
-    assert not addresses.of(url, None).may_be_ollama
+    assert not addresses.parse(url, None).may_be_ollama
 
 
 def test_a_query_stands_behind_each_path_and_azures_key_in_its_own_header():

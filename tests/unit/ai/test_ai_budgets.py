@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent.ai.budgets import FunctionBudget, FunctionBudgets, Reservation, RunBudget, RunLimits
+from nanoagent.ai.budgets import FunctionBudget, FunctionBudgets, Reservation, RunBudget
+from nanoagent.ai.limits import RunLimits
 from nanoagent.ai.refusals import Refused
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
@@ -18,7 +19,7 @@ def reserve(budget: RunBudget, prompt: int = 0, wanted: int | None = None, *, an
 def test_without_a_limit_nothing_is_bounded():
     reservation = reserve(RunBudget(RunLimits()), 10_000)
     assert reservation.cap is None
-    assert not reservation.is_passed(10**9)
+    assert not reservation.is_exceeded_with(10**9)
 
 
 def test_a_call_gets_what_it_asks_for_or_what_is_left():
@@ -132,7 +133,7 @@ def test_one_call_that_no_minute_has_room_for_is_not_told_to_wait():
 def test_a_functions_budget_bounds_a_runs():
     now = [0.0]
     functions = FunctionBudgets(60, lambda: now[0])
-    first, second = (RunBudget(RunLimits(concurrent=1), functions.of("f")) for _ in range(2))
+    first, second = (RunBudget(RunLimits(concurrent=1), functions.get("f")) for _ in range(2))
     assert reserve(first, 10, 30).cap == 30
     assert reserve(second, 10, 30).cap == 10
     with pytest.raises(Refused, match="function"):
@@ -142,11 +143,11 @@ def test_a_functions_budget_bounds_a_runs():
 def test_what_is_remembered_of_functions_is_bounded_and_debts_go_last(monkeypatch):
     monkeypatch.setattr("nanoagent.ai.budgets._MAX_FUNCTIONS", 4)
     functions = FunctionBudgets(60, lambda: 0.0)
-    owing = functions.of("owing")
+    owing = functions.get("owing")
     assert owing is not None
     owing.spend(100)
     for number in range(50):
-        functions.of(f"f{number}")
-    assert functions.of("owing") is owing
+        functions.get(f"f{number}")
+    assert functions.get("owing") is owing
     assert len(functions._budgets) <= 4
-    assert FunctionBudgets(0, lambda: 0.0).of("f") is None
+    assert FunctionBudgets(0, lambda: 0.0).get("f") is None

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent.ai import calls
-from nanoagent.ai.calls import ROUTES
+from nanoagent.ai import calls, routes
 from nanoagent.ai.refusals import Api, Refused
+from nanoagent.ai.routes import ROUTES
 from nanoagent.ai.upstreams import HttpUpstream, matches
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
@@ -106,7 +106,7 @@ def test_of_a_field_twice_the_upstream_gets_neither_where_the_last_is_empty():
 
 def test_with_remote_tools_their_fields_go_on_as_they_came():
     sent = b'{"model":"m","web_search_options":{},"plugins":[]}'
-    assert calls.read(CHAT, sent, "m", remote=True).body(None) == sent
+    assert calls.read(CHAT, sent, "m", remote_tools=True).body(None) == sent
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_with_remote_tools_their_fields_go_on_as_they_came():
     ],
 )
 def test_a_path_is_normalised_by_its_slashes_alone(path, same):
-    assert calls.normalised(path) == same
+    assert routes.normalised(path) == same
 
 
 @UNHURRIED
 @given(st.text(alphabet="/.%2Ffvap\\1i", max_size=12))
 def test_no_path_but_a_known_one_with_slashes_becomes_a_known_one(path):
-    if calls.normalised(path) in ROUTES.keys() | calls.LISTS:
-        assert "/".join(filter(None, path.split("/"))) == calls.normalised(path).lstrip("/")
+    if routes.normalised(path) in ROUTES.keys() | routes.LISTS:
+        assert "/".join(filter(None, path.split("/"))) == routes.normalised(path).lstrip("/")
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,14 @@ def test_an_answer_is_bounded_in_the_apis_own_field(path, body, cap, bounds):
 
 def test_openai_itself_wants_the_newer_name():
     call = calls.read(CHAT, b'{"model":"o3"}', "m")
-    assert json.loads(call.body(9, newer=True)) == {"model": "o3", "max_completion_tokens": 9}
+    assert json.loads(call.body(9, uses_max_completion_tokens=True)) == {
+        "model": "o3",
+        "max_completion_tokens": 9,
+    }
 
 
 @pytest.mark.parametrize(
-    ("url", "newer"),
+    ("url", "uses"),
     [
         ("https://api.openai.com/v1", True),
         ("https://x.openai.azure.com", True),
@@ -202,9 +205,9 @@ def test_openai_itself_wants_the_newer_name():
         ("http://localhost:11434/", False),
     ],
 )
-def test_who_wants_the_newer_name_is_told_by_the_address(url, newer):
+def test_who_wants_the_newer_name_is_told_by_the_address(url, uses):
     session: Any = None
-    assert HttpUpstream(session, url).newer is newer
+    assert HttpUpstream(session, url).uses_max_completion_tokens is uses
 
 
 def test_pictures_are_no_text_in_the_estimate():

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.ai import calls, gateway, metering, translation
-from nanoagent.ai.calls import ROUTES
+from nanoagent.ai import calls, metering, model_lists
 from nanoagent.ai.refusals import Api
+from nanoagent.ai.routes import ROUTES
+from nanoagent.ai.translation import requests
 from nanoagent.ai.upstreams import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ STREAM, WHOLE = "text/event-stream", "application/json"
 
 def reader(
     content_type: str = STREAM,
-) -> tuple[metering.Stream | metering.Document, Any]:
+) -> tuple[metering.StreamMeter | metering.DocumentMeter, Any]:
     """What meters and translates the answer to a call of Ollama's API."""
     body = {"messages": [{"role": "user", "content": "hello"}], "stream": content_type == STREAM}
-    made = translation.of(calls.read(ROUTES["/api/chat"], json.dumps(body).encode(), "m"), newer=False)
+    call = calls.read(ROUTES["/api/chat"], json.dumps(body).encode(), "m")
+    made = requests.translate(call, uses_max_completion_tokens=False)
     meter = metering.meter_for(calls.read(made.route, made.request, "m"), content_type)
     return meter, made.translator(meter.tally, content_type, 0.0)
 
@@ -90,7 +92,7 @@ def test_an_answer_of_very_many_parts_becomes_no_objects(document, content_type)
     ids=["a list", "data", "members"],
 )
 def test_a_list_of_models_of_very_many_parts_becomes_no_objects(document):
-    assert peak(lambda: gateway._entries(document, Api.OPENAI)) < 3 * SIZE
+    assert peak(lambda: model_lists.parse_list(document, Api.OPENAI)) < 3 * SIZE
 
 
 def test_a_line_of_too_many_parts_ends_a_translated_stream():

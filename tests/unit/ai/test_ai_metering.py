@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nanoagent.ai import calls, metering
-from nanoagent.ai.calls import ROUTES
+from nanoagent.ai.routes import ROUTES
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
@@ -101,7 +101,7 @@ def test_what_a_model_says_of_tokens_is_no_count():
     ],
 )
 def test_a_document_is_counted_by_its_usage(path, document, told):
-    meter = metering.Document(call(path, stream=False))
+    meter = metering.DocumentMeter(call(path, stream=False))
     text = json.dumps(document).encode()
     assert meter.feed(text[:9]) + meter.feed(text[9:]) == text
     meter.finish()
@@ -114,7 +114,7 @@ def test_vectors_by_the_megabyte_are_counted_by_their_end_and_not_held(monkeypat
         ("/v1/embeddings", b'],"usage":{"prompt_tokens": 12,"total_tokens":12}}'),
         ("/api/embed", b'],"prompt_eval_count":12}'),
     ):
-        meter = metering.Document(call(path, input="a"))
+        meter = metering.DocumentMeter(call(path, input="a"))
         meter.feed(b'{"data":[')
         for _ in range(1000):
             meter.feed(b"[0.123456789],")
@@ -128,7 +128,7 @@ def test_a_line_without_end_is_passed_on_and_not_held(monkeypatch):
     monkeypatch.setattr(metering, "_MAX_LINE", 1000)
     sent = b"data: " + b"a" * 5000
     for strips in ({}, {"stream_options": {"include_usage": True}}):
-        meter = metering.Stream(call("/v1/chat/completions", stream=True, **strips))
+        meter = metering.StreamMeter(call("/v1/chat/completions", stream=True, **strips))
         passed = b""
         for _ in range(20):
             passed += meter.feed(sent)
@@ -160,7 +160,7 @@ def test_what_nobody_has_told_is_estimated_and_what_was_told_is_never_undercut(t
 @given(st.binary(max_size=300))
 def test_garbage_passes_as_it_is(garbage):
     for path in ("/api/chat", "/v1/chat/completions"):
-        meter = metering.Stream(call(path, stream=True))
+        meter = metering.StreamMeter(call(path, stream=True))
         assert meter.feed(garbage) + meter.finish() == garbage
 
 

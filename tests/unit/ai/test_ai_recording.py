@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.ai import calls
-from nanoagent.ai.calls import ROUTES
 from nanoagent.ai.recording import Recording
+from nanoagent.ai.routes import ROUTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ CHAT = ROUTES["/api/chat"]
 
 
 def recorded(file: Path, body: bytes) -> object:
-    exchange = Recording(file).exchange(calls.read(CHAT, body, "m"))
-    exchange.answered(200, "application/json")
+    exchange = Recording(file).start(calls.read(CHAT, body, "m"))
+    exchange.set_head(200, "application/json")
     exchange.add(b"{}")
     exchange.close((1, 2), 0.5, complete=True)
     (line,) = file.read_bytes().splitlines()
@@ -46,7 +46,7 @@ def test_a_request_is_held_as_text_and_not_as_objects(tmp_path):
     call = calls.read(CHAT, body, "m")
     tracemalloc.start()
     try:
-        exchange = Recording(tmp_path / "ai.jsonl").exchange(call)
+        exchange = Recording(tmp_path / "ai.jsonl").start(call)
         assert tracemalloc.get_traced_memory()[0] < 2 * len(body)
         exchange.close((0, 0), 0, complete=False)
     finally:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from nanoagent.ai import calls, metering, translation
-from nanoagent.ai.calls import ROUTES
+from nanoagent.ai import calls, metering
 from nanoagent.ai.refusals import Refused
+from nanoagent.ai.routes import ROUTES
+from nanoagent.ai.translation import answers as answers_module
+from nanoagent.ai.translation import errors, models, requests
 from nanoagent.ai.upstreams import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ def call_of(path: str, body: dict[str, Any]) -> calls.Call:
 
 
 def asked(path: str, body: dict[str, Any], *, newer: bool = False) -> tuple[str, dict[str, Any]]:
-    made = translation.of(call_of(path, body), newer=newer)
+    made = requests.translate(call_of(path, body), uses_max_completion_tokens=newer)
     # It is a request of OpenAI's API as any other.
     calls.read(made.route, made.request, "m")
     return made.route.path, json.loads(made.request)
@@ -198,12 +201,12 @@ def test_tool_calls_get_the_ids_that_openais_api_wants():
 
 
 def translated_in_steps(body: dict[str, Any]) -> int:
-    """The instructions of Python that `ai/translation.py` takes to translate a call."""
+    """The instructions of Python that `ai/translation` takes to translate a call."""
     steps = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal steps
-        if frame.f_code.co_filename != translation.__file__:
+        if Path(frame.f_code.co_filename).parent != Path(requests.__file__).parent:
             return None
         frame.f_trace_opcodes = True
         steps += event == "opcode"
@@ -213,7 +216,7 @@ def translated_in_steps(body: dict[str, Any]) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        translation.of(call, newer=False)
+        requests.translate(call, uses_max_completion_tokens=False)
     finally:
         sys.settrace(before)
     return steps
@@ -258,7 +261,10 @@ def test_what_cannot_be_said_in_openais_api_is_refused_by_name(path, body, named
 
 @pytest.mark.parametrize("kind", ["web_search", "mcp", "code_interpreter", "file_search"])
 def test_a_tool_that_the_upstream_would_run_is_refused_as_it_is_directly(kind):
-    made = translation.of(call_of("/api/chat", {"messages": [HELLO], "tools": [{"type": kind}]}), newer=False)
+    made = requests.translate(
+        call_of("/api/chat", {"messages": [HELLO], "tools": [{"type": kind}]}),
+        uses_max_completion_tokens=False,
+    )
     with pytest.raises(Refused, match="AI_REMOTE_TOOLS") as refusal:
         calls.read(made.route, made.request, "m")
     assert refusal.value.status == 403
@@ -279,7 +285,7 @@ def answered(
     content_type: str = "text/event-stream",
 ) -> list[dict[str, Any]]:
     """What a job is told when the upstream sends those pieces, as the gateway reads them."""
-    made = translation.of(call_of(path, body), newer=False)
+    made = requests.translate(call_of(path, body), uses_max_completion_tokens=False)
     upstream = calls.read(made.route, made.request, "m")
     meter = metering.meter_for(upstream, content_type)
     translator = made.translator(meter.tally, content_type, 0.0)
@@ -475,10 +481,10 @@ def test_an_answer_without_vectors_is_the_upstreams_failure(body):
 
 
 def test_an_endless_line_and_an_endless_document_have_an_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(translation, "_MAX_LINE", 1000)
-    monkeypatch.setattr(translation, "_MAX_TEXT", 1000)
-    monkeypatch.setattr(translation, "_MAX_VECTORS", 1000)
-    monkeypatch.setattr(translation, "_MOST_OBJECTS", 100)
+    monkeypatch.setattr(answers_module, "_MAX_LINE", 1000)
+    monkeypatch.setattr(answers_module, "_MAX_TEXT", 1000)
+    monkeypatch.setattr(answers_module, "_MAX_VECTORS", 1000)
+    monkeypatch.setattr(answers_module, "_MOST_OBJECTS", 100)
     for path, body, content_type in (
         ("/api/chat", {"messages": [HELLO]}, "text/event-stream"),
         ("/api/chat", {"messages": [HELLO]}, JSON),
@@ -502,7 +508,7 @@ def test_an_endless_line_and_an_endless_document_have_an_end(monkeypatch: pytest
     ],
 )
 def test_errors_are_told_in_ollamas_shape(body, words):
-    assert json.loads(translation.refusal(json.dumps(body).encode())) == {"error": words}
+    assert json.loads(errors.to_ollama(json.dumps(body).encode())) == {"error": words}
 
 
 @pytest.mark.parametrize(
@@ -519,16 +525,16 @@ def test_errors_are_told_in_ollamas_shape(body, words):
 )
 def test_a_call_that_only_loads_the_model_is_known(path, body, loads):
     call = call_of(path, body)
-    assert translation.is_load(call) is loads
+    assert requests.is_load(call) is loads
     if loads:
-        answer = json.loads(translation.loaded(call))
+        answer = json.loads(answers_module.load_answer(call))
         assert (answer["done"], answer["done_reason"]) == (True, "load")
 
 
 def test_a_model_of_openais_list_is_one_of_ollamas():
-    entry = translation.model_entry(msgspec.Raw(b'{"id":"gpt-4o","object":"model","created":1700000000}'))
+    entry = models.tags_entry(msgspec.Raw(b'{"id":"gpt-4o","object":"model","created":1700000000}'))
     told = json.loads(bytes(entry))
     assert (told["name"], told["model"]) == ("gpt-4o", "gpt-4o")
     assert told["modified_at"].startswith("2023-11-14T22:13:20")
-    far = json.loads(bytes(translation.model_entry(msgspec.Raw(b'{"id":"a","created":1e300}'))))
+    far = json.loads(bytes(models.tags_entry(msgspec.Raw(b'{"id":"a","created":1e300}'))))
     assert far["modified_at"].startswith("1970")
