@@ -29,7 +29,7 @@ DEADLINE_S = 60
 
 
 @asynccontextmanager
-async def sink_at(port: int, **settings: Any) -> AsyncIterator[RedisResultStore]:
+async def store_at(port: int, **settings: Any) -> AsyncIterator[RedisResultStore]:
     names = {field.name for field in fields(RedisServer)}
     at = {name: value for name, value in settings.items() if name in names}
     rest: dict[str, Any] = {"owner": "me", "op_timeout_s": 20}
@@ -54,13 +54,13 @@ async def failure_of(result_store: RedisResultStore) -> str:
 
 
 async def test_a_healthy_server_shows_who_works_with_it(server: OwnRedis):
-    async with sink_at(server.port) as result_store:
+    async with store_at(server.port) as result_store:
         await result_store.ping()
         assert 0 < await server.client.ttl("nanoagent:worker:me") <= 60
 
 
 async def test_a_read_only_replica_is_told_apart_and_is_well_again_as_a_primary(server: OwnRedis):
-    async with sink_at(server.port) as result_store:
+    async with store_at(server.port) as result_store:
         await result_store.ping()
         await server.client.replicaof(HOST, "1")
         with pytest.raises(ResultStoreError, match="read-only replica"):
@@ -75,7 +75,7 @@ async def test_a_failover_is_followed_by_the_next_call_since_connections_are_mad
         own_redis(tmp_path) as old,
         own_redis(tmp_path) as new,
         Proxy(HOST, old.port) as name,
-        sink_at(name.port) as result_store,
+        store_at(name.port) as result_store,
     ):
         await asyncio.gather(*(result_store.claim(f"r{number}") for number in range(5)))
         assert name.accepted == 5
@@ -90,7 +90,7 @@ async def test_a_failover_is_followed_by_the_next_call_since_connections_are_mad
 
 
 async def test_a_full_server_is_told_apart_and_is_well_again_when_it_has_room(server: OwnRedis):
-    async with sink_at(server.port) as result_store:
+    async with store_at(server.port) as result_store:
         claim = await result_store.claim("r")
         assert isinstance(claim, Claim)
         await server.set(maxmemory_policy="noeviction", maxmemory=1)
@@ -103,7 +103,7 @@ async def test_a_full_server_is_told_apart_and_is_well_again_when_it_has_room(se
 
 
 async def test_a_server_that_cannot_save_is_told_apart(server: OwnRedis, tmp_path: Path):
-    async with sink_at(server.port) as result_store:
+    async with store_at(server.port) as result_store:
         (tmp_path / "dump.rdb").mkdir()  # cannot be replaced by a file
         await server.client.set("x", "y")
         await server.set(save="1 1", stop_writes_on_bgsave_error="yes")
@@ -115,7 +115,7 @@ async def test_a_server_that_cannot_save_is_told_apart(server: OwnRedis, tmp_pat
 
 async def test_another_password_is_told_apart_and_is_tried_anew(server: OwnRedis):
     await server.set(requirepass="right")
-    async with sink_at(server.port) as result_store, sink_at(server.port, password="wrong") as other:
+    async with store_at(server.port) as result_store, store_at(server.port, password="wrong") as other:
         assert "it refuses the user or the password: set REDIS_USERNAME" in await failure_of(result_store)
         said = await failure_of(other)
         assert "it refuses the user or the password" in said
@@ -139,14 +139,14 @@ async def test_another_password_is_told_apart_and_is_tried_anew(server: OwnRedis
 )
 async def test_rights_that_are_missing_are_told_apart(server: OwnRedis, rights: tuple[str, ...]):
     await server.client.execute_command("ACL", "SETUSER", "poor", "on", ">x", *rights)
-    async with sink_at(server.port, username="poor", password="x") as result_store:
+    async with store_at(server.port, username="poor", password="x") as result_store:
         assert "it does not allow that to this user: docs/operations.md" in await failure_of(result_store)
         # The key of what was tried before it was refused goes by itself.
         assert {await server.client.ttl(key) for key in await server.client.keys("*")} <= {0, 1, -2}
 
 
 async def test_a_look_at_all_that_a_worker_does_leaves_nothing(server: OwnRedis):
-    async with sink_at(server.port) as result_store:
+    async with store_at(server.port) as result_store:
         await result_store.verify()
         assert await server.client.keys("*") == []
         assert await server.client.pubsub_channels() == []
@@ -154,7 +154,7 @@ async def test_a_look_at_all_that_a_worker_does_leaves_nothing(server: OwnRedis)
 
 async def test_what_was_well_and_is_not_any_more_is_tried_whole_again(server: OwnRedis):
     await server.client.execute_command("ACL", "SETUSER", "me", "on", ">x", "~*", "&*", "+@all")
-    async with sink_at(server.port, username="me", password="x") as result_store:
+    async with store_at(server.port, username="me", password="x") as result_store:
         await result_store.ping()
         await server.client.execute_command("ACL", "SETUSER", "me", "-subscribe", "-evalsha")
         with pytest.raises(ResultStoreError):
@@ -178,7 +178,7 @@ async def test_a_cluster_is_refused_by_name_whatever_the_workers_name(tmp_path: 
             if prepare:
                 await server.client.execute_command(*prepare)
             for owner in ("a", "b"):
-                async with sink_at(server.port, db=db, owner=owner) as result_store:
+                async with store_at(server.port, db=db, owner=owner) as result_store:
                     assert "it is a Redis Cluster, which is not supported" in await failure_of(result_store)
 
 
@@ -187,7 +187,7 @@ async def test_another_server_of_the_same_name_is_found_by_the_next_call(server:
     async with (
         own_redis(tmp_path, *cluster) as wrong,
         Proxy(HOST, wrong.port) as name,
-        sink_at(name.port) as result_store,
+        store_at(name.port) as result_store,
     ):
         assert "it is a Redis Cluster" in await failure_of(result_store)
         await name.lead_to(HOST, server.port)
@@ -196,31 +196,31 @@ async def test_another_server_of_the_same_name_is_found_by_the_next_call(server:
 
 @pytest.mark.parametrize("settings", [{}, {"password": "of the primary"}, {"db": 1}], ids=str)
 async def test_a_sentinels_port_is_told_apart(server: OwnRedis, tmp_path: Path, settings: dict[str, Any]):
-    async with sentinel_of(tmp_path, server) as sentinel, sink_at(sentinel.port, **settings) as result_store:
+    async with sentinel_of(tmp_path, server) as sentinel, store_at(sentinel.port, **settings) as result_store:
         assert "it is a Redis Sentinel, which stores nothing" in await failure_of(result_store)
 
 
 async def test_a_server_that_runs_no_scripts_is_told_apart(tmp_path: Path):
     disabled = [word for name in ("EVAL", "EVALSHA") for word in ("--rename-command", name, "")]
-    async with own_redis(tmp_path, *disabled) as server, sink_at(server.port) as result_store:
+    async with own_redis(tmp_path, *disabled) as server, store_at(server.port) as result_store:
         assert "it does not run scripts (EVAL, EVALSHA)" in await failure_of(result_store)
 
 
 async def test_a_server_that_lacks_a_command_is_told_apart(tmp_path: Path):
     async with (
         own_redis(tmp_path, "--rename-command", "SUBSCRIBE", "") as server,
-        sink_at(server.port) as result_store,
+        store_at(server.port) as result_store,
     ):
         assert "it does not know a command that the worker needs" in await failure_of(result_store)
 
 
 async def test_a_database_that_is_not_there_is_told_apart(server: OwnRedis):
-    async with sink_at(server.port, db=99) as result_store:
+    async with store_at(server.port, db=99) as result_store:
         assert "it has no database of this number: set REDIS_DB" in await failure_of(result_store)
 
 
 async def test_a_password_that_nobody_asked_for_is_told_apart(server: OwnRedis):
-    async with sink_at(server.port, password="unasked") as result_store:
+    async with store_at(server.port, password="unasked") as result_store:
         assert "it has no password for this user, and REDIS_PASSWORD is set" in await failure_of(result_store)
 
 
@@ -242,7 +242,7 @@ async def test_a_server_with_a_certificate_of_ones_own_authority_is_used(
 ):
     async with (
         own_redis(tmp_path, tls=tls_of(authority)) as server,
-        sink_at(server.port, tls=Tls(authority.certificate)) as result_store,
+        store_at(server.port, tls=Tls(authority.certificate)) as result_store,
     ):
         await result_store.ping()
         claim = await result_store.claim("r")
@@ -251,7 +251,7 @@ async def test_a_server_with_a_certificate_of_ones_own_authority_is_used(
         assert await server.client.get("job:r") == DOCUMENT
     async with (
         own_redis(tmp_path, tls=tls_of(authority)) as server,
-        sink_at(server.port, tls=Tls()) as result_store,
+        store_at(server.port, tls=Tls()) as result_store,
     ):
         said = await failure_of(result_store)
         assert "does not trust: set REDIS_TLS_CA_FILE" in said
@@ -266,11 +266,11 @@ async def test_a_client_certificate_is_shown_to_a_server_that_wants_one(
     (tmp_path / "foreign").mkdir()
     theirs = Authority(tmp_path / "foreign", "foreign").issue("intruder")
     async with own_redis(tmp_path, "--tls-protocols", version, tls=tls_of(authority, asks=True)) as server:
-        async with sink_at(server.port, tls=Tls(trusted, ours.certificate, ours.key)) as result_store:
+        async with store_at(server.port, tls=Tls(trusted, ours.certificate, ours.key)) as result_store:
             await result_store.ping()
-        async with sink_at(server.port, tls=Tls(trusted)) as result_store:
+        async with store_at(server.port, tls=Tls(trusted)) as result_store:
             assert "wants a client certificate: set REDIS_TLS_CERT_FILE and" in await failure_of(result_store)
-        async with sink_at(server.port, tls=Tls(trusted, theirs.certificate, theirs.key)) as result_store:
+        async with store_at(server.port, tls=Tls(trusted, theirs.certificate, theirs.key)) as result_store:
             assert "it refuses the client certificate: see REDIS_TLS_CERT_FILE" in await failure_of(
                 result_store
             )
@@ -291,7 +291,7 @@ async def test_a_certificate_that_does_not_hold_is_told_by_its_fault(
 ):
     async with (
         own_redis(tmp_path, tls=tls_of(authority, *hosts, **issued)) as server,
-        sink_at(server.port, tls=Tls(authority.certificate)) as result_store,
+        store_at(server.port, tls=Tls(authority.certificate)) as result_store,
     ):
         assert says.replace("it is for", "certificate is for") in await failure_of(result_store)
 
@@ -304,11 +304,11 @@ async def test_plain_text_to_a_tls_port_and_the_reverse_are_told_apart(
     if password is not None:
         await server.set(requirepass=password)
     async with own_redis(tmp_path, tls=tls_of(authority, asks=True)) as encrypted:
-        async with sink_at(encrypted.port, **settings) as result_store:
+        async with store_at(encrypted.port, **settings) as result_store:
             assert "it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true" in await failure_of(
                 result_store
             )
-        async with sink_at(server.port, tls=Tls(authority.certificate), **settings) as result_store:
+        async with store_at(server.port, tls=Tls(authority.certificate), **settings) as result_store:
             assert "it does not speak TLS there, and REDIS_TLS is true" in await failure_of(result_store)
 
 
@@ -319,7 +319,7 @@ async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
 
     async with await asyncio.start_server(talk, HOST, unused_tcp_port):
         for tls in (None, Tls()):
-            async with sink_at(unused_tcp_port, tls=tls, op_timeout_s=3) as result_store:
+            async with store_at(unused_tcp_port, tls=tls, op_timeout_s=3) as result_store:
                 said = await failure_of(result_store)
                 assert "REDIS_TLS=true" not in said
                 assert tls is not None or "the server that answers is not Redis" in said
@@ -327,14 +327,14 @@ async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
 
 async def test_a_server_that_has_enough_clients_is_told_apart(server: OwnRedis):
     await server.set(maxclients=1)
-    async with sink_at(server.port) as result_store, asyncio.timeout(DEADLINE_S):
+    async with store_at(server.port) as result_store, asyncio.timeout(DEADLINE_S):
         # The server says so and hangs up; who is still writing may learn of the latter alone.
         while "raise its maxclients" not in (said := await failure_of(result_store)):
             assert "Connection lost" in said or "closed" in said or "reset" in said.lower(), said
 
 
 async def test_a_server_that_is_gone_is_told_apart(server: OwnRedis):
-    async with sink_at(server.port) as result_store:
+    async with store_at(server.port) as result_store:
         await result_store.ping()
         server.process.kill()
         await server.process.wait()
@@ -369,7 +369,7 @@ async def test_a_server_that_hangs_is_told_apart_and_waited_for_no_longer_than_a
 
 
 async def test_nonsense_is_told_apart_and_no_answer_of_another_call_comes_of_it(server: OwnRedis):
-    async with Proxy(HOST, server.port) as proxy, sink_at(proxy.port) as result_store:
+    async with Proxy(HOST, server.port) as proxy, store_at(proxy.port) as result_store:
         await result_store.ask("PING")
         proxy.garble()
         assert "the server that answers is not Redis, or its reply is garbled" in await failure_of(

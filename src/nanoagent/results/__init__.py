@@ -1,8 +1,12 @@
-"""The result store: Redis stores and announces results, and holds the claims on requests.
+"""The result store: Redis stores and publishes results, and holds the claims on requests.
 
-* `base`: the port. `redis` is the real store, `memory` the one for tests.
-* `scripts`: the Lua scripts, which Redis runs in one step each.
-* `cancellations`: receives cancellations.
+* `base`: the interfaces `ResultStore` and `Cancellations`.
+* `redis`: the result store on Redis. `memory`: a result store in this process, for tests.
+* `connections`: sends commands to Redis, with a time limit, retries and reconnects.
+* `scripts`: the Lua scripts; Redis runs each of them in one step.
+* `cancellations`: receives cancellations from Redis.
 * `spool`: keeps results on disk until Redis takes them.
-* `failures`, `tls_probe`: sentences for operators about faults of Redis.
+* `server`: how to connect to a Redis server, and the diagnosis of its failures.
+* `failures`: the kinds of failures, each with a remedy for the operator.
+* `tls_probe`: finds out whether a port expects TLS.
 """

@@ -1,4 +1,4 @@
-"""The port to where results go."""
+"""The interfaces of the result store and of cancellations."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _not_lost() -> asyncio.Future[str]:
+def _new_future() -> asyncio.Future[str]:
     return asyncio.get_running_loop().create_future()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """The right to answer a request. Identity is the object's: two claims of a request are two claims.
+    """The right to answer a request.
+
+    Claims compare by identity: two claims of one request are two claims.
 
     Attributes:
-        request_id: Which request.
-        token: Larger than that of every earlier claim of the request, on any worker: what was written with a
-            smaller one may be replaced, what was written with a larger one may not.
-        cancelled: Whether the request had been cancelled when it was claimed.
-        failures: How many attempts at it had failed by our fault when it was claimed.
-        lost: Done, with the reason, once someone else has the right.
+        request_id: The request's ID.
+        token: The fencing token. It is larger than the token of every earlier claim of the request, on any
+            worker. Data that was written with a smaller token may be replaced; data with a larger token may
+            not.
+        cancelled: Whether the request was cancelled before this claim.
+        failures: How many attempts at the request had failed by a platform error before this claim.
+        lost: Completed with the reason when another worker has claimed or answered the request.
     """
 
     request_id: str
     token: int
     cancelled: bool = False
     failures: int = 0
-    lost: asyncio.Future[str] = field(default_factory=_not_lost, repr=False)
+    lost: asyncio.Future[str] = field(default_factory=_new_future, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Another worker has the claim.
+    """Another worker has claimed the request.
 
     Attributes:
-        left_s: For how much longer, unless it is renewed, seconds.
-        refusals: How often that claim has been in somebody's way, this time included.
+        left_s: The time until that claim ends, unless it is renewed, seconds.
+        refusals: How often that claim has caused this answer, including this time.
     """
 
     left_s: float
@@ -49,7 +52,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The request has a result, which has been announced once more.
+    """The request has a result, which was published again.
 
     Attributes:
         document: The result.
@@ -59,36 +62,40 @@ class Answered:
 
 
 class ResultStore(Protocol):
-    """Stores and announces results, one for each request.
+    """Stores and publishes one result for each request.
 
-    From `claim` until `publish` or `release`, the result store itself renews a claim. If that fails, the
-    claim runs out. It is still good until another worker has taken it: then `Claim.lost` says so.
+    The result store renews a claim from `claim` until `publish` or `release`. If it cannot renew the claim,
+    the claim ends after some time. It stays valid until another worker claims the request; then `Claim.lost`
+    is completed.
 
-    The result store counts the failed attempts at a request, each once, by its token, until the request has
-    an answer. An attempt failed if `release` says so, or if its claim ran out and another worker took it
-    over, because its worker has died or hung.
+    The result store counts the failed attempts at a request until the request has a result. Each attempt
+    counts once, by its token. An attempt has failed if `release` says so. It has also failed if its claim
+    ended by itself and another worker took it over: the first worker has died or hung.
 
     Every method raises `ResultStoreError` when the store fails.
     """
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
-        """Take the right to answer a request, unless it has an answer or another worker has the right."""
+        """Claim a request, unless the request has a result or another worker has claimed it."""
         ...
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
-        """Store the document under the request and announce it, both or neither, and let the claim go.
+        """Store a result, publish it, and end the claim, in one step.
 
-        Returns False, and does neither, when someone else has claimed the request since, or has answered it
-        otherwise. The same document may be published again: it is announced once or more.
+        The same document may be published repeatedly. Subscribers then receive it once or more.
+
+        Returns:
+            False if another worker has claimed the request since, or if the request has another result. Then
+            nothing is stored or published.
         """
         ...
 
     async def release(self, claim: Claim, *, failed: bool = False) -> int:
-        """Let others claim the request at once. Harmless when the claim is lost.
+        """End a claim, so that any worker can claim the request at once. A lost claim is not an error.
 
         Args:
-            claim: Which.
-            failed: Whether the attempt has failed by our fault, which counts; said again, it counts once.
+            claim: The claim.
+            failed: Whether the attempt failed by a platform error. It counts once, even if this is repeated.
 
         Returns:
             How many attempts at the request have failed.
@@ -96,11 +103,11 @@ class ResultStore(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Succeed when the store takes results, as far as can be told beforehand."""
+        """Check that the store can take results. Raises `ResultStoreError` otherwise."""
         ...
 
     async def close(self) -> None:
-        """Stop renewing, close connections. Idempotent."""
+        """Stop renewing claims and close connections. Idempotent."""
         ...
 
 
@@ -108,10 +115,10 @@ class Cancellations(Protocol):
     """Receives the cancellations of requests."""
 
     def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
-        """Have `cancelled` called, once at most, when the request is cancelled.
+        """Call `cancelled` when the request is cancelled, at most once.
 
         Returns:
-            What ends the watch; to be called exactly once.
+            A function that ends the watch. The caller must call it exactly once.
         """
         ...
 

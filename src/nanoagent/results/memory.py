@@ -1,4 +1,4 @@
-"""Results kept in this process: for tests of the worker, and for trying it without Redis."""
+"""A result store in this process, for tests of the worker and for trying the worker without Redis."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
-class _Held:
-    """A claim, and who has it; `lapsed` when it ran out; how often it was in somebody's way."""
+class _ClaimEntry:
+    """The claim on one request.
+
+    Attributes:
+        holder: The result store of the worker that has the claim.
+        claim: The claim.
+        lapsed: Whether the claim has ended by itself.
+        refusals: How often another worker was refused because of this claim.
+    """
 
     holder: MemoryResultStore
     claim: Claim
@@ -27,10 +34,20 @@ class _Held:
 
 @dataclass(slots=True, eq=False)
 class _Store:
-    """What Redis would hold."""
+    """The data that Redis would hold; several result stores can share it.
+
+    Attributes:
+        documents: The result of each request, and when it expires, seconds of the store's clock.
+        claims: The claim on each request.
+        cancelled: The requests that were cancelled before a claim.
+        watched: The callbacks for cancellations, by request.
+        published: Every published result, in order.
+        failures: The tokens of the failed attempts, by request.
+        tokens: The next fencing tokens.
+    """
 
     documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    claims: dict[str, _Held] = field(default_factory=dict)
+    claims: dict[str, _ClaimEntry] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     watched: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
     published: list[tuple[str, bytes]] = field(default_factory=list)
@@ -39,15 +56,14 @@ class _Store:
 
 
 class MemoryResultStore:
-    """A `ResultStore`, and `Cancellations`, that are dictionaries.
+    """A `ResultStore` and `Cancellations` whose data is in dictionaries.
 
-    A claim never runs out, as if it were renewed in time; `lapse` lets it run out as a crash of the worker,
-    or a pause, would.
+    A claim does not end by itself. `lapse` ends a claim as if its worker had crashed or paused.
 
     Args:
-        ttl_s: How long a document is kept, seconds.
-        clock: Monotonic seconds.
-        claim_s: What is said of a claim that another has, seconds.
+        ttl_s: How long a result is kept, seconds.
+        clock: Returns monotonic seconds.
+        claim_s: The value of `Taken.left_s`, seconds.
 
     Attributes:
         down: While True, every method raises `ResultStoreError`, as with a server that does not answer.
@@ -63,34 +79,34 @@ class MemoryResultStore:
         self._store = _Store()
 
     def beside(self) -> MemoryResultStore:
-        """The result store of another worker, with the same contents."""
+        """Return the result store of another worker, with the same data."""
         other = MemoryResultStore(ttl_s=self._ttl_s, clock=self._clock, claim_s=self._claim_s)
         other._store = self._store
         return other
 
     @property
     def published(self) -> list[tuple[str, bytes]]:
-        """Every announcement, in order: the request and its document."""
+        """Every published result, in order: the request's ID and the document."""
         return self._store.published
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many attempts at each request that has no answer yet failed by our fault."""
+        """The number of failed attempts at each request that has no result yet."""
         return {request: len(tokens) for request, tokens in self._store.failures.items() if tokens}
 
     def cancel(self, request_id: str) -> int:
-        """Call a request off for those who watch it; returns how many do."""
+        """Cancel a request for those who watch it; returns the number of callbacks that were called."""
         watching = self._store.watched.pop(request_id, [])
         for cancelled in watching:
             cancelled()
         return len(watching)
 
     def cancel_ahead(self, request_id: str) -> None:
-        """Call a request off for whoever claims it from now on."""
+        """Cancel a request for all later claims."""
         self._store.cancelled.add(request_id)
 
     def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
-        """Have it called when the request is cancelled; see `Cancellations.watch`."""
+        """Call `cancelled` when the request is cancelled; see `Cancellations.watch`."""
         self._store.watched.setdefault(request_id, []).append(cancelled)
 
         def end() -> None:
@@ -101,15 +117,15 @@ class MemoryResultStore:
         return end
 
     def lapse(self, request_id: str) -> None:
-        """Let the claim of a request run out: the next one who wants it takes it over."""
+        """End the claim on a request, as if it had not been renewed; the next worker takes it over."""
         self._store.claims[request_id].lapsed = True
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
-        """Take the right to answer a request; see `ResultStore.claim`."""
+        """Claim a request; see `ResultStore.claim`."""
         self._check()
         document = await self.stored(request_id)
         if document is not None:
-            self._announce(request_id, document)
+            self._publish(request_id, document)
             return Answered(document)
         held = self._store.claims.get(request_id)
         failures = self._store.failures[request_id]
@@ -120,13 +136,13 @@ class MemoryResultStore:
             failures.add(held.claim.token)
         cancelled = request_id in self._store.cancelled
         claim = Claim(request_id, next(self._store.tokens), cancelled, len(failures))
-        self._store.claims[request_id] = _Held(self, claim)
+        self._store.claims[request_id] = _ClaimEntry(self, claim)
         if held is not None and not held.claim.lost.done():
             held.claim.lost.set_result("taken over")
         return claim
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
-        """Store and announce the document; see `ResultStore.publish`."""
+        """Store and publish a result; see `ResultStore.publish`."""
         self._check()
         stored = await self.stored(claim.request_id)
         if stored is not None:
@@ -134,17 +150,13 @@ class MemoryResultStore:
         held = self._store.claims.get(claim.request_id)
         if held is not None and held.claim.token != claim.token:
             return False
-        self._announce(claim.request_id, document)
+        self._publish(claim.request_id, document)
         self._store.failures.pop(claim.request_id, None)
         self._store.claims.pop(claim.request_id, None)
         return True
 
-    def _announce(self, request_id: str, document: bytes) -> None:
-        self._store.documents[request_id] = document, self._clock() + self._ttl_s
-        self.published.append((request_id, document))
-
     async def release(self, claim: Claim, *, failed: bool = False) -> int:
-        """Let others claim the request; see `ResultStore.release`."""
+        """End a claim; see `ResultStore.release`."""
         self._check()
         failures = self._store.failures[claim.request_id]
         if failed and await self.stored(claim.request_id) is None:
@@ -155,16 +167,20 @@ class MemoryResultStore:
         return len(failures)
 
     async def stored(self, request_id: str) -> bytes | None:
-        """The document stored for the request, if it is still kept."""
+        """Return the stored result of a request; None without one, and after it has expired."""
         document, expires_at = self._store.documents.get(request_id, (None, 0.0))
         return document if self._clock() < expires_at else None
 
     async def ping(self) -> None:
-        """Succeed unless `down`."""
+        """Check that the store is not `down`; see `ResultStore.ping`."""
         self._check()
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: the store has no connections."""
+
+    def _publish(self, request_id: str, document: bytes) -> None:
+        self._store.documents[request_id] = document, self._clock() + self._ttl_s
+        self.published.append((request_id, document))
 
     def _check(self) -> None:
         if self.down:

@@ -1,10 +1,8 @@
-"""Results to Redis: the document at `job:{requestId}`, announced on `result:{requestId}`.
+"""The result store on Redis: results at `job:{requestId}`, published on the channel `result:{requestId}`.
 
-Who may answer a request is decided there as well, each time in one step (`scripts.py`): a claim takes the
-round trip in which it is looked whether there is an answer already, and is let go in the one that publishes.
-
-Of the client only its connections are used: they sign in, speak TLS and the protocol. Its pool and pipelines
-cost more than twice the CPU of what they do for us (190 against 90 µs for a result).
+Redis also decides which worker may answer a request. Each decision is one script (`scripts`). `claim` takes
+the claim in the same round trip in which it looks for a result. `publish` ends the claim in the same round
+trip in which it stores the result.
 """
 
 from __future__ import annotations
@@ -13,42 +11,26 @@ import asyncio
 import math
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.shielding import unless_cancelled
 from nanoagent.model.errors import ResultStoreError
-from nanoagent.results import failures, scripts
+from nanoagent.results import scripts
 from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.cancellations import PING_S, RedisCancellations
+from nanoagent.results.connections import RedisConnections, pack
 from nanoagent.results.failures import RedisCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redis.asyncio import Connection
-
-    from nanoagent.results.scripts import Script
+    from nanoagent.results.connections import ScriptCall
     from nanoagent.results.server import RedisServer
 
-_MAX_CONNECTIONS: Final = 32
-# Before each new try. The first is at once: a server closes connections that were idle, and nothing is wrong
-# then. The client's own defaults make a dead server cost 4.5 s a call (docs/adr/0002).
-_PAUSES_S: Final = (0.0, 0.2)
-_WRITE_HOLDS_S: Final = 1.0  # what was written so lately shows that more can be; a job costs no round trip
+# For so long after a write, `ping` does not write again. While jobs run, it costs no round trip.
+_WRITE_VALID_S: Final = 1.0
 _PROBE_TTL_S: Final = 60
-# What is wrong with the connection, not with what is asked on it. A length that is no number: ValueError.
-_BROKEN: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, ValueError)
-
-_Command: TypeAlias = "tuple[str | bytes | int, ...]"
-_Call: TypeAlias = "tuple[Script, tuple[str, ...], _Command]"  # with its keys and its arguments
 
 _log = structlog.get_logger(__name__)
 
@@ -59,10 +41,11 @@ class RedisResultStore:
     Args:
         server: The server.
         ttl_s: How long a result is kept, seconds.
-        claim_s: How long a claim lasts unless it is renewed, which it is three times as often, seconds.
-        owner: Who has the claims, for people; a random part is added.
-        op_timeout_s: The longest a call takes, waiting for a connection and retries included, seconds.
-        background: Keeps the task that renews claims.
+        claim_s: How long a claim lasts without a renewal, seconds. It is renewed three times in this time.
+        owner: The worker's name. It is stored with claims, with a random part added.
+        op_timeout_s: The longest that a call takes, seconds. This includes the wait for a free connection and
+            the retries.
+        background: Runs the task that renews claims.
     """
 
     def __init__(
@@ -78,42 +61,33 @@ class RedisResultStore:
         self._server = server
         self._ttl_s = ttl_s
         self._claim_s = claim_s
-        # Not the worker's name alone: a restarted worker has nothing of what it was before.
+        # The random part is for a restarted worker: it does not own the claims of its predecessor.
         self._owner = f"{owner}/{secrets.token_hex(8)}"
-        self._op_timeout_s = op_timeout_s
-        self._connection_class = server.connection_class
-        self._connection_settings = server.client_settings() | {
-            "socket_connect_timeout": op_timeout_s,
-            "socket_timeout": None,  # every call has a deadline of its own
-            "socket_keepalive": True,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        self._idle: list[Connection] = []
-        self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
-        self._closed = False
-        self._written_at = -math.inf
-        self._is_verified = False
+        self._connections = RedisConnections(server, op_timeout_s)
+        self._written_at = self._verified_at = -math.inf
         self._probe_key = f"nanoagent:worker:{owner}"
         self._claims: set[Claim] = set()
         self._renewing = asyncio.Lock()
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._background = background or Background()
         self._releases: set[asyncio.Task[Any]] = set()
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
-        """Take the right to answer a request; see `ResultStore.claim`.
+        """Claim a request; see `ResultStore.claim`.
 
-        Repeated after a broken connection, it may take the place of a claim that nobody was told of, which
-        was no attempt.
+        If the connection fails, the call is repeated. Then it may replace a claim that Redis granted in the
+        failed call. That claim does not count as an attempt.
 
         Raises:
             ResultStoreError: Redis failed.
         """
         keys = (*_keys(request_id), f"cancel:{request_id}")
         arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
-        answers = asyncio.ensure_future(self._evaluate("claim", (scripts.CLAIM, keys, arguments)))
+        answers = asyncio.ensure_future(
+            self._connections.run_scripts("claim", (scripts.CLAIM, keys, arguments))
+        )
 
-        def abandoned() -> None:  # it may be granted yet, and nobody should have to wait for its end
+        def abandoned() -> None:  # Redis may still grant the claim; other workers should not have to wait
             release = self._release_when_answered(request_id, answers)
             self._background.once(TaskName.CLAIM_RELEASE, release, self._releases)
 
@@ -126,22 +100,22 @@ class RedisResultStore:
         claim = Claim(request_id, token, cancelled=bool(cancelled), failures=failures)
         self._written_at = time.monotonic()
         self._claims.add(claim)
-        if self._heartbeat is None:
-            self._heartbeat = self._background.keep(TaskName.CLAIM_RENEWAL, self._renew_forever)
+        if self._renewal is None:
+            self._renewal = self._background.keep(TaskName.CLAIM_RENEWAL, self._renew_forever)
         return claim
 
     async def publish(self, claim: Claim, document: bytes) -> bool:
-        """Store and announce the document in one step; see `ResultStore.publish`.
+        """Store and publish a result; see `ResultStore.publish`.
 
         Raises:
-            ResultStoreError: Redis failed; the claim is kept.
+            ResultStoreError: Redis failed. The claim is kept.
         """
         held = claim in self._claims
-        self._claims.discard(claim)  # a renewal must not take what is let go here for lost
+        self._claims.discard(claim)  # otherwise a renewal would find this claim ended, and report it as lost
         arguments = (claim.token, self._ttl_s, f"result:{claim.request_id}", document)
         call = scripts.PUBLISH, _keys(claim.request_id), arguments
         try:
-            (published,) = await self._evaluate("publish", call)
+            (published,) = await self._connections.run_scripts("publish", call)
         except ResultStoreError:
             if held:
                 self._claims.add(claim)
@@ -151,115 +125,116 @@ class RedisResultStore:
         return bool(published)
 
     async def release(self, claim: Claim, *, failed: bool = False) -> int:
-        """Let others claim the request; see `ResultStore.release`.
+        """End a claim; see `ResultStore.release`.
 
         Raises:
-            ResultStoreError: Redis failed; the claim runs out.
+            ResultStoreError: Redis failed. The claim is not renewed any more, and ends by itself.
         """
         self._claims.discard(claim)
         return await self._release(claim.request_id, claim.token, failed=failed)
 
     async def ping(self) -> None:
-        """Succeed when Redis takes writes, or has taken one within the last second and not failed since.
+        """Check that Redis takes writes.
 
-        PING would be answered by a read-only replica as well, and by a server whose memory is used up: a key
-        that says that this worker is there is written instead. The first call, and the first after each
-        failure, verifies the server.
+        A write within the last second is enough, if no call has failed since. Otherwise a key with the
+        worker's name is written. PING is not used: a read-only replica and a server without free memory
+        answer it too. The first call, and the first after a failure, verify the server.
 
         Raises:
-            ResultStoreError: It does not; the message says what is wrong and what to do.
+            ResultStoreError: Redis does not take writes. The message has the cause and the remedy.
         """
-        if not self._is_verified:
+        if self._verified_at <= self._connections.failed_at:
             await self.verify()
-            self._is_verified = True
-        if time.monotonic() - self._written_at > _WRITE_HOLDS_S:
-            await self._ask("write", ("SETEX", self._probe_key, _PROBE_TTL_S, "here"))
+            self._verified_at = time.monotonic()
+        has_failed_since = self._written_at <= self._connections.failed_at
+        if has_failed_since or time.monotonic() - self._written_at > _WRITE_VALID_S:
+            await self._connections.ask("write", ("SETEX", self._probe_key, _PROBE_TTL_S, "here"))
             self._written_at = time.monotonic()
 
     async def verify(self) -> None:
-        """Run every command of a worker once, for a request that cannot exist; no key remains.
+        """Run every command of a worker once, for a request that cannot exist. No key is left.
 
-        PING is not enough: a cluster, a Sentinel, a server without scripts and a user without permissions
+        PING is not enough: a cluster, a Sentinel, a server without scripts, and a user without permissions
         all answer it.
 
         Raises:
             RedisCallError: A command failed, or the server cannot be reached.
         """
-        doing = "verify"
+        operation = "verify"
         probe = scripts.PROBE, scripts.PROBE_KEYS, scripts.PROBE_CHANNELS[:1]
-        listening = scripts.PROBE_CHANNELS[1]
+        channel = scripts.PROBE_CHANNELS[1]
         try:
-            await self._evaluate(doing, probe)
-            await self._ask(doing, ("SUBSCRIBE", listening), ("UNSUBSCRIBE", listening))
+            await self._connections.run_scripts(operation, probe)
+            await self._connections.ask(operation, ("SUBSCRIBE", channel), ("UNSUBSCRIBE", channel))
         except ResultStoreError as exc:
             cause = exc.__cause__ or exc
             kind = await self._server.diagnose(cause)
-            raise RedisCallError(self._server.address, doing, kind, cause) from cause
+            raise RedisCallError(self._server.address, operation, kind, cause) from cause
 
     async def ask(self, *command: str | bytes | int) -> Any:
-        """The answer to any one command; what `nanoagent doctor` looks with.
+        """Send one command; returns the reply. `nanoagent doctor` uses this.
 
         Raises:
-            ResultStoreError: Redis failed or refused; the cause is the client's own exception.
+            ResultStoreError: Redis failed or refused the command. The cause is the Redis client's exception.
         """
-        (answer,) = await self._ask(str(command[0]).lower(), command)
+        (answer,) = await self._connections.ask(str(command[0]).lower(), command)
         return answer
 
     async def close(self) -> None:
-        """Stop renewing and close all connections. Idempotent."""
-        self._closed = True
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.wait({self._heartbeat})
+        """Stop renewing claims and close all connections. Idempotent."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.wait({self._renewal})
         if self._releases:
             await asyncio.wait(self._releases)
-        while self._idle:
-            await self._idle.pop().disconnect()
+        await self._connections.close()
 
     def cancellations(self, *, ping_s: float = PING_S) -> RedisCancellations:
-        """What receives cancellations from the same server; to be closed before this."""
+        """Return the receiver of cancellations from the same server. Close it before this result store.
+
+        Args:
+            ping_s: See `RedisCancellations`.
+        """
 
         async def is_set(key: str) -> bool:
-            (count,) = await self._ask("look for a cancellation", ("EXISTS", key))
+            (count,) = await self._connections.ask("look for a cancellation", ("EXISTS", key))
             return bool(count)
 
         return RedisCancellations(
-            lambda: self._connection_class(**self._connection_settings),
-            _packed,
-            is_set,
-            background=self._background,
-            ping_s=ping_s,
+            self._connections.new, pack, is_set, background=self._background, ping_s=ping_s
         )
 
     # --- claims
 
     @property
     def _claim_us(self) -> int:
+        """How long a claim lasts, microseconds."""
         return int(self._claim_s * 1_000_000)
 
     async def _release(self, request_id: str, token: int, *, failed: bool) -> int:
-        async with self._renewing:  # a renewal under way would bring the claim back if it arrived after us
+        async with self._renewing:  # a renewal that arrives after the release would restore the claim
             call = scripts.RELEASE, _keys(request_id), (token, self._owner, int(failed))
-            (failures,) = await self._evaluate("release", call)
+            (failures,) = await self._connections.run_scripts("release", call)
         return int(failures)
 
     async def _release_when_answered(self, request_id: str, answers: asyncio.Future[list[Any]]) -> None:
-        """Release a claim that nobody waits for any more. On another connection it could arrive first."""
+        """Release the claim of an abandoned call, after the call has ended.
+
+        Before that, the release could arrive first, because it uses another connection.
+        """
         try:
             await asyncio.wait((answers,))
-            answers.exception()  # Retrieved: the claim may have been granted although its call failed.
+            answers.exception()  # retrieve it; even if the call failed, Redis may have granted the claim
             await self._release(request_id, token=0, failed=False)
         except ResultStoreError as exc:
-            _log.warning("claim not released; it runs out", error=str(exc))
+            _log.warning("claim not released", error=str(exc))
 
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(self._claim_s / 3)
             try:
                 await self._renew_all()
-            except (
-                ResultStoreError
-            ) as exc:  # they are still good, for as long as nobody else can claim either
+            except ResultStoreError as exc:  # no worker can take over a claim while Redis fails
                 _log.warning("claims not renewed", error=str(exc), claims=len(self._claims))
 
     async def _renew_all(self) -> None:
@@ -268,104 +243,16 @@ class RedisResultStore:
             claims = list(self._claims)
             if not claims:
                 return
-            answers = await self._evaluate("renew claims", *map(self._renewal, claims))
+            answers = await self._connections.run_scripts("renew claims", *map(self._renewal_of, claims))
         for claim, kept in zip(claims, answers, strict=True):
             if not kept and claim in self._claims:
                 self._claims.discard(claim)
                 claim.lost.set_result("another worker has claimed the request, or answered it")
 
-    def _renewal(self, claim: Claim) -> _Call:
+    def _renewal_of(self, claim: Claim) -> ScriptCall:
         return scripts.RENEW, _keys(claim.request_id), (claim.token, self._claim_us, self._owner)
-
-    async def _evaluate(self, doing: str, *calls: _Call) -> list[Any]:
-        """The scripts' answers, in one round trip, or two where the server does not know them yet."""
-        try:
-            return await self._ask(doing, *(_called("EVALSHA", call[0].digest, call) for call in calls))
-        except ResultStoreError as exc:
-            if not isinstance(exc.__cause__, NoScriptError):
-                raise
-        return await self._ask(doing, *(_called("EVAL", call[0].text, call) for call in calls))
-
-    # --- commands
-
-    async def _ask(self, doing: str, *commands: _Command) -> list[Any]:
-        """The commands' answers, within `op_timeout_s`, waiting for a connection and new tries included."""
-        try:
-            async with asyncio.timeout(self._op_timeout_s), self._free:
-                answers = await self._try(commands)
-        except (RedisError, OSError, TimeoutError, ValueError) as exc:
-            self._written_at = -math.inf
-            self._is_verified = False
-            raise RedisCallError(self._server.address, doing, failures.kind_of(exc), exc) from exc
-        return answers
-
-    async def _try(self, commands: Sequence[_Command]) -> list[Any]:
-        """Ask on a connection that nobody else uses meanwhile; again when it, or the server, was gone.
-
-        So too when the server is not the one to ask any more: a new connection asks for its name's address
-        anew, which is how a failover by DNS is followed.
-        """
-        connection = self._idle.pop() if self._idle else self._connection_class(**self._connection_settings)
-        try:
-            for pause_s in _PAUSES_S:
-                try:
-                    return await _exchange(connection, commands)
-                except (*_BROKEN, ResponseError) as exc:
-                    if not await self._hung_up(connection, exc):
-                        raise
-                    await asyncio.sleep(pause_s)
-            try:
-                return await _exchange(connection, commands)
-            except (*_BROKEN, ResponseError) as exc:
-                await self._hung_up(connection, exc)
-                raise
-        finally:
-            if self._closed or not connection.is_connected:
-                await connection.disconnect(nowait=True)
-            else:
-                self._idle.append(connection)
-
-    async def _hung_up(self, connection: Connection, exc: Exception) -> bool:
-        """Whether a new connection may fare better; then this one, or every one, is closed."""
-        kind = failures.kind_of(exc)
-        must_reconnect = kind is not None and kind.reconnect
-        if must_reconnect:
-            while self._idle:
-                await self._idle.pop().disconnect(nowait=True)
-        if must_reconnect or isinstance(exc, _BROKEN):
-            await connection.disconnect(nowait=True)
-        return must_reconnect or isinstance(exc, _BROKEN)
 
 
 def _keys(request_id: str) -> tuple[str, ...]:
-    """The result's, the claim's and the failures', which every script takes in this order."""
+    """Return the keys of the result, the claim and the failed attempts, in the order of all scripts."""
     return f"job:{request_id}", f"nanoagent:claim:{request_id}", f"nanoagent:failed:{request_id}"
-
-
-def _called(verb: str, name: str, call: _Call) -> _Command:
-    _, keys, arguments = call
-    return verb, name, len(keys), *keys, *arguments
-
-
-def _packed(command: _Command) -> bytes:
-    """The command as an array of bulk strings (redis.io, "Redis serialization protocol specification")."""
-    words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
-    return b"*%d\r\n%b" % (len(words), b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words))
-
-
-async def _exchange(connection: Connection, commands: Sequence[_Command]) -> list[Any]:
-    """Send all commands at once and read their answers.
-
-    A connection that is left in between has answers to come that are for nobody: the client hangs up then.
-    """
-    await connection.send_packed_command(b"".join(map(_packed, commands)), check_health=False)
-    answers: list[Any] = []
-    refusal: ResponseError | None = None
-    for _ in commands:
-        try:
-            answers.append(await connection.read_response())
-        except ResponseError as exc:
-            refusal = refusal or exc
-    if refusal is not None:
-        raise refusal
-    return answers

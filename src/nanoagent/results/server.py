@@ -1,4 +1,4 @@
-"""A Redis server: how a client connects to it, and why it could not be used.
+"""The address and the credentials of a Redis server, and the diagnosis of its failures.
 
 The worker, `nanoagent check` and the sender's commands connect and explain failures by the same code.
 """
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from nanoagent.results.failures import FailureKind
 
 # Failures that a wrong REDIS_TLS can cause.
-_TLS_MISMATCH_SIGNS: Final = (None, failures.SILENT, failures.NONSENSE, failures.PLAIN_WANTED)
-# Answers of a Sentinel to the commands of a worker.
-_MAY_BE_SENTINEL: Final = (failures.NO_SCRIPTS, failures.UNKNOWN_COMMAND, failures.NO_PASSWORD_THERE)
-_ROLE_S: Final = 2.0
+_MAYBE_WRONG_TLS: Final = (None, failures.SILENT, failures.NONSENSE, failures.PLAIN_WANTED)
+# A Sentinel's replies to the commands of a worker.
+_MAYBE_SENTINEL: Final = (failures.NO_SCRIPTS, failures.UNKNOWN_COMMAND, failures.NO_PASSWORD_THERE)
+_ROLE_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Tls:
     """The settings of TLS connections; by default this machine's authorities and no client certificate.
 
     Attributes:
-        ca_file: Further authorities for the server's certificate, PEM.
-        cert_file: The client certificate, with its chain, PEM.
-        key_file: Its private key, PEM.
+        ca_file: A PEM file with further authorities for the server's certificate.
+        cert_file: A PEM file with the client certificate and its chain.
+        key_file: A PEM file with the client certificate's private key.
     """
 
     ca_file: Path | None = None
@@ -44,10 +44,10 @@ class Tls:
     key_file: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The context of a connection that the Redis client does not make.
+        """Return the TLS context for a connection without the Redis client.
 
         Raises:
-            OSError: A file cannot be read, or does not hold what it should.
+            OSError: A file cannot be read, or has invalid content.
         """
         context = ssl.create_default_context()
         if self.ca_file is not None:
@@ -57,7 +57,7 @@ class Tls:
         return context
 
     def settings(self) -> dict[str, Any]:
-        """The arguments for the Redis client."""
+        """Return the arguments of the Redis client."""
         return {
             "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file),
             "ssl_certfile": None if self.cert_file is None else str(self.cert_file),
@@ -70,12 +70,12 @@ class RedisServer:
     """A Redis or Valkey server.
 
     Attributes:
-        host: Its name or address.
-        port: Its port.
+        host: The server's name or IP address.
+        port: The server's port.
         db: The number of the database.
-        username: The user, if it wants one.
-        password: The password, if it wants one.
-        tls: The TLS settings; None without TLS.
+        username: The user name; None for the default user.
+        password: The password; None to connect without one.
+        tls: The TLS settings; None for connections without TLS.
     """
 
     host: str
@@ -87,16 +87,16 @@ class RedisServer:
 
     @property
     def address(self) -> str:
-        """Host and port, for people."""
+        """The host and the port, for messages."""
         return f"{self.host}:{self.port}"
 
     @property
     def connection_class(self) -> type[Connection]:
-        """The client's class of connections to it."""
+        """The Redis client's class for connections to this server."""
         return Connection if self.tls is None else SSLConnection
 
     def client_settings(self) -> dict[str, Any]:
-        """The arguments of a connection, without its timeouts."""
+        """Return the arguments for a connection of the Redis client, without timeouts."""
         return {
             "host": self.host,
             "port": self.port,
@@ -108,11 +108,11 @@ class RedisServer:
         }
 
     async def diagnose(self, error: BaseException) -> FailureKind | None:
-        """The kind of a failure, narrowed down by further questions to the server; None if unknown."""
+        """Return the kind of a failure, determined by further requests to the server; None if unknown."""
         kind = failures.kind_of(error)
-        if kind in _MAY_BE_SENTINEL and await self._is_sentinel():
+        if kind in _MAYBE_SENTINEL and await self._is_sentinel():
             return failures.SENTINEL
-        if kind not in _TLS_MISMATCH_SIGNS or isinstance(error, ResponseError):
+        if kind not in _MAYBE_WRONG_TLS or isinstance(error, ResponseError):
             return kind
         if self.tls is None:
             return failures.TLS_WANTED if await tls_probe.is_tls(self.host, self.port) else kind
@@ -129,11 +129,15 @@ class RedisServer:
         return None if refusal is None else failures.kind_of(refusal)
 
     async def _is_sentinel(self) -> bool:
-        """Whether ROLE says so. A Sentinel has no databases, and seldom the password of its primary."""
+        """Ask for the server's ROLE.
+
+        No database and no password are sent: a Sentinel has no databases, and usually another password than
+        its primary.
+        """
         settings = self.client_settings() | {"db": 0, "username": None, "password": None}
         connection = self.connection_class(**settings, retry=Retry(NoBackoff(), 0))
         try:
-            async with asyncio.timeout(_ROLE_S):
+            async with asyncio.timeout(_ROLE_TIMEOUT_S):
                 await connection.send_command("ROLE", check_health=False)
                 role = await connection.read_response()
         except (RedisError, OSError, TimeoutError, ValueError):

@@ -1,7 +1,8 @@
-"""Finds out whether a port speaks TLS or plain Redis, after a connection has failed, to name the setting.
+"""Finds out whether a port expects TLS or plain Redis.
 
-A server that gets the wrong protocol gives no useful answer: a plain server waits for the end of a line, and
-a TLS server closes the connection.
+These functions are called after a connection has failed, to name the setting that is wrong. A server that
+receives the wrong protocol gives no useful reply: a plain server waits for the end of a line, and a TLS
+server closes the connection.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _ANSWER_BYTES: Final = 64
 
 
 async def is_plain_redis(host: str, port: int) -> bool:
-    """Whether a Redis without TLS answers there; it gets no password."""
+    """Ask whether a Redis server without TLS listens on the port. No password is sent."""
     try:
         async with asyncio.timeout(_ANSWER_MAX_S):
             reader, writer = await asyncio.open_connection(host, port)
@@ -30,7 +31,7 @@ async def is_plain_redis(host: str, port: int) -> bool:
 
 
 async def is_tls(host: str, port: int) -> bool:
-    """Whether TLS is spoken there, whatever the certificate; nothing is sent beyond the handshake."""
+    """Ask whether the port expects TLS. The certificate is not checked, and only a handshake is sent."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -39,17 +40,17 @@ async def is_tls(host: str, port: int) -> bool:
             _, writer = await asyncio.open_connection(host, port, ssl=context)
             writer.close()
     except ssl.SSLError as exc:
-        return "ALERT" in (exc.reason or "")  # an alert is TLS: the server refuses this client
+        return "ALERT" in (exc.reason or "")  # only a TLS server sends an alert; it refuses this client
     except (OSError, TimeoutError):
         return False
     return True
 
 
 async def tls_refusal(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLError | None:
-    """The alert that a server sends after the handshake, None without one.
+    """Return the alert that a server sends after the handshake; None without an alert.
 
-    In TLS 1.3 a server demands a client certificate only then. A client that sends data at the same time may
-    see a broken connection instead of the alert.
+    In TLS 1.3 a server requests a client certificate only after the handshake. A client that sends data at
+    the same time may see a broken connection instead of the alert.
     """
     try:
         async with asyncio.timeout(_ANSWER_MAX_S):

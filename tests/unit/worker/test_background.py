@@ -512,7 +512,7 @@ async def claim_renewal(fault: Fault) -> None:
         return [[b"claimed", 1, 0, 0]]
 
     result_store = RedisResultStore(RedisServer("127.0.0.1", 9), claim_s=0.01, background=fault.background)
-    fault.setattr(result_store, "_evaluate", evaluate)
+    fault.setattr(result_store._connections, "run_scripts", evaluate)
     fault.once(result_store, "_renew_all")
     await result_store.claim("r")
     async with asyncio.timeout(DEADLINE_S):
@@ -531,7 +531,7 @@ async def claim_release(fault: Fault) -> None:
         await asyncio.sleep(0.01)
         return [(0, 0, 0)]
 
-    fault.setattr(result_store, "_evaluate", evaluate)
+    fault.setattr(result_store._connections, "run_scripts", evaluate)
     fault.once(result_store, "_release")
     for _ in range(2):
         claim = asyncio.create_task(result_store.claim("r"))

@@ -260,9 +260,9 @@ async def test_other_requests_can_be_claimed_meanwhile(server: Server):
 
 
 async def test_of_many_workers_that_want_a_request_one_gets_it(server: Server):
-    sinks = [server.another() for _ in range(10)]
+    stores = [server.another() for _ in range(10)]
 
-    answers = await asyncio.gather(*(result_store.claim("r") for result_store in sinks))
+    answers = await asyncio.gather(*(result_store.claim("r") for result_store in stores))
 
     assert sorted(type(answer).__name__ for answer in answers) == ["Claim"] + ["Taken"] * 9
 
@@ -601,7 +601,7 @@ async def test_a_server_that_has_failed_since_is_asked_for_all_that_a_worker_doe
 
 
 async def test_a_server_that_has_not_taken_a_write_for_a_while_is_asked_to(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(redis_module, "_WRITE_HOLDS_S", -1)
+    monkeypatch.setattr(redis_module, "_WRITE_VALID_S", -1)
     async with redis_that_says(*WELL, GRANTED, b"+OK\r\n") as (result_store, heard):
         await first_ping(result_store)
         await result_store.claim("r")
@@ -645,7 +645,7 @@ async def test_a_call_that_is_cancelled_leaves_its_answer_and_its_claim_to_nobod
     await another.close()
 
 
-async def test_a_sink_recovers_when_its_connections_were_cut(stack: EmbeddedStack):
+async def test_a_result_store_recovers_when_its_connections_were_cut(stack: EmbeddedStack):
     result_store = RedisResultStore(At(stack.redis_host, stack.redis_port, db=DATABASE))
     claim = await claimed(result_store, "cut")
     async with Redis(host=stack.redis_host, port=stack.redis_port, protocol=2) as redis:
@@ -727,7 +727,7 @@ async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_
     result_store = redis_server.result_store
     assert isinstance(result_store, RedisResultStore)
     under_way, arrive = asyncio.Event(), asyncio.Event()
-    ask = result_store._ask
+    ask = result_store._connections.ask
 
     async def delay_renewals(doing: str, *commands: Any) -> list[Any]:
         if doing == "renew claims":
@@ -735,7 +735,7 @@ async def test_a_claim_that_was_released_is_not_brought_back_by_a_renewal_under_
             await arrive.wait()
         return await ask(doing, *commands)
 
-    monkeypatch.setattr(result_store, "_ask", delay_renewals)
+    monkeypatch.setattr(result_store._connections, "ask", delay_renewals)
     claim = await claimed(result_store)
     renewal = asyncio.create_task(result_store._renew_all())
     await under_way.wait()
@@ -995,7 +995,7 @@ async def test_cancellations_are_received_after_a_connection_was_idle_without_a_
     ]  # on one connection: a new one would have subscribed again
 
 
-async def test_a_memory_sink_marked_as_down_fails_every_call():
+async def test_a_memory_result_store_marked_as_down_fails_every_call():
     result_store = MemoryResultStore()
     result_store.down = True
 
