@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from nanoagent.config import Settings
-    from nanoagent.doctor.check import Finding
+    from nanoagent.doctor.check import ProbeResult
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -177,8 +177,8 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     settings = _settings(env_file)
     from nanoagent.doctor import check as checks
 
-    findings = asyncio.run(checks.check(settings))
-    warnings = {finding.part: finding.warnings for finding in findings}
+    results = asyncio.run(checks.check(settings))
+    warnings = {result.part: result.warnings for result in results}
     warnings["settings"] = tuple(_warnings(env_file, settings))
     shown, defaults = _shown_settings(settings), checks.changed(settings)
     if as_json:
@@ -186,13 +186,13 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
             "settings": shown,
             "changed": sorted(defaults),
             "warnings": {part: told for part, told in warnings.items() if told},
-            "problems": {finding.part: finding.problem for finding in findings},
-            "verdict": checks.verdict(findings),
+            "problems": {result.part: result.problem for result in results},
+            "verdict": checks.verdict(results),
         }
         print(_without_secrets(json.dumps(document, indent=2, ensure_ascii=False)))
     else:
-        _print_check(shown, defaults, warnings, findings)
-    return EXIT_FAILED if any(finding.problem for finding in findings) else 0
+        _print_check(shown, defaults, warnings, results)
+    return EXIT_FAILED if any(result.problem for result in results) else 0
 
 
 def _warnings(env_file: Path, settings: Settings) -> list[str]:
@@ -214,7 +214,7 @@ def _print_check(
     shown: dict[str, Any],
     defaults: dict[str, Any],
     warnings: dict[str, tuple[str, ...]],
-    findings: Sequence[Finding],
+    results: Sequence[ProbeResult],
 ) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -241,14 +241,14 @@ def _print_check(
         for mark, name, value, default in rows:
             told = f"  (default: {default})" if default else ""
             print(f"{mark:1} {name:{names}}  {value}{told}".rstrip())
-    for finding in findings:
-        verdict = f"[red]{escape(cell(finding.problem))}[/]" if finding.problem else "[green]ok[/]"
-        console.print(f"{escape(finding.part)}: {verdict}")
+    for result in results:
+        answer = f"[red]{escape(cell(result.problem))}[/]" if result.problem else "[green]ok[/]"
+        console.print(f"{escape(result.part)}: {answer}")
     for part, told_of in warnings.items():
         for warning in told_of:
             console.print(f"{escape(part)}: [yellow]warning: {escape(cell(warning))}[/]")
-    failed = any(finding.problem for finding in findings)
-    console.print(f"{escape(cell(checks.verdict(findings)))} (exit code {EXIT_FAILED if failed else 0})")
+    failed = any(result.problem for result in results)
+    console.print(f"{escape(cell(checks.verdict(results)))} (exit code {EXIT_FAILED if failed else 0})")
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Table:
@@ -295,7 +295,7 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
         report.show(examined.findings)
     if examined.settings_are_wrong:
         return EXIT_USAGE
-    return 0 if examined.is_well else EXIT_FAILED
+    return EXIT_FAILED if examined.has_problem else 0
 
 
 @app.command(epilog=_SEND_EXITS)

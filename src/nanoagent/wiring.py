@@ -558,8 +558,8 @@ def _descriptor_limit() -> int:
         ConfigError: They are too few.
     """
     limit = resources.raise_descriptor_limit()
-    if limit < resources.LEAST_DESCRIPTORS:
-        least = resources.LEAST_DESCRIPTORS
+    if limit < resources.MIN_DESCRIPTORS:
+        least = resources.MIN_DESCRIPTORS
         raise ConfigError(
             [f"ulimit -n: {limit} file descriptors are too few; allow {least} at least, better 65536"]
         )

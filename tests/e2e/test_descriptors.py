@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.dev.demo import AgentProcess
-from nanoagent.host.resources import LEAST_DESCRIPTORS
+from nanoagent.host.resources import MIN_DESCRIPTORS
 from nanoagent.model.job import Runtime
 from support.agents.limited_agent import DESCRIPTORS
 from support.agents.worker import TESTS, WorkerUnderTest
@@ -27,7 +27,7 @@ NONE_READY = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime}
 class LimitedWorker(WorkerUnderTest):
     def _new_agent(self) -> AgentProcess:
         paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-        extra = {"PYTHONPATH": paths, DESCRIPTORS: str(LEAST_DESCRIPTORS)}
+        extra = {"PYTHONPATH": paths, DESCRIPTORS: str(MIN_DESCRIPTORS)}
         return AgentProcess(self.environment() | extra, self.log, module="support.agents.limited_agent")
 
 

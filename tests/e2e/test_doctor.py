@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 DEADLINE_S = 120  # a hang is a failure; nothing is measured by it
 WELL = {"ok", "note"}
 SERVICES = (Area.SQS, Area.S3, Area.CLOUDWATCH, Area.REDIS)
-# Cannot be tried without a message; see nanoagent.doctor.cloud.
-UNTRIED = ("sqs:ReceiveMessage was not refused", "sqs:SendMessage to the dead-letter queue was not tried")
+# Cannot be tested without a message; see nanoagent.doctor.judge.sqs.
+UNTRIED = ("sqs:ReceiveMessage was not refused", "sqs:SendMessage to the dead-letter queue was not tested")
 
 
 def environment_of(stack: EmbeddedStack, folder: Path) -> dict[str, str]:
@@ -105,7 +105,7 @@ async def test_a_sound_stack_is_found_sound_and_left_as_it_was(stack: EmbeddedSt
         ]
         assert left == []
     assert_isolation_was_tried(document)
-    assert said_of(document, Area.SETTINGS) == ["ok: all of them can be used (nanoagent check shows them)"]
+    assert said_of(document, Area.SETTINGS) == ["ok: all settings are valid (nanoagent check shows them)"]
     assert "ok: within a few seconds of AWS" in said_of(document, Area.CLOCK)
     assert len(said_of(document, Area.DISK)) >= 3
     # --- nothing is left
@@ -228,9 +228,9 @@ async def test_what_is_refused_is_said_with_its_remedy_and_without_a_secret(
         for action in ("getqueueattributes", "deletemessage", "changemessagevisibility", "receivemessage")
     ]
     assert [text.partition(":")[0] for text in said_of(document, Area.S3)] == [
-        "could not be told",
+        "unknown",
         "problem",
-        "could not be told",
+        "unknown",
     ]
     assert any("who is ***?" in text for text in said_of(document, Area.S3))
     assert said_of(document, Area.CLOUDWATCH) == ["problem: cloudwatch:PutMetricData is refused"]
@@ -239,7 +239,7 @@ async def test_what_is_refused_is_said_with_its_remedy_and_without_a_secret(
         for text in said_of(document, Area.REDIS)
     )
     assert [text[:16] for text in said_of(document, Area.DOCKER)] == ["problem: Docker "]
-    assert any("s behind that of AWS" in text for text in said_of(document, Area.CLOCK))
+    assert any("s behind the clock of AWS" in text for text in said_of(document, Area.CLOCK))
     for found in document["findings"]:
         assert found["verdict"] not in {"problem", "warning"} or found["remedy"], found
 
@@ -278,9 +278,11 @@ async def test_services_that_never_answer_are_given_up_and_a_missing_queue_is_sa
         for text in said_of(document, area):
             assert text.startswith(("problem: ", "warning: ")), text
             assert "no answer within 5 s" in text or "TimeoutError" in text, text
-    assert said_of(document, Area.SQS) == [
-        "problem: the queue nanoagent-jobs-of-yesterday does not exist in ap-northeast-2, or may not be seen"
-    ]
+    said_of_queue = (
+        "problem: the queue nanoagent-jobs-of-yesterday does not exist in ap-northeast-2, "
+        "or the worker's role has no access to it"
+    )
+    assert said_of(document, Area.SQS) == [said_of_queue]
 
 
 async def test_without_settings_the_host_is_examined_all_the_same(tmp_path: Path):
@@ -297,5 +299,5 @@ async def test_without_settings_the_host_is_examined_all_the_same(tmp_path: Path
         in lines
     )
     assert f"Linux {os.uname().release}" in said
-    assert "could not be told: SQS: not asked: SQS_QUEUE_URL cannot be used" in lines
+    assert "unknown: SQS: not asked: SQS_QUEUE_URL cannot be used" in lines
     assert "Traceback" not in said

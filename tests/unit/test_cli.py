@@ -15,8 +15,9 @@ from nanoagent import __version__, app, cli, wiring
 from nanoagent.config import Settings
 from nanoagent.dev.sender.command import Exit
 from nanoagent.doctor import check as checks
-from nanoagent.doctor import examination, gather
-from nanoagent.doctor.finding import Area, Finding, Verdict
+from nanoagent.doctor import examination
+from nanoagent.doctor.finding import Area, Finding, Severity
+from nanoagent.doctor.gather import redis as redis_facts
 from nanoagent.model.errors import ConfigError, PlatformError
 from support.doubles.fakes import make_settings
 
@@ -192,7 +193,7 @@ def test_settings_are_read_from_the_file_that_is_named(
 ):
     seen: list[Settings] = []
 
-    async def check(settings: Settings) -> list[checks.Finding]:
+    async def check(settings: Settings) -> list[checks.ProbeResult]:
         seen.append(settings)
         return []
 
@@ -314,8 +315,8 @@ async def test_a_check_warns_of_more_memory_than_the_machine_has(monkeypatch: py
 
 
 def findings(monkeypatch: pytest.MonkeyPatch, *problems: str | None) -> None:
-    async def check(settings: Settings) -> list[checks.Finding]:
-        return [checks.Finding(f"part {number}", problem) for number, problem in enumerate(problems)]
+    async def check(settings: Settings) -> list[checks.ProbeResult]:
+        return [checks.ProbeResult(f"part {number}", problem) for number, problem in enumerate(problems)]
 
     monkeypatch.setattr(checks, "check", check)
 
@@ -331,8 +332,8 @@ def test_a_check_that_finds_nothing_ends_with_0(
 def test_a_check_shows_warnings_and_ends_with_0(
     nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    async def check(settings: Settings) -> list[checks.Finding]:
-        return [checks.Finding("model servers", None, ("it does not list [a]",))]
+    async def check(settings: Settings) -> list[checks.ProbeResult]:
+        return [checks.ProbeResult("model servers", None, ("it does not list [a]",))]
 
     monkeypatch.setattr(checks, "check", check)
     assert cli.main(["check"]) == 0
@@ -461,25 +462,25 @@ def test_a_worker_warns_of_settings_without_effect_when_it_starts(
 
 
 @pytest.mark.parametrize(
-    ("verdict", "settings_are_wrong", "code"),
-    [(Verdict.WARNING, False, 0), (Verdict.PROBLEM, False, 1), (Verdict.PROBLEM, True, 2)],
+    ("severity", "settings_are_wrong", "code"),
+    [(Severity.WARNING, False, 0), (Severity.PROBLEM, False, 1), (Severity.PROBLEM, True, 2)],
 )
 def test_the_worst_that_the_doctor_finds_is_the_exit_code(
-    verdict: Verdict,
+    severity: Severity,
     settings_are_wrong: bool,  # noqa: FBT001 - pytest's way
     code: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     async def examine(env_file: Path) -> examination.Examination:
-        found = Finding(Area.DISK, "full", verdict, "make room")
+        found = Finding(Area.DISK, "full", severity, "make room")
         return examination.Examination([found], settings_are_wrong)
 
     monkeypatch.setattr(examination, "examine", examine)
     assert cli.main(["doctor", "--json"]) == code
     assert json.loads(capsys.readouterr().out)["ok"] == (code == 0)
     assert cli.main(["doctor"]) == code
-    assert f"{verdict}: disk: full\n    remedy: make room\n" in capsys.readouterr().out
+    assert f"{severity}: disk: full\n    remedy: make room\n" in capsys.readouterr().out
 
 
 def test_a_part_of_the_doctor_that_faints_is_a_finding_beside_the_others(
@@ -488,12 +489,12 @@ def test_a_part_of_the_doctor_that_faints_is_a_finding_beside_the_others(
     async def faint(settings: Settings) -> None:
         raise ZeroDivisionError("hunter2 by nothing")
 
-    monkeypatch.setattr(gather, "redis", faint)
+    monkeypatch.setattr(redis_facts, "collect", faint)
     assert cli.main(["doctor", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     said = {found["area"]: found for found in document["findings"] if "itself failed" in found["found"]}
     assert list(said) == ["Redis"]
-    assert said["Redis"]["verdict"] == "could not be told"
+    assert said["Redis"]["verdict"] == "unknown"
     assert "ZeroDivisionError: *** by nothing" in said["Redis"]["found"]
     assert {found["area"] for found in document["findings"]} >= {"kernel", "disk", "SQS", "S3", "Docker"}
 

@@ -1,9 +1,20 @@
-"""`nanoagent doctor`: what the host and the services give a worker, each finding with its remedy.
+"""`nanoagent doctor` and `nanoagent check`: find faults of the host and of the services before jobs do.
 
-Two halves. `gather` looks and asks, and makes plain facts (`facts`) of it; `host`, `engine`, `cloud` and
-`results` judge facts purely, so that hosts nobody has at hand are tested as recorded trees. `examination`
-puts the halves together; `report` shows the findings, with every secret taken out.
+`check` shows the settings and asks every part whether a worker could start:
 
-Nothing is changed but by harmless probes: a multipart upload that is given up at once, keys on Redis that
-live for a second, and one container, made and removed. Read `finding`, then `examination`.
+* `check`: the probes of each part and the verdict.
+* `variables`: misspelt names of settings. The doctor uses it, too.
+
+`doctor` examines the host and the services in detail. Each finding has a remedy:
+
+* `facts`: plain values about the host, Docker and the services.
+* `gather`: collects the facts. Only this package reads files, asks services and makes containers.
+* `judge`: pure functions from facts to findings, so that tests can use the recorded facts of other hosts.
+* `finding`: a finding: its area, severity, text and remedy.
+* `configuration`: judges the settings, and replaces invalid ones.
+* `examination`: gathers and judges everything, in parallel and with deadlines.
+* `report`: prints the findings, without secrets and control characters.
+
+The doctor changes nothing, except by harmless probes: a multipart upload that is aborted, keys on Redis that
+expire after a second, and a container that is removed.
 """

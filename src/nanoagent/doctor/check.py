@@ -1,6 +1,6 @@
-"""`nanoagent check`: the settings, and whether a worker could start on them now; it ends with a verdict.
+"""`nanoagent check`: whether a worker could start now with these settings.
 
-Each probe asks a part as the worker does at its start, so that both come to the same answer.
+Each probe asks a part the same question as the worker does at its start, so both get the same answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nanoagent.aws.clients import AwsClients
 
 PROBE_MAX_S: Final = 20.0
-"""The longest that one probe may take, seconds."""
+"""The time limit for one probe, seconds."""
 
 IMAGES: Final = "Docker and images"
 BUCKETS: Final = "S3 buckets"
@@ -37,23 +37,23 @@ class Probe:
     """A question to one part.
 
     Attributes:
-        part: Its name, for people.
-        ask: Returns why a worker could not use the part, None if it could, or a complete finding. A
-            `ConfigError` or a `PlatformError` is a problem.
+        part: The part's name in the report.
+        ask: Returns None if a worker could use the part, the problem if not, or a complete result. A
+            `ConfigError` or a `PlatformError` counts as a problem.
     """
 
     part: str
-    ask: Callable[[], Awaitable[str | Finding | None]]
+    ask: Callable[[], Awaitable[str | ProbeResult | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeResult:
     """The answer to a probe.
 
     Attributes:
         part: The part that was asked.
-        problem: Why a worker could not use it; None when it could.
-        warnings: Possible faults that do not keep jobs from running.
+        problem: Why a worker could not use it; None if it could.
+        warnings: Possible faults that do not prevent jobs from running.
     """
 
     part: str
@@ -61,25 +61,25 @@ class Finding:
     warnings: tuple[str, ...] = ()
 
 
-async def check(settings: Settings) -> list[Finding]:
-    """Ask the machine and every external service, all at once; nothing stays changed."""
+async def check(settings: Settings) -> list[ProbeResult]:
+    """Ask the machine and every external service at the same time. Nothing remains changed."""
     async with AsyncExitStack() as opened:
         probes = await _probes(settings, opened)
         return list(await asyncio.gather(*map(_answer, probes)))
 
 
 async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]:
-    """One probe for each part; `opened` closes their clients."""
+    """Return one probe for each part. `opened` closes the clients that they use."""
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
     services = await wiring.open_services(settings, opened)
 
-    async def images() -> Finding:
+    async def images() -> ProbeResult:
         info = await wiring.refuse_unfit_engine(settings, driver)
         await wiring.find_images(settings, driver)
         share = engine.memory_share(info, settings.worker_memory_mb)
-        told = None if share is None else share.warning
-        return Finding(IMAGES, None, () if told is None else (told,))
+        warning = None if share is None else share.warning
+        return ProbeResult(IMAGES, None, () if warning is None else (warning,))
 
     async def address() -> None:
         await status.check_address(settings.metrics_host, settings.metrics_port)
@@ -87,13 +87,13 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     async def all_folders() -> str | None:
         return "; ".join(await wiring.unusable_folders(settings)) or None
 
-    async def buckets() -> Finding:
+    async def buckets() -> ProbeResult:
         problem = await services.buckets.unusable()
         warnings = () if problem else await _buckets_elsewhere(settings, services.clients)
-        return Finding(BUCKETS, problem, warnings)
+        return ProbeResult(BUCKETS, problem, warnings)
 
-    async def models() -> Finding:
-        return models_finding(await wiring.inspect_models(settings))
+    async def models() -> ProbeResult:
+        return models_result(await wiring.inspect_models(settings))
 
     asks_models = settings.upstreams and settings.ai_replay is None
     return (
@@ -108,39 +108,39 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
 
 
 async def _buckets_elsewhere(settings: Settings, clients: AwsClients) -> tuple[str, ...]:
-    """Default buckets in another region than the worker's."""
+    """Return a warning for each default bucket that is not in AWS_REGION."""
     client = await clients.s3()
-    told = []
+    warnings = []
     for setting in ("S3_CODE_BUCKET", "S3_USER_DATA_BUCKET"):
         bucket = getattr(settings, setting.lower())
         region = await aws.bucket_region(client, bucket)
-        if (said := aws.other_region_warning(setting, bucket, region, settings.aws_region)) is not None:
-            told.append(said)
-    return tuple(told)
+        if (warning := aws.other_region_warning(setting, bucket, region, settings.aws_region)) is not None:
+            warnings.append(warning)
+    return tuple(warnings)
 
 
-def models_finding(inspected: Sequence[Inspected]) -> Finding:
-    """The answers of the model servers as one finding."""
+def models_result(inspected: Sequence[Inspected]) -> ProbeResult:
+    """Return the answers of all model servers as one result."""
     problems = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and each.is_certain]
     warnings = [f"{each.found} → {each.remedy}" for each in inspected if each.remedy and not each.is_certain]
-    return Finding(MODELS, "; ".join(problems) or None, tuple(warnings))
+    return ProbeResult(MODELS, "; ".join(problems) or None, tuple(warnings))
 
 
-async def _answer(probe: Probe) -> Finding:
+async def _answer(probe: Probe) -> ProbeResult:
     try:
         async with asyncio.timeout(PROBE_MAX_S):
-            problem: str | Finding | None = await probe.ask()
+            problem: str | ProbeResult | None = await probe.ask()
     except ConfigError as exc:
         problem = "; ".join(exc.problems)
     except PlatformError as exc:
         problem = str(exc)
     except TimeoutError:
         problem = f"no answer within {PROBE_MAX_S:g} s"
-    return problem if isinstance(problem, Finding) else Finding(probe.part, problem)
+    return problem if isinstance(problem, ProbeResult) else ProbeResult(probe.part, problem)
 
 
 def changed(settings: Settings) -> dict[str, Any]:
-    """The settings that differ from their defaults, each with its default; required ones have none."""
+    """Return the settings that differ from their defaults: name → default."""
     differing = {}
     for name, field in Settings.model_fields.items():
         if field.is_required() or name not in settings.model_fields_set:
@@ -151,7 +151,7 @@ def changed(settings: Settings) -> dict[str, Any]:
     return differing
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """The last line: whether a worker could start, and if not, because of which parts."""
-    wrong = [finding.part for finding in findings if finding.problem is not None]
-    return f"not ready: {', '.join(wrong)}" if wrong else "ready"
+def verdict(results: Sequence[ProbeResult]) -> str:
+    """Return `ready`, or `not ready` and the parts that a worker could not use."""
+    unusable = [result.part for result in results if result.problem is not None]
+    return f"not ready: {', '.join(unusable)}" if unusable else "ready"

@@ -1,7 +1,8 @@
-"""What is known of a host and its services, as plain values: made by `gather`, judged elsewhere."""
+"""Facts about a host and its services, as plain values. `gather` collects them, `judge` judges them."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from nanoagent.container import cgroup, engine
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nanoagent.container.isolation import Verdict as Level
+    from nanoagent.container.isolation import Verdict as IsolationProbe
     from nanoagent.model.job import Runtime
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
@@ -29,7 +30,7 @@ FILES: Final = (
     "/proc/1/comm",
     "/proc/swaps",
     "/proc/meminfo",
-    "/proc/self/ns/user",  # a link: what it leads to says nothing, that it is there does
+    "/proc/self/ns/user",  # a link; it exists if the kernel has user namespaces
     "/proc/sys/fs/file-max",
     "/proc/sys/fs/inotify/max_user_instances",
     "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
@@ -42,9 +43,15 @@ FILES: Final = (
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/panic_on_oom",
 )
-"""What is read of a host, beside its control groups' own files."""
+"""The files that are read on a host, apart from files of its control groups."""
 
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")  # proc(5): blanks and backslashes in mount points
+REDIS_COMMANDS: Final = ("setex", "get", "publish", "sadd", "scard", "expire", "eval")
+"""The commands that the worker sends to Redis, apart from PING."""
+
+DOCKER_ROOT: Final = "Docker's root"
+"""The name of the folder where Docker keeps images and containers."""
+
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")  # proc(5): spaces and backslashes in mount points
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,9 @@ class Mount:
     """A line of /proc/self/mountinfo.
 
     Attributes:
-        point: Where it is.
+        point: The mount point.
         kind: The file system's type.
-        options: Those of the mount and of the file system together.
+        options: The options of the mount and of the file system.
     """
 
     point: str
@@ -63,7 +70,7 @@ class Mount:
 
 
 def mounts_of(mountinfo: str) -> list[Mount]:
-    """All mounts, in their order; lines that are none are left out."""
+    """Return all mounts, in the order of the file. Malformed lines are ignored."""
     mounts = []
     for line in mountinfo.splitlines():
         left, found, right = line.partition(" - ")
@@ -75,7 +82,12 @@ def mounts_of(mountinfo: str) -> list[Mount]:
 
 
 def mount_of(path: str, mounts: list[Mount]) -> Mount | None:
-    """The mount that a path without links lies on: the last of the deepest."""
+    """Return the mount that a path belongs to: the deepest one, and the last of several.
+
+    Args:
+        path: An absolute path without symbolic links.
+        mounts: All mounts, in the order of /proc/self/mountinfo.
+    """
     best = None
     for mount in mounts:
         if Path(path).is_relative_to(mount.point) and (best is None or len(mount.point) >= len(best.point)):
@@ -85,19 +97,19 @@ def mount_of(path: str, mounts: list[Mount]) -> Mount | None:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A place that the worker or Docker fills.
+    """A folder that the worker or Docker writes to.
 
     Attributes:
-        name: The setting that it comes from, or what else it is.
-        path: Where it is, or will be.
-        nearest: The path itself, or the nearest folder above that is there, without links.
-        mount: What that lies on.
-        device: The device number of that.
-        free_bytes: What an ordinary user may still fill.
-        free_inodes: Likewise; None where the file system does not count them.
-        writable: Whether this user may write there.
-        problem: Why it cannot be looked at.
-        refused: Why the worker would not use it.
+        name: The setting that names it, or `DOCKER_ROOT`.
+        path: Its path; it may not exist yet.
+        nearest: The path itself or the nearest folder above that exists, without symbolic links.
+        mount: The mount that `nearest` belongs to.
+        device: The device number of `nearest`.
+        free_bytes: The free space for an ordinary user, bytes.
+        free_inodes: The free inodes for an ordinary user; None if the file system does not count inodes.
+        writable: Whether this user may write to `nearest`.
+        problem: Why it cannot be examined; None if it can.
+        refused: Why the worker would refuse it; None if it would not.
     """
 
     name: str
@@ -114,17 +126,17 @@ class Folder:
 
 @dataclass(frozen=True)
 class Host:
-    """What was seen of the machine itself.
+    """Facts about the machine.
 
     Attributes:
-        files: The text of each of `FILES`, and of control groups' files, that could be read.
-        release: The kernel's, as uname has it.
-        machine: The architecture, likewise.
-        uid: This user's effective id.
-        open_files: How many files this process may open, once it has raised its soft limit.
-        now: Seconds since the epoch.
-        kept: Whether the kernel's clock is kept by a time service; None when it does not say.
-        folders: Those that are used.
+        files: Path → text, for each of `FILES` and of the control groups' files that could be read.
+        release: The release of the kernel, from uname(2).
+        machine: The architecture, from uname(2).
+        uid: The effective user id of this process.
+        open_files: The hard limit on open files of this process.
+        now: The time, seconds since the epoch.
+        clock_is_synchronised: Whether a time service sets the kernel's clock; None if that is not known.
+        folders: The folders that the worker and Docker write to.
     """
 
     files: Mapping[str, str]
@@ -133,27 +145,27 @@ class Host:
     uid: int = 0
     open_files: int = 65_536
     now: float = 0.0
-    kept: bool | None = None
+    clock_is_synchronised: bool | None = None
     folders: tuple[Folder, ...] = ()
 
     def text(self, path: str) -> str | None:
-        """A file's text without the white space around it; None when it could not be read."""
+        """Return a file's text, stripped; None if it could not be read."""
         text = self.files.get(path)
         return None if text is None else text.strip()
 
     def number(self, path: str) -> int | None:
-        """A file's number; None when there is none."""
+        """Return the number in a file; None if it has no number or could not be read."""
         text = self.text(path)
         return int(text) if text is not None and text.isdecimal() else None
 
     @cached_property
     def kernel(self) -> tuple[int, int] | None:
-        """The kernel's version; None when its release does not begin with one."""
+        """The kernel's version; None if the release does not begin with a version."""
         match = re.match(r"(\d+)\.(\d+)", self.release)
         return (int(match[1]), int(match[2])) if match else None
 
     def is_older_than(self, major: int, minor: int) -> bool:
-        """Whether the kernel is known to be older than that."""
+        """Whether the kernel is older than that version; False if its version is not known."""
         return self.kernel is not None and self.kernel < (major, minor)
 
     @cached_property
@@ -163,7 +175,7 @@ class Host:
 
     @cached_property
     def cgroup_mounts(self) -> dict[str, str]:
-        """Controller → mount point; "" is the unified hierarchy's."""
+        """Controller → mount point. The controller of the unified hierarchy (version 2) is ""."""
         try:
             mounts = cgroup.mounts_of(self.files.get(MOUNTINFO, ""))
         except (ValueError, IndexError):
@@ -172,27 +184,27 @@ class Host:
 
     @cached_property
     def cgroup_version(self) -> int | None:
-        """1 when memory has a hierarchy of its own, 2 when all is in one; None where there is none."""
+        """1 or 2, by the hierarchy that has the memory controller; None if no control groups are mounted."""
         if "memory" in self.cgroup_mounts:
             return 1
         return 2 if "" in self.cgroup_mounts else (1 if self.cgroup_mounts else None)
 
     @cached_property
     def controllers(self) -> frozenset[str]:
-        """Those that containers can be limited with."""
+        """The controllers that can limit containers."""
         if self.cgroup_version == 2:
             text = self.text(f"{self.cgroup_mounts['']}/cgroup.controllers") or ""
             return frozenset(text.split())
         return frozenset(self.cgroup_mounts)
 
     def status(self, field_name: str) -> str | None:
-        """A field of this process's status."""
+        """Return a field of /proc/self/status; None if the field does not exist."""
         match = re.search(rf"^{field_name}:\s*(.*)$", self.files.get(STATUS, ""), re.MULTILINE)
         return match[1].strip() if match else None
 
     @property
     def has_systemd(self) -> bool:
-        """Whether systemd is the first process."""
+        """Whether process 1 is systemd."""
         return self.text("/proc/1/comm") == "systemd"
 
 
@@ -201,10 +213,10 @@ class Image:
     """A runtime's image.
 
     Attributes:
-        name: As the settings have it.
-        label: The hash of what it was built from, as scripts/images noted it.
-        expected: The hash of what there is to build it from; None when that is not known.
-        problem: Why nothing is known of it.
+        name: Its name in the settings.
+        label: The hash of the sources that it was built from, from its label; None without the label.
+        expected: The hash of the sources on this machine; None if the sources are not here.
+        problem: Why it could not be examined; None if it could.
     """
 
     name: str
@@ -215,18 +227,18 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What Docker says of itself.
+    """Facts about the Docker engine.
 
     Attributes:
-        address: Where it was asked.
-        socket_mode: The permissions of its socket, where it is a file.
-        problem: Why it does not answer.
-        version: Its answer to /version.
-        info: Its answer to /info.
-        info_at: When it was asked that, seconds since the epoch.
-        images: One of each runtime.
-        level: What isolation can be had.
-        level_problem: Why that is not known.
+        address: Its address, as in DOCKER_HOST.
+        socket_mode: The permissions of its Unix socket; None for another kind of address.
+        problem: Why it did not answer; None if it answered.
+        version: Its answer to `GET /version`.
+        info: Its answer to `GET /info`.
+        info_at: When it answered, seconds since the epoch.
+        images: One image for each runtime.
+        isolation: The isolation that a container could provide; None if it was not tested.
+        isolation_problem: Why the isolation could not be tested; None if it was tested.
     """
 
     address: str = ""
@@ -236,31 +248,31 @@ class Engine:
     info: Mapping[str, Any] = field(default_factory=dict)
     info_at: float = 0.0
     images: Mapping[Runtime, Image] = field(default_factory=dict)
-    level: Level | None = None
-    level_problem: str | None = None
+    isolation: IsolationProbe | None = None
+    isolation_problem: str | None = None
 
     def has_security(self, name: str) -> bool:
-        """Whether that is among the engine's security options."""
+        """Whether the engine's security options have that name."""
         options = self.info.get("SecurityOptions") or []
         return any(f"name={name}" in str(option).split(",") for option in options)
 
     @property
     def remaps_users(self) -> bool:
-        """Whether a container's user ids are not the host's."""
+        """Whether the user ids in containers differ from those on the host."""
         return engine.remaps_users(self.info)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one call of a service.
+    """The result of one request to a service.
 
     Attributes:
-        code: What the failure is called; None when there was none.
-        message: What was said about it.
-        date: The answer's Date header.
-        asked_at: When the call was made, seconds since the epoch.
+        code: The error code, or the name of the exception; None if the request succeeded.
+        message: The error message.
+        date: The Date header of the response; None without one.
+        asked_at: When the request was sent, seconds since the epoch.
         took_s: How long it took, seconds.
-        data: The answer itself.
+        data: The response; None if the request failed.
     """
 
     code: str | None = None
@@ -269,3 +281,25 @@ class Answer:
     asked_at: float = 0.0
     took_s: float = 0.0
     data: Any = None
+
+
+def redrive_policy(attributes: Mapping[str, object]) -> dict[str, object]:
+    """Return the redrive policy in a queue's attributes; empty without a valid one."""
+    try:
+        policy = json.loads(str(attributes.get("RedrivePolicy") or "{}"))
+    except ValueError:
+        return {}
+    return policy if isinstance(policy, dict) else {}
+
+
+def redrive_target(data: object) -> tuple[str, str] | None:
+    """Return the account and the name of the dead-letter queue in a redrive policy; None without one.
+
+    Args:
+        data: The response to GetQueueAttributes.
+    """
+    attributes = data.get("Attributes") if isinstance(data, dict) else None
+    if not isinstance(attributes, dict):
+        return None
+    parts = str(redrive_policy(attributes).get("deadLetterTargetArn") or "").split(":")
+    return (parts[-2], parts[-1]) if len(parts) == 6 else None  # arn:aws:sqs:region:account:name

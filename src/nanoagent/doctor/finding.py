@@ -1,4 +1,4 @@
-"""What the doctor says: one finding for each thing that was looked at."""
+"""A finding of the doctor: one thing that was examined, how severe it is, and its remedy."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    """How bad it is, the best first."""
+class Severity(StrEnum):
+    """How severe a finding is, the best first."""
 
     OK = "ok"
-    NOTE = "note"  # works; worth knowing
-    UNKNOWN = "could not be told"
-    WARNING = "warning"  # works less well, or not for long
+    NOTE = "note"  # works; the operator may want to know
+    UNKNOWN = "unknown"  # could not be examined
+    WARNING = "warning"  # works with a disadvantage, or may fail later
     PROBLEM = "problem"  # the worker does not start, or jobs fail
 
 
 class Area(StrEnum):
-    """What a finding is about, in the order of the report."""
+    """The part of the host or the service that a finding is about, in the order of the report."""
 
     SETTINGS = "settings"
     KERNEL = "kernel"
@@ -39,36 +39,36 @@ class Area(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
-        area: What it belongs to.
-        found: What there is, in words.
-        verdict: How bad that is.
-        remedy: What to do: a command or a setting. None when there is nothing to do.
+        area: The part of the host or the service.
+        found: A sentence: the state that was found.
+        severity: How severe that state is.
+        remedy: A command, or a setting to change. None if nothing needs to be done.
     """
 
     area: Area
     found: str
-    verdict: Verdict = Verdict.OK
+    severity: Severity = Severity.OK
     remedy: str | None = None
 
 
 def note(area: Area, found: str, remedy: str | None = None) -> Finding:
-    """Something worth knowing."""
-    return Finding(area, found, Verdict.NOTE, remedy)
+    """Return a finding that works, and that the operator may want to know."""
+    return Finding(area, found, Severity.NOTE, remedy)
 
 
 def unknown(area: Area, found: str, remedy: str | None = None) -> Finding:
-    """Something that could not be told."""
-    return Finding(area, found, Verdict.UNKNOWN, remedy)
+    """Return a finding about something that could not be examined."""
+    return Finding(area, found, Severity.UNKNOWN, remedy)
 
 
 def warning(area: Area, found: str, remedy: str) -> Finding:
-    """Something that works less well than it could, or not for long."""
-    return Finding(area, found, Verdict.WARNING, remedy)
+    """Return a finding that works with a disadvantage, or that may fail later."""
+    return Finding(area, found, Severity.WARNING, remedy)
 
 
 def problem(area: Area, found: str, remedy: str) -> Finding:
-    """Something for which the worker does not start, or jobs fail."""
-    return Finding(area, found, Verdict.PROBLEM, remedy)
+    """Return a finding because of which the worker does not start, or jobs fail."""
+    return Finding(area, found, Severity.PROBLEM, remedy)

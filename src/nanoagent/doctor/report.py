@@ -1,4 +1,4 @@
-"""Findings for people and for machines; no secret, and nothing that a terminal would obey."""
+"""Prints findings as a table, as lines or as a document, without secrets and control characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nanoagent.doctor.finding import Area, Finding, Verdict
+from nanoagent.doctor.finding import Area, Finding, Severity
 from nanoagent.model.errors import one_line
 from nanoagent.telemetry import logs
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|access_?key|api_?key", re.IGNORECASE)
-_USER_INFO: Final = re.compile(r"\w://([^\s\"']+)@")  # with slashes, too, as nobody should write it
-_LONGEST: Final = 600
+_USER_INFO: Final = re.compile(r"\w://([^\s\"']+)@")  # a password may contain a slash
+_MAX_CHARACTERS: Final = 600
 _STYLES: Final = {
-    Verdict.OK: "green",
-    Verdict.NOTE: "cyan",
-    Verdict.UNKNOWN: "magenta",
-    Verdict.WARNING: "yellow",
-    Verdict.PROBLEM: "bold red",
+    Severity.OK: "green",
+    Severity.NOTE: "cyan",
+    Severity.UNKNOWN: "magenta",
+    Severity.WARNING: "yellow",
+    Severity.PROBLEM: "bold red",
 }
 
 
 def secrets_in(environment: Mapping[str, str]) -> set[str]:
-    """What must not be shown of an environment: what is called so, and what stands in URLs before a host."""
+    """Return the secret values of an environment: values of secret variables, and the user part of URLs."""
     secrets = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
     for value in environment.values():
         for user_info in _USER_INFO.findall(value):
@@ -39,39 +39,39 @@ def secrets_in(environment: Mapping[str, str]) -> set[str]:
     return secrets
 
 
-def fit_to_be_shown(text: str) -> str:
-    """One printable line, of bounded length, without what `logs.hide` was told of."""
+def printable_line(text: str) -> str:
+    """Return the text as one printable line of bounded length, without the secrets given to `logs.hide`."""
     line = one_line(logs.without_secrets(text).strip())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]} …"
 
 
-def shown(finding: Finding) -> Finding:
-    """The finding as it may be shown."""
-    remedy = None if finding.remedy is None else fit_to_be_shown(finding.remedy)
-    return replace(finding, found=fit_to_be_shown(finding.found), remedy=remedy)
+def printable(finding: Finding) -> Finding:
+    """Return the finding with printable texts that have no secrets."""
+    remedy = None if finding.remedy is None else printable_line(finding.remedy)
+    return replace(finding, found=printable_line(finding.found), remedy=remedy)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """By area, within one as they came; each once."""
+    """Sort findings by area, and remove duplicates. Within an area, the order is kept."""
     areas = list(Area)
     return sorted(dict.fromkeys(findings), key=lambda finding: areas.index(finding.area))
 
 
-def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether there is no problem."""
-    return not any(finding.verdict is Verdict.PROBLEM for finding in findings)
+def has_problem(findings: Iterable[Finding]) -> bool:
+    """Whether a finding is a problem."""
+    return any(finding.severity is Severity.PROBLEM for finding in findings)
 
 
 def document(findings: Sequence[Finding]) -> dict[str, Any]:
-    """For JSON: `{"ok": ..., "counts": {verdict: ...}, "findings": [{"area": ..., "verdict": ..., ...}]}`."""
-    counts = Counter(finding.verdict for finding in findings)
+    """Return `{"ok": ..., "counts": {severity: ...}, "findings": [{"area": ..., "verdict": ..., ...}]}`."""
+    counts = Counter(finding.severity for finding in findings)
     return {
-        "ok": is_well(findings),
-        "counts": {verdict: counts[verdict] for verdict in Verdict},
+        "ok": not has_problem(findings),
+        "counts": {severity: counts[severity] for severity in Severity},
         "findings": [
             {
                 "area": finding.area,
-                "verdict": finding.verdict,
+                "verdict": finding.severity,
                 "found": finding.found,
                 "remedy": finding.remedy,
             }
@@ -81,31 +81,31 @@ def document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print a table on a terminal, else a line for each finding and one for its remedy."""
+    """Print a table on a terminal; elsewhere one line for each finding, and one for its remedy."""
     console = Console(soft_wrap=False)
     if console.is_terminal:
-        table = Table("area", "verdict", "found, and what to do", box=None, pad_edge=False)
+        table = Table("area", "severity", "finding and remedy", box=None, pad_edge=False)
         for finding in findings:
-            words = Text(finding.found)
+            text = Text(finding.found)
             if finding.remedy:
-                words.append(f"\n→ {finding.remedy}", style="dim")
-            table.add_row(finding.area, Text(finding.verdict, style=_STYLES[finding.verdict]), words)
+                text.append(f"\n→ {finding.remedy}", style="dim")
+            table.add_row(finding.area, Text(finding.severity, style=_STYLES[finding.severity]), text)
         console.print(table)
     else:
         for finding in findings:
-            print(f"{finding.verdict}: {finding.area}: {finding.found}")  # noqa: T201 - a command's report
+            print(f"{finding.severity}: {finding.area}: {finding.found}")  # noqa: T201 - a command's report
             if finding.remedy:
                 print(f"    remedy: {finding.remedy}")  # noqa: T201 - likewise
     console.print(Text(summary(findings)))
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many there are of each verdict, the worst first."""
-    counts = Counter(finding.verdict for finding in findings)
-    plural = {Verdict.PROBLEM: "problems", Verdict.WARNING: "warnings", Verdict.NOTE: "notes"}
+    """Return the number of findings of each severity, the worst first."""
+    counts = Counter(finding.severity for finding in findings)
+    plural = {Severity.PROBLEM: "problems", Severity.WARNING: "warnings", Severity.NOTE: "notes"}
     parts = [
-        f"{counts[verdict]} {plural.get(verdict, verdict) if counts[verdict] != 1 else verdict}"
-        for verdict in reversed(Verdict)
-        if counts[verdict] or verdict is Verdict.PROBLEM
+        f"{counts[severity]} {severity if counts[severity] == 1 else plural.get(severity, severity)}"
+        for severity in reversed(Severity)
+        if counts[severity] or severity is Severity.PROBLEM
     ]
     return ", ".join(parts)

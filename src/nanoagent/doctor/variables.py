@@ -1,7 +1,7 @@
-"""Finds variables that were probably meant as settings: a misspelt setting has no effect.
+"""Finds misspelt settings: variables that were probably meant as settings and have no effect.
 
-Every name in a file of settings is checked. The environment belongs to many programs: there a name is checked
-if it begins with the prefix of a service, or is nearly the name of a setting.
+Every name in the settings file is checked. The environment has variables of many programs. There a name is
+checked if it begins with the prefix of a setting, or is very similar to a setting's name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DEFAULT_FILE: Final = Path(".env")
-"""The file that is read unless another is named; it need not exist."""
+"""The settings file that is read by default. It need not exist."""
 
-_NEARLY: Final = 0.87  # MAX_PROCESS is 0.92 of MAX_PROCESSES, OPENAI_API_KEY 0.83 of AI_API_KEY
+# Ratios of difflib. MAX_PROCESS and MAX_PROCESSES have 0.92, OPENAI_API_KEY and AI_API_KEY 0.83.
+_VERY_SIMILAR: Final = 0.87
 _SIMILAR: Final = 0.6
-_OURS: Final = re.compile(r"REDIS_|SQS_|S3_|WARM_POOL_|EGRESS_")
-# Of SDKs and systems, as far as they may stand in a file of settings; and the links of Docker and Kubernetes
-# to a service called redis.
-_OTHERS: Final = re.compile(
+_PREFIXES: Final = re.compile(r"REDIS_|SQS_|S3_|WARM_POOL_|EGRESS_")
+# Variables of SDKs and of the system, which a settings file may contain, and the variables that Docker and
+# Kubernetes set for a service named redis.
+_OTHER_PROGRAMS: Final = re.compile(
     r"AWS_|DOCKER_(?!WORK_DIR|PYTHON|NODEJS|CPP|GO|RUNTIME)|COMPOSE_|BOTO|PYTHON|SSL_|REQUESTS_CA_|CURL_CA_"
     r"|(NO|ALL|HTTPS?)_PROXY$|LANG|LC_|TZ$|PATH$|HOME$|USER$|TERM$|COLUMNS$|NOTIFY_SOCKET$|WATCHDOG_"
     r"|REDIS_(SERVICE_|NAME$|ENV_|PORT_\d+_)"
@@ -35,28 +36,28 @@ _REDIS: Final = "REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_PASSWOR
 
 
 def unknown(environment: Mapping[str, str], in_file: Iterable[str] = (), used: str = "") -> list[str]:
-    """A sentence for each variable that was probably meant as a setting.
+    """Return a sentence for each variable that was probably meant as a setting.
 
     Args:
-        environment: All variables, those of the file included.
-        in_file: The names in the file of settings.
-        used: Text of settings that may name further variables, as `key_env` of AI_UPSTREAMS does.
+        environment: All variables, including those of the settings file.
+        in_file: The names in the settings file.
+        used: The text of settings that name further variables, such as `key_env` in AI_UPSTREAMS.
     """
     known = [name.upper() for name in Settings.model_fields]
     named = {name.upper() for name in in_file}
     found = []
     for name in sorted({*named, *(name.upper() for name in environment)}):
-        if name in known or _OTHERS.match(name) or name in used:
+        if name in known or _OTHER_PROGRAMS.match(name) or name in used:
             continue
-        is_ours = name in named or _OURS.match(name) is not None
-        near = _nearest(name, _SIMILAR if is_ours else _NEARLY)
-        if is_ours or near is not None:
+        is_for_us = name in named or _PREFIXES.match(name) is not None
+        near = _nearest(name, _SIMILAR if is_for_us else _VERY_SIMILAR)
+        if is_for_us or near is not None:
             found.append(_sentence(name, near))
     return found
 
 
 def _nearest(name: str, cutoff: float) -> str | None:
-    """The setting that was probably meant: one with the same words and more, else a similar one."""
+    """Return the setting that was probably meant: one with all words of the name, or a similar one."""
     words = set(name.split("_"))
     longer = [
         (not field.is_required(), setting.upper())
@@ -78,14 +79,20 @@ def _sentence(name: str, near: str | None) -> str:
 
 
 def missing_file(file: Path) -> str | None:
-    """A sentence for a file of settings that was named and does not exist."""
+    """Return a sentence if the file was named with --env-file and does not exist; else None."""
     if file == DEFAULT_FILE or file.exists():
         return None
     return f"--env-file: there is no file {file.absolute()}; the settings come from the environment alone"
 
 
 def warnings(file: Path, environment: Mapping[str, str], used: str = "") -> list[str]:
-    """Everything to warn of before the settings are used."""
+    """Return the warnings about a settings file and the environment.
+
+    Args:
+        file: The settings file.
+        environment: All variables.
+        used: As in `unknown`.
+    """
     try:
         in_file = list(dotenv_values(file)) if file.exists() else []
     except (OSError, UnicodeDecodeError):  # reported by `config.load`

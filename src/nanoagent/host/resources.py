@@ -29,7 +29,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-LEAST_DESCRIPTORS: Final = 192
+MIN_DESCRIPTORS: Final = 192
 """With fewer, there would be no room for containers."""
 
 # Standard streams, the loop, 64 connections of scrapers and probes, 32 to Redis, and those to AWS and Docker.
@@ -73,7 +73,7 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
     """Divide the worker's file descriptors: half for containers, three eighths for connections of runs.
 
     Args:
-        limit: How many there may be; `LEAST_DESCRIPTORS` or more.
+        limit: How many there may be; `MIN_DESCRIPTORS` or more.
         sockets_per_run: How many listening sockets a run hands over.
     """
     rest = limit - OWN_DESCRIPTORS

@@ -15,7 +15,7 @@ from nanoagent.ai.upstreams import HttpUpstream
 from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.doctor import check
 from nanoagent.doctor.examination import models_finding
-from nanoagent.doctor.finding import Verdict
+from nanoagent.doctor.finding import Severity
 from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def server(
     )
 
 
-def judged(listing: Listing, model: str = MODEL, **how: Any) -> tuple[Verdict, str, str]:
+def judged(listing: Listing, model: str = MODEL, **how: Any) -> tuple[Severity, str, str]:
     (found,) = inspection.judge([(server(**how), listing)], ("*",), model)
     finding = models_finding(found)
-    return finding.verdict, finding.found, finding.remedy or ""
+    return finding.severity, finding.found, finding.remedy or ""
 
 
 PATH = "/v1/models"
-OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
+OK, WARNING, PROBLEM = Severity.OK, Severity.WARNING, Severity.PROBLEM
 
 
 @pytest.mark.parametrize(
-    ("listing", "verdict", "found", "remedy"),
+    ("listing", "severity", "found", "remedy"),
     [
         (Listing(PATH, status=200, models=(MODEL, "b")), OK, "answers and lists 2 models", ""),
         (
@@ -72,9 +72,9 @@ OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
         (Listing(PATH, status=200, models=()), WARNING, "it lists none", "set AI_MODEL"),
     ],
 )
-def test_each_fault_of_a_server_has_its_own_words(listing, verdict, found, remedy):
+def test_each_fault_of_a_server_has_its_own_words(listing, severity, found, remedy):
     told = judged(listing)
-    assert told[0] is verdict
+    assert told[0] is severity
     assert told[1].startswith("the model server api.example (AI_ENDPOINT) ")
     assert found in told[1]
     assert remedy in told[2]
@@ -197,7 +197,7 @@ async def test_check_tells_problems_and_warnings_of_model_servers_apart():
         settings = make_settings(
             ai_endpoint=stub_model_server.url, ai_api_key="sk-one", ai_upstreams=json.dumps([entry])
         )
-        finding = check.models_finding(await wiring.inspect_models(settings))
+        finding = check.models_result(await wiring.inspect_models(settings))
     assert finding.problem == (
         "the model server 127.0.0.1 (AI_UPSTREAMS, entry 1) refuses its key (401) → "
         "set the key of entry 1 in AI_UPSTREAMS"

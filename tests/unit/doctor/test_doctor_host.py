@@ -14,10 +14,11 @@ import pytest
 
 from nanoagent.config import Settings
 from nanoagent.container.isolation import Verdict as Level
-from nanoagent.doctor import engine as engines
-from nanoagent.doctor import gather, host
 from nanoagent.doctor.facts import Engine, Folder, Host, Image, Mount, mount_of, mounts_of
-from nanoagent.doctor.finding import Area, Finding, Verdict
+from nanoagent.doctor.finding import Area, Finding, Severity
+from nanoagent.doctor.gather import docker as docker_facts
+from nanoagent.doctor.gather import host as host_facts
+from nanoagent.doctor.judge import docker, host
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
 
@@ -148,7 +149,7 @@ class Case:
     version: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    expected: tuple[tuple[Verdict, Area, str, str], ...] = ()
+    expected: tuple[tuple[Severity, Area, str, str], ...] = ()
 
     def findings(self, root: Path) -> list[Finding]:
         record(root, {**FILES[self.base], **self.files})
@@ -159,10 +160,10 @@ class Case:
             "uid": 0,
             "open_files": 65_536,
             "now": NOON,
-            "kept": True,
+            "clock_is_synchronised": True,
             "folders": (CODE, WORK, STORE),
         }
-        seen = replace(gather.host(settings, root), **(about | self.host))
+        seen = replace(host_facts.collect(settings, root), **(about | self.host))
         images = {runtime: Image(f"nanoagent-{runtime}:latest", DIGEST, DIGEST) for runtime in Runtime}
         asked: dict[str, Any] = {
             "address": "unix:///var/run/docker.sock",
@@ -171,17 +172,17 @@ class Case:
             "info": SHARED_INFO | INFO[self.base] | self.info,
             "info_at": NOON,
             "images": images,
-            "level": SANDBOX[self.base],
+            "isolation": SANDBOX[self.base],
         }
         engine = Engine(**(asked | self.engine))
         return [
             *host.judge(seen, engine, settings),
-            *engines.judge(engine, seen, settings),
-            *engines.sizes(engine, settings),
+            *docker.judge(engine, seen, settings),
+            *docker.sizes(engine, settings),
         ]
 
 
-NOTE, WARNING, PROBLEM, UNKNOWN = Verdict.NOTE, Verdict.WARNING, Verdict.PROBLEM, Verdict.UNKNOWN
+NOTE, WARNING, PROBLEM, UNKNOWN = Severity.NOTE, Severity.WARNING, Severity.PROBLEM, Severity.UNKNOWN
 L1 = Level(Isolation.SHARED, None, "no sandbox can be made here: unshare: EPERM")
 ORDINARY = {"uid": 998}
 NO_CAPABILITY = STATUS.replace("000001ffffffffff", "0000000000000000")
@@ -219,7 +220,7 @@ CASES = (
     Case(
         "a release that is no version",
         host={"release": "next"},
-        expected=((UNKNOWN, Area.KERNEL, "no version", "uname -r"),),
+        expected=((UNKNOWN, Area.KERNEL, "no version number", "uname -r"),),
     ),
     Case(
         "a machine whose system calls the self-test does not know",
@@ -249,7 +250,7 @@ CASES = (
         expected=(
             (PROBLEM, Area.CGROUPS, "without the controllers memory", "cgroup_enable=memory"),
             (PROBLEM, Area.CGROUPS, "cannot limit memory", "the missing controllers"),
-            (NOTE, Area.CGROUPS, "swap is not counted; this machine has none", "swapaccount=1"),
+            (NOTE, Area.CGROUPS, "swap is not counted; this machine has no swap", "swapaccount=1"),
         ),
     ),
     Case(
@@ -273,7 +274,7 @@ CASES = (
         files={"/proc/swaps": "Filename\tType\tSize\n/swapfile file 2097148\n"},
         info={"SwapLimit": False},
         expected=(
-            (WARNING, Area.CGROUPS, "swap is not counted, and this machine has some", "swapaccount=1"),
+            (WARNING, Area.CGROUPS, "swap is not counted, and this machine has swap", "swapaccount=1"),
         ),
     ),
     Case(
@@ -325,7 +326,7 @@ CASES = (
     Case(
         "user namespaces switched off",
         files={"/proc/sys/user/max_user_namespaces": "0\n"},
-        engine={"level": L1},
+        engine={"isolation": L1},
         expected=(
             (WARNING, Area.NAMESPACES, "user.max_user_namespaces is 0", "sysctl -w user.max_user_namespaces"),
             (WARNING, Area.ISOLATION, "share a container (L1)", "namespaces and AppArmor"),
@@ -349,7 +350,7 @@ CASES = (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n",
             "/sys/kernel/security/apparmor/profiles": "docker-default (enforce)\n",
         },
-        engine={"level": L1},
+        engine={"isolation": L1},
         expected=(
             (
                 WARNING,
@@ -373,7 +374,7 @@ CASES = (
     Case(
         "a profile that only complains",
         files={"/sys/kernel/security/apparmor/profiles": "nanoagent (complain)\n"},
-        expected=((PROBLEM, Area.SECURITY, "as complain", "aa-enforce nanoagent"),),
+        expected=((PROBLEM, Area.SECURITY, "in the mode complain", "aa-enforce nanoagent"),),
     ),
     Case(
         "a profile of another name",
@@ -540,8 +541,8 @@ CASES = (
             )
         },
         expected=(
-            (WARNING, Area.DISK, "CODE_CACHE_DIR (/var/cache/nanoagent) lies on nfs4", "a local disk"),
-            (WARNING, Area.DISK, "DOCKER_WORK_DIR_ROOT (/tmp/tasks) lies on nfs4", "a local disk"),
+            (WARNING, Area.DISK, "CODE_CACHE_DIR (/var/cache/nanoagent) is on nfs4", "a local disk"),
+            (WARNING, Area.DISK, "DOCKER_WORK_DIR_ROOT (/tmp/tasks) is on nfs4", "a local disk"),
         ),
     ),
     Case(
@@ -585,10 +586,10 @@ CASES = (
     ),
     Case(
         "a clock that nobody keeps",
-        host={"kept": False},
+        host={"clock_is_synchronised": False},
         expected=((NOTE, Area.CLOCK, "no time service", "timedatectl set-ntp true"),),
     ),
-    Case("a clock of which nothing is known", host={"kept": None}),
+    Case("a clock of which nothing is known", host={"clock_is_synchronised": None}),
     Case(
         "Docker's own clock",
         engine={"info_at": NOON + 400},
@@ -601,8 +602,8 @@ CASES = (
         # Whether AppArmor confines containers is not known then either.
         expected=(
             (PROBLEM, Area.DOCKER, "no Docker Engine was found", "make setup"),
-            (UNKNOWN, Area.IMAGES, "not asked", ""),
-            (UNKNOWN, Area.ISOLATION, "not tried", ""),
+            (UNKNOWN, Area.IMAGES, "not examined", ""),
+            (UNKNOWN, Area.ISOLATION, "not tested", ""),
         ),
     ),
     Case(
@@ -610,8 +611,8 @@ CASES = (
         engine={"problem": f"Docker cannot be reached: [Errno 13] {os.strerror(errno.EACCES)}"},
         expected=(
             (PROBLEM, Area.DOCKER, "Permission denied", "usermod -aG docker"),
-            (UNKNOWN, Area.IMAGES, "not asked", ""),
-            (UNKNOWN, Area.ISOLATION, "not tried", ""),
+            (UNKNOWN, Area.IMAGES, "not examined", ""),
+            (UNKNOWN, Area.ISOLATION, "not tested", ""),
         ),
     ),
     Case(
@@ -619,8 +620,8 @@ CASES = (
         engine={"problem": f"Docker cannot be reached: [Errno 111] {os.strerror(errno.ECONNREFUSED)}"},
         expected=(
             (PROBLEM, Area.DOCKER, "Connection refused", "systemctl start docker"),
-            (UNKNOWN, Area.IMAGES, "not asked", ""),
-            (UNKNOWN, Area.ISOLATION, "not tried", ""),
+            (UNKNOWN, Area.IMAGES, "not examined", ""),
+            (UNKNOWN, Area.ISOLATION, "not tested", ""),
         ),
     ),
     Case(
@@ -638,7 +639,7 @@ CASES = (
     Case(
         "an engine that tells no version",
         version={"ApiVersion": ""},
-        expected=((UNKNOWN, Area.DOCKER, "whether that is 1.41", "docker version"),),
+        expected=((UNKNOWN, Area.DOCKER, "whether the API is 1.41", "docker version"),),
     ),
     Case(
         "Podman",
@@ -658,7 +659,7 @@ CASES = (
     Case(
         "debug logs",
         info={"Debug": True},
-        expected=((NOTE, Area.DOCKER, "logs for debugging", '"debug": false'),),
+        expected=((NOTE, Area.DOCKER, "writes debug logs", '"debug": false'),),
     ),
     Case(
         "a runtime that is there",
@@ -695,7 +696,7 @@ CASES = (
     Case(
         "devicemapper",
         info={"Driver": "devicemapper"},
-        expected=((NOTE, Area.DOCKER, "devicemapper, not tried", "overlay2"),),
+        expected=((NOTE, Area.DOCKER, "devicemapper, not tested", "overlay2"),),
     ),
     Case(
         "xfs without d_type",
@@ -757,15 +758,15 @@ CASES = (
         "images that are missing, strangers, old, and of unknown age",
         engine={
             "images": {
-                Runtime.PYTHON: Image("a:1", problem="the image a:1 is not there"),
+                Runtime.PYTHON: Image("a:1", problem="the image a:1 does not exist"),
                 Runtime.NODEJS: Image("b:1"),
                 Runtime.CPP: Image("c:1", "000000000000", DIGEST),
                 Runtime.GO: Image("d:1", DIGEST),
             }
         },
         expected=(
-            (PROBLEM, Area.IMAGES, "DOCKER_PYTHON_IMAGE: the image a:1 is not there", "make images"),
-            (UNKNOWN, Area.IMAGES, "DOCKER_NODEJS_IMAGE: b:1 does not say", "make images"),
+            (PROBLEM, Area.IMAGES, "DOCKER_PYTHON_IMAGE: the image a:1 does not exist", "make images"),
+            (UNKNOWN, Area.IMAGES, "DOCKER_NODEJS_IMAGE: b:1 does not show its sources", "make images"),
             (WARNING, Area.IMAGES, "c:1 was built from 000000000000", "make images"),
             (NOTE, Area.IMAGES, "d:1 was built from 0123456789ab", ""),
         ),
@@ -773,36 +774,38 @@ CASES = (
     Case(
         "a level that is not enough",
         settings={"min_isolation": "L2"},
-        engine={"level": L1},
-        expected=((PROBLEM, Area.ISOLATION, "MIN_ISOLATION: L2 cannot be had here", "see what is said"),),
+        engine={"isolation": L1},
+        expected=(
+            (PROBLEM, Area.ISOLATION, "MIN_ISOLATION: L2 cannot be had here", "see the findings about"),
+        ),
     ),
     Case(
         "sharing that takes a sandbox",
         settings={"container_sharing": "worker"},
-        engine={"level": L1},
+        engine={"isolation": L1},
         expected=(
-            (PROBLEM, Area.ISOLATION, "CONTAINER_SHARING: worker takes a sandbox", "see what is said"),
+            (PROBLEM, Area.ISOLATION, "CONTAINER_SHARING: worker takes a sandbox", "see the findings about"),
         ),
     ),
     Case(
-        "no container comes up",
-        engine={"level": None, "level_problem": "no container came up within 20 s"},
-        expected=((PROBLEM, Area.ISOLATION, "no container came up", "nanoagent doctor again"),),
+        "no container starts",
+        engine={"isolation": None, "isolation_problem": "no container started within 20 s"},
+        expected=((PROBLEM, Area.ISOLATION, "no container started", "nanoagent doctor again"),),
     ),
 )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_all_that_is_said_of_a_recorded_host_and_a_remedy_for_what_needs_one(case: Case, tmp_path: Path):
-    findings = [found for found in case.findings(tmp_path) if found.verdict is not Verdict.OK]
-    assert [found for found in findings if found.verdict in {WARNING, PROBLEM} and not found.remedy] == []
+    findings = [found for found in case.findings(tmp_path) if found.severity is not Severity.OK]
+    assert [found for found in findings if found.severity in {WARNING, PROBLEM} and not found.remedy] == []
     left = list(findings)
-    for verdict, area, words, remedy in case.expected:
+    for severity, area, words, remedy in case.expected:
         match = next(
             (
                 found
                 for found in left
-                if (found.verdict, found.area) == (verdict, area)
+                if (found.severity, found.area) == (severity, area)
                 and words in found.found
                 and remedy in (found.remedy or "")
             ),
@@ -816,7 +819,7 @@ def test_all_that_is_said_of_a_recorded_host_and_a_remedy_for_what_needs_one(cas
 @pytest.mark.parametrize("text", ["", "\0", "1 2 3", "24 30 0:22 / /proc rw - ", "- - -\n" * 3, "é - ü"])
 def test_files_that_make_no_sense_are_no_crash(tmp_path: Path, text: str):
     case = Case("nonsense", files=dict.fromkeys(FILES["v2"], text), info=dict.fromkeys(SHARED_INFO))
-    assert any(found.verdict is not Verdict.OK for found in case.findings(tmp_path))
+    assert any(found.severity is not Severity.OK for found in case.findings(tmp_path))
 
 
 # --- facts
@@ -839,7 +842,7 @@ def test_a_path_lies_on_the_deepest_mount_and_the_last_of_those():
 
 
 def test_a_folder_that_is_not_there_is_judged_by_the_one_above(tmp_path: Path):
-    seen = gather.folder("CODE_CACHE_DIR", tmp_path / "not/yet", mounts_of("1 0 8:1 / / rw - ext4 a rw"))
+    seen = host_facts.folder("CODE_CACHE_DIR", tmp_path / "not/yet", mounts_of("1 0 8:1 / / rw - ext4 a rw"))
     assert (seen.problem, seen.nearest, seen.writable) == (None, str(tmp_path), True)
     assert seen.device == tmp_path.stat().st_dev
     assert not (tmp_path / "not").exists()
@@ -847,13 +850,13 @@ def test_a_folder_that_is_not_there_is_judged_by_the_one_above(tmp_path: Path):
 
 def test_a_folder_in_which_others_could_swap_ours_is_said_so(tmp_path: Path):
     tmp_path.chmod(0o777)
-    seen = gather.folder("CODE_CACHE_DIR", tmp_path, [])
+    seen = host_facts.folder("CODE_CACHE_DIR", tmp_path, [])
     assert seen.refused is not None
     assert seen.refused.startswith(f"CODE_CACHE_DIR: {tmp_path} belongs to another user, or others may write")
 
 
 def test_the_first_host_of_all_is_this_one():
-    seen = gather.host(settings_with())
+    seen = host_facts.collect(settings_with())
     assert seen.release == os.uname().release
     assert seen.kernel is not None
     assert seen.cgroup_version in {1, 2}
@@ -880,4 +883,4 @@ def test_an_images_hash_is_the_one_that_its_build_gives_it():
             cwd=ROOT,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
-        assert gather.content_of(runtime, "sha256:salt") == done.stdout.strip()
+        assert docker_facts.content_of(runtime, "sha256:salt") == done.stdout.strip()

@@ -1,4 +1,4 @@
-"""What answers of SQS, S3, CloudWatch and Redis mean, and how findings are shown."""
+"""The findings for answers of SQS, S3, CloudWatch and Redis, and how they are printed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from nanoagent import config
 from nanoagent.aws import clients as aws
 from nanoagent.aws.clients import AwsClients, Credentials
 from nanoagent.doctor import check as checks
-from nanoagent.doctor import cloud, examination, gather, report, results
-from nanoagent.doctor.facts import Answer
-from nanoagent.doctor.finding import Area, Finding, Verdict, note, problem, unknown, warning
+from nanoagent.doctor import configuration, report
+from nanoagent.doctor.facts import REDIS_COMMANDS, Answer
+from nanoagent.doctor.finding import Area, Finding, Severity, note, problem, unknown, warning
+from nanoagent.doctor.gather import answers as gather_answers
+from nanoagent.doctor.judge import aws as judge_aws
+from nanoagent.doctor.judge import redis, s3, sqs
 from nanoagent.model.errors import ResultStoreError
 from nanoagent.results import failures
 from nanoagent.telemetry import logs
@@ -29,11 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OK, NOTE, WARNING, PROBLEM, UNKNOWN = (
-    Verdict.OK,
-    Verdict.NOTE,
-    Verdict.WARNING,
-    Verdict.PROBLEM,
-    Verdict.UNKNOWN,
+    Severity.OK,
+    Severity.NOTE,
+    Severity.WARNING,
+    Severity.PROBLEM,
+    Severity.UNKNOWN,
 )
 NOON = 1_795_608_000.0
 POLICY = {"deadLetterTargetArn": "arn:aws:sqs:r:123456789012:dead", "maxReceiveCount": 20}
@@ -79,19 +82,19 @@ QUEUE = {
 }
 NOT_TRIED = (
     (UNKNOWN, "sqs:ReceiveMessage was not refused"),
-    (UNKNOWN, "sqs:SendMessage to the dead-letter queue was not tried"),
+    (UNKNOWN, "sqs:SendMessage to the dead-letter queue was not tested"),
 )
 
-Expected = tuple[tuple[Verdict, str], ...]
+Expected = tuple[tuple[Severity, str], ...]
 
 
 def assert_said(findings: list[Finding], expected: Expected) -> None:
     """All that is not well, in its order, each with a remedy where it needs one."""
-    said = [found for found in findings if found.verdict is not OK]
-    assert [found.verdict for found in said] == [verdict for verdict, _ in expected], said
+    said = [found for found in findings if found.severity is not OK]
+    assert [found.severity for found in said] == [severity for severity, _ in expected], said
     for found, (_, words) in zip(said, expected, strict=True):
         assert words in f"{found.found} → {found.remedy}"
-        assert found.verdict not in {WARNING, PROBLEM} or found.remedy
+        assert found.severity not in {WARNING, PROBLEM} or found.remedy
 
 
 @pytest.mark.parametrize(
@@ -128,8 +131,8 @@ def assert_said(findings: list[Finding], expected: Expected) -> None:
             {"sqs_dlq_url": "https://q/123456789012/away"},
             (
                 NOT_TRIED[0],
-                (UNKNOWN, "whether the dead-letter queue away is there"),
-                (UNKNOWN, "sqs:SendMessage to the dead-letter queue away was not tried"),
+                (UNKNOWN, "whether the dead-letter queue away exists"),
+                (UNKNOWN, "sqs:SendMessage to the dead-letter queue away was not tested"),
             ),
         ),
         (
@@ -155,12 +158,12 @@ def assert_said(findings: list[Finding], expected: Expected) -> None:
         (
             {"attributes": attributes(RedrivePolicy="{[")},
             {"sqs_dlq_url": "https://q/1/dead"},
-            (NOT_TRIED[0], (UNKNOWN, "queue dead was not tried")),
+            (NOT_TRIED[0], (UNKNOWN, "queue dead was not tested")),
         ),
         (
             {"attributes": attributes(MessageRetentionPeriod="60")},
             {},
-            ((WARNING, "drops messages after 60 s"), *NOT_TRIED),
+            ((WARNING, "deletes messages after 60 s"), *NOT_TRIED),
         ),
         (
             {"attributes": attributes(KmsMasterKeyId="alias/mine")},
@@ -180,7 +183,7 @@ def assert_said(findings: list[Finding], expected: Expected) -> None:
     ],
 )
 def test_what_the_queue_answers(answers: dict[str, Answer], changes: dict[str, str], expected: Expected):
-    assert_said(list(cloud.sqs(settings_with(**changes), QUEUE | answers)), expected)
+    assert_said(list(sqs.judge(settings_with(**changes), QUEUE | answers)), expected)
 
 
 FAILURES = [
@@ -191,41 +194,41 @@ FAILURES = [
     (Answer("PermanentRedirect", "?"), PROBLEM, "AWS_REGION"),
     (Answer("EndpointConnectionError", "Could not connect"), PROBLEM, "AWS_ENDPOINT_URL"),
     (Answer("TimeoutError", "no answer within 5 s"), PROBLEM, "no answer within 5 s"),
-    (Answer("ClientConnectorDNSError", "no such name"), PROBLEM, "the network's way out"),
+    (Answer("ClientConnectorDNSError", "no such name"), PROBLEM, "the network's route out"),
     (Answer("SSLError", "certificate verify failed"), PROBLEM, "certificate verify failed"),
     (Answer("503", "Slow Down"), UNKNOWN, "try again"),
     (Answer("SomethingNew", "words"), UNKNOWN, "words (SomethingNew)"),
 ]
 
 
-@pytest.mark.parametrize(("answer", "verdict", "words"), FAILURES)
-def test_what_has_nothing_to_do_with_permissions(answer: Answer, verdict: Verdict, words: str):
+@pytest.mark.parametrize(("answer", "severity", "words"), FAILURES)
+def test_what_has_nothing_to_do_with_permissions(answer: Answer, severity: Severity, words: str):
     settings = settings_with()
     asked = (
-        list(cloud.sqs(settings, {"attributes": answer})),
-        [cloud.code_bucket(settings, answer)],
-        list(cloud.data_bucket(settings, "outputs/", answer, None)),
+        list(sqs.judge(settings, {"attributes": answer})),
+        [s3.code_bucket(settings, answer)],
+        list(s3.data_bucket(settings, "outputs/", answer, None)),
     )
     for findings in asked:
-        assert_said(findings, ((verdict, words),))
+        assert_said(findings, ((severity, words),))
     # Jobs do without CloudWatch.
-    assert_said([cloud.cloudwatch(answer)], ((WARNING if verdict is PROBLEM else verdict, words),))
+    assert_said([judge_aws.cloudwatch(answer)], ((WARNING if severity is PROBLEM else severity, words),))
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict", "words"),
+    ("answer", "severity", "words"),
     [
         (Answer("NoSuchKey", "?"), OK, "is allowed"),
-        (denied("s3:ListBucket"), OK, "listing it is not, and need not be"),
+        (denied("s3:ListBucket"), OK, "s3:ListBucket is not, and is not needed"),
         (denied("s3:GetObject"), PROBLEM, "s3:GetObject on arn:aws:s3:::code/* is refused"),
-        (denied(), UNKNOWN, "when only s3:ListBucket is missing"),
+        (denied(), UNKNOWN, "if only s3:ListBucket is missing"),
         (Answer("403", "Forbidden"), UNKNOWN, "aws s3api get-object --bucket code"),
         (Answer("NoSuchBucket", "?"), PROBLEM, "the bucket code does not exist"),
     ],
 )
-def test_what_getting_a_key_that_is_not_there_tells(answer: Answer, verdict: Verdict, words: str):
-    found = cloud.code_bucket(settings_with(), answer)
-    assert found.verdict is verdict
+def test_what_getting_a_key_that_is_not_there_tells(answer: Answer, severity: Severity, words: str):
+    found = s3.code_bucket(settings_with(), answer)
+    assert found.severity is severity
     assert words in f"{found.found} → {found.remedy}"
 
 
@@ -241,13 +244,13 @@ BEGUN = Answer(data={"Key": "outputs/.doctor", "UploadId": "u"})
         (
             BEGUN,
             denied("s3:AbortMultipartUpload"),
-            ((PROBLEM, "s3:AbortMultipartUpload"), (NOTE, "upload of outputs/.doctor is left")),
+            ((PROBLEM, "s3:AbortMultipartUpload"), (NOTE, "upload of outputs/.doctor remains")),
         ),
-        (BEGUN, Answer("TimeoutError", "late"), ((PROBLEM, "late"), (NOTE, "is left in data"))),
+        (BEGUN, Answer("TimeoutError", "late"), ((PROBLEM, "late"), (NOTE, "remains in data"))),
     ],
 )
 def test_what_a_multipart_upload_tells(begun: Answer, ended: Answer | None, expected: Expected):
-    assert_said(list(cloud.data_bucket(settings_with(), "outputs/", begun, ended)), expected)
+    assert_said(list(s3.data_bucket(settings_with(), "outputs/", begun, ended)), expected)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +267,7 @@ def test_what_a_multipart_upload_tells(begun: Answer, ended: Answer | None, expe
     ],
 )
 def test_a_bucket_of_another_region_is_told(found: dict[str, str | None], expected: Expected):
-    assert_said(list(cloud.regions(settings_with(), found)), expected)
+    assert_said(list(s3.regions(settings_with(), found)), expected)
 
 
 class HeadedClient:
@@ -322,7 +325,7 @@ async def test_check_warns_of_default_buckets_in_another_region(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("answer", "severity"),
     [
         (Answer(), OK),
         (Answer("MissingParameter", "The parameter MetricData is required."), OK),
@@ -331,12 +334,12 @@ async def test_check_warns_of_default_buckets_in_another_region(monkeypatch: pyt
         (denied("cloudwatch:PutMetricData"), PROBLEM),
     ],
 )
-def test_what_metric_data_without_a_datum_tell(answer: Answer, verdict: Verdict):
-    assert cloud.cloudwatch(answer).verdict is verdict
+def test_what_metric_data_without_a_datum_tell(answer: Answer, severity: Severity):
+    assert judge_aws.cloudwatch(answer).severity is severity
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "verdict", "words"),
+    ("ahead_s", "severity", "words"),
     [
         (0, OK, "within a few seconds"),
         (-30, OK, "30 s behind"),
@@ -346,15 +349,15 @@ def test_what_metric_data_without_a_datum_tell(answer: Answer, verdict: Verdict)
         (-4000, PROBLEM, "4000 s behind"),
     ],
 )
-def test_the_clock_is_compared_with_the_quickest_answer(ahead_s: int, verdict: Verdict, words: str):
+def test_the_clock_is_compared_with_the_quickest_answer(ahead_s: int, severity: Severity, words: str):
     quick = Answer(date=formatdate(NOON, usegmt=True), asked_at=NOON + ahead_s + 0.4, took_s=0.2)
     slow = Answer(date=formatdate(NOON - 5000, usegmt=True), asked_at=NOON, took_s=4.0)
-    found = cloud.clock([slow, Answer("TimeoutError"), Answer(date="yesterday"), quick])
-    assert (found.verdict, words in found.found) == (verdict, True)
+    found = judge_aws.clock([slow, Answer("TimeoutError"), Answer(date="yesterday"), quick])
+    assert (found.severity, words in found.found) == (severity, True)
 
 
 def test_a_clock_that_nobody_compares_is_not_called_right():
-    assert cloud.clock([Answer("TimeoutError"), Answer(date="Mon, 99 Foo 2026")]).verdict is UNKNOWN
+    assert judge_aws.clock([Answer("TimeoutError"), Answer(date="Mon, 99 Foo 2026")]).severity is UNKNOWN
 
 
 # --- Redis
@@ -369,7 +372,7 @@ INFO = {
     "rdb_last_save_time": "1795608000",
     "aof_enabled": "1",
 }
-TAKEN = {"ping": Answer(data=b"PONG")} | {command: Answer() for command in results.COMMANDS}
+TAKEN = {"ping": Answer(data=b"PONG")} | {command: Answer() for command in REDIS_COMMANDS}
 NOPERM = Answer("NoPermissionError", "User w has no permissions to run the 'publish' command")
 
 
@@ -428,7 +431,7 @@ def info_of(**changes: str) -> Answer:
         (
             {"ping": Answer("AuthenticationError", "Authentication required.")},
             {},
-            ((PROBLEM, "wants a password"),),
+            ((PROBLEM, "requires a password"),),
         ),
         (
             {"ping": Answer("AuthenticationError", "WRONGPASS invalid username-password pair")},
@@ -457,7 +460,7 @@ def info_of(**changes: str) -> Answer:
 )
 def test_what_redis_answers(answers: dict[str, Answer], changes: dict[str, Any], expected: Expected):
     said = TAKEN | {"info": info_of()} | answers
-    assert_said(list(results.judge(settings_with(**changes), said)), expected)
+    assert_said(list(redis.judge(settings_with(**changes), said)), expected)
 
 
 # --- links
@@ -482,8 +485,8 @@ def test_links_that_outlive_the_credentials_that_sign_them_are_warned_of(
     style: str, expires_s: int, credentials: Credentials | None, words: str | None
 ):
     settings = settings_with(output_url_style=style, output_url_expires_seconds=expires_s)
-    found = list(cloud.links(settings, credentials, NOW))
-    assert [each.verdict for each in found] == ([] if words is None else [WARNING])
+    found = list(s3.links(settings, credentials, NOW))
+    assert [each.severity for each in found] == ([] if words is None else [WARNING])
     assert words is None or words in found[0].found
 
 
@@ -503,7 +506,7 @@ async def test_the_sdk_tells_what_links_are_signed_with(monkeypatch: pytest.Monk
 
 
 async def test_whatever_a_call_does_is_its_answer(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gather, "DEADLINE_S", 0.01)
+    monkeypatch.setattr(gather_answers, "DEADLINE_S", 0.01)
     headers = {"ResponseMetadata": {"HTTPHeaders": {"date": "Wed, 25 Nov 2026 12:00:00 GMT"}}}
     refused = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}, **headers}, "GetObject")
 
@@ -519,10 +522,10 @@ async def test_whatever_a_call_does_is_its_answer(monkeypatch: pytest.MonkeyPatc
         (ValueError(""), "ValueError", "ValueError"),
         (KeyError("odd"), "KeyError", "'odd'"),
     ):
-        answer = await gather.ask(lambda exc=exc: raises(exc))  # type: ignore[misc]
+        answer = await gather_answers.ask(lambda exc=exc: raises(exc))  # type: ignore[misc]
         assert (answer.code, answer.message) == (code, message)
         assert answer.date == ("Wed, 25 Nov 2026 12:00:00 GMT" if exc is refused else None)
-    answer = await gather.ask(asyncio.Event().wait)
+    answer = await gather_answers.ask(asyncio.Event().wait)
     assert (answer.code, answer.message) == ("TimeoutError", "no answer within 0 s")
 
 
@@ -547,21 +550,21 @@ def hidden() -> Iterator[None]:
 def test_no_secret_of_the_environment_is_shown(hidden: None):
     logs.hide(report.secrets_in(CANARIES))
     for value in CANARIES.values():
-        shown = report.fit_to_be_shown(
+        shown = report.printable_line(
             f"cannot connect to {value} with {value!r}, https://u:canary-new@host/x"
         )
         assert "canary" not in shown, shown
         assert "***" in shown
-    signed = report.fit_to_be_shown(
+    signed = report.printable_line(
         "https://b.s3.amazonaws.com/k?X-Amz-Signature=canary&X-Amz-Credential=canary"
     )
     assert "canary" not in signed
-    assert report.fit_to_be_shown("canary-docker alone") == "*** alone"
+    assert report.printable_line("canary-docker alone") == "*** alone"
 
 
 def test_what_a_terminal_would_obey_is_taken_out_and_length_is_bounded():
-    assert report.fit_to_be_shown("a\x1b[2J\r\nb\x9b31m\u202ec\0") == r"a\x1b[2J\r\nb\x9b31m\u202ec\x00"
-    assert len(report.fit_to_be_shown("x" * 10_000)) < 700
+    assert report.printable_line("a\x1b[2J\r\nb\x9b31m\u202ec\0") == r"a\x1b[2J\r\nb\x9b31m\u202ec\x00"
+    assert len(report.printable_line("x" * 10_000)) < 700
 
 
 FINDINGS = [
@@ -588,7 +591,7 @@ def test_findings_come_by_area_and_each_once():
 def test_findings_for_machines_have_all_their_parts():
     document = json.loads(json.dumps(report.document(report.in_order(FINDINGS))))
     assert document["ok"] is False
-    assert document["counts"] == {"ok": 1, "note": 1, "could not be told": 1, "warning": 1, "problem": 1}
+    assert document["counts"] == {"ok": 1, "note": 1, "unknown": 1, "warning": 1, "problem": 1}
     assert document["findings"][2] == {
         "area": "SQS",
         "verdict": "problem",
@@ -605,10 +608,10 @@ def test_findings_are_plain_lines_where_there_is_no_terminal(capsys: pytest.Capt
         "note: kernel: old",
         "problem: SQS: no queue",
         "    remedy: SQS_QUEUE_URL",
-        "could not be told: S3: whether",
+        "unknown: S3: whether",
         "warning: Redis: [red]it[/] is full",
         "    remedy: CONFIG SET [bold]",
-        "1 problem, 1 warning, 1 could not be told, 1 note, 1 ok",
+        "1 problem, 1 warning, 1 unknown, 1 note, 1 ok",
     ]
 
 
@@ -620,7 +623,7 @@ def test_findings_are_a_table_on_a_terminal(
     monkeypatch.setenv("COLUMNS", "100")
     report.show(report.in_order(FINDINGS))
     shown = capsys.readouterr().out
-    assert "found, and what to do" in shown
+    assert "finding and remedy" in shown
     assert "→ SQS_QUEUE_URL" in shown
     assert "[red]it[/] is full" in shown
 
@@ -663,8 +666,8 @@ def test_what_is_wrong_has_a_stand_in_and_the_rest_stays(
     values = {name: value for name, value in (GOOD | changes).items() if value is not None}
     file = bare / "worker.env"
     file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-    settings, wrong = examination.usable_settings(file)
-    assert len(examination.problems_of(file)) == problems
+    settings, wrong = configuration.usable(file)
+    assert len(configuration.problems(file)) == problems
     assert replaced <= wrong
     assert bool(wrong) == bool(problems)
     for name, value in values.items():
@@ -683,7 +686,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_the_environment_is_used(
         file.symlink_to(file)  # a loop
     else:
         file.write_bytes(content)
-    settings, wrong = examination.usable_settings(file)
+    settings, wrong = configuration.usable(file)
     assert (settings.redis_host, wrong) == ("redis.example", frozenset())
     if content is not None:
-        assert [text.partition(":")[0] for text in examination.problems_of(file)] == [str(file)]
+        assert [text.partition(":")[0] for text in configuration.problems(file)] == [str(file)]

@@ -12,7 +12,7 @@ from nanoagent import wiring
 from nanoagent.host import resources
 from nanoagent.host.resources import (
     DESCRIPTORS_PER_CONTAINER,
-    LEAST_DESCRIPTORS,
+    MIN_DESCRIPTORS,
     OWN_DESCRIPTORS,
     Descriptors,
     HostRoom,
@@ -31,7 +31,7 @@ WELL = {
 }
 
 
-@pytest.mark.parametrize("limit", [LEAST_DESCRIPTORS, 256, 1024, 4096, 65536, 1 << 30])
+@pytest.mark.parametrize("limit", [MIN_DESCRIPTORS, 256, 1024, 4096, 65536, 1 << 30])
 @pytest.mark.parametrize("sockets", [0, 1, 4, 16])
 def test_what_the_plan_gives_out_is_there(limit, sockets):
     plan = descriptor_plan(limit, sockets)
@@ -74,14 +74,12 @@ def test_no_limit_is_a_large_one(monkeypatch):
 
 
 def test_a_worker_without_descriptors_for_containers_does_not_start(monkeypatch):
-    monkeypatch.setattr(resources, "raise_descriptor_limit", lambda: LEAST_DESCRIPTORS - 1)
+    monkeypatch.setattr(resources, "raise_descriptor_limit", lambda: MIN_DESCRIPTORS - 1)
     with pytest.raises(ConfigError, match=r"ulimit -n: 191 file descriptors are too few; allow 192"):
         wiring._descriptor_limit()
 
 
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(LEAST_DESCRIPTORS, 1), (1024, 21), (4096, 64), (1 << 30, 64)]
-)
+@pytest.mark.parametrize(("limit", "expected"), [(MIN_DESCRIPTORS, 1), (1024, 21), (4096, 64), (1 << 30, 64)])
 def test_the_connections_of_runs_fit_into_the_descriptors(limit, expected):
     settings = make_settings(worker_memory_mb=4096, worker_cpus=4.0, network_max_connections=64, network="ai")
     assert wiring._connections_of_a_run(settings, limit) == expected

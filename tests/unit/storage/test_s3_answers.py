@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from nanoagent.doctor import cloud
 from nanoagent.doctor.facts import Answer
-from nanoagent.doctor.finding import Verdict
+from nanoagent.doctor.finding import Severity
+from nanoagent.doctor.judge import s3
 from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import Absence
 from nanoagent.storage.s3 import S3Store, absence_of
@@ -108,9 +108,9 @@ async def test_readiness_and_the_doctor_say_the_same_of_the_bucket_of_code(
     refusals = {"get_object": (code, message)} if code else {}
     buckets = DefaultBuckets(S3Store(Scripted(**refusals)), "code", "data")
     reason = await buckets.unusable()
-    found = cloud.code_bucket(make_settings(), Answer(code or None, message, None, 0, 0, None))
+    found = s3.code_bucket(make_settings(), Answer(code or None, message, None, 0, 0, None))
     assert (reason is None) is usable
-    assert (found.verdict is Verdict.OK) is usable
+    assert (found.severity is Severity.OK) is usable
     assert usable or "code (S3_CODE_BUCKET)" in str(reason)
 
 
@@ -118,8 +118,8 @@ async def test_a_refusal_without_an_action_leaves_it_open_whether_code_can_be_re
     bare = ("AccessDenied", "Access Denied")
     buckets = DefaultBuckets(S3Store(Scripted(get_object=bare)), "code", "data")
     assert await buckets.unusable() is None
-    found = cloud.code_bucket(make_settings(), Answer(*bare, None, 0, 0, None))
-    assert found.verdict is Verdict.UNKNOWN
+    found = s3.code_bucket(make_settings(), Answer(*bare, None, 0, 0, None))
+    assert found.severity is Severity.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ async def test_readiness_and_the_doctor_say_the_same_of_the_bucket_of_outputs(co
     assert reason is not None
     assert "data (S3_USER_DATA_BUCKET)" in reason
     answer = Answer(code, message, None, 0, 0, None)
-    verdicts = {each.verdict for each in cloud.data_bucket(make_settings(), "outputs/", answer, None)}
-    assert verdicts == {Verdict.PROBLEM}
+    severities = {each.severity for each in s3.data_bucket(make_settings(), "outputs/", answer, None)}
+    assert severities == {Severity.PROBLEM}
 
 
 async def test_nothing_is_left_by_a_look_at_the_bucket_of_outputs():
