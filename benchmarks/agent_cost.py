@@ -115,16 +115,16 @@ class StubDriver:
     def __init__(self) -> None:
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
-    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
+    async def create(self, spec: ContainerSpec, directory: WorkDirectory) -> RunningContainer:
         """A process in a container's place."""
-        await slot.listen(os.getuid())
-        arguments = ["-m", "benchmarks.agent_cost", "--supervise", str(slot.path / "agent.sock")]
+        await directory.listen(os.getuid())
+        arguments = ["-m", "benchmarks.agent_cost", "--supervise", str(directory.path / "agent.sock")]
         process = await asyncio.create_subprocess_exec(sys.executable, *arguments, start_new_session=True)
         self._running[str(process.pid)] = process
-        session = await slot.session(_DEADLINE_S)
+        session = await directory.session(_DEADLINE_S)
         await session.greet()
         await session.configure(configuration_of(spec))
-        return RunningContainer(str(process.pid), spec, slot, session, None)
+        return RunningContainer(str(process.pid), spec, directory, session, None)
 
     async def remove(self, container_id: str) -> None:
         """End the process."""

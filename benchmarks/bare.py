@@ -244,7 +244,7 @@ def _body(parts: BareParts, runtime: Runtime, image: str, size: Size, name: str)
             name=name,
             worker_id=parts.label,
             home=parts.shared,
-            slot=parts.shared,
+            work_directory=parts.shared,
             uid=_UID,
             memory_mb=size.memory_mb,
             cpus=size.cpus,

@@ -89,7 +89,7 @@ class Place:
         Hundreds of processes can leave the kernel a moment's work with their memory: then the worker takes a
         fresh container rather than wait.
         """
-        kept = attacked.lease.clean and self.level is not Isolation.CONTAINER
+        kept = attacked.acquired.clean and self.level is not Isolation.CONTAINER
         seen, ran = await self.containers.ask(self.adversary, look=LOOK)
         assert as_seen(seen) == self.clean
         assert (ran.container_id == attacked.container_id) is kept

@@ -247,7 +247,7 @@ def arrives_as_the_model_says(ground: Ground, tree: Node, allowed: Limits) -> No
     ran = ground.run(tree, **vars(allowed))
     assert ran.execution.error_type is None, ran.stderr
     assert ran.execution.collected.clean
-    assert ran.lease.start == Start.HOT
+    assert ran.acquired.start == Start.HOT
     model = Model(allowed)
     model.folder(b"", tree, 1)
     arrived = left_by(ran)

@@ -82,7 +82,7 @@ class Place:
         assert (then.stdout, then.execution.error_type) == ("[]\n", None)
         assert left_by(then) == Left({"f": b"next"}, [])
         if hot:
-            assert (then.lease.start, then.container_id) == (Start.HOT, ran.container_id)
+            assert (then.acquired.start, then.container_id) == (Start.HOT, ran.container_id)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=LEVELS, ids=str)
@@ -457,7 +457,7 @@ async def test_in_every_language_plain_files_arrive_as_they_were_when_their_writ
         assert left == Left(EXPECTED_FILES, EXPECTED_REFUSALS)
         assert one.stdout == "left\n"
         assert one.execution.collected.clean
-    assert (again.lease.start, again.container_id) == (Start.HOT, ran.container_id)
+    assert (again.acquired.start, again.container_id) == (Start.HOT, ran.container_id)
     record_property("tried", ["outputs", len(EXPECTED_FILES) + len(EXPECTED_REFUSALS) + 1])
 
 

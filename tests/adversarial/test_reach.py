@@ -210,7 +210,7 @@ async def test_a_run_that_makes_itself_no_victim_is_still_out_of_memory(place):
 async def both_at_once(place: Place, function: Function, hold: str, probe: str) -> str:
     """What `probe` says in one container while `hold` runs in another of the same function."""
     async with AsyncExitStack() as held:
-        one, other = [await held.enter_async_context(place.containers.lease(function)) for _ in range(2)]
+        one, other = [await held.enter_async_context(place.containers.acquire(function)) for _ in range(2)]
         await one.container.session.ready()
         holding = asyncio.create_task(place.containers.run_in(one, function, hold, timeout_ms=20_000))
         try:

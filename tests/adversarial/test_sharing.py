@@ -79,7 +79,7 @@ async def test_a_function_finds_what_it_would_find_alone(language):
                 assert set(left.values()) == {"done"}
                 place = ran.container_id
             answer, ran = await alone.ask(replace(after, program=before.program), look=LOOK)
-            assert not has_predecessor or (ran.container_id, ran.lease.start) == (place, Start.WARM)
+            assert not has_predecessor or (ran.container_id, ran.acquired.start) == (place, Start.WARM)
             seen.append(answer)
     assert seen[0] == seen[1]
 
@@ -166,10 +166,12 @@ async def test_the_memory_limit_is_the_functions_own(containers):
 
 async def test_two_functions_at_once_are_in_two_containers(containers):
     async with AsyncExitStack() as held:
-        leases = [await held.enter_async_context(containers.lease(snippets(containers))) for _ in range(2)]
-        assert leases[0].container.id != leases[1].container.id
-        for lease in leases:
-            lease.clean = False
+        acquired = [
+            await held.enter_async_context(containers.acquire(snippets(containers))) for _ in range(2)
+        ]
+        assert acquired[0].container.id != acquired[1].container.id
+        for one in acquired:
+            one.clean = False
 
 
 async def test_what_is_said_of_one_function_reaches_no_other(containers):

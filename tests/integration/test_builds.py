@@ -93,9 +93,9 @@ class Workshop:
             "output_max_file_bytes": 64 * MIB,
             "output_max_total_bytes": 64 * MIB,
         }
-        async with self._pool.lease(binding) as lease:
+        async with self._pool.acquire(binding) as acquired:
             request = request_for(b"", arguments=arguments, prepare_next=False, **limits)
-            return await execution.execute(lease, request, self._new_folder())
+            return await execution.execute(acquired, request, self._new_folder())
 
     def _tree(self, files: Mapping[str, str]) -> Path:
         tree = self._new_folder()

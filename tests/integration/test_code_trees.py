@@ -140,9 +140,9 @@ async def much_code(box: Bench, tree: Path) -> None:
     (tree / "main.py").write_text("import os; print(os.path.getsize('weights')); x = bytearray(20 << 20)")
     ran = await box.run_bound(bound_to(box, tree, CODE_BYTES))
     assert (ran.stdout, ran.stderr) == (f"{CODE_BYTES}\n", "")
-    assert ran.lease.container.base_bytes > CODE_BYTES
+    assert ran.acquired.container.base_bytes > CODE_BYTES
     (counted,) = [
-        pooled.memory_mb for pooled in box.pool._inventory.all() if pooled.container is ran.lease.container
+        pooled.memory_mb for pooled in box.pool._inventory.all() if pooled.container is ran.acquired.container
     ]
     assert counted >= 64 + CODE_BYTES // MIB
 

@@ -153,9 +153,9 @@ class Worker:
     async def run(self, word: str) -> tuple[Execution, str]:
         """A run that is told to do that, and the id of its container."""
         request = request_for(word.encode(), arguments=RECIPES[Runtime.CPP].arguments)
-        async with self.pool.lease(self.binding) as lease:
+        async with self.pool.acquire(self.binding) as acquired:
             spool = Path(tempfile.mkdtemp(dir=self.home.spool))
-            return await execution.execute(lease, request, spool), lease.container.id
+            return await execution.execute(acquired, request, spool), acquired.container.id
 
 
 @pytest.fixture

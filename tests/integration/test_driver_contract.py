@@ -47,19 +47,19 @@ async def driver(request: pytest.FixtureRequest) -> AsyncIterator[DockerDriver |
 async def create(
     driver: DockerDriver | FakeDriver, home: WorkerHome
 ) -> AsyncIterator[Callable[[str], Awaitable[RunningContainer]]]:
-    """Makes a container in a slot of that name; removes it after the test."""
+    """Makes a container in a directory of that name; removes it after the test."""
     made: list[tuple[RunningContainer, WorkDirectory]] = []
 
     async def create(name: str) -> RunningContainer:
-        slot = home.new_work_directory(name)
-        container = await driver.create(spec_for(home, slot), slot)
-        made.append((container, slot))
+        directory = home.new_work_directory(name)
+        container = await driver.create(spec_for(home, directory), directory)
+        made.append((container, directory))
         return container
 
     yield create
-    for container, slot in made:
+    for container, directory in made:
         await driver.remove(container.id)
-        await slot.remove()
+        await directory.remove()
 
 
 def containers_of(driver: DockerDriver | FakeDriver, home: WorkerHome) -> list[str]:
@@ -92,7 +92,7 @@ async def test_a_created_container_has_connected_and_greeted(create, driver, hom
 
 async def test_nobody_can_connect_to_a_slot_a_second_time(create):
     container = await create("one")
-    assert {path.name for path in container.slot.path.iterdir()} <= {"hosts", "passwd", "group"}
+    assert {path.name for path in container.work_directory.path.iterdir()} <= {"hosts", "passwd", "group"}
 
 
 async def test_a_removed_container_is_gone_and_its_session_hears_it(create, driver, home):
@@ -114,28 +114,28 @@ async def test_removing_what_never_was_is_fine(driver):
 
 
 async def test_a_creation_that_fails_leaves_nothing(driver, home):
-    slot = home.new_work_directory("one")
+    directory = home.new_work_directory("one")
     if isinstance(driver, FakeDriver):
         driver.failures.append("no such image: nanoagent-nowhere")
     with pytest.raises(ContainerError, match="nanoagent-nowhere"):
-        await driver.create(spec_for(home, slot, image="nanoagent-nowhere"), slot)
-    await slot.remove()
+        await driver.create(spec_for(home, directory, image="nanoagent-nowhere"), directory)
+    await directory.remove()
     assert containers_of(driver, home) == []
     assert list((home.path / "slots").iterdir()) == []
 
 
 async def test_a_creation_that_is_cancelled_leaves_nothing(driver, home):
-    slot = home.new_work_directory("one")
-    creation = asyncio.create_task(driver.create(spec_for(home, slot), slot))
+    directory = home.new_work_directory("one")
+    creation = asyncio.create_task(driver.create(spec_for(home, directory), directory))
     async with asyncio.timeout(WAIT_S):
-        while not (slot.path / "agent.sock").exists():  # noqa: ASYNC110 - a file is no event
+        while not (directory.path / "agent.sock").exists():  # noqa: ASYNC110 - a file is no event
             await asyncio.sleep(0)  # let the creation go on, up to its first step that can be seen
     creation.cancel()
     with pytest.raises(asyncio.CancelledError):
         await creation
-    await slot.remove()
+    await directory.remove()
     assert containers_of(driver, home) == []
-    assert not slot.path.exists()
+    assert not directory.path.exists()
 
 
 async def test_deaths_are_reported_and_the_session_ends(create, driver):
@@ -219,20 +219,20 @@ class TestDockerOnly:
     ):
         # No supervisor is let in, so that the creation cannot have ended before it is cancelled.
         monkeypatch.setattr("nanoagent.container.work_directory._peer_uid", lambda _: -1)
-        slot = home.new_work_directory("one")
+        directory = home.new_work_directory("one")
         engine = aiodocker.Docker()
         events = engine.events.subscribe(
             since=f"{time.time():.6f}",
             filters=json.dumps({"event": [moment], "label": [f"{LABEL_WORKER}={home.path.name}"]}),
         )
-        creation = asyncio.create_task(docker.create(spec_for(home, slot), slot))
+        creation = asyncio.create_task(docker.create(spec_for(home, directory), directory))
         async with asyncio.timeout(WAIT_S):
             await events.get()
         creation.cancel()
         with pytest.raises(asyncio.CancelledError):
             await creation
         await engine.close()
-        await slot.remove()
+        await directory.remove()
         assert containers_of(docker, home) == []
 
     async def test_an_image_that_is_missing_is_named_with_the_remedy(self, docker):
@@ -256,30 +256,30 @@ class TestDockerOnly:
     async def test_containers_of_a_dead_worker_are_removed_with_its_folder(self, docker, home):
         dead = WorkerHome(home.path.parent, "dead")
         dead.claim()
-        slot = dead.new_work_directory("one")
-        await docker.create(spec_for(dead, slot), slot)
+        directory = dead.new_work_directory("one")
+        await docker.create(spec_for(dead, directory), directory)
         release_as_the_kernel_does(dead)
         assert await docker.remove_orphans(home.path) >= 1
         assert containers_of(docker, dead) == []
         assert not dead.path.exists()
-        await slot.remove()
+        await directory.remove()
 
     async def test_containers_of_a_live_worker_are_left_alone(self, docker, home):
         with worker_home() as other:
-            slot = other.new_work_directory("one")
-            container = await docker.create(spec_for(other, slot), slot)
+            directory = other.new_work_directory("one")
+            container = await docker.create(spec_for(other, directory), directory)
             await docker.remove_orphans(home.path)
             assert containers_of(docker, other) == [container.spec.name]
             await docker.remove(container.id)
-            await slot.remove()
+            await directory.remove()
 
     async def test_containers_of_a_predecessor_of_the_same_name_are_removed(self, docker, home):
-        slot = home.new_work_directory("one")
-        await docker.create(spec_for(home, slot), slot)
+        directory = home.new_work_directory("one")
+        await docker.create(spec_for(home, directory), directory)
         await docker.remove_orphans(home.path)
         assert containers_of(docker, home) == []
         assert home.path.exists()
-        await slot.remove()
+        await directory.remove()
 
 
 def release_as_the_kernel_does(home: WorkerHome) -> None:

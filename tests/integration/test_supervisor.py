@@ -41,7 +41,7 @@ async def box(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
 
 def ended_well(ran: Ran) -> bool:
-    return ran.execution.error_type is None and ran.lease.clean
+    return ran.execution.error_type is None and ran.acquired.clean
 
 
 async def test_a_container_costs_the_worker_no_more_descriptors_than_are_planned_for_it(box):
@@ -83,7 +83,7 @@ async def test_the_last_words_before_a_crash_are_kept(box):
 async def test_an_exit_code_is_the_programs_own(box, code):
     ran = await box.run(f"import sys; sys.exit({code})")
     assert (ran.execution.error_type, ran.execution.exit_code) == (ErrorType.USER_ERROR, code)
-    assert ran.lease.clean
+    assert ran.acquired.clean
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGSEGV", 139), ("SIGTERM", 143)])
@@ -190,12 +190,12 @@ async def test_a_daemon_does_not_outlive_its_program(box):
 
 
 async def test_a_run_can_be_called_off(box):
-    async with box.lease() as lease:
+    async with box.acquire() as acquired:
         request = request_for(b"import time; print('begun', flush=True); time.sleep(1000)")
-        await lease.container.session.ready()
-        running = asyncio.create_task(execution.execute(lease, request, box.spool()))
+        await acquired.container.session.ready()
+        running = asyncio.create_task(execution.execute(acquired, request, box.spool()))
         await asyncio.sleep(0.2)  # for it to begin; called off earlier, it ends the same way
-        lease.container.session.kill()
+        acquired.container.session.kill()
         executed = await running
     assert executed.error_type is ErrorType.CANCELLED
     assert ended_well(await box.run(""))
@@ -262,8 +262,10 @@ async def test_files_that_lost_their_names_leave_no_trace(box):
         "    socket.send_fds(one, [b'x'], [file, one.fileno(), other.fileno()])\n"
     )
     assert ran.execution.error_type is None
-    if ran.lease.isolation is Isolation.SHARED:  # a sandbox's folders are its own, whatever becomes of them
-        assert ran.lease.clean
+    if (
+        ran.acquired.isolation is Isolation.SHARED
+    ):  # a sandbox's folders are its own, whatever becomes of them
+        assert ran.acquired.clean
     assert (await box.run(room)).stdout == before.stdout
 
 
@@ -432,7 +434,7 @@ async def test_as_many_processes_as_allowed_are_no_limit(box):
 async def test_using_up_memory_is_out_of_memory(box):
     ran = await box.run("x = bytearray(300 << 20)")
     assert (ran.execution.error_type, ran.execution.exit_code) == (ErrorType.OUT_OF_MEMORY, 137)
-    assert not ran.lease.clean
+    assert not ran.acquired.clean
     assert ended_well(await box.run(""))
 
 
@@ -482,7 +484,7 @@ async def test_peak_memory_of_a_child_counts(box):
 async def test_peak_memory_is_not_inflated_by_the_run_before(box):
     await box.run(HOLD.format(size=150 << 20), memory_mb=256)
     ran = await box.run(HOLD.format(size=1 << 20), memory_mb=256)
-    assert ran.lease.start is Start.HOT
+    assert ran.acquired.start is Start.HOT
     assert near(ran.execution.use.peak_bytes, int(ran.stdout)), (ran.execution.use, ran.stdout)
 
 
@@ -574,7 +576,7 @@ async def test_code_is_writable_and_keeps_its_times_and_folders_of_small_code_ca
     os.utime(tmp_path / "folder/file", (1e9, 1e9))
     for _ in range(2):  # the second finds nothing of the first
         ran = await box.run_bound(box.binding(tree=tmp_path), CODE_FOLDER)
-        is_layer = more and ran.lease.isolation is Isolation.SANDBOX
+        is_layer = more and ran.acquired.isolation is Isolation.SANDBOX
         renamed = "EXDEV" if is_layer else "file changed"
         assert ran.stdout.splitlines() == ["1000000000.0 file ", renamed]
 
@@ -596,7 +598,7 @@ for _ in range(100):
 
 async def test_a_run_lists_the_interfaces_of_its_own_network_by_few_sockets_at_a_time(box):
     ran = await box.run(NETLINK)
-    if ran.lease.isolation is Isolation.SANDBOX:
+    if ran.acquired.isolation is Isolation.SANDBOX:
         assert ran.stdout.splitlines() == ["['lo']", "8 EMFILE"]
         assert ended_well(ran)
     else:
@@ -622,7 +624,7 @@ time.sleep(30)
 
 async def test_a_run_that_lets_the_kernel_keep_netlink_answers_is_ended(box):
     ran = await box.run(KEEPS_ANSWERS)
-    if ran.lease.isolation is not Isolation.SANDBOX:
+    if ran.acquired.isolation is not Isolation.SANDBOX:
         return
     if int(Path("/proc/sys/net/core/rmem_max").read_text()) * 2 * 8 <= 4 * 2**20:
         assert ran.execution.error_type is ErrorType.TIMEOUT  # this kernel keeps less
@@ -743,7 +745,7 @@ async def test_a_run_leaves_none_of_its_system_v_and_posix_ipc(box, what):
     """In a sandbox they are its own namespace's; in a shared container they are refused."""
     made = await box.run(refused_call(LEFT[what].format(mode=IPC_CREATE.get(what, 0o1666))))
     found = await box.run(refused_call(LEFT[what].format(mode=0)))
-    if made.lease.isolation is Isolation.SANDBOX:
+    if made.acquired.isolation is Isolation.SANDBOX:
         assert (made.stdout, found.stdout) == ("done\n", "ENOENT\n")
     else:
         assert {made.stdout, found.stdout} <= {"EPERM\n", "ENOSYS\n"}
@@ -768,7 +770,7 @@ async def test_terminals_are_few_and_the_runs_own(box):
         "except OSError as exc: print(errno.errorcode[exc.errno], len(pairs), '0' in os.listdir('/dev/pts'))",
         open_files=1024,
     )
-    if ran.lease.isolation is Isolation.SANDBOX:
+    if ran.acquired.isolation is Isolation.SANDBOX:
         assert ran.stdout == "ENOSPC 64 True\n"
     assert ended_well(await box.run(""))
 

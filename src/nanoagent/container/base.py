@@ -45,7 +45,7 @@ class RunningContainer:
     Attributes:
         id: The engine's name for it.
         spec: What it was made from.
-        slot: Its folder on the host.
+        work_directory: Its folder on the host.
         session: The conversation with its supervisor.
         group: Its control group, None where its files cannot be seen.
         isolation: What stands between two runs in it: `SANDBOX` or `SHARED`.
@@ -57,14 +57,14 @@ class RunningContainer:
         self,
         container_id: str,
         spec: ContainerSpec,
-        slot: WorkDirectory,
+        work_directory: WorkDirectory,
         session: Session,
         group: ControlGroup | None,
         isolation_reason: str | None = None,
     ) -> None:
         self.id = container_id
         self.spec = spec
-        self.slot = slot
+        self.work_directory = work_directory
         self.session = session
         self.group = group
         self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
@@ -74,13 +74,13 @@ class RunningContainer:
     @property
     def listening_sockets(self) -> ListeningSockets | None:
         """Where its runs can reach the agent; None where they cannot."""
-        return self.slot.listening_sockets
+        return self.work_directory.listening_sockets
 
 
 class Driver(Protocol):
     """Makes and removes containers. Methods raise `ContainerError` when the engine fails."""
 
-    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
+    async def create(self, spec: ContainerSpec, work_directory: WorkDirectory) -> RunningContainer:
         """Make and start a container, and wait until its supervisor has said hello.
 
         When it raises, nothing of the container is left.
@@ -107,9 +107,15 @@ class Driver(Protocol):
         ...
 
     async def remove_strays(self, home: Path) -> int:
-        """Remove the containers of the worker with that folder which have no slot folder; returns how many.
+        """Remove the stray containers of a worker: those without a work directory.
 
-        What is left when making or removing one has failed midway.
+        A creation or a removal that failed midway leaves them.
+
+        Args:
+            home: The folder of the worker.
+
+        Returns:
+            The number of containers removed.
         """
         ...
 

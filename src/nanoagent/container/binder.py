@@ -45,12 +45,12 @@ class Binder:
         """
         container = pooled.container
         if not pooled.is_generic:
-            await container.slot.clear()
+            await container.work_directory.clear()
         pooled.key = binding.key
         async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
-            await container.slot.put_code(binding.tree)
+            await container.work_directory.put_code(binding.tree)
         if binding.program is not None:
-            await container.slot.put_program(binding.program)
+            await container.work_directory.put_program(binding.program)
         # Twice the tree: each file takes a structure of the kernel's besides its pages.
         await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
         modules = await asyncio.to_thread(binding.find_modules)

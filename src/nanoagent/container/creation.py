@@ -30,17 +30,17 @@ _UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
 
 def generic_spec(
-    policy: PoolPolicy, home: WorkerHome, runtime: Runtime, slot: WorkDirectory
+    policy: PoolPolicy, home: WorkerHome, runtime: Runtime, work_directory: WorkDirectory
 ) -> ContainerSpec:
     """The specification of a generic container."""
     uids = engine.container_uids(policy.uid_base)
     return ContainerSpec(
         runtime=runtime,
         image=policy.images[runtime],
-        name=f"nanoagent-{runtime}-{slot.path.name}",
+        name=f"nanoagent-{runtime}-{work_directory.path.name}",
         worker_id=home.path.name,
         home=home.path,
-        slot=slot.path,
+        work_directory=work_directory.path,
         # An id that no other container has: the kernel counts pipes, locks and watches per user.
         uid=uids[next(_UIDS) % len(uids)],
         memory_mb=GENERIC_MEMORY_MB,
@@ -189,17 +189,19 @@ class Creation:
 
     async def _make(self, runtime: Runtime) -> RunningContainer:
         driver, home, policy = self._shared.driver, self._shared.home, self._policy
-        slot = home.new_work_directory(secrets.token_hex(5))
+        work_directory = home.new_work_directory(secrets.token_hex(5))
         try:
-            container = await driver.create(generic_spec(policy, home, runtime, slot), slot)
+            container = await driver.create(
+                generic_spec(policy, home, runtime, work_directory), work_directory
+            )
         except BaseException:
-            await uninterrupted(slot.remove())
+            await uninterrupted(work_directory.remove())
             raise
         if container.isolation is not policy.isolation:
             if container.group is not None:
                 container.group.close()
             await driver.remove(container.id)
-            await uninterrupted(slot.remove())
+            await uninterrupted(work_directory.remove())
             raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
         return container
 

@@ -79,19 +79,19 @@ def _supervisors(spec: ContainerSpec, pid: int) -> frozenset[int]:
 
 
 def _has_slot(home: Path, names: list[str]) -> bool:
-    """Whether the slot folder that a container is named after is there: it is made first and removed last."""
+    """Whether the work directory of a container exists. It is created first and removed last."""
     return any(work_directory.is_there(home, name.rsplit("-", 1)[-1]) for name in names)
 
 
-async def _session(spec: ContainerSpec, slot: WorkDirectory) -> Session:
+async def _session(spec: ContainerSpec, work_directory: WorkDirectory) -> Session:
     try:
-        return await slot.session(_HELLO_TIMEOUT_S)
+        return await work_directory.session(_HELLO_TIMEOUT_S)
     except ContainerError as exc:
         if spec.docker_runtime is None:
             raise
         raise ContainerError(
-            f"{exc}: under DOCKER_RUNTIME={spec.docker_runtime} the socket in its slot folder may be out of "
-            "its reach; gVisor takes --host-uds=open (docs/outer-walls.md)"
+            f"{exc}: under DOCKER_RUNTIME={spec.docker_runtime} the socket in its work directory may be out "
+            "of its reach; gVisor takes --host-uds=open (docs/outer-walls.md)"
         ) from exc
 
 
@@ -114,10 +114,10 @@ class DockerDriver:
                 ) from exc
         return self._docker
 
-    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:  # noqa: D102 - see Driver
-        await slot.listen()
+    async def create(self, spec: ContainerSpec, work_directory: WorkDirectory) -> RunningContainer:  # noqa: D102 - see Driver
+        await work_directory.listen()
         if spec.isolation is not Isolation.SANDBOX:
-            slot.name_user(spec.uid)
+            work_directory.name_user(spec.uid)
         # A task of its own: the engine goes on making a container when whoever asked for it is cancelled.
         making = asyncio.create_task(self._make(spec))
         try:
@@ -125,14 +125,14 @@ class DockerDriver:
             async with _translated(f"starting a container of {spec.image}"):
                 await container.start()
             pid = int((await self._inspect(container.id))["State"]["Pid"])
-            slot.admit(_supervisors(spec, pid))
-            session = await _session(spec, slot)
+            work_directory.admit(_supervisors(spec, pid))
+            session = await _session(spec, work_directory)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
-            slot.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
+            work_directory.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
             group = cgroup.find(pid)
             why_not = why_not_isolated(spec, level, reason)
-            return RunningContainer(container.id, spec, slot, session, group, why_not)
+            return RunningContainer(container.id, spec, work_directory, session, group, why_not)
         except BaseException:
             # A cancelled creation must not leave a container behind either.
             await uninterrupted(self._unmake(making, spec.name))

@@ -1,4 +1,4 @@
-"""One run in a leased container: measured by the kernel's counters, timed by the supervisor, judged here."""
+"""One run in an acquired container: counted by the kernel, timed by the supervisor, judged here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.cgroup import ControlGroup
-    from nanoagent.container.pool import Lease
+    from nanoagent.container.pool import AcquiredContainer
     from nanoagent.container.spec import Limits
     from nanoagent.model.job import Runtime
     from nanoagent.supervisor.wire import RunRequest
@@ -124,7 +124,7 @@ class Execution:
 
 
 async def execute(
-    lease: Lease,
+    acquired: AcquiredContainer,
     request: RunRequest,
     spool: Path,
     control: Control | None = None,
@@ -132,10 +132,10 @@ async def execute(
     *,
     language: Runtime | None = None,
 ) -> Execution:
-    """Run once, and mark the lease clean when its container may serve again.
+    """Run once, and mark the acquired clean when its container may serve again.
 
     Args:
-        lease: A container with the code in place.
+        acquired: A container with the code in place.
         request: What to run.
         spool: A folder for the output files; made when there are any.
         control: Gets the means to cancel the run while it runs.
@@ -145,7 +145,7 @@ async def execute(
     Raises:
         ContainerError: The container could not do it; nothing can be said of the program.
     """
-    container, limits = lease.container, lease.container.spec.limits
+    container, limits = acquired.container, acquired.container.spec.limits
     await container.session.ready()
     try:
         meter = RunMeter(container.group) if container.group is not None else None
@@ -174,8 +174,8 @@ async def execute(
     has_room = _make_room(container.group, meter)
     collected = await container.session.collect(request, report, spool)
     error_type, message = judge(request, report, use, collected, language, limits=limits)
-    lease.clean = (
-        collected.clean and has_room and _leaves_no_doubt(error_type) and _holds_no_more(lease.container)
+    acquired.clean = (
+        collected.clean and has_room and _leaves_no_doubt(error_type) and _holds_no_more(acquired.container)
     )
     return Execution(
         error_type,

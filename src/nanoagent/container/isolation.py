@@ -51,7 +51,7 @@ async def probe(
 
     Args:
         driver: Makes it.
-        home: Has its slot folder.
+        home: Has its work directory.
         policy: What containers are made from.
         apparmor: The profile to ask for, where the engine confines containers with AppArmor.
 
@@ -99,14 +99,14 @@ def unacceptable(verdict: Verdict, lowest_level: str, sharing: Sharing) -> list[
 
 async def _attempt(driver: Driver, home: WorkerHome, policy: PoolPolicy) -> str | None:
     """Why no sandbox can be made in such a container, or None."""
-    slot = home.new_work_directory(secrets.token_hex(5))
+    work_directory = home.new_work_directory(secrets.token_hex(5))
     container: RunningContainer | None = None
     try:
-        container = await driver.create(generic_spec(policy, home, _PROBED, slot), slot)
+        container = await driver.create(generic_spec(policy, home, _PROBED, work_directory), work_directory)
         return container.isolation_reason
     finally:
         if container is not None:
             if container.group is not None:
                 container.group.close()
             await driver.remove(container.id)
-        await slot.remove()
+        await work_directory.remove()

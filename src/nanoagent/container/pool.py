@@ -68,7 +68,7 @@ _CLOSE_S: Final = 20.0  # the next worker removes the containers that Docker has
 
 
 @dataclass(slots=True)
-class Lease:
+class AcquiredContainer:
     """A container that a job has acquired for one run.
 
     Attributes:
@@ -164,7 +164,7 @@ class Pool:
     # --- containers for jobs
 
     @asynccontextmanager
-    async def lease(self, binding: Binding) -> AsyncIterator[Lease]:
+    async def acquire(self, binding: Binding) -> AsyncIterator[AcquiredContainer]:
         """Acquire a container for one run, with the code in place.
 
         The caller sets `clean` if nothing of the run is left; otherwise the container is removed.
@@ -175,14 +175,16 @@ class Pool:
             ReturnToQueue: Creations keep failing and it is too early for a trial, or Docker is unavailable.
         """
         pooled, start = await self._acquire(binding)
-        lease = Lease(pooled.container, start, self._would_keep(pooled, binding), self.between_runs)
+        acquired = AcquiredContainer(
+            pooled.container, start, self._would_keep(pooled, binding), self.between_runs
+        )
         try:
             if pooled.key != binding.key:
                 await self._binder.bind(pooled, binding)
             self._shared.metrics.containers.started(binding.runtime, start)
-            yield lease
+            yield acquired
         finally:
-            self._release(pooled, lease)
+            self._release(pooled, acquired)
 
     async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
         pooled = idle_for(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
@@ -212,14 +214,14 @@ class Pool:
         kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
         return binding.purpose == "run" and kept
 
-    def _release(self, pooled: Pooled, lease: Lease) -> None:
+    def _release(self, pooled: Pooled, acquired: AcquiredContainer) -> None:
         """Keep the container of a job that has ended, or retire it."""
         pooled.runs += 1
         pooled.used_at = self._shared.clock()
         is_dead = pooled.state is ContainerState.DEAD
-        if not lease.clean:
+        if not acquired.clean:
             self._retirement.retire(pooled, "died" if is_dead else "unclean")
-        elif not lease.reuse or self._creation.is_stopped:
+        elif not acquired.reuse or self._creation.is_stopped:
             self._retirement.retire(pooled, "runs")
         elif is_dead:
             self._retirement.retire(pooled, "died")

@@ -78,7 +78,7 @@ class Retirement:
         finally:
             # A container without a work directory is removed as a stray one. Ask for that only when the
             # directory is gone: an earlier look would find nothing, and there is no second one.
-            await uninterrupted(container.slot.remove())
+            await uninterrupted(container.work_directory.remove())
             if not removed:
                 self._shared.strays.suspect()
 

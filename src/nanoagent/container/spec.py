@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanoagent.network.listening_sockets import ListeningAddress
 
 PAGE_BYTES: Final = 4096  # of memory, on both supported machines
-# In the slot folder:
+# In the work directory:
 HOSTS_FILE: Final = "hosts"
 USERS_FILE: Final = "passwd"
 GROUPS_FILE: Final = "group"
@@ -84,7 +84,7 @@ class ContainerSpec:
         name: The container's name, unique on the host.
         worker_id: Whose it is.
         home: The worker's own folder, by which others can tell whether the worker lives.
-        slot: The folder that is bound into it.
+        work_directory: The folder that is bound into it.
         uid: The user id it runs under; no other container has it.
         memory_mb: The size it is made for, MiB.
         cpus: Its CPU share.
@@ -101,7 +101,7 @@ class ContainerSpec:
     name: str
     worker_id: str
     home: Path
-    slot: Path
+    work_directory: Path
     uid: int
     memory_mb: int
     cpus: float
@@ -125,15 +125,15 @@ def _bind(source: Path, target: str) -> dict[str, Any]:
 
 def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
     mounts = [
-        _bind(spec.slot, "/slot"),
+        _bind(spec.work_directory, "/slot"),
         # Docker leaves it empty where there is no network: `localhost` would be nowhere.
-        _bind(spec.slot / HOSTS_FILE, "/etc/hosts"),
+        _bind(spec.work_directory / HOSTS_FILE, "/etc/hosts"),
     ]
     if spec.isolation is not Isolation.SANDBOX:
         # The container's user id has no name in the image; a sandbox's has.
         mounts += [
-            _bind(spec.slot / USERS_FILE, "/etc/passwd"),
-            _bind(spec.slot / GROUPS_FILE, "/etc/group"),
+            _bind(spec.work_directory / USERS_FILE, "/etc/passwd"),
+            _bind(spec.work_directory / GROUPS_FILE, "/etc/group"),
         ]
     return mounts
 

@@ -148,7 +148,7 @@ class WorkerHome:
             path.chmod(0o755)  # the container's user, who is nobody here, must get in
             _write_for_all(path / HOSTS_FILE, _HOSTS)
         except OSError as exc:
-            raise ContainerError(f"no slot folder could be made: {exc}") from exc
+            raise ContainerError(f"no work directory could be made: {exc}") from exc
         return WorkDirectory(path)
 
 
@@ -170,7 +170,7 @@ def worker_is_dead(home: Path) -> bool | None:
 
 
 def is_there(home: Path, name: str) -> bool:
-    """Whether a worker's slot of that name is there."""
+    """Whether a worker has a work directory of that name."""
     return (home / "slots" / name).is_dir()
 
 
@@ -247,7 +247,7 @@ class WorkDirectory:
             raise ContainerError(f"the container's user could not be named in {self.path}: {exc}") from exc
 
     async def listen(self, uid: int | None = None) -> None:
-        """Await one connection on the slot's socket, from that user only.
+        """Await one connection on the directory's socket, from that user only.
 
         Args:
             uid: Whose, or None when that is known only later: whoever calls then waits for `admit`.
@@ -355,7 +355,7 @@ class WorkDirectory:
             # Not left behind when it is cancelled: it would go on filling a folder that is being removed.
             await in_thread(partial(link, source, target))
         except OSError as exc:
-            raise PlatformError(f"{source.name} could not be put into a slot folder: {exc}") from exc
+            raise PlatformError(f"{source.name} could not be put into a work directory: {exc}") from exc
 
     async def remove(self) -> None:
         """Remove the folder. Idempotent."""

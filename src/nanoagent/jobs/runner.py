@@ -1,4 +1,4 @@
-"""Code in a container: built if need be, given a slot and a lease, run once.
+"""Code in a container: built if need be, given a slot and a container, run once.
 
 What of a job does not depend on queue, store or result_store; jobs and the self-test go the same way here.
 """
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nanoagent.code.cache import CodeTree, ProgramCache
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
-    from nanoagent.container.pool import Lease, Pool
+    from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.jobs.admission import Admission
     from nanoagent.model.job import FunctionVersion, Job
     from nanoagent.network.listeners import Network
@@ -242,8 +242,8 @@ class Runner:
             spool = held.enter_context(self._spool())
             await self._wait_for_admission(binding, held)
             held.enter_context(self._trying(job, tree))
-            lease = await held.enter_async_context(self._parts.pool.lease(binding))
-            built = await execution.execute(lease, request, spool)
+            acquired = await held.enter_async_context(self._parts.pool.acquire(binding))
+            built = await execution.execute(acquired, request, spool)
             if built.error_type is not None or len(built.collected.files) != 1:
                 files = await asyncio.to_thread(_files_below, binding.tree)
                 raise self._build_failure(job.runtime, built, files)
@@ -298,16 +298,16 @@ class Runner:
                 await self._wait_for_admission(binding, held)
                 attempt.on_running()
                 held.enter_context(trying)
-                lease = await held.enter_async_context(self._parts.pool.lease(binding))
+                acquired = await held.enter_async_context(self._parts.pool.acquire(binding))
             with attempt.timed("start"):
-                await lease.container.session.ready()
-            request = self._run_request(attempt.job, prepare_next=lease.reuse)
-            reached = self._reached(attempt, lease, request, spool)
+                await acquired.container.session.ready()
+            request = self._run_request(attempt.job, prepare_next=acquired.reuse)
+            reached = self._reached(attempt, acquired, request, spool)
             ran = await execution.execute(
-                lease, request, spool, attempt.control, reached, language=attempt.job.runtime
+                acquired, request, spool, attempt.control, reached, language=attempt.job.runtime
             )
             attempt.timings.run = round(ran.wall_ms, 3)
-            return Ran(ran, lease.start, lease.isolation)
+            return Ran(ran, acquired.start, acquired.isolation)
 
     async def _wait_for_admission(self, binding: Binding, held: AsyncExitStack) -> None:
         """Wait for room, but not for ever: a large job at the head of the line keeps the others waiting."""
@@ -325,7 +325,7 @@ class Runner:
             raise ReturnToQueue(f"no room for this job within {_ADMISSION_TIMEOUT_S:.0f} s") from exc
 
     def _reached(
-        self, attempt: Attempt, lease: Lease, request: RunRequest, spool: Path
+        self, attempt: Attempt, acquired: AcquiredContainer, request: RunRequest, spool: Path
     ) -> AbstractAsyncContextManager[None] | None:
         """What the run may reach, while it runs."""
         network, job = self._parts.network, attempt.job
@@ -343,7 +343,7 @@ class Runner:
             record=attempt.ai_record,
             usage=attempt.ai_usage,
         )
-        return network.opened(lease.container.listening_sockets, run)
+        return network.opened(acquired.container.listening_sockets, run)
 
     def _run_request(self, job: Job, *, prepare_next: bool) -> RunRequest:
         settings = self._settings

@@ -36,7 +36,7 @@ STEPS: Final = {
     "claim": ("nanoagent.results.redis", "RedisResultStore.claim"),
     "fetch": ("nanoagent.code.cache", "CodeCache.fetch"),
     "unpack": ("nanoagent.code.store", "DiskCache.publish"),
-    "lease": ("nanoagent.container.pool", "Pool.lease"),
+    "lease": ("nanoagent.container.pool", "Pool.acquire"),
     "start": ("nanoagent.supervisor.session", "Session.start"),
     "run": ("nanoagent.supervisor.session", "Session.wait_exit"),
     "collect": ("nanoagent.supervisor.session", "Session.collect"),

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, cast
 
 from nanoagent.container import execution
-from nanoagent.container.pool import Lease
+from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model import result as results
 from nanoagent.model.errors import ContainerError
 from nanoagent.model.result import Result, Start, Status
@@ -160,7 +160,7 @@ async def converse(pieces: list[bytes], spool: Path) -> Execution | ContainerErr
     most = 2 * wire.MAX_FRAME_BYTES + max(map(len, pieces), default=0)
     assert session._stream._frames.held_bytes <= most, "held more than it may"
     writer.protocol.connection_lost(None)
-    lease = Lease(
+    acquired = AcquiredContainer(
         cast(
             "RunningContainer",
             SimpleNamespace(session=session, group=None, spec=SPEC),
@@ -169,23 +169,23 @@ async def converse(pieces: list[bytes], spool: Path) -> Execution | ContainerErr
         reuse=True,
     )
     async with asyncio.timeout(_DEADLINE_S):
-        ended = await _end_of(session, lease, spool)
+        ended = await _end_of(session, acquired, spool)
     if isinstance(ended, ContainerError):
-        assert not lease.clean, "used again after an error"
+        assert not acquired.clean, "used again after an error"
         assert str(ended).isprintable(), f"not one printable line: {ended}"
         assert len(str(ended)) <= LONGEST_ERROR
         return ended
     _check_ended(ended, spool)
-    if lease.clean:
+    if acquired.clean:
         _check_clean(b"".join(pieces), ended)
     return ended
 
 
-async def _end_of(session: Session, lease: Lease, spool: Path) -> Execution | ContainerError:
+async def _end_of(session: Session, acquired: AcquiredContainer, spool: Path) -> Execution | ContainerError:
     try:
         await session.greet()
         await session.prepare()
-        return await execution.execute(lease, REQUEST, spool)
+        return await execution.execute(acquired, REQUEST, spool)
     except ContainerError as exc:
         return exc
 

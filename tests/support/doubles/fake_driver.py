@@ -100,19 +100,19 @@ class FakeDriver:
         self.may_create.set()
         self.may_remove.set()
 
-    async def create(self, spec: ContainerSpec, slot: WorkDirectory) -> RunningContainer:
+    async def create(self, spec: ContainerSpec, directory: WorkDirectory) -> RunningContainer:
         self.creating += 1
         supervisor = FakeSupervisor(self.script)
         serving = None
         try:
-            await slot.listen(os.getuid())
+            await directory.listen(os.getuid())
             await self.may_create.wait()
             self._fail_on_demand()
-            serving = asyncio.create_task(supervisor.serve(slot.path / "agent.sock"))
-            session = await slot.session(_HELLO_TIMEOUT_S)
+            serving = asyncio.create_task(supervisor.serve(directory.path / "agent.sock"))
+            session = await directory.session(_HELLO_TIMEOUT_S)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
-            slot.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
+            directory.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
         except BaseException:
             if serving is not None:
                 await _end(supervisor, serving)
@@ -123,7 +123,7 @@ class FakeDriver:
         self.running[container_id] = FakeContainer(spec, supervisor, serving)
         self.created.append(spec)
         return RunningContainer(
-            container_id, spec, slot, session, self.group, why_not_isolated(spec, level, reason)
+            container_id, spec, directory, session, self.group, why_not_isolated(spec, level, reason)
         )
 
     def _fail_on_demand(self) -> None:
@@ -150,7 +150,7 @@ class FakeDriver:
         strays = [
             container_id
             for container_id, container in self.running.items()
-            if not container.spec.slot.is_dir() and container.spec.home == home
+            if not container.spec.work_directory.is_dir() and container.spec.home == home
         ]
         for container_id in strays:
             await self.remove(container_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nanoagent.config import Settings
-from nanoagent.container.pool import Lease
+from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model import result as results
 from nanoagent.model.job import Job, Runtime
 from nanoagent.model.result import ErrorType, Result, Start, Status
@@ -170,13 +170,13 @@ class FakeContainer:
 
 
 class FakePool:
-    """Leases of a container that does nothing; what runs in it is for the test to patch.
+    """Lends a container that does nothing; what runs in it is for the test to patch.
 
     Attributes:
         bindings: What was asked for, in order.
         broken: As `Pool.broken`.
-        failure: Raised instead of a lease.
-        out: How many leases are held now.
+        failure: Raised by `acquire`.
+        out: How many containers are acquired now.
     """
 
     def __init__(self) -> None:
@@ -186,12 +186,14 @@ class FakePool:
         self.out = 0
 
     @asynccontextmanager
-    async def lease(self, binding: Binding) -> AsyncIterator[Lease]:
+    async def acquire(self, binding: Binding) -> AsyncIterator[AcquiredContainer]:
         if self.failure is not None:
             raise self.failure
         self.bindings.append(binding)
         self.out += 1
         try:
-            yield Lease(cast("RunningContainer", FakeContainer()), Start.WARM, reuse=binding.purpose == "run")
+            yield AcquiredContainer(
+                cast("RunningContainer", FakeContainer()), Start.WARM, reuse=binding.purpose == "run"
+            )
         finally:
             self.out -= 1

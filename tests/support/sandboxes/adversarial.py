@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
-    from nanoagent.container.pool import Lease
+    from nanoagent.container.pool import AcquiredContainer
     from nanoagent.container.work_directory import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
 
@@ -117,29 +117,29 @@ class Yard:
         return replace(made, program=built)
 
     @asynccontextmanager
-    async def lease(self, function: Function, **changes: Any) -> AsyncIterator[Lease]:
+    async def acquire(self, function: Function, **changes: Any) -> AsyncIterator[AcquiredContainer]:
         """A container that is bound to the function; `changes` are fields of `Binding`."""
-        async with self._pool.lease(function.binding(**changes)) as lease:
-            yield lease
+        async with self._pool.acquire(function.binding(**changes)) as acquired:
+            yield acquired
 
     async def run(self, function: Function, said: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
         """Run a function with that on standard input; `changes` are fields of `RunRequest`."""
-        async with self.lease(function, memory_mb=memory_mb) as lease:
-            return await self.run_in(lease, function, said, **changes)
+        async with self.acquire(function, memory_mb=memory_mb) as acquired:
+            return await self.run_in(acquired, function, said, **changes)
 
     async def run_in(
         self,
-        lease: Lease,
+        acquired: AcquiredContainer,
         function: Function,
         said: str,
         *,
         network: AbstractAsyncContextManager[None] | None = None,
         **changes: Any,
     ) -> Ran:
-        """The same in a container that is leased already, with what it may reach."""
-        fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": lease.reuse} | changes
+        """The same in a container that is acquired already, with what it may reach."""
+        fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": acquired.reuse} | changes
         request = request_for(said.encode(), **fields)
-        return Ran(await execution.execute(lease, request, self._spool(), network=network), lease)
+        return Ran(await execution.execute(acquired, request, self._spool(), network=network), acquired)
 
     async def ask(self, function: Function, **said: Sequence[str]) -> tuple[dict[str, str], Ran]:
         """Have an adversary leave and look; what it said of each word."""
@@ -165,8 +165,8 @@ class Yard:
             output_max_total_bytes=LIMITS.output_bytes,
             prepare_next=False,
         )
-        async with self._pool.lease(binding) as lease:
-            return await execution.execute(lease, request, self._spool())
+        async with self._pool.acquire(binding) as acquired:
+            return await execution.execute(acquired, request, self._spool())
 
     def _spool(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._home.spool))

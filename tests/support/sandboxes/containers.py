@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from nanoagent.container.execution import Execution
-    from nanoagent.container.pool import Lease
+    from nanoagent.container.pool import AcquiredContainer
     from nanoagent.container.work_directory import WorkDirectory
 
 
@@ -59,14 +59,14 @@ def worker_home() -> Iterator[WorkerHome]:
         shutil.rmtree(root)
 
 
-def spec_for(home: WorkerHome, slot: WorkDirectory, *, image: str = IMAGE) -> ContainerSpec:
+def spec_for(home: WorkerHome, directory: WorkDirectory, *, image: str = IMAGE) -> ContainerSpec:
     return ContainerSpec(
         runtime=Runtime.PYTHON,
         image=image,
-        name=f"nanoagent-{home.path.name}-{slot.path.name}",
+        name=f"nanoagent-{home.path.name}-{directory.path.name}",
         worker_id=home.path.name,
         home=home.path,
-        slot=slot.path,
+        work_directory=directory.path,
         uid=_UID_BASE + secrets.randbelow(1_000_000),
         memory_mb=128,
         cpus=1.0,
@@ -104,11 +104,11 @@ class Ran:
 
     Attributes:
         execution: Its end.
-        lease: Its lease, which is over.
+        acquired: Its acquired, which is over.
     """
 
     execution: Execution
-    lease: Lease
+    acquired: AcquiredContainer
 
     @property
     def stdout(self) -> str:
@@ -120,7 +120,7 @@ class Ran:
 
     @property
     def container_id(self) -> str:
-        return self.lease.container.id
+        return self.acquired.container.id
 
 
 class Bench:
@@ -152,10 +152,10 @@ class Bench:
         )
 
     @asynccontextmanager
-    async def lease(self, memory_mb: int = 128) -> AsyncIterator[Lease]:
+    async def acquire(self, memory_mb: int = 128) -> AsyncIterator[AcquiredContainer]:
         """A container that is bound to the interpreter."""
-        async with self._pool.lease(self.binding(memory_mb)) as lease:
-            yield lease
+        async with self._pool.acquire(self.binding(memory_mb)) as acquired:
+            yield acquired
 
     async def run(self, snippet: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
         """Run a snippet; `changes` are fields of `RunRequest`."""
@@ -163,14 +163,14 @@ class Bench:
 
     async def run_bound(self, binding: Binding, snippet: str = "", **changes: Any) -> Ran:
         """Run the main.py of a binding's tree, with that on standard input."""
-        async with self._pool.lease(binding) as lease:
+        async with self._pool.acquire(binding) as acquired:
             executed = await execution.execute(
-                lease,
+                acquired,
                 request_for(snippet.encode(), **changes),
                 self.spool(),
                 language=Runtime.PYTHON,
             )
-        return Ran(executed, lease)
+        return Ran(executed, acquired)
 
     @property
     def pool(self) -> Pool:

@@ -135,9 +135,9 @@ class NetworkedYard:
             deadline=float("inf"),
         )
         fields = {"open_files": OPEN_FILES} | changes
-        async with self.containers.lease(function) as lease:
-            reached = self.network.opened(lease.container.listening_sockets, run)
-            ran = await self.containers.run_in(lease, function, said, network=reached, **fields)
+        async with self.containers.acquire(function) as acquired:
+            reached = self.network.opened(acquired.container.listening_sockets, run)
+            ran = await self.containers.run_in(acquired, function, said, network=reached, **fields)
         return ran, run
 
 

@@ -34,7 +34,7 @@ from support.sandboxes.containers import worker_home
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from nanoagent.container.pool import Lease
+    from nanoagent.container.pool import AcquiredContainer
     from nanoagent.container.work_directory import WorkerHome
 
 WAIT_S = 20.0
@@ -79,11 +79,11 @@ class Bench:
         }
         return Binding(**(fields | changes))
 
-    async def run(self, function: str = "f", *, clean: bool = True, **changes: Any) -> Lease:
-        """One lease, from beginning to end."""
-        async with self.pool.lease(self.binding(function, **changes)) as lease:
-            lease.clean = clean
-        return lease
+    async def run(self, function: str = "f", *, clean: bool = True, **changes: Any) -> AcquiredContainer:
+        """One run in an acquired container, from beginning to end."""
+        async with self.pool.acquire(self.binding(function, **changes)) as acquired:
+            acquired.clean = clean
+        return acquired
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let everyone else take their steps, one turn of the loop after another, until that is so."""
@@ -184,7 +184,7 @@ async def test_as_many_are_kept_ready_per_runtime_as_is_set(open_bench):
 
 
 async def test_one_that_leaves_is_replaced_while_its_run_goes_on(bench):
-    async with bench.pool.lease(bench.binding()):
+    async with bench.pool.acquire(bench.binding()):
         await bench.until(lambda: bench.idle(generic=True) == 1)
     assert len(bench.driver.created) == 2
 
@@ -232,14 +232,14 @@ async def test_a_container_never_serves_another(bench, change):
 
 
 async def test_two_runs_at_a_time_have_two_containers(bench):
-    async with bench.pool.lease(bench.binding()) as one, bench.pool.lease(bench.binding()) as two:
+    async with bench.pool.acquire(bench.binding()) as one, bench.pool.acquire(bench.binding()) as two:
         assert one.container is not two.container
 
 
 async def test_a_bound_container_has_its_code_and_its_limits(bench):
-    async with bench.pool.lease(bench.binding(memory_mb=256, cpus=0.25, most_cpus=0.5)) as lease:
-        assert (lease.container.slot.path / "code/main.py").read_text() == "print()"
-        limits = bench.driver.running[lease.container.id].limits
+    async with bench.pool.acquire(bench.binding(memory_mb=256, cpus=0.25, most_cpus=0.5)) as acquired:
+        assert (acquired.container.work_directory.path / "code/main.py").read_text() == "print()"
+        limits = bench.driver.running[acquired.container.id].limits
     assert limits[0] >= 256 * MIB
     assert limits[1:] == (0.25, 0.5)
 
@@ -248,13 +248,18 @@ async def test_those_who_wait_get_containers_in_their_order(open_bench):
     async with open_bench(sizes=NO_POOL) as bench:
         await bench.pool.start()
         bench.driver.may_create.clear()
-        runs: list[asyncio.Task[Lease]] = []
+        runs: list[asyncio.Task[AcquiredContainer]] = []
         for function in "abcd":
             runs.append(asyncio.create_task(bench.run(function)))
             await bench.until(lambda: bench.waiting == len(runs))
         bench.driver.may_create.set()
-        leases = await asyncio.gather(*runs)
-        assert [lease.container.id for lease in leases] == ["fake-0", "fake-1", "fake-2", "fake-3"]
+        ran = await asyncio.gather(*runs)
+        assert [acquired.container.id for acquired in ran] == [
+            "fake-0",
+            "fake-1",
+            "fake-2",
+            "fake-3",
+        ]
 
 
 async def test_a_container_that_was_meant_for_the_pool_goes_to_a_job_that_waits(open_bench):
@@ -271,26 +276,26 @@ async def test_a_container_that_was_meant_for_the_pool_goes_to_a_job_that_waits(
 
 
 async def test_a_container_is_thrown_away_after_an_unclean_run(bench):
-    lease = await bench.run(clean=False)
+    acquired = await bench.run(clean=False)
     await bench.removals()
-    assert lease.container.id in bench.driver.removed
+    assert acquired.container.id in bench.driver.removed
     assert bench.value("worker_containers_retired_total", reason="unclean") == 1
 
 
 async def test_a_container_is_thrown_away_when_its_run_raises(bench):
     with pytest.raises(ZeroDivisionError):
-        async with bench.pool.lease(bench.binding()) as lease:
+        async with bench.pool.acquire(bench.binding()) as acquired:
             raise ZeroDivisionError
     await bench.removals()
-    assert lease.container.id in bench.driver.removed
+    assert acquired.container.id in bench.driver.removed
 
 
 async def test_a_container_serves_max_runs_and_no_more(open_bench):
     async with open_bench(max_runs=3) as bench:
         await bench.pool.start()
-        leases = [await bench.run() for _ in range(4)]
-        assert [lease.reuse for lease in leases] == [True, True, False, True]
-        assert len({lease.container.id for lease in leases}) == 2
+        ran = [await bench.run() for _ in range(4)]
+        assert [acquired.reuse for acquired in ran] == [True, True, False, True]
+        assert len({acquired.container.id for acquired in ran}) == 2
 
 
 async def test_a_container_that_was_built_in_is_never_run_in(bench):
@@ -301,14 +306,14 @@ async def test_a_container_that_was_built_in_is_never_run_in(bench):
 
 
 async def test_an_idle_container_is_retired_after_its_time(bench):
-    lease = await bench.run()
+    acquired = await bench.run()
     bench.clock.now = 59
     bench.pool._retirement.sweep_once()
     assert bench.idle(generic=False) == 1
     bench.clock.now = 60
     bench.pool._retirement.sweep_once()
     await bench.removals()
-    assert lease.container.id in bench.driver.removed
+    assert acquired.container.id in bench.driver.removed
     assert bench.value("worker_containers_retired_total", reason="idle") == 1
 
 
@@ -346,22 +351,24 @@ async def test_deaths_are_heard_again_after_the_events_ended(bench, monkeypatch)
 
 
 async def test_the_death_of_a_leased_container_is_dealt_with_when_its_lease_ends(bench):
-    async with bench.pool.lease(bench.binding()) as lease:
-        bench.driver.kill(lease.container.id)
+    async with bench.pool.acquire(bench.binding()) as acquired:
+        bench.driver.kill(acquired.container.id)
         await bench.removals()
         await bench.until(lambda: bench.idle(generic=True) == 1)
-        assert lease.container.id in bench.ids
-    assert lease.container.id not in bench.ids
+        assert acquired.container.id in bench.ids
+    assert acquired.container.id not in bench.ids
 
 
 async def test_a_container_that_died_is_retired_though_its_run_was_clean(bench):
-    async with bench.pool.lease(bench.binding()) as lease:
-        (pooled,) = (pooled for pooled in bench.pool._inventory.all() if pooled.container is lease.container)
-        bench.driver.kill(lease.container.id)
+    async with bench.pool.acquire(bench.binding()) as acquired:
+        (pooled,) = (
+            pooled for pooled in bench.pool._inventory.all() if pooled.container is acquired.container
+        )
+        bench.driver.kill(acquired.container.id)
         await bench.until(lambda: pooled.state is ContainerState.DEAD)
         assert bench.busy == 1
-        lease.clean = True
-    assert lease.container.id not in bench.ids
+        acquired.clean = True
+    assert acquired.container.id not in bench.ids
     assert bench.value("worker_containers_retired_total", reason="died") == 1
 
 
@@ -379,7 +386,7 @@ async def test_code_that_cannot_be_copied_is_an_error_and_costs_the_container(op
 
 
 async def test_code_that_is_not_there_is_an_error_and_costs_the_container(bench, tmp_path):
-    with pytest.raises(PlatformError, match="could not be put into a slot folder"):
+    with pytest.raises(PlatformError, match="could not be put into a work directory"):
         await bench.run(tree=tmp_path / "nowhere")
     await bench.removals()
     assert bench.driver.removed == ["fake-0"]
@@ -412,7 +419,7 @@ async def test_the_least_valuable_container_makes_room_for_another_function(open
 async def test_a_job_waits_for_room_that_others_hold(open_bench):
     async with open_bench(sizes=NO_POOL, memory_mb=256) as bench:
         await bench.pool.start()
-        async with bench.pool.lease(bench.binding("large", memory_mb=200)):
+        async with bench.pool.acquire(bench.binding("large", memory_mb=200)):
             waiting = asyncio.create_task(bench.run("small"))
             await bench.until(lambda: bench.budget.wanted_mb > 0)
             assert len(bench.driver.created) == 1
@@ -423,7 +430,7 @@ async def test_refills_do_not_take_the_room_that_a_job_waits_for(open_bench):
     async with open_bench(memory_mb=300) as bench:
         await bench.pool.start()
         await bench.pool.filled()
-        async with bench.pool.lease(bench.binding("large", memory_mb=300)):
+        async with bench.pool.acquire(bench.binding("large", memory_mb=300)):
             await bench.until(lambda: not bench.starting)
             assert bench.budget.committed_mb == bench.counted_mb == 300
 
@@ -447,7 +454,7 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
             bench = Bench(
                 home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
             )
-            admission = Admission(budget_mb, 100)  # as in the worker: who leases has been admitted
+            admission = Admission(budget_mb, 100)  # as in the worker: each of them has been admitted
             notify = bench.pool._shared.changes.notify
 
             def checked() -> None:
@@ -608,13 +615,13 @@ async def test_any_number_of_functions_is_served_within_the_number_of_containers
 async def test_a_job_waits_for_the_end_of_another_where_there_may_be_no_more_containers(open_bench):
     async with open_bench(sizes=NO_POOL, most_containers=1) as bench:
         await bench.pool.start()
-        async with bench.pool.lease(bench.binding("f")) as lease:
+        async with bench.pool.acquire(bench.binding("f")) as acquired:
             waiting = asyncio.create_task(bench.run("g"))
             await bench.until(lambda: bench.starting > 0)
             for _ in range(20):
                 await asyncio.sleep(0)
             assert (len(bench.driver.created), waiting.done()) == (1, False)
-            lease.clean = True
+            acquired.clean = True
         async with asyncio.timeout(WAIT_S):
             await waiting
         assert len(bench.driver.created) == 2
@@ -680,7 +687,7 @@ async def test_cancelling_who_waits_for_room_leaks_nothing(open_bench):
     async with open_bench(memory_mb=400) as bench:
         await bench.pool.start()
         await bench.pool.filled()
-        async with bench.pool.lease(bench.binding("holder", memory_mb=272)):
+        async with bench.pool.acquire(bench.binding("holder", memory_mb=272)):
             await bench.until(lambda: len(bench.ids) == 2)
             run = asyncio.create_task(bench.run("wants more", memory_mb=200))
             await bench.until(lambda: bench.budget.wanted_mb > 0)
@@ -712,7 +719,7 @@ async def test_closing_removes_everything_whatever_it_is_doing(home, tree):
     await bench.pool.start()
     await bench.pool.filled()
     async with AsyncExitStack() as held:
-        await held.enter_async_context(bench.pool.lease(bench.binding()))
+        await held.enter_async_context(bench.pool.acquire(bench.binding()))
         await bench.until(lambda: bench.idle(generic=True) == 1)
         bench.driver.may_remove.clear()
         bench.driver.may_create.clear()
@@ -757,7 +764,7 @@ async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncou
         await bench.pool.start()
         await bench.pool.filled()
         bench.driver.may_create.clear()
-        async with bench.pool.lease(bench.binding("f")) as lease:
+        async with bench.pool.acquire(bench.binding("f")) as acquired:
             waits = asyncio.create_task(bench.run("g"))  # for one that is being made
             await bench.until(lambda: bench.driver.creating == 1)
             bench.driver.away = "Docker cannot be reached"
@@ -769,7 +776,7 @@ async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncou
             assert bench.pool.broken is not None
             assert not seems_well(bench)
             bench.driver.away = None
-            lease.clean = True
+            acquired.clean = True
         await bench.pool._watch.check()
 
 
@@ -827,7 +834,7 @@ async def test_what_could_not_be_removed_while_the_engine_was_away_is_removed_af
     async with open_bench(sizes=NO_POOL) as bench:
         await bench.pool.start()
         await bench.pool.filled()
-        async with bench.pool.lease(bench.binding()):
+        async with bench.pool.acquire(bench.binding()):
             bench.driver.away = "Docker cannot be reached"
         await bench.removals()
         assert list(bench.driver.running) == ["fake-0"]
@@ -847,8 +854,8 @@ async def test_closing_ends_though_the_engine_removes_nothing(home, tree, monkey
     assert list(bench.driver.running) == ["fake-0"]  # the next worker finds it
     bench.driver.may_remove.set()
     await bench.driver.close()
-    for slot in (home.path / "slots").iterdir():
-        shutil.rmtree(slot)
+    for directory in (home.path / "slots").iterdir():
+        shutil.rmtree(directory)
 
 
 # --- what a container holds beside a run
@@ -904,10 +911,12 @@ async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
         bench.driver.group = Group(held_mb=10)
         await bench.pool.start()
         await bench.run("idle", memory_mb=300)
-        async with bench.pool.lease(bench.binding("large", memory_mb=128, tree_bytes=250 * MIB)) as lease:
+        async with bench.pool.acquire(
+            bench.binding("large", memory_mb=128, tree_bytes=250 * MIB)
+        ) as acquired:
             await bench.removals()
             assert bench.driver.removed == ["fake-0"]
-            lease.clean = True
+            acquired.clean = True
         assert bench.budget.committed_mb == bench.counted_mb == 128 + 10  # what it really holds
 
 
@@ -915,10 +924,10 @@ async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: 
     linking: set[Path] = set()
     may_end = asyncio.Event()
 
-    async def put_code(slot: WorkDirectory, tree: Path) -> None:
+    async def put_code(directory: WorkDirectory, tree: Path) -> None:
         if tree.name == "small":
             return
-        linking.add(slot.path)
+        linking.add(directory.path)
         await may_end.wait()
 
     monkeypatch.setattr(WorkDirectory, "put_code", put_code)
@@ -971,7 +980,7 @@ async def test_a_workers_container_serves_its_functions_one_after_another(open_b
     async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
         await bench.pool.start()
         first, second, again = await bench.run("f"), await bench.run("g"), await bench.run("g")
-        assert [lease.start for lease in (first, second, again)] == [Start.COLD, Start.WARM, Start.HOT]
+        assert [acquired.start for acquired in (first, second, again)] == [Start.COLD, Start.WARM, Start.HOT]
         assert first.container is second.container is again.container
 
 
@@ -984,10 +993,10 @@ async def test_a_workers_container_has_the_code_and_limit_of_its_present_functio
     async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
         await bench.pool.start()
         await bench.run("f", program=program)
-        lease = await bench.run("g", tree=other, memory_mb=256)
-        slot = lease.container.slot.path
-        assert [path.name for path in (slot / "code").iterdir()] == ["theirs.py"]
-        assert not (slot / "program").exists()
+        acquired = await bench.run("g", tree=other, memory_mb=256)
+        directory = acquired.container.work_directory.path
+        assert [path.name for path in (directory / "code").iterdir()] == ["theirs.py"]
+        assert not (directory / "program").exists()
         assert bench.counted_mb == bench.budget.committed_mb == 256
 
 

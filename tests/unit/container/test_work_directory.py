@@ -38,10 +38,10 @@ def home() -> Iterator[WorkerHome]:
 
 
 @pytest.fixture
-async def slot(home: WorkerHome) -> AsyncIterator[WorkDirectory]:
-    slot = home.new_work_directory("one")
-    yield slot
-    await slot.remove()
+async def directory(home: WorkerHome) -> AsyncIterator[WorkDirectory]:
+    directory = home.new_work_directory("one")
+    yield directory
+    await directory.remove()
 
 
 # --- the worker's folder
@@ -187,41 +187,41 @@ def test_a_folder_that_is_taken_away_while_it_is_claimed_is_made_anew(tmp_path, 
 # --- the socket
 
 
-async def test_the_first_connection_is_the_session(slot):
-    await slot.listen(os.getuid())
-    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+async def test_the_first_connection_is_the_session(directory):
+    await directory.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     writer.write(hello())
-    await (await slot.session(WAIT_S)).greet()
+    await (await directory.session(WAIT_S)).greet()
     writer.close()
 
 
-async def test_once_connected_there_is_no_socket_any_more(slot):
-    await slot.listen(os.getuid())
-    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
-    await slot.session(WAIT_S)
-    slot.take_listening_sockets((), kept=True)
-    assert [path.name for path in slot.path.iterdir()] == ["hosts"]
+async def test_once_connected_there_is_no_socket_any_more(directory):
+    await directory.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
+    await directory.session(WAIT_S)
+    directory.take_listening_sockets((), kept=True)
+    assert [path.name for path in directory.path.iterdir()] == ["hosts"]
     writer.close()
 
 
-async def test_the_user_of_a_container_gets_a_name_that_any_user_can_look_up(slot):
-    slot.name_user(1_900_000_007)
+async def test_the_user_of_a_container_gets_a_name_that_any_user_can_look_up(directory):
+    directory.name_user(1_900_000_007)
     names = {"passwd": "function:x:1900000007:1900000007::/tmp:/bin/sh", "group": "function:x:1900000007:"}
     for name, line in names.items():
-        path = slot.path / name
+        path = directory.path / name
         assert path.read_text().splitlines()[-1] == line
         assert path.stat().st_mode & 0o777 == 0o644
 
 
-async def test_localhost_and_the_hosts_own_name_can_be_looked_up(slot):
-    names = [line.split() for line in (slot.path / "hosts").read_text().splitlines()]
+async def test_localhost_and_the_hosts_own_name_can_be_looked_up(directory):
+    names = [line.split() for line in (directory.path / "hosts").read_text().splitlines()]
     assert names[:2] == [["127.0.0.1", "localhost"], ["::1", "localhost", "ip6-localhost", "ip6-loopback"]]
     assert [address for address, *found in names if "sandbox" in found] == ["127.0.0.1"]
 
 
-async def test_a_second_connection_is_hung_up_on(slot):
-    await slot.listen(os.getuid())
-    path = slot.path / "agent.sock"
+async def test_a_second_connection_is_hung_up_on(directory):
+    await directory.listen(os.getuid())
+    path = directory.path / "agent.sock"
     _, first = await asyncio.open_unix_connection(path)
     reader, second = await asyncio.open_unix_connection(path)
     async with asyncio.timeout(WAIT_S):
@@ -230,35 +230,35 @@ async def test_a_second_connection_is_hung_up_on(slot):
     second.close()
 
 
-async def test_another_user_is_hung_up_on(slot):
-    await slot.listen(os.getuid() + 1)
-    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+async def test_another_user_is_hung_up_on(directory):
+    await directory.listen(os.getuid() + 1)
+    reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     async with asyncio.timeout(WAIT_S):
         assert await reader.read() == b""
     with pytest.raises(ContainerError, match="did not connect within 0 s"):
-        await slot.session(0)
+        await directory.session(0)
     writer.close()
 
 
-async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he_said(slot):
-    await slot.listen()
-    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he_said(directory):
+    await directory.listen()
+    _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     writer.write(hello())
     with pytest.raises(ContainerError, match="did not connect within 0 s"):
-        await slot.session(0.05)
-    slot.admit({os.getuid(), 4711})
-    await (await slot.session(WAIT_S)).greet()
+        await directory.session(0.05)
+    directory.admit({os.getuid(), 4711})
+    await (await directory.session(WAIT_S)).greet()
     writer.close()
 
 
-async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(slot):
-    await slot.listen()
-    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
-    slot.admit({os.getuid() + 1})
+async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(directory):
+    await directory.listen()
+    reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
+    directory.admit({os.getuid() + 1})
     async with asyncio.timeout(WAIT_S):
         assert await reader.read() == b""
     with pytest.raises(ContainerError, match="did not connect within 0 s"):
-        await slot.session(0.05)
+        await directory.session(0.05)
     writer.close()
 
 
@@ -267,29 +267,29 @@ async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
         await WorkDirectory(tmp_path / "gone").listen(os.getuid())
 
 
-async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(slot):
-    await slot.listen(os.getuid())
-    _, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
+async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(directory):
+    await directory.listen(os.getuid())
+    _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     # What the other end, and /proc/net/unix of its network namespace, show of ours.
     assert re.fullmatch(r"/proc/self/fd/\d+/agent\.sock", writer.get_extra_info("peername"))
-    assert str(slot.path) not in Path("/proc/net/unix").read_text()
+    assert str(directory.path) not in Path("/proc/net/unix").read_text()
     writer.close()
 
 
-async def test_removing_hangs_up_and_leaves_nothing(slot):
-    await slot.listen(os.getuid())
-    reader, writer = await asyncio.open_unix_connection(slot.path / "agent.sock")
-    await slot.session(WAIT_S)
-    await slot.remove()
+async def test_removing_hangs_up_and_leaves_nothing(directory):
+    await directory.listen(os.getuid())
+    reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
+    await directory.session(WAIT_S)
+    await directory.remove()
     async with asyncio.timeout(WAIT_S):
         assert await reader.read() == b""
-    assert not slot.path.exists()
-    await slot.remove()
+    assert not directory.path.exists()
+    await directory.remove()
     writer.close()
 
 
-async def test_a_slot_that_is_there_already_is_our_own_error(home, slot):
-    with pytest.raises(ContainerError, match="no slot folder"):
+async def test_a_slot_that_is_there_already_is_our_own_error(home, directory):
+    with pytest.raises(ContainerError, match="no work directory"):
         home.new_work_directory("one")
 
 
@@ -348,24 +348,24 @@ def test_what_cannot_be_linked_is_copied_with_its_rights(tree, tmp_path, monkeyp
     assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("#!", 0o755)
 
 
-async def test_code_and_program_lie_where_the_supervisor_looks(slot, tree):
-    await slot.put_code(tree)
-    await slot.put_program(tree / "a/b/run")
-    assert (slot.path / "code/main.py").read_text() == "print()"
-    assert (slot.path / "program").read_text() == "#!"
+async def test_code_and_program_lie_where_the_supervisor_looks(directory, tree):
+    await directory.put_code(tree)
+    await directory.put_program(tree / "a/b/run")
+    assert (directory.path / "code/main.py").read_text() == "print()"
+    assert (directory.path / "program").read_text() == "#!"
 
 
-async def test_code_that_is_gone_is_our_own_error(slot, tmp_path):
-    with pytest.raises(PlatformError, match="could not be put into a slot folder"):
-        await slot.put_code(tmp_path / "nowhere")
+async def test_code_that_is_gone_is_our_own_error(directory, tmp_path):
+    with pytest.raises(PlatformError, match="could not be put into a work directory"):
+        await directory.put_code(tmp_path / "nowhere")
 
 
-async def test_the_containers_user_may_read_the_folder_but_not_write(slot):
-    assert slot.path.stat().st_mode & 0o777 == 0o755
+async def test_the_containers_user_may_read_the_folder_but_not_write(directory):
+    assert directory.path.stat().st_mode & 0o777 == 0o755
 
 
 async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folder_is_removed(
-    slot: WorkDirectory, tmp_path: Path
+    directory: WorkDirectory, tmp_path: Path
 ):
     (tmp_path / "main.py").write_text("print()")
     begun, may_go_on = threading.Event(), threading.Event()
@@ -375,12 +375,12 @@ async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folde
         may_go_on.wait(WAIT_S)
         link_tree(source, target)
 
-    linking = asyncio.create_task(slot._link(link, tmp_path, slot.path / "code"))
+    linking = asyncio.create_task(directory._link(link, tmp_path, directory.path / "code"))
     await asyncio.to_thread(begun.wait, WAIT_S)
     linking.cancel()
     asyncio.get_running_loop().call_later(0.1, may_go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await linking
-    assert (slot.path / "code/main.py").exists()
-    await slot.remove()
-    assert not slot.path.exists()
+    assert (directory.path / "code/main.py").exists()
+    await directory.remove()
+    assert not directory.path.exists()

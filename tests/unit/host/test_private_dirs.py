@@ -148,13 +148,15 @@ def test_all_folders_of_a_workers_home_are_its_own_and_those_for_containers_can_
     (tmp_path / "tasks").chmod(0o755)
     (tmp_path / "tasks/w").chmod(0o777)
     home.claim()
-    slot = tmp_path / "tasks/w/slots/one"
+    directory = tmp_path / "tasks/w/slots/one"
 
-    async def make() -> None:  # a slot awaits its connection
+    async def make() -> None:  # a directory awaits its connection
         home.new_work_directory("one")
 
     asyncio.run(make())
-    assert [mode(path) for path in (home.path, home.spool, slot.parent, slot)] == [0o700] * 3 + [0o755]
+    assert [mode(path) for path in (home.path, home.spool, directory.parent, directory)] == [0o700] * 3 + [
+        0o755
+    ]
     home.release()
 
 

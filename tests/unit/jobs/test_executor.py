@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from nanoagent.container.pool import Lease, Pool
+    from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.model.job import Job
     from nanoagent.supervisor.wire import RunRequest
 
-    Run = Callable[[Lease, RunRequest, Path], Awaitable[Execution]]
+    Run = Callable[[AcquiredContainer, RunRequest, Path], Awaitable[Execution]]
 
 HANGUL = re.compile("[가-힣]")
 LIMITS = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100)
@@ -100,14 +100,14 @@ class Rig:
         self.store.path("code", key).write_bytes(make_zip(files))
 
     async def execute_in_container(
-        self, lease: Lease, request: RunRequest, spool: Path, *_: object, **__: object
+        self, acquired: AcquiredContainer, request: RunRequest, spool: Path, *_: object, **__: object
     ) -> Execution:
         """Instead of `execution.execute`: the next play, or a build or run that succeeds."""
         self.runs.append(request)
         self.used_mb.append(self.admission.used.memory_mb)
         if self.plays:
-            return await self.plays.pop(0)(lease, request, spool)
-        lease.clean = True
+            return await self.plays.pop(0)(acquired, request, spool)
+        acquired.clean = True
         if is_build(request):
             return built(spool)
         return ended(stdout=Captured("1\n"))
@@ -115,7 +115,7 @@ class Rig:
     def play(self, result: Execution | Exception) -> None:
         """What comes of the next container's run."""
 
-        async def play(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+        async def play(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
             if isinstance(result, Exception):
                 raise result
             return result
@@ -288,7 +288,7 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
         held.append((rig.admission.used.memory_mb, rig.pool.out))
         await put(bucket, key, source, **said)
 
-    async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def leave_a_file(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
         (spool / "0").write_bytes(b"abc")
         return ended(files=[OutputFile("dir/a.txt", spool / "0", 3)])
@@ -477,10 +477,10 @@ async def test_the_program_that_is_run_is_what_the_build_left(rig: Rig):
     rig.put(CODE[Runtime.CPP])
     contents: list[bytes] = []
 
-    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         return built(spool)
 
-    async def run(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+    async def run(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         program = rig.pool.bindings[-1].program
         assert program is not None
         contents.append(program.read_bytes())
@@ -527,7 +527,7 @@ async def test_jobs_of_the_same_code_at_once_are_built_once_and_hold_no_slot_mea
     rig.put(CODE[Runtime.CPP])
     begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         begun.set()
         await gate.wait()
         return built(spool)
@@ -627,7 +627,7 @@ async def test_a_job_that_waited_for_its_slot_meanwhile_is_not_let_through_eithe
     rig.put(CODE[Runtime.PYTHON])
     gate = asyncio.Event()
 
-    async def die(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+    async def die(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         await gate.wait()
         raise ContainerError("died")
 
@@ -663,9 +663,9 @@ async def test_a_functions_builds_and_runs_count_for_its_share(make_rig: Callabl
     rig.put(CODE[Runtime.CPP])
     owners: list[dict[str, Any]] = []
 
-    async def note(lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def note(acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         owners.append(dict(rig.admission._held))
-        lease.clean = True
+        acquired.clean = True
         return built(spool) if len(owners) == 1 else ended()
 
     rig.plays += [note, note]
@@ -755,7 +755,7 @@ async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
     rig = await make_rig(s3_user_data_bucket="absent")
     rig.put(CODE[Runtime.PYTHON])
 
-    async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def leave_a_file(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
         (spool / "0").write_bytes(b"abc")
         return ended(files=[OutputFile("a.txt", spool / "0", 3)])
@@ -770,7 +770,7 @@ async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
     rig.spool.rmdir()
 
-    async def leave_a_file(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def leave_a_file(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
         return ended()
 
@@ -789,7 +789,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
     begun = asyncio.Event()
 
-    async def hang(_lease: Lease, _request: RunRequest, _spool: Path) -> Execution:
+    async def hang(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         begun.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -812,7 +812,7 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
     rig.put(CODE[Runtime.CPP])
     begun, goes_on, ended_early = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         begun.set()
         try:
             await goes_on.wait()
@@ -937,7 +937,7 @@ async def test_a_failure_is_explained_by_the_jobs_network(rig: Rig):
 async def test_the_entry_file_shows_that_the_payload_is_read(rig: Rig):
     rig.put({"app/main.cpp": 'int main() { return getenv("PAYLOAD")[0]; }'})
 
-    async def build(_lease: Lease, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         return built(spool)
 
     rig.plays.append(build)

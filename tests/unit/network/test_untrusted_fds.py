@@ -89,24 +89,24 @@ async def test_a_listening_socket_that_becomes_a_connection_is_closed_where_nobo
 
 async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network):
     with worker_home() as home:
-        slot = home.new_work_directory("one")
-        await slot.listen(os.getuid())
+        directory = home.new_work_directory("one")
+        await directory.listen(os.getuid())
         theirs = socket.socket(socket.AF_UNIX)
         theirs.settimeout(60)
-        theirs.connect(str(slot.path / "agent.sock"))
+        theirs.connect(str(directory.path / "agent.sock"))
         first, kept = network.reluctant()
         greeting = hello()
         sent(theirs, greeting[:3], first.fileno())
         first.close()
         theirs.send(greeting[3:])
-        session = await slot.session(60)
+        session = await directory.session(60)
         await session.greet()
         second, more = network.reluctant()
         sent(theirs, b"x", second.fileno())  # nobody takes it before the session ends
         second.close()
         await session.close()
         assert await asyncio.get_running_loop().run_in_executor(None, theirs.recv, 1) == b""
-        await slot.remove()
+        await directory.remove()
     close_all([*kept, *more, theirs])
 
 

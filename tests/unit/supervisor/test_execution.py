@@ -12,7 +12,7 @@ import pytest
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.cgroup import ControlGroup
-from nanoagent.container.pool import Lease
+from nanoagent.container.pool import AcquiredContainer
 from nanoagent.languages.recipes import PROGRAM_PATH
 from nanoagent.model.errors import ContainerError, ProtocolError
 from nanoagent.model.result import ErrorType, Start
@@ -83,14 +83,16 @@ class Group(ControlGroup):
 
 
 @asynccontextmanager
-async def leased(said: bytes, group: ControlGroup | None = None) -> AsyncIterator[Lease]:
+async def acquired_container(
+    said: bytes, group: ControlGroup | None = None
+) -> AsyncIterator[AcquiredContainer]:
     driver = FakeDriver(script=Script(on_run=said), group=group)
     with worker_home() as home:
-        slot = home.new_work_directory("one")
-        container = await driver.create(spec_for(home, slot), slot)
-        yield Lease(container, Start.HOT, reuse=True)
+        directory = home.new_work_directory("one")
+        container = await driver.create(spec_for(home, directory), directory)
+        yield AcquiredContainer(container, Start.HOT, reuse=True)
         await driver.close()
-        await slot.remove()
+        await directory.remove()
 
 
 @pytest.fixture
@@ -99,9 +101,9 @@ def run(tmp_path: Path) -> Callable[..., Any]:
         said: bytes, group: ControlGroup | None = None, **changes: Any
     ) -> tuple[execution.Execution, bool]:
         """The end of a run of which the supervisor said that, and whether its container may serve again."""
-        async with leased(said, group) as lease:
-            ran = await execution.execute(lease, request_for(b"{}", **changes), tmp_path)
-            return ran, lease.clean
+        async with acquired_container(said, group) as acquired:
+            ran = await execution.execute(acquired, request_for(b"{}", **changes), tmp_path)
+            return ran, acquired.clean
 
     return run
 
@@ -204,11 +206,11 @@ async def test_a_program_that_will_not_be_ended_has_timed_out(run, monkeypatch):
 
 
 async def dies_under(group: ControlGroup | None, tmp_path: Path) -> execution.Execution:
-    async with leased(b"", group) as lease:
-        running = asyncio.create_task(execution.execute(lease, ONLY, tmp_path))
+    async with acquired_container(b"", group) as acquired:
+        running = asyncio.create_task(execution.execute(acquired, ONLY, tmp_path))
         if isinstance(group, Group):
             await group.sampled.wait()
-        lease.container.session._stream.connection_lost(None)
+        acquired.container.session._stream.connection_lost(None)
         return await running
 
 
@@ -230,15 +232,15 @@ async def test_a_container_that_died_for_another_reason_is_our_fault(tmp_path, g
 
 async def test_memory_is_sampled_while_the_program_runs(tmp_path):
     group = Group()
-    async with leased(b"", group) as lease:
-        running = asyncio.create_task(execution.execute(lease, ONLY, tmp_path))
+    async with acquired_container(b"", group) as acquired:
+        running = asyncio.create_task(execution.execute(acquired, ONLY, tmp_path))
         async with asyncio.timeout(20):
             await group.sampled.wait()
         assert not running.done()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert not lease.clean
+        assert not acquired.clean
 
 
 # --- an interpreter that is lost

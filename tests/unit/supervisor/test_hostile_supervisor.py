@@ -22,7 +22,7 @@ import pytest
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.execution import Execution
-from nanoagent.container.pool import Lease
+from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model.errors import ContainerError, PlatformError
 from nanoagent.model.result import ErrorType, Start
 from nanoagent.supervisor import session as session_module
@@ -242,12 +242,12 @@ async def run_against(attack: Attack, spool: Path) -> tuple[Execution | Containe
             "RunningContainer",
             SimpleNamespace(session=session, group=None, spec=SPEC),
         )
-        lease = Lease(container, Start.WARM, reuse=True)
+        acquired = AcquiredContainer(container, Start.WARM, reuse=True)
         enemy = asyncio.create_task(play(attack, theirs))
         try:
-            return await execution.execute(lease, REQUEST, spool), lease.clean
+            return await execution.execute(acquired, REQUEST, spool), acquired.clean
         except ContainerError as exc:
-            return exc, lease.clean
+            return exc, acquired.clean
         finally:
             if not enemy.cancel():
                 enemy.result()

@@ -669,7 +669,7 @@ async def container_removal(fault: Fault) -> None:
     async with filled_pool(fault, lambda _, __: None) as (pool, driver):
         await pool.filled()
         fault.once(FakeDriver, "remove")
-        async with pool.lease(binding_of(fault.folder)):
+        async with pool.acquire(binding_of(fault.folder)):
             pass  # not clean: its container is removed
         await until(lambda: fault.raised)
         await until(lambda: driver.removed)  # as a stray one
