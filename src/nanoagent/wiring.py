@@ -27,7 +27,8 @@ from nanoagent.aws.clients import AwsClients
 from nanoagent.aws.interruption import InterruptionWatcher, endpoint_of
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.cache import MOST_FRESH, CodeCache, ProgramCache
+from nanoagent.code.code_cache import MOST_FRESH, CodeCache
+from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.container import engine
 from nanoagent.container.docker import DockerDriver

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.code.cache import ProgramCache
+from nanoagent.code.program_cache import ProgramCache
 from nanoagent.container import docker
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Sharing

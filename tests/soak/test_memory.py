@@ -44,7 +44,7 @@ MOST_ENTRIES = 100
 BOUNDED = {
     # Crashes, builds, durations, refused code, and messages that could not be settled.
     "nanoagent.common.bounded_map.BoundedMap.data": 1024 + 32 + 1024 + 1024 + 1024,
-    "nanoagent.code.cache.CodeCache._fresh": 256,
+    "nanoagent.code.fresh_trees.FreshTrees._trees": 256,
 }
 
 KINDS = 20

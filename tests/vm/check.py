@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent import wiring
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.code.code_cache import CodeCache
+from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import Verdict, probe

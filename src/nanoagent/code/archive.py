@@ -24,16 +24,16 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from nanoagent.code import layout, refusals, unpacking
-from nanoagent.code.entries import MAX_NAME_BYTES, Kind, Naming, Places, entry_of
+from nanoagent.code import refusals, unpacking, zip_tree
 from nanoagent.code.refusals import refused
+from nanoagent.code.zip_entries import MAX_NAME_BYTES, Kind, Naming, Places, entry_of
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
     from zipfile import ZipInfo
 
-    from nanoagent.code.entries import Entry
+    from nanoagent.code.zip_entries import Entry
 
 # zipfile takes time by the square of it: 13 s for an archive of 46 MB. Known fields take less than 2 KiB
 # together, a Unicode path of the longest name that is taken included.
@@ -108,7 +108,7 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
         return TreeInfo(files=files, bytes=total)
 
 
-def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, layout.Tree]:
+def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, zip_tree.Tree]:
     """Refuse what `extract` would refuse before it writes anything. The files' data is not read.
 
     Args:
@@ -127,7 +127,7 @@ def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, layout.Tree]
     return TreeInfo(files=len(sizes), bytes=sum(sizes)), tree
 
 
-def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> layout.Tree:
+def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> zip_tree.Tree:
     """Check all entries; returns the tree to write."""
     size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
@@ -135,7 +135,7 @@ def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> layout.Tree:
     entries, directory_at = _directory(file, limits)
     tree = _tree_of(entries, limits)
     _check_layout(entries, file, size, directory_at)
-    links = layout.Links(tree.base, lambda link: unpacking.target_of(link, file))
+    links = zip_tree.Links(tree.base, lambda link: unpacking.target_of(link, file))
     for node in tree.links:
         links.check(node)
     return tree
@@ -234,9 +234,9 @@ def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], int]
     return entries, directory_at
 
 
-def _tree_of(entries: list[Entry], limits: ArchiveLimits) -> layout.Tree:
+def _tree_of(entries: list[Entry], limits: ArchiveLimits) -> zip_tree.Tree:
     """The tree of all entries, each checked by itself before it is put there."""
-    places, tree = Places(), layout.Tree(limits.entries)
+    places, tree = Places(), zip_tree.Tree(limits.entries)
     total = 0
     for entry in entries:
         place = places.find(entry)

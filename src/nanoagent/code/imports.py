@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.code.root import is_leftover
+from nanoagent.code.entry_file import is_leftover
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:

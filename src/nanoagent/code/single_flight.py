@@ -1,7 +1,7 @@
-"""Work that several callers want at the same time and that is done once.
+"""Single flight: an operation that several callers want at the same time runs once.
 
-The callers' cancellations and the work's are kept apart: a caller that is cancelled leaves, and only when
-the last one leaves is the work cancelled, and waited for, so that nothing of it goes on unseen.
+A caller that is cancelled leaves the operation to the others. When the last caller leaves, the operation is
+cancelled and its end awaited, so that no part of it continues in the background.
 """
 
 from __future__ import annotations
@@ -18,82 +18,95 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Shared(Protocol):
-    """A resource that can be held several times over."""
+class Shareable(Protocol):
+    """A resource that several holders can share."""
 
     def share(self) -> Self:
-        """The same resource once more, to be released by itself."""
+        """Return the same resource for another holder, who releases it separately."""
         ...
 
     def release(self) -> None:
-        """Let go. Idempotent."""
+        """Release this holder's share. Idempotent."""
         ...
 
 
-ResourceT = TypeVar("ResourceT", bound=Shared)
+ResourceT = TypeVar("ResourceT", bound=Shareable)
 
 
 @dataclass(eq=False, slots=True)
-class _Flight(Generic[ResourceT]):
+class _Operation(Generic[ResourceT]):
+    """An operation that runs.
+
+    Attributes:
+        task: Its task.
+        waiters: The number of callers that wait for it.
+    """
+
     task: asyncio.Task[ResourceT]
     waiters: int = 0
 
 
 class SingleFlight(Generic[ResourceT]):
-    """Single-flight by key."""
+    """Runs operations, at most one per key at the same time."""
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight[ResourceT]] = {}
+        self._operations: dict[Hashable, _Operation[ResourceT]] = {}
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether the work for `key` is under way, so that `join` would share it."""
-        return key in self._flights
+        """Whether an operation runs for the key; `join` would share it."""
+        return key in self._operations
 
     async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, ResourceT]]) -> ResourceT:
-        """What `work` returns, or what the work already under way for `key` will.
+        """Wait for the operation that runs for a key. If there is none, start one.
+
+        Args:
+            key: The key.
+            work: Starts the operation.
 
         Returns:
-            A share of its own for each caller; the caller releases it.
+            This caller's share of the resource, which the caller releases.
 
         Raises:
             StorageError: `close` was called.
-            Exception: Whatever `work` raises, to each caller.
+            Exception: The error of the operation; each caller gets it.
         """
-        flight = self._flights.get(key) or self._start(key, work)
-        flight.waiters += 1
+        operation = self._operations.get(key) or self._start(key, work)
+        operation.waiters += 1
         try:
-            await asyncio.wait({flight.task})
-            if flight.task.cancelled():
+            await asyncio.wait({operation.task})
+            if operation.task.cancelled():
                 raise StorageError("the cache was closed while it was in use")
-            return flight.task.result().share()
+            return operation.task.result().share()
         finally:
-            flight.waiters -= 1
-            if not flight.waiters:
-                self._forget(key, flight)
-                await _land(flight.task)
+            operation.waiters -= 1
+            if not operation.waiters:
+                self._forget(key, operation)
+                await _discard(operation.task)
 
     async def close(self) -> None:
-        """Cancel all work and wait for its end."""
-        tasks = [flight.task for flight in self._flights.values()]
+        """Cancel all operations and wait for their ends."""
+        tasks = [operation.task for operation in self._operations.values()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _start(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, ResourceT]]) -> _Flight[ResourceT]:
-        flight = _Flight(asyncio.create_task(work()))
-        self._flights[key] = flight
-        # From here on a new caller starts anew, though the old ones have not been resumed yet.
-        flight.task.add_done_callback(lambda _: self._forget(key, flight))
-        return flight
+    def _start(
+        self, key: Hashable, work: Callable[[], Coroutine[Any, Any, ResourceT]]
+    ) -> _Operation[ResourceT]:
+        operation = _Operation(asyncio.create_task(work()))
+        self._operations[key] = operation
+        # A caller that comes after the end starts a new operation, even if the waiters have not resumed yet.
+        operation.task.add_done_callback(lambda _: self._forget(key, operation))
+        return operation
 
-    def _forget(self, key: Hashable, flight: _Flight[ResourceT]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _forget(self, key: Hashable, operation: _Operation[ResourceT]) -> None:
+        if self._operations.get(key) is operation:
+            del self._operations[key]
 
 
-async def _land(task: asyncio.Task[ResourceT]) -> None:
-    """End the work that nobody waits for any more and release what it got."""
+async def _discard(task: asyncio.Task[ResourceT]) -> None:
+    """Cancel an operation that no caller waits for any more, and release its resource if it has ended."""
     task.cancel()
     try:
         await until_done(task)

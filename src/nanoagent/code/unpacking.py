@@ -12,15 +12,15 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from nanoagent.code import refusals
-from nanoagent.code.entries import Kind
 from nanoagent.code.refusals import refused
+from nanoagent.code.zip_entries import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from nanoagent.code.entries import Entry
-    from nanoagent.code.layout import Node
+    from nanoagent.code.zip_entries import Entry
+    from nanoagent.code.zip_tree import Node
 
 _CHUNK_BYTES: Final = 64 * 1024
 _FOLDER_MODE: Final = 0o755

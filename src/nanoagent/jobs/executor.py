@@ -20,7 +20,7 @@ from nanoagent.model.text import Text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.code.cache import CodeCache, CodeTree
+    from nanoagent.code.code_cache import CodeCache, CodeTree
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
     from nanoagent.jobs.outputs import OutputUploader

@@ -17,8 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.code import imports
-from nanoagent.code import root as code_root
+from nanoagent.code import entry_file, imports
 from nanoagent.common import gateway_address
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
@@ -40,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-    from nanoagent.code.cache import CodeTree, ProgramCache
+    from nanoagent.code.code_cache import CodeTree
+    from nanoagent.code.program_cache import ProgramCache
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import AcquiredContainer, Pool
@@ -206,7 +206,7 @@ class Runner:
     def _binding(self, job: Job, tree: CodeTree, program: Path | None, **changes: Any) -> Binding:
         root = _find_root(tree.path, RECIPES[job.runtime].entry)
         if root is None:
-            raise code_root.missing_entry(tree.path, job.runtime)
+            raise entry_file.missing_entry(tree.path, job.runtime)
         fields: dict[str, Any] = {
             "runtime": job.runtime,
             "function_id": job.function_id,
@@ -378,7 +378,7 @@ class Runner:
 @lru_cache(maxsize=1024)
 def _find_root(tree: Path, entry: str) -> Path | None:
     """`root.find_root`, once for each tree: its path is the digest of its content."""
-    return code_root.find_root(tree, entry)
+    return entry_file.find_root(tree, entry)
 
 
 def entry_source(tree: CodeTree, runtime: Runtime) -> str:

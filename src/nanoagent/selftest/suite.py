@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.code.cache import CodeTree
+from nanoagent.code.code_cache import CodeTree
 from nanoagent.jobs.failures import Failures
 from nanoagent.jobs.runner import Attempt, Runner, environment_of
 from nanoagent.languages.recipes import RECIPES

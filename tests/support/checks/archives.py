@@ -15,7 +15,7 @@ from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING
 
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
-from nanoagent.code.root import is_leftover
+from nanoagent.code.entry_file import is_leftover
 from nanoagent.model.errors import Rejected
 from nanoagent.model.result import ErrorType
 from support.checks.zips import UTF8_NAME

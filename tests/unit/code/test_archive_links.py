@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nanoagent.code import refusals, unpacking
 from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
-from nanoagent.code.entries import Kind
+from nanoagent.code.zip_entries import Kind
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import Rejected
 from support.checks.archives import check_links, check_refusal, tree_of

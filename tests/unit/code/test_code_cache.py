@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from nanoagent.code import archive
-from nanoagent.code import cache as cache_module
+from nanoagent.code import archive, code_cache, code_index
 from nanoagent.code.archive import ArchiveLimits, TreeInfo
-from nanoagent.code.cache import CodeCache, FetchOutcome, ProgramCache
-from nanoagent.code.store import DiskCache, Use, eviction_order
+from nanoagent.code.code_cache import CodeCache, FetchOutcome
+from nanoagent.code.disk_cache import DiskCache
+from nanoagent.code.disk_entries import EntryUse, eviction_order
+from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.host.threads import in_thread
 from nanoagent.model.errors import PlatformError, Rejected, StorageError
@@ -94,7 +95,7 @@ async def opened(
     limits: ArchiveLimits = LIMITS,
     fresh_s: float = 0,
     *,
-    most_fresh: int = cache_module.MOST_FRESH,
+    most_fresh: int = code_cache.MOST_FRESH,
 ) -> AsyncIterator[CodeCache]:
     cache = CodeCache(root, store, limits, max_bytes, observe, fresh_s=fresh_s, most_fresh=most_fresh)
     await cache.start()
@@ -745,7 +746,7 @@ async def test_a_publisher_replaces_a_damaged_entry(root: Path) -> None:
 LEAVE_A_MESS = """
 import asyncio, os, sys
 from pathlib import Path
-from nanoagent.code.store import DiskCache
+from nanoagent.code.disk_cache import DiskCache
 
 async def main():
     disk = DiskCache(Path(sys.argv[1]), 1)
@@ -920,7 +921,7 @@ def test_room_is_never_exceeded_but_by_what_is_held(
 
 
 def test_eviction_starts_with_the_longest_unused() -> None:
-    uses = [Use("b", 1, 5), Use("a", 1, 5), Use("c", 1, 4)]
+    uses = [EntryUse("b", 1, 5), EntryUse("a", 1, 5), EntryUse("c", 1, 4)]
 
     assert [use.digest for use in eviction_order(uses)] == ["c", "a", "b"]
 
@@ -1043,7 +1044,7 @@ async def test_an_index_that_names_no_tree_is_pruned_at_start(root: Path, store:
 async def test_the_index_is_pruned_in_running_too(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_PRUNE_EVERY", 3)
+    monkeypatch.setattr(code_index, "_PRUNE_EVERY", 3)
     async with opened(root, store, max_bytes=0) as cache:
         for number in range(9):
             store.write(f"{number}", make_zip({"main.py": f"{number}"}))
@@ -1055,8 +1056,8 @@ async def test_the_index_is_pruned_in_running_too(
 async def test_of_keys_without_number_for_the_same_bytes_the_latest_are_remembered(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_PRUNE_EVERY", 1)
-    monkeypatch.setattr(cache_module, "_MOST_INDEXED", 3)
+    monkeypatch.setattr(code_index, "_PRUNE_EVERY", 1)
+    monkeypatch.setattr(code_index, "_MOST_INDEXED", 3)
     async with opened(root, store) as cache:
         for number in range(6):
             store.write(f"{number}", make_zip({"main.py": "one"}))
@@ -1230,7 +1231,7 @@ async def test_a_builder_that_writes_no_file_is_the_platforms_fault(
 
 @pytest.mark.parametrize("key", ["", "../../etc", "g" * 64, "ABCDEF0123456789", "0" * 64 + "\n"])
 async def test_a_key_that_is_no_digest_is_a_mistake(programs: ProgramCache, key: str) -> None:
-    with pytest.raises(ValueError, match="no hex digest"):
+    with pytest.raises(ValueError, match="not a hex digest"):
         await built(programs, Builder(), key)
 
 

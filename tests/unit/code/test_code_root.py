@@ -10,7 +10,7 @@ import pytest
 
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.root import find_root, is_leftover, missing_entry, refusal
+from nanoagent.code.entry_file import find_root, is_leftover, missing_entry, refusal
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from support.checks.archives import check_refusal

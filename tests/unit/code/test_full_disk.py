@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.code.code_cache import CodeCache
+from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import PlatformError, StorageError
 from support.checks.zips import make_zip

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from nanoagent.code import store
+from nanoagent.code import disk_entries
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.cache import CodeCache, ProgramCache
+from nanoagent.code.code_cache import CodeCache
+from nanoagent.code.pin import Meta
+from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
@@ -115,7 +117,7 @@ class Rig:
     def play(self, result: Execution | Exception) -> None:
         """What comes of the next container's run."""
 
-        async def play(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
+        async def play(_acquired: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
             if isinstance(result, Exception):
                 raise result
             return result
@@ -288,7 +290,7 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
         held.append((rig.admission.used.memory_mb, rig.pool.out))
         await put(bucket, key, source, **said)
 
-    async def leave_a_file(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
         (spool / "0").write_bytes(b"abc")
         return ended(files=[OutputFile("dir/a.txt", spool / "0", 3)])
@@ -336,8 +338,8 @@ async def test_the_copy_of_the_code_counts_in_admission(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, tree_mb: int
 ):
     """By whole pages, not by the bytes of its files. Code that can never fit has the worker to itself."""
-    meta = store.Meta(files=1, bytes=1, disk_bytes=tree_mb * MIB)
-    monkeypatch.setattr(store, "_measure", lambda _: meta)
+    meta = Meta(files=1, bytes=1, disk_bytes=tree_mb * MIB)
+    monkeypatch.setattr(disk_entries, "_measure", lambda _: meta)
     rig.put(CODE[Runtime.PYTHON])
 
     result = await rig.run(make_job(memory_mb=128))
@@ -477,10 +479,10 @@ async def test_the_program_that_is_run_is_what_the_build_left(rig: Rig):
     rig.put(CODE[Runtime.CPP])
     contents: list[bytes] = []
 
-    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         return built(spool)
 
-    async def run(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
+    async def run(_acquired: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         program = rig.pool.bindings[-1].program
         assert program is not None
         contents.append(program.read_bytes())
@@ -527,7 +529,7 @@ async def test_jobs_of_the_same_code_at_once_are_built_once_and_hold_no_slot_mea
     rig.put(CODE[Runtime.CPP])
     begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         begun.set()
         await gate.wait()
         return built(spool)
@@ -627,7 +629,7 @@ async def test_a_job_that_waited_for_its_slot_meanwhile_is_not_let_through_eithe
     rig.put(CODE[Runtime.PYTHON])
     gate = asyncio.Event()
 
-    async def die(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
+    async def die(_acquired: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         await gate.wait()
         raise ContainerError("died")
 
@@ -755,7 +757,7 @@ async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
     rig = await make_rig(s3_user_data_bucket="absent")
     rig.put(CODE[Runtime.PYTHON])
 
-    async def leave_a_file(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
         (spool / "0").write_bytes(b"abc")
         return ended(files=[OutputFile("a.txt", spool / "0", 3)])
@@ -770,7 +772,7 @@ async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
     rig.spool.rmdir()
 
-    async def leave_a_file(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         spool.mkdir()
         return ended()
 
@@ -789,7 +791,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
     begun = asyncio.Event()
 
-    async def hang(_lease: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
+    async def hang(_acquired: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         begun.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -812,7 +814,7 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
     rig.put(CODE[Runtime.CPP])
     begun, goes_on, ended_early = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         begun.set()
         try:
             await goes_on.wait()
@@ -827,8 +829,8 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
         await begun.wait()
         if shared:
             other = asyncio.create_task(rig.run(make_job(request_id="r2", runtime=Runtime.CPP)))
-            flights = rig.programs._flights._flights
-            while sum(flight.waiters for flight in flights.values()) < 2:  # noqa: ASYNC110 - nobody tells
+            builds = rig.programs._builds._operations
+            while sum(build.waiters for build in builds.values()) < 2:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0)
         job.cancel()
         await asyncio.wait({job})
@@ -937,7 +939,7 @@ async def test_a_failure_is_explained_by_the_jobs_network(rig: Rig):
 async def test_the_entry_file_shows_that_the_payload_is_read(rig: Rig):
     rig.put({"app/main.cpp": 'int main() { return getenv("PAYLOAD")[0]; }'})
 
-    async def build(_lease: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
         return built(spool)
 
     rig.plays.append(build)

@@ -114,7 +114,7 @@ def words_of(template: str) -> str:
 def test_the_source_has_texts_in_every_part_that_speaks_to_authors():
     found = {place.split(":")[0] for place, _, _ in ALL_TEXTS}
     assert {
-        "code/cache.py",
+        "code/code_cache.py",
         "container/execution.py",
         "model/errors.py",
         "jobs/executor.py",

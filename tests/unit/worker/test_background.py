@@ -275,7 +275,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("broker/sqs.py", "SqsBroker.receive"): "one poll, awaited, or left to message_return",
     ("broker/sqs_leases.py", "Leases._renew_all"): "one round's batches, awaited there",
     ("broker/sqs_deletions.py", "Deletions.add"): "one timer for one batch; the next batch sets another",
-    ("code/cache.py", "CodeCache._remember_fresh"): "one timer for one entry",
+    ("code/fresh_trees.py", "FreshTrees.remember"): "one timer for one entry",
     ("code/single_flight.py", "SingleFlight._start"): "one fetch, awaited by all that want it",
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",

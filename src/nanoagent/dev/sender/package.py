@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
-from nanoagent.code import archive, root
+from nanoagent.code import archive, entry_file
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.root import is_leftover
+from nanoagent.code.entry_file import is_leftover
 from nanoagent.common.units import MIB
 from nanoagent.dev.sender import selection
 from nanoagent.dev.sender.selection import Entry, LeftOut, Reason, Selection
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.code.archive import TreeInfo
-    from nanoagent.code.layout import Tree
+    from nanoagent.code.zip_tree import Tree
     from nanoagent.config import Settings
 
 _CHUNK_BYTES: Final = MIB
@@ -304,10 +304,14 @@ def _runtime_of_zip(code: Path, tree: Tree, runtime: Runtime | None) -> Runtime:
     found = [known for known, recipe in RECIPES.items() if tree.has_entry(recipe.entry)]
     if (chosen := _choice(code, found, runtime)) is not None:
         return chosen
-    top = root.most_likely([tree.top(known) for known in Runtime]) if runtime is None else tree.top(runtime)
+    top = (
+        entry_file.most_likely([tree.top(known) for known in Runtime])
+        if runtime is None
+        else tree.top(runtime)
+    )
     if top is None:
         raise InvalidCall([f"{_no_entry(code)}; {_seen(tree.top(Runtime.PYTHON).names, ())}"])
-    raise _refused(code, root.refusal(top))
+    raise _refused(code, entry_file.refusal(top))
 
 
 def _choice(code: Path, found: Sequence[Runtime], runtime: Runtime | None) -> Runtime | None:
@@ -336,7 +340,10 @@ def _top_names(paths: Iterable[str]) -> list[str]:
 
 
 def _seen(top: Sequence[str], left_out: Iterable[LeftOut]) -> str:
-    shown = [*sorted(top, key=root.source_rank)[:_SHOWN_NAMES], *(["…"] if len(top) > _SHOWN_NAMES else [])]
+    shown = [
+        *sorted(top, key=entry_file.source_rank)[:_SHOWN_NAMES],
+        *(["…"] if len(top) > _SHOWN_NAMES else []),
+    ]
     entries = {recipe.entry for recipe in RECIPES.values()}
     lost = [f"{left.path} is left out ({left.reason})" for left in left_out if left.path in entries]
     return "; ".join([f"found there: {one_line(', '.join(shown))}", *lost])

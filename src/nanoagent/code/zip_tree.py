@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code import refusals
-from nanoagent.code.entries import MAX_DEPTH, Kind
+from nanoagent.code.entry_file import MOST_LISTED, MOST_LOOKED_INTO, Top, is_leftover
 from nanoagent.code.refusals import refused
-from nanoagent.code.root import MOST_LISTED, MOST_LOOKED_INTO, Top, is_leftover
+from nanoagent.code.zip_entries import MAX_DEPTH, Kind
 from nanoagent.languages.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nanoagent.code.entries import Entry, Place
+    from nanoagent.code.zip_entries import Entry, Place
     from nanoagent.model.errors import Rejected
     from nanoagent.model.job import Runtime
 

@@ -1,0 +1,290 @@
+"""Unpacked code by bucket and key, kept on disk while there is room.
+
+Three memories save work (each is only a hint or a copy; the object store decides):
+
+* `fresh_trees`: objects about which the store was asked a moment ago need no request.
+* `code_index`: the ETag of an object that was fetched before makes the request a conditional one.
+* `CodeCache` remembers the digests of refused archives, in this process only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import structlog
+
+from nanoagent.code import archive, refusals
+from nanoagent.code.code_index import CodeIndex, IndexEntry
+from nanoagent.code.disk_cache import DiskCache, retry_when_full
+from nanoagent.code.disk_errors import disk_errors
+from nanoagent.code.fresh_trees import FreshTrees
+from nanoagent.code.missing_code import rejection
+from nanoagent.code.refusals import refused
+from nanoagent.code.single_flight import SingleFlight
+from nanoagent.common.bounded_map import BoundedMap
+from nanoagent.common.units import MIB
+from nanoagent.host.threads import in_thread
+from nanoagent.model.errors import Rejected, Remembered, StorageError
+from nanoagent.model.result import ErrorType
+from nanoagent.model.text import Text
+from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from nanoagent.code.pin import Pin
+    from nanoagent.storage.base import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+# All jobs share the few threads of the event loop. An archive may occupy one of them for seconds, and take
+# hundreds of megabytes.
+_PARALLEL_UNPACKINGS: Final = 2
+_REFUSALS: Final = 1024  # refusals that are remembered, of about 300 bytes each
+_REFUSAL_REMEMBERED: Final = Text(
+    "{message} (remembered: the same bytes were examined {ago_s} s ago)",
+    "{message} (기억된 결과: {ago_s}초 전에 같은 내용을 검사했습니다)",
+)
+MOST_FRESH: Final = 256
+"""The limit of `FreshTrees`; each tree holds a file descriptor."""
+
+FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
+"""How a fetch was served.
+
+* `hit`: without a request of its own, or by a tree that the same bytes had left on disk.
+* `revalidated`: by one conditional request; the object had not changed.
+* `miss`: fetched and unpacked, or refused.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTree:
+    """Unpacked code. It stays on disk while the block of `CodeCache.fetch` runs.
+
+    Attributes:
+        digest: SHA-256 of the zip, hex.
+        path: The folder. Files have mode 0444 or 0555, folders 0755. Links stay inside the code.
+        bytes: The size of all files together.
+        disk_bytes: The disk space of files and folders, in whole blocks. A copy in memory takes as much.
+    """
+
+    digest: str
+    path: Path
+    bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """The refusal of an archive.
+
+    Attributes:
+        message: The rule that the archive breaks.
+        hint: The advice for the author.
+        at: The time of the refusal, in the loop's clock.
+    """
+
+    message: Text
+    hint: Text | None
+    at: float
+
+
+def _observe_nothing(_: FetchOutcome) -> None:
+    pass
+
+
+class CodeCache:
+    """Trees of code, fetched once.
+
+    Call `start` before use and `close` afterwards. Workers of the same user may share `root`.
+
+    Args:
+        root: The folder; not that of another cache.
+        store: The object store that has the zips.
+        limits: The limits of a zip.
+        max_bytes: The limit of the disk space of all trees. Trees in use may exceed it.
+        observe: Called once per fetch with its outcome.
+        fresh_s: The time for which an answer of the store is used, seconds; 0 asks it each time.
+        most_fresh: The limit of the number of objects that need no request.
+    """
+
+    def __init__(  # noqa: PLR0913 - the settings that it has
+        self,
+        root: Path,
+        store: ObjectStore,
+        limits: archive.ArchiveLimits,
+        max_bytes: int,
+        observe: Callable[[FetchOutcome], None] = _observe_nothing,
+        *,
+        fresh_s: float = 0,
+        most_fresh: int = MOST_FRESH,
+    ) -> None:
+        self._root = root
+        self._store = store
+        self._limits = limits
+        self._observe = observe
+        self._disk = DiskCache(root, max_bytes)
+        self._index = CodeIndex(root, self._disk.digests)
+        self._fresh = FreshTrees(fresh_s, most_fresh)
+        self._refusals: BoundedMap[str, _Refusal] = BoundedMap(_REFUSALS)  # by digest
+        self._fetches: SingleFlight[Pin] = SingleFlight()
+        self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
+
+    async def start(self) -> None:
+        """Make the folders, and remove the leftovers of workers that crashed.
+
+        Raises:
+            ConfigError: A folder belongs to another user.
+            StorageError: The disk failed.
+        """
+        await self._disk.start()
+        await self._index.start()
+
+    async def close(self) -> None:
+        """Cancel all fetches. The trees remain on disk. Idempotent."""
+        await self._fetches.close()
+        self._fresh.forget_all()
+        await self._disk.close()
+
+    @asynccontextmanager
+    async def fetch(self, bucket: str, key: str) -> AsyncIterator[CodeTree]:
+        """Hold the tree of a zip while the block runs.
+
+        The tree is that of the newest version of the zip, or of the version that the store had less than
+        `fresh_s` ago. A fetch makes one request at most. Callers that want the same object at the same time
+        share the request.
+
+        Args:
+            bucket: The bucket's name.
+            key: The object's key.
+
+        Raises:
+            Rejected: CODE_NOT_FOUND; or INVALID_CODE, for a zip that is over a limit or hostile.
+            StorageError: The object store or the disk failed.
+        """
+        pin = self._fresh.recall(bucket, key)
+        if pin is not None or (bucket, key) in self._fetches:
+            self._observe("hit")
+        if pin is None:
+            pin = await self._fetches.join((bucket, key), partial(self._fetch, bucket, key))
+        async with self._disk.releasing(pin):
+            meta = pin.meta()
+            yield CodeTree(pin.digest, pin.content, meta.bytes, meta.disk_bytes)
+
+    async def make_room(self, size_bytes: float) -> None:
+        """Evict the least recently used trees that are not in use. No tree is fresh afterwards.
+
+        Args:
+            size_bytes: The least disk space to free, as far as trees are not in use.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        self._fresh.forget_all()
+        await self._disk.evict(missing_bytes=size_bytes)
+
+    async def _fetch(self, bucket: str, key: str) -> Pin:
+        asked_at = asyncio.get_running_loop().time()
+        pin = await retry_when_full(partial(self._try_to_fetch, bucket, key), self.make_room)
+        if self._disk.may_exceed_limits:
+            self._fresh.forget(bucket, key)  # its pin would hold up the eviction
+        else:
+            self._fresh.remember(bucket, key, pin, asked_at)
+        return pin
+
+    async def _try_to_fetch(self, bucket: str, key: str) -> Pin:
+        known = self._index.recall(bucket, key)
+        pin = await self._disk.pin(known.digest) if known else None
+        try:
+            usable = known if known and (pin or known.digest in self._refusals) else None
+            async with self._disk.scratch() as scratch:
+                changed = await self._request(bucket, key, scratch / "code.zip", usable)
+                if changed is not None:
+                    return await self._adopt(changed, scratch)
+            if usable is None:
+                raise StorageError(
+                    f"{shown(bucket, key)}: an unconditional request was answered 'not modified'"
+                )
+            self._observe("revalidated")
+            self._refuse_known(usable.digest)
+            if pin is None:  # the refusal was dropped from memory during the request
+                raise StorageError(
+                    f"{shown(bucket, key)}: neither the tree nor the refusal is known any more"
+                )
+            return pin.share()
+        finally:
+            if pin is not None:
+                pin.release()
+
+    async def _request(
+        self, bucket: str, key: str, into: Path, known: IndexEntry | None
+    ) -> IndexEntry | None:
+        """Fetch an object unless it still has the known version.
+
+        Returns:
+            The version that was fetched; None if the object has not changed.
+        """
+        etag = known.etag if known else None
+        try:
+            etag = await self._store.fetch(bucket, key, into, etag=etag, max_bytes=self._limits.zip_bytes)
+        except ObjectMissing as exc:
+            tell = log.info if exc.absence is Absence.KEY else log.warning
+            tell("code not found", reason=str(exc))
+            raise rejection(bucket, key, exc) from exc
+        except ObjectTooLarge as exc:
+            raise refused(refusals.ZIP_TOO_LARGE, limit_mb=self._limits.zip_bytes / MIB) from exc
+        if etag is None:
+            return None
+        with disk_errors(self._root):
+            return IndexEntry(bucket, key, etag, await in_thread(partial(_sha256, into)))
+
+    async def _adopt(self, changed: IndexEntry, scratch: Path) -> Pin:
+        """Pin the tree of the zip that was just fetched; unpack it unless the disk has its tree."""
+        pin = await self._disk.pin(changed.digest)
+        self._observe("hit" if pin else "miss")
+        try:
+            await self._index.remember(changed, scratch)
+            if pin is None:
+                self._refuse_known(changed.digest)
+                await self._unpack(changed.digest, scratch)
+                pin = await self._disk.publish(changed.digest, scratch / "tree")
+                await self._evict()
+            return pin.share()
+        finally:
+            if pin is not None:
+                pin.release()
+
+    async def _unpack(self, digest: str, scratch: Path) -> None:
+        try:
+            with disk_errors(self._root):
+                async with self._unpackings:
+                    await in_thread(
+                        partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
+                    )
+        except Rejected as exc:
+            self._refusals[digest] = _Refusal(exc.message, exc.hint, asyncio.get_running_loop().time())
+            raise
+
+    def _refuse_known(self, digest: str) -> None:
+        """Raise the refusal of an archive that was refused before."""
+        if refusal := self._refusals.get(digest):
+            ago_s = asyncio.get_running_loop().time() - refusal.at
+            message = _REFUSAL_REMEMBERED.format(message=refusal.message, ago_s=round(ago_s))
+            raise Remembered(ErrorType.INVALID_CODE, message, hint=refusal.hint, reason="archive")
+
+    async def _evict(self) -> None:
+        await self._disk.evict()
+        if self._disk.may_exceed_limits and len(self._fresh):  # their pins hold up the eviction
+            self._fresh.forget_all()
+            await self._disk.evict()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,294 @@
+"""The entries of a disk cache, in its folder `entries`. All functions block; they are for threads.
+
+An entry appears by a `rename` from a workspace and is removed by a `rename` into one. So no worker ever sees
+half an entry.
+
+A worker that removes an entry holds the removal lock. It first checks the inode of the file `meta`: by then,
+the same name may belong to a newer entry.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from nanoagent.code.pin import Meta, Pin, inode_of
+from nanoagent.code.workspace import delete, make_private, removal_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from nanoagent.code.workspace import Workspace
+
+_BLOCK_BYTES: Final = 4096  # the smallest file or folder takes one block on common file systems
+_OWN_BYTES: Final = 2 * _BLOCK_BYTES  # the folder of the entry and its file `meta`
+# An attempt fails only if another worker was first, or after it has removed a damaged entry.
+_PUBLISH_ATTEMPTS: Final = 8
+_OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+
+
+@dataclass(frozen=True, slots=True)
+class EntryUse:
+    """The size and the last use of an entry, for eviction.
+
+    Attributes:
+        digest: The name of the entry.
+        disk_bytes: The disk space that it takes.
+        used_at_ns: The time of its last pin, Unix epoch nanoseconds.
+    """
+
+    digest: str
+    disk_bytes: int
+    used_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """The limits of a disk cache. Pinned entries may exceed them.
+
+    Attributes:
+        disk_bytes: The disk space of all entries together.
+        entries: The number of entries.
+    """
+
+    disk_bytes: int
+    entries: int
+
+
+def eviction_order(uses: Iterable[EntryUse]) -> list[EntryUse]:
+    """Sort entries by their last use, the least recently used first."""
+    return sorted(uses, key=lambda use: (use.used_at_ns, use.digest))
+
+
+def is_intact(pin: Pin) -> bool:
+    """Whether the size of an entry is the one that was published."""
+    try:
+        return _measure(pin.content) == pin.meta()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
+        return False
+
+
+class DiskEntries:
+    """The entries of a disk cache, as one worker sees them.
+
+    Args:
+        root: The folder of the cache.
+        workspace: The workspace of this worker.
+    """
+
+    def __init__(self, root: Path, workspace: Workspace) -> None:
+        self._root = root
+        self._folder = root / "entries"
+        self._workspace = workspace
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            ConfigError: A folder belongs to another user.
+        """
+        for folder in (self._root, self._folder):
+            make_private(folder)
+
+    def digests(self) -> set[str]:
+        """Return the names of all entries."""
+        return {entry.name for entry in self._folder.iterdir()}
+
+    def pin(self, digest: str, *, wait: bool = False) -> Pin | None:
+        """Pin an entry. That counts as a use.
+
+        Args:
+            digest: The name of the entry.
+            wait: Whether to wait while another worker removes the entry.
+
+        Returns:
+            The pin; None if the entry does not exist, or is being removed.
+        """
+        meta = self._folder / digest / "meta"
+        try:
+            descriptor = os.open(meta, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        pin = Pin(descriptor, digest, self._folder / digest / "content")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
+            if inode_of(meta) == inode_of(descriptor):
+                # The kernel's own clock for files ticks every 4 ms, which is too coarse for an order.
+                now = time.time_ns()
+                os.utime(descriptor, ns=(now, now))
+                return pin
+        except BlockingIOError:
+            pass
+        except BaseException:
+            pin.release()
+            raise
+        pin.release()
+        return None
+
+    # --- publication
+
+    def publish(self, digest: str, content: Path) -> Pin:
+        """Make a file or folder the content of an entry, and pin the entry.
+
+        If another worker has published an intact entry of that name before, that one is pinned.
+
+        Args:
+            digest: The name of the entry.
+            content: The file or folder, inside a scratch folder.
+
+        Raises:
+            OSError: The disk failed, or the name stays taken by a damaged entry.
+        """
+        target = self._folder / digest
+        draft, own = self._draft(digest, content)
+        try:
+            for _ in range(_PUBLISH_ATTEMPTS):
+                if _renamed(draft, target):
+                    return own.share()
+                if winner := self._pin_if_intact(digest):
+                    return winner
+        finally:
+            own.release()
+        raise OSError(errno.EBUSY, "could not be replaced", str(target))
+
+    def _draft(self, digest: str, content: Path) -> tuple[Path, Pin]:
+        """Prepare the folder of an entry in the workspace, already pinned."""
+        draft = content.with_name(f"{content.name}.entry")
+        draft.mkdir(0o700)
+        meta = draft / "meta"
+        meta.write_bytes(msgspec.json.encode(_measure(content)))
+        content.rename(draft / "content")
+        descriptor = os.open(meta, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return draft, Pin(descriptor, digest, self._folder / digest / "content")
+
+    def _pin_if_intact(self, digest: str) -> Pin | None:
+        """Pin an entry; a damaged one is removed instead."""
+        pin = self.pin(digest, wait=True)
+        if pin is None:
+            self.remove(digest, None)
+            return None
+        try:
+            if is_intact(pin):
+                return pin.share()
+            self.remove(digest, inode_of(pin.descriptor))
+            return None
+        finally:
+            pin.release()
+
+    # --- removal
+
+    def remove(self, digest: str, inode: int | None) -> None:
+        """Remove an entry, unless a newer one has taken its name.
+
+        Args:
+            digest: The name of the entry.
+            inode: The inode of its file `meta`; None if it has none.
+        """
+        with removal_lock(self._root):
+            trash = self._take_away(digest, inode)
+        if trash is not None:
+            delete(trash)
+
+    def evict(self, limits: CacheLimits, missing_bytes: float) -> bool:
+        """Remove the least recently used entries that are not pinned, until the limits are kept.
+
+        Args:
+            limits: The limits of the cache.
+            missing_bytes: The least disk space to free, as far as entries are not pinned.
+
+        Returns:
+            Whether the cache still exceeds its limits.
+        """
+        with removal_lock(self._root):
+            uses = [use for digest in self.digests() if (use := self._use_of(digest))]
+            total, count = sum(use.disk_bytes for use in uses), len(uses)
+            trash: list[Path] = []
+            for use in eviction_order(uses):
+                if total <= limits.disk_bytes and count <= limits.entries and missing_bytes <= 0:
+                    break
+                if taken := self._take_away_unless_pinned(use.digest):
+                    trash.append(taken)
+                    total, count = total - use.disk_bytes, count - 1
+                    missing_bytes -= use.disk_bytes
+        for path in trash:
+            delete(path)
+        return total > limits.disk_bytes or count > limits.entries
+
+    def _use_of(self, digest: str) -> EntryUse | None:
+        """Return the use of an entry; None without a `meta`. An entry with a damaged `meta` is the oldest."""
+        meta = self._folder / digest / "meta"
+        try:
+            used_at_ns = meta.stat().st_mtime_ns
+            disk_bytes = msgspec.json.decode(meta.read_bytes(), type=Meta).disk_bytes + _OWN_BYTES
+            return EntryUse(digest, disk_bytes, used_at_ns)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except msgspec.MsgspecError:
+            return EntryUse(digest, 0, 0)
+
+    def _take_away_unless_pinned(self, digest: str) -> Path | None:
+        try:
+            descriptor = os.open(self._folder / digest / "meta", os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._take_away(digest, inode_of(descriptor))
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _take_away(self, digest: str, inode: int | None) -> Path | None:
+        """Move an entry into the workspace. The caller holds the removal lock.
+
+        Returns:
+            The new path; None if the entry has another inode by now, or does not exist.
+        """
+        entry = self._folder / digest
+        if inode_of(entry / "meta") != inode:
+            return None
+        trash = self._workspace.new_path()
+        try:
+            entry.rename(trash)
+        except FileNotFoundError:
+            return None
+        return trash
+
+
+def _renamed(draft: Path, target: Path) -> bool:
+    """Rename a folder; return False if the new name is taken."""
+    try:
+        draft.rename(target)
+    except OSError as exc:
+        if exc.errno not in _OCCUPIED:
+            raise
+        return False
+    return True
+
+
+def _measure(content: Path) -> Meta:
+    """Measure a file or folder. Links are not followed."""
+    files = size = blocks = 0
+    pending = [os.fspath(content)]
+    while pending:
+        path = pending.pop()
+        status = os.lstat(path)
+        blocks += 1
+        if stat.S_ISDIR(status.st_mode):
+            # Strings, because Path objects cost too much for thousands of files.
+            pending += [f"{path}/{name}" for name in os.listdir(path)]  # noqa: PTH208
+        else:
+            files += 1
+            size += status.st_size
+            blocks += status.st_size // _BLOCK_BYTES  # the last block is counted above
+    return Meta(files=files, bytes=size, disk_bytes=blocks * _BLOCK_BYTES)
