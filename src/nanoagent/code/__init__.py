@@ -1,24 +1,31 @@
-"""From an object key to a folder of code that can be run, and to a program built from it.
+"""Code: from an object key to a folder that can be run, and to a program that was built from it.
 
-Theory of operation
--------------------
 ::
 
-    bucket, key ─► one conditional request ─► zip ─► sha256 ─► tree        (`cache.CodeCache`)
-    digest of code, compiler, flags, image ─► builder ─► program           (`cache.ProgramCache`)
+    bucket, key ─► one conditional request ─► zip ─► SHA-256 ─► tree           (`code_cache.CodeCache`)
+    digest of code, compiler, flags and image ─► build ─► program        (`program_cache.ProgramCache`)
 
-* A **tree** or **program** is named by a digest and never changes. Both caches keep theirs in a
-  `store.DiskCache`: one folder, bounded in bytes, least recently used goes first, shared by any number of
-  workers of one user on one machine.
-* A user of an entry holds a **pin**: a shared `flock` on the entry's `meta` file. Who evicts takes the
-  exclusive one, without waiting. The kernel drops the locks of a process that dies, so nothing is left
-  pinned and nothing in use is removed, by whichever worker.
-* An entry is built in a **workspace** that only its worker uses, and appears by one `rename`. Of two workers
-  that build the same, the later finds the name taken and throws its own away. A dead worker's workspace is
-  told by its lock, which nobody holds, and removed at the next start.
-* Callers that want the same at the same time share one request or build (`single_flight`).
-* Archives are **hostile** (`archive`): all entries are checked before one is written.
+Both caches keep their entries, trees or programs, in a `disk_cache.DiskCache`:
 
-Read in this order: `cache`, `store`, `single_flight`, `archive`, `entries`, `layout`, `unpacking`,
-`refusals`, `root`.
+* An entry is named by a digest and never changes. The cache is one folder with a limit in bytes; it evicts
+  the least recently used entries. All workers of one user on one machine share it.
+* A user of an entry holds a **pin**: a shared `flock` on the entry's file `meta`. Eviction takes an exclusive
+  lock without waiting, and skips pinned entries. The kernel releases the locks of a process that dies. So no
+  entry in use is removed, and no entry stays pinned for ever.
+* An entry is prepared in the **workspace** of its worker and appears by one `rename`. If two workers prepare
+  the same entry, the later one discards its own. The next worker that starts removes the workspaces of dead
+  workers.
+* Callers that want the same entry at the same time share one request or build (`single_flight`).
+
+Modules:
+
+* Caches: `code_cache` (with `code_index`, `fresh_trees` and `missing_code`), `program_cache`,
+  `single_flight`.
+* Entries on disk: `disk_cache`, `disk_entries`, `pin`, `workspace`, `disk_errors`.
+* Untrusted zips: `archive` checks all entries before it writes one. `zip_entries` reads names and kinds,
+  `zip_tree` follows links, `unpacking` writes files, `refusals` has the rules.
+* The unpacked code: `entry_file` finds the file to run, `imports` guesses the libraries that it needs.
+
+Read in this order: `code_cache`, `program_cache`, `disk_cache`, `disk_entries`, `archive` and the modules it
+names.
 """

@@ -1,19 +1,20 @@
-"""Unpacking a code zip that nobody vouches for.
+"""Checks and unpacks untrusted code zips.
 
-Every entry is checked before the first byte is written. Then the inflated bytes are counted, because headers
-may lie. An archive is taken whole or refused whole, with the rule named: an entry that was silently skipped
-or renamed would cause an ImportError that is hard to explain.
+All entries are checked before the first byte is written. The unpacked bytes are counted while they are
+written, because a header may state a wrong size. An archive is unpacked whole or refused whole, and the
+refusal names the rule. If an entry were silently skipped or renamed, the function would fail with an error
+that its author cannot explain.
 
-The central directory is the authority, as APPNOTE.TXT has it (PKWARE, .ZIP File Format Specification,
-4.3.12); a local header may only repeat it. `zipfile` reads the directory, within bounds. The data is read
-here: only stored and deflated entries are supported, `zipfile` expands bzip2 and LZMA without a bound on
-memory, and it takes several times as long for many small files.
+The central directory is the authority (PKWARE, .ZIP File Format Specification, APPNOTE.TXT, 4.3.12). A local
+header must repeat it. `zipfile` reads the directory, within limits that are set here. It does not read the
+data: it takes several times as long for many small files, and it expands bzip2 and LZMA data without a limit
+on memory. Only stored and deflated entries are supported.
 
-Memory is bounded by the directory, whose size is limited: names are held once, as bytes; folders that are
-only implied are counted as they are found; paths and targets of links are made when they are needed.
+The size of the directory is limited, and with it the memory: names are kept once, as bytes. Paths and link
+targets are computed when they are needed.
 
-Read in this order: `extract`, then `entries` (names, kinds, times), `layout` (places and links),
-`unpacking` (files).
+Read in this order: `extract`, `zip_entries` (names, kinds, times), `zip_tree` (paths and links), `unpacking`
+(files).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from nanoagent.code import refusals, unpacking, zip_tree
 from nanoagent.code.refusals import refused
-from nanoagent.code.zip_entries import MAX_NAME_BYTES, Kind, Naming, Places, entry_of
+from nanoagent.code.zip_entries import MAX_NAME_BYTES, Kind, Naming, PathParser, entry_of
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
     from nanoagent.code.zip_entries import Entry
 
-# zipfile takes time by the square of it: 13 s for an archive of 46 MB. Known fields take less than 2 KiB
-# together, a Unicode path of the longest name that is taken included.
+# The time of zipfile grows with the square of this size: 13 s for an archive of 46 MB. All known fields
+# together take less than 2 KiB, even with a Unicode path of the greatest length.
 _EXTRA_BYTES: Final = 4096
-# zipfile reads the directory at once. An ordinary entry takes 100 to 250 bytes of it.
+# zipfile reads the whole directory at once. A common entry takes 100 to 250 bytes of it.
 _DIRECTORY_BYTES: Final = 16 * MIB
 _DIRECTORY_ENTRY_BYTES: Final = 512
 
@@ -50,19 +51,19 @@ _LOCAL_HEADER: Final = struct.Struct("<4s5H3I2H")  # APPNOTE 4.3.7
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
-# Whatever `zipfile` raises for bytes that are no archive. RuntimeError covers NotImplementedError.
+# The exceptions of `zipfile` for a file that is not an archive. RuntimeError includes NotImplementedError.
 _DAMAGE: Final = (zipfile.BadZipFile, struct.error, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """What an archive may be at most.
+    """The limits of an archive.
 
     Attributes:
         zip_bytes: Size of the archive.
-        unpacked_bytes: Size of all its files together.
-        file_bytes: Size of one file.
-        entries: Files and folders, those counted that are only implied by a path.
+        unpacked_bytes: Size of all its files together, unpacked.
+        file_bytes: Size of one file, unpacked.
+        entries: Number of files and folders. A folder that only occurs in the path of an entry counts.
     """
 
     zip_bytes: int
@@ -73,11 +74,11 @@ class ArchiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class TreeInfo:
-    """What was unpacked.
+    """The size of an unpacked tree.
 
     Attributes:
-        files: How many files, links not counted.
-        bytes: Their size together.
+        files: The number of files, without links.
+        bytes: The size of all files together.
     """
 
     files: int
@@ -88,64 +89,64 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
     """Unpack an archive, or refuse it.
 
     Files become 0444, or 0555 where the archive marks them executable; folders 0755. Files and links keep
-    their time of modification (`entries`). Set-id bits and owners are not kept. Blocking; for a thread.
+    their time of modification. Set-id bits and owners are not kept. Blocking.
 
     Args:
         zip_path: The archive.
-        into: A folder that is empty or does not exist yet. After a refusal it may hold some of the files;
-            removing it is the caller's part.
-        limits: What the archive may be at most.
+        into: A folder that is empty or does not exist yet. After an error it may hold some of the files; the
+            caller removes it.
+        limits: The limits of the archive.
 
     Returns:
-        The number of files and their real size in bytes.
+        The number of files and their real size.
 
     Raises:
-        Rejected: INVALID_CODE; the message names the rule, and the entry if it is about one.
+        Rejected: INVALID_CODE; the message names the rule, and perhaps the entry.
         OSError: The disk failed.
     """
     with zip_path.open("rb") as file:
-        files, total = unpacking.write(_fit_to_write(file, limits).nodes, file, into)
+        files, total = unpacking.write(_checked_tree(file, limits).nodes, file, into)
         return TreeInfo(files=files, bytes=total)
 
 
 def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, zip_tree.Tree]:
-    """Refuse what `extract` would refuse before it writes anything. The files' data is not read.
+    """Make the checks that `extract` makes before it writes files. The data of files is not read.
 
     Args:
         file: The archive, open for reading.
         limits: The limits of the archive.
 
     Returns:
-        What would be unpacked, as the directory says, and the tree.
+        The size according to the directory, and the tree.
 
     Raises:
         Rejected: As `extract`.
         OSError: The disk failed.
     """
-    tree = _fit_to_write(file, limits)
+    tree = _checked_tree(file, limits)
     sizes = [node.entry.bytes for node in tree.nodes if node.kind is Kind.FILE and node.entry is not None]
     return TreeInfo(files=len(sizes), bytes=sum(sizes)), tree
 
 
-def _fit_to_write(file: BinaryIO, limits: ArchiveLimits) -> zip_tree.Tree:
-    """Check all entries; returns the tree to write."""
+def _checked_tree(file: BinaryIO, limits: ArchiveLimits) -> zip_tree.Tree:
+    """Check all entries, and return the tree to write."""
     size = file.seek(0, os.SEEK_END)
     if size > limits.zip_bytes:
         raise refused(refusals.ZIP_TOO_LARGE, limit_mb=limits.zip_bytes / MIB)
     entries, directory_at = _directory(file, limits)
     tree = _tree_of(entries, limits)
     _check_layout(entries, file, size, directory_at)
-    links = zip_tree.Links(tree.base, lambda link: unpacking.target_of(link, file))
+    links = zip_tree.Links(tree.base, lambda link: unpacking.link_target(link, file))
     for node in tree.links:
         links.check(node)
     return tree
 
 
 class _Directory(list[zipfile.ZipInfo]):
-    """Takes what `zipfile` reads, and keeps the entries only. The list itself stays empty.
+    """Stands in for the list of `zipfile`: keeps an `Entry` for each `ZipInfo`. The list itself stays empty.
 
-    A `ZipInfo` takes several times as long a name: it holds text, and extra fields. One entry too many, or
-    one that takes long to read, ends the reading.
+    A `ZipInfo` takes several times as much memory: it holds the name as text, and the extra fields. An entry
+    over a limit ends the reading.
     """
 
     def __init__(self, limit: int) -> None:
@@ -160,24 +161,25 @@ class _Directory(list[zipfile.ZipInfo]):
             raise refused(refusals.TOO_MANY_ENTRIES, limit=self._limit)
         if len(info.extra) > _EXTRA_BYTES:
             raise refused(refusals.EXTRA_TOO_LONG, name=name, limit=_EXTRA_BYTES)
-        # Characters are no more than bytes. Names of 64 KiB each would be decoded to hundreds of megabytes.
+        # A name has at least as many bytes as characters. This check comes before names of 64 KiB each are
+        # decoded to hundreds of megabytes.
         if len(name) > MAX_NAME_BYTES:
             raise refused(refusals.NAME_TOO_LONG, name=name, limit=MAX_NAME_BYTES)
         self.entries.append(entry_of(info, self._naming))
 
 
 class _Forgetful(dict[str, zipfile.ZipInfo]):
-    """A dictionary that stays empty."""
+    """Stands in for the name index of `zipfile`, and stays empty."""
 
     def __setitem__(self, _name: str, _info: ZipInfo) -> None: ...
 
 
 class _BoundedFile:
-    """A file for `zipfile` with a limit on one read, because `zipfile` reads the directory in one read.
+    """A file with a limit on the size of one read, because `zipfile` reads the directory in one read.
 
     Args:
         file: The file.
-        most: Bytes of one read.
+        most: The limit, bytes.
     """
 
     def __init__(self, file: BinaryIO, most: int) -> None:
@@ -185,7 +187,7 @@ class _BoundedFile:
         self._most = most
 
     def read(self, size: int = -1) -> bytes:
-        """Read, unless that is too much at once. Without a size: the file's end, with the comment."""
+        """Read, unless `size` is over the limit. `zipfile` omits it only to read the end of the file."""
         if size > self._most:
             raise refused(refusals.DIRECTORY_TOO_LARGE, limit=self._most)
         return self._file.read(size)
@@ -195,16 +197,17 @@ class _BoundedFile:
 
 
 class _BoundedZip(zipfile.ZipFile):
-    """A `ZipFile` that stops reading the directory at the first entry too many, and holds no `ZipInfo`.
+    """A `ZipFile` that stops at the first entry over the limit, and keeps no `ZipInfo`.
 
-    A million entries fit into 50 MB and would take half a gigabyte as objects before they could be counted.
+    50 MB can hold a million entries. As `ZipInfo` objects they would take half a gigabyte before anything
+    could count them.
     """
 
     def __init__(self, file: Any, limit: int) -> None:
         self.directory = _Directory(limit)
         super().__init__(file)
 
-    # `zipfile` sets both before it reads, and then adds to them.
+    # `zipfile` sets both attributes before it reads the directory, and then adds to them.
 
     @property
     def filelist(self) -> list[ZipInfo]:
@@ -218,11 +221,11 @@ class _BoundedZip(zipfile.ZipFile):
         return _Forgetful()
 
     @NameToInfo.setter
-    def NameToInfo(self, _: dict[str, ZipInfo]) -> None: ...  # noqa: N802 - likewise
+    def NameToInfo(self, _: dict[str, ZipInfo]) -> None: ...  # noqa: N802 - zipfile's name
 
 
 def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], int]:
-    """The entries, and where the directory begins."""
+    """Return the entries, and the offset of the directory in the file."""
     most = _DIRECTORY_BYTES + limits.entries * _DIRECTORY_ENTRY_BYTES
     try:
         with _BoundedZip(_BoundedFile(file, most), limits.entries) as archive:
@@ -235,16 +238,16 @@ def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], int]
 
 
 def _tree_of(entries: list[Entry], limits: ArchiveLimits) -> zip_tree.Tree:
-    """The tree of all entries, each checked by itself before it is put there."""
-    places, tree = Places(), zip_tree.Tree(limits.entries)
+    """Check each entry by itself, and return the tree of all entries."""
+    paths, tree = PathParser(), zip_tree.Tree(limits.entries)
     total = 0
     for entry in entries:
-        place = places.find(entry)
+        path = paths.parse(entry)
         _check_method(entry)
         _check_size(entry, limits)
         total += entry.bytes
-        if place is not None:
-            tree.add(entry, place)
+        if path is not None:
+            tree.add(entry, path)
     if total > limits.unpacked_bytes:
         raise refused(refusals.UNPACKED_TOO_LARGE, limit_mb=limits.unpacked_bytes / MIB)
     return tree
@@ -270,7 +273,7 @@ def _check_size(entry: Entry, limits: ArchiveLimits) -> None:
 
 
 def _check_layout(entries: list[Entry], file: BinaryIO, size: int, directory_at: int) -> None:
-    """Each entry has bytes of its own: overlapping ones make a small archive unpack to anything."""
+    """Check that entries do not overlap. Otherwise a small archive could unpack to any size."""
     end = 0
     before: Entry | None = None
     for entry in sorted(entries, key=lambda entry: entry.header_at):
@@ -284,14 +287,14 @@ def _check_layout(entries: list[Entry], file: BinaryIO, size: int, directory_at:
 
 
 def _data_at(entry: Entry, file: BinaryIO, size: int) -> int:
-    """Where the entry's packed data begins; its local header has to repeat what the directory says."""
+    """Check that the local header of an entry repeats the directory; return the offset of its data."""
     file.seek(min(entry.header_at, size))
-    header = file.read(_LOCAL_HEADER.size + len(entry.raw))
+    header = file.read(_LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < _LOCAL_HEADER.size or not header.startswith(_LOCAL_SIGNATURE):
         raise refused(refusals.NO_HEADER, name=entry.name)
     fields: tuple[int, ...] = _LOCAL_HEADER.unpack_from(header)[1:]
     _, flags, method, _, _, _, _, _, name_length, extra_length = fields
-    is_alike = method == entry.method and not flags & _ENCRYPTED and name_length == len(entry.raw)
-    if not is_alike or header[_LOCAL_HEADER.size :] != entry.raw:
+    is_alike = method == entry.method and not flags & _ENCRYPTED and name_length == len(entry.raw_name)
+    if not is_alike or header[_LOCAL_HEADER.size :] != entry.raw_name:
         raise refused(refusals.HEADER_DIFFERS, name=entry.name)
     return entry.header_at + _LOCAL_HEADER.size + name_length + extra_length

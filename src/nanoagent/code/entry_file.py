@@ -1,6 +1,7 @@
-"""The folder of an unpacked tree that is run, and the refusal when no folder has the entry file.
+"""Finds the entry file of a function, and explains a zip that has none.
 
-Files that Finder and Explorer leave beside the code count neither for the single top folder nor as sources.
+The entry file is at the top of the zip, or in its single top folder. Finder and Explorer leave files beside
+the code (`.DS_Store`, `__MACOSX`). Such leftovers are ignored.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 _LEFTOVERS: Final = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
 _MOST_SHOWN: Final = 5
-# Limits of the search for a better hint, which takes milliseconds within them.
+# Within these limits the search for a hint takes milliseconds.
 MOST_LISTED: Final = 2000
 MOST_LOOKED_INTO: Final = 200
 
-# Endings that authors give to the entry file of a language, beside its own.
+# The endings with which authors of each language name source files.
 _ENDINGS: Final = {
     Runtime.PYTHON: (".py", ".pyw"),
     Runtime.NODEJS: (".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".tsx"),
@@ -37,19 +38,22 @@ _ENDINGS: Final = {
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of that name is one that Finder or Explorer has left."""
+    """Whether a file or folder has a name that Finder or Explorer uses for leftovers."""
     return name.startswith("._") or name.lower() in _LEFTOVERS
 
 
 def find_root(tree: Path, entry: str) -> Path | None:
-    """The folder of an unpacked tree that holds the entry file, or None.
+    """Find the folder of an unpacked tree that has the entry file.
 
-    That is the tree itself, else its single top folder, leftovers aside. A link to a folder is not one: links
-    were checked against the folder that runs see, which is the tree then.
+    That is the tree itself, or else its single top folder. A link to a folder does not count: then runs see
+    the whole tree, and its links were checked for that.
 
     Args:
         tree: The unpacked tree.
         entry: The entry file's name, such as `main.py`.
+
+    Returns:
+        The folder; None if neither has the entry file.
     """
     if (tree / entry).is_file():
         return tree
@@ -58,7 +62,7 @@ def find_root(tree: Path, entry: str) -> Path | None:
 
 
 def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
-    """The refusal of an unpacked tree without an entry file.
+    """Return the refusal of an unpacked tree without an entry file.
 
     Args:
         tree: The unpacked tree.
@@ -68,60 +72,62 @@ def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
     folder, found = tree, sorted(islice(_top_of(tree), MOST_LISTED))
     if len(found) == 1 and _is_folder(found[0]):
         folder, found = found[0], sorted(islice(_top_of(found[0]), MOST_LISTED))
-    below = tuple(path.name for path in found[:MOST_LOOKED_INTO] if (path / entry).is_file())
+    with_entry = tuple(path.name for path in found[:MOST_LOOKED_INTO] if (path / entry).is_file())
     names = tuple(path.name for path in found)
-    return refusal(Top(runtime, names, below, folder.name if folder != tree else ""))
+    return missing_entry_in(TopFolder(runtime, names, with_entry, folder.name if folder != tree else ""))
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
-    """The top of a zip without its entry file.
+class TopFolder:
+    """The folder of a zip in which the entry file was expected.
 
     Attributes:
         runtime: The language that the job asks for.
-        names: The files and folders, in order.
-        below: The folders among them that have the entry file.
-        folder: The single top folder that they are in; empty: the zip's own top.
+        names: The names of its files and folders, in order.
+        with_entry: The names of its folders that have the entry file.
+        folder: The name of the single top folder; empty if this is the root of the zip.
     """
 
     runtime: Runtime
     names: Sequence[str]
-    below: tuple[str, ...] = ()
+    with_entry: tuple[str, ...] = ()
     folder: str = ""
 
 
-def refusal(top: Top) -> Rejected:
-    """The refusal of a zip without an entry file: the names at its top, and a correction."""
+def missing_entry_in(top: TopFolder) -> Rejected:
+    """Return the refusal of a zip without an entry file. It lists the files that were found, with advice."""
     entry, names = RECIPES[top.runtime].entry, top.names
     shown = Text.verbatim(", ".join(shown_name(name) for name in names[:_MOST_SHOWN]))
     if len(names) > _MOST_SHOWN:
         shown = _AND_MORE.format(names=shown, count=len(names) - _MOST_SHOWN)
-    where = Text.verbatim(shown_name(top.folder)) if top.folder else _AT_THE_TOP
+    where = Text.verbatim(shown_name(top.folder)) if top.folder else _ROOT_FOLDER
     message = (_MISSING if names else _NOTHING).format(entry=entry, where=where, names=shown)
     return Rejected(ErrorType.INVALID_CODE, message, hint=_advice(top))
 
 
-def most_likely(tops: Sequence[Top]) -> Top | None:
-    """The language that was probably meant; None if nothing in the zip tells.
+def likely_language(tops: Sequence[TopFolder]) -> TopFolder | None:
+    """Guess the language of a zip without an entry file.
 
     Args:
-        tops: The same zip, once for each language.
+        tops: The top folder, once for each language.
+
+    Returns:
+        The top folder for the most likely language; None if no file points to one.
     """
     for top in tops:
-        if len(top.below) == 1 or RECIPES[top.runtime].entry in map(str.lower, top.names):
+        if len(top.with_entry) == 1 or RECIPES[top.runtime].entry in map(str.lower, top.names):
             return top
     for top in tops:
         if _nearest(top) is not None:
             return top
-    # Empty, or a zip in a zip: the advice is the same for every language.
+    # The advice for an empty zip, or for a zip in a zip, is the same for every language.
     return tops[0] if not tops[0].names or _is_zip_alone(tops[0]) else None
 
 
 def source_rank(name: str) -> tuple[int, str]:
-    """A sort key for names that are shown to a person who looks for the entry file.
+    """Return a sort key that puts likely entry files first.
 
-    Names like an entry file's come first, then other source files, other files, and names that begin with
-    a dot.
+    Other source files follow, then other files, then names that begin with a dot.
     """
     stems = {recipe.entry.partition(".")[0] for recipe in RECIPES.values()}
     if name.startswith("."):
@@ -131,11 +137,11 @@ def source_rank(name: str) -> tuple[int, str]:
     return int(name.lower().partition(".")[0] not in stems), name
 
 
-def _advice(top: Top) -> Text:
-    """The first advice that fits the names at the top."""
+def _advice(top: TopFolder) -> Text:
+    """Return the first advice that fits the names in the folder."""
     entry = RECIPES[top.runtime].entry
-    if len(top.below) == 1:
-        return _MOVE_UP.format(entry=entry, folder=shown_name(top.below[0]))
+    if len(top.with_entry) == 1:
+        return _MOVE_UP.format(entry=entry, folder=shown_name(top.with_entry[0]))
     for other, recipe in RECIPES.items():
         if recipe.entry in top.names:
             return _OTHER_RUNTIME.format(found=recipe.entry, other=other, runtime=top.runtime)
@@ -143,7 +149,7 @@ def _advice(top: Top) -> Text:
     if near is not None:
         return _NEAR.get(_ending(near), _RENAME).format(entry=entry, found=shown_name(near))
     for other in Runtime:
-        if near := _nearest(Top(other, top.names)):
+        if near := _nearest(TopFolder(other, top.names)):
             return _OTHER_LANGUAGE.format(
                 found=shown_name(near), other=other, runtime=top.runtime, entry=RECIPES[other].entry
             )
@@ -152,12 +158,12 @@ def _advice(top: Top) -> Text:
     return _PUT_ENTRY.format(entry=entry)
 
 
-def _is_zip_alone(top: Top) -> bool:
+def _is_zip_alone(top: TopFolder) -> bool:
     return len(top.names) == 1 and top.names[0].lower().endswith(".zip")
 
 
-def _nearest(top: Top) -> str | None:
-    """The file at the top that is most likely meant as the entry file."""
+def _nearest(top: TopFolder) -> str | None:
+    """Return the file that is most likely meant as the entry file."""
     entry = RECIPES[top.runtime].entry
     stem = entry.partition(".")[0]
     hidden_ending = [name for name in top.names if name.lower() == f"{entry}.txt"]
@@ -178,14 +184,14 @@ def _is_folder(path: Path) -> bool:
 
 
 def _top_of(folder: Path) -> Iterator[Path]:
-    """The files and folders in a folder, leftovers aside."""
+    """List the files and folders in a folder, without leftovers."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not is_leftover(entry.name):
                 yield folder / entry.name
 
 
-_AT_THE_TOP: Final = Text("its top", "최상위")
+_ROOT_FOLDER: Final = Text("its root folder", "최상위")
 _AND_MORE: Final = Text("{names} and {count} more", "{names} 외 {count}개")
 _MISSING: Final = Text(
     "the code zip has no {entry} in {where}; found there: {names}",
@@ -196,15 +202,15 @@ _NOTHING: Final = Text(
     "코드 zip의 {where}이(가) 비어 있어 {entry} 파일이 없습니다",
 )
 _MOVE_UP: Final = Text(
-    "{entry} is in the folder {folder}: make the zip inside that folder, so that {entry} is at its root.",
+    "{entry} is in the folder {folder}: make the zip inside that folder, so that {entry} is at the root.",
     "{entry} 파일이 {folder} 폴더 안에 있습니다. 그 폴더 안에서 zip을 만드세요.",
 )
 _OTHER_RUNTIME: Final = Text(
-    "{found} is there, while the job's runtime is {runtime}: send the job with runtime {other}.",
+    "The zip has {found}, but the job's runtime is {runtime}: send the job with runtime {other}.",
     "{found} 파일이 있는데 작업의 runtime은 {runtime}입니다. runtime을 {other}(으)로 보내세요.",
 )
 _OTHER_LANGUAGE: Final = Text(
-    "{found} is there, while the job's runtime is {runtime}: for runtime {other} the entry file is {entry}.",
+    "The zip has {found}, but the job's runtime is {runtime}; for runtime {other} the entry file is {entry}.",
     "{found} 파일이 있는데 작업의 runtime은 {runtime}입니다. runtime {other}의 시작 파일은 {entry}입니다.",
 )
 _RENAME: Final = Text(
@@ -216,7 +222,7 @@ _MODULE: Final = Text(
     '{found} 파일은 ES 모듈입니다. 이름을 {entry}(으)로 바꾸고 package.json에 {{"type": "module"}}을 쓰세요.',
 )
 _TYPESCRIPT: Final = Text(
-    "{found} is TypeScript, which is not compiled here: zip the JavaScript that tsc makes, as {entry}.",
+    "{found} is TypeScript, which the worker does not compile: zip the JavaScript output of tsc, as {entry}.",
     "{found} 파일은 TypeScript입니다. tsc로 만든 JavaScript를 {entry} 이름으로 넣으세요.",
 )
 _TEXT_ENDING: Final = Text(

@@ -1,8 +1,8 @@
-"""Which libraries a function's code imports, told from its text: a hint for what to have ready, no more.
+"""Guesses from the text of Python code which libraries it imports.
 
-An interpreter that has imported pandas ahead of time starts a run of it 200 ms sooner, but holds 60 MB that a
-function without pandas would pay for. So a container gets them when it is bound to code that asks for them.
-A wrong guess costs memory or time; it never changes what a program does.
+An interpreter that has imported pandas in advance starts a run 200 ms sooner, but it holds 60 MB more. So a
+container imports a library in advance only if it is bound to code that seems to import it. A wrong guess
+costs memory or time. It never changes the result of a program.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nanoagent.common.units import MIB
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-# Those that take longer to import than an interpreter takes to start, of what functions use often.
+# Common libraries whose import takes longer than the start of an interpreter.
 HEAVY: Final = ("numpy", "pandas", "PIL", "requests", "httpx", "boto3", "asyncio")
 
-# What else, from outside the standard library, is imported with them.
-_COMPANY: Final = {
+# Library → the other libraries that it imports, without the standard library.
+_DEPENDENCIES: Final = {
     "pandas": ("numpy", "dateutil", "pytz", "six"),
     "PIL": ("defusedxml",),
     "requests": ("urllib3", "certifi", "idna", "charset_normalizer", "chardet"),
@@ -33,25 +33,24 @@ _COMPANY: Final = {
 _MAX_ENTRIES: Final = 20_000
 _MAX_FILES: Final = 200
 _MAX_BYTES: Final = MIB
-# `import a.b as c, d` and `from a.b import c`, perhaps indented; relative ones are the code's own.
+# Finds `import a.b as c, d` and `from a.b import c`. A relative import concerns the code itself.
 _STATEMENT: Final = re.compile(
     rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([^#;\r\n]+))", re.MULTILINE
 )
 
 
 def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]:
-    """What a code tree imports, as far as a quick look tells.
+    """Guess which modules a code tree imports.
 
     Args:
-        tree: A folder of unpacked code. At most 200 Python files and 1 MiB of text are looked at; what cannot
-            be read is passed over, as is what is not a plain file.
+        tree: A folder of unpacked code. At most 200 Python files and 1 MiB of text are read. Unreadable files
+            are skipped.
         candidates: Top-level names of modules to look for.
 
     Returns:
-        Those of the candidates that are imported somewhere, in their order. Not those that the tree has a
-        file or folder of, at whatever depth, or of something that comes along with them: such a tree brings
-        its own version, and only the program knows whether it puts it on its path. None at all of a tree with
-        more than 20,000 entries, which is not looked through.
+        The candidates that a file imports, in their order. A candidate is left out if the tree has a file or
+        folder with its name, or with the name of one of its dependencies: the tree may bring another version
+        of it. For a tree with more than 20,000 entries the result is empty.
     """
     entries = _entries(tree)
     if entries is None:
@@ -61,12 +60,12 @@ def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
     for source in _texts(_sources(entries)):
         found.update(_names_in(source))
     return tuple(
-        name for name in candidates if name in found and own.isdisjoint((name, *_COMPANY.get(name, ())))
+        name for name in candidates if name in found and own.isdisjoint((name, *_DEPENDENCIES.get(name, ())))
     )
 
 
 def _entries(tree: Path) -> list[Path] | None:
-    """Everything below the tree; None if that is too much to look through."""
+    """Return all files and folders of a tree; None if there are too many."""
     entries: list[Path] = []
     for folder, folders, files in os.walk(tree):
         folders[:] = [name for name in folders if not is_leftover(name)]
@@ -77,12 +76,13 @@ def _entries(tree: Path) -> list[Path] | None:
 
 
 def _sources(entries: list[Path]) -> list[Path]:
-    """The Python files to look at: the upper ones first, which are the author's own."""
+    """Return the Python files to read. The upper ones come first: they are the author's own."""
     sources = [entry for entry in entries if entry.suffix == ".py"]
     return sorted(sources, key=lambda path: (len(path.parts), path))[:_MAX_FILES]
 
 
 def _texts(paths: list[Path]) -> Iterator[bytes]:
+    """Read files, as far as the limit allows."""
     left = _MAX_BYTES
     for path in paths:
         if left <= 0:
@@ -99,7 +99,7 @@ def _texts(paths: list[Path]) -> Iterator[bytes]:
 
 
 def _names_in(source: bytes) -> Iterator[str]:
-    """The top-level names that a source file imports."""
+    """Return the top-level names of the modules that a source file imports."""
     for match in _STATEMENT.finditer(source):
         from_module, modules = match.groups()
         for module in [from_module] if from_module else modules.split(b","):

@@ -1,6 +1,6 @@
-"""CODE_NOT_FOUND: how each reason is told to the author of a job, with its own hint.
+"""Messages and hints for CODE_NOT_FOUND, one per reason.
 
-S3's own sentence names roles and accounts of the operator; it goes to the log alone.
+The error text of S3 names roles and accounts of the operator. So only the log has it, not the result.
 """
 
 from __future__ import annotations
@@ -16,29 +16,34 @@ from nanoagent.storage.base import Absence, ObjectMissing, shown
 
 
 @dataclass(frozen=True, slots=True)
-class _Telling:
-    """A reason for authors: `message` has the field `object`, either may have `action`."""
+class _Explanation:
+    """The message and the hint for the author of a job.
+
+    Attributes:
+        message: A template with the field `object`, and perhaps `action`.
+        hint: A template, perhaps with the field `action`.
+    """
 
     message: Text
     hint: Text
 
 
-_TOLD: Final = {
-    Absence.KEY: _Telling(
-        Text("{object}: there is no such key", "{object}: 그런 키가 없습니다"),
+_EXPLANATIONS: Final = {
+    Absence.KEY: _Explanation(
+        Text("{object}: no such key", "{object}: 그런 키가 없습니다"),
         Text(
             "Upload the zip, then send the job with exactly its key as s3Key; keys are case-sensitive.",
             "zip을 먼저 올린 뒤 그 키를 그대로 s3Key에 넣어 작업을 보내세요. 키는 대소문자를 구분합니다.",
         ),
     ),
-    Absence.BUCKET: _Telling(
-        Text("{object}: there is no such bucket", "{object}: 그런 버킷이 없습니다"),
+    Absence.BUCKET: _Explanation(
+        Text("{object}: no such bucket", "{object}: 그런 버킷이 없습니다"),
         Text(
             "Check s3Bucket, or leave it out to use the worker's own bucket.",
             "s3Bucket을 확인하거나, 빼서 워커의 기본 버킷을 쓰세요.",
         ),
     ),
-    Absence.ARCHIVED: _Telling(
+    Absence.ARCHIVED: _Explanation(
         Text(
             "{object}: the object is archived (S3 Glacier) and cannot be read",
             "{object}: 객체가 보관 계층(S3 Glacier)에 있어 읽을 수 없습니다",
@@ -49,7 +54,7 @@ _TOLD: Final = {
             "객체를 복원하거나(aws s3api restore-object) 스토리지 클래스 STANDARD로 코드를 다시 올리세요.",
         ),
     ),
-    Absence.ELSEWHERE: _Telling(
+    Absence.ELSEWHERE: _Explanation(
         Text(
             "{object}: the bucket is in another region, and this worker cannot read it from there",
             "{object}: 버킷이 다른 리전에 있고, 이 워커는 그 리전에서 읽을 수 없습니다",
@@ -59,20 +64,20 @@ _TOLD: Final = {
             "워커와 같은 리전의 버킷에 코드를 올리세요.",
         ),
     ),
-    Absence.NAME: _Telling(
+    Absence.NAME: _Explanation(
         Text(
-            "{object}: no bucket or key can have this name", "{object}: 버킷이나 키로 쓸 수 없는 이름입니다"
+            "{object}: not a valid name of a bucket or key", "{object}: 버킷이나 키로 쓸 수 없는 이름입니다"
         ),
         Text("Check s3Bucket and s3Key.", "s3Bucket과 s3Key를 확인하세요."),
     ),
 }
-_DENIED: Final = _Telling(
+_DENIED: Final = _Explanation(
     Text(
-        "{object}: access denied, or there is no such key",
+        "{object}: access denied, or no such key",
         "{object}: 접근이 거부되었거나 그런 키가 없습니다",
     ),
     Text(
-        "S3 does not say which: without s3:ListBucket it answers so for a missing key, too. Check s3Key and "
+        "Without s3:ListBucket, S3 also answers 'access denied' for a missing key. Check s3Key and "
         "s3Bucket. The worker's role needs s3:GetObject on the object, and kms:Decrypt if the object is "
         "encrypted with a KMS key.",
         "S3는 둘 중 어느 쪽인지 알려 주지 않습니다. s3:ListBucket 권한이 없으면 없는 키에도 같은 응답을 "
@@ -80,28 +85,34 @@ _DENIED: Final = _Telling(
         "객체가 KMS 키로 암호화되어 있으면 kms:Decrypt 권한도 필요합니다.",
     ),
 )
-_NOT_ALLOWED: Final = _Telling(
+_NOT_ALLOWED: Final = _Explanation(
     Text(
         "{object}: access denied: the worker may not perform {action}",
         "{object}: 접근이 거부되었습니다. 워커에 {action} 권한이 없습니다",
     ),
     Text(
-        "Ask the operator to allow {action} to the worker's role, or use a bucket that it may read.",
+        "Ask the operator to allow {action} for the worker's role, or use a bucket that the worker may read.",
         "운영자에게 워커의 역할에 {action} 권한을 달라고 요청하거나, 워커가 읽을 수 있는 버킷을 쓰세요.",
     ),
 )
 
 
 def rejection(bucket: str, key: str, missing: ObjectMissing) -> Rejected:
-    """The rejection of a job whose code cannot be read."""
+    """Return the rejection of a job whose code cannot be read.
+
+    Args:
+        bucket: The bucket's name.
+        key: The object's key.
+        missing: The answer of the object store.
+    """
     if missing.absence is not Absence.DENIED:
-        telling = _TOLD[missing.absence]
+        explanation = _EXPLANATIONS[missing.absence]
     else:
-        telling = _DENIED if missing.action is None else _NOT_ALLOWED
-    may_lack_key = telling is _DENIED or missing.absence is Absence.KEY
+        explanation = _DENIED if missing.action is None else _NOT_ALLOWED
+    may_lack_key = explanation is _DENIED or missing.absence is Absence.KEY
     hint = key_hint(bucket, key) if may_lack_key else None
     return Rejected(
         ErrorType.CODE_NOT_FOUND,
-        telling.message.format(object=shown(bucket, key), action=missing.action),
-        hint=hint or telling.hint.format(action=missing.action),
+        explanation.message.format(object=shown(bucket, key), action=missing.action),
+        hint=hint or explanation.hint.format(action=missing.action),
     )

@@ -1,7 +1,7 @@
-"""Why a code zip is refused: one table of messages, each with the advice that belongs to it.
+"""The rules for code zips: for each rule, the message of a refusal and the advice for the author.
 
-A rule about the whole zip names the zip; a rule about one entry names the entry. `refused` makes the
-`Rejected` that carries both sentences.
+A message about the whole zip names the zip; a message about one entry names the entry. `refused` makes the
+exception that carries message and advice.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SHOWN_CHARACTERS: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One reason for a refusal.
+    """One rule for code zips.
 
     Attributes:
-        message: The rule that was broken; a template with the fields that `refused` is given.
+        message: The refusal of a zip that breaks the rule; a template.
         hint: The advice for the author.
     """
 
@@ -30,12 +30,12 @@ class Rule:
 
 
 def refused(rule: Rule, **fields: object) -> Rejected:
-    """The refusal by a rule.
+    """Return the refusal of a zip that breaks a rule.
 
     Args:
         rule: The rule.
-        fields: The fields of its message. `name` and `other` are names of entries, `detail` is a text of a
-            library: they are escaped and cut.
+        fields: The fields of its message. Names from the zip (`name`, `other`, `target`) and the text of a
+            library (`detail`) are escaped and cut.
     """
     shown = {
         name: shown_name(str(value)) if name in {"name", "other", "target"} else value
@@ -47,7 +47,7 @@ def refused(rule: Rule, **fields: object) -> Rejected:
 
 
 def shown_name(name: str) -> str:
-    """A name as a message may have it: escaped first, which can make it ten times as long, then cut."""
+    """Escape a name from a zip, and cut it. Escapes can make it ten times as long, so it is cut last."""
     return _cut(repr(name))
 
 
@@ -95,7 +95,7 @@ NOT_A_ZIP: Final = _zip(
     "is not a zip that can be read: {detail}",
     "을 읽을 수 없습니다: {detail}",
     Text(
-        "Upload a zip file, complete and unchanged; a tar, gz, 7z or rar archive is not one.",
+        "Upload a zip file, complete and unchanged. Other archives (tar, gz, 7z, rar) are not supported.",
         "온전한 zip 파일을 그대로 올리세요. tar, gz, 7z, rar 파일은 zip이 아닙니다.",
     ),
 )
@@ -121,7 +121,7 @@ DIRECTORY_TOO_LARGE: Final = _zip(
     "has a directory of more than {limit} bytes",
     "의 목록이 {limit}바이트보다 큽니다",
     Text(
-        "Use shorter names, and no comments and extra fields in the zip.",
+        "Use shorter names, and leave comments and extra fields out of the zip.",
         "zip에 짧은 이름을 쓰고, 주석과 추가 필드를 넣지 마세요.",
     ),
 )
@@ -207,7 +207,7 @@ FILE_TOO_LARGE: Final = _entry(
     ),
 )
 
-# --- places
+# --- two entries with one path
 
 FILE_AND_FOLDER: Final = _entry(
     "makes {other} both a file and a folder",
@@ -218,7 +218,7 @@ FILE_AND_FOLDER: Final = _entry(
     ),
 )
 TWICE: Final = _entry(
-    "is there twice, with different content",
+    "exists twice, with different content",
     "이(가) 서로 다른 내용으로 두 번 있습니다",
     Text(
         "Delete the old zip before you make the new one: a file was added to it twice.",
@@ -275,4 +275,4 @@ WRONG_CHECKSUM: Final = _entry(
 DAMAGED_DATA: Final = _entry("has damaged data: {detail}", "의 데이터가 손상되었습니다: {detail}", _DAMAGED)
 
 RULES: Final[dict[str, Rule]] = {name: rule for name, rule in globals().items() if isinstance(rule, Rule)}
-"""Every rule, by its name in this module."""
+"""All rules, by their names in this module."""

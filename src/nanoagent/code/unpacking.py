@@ -1,7 +1,7 @@
-"""Writing the files of an archive whose entries have been checked (`archive`).
+"""Writes the files of an archive, after `archive` has checked its entries.
 
-Folders and files first, in the order of their data; links last. So no file is written by way of a link,
-even if a check failed to refuse it.
+Folders and files come first, in the order of their data; links come last. So no file is written through a
+link, even if a check has missed it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ _FOLDER_MODE: Final = 0o755
 
 
 def write(nodes: Iterable[Node], file: BinaryIO, into: Path) -> tuple[int, int]:
-    """Write files, folders and links below a folder; returns the number of files and their size in bytes.
+    """Write files, folders and links below a folder.
 
     Args:
-        nodes: All of a tree that has been checked.
+        nodes: All nodes of a checked tree.
         file: The archive.
-        into: The folder; made if it is not there.
+        into: The folder; made if it does not exist.
+
+    Returns:
+        The number of files, and the size of all files together in bytes.
 
     Raises:
-        Rejected: The data of an entry is not what the directory says.
+        Rejected: The data of an entry differs from the directory.
         OSError: The disk failed.
     """
-    into.mkdir(exist_ok=True)  # the tree's own folder alone may be there already
+    into.mkdir(exist_ok=True)  # only this folder may exist already
     into.chmod(_FOLDER_MODE)
     folders = _Folders(into)
     files = total = 0
@@ -56,23 +59,23 @@ def write(nodes: Iterable[Node], file: BinaryIO, into: Path) -> tuple[int, int]:
     return files, total
 
 
-def target_of(link: Entry, file: BinaryIO) -> str:
-    """The target of a link.
+def link_target(link: Entry, file: BinaryIO) -> str:
+    """Return the target of a link.
 
     Raises:
-        Rejected: Its data is not what the directory says, or not UTF-8.
+        Rejected: The data differs from the directory, or is not UTF-8.
     """
     try:
-        return b"".join(content(link, file)).decode()
+        return b"".join(data_of(link, file)).decode()
     except UnicodeDecodeError as exc:
         raise refused(refusals.LINK_TEXT, name=link.name) from exc
 
 
-def content(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
-    """The entry's data, unpacked, in pieces; never more than the directory says.
+def data_of(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
+    """Yield the unpacked data of an entry in pieces, at most as many bytes as the directory states.
 
     Raises:
-        Rejected: It is not what the directory says.
+        Rejected: The data is damaged, or differs from the directory.
     """
     pieces = _packed(entry, file)
     size = crc = 0
@@ -100,12 +103,12 @@ def _packed(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """The contents of a raw deflate stream; data behind its end is ignored, and a missing end accepted."""
+    """Unpack a raw deflate stream. Data after its end is ignored. A missing end is accepted."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     for piece in packed:
         while piece and not stream.eof:
             yield stream.decompress(piece, _CHUNK_BYTES)
-            piece = stream.unconsumed_tail  # noqa: PLW2901 - what is left of it
+            piece = stream.unconsumed_tail  # noqa: PLW2901 - the rest of the piece
     yield stream.flush()
 
 
@@ -113,7 +116,7 @@ class _Folders:
     """Makes folders when they are needed.
 
     Args:
-        into: The tree's own folder.
+        into: The folder of the tree.
     """
 
     def __init__(self, into: Path) -> None:
@@ -122,35 +125,35 @@ class _Folders:
         self._path = b""
 
     def make(self, folder: Node | None) -> bytes:
-        """The path of a folder, which is made with those above it unless it is there already."""
-        # The last one is kept: thousands of files sixty levels deep do not ask for all folders again.
+        """Make a folder and the folders above it, unless they exist; return its path."""
+        # The last folder is cached: thousands of files in a deep folder do not need a check per level.
         if folder is not None and folder is self._last:
             return self._path
-        line = []
+        ancestry = []
         at = folder
         while at is not None and at.parent is not None:
-            line.append(at)
+            ancestry.append(at)
             at = at.parent
         path = self._into
-        for one in reversed(line):
-            path = b"%b/%b" % (path, one.name)
-            if not one.is_made:
-                os.mkdir(path)  # noqa: PTH102 - not a Path: thousands of them
-                os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - not left to the umask: the code's user is another
-                one.is_made = True
+        for node in reversed(ancestry):
+            path = b"%b/%b" % (path, node.name)
+            if not node.is_made:
+                os.mkdir(path)  # noqa: PTH102 - Path objects cost too much
+                os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - the umask may exclude the runs' user
+                node.is_made = True
         self._last, self._path = folder, path
         return path
 
     def path_in(self, node: Node) -> bytes:
-        """The path of a file or link, whose folder is made."""
+        """Make the folder of a file or link; return the path of the file or link."""
         return b"%b/%b" % (self.make(node.parent), node.name)
 
 
 def _write_file(entry: Entry, file: BinaryIO, path: bytes) -> None:
-    # 0600 until the file is known to be complete: only the agent may read a refused one.
+    # The mode is 0600 until the file is complete, so that only the worker can read a refused file.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        for piece in content(entry, file):
+        for piece in data_of(entry, file):
             _write_all(handle, piece)
         os.fchmod(handle, 0o555 if entry.is_executable else 0o444)
         os.utime(handle, ns=(entry.modified_ns, entry.modified_ns))
@@ -160,10 +163,10 @@ def _write_file(entry: Entry, file: BinaryIO, path: bytes) -> None:
 
 def _write_all(handle: int, data: bytes) -> None:
     written = os.write(handle, data)
-    while written < len(data):  # a disk that is about to be full
+    while written < len(data):  # the disk is almost full
         written += os.write(handle, data[written:])
 
 
 def _write_link(entry: Entry, file: BinaryIO, path: bytes) -> None:
-    os.symlink(target_of(entry, file).encode(), path)  # noqa: PTH211 - not a Path: thousands of them
+    os.symlink(link_target(entry, file).encode(), path)  # noqa: PTH211 - Path objects cost too much
     os.utime(path, ns=(entry.modified_ns, entry.modified_ns), follow_symlinks=False)

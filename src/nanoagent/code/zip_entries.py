@@ -1,16 +1,18 @@
-"""One entry of a zip: its place in the tree, its kind, its time.
+"""The entries of a zip: path, kind and time of each.
 
-Names follow APPNOTE.TXT (PKWARE, .ZIP File Format Specification, 4.4.17) and what common tools make of it:
+Names follow the specification (PKWARE, .ZIP File Format Specification, APPNOTE.TXT, 4.4.17) and the practice
+of common tools:
 
-* The Info-ZIP Unicode path (APPNOTE 4.6.9) replaces a name whose CRC-32 it carries.
-* Other names without the UTF-8 flag are UTF-8 if all of them decode, else cp949 (Korean Windows), else
+* An Info-ZIP Unicode path (APPNOTE 4.6.9) replaces the name if it has the CRC-32 of the name.
+* Names without the UTF-8 flag are UTF-8 if all of them can be decoded so; else cp949 (Korean Windows); else
   cp437.
-* Where no name has a slash, a backslash separates folders (.NET before 4.6.1, PowerShell 5), as in 7-Zip.
-* `./a` and `a//b` are `a` and `a/b`. `..`, absolute names and drives are refused.
+* If no name has a slash, backslashes separate folders, as in 7-Zip. Such zips come from .NET before 4.6.1 and
+  from PowerShell 5.
+* `./a` means `a`, and `a//b` means `a/b`. `..`, absolute names and drives are refused.
 
-A time is UTC where an extra field has one (extended timestamp, NTFS, Info-ZIP's first Unix field). The DOS
-time has no time zone. It is read as UTC, as `unzip` does in a container: the same zip gives the same times
-everywhere.
+The time is that of an extra field, in UTC: extended timestamp, NTFS, or Info-ZIP's first Unix field. Without
+such a field it is the DOS time, which has no time zone. It is read as UTC, so that a zip gives the same times
+on all machines; `unzip` in a container does the same.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from zipfile import ZipInfo
 
 MAX_NAME_BYTES: Final = 1024
-MAX_DEPTH: Final = 64  # removal of a tree keeps one descriptor and one stack frame open per level
+MAX_DEPTH: Final = 64  # the removal of a tree takes one descriptor and one stack frame per level
 _COMPONENT_BYTES: Final = 255  # NAME_MAX, limits.h
 UTF8_NAME: Final = 0x0800  # general purpose bit, APPNOTE 4.4.4
 
@@ -48,8 +50,8 @@ _UNIX: Final = 0x5855
 
 _S: Final = 1_000_000_000  # in nanoseconds
 _NTFS_EPOCH_S: Final = 11_644_473_600  # 1601 to 1970
-_LEAST_S, _MOST_S = -(1 << 31), 1 << 32  # what fits into 32 bits, with a sign or without one: 1901 to 2106
-_DOS_EPOCH_S: Final = 315_532_800  # 1980-01-01, for times that no calendar has
+_LEAST_S, _MOST_S = -(1 << 31), 1 << 32  # 32 bits, signed or unsigned: 1901 to 2106
+_DOS_EPOCH_S: Final = 315_532_800  # 1980-01-01, for invalid times
 
 
 class Kind(Enum):
@@ -60,15 +62,26 @@ class Kind(Enum):
     LINK = "link"
 
 
-class Place(NamedTuple):
-    """A path inside the tree, in UTF-8: as text, one wide character would make a name four times as large."""
+class TreePath(NamedTuple):
+    """A path inside the tree.
+
+    The names are UTF-8 bytes. As text, one wide character makes a whole name take four times as much memory.
+
+    Attributes:
+        folder: The names of the folders, from the top.
+        name: The last name.
+    """
 
     folder: tuple[bytes, ...]
     name: bytes
 
 
 class Naming:
-    """What all names of an archive decide together: the encoding of some, and what separates folders."""
+    """The encoding and the separator that the names of one archive share.
+
+    Attributes:
+        has_slash: Whether a name has a slash. Otherwise backslashes separate folders.
+    """
 
     def __init__(self) -> None:
         self._encodings = ["utf-8", "cp949", "cp437"]
@@ -76,39 +89,40 @@ class Naming:
 
     @property
     def encoding(self) -> str:
-        """The encoding of the names that do not state one; final once all have been seen."""
+        """The encoding of names without the UTF-8 flag. It is final after the last `add`."""
         return self._encodings[0]
 
-    def see(self, name: bytes, *, is_utf8: bool) -> None:
+    def add(self, name: bytes, *, is_utf8: bool) -> None:
         """Take one more name into account."""
-        self.has_slash = self.has_slash or b"/" in name  # no encoding here has it as a part of a character
+        # In these encodings the byte of a slash is never a part of another character.
+        self.has_slash = self.has_slash or b"/" in name
         while not is_utf8 and not _can_decode(name, self._encodings[0]):
             del self._encodings[0]
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One file, folder or link of an archive. A hundred thousand are held at once.
+    """One file, folder or link of an archive. Memory holds up to 100,000 of them.
 
     Attributes:
-        raw: The name's bytes in the directory, which its local header has to repeat.
-        written: The bytes that the name is decoded from: those, or the Unicode path.
-        is_utf8: Whether these are known to be UTF-8.
-        naming: How else they are read.
-        flags: General purpose bits.
-        mode: The Unix mode, 0 where there is none.
-        header_at: Where its local header is in the file.
-        method: Compression method.
-        packed_bytes: Size of its data in the archive.
-        bytes: Size of its data once unpacked, as the directory says.
-        crc: CRC-32 of that data, likewise.
-        modified_ns: When it was last modified, Unix epoch nanoseconds.
-        kind: Its kind, once its place is known.
-        data_at: Where its data begins, once its local header has been read.
+        raw_name: The bytes of the name in the directory. The local header must repeat them.
+        encoded_name: The bytes from which the name is decoded: the raw name, or the Unicode path.
+        is_utf8: Whether the encoded name is UTF-8. Otherwise `naming` has the encoding.
+        naming: The encoding and the separator of the archive.
+        flags: The general purpose bits.
+        mode: The Unix mode; 0 if the archive has none.
+        header_at: The offset of the local header in the file.
+        method: The compression method.
+        packed_bytes: The size of the data in the archive.
+        bytes: The size of the unpacked data, according to the directory.
+        crc: The CRC-32 of the unpacked data, according to the directory.
+        modified_ns: The time of modification, Unix epoch nanoseconds.
+        kind: The kind. `PathParser` sets it.
+        data_at: The offset of the data in the file. It is set after the local header was read.
     """
 
-    raw: bytes
-    written: bytes
+    raw_name: bytes
+    encoded_name: bytes
     is_utf8: bool
     naming: Naming
     flags: int
@@ -124,18 +138,18 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The name as the archive has it, for messages too; decoded each time, because it can be large."""
-        name = self.written.decode("utf-8" if self.is_utf8 else self.naming.encoding)
+        """The name, with slashes between folders. It is decoded each time, because the text takes memory."""
+        name = self.encoded_name.decode("utf-8" if self.is_utf8 else self.naming.encoding)
         return name if self.naming.has_slash else name.replace("\\", "/")
 
     @property
     def is_executable(self) -> bool:
-        """Whether anybody may execute it."""
+        """Whether the archive marks it as executable, for any user."""
         return bool(self.mode & 0o111)
 
 
 def entry_of(info: ZipInfo, naming: Naming) -> Entry:
-    """An entry without its place, which depends on the names of all others.
+    """Return an entry. Its kind is not set yet, because it depends on the names of all entries.
 
     Raises:
         Rejected: Its Unicode path is not UTF-8.
@@ -143,11 +157,11 @@ def entry_of(info: ZipInfo, naming: Naming) -> Entry:
     raw = _raw_name(info)
     unicode_path = _unicode_path(info, raw)
     is_utf8 = unicode_path is not None or bool(info.flag_bits & UTF8_NAME)
-    written = raw if unicode_path is None else unicode_path
-    naming.see(written, is_utf8=is_utf8)
+    encoded = raw if unicode_path is None else unicode_path
+    naming.add(encoded, is_utf8=is_utf8)
     return Entry(
-        raw=raw,
-        written=written,
+        raw_name=raw,
+        encoded_name=encoded,
         is_utf8=is_utf8,
         naming=naming,
         flags=info.flag_bits,
@@ -161,14 +175,14 @@ def entry_of(info: ZipInfo, naming: Naming) -> Entry:
     )
 
 
-class Places:
-    """Finds the places of entries, once all names have been seen."""
+class PathParser:
+    """Parses the names of entries, after `Naming` has all names of the archive."""
 
     def __init__(self) -> None:
         self._folders: dict[str, tuple[bytes, ...]] = {}
 
-    def find(self, entry: Entry) -> Place | None:
-        """The place that the name means, None being the tree itself; the entry's kind is set as well.
+    def parse(self, entry: Entry) -> TreePath | None:
+        """Return the path of an entry; None if it is the tree itself. Set the kind of the entry.
 
         Raises:
             Rejected: The name is not a path inside the tree, or the kind is not a file, folder or link.
@@ -182,11 +196,11 @@ class Places:
             raise refused(refusals.TOO_DEEP, name=name, limit=MAX_DEPTH)
         entry.kind = _kind_of(entry.mode, name, is_folder=is_folder)
         if is_folder:
-            return Place(parts[:-1], parts[-1]) if parts else None
-        return Place(parts, _part(last, name))
+            return TreePath(parts[:-1], parts[-1]) if parts else None
+        return TreePath(parts, _part(last, name))
 
     def _parts_of(self, head: str, name: str) -> tuple[bytes, ...]:
-        """The folders in a path. Those of late names are kept: each is split and checked once."""
+        """Return the folders of a path. The last folders are cached: each is split and checked once."""
         parts = self._folders.get(head)
         if parts is None:
             if len(self._folders) >= _MOST_FOLDERS_KEPT:
@@ -205,12 +219,13 @@ def _can_decode(name: bytes, encoding: str) -> bool:
 
 
 def _raw_name(info: ZipInfo) -> bytes:
-    """The name's bytes. cp437, which zipfile decodes with, maps all 256 of them, so nothing is lost."""
-    # Not info.filename: zipfile has cut that at the first NUL.
+    """Return the bytes of the name. zipfile has decoded them with cp437, which maps all 256 bytes."""
+    # Not info.filename: zipfile cuts it at the first NUL.
     return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
 
 
 def _unicode_path(info: ZipInfo, raw: bytes) -> bytes | None:
+    """Return the Unicode path of an entry; None if it has none, or if that belongs to another name."""
     field = _extra_fields(info.extra).get(_UNICODE_PATH, b"") if info.extra else b""
     if len(field) <= 5 or field[0] != 1 or int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
         return None
@@ -220,7 +235,7 @@ def _unicode_path(info: ZipInfo, raw: bytes) -> bytes | None:
 
 
 def _extra_fields(extra: bytes) -> dict[int, bytes]:
-    """The first field of each kind (APPNOTE 4.5.1)."""
+    """Return the first extra field of each kind (APPNOTE 4.5.1)."""
     fields: dict[int, bytes] = {}
     at = 0
     while at + _FIELD.size <= len(extra):
@@ -245,7 +260,7 @@ def _check_characters(name: str) -> None:
 
 
 def _part(part: str, name: str) -> bytes:
-    """One part of a path, checked."""
+    """Check and encode one part of a path."""
     if part == "..":
         raise refused(refusals.PARENT, name=name)
     encoded = part.encode()
@@ -255,7 +270,7 @@ def _part(part: str, name: str) -> bytes:
 
 
 def _kind_of(mode: int, name: str, *, is_folder: bool) -> Kind:
-    """The entry's kind, by its Unix mode, even if the archive says that it is from another system."""
+    """Return the kind according to the Unix mode, even if the archive names another system."""
     mode = stat.S_IFMT(mode)
     if mode == stat.S_IFLNK:
         if is_folder:
@@ -269,7 +284,7 @@ def _kind_of(mode: int, name: str, *, is_folder: bool) -> Kind:
 
 
 def _modified_ns(info: ZipInfo) -> int:
-    """When the entry was last modified, Unix epoch nanoseconds; a time that cannot be is 1980-01-01."""
+    """Return the time of modification, Unix epoch nanoseconds; 1980-01-01 if it is invalid."""
     if info.extra:
         for ns in _times(_extra_fields(info.extra)):
             if _LEAST_S * _S <= ns < _MOST_S * _S:
@@ -281,6 +296,7 @@ def _modified_ns(info: ZipInfo) -> int:
 
 
 def _times(fields: dict[int, bytes]) -> Iterator[int]:
+    """Return the times of the extra fields, Unix epoch nanoseconds, the preferred one first."""
     extended = fields.get(_EXTENDED_TIMESTAMP, b"")
     if len(extended) >= 5 and extended[0] & 1:
         yield int.from_bytes(extended[1:5], "little", signed=True) * _S

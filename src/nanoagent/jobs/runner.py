@@ -377,7 +377,7 @@ class Runner:
 
 @lru_cache(maxsize=1024)
 def _find_root(tree: Path, entry: str) -> Path | None:
-    """`root.find_root`, once for each tree: its path is the digest of its content."""
+    """Call `entry_file.find_root` once per tree. A tree never changes, because its path has its digest."""
     return entry_file.find_root(tree, entry)
 
 

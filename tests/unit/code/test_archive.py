@@ -207,8 +207,8 @@ def test_an_entry_that_is_no_plain_file_or_folder_is_refused(
 
 
 COLLISIONS = [
-    ("main.py", "./main.py", "is there twice"),
-    ("a/b", "a//b", "is there twice"),
+    ("main.py", "./main.py", "exists twice"),
+    ("a/b", "a//b", "exists twice"),
     ("a", "a/b", "both a file and a folder"),
     ("a/b", "a", "both a file and a folder"),
     ("a", "a/", "both a file and a folder"),

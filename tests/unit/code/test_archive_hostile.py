@@ -401,8 +401,8 @@ NAMES: Final = [
     Case("the same file twice, packed otherwise", raw_zip(entry(), entry(method=8)), ONE),
     Case("the same name by two spellings", raw_zip(entry(b"a/b"), entry(b"./a//b")), {"a/b": b"print(1)\n"}),
     Case("the same folder twice", raw_zip(entry(), entry(b"a/", b""), entry(b"a/", b"")), ONE),
-    Case("the same name, other bytes", raw_zip(entry(), entry(content=b"print(2)\n")), "is there twice"),
-    Case("the same name, other size", raw_zip(entry(), entry(content=b"")), "is there twice"),
+    Case("the same name, other bytes", raw_zip(entry(), entry(content=b"print(2)\n")), "exists twice"),
+    Case("the same name, other size", raw_zip(entry(), entry(content=b"")), "exists twice"),
     Case(
         "the same header twice", raw_zip(entry(), entry(offset=0, is_hidden=True)), "overlaps with 'main.py'"
     ),
@@ -860,7 +860,7 @@ def test_two_long_names_that_collide_are_refused_in_a_short_message(
     name = "/".join(["\U000e0100" * 63] * 4)
     content = raw_zip(*(entry(name.encode(), data, flags=UTF8_NAME) for data in (b"1", b"2")))
 
-    run(Case("", content, "is there twice"), tmp_path, record_property)
+    run(Case("", content, "exists twice"), tmp_path, record_property)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

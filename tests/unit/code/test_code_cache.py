@@ -358,7 +358,7 @@ async def test_a_missing_object_is_named(cache: CodeCache, store: Store, root: P
         (ObjectMissing("NoSuchBucket", Absence.BUCKET), "no such bucket", "Check s3Bucket", "warning"),
         (
             ObjectMissing("Access Denied", Absence.DENIED),
-            "access denied, or there is no such key",
+            "access denied, or no such key",
             "s3:ListBucket",
             "warning",
         ),
@@ -370,7 +370,7 @@ async def test_a_missing_object_is_named(cache: CodeCache, store: Store, root: P
         ),
         (ObjectMissing("InvalidObjectState", Absence.ARCHIVED), "(S3 Glacier)", "Restore", "warning"),
         (ObjectMissing("Redirect", Absence.ELSEWHERE), "in another region", "worker's region", "warning"),
-        (ObjectMissing("KeyTooLong", Absence.NAME), "can have this name", "s3Key", "warning"),
+        (ObjectMissing("KeyTooLong", Absence.NAME), "not a valid name", "s3Key", "warning"),
     ],
 )
 async def test_each_reason_why_code_cannot_be_read_has_its_own_words_and_the_log_has_the_stores(

@@ -10,7 +10,7 @@ import pytest
 
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.entry_file import find_root, is_leftover, missing_entry, refusal
+from nanoagent.code.entry_file import find_root, is_leftover, missing_entry, missing_entry_in
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from support.checks.archives import check_refusal
@@ -97,8 +97,8 @@ ADVICE = [
     (Runtime.PYTHON, ["main.py.txt"], "'main.py.txt'", "hides the ending .txt"),
     (Runtime.NODEJS, ["index.mjs"], "'index.mjs'", '"type": "module"'),
     (Runtime.NODEJS, ["index.cjs"], "'index.cjs'", "Rename 'index.cjs' to index.js"),
-    (Runtime.NODEJS, ["index.ts", "tsconfig.json"], "'index.ts'", "JavaScript that tsc makes"),
-    (Runtime.NODEJS, ["app.js", "index.ts"], "'app.js', 'index.ts'", "JavaScript that tsc makes"),
+    (Runtime.NODEJS, ["index.ts", "tsconfig.json"], "'index.ts'", "JavaScript output of tsc"),
+    (Runtime.NODEJS, ["app.js", "index.ts"], "'app.js', 'index.ts'", "JavaScript output of tsc"),
     (Runtime.CPP, ["main.cc"], "'main.cc'", "Rename 'main.cc' to main.cpp"),
     (Runtime.CPP, ["main.cxx", "a.cpp"], "'a.cpp', 'main.cxx'", "Rename 'main.cxx' to main.cpp"),
     (Runtime.CPP, ["main.c"], "'main.c'", "Rename 'main.c' to main.cpp"),
@@ -154,7 +154,10 @@ def test_a_zip_shows_the_same_top_before_and_after_it_is_unpacked(
             target.writestr(path.replace("/", "\\") if backslashes else path, "")
     _, tree = archive.check(buffer, ArchiveLimits(1 << 20, 1 << 20, 1 << 20, 100))
 
-    before, after = refusal(tree.top(runtime)), missing_entry(make_tree(tmp_path, *paths), runtime)
+    before, after = (
+        missing_entry_in(tree.top_folder(runtime)),
+        missing_entry(make_tree(tmp_path, *paths), runtime),
+    )
 
     assert (before.message, before.hint) == (after.message, after.hint)
     for recipe in RECIPES.values():

@@ -509,7 +509,7 @@ def test_a_zip_without_an_entry_file_gets_the_workers_advice(
 
 def test_a_zip_in_another_language_is_refused_in_the_workers_words(tmp_path: Path):
     said = refusal(make_zip(tmp_path / "code.zip", "index.js"), Runtime.PYTHON)
-    assert "the code zip has no main.py in its top; found there: 'index.js'" in said
+    assert "the code zip has no main.py in its root folder; found there: 'index.js'" in said
     assert "send the job with runtime nodejs" in said
 
 

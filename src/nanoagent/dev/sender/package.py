@@ -305,13 +305,13 @@ def _runtime_of_zip(code: Path, tree: Tree, runtime: Runtime | None) -> Runtime:
     if (chosen := _choice(code, found, runtime)) is not None:
         return chosen
     top = (
-        entry_file.most_likely([tree.top(known) for known in Runtime])
+        entry_file.likely_language([tree.top_folder(known) for known in Runtime])
         if runtime is None
-        else tree.top(runtime)
+        else tree.top_folder(runtime)
     )
     if top is None:
-        raise InvalidCall([f"{_no_entry(code)}; {_seen(tree.top(Runtime.PYTHON).names, ())}"])
-    raise _refused(code, entry_file.refusal(top))
+        raise InvalidCall([f"{_no_entry(code)}; {_seen(tree.top_folder(Runtime.PYTHON).names, ())}"])
+    raise _refused(code, entry_file.missing_entry_in(top))
 
 
 def _choice(code: Path, found: Sequence[Runtime], runtime: Runtime | None) -> Runtime | None:
