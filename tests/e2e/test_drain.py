@@ -215,7 +215,7 @@ async def test_a_spot_notice_gives_back_what_is_known_to_take_longer_and_finishe
             assert json.loads(result)["status"] == "SUCCESS"
             assert await queued(worker) == (1, 0, 0)
             (told,) = lines(worker, "drained")
-            assert told["given_back"] == {"too_long": 1}
+            assert told["returned"] == {"too_long": 1}
             # DRAIN_SECONDS would have allowed an hour.
             (begins,) = lines(worker, "draining")
             assert begins["seconds"] <= NOTICE_S - NOTICE_RESERVE_S

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
 _LOG_SAYS_MORE: Final = Text(
-    "{told}; see the worker's log for this requestId",
-    "{told}. 자세한 내용은 워커 로그에서 이 requestId로 확인하세요",
+    "{message}; see the worker's log for this requestId",
+    "{message}. 자세한 내용은 워커 로그에서 이 requestId로 확인하세요",
 )
 
 
@@ -42,7 +42,7 @@ class Failure(Protocol):
     """Why the platform gave a job up."""
 
     @property
-    def told(self) -> Text:
+    def sender_message(self) -> Text:
         """What the sender is told."""
         ...
 
@@ -170,7 +170,7 @@ class Executor:
 
     def failed(self, attempt: Attempt, failure: Failure) -> Result:
         """The result of a job that was given up, by our fault; why in detail is the log's."""
-        message = _LOG_SAYS_MORE.format(told=failure.told)
+        message = _LOG_SAYS_MORE.format(message=failure.sender_message)
         return self._blank(attempt, ErrorType.PLATFORM, message)
 
     def cancelled(self, attempt: Attempt) -> Result:

@@ -135,28 +135,28 @@ class PlatformError(NanoAgentError):
     Its text is for the log: it names addresses and folders, and quotes services. Senders must not see these.
 
     Attributes:
-        told: What the sender is told instead.
+        sender_message: What the sender is told instead.
     """
 
-    told: Text = Text("the worker failed", "워커에 문제가 생겼습니다")
+    sender_message: Text = Text("the worker failed", "워커에 문제가 생겼습니다")
 
 
 class BrokerError(PlatformError):
     """The queue did not do what was asked."""
 
-    told = Text("the queue failed", "큐에 문제가 생겼습니다")
+    sender_message = Text("the queue failed", "큐에 문제가 생겼습니다")
 
 
 class ResultStoreError(PlatformError):
     """The result could not be stored, or the store could not be asked."""
 
-    told = Text("the result store failed", "결과 저장소에 문제가 생겼습니다")
+    sender_message = Text("the result store failed", "결과 저장소에 문제가 생겼습니다")
 
 
 class StorageError(PlatformError):
     """The object store failed (not: the object is missing, see `storage.base.ObjectMissing`)."""
 
-    told = Text(
+    sender_message = Text(
         "the object store, or the worker's cache of it, failed",
         "객체 저장소 또는 워커의 캐시에 문제가 생겼습니다",
     )
@@ -165,7 +165,7 @@ class StorageError(PlatformError):
 class ContainerError(PlatformError):
     """A container could not be made, or died, or did not answer."""
 
-    told = Text(
+    sender_message = Text(
         "the job's container could not be made, or failed",
         "작업의 컨테이너를 만들지 못했거나 컨테이너에 문제가 생겼습니다",
     )
@@ -184,8 +184,8 @@ class KnownToCrash(ContainerError):  # noqa: N818 - said of the code
 
     def __init__(self, memory: Text) -> None:
         super().__init__(f"the code takes its containers down ({memory})")
-        self.told = Text("{told} ({memory})", "{told} ({memory})").format(
-            told=ContainerError.told, memory=memory
+        self.sender_message = Text("{message} ({memory})", "{message} ({memory})").format(
+            message=ContainerError.sender_message, memory=memory
         )
 
 
@@ -202,10 +202,10 @@ class ReturnToQueue(NanoAgentError):  # noqa: N818 - names what happens to the j
         reason: Why. It decides alone whether this counts as an attempt (`returns.RULES`).
 
     Attributes:
-        told: What the sender is told if the job ends by it.
+        sender_message: What the sender is told if the job ends by it.
     """
 
-    told: Text = Text(
+    sender_message: Text = Text(
         "no worker could run jobs of this runtime",
         "이 런타임의 작업을 실행할 수 있는 워커가 없었습니다",
     )

@@ -1,14 +1,14 @@
-"""Reasons for the return of a message to the queue, and rules that bound returns for the same reason.
+"""The reasons for which a message is returned to the queue, and the rules for repeated returns.
 
 `RULES` decides, by the reason alone:
 
-* **free**: no attempt, because the reason ends by itself or another worker can have the job.
-* **checked**: no attempt, because a readiness check stops the intake while the reason lasts.
-* **counted**: intake goes on for other jobs, so each return of this one counts as a failed attempt. Pauses of
-  15 s and more lie in between, so that another worker can take it or an operator can correct the cause. At
-  MAX_ATTEMPTS the job fails.
-* **streak**: nothing can be counted for the job, because Redis refuses that, or because of an
-  internal error. After several such returns in a row the intake stops (`Streak`).
+* **free**: not an attempt, because the cause ends by itself or another worker can take the job.
+* **checked**: not an attempt, because a readiness check stops the intake while the cause lasts.
+* **counted**: a failed attempt. The worker still takes other jobs, so only the number of attempts bounds
+  these returns. The delays are 15 s and more, so that another worker can take the job or an operator can
+  remove the cause. After MAX_ATTEMPTS the job fails.
+* **streak**: not an attempt, because Redis cannot count it, or an internal error prevents that. After several
+  such returns in a row the intake stops (`ReturnStreaks`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ReturnReason(StrEnum):
-    """Why a message goes back to the queue. The label `reason` of a metric."""
+    """Why a message is returned to the queue; the label `reason` of `worker_jobs_returned_total`."""
 
     STOPPING = "stopping"
     OVER_SHARE = "over_share"
@@ -47,7 +47,7 @@ class ReturnReason(StrEnum):
 
 
 class Rule(StrEnum):
-    """How repeated returns are treated; see the module."""
+    """How repeated returns are treated; see the docstring of the module."""
 
     FREE = "free"
     CHECKED = "checked"
@@ -57,27 +57,28 @@ class Rule(StrEnum):
 
 RULES: Final = {
     ReturnReason.STOPPING: Rule.FREE,  # a worker stops once
-    ReturnReason.OVER_SHARE: Rule.FREE,  # the function's own jobs end
+    ReturnReason.OVER_SHARE: Rule.FREE,  # other jobs of the function end
     ReturnReason.NO_ROOM: Rule.FREE,  # other jobs end
-    ReturnReason.CLAIMED_ELSEWHERE: Rule.FREE,  # the other worker's claim ends; the pauses grow meanwhile
+    ReturnReason.CLAIMED_ELSEWHERE: Rule.FREE,  # the other worker's claim ends; the delays grow
     ReturnReason.DUPLICATE: Rule.FREE,  # the first delivery ends
     ReturnReason.LEASE_LOST: Rule.FREE,  # another worker has the message
-    ReturnReason.CLAIM_LOST: Rule.FREE,  # another worker answers
-    ReturnReason.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted, or ends
-    ReturnReason.STORE_UNAVAILABLE: Rule.CHECKED,  # `storage`; throttling passes, and three in a row close it
-    ReturnReason.ENGINE_UNAVAILABLE: Rule.CHECKED,  # `containers`
-    ReturnReason.NO_CONTAINERS: Rule.CHECKED,  # `containers`: they cannot be made for any runtime
+    ReturnReason.CLAIM_LOST: Rule.FREE,  # another worker answers the request
+    ReturnReason.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted or settled
+    ReturnReason.STORE_UNAVAILABLE: Rule.CHECKED,  # check `storage`: three failures in a row
+    ReturnReason.ENGINE_UNAVAILABLE: Rule.CHECKED,  # check `containers`
+    ReturnReason.NO_CONTAINERS: Rule.CHECKED,  # check `containers`: no runtime can have any
     ReturnReason.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,
-    ReturnReason.NO_RUNTIME: Rule.CHECKED,  # `guards`: all are blocked
+    ReturnReason.NO_RUNTIME: Rule.CHECKED,  # check `guards`: all runtimes are blocked
     ReturnReason.RUNTIME_BLOCKED: Rule.COUNTED,
     ReturnReason.NOT_CLAIMED: Rule.STREAK,
     ReturnReason.NOT_TOLD: Rule.STREAK,
     ReturnReason.NOT_SETTLED: Rule.STREAK,
 }
+"""Reason → the rule for repeated returns."""
 
-_STREAK: Final = 5
-_STOP_S: Final = 1.0
-_STOP_MAX_S: Final = 60.0
+_MAX_STREAK: Final = 5
+_FIRST_STOP_S: Final = 1.0
+_MAX_STOP_S: Final = 60.0
 
 
 def counts(reason: ReturnReason) -> bool:
@@ -86,58 +87,64 @@ def counts(reason: ReturnReason) -> bool:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Streak:
     """Returns in a row for one reason.
 
     Attributes:
         breaker: Counts them, and stops the intake while it is open.
-        detail: The details of the last one.
+        detail: The details of the latest one.
     """
 
     breaker: CircuitBreaker
     detail: str = ""
 
 
-class Streak:
-    """Stops the intake after returns in a row that cannot be counted for their jobs.
+class ReturnStreaks:
+    """Stops the intake after several returns in a row for the same reason.
 
-    After a pause intake goes on with one message. If it goes back for the same reason, intake stops for twice
-    as long. Otherwise intake goes on as usual.
+    It counts returns of the rule `Rule.STREAK`. After a pause the intake receives one message. If that
+    message is returned for the same reason, the intake stops for twice as long. Otherwise the intake
+    continues as usual.
 
     Args:
-        most: How many in a row stop the intake.
+        most: How many returns in a row stop the intake.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, most: int = _STREAK, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = _MAX_STREAK, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._runs: dict[ReturnReason, _Run] = {}
+        self._streaks: dict[ReturnReason, _Streak] = {}
 
     def returned(self, reason: ReturnReason, detail: str) -> None:
-        """A message has gone back."""
-        run = self._runs.get(reason)
-        if run is None:
-            breaker = CircuitBreaker(self._most, first_s=_STOP_S, longest_s=_STOP_MAX_S)
-            run = self._runs[reason] = _Run(breaker)
-        run.detail = detail
-        run.breaker.failed(detail, self._clock())
+        """Count a message that is returned for that reason.
 
-    def worked(self, reason: ReturnReason) -> None:
-        """The operation that fails for this reason has succeeded."""
-        self._runs.pop(reason, None)
+        Args:
+            reason: The reason.
+            detail: The reason as a sentence, for readiness.
+        """
+        streak = self._streaks.get(reason)
+        if streak is None:
+            breaker = CircuitBreaker(self._most, first_s=_FIRST_STOP_S, longest_s=_MAX_STOP_S)
+            streak = self._streaks[reason] = _Streak(breaker)
+        streak.detail = detail
+        streak.breaker.failed(detail, self._clock())
+
+    def succeeded(self, reason: ReturnReason) -> None:
+        """End the streak of that reason: the operation whose failure is the reason has succeeded."""
+        self._streaks.pop(reason, None)
 
     @property
-    def on_trial(self) -> bool:
-        """Whether one message is to be tried before more are taken."""
-        return any(run.breaker.is_broken for run in self._runs.values())
+    def is_on_trial(self) -> bool:
+        """Whether the intake may receive only one message, to try whether the cause is gone."""
+        return any(streak.breaker.is_broken for streak in self._streaks.values())
 
     def not_ready_reason(self) -> str | None:
-        """Why no messages should be taken, or None."""
+        """Return why no messages may be received now, or None."""
         now = self._clock()
         stopped = [
-            f"{run.breaker.failures} messages in a row went back ({reason}): {run.detail}"
-            for reason, run in self._runs.items()
-            if run.breaker.is_open(now)
+            f"{streak.breaker.failures} messages in a row were returned ({reason}): {streak.detail}"
+            for reason, streak in self._streaks.items()
+            if streak.breaker.is_open(now)
         ]
         return "; ".join(stopped) or None

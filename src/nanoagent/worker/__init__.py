@@ -7,20 +7,27 @@ One task belongs to each delivery. `InFlight` owns the delivery from its receipt
               BEHIND
 
 A delivery is `BEHIND` while it waits for another delivery: of the same request, or earlier in its message
-group. It is `RUNNING` when its job has room in the budget of memory and CPU. In `FINISHING` nothing
+group. It is `RUNNING` once its job is admitted to the budget of memory and CPU. In `FINISHING` nothing
 interrupts it any more. `state` has the table of the transitions.
 
 The end of the work on a delivery is a value (`endings`). One pure function decides, from that value and the
 outcome table, what happens to the message: `settlement.decide`. `Settler` carries the decision out.
 
-Read in this order:
+The way of one delivery, in reading order:
 
-* `worker`: the worker as a whole: start, stop, readiness.
-* `intake`: receives messages when there is room for more jobs.
-* `inflight`: the life of one delivery. `state`: how far it has come.
-* `answer`: claim, run, publish. `duplicates`, `publishing`: parts of it. `conclusion`: the end.
-* `endings`, `settlement`, `retry`: the ways to end, the decision, and the delays.
-* `fairness`: how a function over its concurrency limit is kept from filling the worker.
-* `drain`, `lifecycle`, `durations`: how the worker stops.
-* `readiness`: reasons not to take jobs.
+* `worker`: the worker as a whole: start, stop, and one `InFlight` for each delivery. `parts`: its
+  collaborators. `shared`: the objects that all deliveries share.
+* `intake`: receives messages. `capacity`: how many there is room for. `fairness`: how jobs of a function over
+  its concurrency limit are kept from filling the worker.
+* `inflight`: the life of one delivery. `state`: its phase.
+* `answer`: claim, run, publish. `duplicates`: other deliveries of the same request here. `claiming`: takes
+  the claim. `publishing`: stores and publishes the result.
+* `conclusion`: the last step: settle the message. `endings`: the ways to end. `settlement`: the decision.
+  `retry`: the delays of returned messages. `settler`: the calls to the queue. `accounting`: metrics and log.
+
+Beside it:
+
+* `drain`: how the worker stops. `lifecycle`: whether it is stopping. `durations`: how long jobs take, so
+  that a drain waits only for jobs that will finish in time.
+* `readiness`: the checks that must pass before the worker takes jobs.
 """

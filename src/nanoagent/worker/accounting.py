@@ -1,4 +1,4 @@
-"""What metrics, CloudWatch and the log say of the jobs that have ended."""
+"""Counts finished and returned jobs in the metrics, in CloudWatch and in the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ log = structlog.get_logger(__name__)
 
 
 def count_result(metrics: Metrics, cloudwatch: PeakMemoryReporter | None, result: Result, model: str) -> None:
-    """Count a job whose sender has been told its result."""
+    """Count a job whose result has been published, or waits in the spool.
+
+    Args:
+        metrics: The worker's metrics.
+        cloudwatch: The reporter of peak memory; None: off.
+        result: The result.
+        model: The job's model ID; empty for an invalid job.
+    """
     started = result.start is not None
     duration_s = result.duration_ms / 1000 if started else None
     metrics.jobs.finished(result.outcome.label, result.runtime, model, duration_s)
@@ -41,12 +48,12 @@ def count_result(metrics: Metrics, cloudwatch: PeakMemoryReporter | None, result
 
 
 def count_return(metrics: Metrics, reason: ReturnReason, runtime: str, model: str) -> None:
-    """Count a job that goes back to the queue, and was no attempt."""
+    """Count a job that is returned to the queue without an attempt."""
     outcome = results.OUTCOMES[ErrorType.INTERRUPTED]
     metrics.jobs.finished(outcome.label, runtime, model, None)
     metrics.jobs.returned(reason)
 
 
 def count_unreadable(metrics: Metrics) -> None:
-    """Count a message that names no request."""
+    """Count a message without a readable requestId."""
     metrics.jobs.finished(results.OUTCOMES[ErrorType.UNREADABLE].label, "", "", None)

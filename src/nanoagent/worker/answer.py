@@ -1,4 +1,4 @@
-"""How one delivery answers its request: claim, run, publish."""
+"""How one delivery answers its request: claim the request, run the job, publish the result."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ import structlog
 
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.runner import Attempt
+from nanoagent.model import result as results
 from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
-from nanoagent.model.job import Runtime
+from nanoagent.model.job import InvalidJob, Runtime
 from nanoagent.model.result import ErrorType
 from nanoagent.model.returns import ReturnReason
 from nanoagent.model.text import Text
-from nanoagent.results.base import Answered as AlreadyAnswered
-from nanoagent.results.base import Claim, Taken
-from nanoagent.worker import accounting, endings, retry
+from nanoagent.results.base import Taken
+from nanoagent.worker import accounting, claiming, endings, retry
 from nanoagent.worker.conclusion import conclude
-from nanoagent.worker.endings import Answered, Exhausted, Failed, Kept, Returned
+from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Spooled
 from nanoagent.worker.publishing import Publication
 from nanoagent.worker.state import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from nanoagent.model.job import InvalidJob, Job
+    from nanoagent.model.job import Job
     from nanoagent.model.result import Result
+    from nanoagent.results.base import Claim
     from nanoagent.worker.endings import Ending
     from nanoagent.worker.shared import Shared
     from nanoagent.worker.state import DeliveryState
-
-    Make = Callable[[Claim], Awaitable[Result | Exhausted]]
 
 log = structlog.get_logger(__name__)
 
@@ -40,15 +37,15 @@ _ATTEMPTS_FAILED: Final = Text(
     "{failures} attempts failed, or ended with their worker",
     "{failures}번의 시도가 실패했거나 워커와 함께 중단되었습니다",
 )
-_KILL_PATIENCE_S: Final = 0.5  # a run that does not end by then is given up with its container
+_KILL_TIMEOUT_S: Final = 0.5  # after it, a cancelled run that has not ended is stopped with its container
 
 
 class Answer:
     """The answer to the request of one delivery.
 
     Args:
-        state: The delivery.
-        shared: What all deliveries share.
+        state: The state of the delivery.
+        shared: The objects that all deliveries share.
     """
 
     def __init__(self, state: DeliveryState, shared: Shared) -> None:
@@ -58,15 +55,14 @@ class Answer:
         self._begun_at = time.perf_counter()
         self._is_cancelled = False  # by the sender
 
-    async def to(self, asked: Job | InvalidJob, make: Make) -> Ending | None:
-        """Answer a request, alone in this worker and under a claim.
+    async def to(self, asked: Job | InvalidJob) -> Ending | None:
+        """Answer a request under a claim, while this worker works on no other delivery of the request.
 
         Args:
-            asked: What the message asks for.
-            make: Makes the result: `run`, for a job.
+            asked: The content of the message: a job to run, or an invalid job to reject.
 
         Returns:
-            How the work has ended; None when the message is settled.
+            How the work has ended; None when the message is settled already.
         """
         duplicates, state = self._shared.duplicates, self._state
         try:
@@ -75,14 +71,14 @@ class Answer:
             async with duplicates.alone(asked.request_id):
                 if state.phase is Phase.BEHIND:
                     state.enter(Phase.WAITING)
-                claim = await self._take_claim(asked.request_id)
+                claim = await self._claim(asked.request_id)
                 if isinstance(claim, Answered):
                     state.enter(Phase.FINISHING)
                     await uninterrupted(conclude(claim, state, self._shared))
                     return None
                 if isinstance(claim, Returned):
                     return claim
-                return await self._under(claim, asked, make)
+                return await self._answer_under(claim, asked)
         except asyncio.CancelledError:
             if state.phase is Phase.FINISHING:
                 raise
@@ -90,31 +86,35 @@ class Answer:
         except ReturnToQueue as exc:
             return endings.of_error(exc)
 
-    async def _take_claim(self, request_id: str) -> Claim | Answered | Returned:
-        """Take the right to answer, unless there is an answer or another worker has the right."""
+    async def _claim(self, request_id: str) -> Claim | Answered | Returned:
+        """Claim the request; the ending of the delivery when that is not possible."""
         try:
-            await self._parts.spool.delivered(request_id)  # by an earlier process of this worker, say
-            claim = await self._parts.result_store.claim(request_id)
+            # An earlier process of this worker may have left a result in the spool. Redis must have it first.
+            await self._parts.spool.delivered(request_id)
+            claim = await claiming.claim(request_id, self._parts.result_store)
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
             return Returned(ReturnReason.NOT_CLAIMED, str(endings.of_error(exc)))
-        self._shared.streak.worked(ReturnReason.NOT_CLAIMED)
-        if isinstance(claim, AlreadyAnswered):
-            log.info("already done; its result is published again")
-            return Answered.by_document(claim.document)
+        self._shared.streaks.succeeded(ReturnReason.NOT_CLAIMED)
         if isinstance(claim, Taken):
             delay_s = retry.taken_delay_s(claim.left_s, claim.refusals)
             detail = "another worker is working on the request"
             return Returned(ReturnReason.CLAIMED_ELSEWHERE, detail, delay_s)
         return claim
 
-    async def _under(self, claim: Claim, asked: Job | InvalidJob, make: Make) -> Ending | None:
-        """As `to`; the claim is released unless the request has its answer."""
+    async def _answer_under(self, claim: Claim, asked: Job | InvalidJob) -> Ending | None:
+        """Answer the request under its claim, and release the claim unless a result was published.
+
+        Returns:
+            How the work has ended; None when the message is settled already.
+        """
         state = self._state
         state.claim = claim
         claim.lost.add_done_callback(lambda _: self._stop_superseded())
         ending: Ending | None
         try:
-            made = await make(claim)
+            made = (
+                self._reject(asked, claim) if isinstance(asked, InvalidJob) else await self._run(asked, claim)
+            )
             ending = made if isinstance(made, Exhausted) else await self._finish(claim, made, asked.locale)
         except asyncio.CancelledError:
             if state.phase is Phase.FINISHING:
@@ -122,7 +122,7 @@ class Answer:
             ending = state.stopped()
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
             ending = endings.of_error(exc)
-            if state.is_lost:  # the worker that has it now is told nothing of this
+            if state.is_lost:  # another worker answers: this error is not an attempt that failed
                 ending = state.stopped()
         if ending is not None:
             state.enter(Phase.FINISHING)
@@ -136,7 +136,7 @@ class Answer:
         try:
             failures = await self._parts.result_store.release(claim, failed=isinstance(ending, Failed))
         except ResultStoreError as exc:
-            log.warning("claim not released; it runs out", reason=str(exc))
+            log.warning("claim not released", reason=str(exc))
         else:
             self._state.failures = failures
         if isinstance(ending, Returned) and ending.reason is ReturnReason.CLAIM_LOST:
@@ -148,11 +148,11 @@ class Answer:
 
     # --- the run
 
-    async def run(self, job: Job, claim: Claim) -> Result | Exhausted:
+    async def _run(self, job: Job, claim: Claim) -> Result | Exhausted:
         """Run the job, unless its sender has cancelled it or it has no attempts left."""
         executor = self._parts.executor
         if claim.failures >= self._parts.settings.max_attempts and not claim.cancelled:
-            # The last attempt ended with its worker, or its sender could not be told.
+            # The last attempt ended with its worker, or its result could not be published.
             return Exhausted(_ATTEMPTS_FAILED.format(failures=claim.failures))
         queue_ms = max(0.0, self._state.delivery.received_at - self._state.delivery.sent_at) * 1000
         attempt = self._state.attempt = Attempt(
@@ -161,7 +161,7 @@ class Answer:
             fencing_token=claim.token,
             queue_ms=queue_ms,
             started_at=self._begun_at,
-            on_running=self._admitted,
+            on_running=self._state.start_running,
         )
         if claim.cancelled:
             return executor.cancelled(attempt)
@@ -176,15 +176,11 @@ class Answer:
         finally:
             end_watch()
 
-    def _admitted(self) -> None:
-        self._state.running_since = time.monotonic()
-        self._state.enter(Phase.RUNNING)
-
     def _check_isolation(self, runtime: Runtime) -> None:
-        """Return a job whose isolation check fails here.
+        """Return the job to the queue if the isolation check of its runtime fails on this worker.
 
         Raises:
-            ReturnToQueue: It does.
+            ReturnToQueue: The check fails.
         """
         if (problem := self._parts.blocked(runtime)) is not None:
             is_one_of_many = any(self._parts.blocked(other) is None for other in Runtime)
@@ -192,7 +188,7 @@ class Answer:
             raise ReturnToQueue(f"no {runtime} jobs are taken here: {problem}", reason=reason)
 
     def _cancel(self, attempt: Attempt) -> None:
-        """Stop the job for its sender: by ending its program, so that its output is not lost."""
+        """Stop the job for its sender. A running program is killed, so that its output is reported."""
         request_id = attempt.job.request_id
         if self._state.phase is Phase.FINISHING or attempt.control.has_ended:
             log.info("cancellation ignored", reason="already finished", request_id=request_id)
@@ -204,16 +200,19 @@ class Answer:
             return
         attempt.control.kill()
 
-        def insist() -> None:
+        def stop_if_running() -> None:
             if not attempt.control.has_ended:
                 self._state.stop()
 
-        asyncio.get_running_loop().call_later(_KILL_PATIENCE_S, insist)
+        asyncio.get_running_loop().call_later(_KILL_TIMEOUT_S, stop_if_running)
 
     # --- the result
 
+    def _reject(self, invalid: InvalidJob, claim: Claim) -> Result:
+        return _rejection(invalid, self._parts.settings.worker_id, claim.failures + 1)
+
     async def _finish(self, claim: Claim, result: Result, locale: str) -> Returned | None:
-        """Publish the result and settle the message; once begun, nothing interrupts that.
+        """Publish the result and settle the message. Nothing interrupts that once it has begun.
 
         Returns:
             None when the message is settled.
@@ -223,7 +222,7 @@ class Answer:
         is_whole = state.running_since is not None and result.error_type is not ErrorType.CANCELLED
         if state.job is not None and state.running_since is not None and is_whole:
             self._shared.durations.add(state.job, time.monotonic() - state.running_since)
-        if state.is_lost:  # in this very turn of the loop: the cancellation has not come yet
+        if state.is_lost:  # since the last await: the cancellation has not been raised yet
             return state.stopped()
         state.enter(Phase.FINISHING)
         return await uninterrupted(self._publish(claim, result, document))
@@ -233,8 +232,26 @@ class Answer:
         if publication is Publication.REFUSED:
             detail = "its claim is lost: another worker has claimed the request since, or answered it"
             return Returned(ReturnReason.CLAIM_LOST, detail)
-        # Kept, the next process with this worker's folder publishes it; the job need not run before.
-        ending = Kept() if publication is Publication.KEPT else Answered.by(result)
+        # The next process with this worker's folder publishes a spooled result. Until then the message is
+        # hidden for RETRY_MAX_SECONDS, so that the job is not run again meanwhile.
+        ending = Spooled() if publication is Publication.SPOOLED else Answered.by(result)
         await conclude(ending, self._state, self._shared)
         accounting.count_result(self._parts.metrics, self._parts.cloudwatch, result, self._state.labels[1])
         return None
+
+
+def _rejection(invalid: InvalidJob, worker_id: str, attempt: int) -> Result:
+    """Return the result of a job that is invalid."""
+    rejection, locale = invalid.rejection, invalid.locale
+    hint = rejection.hint
+    return results.Result(
+        request_id=invalid.request_id,
+        function_id=invalid.function_id,
+        runtime=invalid.runtime,
+        status=results.OUTCOMES[rejection.error_type].status or results.Status.FAILED,
+        error_type=rejection.error_type,
+        error_message=rejection.message.in_(locale),
+        hint=results.hint_for(rejection.error_type, locale) if hint is None else hint.in_(locale),
+        worker_id=worker_id,
+        attempt=attempt,
+    )

@@ -1,6 +1,6 @@
-"""The end of the worker: what does not run goes back at once, what runs is finished in time.
+"""The drain: return the jobs that do not run to the queue, let running jobs finish in time, return the rest.
 
-Stopping is not cancelling. Leases last until the last delivery is settled.
+A drain does not cancel running jobs at first. Leases are renewed until the last delivery is settled.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DRAIN_TAIL_S: Final = 15.0
-"""How long the return of messages may take at the end: Redis has 5 s at most, a hanging SQS the rest."""
+"""The time for the return of messages at the end: Redis takes 5 s at most, a hanging SQS may use the rest."""
 
 _REVIEW_S: Final = 1.0
 
 
 class DrainReason(StrEnum):
-    """Why a drain returns a job; the label of a metric."""
+    """Why a drain returns a job to the queue; the label of a metric."""
 
     WAITING = "waiting"  # it does not run yet
     TOO_LONG = "too_long"  # such jobs take longer than the time that is left
     TIME_UP = "time_up"  # DRAIN_SECONDS are over
-    FORCED = "hurried"  # a second signal
+    FORCED = "hurried"  # after a second signal; metrics keep the old word
 
 
 class Drain:
@@ -49,7 +49,7 @@ class Drain:
         in_flight: The deliveries that are not settled.
         lifecycle: How much time is left.
         durations: How long jobs take.
-        metrics: Counts the jobs that go back.
+        metrics: Counts the jobs that are returned.
     """
 
     def __init__(
@@ -62,15 +62,18 @@ class Drain:
         self._returned: Counter[str] = Counter()
 
     def count(self, reason: DrainReason) -> None:
-        """A job goes back."""
+        """Count a job that is returned."""
         self._returned[reason] += 1
         self._metrics.jobs.returned_by_drain(reason)
 
     async def run(self, intake: asyncio.Task[None]) -> None:
-        """Return what does not run, let the rest finish in time, return what does not.
+        """Drain, and return when every delivery is settled or the time is over.
 
-        Builds count as not running: they, and then their jobs, can be done elsewhere at once. The last long
-        poll is waited for meanwhile; its messages go back as well.
+        A job that builds counts as not running: another worker can build and run it at once.
+
+        Args:
+            intake: The task that receives messages. The drain waits for its last long poll, and returns the
+                messages that it brings.
         """
         begun_at, jobs = time.monotonic(), len(self._in_flight)
         for each in self._in_flight:
@@ -80,22 +83,23 @@ class Drain:
         self._lifecycle.forced.set()
         await self._end(intake)
         took_s = round(time.monotonic() - begun_at, 1)
-        log.info("drained", jobs=jobs, given_back=dict(self._returned), seconds=took_s)
+        log.info("drained", jobs=jobs, returned=dict(self._returned), seconds=took_s)
 
     async def _let_finish(self, intake: asyncio.Task[None]) -> None:
+        """Wait for running jobs until they have ended, the time is over, or the drain is forced."""
         forced = asyncio.create_task(self._lifecycle.forced.wait())
         while (open_tasks := self._open_tasks(intake)) and not forced.done():
             if (left_s := self._lifecycle.left_s()) <= 0:
                 self._lifecycle.forced.set()
-            self._stop_hopeless(left_s)
+            self._stop_too_long(left_s)
             pause_s = min(left_s, _REVIEW_S)
             await asyncio.wait({*open_tasks, forced}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
 
-    def _stop_hopeless(self, left_s: float) -> None:
-        """Stop what will not be done in time, by how long such jobs have taken: another worker can begin it.
+    def _stop_too_long(self, left_s: float) -> None:
+        """Stop the jobs that will not finish in time, as earlier jobs show. Another worker can begin them.
 
-        Asked again as time passes: what has run for longer than most may show to be of the long kind.
+        The drain repeats this every second: the longer a job runs, the more likely it is a long one.
         """
         now = time.monotonic()
         for each in self._in_flight:
@@ -108,22 +112,24 @@ class Drain:
                 self._stop(each.state, DrainReason.TOO_LONG, detail)
 
     async def _end(self, intake: asyncio.Task[None]) -> None:
-        """Return what is left; messages that cannot be settled within a while come back by themselves.
+        """Return the remaining jobs, for at most `DRAIN_TAIL_S`. SQS delivers unsettled messages again.
 
-        What has run gets half of that while for its uploads: elsewhere it would have to run again.
+        A job whose program has ended gets half of that time for its uploads. Elsewhere it would run again.
         """
         reason = DrainReason.TIME_UP if self._lifecycle.is_time_up else DrainReason.FORCED
         ends_at = time.monotonic() + DRAIN_TAIL_S
         uploads_end_at = ends_at - DRAIN_TAIL_S / 2
         while (open_tasks := self._open_tasks(intake)) and (left_s := ends_at - time.monotonic()) > 0:
-            intake.cancel()  # nothing is lost: a broker returns the messages of an abandoned poll
+            intake.cancel()  # loses no message: a broker returns the messages of an abandoned poll
             for each in self._in_flight:
                 if not each.state.has_run or time.monotonic() >= uploads_end_at:
                     self._stop(each.state, reason, STOPPING)
             await asyncio.wait(open_tasks, timeout=min(left_s, _REVIEW_S))
         if self._in_flight:
             log.error(
-                "not settled in time: these messages come back by themselves", jobs=len(self._in_flight)
+                "messages not settled in time",
+                jobs=len(self._in_flight),
+                effect="SQS delivers them again when their leases end",
             )
 
     def _stop(self, state: DeliveryState, reason: DrainReason, detail: str) -> None:
@@ -131,6 +137,6 @@ class Drain:
             self.count(reason)
 
     def _open_tasks(self, intake: asyncio.Task[None]) -> set[asyncio.Task[None]]:
-        """What a drain still has to wait for."""
+        """Return the tasks that the drain still waits for."""
         tasks = {each.task for each in self._in_flight}
         return tasks if intake.done() else {*tasks, intake}

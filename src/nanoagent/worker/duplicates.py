@@ -1,4 +1,4 @@
-"""Deliveries of one request in this worker: they are worked on one after the other."""
+"""Duplicates: deliveries of one request in this worker. The worker works on them one after the other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MAX_DUPLICATES: Final = 4  # deliveries of one request that wait for the first;
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A request that is being worked on.
+    """A request that a delivery is working on.
 
     Attributes:
-        done: Set when it no longer is.
-        waiting: How many other deliveries of it wait for that.
+        done: Set when that work has ended.
+        waiting: How many other deliveries of the request wait for it.
     """
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -30,21 +30,21 @@ class _Request:
 
 
 class Duplicates:
-    """The requests that are being worked on in this worker."""
+    """The requests that this worker is working on."""
 
     def __init__(self) -> None:
         self._requests: dict[str, _Request] = {}
 
     def has(self, request_id: str) -> bool:
-        """Whether a delivery of the request is being worked on."""
+        """Whether the worker is working on a delivery of the request."""
         return request_id in self._requests
 
     @asynccontextmanager
     async def alone(self, request_id: str) -> AsyncIterator[None]:
-        """Enter when no other delivery of the request is being worked on.
+        """Wait until the worker works on no other delivery of the request; keep others waiting in the block.
 
         Raises:
-            ReturnToQueue: Too many deliveries of the request wait for that already.
+            ReturnToQueue: Too many deliveries of the request are waiting already.
         """
         while (current := self._requests.get(request_id)) is not None:
             if current.waiting >= _MAX_DUPLICATES:

@@ -1,8 +1,8 @@
-"""How long jobs take: what a drain goes by when it decides which of those that run to wait for.
+"""Run-duration estimates: how long jobs of each function have taken lately.
 
-A job's time counts from its slot to its result: container, start, run and upload, since all of it has to be
-over before the worker may end. It is kept for each function, in memory only: a worker that has
-just begun knows nothing, and waits.
+A drain uses them to decide which running jobs to wait for. The duration of a job lasts from its admission to
+its result: container, start, run and upload, because all of them must end before the worker may. The
+durations are kept in memory only. A worker that has just started has none, and waits for every job.
 """
 
 from __future__ import annotations
@@ -18,23 +18,33 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Job
 
 FUNCTIONS: Final = 1024
-"""How many functions are remembered: with `SAMPLES` floats each, below 1 MiB."""
+"""The number of functions that are kept: with `SAMPLES` floats each, below 1 MiB."""
 
 SAMPLES: Final = 20
-"""The last so many jobs of a function, of which one in ten is still a number."""
+"""The number of durations that are kept for each function. One in ten of them is still two jobs."""
 
-_LEAST_SAMPLES: Final = 3  # fewer show no pattern
+_MIN_SAMPLES: Final = 3  # fewer show no pattern
 
 
 class Durations:
-    """The last durations of each function that has run here lately."""
+    """The latest durations of each function that has run here lately.
+
+    Args:
+        functions: How many functions are kept.
+        samples: How many durations of each function are kept.
+    """
 
     def __init__(self, functions: int = FUNCTIONS, samples: int = SAMPLES) -> None:
         self._samples = samples
         self._durations: BoundedMap[Hashable, deque[float]] = BoundedMap(functions)
 
     def add(self, job: Job, seconds: float) -> None:
-        """A job has come to its result, so long after it got its slot."""
+        """Add the duration of a job that has a result.
+
+        Args:
+            job: The job.
+            seconds: The time from its admission to its result.
+        """
         function = _function(job)
         durations = self._durations.get(function)
         if durations is None:
@@ -43,40 +53,41 @@ class Durations:
         self._durations[function] = durations
 
     def of(self, job: Job) -> tuple[float, ...]:
-        """How long the last jobs of the same function took, seconds; none of one that is not known."""
+        """Return the durations of the latest jobs of the same function, in seconds; empty when unknown."""
         return tuple(self._durations.get(_function(job), ()))
 
 
 def _function(job: Job) -> Hashable:
-    """The key of jobs that take about as long: the same code with the same memory, and with it CPU.
+    """Return the key of jobs that take about as long: the same code with the same memory, and so CPU.
 
-    The code's key is part of it because jobs that name no function share one name. It is not the
-    `FunctionVersion`, which has the digest: a redeploy seldom changes by a magnitude how long jobs take, and
-    what it does change is learnt within a few.
+    The key of the code is a part of it because all jobs without a function ID have the same one. The key is
+    not the `FunctionVersion`, which has the digest: a redeploy seldom changes durations by a magnitude, and
+    after a few jobs the new durations are known.
     """
     return job.function_id, job.runtime, job.s3_bucket, job.s3_key, job.memory_mb
 
 
 def will_finish(
-    elapsed_s: float, grace_s: float, history: Collection[float], timeout_s: float
+    elapsed_s: float, grace_s: float, durations: Collection[float], timeout_s: float
 ) -> bool | None:
-    """Whether a job that runs will come to a result in time, by how long earlier ones took.
+    """Whether a running job will have a result in time, by the durations of earlier jobs.
 
-    Only those count that took longer than this one has run already: of ten jobs that end within a second and
-    two that take an hour, one that has run for a minute is most likely of the second kind. A job whose own
-    time is over before has a result then as well, TIMEOUT.
+    Only earlier jobs count that took longer than this one has run already. Example: ten jobs ended within a
+    second, and two took an hour. A job that has run for a minute is most likely like the two. A job whose own
+    timeout ends in time has a result then, too: TIMEOUT.
 
     Args:
-        elapsed_s: How long ago it got its slot, seconds.
-        grace_s: How much longer it may take, seconds.
-        history: How long earlier ones took, seconds.
+        elapsed_s: The time since the job was admitted, seconds.
+        grace_s: The time that it may still take, seconds.
+        durations: The durations of earlier jobs, seconds.
         timeout_s: The job's own limit for its program, seconds.
 
     Returns:
-        True when nine in ten would, False when nine in ten would not, None when that cannot be told.
+        True when at least nine in ten of the earlier jobs would, False when at least nine in ten would not,
+        None when the durations do not tell.
     """
-    longer = [duration for duration in history if duration > elapsed_s]
-    if len(longer) < _LEAST_SAMPLES:
+    longer = [duration for duration in durations if duration > elapsed_s]
+    if len(longer) < _MIN_SAMPLES:
         return None
     in_time = sum(min(duration, timeout_s) <= elapsed_s + grace_s for duration in longer)
     if _are_most(in_time, longer):

@@ -1,6 +1,6 @@
 """The ways in which the work on a delivery ends, as values.
 
-Each class has the error type of its row in `result.OUTCOMES`. That row says what happens to the message.
+Each class has the error type of its row in `result.OUTCOMES`. The row says what happens to the message.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Answered:
 
     @classmethod
     def by(cls, result: Result) -> Self:
-        """The ending of a delivery whose request has that result."""
+        """Return the ending of a delivery whose request has that result."""
         return cls(result.error_type, result.error_message, result.attempt)
 
     @classmethod
     def by_document(cls, document: bytes) -> Self:
-        """The same for a stored result; one that another program has written counts as a success."""
+        """Return the ending for a stored result. A result that another program wrote counts as a success."""
         try:
             return cls.by(results.decode(document))
         except msgspec.DecodeError:
@@ -55,20 +55,20 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """The result lies on this worker's disk: Redis has not taken it, and the worker could not wait."""
+class Spooled:
+    """The result is in the spool: Redis did not take it before this worker had to stop."""
 
     error_type: ClassVar = ErrorType.INTERRUPTED
-    detail: ClassVar = "its result waits on its worker's disk"
+    detail: ClassVar = "its result waits in the worker's spool"
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The job goes back to the queue. This was no attempt.
+    """The job is returned to the queue. This was not an attempt.
 
     Attributes:
         reason: Why.
-        detail: The same for the log.
+        detail: The reason as a sentence, for the log.
         delay_s: The delay, seconds; None: the delay of the reason.
     """
 
@@ -80,16 +80,17 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt failed, and that is the platform's fault.
+    """The attempt failed, and the platform is to blame.
 
     Attributes:
-        detail: What failed, for the log.
-        told: The same for the sender.
-        reason: Why the job goes back; None: an error.
+        detail: The failure as a sentence, for the log. It may have internal names.
+        sender_message: The failure as a sentence for the sender.
+        reason: Why the job is returned to the queue, if it is a return that counts as an attempt; None for an
+            error.
     """
 
     detail: str
-    told: Text
+    sender_message: Text
     reason: ReturnReason | None = None
     error_type: ClassVar = ErrorType.PLATFORM
 
@@ -99,30 +100,30 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The job has no attempts left, or its message no receipts. Nothing was tried.
+    """The job has no attempts left, or its message has no receipts left. Nothing was tried.
 
     Attributes:
-        told: Which of the two, for the sender and the log.
+        sender_message: Which of the two, for the sender and the log.
     """
 
-    told: Text
+    sender_message: Text
     error_type: ClassVar = ErrorType.PLATFORM
 
     def __str__(self) -> str:
-        return str(self.told)
+        return str(self.sender_message)
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
-    """The job was given up, and the result store did not take its result."""
+class Unpublished:
+    """The job was given up, but the result store did not take its result. The sender does not know yet."""
 
     error_type: ClassVar = ErrorType.INTERRUPTED
-    detail: ClassVar = "it was given up, and its sender not told"
+    detail: ClassVar = "the job was given up, and its result is not published yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The message names no request, so that no sender can be told.
+    """The message has no readable requestId, so that no sender can be notified.
 
     Attributes:
         problem: What is wrong with it.
@@ -132,20 +133,20 @@ class Unreadable:
     error_type: ClassVar = ErrorType.UNREADABLE
 
 
-Ending = Answered | Kept | Returned | Failed | Exhausted | Untold | Unreadable
+Ending = Answered | Spooled | Returned | Failed | Exhausted | Unpublished | Unreadable
 
 
 def of_error(exc: Exception) -> Returned | Failed:
-    """The ending of an attempt that raised an exception."""
+    """Return the ending of an attempt that raised an exception, and log an internal error."""
     match exc:
         case ReturnToQueue() if returns.counts(exc.reason):
-            return Failed(str(exc), exc.told, exc.reason)
+            return Failed(str(exc), exc.sender_message, exc.reason)
         case ReturnToQueue():
             return Returned(exc.reason, str(exc), exc.delay_s)
         case Superseded():
             return Returned(ReturnReason.CLAIM_LOST, f"its claim is lost: {exc}")
         case PlatformError():
-            return Failed(str(exc), exc.told)
+            return Failed(str(exc), exc.sender_message)
         case _:
             log.error("internal error", operation="run a job", exc_info=exc)
-            return Failed(f"an error inside the worker: {type(exc).__name__}", PlatformError.told)
+            return Failed(f"an error inside the worker: {type(exc).__name__}", PlatformError.sender_message)

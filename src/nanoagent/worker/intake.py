@@ -1,4 +1,4 @@
-"""The receive loop: takes no more messages than there is room to run."""
+"""Receives messages, and no more than there is room to run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nanoagent.broker.base import Delivery
-    from nanoagent.model.returns import Streak
+    from nanoagent.model.returns import ReturnStreaks
     from nanoagent.worker.capacity import Capacity
     from nanoagent.worker.lifecycle import Lifecycle
     from nanoagent.worker.parts import WorkerParts
@@ -30,14 +30,14 @@ _NOT_READY_PAUSE_S: Final = 1.0
 
 
 class Intake:
-    """Receives messages until the worker stops.
+    """Receives messages when the worker is ready and has room.
 
     Args:
-        parts: The queue, and who is told whether it answers.
-        capacity: Says how many.
-        checks: Say whether the worker is ready.
-        streak: Says whether one message is to be tried before others.
-        lifecycle: Says when to stop.
+        parts: The queue, and the health to which its state is reported.
+        capacity: How many messages there is room for.
+        checks: Whether the worker is ready.
+        streaks: Whether one message must be tried before more are received.
+        lifecycle: When the worker stops, and when its capacity changes.
         jitter: Random numbers from 0 to 1.
     """
 
@@ -46,7 +46,7 @@ class Intake:
         parts: WorkerParts,
         capacity: Capacity,
         checks: ReadinessChecks,
-        streak: Streak,
+        streaks: ReturnStreaks,
         lifecycle: Lifecycle,
         *,
         jitter: Callable[[], float],
@@ -55,55 +55,46 @@ class Intake:
         self._health = parts.health
         self._capacity = capacity
         self._checks = checks
-        self._streak = streak
+        self._streaks = streaks
         self._lifecycle = lifecycle
         self._jitter = jitter
         self._backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
 
-    async def run(self, take: Callable[[Delivery], None]) -> None:
-        """Receive until stopped, and hand each delivery to `take`.
+    async def next(self) -> list[Delivery]:
+        """Receive the next messages.
 
-        The last long poll is not cut short: its messages would be stranded.
+        Returns:
+            The deliveries. It is empty when none came, and after a wait for room, readiness or the queue.
         """
-        try:
-            while not self._lifecycle.stopping.is_set():
-                for delivery in await self._next():
-                    take(delivery)
-        except asyncio.CancelledError:
-            if not self._lifecycle.forced.is_set():
-                raise
-
-    async def _next(self) -> list[Delivery]:
-        """The next messages; none when it was not the time for a request."""
         changed = self._lifecycle.capacity_changed
         changed.clear()
         room = self._capacity.room()
         if not room:
             await changed.wait()
             return []
-        passes_waiting = self._capacity.is_full_of_jobs_over_limit()
-        if passes_waiting and (early_s := self._capacity.throttle.next_pause_s()):
-            await _wait(changed, early_s)
+        is_full = self._capacity.is_full_of_jobs_over_limit()
+        if is_full and (pause_s := self._capacity.throttle.next_pause_s()):
+            await _wait(changed, pause_s)
             return []
         if await self._checks.reason() is not None:
             await self._pause(_NOT_READY_PAUSE_S)
             return []
-        if self._lifecycle.stopping.is_set():  # meanwhile: a long poll begun now would only delay the drain
+        if self._lifecycle.stopping.is_set():  # since the check: a long poll would only delay the drain
             return []
-        limit = MAX_BATCH if passes_waiting else room
-        deliveries = await self._receive(1 if self._streak.on_trial else limit)
-        if deliveries is not None and passes_waiting:
+        limit = MAX_BATCH if is_full else room
+        deliveries = await self._receive(1 if self._streaks.is_on_trial else limit)
+        if deliveries is not None and is_full:
             self._capacity.throttle.received()
         return deliveries or []
 
     async def _receive(self, limit: int) -> list[Delivery] | None:
-        """Ask the queue; None after a pause when it failed."""
+        """Receive up to `limit` messages; None after an error and a pause."""
         try:
             deliveries = await self._broker.receive(limit)
         except Exception as exc:
-            if not isinstance(exc, BrokerError):  # intake must not end for one bad answer
+            if not isinstance(exc, BrokerError):  # one internal error must not end the intake
                 log.exception("internal error", operation="receive messages")
-            # Workers that lost the queue together do not come back together.
+            # The jitter spreads the retries of workers that lost the queue together.
             pause_s = self._backoff.next_s(self._jitter())
             log.warning("queue not readable", reason=str(exc), pause_s=round(pause_s, 2))
             self._health.set("queue", ok=False, reason=str(exc))
@@ -118,7 +109,7 @@ class Intake:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, so long at most."""
+    """Wait for the event, at most that long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""How far the worker has come, for all its parts."""
+"""The lifecycle of the worker, which all its parts read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 
 
 class Lifecycle:
-    """The worker takes messages, then drains, then ends by force.
+    """The worker's lifecycle state: it receives messages, then drains, then ends by force.
 
     Attributes:
-        stopping: Set when no more messages are taken.
-        forced: Set when nothing is waited for any more.
-        capacity_changed: Set when there may be room for another message. The intake clears it.
-        drained_by: When the drain has to be over, monotonic seconds; infinite while there is no drain.
+        stopping: Set when the worker receives no more messages.
+        forced: Set when the drain waits for nothing any more.
+        capacity_changed: Set when the worker may have room for another message. `Intake` clears it.
+        drained_by: When the drain must have ended, monotonic seconds; infinite before the drain.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,15 @@ class Lifecycle:
         return self.drained_by <= time.monotonic()
 
     def drain_within(self, seconds: float) -> None:
-        """Begin the drain. Called again, it can only bring the end nearer."""
+        """Begin the drain. A repeated call can only shorten it.
+
+        Args:
+            seconds: The time for the drain.
+        """
         self.drained_by = min(self.drained_by, time.monotonic() + seconds)
         self.stopping.set()
         self.capacity_changed.set()
 
     def left_s(self) -> float:
-        """How much longer running jobs may take, seconds."""
+        """Return how much longer running jobs may take, in seconds."""
         return 0.0 if self.forced.is_set() else max(0.0, self.drained_by - time.monotonic())

@@ -1,4 +1,4 @@
-"""What the worker works with."""
+"""The collaborators of the worker."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class WorkerParts:
     """The collaborators of the worker.
 
     Attributes:
-        blocked: Why no jobs of a runtime are taken, None when they are.
-        checks: Further readiness checks.
-        background: Starts the worker's own tasks.
+        blocked: Returns the reason why no jobs of a runtime are taken, or None.
+        checks: Readiness checks besides the worker's own.
+        background: Runs the worker's background tasks.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""Storing and announcing results, on this worker's disk if Redis does not take them."""
+"""Publishes results. A result that Redis does not take is kept in the spool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanoagent.model.errors import ResultStoreError
 from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
-    from nanoagent.model.returns import Streak
+    from nanoagent.model.returns import ReturnStreaks
     from nanoagent.results.base import Claim, ResultStore
     from nanoagent.results.spool import Spool
 
@@ -20,11 +20,11 @@ log = structlog.get_logger(__name__)
 
 
 class Publication(StrEnum):
-    """What became of a result."""
+    """How the publication of a result has ended."""
 
     STORED = "stored"
     REFUSED = "refused"  # another worker has claimed the request since, or has answered it
-    KEPT = "kept"  # it lies on this worker's disk
+    SPOOLED = "spooled"  # the result is on this worker's disk, and the worker stops
 
 
 class Publisher:
@@ -33,26 +33,33 @@ class Publisher:
     Args:
         result_store: Redis.
         spool: Keeps results that Redis does not take.
-        streak: Is told whether results could be published.
-        forced: Set when the worker waits for nothing any more.
+        streaks: Counts failed publications of jobs that were given up.
+        forced: Set when the drain waits no longer.
     """
 
     def __init__(
-        self, result_store: ResultStore, spool: Spool, streak: Streak, forced: asyncio.Event
+        self, result_store: ResultStore, spool: Spool, streaks: ReturnStreaks, forced: asyncio.Event
     ) -> None:
         self._result_store = result_store
         self._spool = spool
-        self._streak = streak
+        self._streaks = streaks
         self._forced = forced
 
     async def publish(self, claim: Claim, document: bytes) -> Publication:
-        """Publish at once, or as soon as Redis is back: the job has run, and its result must not be lost."""
+        """Publish the result of a job that has run; if Redis fails, spool it and wait until Redis takes it.
+
+        The wait ends when the drain is forced. The spool keeps the result.
+
+        Args:
+            claim: The claim under which the job has run.
+            document: The result as JSON.
+        """
         try:
             is_stored = await self._result_store.publish(claim, document)
         except ResultStoreError as exc:
-            log.warning("result kept until Redis takes it", reason=str(exc))
+            log.warning("result spooled", reason=str(exc))
         else:
-            self._streak.worked(ReturnReason.NOT_TOLD)
+            self._streaks.succeeded(ReturnReason.NOT_TOLD)
             return Publication.STORED if is_stored else Publication.REFUSED
         delivered = await self._spool.keep(claim, document)
         forced = asyncio.create_task(self._forced.wait())
@@ -60,16 +67,20 @@ class Publisher:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
         if not delivered.done():
-            return Publication.KEPT
+            return Publication.SPOOLED
         return Publication.STORED if delivered.result() else Publication.REFUSED
 
-    async def tell(self, claim: Claim, document: bytes) -> bool:
-        """Publish the result of a job that was given up, if Redis takes it now."""
+    async def publish_once(self, claim: Claim, document: bytes) -> bool:
+        """Publish the result of a job that was given up, without the spool.
+
+        Returns:
+            Whether the result is stored. If Redis fails, or another worker has the claim, it is not.
+        """
         try:
             is_stored = await self._result_store.publish(claim, document)
         except ResultStoreError as exc:
             log.warning("result not published", reason=str(exc))
-            self._streak.returned(ReturnReason.NOT_TOLD, str(exc))
+            self._streaks.returned(ReturnReason.NOT_TOLD, str(exc))
             return False
-        self._streak.worked(ReturnReason.NOT_TOLD)
+        self._streaks.succeeded(ReturnReason.NOT_TOLD)
         return is_stored

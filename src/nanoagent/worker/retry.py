@@ -1,4 +1,4 @@
-"""Delays after which a message that went back to the queue can be received again, in seconds."""
+"""The delays of messages that are returned to the queue, in seconds. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from nanoagent.common.backoff import pause_s
 
 CROWDED_DELAY_S: Final = 15.0
-"""A job that found no room comes back then, here or elsewhere."""
+"""The delay of a job that found no room, here or on another worker."""
 
 _TAKEN_DELAY_MAX_S: Final = 1800.0
 _TAKEN_GROWTH_MAX: Final = 256.0
@@ -16,9 +16,9 @@ _COUNTED_FACTOR: Final = 4.0
 
 
 def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float) -> float:
-    """The delay after an attempt that the platform failed.
+    """Return the delay after an attempt that the platform failed.
 
-    It doubles with each failure. The jitter keeps jobs that failed together from coming back together.
+    It doubles with each failure. The jitter spreads the retries of jobs that failed together.
 
     Args:
         failures: How many attempts have failed, at least 1.
@@ -30,15 +30,16 @@ def retry_delay_s(failures: int, base_s: float, longest_s: float, jitter: float)
 
 
 def taken_delay_s(left_s: float, refusals: int = 1) -> float:
-    """The delay of a second message of a request that another worker is working on.
+    """Return the delay of a message whose request another worker is working on.
 
-    At first it lasts until the other worker's claim ends, in case that worker has died. It doubles each time
-    that the same claim is in the way. Otherwise a run of some hours would use up the receipts of the message
-    (maxReceiveCount). The number of receipts does not count here: they may have been for want of room.
+    The first delay lasts until the other worker's claim ends, in case that worker has died. The delay doubles
+    each time the same claim refuses the request. Otherwise the message would be received again and again
+    during a run of some hours, up to maxReceiveCount. The receipt count is not used: the message may have
+    been received before for other reasons, such as lack of room.
 
     Args:
-        left_s: How much longer the other claim lasts, seconds.
-        refusals: How often that claim has been in the way, this time included.
+        left_s: The time until the other claim ends, seconds.
+        refusals: How often that claim has refused the request, this time included.
     """
     first_s = max(left_s, 1.0)
     longest_s = min(first_s * _TAKEN_GROWTH_MAX, _TAKEN_DELAY_MAX_S)
@@ -46,10 +47,10 @@ def taken_delay_s(left_s: float, refusals: int = 1) -> float:
 
 
 def counted_delay_s(failures: int, longest_s: float) -> float:
-    """The delay after a return that counts as an attempt.
+    """Return the delay after a return that counts as an attempt.
 
-    With the default settings 15 s, 1, 4 and 15 minutes. Before the fifth ends the job, another worker has had
-    time to take it, and an operator to act on `/readyz`.
+    With the default settings it is 15 s, then 1, 4 and 15 minutes. The fifth return ends the job. Until then
+    another worker has had time to take it, and an operator has had time to react to `/readyz`.
 
     Args:
         failures: How many attempts have failed, this one included, at least 1.

@@ -1,7 +1,7 @@
-"""What happens to a message: the decision, and carrying it out.
+"""The decision about the message of a delivery: acknowledge, return, dead-letter, or give up the job.
 
-`decide` is the only place where an ending becomes an acknowledgement, a return or a dead letter. Which of
-them is possible comes from `result.OUTCOMES`; the delays of returns come from `DELAYS`.
+`decide` is the only place where an ending becomes one of them. `result.OUTCOMES` says which are possible. The
+delays of returns come from `DELAYS`. `settler` carries the decision out.
 """
 
 from __future__ import annotations
@@ -10,39 +10,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, assert_never
 
-import structlog
-
-from nanoagent.common.bounded_map import BoundedMap
-from nanoagent.model import envelopes
 from nanoagent.model import result as results
-from nanoagent.model.errors import PlatformError
 from nanoagent.model.result import ErrorType, Settle
 from nanoagent.model.returns import ReturnReason
 from nanoagent.worker import retry
-from nanoagent.worker.endings import Answered, Exhausted, Failed, Kept, Returned, Unreadable, Untold
+from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Spooled, Unpublished, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from nanoagent.broker.base import Broker, Delivery
     from nanoagent.config import Settings
-    from nanoagent.model.returns import Streak
     from nanoagent.worker.endings import Ending
-
-log = structlog.get_logger(__name__)
-
-_MOST_UNSETTLED: Final = 1024  # messages; their ids are short
-
-
-# --- the decision
 
 
 class IfLast(StrEnum):
-    """What happens to a message that would not come again if it were returned."""
+    """What to do with a message that the queue would not deliver again after a return."""
 
-    DEAD_LETTER = "dead_letter"  # the reason is in the dead-letter queue and in the log
-    GIVE_UP = "give_up"  # its sender is told first, under the claim of this attempt
-    WITHDRAW = "withdraw"  # its sender is told first, under a claim that has to be taken
+    DEAD_LETTER = "dead_letter"  # with the reason, which is also logged
+    GIVE_UP = "give_up"  # notify the sender first, under the claim of this attempt
+    CLAIM_AND_GIVE_UP = "claim_and_give_up"  # notify the sender first; the request must be claimed for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +39,10 @@ class Nack:
     """Return the message to the queue.
 
     Attributes:
-        delay_s: When it can be received again, seconds from now.
-        detail: Why, for the log.
-        if_last: What to do if it would not come again.
-        is_poison: Whether the redrive policy of the queue is to take it at last, as it is.
+        delay_s: The delay until it can be received again, seconds.
+        detail: The reason as a sentence, for the log.
+        if_last: What to do if the queue would not deliver it again.
+        is_poison: Whether the redrive policy of the queue may move it to the dead-letter queue unchanged.
     """
 
     delay_s: float
@@ -69,11 +53,11 @@ class Nack:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Move the message to the dead-letter queue; without one, delete and log it.
+    """Move the message to the dead-letter queue; without one, log it and delete it.
 
     Attributes:
-        reason: Why; an attribute of the message there.
-        attempts: How many attempts were made; likewise.
+        reason: The reason as a sentence; an attribute of the message in the dead-letter queue.
+        attempts: How many attempts were made; another attribute.
     """
 
     reason: str
@@ -82,7 +66,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Tell the sender; what then happens to the message is decided by whether that succeeded."""
+    """Publish a failed result. Whether that succeeds decides what happens to the message."""
 
 
 Settlement = Ack | Nack | DeadLetter | GiveUp
@@ -90,13 +74,13 @@ Settlement = Ack | Nack | DeadLetter | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What else the decision depends on.
+    """The facts about a delivery that the decision depends on, besides its ending.
 
     Attributes:
         receive_count: How often the message was received, at least 1.
-        in_order: Whether it keeps its message group from others while it is hidden.
+        in_order: Whether the message blocks its message group while it is hidden.
         redrives: Whether the queue has a redrive policy.
-        failures: How many attempts at its request have failed, this one included; None: not known.
+        failures: How many attempts at its request have failed, this one included; None: unknown.
         jitter: A random number from 0 to 1.
     """
 
@@ -108,12 +92,12 @@ class Facts:
 
 
 class Delay(StrEnum):
-    """The delay of a return, where the ending brings none."""
+    """The delay of a return whose ending names no delay."""
 
     NONE = "none"
-    CROWDED = "crowded"  # 15 s: other jobs end meanwhile
-    CLAIM = "claim"  # SQS_VISIBILITY_SECONDS: the longest that a claim lasts unless it is renewed
-    GROWING = "growing"  # with each receipt
+    CROWDED = "crowded"  # `retry.CROWDED_DELAY_S`: other jobs end meanwhile
+    CLAIM = "claim"  # SQS_VISIBILITY_SECONDS: the longest time that a claim lasts without renewal
+    GROWING = "growing"  # grows with each receipt, up to RETRY_MAX_SECONDS
     LONGEST = "longest"  # RETRY_MAX_SECONDS
 
 
@@ -139,21 +123,21 @@ DELAYS: Final = {
 
 
 def decide(ending: Ending, facts: Facts, settings: Settings) -> Settlement:
-    """What happens to the message of a delivery whose work has ended that way."""
+    """Decide what happens to the message of a delivery whose work has ended."""
     settle = results.OUTCOMES[ending.error_type].settle
     match ending:
         case Answered():
-            gave_up = settle is Settle.RETRY  # the platform failed for the last time
+            was_given_up = settle is Settle.RETRY  # the platform failed in the last attempt
             reason = ending.message or ErrorType.PLATFORM
-            return DeadLetter(reason, ending.attempts) if gave_up else Ack()
+            return DeadLetter(reason, ending.attempts) if was_given_up else Ack()
         case Failed() | Exhausted():
             return _after_failure(ending, facts, settings)
         case Returned():
             delay_s = ending.delay_s
             if delay_s is None:
                 delay_s = _delay_s(DELAYS[ending.reason], facts, settings)
-            return Nack(delay_s, ending.detail, IfLast.WITHDRAW)
-        case Kept() | Untold():
+            return Nack(delay_s, ending.detail, IfLast.CLAIM_AND_GIVE_UP)
+        case Spooled() | Unpublished():
             return Nack(settings.retry_max_seconds, ending.detail)
         case Unreadable():
             return _unreadable(ending, facts, settings)
@@ -164,7 +148,7 @@ def decide(ending: Ending, facts: Facts, settings: Settings) -> Settlement:
 def _unreadable(unreadable: Unreadable, facts: Facts, settings: Settings) -> Nack | DeadLetter:
     if not facts.redrives:
         return DeadLetter(unreadable.problem)
-    # While it is hidden it keeps its message group, if it has one, from everyone.
+    # While a message in order is hidden, no worker receives its message group: its delay must not grow.
     receipts = 1 if facts.in_order else facts.receive_count
     return Nack(_growing_s(receipts, facts, settings), unreadable.problem, is_poison=True)
 
@@ -174,7 +158,7 @@ def _after_failure(failed: Failed | Exhausted, facts: Facts, settings: Settings)
         return GiveUp()
     if facts.failures is not None and facts.failures >= settings.max_attempts:
         return GiveUp()
-    # Without Redis nothing was counted. Then the receipts decide the delay, and nothing is given up.
+    # Without Redis the attempt was not counted. Then the receipts decide the delay, and no job is given up.
     failures = facts.failures or facts.receive_count
     delay_s = _growing_s(failures, facts, settings)
     if failed.reason is not None:
@@ -200,112 +184,3 @@ def _growing_s(failures: int, facts: Facts, settings: Settings) -> float:
     return retry.retry_delay_s(
         failures, settings.retry_base_seconds, settings.retry_max_seconds, facts.jitter
     )
-
-
-# --- carrying it out
-
-
-class Settler:
-    """Carries decisions out. Its callers see to it that nothing interrupts it.
-
-    Args:
-        broker: The queue.
-        settings: Delays and limits.
-        streak: Is told of messages that could not be settled.
-        jitter: Random numbers from 0 to 1.
-    """
-
-    def __init__(
-        self, broker: Broker, settings: Settings, streak: Streak, *, jitter: Callable[[], float]
-    ) -> None:
-        self._broker = broker
-        self._settings = settings
-        self._streak = streak
-        self._jitter = jitter
-        # Message ID → how often an internal error returned it.
-        self._unsettled: BoundedMap[str, int] = BoundedMap(_MOST_UNSETTLED)
-
-    def decide(self, delivery: Delivery, ending: Ending, failures: int | None = None) -> Settlement:
-        """`settlement.decide` for a delivery."""
-        facts = Facts(delivery.receive_count, delivery.in_order, failures=failures, jitter=self._jitter())
-        return decide(ending, facts, self._settings)
-
-    async def ack(self, delivery: Delivery) -> None:
-        """Delete the message."""
-        await self._broker.ack(delivery)
-
-    async def nack(self, delivery: Delivery, nack: Nack) -> bool:
-        """Return the message; False when it would not come again, and nothing was done."""
-        return await self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison)
-
-    async def nack_or_dead_letter(self, delivery: Delivery, nack: Nack) -> None:
-        """Return the message; if it would not come again, the dead-letter queue gets the reason."""
-        if not await self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison):
-            log.error("dead-lettered without a result", reason=nack.detail, message_id=delivery.message_id)
-            await self._broker.dead_letter(delivery, nack.detail)
-
-    async def dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
-        """Move the message to the dead-letter queue; without one, delete and log it."""
-        if not await self._broker.dead_letter(delivery, dead_letter.reason, dead_letter.attempts):
-            log.error("given up, and there is no dead-letter queue", body=delivery.body)
-            await self._broker.ack(delivery)
-
-    def needs_copy(self, delivery: Delivery) -> bool:
-        """Whether a fresh copy has to take the place of the message before it is worked on.
-
-        After the last receipt the queue would move it to the dead-letter queue if this worker died with it,
-        and nobody would be told. A message that is received for the first time is not copied: a queue that
-        delivers each message only once would have it copied for ever.
-        """
-        return delivery.receive_count > 1 and self._broker.is_last(delivery)
-
-    async def replace_with_copy(self, delivery: Delivery) -> bool:
-        """Have the queue take a fresh copy of the message; False when it takes none."""
-        return await self._broker.nack(delivery, 0)
-
-    async def settle_unreadable(self, delivery: Delivery, problem: str) -> None:
-        """Settle a message that names no request."""
-        if envelope := envelopes.recognised(delivery.body):
-            problem = f"{problem} ({envelope})"
-        redrives = await self._broker.redrives()
-        facts = Facts(delivery.receive_count, delivery.in_order, redrives, jitter=self._jitter())
-        settlement = decide(Unreadable(problem), facts, self._settings)
-        if isinstance(settlement, Nack):
-            say = log.warning if delivery.receive_count == 1 else log.info  # it comes again, unchanged
-            say("unreadable message left to the redrive policy", problem=problem)
-            await self._broker.nack(delivery, settlement.delay_s, poison=settlement.is_poison)
-        elif await self._broker.dead_letter(delivery, problem):
-            log.warning("unreadable message moved to the dead-letter queue", problem=problem)
-        else:
-            log.error("unreadable message dropped: no dead-letter queue", problem=problem, body=delivery.body)
-            await self._broker.ack(delivery)
-
-    # --- errors while settling
-
-    def note_settled(self, delivery: Delivery) -> None:
-        """The delivery was settled without an error."""
-        self._streak.worked(ReturnReason.NOT_SETTLED)
-        self._unsettled.pop(delivery.message_id, None)
-
-    async def return_unsettled(self, delivery: Delivery, exc: Exception) -> None:
-        """Return a message that could not be settled; dead-letter it if that happens each time.
-
-        If a service failed, the message is not the cause. It may be the cause of an internal error: then it
-        is not copied after its last receipt, and is dead-lettered after MAX_ATTEMPTS here.
-        """
-        log.error("internal error", operation="settle a message", exc_info=exc)
-        reason = f"it could not be settled: {type(exc).__name__}"
-        self._streak.returned(ReturnReason.NOT_SETTLED, reason)
-        nack = self.decide(delivery, Returned(ReturnReason.NOT_SETTLED, reason))
-        assert isinstance(nack, Nack)  # noqa: S101 - a return is one
-        if isinstance(exc, PlatformError):
-            await self.nack_or_dead_letter(delivery, nack)
-        elif self._count_unsettled(delivery) < self._settings.max_attempts:
-            await self._broker.nack(delivery, nack.delay_s, poison=True)
-        else:
-            await self.dead_letter(delivery, DeadLetter(reason, self._settings.max_attempts))
-
-    def _count_unsettled(self, delivery: Delivery) -> int:
-        times = self._unsettled.get(delivery.message_id, 0) + 1
-        self._unsettled[delivery.message_id] = times
-        return times

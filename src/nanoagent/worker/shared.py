@@ -1,4 +1,4 @@
-"""What all deliveries in flight share."""
+"""The objects that all deliveries in flight share."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nanoagent.broker.fifo import FifoOrder
-    from nanoagent.model.returns import Streak
+    from nanoagent.model.returns import ReturnStreaks
     from nanoagent.worker.capacity import Capacity
     from nanoagent.worker.duplicates import Duplicates
     from nanoagent.worker.durations import Durations
     from nanoagent.worker.lifecycle import Lifecycle
     from nanoagent.worker.parts import WorkerParts
     from nanoagent.worker.publishing import Publisher
-    from nanoagent.worker.settlement import Settler
+    from nanoagent.worker.settler import Settler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What all deliveries in flight share.
+    """The objects that all deliveries in flight share.
 
     Attributes:
         parts: The worker's collaborators.
-        order: The broker, as the keeper of the order of message groups.
+        order: The broker, which also keeps the order of message groups.
     """
 
     parts: WorkerParts
@@ -32,6 +32,6 @@ class Shared:
     capacity: Capacity
     duplicates: Duplicates
     durations: Durations
-    streak: Streak
+    streaks: ReturnStreaks
     publisher: Publisher
     settler: Settler

@@ -1,4 +1,4 @@
-"""The state of one delivery in flight, which the worker and the parts of `InFlight` see."""
+"""The state of one delivery in flight. `InFlight` and its parts share it, and the worker reads it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STOPPING: Final = "the worker is stopping"
 
 
 class Phase(StrEnum):
-    """How far a delivery has come."""
+    """The phase of a delivery."""
 
-    RECEIVED = "received"  # its task has not begun: a cancellation would settle nothing
+    RECEIVED = "received"  # its task has not begun: a task cancelled now would settle nothing
     WAITING = "waiting"  # for its claim, its code, its build, or room
-    BEHIND = "behind"  # for another delivery, of the same request or earlier in its message group
-    RUNNING = "running"  # it has room: a drain lets it finish
+    BEHIND = "behind"  # another delivery of the same request, or an earlier one of its message group
+    RUNNING = "running"  # admitted: a drain lets it finish
     FINISHING = "finishing"  # nothing interrupts it any more
     SETTLED = "settled"
 
@@ -42,28 +42,28 @@ NEXT: Final = {
 }
 """Phase → the phases that may follow."""
 
-_MAKES_ROOM: Final = frozenset({Phase.BEHIND, Phase.RUNNING})  # for another message
+_CHANGES_CAPACITY: Final = frozenset({Phase.BEHIND, Phase.RUNNING})  # the worker may receive more messages
 _UNINTERRUPTED: Final = frozenset({Phase.RECEIVED, Phase.FINISHING, Phase.SETTLED})
 
 
 class DeliveryState:
-    """How far a delivery has come, and why it was stopped.
+    """The phase of a delivery, and the objects that the work on it has made so far.
 
     Args:
         delivery: The delivery.
-        lifecycle: Is told when there may be room for another message.
+        lifecycle: `capacity_changed` is set when the worker may receive more messages.
 
     Attributes:
         delivery: The delivery.
-        phase: How far it has come. Only `enter` changes it.
+        phase: The phase. Only `enter` changes it.
         task: The task that works on it.
         since: When it was received, monotonic seconds.
-        job: What it asks for, once that is known.
-        labels: Runtime and model of the job for metrics; empty while they are not known.
-        claim: The right to answer its request, once it has been taken.
-        attempt: The attempt to run its job, once it has begun.
-        failures: How many attempts at its request have failed, if the result store has said so.
-        running_since: When its job got room, monotonic seconds; None before.
+        job: Its job; None until the message has been parsed.
+        labels: Runtime and model of the job, for metrics; empty strings while they are unknown.
+        claim: The right to answer its request; None until it is taken.
+        attempt: The attempt to run its job; None until it has begun.
+        failures: How many attempts at its request have failed; None if the result store has not said so.
+        running_since: When its job was admitted, monotonic seconds; None before.
     """
 
     def __init__(self, delivery: Delivery, lifecycle: Lifecycle) -> None:
@@ -81,27 +81,32 @@ class DeliveryState:
         self._stop_detail: str | None = None
 
     def enter(self, phase: Phase) -> None:
-        """Go on to a phase; harmless when it is in that phase already.
+        """Change the phase. Entering the present phase again has no effect.
 
         Raises:
-            AssertionError: The phase cannot follow.
+            AssertionError: The phase may not follow the present one.
         """
         if phase is self.phase:
             return
         if phase not in NEXT[self.phase]:
             raise AssertionError(f"a delivery cannot go from {self.phase} to {phase}")
         self.phase = phase
-        if phase in _MAKES_ROOM:
+        if phase in _CHANGES_CAPACITY:
             self._lifecycle.capacity_changed.set()
+
+    def start_running(self) -> None:
+        """Note that the job is admitted."""
+        self.running_since = time.monotonic()
+        self.enter(Phase.RUNNING)
 
     @property
     def wants_room(self) -> bool:
-        """Whether its job would run now if there were room for it."""
+        """Whether its job would run now if the budget had room for it."""
         return self.phase in {Phase.RECEIVED, Phase.WAITING}
 
     @property
     def has_run(self) -> bool:
-        """Whether its program has ended, so that only its outputs and its result are still on their way."""
+        """Whether its program has ended. Then only its outputs and its result are not stored yet."""
         return self.attempt is not None and self.attempt.control.has_ended
 
     @property
@@ -111,33 +116,35 @@ class DeliveryState:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another worker may be working on it."""
+        """Whether its lease or its claim is lost, so that another worker may be working on it."""
         return self.delivery.lost.done() or (self.claim is not None and self.claim.lost.done())
 
     def stop(self) -> None:
-        """Cancel the work on it, unless nothing interrupts it."""
+        """Cancel the work on it, unless the phase is uninterrupted."""
         if self.phase not in _UNINTERRUPTED:
             self.task.cancel()
 
     def stop_for_drain(self, detail: str) -> bool:
-        """Stop it, unless nothing interrupts it; again, in case the work has ignored the cancellation.
+        """Cancel the work on it, unless the phase is uninterrupted.
+
+        A repeated call cancels again, in case the work has ignored the first cancellation.
 
         Returns:
-            Whether that is new.
+            Whether this is the first call that cancels it.
         """
         if self.phase in _UNINTERRUPTED:
             return False
-        is_new = self._stop_detail is None
+        is_first = self._stop_detail is None
         self._stop_detail = self._stop_detail or detail
         self.stop()
-        return is_new
+        return is_first
 
     def stopped(self) -> Returned:
-        """The ending of a delivery whose work was cancelled."""
+        """Return the ending of a delivery whose work was cancelled."""
         if self.delivery.lost.done():
             return Returned(ReturnReason.LEASE_LOST, f"its lease is lost: {self.delivery.lost.result()}")
         if self.claim is not None and self.claim.lost.done():
             return Returned(ReturnReason.CLAIM_LOST, f"its claim is lost: {self.claim.lost.result()}")
-        # A duplicate comes back when the run that it waits for, which the drain lets finish, is over.
+        # A duplicate waits for a run that the drain lets finish. It is hidden until that run has ended.
         delay_s = self._lifecycle.left_s() if self.phase is Phase.BEHIND else 0
         return Returned(ReturnReason.STOPPING, self._stop_detail or STOPPING, delay_s)

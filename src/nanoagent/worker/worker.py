@@ -12,7 +12,7 @@ import structlog
 from nanoagent.broker.fifo import FifoOrder
 from nanoagent.host.background import TaskName
 from nanoagent.model.job import Runtime
-from nanoagent.model.returns import Streak
+from nanoagent.model.returns import ReturnStreaks
 from nanoagent.worker.capacity import Capacity
 from nanoagent.worker.drain import Drain, DrainReason
 from nanoagent.worker.duplicates import Duplicates
@@ -22,7 +22,7 @@ from nanoagent.worker.intake import Intake
 from nanoagent.worker.lifecycle import Lifecycle
 from nanoagent.worker.publishing import Publisher
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
-from nanoagent.worker.settlement import Settler
+from nanoagent.worker.settler import Settler
 from nanoagent.worker.shared import Shared
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """Takes deliveries from the broker and settles every one of them.
+    """Receives deliveries from the broker and settles each of them.
 
     Args:
-        parts: Its collaborators.
+        parts: The collaborators.
         jitter: Random numbers from 0 to 1, for retry delays.
     """
 
@@ -48,13 +48,13 @@ class Worker:
         self._parts = parts = replace(parts, broker=order)
         self._in_flight: set[InFlight] = set()
         self._lifecycle = lifecycle = Lifecycle()
-        self._streak = Streak()
+        self._streaks = ReturnStreaks()
         self._durations = Durations()
-        self._is_signalled = False
+        self._is_stop_requested = False
         settings = parts.settings
         self._checks = ReadinessChecks((*self._own_checks(), *parts.checks), parts.health)
         capacity = Capacity(self._in_flight, parts.admission, order, settings, lifecycle, jitter)
-        self._intake = Intake(parts, capacity, self._checks, self._streak, lifecycle, jitter=jitter)
+        self._intake = Intake(parts, capacity, self._checks, self._streaks, lifecycle, jitter=jitter)
         self._drain = Drain(self._in_flight, lifecycle, self._durations, parts.metrics)
         self._shared = Shared(
             parts=parts,
@@ -63,19 +63,19 @@ class Worker:
             capacity=capacity,
             duplicates=Duplicates(),
             durations=self._durations,
-            streak=self._streak,
-            publisher=Publisher(parts.result_store, parts.spool, self._streak, lifecycle.forced),
-            settler=Settler(order, settings, self._streak, jitter=jitter),
+            streaks=self._streaks,
+            publisher=Publisher(parts.result_store, parts.spool, self._streaks, lifecycle.forced),
+            settler=Settler(order, settings, self._streaks, jitter=jitter),
         )
         parts.admission.watch(lifecycle.capacity_changed.set)
 
     @property
     def background(self) -> Background:
-        """What starts the worker's background tasks."""
+        """The runner of the worker's background tasks."""
         return self._parts.background
 
     async def run(self) -> None:
-        """Work until `stop` is called, then drain; returns when everything is settled."""
+        """Work until `stop` or `drain` is called, then drain. Return when every delivery is settled."""
         keep, stopping = self._parts.background.keep, self._lifecycle.stopping
         intake = keep(TaskName.INTAKE, self._receive, until=stopping)
         watch = keep(TaskName.READINESS_CHECKS, self._checks.watch)
@@ -91,20 +91,20 @@ class Worker:
         await intake
 
     def stop(self) -> None:
-        """Drain, because someone wants the worker to end; called again: return what still runs, now."""
-        if self._is_signalled:
+        """Drain because a signal asks the worker to end. The second call stops the running jobs, too."""
+        if self._is_stop_requested:
             self._lifecycle.forced.set()
-        self._is_signalled = True
+        self._is_stop_requested = True
         self.drain("the worker was told to stop")
 
     def drain(self, reason: str, grace_s: float | None = None) -> None:
-        """Stop taking messages, let running jobs finish, return the rest.
+        """Stop receiving messages, let running jobs finish, return the other jobs to the queue.
 
-        Called again, it can only bring the end nearer.
+        A repeated call can only shorten the drain.
 
         Args:
             reason: Why, for log and readiness.
-            grace_s: How much longer jobs may run, seconds; at most, and by default, DRAIN_SECONDS.
+            grace_s: How much longer jobs may run, seconds. The default and the maximum are DRAIN_SECONDS.
         """
         longest_s = float(self._parts.settings.drain_seconds)
         grace_s = longest_s if grace_s is None else max(0.0, min(grace_s, longest_s))
@@ -114,19 +114,29 @@ class Worker:
         log.info("draining", reason=reason, jobs=len(self._in_flight), seconds=left_s)
 
     async def why_no_jobs(self) -> str | None:
-        """Why no jobs can be taken now, or None; every part is asked."""
+        """Ask every readiness check; return why no jobs can be taken now, or None."""
         return await self._checks.reason()
 
     # --- deliveries
 
     async def _receive(self) -> None:
-        await self._intake.run(self._take)
+        """Receive messages until the worker stops.
 
-    def _take(self, delivery: Delivery) -> None:
+        A drain does not cancel the last long poll: its messages would be hidden until their leases end.
+        """
+        try:
+            while not self._lifecycle.stopping.is_set():
+                for delivery in await self._intake.next():
+                    self._begin(delivery)
+        except asyncio.CancelledError:
+            if not self._lifecycle.forced.is_set():
+                raise
+
+    def _begin(self, delivery: Delivery) -> None:
         """Begin the work on a delivery."""
         in_flight = InFlight(delivery, self._shared)
         self._in_flight.add(in_flight)
-        if self._lifecycle.stopping.is_set():  # its task returns it
+        if self._lifecycle.stopping.is_set():  # its task returns it to the queue
             self._drain.count(DrainReason.WAITING)
         delivery.lost.add_done_callback(lambda _: self._stop_lost(in_flight))
         in_flight.task.add_done_callback(lambda task: self._settled(in_flight, task))
@@ -139,7 +149,7 @@ class Worker:
         self._in_flight.discard(in_flight)
         self._lifecycle.capacity_changed.set()
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log.error("a delivery was not settled", exc_info=exc)  # it could not be returned either
+            log.error("delivery not settled", exc_info=exc)  # its return to the queue has failed, too
 
     # --- readiness
 
@@ -149,7 +159,7 @@ class Worker:
             ReadinessCheck("guards", self._all_blocked, tells_itself=True),
             ReadinessCheck("results", self._no_results),
             ReadinessCheck("spool", self._spool_full),
-            ReadinessCheck("returns", self._streak.not_ready_reason),
+            ReadinessCheck("returns", self._streaks.not_ready_reason),
             ReadinessCheck("background", self._parts.background.not_ready_reason, tells_itself=True),
         )
 
@@ -157,7 +167,7 @@ class Worker:
         return self._parts.pool.broken
 
     def _all_blocked(self) -> str | None:
-        """Why no job at all could be run: the isolation checks of all runtimes fail."""
+        """Return why no job can run: the isolation checks of all runtimes fail."""
         reasons = [self._parts.blocked(runtime) for runtime in Runtime]
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
 
@@ -166,7 +176,7 @@ class Worker:
         return None
 
     def _spool_full(self) -> str | None:
-        """Why the result of one more job might find no place, where it had to wait for Redis."""
+        """Return why the spool may have no room for the result of one more job."""
         settings = self._parts.settings
         if self._parts.spool.has_room_for((len(self._in_flight) + 1) * settings.max_result_bytes):
             return None

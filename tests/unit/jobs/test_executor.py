@@ -859,7 +859,7 @@ def test_of_a_failure_of_ours_the_sender_learns_the_part_and_nothing_that_it_sai
 ):
     failure = kind("http://key:secret@10.0.0.7: /var/cache/nanoagent is full")
     message = rig.executor.failed(Attempt(make_job(), 5, 0), failure).error_message
-    assert message == f"{kind.told}; see the worker's log for this requestId"
+    assert message == f"{kind.sender_message}; see the worker's log for this requestId"
 
 
 # --- what the program finds in its environment

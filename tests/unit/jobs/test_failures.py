@@ -185,7 +185,7 @@ def test_code_that_takes_three_containers_down_in_sequence_is_given_no_other_for
         crash(crashes, clock)
     with pytest.raises(KnownToCrash) as refusal, crashes.attempt("v"):
         raise AssertionError("was let through")
-    assert str(refusal.value.told) == (
+    assert str(refusal.value.sender_message) == (
         "the job's container could not be made, or failed"
         " (remembered: failed 3 times in sequence, last 0 s ago; tried again in 8 s)"
     )

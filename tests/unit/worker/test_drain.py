@@ -335,7 +335,7 @@ async def test_what_waits_is_counted_as_such_and_so_is_what_the_last_poll_brings
     assert [delay_s for _, delay_s in rig.broker.returned] == [0]
     assert given_back(rig, "waiting") == 1
     (told,) = [entry for entry in logs if entry["event"] == "drained"]
-    assert (told["jobs"], told["given_back"]) == (2, {"waiting": 1})
+    assert (told["jobs"], told["returned"]) == (2, {"waiting": 1})
 
 
 async def test_what_the_last_poll_brings_is_counted_as_waiting(rig: Rig):

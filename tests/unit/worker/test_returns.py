@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
-from nanoagent.model.returns import RULES, ReturnReason, Rule, Streak, counts
+from nanoagent.model.returns import RULES, ReturnReason, ReturnStreaks, Rule, counts
 from nanoagent.worker import endings
 from nanoagent.worker.endings import Failed
 from nanoagent.worker.retry import counted_delay_s
@@ -91,31 +91,31 @@ class Clock:
 
 async def test_returns_in_a_row_stop_the_intake_for_longer_and_longer():
     clock = Clock()
-    streak = Streak(3, clock=clock)
+    streaks = ReturnStreaks(3, clock=clock)
     for _ in range(2):
-        streak.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
-    assert (streak.not_ready_reason(), streak.on_trial) == (None, False)
+        streaks.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
+    assert (streaks.not_ready_reason(), streaks.is_on_trial) == (None, False)
 
-    streak.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
-    assert streak.not_ready_reason() == "3 messages in a row went back (not_claimed): CROSSSLOT"
-    streak.returned(ReturnReason.NOT_CLAIMED, "one that was under way")  # does not lengthen it
+    streaks.returned(ReturnReason.NOT_CLAIMED, "CROSSSLOT")
+    assert streaks.not_ready_reason() == "3 messages in a row were returned (not_claimed): CROSSSLOT"
+    streaks.returned(ReturnReason.NOT_CLAIMED, "one that was under way")  # does not lengthen it
     for pause_s in (1, 2, 4, 8, 16, 32, 60, 60):
         clock.now += pause_s - 0.5
-        assert streak.not_ready_reason() is not None
+        assert streaks.not_ready_reason() is not None
         clock.now += 0.5
-        assert (streak.not_ready_reason(), streak.on_trial) == (None, True)
-        streak.returned(ReturnReason.NOT_CLAIMED, "still")
+        assert (streaks.not_ready_reason(), streaks.is_on_trial) == (None, True)
+        streaks.returned(ReturnReason.NOT_CLAIMED, "still")
 
 
 async def test_one_success_ends_it():
     clock = Clock()
-    streak = Streak(2, clock=clock)
+    streaks = ReturnStreaks(2, clock=clock)
     for _ in range(2):
-        streak.returned(ReturnReason.NOT_CLAIMED, "…")
-        streak.returned(ReturnReason.NOT_TOLD, "…")
-    streak.worked(ReturnReason.NOT_CLAIMED)
-    assert "not_told" in (streak.not_ready_reason() or "")
-    streak.worked(ReturnReason.NOT_TOLD)
-    assert (streak.not_ready_reason(), streak.on_trial) == (None, False)
-    streak.returned(ReturnReason.NOT_TOLD, "…")
-    assert streak.not_ready_reason() is None
+        streaks.returned(ReturnReason.NOT_CLAIMED, "…")
+        streaks.returned(ReturnReason.NOT_TOLD, "…")
+    streaks.succeeded(ReturnReason.NOT_CLAIMED)
+    assert "not_told" in (streaks.not_ready_reason() or "")
+    streaks.succeeded(ReturnReason.NOT_TOLD)
+    assert (streaks.not_ready_reason(), streaks.is_on_trial) == (None, False)
+    streaks.returned(ReturnReason.NOT_TOLD, "…")
+    assert streaks.not_ready_reason() is None

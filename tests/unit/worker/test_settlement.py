@@ -11,20 +11,20 @@ from nanoagent.model.result import OUTCOMES, ErrorType, Settle
 from nanoagent.model.returns import RULES, ReturnReason, Rule
 from nanoagent.model.text import Text
 from nanoagent.worker import retry
-from nanoagent.worker.endings import Answered, Exhausted, Failed, Kept, Returned, Unreadable, Untold
+from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Spooled, Unpublished, Unreadable
 from nanoagent.worker.settlement import DELAYS, Ack, DeadLetter, Facts, GiveUp, IfLast, Nack, decide
 from support.doubles.fakes import make_settings
 
 SETTINGS = make_settings(max_attempts=3, retry_base_seconds=2.0, retry_max_seconds=900.0)
 FIRST = Facts(receive_count=1)
-FAILED = Failed("Redis is away", PlatformError.told)
+FAILED = Failed("Redis is away", PlatformError.sender_message)
 ENDINGS: list[Any] = [
     Answered(None),
-    Kept(),
+    Spooled(),
     *(Returned(reason, "…") for reason in ReturnReason),
     FAILED,
     Exhausted(Text("…", "…")),
-    Untold(),
+    Unpublished(),
     Unreadable("no requestId"),
 ]
 
@@ -47,7 +47,7 @@ def test_only_a_message_whose_sender_was_told_is_deleted(ending: Any):
 @pytest.mark.parametrize("reason", ReturnReason)
 def test_a_return_has_the_delay_that_the_ending_brings_or_that_of_its_reason(reason: ReturnReason):
     assert reason in DELAYS
-    assert decide(Returned(reason, "…", 7.5), FIRST, SETTINGS) == Nack(7.5, "…", IfLast.WITHDRAW)
+    assert decide(Returned(reason, "…", 7.5), FIRST, SETTINGS) == Nack(7.5, "…", IfLast.CLAIM_AND_GIVE_UP)
     nack = decide(Returned(reason, "…"), FIRST, SETTINGS)
     assert isinstance(nack, Nack)
     assert 0 <= nack.delay_s <= SETTINGS.retry_max_seconds
@@ -63,7 +63,7 @@ def test_a_return_has_the_delay_that_the_ending_brings_or_that_of_its_reason(rea
     ],
 )
 def test_some_delays(reason: ReturnReason, delay_s: float):
-    assert decide(Returned(reason, "…"), FIRST, SETTINGS) == Nack(delay_s, "…", IfLast.WITHDRAW)
+    assert decide(Returned(reason, "…"), FIRST, SETTINGS) == Nack(delay_s, "…", IfLast.CLAIM_AND_GIVE_UP)
 
 
 def test_what_redis_could_not_be_asked_about_waits_longer_with_each_receipt():
@@ -90,7 +90,7 @@ def test_nothing_is_given_up_while_failures_cannot_be_counted():
 
 @pytest.mark.parametrize("reason", [reason for reason in ReturnReason if RULES[reason] is Rule.COUNTED])
 def test_a_return_that_counts_stays_away_for_a_while(reason: ReturnReason):
-    failed = Failed("no containers", PlatformError.told, reason)
+    failed = Failed("no containers", PlatformError.sender_message, reason)
     nack = decide(failed, Facts(1, failures=1), SETTINGS)
     assert nack == Nack(retry.counted_delay_s(1, 900), "no containers", IfLast.GIVE_UP)
 

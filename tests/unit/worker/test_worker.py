@@ -500,7 +500,7 @@ async def test_a_running_job_that_is_called_off_is_killed_and_keeps_what_it_has_
 async def test_a_program_that_is_not_ended_by_being_called_off_is_given_up(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(answer, "_KILL_PATIENCE_S", 0.001)
+    monkeypatch.setattr(answer, "_KILL_TIMEOUT_S", 0.001)
     killed = killable(rig, obeys=False)
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -1386,7 +1386,7 @@ async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted
     for number in range(20):
         await rig.broker.send(message(f"r{number}"))
     async with rig.running():
-        await rig.journal.until(lambda: rig.worker._streak.on_trial)
+        await rig.journal.until(lambda: rig.worker._streaks.is_on_trial)
         async with asyncio.timeout(DEADLINE_S):
             while rig.health.document()["parts"].get("returns", {}).get("ok") is not False:  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -1394,21 +1394,21 @@ async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted
         assert rig.journal.count("dead_letter") == 0
         refused = False
         await rig.until_settled(20)
-        assert not rig.worker._streak.on_trial
+        assert not rig.worker._streaks.is_on_trial
     assert [result.status for result in rig.documents()] == [Status.SUCCESS] * 20
 
 
 async def test_a_message_that_an_error_of_ours_returns_each_time_is_buried_and_others_run(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    work = InFlight._work_or_wait
+    work = InFlight._work_in_turn
 
     async def fail_for_one(in_flight: InFlight) -> Any:
         if name_of(in_flight.state.delivery) == "bad":
             raise ZeroDivisionError
         return await work(in_flight)
 
-    monkeypatch.setattr(InFlight, "_work_or_wait", fail_for_one)
+    monkeypatch.setattr(InFlight, "_work_in_turn", fail_for_one)
     await rig.broker.send(message("bad"))
     for number in range(3):
         await rig.broker.send(message(f"r{number}"))
