@@ -1,4 +1,4 @@
-"""The AI gateway on local sockets, with real clients, before a stand-in that speaks both APIs."""
+"""The AI gateway on local sockets, with real clients, in front of a stub model server with both APIs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def used(door: Door) -> tuple[int, int]:
 
 
 def asked(rig: Rig) -> tuple[int, int]:
-    """What the stand-in itself has counted."""
+    """The token counts of the stub model server."""
     return (
         sum(request.prompt_tokens for request in rig.stub_model_server.log),
         sum(request.completion_tokens for request in rig.stub_model_server.log),
@@ -256,7 +256,7 @@ async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
         assert await response.text() == "Ollama is running"
     async with door.client.get("/api/version") as response:
         assert (await response.json())["version"] == "0.0.0-stub_model_server"
-    assert (await door.post("/api/show", {"model": "llama3:8b"}))[1]["details"] == {"family": "stand-in"}
+    assert (await door.post("/api/show", {"model": "llama3:8b"}))[1]["details"] == {"family": "stub"}
     assert (await door.post("/api/show", {"name": "llama3:8b"}))[0] == 200
     assert rig.stub_model_server.log[-1].body == {"model": "llama3:8b"}
     assert used(door) == (0, 0)
@@ -442,8 +442,8 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
 @pytest.mark.parametrize(
     ("model", "status", "words"),
     [
-        ("fault/404", 404, "the stand-in fails on *** with 404"),
-        ("fault/500", 500, "the stand-in fails on *** with 500"),
+        ("fault/404", 404, "the stub fails on *** with 404"),
+        ("fault/500", 500, "the stub fails on *** with 500"),
         ("no-such", 404, "model 'no-such' not found"),
         ("fault/401", 502, "the model server refuses the worker's key (401)"),
         ("fault/429", 429, "the model server has received too many requests"),
@@ -784,7 +784,7 @@ async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
 
 async def test_a_stream_past_the_budget_is_cut_whatever_bound_the_upstream_was_given(rig, monkeypatch):
     words = ["x" * 10_000] * 4000
-    monkeypatch.setattr("nanoagent.dev.stub_model_server.answer_words", lambda _prompt, _limit: words)
+    monkeypatch.setattr("nanoagent.dev.stub_model_server.replies.answer_words", lambda _prompt, _limit: words)
     async with Door(rig.gateway(limits(tokens=500)), new_run()) as door:
         with pytest.raises(aiohttp.ClientError):
             await door.stream("/api/generate", {"prompt": "a"})
@@ -855,7 +855,7 @@ async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path,
             said = await response.json()
             assert isinstance(said["error"], dict if path.startswith("/v1") else str)
             assert "sk-real" not in json.dumps(said)
-            assert ("***" in json.dumps(said)) is (fault in {"404", "500"})  # the stand-in quotes it
+            assert ("***" in json.dumps(said)) is (fault in {"404", "500"})  # the stub quotes it
             assert rig.stub_model_server.url not in json.dumps(said)
             assert response.headers.get("Retry-After") == ("7" if fault == "429" else None)
         assert used(door) == (0, 0)
