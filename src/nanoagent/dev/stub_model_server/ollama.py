@@ -1,4 +1,4 @@
-"""Ollama's API: https://github.com/ollama/ollama/blob/main/docs/api.md."""
+"""The API of Ollama, as github.com/ollama/ollama documents it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's API: https://platform.openai.com/docs/api-reference."""
+"""The API of OpenAI, as platform.openai.com documents it."""
 
 from __future__ import annotations
 
