@@ -47,7 +47,7 @@ from nanoagent.jobs.failures import Failures
 from nanoagent.jobs.outputs import OutputUploader
 from nanoagent.jobs.runner import Runner, RunnerParts
 from nanoagent.jobs.tuner import Prices, Tuner
-from nanoagent.model.errors import ConfigError, ContainerError, StorageError
+from nanoagent.model.errors import ConfigError, ContainerError
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.network.egress import Egress
 from nanoagent.network.listeners import Network
@@ -57,6 +57,7 @@ from nanoagent.results.server import RedisServer, Tls
 from nanoagent.results.spool import Spool
 from nanoagent.selftest.schedule import SelfTestSchedule
 from nanoagent.selftest.suite import SelfTestResult, Suite, run_all
+from nanoagent.storage.default_buckets import DefaultBuckets
 from nanoagent.storage.resilient import ResilientStore
 from nanoagent.storage.s3 import S3Store
 from nanoagent.telemetry import systemd
@@ -167,7 +168,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
         )
     )
     first = ReadinessChecks(
-        (ReadinessCheck("queue", broker.verify), ReadinessCheck("storage", buckets.unusable)),
+        (ReadinessCheck("queue", broker.verify), ReadinessCheck("storage", buckets.not_ready_reason)),
         health,
     )
     await _until_all_answered(first, worker)
@@ -321,43 +322,10 @@ def _heed(notices: InterruptionWatcher, worker: Worker, settings: Settings, open
     opened.callback(watching.cancel)
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultBuckets:
-    """The buckets that the settings name, probed on separate connections.
-
-    Attributes:
-        store: The S3 client of the probes; it does not wait for transfers.
-        code: S3_CODE_BUCKET.
-        outputs: S3_USER_DATA_BUCKET.
-    """
-
-    store: S3Store
-    code: str
-    outputs: str
-
-    async def probe(self) -> None:
-        """Succeed when both exist and code may be read.
-
-        Raises:
-            StorageError: They do not, or the store does not answer.
-        """
-        await asyncio.gather(self.store.probe_code(self.code), self.store.probe_outputs(self.outputs))
-
-    async def unusable(self) -> str | None:
-        """Why code cannot be read or outputs cannot be written; None when both can."""
-        probes = self.store.probe_code(self.code), self.store.probe_writing(self.outputs)
-        answers = await asyncio.gather(*probes, return_exceptions=True)
-        problems = [answer for answer in answers if isinstance(answer, BaseException)]
-        for problem in problems:
-            if not isinstance(problem, StorageError):
-                raise problem
-        return "; ".join(dict.fromkeys(map(str, problems))) or None
-
-
 async def _buckets(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> DefaultBuckets:
     apart = AwsClients(settings.aws_region, max_attempts=1, session=clients.session)
     opened.push_async_callback(apart.close)
-    return DefaultBuckets(S3Store(await apart.s3()), settings.s3_code_bucket, settings.s3_user_data_bucket)
+    return DefaultBuckets(await apart.s3(), settings.s3_code_bucket, settings.s3_user_data_bucket)
 
 
 async def _store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> ResilientStore:

@@ -19,7 +19,7 @@ import pytest
 
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
-from support.services.recorder import Grant, Recorder, grants_of, operations_in
+from support.services.recorder import Grant, Recorder, grants_of, operations_in, worker_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,8 +122,7 @@ async def test_a_worker_needs_all_that_its_policy_allows_and_nothing_else(
             link = await a_job_each_way(worker, recorder)
             assert await worker.agent.stop() == 0
         assert recorder.unknown == []
-        adapters = ("broker/sqs.py", "storage/s3.py", "telemetry/cloudwatch.py")
-        assert recorder.operations() == operations_in(*(SOURCE / module for module in adapters))
+        assert recorder.operations() == operations_in(*worker_adapters(SOURCE))
         assert recorder.refused() == set()
         assert allowed - recorder.used() == set()
         record_property("tried", ["AWS calls", len(recorder.calls)])

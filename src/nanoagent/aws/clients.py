@@ -1,6 +1,6 @@
 """The way to AWS: clients that are opened when first used, and what their failures are called.
 
-The only module that knows aiobotocore; the adapters (`broker.sqs`, `storage.s3`, `telemetry.cloudwatch`)
+The only module that knows aiobotocore; the adapters (`broker`, `storage`, `telemetry.cloudwatch`)
 get a client and translate its errors with `errors_as` and `error_code`. Importing this takes about a
 second (docs/adr/0002), so the command line does it only where a command needs it.
 

@@ -88,7 +88,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         return "; ".join(await wiring.unusable_folders(settings)) or None
 
     async def buckets() -> ProbeResult:
-        problem = await services.buckets.unusable()
+        problem = await services.buckets.not_ready_reason()
         warnings = () if problem else await _buckets_elsewhere(settings, services.clients)
         return ProbeResult(BUCKETS, problem, warnings)
 

@@ -1,4 +1,4 @@
-"""The port to an object store."""
+"""The interface of an object store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Absence(Enum):
-    """Why an object cannot be read; the value is the reason in words."""
+    """Why an object cannot be read; the value is the reason for messages."""
 
     KEY = "there is no such key"
     BUCKET = "there is no such bucket"
@@ -24,12 +24,12 @@ class Absence(Enum):
 
 
 class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, not a failure
-    """An object cannot be read, for a reason that concerns this object or its bucket.
+    """An object cannot be read, for a reason that concerns only this object or its bucket.
 
     Args:
-        message: For the log; it quotes the store.
+        message: The message for the log, with the store's error text.
         absence: The reason.
-        action: The permission that the store says is missing ("kms:Decrypt"), where it says so.
+        action: The missing permission ("kms:Decrypt"); None if the store does not name it.
     """
 
     def __init__(self, message: str, absence: Absence = Absence.KEY, action: str | None = None) -> None:
@@ -38,45 +38,48 @@ class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, no
         self.action = action
 
 
-class ObjectTooLarge(NanoAgentError):  # noqa: N818 - likewise
-    """The object has more bytes than the caller is willing to take."""
+class ObjectTooLarge(NanoAgentError):  # noqa: N818 - a fact about the object, not a failure
+    """The object is larger than the caller's limit."""
 
 
 def shown(bucket: str, key: str) -> str:
-    """An object as a message names it; a key may be any characters."""
+    """Return an object's name for messages. Special characters of the key are escaped."""
     return one_line(f"s3://{bucket}/{key}")
 
 
 def plain_link(endpoint: str, bucket: str, key: str) -> str:
-    """The address of an object in path style.
+    """Return the URL of an object in path style.
 
     Args:
         endpoint: The store's URL.
         bucket: The bucket's name.
-        key: The object's key; characters that a URL cannot have are percent-encoded.
+        key: The object's key. Characters that a URL cannot contain are percent-encoded.
     """
     return f"{endpoint}/{bucket}/{quote(key)}"
 
 
 class ObjectStore(Protocol):
-    """Buckets, keys and bytes. Every method raises `StorageError` when the store fails."""
+    """Stores objects in buckets, by key. Every method raises `StorageError` when the store fails."""
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
     ) -> str | None:
-        """Write an object's bytes to the file `into` and return its ETag.
+        """Write an object's content to a file.
 
         Args:
             bucket: The bucket's name.
             key: The object's key.
-            into: A file to create or overwrite.
-            etag: When given and still current, nothing is fetched and None is returned.
-            max_bytes: More than this is refused, before or while it is read.
+            into: The file, which is created or overwritten.
+            etag: An ETag. An object that still has it is not fetched.
+            max_bytes: The largest accepted size.
+
+        Returns:
+            The object's ETag; None if the object still has the given ETag.
 
         Raises:
-            ObjectMissing: No such bucket or key, access denied, or archived; `absence` says which.
+            ObjectMissing: The object cannot be read; `absence` is the reason.
             ObjectTooLarge: The object is larger than `max_bytes`.
-            StorageError: Anything else.
+            StorageError: Any other failure.
         """
         ...
 
@@ -90,29 +93,29 @@ class ObjectStore(Protocol):
         to_be_saved: bool = False,
         fencing_token: int = 0,
     ) -> None:
-        """Store the file `source`; large files in parts.
+        """Store a file as an object.
 
         Args:
             bucket: The bucket's name.
             key: The object's key.
-            source: A local file.
-            content_type: Its media type.
-            to_be_saved: Whether a browser is told to save it, whatever its type.
+            source: The file.
+            content_type: The object's media type.
+            to_be_saved: Whether browsers should save the object instead of showing it.
             fencing_token: Stored with the object. An existing object is replaced only if its token is smaller
                 or missing. An existing object with the same token stays. 0: no token.
 
         Raises:
-            Superseded: The object that is there has a larger one.
-            StorageError: Anything else.
+            Superseded: An object with a larger token exists.
+            StorageError: Any other failure.
         """
         ...
 
     def plain_url(self, bucket: str, key: str) -> str:
-        """The object's address, for readers with credentials."""
+        """Return the object's URL, for readers with credentials."""
         ...
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
-        """A link that lets anyone read the object for that long."""
+        """Return a URL with which anyone can read the object for `expires_s` seconds."""
         ...
 
     async def close(self) -> None:

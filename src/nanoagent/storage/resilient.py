@@ -1,15 +1,16 @@
-"""An object store with a circuit breaker. While the store is down, jobs lose no attempts.
+"""An object store that protects jobs from outages of the service. `health` decides whether it can be used.
 
-After a failure of the service, a probe asks whether the store answers at all. The breaker opens if it does
-not, if calls for three different jobs have failed in a row, or if three calls were throttled. While it is
-open, the worker is not ready (`not_ready_reason` is the readiness check). Jobs that need to read are returned
-to the queue uncounted. Jobs that need to write wait, because they have run. After a pause, which grows each
-time, a probe closes the breaker on trial: the next failure opens it again. Waiting jobs go first.
+While the store cannot be used:
 
-Throttling is never a failed attempt. Refused credentials open the breaker at once, and so do an output bucket
-that cannot be written to and a missing code bucket: no user's job can cause them. If access to the code
-bucket is denied, S3 does not always say whether the key is missing or the worker may not read. Then the
-breaker opens after three different keys if nothing was read yet.
+* the worker is not ready (`ResilientStore.not_ready_reason`);
+* a job that needs to read returns to the queue, which does not count as an attempt;
+* a job that needs to write waits, because its program has run. After the outage these jobs go first.
+
+A throttled call never counts as an attempt.
+
+If access to the default bucket of code is denied, S3 does not always say whether the key does not exist or
+the worker may not read. Then the store counts as unusable after three different keys, if nothing was read
+before.
 """
 
 from __future__ import annotations
@@ -18,14 +19,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import structlog
-
 from nanoagent.aws import clients as aws
-from nanoagent.aws.clients import FailureKind
-from nanoagent.common.circuit_breaker import CircuitBreaker
 from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
-from nanoagent.model.returns import ReturnReason
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
+from nanoagent.storage.health import StoreHealth, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,41 +30,22 @@ if TYPE_CHECKING:
 
     from nanoagent.storage.base import ObjectStore
 
-_THRESHOLD: Final = 3
-_OPEN_S: Final = 1.0
-_OPEN_MAX_S: Final = 30.0
-_PAUSE_S: Final = 1.0  # between two tries of a write
-_SILENT_S: Final = 3.0  # calls that are without an answer for so long are reason enough to ask
-_PUT_TRIES: Final = 3  # of a store that is not down; the job has run, and that is not to be lost
-_PATIENCE_S: Final = 600.0  # for what has run; the lease is renewed meanwhile
-_OURS: Final = frozenset(
-    {
-        FailureKind.NO_CREDENTIALS,
-        FailureKind.REFUSED,
-        FailureKind.CLOCK,
-        FailureKind.DENIED,
-        FailureKind.NO_BUCKET,
-    }
-)
+_RETRY_PAUSE_S: Final = 1.0  # between two tries of a write
+_PUT_TRIES: Final = 3  # the job has run, and its outputs should not be lost by one failure
+_WRITE_WAIT_S: Final = 600.0  # the lease on the message is renewed meanwhile
 
 _T = TypeVar("_T")
-log = structlog.get_logger(__name__)
-
-
-def storage_breaker() -> CircuitBreaker:
-    """A circuit breaker for an object store. Its causes are the objects that calls were made for."""
-    return CircuitBreaker(_THRESHOLD, first_s=_OPEN_S, longest_s=_OPEN_MAX_S)
 
 
 class ResilientStore:
     """An `ObjectStore` around another; see the module's docstring.
 
     Args:
-        store: The other.
-        probe: Asks whether it answers; raises `StorageError`, in a bounded time.
-        code_bucket: The default bucket of code; no job is to blame for its faults.
-        clock: Monotonic seconds.
-        patience_s: For how long a write waits for the store to come back, seconds.
+        store: The other object store.
+        probe: Asks whether the store answers. It raises `StorageError`, within a limited time.
+        code_bucket: The default bucket of code. If the bucket cannot be used, the job is not at fault.
+        clock: Returns monotonic seconds.
+        write_wait_s: How long a write waits until the store can be used, seconds.
     """
 
     def __init__(
@@ -77,20 +55,15 @@ class ResilientStore:
         *,
         code_bucket: str | None = None,
         clock: Callable[[], float] = time.monotonic,
-        patience_s: float = _PATIENCE_S,
+        write_wait_s: float = _WRITE_WAIT_S,
     ) -> None:
         self._store = store
-        self._probe = probe
+        self._health = StoreHealth(probe, clock=clock)
         self._code_bucket = code_bucket
-        self._has_read = False
         self._clock = clock
-        self._patience_s = patience_s
-        self._breaker = storage_breaker()
-        self._began: dict[object, float] = {}  # calls under way
-        self._answered_at = clock()
-        self._waiting = 0
-        self._changed = asyncio.Event()
-        self._probing: asyncio.Task[str | None] | None = None
+        self._write_wait_s = write_wait_s
+        self._has_read = False
+        self._waiting_writes = 0
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
@@ -98,64 +71,35 @@ class ResilientStore:
         """See `ObjectStore.fetch`.
 
         Raises:
-            ReturnToQueue: The store is down.
+            ReturnToQueue: The store cannot be used.
         """
-        if self._breaker.reason is not None:
-            raise _unavailable(self._breaker.reason)
+        if (reason := self._health.reason) is not None:
+            raise unavailable(reason)
         work = self._store.fetch(bucket, key, into, etag=etag, max_bytes=max_bytes)
         try:
-            done = await self._watched(f"{bucket}/{key}", work, is_write=False)
+            fetched = await self._observe(f"{bucket}/{key}", work, is_write=False)
         except ObjectMissing as exc:
-            self._judge_absence(bucket, key, exc)
+            self._judge_missing_object(bucket, key, exc)
             raise
         self._has_read = True
-        return done
+        return fetched
 
-    def _judge_absence(self, bucket: str, key: str, missing: ObjectMissing) -> None:
-        """Update the breaker for an object that cannot be read.
-
-        Raises:
-            ReturnToQueue: The default bucket of code itself cannot be used; the job is not at fault.
-        """
-        self._answered_at = self._clock()
-        is_default = bucket == self._code_bucket
-        if is_default and missing.absence in {Absence.BUCKET, Absence.ELSEWHERE}:
-            self._open(f"{missing} (S3_CODE_BUCKET)")
-        elif missing.absence is not Absence.DENIED:
-            self._has_read |= missing.absence is Absence.KEY  # S3 says so only to callers that may read
-            self._succeeded()
-            return
-        elif is_default and not self._has_read:
-            reason = f"S3_CODE_BUCKET: access was denied each time, and nothing was read yet; {missing}"
-            self._breaker.failed(reason, self._clock(), cause=key)
-        else:
-            return
-        self._tell()
-        if self._breaker.reason is not None:
-            raise _unavailable(self._breaker.reason) from missing
-
-    async def put(
-        self,
-        bucket: str,
-        key: str,
-        source: Path,
-        **how: Any,
-    ) -> None:
-        """See `ObjectStore.put`. While the store is down this waits, for some minutes.
+    async def put(self, bucket: str, key: str, source: Path, **options: Any) -> None:
+        """See `ObjectStore.put`. While the store cannot be used, wait for at most `write_wait_s`.
 
         Raises:
-            ReturnToQueue: The store has not come back.
+            ReturnToQueue: The store could not be used in this time.
         """
-        who = "/".join(key.split("/")[:2])  # outputs/{requestId}: the many files of a job are one
-        give_up_at = self._clock() + self._patience_s
+        cause = "/".join(key.split("/")[:2])  # outputs/{requestId}: all files of a job are one cause
+        give_up_at = self._clock() + self._write_wait_s
         tries = 0
-        self._waiting += 1
+        self._waiting_writes += 1
         try:
             while True:
-                await self._until_closed(give_up_at)
+                await self._health.wait_until_usable(give_up_at)
                 try:
-                    work = self._store.put(bucket, key, source, **how)
-                    return await self._watched(who, work, is_write=True)
+                    work = self._store.put(bucket, key, source, **options)
+                    return await self._observe(cause, work, is_write=True)
                 except ReturnToQueue:
                     if self._clock() >= give_up_at:
                         raise
@@ -163,125 +107,77 @@ class ResilientStore:
                     tries += 1
                     if tries >= _PUT_TRIES or aws.failure_kind(exc.__cause__) is None:
                         raise
-                if self._breaker.reason is None:
-                    await asyncio.sleep(_PAUSE_S)
+                if self._health.reason is None:
+                    await asyncio.sleep(_RETRY_PAUSE_S)
         finally:
-            self._waiting -= 1
+            self._waiting_writes -= 1
 
     def plain_url(self, bucket: str, key: str) -> str:
         """See `ObjectStore.plain_url`."""
         return self._store.plain_url(bucket, key)
 
     async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
-        """See `ObjectStore.presigned_url`: the store is not asked."""
+        """See `ObjectStore.presigned_url`. This works during an outage: signing needs no request."""
         return await self._store.presigned_url(bucket, key, expires_s=expires_s)
 
     async def close(self) -> None:
-        """Close the other. Idempotent."""
-        if self._probing is not None:
-            self._probing.cancel()
+        """Close the other store. Idempotent."""
+        self._health.close()
         await self._store.close()
 
     async def not_ready_reason(self) -> str | None:
-        """Why jobs should not be taken, or None; to be asked every now and then: it looks, and mends."""
-        breaker, now = self._breaker, self._clock()
-        if breaker.reason is not None and now >= breaker.open_until:
-            problem = await self._problem()
-            if problem is not None:
-                breaker.open(problem, self._clock())
-            elif breaker.reason is not None:
-                breaker.try_again()
-                log.info("the object store answers again")
-        elif self._is_silent(now) and (problem := await self._problem()) is not None:
-            self._open(problem)
-        self._tell()
-        if breaker.reason is not None:
-            return breaker.reason
-        return breaker.on_trial if self._waiting else None
+        """Return why no jobs should be received; None if they should.
 
-    def _is_silent(self, now: float) -> bool:
-        """Whether calls are under way and none is answered."""
-        oldest = min(self._began.values(), default=now)
-        return now - max(oldest, self._answered_at) > _SILENT_S
+        This is a readiness check. It must be called regularly, because it also probes the store.
+        """
+        await self._health.check()
+        if self._health.reason is not None:
+            return self._health.reason
+        return self._health.trial_reason if self._waiting_writes else None
 
-    async def _watched(self, who: str, work: Awaitable[_T], *, is_write: bool) -> _T:
-        """Do it, and draw conclusions.
+    def _judge_missing_object(self, bucket: str, key: str, missing: ObjectMissing) -> None:
+        """Draw conclusions from an object that cannot be read.
 
         Raises:
-            ReturnToQueue: It failed because the store is down, or throttles.
+            ReturnToQueue: The default bucket of code cannot be used; the job is not at fault.
         """
-        call = object()
-        self._began[call] = self._clock()
-        try:
-            done = await work
-        except StorageError as exc:
-            await self._failed(who, exc, is_write=is_write)
-            raise
-        except (ObjectTooLarge, Superseded):
-            self._succeeded()
-            raise
-        finally:
-            del self._began[call]
-        self._succeeded()
-        return done
-
-    async def _failed(self, who: str, exc: StorageError, *, is_write: bool) -> None:
-        kind = aws.failure_kind(exc.__cause__)
-        if kind is None:  # the disk, say: neither good nor bad of the store
+        health = self._health
+        health.answered()
+        is_default = bucket == self._code_bucket
+        if is_default and missing.absence in {Absence.BUCKET, Absence.ELSEWHERE}:
+            health.open(f"{missing} (S3_CODE_BUCKET)")
+        elif missing.absence is not Absence.DENIED:
+            self._has_read |= missing.absence is Absence.KEY  # S3 says this only to callers that may read
+            health.succeeded()
             return
-        if is_write and kind in _OURS:
-            self._open(str(exc))
-        elif kind is FailureKind.THROTTLED:  # each refusal counts
-            self._breaker.failed(str(exc), self._clock())
+        elif is_default and not self._has_read:
+            reason = f"S3_CODE_BUCKET: access was denied each time, and nothing was read yet; {missing}"
+            health.count_failure(reason, cause=key)
         else:
-            self._breaker.failed(str(exc), self._clock(), cause=who)
-        if self._breaker.reason is None and kind is not FailureKind.THROTTLED:
-            problem = await self._problem()
-            if problem is not None:
-                self._open(problem)
-        self._tell()
-        if self._breaker.reason is not None or kind is FailureKind.THROTTLED:
-            raise _unavailable(self._breaker.reason or str(exc)) from exc
+            return
+        health.wake_waiting()
+        if health.reason is not None:
+            raise unavailable(health.reason) from missing
 
-    def _open(self, reason: str) -> None:
-        if self._breaker.reason is None:
-            log.warning("the object store is down", reason=reason)
-        self._breaker.open(reason, self._clock())
+    async def _observe(self, cause: str, work: Awaitable[_T], *, is_write: bool) -> _T:
+        """Make a call, and report how it ended to `health`.
 
-    def _succeeded(self) -> None:
-        self._answered_at = self._clock()
-        self._breaker.succeeded()
-        self._tell()
+        Args:
+            cause: The job or object of the call.
+            work: The call.
+            is_write: Whether the call is a write.
 
-    def _tell(self) -> None:
-        """Wake those that wait for it to close."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _until_closed(self, give_up_at: float) -> None:
-        while (reason := self._breaker.reason) is not None:
+        Raises:
+            ReturnToQueue: The call failed because the store is down or throttles.
+        """
+        with self._health.call():
             try:
-                async with asyncio.timeout(max(0.0, give_up_at - self._clock())):
-                    await self._changed.wait()
-            except TimeoutError as exc:
-                raise _unavailable(reason) from exc
-
-    async def _problem(self) -> str | None:
-        """What a probe shows to be wrong; one under way is shared."""
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._probing)
-
-    async def _ask(self) -> str | None:
-        try:
-            await self._probe()
-        except StorageError as exc:
-            return str(exc)
-        self._answered_at = self._clock()
-        return None
-
-
-def _unavailable(reason: str) -> ReturnToQueue:
-    return ReturnToQueue(
-        f"the object store is not to be used at present: {reason}", reason=ReturnReason.STORE_UNAVAILABLE
-    )
+                done = await work
+            except StorageError as exc:
+                await self._health.failed(exc, cause=cause, is_write=is_write)
+                raise
+            except (ObjectTooLarge, Superseded):
+                self._health.succeeded()
+                raise
+        self._health.succeeded()
+        return done

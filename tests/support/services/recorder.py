@@ -126,8 +126,17 @@ def grants_of(policy: dict[str, Any]) -> set[Grant]:
     return grants
 
 
+def worker_adapters(source: Path) -> list[Path]:
+    """Return the modules of `nanoagent` that make the AWS calls of a worker."""
+    return [
+        *sorted((source / "broker").glob("*.py")),
+        *sorted((source / "storage").glob("*.py")),
+        source / "telemetry/cloudwatch.py",
+    ]
+
+
 def operations_in(*modules: Path) -> set[str]:
-    """What modules ask of AWS in their text, by the API's names; signing a link asks nobody."""
+    """Return the AWS operations that modules call in their text. Signing a link is not an operation."""
     calls = {
         call
         for module in modules

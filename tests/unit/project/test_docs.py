@@ -310,23 +310,13 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes(message)
 @pytest.mark.parametrize(
     ("name", "modules"),
     [
-        (
-            "iam-policy.json",
-            (
-                "broker/sqs.py",
-                "broker/sqs_leases.py",
-                "broker/sqs_deletions.py",
-                "broker/sqs_redrive.py",
-                "storage/s3.py",
-                "telemetry/cloudwatch.py",
-            ),
-        ),
-        ("iam-policy-sender.json", ("dev/sender/delivery.py",)),
+        ("iam-policy.json", recorder.worker_adapters(SOURCE)),
+        ("iam-policy-sender.json", [SOURCE / "dev/sender/delivery.py"]),
     ],
 )
 def test_a_policy_allows_the_calls_that_stand_in_the_code(name, modules):
     # Quick; tests/e2e/test_iam.py holds the real thing to it.
-    calls = recorder.operations_in(*(SOURCE / module for module in modules))
+    calls = recorder.operations_in(*modules)
     allowed = recorder.grants_of(json.loads(read(f"deploy/{name}")))
     assert {grant.action for grant in allowed} == {recorder.ACTIONS[call] for call in calls}
 

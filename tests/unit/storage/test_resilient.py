@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.storage import resilient
 from nanoagent.storage.base import Absence, ObjectMissing
-from nanoagent.storage.resilient import ResilientStore, storage_breaker
+from nanoagent.storage.health import storage_breaker
+from nanoagent.storage.resilient import ResilientStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.gate.set()
         self.resilient = ResilientStore(
-            self, self.probe, code_bucket="code", clock=lambda: self.now, patience_s=100
+            self, self.probe, code_bucket="code", clock=lambda: self.now, write_wait_s=100
         )
 
     async def probe(self) -> None:
@@ -99,7 +100,7 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(resilient, "_PAUSE_S", 0)  # between two tries of a write
+    monkeypatch.setattr(resilient, "_RETRY_PAUSE_S", 0)  # between two tries of a write
     return Bench()
 
 
@@ -128,7 +129,7 @@ async def test_an_object_that_is_missing_says_nothing_of_the_store(bench: Bench)
 
 async def test_when_a_probe_fails_too_the_first_failure_opens_it_and_is_no_attempt(bench: Bench):
     bench.fails, bench.down = failure(UNREACHABLE), failure(UNREACHABLE)
-    with pytest.raises(ReturnToQueue, match="not to be used at present"):
+    with pytest.raises(ReturnToQueue, match="the object store is unavailable"):
         await bench.read()
     assert (await bench.resilient.not_ready_reason() or "").startswith("failed: Could not connect")
     with pytest.raises(ReturnToQueue):
@@ -212,7 +213,7 @@ async def test_after_its_pause_a_probe_closes_it_and_jobs_succeed(bench: Bench):
 async def test_a_write_waits_while_the_store_is_down_because_its_job_has_run(bench: Bench):
     bench.fails = bench.down = failure(UNREACHABLE)
     write = asyncio.create_task(bench.write())
-    await until(lambda: bench.resilient._breaker.reason is not None)
+    await until(lambda: bench.resilient._health.reason is not None)
     bench.fails = bench.down = None
     bench.now += 1
     assert (
@@ -225,10 +226,10 @@ async def test_a_write_waits_while_the_store_is_down_because_its_job_has_run(ben
 async def test_a_write_that_has_waited_long_enough_gives_its_job_back(bench: Bench):
     bench.fails = bench.down = failure(UNREACHABLE)
     write = asyncio.create_task(bench.write())
-    await until(lambda: bench.resilient._breaker.reason is not None)
+    await until(lambda: bench.resilient._health.reason is not None)
     bench.now += 100
-    bench.resilient._tell()
-    bench.resilient._tell()
+    bench.resilient._health.wake_waiting()
+    bench.resilient._health.wake_waiting()
     with pytest.raises(ReturnToQueue):
         await asyncio.wait_for(write, DEADLINE_S)
 
@@ -255,13 +256,13 @@ async def test_a_bucket_for_outputs_that_may_not_be_written_to_stops_intake_at_o
 ):
     bench.fails = cause
     write = asyncio.create_task(bench.write())
-    await until(lambda: bench.resilient._breaker.reason is not None)
+    await until(lambda: bench.resilient._health.reason is not None)
     for _ in range(3):  # a probe is answered each time, and what waits is refused again
         bench.now += 40
         assert await bench.resilient.not_ready_reason() is not None
         tried = len(bench.calls)
         await until(lambda tried=tried: len(bench.calls) > tried or write.done())  # type: ignore[misc]
-        await until(lambda: bench.resilient._breaker.reason is not None)
+        await until(lambda: bench.resilient._health.reason is not None)
         if write.done():
             break
     bench.fails = None

@@ -12,8 +12,8 @@ from nanoagent.doctor.finding import Severity
 from nanoagent.doctor.judge import s3
 from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import Absence
-from nanoagent.storage.s3 import S3Store, absence_of
-from nanoagent.wiring import DefaultBuckets
+from nanoagent.storage.default_buckets import DefaultBuckets
+from nanoagent.storage.s3_errors import absence_of
 from support.doubles.fakes import make_settings
 
 
@@ -106,8 +106,8 @@ async def test_readiness_and_the_doctor_say_the_same_of_the_bucket_of_code(
     code: str, message: str, *, usable: bool
 ):
     refusals = {"get_object": (code, message)} if code else {}
-    buckets = DefaultBuckets(S3Store(Scripted(**refusals)), "code", "data")
-    reason = await buckets.unusable()
+    buckets = DefaultBuckets(Scripted(**refusals), "code", "data")
+    reason = await buckets.not_ready_reason()
     found = s3.code_bucket(make_settings(), Answer(code or None, message, None, 0, 0, None))
     assert (reason is None) is usable
     assert (found.severity is Severity.OK) is usable
@@ -116,8 +116,8 @@ async def test_readiness_and_the_doctor_say_the_same_of_the_bucket_of_code(
 
 async def test_a_refusal_without_an_action_leaves_it_open_whether_code_can_be_read():
     bare = ("AccessDenied", "Access Denied")
-    buckets = DefaultBuckets(S3Store(Scripted(get_object=bare)), "code", "data")
-    assert await buckets.unusable() is None
+    buckets = DefaultBuckets(Scripted(get_object=bare), "code", "data")
+    assert await buckets.not_ready_reason() is None
     found = s3.code_bucket(make_settings(), Answer(*bare, None, 0, 0, None))
     assert found.severity is Severity.UNKNOWN
 
@@ -132,7 +132,7 @@ async def test_a_refusal_without_an_action_leaves_it_open_whether_code_can_be_re
 )
 async def test_readiness_and_the_doctor_say_the_same_of_the_bucket_of_outputs(code: str, message: str):
     client = Scripted(get_object=NO_KEY, create_multipart_upload=(code, message))
-    reason = await DefaultBuckets(S3Store(client), "code", "data").unusable()
+    reason = await DefaultBuckets(client, "code", "data").not_ready_reason()
     assert reason is not None
     assert "data (S3_USER_DATA_BUCKET)" in reason
     answer = Answer(code, message, None, 0, 0, None)
@@ -142,22 +142,22 @@ async def test_readiness_and_the_doctor_say_the_same_of_the_bucket_of_outputs(co
 
 async def test_nothing_is_left_by_a_look_at_the_bucket_of_outputs():
     client = Scripted(get_object=NO_KEY)
-    assert await DefaultBuckets(S3Store(client), "code", "data").unusable() is None
+    assert await DefaultBuckets(client, "code", "data").not_ready_reason() is None
     assert sorted(client.asked) == ["abort_multipart_upload", "create_multipart_upload", "get_object"]
 
 
 async def test_a_store_without_multipart_uploads_is_asked_for_the_bucket_alone():
     cannot = ("NotImplemented", "A header you provided implies functionality that is not implemented")
     client = Scripted(get_object=NO_KEY, create_multipart_upload=cannot)
-    await S3Store(client).probe_writing("data")
+    await DefaultBuckets(client, "code", "data").probe_writing()
     assert client.asked == ["create_multipart_upload", "get_object"]
     client = Scripted(get_object=("NoSuchBucket", "no"), create_multipart_upload=cannot)
     with pytest.raises(StorageError, match="there is no such bucket"):
-        await S3Store(client).probe_writing("data")
+        await DefaultBuckets(client, "code", "data").probe_writing()
 
 
 async def test_both_buckets_are_named_where_both_are_wrong():
     client = Scripted(get_object=("NoSuchBucket", "no"), create_multipart_upload=("NoSuchBucket", "no"))
-    reason = await DefaultBuckets(S3Store(client), "code", "data").unusable()
+    reason = await DefaultBuckets(client, "code", "data").not_ready_reason()
     assert "S3_CODE_BUCKET" in str(reason)
     assert "S3_USER_DATA_BUCKET" in str(reason)

@@ -292,7 +292,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("results/redis.py", "RedisResultStore.claim"): "one call, awaited there or by what releases the claim",
     ("results/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
     ("results/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
-    ("storage/resilient.py", "ResilientStore._problem"): "one probe, awaited by those that share it",
+    ("storage/health.py", "StoreHealth._probe_shared"): "one probe, awaited by those that share it",
     ("host/threads.py", "in_thread"): "awaited there",
     ("host/shielding.py", "uninterrupted"): "awaited there",
     ("worker/answer.py", "Answer._cancel"): "one timer for one job",

@@ -1,0 +1,211 @@
+"""Decides whether the object store can be used: a circuit breaker, and a probe of the service.
+
+After a failure of the service, the probe asks whether the store answers at all. The circuit breaker opens
+
+* if the probe fails,
+* if calls for three different jobs fail in a row,
+* if three calls are throttled,
+* at once, if the credentials are refused or the bucket of outputs cannot be written. No user's job can cause
+  that.
+
+The probe also runs if calls are in progress and none of them is answered for three seconds.
+
+After a pause, which grows each time, a successful probe lets calls through on trial. The next failure opens
+the circuit breaker again; a success closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from nanoagent.aws import clients as aws
+from nanoagent.aws.clients import FailureKind
+from nanoagent.common.circuit_breaker import CircuitBreaker
+from nanoagent.model.errors import ReturnToQueue, StorageError
+from nanoagent.model.returns import ReturnReason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+_THRESHOLD: Final = 3
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
+_SILENCE_S: Final = 3.0
+# Only the operator can correct these.
+_CONFIGURATION_FAILURES: Final = frozenset(
+    {
+        FailureKind.NO_CREDENTIALS,
+        FailureKind.REFUSED,
+        FailureKind.CLOCK,
+        FailureKind.DENIED,
+        FailureKind.NO_BUCKET,
+    }
+)
+
+_log = structlog.get_logger(__name__)
+
+
+def storage_breaker() -> CircuitBreaker:
+    """Return a circuit breaker for an object store. Its causes are the jobs or objects of the calls."""
+    return CircuitBreaker(_THRESHOLD, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+
+
+class StoreHealth:
+    """Whether one object store can be used; see the module's docstring.
+
+    Args:
+        probe: Asks whether the store answers. It raises `StorageError`, within a limited time.
+        clock: Returns monotonic seconds.
+    """
+
+    def __init__(
+        self, probe: Callable[[], Awaitable[None]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._probe = probe
+        self._clock = clock
+        self._breaker = storage_breaker()
+        self._started: dict[object, float] = {}
+        self._answered_at = clock()
+        self._changed = asyncio.Event()
+        self._probing: asyncio.Task[str | None] | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the store cannot be used; None if calls may be made."""
+        return self._breaker.reason
+
+    @property
+    def trial_reason(self) -> str | None:
+        """Why the store could not be used before the current trial; None if no trial is in progress."""
+        return self._breaker.on_trial
+
+    async def check(self) -> None:
+        """Probe the store if it is due; open the circuit breaker or begin a trial accordingly."""
+        breaker, now = self._breaker, self._clock()
+        if breaker.reason is not None and now >= breaker.open_until:
+            failure = await self._probe_shared()
+            if failure is not None:
+                breaker.open(failure, self._clock())
+            elif breaker.reason is not None:
+                breaker.try_again()
+                _log.info("object store available again")
+        elif self._is_silent(now) and (failure := await self._probe_shared()) is not None:
+            self.open(failure)
+        self.wake_waiting()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count the call in the block as in progress."""
+        call = object()
+        self._started[call] = self._clock()
+        try:
+            yield
+        finally:
+            del self._started[call]
+
+    def answered(self) -> None:
+        """Note that the store has answered, in whatever way."""
+        self._answered_at = self._clock()
+
+    def succeeded(self) -> None:
+        """Close the circuit breaker: a call has succeeded."""
+        self.answered()
+        self._breaker.succeeded()
+        self.wake_waiting()
+
+    def count_failure(self, reason: str, *, cause: str | None = None) -> None:
+        """Count a failure; the third in a row opens the circuit breaker.
+
+        Args:
+            reason: The failure, one sentence.
+            cause: The job or object of the call. Failures with the same cause count once; None: each counts.
+        """
+        self._breaker.failed(reason, self._clock(), cause=cause)
+
+    def open(self, reason: str) -> None:
+        """Open the circuit breaker, whatever number of failures was counted."""
+        if self._breaker.reason is None:
+            _log.warning("object store unavailable", reason=reason)
+        self._breaker.open(reason, self._clock())
+
+    async def failed(self, error: StorageError, *, cause: str, is_write: bool) -> None:
+        """Draw conclusions from a failed call.
+
+        Args:
+            error: The failure.
+            cause: The job or object of the call.
+            is_write: Whether the call was a write.
+
+        Raises:
+            ReturnToQueue: The store cannot be used, or throttles; the job is not at fault.
+        """
+        kind = aws.failure_kind(error.__cause__)
+        if kind is None:  # for example a failure of the local disk
+            return
+        throttled = kind is FailureKind.THROTTLED
+        if is_write and kind in _CONFIGURATION_FAILURES:
+            self.open(str(error))
+        else:
+            self.count_failure(str(error), cause=None if throttled else cause)
+        if self.reason is None and not throttled:
+            failure = await self._probe_shared()
+            if failure is not None:
+                self.open(failure)
+        self.wake_waiting()
+        if self.reason is not None or throttled:
+            raise unavailable(self.reason or str(error)) from error
+
+    async def wait_until_usable(self, give_up_at: float) -> None:
+        """Wait while the store cannot be used.
+
+        Args:
+            give_up_at: The end of the wait, seconds of the clock.
+
+        Raises:
+            ReturnToQueue: The store could not be used by then.
+        """
+        while (reason := self.reason) is not None:
+            try:
+                async with asyncio.timeout(max(0.0, give_up_at - self._clock())):
+                    await self._changed.wait()
+            except TimeoutError as exc:
+                raise unavailable(reason) from exc
+
+    def wake_waiting(self) -> None:
+        """Make the calls of `wait_until_usable` look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """Cancel a probe that is in progress. Idempotent."""
+        if self._probing is not None:
+            self._probing.cancel()
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether calls are in progress and the store has not answered for some seconds."""
+        oldest = min(self._started.values(), default=now)
+        return now - max(oldest, self._answered_at) > _SILENCE_S
+
+    async def _probe_shared(self) -> str | None:
+        """Probe the store; returns the failure, None without one. Callers share a probe in progress."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe_once())
+        return await asyncio.shield(self._probing)
+
+    async def _probe_once(self) -> str | None:
+        try:
+            await self._probe()
+        except StorageError as exc:
+            return str(exc)
+        self.answered()
+        return None
+
+
+def unavailable(reason: str) -> ReturnToQueue:
+    """Return the exception that returns a job to the queue because the store cannot be used."""
+    return ReturnToQueue(f"the object store is unavailable: {reason}", reason=ReturnReason.STORE_UNAVAILABLE)
