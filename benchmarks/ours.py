@@ -20,7 +20,7 @@ from redis import asyncio as redis
 
 from nanoagent import wiring as composition
 from nanoagent.broker.base import Delivery
-from nanoagent.container.isolation import Verdict
+from nanoagent.container.isolation import HostIsolation
 from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
@@ -219,8 +219,8 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
     async def not_asked(*_: object) -> None:
         """The stand-in for S3 takes no uploads, which a worker tries before it is ready."""
 
-    async def no_sandbox(*_: object, **__: object) -> Verdict:
-        return Verdict(Isolation.SHARED, reason="the benchmark compares it with a sandbox")
+    async def no_sandbox(*_: object, **__: object) -> HostIsolation:
+        return HostIsolation(Isolation.SHARED, reason="the benchmark compares it with a sandbox")
 
     async with AsyncExitStack() as opened:
         store = redis.Redis(host=settings.redis_host, port=settings.redis_port, db=settings.redis_db)

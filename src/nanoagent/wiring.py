@@ -32,7 +32,7 @@ from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.container import engine
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.isolation import probe, unacceptable
+from nanoagent.container.isolation import isolation_problems, probe
 from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import PAGE_BYTES, Limits
@@ -443,7 +443,7 @@ async def _isolated(
     """
     profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
     verdict = await probe(driver, home, policy, apparmor=profile)
-    problems = unacceptable(verdict, settings.min_isolation, policy.sharing)
+    problems = isolation_problems(verdict, settings.min_isolation, policy.sharing)
     if problems:
         raise ConfigError(problems)
     policy = replace(policy, isolation=verdict.isolation, apparmor=verdict.apparmor)
@@ -490,7 +490,7 @@ async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> dict[
         ContainerError: Docker cannot be asked.
     """
     info = await driver.ask("info")
-    problems = engine.unfit(
+    problems = engine.engine_problems(
         info,
         docker_runtime=settings.docker_runtime,
         uid_base=settings.container_uid_base,

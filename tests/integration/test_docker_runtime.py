@@ -17,7 +17,7 @@ import pytest
 
 from nanoagent.container import docker, execution
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.isolation import Verdict, probe, unacceptable
+from nanoagent.container.isolation import HostIsolation, isolation_problems, probe
 from nanoagent.container.policy import Binding, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.languages.recipes import RECIPES
@@ -145,7 +145,7 @@ class Worker:
         binding: What it runs.
     """
 
-    verdict: Verdict
+    verdict: HostIsolation
     pool: Pool
     home: WorkerHome
     binding: Binding
@@ -275,7 +275,7 @@ async def test_the_level_within_gvisor_is_found_out_and_what_asks_for_more_is_re
     if verdict.isolation is Isolation.SANDBOX:
         pytest.skip("this release of gVisor allows a sandbox within")
     assert "no sandbox can be made here" in str(verdict.reason)
-    (problem,) = unacceptable(verdict, "L2", Sharing.FUNCTION)
+    (problem,) = isolation_problems(verdict, "L2", Sharing.FUNCTION)
     assert problem.startswith("MIN_ISOLATION: L2 cannot be had here")
 
 

@@ -34,7 +34,7 @@ from nanoagent.code.code_cache import CodeCache
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.isolation import Verdict, probe
+from nanoagent.container.isolation import HostIsolation, probe
 from nanoagent.container.pool import Pool
 from nanoagent.dev.sender import pack
 from nanoagent.jobs.admission import Admission
@@ -118,7 +118,7 @@ class Worker:
     """
 
     executor: Executor
-    verdict: Verdict
+    verdict: HostIsolation
 
     async def run(self, runtime: Runtime, do: str, amount: int = 0) -> Result:
         """One job of the runtime's program."""
@@ -133,7 +133,7 @@ class Worker:
         return await self.executor.execute(Attempt(job=job, number=1, queue_ms=0))
 
 
-async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome) -> Verdict:
+async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome) -> HostIsolation:
     """As the agent does at its start."""
     profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
     return await probe(driver, home, wiring.pool_policy(settings), apparmor=profile)
@@ -220,7 +220,7 @@ async def check_probe(tell: Teller, expected: Isolation) -> None:
         await driver.close()
 
 
-def tell_verdict(tell: Teller, verdict: Verdict, expected: Isolation) -> None:
+def tell_verdict(tell: Teller, verdict: HostIsolation, expected: Isolation) -> None:
     """What the probe has found, and the reason when that is not the best."""
     found = verdict.isolation + (f", under the profile {verdict.apparmor}" if verdict.apparmor else "")
     wanted = verdict.isolation is expected and (verdict.apparmor is not None) is _is_sandbox(expected)

@@ -12,7 +12,7 @@ from nanoagent.model.job import Runtime
 from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
-    from nanoagent.container.shared import Shared
+    from nanoagent.container.pool_context import PoolContext
     from nanoagent.telemetry.status import Health
 
 log = structlog.get_logger(__name__)
@@ -34,18 +34,18 @@ class Availability:
     readiness and metrics. Until the pool has been filled, readiness is told of faults only.
 
     Args:
-        shared: The collaborators and the state that the parts of the pool share.
+        context: The collaborators and the state that the parts of the pool share.
         health: Is told when containers cannot be created.
 
     Attributes:
         engine_problem: Why Docker is unavailable, and how to examine it; None while it is available.
     """
 
-    def __init__(self, shared: Shared, health: Health) -> None:
+    def __init__(self, context: PoolContext, health: Health) -> None:
         self.engine_problem: str | None = None
-        self._sizes = shared.policy.sizes
-        self._metrics = shared.metrics
-        self._clock = shared.clock
+        self._sizes = context.policy.sizes
+        self._metrics = context.metrics
+        self._clock = context.clock
         self._health = health
         self._breakers = {runtime: creation_breaker() for runtime in Runtime}
         self._was_filled = False
@@ -89,7 +89,7 @@ class Availability:
         return ReturnToQueue(self.engine_problem, reason=ReturnReason.ENGINE_UNAVAILABLE)
 
     @property
-    def broken(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why no job at all can be run at present, or None.
 
         A runtime whose containers cannot be created does not stop the others; and once its circuit breaker
@@ -133,14 +133,14 @@ class Availability:
             log.error(event, runtime=runtime, reason=reason)
         self._report()
 
-    def engine_lost(self, reason: str) -> None:
+    def engine_failed(self, reason: str) -> None:
         """Docker does not answer."""
         if self.engine_problem is None:
             log.error("Docker is away; no jobs are taken", reason=reason)
         self.engine_problem = f"{reason}; systemctl status docker"
         self._report()
 
-    def engine_found(self) -> None:
+    def engine_answered(self) -> None:
         """Docker answers again: the faults from before are forgotten."""
         log.info("Docker is back")
         self.engine_problem = None

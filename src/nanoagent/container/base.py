@@ -32,7 +32,7 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
     )
 
 
-def why_not_isolated(spec: ContainerSpec, level: int, reason: str) -> str | None:
+def isolation_failure(spec: ContainerSpec, level: int, reason: str) -> str | None:
     """Why a supervisor did not reach the level its container was made for, or None."""
     if spec.isolation is not Isolation.SANDBOX or level == wire.LEVEL_SANDBOX:
         return None

@@ -11,8 +11,8 @@ from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
-    from nanoagent.container.policy import Binding, Pooled
-    from nanoagent.container.shared import Shared
+    from nanoagent.container.policy import Binding, PooledContainer
+    from nanoagent.container.pool_context import PoolContext
 
 # The event loop has few threads, which all jobs share. Linking thousands of files occupies one of them for
 # seconds.
@@ -27,16 +27,16 @@ class Binder:
     It owns the number of large code trees that are linked at the same time.
 
     Args:
-        shared: The collaborators and the state that the parts of the pool share.
+        context: The collaborators and the state that the parts of the pool share.
     """
 
-    def __init__(self, shared: Shared) -> None:
-        self._driver = shared.driver
-        self._budget = shared.budget
-        self._changes = shared.changes
+    def __init__(self, context: PoolContext) -> None:
+        self._driver = context.driver
+        self._budget = context.budget
+        self._changes = context.changes
         self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
 
-    async def bind(self, pooled: Pooled, binding: Binding) -> None:
+    async def bind(self, pooled: PooledContainer, binding: Binding) -> None:
         """Bind a container; the code and program of the function that it was bound to before are removed.
 
         Raises:
@@ -58,7 +58,7 @@ class Binder:
         await container.session.prepare(modules, limits_changed=limits_changed)
         await self._measure(pooled, binding)
 
-    async def _measure(self, pooled: Pooled, binding: Binding) -> None:
+    async def _measure(self, pooled: PooledContainer, binding: Binding) -> None:
         """Count a container, in which the code's copy now is, with the memory that it really holds."""
         container = pooled.container
         if container.group is None:

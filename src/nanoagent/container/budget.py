@@ -20,7 +20,7 @@ from nanoagent.container.policy import GENERIC_MEMORY_MB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nanoagent.container.policy import Pooled
+    from nanoagent.container.policy import PooledContainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ class Budget:
         self.creating -= 1
         self.up += 1
 
-    def resize(self, pooled: Pooled, memory_mb: int) -> None:
+    def resize(self, pooled: PooledContainer, memory_mb: int) -> None:
         """Count a container with another amount of memory, MiB."""
         self.committed_mb += memory_mb - pooled.memory_mb
         pooled.memory_mb = memory_mb
 
-    def begin_removal(self, pooled: Pooled) -> None:
+    def begin_removal(self, pooled: PooledContainer) -> None:
         """A container is retired and its removal begins."""
         self.committed_mb -= pooled.memory_mb
         self.up -= 1

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.container import engine
-from nanoagent.container.policy import GENERIC_MEMORY_MB, Pooled
+from nanoagent.container.policy import GENERIC_MEMORY_MB, PooledContainer
 from nanoagent.container.spec import ContainerSpec
 from nanoagent.host.background import TaskName
 from nanoagent.host.shielding import uninterrupted
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.engine_watch import EngineWatch
     from nanoagent.container.policy import PoolPolicy
+    from nanoagent.container.pool_context import PoolContext
     from nanoagent.container.retirement import Retirement
-    from nanoagent.container.shared import Shared
     from nanoagent.container.work_directory import WorkDirectory, WorkerHome
 
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
@@ -64,20 +64,20 @@ class Creation:
     It owns the creations that are under way.
 
     Args:
-        shared: The collaborators and the state that the parts of the pool share.
+        context: The collaborators and the state that the parts of the pool share.
         availability: Knows whether containers can be created; is told how creations end.
         watch: Asks Docker whether it is there after a creation has failed.
         retirement: Makes room.
     """
 
     def __init__(
-        self, shared: Shared, availability: Availability, watch: EngineWatch, retirement: Retirement
+        self, context: PoolContext, availability: Availability, watch: EngineWatch, retirement: Retirement
     ) -> None:
-        self._shared = shared
-        self._policy = shared.policy
-        self._inventory = shared.inventory
-        self._budget = shared.budget
-        self._waiting = shared.waiting
+        self._context = context
+        self._policy = context.policy
+        self._inventory = context.inventory
+        self._budget = context.budget
+        self._waiting = context.waiting
         self._availability = availability
         self._watch = watch
         self._retirement = retirement
@@ -101,7 +101,7 @@ class Creation:
         is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
         return is_short and self.starting(runtime) > 0 and not self._availability.is_failing(runtime)
 
-    async def next_container(self, runtime: Runtime) -> Pooled:
+    async def next_container(self, runtime: Runtime) -> PooledContainer:
         """Wait for the next container of a runtime, after the jobs that wait already.
 
         Raises:
@@ -136,7 +136,7 @@ class Creation:
         """Start as many creations as are wanted and allowed."""
         for runtime in Runtime:
             while not self._is_stopped and self._wants_another(runtime):
-                task = self._shared.background.once(
+                task = self._context.background.once(
                     TaskName.CONTAINER_CREATION, self._create(runtime), self._starting[runtime]
                 )
                 task.add_done_callback(lambda _: self._ended())
@@ -152,7 +152,7 @@ class Creation:
         return spare < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
 
     def _ended(self) -> None:
-        self._shared.changes.notify()
+        self._context.changes.notify()
         self.refill()
 
     # --- one creation
@@ -162,12 +162,12 @@ class Creation:
         try:
             container = await self._make_if_it_fits(runtime)
         except ContainerError as exc:
-            self._shared.strays.suspect()
+            self._context.strays.suspect()
             await self._watch.check()
             if self._availability.engine_problem is None:
                 self._failed(runtime, str(exc))
         except Exception as exc:  # noqa: BLE001 - it is logged and counted there
-            self._shared.background.note_failure(TaskName.CONTAINER_CREATION, exc)
+            self._context.background.note_failure(TaskName.CONTAINER_CREATION, exc)
             self._failed(runtime, f"an error inside the worker: {type(exc).__name__}")
         else:
             if container is not None:
@@ -188,7 +188,7 @@ class Creation:
                 raise
 
     async def _make(self, runtime: Runtime) -> RunningContainer:
-        driver, home, policy = self._shared.driver, self._shared.home, self._policy
+        driver, home, policy = self._context.driver, self._context.home, self._policy
         work_directory = home.new_work_directory(secrets.token_hex(5))
         try:
             container = await driver.create(
@@ -207,8 +207,8 @@ class Creation:
 
     def _succeeded(self, runtime: Runtime, container: RunningContainer) -> None:
         self._availability.creation_succeeded(runtime)
-        now = self._shared.clock()
-        pooled = Pooled(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
+        now = self._context.clock()
+        pooled = PooledContainer(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
         self._budget.finish_creation()
         self._inventory.add(pooled)
         waiter = self._waiting.take_first(runtime)

@@ -14,7 +14,7 @@ import aiohttp
 import structlog
 
 from nanoagent.container import cgroup, engine, work_directory
-from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
+from nanoagent.container.base import RunningContainer, configuration_of, isolation_failure
 from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, create_body
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.model.errors import ContainerError
@@ -131,7 +131,7 @@ class DockerDriver:
             level, reason = await session.configure(configuration_of(spec))
             work_directory.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
             group = cgroup.find(pid)
-            why_not = why_not_isolated(spec, level, reason)
+            why_not = isolation_failure(spec, level, reason)
             return RunningContainer(container.id, spec, work_directory, session, group, why_not)
         except BaseException:
             # A cancelled creation must not leave a container behind either.

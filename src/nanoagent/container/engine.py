@@ -42,7 +42,7 @@ def remaps_users(info: Mapping[str, Any]) -> bool:
     return any(option.startswith(_REMAPPING) for option in map(str, info.get("SecurityOptions") or []))
 
 
-def unfit(info: Mapping[str, Any], *, docker_runtime: str | None, uid_base: int) -> list[str]:
+def engine_problems(info: Mapping[str, Any], *, docker_runtime: str | None, uid_base: int) -> list[str]:
     """Why containers cannot be made as the settings ask; empty when nothing speaks against it.
 
     Args:

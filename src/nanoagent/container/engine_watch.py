@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nanoagent.container.availability import Availability
+    from nanoagent.container.pool_context import PoolContext
     from nanoagent.container.retirement import Retirement
-    from nanoagent.container.shared import Shared
 
 log = structlog.get_logger(__name__)
 
@@ -34,23 +34,27 @@ class EngineWatch:
     It owns the doubt that brings the next check forward. `Availability` keeps the result of the last check.
 
     Args:
-        shared: The collaborators and the state that the parts of the pool share.
+        context: The collaborators and the state that the parts of the pool share.
         availability: Is told whether Docker is available.
         retirement: Retires idle containers that have died.
         refill: Starts the creations that are wanted and fit. Called when Docker is available again.
     """
 
     def __init__(
-        self, shared: Shared, availability: Availability, retirement: Retirement, refill: Callable[[], None]
+        self,
+        context: PoolContext,
+        availability: Availability,
+        retirement: Retirement,
+        refill: Callable[[], None],
     ) -> None:
-        self._driver = shared.driver
-        self._inventory = shared.inventory
-        self._strays = shared.strays
-        self._waiting = shared.waiting
+        self._driver = context.driver
+        self._inventory = context.inventory
+        self._strays = context.strays
+        self._waiting = context.waiting
         self._availability = availability
         self._retirement = retirement
         self._refill = refill
-        self._in_doubt = asyncio.Event()
+        self._check_requested = asyncio.Event()
 
     # --- whether Docker answers
 
@@ -59,15 +63,15 @@ class EngineWatch:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_EVERY_S):
-                    await self._in_doubt.wait()
-            self._in_doubt.clear()
+                    await self._check_requested.wait()
+            self._check_requested.clear()
             await self.check()
             if self._availability.engine_problem is None:
                 await self._strays.remove()
 
-    def doubt(self) -> None:
+    def check_soon(self) -> None:
         """Bring the next check forward."""
-        self._in_doubt.set()
+        self._check_requested.set()
 
     async def check(self) -> None:
         """Ask Docker whether it is there."""
@@ -75,26 +79,26 @@ class EngineWatch:
             async with asyncio.timeout(_PING_TIMEOUT_S):
                 await self._driver.ping()
         except ContainerError as exc:
-            self._lost(str(exc))
+            self._note_failure(str(exc))
         except TimeoutError:
-            self._lost(f"Docker has not answered for {_PING_TIMEOUT_S:.0f} s")
+            self._note_failure(f"Docker has not answered for {_PING_TIMEOUT_S:.0f} s")
         else:
-            self._found()
+            self._note_answer()
 
-    def _lost(self, reason: str) -> None:
-        self._availability.engine_lost(reason)
+    def _note_failure(self, reason: str) -> None:
+        self._availability.engine_failed(reason)
         self._waiting.fail_all(self._availability.engine_unavailable)  # another worker may have containers
 
-    def _found(self) -> None:
+    def _note_answer(self) -> None:
         if self._availability.engine_problem is None:
             return
         self._strays.suspect()
-        self._availability.engine_found()
+        self._availability.engine_answered()
         self._refill()
 
     # --- deaths
 
-    async def hear_deaths(self) -> None:
+    async def follow_events(self) -> None:
         """Until cancelled: follow Docker's events."""
         while True:
             try:
@@ -103,7 +107,7 @@ class EngineWatch:
             except ContainerError as exc:
                 log.warning("Docker's events are not to be heard", reason=str(exc))
             self._strays.suspect()
-            self.doubt()
+            self.check_soon()
             await asyncio.sleep(_EVENTS_RETRY_S)
 
     def _died(self, container_id: str) -> None:

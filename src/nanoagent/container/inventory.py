@@ -8,7 +8,7 @@ from nanoagent.container.policy import ContainerState
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
-    from nanoagent.container.policy import Pooled
+    from nanoagent.container.policy import PooledContainer
 
 
 class Inventory:
@@ -18,30 +18,30 @@ class Inventory:
     """
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Pooled] = {}
-        self._idle: dict[Runtime, list[Pooled]] = {runtime: [] for runtime in Runtime}
-        self._busy: set[Pooled] = set()
+        self._by_id: dict[str, PooledContainer] = {}
+        self._idle: dict[Runtime, list[PooledContainer]] = {runtime: [] for runtime in Runtime}
+        self._busy: set[PooledContainer] = set()
 
     # --- changes
 
-    def add(self, pooled: Pooled) -> None:
+    def add(self, pooled: PooledContainer) -> None:
         """Add a container that has just been created; it is idle."""
         self._by_id[pooled.container.id] = pooled
         self._idle[pooled.runtime].append(pooled)
 
-    def take(self, pooled: Pooled) -> None:
+    def take(self, pooled: PooledContainer) -> None:
         """Give an idle container to a job."""
         self._move(pooled, ContainerState.BUSY)
 
-    def put_back(self, pooled: Pooled) -> None:
+    def put_back(self, pooled: PooledContainer) -> None:
         """Make the container of a job idle again."""
         self._move(pooled, ContainerState.IDLE)
 
-    def note_death(self, pooled: Pooled) -> None:
+    def note_death(self, pooled: PooledContainer) -> None:
         """Note that the container of a job has died; the job still has it."""
         self._move(pooled, ContainerState.DEAD)
 
-    def remove(self, pooled: Pooled) -> bool:
+    def remove(self, pooled: PooledContainer) -> bool:
         """Remove a container, whatever its state.
 
         Returns:
@@ -52,7 +52,7 @@ class Inventory:
         self._move(pooled, ContainerState.RETIRED)
         return True
 
-    def _move(self, pooled: Pooled, state: ContainerState) -> None:
+    def _move(self, pooled: PooledContainer, state: ContainerState) -> None:
         before = pooled.state
         pooled.enter(state)
         if before is ContainerState.IDLE:
@@ -68,19 +68,19 @@ class Inventory:
 
     # --- questions
 
-    def get(self, container_id: str) -> Pooled | None:
+    def get(self, container_id: str) -> PooledContainer | None:
         """The container with that id; None if the pool has none."""
         return self._by_id.get(container_id)
 
-    def all(self) -> list[Pooled]:
+    def all(self) -> list[PooledContainer]:
         """Every container, in the order of their creation."""
         return list(self._by_id.values())
 
-    def idle(self, runtime: Runtime) -> list[Pooled]:
+    def idle(self, runtime: Runtime) -> list[PooledContainer]:
         """The idle containers of a runtime, the one that was used last at the end."""
         return list(self._idle[runtime])
 
-    def all_idle(self) -> list[Pooled]:
+    def all_idle(self) -> list[PooledContainer]:
         """The idle containers of all runtimes."""
         return [pooled for idle in self._idle.values() for pooled in idle]
 

@@ -26,7 +26,7 @@ _WRONG_PROFILE: Final = "is it this version's deploy/apparmor/nanoagent that is 
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HostIsolation:
     """What can be had.
 
     Attributes:
@@ -46,7 +46,7 @@ async def probe(
     policy: PoolPolicy,
     *,
     apparmor: str | None,
-) -> Verdict:
+) -> HostIsolation:
     """Make one container for a sandbox, and remove it again.
 
     Args:
@@ -66,15 +66,15 @@ async def probe(
             raise
         # What else may be wrong with containers, the image say, is wrong without the profile as well.
         await _attempt(driver, home, replace(wanted, isolation=Isolation.SHARED, apparmor=None))
-        return Verdict(Isolation.SHARED, None, f"{_NO_PROFILE}: {exc}")
+        return HostIsolation(Isolation.SHARED, None, f"{_NO_PROFILE}: {exc}")
     if reason is None:
-        return Verdict(Isolation.SANDBOX, apparmor)
+        return HostIsolation(Isolation.SANDBOX, apparmor)
     if apparmor is not None:
         reason = f"{reason} (under the AppArmor profile {apparmor}: {_WRONG_PROFILE})"
-    return Verdict(Isolation.SHARED, None, reason)
+    return HostIsolation(Isolation.SHARED, None, reason)
 
 
-def unacceptable(verdict: Verdict, lowest_level: str, sharing: Sharing) -> list[str]:
+def isolation_problems(verdict: HostIsolation, lowest_level: str, sharing: Sharing) -> list[str]:
     """What the settings ask for and this host cannot give; empty when there is nothing.
 
     A container for each run (L0, `CONTAINER_SHARING=never`) is not below L1: nothing is shared.

@@ -1,7 +1,7 @@
 """The pool's settings and pure decisions, and the values that they are about.
 
 * `PoolPolicy`: the settings. `Binding`: the function version that a job needs a container for.
-* `Pooled`: a container, with its `ContainerState`; `NEXT` has the transitions.
+* `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions.
 * `idle_for`, `victims`, `retirement_reason`: which container serves a job, which ones are evicted, and when a
   container is retired.
 """
@@ -160,7 +160,7 @@ NEXT: Final = {
 
 
 @dataclass(slots=True, eq=False)
-class Pooled:
+class PooledContainer:
     """A container as the pool sees it.
 
     Attributes:
@@ -207,7 +207,7 @@ class Pooled:
         return self.state is not ContainerState.DEAD and self.container.session.connected
 
 
-def idle_for(binding: Binding, idle: Sequence[Pooled], sharing: Sharing) -> Pooled | None:
+def idle_for(binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing) -> PooledContainer | None:
     """The idle container that serves a job best; None when one has to be created.
 
     The best is one that is bound to the same function version. Of several, the one that was used last: its
@@ -225,7 +225,9 @@ def idle_for(binding: Binding, idle: Sequence[Pooled], sharing: Sharing) -> Pool
     return next((pooled for pooled in chain(bound, generic, others) if pooled.alive), None)
 
 
-def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -> list[Pooled]:
+def victims(
+    idle: Iterable[PooledContainer], need_mb: int, now: float, number: int = 0
+) -> list[PooledContainer]:
     """The idle containers to evict, least valuable first: for `need_mb` MiB, and at least `number`.
 
     The value of a container rises with the number of its runs. It falls with the time since the last one and
@@ -233,11 +235,11 @@ def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -
     Generic containers are evicted last: each saves any function a cold start.
     """
 
-    def value(pooled: Pooled) -> tuple[bool, float]:
+    def value(pooled: PooledContainer) -> tuple[bool, float]:
         idle_s = max(now - pooled.used_at, 0.001)
         return (pooled.is_generic, (1 + pooled.runs) / (idle_s * pooled.memory_mb))
 
-    chosen: list[Pooled] = []
+    chosen: list[PooledContainer] = []
     for pooled in sorted(idle, key=value):
         if need_mb <= 0 and len(chosen) >= number:
             break
@@ -246,7 +248,7 @@ def victims(idle: Iterable[Pooled], need_mb: int, now: float, number: int = 0) -
     return chosen
 
 
-def retirement_reason(pooled: Pooled, policy: PoolPolicy, now: float) -> str | None:
+def retirement_reason(pooled: PooledContainer, policy: PoolPolicy, now: float) -> str | None:
     """The reason to retire an idle container now; None if there is none."""
     if not pooled.alive:
         return "died"

@@ -46,8 +46,8 @@ from nanoagent.container.creation import Creation
 from nanoagent.container.engine_watch import EngineWatch
 from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import ContainerState, idle_for
+from nanoagent.container.pool_context import Changes, PoolContext
 from nanoagent.container.retirement import Retirement
-from nanoagent.container.shared import Changes, Shared
 from nanoagent.container.strays import Strays
 from nanoagent.container.waiting import WaitingJobs
 from nanoagent.host.background import Background, TaskName
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from nanoagent.container.base import Driver, RunningContainer
-    from nanoagent.container.policy import Binding, Pooled, PoolPolicy
+    from nanoagent.container.policy import Binding, PooledContainer, PoolPolicy
     from nanoagent.container.work_directory import WorkerHome
     from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
@@ -110,7 +110,7 @@ class Pool:
         background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._shared = shared = Shared(
+        self._context = context = PoolContext(
             driver=driver,
             home=home,
             policy=policy,
@@ -124,23 +124,23 @@ class Pool:
             strays=Strays(driver, home),
         )
         self._policy = policy
-        self._inventory = shared.inventory
+        self._inventory = context.inventory
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._availability = Availability(shared, health)
-        self._retirement = Retirement(shared, self._refill)
-        self._watch = EngineWatch(shared, self._availability, self._retirement, self._refill)
-        self._creation = Creation(shared, self._availability, self._watch, self._retirement)
-        self._binder = Binder(shared)
+        self._availability = Availability(context, health)
+        self._retirement = Retirement(context, self._refill)
+        self._watch = EngineWatch(context, self._availability, self._retirement, self._refill)
+        self._creation = Creation(context, self._availability, self._watch, self._retirement)
+        self._binder = Binder(context)
         metrics.containers.watch_pool(self._count)
 
     # --- start and end
 
     async def start(self) -> None:
         """Begin to fill the pool, to retire containers whose time has come and to watch Docker."""
-        keep = self._shared.background.keep
+        keep = self._context.background.keep
         self._tasks = (
             keep(TaskName.POOL_SWEEP, self._retirement.sweep),
-            keep(TaskName.ENGINE_EVENTS, self._watch.hear_deaths),
+            keep(TaskName.ENGINE_EVENTS, self._watch.follow_events),
             keep(TaskName.ENGINE_CHECK, self._watch.check_regularly),
         )
         self._refill()
@@ -148,7 +148,7 @@ class Pool:
     async def filled(self) -> None:
         """Wait until every runtime has its generic containers or its creations keep failing; report that."""
         while any(self._creation.is_filling(runtime) for runtime in Runtime):
-            await self._shared.changes.wait()
+            await self._context.changes.wait()
         self._availability.pool_filled()
 
     async def close(self) -> None:
@@ -156,7 +156,7 @@ class Pool:
         for task in self._tasks:
             task.cancel()
         await _done_within(_CLOSE_S, [*self._tasks, *self._creation.stop()])
-        self._shared.waiting.fail_all(lambda: ContainerNotMade("the pool is closed"))
+        self._context.waiting.fail_all(lambda: ContainerNotMade("the pool is closed"))
         for pooled in self._inventory.all():
             self._retirement.retire(pooled, "closing")
         await _done_within(_CLOSE_S, self._retirement.removals)
@@ -181,12 +181,12 @@ class Pool:
         try:
             if pooled.key != binding.key:
                 await self._binder.bind(pooled, binding)
-            self._shared.metrics.containers.started(binding.runtime, start)
+            self._context.metrics.containers.started(binding.runtime, start)
             yield acquired
         finally:
             self._release(pooled, acquired)
 
-    async def _acquire(self, binding: Binding) -> tuple[Pooled, Start]:
+    async def _acquire(self, binding: Binding) -> tuple[PooledContainer, Start]:
         pooled = idle_for(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
@@ -200,7 +200,7 @@ class Pool:
         await self._resize(pooled, binding)
         return pooled, Start.WARM
 
-    async def _resize(self, pooled: Pooled, binding: Binding) -> None:
+    async def _resize(self, pooled: PooledContainer, binding: Binding) -> None:
         """Count a container with the memory that its job needs, when that is free."""
         memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
@@ -208,16 +208,16 @@ class Pool:
         except BaseException:
             self._retirement.retire(pooled, "unclean")
             raise
-        self._shared.budget.resize(pooled, memory_mb)
+        self._context.budget.resize(pooled, memory_mb)
 
-    def _would_keep(self, pooled: Pooled, binding: Binding) -> bool:
+    def _would_keep(self, pooled: PooledContainer, binding: Binding) -> bool:
         kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
         return binding.purpose == "run" and kept
 
-    def _release(self, pooled: Pooled, acquired: AcquiredContainer) -> None:
+    def _release(self, pooled: PooledContainer, acquired: AcquiredContainer) -> None:
         """Keep the container of a job that has ended, or retire it."""
         pooled.runs += 1
-        pooled.used_at = self._shared.clock()
+        pooled.used_at = self._context.clock()
         is_dead = pooled.state is ContainerState.DEAD
         if not acquired.clean:
             self._retirement.retire(pooled, "died" if is_dead else "unclean")
@@ -227,7 +227,7 @@ class Pool:
             self._retirement.retire(pooled, "died")
         else:
             self._inventory.put_back(pooled)
-        self._shared.changes.notify()
+        self._context.changes.notify()
 
     def evict(self, number: int) -> None:
         """Evict up to that many idle containers."""
@@ -244,9 +244,9 @@ class Pool:
         return self._policy.between_runs
 
     @property
-    def broken(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why no job at all can be run at present, or None."""
-        return self._availability.broken
+        return self._availability.unavailable_reason
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:
         """How many containers of a runtime are in a state, for the metrics."""

@@ -15,8 +15,8 @@ from nanoagent.model.errors import ContainerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoagent.container.policy import Pooled
-    from nanoagent.container.shared import Shared
+    from nanoagent.container.policy import PooledContainer
+    from nanoagent.container.pool_context import PoolContext
 
 log = structlog.get_logger(__name__)
 
@@ -29,24 +29,24 @@ class Retirement:
     It owns the removals that are under way.
 
     Args:
-        shared: The collaborators and the state that the parts of the pool share.
+        context: The collaborators and the state that the parts of the pool share.
         refill: Starts the creations that are wanted and fit. Called when there may be room for more.
 
     Attributes:
         removals: The removals that are under way.
     """
 
-    def __init__(self, shared: Shared, refill: Callable[[], None]) -> None:
+    def __init__(self, context: PoolContext, refill: Callable[[], None]) -> None:
         self.removals: set[asyncio.Task[Any]] = set()
-        self._shared = shared
-        self._inventory = shared.inventory
-        self._budget = shared.budget
-        self._changes = shared.changes
+        self._context = context
+        self._inventory = context.inventory
+        self._budget = context.budget
+        self._changes = context.changes
         self._refill = refill
 
     # --- one container
 
-    def retire(self, pooled: Pooled, reason: str) -> None:
+    def retire(self, pooled: PooledContainer, reason: str) -> None:
         """Take a container out of the pool and its budget, whatever its state; remove it in the background.
 
         Harmless when it is retired already: so is a container that a job has while the pool is closed.
@@ -57,21 +57,21 @@ class Retirement:
         """
         if not self._inventory.remove(pooled):
             return
-        self._shared.metrics.containers.retired(reason)
+        self._context.metrics.containers.retired(reason)
         self._budget.begin_removal(pooled)
         work = self._remove(pooled)
-        removal = self._shared.background.once(TaskName.CONTAINER_REMOVAL, work, self.removals)
+        removal = self._context.background.once(TaskName.CONTAINER_REMOVAL, work, self.removals)
         removal.add_done_callback(lambda _: self._removed())
         self._changes.notify()
         asyncio.get_running_loop().call_soon(self._refill)
 
-    async def _remove(self, pooled: Pooled) -> None:
+    async def _remove(self, pooled: PooledContainer) -> None:
         container = pooled.container
         if container.group is not None:
             container.group.close()
         removed = False
         try:
-            await self._shared.driver.remove(container.id)
+            await self._context.driver.remove(container.id)
             removed = True
         except ContainerError as exc:
             log.warning("container not removed", container=container.id[:12], reason=str(exc))
@@ -80,7 +80,7 @@ class Retirement:
             # directory is gone: an earlier look would find nothing, and there is no second one.
             await uninterrupted(container.work_directory.remove())
             if not removed:
-                self._shared.strays.suspect()
+                self._context.strays.suspect()
 
     def _removed(self) -> None:
         self._budget.finish_removal()
@@ -111,7 +111,7 @@ class Retirement:
         Returns:
             Whether there was one to retire.
         """
-        chosen = victims(self._inventory.all_idle(), memory_mb, self._shared.clock(), containers)
+        chosen = victims(self._inventory.all_idle(), memory_mb, self._context.clock(), containers)
         for pooled in chosen:
             self.retire(pooled, "evicted")
         return bool(chosen)
@@ -126,9 +126,9 @@ class Retirement:
 
     def sweep_once(self) -> None:
         """One pass of the sweep."""
-        now = self._shared.clock()
+        now = self._context.clock()
         for pooled in self._inventory.all_idle():
-            reason = retirement_reason(pooled, self._shared.policy, now)
+            reason = retirement_reason(pooled, self._context.policy, now)
             if reason is not None:
                 self.retire(pooled, reason)
         self._refill()

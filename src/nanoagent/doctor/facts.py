@@ -14,7 +14,7 @@ from nanoagent.container import cgroup, engine
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nanoagent.container.isolation import Verdict as IsolationProbe
+    from nanoagent.container.isolation import HostIsolation
     from nanoagent.model.job import Runtime
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
@@ -248,7 +248,7 @@ class Engine:
     info: Mapping[str, Any] = field(default_factory=dict)
     info_at: float = 0.0
     images: Mapping[Runtime, Image] = field(default_factory=dict)
-    isolation: IsolationProbe | None = None
+    isolation: HostIsolation | None = None
     isolation_problem: str | None = None
 
     def has_security(self, name: str) -> bool:

@@ -200,7 +200,7 @@ class Runner:
         """One use of a container, the end of which says something of the code."""
         pool = self._parts.pool
         return self._parts.failures.crashes.attempt(
-            self._version(job, tree), is_broken=lambda: pool.broken is not None
+            self._version(job, tree), is_broken=lambda: pool.unavailable_reason is not None
         )
 
     def _binding(self, job: Job, tree: CodeTree, program: Path | None, **changes: Any) -> Binding:

@@ -164,7 +164,7 @@ class Worker:
         )
 
     def _no_containers(self) -> str | None:
-        return self._parts.pool.broken
+        return self._parts.pool.unavailable_reason
 
     def _all_blocked(self) -> str | None:
         """Return why no job can run: the isolation checks of all runtimes fail."""

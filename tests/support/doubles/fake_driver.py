@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nanoagent.common.units import MIB
-from nanoagent.container.base import RunningContainer, configuration_of, why_not_isolated
+from nanoagent.container.base import RunningContainer, configuration_of, isolation_failure
 from nanoagent.container.policy import PoolPolicy
 from nanoagent.container.spec import Limits
 from nanoagent.model.errors import ContainerError
@@ -123,7 +123,7 @@ class FakeDriver:
         self.running[container_id] = FakeContainer(spec, supervisor, serving)
         self.created.append(spec)
         return RunningContainer(
-            container_id, spec, directory, session, self.group, why_not_isolated(spec, level, reason)
+            container_id, spec, directory, session, self.group, isolation_failure(spec, level, reason)
         )
 
     def _fail_on_demand(self) -> None:

@@ -174,14 +174,14 @@ class FakePool:
 
     Attributes:
         bindings: What was asked for, in order.
-        broken: As `Pool.broken`.
+        unavailable_reason: As `Pool.unavailable_reason`.
         failure: Raised by `acquire`.
         out: How many containers are acquired now.
     """
 
     def __init__(self) -> None:
         self.bindings: list[Binding] = []
-        self.broken: str | None = None
+        self.unavailable_reason: str | None = None
         self.failure: PlatformError | None = None
         self.out = 0
 

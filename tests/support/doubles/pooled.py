@@ -6,7 +6,7 @@ import itertools
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from nanoagent.container.policy import BindingKey, Pooled
+from nanoagent.container.policy import BindingKey, PooledContainer
 from nanoagent.model.job import FunctionVersion, Runtime
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def pooled(
     connected: bool = True,
     runtime: Runtime = Runtime.PYTHON,
     **fields: Any,
-) -> Pooled:
+) -> PooledContainer:
     """A container that is bound to a function version, unless `key` is None.
 
     Args:
@@ -31,7 +31,7 @@ def pooled(
         memory_mb: Its part of the budget.
         connected: Whether its supervisor is.
         runtime: Its language.
-        fields: Further fields of `Pooled`.
+        fields: Further fields of `PooledContainer`.
     """
     container = SimpleNamespace(
         id=f"container-{next(_NUMBERS)}",
@@ -39,4 +39,4 @@ def pooled(
         spec=SimpleNamespace(runtime=runtime),
     )
     times = {"made_at": 0.0, "used_at": 0.0}
-    return Pooled(cast("RunningContainer", container), memory_mb, key=key, **(times | fields))
+    return PooledContainer(cast("RunningContainer", container), memory_mb, key=key, **(times | fields))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanoagent.container.engine import container_uids, outside_uid, remaps_users, unfit
+from nanoagent.container.engine import container_uids, engine_problems, outside_uid, remaps_users
 
 ORDINARY: dict[str, Any] = {
     "MemoryLimit": True,
@@ -32,7 +32,7 @@ DEFAULT_BASE = 1_900_000_000
 
 
 def problems(info: dict[str, Any], runtime: str | None = None, base: int = DEFAULT_BASE) -> list[str]:
-    return unfit(info, docker_runtime=runtime, uid_base=base)
+    return engine_problems(info, docker_runtime=runtime, uid_base=base)
 
 
 @pytest.mark.parametrize("runtime", [None, "runc", "io.containerd.runc.v2"])

@@ -14,7 +14,7 @@ from nanoagent.model.job import Runtime
 from support.doubles.pooled import pooled
 
 if TYPE_CHECKING:
-    from nanoagent.container.policy import Pooled
+    from nanoagent.container.policy import PooledContainer
 
 STEPS = {
     ContainerState.BUSY: Inventory.take,
@@ -24,7 +24,7 @@ STEPS = {
 }
 
 
-def holding(*containers: Pooled) -> Inventory:
+def holding(*containers: PooledContainer) -> Inventory:
     inventory = Inventory()
     for container in containers:
         inventory.add(container)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.container.isolation import Verdict, probe, unacceptable
+from nanoagent.container.isolation import HostIsolation, isolation_problems, probe
 from nanoagent.container.policy import Sharing
 from nanoagent.model.errors import ContainerError
 from nanoagent.model.result import Isolation
@@ -28,7 +28,7 @@ def home() -> Iterator[WorkerHome]:
         yield home
 
 
-async def probed(driver: FakeDriver, home: WorkerHome, apparmor: str | None = None) -> Verdict:
+async def probed(driver: FakeDriver, home: WorkerHome, apparmor: str | None = None) -> HostIsolation:
     verdict = await probe(driver, home, fake_policy(), apparmor=apparmor)
     assert driver.running == {}
     assert not list((home.path / "slots").iterdir())
@@ -36,7 +36,7 @@ async def probed(driver: FakeDriver, home: WorkerHome, apparmor: str | None = No
 
 
 async def test_a_host_that_allows_it_gets_a_sandbox(home):
-    assert await probed(FakeDriver(), home) == Verdict(Isolation.SANDBOX)
+    assert await probed(FakeDriver(), home) == HostIsolation(Isolation.SANDBOX)
 
 
 async def test_the_level_is_that_of_the_runtime_that_containers_are_made_with(home):
@@ -48,7 +48,7 @@ async def test_the_level_is_that_of_the_runtime_that_containers_are_made_with(ho
 
 async def test_the_apparmor_profile_is_used_where_there_is_apparmor(home):
     driver = FakeDriver()
-    assert await probed(driver, home, "ours") == Verdict(Isolation.SANDBOX, "ours")
+    assert await probed(driver, home, "ours") == HostIsolation(Isolation.SANDBOX, "ours")
     (spec,) = driver.created
     assert (spec.isolation, spec.apparmor) == (Isolation.SANDBOX, "ours")
 
@@ -84,13 +84,13 @@ async def test_a_host_on_which_no_container_comes_up_is_no_question_of_levels(ho
         await probed(FakeDriver(failures=["no such image"]), home)
 
 
-SHARED = Verdict(Isolation.SHARED, None, FORBIDDEN)
+SHARED = HostIsolation(Isolation.SHARED, None, FORBIDDEN)
 
 
 @pytest.mark.parametrize(
     ("verdict", "lowest", "sharing", "settings"),
     [
-        (Verdict(Isolation.SANDBOX), "L2", Sharing.WORKER, []),
+        (HostIsolation(Isolation.SANDBOX), "L2", Sharing.WORKER, []),
         (SHARED, "L1", Sharing.FUNCTION, []),
         (SHARED, "L0", Sharing.NEVER, []),
         (SHARED, "L1", Sharing.NEVER, []),
@@ -101,7 +101,7 @@ SHARED = Verdict(Isolation.SHARED, None, FORBIDDEN)
     ],
 )
 def test_what_the_settings_ask_for_and_cannot_have_is_named(verdict, lowest, sharing, settings):
-    problems = unacceptable(verdict, lowest, sharing)
+    problems = isolation_problems(verdict, lowest, sharing)
     assert [problem.split(":")[0] for problem in problems] == settings
     assert all(FORBIDDEN in problem and "should be" in problem for problem in problems)
 

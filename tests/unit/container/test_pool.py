@@ -115,7 +115,7 @@ class Bench:
 
     @property
     def waiting(self) -> int:
-        return self.pool._shared.waiting.count(Runtime.PYTHON)
+        return self.pool._context.waiting.count(Runtime.PYTHON)
 
     @property
     def starting(self) -> int:
@@ -123,7 +123,7 @@ class Bench:
 
     @property
     def budget(self) -> Budget:
-        return self.pool._shared.budget
+        return self.pool._context.budget
 
     @property
     def counted_mb(self) -> int:
@@ -455,13 +455,13 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
                 home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
             )
             admission = Admission(budget_mb, 100)  # as in the worker: each of them has been admitted
-            notify = bench.pool._shared.changes.notify
+            notify = bench.pool._context.changes.notify
 
             def checked() -> None:
                 assert bench.counted_mb <= bench.budget.committed_mb <= budget_mb
                 notify()
 
-            bench.pool._shared.changes.notify = checked  # type: ignore[method-assign] # looks on at every change
+            bench.pool._context.changes.notify = checked  # type: ignore[method-assign] # looks on at every change
             await bench.pool.start()
 
             async def run(function: str, memory_mb: int, clean: bool, in_go: bool) -> None:  # noqa: FBT001 - drawn
@@ -496,7 +496,7 @@ async def test_after_three_failures_the_breaker_opens_and_everyone_is_told(open_
         bench.driver.broken = "no such image"
         await bench.pool.start()
         await bench.pool.filled()
-        assert bench.pool.broken == "no such image"
+        assert bench.pool.unavailable_reason == "no such image"
         assert bench.health.document()["parts"]["containers"] == {
             "ok": False,
             "reason": "python: no such image",
@@ -551,7 +551,7 @@ async def test_where_other_runtimes_have_containers_a_return_for_want_of_one_cou
         with pytest.raises(ReturnToQueue, match="no such image") as interrupted:
             await bench.run(runtime=Runtime.GO)
         assert interrupted.value.reason is ReturnReason.NO_CONTAINERS_OF_RUNTIME
-        assert bench.pool.broken is None
+        assert bench.pool.unavailable_reason is None
 
 
 async def test_nobody_keeps_waiting_when_the_breaker_opens(open_bench):
@@ -572,7 +572,7 @@ async def test_one_success_closes_the_breaker(open_bench):
         bench.clock.now = 1
         bench.pool._retirement.sweep_once()
         await bench.until(lambda: bench.value("worker_pool_breaker_open") == 0)
-        assert bench.pool.broken is None
+        assert bench.pool.unavailable_reason is None
         assert bench.health.ready
         assert bench.idle() == 1
 
@@ -675,7 +675,7 @@ async def test_cancelling_who_has_just_been_given_a_container_leaks_nothing(open
         await bench.pool.start()
         run = asyncio.create_task(bench.run())
         await bench.until(lambda: bench.waiting > 0)
-        (waiter,) = bench.pool._shared.waiting._waiters[Runtime.PYTHON]
+        (waiter,) = bench.pool._context.waiting._waiters[Runtime.PYTHON]
         waiter.add_done_callback(lambda _: run.cancel())
         with pytest.raises(asyncio.CancelledError):
             await run
@@ -756,7 +756,9 @@ async def test_a_closed_pool_leases_nothing(home, tree):
 
 
 def seems_well(bench: Bench) -> bool:
-    return bool(bench.health.document()["parts"]["containers"]["ok"]) and bench.pool.broken is None
+    return (
+        bool(bench.health.document()["parts"]["containers"]["ok"]) and bench.pool.unavailable_reason is None
+    )
 
 
 async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncounted(open_bench):
@@ -773,7 +775,7 @@ async def test_while_the_engine_is_away_jobs_that_want_a_container_go_back_uncou
                 await asyncio.wait_for(waits, WAIT_S)
             with pytest.raises(ReturnToQueue, match="systemctl status docker"):
                 await bench.run("h")
-            assert bench.pool.broken is not None
+            assert bench.pool.unavailable_reason is not None
             assert not seems_well(bench)
             bench.driver.away = None
             acquired.clean = True
@@ -784,10 +786,10 @@ async def test_when_the_engine_is_back_the_pool_is_filled_at_once_whatever_faile
     async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 2}) as bench:
         bench.driver.broken = "no space left on device"
         await bench.pool.start()
-        await bench.until(lambda: bench.pool.broken is not None)
+        await bench.until(lambda: bench.pool.unavailable_reason is not None)
         bench.driver.away, bench.driver.broken = "Docker cannot be reached", None
         await bench.pool._watch.check()
-        assert bench.pool.broken == "Docker cannot be reached; systemctl status docker"
+        assert bench.pool.unavailable_reason == "Docker cannot be reached; systemctl status docker"
         bench.driver.away = None
         await bench.pool._watch.check()  # the clock stands still: no breaker's pause has gone by
         await bench.until(lambda: bench.idle() == 2)
@@ -799,7 +801,7 @@ async def test_a_creation_that_fails_because_the_engine_is_away_opens_no_breaker
     async with open_bench(sizes=ONE_PYTHON) as bench:
         bench.driver.away = "Docker cannot be reached"
         await bench.pool.start()
-        await bench.until(lambda: bench.pool.broken is not None)
+        await bench.until(lambda: bench.pool.unavailable_reason is not None)
         assert bench.value("worker_container_creation_failures_total") == 0
         assert not bench.pool._availability._breakers[Runtime.PYTHON].failures
         bench.driver.away = None
@@ -812,7 +814,7 @@ async def test_the_end_of_the_events_is_reason_enough_to_ask_for_the_engine(benc
     bench.driver.end_events()
     await bench.until(lambda: not seems_well(bench))
     bench.driver.away = None
-    bench.pool._watch.doubt()
+    bench.pool._watch.check_soon()
     await bench.until(lambda: seems_well(bench))
 
 
@@ -822,11 +824,11 @@ async def test_an_engine_that_hangs_is_away(open_bench, monkeypatch):
         await bench.pool.start()
         await bench.pool.filled()
         bench.driver.answers.clear()
-        bench.pool._watch.doubt()
-        await bench.until(lambda: bench.pool.broken is not None)
+        bench.pool._watch.check_soon()
+        await bench.until(lambda: bench.pool.unavailable_reason is not None)
         assert "has not answered" in bench.health.document()["parts"]["containers"]["reason"]
         bench.driver.answers.set()
-        bench.pool._watch.doubt()
+        bench.pool._watch.check_soon()
         await bench.until(lambda: seems_well(bench))
 
 
@@ -839,7 +841,7 @@ async def test_what_could_not_be_removed_while_the_engine_was_away_is_removed_af
         await bench.removals()
         assert list(bench.driver.running) == ["fake-0"]
         bench.driver.away = None
-        bench.pool._watch.doubt()
+        bench.pool._watch.check_soon()
         await bench.until(lambda: bench.driver.removed == ["fake-0"])
 
 

@@ -10,7 +10,7 @@ from nanoagent.container.policy import (
     NEXT,
     Binding,
     ContainerState,
-    Pooled,
+    PooledContainer,
     PoolPolicy,
     Sharing,
     idle_for,
@@ -70,7 +70,7 @@ def test_where_the_code_lies_does_not_matter_for_sharing():
     assert binding().key == binding(tree=Path("/elsewhere"), cpus=0.5).key
 
 
-def bound(binding: Binding, **fields: Any) -> Pooled:
+def bound(binding: Binding, **fields: Any) -> PooledContainer:
     return pooled(key=binding.key, **fields)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.config import Settings
-from nanoagent.container.isolation import Verdict as Level
+from nanoagent.container.isolation import HostIsolation
 from nanoagent.doctor.facts import Engine, Folder, Host, Image, Mount, mount_of, mounts_of
 from nanoagent.doctor.finding import Area, Finding, Severity
 from nanoagent.doctor.gather import docker as docker_facts
@@ -115,7 +115,7 @@ DISK = Mount("/", "ext4", frozenset({"rw", "relatime"}))
 CODE = Folder("CODE_CACHE_DIR", "/var/cache/nanoagent", "/var/cache", DISK, 65025, 50 * GIB, 3_000_000)
 WORK = Folder("DOCKER_WORK_DIR_ROOT", "/tmp/tasks", "/tmp", DISK, 65025, 50 * GIB, 3_000_000)
 STORE = Folder("Docker's root", "/var/lib/docker", "/var/lib/docker", DISK, 65025, 50 * GIB, 3_000_000)
-SANDBOX = {"v2": Level(Isolation.SANDBOX, "nanoagent"), "v1": Level(Isolation.SANDBOX)}
+SANDBOX = {"v2": HostIsolation(Isolation.SANDBOX, "nanoagent"), "v1": HostIsolation(Isolation.SANDBOX)}
 
 
 def settings_with(**changes: Any) -> Settings:
@@ -183,7 +183,7 @@ class Case:
 
 
 NOTE, WARNING, PROBLEM, UNKNOWN = Severity.NOTE, Severity.WARNING, Severity.PROBLEM, Severity.UNKNOWN
-L1 = Level(Isolation.SHARED, None, "no sandbox can be made here: unshare: EPERM")
+L1 = HostIsolation(Isolation.SHARED, None, "no sandbox can be made here: unshare: EPERM")
 ORDINARY = {"uid": 998}
 NO_CAPABILITY = STATUS.replace("000001ffffffffff", "0000000000000000")
 ONE_CAPABILITY = STATUS.replace("000001ffffffffff", "0000000000000002")

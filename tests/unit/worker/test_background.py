@@ -656,13 +656,13 @@ async def engine_check(fault: Fault) -> None:
     async with filled_pool(fault, lambda _, __: fault.once(FakeDriver, "ping")) as (pool, driver):
         await until(lambda: fault.raised)
         driver.away = "gone"
-        await until(lambda: pool.broken)
+        await until(lambda: pool.unavailable_reason)
 
 
 async def container_creation(fault: Fault) -> None:
     async with filled_pool(fault, lambda _, __: fault.once(FakeDriver, "create")) as (pool, driver):
         await until(lambda: driver.created)
-        assert pool.broken is None
+        assert pool.unavailable_reason is None
 
 
 async def container_removal(fault: Fault) -> None:

@@ -1297,12 +1297,12 @@ async def test_nothing_is_received_while_no_container_can_be_made(rig: Rig, monk
         await asyncio.sleep(0)
 
     monkeypatch.setattr(rig.worker._intake, "_pause", pause)
-    rig.pool.broken = "no space left on device"
+    rig.pool.unavailable_reason = "no space left on device"
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.journal.until_noted("pause", times=3)
         assert rig.journal.count("receive?") == 0
-        rig.pool.broken = None
+        rig.pool.unavailable_reason = None
         await rig.until_settled()
 
 

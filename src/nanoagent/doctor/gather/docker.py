@@ -122,7 +122,9 @@ def _content_hash(salt: str, *folders: str) -> str:
 # --- isolation
 
 
-async def _isolation(settings: Settings, driver: DockerDriver) -> tuple[isolation.Verdict | None, str | None]:
+async def _isolation(
+    settings: Settings, driver: DockerDriver
+) -> tuple[isolation.HostIsolation | None, str | None]:
     """Test the isolation with a container, as the worker does at its start.
 
     Returns:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.container import engine as engines
-from nanoagent.container.isolation import unacceptable
+from nanoagent.container.isolation import isolation_problems
 from nanoagent.container.policy import Sharing
 from nanoagent.doctor.finding import Area, Finding, note, problem, unknown, warning
 
@@ -228,7 +228,7 @@ def _group_driver(engine: Engine, host: Host) -> Iterator[Finding]:
 
 def _fitness(engine: Engine, settings: Settings) -> Iterator[Finding]:
     """Return the problems because of which the worker refuses to start."""
-    problems = engines.unfit(
+    problems = engines.engine_problems(
         engine.info, docker_runtime=settings.docker_runtime, uid_base=settings.container_uid_base
     )
     for text in problems:
@@ -310,7 +310,7 @@ def _isolation(engine: Engine, settings: Settings) -> Finding:
         profile = f", under the AppArmor profile {found.apparmor}" if found.apparmor else ""
         return Finding(Area.ISOLATION, f"a sandbox for each run (L2){profile}: tested with a container")
     advice = "see the findings about namespaces and AppArmor above"
-    refused = unacceptable(found, settings.min_isolation, Sharing(settings.container_sharing))
+    refused = isolation_problems(found, settings.min_isolation, Sharing(settings.container_sharing))
     if refused:
         return problem(Area.ISOLATION, "; ".join(refused), advice)
     return warning(

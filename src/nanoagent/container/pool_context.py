@@ -37,7 +37,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class PoolContext:
     """The collaborators of the pool, and the state that more than one of its parts changes.
 
     Attributes:
