@@ -1,9 +1,10 @@
-"""The machine and the process that the worker runs on.
+"""The machine and the process that the worker runs in.
 
 * `background`: starts background tasks, and restarts those that fail.
-* `shielding`, `threads`: work that a cancellation does not interrupt, and blocking work.
-* `resources`: descriptors, processes, inodes and cgroups: limits and readiness.
-* `disk`: free space of the disks that jobs need.
-* `private_dirs`: folders that only this user can use.
+* `shielding`: work that a cancellation of its caller does not interrupt.
+* `threads`: blocking work in threads.
+* `resources`: file descriptors of the worker; processes, open files and control groups of the machine.
+* `disk`: free space and inodes of the disks that jobs need.
+* `private_dirs`: folders that only this user can change.
 * `untrusted_fds`: file descriptors received from containers.
 """

@@ -1,11 +1,12 @@
 """Starts background tasks, restarts tasks that fail, and reports failures.
 
-A kept task runs for as long as the worker. When it fails, the failure is logged and counted, and the task is
-started again after a pause that grows while it keeps failing. While a task that jobs need is down, the worker
-is not ready and takes no jobs. It counts as up again when it has run for `_TRIAL_S` without a failure.
+A kept task runs as long as the worker. If it fails, the failure is logged and counted, and the task is
+started again after a pause. The pause grows with each further failure. While a task that jobs need is down,
+the worker is not ready and takes no jobs. The task counts as up again after it has run for `_TRIAL_S` without
+a failure.
 
-A short task runs once and nobody waits for its result. Its failure is logged and counted. The code that
-starts it does the work again later, or another part finds the unfinished work.
+A short task runs once, and no caller waits for its result. Its failure is logged and counted. Then the code
+that started it repeats the work later, or another part finds the unfinished work.
 
 `KINDS` lists all tasks. A test compares every call that starts a task with this table.
 """
@@ -67,7 +68,8 @@ class Kind:
 
     Attributes:
         kept: It runs for as long as the worker, and is started again when it fails.
-        missing: The fault while a kept task is down, in words; None if jobs can be taken all the same.
+        missing: The function that is missing while a kept task is down, as a sentence. None if the worker can
+            take jobs without the task.
     """
 
     kept: bool
@@ -82,33 +84,33 @@ KINDS: Final = {
     TaskName.READINESS_CHECKS: Kind(kept=True, missing="the parts of the worker are not checked"),
     TaskName.LEASE_RENEWAL: Kind(kept=True, missing="the leases on messages are not renewed"),
     TaskName.LEASE_EXPIRY: Kind(kept=True, missing="jobs whose lease has ended are not stopped"),
-    TaskName.REDRIVE_POLICY: _DISPENSABLE,  # the policy that was read last is used
-    TaskName.MESSAGE_DELETION: _SHORT,  # tried again; at last the message comes back and finds its result
-    TaskName.MESSAGE_RETURN: _SHORT,  # the message comes back when its visibility timeout ends
+    TaskName.REDRIVE_POLICY: _DISPENSABLE,  # the policy that was read last remains valid
+    TaskName.MESSAGE_DELETION: _SHORT,  # repeated; in the end, the message is received again and has a result
+    TaskName.MESSAGE_RETURN: _SHORT,  # the message is received again when its visibility timeout ends
     TaskName.CLAIM_RENEWAL: Kind(kept=True, missing="the claims on requests are not renewed"),
-    TaskName.CLAIM_RELEASE: _SHORT,  # the claim runs out
+    TaskName.CLAIM_RELEASE: _SHORT,  # the claim expires
     TaskName.RESULT_DELIVERY: Kind(kept=True, missing="kept results are not delivered"),
     TaskName.CANCELLATIONS: Kind(kept=True, missing="cancellations are not received"),
     TaskName.CANCELLATION_LOOKUP: _SHORT,  # repeated at the next subscription
     TaskName.POOL_SWEEP: Kind(kept=True, missing="idle containers are not retired or replaced"),
-    TaskName.ENGINE_EVENTS: Kind(kept=True, missing="deaths of containers are not seen"),
+    TaskName.ENGINE_EVENTS: Kind(kept=True, missing="deaths of containers are not noticed"),
     TaskName.ENGINE_CHECK: Kind(kept=True, missing="Docker is not checked"),
-    TaskName.CONTAINER_CREATION: _SHORT,  # the sweep asks for another
+    TaskName.CONTAINER_CREATION: _SHORT,  # the pool's sweep requests another container
     TaskName.CONTAINER_REMOVAL: _SHORT,  # a leftover is removed as a stray container
     TaskName.CLOUDWATCH: _DISPENSABLE,  # contract, section 5: it never fails a job
     TaskName.SELF_TEST: Kind(kept=True, missing="the isolation of runs is not tested"),
-    TaskName.INTERRUPTION_NOTICES: _DISPENSABLE,  # without a notice the jobs come back when their leases end
-    TaskName.WATCHDOG: _DISPENSABLE,  # systemd restarts a worker that it does not hear
-    TaskName.DESCRIPTOR_CLOSING: _DISPENSABLE,  # the thread goes on with the next descriptor
+    TaskName.INTERRUPTION_NOTICES: _DISPENSABLE,  # without it, messages return when their leases end
+    TaskName.WATCHDOG: _DISPENSABLE,  # systemd restarts a worker that sends no watchdog messages
+    TaskName.DESCRIPTOR_CLOSING: _DISPENSABLE,  # the thread continues with the next descriptor
 }
 
 
 def next_pause_s(backoff: Backoff, ran_s: float) -> float:
-    """How long a task that failed stays down.
+    """Return the pause before a failed task is started again, in seconds.
 
     Args:
-        backoff: Counts its failures. It begins anew when the task ran for longer than the longest pause.
-        ran_s: How long the task ran since it was started last, seconds.
+        backoff: Counts the task's failures. It is reset if the task ran longer than the longest pause.
+        ran_s: How long the task ran before it failed, seconds.
     """
     if ran_s > backoff.longest_s:
         backoff.reset()
@@ -116,14 +118,15 @@ def next_pause_s(backoff: Backoff, ran_s: float) -> float:
 
 
 class Background:
-    """Starts background tasks. Belongs to one event loop.
+    """Starts background tasks. It belongs to one event loop.
 
     Args:
         failed: Called with the task's name for each failure.
-        report: Called with whether all kept tasks that jobs need are up, and with the reason if not.
-        pause_s: The pause after a first failure, seconds.
+        report: Called when a kept task that jobs need goes down or up, with whether all of them are up, and
+            with the reason if not.
+        pause_s: The pause after the first failure, seconds.
         pause_max_s: The longest pause, seconds.
-        trial_s: For how long a restarted task has to run until it counts as up again, seconds.
+        trial_s: How long a restarted task must run before it counts as up again, seconds.
     """
 
     def __init__(
@@ -141,10 +144,10 @@ class Background:
         self._pause_max_s = pause_max_s
         self._trial_s = trial_s
         self._down: dict[TaskName, str] = {}
-        _everyone.add(self)
+        _instances.add(self)
 
     def not_ready_reason(self) -> str | None:
-        """Why no jobs should be taken: a kept task that they need is down. None when all are up."""
+        """Return which kept tasks that jobs need are down; None if all are up."""
         return self._reason() or None
 
     def keep(
@@ -154,18 +157,18 @@ class Background:
         *,
         until: asyncio.Event | None = None,
     ) -> asyncio.Task[None]:
-        """Start a task that lasts, and start it again whenever it fails.
+        """Start a kept task, and start it again whenever it fails.
 
         Args:
-            name: Its name; a kept one.
-            work: Makes the coroutine that is run, once for each start. When it returns, the task is over.
-            until: Ends a pause at once, so that the last start does not come late.
+            name: Its name, the name of a kept task in `KINDS`.
+            work: Creates the coroutine; called for each start. The task ends when the coroutine returns.
+            until: Ends a pause at once when it is set, so that the task starts without delay.
 
         Returns:
-            The task to cancel or to wait for.
+            The task. Cancel it to stop the work.
         """
-        assert KINDS[name].kept  # noqa: S101 - the table and its callers are one decision
-        # A separate context: the first job starts some tasks, and their log lines must not have its fields.
+        assert KINDS[name].kept  # noqa: S101 - callers and the table must agree
+        # A new context: the first job starts some tasks. Their log lines must not have the job's fields.
         return asyncio.create_task(
             self._keep(name, work, until or asyncio.Event()), name=name, context=contextvars.Context()
         )
@@ -176,11 +179,11 @@ class Background:
         """Start a short task.
 
         Args:
-            name: Its name; not a kept one.
+            name: Its name, the name of a short task in `KINDS`.
             work: The coroutine.
-            into: Holds the task until it is over.
+            into: A set that keeps the task until it has ended.
         """
-        assert not KINDS[name].kept  # noqa: S101 - likewise
+        assert not KINDS[name].kept  # noqa: S101 - callers and the table must agree
         task = asyncio.create_task(work, name=name)
         into.add(task)
 
@@ -198,7 +201,7 @@ class Background:
         self.count_failure(name)
 
     def count_failure(self, name: TaskName) -> None:
-        """Count a failure that has been logged."""
+        """Count a failure that is already logged."""
         self._failed(name)
 
     async def _keep(
@@ -223,18 +226,18 @@ class Background:
     async def _run(
         self, name: TaskName, work: Callable[[], Coroutine[Any, Any, None]]
     ) -> BaseException | None:
-        """Run it once; returns its failure, None without one."""
+        """Run the task once. Returns its failure; None if it ended without one."""
         loop = asyncio.get_running_loop()
         on_trial = loop.call_later(self._trial_s, self._set_up, name) if name in self._down else None
         try:
             await work()
         except asyncio.CancelledError as exc:
-            # A future that someone else has cancelled raises the same exception as the end of this task.
+            # A cancelled future that the task waits for raises this exception, too. That is a failure.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             return exc
-        except Exception as exc:  # noqa: BLE001 - it is logged by the caller, with its traceback
+        except Exception as exc:  # noqa: BLE001 - the caller logs it
             return exc
         finally:
             if on_trial is not None:
@@ -260,23 +263,23 @@ def _log_failure(name: TaskName, failure: BaseException, **details: object) -> N
     log.error("background task failed", task=str(name), exc_info=failure, **details)
 
 
-_everyone: Final[weakref.WeakSet[Background]] = weakref.WeakSet()
+_instances: Final[weakref.WeakSet[Background]] = weakref.WeakSet()
 
 
 def keep_thread(name: TaskName, step: Callable[[], object]) -> threading.Thread:
-    """Start a thread that takes one step after another for as long as the process lives.
+    """Start a daemon thread that repeats a step until the process ends.
 
-    A step that fails is logged and counted; the next one follows. A daemon: the process does not wait for it.
+    A failure of a step is logged and counted, and the thread continues with the next step.
     """
-    assert KINDS[name].kept  # noqa: S101 - likewise
+    assert KINDS[name].kept  # noqa: S101 - callers and the table must agree
 
     def work() -> None:
         while True:
             try:
                 step()
-            except Exception as exc:  # noqa: BLE001 - it is logged, and the thread has to go on
+            except Exception as exc:  # noqa: BLE001 - it is logged, and the thread must continue
                 _log_failure(name, exc)
-                for background in list(_everyone):
+                for background in list(_instances):
                     background.count_failure(name)
 
     thread = threading.Thread(target=work, name=name, daemon=True)

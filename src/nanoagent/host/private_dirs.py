@@ -1,4 +1,4 @@
-"""Folders that are this user's alone, whatever the umask says and whoever was there before."""
+"""Folders that no other user can read or replace, whatever the umask is and even if they already exist."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from typing import Final
 from nanoagent.model.errors import ConfigError
 
 _PRIVATE: Final = 0o700
+_GROUP_AND_OTHERS: Final = 0o022
+_OTHERS: Final = 0o002
 
 
 def make_private(path: Path, variable: str) -> None:
-    """Make a folder, and those above it that are missing; tighten one of our own that is there.
+    """Make a folder that only this user can use, and the missing folders above it.
+
+    If the folder exists and belongs to this user, its mode becomes 0700.
 
     Args:
         path: The folder.
-        variable: The setting that it comes from, for the message.
+        variable: The setting that names it, for the message.
 
     Raises:
-        ConfigError: It is another user's, or another could put his own in its place.
+        ConfigError: It belongs to another user, or another user could replace it.
         OSError: It cannot be made.
     """
     _make(path)
-    check_nobody_can_swap(path.parent, variable)
-    ours = os.geteuid()
-    # A link may be an administrator's; one of somebody else's could lead to any folder that is ours.
-    if path.stat().st_uid != ours or path.lstat().st_uid not in {0, ours}:
+    refuse_replaceable(path.parent, variable)
+    this_user = os.geteuid()
+    # The path may be a link of an administrator. Another user's link could lead to any folder of this user.
+    if path.stat().st_uid != this_user or path.lstat().st_uid not in {0, this_user}:
         problem = f"{variable}: {path} belongs to another user"
         raise ConfigError([f"{problem}; choose another folder, or give this one to the user of this worker"])
     if stat.S_IMODE(path.stat().st_mode) != _PRIVATE:
@@ -37,13 +41,14 @@ def make_private(path: Path, variable: str) -> None:
 
 
 def unusable(folder: Path, variable: str) -> str | None:
-    """Why a worker could not make its folders in this one, with the remedy; None if it could.
+    """Return why a worker could not make folders in this folder, with the remedy; None if it could.
 
-    Where the folder is missing, the nearest one above it is asked: a folder is made there and removed again.
+    A folder is made for the test and removed again. If `folder` is missing, the test uses the nearest folder
+    above it that exists.
 
     Args:
-        folder: What the worker's folders lie in; it may be missing.
-        variable: The setting that it comes from, for the message.
+        folder: The folder for the worker's folders; it may be missing.
+        variable: The setting that names it, for the message.
     """
     nearest = folder.absolute()
     while not os.path.lexists(nearest):
@@ -52,59 +57,62 @@ def unusable(folder: Path, variable: str) -> str | None:
         if not stat.S_ISDIR(nearest.stat().st_mode):
             raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a folder")
         if nearest == folder.absolute():
-            check_nobody_can_swap(folder, variable)
+            refuse_replaceable(folder, variable)
         else:
-            _check_above(nearest / "folder", variable)
-        # Modes do not tell of read-only mounts, full disks and file systems such as /proc.
+            _refuse_replaceable_parents(nearest / "folder", variable)
+        # Modes do not show read-only mounts, full disks and special file systems such as /proc.
         Path(tempfile.mkdtemp(prefix=".nanoagent-check-", dir=nearest)).rmdir()
     except ConfigError as exc:
         return "; ".join(exc.problems)
     except OSError as exc:
-        where = "" if nearest == folder.absolute() or exc.errno == errno.ENOTDIR else f" below {nearest}"
+        place = "" if nearest == folder.absolute() or exc.errno == errno.ENOTDIR else f" below {nearest}"
         return (
-            f"{variable}: {folder} cannot be made or written{where} ({exc.strerror}); choose a folder that "
+            f"{variable}: {folder} cannot be made or written{place} ({exc.strerror}); choose a folder that "
             f"the worker's user may write to, or make it: install -d -m 700 -o USER {folder}"
         )
     return None
 
 
-def check_nobody_can_swap(folder: Path, variable: str) -> None:
-    """Refuse a folder in which, or above which, another user of the host could swap ours for his own.
+def refuse_replaceable(folder: Path, variable: str) -> None:
+    """Refuse a folder if another user of the host could replace it, or the folders in it.
 
     Args:
-        folder: What ours lies in.
-        variable: The setting that it comes from, for the message.
+        folder: The folder for the worker's folders.
+        variable: The setting that names it, for the message.
 
     Raises:
-        ConfigError: It is one.
+        ConfigError: Another user owns the folder or may write to it, or the same holds for a folder above it.
     """
     info = folder.stat()
-    if _is_strangers(info) or _lets_swap(info, 0o022):
+    if _is_another_users(info) or _can_replace_entries(info, _GROUP_AND_OTHERS):
         problem = f"{variable}: {folder} belongs to another user, or others may write to it"
         raise ConfigError([f"{problem}; choose a folder that only this user may write to"])
-    _check_above(folder, variable)
+    _refuse_replaceable_parents(folder, variable)
 
 
-def _check_above(folder: Path, variable: str) -> None:
+def _refuse_replaceable_parents(folder: Path, variable: str) -> None:
+    """Check the folders above. The rule is less strict than for the folder itself.
+
+    A group may have only this user. Root may work in the home folder of another user (`sudo nanoagent dev`).
+    """
     for above in sorted({*folder.absolute().parents, *folder.resolve().parents}):
-        # Less strict: a group may be the user's own, and root works in others' homes (`sudo nanoagent dev`).
         info = above.stat()
-        if (os.geteuid() != 0 and _is_strangers(info)) or _lets_swap(info, 0o002):
+        if (os.geteuid() != 0 and _is_another_users(info)) or _can_replace_entries(info, _OTHERS):
             problem = f"{variable}: {above}, above {folder}, belongs to another user or is open to everybody"
-            raise ConfigError([f"{problem}; choose a folder that nobody else can move away"])
+            raise ConfigError([f"{problem}; choose a folder that no other user can move"])
 
 
-def _is_strangers(info: os.stat_result) -> bool:
+def _is_another_users(info: os.stat_result) -> bool:
     return info.st_uid not in {0, os.geteuid()}
 
 
-def _lets_swap(info: os.stat_result, others: int) -> bool:
-    """Whether those bits of a folder's mode let others put theirs in the place of what lies in it."""
-    return bool(info.st_mode & others and not info.st_mode & stat.S_ISVTX)
+def _can_replace_entries(info: os.stat_result, users: int) -> bool:
+    """Whether users with these write bits may replace entries of the folder. The sticky bit forbids it."""
+    return bool(info.st_mode & users and not info.st_mode & stat.S_ISVTX)
 
 
 def _make(path: Path) -> None:
-    """As mkdir(parents=True), which leaves the mode of the parents to the umask."""
+    """Make a folder and its parents with mode 0700; `mkdir(parents=True)` ignores the mode for parents."""
     try:
         path.mkdir(_PRIVATE, exist_ok=True)
     except FileNotFoundError:

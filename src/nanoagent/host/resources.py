@@ -1,16 +1,15 @@
-"""The finite resources of the host: a budget for each, or a readiness reason when little is left.
+"""The finite resources of the host: budgets, and readiness checks that stop the intake when little is left.
 
-* **File descriptors** of the worker: the soft limit is raised to the hard one at the start.
-  `descriptor_plan` divides it among the worker itself, its containers, the connections of runs and the trees
+* **File descriptors** of the worker: the soft limit is raised to the hard limit at the start.
+  `descriptor_plan` divides it among the worker itself, its containers, the connections of runs, and the trees
   that the code cache keeps open. The pool evicts idle containers to stay within its part
-  (`container.budget`). The descriptors that are really open are counted as well. Intake stops when few are
-  left.
-* **Processes, open files and control groups** of the whole machine are counted: runs and other programs use
-  them up together. Intake stops when few are left.
-* **Disk space and inodes** are looked at in `disk`. Memory, CPUs and user ids have budgets: `admission`,
-  `container.budget`, `CONTAINER_UID_BASE`.
+  (`container.budget`). `Descriptors` counts the descriptors that are open.
+* **Processes, open files and control groups** of the whole machine: runs and other programs share them.
+  `HostRoom` counts them.
+* **Disk space and inodes**: `host.disk` checks them.
+* **Memory, CPUs and user ids** have budgets: `jobs.admission`, `container.budget` and CONTAINER_UID_BASE.
 
-docs/operations.md lists all finite resources that were examined, also those without a budget.
+docs/operations.md lists all finite resources, including those without a budget.
 """
 
 from __future__ import annotations
@@ -30,23 +29,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MIN_DESCRIPTORS: Final = 192
-"""With fewer, there would be no room for containers."""
+"""The fewest file descriptors with which a worker starts. Fewer would leave none for containers."""
 
-# Standard streams, the loop, 64 connections of scrapers and probes, 32 to Redis, and those to AWS and Docker.
+# The standard streams, the event loop, 64 connections to the status server, 32 to Redis; AWS and Docker.
 OWN_DESCRIPTORS: Final = 128
 DESCRIPTORS_PER_CONTAINER: Final = 12
-"""Its supervisor's two connections, files of its control group, the leases on its code and program.
+"""The descriptors for one container: its supervisor's two connections, files of its control group, and the
+folders of its code and program.
 
-Nine were counted on control groups v1, where it has the most (tests/integration/test_supervisor.py).
+A container has the most on control groups v1: nine (tests/integration/test_supervisor.py).
 """
 
-_PER_CONNECTION: Final = 2  # a run's, and the one that it is relayed to
-_SPARE_DESCRIPTORS: Final = 32
-_SPARE_PROCESSES: Final = 256
-_SPARE_FILES: Final = 4096
-_SPARE_GROUPS: Final = 1024
-_MOST_MEMORY_GROUPS: Final = 65_535  # MEM_CGROUP_ID_MAX, mm/memcontrol.c; groups that are dying count too
-_HOLDS_S: Final = 2.0
+_PER_CONNECTION: Final = 2  # the connection of the run, and the connection that it is relayed to
+_RESERVED_DESCRIPTORS: Final = 32
+_RESERVED_PROCESSES: Final = 256
+_RESERVED_FILES: Final = 4096
+_RESERVED_GROUPS: Final = 1024
+_MAX_MEMORY_GROUPS: Final = 65_535  # MEM_CGROUP_ID_MAX in mm/memcontrol.c, including groups that are dying
+_CHECK_INTERVAL_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +56,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DescriptorPlan:
-    """How many things that hold descriptors the worker may have.
+    """The worker's budget of file descriptors, as the numbers of objects that hold descriptors.
 
     Attributes:
-        containers: Containers, busy and idle.
-        connections: Connections of all runs together.
-        fresh_trees: Trees that the code cache keeps open because the store was asked lately.
+        containers: The most containers, busy and idle.
+        connections: The most connections of all runs together.
+        fresh_trees: The most trees that the code cache keeps open because S3 was asked recently.
     """
 
     containers: int
@@ -73,8 +73,8 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
     """Divide the worker's file descriptors: half for containers, three eighths for connections of runs.
 
     Args:
-        limit: How many there may be; `MIN_DESCRIPTORS` or more.
-        sockets_per_run: How many listening sockets a run hands over.
+        limit: The limit on file descriptors; `MIN_DESCRIPTORS` or more.
+        sockets_per_run: The number of listening sockets that each run passes to the worker.
     """
     rest = limit - OWN_DESCRIPTORS
     return DescriptorPlan(
@@ -85,7 +85,7 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit on file descriptors to the hard one; returns the new limit."""
+    """Raise the soft limit on file descriptors to the hard limit. Returns the limit that holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return _finite(soft)
@@ -99,7 +99,7 @@ def raise_descriptor_limit() -> int:
 
 
 def hard_descriptor_limit() -> int:
-    """As many file descriptors as this process could allow itself."""
+    """Return the hard limit on file descriptors of this process."""
     return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
@@ -108,17 +108,17 @@ def _finite(limit: int) -> int:
 
 
 def open_descriptors() -> int:
-    """How many this process has open now."""
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - thousands of names, of which only the number counts
+    """Return the number of file descriptors that this process has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - thousands of names; only their number is needed
 
 
 class Descriptors:
-    """A readiness check: enough file descriptors of this process are left.
+    """A readiness check: this process has enough file descriptors left.
 
     Args:
-        limit: How many there may be.
-        evict: Evicts up to that many idle containers.
-        count: How many are open now.
+        limit: The limit on file descriptors.
+        evict: Evicts up to this number of idle containers.
+        count: Returns the number of open file descriptors.
         clock: Monotonic seconds.
     """
 
@@ -134,23 +134,23 @@ class Descriptors:
         self._evict = evict
         self._count = count
         self._clock = clock
-        self._looked_at = -math.inf
+        self._checked_at = -math.inf
         self._reason: str | None = None
 
     async def not_ready_reason(self) -> str | None:
-        """Why too few are left for jobs, or None; looks every two seconds at most."""
-        if self._clock() - self._looked_at >= _HOLDS_S:
+        """Return why too few are left for jobs, or None. Counts them every two seconds at most."""
+        if self._clock() - self._checked_at >= _CHECK_INTERVAL_S:
             used = await asyncio.to_thread(self._count)
-            self._looked_at = self._clock()
+            self._checked_at = self._clock()
             self._reason = descriptor_shortage(used, self._limit)
-            if (missing := used + _SPARE_DESCRIPTORS - self._limit) > 0:
+            if (missing := used + _RESERVED_DESCRIPTORS - self._limit) > 0:
                 self._evict(math.ceil(missing / DESCRIPTORS_PER_CONTAINER))
         return self._reason
 
 
 def descriptor_shortage(used: int, limit: int) -> str | None:
-    """Why too few descriptors are left, with the remedy; None if enough are left."""
-    if limit - used >= _SPARE_DESCRIPTORS:
+    """Return a sentence with the remedy if too few descriptors are left; else None."""
+    if limit - used >= _RESERVED_DESCRIPTORS:
         return None
     return (
         f"{used} of {limit} file descriptors of the worker are open; idle containers are evicted: raise the "
@@ -163,34 +163,36 @@ def descriptor_shortage(used: int, limit: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """A finite thing of the whole machine.
+    """A finite resource of the whole machine.
 
     Attributes:
         name: Its name, in the plural.
-        used: How many exist; None where that cannot be seen.
-        most: How many there may be; None likewise.
-        spare: Fewer left than this are too few.
-        remedy: What to do.
+        used: The number in use; None if it is not known.
+        limit: The most that can be in use; None if it is not known.
+        reserve: Too few are left if fewer than this are left. On a small machine, a quarter of the limit.
+        remedy: The remedy for a shortage.
     """
 
     name: str
     used: int | None
-    most: int | None
-    spare: int
+    limit: int | None
+    reserve: int
     remedy: str
 
     def shortage(self) -> str | None:
-        """Why it is short, with the remedy; None when it is not, or cannot be seen."""
-        if self.used is None or self.most is None or self.most - self.used >= min(self.spare, self.most // 4):
+        """Return a sentence with the remedy if too few are left; None if enough are left or not known."""
+        if self.used is None or self.limit is None:
             return None
-        return f"{self.used} of {self.most} {self.name} of the machine are in use: {self.remedy}"
+        if self.limit - self.used >= min(self.reserve, self.limit // 4):
+            return None
+        return f"{self.used} of {self.limit} {self.name} of the machine are in use: {self.remedy}"
 
 
 def supplies(text: Callable[[str], str | None]) -> list[Supply]:
-    """The finite things of the machine that are counted.
+    """Return the finite resources of the machine.
 
     Args:
-        text: The content of a file of the kernel's; None where it cannot be read.
+        text: Returns the content of a file of the kernel; None if it cannot be read.
     """
     open_files = (text("/proc/sys/fs/file-nr") or "").split()
     return [
@@ -198,21 +200,21 @@ def supplies(text: Callable[[str], str | None]) -> list[Supply]:
             "processes and threads",
             _number((text("/proc/loadavg") or "").partition("/")[2]),
             _least(map(_number, map(text, ("/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max")))),
-            _SPARE_PROCESSES,
-            "end some, raise kernel.pid_max and kernel.threads-max, or lower MAX_PROCESSES",
+            _RESERVED_PROCESSES,
+            "end some processes, raise kernel.pid_max and kernel.threads-max, or lower MAX_PROCESSES",
         ),
         Supply(
             "open files",
             _number(open_files[0]) if open_files else None,
             _number(open_files[-1]) if open_files else None,
-            _SPARE_FILES,
+            _RESERVED_FILES,
             "raise fs.file-max, or lower MAX_OPEN_FILES",
         ),
         Supply(
             "memory control groups",
             _memory_groups(text),
-            _MOST_MEMORY_GROUPS,
-            _SPARE_GROUPS,
+            _MAX_MEMORY_GROUPS,
+            _RESERVED_GROUPS,
             "groups of removed containers disappear when their memory is reclaimed "
             "(echo 2 > /proc/sys/vm/drop_caches)",
         ),
@@ -220,7 +222,7 @@ def supplies(text: Callable[[str], str | None]) -> list[Supply]:
 
 
 def _memory_groups(text: Callable[[str], str | None]) -> int | None:
-    """How many there are, also of removed containers whose pages remain (cgroups(7))."""
+    """Return the number of groups, including those of removed containers whose pages remain (cgroups(7))."""
     stat = dict(line.split() for line in (text("/sys/fs/cgroup/cgroup.stat") or "").splitlines())
     if "nr_descendants" in stat:
         return int(stat["nr_descendants"]) + int(stat.get("nr_dying_descendants", 0))
@@ -244,7 +246,7 @@ class HostRoom:
     """A readiness check: the machine has enough processes, open files and control groups left.
 
     Args:
-        text: The content of a file of the kernel's; None where it cannot be read.
+        text: Returns the content of a file of the kernel; None if it cannot be read.
         clock: Monotonic seconds.
     """
 
@@ -256,14 +258,14 @@ class HostRoom:
     ) -> None:
         self._text = text or _text
         self._clock = clock
-        self._looked_at = -math.inf
+        self._checked_at = -math.inf
         self._reason: str | None = None
 
     async def not_ready_reason(self) -> str | None:
-        """Why too little is left for jobs, or None; looks every two seconds at most."""
-        if self._clock() - self._looked_at >= _HOLDS_S:
+        """Return why too little is left for jobs, or None. Counts every two seconds at most."""
+        if self._clock() - self._checked_at >= _CHECK_INTERVAL_S:
             found = await asyncio.to_thread(supplies, self._text)
-            self._looked_at = self._clock()
+            self._checked_at = self._clock()
             self._reason = "; ".join(filter(None, (supply.shortage() for supply in found))) or None
         return self._reason
 

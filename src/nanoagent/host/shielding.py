@@ -1,9 +1,9 @@
 """Work that a cancellation does not interrupt.
 
-* `until_done` waits for tasks to the end, and raises the cancellation afterwards.
-* `uninterrupted` does work to the end, and returns its result.
-* `unless_cancelled` waits for a request that goes on without its caller. A cancelled caller leaves at once,
-  and says who takes the result.
+* `until_done` waits until tasks have ended, and raises the cancellation afterwards.
+* `uninterrupted` runs work to its end, and returns its result.
+* `unless_cancelled` waits for a request that continues without its caller. A cancelled caller returns at
+  once, and a callback takes care of the result.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ _T = TypeVar("_T")
 
 
 async def until_done(*futures: asyncio.Future[Any]) -> None:
-    """Wait until all of them are done; a cancellation in between is raised only then.
+    """Wait until all futures are done. A cancellation of the caller is raised only then.
+
+    The exceptions of the futures are not raised.
 
     Raises:
-        asyncio.CancelledError: The caller was cancelled meanwhile. Their own exceptions are not raised.
+        asyncio.CancelledError: The caller was cancelled meanwhile.
     """
     interruption: asyncio.CancelledError | None = None
     while pending := [future for future in futures if not future.done()]:
@@ -34,31 +36,31 @@ async def until_done(*futures: asyncio.Future[Any]) -> None:
 
 
 async def uninterrupted(work: Awaitable[_T]) -> _T:
-    """Do the work to its end even if the caller is cancelled meanwhile; the cancellation comes after it.
+    """Run the work to its end, even if the caller is cancelled. The cancellation is raised afterwards.
 
     Raises:
         asyncio.CancelledError: The caller was cancelled meanwhile, and the work succeeded.
-        Exception: Whatever the work raises.
+        Exception: Any exception of the work, whether or not the caller was cancelled.
     """
     task = asyncio.ensure_future(work)
     try:
         await until_done(task)
     except asyncio.CancelledError:
-        task.result()  # its failure comes first
+        task.result()  # raises the exception of the work, if any, in place of the cancellation
         raise
     return task.result()
 
 
 async def unless_cancelled(request: asyncio.Future[_T], abandoned: Callable[[], object]) -> _T:
-    """The result of a request that goes on when the caller is cancelled.
+    """Return the result of a request that continues when the caller is cancelled.
 
     Args:
-        request: The request, which the other side answers in any case.
-        abandoned: Called when the caller is cancelled. It starts the work that takes the result.
+        request: The request. It cannot be withdrawn: the other side answers it in any case.
+        abandoned: Called if the caller is cancelled. It starts the work that takes the result.
 
     Raises:
-        asyncio.CancelledError: At once when the caller is cancelled.
-        Exception: Whatever the request raises.
+        asyncio.CancelledError: The caller was cancelled. Raised at once.
+        Exception: Any exception of the request.
     """
     try:
         return await asyncio.shield(request)

@@ -1,4 +1,4 @@
-"""Blocking work beside the event loop, which nobody leaves behind."""
+"""Blocking work in a thread, beside the event loop."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ ResultT = TypeVar("ResultT")
 
 
 async def in_thread(work: Callable[[], ResultT], *, undo: Callable[[ResultT], None] | None = None) -> ResultT:
-    """Run blocking work in a thread and be there when it ends, also when cancelled.
+    """Run blocking work in a thread, and wait for its end even if the caller is cancelled.
 
-    `asyncio.to_thread` leaves the thread behind when it is cancelled: what the caller then cleans up, the
-    thread would go on writing to.
+    `asyncio.to_thread` does not wait then: the thread would go on writing to files that the caller removes.
 
     Args:
         work: The blocking function.
-        undo: What to do with its result when that can no longer be returned.
+        undo: Called with the result of `work` if the caller was cancelled and cannot receive the result.
 
     Raises:
-        asyncio.CancelledError: After the work has ended.
-        Exception: Whatever `work` raises.
+        asyncio.CancelledError: The caller was cancelled. Raised after the work has ended.
+        Exception: Any exception of `work`.
     """
     task = asyncio.create_task(asyncio.to_thread(work))
     try:

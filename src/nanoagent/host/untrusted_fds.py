@@ -1,10 +1,14 @@
-"""Untrusted descriptors: file descriptors that came from a container, closed in a thread of their own.
+"""Receives and closes untrusted descriptors: file descriptors that came from a container.
 
-Closing can block: a program sets with SO_LINGER (socket(7)) for how long, while the other end of a TCP
-connection takes no more data. The thread that drops the last reference closes. It may also be the thread that
-reads a message without room for the descriptors in it (SCM_RIGHTS, unix(7)), or that closes a socket in which
-such a message waits. In the event loop, a supervisor under attack could stop the worker by any of these. So
-only this module receives and closes descriptors from containers.
+Closing a socket can block while the other end of a TCP connection takes no more data. A program sets with
+SO_LINGER (socket(7)) how long. The thread that drops the last reference blocks. It may be the thread that
+
+* closes the descriptor,
+* reads a message without room for the descriptors in it (SCM_RIGHTS, unix(7)), or
+* closes a socket in which such a message waits.
+
+In the event loop, a supervisor under attack could stop the worker in each of these ways. So only this module
+receives and closes descriptors from containers, and it closes them in threads.
 """
 
 from __future__ import annotations
@@ -22,74 +26,80 @@ from nanoagent.host.background import TaskName, keep_thread
 if TYPE_CHECKING:
     import threading
 
-# Of one message: SCM_MAX_FD, include/net/scm.h. What there is no room for, the kernel closes at once.
-_MOST_IN_A_MESSAGE: Final = 253
-_ROOM: Final = socket.CMSG_SPACE(_MOST_IN_A_MESSAGE * array.array("i").itemsize)
+# SCM_MAX_FD in include/net/scm.h. If there is no room for a descriptor, the kernel closes it at once.
+_MAX_IN_MESSAGE: Final = 253
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_MAX_IN_MESSAGE * array.array("i").itemsize)
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_PIECE_BYTES: Final = 64 * 1024
-_AT_ONCE: Final = struct.pack("ii", 1, 0)  # close without waiting: SO_LINGER, socket(7)
-# Whoever sets SO_LINGER again at the right moment has one of them wait all the same.
-_MOST_THREADS: Final = 8
+_READ_BYTES: Final = 64 * 1024
+_NO_LINGER: Final = struct.pack("ii", 1, 0)  # close without waiting: SO_LINGER, socket(7)
+# A program can set SO_LINGER again just before the close, and then blocks one thread. The others continue.
+_MAX_THREADS: Final = 8
 
 _to_close: Final[SimpleQueue[int]] = SimpleQueue()
 _threads: Final[list[threading.Thread]] = []
 
 
 def close(descriptor: int) -> None:
-    """Close it some time soon, without waiting here. From the loop's thread only."""
+    """Close a descriptor soon, in a thread. Call this from the event loop's thread only."""
     _to_close.put(descriptor)
-    if not _threads or (_to_close.qsize() > 1 and len(_threads) < _MOST_THREADS):
-        # The worker's end does not wait for a thread that is stuck.
+    if not _threads or (_to_close.qsize() > 1 and len(_threads) < _MAX_THREADS):
         _threads.append(keep_thread(TaskName.DESCRIPTOR_CLOSING, _close_next))
 
 
-def close_socket(held: socket.socket) -> None:
-    """`close` for what is held as a socket. Idempotent."""
-    if (descriptor := held.detach()) >= 0:
+def close_socket(connection: socket.socket) -> None:
+    """Close a socket soon, in a thread. Idempotent."""
+    if (descriptor := connection.detach()) >= 0:
         close(descriptor)
 
 
 def receive(channel: socket.socket, size: int) -> tuple[bytes, list[int], int]:
-    """What has come on a Unix socket: its bytes, the descriptors that are the caller's now, and flags.
+    """Read from a Unix socket without waiting.
 
     Args:
-        channel: Nobody waits for it.
-        size: Bytes to take at most.
+        channel: The socket.
+        size: The most bytes to read.
+
+    Returns:
+        The bytes, the descriptors, which the caller must close, and the flags of recvmsg(2).
 
     Raises:
-        OSError: As `socket.recvmsg`; BlockingIOError where nothing is there.
+        BlockingIOError: The socket has no data.
+        OSError: As `socket.recvmsg`.
     """
-    said, ancillary, flags, _ = channel.recvmsg(size, _ROOM, _FLAGS)
-    numbers = array.array("i")
-    for level, kind, data in ancillary:
+    data, ancillary, flags, _ = channel.recvmsg(size, _ANCILLARY_BYTES, _FLAGS)
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-    return said, numbers.tolist(), flags
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    return data, descriptors.tolist(), flags
 
 
 class Connection(socket.socket):
-    """A Unix connection to a container that has no descriptors to send; asyncio may have it."""
+    """A Unix connection to a container that should not send descriptors. Safe to use with asyncio."""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """As of any socket that does not wait; whatever descriptors come with it are closed."""
-        assert not flags  # noqa: S101 - asyncio gives none
-        said, descriptors, _ = receive(self, size)
+        """Read without waiting, and close all descriptors that come with the data."""
+        assert not flags  # noqa: S101 - asyncio passes no flags
+        data, descriptors, _ = receive(self, size)
         for descriptor in descriptors:
             close(descriptor)
-        return said
+        return data
 
     def close(self) -> None:
-        """Idempotent; see the module."""
+        """Close the connection soon, in a thread. Idempotent."""
         close_socket(self)
 
 
 class Listener(socket.socket):
-    """Listens for containers' connections."""
+    """A listening socket for containers. Its connections are of the class `Connection`."""
 
     def accept(self) -> tuple[Connection, Any]:
-        """As of any socket."""
+        """Accept a connection, as `socket.socket.accept` does."""
         accepted, address = super().accept()
         return Connection(fileno=accepted.detach()), address
+
+
+# --- in the threads
 
 
 def _close_next() -> None:
@@ -98,27 +108,30 @@ def _close_next() -> None:
 
 def _close(descriptor: int) -> None:
     try:
-        stranger = socket.socket(fileno=descriptor)
-    except OSError:  # no socket
+        untrusted = socket.socket(fileno=descriptor)
+    except OSError:  # not a socket
         with suppress(OSError):
             os.close(descriptor)
         return
     with suppress(OSError):
-        if stranger.family == socket.AF_UNIX:
-            _empty(stranger)
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        if untrusted.family == socket.AF_UNIX:
+            _drain(untrusted)
+        untrusted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     with suppress(OSError):
-        stranger.close()
+        untrusted.close()
 
 
-def _empty(stranger: socket.socket) -> None:
-    """Take what lies in it, one by one: what the kernel closes with it cannot be told not to wait."""
+def _drain(untrusted: socket.socket) -> None:
+    """Read all messages that wait in the socket, and close their descriptors one by one.
+
+    Otherwise the kernel would close these descriptors together with the socket, and might block for each.
+    """
     with suppress(OSError):
-        stranger.shutdown(socket.SHUT_RDWR)  # after that nothing more comes
+        untrusted.shutdown(socket.SHUT_RDWR)  # no more messages can arrive
     with suppress(OSError):
         while True:
-            said, descriptors, _ = receive(stranger, _PIECE_BYTES)
+            data, descriptors, _ = receive(untrusted, _READ_BYTES)
             for descriptor in descriptors:
                 _to_close.put(descriptor)
-            if not said and not descriptors:
+            if not data and not descriptors:
                 return

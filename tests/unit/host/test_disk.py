@@ -63,7 +63,7 @@ async def test_a_disk_that_others_have_filled_is_named_with_what_is_missing(smal
     disk = room(small, cache)
     assert await disk.not_ready_reason() == (
         f"CODE_CACHE_DIR: 2 MiB are free on the disk of {small}, fewer than MIN_FREE_DISK_MB=4; "
-        "free some, or choose another folder"
+        "free some space, or choose another folder"
     )
     assert cache.asked == [2 * MIB]
     (small / "theirs").unlink()
@@ -112,7 +112,7 @@ async def test_a_small_file_system_is_not_asked_for_more_inodes_than_it_has(smal
 
 async def test_a_folder_that_is_gone_is_named(tmp_path: Path):
     reason = await room(tmp_path / "gone", Cache(tmp_path)).not_ready_reason()
-    assert reason == f"CODE_CACHE_DIR: {tmp_path / 'gone'} cannot be looked at: No such file or directory"
+    assert reason == f"CODE_CACHE_DIR: {tmp_path / 'gone'} cannot be examined: No such file or directory"
 
 
 async def test_nothing_is_looked_at_where_that_is_switched_off(tmp_path: Path):

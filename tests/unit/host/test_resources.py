@@ -144,7 +144,7 @@ def test_what_cannot_be_seen_is_not_short(path, text):
 
 async def test_this_machine_is_looked_at():
     found = supplies(resources._text)
-    assert [supply.name for supply in found if supply.used is None or supply.most is None] == []
+    assert [supply.name for supply in found if supply.used is None or supply.limit is None] == []
     assert await HostRoom().not_ready_reason() is None
 
 
