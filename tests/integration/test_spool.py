@@ -52,8 +52,8 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(spool_module, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(spool_module, "_PAUSE_MAX_S", 0.01)
+    monkeypatch.setattr(spool_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(spool_module, "_LONGEST_PAUSE_S", 0.01)
     rig = Rig(tmp_path / "results")
     await rig.spool.open()
     yield rig

@@ -1,12 +1,12 @@
 """Receives the cancellations of requests from Redis.
 
-One connection, and on it a subscription to `cancel:{requestId}` for each request that is worked on here. One
-to `cancel:*` would do for all, but every worker would hear every message. A job that is over within a moment
-has none: nobody is quicker.
+One connection has a subscription to `cancel:{requestId}` for each request in progress. A single subscription
+to `cancel:*` would deliver every cancellation to every worker. A request that ends within 0.1 s gets no
+subscription.
 
-A message reaches only who listens. PUBLISH says how many that were: none before the job was received, and
-none while the connection is made anew. Who wants to be sure sets a key of the same name as well: it is looked
-for when the request is claimed, and each time that a subscription begins.
+A message reaches only the subscribers of that moment. PUBLISH returns their number. It is 0 before the job is
+received and while the connection is re-established. Therefore a sender can also set a key with the name of
+the channel. A worker looks for the key when it claims the request and each time that a subscription begins.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Connection
 
-_FIRST_S: Final = 0.1
-_PAUSE_S: Final = 0.2
-_PAUSE_MAX_S: Final = 30.0
+_SUBSCRIBE_AFTER_S: Final = 0.1
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 30.0
 PING_S: Final = 20.0
-"""How often a quiet connection is tested: a firewall, for example, may drop it without notice."""
+"""The time without commands after which the connection is tested. A firewall may drop it without notice."""
 
-_SILENT_PINGS: Final = 2.5
+_SILENT_PINGS: Final = 2.5  # after so many times `ping_s` without a reply, the connection is replaced
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +41,11 @@ class RedisCancellations:
     """`Cancellations` on a Redis or Valkey server.
 
     Args:
-        connect: Makes a connection that is not yet open.
-        pack: A command as bytes.
-        is_set: Whether a key is there; raises `ResultStoreError`.
-        background: Keeps the task that listens.
-        ping_s: After so many quiet seconds a PING is sent.
+        connect: Returns a new connection that is not yet open.
+        pack: Returns the bytes of a command.
+        is_set: Asks whether a key exists. It raises `ResultStoreError`.
+        background: Runs the task that receives cancellations.
+        ping_s: After so many seconds without a command, a PING is sent.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class RedisCancellations:
         self._watched: dict[str, Callable[[], object]] = {}
         self._subscribed: set[str] = set()
         self._outbox: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
-        self._looks: set[asyncio.Task[Any]] = set()
+        self._lookups: set[asyncio.Task[Any]] = set()
         self._listener: asyncio.Task[None] | None = None
 
     def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
-        """Have it called when the request is cancelled; see `Cancellations.watch`."""
+        """Call `cancelled` when the request is cancelled; see `Cancellations.watch`."""
         self._watched[request_id] = cancelled
-        timer = asyncio.get_running_loop().call_later(_FIRST_S, self._subscribe, request_id)
+        timer = asyncio.get_running_loop().call_later(_SUBSCRIBE_AFTER_S, self._subscribe, request_id)
 
         def end() -> None:
             timer.cancel()
@@ -83,8 +83,8 @@ class RedisCancellations:
         return end
 
     async def close(self) -> None:
-        """Hang up. Idempotent."""
-        tasks = {*self._looks, *({self._listener} if self._listener is not None else ())}
+        """Close the connection. Idempotent."""
+        tasks = {*self._lookups, *({self._listener} if self._listener is not None else ())}
         for task in tasks:
             task.cancel()
         if tasks:
@@ -96,7 +96,7 @@ class RedisCancellations:
         if self._listener is None:
             self._listener = self._background.keep(TaskName.CANCELLATIONS, self._listen_forever)
 
-    def _heard(self, request_id: str) -> None:
+    def _cancel(self, request_id: str) -> None:
         cancelled = self._watched.pop(request_id, None)
         if cancelled is not None:
             cancelled()
@@ -104,25 +104,25 @@ class RedisCancellations:
     # --- the connection
 
     async def _listen_forever(self) -> None:
-        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             connection = self._connect()
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 backoff.reset()
-                # What has gathered meanwhile is part of this.
+                # A new queue: commands of the previous connection are covered by `_subscribed`.
                 self._outbox = asyncio.Queue()
                 for request_id in self._subscribed:
                     self._outbox.put_nowait(("SUBSCRIBE", _channel(request_id)))
-                await self._converse(connection)
+                await self._use(connection)
             except (RedisError, OSError, TimeoutError) as exc:
-                log.warning("cancellations are not heard", reason=str(exc) or type(exc).__name__)
+                log.warning("cancellations not received", reason=str(exc) or type(exc).__name__)
             finally:
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(backoff.next_s())
 
-    async def _converse(self, connection: Connection) -> None:
-        """Say what is to be said and hear what is said, until the connection breaks."""
+    async def _use(self, connection: Connection) -> None:
+        """Write commands and read replies until the connection fails."""
         writing = asyncio.create_task(self._write(connection))
         reading = asyncio.create_task(self._read(connection))
         try:
@@ -132,8 +132,8 @@ class RedisCancellations:
                 task.cancel()
             await asyncio.wait({writing, reading})
         for task in (writing, reading):
-            if not task.cancelled() and (problem := task.exception()) is not None:
-                raise problem
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                raise failure
 
     async def _write(self, connection: Connection) -> None:
         while True:
@@ -148,31 +148,31 @@ class RedisCancellations:
         while True:
             async with asyncio.timeout(_SILENT_PINGS * self._ping_s):
                 answer: Any = await connection.read_response()
-            kind, request_id = _read(answer)
+            kind, request_id = _parse(answer)
             if kind == b"message":
-                self._heard(request_id)
-            elif kind == b"subscribe":  # from here on no message is missed; one may have been
-                self._background.once(TaskName.CANCELLATION_LOOKUP, self._look(request_id), self._looks)
+                self._cancel(request_id)
+            elif kind == b"subscribe":  # the request may have been cancelled before the subscription
+                self._background.once(TaskName.CANCELLATION_LOOKUP, self._look_up(request_id), self._lookups)
 
-    async def _look(self, request_id: str) -> None:
+    async def _look_up(self, request_id: str) -> None:
         try:
             is_set = await self._is_set(_channel(request_id))
         except ResultStoreError as exc:
             log.warning("cancellation not looked up", request_id=request_id, reason=str(exc))
             return
         if is_set:
-            self._heard(request_id)
+            self._cancel(request_id)
 
 
-def _read(answer: object) -> tuple[bytes, str]:
-    """The kind of a reply, and the request that it is about.
+def _parse(answer: object) -> tuple[bytes, str]:
+    """Return the kind of a reply, and the request that it concerns.
 
     While a channel is subscribed, every reply is an array: `message`, `subscribe`, `unsubscribe`, `pong`.
     Otherwise the connection is in its normal mode, where the reply to PING is the simple string PONG
     (redis.io, "Redis serialization protocol specification").
 
     Raises:
-        InvalidResponse: It is neither.
+        InvalidResponse: The reply is neither an array nor a string.
     """
     if isinstance(answer, bytes):
         return answer.lower(), ""

@@ -1,23 +1,24 @@
-"""What Redis does in one step, in its own language (Redis 5 or newer, or Valkey).
+"""The Lua scripts of the result store. Redis runs each of them in one step (Redis 5 or newer, or Valkey).
 
 A claim is a hash at `nanoagent:claim:{requestId}`:
 
-    token   the fencing token: the server's clock in microseconds, or one more than the last where that has
-            gone backward. A counter would begin anew on a server that has lost it, and a failover loses the
-            latest writes
-    owner   the process that has the claim
-    until   the server's microseconds until which nobody else may take it
-    others  how many have had it before; while any has, the hash outlives the claim, so that what those
-            still want to publish is known to be late
+    token     The fencing token: the server's clock in microseconds, or one more than the previous token if
+              the clock has gone backward. A counter is not used: a server that loses its data would start
+              again, and a failover loses the latest writes.
+    owner     The process that has the claim.
+    until     The end of the claim, the server's clock in microseconds; 0 if the claim was released.
+    others    The number of earlier claims of the request. If it is not 0, the hash is kept after the claim
+              has ended, so that a late result of an earlier owner is refused.
+    refusals  How often another worker was refused because of this claim.
 
-Whoever has been stopped in between (SIGSTOP, a partition) finds a larger token here, or a result, and is
-refused.
+A process that was stopped (SIGSTOP, a network partition) finds a larger token here afterwards, or a result.
+Then it is refused.
 
-The attempts at a request that failed by our fault are a set of their tokens, so that what is said twice
-counts once, at `nanoagent:failed:{requestId}`. (Earlier versions, which may run beside this one, have a
-number at `nanoagent:failures:`.) A claim that was neither let go nor renewed when another worker takes it is
-one of them, since its worker has died or hung; an `until` of 0 says that it was let go. The answer ends the
-set, so that whoever sends a request anew, or redrives it, begins anew.
+The failed attempts at a request are a set of their tokens at `nanoagent:failed:{requestId}`. So an attempt
+that is reported twice counts once. If a claim was neither released nor renewed when another worker claims the
+request, its token is added to the set: its worker has died or hung. The set is deleted when the request gets
+a result. So the count starts again for a request that is sent again or redriven. (Earlier versions have a
+number at `nanoagent:failures:` instead. They may run together with this version.)
 """
 
 from __future__ import annotations
@@ -27,34 +28,34 @@ from dataclasses import dataclass, field
 from typing import Final
 
 CLAIM_TTL_S: Final = 86_400
-"""How long a claim that nobody let go is remembered: longer than any message may be held (12 h)."""
+"""How long a claim is kept that was not released. It exceeds the longest lease of a message (12 h)."""
 
 FAILURES_TTL_S: Final = 86_400
-"""How long failures are remembered after the last: longer than a job that failed stays away."""
+"""How long failed attempts are kept after the last one. It exceeds the longest delay of a returned job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script and the name under which Redis keeps it.
+    """A Lua script.
 
     Attributes:
-        text: Lua.
-        digest: Its SHA-1, as EVALSHA wants it.
+        text: The script's text.
+        digest: The text's SHA-1 in hexadecimal, by which EVALSHA finds the script.
     """
 
     text: str
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Digest the text."""
+        """Compute the digest."""
         digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         object.__setattr__(self, "digest", digest)
 
 
 CLAIM: Final = Script(
     f"""
--- KEYS: the result, the claim, the failures, the call-off.
--- ARGV: owner, claim for (us), result for (s), channel
+-- KEYS: result, claim, failed attempts, cancellation.
+-- ARGV: owner, length of the claim (us), time to keep the result (s), channel
 local document = redis.call('GET', KEYS[1])
 if document then
   redis.call('EXPIRE', KEYS[1], ARGV[3])
@@ -89,11 +90,11 @@ redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
 return {{'claimed', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3])}}
 """
 )
-"""Take the right to answer; or say who has it, or announce the answer again."""
+"""Claim a request. Returns the claim, the time that another claim lasts, or the result, published again."""
 
 PUBLISH: Final = Script(
     """
--- KEYS: the result, the claim, the failures.  ARGV: token, result for (s), channel, document
+-- KEYS: result, claim, failed attempts.  ARGV: token, time to keep the result (s), channel, document
 local stored = redis.call('GET', KEYS[1])
 if stored then
   return stored == ARGV[4] and 1 or 0
@@ -113,11 +114,11 @@ end
 return 1
 """
 )
-"""Answer, unless someone else has, or may be about to. The first answer stays."""
+"""Store and publish a result, unless the request has a result or a newer claim. Returns 1 if stored."""
 
 RENEW: Final = Script(
     f"""
--- KEYS: the result, the claim.  ARGV: token, claim for (us), owner
+-- KEYS: result, claim.  ARGV: token, length of the claim (us), owner
 local time = redis.call('TIME')
 local lasts = string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[2])
 local token = redis.call('HGET', KEYS[2], 'token')
@@ -128,18 +129,18 @@ end
 if token or redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end
--- The server has lost it: a restart, a failover, a flush. Who had it before is not known any more.
+-- The server has lost the claim: a restart, a failover, a flush. Earlier owners may exist: others is 1.
 redis.call('HSET', KEYS[2], 'token', ARGV[1], 'owner', ARGV[3], 'until', lasts, 'others', 1)
 redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
 return 1
 """
 )
-"""Keep the right for longer; 0 when someone else has it or has answered."""
+"""Renew a claim. Returns 0 if another worker has claimed or answered the request, otherwise 1."""
 
 RELEASE: Final = Script(
     f"""
--- KEYS: the result, the claim, the failures.
--- ARGV: token, or 0 for whichever the owner has; owner; 1 if the attempt failed
+-- KEYS: result, claim, failed attempts.
+-- ARGV: token, or 0 for any claim of the owner; owner; 1 if the attempt failed
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('SADD', KEYS[3], ARGV[1])
   redis.call('EXPIRE', KEYS[3], {FAILURES_TTL_S})
@@ -155,17 +156,19 @@ end
 return redis.call('SCARD', KEYS[3])
 """
 )
-"""Let others have the right at once; how many attempts have failed."""
+"""Release a claim. Returns the number of failed attempts at the request."""
 
 PROBE_KEYS: Final = ("job:~probe", "nanoagent:claim:~probe", "nanoagent:failed:~probe", "cancel:~probe")
-"""The keys of a request that cannot exist: a requestId has no tilde. A cluster has them in several slots."""
+"""The keys of a request that cannot exist, because a requestId has no tilde. A cluster refuses the probe,
+because the keys are in several of its slots."""
 
 PROBE_CHANNELS: Final = ("result:~probe", "cancel:~probe")
-"""The channels of its result and of its cancellation."""
+"""The channels of the result and of the cancellation of this request."""
 
 PROBE: Final = Script(
     """
--- KEYS: as CLAIM's.  ARGV: channel.  Whatever may be refused comes before the keys are written.
+-- KEYS: as in CLAIM.  ARGV: channel.
+-- DEL and EXPIRE come before the first write: if a later command is refused, no key is left for long.
 redis.call('EXPIRE', KEYS[1], 1)
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('EXISTS', KEYS[4])
@@ -175,7 +178,7 @@ redis.call('HMGET', KEYS[2], 'token', 'others')
 redis.call('HDEL', KEYS[2], 'refusals')
 redis.call('SCARD', KEYS[3])
 local patterns = redis.pcall('PUBSUB', 'NUMPAT')
-if type(patterns) ~= 'number' or patterns == 0 then -- a subscriber to result:* is not told of it
+if type(patterns) ~= 'number' or patterns == 0 then -- not while a client listens on result:*
   redis.call('PUBLISH', ARGV[1], '{"requestId":"~probe"}')
 end
 local time = redis.call('TIME')
@@ -189,4 +192,4 @@ redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 return 1
 """
 )
-"""Run the commands of the other scripts once, for a request that cannot exist; no key remains."""
+"""Run the commands of the other scripts once, for a request that cannot exist. No key is left."""

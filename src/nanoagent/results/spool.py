@@ -1,11 +1,13 @@
-"""Results that could not be published yet, on disk.
+"""Keeps results on disk until Redis takes them.
 
-A file is one result, named `{requestId}~{token}`. It is there as soon as its bytes are safe (written aside,
-fsync, rename, fsync of the folder) and goes when the result is published, or refused because someone else has
-claimed or answered the request since: an older result never takes the place of a newer one, however late.
+Each file is one result, named `{requestId}~{token}`. The file exists only with its complete content: it is
+written under another name, flushed to the disk, and renamed. It is deleted when the result is published. It
+is also deleted when the result is refused, because another worker has claimed or answered the request since.
+So an older result never replaces a newer one.
 
-The folder outlives the worker, and workers of one machine may share it: whoever starts next delivers what is
-there. That two of them deliver the same result is harmless, since the same result published twice is one.
+The folder outlives the worker, and the workers of one machine may share it. The next worker that starts
+delivers the results in it. Two workers may deliver the same result: publishing it twice has no other effect
+than publishing it once, except for a second announcement.
 """
 
 from __future__ import annotations
@@ -32,44 +34,44 @@ if TYPE_CHECKING:
 
     from nanoagent.results.base import ResultStore
 
-_NAME: Final = re.compile(r"([A-Za-z0-9._-]{1,128})~([0-9]{1,20})")  # a requestId has no tilde
+_NAME: Final = re.compile(r"([A-Za-z0-9._-]{1,128})~([0-9]{1,20})")  # a requestId cannot contain a tilde
 _DRAFT: Final = ".draft-"
-_PAUSE_S: Final = 0.2
-_PAUSE_MAX_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
 
-def _future() -> asyncio.Future[bool]:
+def _new_future() -> asyncio.Future[bool]:
     return asyncio.get_running_loop().create_future()
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A result that waits.
+    """A kept result.
 
     Attributes:
-        claim: What it may be published with.
-        size: Of the document, bytes.
-        document: The document itself, where it could not be written to the disk.
-        delivered: Done when it is published (True) or refused (False).
+        claim: The claim to publish the result with.
+        size_bytes: The size of the document, bytes.
+        document: The document, if it could not be written to the disk; otherwise None.
+        delivered: Completed with True when the result is published, with False when it is refused.
     """
 
     claim: Claim
-    size: int
+    size_bytes: int
     document: bytes | None = None
-    delivered: asyncio.Future[bool] = field(default_factory=_future)
+    delivered: asyncio.Future[bool] = field(default_factory=_new_future)
 
 
 class Spool:
-    """Keeps results and publishes them as soon as that can be done.
+    """Keeps results, and publishes them as soon as Redis takes them.
 
     Args:
-        folder: Where; made by `open`.
-        result_store: Where they go.
-        max_bytes: How many bytes of results it is meant to hold.
-        watch: Called with the number of results and of their bytes whenever that changes.
-        background: Keeps the task that delivers.
+        folder: The folder of the files; `open` creates it.
+        result_store: Publishes the results.
+        max_bytes: The size of kept results at which `has_room_for` returns False, bytes.
+        watch: Called with the number of results and their size in bytes after each change.
+        background: Runs the task that publishes.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Spool:
         self._deliverer: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Find what earlier workers have left, and begin to deliver it.
+        """Create the folder, and begin to deliver the results in it.
 
         Raises:
             ConfigError: The folder cannot be used.
@@ -103,41 +105,41 @@ class Spool:
         for request_id, token, size in found:
             self._entries[request_id, token] = _Entry(Claim(request_id, token), size)
         if found:
-            log.info("results of earlier workers are delivered", results=len(found))
+            log.info("kept results found", results=len(found))
         self._changed()
         self._deliverer = self._background.keep(TaskName.RESULT_DELIVERY, self._deliver_forever)
 
     async def close(self) -> None:
-        """Stop delivering; what is on disk stays there. Idempotent."""
+        """Stop delivering. The files stay on the disk. Idempotent."""
         if self._deliverer is not None:
             self._deliverer.cancel()
             await asyncio.wait({self._deliverer})
 
-    def has_room_for(self, size: int) -> bool:
-        """Whether so many more bytes would not be too much."""
-        return self._bytes + size <= self._max_bytes
+    def has_room_for(self, size_bytes: int) -> bool:
+        """Whether a result of this size, bytes, fits into `max_bytes`."""
+        return self._bytes + size_bytes <= self._max_bytes
 
     async def keep(self, claim: Claim, document: bytes) -> asyncio.Future[bool]:
-        """Keep a result safe until it can be published.
+        """Keep a result until it is published.
 
-        A result is never turned away: whoever has run the job cannot take that back. Where the disk does not
-        take it either, it is kept in memory.
+        Every result is accepted, even above `max_bytes`, because the job has already run. If the disk fails,
+        the result is kept in memory.
 
         Returns:
-            Done when it is published (True), or refused (False) as by `ResultStore.publish`.
+            A future: True when the result is published, False when `ResultStore.publish` refuses it.
         """
         entry = _Entry(claim, len(document))
         try:
             await asyncio.to_thread(self._write, self._path(claim), document)
         except OSError as exc:
             entry.document = document
-            log.error("result kept in memory only", request_id=claim.request_id, reason=str(exc))  # noqa: TRY400 - what it says is all there is to know
-        self._entries[claim.request_id, claim.token] = entry  # from here on it may be looked for on the disk
+            log.error("result kept in memory only", request_id=claim.request_id, reason=str(exc))  # noqa: TRY400 - the reason is enough
+        self._entries[claim.request_id, claim.token] = entry  # not earlier: from now on its file is read
         self._changed()
         return entry.delivered
 
     async def delivered(self, request_id: str) -> None:
-        """Wait until nothing of a request is kept here any more."""
+        """Wait until no result of a request is kept."""
         while waiting := [
             entry.delivered for entry in self._entries.values() if entry.claim.request_id == request_id
         ]:
@@ -147,7 +149,7 @@ class Spool:
 
     @property
     def _bytes(self) -> int:
-        return sum(entry.size for entry in self._entries.values())
+        return sum(entry.size_bytes for entry in self._entries.values())
 
     def _changed(self) -> None:
         self._watch(len(self._entries), self._bytes)
@@ -155,7 +157,7 @@ class Spool:
             self._waiting.set()
 
     async def _deliver_forever(self) -> None:
-        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             self._waiting.clear()
             if not self._entries:
@@ -172,7 +174,7 @@ class Spool:
                 raise
 
     def _postpone(self, key: tuple[str, int]) -> None:
-        """Put it last: it may be the only one that cannot be delivered."""
+        """Move a result to the end: perhaps only this one cannot be delivered."""
         if key in self._entries:
             self._entries[key] = self._entries.pop(key)
 
@@ -184,17 +186,17 @@ class Spool:
             if document is None:
                 document = await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:
-            # Another worker that shares the folder has delivered it; how that went, the message will tell
-            # when it comes again.
+            # Another worker that shares the folder has delivered it. Whether it was refused is not known.
+            # The caller is told "refused": the message is received again, and its result is found then.
             log.info("kept result delivered by another worker", request_id=entry.claim.request_id)
         except OSError as exc:
-            log.error("a kept result cannot be read", path=str(path), reason=str(exc))  # noqa: TRY400 - likewise
+            log.error("kept result not readable", path=str(path), reason=str(exc))  # noqa: TRY400 - as above
         else:
             published = await self._result_store.publish(entry.claim, document)
             log.info("kept result delivered", request_id=entry.claim.request_id, refused=not published)
             try:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
-            except OSError as exc:  # the next worker publishes it once more, which does no harm
+            except OSError as exc:  # the next worker publishes it once more, which is harmless
                 log.warning("delivered result not removed", path=str(path), reason=str(exc))
         del self._entries[key]
         self._changed()
@@ -206,7 +208,7 @@ class Spool:
         return self._folder / f"{claim.request_id}~{claim.token}"
 
     def _find(self) -> list[tuple[str, int, int]]:
-        """Request, token and size of every result, the oldest first; drafts that nobody writes now go."""
+        """Return request, token and size of every result, the oldest first; delete abandoned drafts."""
         private_dirs.make_private(self._folder, "CODE_CACHE_DIR")
         found = []
         for entry in os.scandir(self._folder):
@@ -218,18 +220,18 @@ class Spool:
         return [(request_id, token, size) for _, request_id, token, size in sorted(found)]
 
     def _write(self, path: Path, document: bytes) -> None:
-        """Have the document at the path, whole and safe from a loss of power, or not at all."""
+        """Create the file with its complete content, safe from a power failure, or not at all."""
         try:
-            self._write_aside(path, document)
+            self._write_draft(path, document)
         except FileNotFoundError:
-            # A worker that started at this very moment found the draft before it was locked.
-            self._write_aside(path, document)
+            # A worker that was starting deleted the draft before it was locked.
+            self._write_draft(path, document)
 
-    def _write_aside(self, path: Path, document: bytes) -> None:
+    def _write_draft(self, path: Path, document: bytes) -> None:
         draft = self._folder / f"{_DRAFT}{secrets.token_hex(8)}"
         try:
             with draft.open("xb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # somebody writes it: see `_remove_if_abandoned`
+                fcntl.flock(file, fcntl.LOCK_EX)  # the lock marks it as in use: see `_remove_if_abandoned`
                 file.write(document)
                 file.flush()
                 os.fsync(file.fileno())
@@ -245,7 +247,7 @@ class Spool:
 
 
 def _remove_if_abandoned(draft: Path) -> None:
-    """Remove what a worker was writing when it died; one that lives holds a lock on it."""
+    """Delete a draft whose worker has died. A running worker holds a lock on its draft."""
     try:
         with draft.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -45,7 +45,7 @@ STEPS: Final = {
     "keep": ("nanoagent.results.spool", "Spool.keep"),
     "write": ("os", "fsync"),
     "ack": ("nanoagent.broker.sqs", "SqsBroker.ack"),
-    "delete": ("nanoagent.broker.sqs", "SqsBroker._try_delete"),
+    "delete": ("nanoagent.broker.sqs_deletions", "Deletions._try"),
     "nack": ("nanoagent.broker.sqs", "SqsBroker.nack"),
     "dead_letter": ("nanoagent.broker.sqs", "SqsBroker.dead_letter"),
     "drain": ("nanoagent.worker.drain", "Drain.run"),

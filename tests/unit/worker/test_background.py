@@ -291,7 +291,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("supervisor/stream.py", "FrameStream.receive"): "one timer for one frame",
     ("results/redis.py", "RedisResultStore.claim"): "one call, awaited there or by what releases the claim",
     ("results/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
-    ("results/cancellations.py", "RedisCancellations._converse"): "awaited there; their failures are raised",
+    ("results/cancellations.py", "RedisCancellations._use"): "awaited there; their failures are raised",
     ("storage/health.py", "StoreHealth._probe_shared"): "one probe, awaited by those that share it",
     ("host/threads.py", "in_thread"): "awaited there",
     ("host/shielding.py", "uninterrupted"): "awaited there",
@@ -603,9 +603,9 @@ async def cancellations(fault: Fault) -> None:
 async def cancellation_lookup(fault: Fault) -> None:
     received = asyncio.Event()
     listening = cancellations_of(fault, is_set=True)
-    fault.once(listening, "_look")
+    fault.once(listening, "_look_up")
     listening.watch("r", lambda: None)
-    await until(lambda: fault.raised and not listening._looks)
+    await until(lambda: fault.raised and not listening._lookups)
     listening.watch("s", received.set)
     async with asyncio.timeout(DEADLINE_S):
         await received.wait()
