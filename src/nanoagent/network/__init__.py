@@ -1,12 +1,19 @@
-"""What a run may reach beside its own processes: nothing, models through a gateway, or the internet.
+"""The network of a run: nothing, models through a gateway, or the internet through the egress filter.
 
-A container has a network of its own with nothing in it but loopback. Its supervisor makes sockets *in that
-network* and hands their descriptors to the agent, once, before any program is there. A socket belongs to
-the network it was made in, whoever holds it: so the agent accepts a run's connections itself, without a
-process, an address or a route in the container, and without a right that it would not have anyway. While no
-run that may has begun, nobody listens on them.
+A container has a network with only a loopback interface. Its supervisor creates sockets in that network and
+hands them to the worker before any program runs. A socket belongs to the network in which it was created,
+whichever process holds it. So the worker accepts the connections of a run itself. The container needs no
+process, address or route for this, and the worker needs no privilege. The worker listens only during runs
+whose policy allows it.
 
-Read `base.py` (the ports), `policy.py` (which names and addresses may be reached), `listeners.py` (the
-descriptors, and what is accepted on them), `dns.py` and `egress.py` (the filtering path to the internet).
+Read in this order:
+
+* `base.py`: the ports and `NetworkRun`, the description of one run.
+* `listening_sockets.py`: receives the sockets from a supervisor and checks them.
+* `listeners.py`: listens during a run. `acceptor.py` accepts its connections, and `name_server.py` answers
+  its DNS queries.
+* `policy.py`: decides which names and addresses a run may reach.
+* `egress.py`: the egress filter. `dns.py` reads and writes DNS messages.
+
 The gateway to models is the package `ai`.
 """

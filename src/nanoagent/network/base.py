@@ -1,4 +1,4 @@
-"""The ports between a run's network, what serves its connections, and the executor."""
+"""The ports of the network of a run, and the description of one run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class AiUsage:
-    """What a run has used of models; the gateway counts, and nobody in the container can.
+    """The use of models by one run. Only the gateway counts, so programs cannot change the numbers.
 
     Attributes:
-        requests: How many were forwarded to an upstream.
-        refused: How many were answered by the gateway itself with an error: a limit, a model, a path.
-        prompt_tokens: Of all requests together, by the upstreams' own usage fields.
-        completion_tokens: Likewise; of a stream that was cut, what had come until then.
+        requests: Requests that were forwarded to a model server.
+        refused: Requests to which the gateway itself returned an error.
+        prompt_tokens: Tokens of all prompts, as the model servers report them.
+        completion_tokens: Tokens of all completions, as the model servers report them. If a stream is cut,
+            the tokens until then count.
         cached_tokens: Tokens of the prompts that model servers took from their caches.
         reasoning_tokens: Reasoning tokens of the completions.
     """
@@ -40,19 +41,19 @@ class AiUsage:
 
 @dataclass(slots=True, kw_only=True)
 class NetworkRun:
-    """One run, as far as what it may reach is concerned.
+    """One run, with the facts that its network needs.
 
     Attributes:
-        request_id: Of the job.
-        function_id: Of the job; budgets of a function are counted under it.
-        runtime: Of the job.
-        model: The job's `modelId`: the model of requests that name none.
-        policy: What it may reach; the worker's policy, or narrower.
-        deadline: When its time will be over at the latest, by the loop's clock (seconds).
-        record: Where exchanges with models are written when AI_RECORD asks for it, or None. The file and the
-            folder around it are made by whoever writes first.
-        usage: Filled while it runs; complete when `listeners.Network.opened` has ended.
-        kept: The gateway's own, from one of the run's connections to the next.
+        request_id: The job's request ID.
+        function_id: The job's function ID. Token budgets of a function are counted under it.
+        runtime: The job's runtime.
+        model: The job's `modelId`, for requests without a model.
+        policy: The policy of the run: that of the worker, or a narrower one.
+        deadline: The latest end of the run, by the loop's clock, in seconds.
+        record: The file for the recorded model calls; None without AI_RECORD. The first call creates the file
+            and its folder.
+        usage: The use of models so far. It is final when the block of `listeners.Network.opened` has ended.
+        gateway_state: The state that the gateway keeps between connections; None before the first one.
     """
 
     request_id: str
@@ -67,17 +68,17 @@ class NetworkRun:
 
 
 class Gateway(Protocol):
-    """Serves what a run connects to: the AI gateway (`gateway_address`)."""
+    """Serves the connections of runs to `gateway_address`."""
 
     async def serve(self, connection: socket.socket, run: NetworkRun) -> None:
-        """Speak HTTP on an accepted connection until either end closes it, or until cancelled.
+        """Speak HTTP on an accepted connection until either end closes it.
 
-        Cancelled means that the run has ended: cut at once, free the upstream, count what has come so far,
-        return. The caller bounds how many run at a time for one run, and closes the connection afterwards in
-        any case.
+        A cancellation means that the run has ended. Then the gateway ends all calls at once, releases the
+        model servers, counts the tokens until then, and returns. The caller bounds the number of connections
+        of a run, and closes the connection afterwards in any case.
 
         Args:
-            connection: A connected TCP socket, non-blocking, that is the callee's until it returns.
-            run: Whose it is.
+            connection: A connected TCP socket, non-blocking. It belongs to the gateway until this returns.
+            run: The run that has connected.
         """
         ...

@@ -1,6 +1,7 @@
-"""The little of DNS that programs need to find hosts: one question, answered with one address or with none.
+"""The part of DNS that programs need: queries with one question, answered with one address or none.
 
-RFC 1035; RFC 6891 (what asks with EDNS takes an answer without). Everything that is read here is hostile.
+RFC 1035 and RFC 6891 (a client that asks with EDNS accepts an answer without it). All messages that are read
+here are hostile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-MAX_QUERY_BYTES: Final = 512  # RFC 1035, section 4.2.1; one question is at most half of that
+MAX_QUERY_BYTES: Final = 512  # RFC 1035, section 4.2.1; a query with one question has at most about half
 _HEADER: Final = struct.Struct(">HHHHHH")
 _QUESTION: Final = struct.Struct(">HH")
 _ANSWER: Final = struct.Struct(">HHHIH4s")
@@ -25,16 +26,16 @@ _MAX_NAME_BYTES: Final = 255
 _POINTER_TO_QUESTION: Final = 0xC000 | _HEADER.size
 _INTERNET: Final = 1
 _PLAIN_LABEL: Final = re.compile(rb"[A-Za-z0-9_-]+")
-# RFC 1035, section 5.1: \X stands for the character X, \DDD for the byte of that decimal number.
+# RFC 1035, section 5.1: \X stands for the character X, \DDD for the byte with that decimal number.
 _ESCAPES: Final = tuple(
     f"\\{chr(byte)}" if chr(byte) in ".\\" else chr(byte) if 0x21 <= byte <= 0x7E else f"\\{byte:03}"
     for byte in range(256)
 )
-# A run is short and its names keep their addresses; clients ask again rarely enough.
+# A name keeps its address for the whole run, so clients need not ask often.
 _TTL_S: Final = 60
 
 
-class Code(IntEnum):
+class ResponseCode(IntEnum):
     """Response codes, RFC 1035, section 4.1.1."""
 
     OK = 0
@@ -45,22 +46,22 @@ class Code(IntEnum):
 
 
 class RecordType(IntEnum):
-    """What is answered with an address, if it can be."""
+    """The record types that are answered with an address."""
 
     A = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One that can be answered.
+    """A valid query.
 
     Attributes:
-        number: Its id, to be repeated.
+        number: Its id, which the answer repeats.
         flags: Its flags.
-        question: The bytes of its one question, likewise.
-        name: The name that is asked for, without the dot at its end, escaped as in RFC 1035, section 5.1. No
-            two lists of labels have the same name.
-        wants_address: Whether an IPv4 address would answer it.
+        question: The bytes of its question, which the answer repeats.
+        name: The name in the question, without the dot at its end, escaped as in RFC 1035, section 5.1.
+            Different lists of labels have different names.
+        wants_address: Whether an IPv4 address answers the question.
     """
 
     number: int
@@ -71,19 +72,19 @@ class Query:
 
 
 def parse(message: bytes) -> Query | bytes | None:
-    """A query; or the answer to one that is not understood; or None for what deserves no answer."""
+    """Return a query; the answer to an invalid query; or None if the message gets no answer."""
     if len(message) < _HEADER.size or len(message) > MAX_QUERY_BYTES:
         return None
     number, flags, questions, *_ = _HEADER.unpack_from(message)
     if flags & _IS_RESPONSE:
         return None
     if flags & _OPCODE:
-        return _response(number, flags, Code.NOT_IMPLEMENTED)
+        return _response(number, flags, ResponseCode.NOT_IMPLEMENTED)
     labels: list[bytes] = []
     at = _HEADER.size
     while questions == 1 and at < len(message):
         length = message[at]
-        if length > _MAX_LABEL_BYTES:  # a pointer has nothing to point to in a question
+        if length > _MAX_LABEL_BYTES:  # a compression pointer, which cannot occur in the first name
             break
         label = message[at + 1 : at + 1 + length]
         at += 1 + length
@@ -96,23 +97,23 @@ def parse(message: bytes) -> Query | bytes | None:
             wants_address = kind == RecordType.A and family == _INTERNET
             return Query(number, flags, message[_HEADER.size : end], name, wants_address)
         labels.append(label)
-    return _response(number, flags, Code.FORMAT_ERROR)
+    return _response(number, flags, ResponseCode.FORMAT_ERROR)
 
 
 def _escaped(label: bytes) -> str:
-    """One label as text: a dot or backslash in it, and bytes that cannot be printed, are escaped."""
+    """Return a label as text. Dots, backslashes and bytes that cannot be printed are escaped."""
     if _PLAIN_LABEL.fullmatch(label):
         return label.decode()
     return "".join(_ESCAPES[byte] for byte in label)
 
 
-def answer(query: Query, address: str | None = None, code: Code = Code.OK) -> bytes:
-    """The answer to a query.
+def answer(query: Query, address: str | None = None, code: ResponseCode = ResponseCode.OK) -> bytes:
+    """Return the answer to a query.
 
     Args:
-        query: What was asked.
-        address: IPv4; None for an answer without.
-        code: Whether there is such a name.
+        query: The query.
+        address: The IPv4 address of the name; None for an answer without an address.
+        code: The response code.
     """
     head = _response(query.number, query.flags, code, questions=1, answers=int(address is not None))
     if address is None:
@@ -121,7 +122,7 @@ def answer(query: Query, address: str | None = None, code: Code = Code.OK) -> by
     return head + query.question + record
 
 
-def _response(number: int, flags: int, code: Code, *, questions: int = 0, answers: int = 0) -> bytes:
+def _response(number: int, flags: int, code: ResponseCode, *, questions: int = 0, answers: int = 0) -> bytes:
     repeated = flags & (_OPCODE | _RECURSION_DESIRED)
     return _HEADER.pack(
         number, _IS_RESPONSE | repeated | _RECURSION_AVAILABLE | code, questions, answers, 0, 0

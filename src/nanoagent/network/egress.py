@@ -1,10 +1,11 @@
-"""The filtering path to the internet: names by DNS, and TCP to the hosts behind them.
+"""The egress filter: connects runs to hosts of the internet that they are allowed to reach, by name.
 
-A run that asks for an allowed name gets an address of 127.64.0.0/10, which stands for that name in this run
-alone. What it connects to there arrives at the agent, which knows the name by the connection's own address,
-and connects for it to an address that it has resolved and judged itself. So a name that resolves otherwise
-a moment later helps nobody, a connection to an address that was never given out reaches nothing, and TLS
-stays between the two ends.
+If a run asks for the address of an allowed name, it gets an address of 127.64.0.0/10. This stand-in address
+stands for the name in this run only. A connection to it arrives at the worker, which knows the name by the
+stand-in address. The worker resolves the name itself, checks the addresses, and connects to one of them.
+
+Therefore DNS rebinding has no effect: the worker connects to the address that it has checked. A connection to
+an address that no name has reaches nothing. TLS stays between the program and the host.
 """
 
 from __future__ import annotations
@@ -28,41 +29,43 @@ if TYPE_CHECKING:
 
     from nanoagent.network.policy import AllowedHosts, IPNetwork
 
-_FIRST_ADDRESS: Final = int(ipaddress.IPv4Address("127.64.0.1"))
-_MAX_NAMES: Final = 4096  # a run's; each is an entry of a few hundred bytes
+_FIRST_STAND_IN: Final = int(ipaddress.IPv4Address("127.64.0.1"))
+_MAX_NAMES: Final = 4096  # of one run; each takes a few hundred bytes
 _LOCALHOST: Final = "127.0.0.1"
 _RESOLVE_S: Final = 10.0
-_RESOLVERS: Final = 32  # threads that wait for the host's resolver, all runs together
-_RESOLVING_AT_ONCE: Final = 4  # of one function, so that a slow name server of its own holds up few others
-_FRESH_S: Final = 60.0  # as long as a name's addresses are taken without asking again
+_RESOLVING_THREADS: Final = 32  # for all runs; each waits for the host's resolver
+# Lookups of one function at a time. A function with a slow name server of its own blocks few threads.
+_LOOKUPS_PER_FUNCTION: Final = 4
+_FRESH_S: Final = 60.0  # addresses of a name are valid for this time
 _CONNECT_S: Final = 10.0
 _MOST_ADDRESSES: Final = 4  # of one name that are tried
 _CHUNK_BYTES: Final = 64 * 1024
-# Of a run, both directions together: of whatever size, one costs the loop 0.08 ms. Whole ones make 64 MB/s.
-_PIECES_PER_S: Final = 1000.0
-_PIECES_BURST: Final = 2000
+# The rate limit of one run, in chunks of any size, both directions together. A chunk takes about 0.08 ms of
+# the event loop. Full chunks make 64 MB/s.
+_CHUNKS_PER_S: Final = 1000.0
+_CHUNKS_BURST: Final = 2000
 
 
 class Resolve(Protocol):
-    """Finds a name's addresses."""
+    """Resolves names."""
 
     async def __call__(self, name: str) -> list[str]:
-        """The addresses, as numbers; empty when there is no such name.
+        """Return the numeric addresses of a name. The list is empty if the name does not exist.
 
         Raises:
-            OSError: It could not be asked.
+            OSError: The lookup failed.
         """
         ...
 
 
 class Connect(Protocol):
-    """Connects to an address that has been judged."""
+    """Connects to addresses that have been checked."""
 
     async def __call__(self, address: str, port: int) -> socket.socket:
-        """A connected, non-blocking socket.
+        """Return a connected, non-blocking socket.
 
         Raises:
-            OSError: It could not be reached.
+            OSError: The host was not reached.
         """
         ...
 
@@ -72,9 +75,10 @@ class _Host:
     """A name in one run.
 
     Attributes:
-        stand_in: Its address in the run's network.
-        addresses: Those of its own that may be reached.
-        resolved_at: When they were found, by the loop's clock.
+        name: The name.
+        stand_in: Its stand-in address in the run's network.
+        addresses: Its addresses in the internet that the run may reach.
+        resolved_at: The time of the lookup, by the loop's clock, in seconds.
     """
 
     name: str
@@ -84,13 +88,13 @@ class _Host:
 
 
 class Egress:
-    """The path, for all runs of a worker.
+    """The egress filter of a worker, for all runs.
 
     Args:
-        hosts: Which names may be reached.
-        denied: Networks that may not, besides those that nobody may.
-        max_bytes: For each run, both directions together.
-        counted: Is told of each connection how it went: "connected", "refused", "unreachable" or "cut".
+        hosts: The allowed names.
+        denied: Networks that are not allowed, besides those that are never allowed.
+        max_bytes: The most bytes of one run, both directions together.
+        count: Called with the result of each connection: "connected", "refused", "unreachable" or "cut".
     """
 
     def __init__(
@@ -98,61 +102,65 @@ class Egress:
         hosts: AllowedHosts,
         denied: Sequence[IPNetwork],
         max_bytes: int,
-        counted: Callable[[str], None] = lambda _: None,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._threads: ThreadPoolExecutor | None = None
-        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._looking: set[asyncio.Future[list[str]]] = set()
+        self._lookup_limits: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._lookups: set[asyncio.Future[list[str]]] = set()
         self.hosts = hosts
         self.max_bytes = max_bytes
-        self.counted = counted
-        # The three edges, which tests replace: there is no internet on every machine.
+        self.count = count
+        # Tests replace these three, because not every machine has access to the internet.
         self.may_reach: Callable[[str], bool] = partial(policy.is_public, denied=denied)
         self.resolve: Resolve = self._resolve
         self.connect: Connect = connect
 
-    def visit(self, function_id: str = "") -> Visit:
-        """What one run has of it.
+    def for_run(self, function_id: str = "") -> RunEgress:
+        """Return the egress filter of one run.
 
         Args:
-            function_id: Whose names wait for one another, over all its runs.
+            function_id: The function of the run. All runs of a function share one limit on lookups.
         """
-        places = self._places.get(function_id)
-        if places is None:
-            places = self._places[function_id] = asyncio.Semaphore(_RESOLVING_AT_ONCE)
-        return Visit(self, places)
+        lookup_limit = self._lookup_limits.get(function_id)
+        if lookup_limit is None:
+            lookup_limit = self._lookup_limits[function_id] = asyncio.Semaphore(_LOOKUPS_PER_FUNCTION)
+        return RunEgress(self, lookup_limit)
 
-    async def find(self, name: str, places: asyncio.Semaphore) -> list[str]:
-        """A name's addresses.
+    async def find(self, name: str, lookup_limit: asyncio.Semaphore) -> list[str]:
+        """Return the addresses of a name.
 
-        Whoever asks waits for a bounded time, but the place is taken for as long as a thread is busy with it:
-        nobody can have others' threads by not waiting, as a run does that ends.
+        The caller waits for a limited time. The lookup counts towards the limit until its thread is free
+        again, even if the caller no longer waits. Otherwise a function could block all threads with runs that
+        end.
+
+        Args:
+            name: The name.
+            lookup_limit: The limit of the function.
 
         Raises:
-            OSError: It could not be asked, or not in time.
+            OSError: The lookup failed or took too long.
         """
-        await places.acquire()
-        looking = asyncio.ensure_future(self.resolve(name))
-        self._looking.add(looking)
+        await lookup_limit.acquire()
+        lookup = asyncio.ensure_future(self.resolve(name))
+        self._lookups.add(lookup)
 
         def ended(_: object) -> None:
-            places.release()
-            self._looking.discard(looking)
-            if not looking.cancelled():
-                looking.exception()  # told to whoever still waits, and otherwise to nobody
+            lookup_limit.release()
+            self._lookups.discard(lookup)
+            if not lookup.cancelled():
+                lookup.exception()  # mark it as retrieved: the caller may no longer wait for it
 
-        looking.add_done_callback(ended)
+        lookup.add_done_callback(ended)
         async with asyncio.timeout(_RESOLVE_S):
-            return await asyncio.shield(looking)
+            return await asyncio.shield(lookup)
 
     async def _resolve(self, name: str) -> list[str]:
-        if self._threads is None:  # threads of its own: others' names may be slow for as long as others like
-            self._threads = ThreadPoolExecutor(_RESOLVERS, "resolve")
-        # Absolute, so that the host's search domains are no part of it; as bytes, because it is ASCII
-        # already.
-        ask = partial(socket.getaddrinfo, f"{name}.".encode(), None, type=socket.SOCK_STREAM)
+        if self._threads is None:  # separate threads, because name servers of others may be slow
+            self._threads = ThreadPoolExecutor(_RESOLVING_THREADS, "resolve")
+        # The dot at the end excludes the host's search domains. Python would encode a str as IDNA first.
+        lookup = partial(socket.getaddrinfo, f"{name}.".encode(), None, type=socket.SOCK_STREAM)
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
         except socket.gaierror as exc:
             if exc.errno in {socket.EAI_NONAME, socket.EAI_NODATA}:
                 return []
@@ -160,19 +168,19 @@ class Egress:
         return [str(address[0]) for *_, address in found]
 
     def close(self) -> None:
-        """Let go of the threads. Idempotent."""
+        """End the threads without waiting for them. Idempotent."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
 
 
 async def connect(address: str, port: int) -> socket.socket:
-    """See `Connect`; an address of this host's own is not reached, whatever it is."""
+    """See `Connect`. An address of this host is refused, whatever network it belongs to."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # sends nothing
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # connecting a UDP socket sends nothing
         probe.connect((address, port))
-        if _is_hosts_own(address, probe.getsockname()[0]):
-            raise OSError("an address of the host's own")
+        if _is_of_this_host(address, probe.getsockname()[0]):
+            raise OSError("an address of this host")
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
@@ -183,11 +191,15 @@ async def connect(address: str, port: int) -> socket.socket:
     return connecting
 
 
-def _is_hosts_own(address: str, source: str) -> bool:
-    """Whether an address is this host's, by the address that would be the source of what is sent to it.
+def _is_of_this_host(address: str, source: str) -> bool:
+    """Whether an address belongs to this host.
 
-    That is the same address for most, but for a second one in a network the first; so it is asked for as well
-    whether somebody here could listen there.
+    For most addresses of the host, `source` is the address itself. For the second address in a network it is
+    the first address. So this also tests whether a socket can be bound to the address.
+
+    Args:
+        address: The address.
+        source: The source address of packets to it.
     """
     if source == address:
         return True
@@ -197,28 +209,34 @@ def _is_hosts_own(address: str, source: str) -> bool:
             probe.bind((address, 0))
         except OSError:
             return False
-        # With ip_nonlocal_bind (ip-sysctl.rst) one can listen anywhere, and that says nothing.
+        # With ip_nonlocal_bind (ip-sysctl.rst) a socket can be bound to any address, so the test tells
+        # nothing.
         setting = Path("/proc/sys/net", "ipv6" if ":" in address else "ipv4", "ip_nonlocal_bind")
         with suppress(OSError):
             return setting.read_text("ascii").strip() == "0"
     return True
 
 
-class Visit:
-    """The path, as one run has it: its names and what is left of its bytes."""
+class RunEgress:
+    """The egress filter of one run: its names, and the bytes that it may still use.
 
-    def __init__(self, egress: Egress, places: asyncio.Semaphore) -> None:
+    Args:
+        egress: The egress filter of the worker.
+        lookup_limit: Limits the lookups of the run's function.
+    """
+
+    def __init__(self, egress: Egress, lookup_limit: asyncio.Semaphore) -> None:
         self._egress = egress
-        self._places = places
+        self._lookup_limit = lookup_limit
         self._hosts: dict[str, _Host] = {}
-        self._stand_ins: dict[str, _Host] = {}
+        self._by_stand_in: dict[str, _Host] = {}
         self._bytes_left = egress.max_bytes
-        self._pieces = TokenBucket.full(_PIECES_PER_S, _PIECES_BURST, _now())
+        self._rate_limit = TokenBucket.full(_CHUNKS_PER_S, _CHUNKS_BURST, _now())
 
     # --- names
 
     async def answer(self, message: bytes) -> bytes | None:
-        """The answer to a query that a run has sent, None for what deserves none."""
+        """Return the answer to a DNS message of the run; None if it gets no answer."""
         query = dns.parse(message)
         if not isinstance(query, dns.Query):
             return query
@@ -227,33 +245,38 @@ class Visit:
         try:
             host = await self._host(query.name)
         except OSError:
-            return dns.answer(query, code=dns.Code.FAILED)
+            return dns.answer(query, code=dns.ResponseCode.FAILED)
         if host is None:
-            return dns.answer(query, code=dns.Code.NO_SUCH_NAME)
+            return dns.answer(query, code=dns.ResponseCode.NO_SUCH_NAME)
         return dns.answer(query, host.stand_in if query.wants_address else None)
 
     async def _host(self, asked: str) -> _Host | None:
-        """What stands for a name; None when it may not be reached, has no public address, or is none."""
+        """Return the host of a name; None if the name is not allowed, invalid, or has no public address.
+
+        Raises:
+            OSError: The lookup failed, or the run has used too many names.
+        """
         name = policy.host_name(asked)
         if name is None or not self._egress.hosts.allows(name):
             return None
         host = self._hosts.get(name)
         if host is not None and not self._is_stale(host):
             return host
-        addresses = await self._resolved(name)
+        addresses = await self._resolve(name)
         host = self._hosts.get(name)
         if host is not None:
             host.addresses, host.resolved_at = addresses, _now()
         elif addresses:
             if len(self._hosts) >= _MAX_NAMES:
                 raise OSError(f"more than {_MAX_NAMES} names")
-            stand_in = str(ipaddress.IPv4Address(_FIRST_ADDRESS + len(self._hosts)))
+            stand_in = str(ipaddress.IPv4Address(_FIRST_STAND_IN + len(self._hosts)))
             host = _Host(name, stand_in, addresses, _now())
-            self._hosts[name] = self._stand_ins[stand_in] = host
+            self._hosts[name] = self._by_stand_in[stand_in] = host
         return host if addresses else None
 
-    async def _resolved(self, name: str) -> list[str]:
-        found = await self._egress.find(name, self._places)
+    async def _resolve(self, name: str) -> list[str]:
+        """Return the addresses of a name that the run may reach."""
+        found = await self._egress.find(name, self._lookup_limit)
         return [address for address in dict.fromkeys(found) if self._egress.may_reach(address)][
             :_MOST_ADDRESSES
         ]
@@ -265,30 +288,36 @@ class Visit:
     # --- connections
 
     async def serve(self, connection: socket.socket) -> None:
-        """Connect through to where a run meant to connect to, until both ends are done or its bytes are.
+        """Connect a program to the host that it wants, and pass data in both directions.
+
+        Returns when both ends have finished.
+
+        Args:
+            connection: The accepted connection. Its own address is the stand-in of the host.
 
         Raises:
-            OSError: It may not go there, or nobody is there.
+            OSError: The host is not allowed or was not reached, or the run has used up its bytes.
         """
         address, port = connection.getsockname()
-        host = self._stand_ins.get(address)
-        if host is None:  # an address that stands for nothing
-            self._egress.counted("refused")
+        host = self._by_stand_in.get(address)
+        if host is None:  # the address does not stand for a name
+            self._egress.count("refused")
             raise ConnectionRefusedError
-        far = await self._reached(host, port)
+        far = await self._connect(host, port)
         if far is None:
-            self._egress.counted("unreachable")
+            self._egress.count("unreachable")
             raise ConnectionRefusedError
-        self._egress.counted("connected")
+        self._egress.count("connected")
         with far:
             await self._relay(connection, far)
 
-    async def _reached(self, host: _Host, port: int) -> socket.socket | None:
+    async def _connect(self, host: _Host, port: int) -> socket.socket | None:
+        """Connect to the first address of a host that is reachable; None without one."""
         with suppress(OSError):
             if self._is_stale(host):
                 await self._host(host.name)
             for address in host.addresses:
-                with suppress(OSError):  # TimeoutError is one
+                with suppress(OSError):  # includes TimeoutError
                     async with asyncio.timeout(_CONNECT_S):
                         return await self._egress.connect(address, port)
         return None
@@ -296,11 +325,11 @@ class Visit:
     async def _relay(self, near: socket.socket, far: socket.socket) -> None:
         both = [asyncio.ensure_future(self._pump(near, far)), asyncio.ensure_future(self._pump(far, near))]
         try:
-            # An error of one ends both; an end of one is told to the other, which goes on.
+            # An error in one direction ends both. If one direction has finished, the other goes on.
             await asyncio.gather(*both)
         except OSError:
             if self._bytes_left < 0:
-                self._egress.counted("cut")
+                self._egress.count("cut")
             raise
         finally:
             for pump in both:
@@ -308,14 +337,16 @@ class Visit:
             await asyncio.wait(both)
 
     async def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        """Pass data in one direction until the source has finished."""
         loop = asyncio.get_running_loop()
         while data := await loop.sock_recv(source, _CHUNK_BYTES):
             self._bytes_left -= len(data)
             if self._bytes_left < 0:
-                raise OSError("the run has moved as many bytes as it may")
+                raise OSError("the run has used up its bytes (EGRESS_MAX_MB)")
             await loop.sock_sendall(target, data)
-            # Neither waits for anything while both ends are quick: others come first, also where it is 0.
-            await asyncio.sleep(self._pieces.delay_s(_now()))
+            # If both ends are fast, receiving and sending never wait. Even a sleep of 0 s lets other tasks
+            # run.
+            await asyncio.sleep(self._rate_limit.delay_s(_now()))
         target.shutdown(socket.SHUT_WR)
 
 

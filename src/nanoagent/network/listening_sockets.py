@@ -1,4 +1,4 @@
-"""The agent's end of a container's listening sockets, which its supervisor hands over.
+"""Receives the listening sockets of a container from its supervisor, and checks them.
 
 The sockets belong to the network of a run. The supervisor's end is src/nanosupervisor/listening.c. Each
 message is one set: a byte 255, the number of each address whose socket comes with it, and the descriptors
@@ -33,14 +33,14 @@ _MESSAGE_BYTES: Final = 1 + MAX_LISTENING_SOCKETS
 _SO_PROTOCOL: Final = 38  # asm-generic/socket.h
 _SO_NETNS_COOKIE: Final = 71  # the same, since Linux 5.14
 _COOKIE: Final = struct.Struct("=Q")
-# The kernel charges the buffers of accepted connections to the agent. It allocates twice this size
+# The kernel charges the buffers of accepted connections to the worker. It allocates twice this size
 # (socket(7), SO_RCVBUF).
 _BUFFER_BYTES: Final = 64 * 1024
 _TCP_CLOSE: Final = 7  # a socket that is neither connected nor listening: net/tcp_states.h, struct tcp_info
 
 
 class SocketKind(IntEnum):
-    """The numbers are wire.h's."""
+    """The kinds of listening sockets. The numbers are those of wire.h."""
 
     TCP = 1
     UDP = 2
@@ -54,7 +54,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ListeningAddress:
-    """An address in a run's network at which the agent may listen.
+    """An address in a run's network at which the worker may listen.
 
     Attributes:
         kind: TCP or UDP.
@@ -117,27 +117,27 @@ class ListeningSockets:
     def _receive(self) -> dict[ListeningAddress, socket.socket] | None:
         """Return the next set; None if no set has arrived or the supervisor has closed the channel."""
         try:
-            said, descriptors, flags = untrusted_fds.receive(self._channel, _MESSAGE_BYTES)
+            message, descriptors, flags = untrusted_fds.receive(self._channel, _MESSAGE_BYTES)
         except OSError:  # no message yet, or the connection is broken
             return None
-        if not said and not descriptors:  # hung up
+        if not message and not descriptors:  # hung up
             return None
         try:
             is_cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
-            return self._matched(said, descriptors, is_cut=is_cut)
+            return self._matched(message, descriptors, is_cut=is_cut)
         except ProtocolError:
             for descriptor in descriptors:
                 untrusted_fds.close(descriptor)
             raise
 
     def _matched(
-        self, said: bytes, descriptors: list[int], *, is_cut: bool
+        self, message: bytes, descriptors: list[int], *, is_cut: bool
     ) -> dict[ListeningAddress, socket.socket]:
         """Return the socket of each address, after a check of the message and of each descriptor."""
-        numbers = said[1:]
+        numbers = message[1:]
         if (
             is_cut
-            or said[:1] != _BEFORE_NUMBERS
+            or message[:1] != _BEFORE_NUMBERS
             or len(numbers) != len(descriptors)
             or len(set(numbers)) != len(numbers)
             or any(number >= len(self._wanted) for number in numbers)
@@ -184,7 +184,7 @@ def _check(opened: socket.socket, wanted: ListeningAddress) -> None:
     address = opened.getsockname()  # another family has another shape
     if address != (wanted.host, wanted.port):
         raise ProtocolError(f"a socket at {address}, not at {wanted.host}:{wanted.port}")
-    # A connected UDP socket is harmless: it receives the queries of one peer only.
+    # A connected UDP socket is harmless: it only receives the queries of one peer.
     if wanted.kind is SocketKind.TCP and ask(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _TCP_CLOSE:
         raise ProtocolError("a socket that already listens or is connected")
     cookie = _network_of(opened)
@@ -192,10 +192,10 @@ def _check(opened: socket.socket, wanted: ListeningAddress) -> None:
         raise ProtocolError("a socket of the host's network")
 
 
-def _network_of(of: socket.socket) -> int | None:
+def _network_of(opened: socket.socket) -> int | None:
     """Return the kernel's number of the socket's network namespace; None before Linux 5.14."""
     try:
-        return int(_COOKIE.unpack(of.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE.size))[0])
+        return int(_COOKIE.unpack(opened.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE.size))[0])
     except OSError:
         return None
 

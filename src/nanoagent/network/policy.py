@@ -1,4 +1,4 @@
-"""Which names and addresses a run may reach, decided purely."""
+"""Decides which names and addresses a run may reach. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 EVERYTHING_PUBLIC: Final = "*"
 MAX_NAME_CHARACTERS: Final = 253  # RFC 1035, section 3.1, less the root's label
-# Letters, digits, hyphens (RFC 1123), and underscores, which some hosts have all the same.
+# Letters, digits and hyphens (RFC 1123), and underscores, which some hosts use although no RFC allows them.
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-# Where a last label is a number, inet_aton(3) and browsers read the whole as an IPv4 address: 0x7f.1, 127.1
+# If the last label is a number, inet_aton(3) and browsers read the name as an IPv4 address: 0x7f.1, 127.1
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# What IANA lists as not globally reachable (iana.org/assignments/iana-ipv4-special-registry), and
-# multicast: here, not only as ipaddress.is_global, which says otherwise in one version of Python than in
-# another.
+# Multicast, and the networks that IANA lists as not globally reachable
+# (iana.org/assignments/iana-ipv4-special-registry). ipaddress.is_global alone does not suffice: its result
+# differs between versions of Python.
 _NOT_PUBLIC_4: Final = tuple(
     ipaddress.IPv4Network(text)
     for text in (
         "0.0.0.0/8",
         "10.0.0.0/8",
-        "100.64.0.0/10",  # carriers' networks; on Alibaba Cloud, metadata
+        "100.64.0.0/10",  # networks of carriers; metadata on Alibaba Cloud
         "127.0.0.0/8",
-        "169.254.0.0/16",  # link-local; on most clouds, metadata
+        "169.254.0.0/16",  # link-local; metadata on most clouds
         "172.16.0.0/12",
-        "192.0.0.0/24",  # on Oracle Cloud, metadata
+        "192.0.0.0/24",  # metadata on Oracle Cloud
         "192.0.2.0/24",
         "192.88.99.0/24",  # relays of 6to4
         "192.168.0.0/16",
@@ -39,30 +39,30 @@ _NOT_PUBLIC_4: Final = tuple(
         "203.0.113.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's agent and resolver: public by its number alone
+        "168.63.129.16/32",  # Azure's agent and resolver, although the number is public
     )
 )
-# Only what is allocated as global unicast can be public: no loopback, no link-local, site-local or unique
-# local address (AWS's metadata is fd00:ec2::254), no IPv4-mapped one, no NAT64 (64:ff9b::/96 and
-# 64:ff9b:1::/48).
+# Only addresses that are allocated as global unicast can be public. This excludes loopback, link-local,
+# site-local and unique local addresses (AWS's metadata is fd00:ec2::254), IPv4-mapped addresses, and NAT64
+# (64:ff9b::/96 and 64:ff9b:1::/48).
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6: Final = tuple(
     ipaddress.IPv6Network(text)
     for text in (
-        "2001::/23",  # protocols' own: Teredo, ORCHID, benchmarking
+        "2001::/23",  # for protocols: Teredo, ORCHID, benchmarking
         "2001:db8::/32",
-        "2002::/16",  # 6to4: an IPv4 address within
+        "2002::/16",  # 6to4, which contains an IPv4 address
         "3fff::/20",
     )
 )
 
 
 def is_public(address: str, denied: Iterable[IPNetwork] = ()) -> bool:
-    """Whether an address, as a number, is a stranger's in the internet, not of the host or its networks.
+    """Whether an address belongs to the internet, not to the host, a private network or a cloud's services.
 
     Args:
-        address: As getaddrinfo(3) gives it.
-        denied: Further networks that are not to be reached: EGRESS_DENY.
+        address: A numeric address, as getaddrinfo(3) returns it.
+        denied: Further networks that are not allowed (EGRESS_DENY).
     """
     try:
         number = ipaddress.ip_address(address)
@@ -71,19 +71,19 @@ def is_public(address: str, denied: Iterable[IPNetwork] = ()) -> bool:
     if isinstance(number, ipaddress.IPv6Address):
         if number.scope_id is not None or number not in _GLOBAL_UNICAST:
             return False
-        refused: Sequence[IPNetwork] = _NOT_PUBLIC_6
+        not_public: Sequence[IPNetwork] = _NOT_PUBLIC_6
     else:
-        refused = _NOT_PUBLIC_4
-    if any(number in network for network in refused) or not number.is_global or number.is_multicast:
+        not_public = _NOT_PUBLIC_4
+    if any(number in network for network in not_public) or not number.is_global or number.is_multicast:
         return False
     return not any(number.version == network.version and number in network for network in denied)
 
 
 def host_name(name: str) -> str | None:
-    """A name as it is compared, or None when it can be no host's in the internet.
+    """Return a name in the form in which names are compared; None if no host in the internet can have it.
 
     Args:
-        name: In ASCII, as it stands in a query or a setting; a dot at its end is allowed.
+        name: A name in ASCII from a query or a setting. It may end with a dot.
     """
     normal = name.lower().removesuffix(".")
     labels = normal.split(".")
@@ -96,12 +96,11 @@ class AllowedHosts:
     """The names that runs may reach.
 
     Args:
-        patterns: Of EGRESS_ALLOW: host names; `*.example.com` for every name below example.com, but not for
-            itself; or `*` for all names. A name is allowed for what it is called: that its address is public
-            is another question.
+        patterns: The patterns of EGRESS_ALLOW. A pattern is a host name, `*.example.com` for all names below
+            example.com but not for example.com itself, or `*` for all names.
 
     Raises:
-        ValueError: One of them is none of these; the message names it.
+        ValueError: A pattern is invalid; the message names it.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -114,11 +113,13 @@ class AllowedHosts:
                 continue
             name = host_name(pattern.removeprefix("*."))
             if name is None:
-                raise ValueError(f"{pattern!r} is no host name; expected api.example.com, *.example.com or *")
+                raise ValueError(
+                    f"{pattern!r} is not a host name; expected api.example.com, *.example.com or *"
+                )
             (self._suffixes if pattern.startswith("*.") else self._names).add(name)
 
     def allows(self, name: str) -> bool:
-        """Whether a name, as `host_name` gives it, may be reached."""
+        """Whether runs may reach a name. It has the form of `host_name`; its address is not examined."""
         if self._everything or name in self._names:
             return True
         labels = name.split(".")

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from nanoagent.network import egress as egress_module
-from nanoagent.network.egress import Egress, Visit, _is_hosts_own, connect
+from nanoagent.network.egress import Egress, RunEgress, _is_of_this_host, connect
 from nanoagent.network.policy import AllowedHosts
 from support.services.own_network import OwnNetwork
 
@@ -43,22 +43,22 @@ class Names:
         return self.names.get(name, ["93.184.215.14"])
 
 
-def visit_of(names: Names, *, allow: tuple[str, ...] = ("*",)) -> Visit:
+def run_egress_of(names: Names, *, allow: tuple[str, ...] = ("*",)) -> RunEgress:
     made = Egress(AllowedHosts(allow), (), 1000)
     made.resolve = names
-    return made.visit()
+    return made.for_run()
 
 
-async def address_of(visit: Visit, name: str) -> tuple[int, str | None]:
+async def address_of(run_egress: RunEgress, name: str) -> tuple[int, str | None]:
     """The code and the address of the answer."""
-    reply = await visit.answer(query(name))
+    reply = await run_egress.answer(query(name))
     assert reply is not None
     return reply[3] & 15, socket.inet_ntoa(reply[-4:]) if reply[7] else None
 
 
 async def test_each_name_has_an_address_that_stays():
-    visit = visit_of(Names())
-    assert [await address_of(visit, name) for name in ("a.org", "b.org", "A.ORG")] == [
+    run_egress = run_egress_of(Names())
+    assert [await address_of(run_egress, name) for name in ("a.org", "b.org", "A.ORG")] == [
         (0, "127.64.0.1"),
         (0, "127.64.0.2"),
         (0, "127.64.0.1"),
@@ -67,8 +67,8 @@ async def test_each_name_has_an_address_that_stays():
 
 async def test_a_name_that_is_not_allowed_is_not_asked_for():
     names = Names()
-    visit = visit_of(names, allow=("*.a.org",))
-    assert [await address_of(visit, name) for name in ("a.org", "b.org", "b.a.org")] == [
+    run_egress = run_egress_of(names, allow=("*.a.org",))
+    assert [await address_of(run_egress, name) for name in ("a.org", "b.org", "b.a.org")] == [
         (3, None),
         (3, None),
         (0, "127.64.0.1"),
@@ -78,35 +78,35 @@ async def test_a_name_that_is_not_allowed_is_not_asked_for():
 
 async def test_runs_share_no_names():
     names = Names()
-    assert await address_of(visit_of(names), "a.org") == await address_of(visit_of(names), "b.org")
+    assert await address_of(run_egress_of(names), "a.org") == await address_of(run_egress_of(names), "b.org")
 
 
 async def test_a_name_is_asked_for_once_while_it_is_fresh(monkeypatch):
     names = Names()
-    visit = visit_of(names)
-    await asyncio.gather(*(address_of(visit, "a.org") for _ in range(2)))
+    run_egress = run_egress_of(names)
+    await asyncio.gather(*(address_of(run_egress, "a.org") for _ in range(2)))
     asked = len(names.asked)
-    await address_of(visit, "a.org")
+    await address_of(run_egress, "a.org")
     assert len(names.asked) == asked
     monkeypatch.setattr(egress_module, "_FRESH_S", -1.0)
-    await address_of(visit, "a.org")
+    await address_of(run_egress, "a.org")
     assert len(names.asked) == asked + 1
 
 
 async def test_a_name_that_has_lost_its_public_address_is_none_any_more(monkeypatch):
     names = Names()
-    visit = visit_of(names)
-    assert await address_of(visit, "a.org") == (0, "127.64.0.1")
+    run_egress = run_egress_of(names)
+    assert await address_of(run_egress, "a.org") == (0, "127.64.0.1")
     monkeypatch.setattr(egress_module, "_FRESH_S", -1.0)
     names.names["a.org"] = ["192.168.1.1"]
-    assert await address_of(visit, "a.org") == (3, None)
+    assert await address_of(run_egress, "a.org") == (3, None)
 
 
 async def test_there_is_an_end_of_names(monkeypatch):
     monkeypatch.setattr(egress_module, "_MAX_NAMES", 3)
-    visit = visit_of(Names())
-    assert [(await address_of(visit, f"{n}.a.org"))[0] for n in range(5)] == [0, 0, 0, 2, 2]
-    assert (await address_of(visit, "0.a.org"))[0] == 0
+    run_egress = run_egress_of(Names())
+    assert [(await address_of(run_egress, f"{n}.a.org"))[0] for n in range(5)] == [0, 0, 0, 2, 2]
+    assert (await address_of(run_egress, "0.a.org"))[0] == 0
 
 
 async def test_one_function_waits_for_few_names_at_a_time_and_those_of_ended_runs_count():
@@ -115,16 +115,16 @@ async def test_one_function_waits_for_few_names_at_a_time_and_those_of_ended_run
     egress = Egress(AllowedHosts(["*"]), (), 1000)
     egress.resolve = names
     for run in range(3):
-        visit = egress.visit("slow")
-        asking = [asyncio.create_task(address_of(visit, f"{n}.{run}.org")) for n in range(20)]
+        run_egress = egress.for_run("slow")
+        asking = [asyncio.create_task(address_of(run_egress, f"{n}.{run}.org")) for n in range(20)]
         while names.at_once < 4:  # noqa: ASYNC110 - they are on the loop, and need a turn each
             await asyncio.sleep(0)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-        del visit, asking, task
-    last = asyncio.create_task(address_of(egress.visit("slow"), "last.org"))
-    other = asyncio.create_task(address_of(egress.visit("other"), "other.org"))
+        del run_egress, asking, task
+    last = asyncio.create_task(address_of(egress.for_run("slow"), "last.org"))
+    other = asyncio.create_task(address_of(egress.for_run("other"), "other.org"))
     while "other.org" not in names.asked:  # noqa: ASYNC110 - likewise
         await asyncio.sleep(0)
     assert "last.org" not in names.asked
@@ -135,7 +135,7 @@ async def test_one_function_waits_for_few_names_at_a_time_and_those_of_ended_run
 
 async def test_localhost_is_no_question_of_the_internets():
     names = Names()
-    assert await address_of(visit_of(names), "localhost") == (0, "127.0.0.1")
+    assert await address_of(run_egress_of(names), "localhost") == (0, "127.0.0.1")
     assert names.asked == []
 
 
@@ -152,15 +152,15 @@ async def test_the_hosts_resolver_is_asked_for_absolute_names_and_knows_no_insid
 
 
 async def test_what_is_sent_byte_by_byte_goes_on_at_a_pace(monkeypatch):
-    monkeypatch.setattr(egress_module, "_PIECES_BURST", 10)
-    monkeypatch.setattr(egress_module, "_PIECES_PER_S", 0.001)
+    monkeypatch.setattr(egress_module, "_CHUNKS_BURST", 10)
+    monkeypatch.setattr(egress_module, "_CHUNKS_PER_S", 0.001)
     loop = asyncio.get_running_loop()
     near, theirs = socket.socketpair()
     far, server = socket.socketpair()
     with near, theirs, far, server:
         for end in (near, theirs, far, server):
             end.setblocking(False)
-        relay = asyncio.create_task(visit_of(Names())._relay(near, far))
+        relay = asyncio.create_task(run_egress_of(Names())._relay(near, far))
         passed = 0
         with suppress(TimeoutError):
             for _ in range(100):
@@ -191,7 +191,7 @@ async def test_the_hosts_own_addresses_are_not_connected_to_whatever_they_are(ad
     with socket.create_server((address, 0)) as server:
         server.setblocking(False)
         port = server.getsockname()[1]
-        with pytest.raises(OSError, match="an address of the host's own"):
+        with pytest.raises(OSError, match="an address of this host"):
             await connect(address, port)
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -214,10 +214,10 @@ def test_a_second_address_in_one_of_the_hosts_networks_is_its_own_as_well():
         return told
 
     try:
-        assert host.do(tried) == ["an address of the host's own"] * 2
+        assert host.do(tried) == ["an address of this host"] * 2
     finally:
         host.close()
 
 
 def test_an_address_that_nobody_here_could_listen_at_is_not_the_hosts():
-    assert not _is_hosts_own("192.0.2.1", "192.0.2.2")
+    assert not _is_of_this_host("192.0.2.1", "192.0.2.2")

@@ -1,4 +1,4 @@
-"""A run's network without a container: who listens when, what comes of knocks, and what a run's end cuts."""
+"""A run's network without a container: when it listens, and what becomes of connections, also at the end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from structlog.testing import capture_logs
 from nanoagent.common.token_bucket import TokenBucket
 from nanoagent.model.errors import ProtocolError
 from nanoagent.model.job import NetworkPolicy, Runtime
-from nanoagent.network import listeners
+from nanoagent.network import acceptor, name_server
 from nanoagent.network.base import NetworkRun
 from nanoagent.network.egress import Egress
-from nanoagent.network.listeners import GATEWAY, NAMES, Network
+from nanoagent.network.listeners import GATEWAY, NAME_SERVER, Network
 from nanoagent.network.listening_sockets import ListeningAddress, ListeningSockets, SocketKind
 from nanoagent.network.policy import AllowedHosts
 from support.services.own_network import Channel, OwnNetwork
@@ -103,7 +103,7 @@ class Place:
         async with self.network.opened(self.sockets, run):
             yield run
 
-    async def knock(self, port: int = GATEWAY.port, host: str = "127.0.0.1") -> socket.socket:
+    async def connect(self, port: int = GATEWAY.port, host: str = "127.0.0.1") -> socket.socket:
         """A connection of the run's."""
         made = self.container.bare()
         made.setblocking(False)
@@ -113,7 +113,7 @@ class Place:
 
     async def refuses(self, port: int) -> bool:
         try:
-            (await self.knock(port)).close()
+            (await self.connect(port)).close()
         except ConnectionRefusedError:
             return True
         return False
@@ -147,7 +147,7 @@ async def ask(connection: socket.socket, said: bytes = b"x") -> bytes:
     [
         (NetworkPolicy.NONE, ()),
         (NetworkPolicy.AI, (GATEWAY,)),
-        (NetworkPolicy.EGRESS, (GATEWAY, NAMES, WEB)),
+        (NetworkPolicy.EGRESS, (GATEWAY, NAME_SERVER, WEB)),
     ],
 )
 async def test_a_worker_wants_no_more_listening_sockets_than_its_policy_needs(container, worker, addresses):
@@ -179,7 +179,7 @@ async def test_a_container_without_listening_sockets_runs_without_network(place)
         for sockets in (None, place.sockets, None):
             async with place.network.opened(sockets, run):
                 assert await place.refuses(11434)
-    assert [line["event"].partition(":")[0] for line in logs] == ["runs cannot reach what NETWORK allows"]
+    assert [line["event"].partition(":")[0] for line in logs] == ["runs have no network"]
 
 
 async def test_sockets_of_a_container_are_listened_on_again_and_again(container):
@@ -196,7 +196,7 @@ async def test_sockets_of_a_container_are_listened_on_again_and_again(container)
             deadline=0.0,
         )
         async with place.network.opened(place.sockets, run):
-            connection = await place.knock()
+            connection = await place.connect()
             assert await ask(connection) == name.encode()
             connection.close()  # on our side first: the other end keeps the port for a while
             await place.gateway.until_serving(0)
@@ -212,7 +212,7 @@ async def test_sockets_of_runs_without_network_do_not_pile_up(container):
     with pytest.raises(BlockingIOError):
         place.channel.agents.recv(1, socket.MSG_DONTWAIT)
     async with place.run(NetworkPolicy.AI):
-        assert await ask(await place.knock()) == b"run"
+        assert await ask(await place.connect()) == b"run"
     place.close()
 
 
@@ -221,7 +221,7 @@ async def test_sockets_of_runs_without_network_do_not_pile_up(container):
 
 async def test_the_end_cuts_every_connection_and_waits_for_whoever_served_one(place):
     async with place.run(NetworkPolicy.AI) as run:
-        connections = [await place.knock() for _ in range(3)]
+        connections = [await place.connect() for _ in range(3)]
         assert [await ask(connection) for connection in connections] == [b"run"] * 3
     assert (place.gateway.serving, place.gateway.cancelled) == (0, 3)
     assert run.usage.tokens == 3 + 30
@@ -233,9 +233,9 @@ async def test_the_end_cuts_every_connection_and_waits_for_whoever_served_one(pl
 async def test_what_nobody_has_accepted_yet_is_reset_and_no_others_business(container):
     place = Place(container, NetworkPolicy.AI, connections=1)
     async with place.run(NetworkPolicy.AI, "first"):
-        served = await place.knock()
+        served = await place.connect()
         await ask(served)
-        waiting = await place.knock()
+        waiting = await place.connect()
     async with place.run(NetworkPolicy.AI, "second"):
         with pytest.raises(ConnectionResetError):
             await ask(waiting)
@@ -261,7 +261,7 @@ async def test_a_run_that_is_called_off_while_its_network_closes_leaves_nothing_
 
     async def go() -> None:
         async with place.run(NetworkPolicy.AI):
-            await ask(await place.knock())
+            await ask(await place.connect())
 
     running = asyncio.create_task(go())
     await held.wait()
@@ -276,9 +276,9 @@ async def test_a_bug_of_ours_costs_its_connection_and_not_the_run(place):
     place.gateway.fails = True
     async with place.run(NetworkPolicy.AI):
         with pytest.raises(ConnectionResetError):
-            await ask(await place.knock())
+            await ask(await place.connect())
         place.gateway.fails = False
-        assert await ask(await place.knock()) == b"run"
+        assert await ask(await place.connect()) == b"run"
 
 
 # --- bounds
@@ -287,7 +287,7 @@ async def test_a_bug_of_ours_costs_its_connection_and_not_the_run(place):
 async def test_more_connections_than_a_run_may_have_wait_for_one_to_end(container):
     place = Place(container, NetworkPolicy.AI, connections=3)
     async with place.run(NetworkPolicy.AI):
-        connections = [await place.knock() for _ in range(8)]
+        connections = [await place.connect() for _ in range(8)]
         await place.gateway.until_serving(3)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):  # it would be served at once
@@ -301,18 +301,18 @@ async def test_more_connections_than_a_run_may_have_wait_for_one_to_end(containe
     place.close()
 
 
-def test_who_knocks_too_often_is_made_to_wait():
-    pace = TokenBucket.full(10.0, 3, now=0.0)
-    assert [pace.delay_s(0.0) for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
-    assert pace.delay_s(0.2) == pytest.approx(0.1)
-    assert [pace.delay_s(100.0) for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
+def test_a_token_bucket_that_is_empty_makes_its_user_wait():
+    bucket = TokenBucket.full(10.0, 3, now=0.0)
+    assert [bucket.delay_s(0.0) for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
+    assert bucket.delay_s(0.2) == pytest.approx(0.1)
+    assert [bucket.delay_s(100.0) for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
 
 
 async def test_a_flood_of_connections_is_let_in_at_its_pace(place, monkeypatch):
-    monkeypatch.setattr(listeners, "_KNOCKS_BURST", 5)
-    monkeypatch.setattr(listeners, "_KNOCKS_PER_S", 0.001)
+    monkeypatch.setattr(acceptor, "_CONNECTIONS_BURST", 5)
+    monkeypatch.setattr(acceptor, "_CONNECTIONS_PER_S", 0.001)
     async with place.run(NetworkPolicy.AI):
-        connections = [await place.knock() for _ in range(10)]
+        connections = [await place.connect() for _ in range(10)]
         await place.gateway.until_serving(5)
         assert await ask(connections[0]) == b"run"
         with pytest.raises(TimeoutError):
@@ -336,8 +336,8 @@ async def asked(place: Place, count: int) -> socket.socket:
 
 
 async def test_names_are_answered_and_a_flood_of_questions_at_its_pace(place, monkeypatch):
-    monkeypatch.setattr(listeners, "_KNOCKS_BURST", 8)
-    monkeypatch.setattr(listeners, "_KNOCKS_PER_S", 0.001)
+    monkeypatch.setattr(name_server, "_QUERIES_BURST", 8)
+    monkeypatch.setattr(name_server, "_QUERIES_PER_S", 0.001)
     loop = asyncio.get_running_loop()
     resolved = []
 
@@ -355,7 +355,7 @@ async def test_names_are_answered_and_a_flood_of_questions_at_its_pace(place, mo
             async with asyncio.timeout(0.2):  # they would be answered at once
                 while True:
                     replies.append(await loop.sock_recv(asker, 1000))
-        # One turn more may have been taken before the pace was known.
+        # One turn more may have been taken before the delay was known.
         assert len(replies) <= 16
     assert resolved
 
@@ -371,11 +371,11 @@ async def test_a_run_without_egress_is_told_at_once_that_there_is_no_name(place)
 
 
 async def test_an_accept_that_blocks_stops_no_loop(place, monkeypatch):
-    monkeypatch.setattr(listeners, "_ACCEPT_S", 0.2)
+    monkeypatch.setattr(acceptor, "_ACCEPT_S", 0.2)
     began, ended = threading.Event(), asyncio.Event()
     threads = []
     loop = asyncio.get_running_loop()
-    accept = listeners._accept
+    accept = acceptor._accept
 
     def block(listener: socket.socket) -> socket.socket | None:
         threads.append(threading.current_thread())
@@ -394,9 +394,9 @@ async def test_an_accept_that_blocks_stops_no_loop(place, monkeypatch):
         finally:
             loop.call_soon_threadsafe(ended.set)
 
-    monkeypatch.setattr(listeners, "_accept", block)
+    monkeypatch.setattr(acceptor, "_accept", block)
     async with place.run(NetworkPolicy.AI):
-        await place.knock()
+        await place.connect()
         assert await asyncio.to_thread(began.wait, WAIT_S)
         async with asyncio.timeout(WAIT_S):
             await ended.wait()  # the loop has gone on, and woken it
@@ -405,21 +405,23 @@ async def test_an_accept_that_blocks_stops_no_loop(place, monkeypatch):
 
 
 async def test_sockets_that_the_supervisor_shuts_down_keep_no_loop_busy(place, monkeypatch):
-    monkeypatch.setattr(listeners, "_KNOCKS_BURST", 8)
-    monkeypatch.setattr(listeners, "_KNOCKS_PER_S", 0.001)
+    monkeypatch.setattr(acceptor, "_CONNECTIONS_BURST", 8)
+    monkeypatch.setattr(acceptor, "_CONNECTIONS_PER_S", 0.001)
+    monkeypatch.setattr(name_server, "_QUERIES_BURST", 8)
+    monkeypatch.setattr(name_server, "_QUERIES_PER_S", 0.001)
     woken: dict[str, int] = defaultdict(int)
 
-    def count(name: str) -> None:
-        work = getattr(listeners._Opened, name)
+    def count(of: type, name: str) -> None:
+        work = getattr(of, name)
 
         def counted(*given: object) -> None:
             woken[name] += 1
             work(*given)
 
-        monkeypatch.setattr(listeners._Opened, name, counted)
+        monkeypatch.setattr(of, name, counted)
 
-    count("_asked")
-    count("_knocked")
+    count(name_server.NameServer, "_receive")
+    count(acceptor.Acceptor, "_connection_waits")
     opened = {address: place.container.bind(address) for address in place.network.listening_addresses}
     copies = {address: made.dup() for address, made in opened.items()}
     place.channel.hand_over_sockets(place.network.listening_addresses, opened)
@@ -430,8 +432,8 @@ async def test_sockets_that_the_supervisor_shuts_down_keep_no_loop_busy(place, m
                 copy.shutdown(socket.SHUT_RDWR)
         for _ in range(200):  # turns of the loop, in each of which whoever accepts may have ended
             await loop.run_in_executor(place.network._threads, int)
-    assert 1 <= woken["_asked"] <= 9
-    assert woken["_knocked"] == len(copies) - 1  # once at each
+    assert 1 <= woken["_receive"] <= 9
+    assert woken["_connection_waits"] == len(copies) - 1  # once at each
     for copy in copies.values():
         copy.close()
 
@@ -476,6 +478,6 @@ async def test_a_socket_that_would_linger_is_closed_at_once(place):
         request_id="r", function_id="f", runtime=Runtime.GO, model="m", policy=NetworkPolicy.AI, deadline=0.0
     )
     async with asyncio.timeout(30), place.network.opened(place.sockets, run):
-        knocked = await place.knock()
-        assert await asyncio.get_running_loop().sock_recv(knocked, 10) == b"x" * 10
+        connection = await place.connect()
+        assert await asyncio.get_running_loop().sock_recv(connection, 10) == b"x" * 10
     copy.close()

@@ -140,7 +140,7 @@ def test_names_are_allowed_by_what_they_are_called(patterns, allowed, refused):
     "pattern", ["", "localhost", "https://a.example", "a.example:443", "*a.example", "a.*.example"]
 )
 def test_a_pattern_that_is_none_is_named(pattern):
-    with pytest.raises(ValueError, match="is no host name; expected"):
+    with pytest.raises(ValueError, match="is not a host name; expected"):
         AllowedHosts([pattern])
 
 
