@@ -236,9 +236,8 @@ class ListBroker:
         """There is no redrive policy."""
         return False
 
-    async def unavailable(self) -> str | None:
-        """It is always there."""
-        return None
+    async def verify(self) -> None:
+        """Succeed: this queue is always available."""
 
     async def close(self) -> None:
         """Let a waiting `receive` return."""

@@ -114,9 +114,8 @@ class TimingBroker:
         """There is no redrive policy."""
         return False
 
-    async def unavailable(self) -> str | None:
-        """It is always there."""
-        return None
+    async def verify(self) -> None:
+        """Succeed: this queue is always available."""
 
     async def close(self) -> None:
         """Let a waiting `receive` return."""
