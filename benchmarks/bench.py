@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from benchmarks.measurements import Measurement
 
 _QUICK_S: Final = 40.0  # of the 50 that it may take: starting comes before, closing after
-_OVERTIME_S: Final = 3.0  # on a machine that is so slow that the least rounds take longer than their share
+_EXIT_MARGIN_S: Final = 3.0  # on a machine that is so slow that the least rounds take longer than their share
 _FULL_S: Final = 420.0
 _QUIET_LOAD: Final = 0.7  # runnable processes, over the last minute: what is left after an install or a build
 _COLOURS: Final = {"met": "green", "missed": "red"}
@@ -88,7 +88,7 @@ async def measure(keys: Sequence[str], seconds: float) -> tuple[Findings, dict[s
     async with Lab() as lab:
         while measurements:
             begun = time.monotonic()
-            if begun > end + _OVERTIME_S:
+            if begun > end + _EXIT_MARGIN_S:
                 findings.skipped |= dict.fromkeys(measurements.pop(0).keys, "the time was used up before")
                 continue
             await _measure_one(lab, measurements[0], begun + share(measurements, end - begun), findings)

@@ -323,7 +323,7 @@ async def test_beside_the_shapes_nothing_arrives(shapes: Observation):
 
 
 async def test_no_bit_of_a_programs_file_modes_reaches_the_host(shapes: Observation):
-    modes = {file.spooled.stat().st_mode & 0o7111 for file in shapes.ran.execution.collected.files}
+    modes = {file.staged.stat().st_mode & 0o7111 for file in shapes.ran.execution.collected.files}
     assert modes == {0}
 
 

@@ -112,8 +112,8 @@ class Workshop:
 
 def program_of(built: Execution) -> Path:
     (file,) = built.collected.files
-    kept = file.spooled.with_name("program")
-    shutil.move(file.spooled, kept)
+    kept = file.staged.with_name("program")
+    shutil.move(file.staged, kept)
     kept.chmod(0o555)
     return kept
 
@@ -181,7 +181,7 @@ async def test_the_same_code_gives_the_same_program(shop):
     digests = set()
     for _ in range(2):
         built = await shop.build(Runtime.CPP, files)
-        digests.add(hashlib.sha256(built.collected.files[0].spooled.read_bytes()).hexdigest())
+        digests.add(hashlib.sha256(built.collected.files[0].staged.read_bytes()).hexdigest())
     assert len(digests) == 1
 
 

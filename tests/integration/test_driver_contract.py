@@ -86,7 +86,7 @@ def kill(driver: DockerDriver | FakeDriver, container_id: str) -> None:
 
 async def test_a_created_container_has_connected_and_greeted(create, driver, home):
     container = await create("one")
-    assert container.session.connected
+    assert container.session.is_usable
     assert containers_of(driver, home) == [container.spec.name]
 
 

@@ -278,14 +278,14 @@ async def test_files_in_nested_folders_are_taken_with_their_paths(box):
         "open('/output/top', 'w').write('1')\nopen('/output/a/b/deep', 'w').write('22')\n"
         "open('/output/empty', 'w')\nopen('/output/\\u00e9\\ud55c', 'w').write('333')"
     )
-    taken = {file.path: file.spooled.read_bytes() for file in ran.execution.collected.files}
+    taken = {file.path: file.staged.read_bytes() for file in ran.execution.collected.files}
     assert taken == {"top": b"1", "a/b/deep": b"22", "empty": b"", "é한": b"333"}
 
 
 async def test_a_large_file_arrives_whole(box):
     ran = await box.run("open('/output/f', 'wb').write(bytes(range(256)) * 4096 * 4)")
     (file,) = ran.execution.collected.files
-    assert file.spooled.read_bytes() == bytes(range(256)) * 4096 * 4
+    assert file.staged.read_bytes() == bytes(range(256)) * 4096 * 4
 
 
 @pytest.mark.parametrize(

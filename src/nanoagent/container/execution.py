@@ -19,7 +19,8 @@ from nanoagent.model.errors import ContainerError
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import Text
 from nanoagent.supervisor import session, stream
-from nanoagent.supervisor.session import Collected
+from nanoagent.supervisor.exit_status import exit_code_of, signal_of
+from nanoagent.supervisor.output import Collected
 from nanoagent.supervisor.wire import ExitFlag, ExitReport
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ async def execute(
                 report = await container.session.wait_exit(request)
     except session.Overdue:
         return _overdue(request, meter)
-    except stream.Gone:
+    except stream.Disconnected:
         use = _last_reading(meter)
         if use is not None and use.oom_kills:
             return Execution(ErrorType.OUT_OF_MEMORY, _memory_used_up(request), 137, 0, use, Collected())
@@ -180,7 +181,7 @@ async def execute(
     return Execution(
         error_type,
         message,
-        session.exit_code_of(report.wait_status),
+        exit_code_of(report.wait_status),
         report.wall_us / 1000,
         use,
         collected,
@@ -201,8 +202,8 @@ def judge(  # noqa: PLR0911 - a decision list, one line a rule, read from the to
     The first that applies counts: what the platform ended, then which limit was hit, then what the program
     made of it itself. A limit that was hit is a failure even when the exit code is 0.
     """
-    code = session.exit_code_of(report.wait_status)
-    killed_by = session.signal_of(report.wait_status)
+    code = exit_code_of(report.wait_status)
+    killed_by = signal_of(report.wait_status)
     if ExitFlag.KILLED in report.flags:
         return ErrorType.CANCELLED, _CANCELLED
     if ExitFlag.TIMED_OUT in report.flags:

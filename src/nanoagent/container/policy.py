@@ -204,7 +204,7 @@ class PooledContainer:
     @property
     def alive(self) -> bool:
         """Whether it still runs, as far as is known: a supervisor that dies closes its connection."""
-        return self.state is not ContainerState.DEAD and self.container.session.connected
+        return self.state is not ContainerState.DEAD and self.container.session.is_usable
 
 
 def idle_for(binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing) -> PooledContainer | None:

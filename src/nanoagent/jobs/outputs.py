@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.model.result import Result
     from nanoagent.storage.base import ObjectStore
-    from nanoagent.supervisor.session import OutputFile
+    from nanoagent.supervisor.output import OutputFile
     from nanoagent.telemetry.metrics import Metrics
 
 _PARALLEL_UPLOADS: Final = 4
@@ -148,9 +148,7 @@ class OutputUploader:
 
         async def put(file: OutputFile, key: str) -> str:
             async with turns:
-                return await self._put(
-                    key, file.spooled, content_type_of(file.path), file.size, fencing_token
-                )
+                return await self._put(key, file.staged, content_type_of(file.path), file.size, fencing_token)
 
         wanted: list[tuple[OutputFile, str]] = []
         refused: list[Refusal] = []

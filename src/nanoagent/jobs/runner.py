@@ -247,7 +247,7 @@ class Runner:
             if built.error_type is not None or len(built.collected.files) != 1:
                 files = await asyncio.to_thread(_files_below, binding.tree)
                 raise self._build_failure(job.runtime, built, files)
-            await asyncio.to_thread(shutil.move, built.collected.files[0].spooled, into)
+            await asyncio.to_thread(shutil.move, built.collected.files[0].staged, into)
 
     def _build_request(self, runtime: Runtime) -> RunRequest:
         command = RECIPES[runtime].build

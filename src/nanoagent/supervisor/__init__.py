@@ -1,7 +1,9 @@
-"""The worker's side of the conversation with the supervisor, process 1 of a container.
+"""The worker's side of the session with a supervisor, process 1 of a container.
 
-* `wire`: the frames. The other side is src/nanosupervisor/wire.h.
-* `stream`: reads frames as they arrive.
-* `session`: one conversation: configure, prepare, run, collect.
+* `wire`: the frames. src/nanosupervisor/wire.h is the supervisor's side.
+* `stream`: reads frames as they arrive, and sends frames.
+* `session`: one session: configure, prepare, run, collect.
+* `output`: receives the output of one run: its two streams, and its files in /output.
+* `exit_status`: the exit code and the signal in a wait status.
 * `gap`: the line that replaces the missing middle of a long output.
 """

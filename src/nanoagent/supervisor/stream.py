@@ -1,8 +1,7 @@
-"""A supervisor's frames as they arrive.
+"""Reads a supervisor's frames as they arrive, and sends frames to it.
 
-Nobody waits here for each piece of a frame, nor at all while a container is idle: what comes is held until it
-is asked for, and a hang-up is known at once. asyncio's own streams would want a task that waits, and two
-wake-ups for every frame.
+Received bytes are kept until a caller takes the frame. No task waits while a container is idle, and a closed
+connection is noticed at once. The streams of asyncio need a waiting task, and wake it twice for each frame.
 """
 
 from __future__ import annotations
@@ -16,50 +15,61 @@ from nanoagent.supervisor import wire
 if TYPE_CHECKING:
     from nanoagent.supervisor.wire import Frame
 
-# Enough for a whole frame, so that one that is waited for always comes; what is beyond stays in the socket.
-_MOST_HELD_BYTES: Final = 2 * wire.MAX_FRAME_BYTES
+# Room for a whole frame in any case, so that an awaited frame always becomes complete. Beyond this, reading
+# is paused and bytes remain in the socket.
+_MAX_KEPT_BYTES: Final = 2 * wire.MAX_FRAME_BYTES
 
 
-class Gone(ContainerError):  # noqa: N818 - a state of the run; the executor decides what it means
+class Disconnected(ContainerError):  # noqa: N818 - a state of the run; the executor decides its meaning
     """The supervisor closed the connection: the container has died."""
 
 
 class FrameStream(asyncio.Protocol):
-    """The host's end of the stream. One caller at a time waits in `receive`, and one in `sent`."""
+    """The worker's side of the connection. One caller at a time waits in `receive`, and one in `sent`."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._frames = wire.Frames()
         self._arrival: asyncio.Future[None] | None = None
-        self._holds_back = False
+        self._reading_paused = False
         self._sendable = asyncio.Event()
         self._sendable.set()
         self._ended = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
-        """Whether the other end has not hung up. What it said before can be taken all the same."""
+        """Whether the connection is open. Frames that arrived before its end can still be taken."""
         return not self._ended.is_set()
 
-    def take(self) -> Frame | None:
-        """The next frame, if all of it has arrived.
+    # --- receiving
+
+    def peek(self) -> Frame | None:
+        """Return the next frame, and keep it; None if it has not arrived completely.
 
         Raises:
-            ProtocolError: It claims to be longer than any honest frame.
+            ProtocolError: Its length is over the limit.
+        """
+        return self._frames.peek()
+
+    def take(self) -> Frame | None:
+        """Return the next frame, and remove it; None if it has not arrived completely.
+
+        Raises:
+            ProtocolError: Its length is over the limit.
         """
         frame = self._frames.take()
-        if self._holds_back and self._frames.held_bytes < _MOST_HELD_BYTES and self._transport is not None:
-            self._holds_back = False
+        if self._reading_paused and self._frames.held_bytes < _MAX_KEPT_BYTES and self._transport is not None:
+            self._reading_paused = False
             self._transport.resume_reading()
         return frame
 
     async def receive(self, timeout_s: float) -> Frame:
-        """The next frame.
+        """Wait for the next frame, and remove it.
 
         Raises:
-            ProtocolError: As `take`.
-            Gone: The other end hung up before it was complete.
-            TimeoutError: It was not complete in time.
+            ProtocolError: Its length is over the limit.
+            Disconnected: The supervisor closed the connection before the frame was complete.
+            TimeoutError: The frame was not complete in time.
         """
         if (frame := self.take()) is not None:
             return frame
@@ -69,7 +79,7 @@ class FrameStream(asyncio.Protocol):
         try:
             while (frame := self.take()) is None:
                 if not self.is_open:
-                    raise Gone("the container's supervisor is gone")
+                    raise Disconnected("the container's supervisor has closed the connection")
                 if loop.time() >= deadline:
                     raise TimeoutError
                 self._arrival = loop.create_future()
@@ -79,54 +89,58 @@ class FrameStream(asyncio.Protocol):
             timer.cancel()
             self._arrival = None
 
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    # --- sending
+
     def send(self, data: bytes) -> None:
-        """Send it, as soon as the other end takes it."""
+        """Send data, or keep it until the supervisor can receive it."""
         if self._transport is not None:
             self._transport.write(data)
 
     async def sent(self, timeout_s: float) -> None:
-        """Wait until the other end has taken so much that little is left; a hang-up is shown by `receive`.
+        """Wait until little data is left to send, or the connection ends; `receive` reports its end.
 
         Raises:
-            TimeoutError: It has not in time.
+            TimeoutError: The supervisor did not receive enough in time.
         """
         if not self._sendable.is_set():
             async with asyncio.timeout(timeout_s):
                 await self._sendable.wait()
 
+    # --- the end
+
     async def close(self) -> None:
-        """Hang up, what is not sent yet is for nobody; returns when both ends know. Idempotent."""
+        """Close the connection, discard unsent data, and wait until it is closed. Idempotent."""
         if self._transport is not None:
             self._transport.abort()
             await self._ended.wait()
 
     async def wait_end(self) -> None:
-        """Wait until either end has hung up."""
+        """Wait until either side has closed the connection."""
         await self._ended.wait()
 
-    def _wake(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
-
-    # --- what the transport calls
+    # --- callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - see asyncio.Protocol
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - see asyncio.Protocol
         self._frames.feed(data)
-        if self._frames.held_bytes >= _MOST_HELD_BYTES and self._transport is not None:
-            self._holds_back = True
+        if self._frames.held_bytes >= _MAX_KEPT_BYTES and self._transport is not None:
+            self._reading_paused = True
             self._transport.pause_reading()
         self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - however it ended, it has
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - the reason does not matter
         self._ended.set()
         self._sendable.set()
         self._wake()
 
-    def pause_writing(self) -> None:  # noqa: D102
+    def pause_writing(self) -> None:  # noqa: D102 - see asyncio.Protocol
         self._sendable.clear()
 
-    def resume_writing(self) -> None:  # noqa: D102
+    def resume_writing(self) -> None:  # noqa: D102 - see asyncio.Protocol
         self._sendable.set()

@@ -1,7 +1,7 @@
-"""The frames between agent and supervisor, host's end. The other end is src/nanosupervisor/wire.h.
+"""The frames between the worker and a supervisor. src/nanosupervisor/wire.h is the supervisor's side.
 
-A frame is: u32 length of the payload, u8 type, payload; little-endian. Everything that is read here came
-out of a container and is hostile: lengths are checked before they are believed.
+A frame is the length of the payload (u32), the type (u8) and the payload. Integers are little-endian. Frames
+from a container are hostile input: every length and number is checked before it is used.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ REFUSED: Final = b"N"
 DONE: Final = b"Z"
 
 MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
-_MAX_ERRNO: Final = 4095  # the kernel's own bound, include/linux/err.h
-_MAX_NUMBER: Final = 1 << 53  # of times and sizes: 9 PB and 285 years; what JSON's readers can be sure of
+_MAX_ERRNO: Final = 4095  # MAX_ERRNO in include/linux/err.h
+_MAX_NUMBER: Final = (
+    1 << 53
+)  # for times and sizes: JSON readers are exact up to here (RFC 8259); 285 years, 9 PB
 _MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
@@ -75,29 +77,29 @@ REFUSALS: Final = {
 
 
 class ExitFlag(IntFlag):
-    """What ended the program, or was found when it had ended."""
+    """Facts about the program's end."""
 
-    TIMED_OUT = 1
-    KILLED = 2
-    DISK_FULL = 4
-    FILE_LIMIT = 8
-    NOT_STARTED = 16
-    ORPHANED = 32
-    SOCKETS = 64
+    TIMED_OUT = 1  # the time limit ended it
+    KILLED = 2  # the frame KILL ended it
+    DISK_FULL = 4  # a writable folder has no block or no inode left
+    FILE_LIMIT = 8  # a file has reached `file_size_bytes`
+    NOT_STARTED = 16  # exec failed; see `exec_error`
+    ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
+    SOCKETS = 64  # it was ended because its sockets used too much memory of the kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What a supervisor is told once, before anything else.
+    """The configuration of a supervisor. It is sent once, before all other frames.
 
     Attributes:
-        highest_level: Not to be exceeded: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
-        file_size_bytes: RLIMIT_FSIZE that runs will most likely have.
-        open_files: RLIMIT_NOFILE likewise.
-        work_bytes: How much a run in a sandbox may write to its working directory.
-        work_files: How many files it may make there.
+        highest_level: The highest isolation level that is allowed: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
+        file_size_bytes: The RLIMIT_FSIZE that runs will probably have.
+        open_files: The RLIMIT_NOFILE that runs will probably have.
+        work_bytes: The most bytes that a run in a sandbox may write to its working directory.
+        work_files: The most files that it may create there.
         listening_addresses: The addresses in a run's network at which the agent may listen.
-        modules: Python modules that its interpreter imports ahead.
+        modules: Python modules that the zygote imports before the first run.
     """
 
     highest_level: int
@@ -109,7 +111,7 @@ class Configuration:
     modules: Sequence[str] = ()
 
     def encode(self) -> bytes:
-        """The payload of a CONFIGURE frame."""
+        """Return the payload of a CONFIGURE frame."""
         fixed = _CONFIGURATION.pack(
             self.highest_level,
             self.file_size_bytes,
@@ -126,13 +128,19 @@ class Configuration:
 
 
 def encode_names(names: Sequence[str]) -> bytes:
-    """NUL-terminated, as in CONFIGURE and PREPARE."""
+    """Encode names for CONFIGURE and PREPARE, each terminated by NUL."""
     return b"".join(name.encode() + b"\0" for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyReport:
-    """The workspace is prepared, or `error` (an errno) says why not."""
+    """The result of a preparation.
+
+    Attributes:
+        error: The errno of the failure; 0 if the workspace is prepared.
+        files: The number of copied files.
+        bytes: Their size, bytes.
+    """
 
     error: int
     files: int
@@ -141,12 +149,20 @@ class ReadyReport:
 
 @dataclass(frozen=True, slots=True)
 class ExitReport:
-    """What the supervisor saw of the program's end; times in microseconds, totals in bytes.
+    """The supervisor's report of the program's end.
 
     Attributes:
-        wait_status: As from waitpid(2).
-        left_over: Processes that outlived the program and were killed.
-        exec_error: The errno when the program could not be started.
+        wait_status: The wait status, as from waitpid(2).
+        flags: Facts about the end.
+        wall_us: The wall time of the program, microseconds.
+        user_us: Its CPU time in user mode, microseconds.
+        system_us: Its CPU time in the kernel, microseconds.
+        stdout_total: The length of its standard output, bytes.
+        stderr_total: The length of its standard error, bytes.
+        stdout_kept: The bytes of the standard output that follow as frames.
+        stderr_kept: The bytes of the standard error that follow as frames.
+        left_over: The number of processes that outlived the program and were killed.
+        exec_error: The errno if the program could not be started; else 0.
     """
 
     wait_status: int
@@ -164,19 +180,21 @@ class ExitReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What the supervisor needs for one run.
+    """The request for one run.
 
     Attributes:
         arguments: The program and its arguments.
-        environment: All of it; nothing is inherited.
-        payload: For standard input and $PAYLOAD_FILE.
-        timeout_ms: Wall time of the program.
-        grace_ms: From SIGTERM to SIGKILL.
-        capture_bytes: Kept of each of stdout and stderr, half head and half tail.
-        file_size_bytes: RLIMIT_FSIZE.
-        open_files: RLIMIT_NOFILE.
-        output_max_files: Files sent from /output, and so on.
-        prepare_next: Whether another run of the same code will follow.
+        environment: All environment variables of the program. It inherits none.
+        payload: The content of standard input and of $PAYLOAD_FILE.
+        timeout_ms: The time limit of the program (wall time).
+        grace_ms: The time between SIGTERM and SIGKILL.
+        capture_bytes: The most bytes that are kept of each of stdout and stderr: half head, half tail.
+        file_size_bytes: RLIMIT_FSIZE of the program.
+        open_files: RLIMIT_NOFILE of the program.
+        output_max_files: The most files that are sent from /output.
+        output_max_file_bytes: The most bytes of each of them.
+        output_max_total_bytes: The most bytes of all of them together.
+        prepare_next: Whether to prepare another run of the same code afterwards.
     """
 
     arguments: Sequence[str]
@@ -193,7 +211,7 @@ class RunRequest:
     prepare_next: bool
 
     def encode(self) -> bytes:
-        """The payload of a RUN frame."""
+        """Return the payload of a RUN frame."""
         strings = [*self.arguments, *(f"{name}={value}" for name, value in self.environment.items()), ""]
         return b"".join(
             (
@@ -218,34 +236,34 @@ class RunRequest:
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
-    """A whole frame."""
+    """Return a whole frame with that type and payload."""
     return _HEADER.pack(len(payload), kind) + payload
 
 
 Frame: TypeAlias = "tuple[bytes, bytes]"
-"""Type and payload."""
+"""The type and the payload of a frame."""
 
 
 class Frames:
-    """Takes apart what was read, in pieces of any size: several frames often arrive at once."""
+    """Splits received bytes into frames. The bytes may arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
 
     @property
     def held_bytes(self) -> int:
-        """How much was read and not taken."""
+        """The number of bytes that were fed and not taken."""
         return len(self._pending)
 
     def feed(self, data: bytes) -> None:
-        """Add what was read."""
+        """Add received bytes."""
         self._pending += data
 
-    def take(self) -> Frame | None:
-        """The next frame's type and payload; None while it is not complete.
+    def peek(self) -> Frame | None:
+        """Return the next frame, and keep it; None if it is not complete.
 
         Raises:
-            ProtocolError: It claims to be longer than any honest frame.
+            ProtocolError: Its length is over `MAX_FRAME_BYTES`.
         """
         if len(self._pending) < _HEADER.size:
             return None
@@ -255,62 +273,75 @@ class Frames:
         end = _HEADER.size + length
         if len(self._pending) < end:
             return None
-        payload = bytes(self._pending[_HEADER.size : end])
-        del self._pending[:end]
-        return kind, payload
+        return kind, bytes(self._pending[_HEADER.size : end])
+
+    def take(self) -> Frame | None:
+        """Return the next frame, and remove it; None if it is not complete.
+
+        Raises:
+            ProtocolError: Its length is over `MAX_FRAME_BYTES`.
+        """
+        frame = self.peek()
+        if frame is not None:
+            del self._pending[: _HEADER.size + len(frame[1])]
+        return frame
 
 
-def _unpack(layout: struct.Struct, payload: bytes, what: str) -> tuple[int, ...]:
+def _unpack(layout: struct.Struct, payload: bytes, frame_name: str) -> tuple[int, ...]:
     if len(payload) != layout.size:
-        raise ProtocolError(f"the supervisor sent {len(payload)} bytes as {what}")
+        raise ProtocolError(
+            f"the supervisor sent {len(payload)} bytes as {frame_name}, expected {layout.size}"
+        )
     return layout.unpack(payload)
 
 
 def _check_errno(number: int) -> None:
-    """`os.strerror` takes no number that is no C int."""
+    """Refuse a number that is not an errno; `os.strerror` fails for numbers that are not a C int."""
     if number > _MAX_ERRNO:
-        raise ProtocolError(f"the supervisor reported error {number}, which there is not")
+        raise ProtocolError(f"the supervisor reported error {number}, which does not exist")
 
 
 def decode_version(payload: bytes) -> int:
-    """The payload of HELLO."""
+    """Decode the payload of HELLO: the version of the protocol."""
     return _unpack(_VERSION, payload, "HELLO")[0]
 
 
 def decode_level(payload: bytes) -> tuple[int, str]:
-    """The payload of LEVEL: the level, and why it is not a higher one."""
+    """Decode the payload of LEVEL: the isolation level, and why it is not a higher one."""
     if not payload or payload[0] not in {LEVEL_SHARED, LEVEL_SANDBOX}:
-        raise ProtocolError("the supervisor reported no level of isolation")
+        raise ProtocolError("the supervisor reported an unknown isolation level")
     return payload[0], one_line(payload[1 : 1 + _MAX_REASON_BYTES].decode(errors="replace"))
 
 
 def decode_ready(payload: bytes) -> ReadyReport:
-    """The payload of READY."""
+    """Decode the payload of READY."""
     error, files, size = _unpack(_READY, payload, "READY")
     _check_errno(error)
     return ReadyReport(error, files, size)
 
 
 def decode_exit(payload: bytes) -> ExitReport:
-    """The payload of EXIT."""
+    """Decode the payload of EXIT."""
     wait_status, flags, *rest = _unpack(_EXIT, payload, "EXIT")
     if not (os.WIFEXITED(wait_status & 0xFFFF) or os.WIFSIGNALED(wait_status & 0xFFFF)):
-        raise ProtocolError(f"the supervisor reported wait status {wait_status}, which is no end")
+        raise ProtocolError(
+            f"the supervisor reported wait status {wait_status}, which is not the end of a process"
+        )
     _check_errno(rest[-1])
     if max(rest) > _MAX_NUMBER:
-        raise ProtocolError(f"the supervisor reported the number {max(rest)}, which is no time and no size")
+        raise ProtocolError(f"the supervisor reported the number {max(rest)}, expected {_MAX_NUMBER} at most")
     return ExitReport(wait_status, ExitFlag(flags & 127), *rest)
 
 
 def decode_file(payload: bytes) -> tuple[int, bytes]:
-    """The payload of FILE: size and path."""
+    """Decode the payload of FILE: the size in bytes, and the path below /output."""
     if len(payload) <= _FILE.size:
         raise ProtocolError("the supervisor announced a file without a name")
     return _FILE.unpack_from(payload)[0], payload[_FILE.size :]
 
 
 def decode_refused(payload: bytes) -> tuple[Text, bytes]:
-    """The payload of REFUSED: the reason and the path, which is empty for the whole of /output."""
+    """Decode the payload of REFUSED: the reason, and the path; it is empty if all of /output is refused."""
     if not payload or payload[0] not in REFUSALS:
-        raise ProtocolError("the supervisor refused a file without a reason")
+        raise ProtocolError("the supervisor refused a file without a known reason")
     return REFUSALS[payload[0]], payload[1:]

@@ -204,8 +204,8 @@ def _check_ended(ended: Execution, spool: Path) -> None:
     assert max(sizes, default=0) <= REQUEST.output_max_file_bytes
     assert sum(sizes) <= REQUEST.output_max_total_bytes
     for number, file in enumerate(collected.files):
-        assert file.spooled == spool / str(number)
-        assert file.spooled.stat().st_size == file.size
+        assert file.staged == spool / str(number)
+        assert file.staged.stat().st_size == file.size
     there = {path.name for path in spool.iterdir()} if spool.exists() else set()
     assert there <= {str(number) for number in range(len(sizes) + 1)}, "more on the disk than files"
     assert len(collected.refused) <= 102
@@ -239,7 +239,7 @@ def _check_clean(stream: bytes, ended: Execution) -> None:
     assert outputs.issuperset(kinds[3:done])
     assert kinds.count(wire.FILE) >= len(ended.collected.files)
     given = b"".join(payload for kind, payload in frames[3:done] if kind == wire.DATA)
-    assert given == b"".join(file.spooled.read_bytes() for file in ended.collected.files)
+    assert given == b"".join(file.staged.read_bytes() for file in ended.collected.files)
 
 
 def frames_of(stream: bytes) -> list[tuple[bytes, bytes]]:

@@ -138,7 +138,7 @@ class Left:
 def left_by(ran: Ran) -> Left:
     """What arrived; each file's bytes are read from where the agent has put them."""
     collected = ran.execution.collected
-    files = {file.path: file.spooled.read_bytes() for file in collected.files}
+    files = {file.path: file.staged.read_bytes() for file in collected.files}
     assert len(files) == len(collected.files), "a path came twice"
     assert [file.size for file in collected.files] == [len(data) for data in files.values()]
     return Left(files, [(refusal.path, str(refusal.reason)) for refusal in collected.refused])

@@ -151,7 +151,7 @@ class Yard:
         """The function's program, by the recipe that the worker uses."""
         built = await self.try_to_build(function, timeout_ms=120_000)
         assert built.error_type is None, built.collected.stderr.text
-        return built.collected.files[0].spooled.read_bytes()
+        return built.collected.files[0].staged.read_bytes()
 
     async def try_to_build(self, function: Function, *, timeout_ms: int) -> Execution:
         """How building the function's program ended."""

@@ -42,7 +42,7 @@ from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
 from nanoagent.model.text import Locale, Text
 from nanoagent.supervisor import wire
-from nanoagent.supervisor.session import Captured, Collected, OutputFile
+from nanoagent.supervisor.output import Captured, Collected, OutputFile
 from nanoagent.telemetry.metrics import Metrics
 from support.checks.zips import make_zip
 from support.doubles.fakes import DEADLINE_S, FakePool, make_job, make_settings

@@ -17,7 +17,7 @@ from nanoagent.model import result as results
 from nanoagent.model.errors import StorageError
 from nanoagent.model.result import OutputError, Result, Status
 from nanoagent.supervisor import gap
-from nanoagent.supervisor.session import OutputFile
+from nanoagent.supervisor.output import OutputFile
 from nanoagent.telemetry.metrics import Metrics
 from support.doubles.fakes import make_settings
 from support.services.folder_store import FolderStore

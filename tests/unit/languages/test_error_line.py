@@ -11,7 +11,7 @@ import pytest
 
 from nanoagent.languages.error_line import MAX_CHARACTERS, build_error, error_line
 from nanoagent.model.job import Runtime
-from nanoagent.supervisor.session import captured
+from nanoagent.supervisor.output import captured
 from support.programs.error_programs import PROGRAMS, ErrorProgram
 from support.programs.record_stderr import RECORDED, group_of
 

@@ -198,7 +198,7 @@ async def test_a_supervisor_that_breaks_the_protocol_is_our_fault(run):
 
 
 async def test_a_program_that_will_not_be_ended_has_timed_out(run, monkeypatch):
-    monkeypatch.setattr(session, "_OVERTIME_S", 0)
+    monkeypatch.setattr(session, "_EXIT_MARGIN_S", 0)
     ran, clean = await run(b"", Group(peak_mb=3), timeout_ms=1, grace_ms=1, prepare_next=False)
     assert (ran.error_type, ran.exit_code) == (ErrorType.TIMEOUT, 137)
     assert ran.use.peak_bytes == 3 * MIB
@@ -226,7 +226,7 @@ async def test_a_container_whose_own_kernel_ends_for_want_of_threads_is_the_prog
 
 @pytest.mark.parametrize("group", [Group(), Group(gone=True), None], ids=["seen", "gone", "unseen"])
 async def test_a_container_that_died_for_another_reason_is_our_fault(tmp_path, group):
-    with pytest.raises(stream.Gone):
+    with pytest.raises(stream.Disconnected):
         await dies_under(group, tmp_path)
 
 

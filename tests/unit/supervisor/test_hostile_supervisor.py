@@ -25,8 +25,8 @@ from nanoagent.container.execution import Execution
 from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model.errors import ContainerError, PlatformError
 from nanoagent.model.result import ErrorType, Start
+from nanoagent.supervisor import output, wire
 from nanoagent.supervisor import session as session_module
-from nanoagent.supervisor import wire
 from nanoagent.supervisor.session import Session
 from support.doubles import fake_supervisor as says
 from support.sandboxes.containers import LIMITS, request_for
@@ -255,10 +255,12 @@ async def run_against(attack: Attack, spool: Path) -> tuple[Execution | Containe
 
 def have_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Wait as long as is good for a test."""
-    for name in ("_OVERTIME_S", "_STEP_TIMEOUT_S", "_COLLECT_TIMEOUT_S", "_PREPARE_TIMEOUT_S"):
+    for name in ("_EXIT_MARGIN_S", "_STEP_TIMEOUT_S", "_PREPARE_TIMEOUT_S"):
         monkeypatch.setattr(session_module, name, seconds)
-    monkeypatch.setattr(session_module, "_LEAST_BYTES_PER_S", 1 << 40)
-    monkeypatch.setattr(session_module, "_MAX_REFUSED_FRAMES", 2000)
+    for name in ("_BASE_TIMEOUT_S", "_FRAME_TIMEOUT_S"):
+        monkeypatch.setattr(output, name, seconds)
+    monkeypatch.setattr(output, "_MIN_BYTES_PER_S", 1 << 40)
+    monkeypatch.setattr(output, "_MAX_REFUSALS", 2000)
 
 
 @pytest.fixture
@@ -341,7 +343,7 @@ async def test_of_what_an_idle_supervisor_sends_only_a_little_is_taken(
             await asyncio.sleep(0)
         assert sent < 16 * MIB
         assert session._stream._frames.held_bytes <= 4 * wire.MAX_FRAME_BYTES
-        assert session.connected
+        assert session.is_usable
     record_property("tried", ["replies", 1])
 
 

@@ -13,7 +13,8 @@ from nanoagent.container.execution import judge
 from nanoagent.container.spec import Limits
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import OUTCOMES, Blame, ErrorType
-from nanoagent.supervisor.session import Captured, Collected, exit_code_of, signal_of
+from nanoagent.supervisor.exit_status import exit_code_of, signal_of
+from nanoagent.supervisor.output import Captured, Collected
 from nanoagent.supervisor.wire import ExitFlag, ExitReport, RunRequest
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nanoagent.model.errors import ContainerError, ProtocolError
-from nanoagent.supervisor import gap, wire
+from nanoagent.supervisor import gap, output, wire
 from nanoagent.supervisor import session as session_module
-from nanoagent.supervisor.session import Overdue, Session, captured, exit_code_of, signal_of
-from nanoagent.supervisor.stream import Gone
+from nanoagent.supervisor.exit_status import exit_code_of, signal_of
+from nanoagent.supervisor.output import Captured, Collected, captured
+from nanoagent.supervisor.session import Overdue, Session
+from nanoagent.supervisor.stream import Disconnected
 from support.doubles import fake_supervisor as says
 from support.doubles.fake_supervisor import Writer, talk
 from support.doubles.fakes import make_settings
@@ -37,7 +39,7 @@ REQUEST = request_for(
 REPORT = wire.ExitReport(0, wire.ExitFlag(0), *[0] * 9)
 
 
-async def whole_run(session: Session, spool: Path) -> session_module.Collected:
+async def whole_run(session: Session, spool: Path) -> Collected:
     await session.greet()
     await session.prepare()
     await session.start(REQUEST)
@@ -60,7 +62,7 @@ async def test_a_run_that_goes_well(tmp_path):
     collected = await whole_run(talk(b"".join(GOOD)), tmp_path)
     assert (collected.stdout.text, collected.stderr.text, collected.clean) == ("hi", "", True)
     ((file,), (refusal,)) = collected.files, collected.refused
-    assert (file.path, file.size, file.spooled.read_bytes()) == ("a/b", 7, b"content")
+    assert (file.path, file.size, file.staged.read_bytes()) == ("a/b", 7, b"content")
     assert (refusal.path, refusal.reason) == ("link", wire.REFUSALS[1])
 
 
@@ -73,14 +75,14 @@ TO_THE_END = 3  # frames of GOOD up to the run's end; what follows are outputs
 @pytest.mark.parametrize("said", range(TO_THE_END))
 async def test_a_supervisor_that_hangs_up_between_frames_is_gone(said, tmp_path):
     async with asyncio.timeout(WAIT_S):
-        with pytest.raises(Gone):
+        with pytest.raises(Disconnected):
             await whole_run(talk(b"".join(GOOD[:said])), tmp_path)
 
 
 @pytest.mark.parametrize("said", range(TO_THE_END))
 async def test_a_supervisor_that_hangs_up_within_a_frame_is_gone(said, tmp_path):
     async with asyncio.timeout(WAIT_S):
-        with pytest.raises(Gone):
+        with pytest.raises(Disconnected):
             await whole_run(talk(b"".join(GOOD[:said]) + GOOD[said][:-1]), tmp_path)
 
 
@@ -92,14 +94,14 @@ async def test_a_supervisor_that_hangs_up_among_outputs_loses_them_but_not_the_e
     assert not collected.clean
     assert str(collected.refused[-1].reason) == "the container died before all output was read"
     assert collected.stdout.truncated_bytes == (2 if said == TO_THE_END else 0)
-    assert all(file.spooled.stat().st_size == file.size for file in collected.files)
+    assert all(file.staged.stat().st_size == file.size for file in collected.files)
 
 
 async def test_a_session_knows_that_its_supervisor_has_hung_up():
     session = talk(b"")
-    with pytest.raises(Gone):
+    with pytest.raises(Disconnected):
         await session.greet()
-    assert not session.connected
+    assert not session.is_usable
 
 
 async def test_closing_is_fine_when_the_other_end_was_gone_first():
@@ -124,7 +126,7 @@ async def test_a_supervisor_that_does_not_get_ready_is_given_up(monkeypatch):
 
 
 async def test_a_supervisor_that_does_not_end_a_run_is_overdue(monkeypatch):
-    monkeypatch.setattr(session_module, "_OVERTIME_S", 0)
+    monkeypatch.setattr(session_module, "_EXIT_MARGIN_S", 0)
     session = talk(b"", hangs_up=False)
     with pytest.raises(Overdue):
         await session.wait_exit(request_for(b"", timeout_ms=0, grace_ms=0))
@@ -132,7 +134,7 @@ async def test_a_supervisor_that_does_not_end_a_run_is_overdue(monkeypatch):
 
 @pytest.mark.parametrize("said", [b"", wire.frame(wire.STDOUT, b"x"), says.file(b"f", b"x", announced=2)])
 async def test_a_supervisor_that_falls_silent_among_outputs_is_given_up(monkeypatch, tmp_path, said):
-    monkeypatch.setattr(session_module, "_STEP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(output, "_FRAME_TIMEOUT_S", 0.01)
     async with asyncio.timeout(WAIT_S):
         collected = await talk(said, hangs_up=False).collect(REQUEST, REPORT, tmp_path)
     assert (collected.clean, collected.files) == (False, [])
@@ -142,7 +144,7 @@ async def test_a_supervisor_that_falls_silent_among_outputs_is_given_up(monkeypa
 
 
 async def test_another_version_is_refused_with_the_remedy():
-    with pytest.raises(ContainerError, match=r"protocol 1.*make images"):
+    with pytest.raises(ContainerError, match=r"protocol version 1.*make images"):
         await talk(says.hello(version=1)).greet()
 
 
@@ -165,12 +167,12 @@ def wrong_but(*kinds: bytes) -> list[bytes]:
 )
 async def test_a_frame_out_of_order_is_refused(step: Callable[[Session], Awaitable[object]], allowed):
     for frame in wrong_but(*allowed):
-        with pytest.raises(ProtocolError, match="was due"):
+        with pytest.raises(ProtocolError, match="expected"):
             await step(talk(frame))
 
 
 async def test_a_run_cannot_be_done_before_its_end():
-    with pytest.raises(ProtocolError, match="where a run's end was due"):
+    with pytest.raises(ProtocolError, match="expected the end of the run"):
         await talk(says.done()).wait_exit(REQUEST)
 
 
@@ -221,15 +223,15 @@ async def test_outputs_that_were_not_asked_for_are_refused(said, tmp_path):
 
 
 async def test_refusals_without_end_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(session_module, "_MAX_REFUSED_FRAMES", 150)
-    with pytest.raises(ProtocolError, match="more files than there can be"):
+    monkeypatch.setattr(output, "_MAX_REFUSALS", 150)
+    with pytest.raises(ProtocolError, match="refused more than 150 files"):
         await talk(says.refused(b"x") * 151, hangs_up=False).collect(REQUEST, REPORT, tmp_path)
 
 
 def test_no_setting_makes_possible_more_refusals_than_are_heard():
-    make_settings(max_inodes=session_module._MAX_REFUSED_FRAMES)
+    make_settings(max_inodes=output._MAX_REFUSALS)
     with pytest.raises(ValidationError):
-        make_settings(max_inodes=session_module._MAX_REFUSED_FRAMES + 1)
+        make_settings(max_inodes=output._MAX_REFUSALS + 1)
 
 
 async def test_many_refusals_are_summed_up(tmp_path):
@@ -247,7 +249,7 @@ async def test_only_a_plain_yes_means_that_a_container_is_clean(payload, tmp_pat
 async def test_names_of_spooled_files_are_our_own(tmp_path):
     said = says.file(b"../../etc/passwd", b"x") + says.file(b"/etc/shadow", b"y") + says.done()
     collected = await talk(said).collect(REQUEST, REPORT, tmp_path)
-    assert [file.spooled for file in collected.files] == [tmp_path / "0", tmp_path / "1"]
+    assert [file.staged for file in collected.files] == [tmp_path / "0", tmp_path / "1"]
 
 
 async def test_a_refused_name_that_is_no_utf8_can_be_shown(tmp_path):
@@ -329,19 +331,19 @@ async def test_what_an_idle_container_says_of_the_next_run_is_known_without_wait
     said, connected, tmp_path
 ):
     session, _ = await after_a_run(said, tmp_path)
-    assert session.connected is connected
+    assert session.is_usable is connected
 
 
 async def test_a_container_that_hangs_up_while_it_is_idle_is_not_connected(tmp_path):
     session, writer = await after_a_run(says.ready(), tmp_path)
     writer.protocol.connection_lost(None)
-    assert not session.connected
+    assert not session.is_usable
 
 
 async def test_a_container_that_does_not_get_ready_while_it_is_idle_is_not_connected(tmp_path, monkeypatch):
     monkeypatch.setattr(session_module, "_PREPARE_TIMEOUT_S", -1)
     session, _ = await after_a_run(b"", tmp_path)
-    assert not session.connected
+    assert not session.is_usable
     with pytest.raises(ContainerError, match="did not answer"):
         await session.ready()
 
@@ -393,11 +395,11 @@ def test_a_signal_is_told_from_an_exit_code(status, killed_by):
 
 
 def test_output_that_fits_is_whole():
-    assert captured(b"hello", 5, 10) == session_module.Captured("hello", 0)
+    assert captured(b"hello", 5, 10) == Captured("hello", 0)
 
 
 def test_output_that_does_not_fit_says_between_head_and_tail_how_much_is_missing():
-    assert captured(b"HEADStail", 100, 9) == session_module.Captured("HEADS", 91, "tail")
+    assert captured(b"HEADStail", 100, 9) == Captured("HEADS", 91, "tail")
 
 
 def test_bytes_that_are_no_utf8_become_replacement_characters():
@@ -410,7 +412,7 @@ def test_a_character_that_the_cut_splits_is_counted_as_missing():
 
 
 def test_bytes_that_are_no_utf8_are_replaced_at_the_cut_as_well():
-    assert captured(b"\xff" + b"\x80" * 9, 100, 10) == session_module.Captured("�" * 5, 90, "�" * 5)
+    assert captured(b"\xff" + b"\x80" * 9, 100, 10) == Captured("�" * 5, 90, "�" * 5)
 
 
 def test_the_line_about_the_gap_has_the_language_of_the_result():

@@ -83,7 +83,7 @@ def test_a_programs_end_is_one_that_the_kernel_can_report(payload):
 
 @pytest.mark.parametrize("status", [0x137F, 0xFFFF, 0x7F], ids=["stopped", "continued", "stopped by 0"])
 def test_a_program_that_has_not_ended_is_refused(status):
-    with pytest.raises(ProtocolError, match="no end"):
+    with pytest.raises(ProtocolError, match="not the end of a process"):
         wire.decode_exit(struct.pack("<IIQQQQQIIII", status, *[0] * 10))
 
 
@@ -107,7 +107,7 @@ def test_a_file_is_a_size_and_a_path():
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\0x", b"\x08x", b"\xffx"])
 def test_a_refusal_without_a_known_reason_is_refused(payload):
-    with pytest.raises(ProtocolError, match="without a reason"):
+    with pytest.raises(ProtocolError, match="without a known reason"):
         wire.decode_refused(payload)
 
 

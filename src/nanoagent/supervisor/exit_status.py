@@ -1,0 +1,22 @@
+"""The exit code and the signal in a wait status, as of waitpid(2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def exit_code_of(wait_status: int) -> int:
+    """Return the contract's exit code: the program's exit code, or 128 + the signal that killed it."""
+    code = os.waitstatus_to_exitcode(wait_status & 0xFFFF)
+    return code if code >= 0 else 128 - code
+
+
+def signal_of(wait_status: int) -> signal.Signals | None:
+    """Return the signal that killed the program; None if it exited by itself."""
+    if not os.WIFSIGNALED(wait_status & 0xFFFF):
+        return None
+    try:
+        return signal.Signals(os.WTERMSIG(wait_status & 0xFFFF))
+    except ValueError:  # Python has names for the first and the last real-time signal only
+        return signal.SIGRTMIN
