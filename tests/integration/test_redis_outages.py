@@ -65,7 +65,7 @@ async def test_a_read_only_replica_is_told_apart_and_is_well_again_as_a_primary(
         await server.client.replicaof(HOST, "1")
         with pytest.raises(ResultStoreError, match="read-only replica"):
             await result_store.claim("r")
-        assert "REDIS_HOST should lead to the primary" in await failure_of(result_store)
+        assert "set REDIS_HOST to a name that follows a failover" in await failure_of(result_store)
         await server.client.replicaof("NO", "ONE")
         await result_store.ping()
 
@@ -140,7 +140,9 @@ async def test_another_password_is_told_apart_and_is_tried_anew(server: OwnRedis
 async def test_rights_that_are_missing_are_told_apart(server: OwnRedis, rights: tuple[str, ...]):
     await server.client.execute_command("ACL", "SETUSER", "poor", "on", ">x", *rights)
     async with store_at(server.port, username="poor", password="x") as result_store:
-        assert "it does not allow that to this user: docs/operations.md" in await failure_of(result_store)
+        assert "this user lacks a permission: use the ACL rule in docs/operations.md" in await failure_of(
+            result_store
+        )
         # The key of what was tried before it was refused goes by itself.
         assert {await server.client.ttl(key) for key in await server.client.keys("*")} <= {0, 1, -2}
 
@@ -159,9 +161,9 @@ async def test_what_was_well_and_is_not_any_more_is_tried_whole_again(server: Ow
         await server.client.execute_command("ACL", "SETUSER", "me", "-subscribe", "-evalsha")
         with pytest.raises(ResultStoreError):
             await result_store.claim("r")
-        assert "it does not allow that" in await failure_of(result_store)
+        assert "this user lacks a permission" in await failure_of(result_store)
         await server.client.execute_command("ACL", "SETUSER", "me", "+evalsha")
-        assert "it does not allow that" in await failure_of(result_store)
+        assert "this user lacks a permission" in await failure_of(result_store)
         await server.client.execute_command("ACL", "SETUSER", "me", "+subscribe")
         await result_store.ping()
 
@@ -221,7 +223,7 @@ async def test_a_database_that_is_not_there_is_told_apart(server: OwnRedis):
 
 async def test_a_password_that_nobody_asked_for_is_told_apart(server: OwnRedis):
     async with store_at(server.port, password="unasked") as result_store:
-        assert "it has no password for this user, and REDIS_PASSWORD is set" in await failure_of(result_store)
+        assert "it has no password for this user, but REDIS_PASSWORD is set" in await failure_of(result_store)
 
 
 # --- TLS
@@ -269,7 +271,9 @@ async def test_a_client_certificate_is_shown_to_a_server_that_wants_one(
         async with store_at(server.port, tls=Tls(trusted, ours.certificate, ours.key)) as result_store:
             await result_store.ping()
         async with store_at(server.port, tls=Tls(trusted)) as result_store:
-            assert "wants a client certificate: set REDIS_TLS_CERT_FILE and" in await failure_of(result_store)
+            assert "requires a client certificate: set REDIS_TLS_CERT_FILE and" in await failure_of(
+                result_store
+            )
         async with store_at(server.port, tls=Tls(trusted, theirs.certificate, theirs.key)) as result_store:
             assert "it refuses the client certificate: see REDIS_TLS_CERT_FILE" in await failure_of(
                 result_store
@@ -305,11 +309,12 @@ async def test_plain_text_to_a_tls_port_and_the_reverse_are_told_apart(
         await server.set(requirepass=password)
     async with own_redis(tmp_path, tls=tls_of(authority, asks=True)) as encrypted:
         async with store_at(encrypted.port, **settings) as result_store:
-            assert "it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true" in await failure_of(
-                result_store
+            assert (
+                "it expects TLS on this port, but REDIS_TLS is false: set REDIS_TLS=true"
+                in await failure_of(result_store)
             )
         async with store_at(server.port, tls=Tls(authority.certificate), **settings) as result_store:
-            assert "it does not speak TLS there, and REDIS_TLS is true" in await failure_of(result_store)
+            assert "it does not use TLS on this port, but REDIS_TLS is true" in await failure_of(result_store)
 
 
 async def test_what_speaks_neither_is_not_taken_for_redis(unused_tcp_port: int):
@@ -344,7 +349,7 @@ async def test_a_server_that_is_gone_is_told_apart(server: OwnRedis):
 
 async def test_a_name_that_leads_nowhere_is_told_apart():
     result_store = RedisResultStore(RedisServer("redis.invalid", 6379))
-    assert "its name leads nowhere: set REDIS_HOST" in await failure_of(result_store)
+    assert "its name cannot be resolved: set REDIS_HOST" in await failure_of(result_store)
     await result_store.close()
 
 

@@ -1,7 +1,7 @@
-"""What is wrong with Redis, in a sentence that says what to do.
+"""The kinds of Redis failures, each with a remedy for the operator.
 
 Sources: redis.io, "Redis serialization protocol specification" (the first word of an error is its kind) and
-"High availability with Redis Sentinel"; the classes are redis-py's.
+"High availability with Redis Sentinel". The exception classes are redis-py's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nanoagent.model.errors import ResultStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PRIMARY: Final = "REDIS_HOST should lead to the primary; after a failover its name will, in a while"
+_PRIMARY: Final = "set REDIS_HOST to a name that follows a failover to the new primary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,16 @@ class FailureKind:
     """A kind of failure.
 
     Attributes:
-        message: What is wrong with the server, and what to do.
-        reconnect: Another server may have its name by now: connections are to be made anew.
+        message: The fault and the remedy, one sentence about the server ("it ...").
+        reconnect: Whether to replace all connections, because the server's name may belong to another server
+            now.
     """
 
     message: str
     reconnect: bool = False
 
 
-# Wrong servers. When REDIS_HOST leads to another server later, old connections would still lead to these.
+# The wrong server. If REDIS_HOST leads to another server later, old connections still lead to this one.
 CLUSTER: Final = FailureKind(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
     "cluster-enabled no; it may have replicas",
@@ -72,20 +73,21 @@ UNKNOWN_COMMAND: Final = FailureKind(
 )
 TOO_OLD: Final = FailureKind("it is too old: use Redis 5 or newer, or Valkey", reconnect=True)
 NO_PASSWORD_THERE: Final = FailureKind(
-    "it has no password for this user, and REDIS_PASSWORD is set: unset REDIS_PASSWORD, or set REDIS_HOST "
+    "it has no password for this user, but REDIS_PASSWORD is set: unset REDIS_PASSWORD, or set REDIS_HOST "
     "and REDIS_PORT to the server that has it",
     reconnect=True,
 )
 NO_DATABASE: Final = FailureKind("it has no database of this number: set REDIS_DB")
 SILENT: Final = FailureKind(
-    "it did not answer in time: it hangs, or is overloaded, or a firewall is in between"
+    "it did not answer in time: it hangs or is overloaded, or a firewall drops the packets"
 )
 NONSENSE: Final = FailureKind(
     "the server that answers is not Redis, or its reply is garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS"
 )
-TLS_WANTED: Final = FailureKind("it speaks TLS there, and REDIS_TLS is false: set REDIS_TLS=true")
+TLS_WANTED: Final = FailureKind("it expects TLS on this port, but REDIS_TLS is false: set REDIS_TLS=true")
 PLAIN_WANTED: Final = FailureKind(
-    "it does not speak TLS there, and REDIS_TLS is true: set REDIS_TLS=false, or REDIS_PORT to its TLS port"
+    "it does not use TLS on this port, but REDIS_TLS is true: set REDIS_TLS=false, or REDIS_PORT "
+    "to its TLS port"
 )
 TLS_FAILED: Final = FailureKind("the TLS handshake failed: see the reason")
 UNKNOWN_ISSUER: Final = FailureKind(
@@ -100,13 +102,13 @@ BAD_CERTIFICATE: Final = FailureKind(
     "its certificate cannot be verified: see the reason, and REDIS_TLS_CA_FILE"
 )
 CLIENT_CERTIFICATE_WANTED: Final = FailureKind(
-    "it wants a client certificate: set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
+    "it requires a client certificate: set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
 )
 CLIENT_CERTIFICATE_REFUSED: Final = FailureKind(
     "it refuses the client certificate: see REDIS_TLS_CERT_FILE, and the server's tls-ca-cert-file"
 )
 TLS_VERSIONS: Final = FailureKind(
-    "it has no version or cipher of TLS in common with this machine: update it, or allow TLS 1.2 there"
+    "it supports no TLS version or cipher that this machine supports: update it, or allow TLS 1.2 on it"
 )
 
 BY_SETTINGS: Final = (
@@ -114,9 +116,12 @@ BY_SETTINGS: Final = (
     *(PLAIN_WANTED, TLS_FAILED, UNKNOWN_ISSUER, OTHER_NAME, EXPIRED, BAD_CERTIFICATE, TLS_VERSIONS),
     *(CLIENT_CERTIFICATE_WANTED, CLIENT_CERTIFICATE_REFUSED),
 )
-"""Failures that last until a setting of the worker or the server is changed. `message` is the fault, a colon,
-and the remedy."""
+"""Failures that last until the operator changes a setting of the worker or of the server.
 
+Their `message` is the fault, a colon, and the remedy.
+"""
+
+# By the first word of the server's error. The lower-case keys are names of this module.
 _KINDS: Final = {
     "READONLY": FailureKind(f"it is a read-only replica: {_PRIMARY}", reconnect=True),
     "MASTERDOWN": FailureKind(f"it is a replica that has lost its primary: {_PRIMARY}", reconnect=True),
@@ -125,27 +130,29 @@ _KINDS: Final = {
     "MOVED": CLUSTER,
     "ASK": CLUSTER,
     "TRYAGAIN": CLUSTER,
-    "LOADING": FailureKind("it is loading its data, and serves when that is done", reconnect=True),
+    "LOADING": FailureKind("it is loading its data: wait until it has finished", reconnect=True),
     "NOAUTH": FailureKind(
         "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", reconnect=True
     ),
     "WRONGPASS": FailureKind(
         "it refuses the user or the password: set REDIS_USERNAME and REDIS_PASSWORD", reconnect=True
     ),
-    "NOPERM": FailureKind("it does not allow that to this user: docs/operations.md has the ACL rule"),
+    "NOPERM": FailureKind("this user lacks a permission: use the ACL rule in docs/operations.md"),
     "OOM": FailureKind("its memory is used up: raise its maxmemory, or lower RESULT_TTL_SECONDS"),
-    "MISCONF": FailureKind("it takes no writes because it cannot save to its disk: its log says why"),
-    "NOREPLICAS": FailureKind("it has fewer replicas than it wants for a write (min-replicas-to-write)"),
-    "BUSY": FailureKind("it is busy with a script of somebody's: SCRIPT KILL ends that"),
-    "DENIED": FailureKind(
-        "it is in protected mode and serves its own machine only: set a password there (requirepass), and "
-        "REDIS_PASSWORD here"
+    "MISCONF": FailureKind("it refuses writes because it cannot save to its disk: see its log"),
+    "NOREPLICAS": FailureKind(
+        "it refuses writes because it has too few replicas: see its min-replicas-to-write"
     ),
-    "clients": FailureKind("it has as many clients as it takes: raise its maxclients"),
+    "BUSY": FailureKind("it is busy with a script of another client: end the script with SCRIPT KILL"),
+    "DENIED": FailureKind(
+        "it is in protected mode and serves only its own machine: set a password on it (requirepass), and "
+        "REDIS_PASSWORD for the worker"
+    ),
+    "clients": FailureKind("it has reached its limit of clients: raise its maxclients"),
     "refused": FailureKind("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
-    "name": FailureKind("its name leads nowhere: set REDIS_HOST"),
+    "name": FailureKind("its name cannot be resolved: set REDIS_HOST"),
 }
-# Texts of the server that no code word tells apart; the first that is found counts.
+# Error texts, where the first word does not determine the kind. The first pattern that matches decides.
 _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
@@ -155,14 +162,14 @@ _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
         ("called without any password configured|but no password is set", NO_PASSWORD_THERE),
         (r"(?i)unknown command ['`](eval|evalsha)\b", NO_SCRIPTS),
         ("(?i)unknown command ", UNKNOWN_COMMAND),
-        # From before version 7.2; since then the text ends as NOPERM's does.
+        # Before Redis 7.2; later versions have the text of NOPERM.
         ("The user executing the script can't|ACL failure in script", _KINDS["NOPERM"]),
-        # Redis 4 and older: TIME before a write, and HSET of several fields.
+        # Redis 4 and older do not allow TIME before a write, or HSET of several fields.
         ("non deterministic commands|Wrong number of args calling Redis command", TOO_OLD),
         ("protected mode", _KINDS["DENIED"]),
     )
 )
-# A server that is busy in a pool of clients is a RedisConnectionError too: the finer classes come first.
+# Subclasses come before their base classes.
 _CLASSES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
     (ReadOnlyError, _KINDS["READONLY"]),
     (MasterDownError, _KINDS["MASTERDOWN"]),
@@ -180,7 +187,7 @@ _CLASSES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
     (RedisTimeoutError, SILENT),
     (TimeoutError, SILENT),
     (InvalidResponse, NONSENSE),
-    (ValueError, NONSENSE),  # a length that is no number
+    (ValueError, NONSENSE),  # an invalid length in a reply
 )
 # Codes of X509_verify_cert, in `SSLCertVerificationError.verify_code` (OpenSSL, x509_vfy.h).
 _VERIFY_CODES: Final = {
@@ -188,8 +195,8 @@ _VERIFY_CODES: Final = {
     **dict.fromkeys((9, 10), EXPIRED),
     **dict.fromkeys((62, 64), OTHER_NAME),
 }
-# OpenSSL's reasons; alerts come from the server. Before TLS 1.3 a missing client certificate is a
-# handshake failure, as are ciphers that differ.
+# OpenSSL's reasons. Alerts come from the server. Before TLS 1.3, a missing client certificate causes the same
+# alert as the lack of a common cipher: handshake failure.
 _TLS_REASONS: Final = {
     **dict.fromkeys(
         ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"),
@@ -211,7 +218,8 @@ _TLS_REASONS: Final = {
         ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"), TLS_VERSIONS
     ),
 }
-# Before version 7 what a script meets is quoted in an error of another kind: "... -READONLY You can't write".
+# Before Redis 7, an error within a script is quoted in an error of another kind: "... -READONLY You can't
+# write".
 _QUOTED: Final = re.compile(
     r"(?:^|[\s-])(READONLY|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|LOADING|NOAUTH|WRONGPASS|NOPERM|OOM|MISCONF"
     r"|NOREPLICAS|BUSY) "
@@ -219,72 +227,71 @@ _QUOTED: Final = re.compile(
 
 
 class RedisCallError(ResultStoreError):
-    """Redis failed; the message says what is wrong, and what to do.
+    """A call to Redis failed. The message has the fault and the remedy.
 
     Args:
-        address: Host and port.
-        doing: The operation.
+        address: The server's host and port.
+        operation: The operation that failed.
         kind: The kind of failure; None if it is not known.
-        error: The client's error.
+        error: The Redis client's exception.
     """
 
-    def __init__(self, address: str, doing: str, kind: FailureKind | None, error: BaseException) -> None:
-        super().__init__(f"Redis at {address}: {doing}: {described(kind, error)}")
+    def __init__(self, address: str, operation: str, kind: FailureKind | None, error: BaseException) -> None:
+        super().__init__(f"Redis at {address}: {operation}: {_describe_kind(kind, error)}")
         self.kind = kind
 
 
 def kind_of(error: BaseException) -> FailureKind | None:
-    """What kind of failure it is; None when it is none of those that can be told apart."""
+    """Return the kind of a failure; None if it is not known."""
     causes = list(_causes(error))
-    for problem in causes:  # the client wraps errors in classes, some of which show the kind
-        # A connection that ends without an alert says no more than any other broken connection.
-        if isinstance(problem, ssl.SSLError) and not isinstance(
-            problem, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    for cause in causes:  # a TLS error is more specific than the exceptions around it
+        # If the connection ended without a TLS alert, TLS need not be the cause.
+        if isinstance(cause, ssl.SSLError) and not isinstance(
+            cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
         ):
-            return _of_tls(problem)
-    for problem in causes:
-        if (kind := _of_words(problem)) is not None:
+            return _kind_of_tls(cause)
+    for cause in causes:
+        if (kind := _kind_by_text(cause)) is not None:
             return kind
-        if not isinstance(problem, (RedisConnectionError, OSError)):
+        if not isinstance(cause, (RedisConnectionError, OSError)):
             return None
     return None
 
 
-def _of_tls(error: ssl.SSLError) -> FailureKind:
+def _kind_of_tls(error: ssl.SSLError) -> FailureKind:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY_CODES.get(error.verify_code, BAD_CERTIFICATE)
     return _TLS_REASONS.get(error.reason or "", TLS_FAILED)
 
 
-def _of_words(error: BaseException) -> FailureKind | None:
-    """By the server's message, else by the class of the client's error, else by a quoted error code."""
-    said = str(error)
+def _kind_by_text(error: BaseException) -> FailureKind | None:
+    """Return the kind by the error text, else by the exception's class, else by a quoted error code."""
+    text = str(error)
     for pattern, kind in _TEXTS:
-        if pattern.search(said):
+        if pattern.search(text):
             return kind
     for error_class, kind in _CLASSES:
         if isinstance(error, error_class):
             return kind
-    quoted = _QUOTED.search(said)
+    quoted = _QUOTED.search(text)
     return None if quoted is None else _KINDS[quoted[1]]
 
 
 def describe(error: BaseException) -> str:
-    """The failure for a person: what it is, what to do, and the server's or the system's own words."""
-    return described(kind_of(error), error)
+    """Return the fault, the remedy, and the error text of the server or the system."""
+    return _describe_kind(kind_of(error), error)
 
 
-def described(kind: FailureKind | None, error: BaseException) -> str:
-    """As `describe`, of a kind that is known."""
-    said = str(error) or type(error).__name__
+def _describe_kind(kind: FailureKind | None, error: BaseException) -> str:
+    text = str(error) or type(error).__name__
     if kind is None:
-        return said
-    return f"{kind.message} ({said})" if str(error) else kind.message
+        return text
+    return f"{kind.message} ({text})" if str(error) else kind.message
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it came of: the client wraps the system's own."""
-    problem: BaseException | None = error
-    while problem is not None:
-        yield problem
-        problem = problem.__cause__ or problem.__context__
+    """Return the error and its causes: the Redis client wraps the exceptions of the system."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -669,7 +669,7 @@ async def test_tls_to_a_plain_server_names_the_setting_before_the_timeout(monkey
     monkeypatch.setattr(delivery, "_SILENCE_S", 0.1)
     monkeypatch.setattr(delivery, "_REDIS_TIMEOUT_S", 3600)
     async with answering({b"PING\r\n": b"+PONG\r\n"}) as port, asyncio.timeout(60):
-        with pytest.raises(ResultStoreError, match="and REDIS_TLS is true: set REDIS_TLS=false"):
+        with pytest.raises(ResultStoreError, match="but REDIS_TLS is true: set REDIS_TLS=false"):
             async with delivery.results(
                 make_settings(redis_host="127.0.0.1", redis_port=port, redis_tls=True)
             ):

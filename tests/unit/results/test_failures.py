@@ -82,7 +82,7 @@ def caused(outer: Exception, inner: Exception) -> Exception:
         (redis.NoPermissionError("this user has no permissions"), "ACL rule", False),
         (redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'"), "maxmemory", False),
         (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), "save to its disk", False),
-        (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), "fewer replicas", False),
+        (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), "too few replicas", False),
         (redis.ResponseError("BUSY Redis is busy running a script."), "busy with a script", False),
         (redis.ConnectionError("max number of clients reached"), "maxclients", False),
         (
@@ -92,7 +92,7 @@ def caused(outer: Exception, inner: Exception) -> Exception:
         ),
         (
             caused(redis.ConnectionError("Error -2"), socket.gaierror(-2, "Name or service not known")),
-            "leads nowhere",
+            "cannot be resolved",
             False,
         ),
         (redis.TimeoutError("Timeout connecting to server"), "did not answer in time", False),
