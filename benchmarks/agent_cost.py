@@ -110,18 +110,23 @@ def _answer(stream: socket.socket, kind: bytes, payload: bytes) -> None:
 
 
 class StubDriver:
-    """A `Driver` whose containers are processes that run `supervise`; they have no control group."""
+    """A `Driver` whose containers are processes that run `supervise`; they have no control group.
+
+    Attributes:
+        client: Stands in for the client of Docker.
+    """
 
     def __init__(self) -> None:
+        self.client = self
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def create(self, spec: ContainerSpec, directory: WorkDirectory) -> RunningContainer:
         """A process in a container's place."""
-        await directory.listen(os.getuid())
+        await directory.socket.listen(os.getuid())
         arguments = ["-m", "benchmarks.agent_cost", "--supervise", str(directory.path / "agent.sock")]
         process = await asyncio.create_subprocess_exec(sys.executable, *arguments, start_new_session=True)
         self._running[str(process.pid)] = process
-        session = await directory.session(_DEADLINE_S)
+        session = await directory.socket.session(_DEADLINE_S)
         await session.greet()
         await session.configure(configuration_of(spec))
         return RunningContainer(str(process.pid), spec, directory, session, None)
@@ -149,15 +154,15 @@ class StubDriver:
         """Any will do."""
         return f"sha256:{image}"
 
-    async def ask(self, path: str) -> dict[str, object]:
+    async def get(self, path: str) -> dict[str, object]:
         """Nothing speaks against it."""
         del path
         return {}
 
-    async def remove_orphans(self, home: Path) -> int:
+    async def list_containers(self, *labels: str) -> list[object]:
         """There are none."""
-        del home
-        return 0
+        del labels
+        return []
 
     async def confines_with_apparmor(self) -> bool:
         """It does not."""

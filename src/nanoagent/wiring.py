@@ -33,10 +33,11 @@ from nanoagent.common.units import MIB
 from nanoagent.container import engine
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import isolation_problems, probe
+from nanoagent.container.orphans import remove_orphans
 from nanoagent.container.policy import GENERIC_MEMORY_MB, PoolPolicy, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import PAGE_BYTES, Limits
-from nanoagent.container.work_directory import WorkerHome
+from nanoagent.container.worker_home import WorkerHome
 from nanoagent.host import private_dirs, resources
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.disk import DiskRoom
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import Upstream
     from nanoagent.aws.interruption import InterruptionNotice
     from nanoagent.config import Settings
+    from nanoagent.container.docker_client import DockerClient
     from nanoagent.network.listening_sockets import ListeningAddress
     from nanoagent.results.cancellations import RedisCancellations
     from nanoagent.storage.base import ObjectStore
@@ -409,12 +411,12 @@ async def _open_pool(
 ) -> tuple[Pool, dict[Runtime, str]]:
     driver = DockerDriver()
     opened.push_async_callback(driver.close)
-    info = await refuse_unfit_engine(settings, driver)
+    info = await refuse_unfit_engine(settings, driver.client)
     share = engine.memory_share(info, settings.worker_memory_mb)
     if share is not None and share.warning is not None:
         log.warning("memory setting too large", reason=share.warning)
-    image_ids = await find_images(settings, driver)
-    orphans = await driver.remove_orphans(home.path)
+    image_ids = await find_images(settings, driver.client)
+    orphans = await remove_orphans(driver.client, home.path)
     if orphans:
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
@@ -441,7 +443,7 @@ async def _isolated(
     Raises:
         ConfigError: It is below what the settings ask for.
     """
-    profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
+    profile = settings.container_apparmor_profile if await driver.client.confines_with_apparmor() else None
     verdict = await probe(driver, home, policy, apparmor=profile)
     problems = isolation_problems(verdict, settings.min_isolation, policy.sharing)
     if problems:
@@ -479,7 +481,7 @@ async def _refuse_unusable_folders(settings: Settings) -> None:
         raise ConfigError(problems)
 
 
-async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> dict[str, Any]:
+async def refuse_unfit_engine(settings: Settings, client: DockerClient) -> dict[str, Any]:
     """Look whether Docker can make containers as the settings ask, before any is made.
 
     Returns:
@@ -489,7 +491,7 @@ async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> dict[
         ConfigError: It has no such runtime, cannot keep limits, or has no such user ids.
         ContainerError: Docker cannot be asked.
     """
-    info = await driver.ask("info")
+    info = await client.get("info")
     problems = engine.engine_problems(
         info,
         docker_runtime=settings.docker_runtime,
@@ -500,19 +502,19 @@ async def refuse_unfit_engine(settings: Settings, driver: DockerDriver) -> dict[
     return info
 
 
-async def find_images(settings: Settings, driver: DockerDriver) -> dict[Runtime, str]:
+async def find_images(settings: Settings, client: DockerClient) -> dict[Runtime, str]:
     """The id of every runtime's image.
 
     Raises:
         ConfigError: One or more are not there; all of them are named.
         ContainerError: Docker cannot be asked.
     """
-    await driver.ping()
+    await client.ping()
     found: dict[Runtime, str] = {}
     problems = []
     for runtime in Runtime:
         try:
-            found[runtime] = await driver.image_id(settings.image(runtime))
+            found[runtime] = await client.image_id(settings.image(runtime))
         except ContainerError as exc:
             problems.append(f"DOCKER_{runtime.upper()}_IMAGE: {exc}")
     if problems:

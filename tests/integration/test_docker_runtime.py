@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
 
 WHY_NONE = why_none()
 pytestmark = [
@@ -169,7 +169,7 @@ def worker(
         settings = make_settings(docker_cpp_image=IMAGE, worker_memory_mb=1024, **changes)
         driver = DockerDriver()
         try:
-            await refuse_unfit_engine(settings, driver)
+            await refuse_unfit_engine(settings, driver.client)
             with worker_home() as home:
                 policy = replace(pool_policy(settings), sizes=dict.fromkeys(Runtime, 0))
                 verdict = await probe(driver, home, policy, apparmor=None)

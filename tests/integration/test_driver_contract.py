@@ -15,8 +15,9 @@ import pytest
 
 from nanoagent.common.units import MIB
 from nanoagent.container.docker import DockerDriver
+from nanoagent.container.orphans import remove_orphans
 from nanoagent.container.spec import LABEL_WORKER
-from nanoagent.container.work_directory import WorkerHome
+from nanoagent.container.worker_home import WorkerHome
 from nanoagent.model.errors import ContainerError
 from support.doubles.fake_driver import FakeDriver
 from support.sandboxes.containers import spec_for, worker_home
@@ -218,7 +219,7 @@ class TestDockerOnly:
         self, docker, home, moment, monkeypatch
     ):
         # No supervisor is let in, so that the creation cannot have ended before it is cancelled.
-        monkeypatch.setattr("nanoagent.container.work_directory._peer_uid", lambda _: -1)
+        monkeypatch.setattr("nanoagent.container.supervisor_socket._uid_of", lambda _: -1)
         directory = home.new_work_directory("one")
         engine = aiodocker.Docker()
         events = engine.events.subscribe(
@@ -236,8 +237,8 @@ class TestDockerOnly:
         assert containers_of(docker, home) == []
 
     async def test_an_image_that_is_missing_is_named_with_the_remedy(self, docker):
-        with pytest.raises(ContainerError, match="nanoagent-nowhere is not there: build it"):
-            await docker.image_id("nanoagent-nowhere")
+        with pytest.raises(ContainerError, match="nanoagent-nowhere does not exist: build it"):
+            await docker.client.image_id("nanoagent-nowhere")
 
     async def test_an_engine_that_cannot_be_reached_is_told_as_our_own_error(self, monkeypatch, tmp_path):
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
@@ -259,7 +260,7 @@ class TestDockerOnly:
         directory = dead.new_work_directory("one")
         await docker.create(spec_for(dead, directory), directory)
         release_as_the_kernel_does(dead)
-        assert await docker.remove_orphans(home.path) >= 1
+        assert await remove_orphans(docker.client, home.path) >= 1
         assert containers_of(docker, dead) == []
         assert not dead.path.exists()
         await directory.remove()
@@ -268,7 +269,7 @@ class TestDockerOnly:
         with worker_home() as other:
             directory = other.new_work_directory("one")
             container = await docker.create(spec_for(other, directory), directory)
-            await docker.remove_orphans(home.path)
+            await remove_orphans(docker.client, home.path)
             assert containers_of(docker, other) == [container.spec.name]
             await docker.remove(container.id)
             await directory.remove()
@@ -276,7 +277,7 @@ class TestDockerOnly:
     async def test_containers_of_a_predecessor_of_the_same_name_are_removed(self, docker, home):
         directory = home.new_work_directory("one")
         await docker.create(spec_for(home, directory), directory)
-        await docker.remove_orphans(home.path)
+        await remove_orphans(docker.client, home.path)
         assert containers_of(docker, home) == []
         assert home.path.exists()
         await directory.remove()

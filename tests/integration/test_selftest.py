@@ -62,7 +62,7 @@ async def suite_at(level: Isolation, cache: Path, **changes: Any) -> AsyncIterat
             programs=programs,
             admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
             pool=pool,
-            image_ids=await find_images(settings, driver),
+            image_ids=await find_images(settings, driver.client),
             spool=home.spool,
         )
         try:

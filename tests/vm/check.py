@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nanoagent.config import Settings
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
     from nanoagent.model.result import Result
 
 HERE: Final = Path(__file__).parent
@@ -135,7 +135,7 @@ class Worker:
 
 async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome) -> HostIsolation:
     """As the agent does at its start."""
-    profile = settings.container_apparmor_profile if await driver.confines_with_apparmor() else None
+    profile = settings.container_apparmor_profile if await driver.client.confines_with_apparmor() else None
     return await probe(driver, home, wiring.pool_policy(settings), apparmor=profile)
 
 
@@ -170,7 +170,9 @@ async def worker() -> AsyncIterator[Worker]:
                 programs=programs,
                 admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
                 pool=pool,
-                image_ids={runtime: await driver.image_id(settings.image(runtime)) for runtime in Runtime},
+                image_ids={
+                    runtime: await driver.client.image_id(settings.image(runtime)) for runtime in Runtime
+                },
                 spool=home.spool,
             )
         )

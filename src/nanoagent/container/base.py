@@ -74,7 +74,7 @@ class RunningContainer:
     @property
     def listening_sockets(self) -> ListeningSockets | None:
         """Where its runs can reach the agent; None where they cannot."""
-        return self.work_directory.listening_sockets
+        return self.work_directory.socket.listening_sockets
 
 
 class Driver(Protocol):

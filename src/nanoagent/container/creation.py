@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.pool_context import PoolContext
     from nanoagent.container.retirement import Retirement
-    from nanoagent.container.work_directory import WorkDirectory, WorkerHome
+    from nanoagent.container.work_directory import WorkDirectory
+    from nanoagent.container.worker_home import WorkerHome
 
 _PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
 # It begins at random and counts on: no two containers of a worker have the same while both are there.

@@ -15,7 +15,7 @@ from nanoagent.model.result import Isolation
 if TYPE_CHECKING:
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import PoolPolicy
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
 
 _PROBED: Final = Runtime.CPP  # no interpreter waits in it: the quickest to come up
 _NO_PROFILE: Final = (

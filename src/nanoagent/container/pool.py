@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import Binding, PooledContainer, PoolPolicy
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
     from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.strays import Strays
     from nanoagent.container.waiting import WaitingJobs
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
     from nanoagent.host.background import Background
     from nanoagent.telemetry.metrics import Metrics
 

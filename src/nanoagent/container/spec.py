@@ -1,4 +1,4 @@
-"""From limits to Docker's settings, purely: everything that makes the outer wall is in `create_body`."""
+"""The settings of a container: `create_body` has every setting that confines it. All functions are pure."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Runtime
     from nanoagent.network.listening_sockets import ListeningAddress
 
-PAGE_BYTES: Final = 4096  # of memory, on both supported machines
-# In the work directory:
+PAGE_BYTES: Final = 4096  # of memory, on both supported architectures
+# Files in the work directory:
 HOSTS_FILE: Final = "hosts"
 USERS_FILE: Final = "passwd"
 GROUPS_FILE: Final = "group"
-HOST_NAME: Final = "sandbox"  # src/nanosupervisor/sandbox.c gives a run's own host the same
+HOST_NAME: Final = "sandbox"  # src/nanosupervisor/sandbox.c sets the same name in a sandbox
 RUN_USER: Final = "function"  # the name of a run's user
 LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
 LABEL_RUNTIME: Final = "nanoagent.runtime"
-_INPUT_BYTES: Final = 2 * MIB  # one payload: a message has at most 1 MiB
-# What a container holds besides the run: the supervisor, an interpreter that waits, the kernel's own
-# structures, the code's copy until it is measured. The limit is set anew, exactly, when it is bound.
+_INPUT_BYTES: Final = 2 * MIB  # for one payload; a message has at most 1 MiB
+# Memory that a container needs beside a run: for the supervisor, an interpreter that waits, structures of the
+# kernel, and the copy of the code. When the container is bound, this is measured and the limit set exactly.
 _BASE_BYTES: Final = 64 * MIB
-_OUR_PROCESSES: Final = 4  # the supervisor, a zygote, a sandbox's init, and one that is being replaced
+_OUR_PROCESSES: Final = (
+    4  # the supervisor, a zygote, the init process of a sandbox, and one of these twice while it is replaced
+)
 
 
 def _seccomp_profiles() -> dict[Isolation, str]:
-    """The profile of each level: in a sandbox the supervisor may also do what it takes to make one."""
+    """Read the seccomp profile of each level. The one for sandboxes also allows the calls that make them."""
     folder = resources.files(__package__)
     profile = json.loads(folder.joinpath("seccomp.json").read_text())
     shared = json.dumps(profile)
@@ -50,16 +52,17 @@ class Limits:
     """The limits that are the same for every container of a worker.
 
     Attributes:
-        processes: Processes and threads of a run.
-        tmp_bytes: Size of /tmp.
-        work_bytes: How much a run may write to its working directory.
-        output_bytes: Size of /output.
-        inodes: Files in each writable directory.
-        code_bytes: Room for code in the container's working directory, on top of `work_bytes`.
-        code_files: Likewise for files and folders.
-        shm_bytes: Size of /dev/shm. At least the largest job's memory: then memory alone bounds it.
-        file_size_bytes: Of one file.
-        open_files: Of one process.
+        processes: The number of processes and threads of a run.
+        tmp_bytes: The size of /tmp.
+        work_bytes: The size of the files that a run writes to its working directory.
+        output_bytes: The size of /output.
+        inodes: The number of files in each writable directory.
+        code_bytes: The size of the code in the working directory, in addition to `work_bytes`.
+        code_files: The number of files and folders of the code, in addition to `inodes`.
+        shm_bytes: The size of /dev/shm. It is at least the memory limit of the largest job, so that only
+            memory limits it.
+        file_size_bytes: The size of one file.
+        open_files: The number of open files of one process.
     """
 
     processes: int
@@ -76,24 +79,24 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """One container to be made.
+    """The specification of one container.
 
     Attributes:
-        runtime: Which language's image it has.
-        image: The image.
+        runtime: The language of its runs.
+        image: The name of the image.
         name: The container's name, unique on the host.
-        worker_id: Whose it is.
-        home: The worker's own folder, by which others can tell whether the worker lives.
-        work_directory: The folder that is bound into it.
-        uid: The user id it runs under; no other container has it.
-        memory_mb: The size it is made for, MiB.
-        cpus: Its CPU share.
-        limits: The worker's.
-        isolation: The highest level that is tried: `SANDBOX` or `SHARED`.
-        apparmor: The AppArmor profile, where Docker's own would forbid the sandbox.
-        docker_runtime: The engine's name of what makes it (`runsc`, say), where that is not the default.
-        modules: Python modules that its interpreter has ready for every function.
-        listening_addresses: Where the agent wants to be able to listen in the network of its runs.
+        worker_id: The ID of the worker.
+        home: The folder of the worker. Other workers find out by it whether the worker lives.
+        work_directory: The folder on the host that is mounted into the container.
+        uid: The user ID of its processes. No other container of the worker has it.
+        memory_mb: The memory limit, MiB, without the memory that the container needs beside a run.
+        cpus: The CPU share.
+        limits: The other limits.
+        isolation: The level that the supervisor tries to reach: `SANDBOX` or `SHARED`.
+        apparmor: The AppArmor profile; None for Docker's default.
+        docker_runtime: The name of Docker's runtime, such as `runsc`; None for the default.
+        modules: Python modules that the interpreter imports in advance for every function.
+        listening_addresses: The addresses in the network of its runs at which the worker may listen.
     """
 
     runtime: Runtime
@@ -114,8 +117,8 @@ class ContainerSpec:
 
 
 def _tmpfs(size_bytes: int, inodes: int) -> str:
-    # Owned by root and sticky: a run can write into it, but cannot change the mount point itself.
-    # exec, because functions unpack and run things in /tmp; Docker's default is noexec.
+    # Mode 1777, owned by root: a run can write into the folder, but cannot change the mount point itself.
+    # exec, because functions unpack and run programs in /tmp. Docker's default is noexec.
     return f"rw,exec,nosuid,nodev,size={size_bytes},nr_inodes={inodes},mode=1777"
 
 
@@ -126,11 +129,11 @@ def _bind(source: Path, target: str) -> dict[str, Any]:
 def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
     mounts = [
         _bind(spec.work_directory, "/slot"),
-        # Docker leaves it empty where there is no network: `localhost` would be nowhere.
+        # Without a network, Docker leaves this file empty, and `localhost` would not resolve.
         _bind(spec.work_directory / HOSTS_FILE, "/etc/hosts"),
     ]
     if spec.isolation is not Isolation.SANDBOX:
-        # The container's user id has no name in the image; a sandbox's has.
+        # The image names the user of a sandbox, but not the user of the container.
         mounts += [
             _bind(spec.work_directory / USERS_FILE, "/etc/passwd"),
             _bind(spec.work_directory / GROUPS_FILE, "/etc/group"),
@@ -138,17 +141,26 @@ def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
     return mounts
 
 
-def create_body(spec: ContainerSpec) -> dict[str, Any]:
-    """The body of Docker's `POST /containers/create` (Engine API ≥ 1.41).
+def cpu_limits(share: float, most: float) -> dict[str, int]:
+    """Return the CPU limits of a container, as Docker's API has them.
 
-    docs/security.md says of each setting which attack it stops and which test tries it.
+    Args:
+        share: The CPUs that the container gets under contention.
+        most: The CPUs that it may use while they are free.
     """
-    limits = spec.limits
-    security = ["no-new-privileges", f"seccomp={SECCOMP_PROFILES[spec.isolation]}"]
-    if spec.apparmor is not None:
-        security.append(f"apparmor={spec.apparmor}")
-    memory = spec.memory_mb * MIB + _BASE_BYTES
-    body: dict[str, Any] = {
+    return {
+        "CpuPeriod": 100_000,
+        "CpuQuota": int(most * 100_000),
+        "CpuShares": max(2, int(share * 1024)),
+    }
+
+
+def create_body(spec: ContainerSpec) -> dict[str, Any]:
+    """Return the body of Docker's `POST /containers/create` (Engine API 1.41 or newer).
+
+    docs/security.md lists, for each setting, the attack that it stops and the test that tries it.
+    """
+    return {
         "Image": spec.image,
         "User": f"{spec.uid}:{spec.uid}",
         "Hostname": HOST_NAME,
@@ -159,38 +171,48 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
             LABEL_HOME: str(spec.home),
             LABEL_RUNTIME: spec.runtime,
         },
-        # An own, empty network namespace with loopback; less than half the start time of network "none".
+        # The container gets its own, empty network namespace with loopback. That takes less than half the
+        # time of the network "none".
         "NetworkDisabled": True,
-        "HostConfig": {
-            "CapDrop": ["ALL"],
-            "SecurityOpt": security,
-            "ReadonlyRootfs": True,
-            "Privileged": False,
-            "IpcMode": "private",
-            "CgroupnsMode": "private",
-            "Mounts": _mounts(spec),
-            "Tmpfs": {
-                "/work": _tmpfs(limits.work_bytes + limits.code_bytes, limits.inodes + limits.code_files),
-                "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - the container's own
-                "/output": _tmpfs(limits.output_bytes, limits.inodes),
-                "/input": _tmpfs(_INPUT_BYTES, 16),
-                # Docker's own has no limit on files, and a wipe of hundreds of thousands takes minutes.
-                "/dev/shm": _tmpfs(limits.shm_bytes, limits.inodes),  # noqa: S108
-            },
-            "Memory": memory,
-            "MemorySwap": memory,  # memory and swap together: no swap
-            "CpuPeriod": 100_000,
-            "CpuQuota": int(spec.cpus * 100_000),
-            "CpuShares": max(2, int(spec.cpus * 1024)),
-            "PidsLimit": limits.processes + _OUR_PROCESSES,
-            "LogConfig": {"Type": "none"},
-            "RestartPolicy": {"Name": "no"},
-        },
+        "HostConfig": _host_config(spec),
     }
+
+
+def _host_config(spec: ContainerSpec) -> dict[str, Any]:
+    security = ["no-new-privileges", f"seccomp={SECCOMP_PROFILES[spec.isolation]}"]
+    if spec.apparmor is not None:
+        security.append(f"apparmor={spec.apparmor}")
+    memory = spec.memory_mb * MIB + _BASE_BYTES
+    config: dict[str, Any] = {
+        "CapDrop": ["ALL"],
+        "SecurityOpt": security,
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "Mounts": _mounts(spec),
+        "Tmpfs": _writable_directories(spec.limits),
+        "Memory": memory,
+        "MemorySwap": memory,  # the limit of memory and swap together, so there is no swap
+        "PidsLimit": spec.limits.processes + _OUR_PROCESSES,
+        "LogConfig": {"Type": "none"},
+        "RestartPolicy": {"Name": "no"},
+    } | cpu_limits(spec.cpus, spec.cpus)
     if spec.docker_runtime is not None:
-        body["HostConfig"]["Runtime"] = spec.docker_runtime
+        config["Runtime"] = spec.docker_runtime
     if spec.isolation is Isolation.SANDBOX:
-        # The kernel mounts a fresh /proc only for those to whom all of the old one is visible. A sandbox
-        # hides in its own what Docker would have hidden (src/nanosupervisor/sandbox.c).
-        body["HostConfig"] |= {"MaskedPaths": [], "ReadonlyPaths": []}
-    return body
+        # The kernel mounts a new /proc only where the old one is wholly visible. The sandbox hides in its own
+        # /proc the files that Docker would have hidden (src/nanosupervisor/sandbox.c).
+        config |= {"MaskedPaths": [], "ReadonlyPaths": []}
+    return config
+
+
+def _writable_directories(limits: Limits) -> dict[str, str]:
+    return {
+        "/work": _tmpfs(limits.work_bytes + limits.code_bytes, limits.inodes + limits.code_files),
+        "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - in the container
+        "/output": _tmpfs(limits.output_bytes, limits.inodes),
+        "/input": _tmpfs(_INPUT_BYTES, 16),
+        # Docker's own /dev/shm has no limit on files, and the removal of 100,000 files takes minutes.
+        "/dev/shm": _tmpfs(limits.shm_bytes, limits.inodes),  # noqa: S108
+    }

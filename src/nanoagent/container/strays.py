@@ -10,7 +10,7 @@ from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
     from nanoagent.container.base import Driver
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
 
 log = structlog.get_logger(__name__)
 

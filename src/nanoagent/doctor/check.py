@@ -14,7 +14,7 @@ from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.config import Settings
 from nanoagent.container import engine
-from nanoagent.container.docker import DockerDriver
+from nanoagent.container.docker_client import DockerClient
 from nanoagent.model.errors import ConfigError, PlatformError
 from nanoagent.telemetry import status
 
@@ -70,13 +70,13 @@ async def check(settings: Settings) -> list[ProbeResult]:
 
 async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]:
     """Return one probe for each part. `opened` closes the clients that they use."""
-    driver = DockerDriver()
-    opened.push_async_callback(driver.close)
+    docker = DockerClient()
+    opened.push_async_callback(docker.close)
     services = await wiring.open_services(settings, opened)
 
     async def images() -> ProbeResult:
-        info = await wiring.refuse_unfit_engine(settings, driver)
-        await wiring.find_images(settings, driver)
+        info = await wiring.refuse_unfit_engine(settings, docker)
+        await wiring.find_images(settings, docker)
         share = engine.memory_share(info, settings.worker_memory_mb)
         warning = None if share is None else share.warning
         return ProbeResult(IMAGES, None, () if warning is None else (warning,))

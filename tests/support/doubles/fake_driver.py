@@ -105,14 +105,14 @@ class FakeDriver:
         supervisor = FakeSupervisor(self.script)
         serving = None
         try:
-            await directory.listen(os.getuid())
+            await directory.socket.listen(os.getuid())
             await self.may_create.wait()
             self._fail_on_demand()
             serving = asyncio.create_task(supervisor.serve(directory.path / "agent.sock"))
-            session = await directory.session(_HELLO_TIMEOUT_S)
+            session = await directory.socket.session(_HELLO_TIMEOUT_S)
             await session.greet()
             level, reason = await session.configure(configuration_of(spec))
-            directory.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
+            directory.socket.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
         except BaseException:
             if serving is not None:
                 await _end(supervisor, serving)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import AcquiredContainer
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
 
 PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"

@@ -18,7 +18,7 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import ContainerSpec, Limits
-from nanoagent.container.work_directory import WorkerHome
+from nanoagent.container.worker_home import WorkerHome
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
 from nanoagent.supervisor.wire import RunRequest

@@ -17,7 +17,7 @@ from support.sandboxes.containers import worker_home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
 
 FORBIDDEN = "mount /proc: Permission denied"
 

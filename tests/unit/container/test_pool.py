@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from nanoagent.container.pool import AcquiredContainer
-    from nanoagent.container.work_directory import WorkerHome
+    from nanoagent.container.worker_home import WorkerHome
 
 WAIT_S = 20.0
 NO_POOL = dict.fromkeys(Runtime, 0)

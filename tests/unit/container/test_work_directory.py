@@ -14,13 +14,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from nanoagent.container.work_directory import (
-    WorkDirectory,
-    WorkerHome,
-    link_tree,
-    remove_home,
-    worker_is_dead,
-)
+from nanoagent.container.work_directory import WorkDirectory, link_tree
+from nanoagent.container.worker_home import WorkerHome, is_worker_dead, remove_if_dead
 from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
 from support.doubles.fake_supervisor import hello
 from support.sandboxes.containers import worker_home
@@ -71,7 +66,7 @@ def test_nobody_else_may_enter_the_workers_folder(home):
 
 
 def test_a_worker_that_holds_its_lock_lives(home):
-    assert not worker_is_dead(home.path)
+    assert not is_worker_dead(home.path)
 
 
 def test_a_worker_that_has_left_is_not_to_be_seen(tmp_path):
@@ -79,12 +74,12 @@ def test_a_worker_that_has_left_is_not_to_be_seen(tmp_path):
     home.claim()
     home.release()
     home.release()
-    assert worker_is_dead(home.path) is None
+    assert is_worker_dead(home.path) is None
     assert not home.path.exists()
 
 
 def test_of_a_folder_that_is_not_to_be_seen_nothing_is_known(tmp_path):
-    assert worker_is_dead(tmp_path / "nowhere") is None
+    assert is_worker_dead(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +107,7 @@ def die_with(root: Path, name: str) -> Path:
     """The folder of a worker of that name that was killed."""
     claim = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from nanoagent.container.work_directory import WorkerHome\n"
+        "from nanoagent.container.worker_home import WorkerHome\n"
         "WorkerHome(Path(sys.argv[1]), sys.argv[2]).claim()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -123,8 +118,8 @@ def die_with(root: Path, name: str) -> Path:
 
 def test_a_worker_that_was_killed_is_dead_though_its_folder_is_there(tmp_path):
     home = die_with(tmp_path, "w")
-    assert worker_is_dead(home)
-    remove_home(home)
+    assert is_worker_dead(home)
+    remove_if_dead(home)
     assert not home.exists()
 
 
@@ -150,10 +145,10 @@ def test_the_folders_of_dead_workers_without_containers_go_and_nothing_else(home
 
 def test_of_a_worker_that_has_been_started_again_meanwhile_nothing_is_removed(tmp_path):
     die_with(tmp_path, "w")
-    assert worker_is_dead(tmp_path / "w")
+    assert is_worker_dead(tmp_path / "w")
     again = WorkerHome(tmp_path, "w")
     again.claim()
-    remove_home(tmp_path / "w")
+    remove_if_dead(tmp_path / "w")
     assert (again.path / "slots").is_dir()
     again.release()
 
@@ -173,14 +168,14 @@ def test_a_folder_that_is_taken_away_while_it_is_claimed_is_made_anew(tmp_path, 
 
     def first_taken_away(descriptor: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", flock)
-        remove_home(dead)
+        remove_if_dead(dead)
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", first_taken_away)
     again = WorkerHome(tmp_path, "w")
     again.claim()
     assert (again.path / "slots").is_dir()
-    assert not worker_is_dead(again.path)
+    assert not is_worker_dead(again.path)
     again.release()
 
 
@@ -188,18 +183,18 @@ def test_a_folder_that_is_taken_away_while_it_is_claimed_is_made_anew(tmp_path, 
 
 
 async def test_the_first_connection_is_the_session(directory):
-    await directory.listen(os.getuid())
+    await directory.socket.listen(os.getuid())
     _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     writer.write(hello())
-    await (await directory.session(WAIT_S)).greet()
+    await (await directory.socket.session(WAIT_S)).greet()
     writer.close()
 
 
 async def test_once_connected_there_is_no_socket_any_more(directory):
-    await directory.listen(os.getuid())
+    await directory.socket.listen(os.getuid())
     _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
-    await directory.session(WAIT_S)
-    directory.take_listening_sockets((), kept=True)
+    await directory.socket.session(WAIT_S)
+    directory.socket.take_listening_sockets((), kept=True)
     assert [path.name for path in directory.path.iterdir()] == ["hosts"]
     writer.close()
 
@@ -220,7 +215,7 @@ async def test_localhost_and_the_hosts_own_name_can_be_looked_up(directory):
 
 
 async def test_a_second_connection_is_hung_up_on(directory):
-    await directory.listen(os.getuid())
+    await directory.socket.listen(os.getuid())
     path = directory.path / "agent.sock"
     _, first = await asyncio.open_unix_connection(path)
     reader, second = await asyncio.open_unix_connection(path)
@@ -231,44 +226,44 @@ async def test_a_second_connection_is_hung_up_on(directory):
 
 
 async def test_another_user_is_hung_up_on(directory):
-    await directory.listen(os.getuid() + 1)
+    await directory.socket.listen(os.getuid() + 1)
     reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     async with asyncio.timeout(WAIT_S):
         assert await reader.read() == b""
     with pytest.raises(ContainerError, match="did not connect within 0 s"):
-        await directory.session(0)
+        await directory.socket.session(0)
     writer.close()
 
 
 async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he_said(directory):
-    await directory.listen()
+    await directory.socket.listen()
     _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     writer.write(hello())
     with pytest.raises(ContainerError, match="did not connect within 0 s"):
-        await directory.session(0.05)
-    directory.admit({os.getuid(), 4711})
-    await (await directory.session(WAIT_S)).greet()
+        await directory.socket.session(0.05)
+    directory.socket.admit({os.getuid(), 4711})
+    await (await directory.socket.session(WAIT_S)).greet()
     writer.close()
 
 
 async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(directory):
-    await directory.listen()
+    await directory.socket.listen()
     reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
-    directory.admit({os.getuid() + 1})
+    directory.socket.admit({os.getuid() + 1})
     async with asyncio.timeout(WAIT_S):
         assert await reader.read() == b""
     with pytest.raises(ContainerError, match="did not connect within 0 s"):
-        await directory.session(0.05)
+        await directory.socket.session(0.05)
     writer.close()
 
 
 async def test_a_folder_that_is_not_there_is_our_own_error(tmp_path):
     with pytest.raises(ContainerError, match="no socket could be made"):
-        await WorkDirectory(tmp_path / "gone").listen(os.getuid())
+        await WorkDirectory(tmp_path / "gone").socket.listen(os.getuid())
 
 
 async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(directory):
-    await directory.listen(os.getuid())
+    await directory.socket.listen(os.getuid())
     _, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     # What the other end, and /proc/net/unix of its network namespace, show of ours.
     assert re.fullmatch(r"/proc/self/fd/\d+/agent\.sock", writer.get_extra_info("peername"))
@@ -277,9 +272,9 @@ async def test_the_address_of_a_socket_does_not_say_where_its_folder_is(director
 
 
 async def test_removing_hangs_up_and_leaves_nothing(directory):
-    await directory.listen(os.getuid())
+    await directory.socket.listen(os.getuid())
     reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
-    await directory.session(WAIT_S)
+    await directory.socket.session(WAIT_S)
     await directory.remove()
     async with asyncio.timeout(WAIT_S):
         assert await reader.read() == b""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.code.disk_cache import DiskCache
-from nanoagent.container.work_directory import WorkerHome
+from nanoagent.container.worker_home import WorkerHome
 from nanoagent.host.private_dirs import make_private, unusable
 from nanoagent.model.errors import ConfigError
 

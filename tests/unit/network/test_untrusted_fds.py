@@ -90,7 +90,7 @@ async def test_a_listening_socket_that_becomes_a_connection_is_closed_where_nobo
 async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network):
     with worker_home() as home:
         directory = home.new_work_directory("one")
-        await directory.listen(os.getuid())
+        await directory.socket.listen(os.getuid())
         theirs = socket.socket(socket.AF_UNIX)
         theirs.settimeout(60)
         theirs.connect(str(directory.path / "agent.sock"))
@@ -99,7 +99,7 @@ async def test_what_comes_with_a_frame_is_closed_where_nobody_waits(network):
         sent(theirs, greeting[:3], first.fileno())
         first.close()
         theirs.send(greeting[3:])
-        session = await directory.session(60)
+        session = await directory.socket.session(60)
         await session.greet()
         second, more = network.reluctant()
         sent(theirs, b"x", second.fileno())  # nobody takes it before the session ends

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nanoagent import wiring
 from nanoagent.container import isolation
 from nanoagent.container.docker import DockerDriver
-from nanoagent.container.work_directory import WorkerHome
+from nanoagent.container.worker_home import WorkerHome
 from nanoagent.doctor.facts import Engine, Image
 from nanoagent.doctor.gather.answers import DEADLINE_S, message_of
 from nanoagent.model.errors import ConfigError, NanoAgentError
@@ -22,6 +22,7 @@ from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from nanoagent.config import Settings
+    from nanoagent.container.docker_client import DockerClient
 
 _CONTAINER_DEADLINE_S: Final = 20.0  # 0.5 s were measured; a machine under load takes several seconds
 _SOURCES: Final = Path(__file__).parents[4]
@@ -33,9 +34,9 @@ async def collect(settings: Settings) -> Engine:
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     try:
         async with asyncio.timeout(DEADLINE_S):
-            version, info = await driver.ask("version"), await driver.ask("info")
+            version, info = await driver.client.get("version"), await driver.client.get("info")
             asked_at = time.time()
-        images = await _images(settings, driver)
+        images = await _images(settings, driver.client)
         found, problem = await _isolation(settings, driver)
     except TimeoutError:
         return Engine(address, problem=f"Docker did not answer within {DEADLINE_S:.0f} s")
@@ -67,25 +68,25 @@ def _mode_of(address: str) -> int | None:
 # --- images
 
 
-async def _images(settings: Settings, driver: DockerDriver) -> dict[Runtime, Image]:
+async def _images(settings: Settings, client: DockerClient) -> dict[Runtime, Image]:
     base_id = None
     if (base := await asyncio.to_thread(base_tag)) is not None:
-        base_id = (await _inspect(driver, base)).get("Id")
+        base_id = (await _inspect(client, base)).get("Id")
     images = {}
     for runtime in Runtime:
         name = settings.image(runtime)
-        answer = await _inspect(driver, name)
+        answer = await _inspect(client, name)
         labels = (answer.get("Config") or {}).get("Labels") or {}
         expected = await asyncio.to_thread(content_of, runtime, str(base_id)) if base_id else None
         images[runtime] = Image(name, labels.get("nanoagent.content"), expected, answer.get("problem"))
     return images
 
 
-async def _inspect(driver: DockerDriver, image: str) -> dict[str, Any]:
+async def _inspect(client: DockerClient, image: str) -> dict[str, Any]:
     """Return Docker's description of an image, or `{"problem": ...}`."""
     try:
         async with asyncio.timeout(DEADLINE_S):
-            return await driver.ask(f"images/{image}/json")
+            return await client.get(f"images/{image}/json")
     except TimeoutError:
         return {"problem": f"Docker did not answer within {DEADLINE_S:.0f} s"}
     except NanoAgentError as exc:
@@ -137,7 +138,7 @@ async def _isolation(
         created += [path for path in (root, *root.parents) if not path.exists()]
         home.claim()
         async with asyncio.timeout(_CONTAINER_DEADLINE_S):
-            confines = await driver.confines_with_apparmor()
+            confines = await driver.client.confines_with_apparmor()
             profile = settings.container_apparmor_profile if confines else None
             return await isolation.probe(driver, home, wiring.pool_policy(settings), apparmor=profile), None
     except TimeoutError:

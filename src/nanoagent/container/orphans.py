@@ -1,0 +1,51 @@
+"""Removes the containers of dead workers, at the start of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanoagent.container import worker_home
+from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER
+
+if TYPE_CHECKING:
+    from nanoagent.container.docker_client import DockerClient
+
+
+async def remove_orphans(client: DockerClient, own_home: Path) -> int:
+    """Remove the containers of dead workers, and the folders of these workers.
+
+    A worker is dead if the lock in its folder is free. A label of its containers names the folder.
+
+    Args:
+        client: Calls Docker.
+        own_home: The folder of this worker, which has no container yet. A container with its label belongs to
+            an earlier worker.
+
+    Returns:
+        The number of containers.
+    """
+    containers = await client.list_containers(LABEL_WORKER, LABEL_HOME)
+    homes = {container.id: Path(container["Labels"][LABEL_HOME]) for container in containers}
+    running = {container.id for container in containers if container["State"] == "running"}
+    orphans = [
+        container_id
+        for container_id, home in homes.items()
+        if home == own_home or _is_orphan(home, is_running=container_id in running)
+    ]
+    for container_id in orphans:
+        await client.try_to_remove_container(container_id)
+    for home in {homes[container_id] for container_id in orphans} - {own_home}:
+        await asyncio.to_thread(worker_home.remove_if_dead, home)
+    return len(orphans)
+
+
+def _is_orphan(home: Path, *, is_running: bool) -> bool:
+    """Whether the worker of a container is dead.
+
+    The folder of the worker is invisible if the worker has another file system than this one. In that case a
+    running container has a living worker: its supervisor ends when the connection to the worker closes.
+    """
+    dead = worker_home.is_worker_dead(home)
+    return not is_running if dead is None else dead

@@ -1,0 +1,191 @@
+"""The sockets in a work directory at which the worker awaits the supervisor of the container.
+
+* `agent.sock`: the supervisor connects there once, and the connection becomes the session.
+* `listening.sock`: there the supervisor hands over the listening sockets of its runs.
+
+Each socket is removed as soon as the supervisor has connected. The user ID of the other end decides whether a
+connection is accepted, because runs may see the sockets until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.host import untrusted_fds
+from nanoagent.model.errors import ContainerError
+from nanoagent.network.listening_sockets import ListeningSockets
+from nanoagent.supervisor.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from nanoagent.network.listening_sockets import ListeningAddress
+
+_SESSION_SOCKET: Final = "agent.sock"
+_LISTENING_SOCKET: Final = "listening.sock"
+_STREAM_LIMIT: Final = 256 * 1024  # a frame has at most 128 KiB
+# From Python 3.13 on, a server removes the file of its address. This address does not exist any more by then.
+_KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+_UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
+
+
+class SupervisorSocket:
+    """Awaits the supervisor of one container.
+
+    Args:
+        folder: The work directory.
+
+    Attributes:
+        listening_sockets: The listening sockets of the container's runs; None if they have none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.listening_sockets: ListeningSockets | None = None
+        self._folder = folder
+        self._server: asyncio.Server | None = None
+        self._channel_listener: socket.socket | None = None
+        self._admitted: frozenset[int] | None = None
+        self._waiting: list[tuple[int, asyncio.StreamWriter, Session]] = []
+        self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+
+    async def listen(self, uid: int | None = None) -> None:
+        """Listen at both sockets.
+
+        Args:
+            uid: The user ID of the supervisor. If it is None, connections wait until `admit` is called.
+
+        Raises:
+            ContainerError: The sockets cannot be made.
+        """
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # The session exists from the start, so that it gets the first bytes.
+            uid = _uid_of(writer.get_extra_info("socket"))
+            self._waiting.append((uid, writer, Session(reader, writer)))
+            self._decide()
+
+        if uid is not None:
+            self.admit({uid})
+        try:
+            self._server = await asyncio.start_unix_server(
+                accept, sock=_bound_in(self._folder, _SESSION_SOCKET), limit=_STREAM_LIMIT, **_KEEP_FILE
+            )
+            # The user of the container is another one. The worker's folder above has mode 0700.
+            (self._folder / _SESSION_SOCKET).chmod(0o666)
+            self._channel_listener = _bound_in(self._folder, _LISTENING_SOCKET, socket.SOCK_SEQPACKET)
+            self._channel_listener.setblocking(False)
+            self._channel_listener.listen(1)
+            (self._folder / _LISTENING_SOCKET).chmod(0o666)
+        except OSError as exc:
+            raise ContainerError(f"no socket could be made in {self._folder}: {exc}") from exc
+
+    def admit(self, uids: AbstractSet[int]) -> None:
+        """Accept the first connection of these users. All other connections are closed.
+
+        Args:
+            uids: The user IDs that the supervisor may have.
+        """
+        self._admitted = frozenset(uids)
+        self._decide()
+
+    def _decide(self) -> None:
+        if self._admitted is None:
+            return
+        for uid, writer, session in self._waiting:
+            if self._session.done() or uid not in self._admitted:
+                writer.close()
+            else:
+                self._session.set_result(session)
+        self._waiting.clear()
+
+    async def session(self, timeout_s: float) -> Session:
+        """Wait for the supervisor's connection. After that, no other connection is accepted.
+
+        Args:
+            timeout_s: How long to wait, seconds.
+
+        Raises:
+            ContainerError: The supervisor did not connect in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                session = await asyncio.shield(self._session)
+        except TimeoutError as exc:
+            raise ContainerError(
+                f"the container's supervisor did not connect within {timeout_s:.0f} s"
+            ) from exc
+        self._close_server()
+        return session
+
+    def take_listening_sockets(self, wanted: Sequence[ListeningAddress], *, kept: bool) -> None:
+        """Accept the connection by which the supervisor hands over listening sockets, if there is one.
+
+        Call it once, after the session was configured. The supervisor connects there before it says hello. So
+        there is nothing to wait for.
+
+        Args:
+            wanted: The addresses with which the supervisor was configured.
+            kept: Whether one set of listening sockets serves all runs of the container.
+        """
+        try:
+            channel = self._channel_listener.accept()[0] if self._channel_listener is not None else None
+        except OSError:
+            channel = None
+        self._close_channel_listener()
+        if channel is not None and wanted and _uid_of(channel) in (self._admitted or ()):
+            self.listening_sockets = ListeningSockets(channel, wanted, kept=kept)
+        elif channel is not None:
+            untrusted_fds.close_socket(channel)
+
+    async def close(self) -> None:
+        """Close the sockets and the session. Idempotent."""
+        self._close_server()
+        self._close_channel_listener()
+        if self.listening_sockets is not None:
+            self.listening_sockets.close()
+        if self._session.done() and not self._session.cancelled():
+            await self._session.result().close()
+        else:
+            self._session.cancel()
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            (self._folder / _SESSION_SOCKET).unlink(missing_ok=True)
+
+    def _close_channel_listener(self) -> None:
+        if self._channel_listener is not None:
+            self._channel_listener.close()
+            self._channel_listener = None
+            (self._folder / _LISTENING_SOCKET).unlink(missing_ok=True)
+
+
+def _bound_in(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """Return a socket that is bound in a folder, by an address that does not name the folder.
+
+    /proc/net/unix shows the address, and a container without a sandbox can read that file.
+    """
+    bound = untrusted_fds.Listener(socket.AF_UNIX, kind)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        bound.bind(f"/proc/self/fd/{descriptor}/{name}")
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return bound
+
+
+def _uid_of(peer: socket.socket) -> int:
+    """Return the user ID of the process at the other end."""
+    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)
