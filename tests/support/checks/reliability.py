@@ -189,6 +189,13 @@ class Observation:
             recovery_s=recovery_s,
         )
 
+    def log_of_repeated(self) -> str:
+        """The log lines of the requests whose program was started more than once."""
+        starts = starts_in(self.logs)
+        repeated = [name for name in self._sent if starts[name] > 1]
+        lines = [line for log in self.logs for line in log.read_text(errors="replace").splitlines()]
+        return "\n".join(line for line in lines if any(name in line for name in repeated))
+
     def _note(self, request_id: str, document: bytes) -> None:
         self.seen_at.setdefault(request_id, time.time())
         if document not in self.documents[request_id]:
@@ -256,7 +263,8 @@ async def observed(
         await client.aclose()
     record(row)
     assert (row.lost, row.duplicates) == (0, 0), row
-    assert not row.repeated or repeats, row
+    if row.repeated and not repeats:
+        raise AssertionError(f"{row}\n{seen.log_of_repeated()}")
 
 
 async def _heard_all(seen: Observation) -> bool:
