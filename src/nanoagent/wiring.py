@@ -159,12 +159,12 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             cloudwatch=await _cloudwatch(settings, clients, telemetry, opened),
             blocked=blocked,
             checks=(
-                ReadinessCheck("storage", store.not_ready_reason),
-                ReadinessCheck("disk", _disk_room(settings, code, running.parts.programs).not_ready_reason),
+                ReadinessCheck("storage", store.reason_now),
+                ReadinessCheck("disk", _disk_room(settings, code, running.parts.programs).reason_now),
                 ReadinessCheck(
-                    "descriptors", resources.Descriptors(limit, running.parts.pool.evict).not_ready_reason
+                    "descriptors", resources.Descriptors(limit, running.parts.pool.evict).reason_now
                 ),
-                ReadinessCheck("host", resources.HostRoom().not_ready_reason),
+                ReadinessCheck("host", resources.HostRoom().reason_now),
             ),
             background=telemetry.background,
         )

@@ -55,12 +55,19 @@ class DiskRoom:
         self._checked_at = -_CHECK_INTERVAL_S
         self._reason: str | None = None
 
+    def reason_now(self) -> str | Awaitable[str | None] | None:
+        """Return `not_ready_reason`, without a coroutine while the last check is recent."""
+        return self._reason if self._is_recent() else self.not_ready_reason()
+
     async def not_ready_reason(self) -> str | None:
         """Return why jobs would have too little space, or None. Checks the disks once a second at most."""
-        if self._least_bytes and self._clock() - self._checked_at >= _CHECK_INTERVAL_S:
+        if not self._is_recent():
             self._reason = await self._check()
             self._checked_at = self._clock()
         return self._reason
+
+    def _is_recent(self) -> bool:
+        return not self._least_bytes or self._clock() - self._checked_at < _CHECK_INTERVAL_S
 
     async def _check(self) -> str | None:
         missing = await asyncio.to_thread(self._missing_bytes, self._folders[self._cache])

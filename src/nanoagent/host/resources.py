@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
 MIN_DESCRIPTORS: Final = 192
 """The fewest file descriptors with which a worker starts. Fewer would leave none for containers."""
@@ -137,15 +137,22 @@ class Descriptors:
         self._checked_at = -math.inf
         self._reason: str | None = None
 
+    def reason_now(self) -> str | Awaitable[str | None] | None:
+        """Return `not_ready_reason`, without a coroutine while the last count is recent."""
+        return self._reason if self._is_recent() else self.not_ready_reason()
+
     async def not_ready_reason(self) -> str | None:
         """Return why too few are left for jobs, or None. Counts them every two seconds at most."""
-        if self._clock() - self._checked_at >= _CHECK_INTERVAL_S:
+        if not self._is_recent():
             used = await asyncio.to_thread(self._count)
             self._checked_at = self._clock()
             self._reason = descriptor_shortage(used, self._limit)
             if (missing := used + _RESERVED_DESCRIPTORS - self._limit) > 0:
                 self._evict(math.ceil(missing / DESCRIPTORS_PER_CONTAINER))
         return self._reason
+
+    def _is_recent(self) -> bool:
+        return self._clock() - self._checked_at < _CHECK_INTERVAL_S
 
 
 def descriptor_shortage(used: int, limit: int) -> str | None:
@@ -261,13 +268,20 @@ class HostRoom:
         self._checked_at = -math.inf
         self._reason: str | None = None
 
+    def reason_now(self) -> str | Awaitable[str | None] | None:
+        """Return `not_ready_reason`, without a coroutine while the last count is recent."""
+        return self._reason if self._is_recent() else self.not_ready_reason()
+
     async def not_ready_reason(self) -> str | None:
         """Return why too little is left for jobs, or None. Counts every two seconds at most."""
-        if self._clock() - self._checked_at >= _CHECK_INTERVAL_S:
+        if not self._is_recent():
             found = await asyncio.to_thread(supplies, self._text)
             self._checked_at = self._clock()
             self._reason = "; ".join(filter(None, (supply.shortage() for supply in found))) or None
         return self._reason
+
+    def _is_recent(self) -> bool:
+        return self._clock() - self._checked_at < _CHECK_INTERVAL_S
 
 
 def _text(path: str) -> str | None:

@@ -106,6 +106,10 @@ class ResultStore(Protocol):
         """Check that the store can take results. Raises `ResultStoreError` otherwise."""
         ...
 
+    def took_write_lately(self) -> bool:
+        """Return whether a write succeeded a moment ago and none has failed since; `ping` would succeed."""
+        ...
+
     async def close(self) -> None:
         """Stop renewing claims and close connections. Idempotent."""
         ...

@@ -146,10 +146,15 @@ class RedisResultStore:
         if self._verified_at <= self._connections.failed_at:
             await self.verify()
             self._verified_at = time.monotonic()
-        has_failed_since = self._written_at <= self._connections.failed_at
-        if has_failed_since or time.monotonic() - self._written_at > _WRITE_VALID_S:
+        if not self.took_write_lately():
             await self._connections.ask("write", ("SETEX", self._probe_key, _PROBE_TTL_S, "here"))
             self._written_at = time.monotonic()
+
+    def took_write_lately(self) -> bool:
+        """Return whether a write succeeded within the last second and none has failed since."""
+        failed_at = self._connections.failed_at
+        is_recent = time.monotonic() - self._written_at <= _WRITE_VALID_S
+        return is_recent and self._written_at > failed_at and self._verified_at > failed_at
 
     async def verify(self) -> None:
         """Run every command of a worker once, for a request that cannot exist. No key is left.

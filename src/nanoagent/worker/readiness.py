@@ -1,8 +1,11 @@
-"""Why no jobs are taken: a check for each part without which a job could not be finished.
+"""The readiness checks: the worker takes jobs only while all of them pass.
 
-The checks are looked at before every long poll, and every second besides: readiness and metrics tell of an
-outage also while a poll lasts, and while there is no room for jobs. All are looked at each time, at once, so
-that one that hangs hides no other, and none for longer than `LOOK_MAX_S`.
+There is one check for each part that a job needs. All of them run before each long poll and once a second,
+so that `/readyz` and the metrics show an outage also during a poll. They run at the same time. A check
+that takes longer than `CHECK_MAX_S` fails.
+
+Most checks answer from memory. They are plain functions, because a task for each of them would cost more than
+the check.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import structlog
 
@@ -22,37 +25,40 @@ if TYPE_CHECKING:
 
     from nanoagent.telemetry.status import Health
 
-LOOK_MAX_S: Final = 10.0
-"""What cannot be looked at within so many seconds is not well."""
+CHECK_MAX_S: Final = 10.0
+"""The longest time that a check may take, in seconds."""
 
 _EVERY_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
 
+Answer: TypeAlias = "str | Awaitable[str | None] | None"
+"""The reason why no job may be taken, or None; an awaitable of it if the check has to wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadinessCheck:
-    """One part's word on whether jobs may be taken.
+    """A check of one part.
 
     Attributes:
-        part: Its name in readiness and metrics; one of the code's constants.
-        look: Why a job that is taken now could not be finished, as far as the part is concerned, or None. A
-            `PlatformError` says the same. A part that has to wait for its answer is a coroutine function.
-        tells_itself: The part says more to `Health` than what closes the check; the check leaves that alone.
+        part: The name of the part in `/readyz` and in the metrics; a constant.
+        run: Returns the reason why no job may be taken, or None. It may raise `PlatformError` instead.
+        reports_itself: The part reports its state to `Health` itself, with more detail than this check has.
     """
 
     part: str
-    look: Callable[[], str | Awaitable[str | None] | None]
-    tells_itself: bool = False
+    run: Callable[[], Answer]
+    reports_itself: bool = False
 
 
 class ReadinessChecks:
-    """All checks of a worker.
+    """All readiness checks of a worker.
 
     Args:
-        checks: Whom to ask.
-        health: Is told of every part.
-        clock: Monotonic seconds.
+        checks: The checks.
+        health: Receives the state of each part.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -61,55 +67,62 @@ class ReadinessChecks:
         self._checks = tuple(checks)
         self._health = health
         self._clock = clock
-        self._closed: dict[str, str] = {}
-        self._closed_at = 0.0
-        self._looking: asyncio.Task[str | None] | None = None
+        self._failed: dict[str, str] = {}  # part → reason
+        self._failed_at = 0.0
+        self._running: asyncio.Task[str | None] | None = None
 
     async def reason(self) -> str | None:
-        """Look at every check: why no job may be taken now, or None. A look that is under way is shared."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        return await asyncio.shield(self._looking)
+        """Run every check; return the reason why no job may be taken now, or None.
+
+        Callers that arrive while checks are running share their result.
+        """
+        if self._running is None or self._running.done():
+            answers = [_run(check) for check in self._checks]
+            if not any(isawaitable(answer) for answer in answers):
+                return self._conclude(cast("list[str | None]", answers))
+            self._running = asyncio.create_task(self._wait_for(answers))
+        return await asyncio.shield(self._running)
 
     async def watch(self) -> None:
-        """Look every second, for good."""
+        """Run the checks once a second, until cancelled."""
         try:
             while True:
                 await self.reason()
                 await asyncio.sleep(_EVERY_S)
         finally:
-            if self._looking is not None:
-                self._looking.cancel()
+            if self._running is not None:
+                self._running.cancel()
 
-    async def _look(self) -> str | None:
-        answers = [_ask(check) for check in self._checks]
-        # Most answer at once. A task for each of them would cost more than all of them do.
-        waiting = [answer for answer in answers if isawaitable(answer)]
-        waited_for = iter(await asyncio.gather(*waiting) if waiting else ())
-        reasons = [next(waited_for) if isawaitable(answer) else answer for answer in answers]
+    async def _wait_for(self, answers: list[Answer]) -> str | None:
+        late = iter(await asyncio.gather(*(answer for answer in answers if isawaitable(answer))))
+        return self._conclude([next(late) if isawaitable(answer) else answer for answer in answers])
+
+    def _conclude(self, reasons: list[str | None]) -> str | None:
+        """Report each part to `Health` and changes to the log; return the reasons as one text."""
+        failed = {}
         for check, reason in zip(self._checks, reasons, strict=True):
-            if not check.tells_itself:
+            if not check.reports_itself:
                 self._health.set(check.part, ok=reason is None, reason=reason or "")
-        found = zip(self._checks, reasons, strict=True)
-        closed = {check.part: reason for check, reason in found if reason is not None}
-        self._tell(closed)
-        return "; ".join(closed.values()) or None
+            if reason is not None:
+                failed[check.part] = reason
+        self._log_change(failed)
+        return "; ".join(failed.values()) or None
 
-    def _tell(self, closed: dict[str, str]) -> None:
-        """The log says it once: when it begins, when the parts change, when it is over."""
-        if closed.keys() != self._closed.keys():
-            if not self._closed:
-                self._closed_at = self._clock()
-            if closed:
-                log.warning("not taking jobs", parts=sorted(closed), reason="; ".join(closed.values()))
+    def _log_change(self, failed: dict[str, str]) -> None:
+        """Log when checks begin to fail, when other parts fail, and when all pass again."""
+        if failed.keys() != self._failed.keys():
+            if not self._failed:
+                self._failed_at = self._clock()
+            if failed:
+                log.warning("not taking jobs", parts=sorted(failed), reason="; ".join(failed.values()))
             else:
-                log.info("taking jobs again", after_s=round(self._clock() - self._closed_at, 1))
-        self._closed = closed
+                log.info("taking jobs again", after_s=round(self._clock() - self._failed_at, 1))
+        self._failed = failed
 
 
-def _ask(check: ReadinessCheck) -> str | Awaitable[str | None] | None:
+def _run(check: ReadinessCheck) -> Answer:
     try:
-        answer = check.look()
+        answer = check.run()
     except Exception as exc:  # noqa: BLE001 - an internal error is logged there
         return _reason_of(check, exc)
     return _wait(check, answer) if isawaitable(answer) else answer
@@ -117,7 +130,7 @@ def _ask(check: ReadinessCheck) -> str | Awaitable[str | None] | None:
 
 async def _wait(check: ReadinessCheck, answer: Awaitable[str | None]) -> str | None:
     try:
-        async with asyncio.timeout(LOOK_MAX_S):
+        async with asyncio.timeout(CHECK_MAX_S):
             return await answer
     except Exception as exc:  # noqa: BLE001 - an internal error is logged there
         return _reason_of(check, exc)
@@ -127,6 +140,6 @@ def _reason_of(check: ReadinessCheck, exc: Exception) -> str:
     if isinstance(exc, PlatformError):
         return str(exc)
     if isinstance(exc, TimeoutError):
-        return f"{check.part}: could not be looked at within {LOOK_MAX_S:g} s"
+        return f"{check.part}: the readiness check took longer than {CHECK_MAX_S:g} s"
     log.error("internal error", operation="readiness check", part=check.part, exc_info=exc)
     return f"{check.part}: an error inside the worker: {type(exc).__name__}"

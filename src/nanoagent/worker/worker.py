@@ -26,7 +26,7 @@ from nanoagent.worker.settler import Settler
 from nanoagent.worker.shared import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nanoagent.broker.base import Delivery
     from nanoagent.host.background import Background
@@ -155,12 +155,12 @@ class Worker:
 
     def _own_checks(self) -> tuple[ReadinessCheck, ...]:
         return (
-            ReadinessCheck("containers", self._no_containers, tells_itself=True),
-            ReadinessCheck("guards", self._all_blocked, tells_itself=True),
+            ReadinessCheck("containers", self._no_containers, reports_itself=True),
+            ReadinessCheck("guards", self._all_blocked, reports_itself=True),
             ReadinessCheck("results", self._no_results),
             ReadinessCheck("spool", self._spool_full),
             ReadinessCheck("returns", self._streaks.not_ready_reason),
-            ReadinessCheck("background", self._parts.background.not_ready_reason, tells_itself=True),
+            ReadinessCheck("background", self._parts.background.not_ready_reason, reports_itself=True),
         )
 
     def _no_containers(self) -> str | None:
@@ -171,9 +171,9 @@ class Worker:
         reasons = [self._parts.blocked(runtime) for runtime in Runtime]
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
 
-    async def _no_results(self) -> str | None:
-        await self._parts.result_store.ping()
-        return None
+    def _no_results(self) -> Awaitable[None] | None:
+        store = self._parts.result_store
+        return None if store.took_write_lately() else store.ping()
 
     def _spool_full(self) -> str | None:
         """Return why the spool may have no room for the result of one more job."""

@@ -451,7 +451,7 @@ async def readiness_checks(fault: Fault) -> None:
         return "closed"
 
     gates = ReadinessChecks([ReadinessCheck("part", look)], fault.health)
-    fault.once(gates, "_look")
+    fault.once(gates, "_conclude")
     task = fault.background.keep(TaskName.READINESS_CHECKS, gates.watch)
     await until(lambda: fault.health.document()["parts"].get("part") == {"ok": False, "reason": "closed"})
     task.cancel()

@@ -112,7 +112,7 @@ async def test_what_is_well_again_lets_jobs_in_again(
 async def test_a_part_that_tells_of_itself_is_not_overruled(health: Health):
     pool = Part("all runtimes: no space left")
     health.set("containers", ok=False, reason="go: no such image")
-    gates = ReadinessChecks([ReadinessCheck("containers", pool.look, tells_itself=True)], health)
+    gates = ReadinessChecks([ReadinessCheck("containers", pool.look, reports_itself=True)], health)
     assert await gates.reason() == "all runtimes: no space left"
     pool.said = None
     assert await gates.reason() is None
@@ -122,11 +122,11 @@ async def test_a_part_that_tells_of_itself_is_not_overruled(health: Health):
 async def test_a_part_that_hangs_is_not_well_and_hides_no_other(
     gates: ReadinessChecks, parts: dict[str, Part], health: Health, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(gates_module, "LOOK_MAX_S", 0.01)
+    monkeypatch.setattr(gates_module, "CHECK_MAX_S", 0.01)
     parts["results"].answers.clear()
     parts["disk"].said = "3 MiB are free"
     async with asyncio.timeout(DEADLINE_S):
-        assert await gates.reason() == "results: could not be looked at within 0.01 s; 3 MiB are free"
+        assert await gates.reason() == "results: the readiness check took longer than 0.01 s; 3 MiB are free"
     assert shown(health, "disk") == (False, "3 MiB are free")
 
 
