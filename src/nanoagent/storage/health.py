@@ -84,6 +84,11 @@ class StoreHealth:
         """Why the store could not be used before the current trial; None if no trial is in progress."""
         return self._breaker.on_trial
 
+    @property
+    def is_usable_without_probe(self) -> bool:
+        """Whether calls may be made and `check` would not probe the store now."""
+        return self._breaker.reason is None and not self._is_silent(self._clock())
+
     async def check(self) -> None:
         """Probe the store if it is due; open the circuit breaker or begin a trial accordingly."""
         breaker, now = self._breaker, self._clock()

@@ -127,10 +127,8 @@ class ResilientStore:
 
     def reason_now(self) -> str | Awaitable[str | None] | None:
         """Return `not_ready_reason`, without a coroutine while the store works."""
-        if self._breaker.reason is None and not self._waiting and not self._is_silent(self._clock()):
-            self._tell()
-            return None
-        return self.not_ready_reason()
+        works = self._health.is_usable_without_probe and not self._waiting_writes
+        return None if works else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:
         """Return why no jobs should be received; None if they should.
