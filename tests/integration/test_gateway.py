@@ -21,7 +21,7 @@ from nanoagent.ai.upstreams import HttpUpstream, Upstreams
 from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.network.base import AiUsage
 from support.services import gateways
-from support.services.gateways import Door, new_run
+from support.services.gateways import GatewayClient, new_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,14 +39,14 @@ async def rig() -> AsyncIterator[Rig]:
 
 
 @pytest.fixture
-async def door(rig: Rig) -> AsyncIterator[Door]:
+async def client(rig: Rig) -> AsyncIterator[GatewayClient]:
     """A run without limits worth mentioning."""
-    async with Door(rig.gateway(), new_run()) as door:
-        yield door
+    async with GatewayClient(rig.gateway(), new_run()) as client:
+        yield client
 
 
-def used(door: Door) -> tuple[int, int]:
-    return door.run.usage.prompt_tokens, door.run.usage.completion_tokens
+def used(client: GatewayClient) -> tuple[int, int]:
+    return client.run.usage.prompt_tokens, client.run.usage.completion_tokens
 
 
 def asked(rig: Rig) -> tuple[int, int]:
@@ -57,12 +57,12 @@ def asked(rig: Rig) -> tuple[int, int]:
     )
 
 
-async def settled(door: Door) -> None:
+async def settled(client: GatewayClient) -> None:
     """Wait until every connection that the job has closed is over."""
-    await door.client.close()
+    await client.http.close()
     async with asyncio.timeout(gateways.DEADLINE_S):
-        while door.served:
-            await asyncio.wait(door.served)
+        while client.served:
+            await asyncio.wait(client.served)
 
 
 # --- what goes through, and how
@@ -90,18 +90,18 @@ CALLS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
 
 @pytest.mark.parametrize(("path", "body", "tokens"), CALLS.values(), ids=CALLS.keys())
 async def test_an_answer_is_the_upstreams_byte_for_byte_and_its_tokens_are_the_upstreams_own(
-    rig, door, path, body, tokens
+    rig, client, path, body, tokens
 ):
     body = {"model": "llama3:8b", **body}
-    through = await door.stream(path, body)
-    async with door.client.post(rig.stub_model_server.url + path, json=body) as response:
+    through = await client.stream(path, body)
+    async with client.http.post(rig.stub_model_server.url + path, json=body) as response:
         direct = await response.read()
     # Ids are new each time; a stream whose usage is asked for says so in each chunk, of OpenAI's as well.
     through, direct = (_without_ids(answer) for answer in (through, direct))
     if "usage" not in json.dumps(body):
         through = through.replace(b', "usage": null', b"")
     assert _without_null_usage(through) == _without_null_usage(direct)
-    assert used(door) == tokens
+    assert used(client) == tokens
     assert rig.value("worker_llm_tokens_total", model="llama3:8b", kind="prompt") == tokens[0]
     assert rig.value("worker_llm_tokens_total", model="llama3:8b", kind="completion") == tokens[1]
     assert rig.value("worker_llm_requests_total", model="llama3:8b", outcome="ok") == 1
@@ -118,16 +118,16 @@ def _without_null_usage(answer: bytes) -> bytes:
     return answer.replace(b', "usage": null', b"")
 
 
-async def test_the_request_reaches_the_upstream_byte_for_byte_where_nothing_has_to_change(rig, door):
+async def test_the_request_reaches_the_upstream_byte_for_byte_where_nothing_has_to_change(rig, client):
     sent = b' {"model" : "m",\n "messages": [ {"role":"user", "content":"\\u00e9"} ], "x": 1.50 }\n'
-    async with door.client.post("/v1/chat/completions", data=sent) as response:
+    async with client.http.post("/v1/chat/completions", data=sent) as response:
         assert response.status == 200
     assert rig.stub_model_server.log[0].raw == sent
 
 
-async def test_only_the_fields_that_have_to_change_do(rig, door):
+async def test_only_the_fields_that_have_to_change_do(rig, client):
     sent = b'{"stream":true, "messages":[ {"content":"\\u00e9"} ],"temperature":1.50,"keep_alive":0}'
-    async with door.client.post("/v1/chat/completions", data=sent) as response:
+    async with client.http.post("/v1/chat/completions", data=sent) as response:
         await response.read()
     assert rig.stub_model_server.log[0].raw == (
         b'{"model":"llama3:8b","stream":true,"messages":[ {"content":"\\u00e9"} ],"temperature":1.50,'
@@ -137,7 +137,7 @@ async def test_only_the_fields_that_have_to_change_do(rig, door):
 
 async def test_nothing_of_a_jobs_headers_reaches_the_upstream(rig):
     server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-real")
-    async with Door(rig.gateway(None, server), new_run()) as door:
+    async with GatewayClient(rig.gateway(None, server), new_run()) as client:
         headers = {
             "Authorization": "Bearer sk-of-the-job",
             "Cookie": "a=b",
@@ -146,7 +146,7 @@ async def test_nothing_of_a_jobs_headers_reaches_the_upstream(rig):
             "OpenAI-Organization": "org-other",
             "X-Anything": "canary",
         }
-        async with door.client.post("/v1/chat/completions", json={"messages": WORDS}, headers=headers) as got:
+        async with client.http.post("/v1/chat/completions", json={"messages": WORDS}, headers=headers) as got:
             assert got.status == 200
             assert "sk-real" not in str(got.headers)
     seen = rig.stub_model_server.log[0].headers
@@ -158,12 +158,12 @@ async def test_nothing_of_a_jobs_headers_reaches_the_upstream(rig):
     assert not any("canary" in value or "of-the-job" in value for value in seen.values())
 
 
-async def test_the_first_piece_of_a_stream_is_there_while_the_upstream_waits(rig, door):
+async def test_the_first_piece_of_a_stream_is_there_while_the_upstream_waits(rig, client):
     for path, body in (
         ("/api/generate", {"model": "fault/hold", "prompt": "count to 9"}),
         ("/v1/chat/completions", {"model": "fault/hold", "messages": COUNT, "stream": True}),
     ):
-        async with door.client.post(path, json=body) as response:
+        async with client.http.post(path, json=body) as response:
             async with asyncio.timeout(gateways.DEADLINE_S):
                 received = b""
                 while b'"3"' not in received and b'" 3"' not in received:
@@ -178,23 +178,23 @@ async def test_the_first_piece_of_a_stream_is_there_while_the_upstream_waits(rig
         *("//v1//chat/completions//", "/v1/chat/completions/?a=b"),
     ],
 )
-async def test_a_slash_too_many_is_taken_for_none(rig, door, path):
+async def test_a_slash_too_many_is_taken_for_none(rig, client, path):
     sent = json.dumps({"messages": WORDS}).encode()
-    answer = await door.raw(post(path, sent))
+    answer = await client.raw(post(path, sent))
     assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
     assert [request.path for request in rig.stub_model_server.log] == ["/v1/chat/completions"]
 
 
-async def test_lists_and_the_first_question_of_a_client_may_have_a_slash_too_many_as_well(door):
+async def test_lists_and_the_first_question_of_a_client_may_have_a_slash_too_many_as_well(client):
     for path in ("//v1/models", "/v1/models/", "/api/tags/", "//api//version", "//"):
-        answer = await door.raw(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = await client.raw(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 200 "), (path, answer[:300])
 
 
 async def test_the_job_s_model_is_asked_when_none_is_named(rig):
-    async with Door(rig.gateway(), new_run(model="mistral")) as door:
-        assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[1]["model"] == "mistral"
-        assert (await door.post("/v1/completions", {"prompt": "a", "model": ""}))[1]["model"] == "mistral"
+    async with GatewayClient(rig.gateway(), new_run(model="mistral")) as client:
+        assert (await client.post("/api/generate", {"prompt": "a", "stream": False}))[1]["model"] == "mistral"
+        assert (await client.post("/v1/completions", {"prompt": "a", "model": ""}))[1]["model"] == "mistral"
 
 
 async def test_models_go_to_the_server_that_has_them(rig):
@@ -203,63 +203,67 @@ async def test_models_go_to_the_server_that_has_them(rig):
             HttpUpstream(rig.session, other.url + "/v1", ("gpt-*",), api=Api.OPENAI, key="sk-two"),
             HttpUpstream(rig.session, rig.stub_model_server.url, ("llama*", "nomic*")),
         )
-        async with Door(rig.gateway(None, *servers, allowed=("gpt-4o", "llama3:8b")), new_run()) as door:
-            assert (await door.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS}))[0] == 200
-            assert (await door.post("/v1/chat/completions", {"messages": WORDS}))[0] == 200
-            status, said = await door.post(
+        async with GatewayClient(
+            rig.gateway(None, *servers, allowed=("gpt-4o", "llama3:8b")), new_run()
+        ) as client:
+            assert (await client.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS}))[
+                0
+            ] == 200
+            assert (await client.post("/v1/chat/completions", {"messages": WORDS}))[0] == 200
+            status, said = await client.post(
                 "/api/chat", {"model": "gpt-4o", "messages": WORDS, "stream": False}
             )
             assert (status, said["message"]["content"]) == (200, "echo: one two three")
             assert [request.path for request in other.log] == ["/v1/chat/completions"] * 2
             assert len(rig.stub_model_server.log) == 1
-            async with door.client.get("/v1/models") as response:
+            async with client.http.get("/v1/models") as response:
                 listed = [entry["id"] for entry in (await response.json())["data"]]
             assert listed == ["gpt-4o", "llama3:8b"]
-            async with door.client.get("/api/tags") as response:
+            async with client.http.get("/api/tags") as response:
                 names = [entry["name"] for entry in (await response.json())["models"]]
             assert names == ["gpt-4o", "llama3:8b"]
-            async with door.client.get("/v1/models/gpt-4o") as response:
+            async with client.http.get("/v1/models/gpt-4o") as response:
                 assert (await response.json())["id"] == "gpt-4o"
-            async with door.client.get("/v1/models/gpt-4o-mini") as response:
+            async with client.http.get("/v1/models/gpt-4o-mini") as response:
                 assert response.status == 404
 
 
 async def test_a_model_that_is_not_allowed_is_refused_in_each_apis_shape(rig):
-    async with Door(rig.gateway(allowed=("llama3*",)), new_run()) as door:
-        status, said = await door.post("/api/generate", {"model": "gpt-4o", "prompt": "x"})
+    async with GatewayClient(rig.gateway(allowed=("llama3*",)), new_run()) as client:
+        status, said = await client.post("/api/generate", {"model": "gpt-4o", "prompt": "x"})
         assert status == 404
         assert "AI_MODELS=llama3*" in said["error"]
-        status, said = await door.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS})
+        status, said = await client.post("/v1/chat/completions", {"model": "gpt-4o", "messages": WORDS})
         assert status == 404
         assert said["error"]["code"] == "model_not_found"
         assert set(said["error"]) == {"message", "type", "param", "code"}
     assert rig.stub_model_server.log == []
-    assert door.run.usage.refused == 2
+    assert client.run.usage.refused == 2
 
 
 @pytest.mark.parametrize(("path", "of_openai"), [("/api/chat", False), ("/v1/chat/completions", True)])
 async def test_without_a_server_each_call_says_which_setting_is_missing(rig, path, of_openai):
     gateway = rig.gateway()
     gateway.shared.servers = type(gateway.shared.servers)(())
-    async with Door(gateway, new_run()) as door:
-        status, said = await door.post(path, {"messages": WORDS})
+    async with GatewayClient(gateway, new_run()) as client:
+        status, said = await client.post(path, {"messages": WORDS})
         assert status == 503
         assert "AI_ENDPOINT" in (said["error"]["message"] if of_openai else said["error"])
-        async with door.client.get("/v1/models") as response:
+        async with client.http.get("/v1/models") as response:
             assert response.status == 503
 
 
-async def test_what_clients_ask_before_they_begin_is_answered(rig, door):
-    async with door.client.head("/") as response:
+async def test_what_clients_ask_before_they_begin_is_answered(rig, client):
+    async with client.http.head("/") as response:
         assert response.status == 200
-    async with door.client.get("/") as response:
+    async with client.http.get("/") as response:
         assert await response.text() == "Ollama is running"
-    async with door.client.get("/api/version") as response:
+    async with client.http.get("/api/version") as response:
         assert (await response.json())["version"] == "0.0.0-stub_model_server"
-    assert (await door.post("/api/show", {"model": "llama3:8b"}))[1]["details"] == {"family": "stub"}
-    assert (await door.post("/api/show", {"name": "llama3:8b"}))[0] == 200
+    assert (await client.post("/api/show", {"model": "llama3:8b"}))[1]["details"] == {"family": "stub"}
+    assert (await client.post("/api/show", {"name": "llama3:8b"}))[0] == 200
     assert rig.stub_model_server.log[-1].body == {"model": "llama3:8b"}
-    assert used(door) == (0, 0)
+    assert used(client) == (0, 0)
 
 
 def noted_losses(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
@@ -312,11 +316,11 @@ async def test_a_call_of_ollamas_api_is_translated_and_answered_as_an_ollama_wou
     body = {"model": "llama3:8b", **body}
     async with rig.session.post(rig.stub_model_server.url + path, json=body) as response:
         due, content_type = await response.read(), response.content_type
-    async with Door(openai_rig.gateway(), new_run()) as door:
-        async with door.client.post(path, json=body) as response:
+    async with GatewayClient(openai_rig.gateway(), new_run()) as client:
+        async with client.http.post(path, json=body) as response:
             told = await response.read()
             assert (response.status, response.content_type) == (200, content_type)
-        assert used(door) == tokens
+        assert used(client) == tokens
     assert _told(told) == _told(due)
     (asked,) = openai_rig.stub_model_server.log
     assert asked.path.startswith("/v1/")
@@ -370,17 +374,17 @@ async def test_a_job_that_hangs_up_while_its_server_is_asked_for_its_api_costs_n
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     gateway = rig.gateway(GatewayLimits(drain_s=3600), HttpUpstream(rig.session, f"http://{host}:{port}"))
-    async with Door(gateway, new_run()) as door, asyncio.timeout(gateways.DEADLINE_S):
-        sent = asyncio.create_task(door.post("/api/chat", {"messages": WORDS}))
+    async with GatewayClient(gateway, new_run()) as client, asyncio.timeout(gateways.DEADLINE_S):
+        sent = asyncio.create_task(client.post("/api/chat", {"messages": WORDS}))
         await asked.wait()
         sent.cancel()
         await asyncio.wait([sent])
         await lost.wait()
         answer.set()
-        await settled(door)
+        await settled(client)
     server.close()
     assert paths == [b"/api/version"]
-    assert used(door) == (0, 0)
+    assert used(client) == (0, 0)
 
 
 @pytest.mark.parametrize(("api", "lacks"), [(Api.OPENAI, True), (Api.OLLAMA, False)])
@@ -417,25 +421,25 @@ async def test_what_a_server_answers_to_the_question_for_ollama_decides(rig, sta
 
 
 async def test_lists_of_models_and_what_is_shown_of_one_come_from_openais_list(openai_rig):
-    async with Door(openai_rig.gateway(allowed=("llama*", "gpt-*", "other")), new_run()) as door:
-        async with door.client.get("/api/tags") as response:
+    async with GatewayClient(openai_rig.gateway(allowed=("llama*", "gpt-*", "other")), new_run()) as client:
+        async with client.http.get("/api/tags") as response:
             models = (await response.json())["models"]
         assert [model["model"] for model in models] == ["llama3:8b", "gpt-4o-mini"]
-        async with door.client.get("/api/ps") as response:
+        async with client.http.get("/api/ps") as response:
             assert (response.status, await response.json()) == (200, {"models": []})
-        async with door.client.get("/api/version") as response:
+        async with client.http.get("/api/version") as response:
             assert (await response.json())["version"] == "0.0.0"
-        assert (await door.post("/api/show", {"model": "gpt-4o-mini"}))[0] == 200
-        status, said = await door.post("/api/show", {"model": "other"})
+        assert (await client.post("/api/show", {"model": "gpt-4o-mini"}))[0] == 200
+        status, said = await client.post("/api/show", {"model": "other"})
         assert (status, said) == (404, {"error": "model 'other' not found"})
-        assert used(door) == (0, 0)
+        assert used(client) == (0, 0)
 
 
 async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
-    async with Door(openai_rig.gateway(), new_run()) as door:
-        status, said = await door.post("/api/generate", {"keep_alive": 60})
+    async with GatewayClient(openai_rig.gateway(), new_run()) as client:
+        status, said = await client.post("/api/generate", {"keep_alive": 60})
         assert (status, said["done_reason"]) == (200, "load")
-        assert used(door) == (0, 0)
+        assert used(client) == (0, 0)
     assert openai_rig.stub_model_server.log == []
 
 
@@ -458,41 +462,41 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/api/embed"])
 async def test_errors_are_told_in_ollamas_shape(rig, openai_rig, model, status, words, path):
     server = HttpUpstream(rig.session, openai_rig.stub_model_server.url, key="sk-real")
-    async with Door(openai_rig.gateway(None, server), new_run()) as door:
+    async with GatewayClient(openai_rig.gateway(None, server), new_run()) as client:
         body = {"model": model, "prompt": "a", "messages": WORDS, "input": "a", "stream": False}
-        answered, said = await door.post(path, body)
+        answered, said = await client.post(path, body)
     assert answered == status
     assert said.keys() == {"error"}
     assert said["error"].replace("Bearer ", "").startswith(words)
 
 
 async def test_a_translated_stream_that_breaks_off_or_is_cut_is_counted(openai_rig):
-    async with Door(openai_rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
+    async with GatewayClient(openai_rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as client:
         with pytest.raises(aiohttp.ClientPayloadError):
-            await door.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
-        assert used(door)[1] == 3
-        response = await door.client.post("/api/chat", json={"model": "fault/hold", "messages": COUNT})
+            await client.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
+        assert used(client)[1] == 3
+        response = await client.http.post("/api/chat", json={"model": "fault/hold", "messages": COUNT})
         async with asyncio.timeout(gateways.DEADLINE_S):
             while b"3" not in (await response.content.readany()):
                 pass
-            await door.end()
+            await client.end()
             await openai_rig.stub_model_server.until(lambda log: log[-1].state == "cut")
         response.close()
-        assert used(door)[1] == 6
+        assert used(client)[1] == 6
 
 
 async def test_a_translated_call_keeps_to_the_budget_of_the_run(openai_rig):
-    async with Door(openai_rig.gateway(limits(tokens=30)), new_run()) as door:
-        answer = await door.stream("/api/generate", {"prompt": "count to 90"})
+    async with GatewayClient(openai_rig.gateway(limits(tokens=30)), new_run()) as client:
+        answer = await client.stream("/api/generate", {"prompt": "count to 90"})
         assert json.loads(answer.splitlines()[-1])["done_reason"] == "length"
         assert openai_rig.stub_model_server.log[0].body["max_tokens"] <= 30
-        status, said = await door.post("/api/chat", {"messages": COUNT})
+        status, said = await client.post("/api/chat", {"messages": COUNT})
         assert (status, "AI_MAX_TOKENS=30" in said["error"]) == (429, True)
-        assert sum(used(door)) <= 30
+        assert sum(used(client)) <= 30
 
 
 async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
-    async with Door(openai_rig.gateway(), new_run()) as door:
+    async with GatewayClient(openai_rig.gateway(), new_run()) as client:
         for extra in (
             {"tools": [{"type": "web_search"}]},
             {"tools": [{"type": "mcp", "server_url": "https://evil"}]},
@@ -500,7 +504,7 @@ async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
             {"models": ["other"]},
             {"api_base": "http://evil"},
         ):
-            status, said = await door.post("/api/chat", {"messages": WORDS} | extra)
+            status, said = await client.post("/api/chat", {"messages": WORDS} | extra)
             assert status in {400, 403}, extra
             assert said.keys() == {"error"}
     assert openai_rig.stub_model_server.log == []
@@ -509,12 +513,12 @@ async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
 async def test_an_answer_that_is_held_until_it_is_whole_counts_as_memory_of_all_runs(openai_rig, monkeypatch):
     gateway = openai_rig.gateway()
     gateway.shared.memory = BodyMemory(2000)
-    async with Door(gateway, new_run()) as door:
-        status, said = await door.post("/api/embed", {"input": ["a"] * 40})
+    async with GatewayClient(gateway, new_run()) as client:
+        status, said = await client.post("/api/embed", {"input": ["a"] * 40})
         assert (status, "many large requests" in said["error"]) == (503, True)
-        assert (await door.post("/api/embed", {"input": "a"}))[0] == 200
+        assert (await client.post("/api/embed", {"input": "a"}))[0] == 200
     assert gateway.shared.memory.free_bytes == 2000
-    assert gateway.state_of(door.run).memory.held_bytes == 0
+    assert gateway.state_of(client.run).memory.held_bytes == 0
 
 
 def tool_call(index: int, arguments: str) -> bytes:
@@ -535,26 +539,26 @@ async def test_what_is_held_of_a_stream_counts_as_memory_of_all_runs(rig, path, 
         gateway = rig.gateway(None, HttpUpstream(rig.session, f"{url}/v1", api=Api.OPENAI))
         for room, status in ((4_000_000, 200), (300_000, 503)):
             gateway.shared.memory = BodyMemory(room)
-            async with Door(gateway, new_run()) as door:
+            async with GatewayClient(gateway, new_run()) as client:
                 body = {"messages": WORDS, "stream": True}
-                async with door.client.post(path, json=body) as response:
+                async with client.http.post(path, json=body) as response:
                     assert response.status == status, await response.text()
                     await response.read()
-                await settled(door)
-                assert gateway.state_of(door.run).memory.held_bytes == 0
+                await settled(client)
+                assert gateway.state_of(client.run).memory.held_bytes == 0
             assert gateway.shared.memory.free_bytes == room
 
 
 async def test_a_translated_call_is_recorded_as_the_job_saw_it_and_replayed(openai_rig, tmp_path):
     file = tmp_path / "ai.jsonl"
     calls = [(path, {"model": "m", **body}) for path, body, _ in OLLAMA_CALLS.values()]
-    async with Door(openai_rig.gateway(), new_run(record=file)) as door:
-        first = [await door.stream(path, body) for path, body in calls]
+    async with GatewayClient(openai_rig.gateway(), new_run(record=file)) as client:
+        first = [await client.stream(path, body) for path, body in calls]
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["path"] for line in lines] == [path for path, _ in calls]
     assert {"cachedTokens", "reasoningTokens"} <= lines[0].keys()
-    async with Door(openai_rig.gateway(None, Replay([file])), new_run()) as door:
-        assert [await door.stream(path, body) for path, body in calls] == first
+    async with GatewayClient(openai_rig.gateway(None, Replay([file])), new_run()) as client:
+        assert [await client.stream(path, body) for path, body in calls] == first
 
 
 # --- exact sums
@@ -578,12 +582,12 @@ async def test_cached_and_reasoning_tokens_are_counted_beside_the_others(rig, tm
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     gateway = rig.gateway(None, HttpUpstream(rig.session, f"http://{host}:{port}/v1beta/openai/"))
-    async with Door(gateway, new_run(record=tmp_path / "ai.jsonl")) as door:
-        assert (await door.post("/v1/chat/completions", {"model": "gemini", "messages": WORDS}))[0] == 200
-        assert (await door.post("/api/chat", {"model": "gemini", "messages": WORDS, "stream": False}))[
+    async with GatewayClient(gateway, new_run(record=tmp_path / "ai.jsonl")) as client:
+        assert (await client.post("/v1/chat/completions", {"model": "gemini", "messages": WORDS}))[0] == 200
+        assert (await client.post("/api/chat", {"model": "gemini", "messages": WORDS, "stream": False}))[
             0
         ] == 200
-        spent = door.run.usage
+        spent = client.run.usage
     server.close()
     assert (spent.prompt_tokens, spent.completion_tokens, spent.tokens) == (20, 240, 260)
     assert (spent.cached_tokens, spent.reasoning_tokens) == (16, 200)
@@ -596,41 +600,41 @@ async def test_cached_and_reasoning_tokens_are_counted_beside_the_others(rig, tm
 async def test_a_model_that_never_answered_keeps_its_name_if_it_is_configured(rig):
     rig.metrics.model_labels.label("configured")
     server = HttpUpstream(rig.session, "http://127.0.0.1:1")
-    async with Door(rig.gateway(None, server), new_run()) as door:
+    async with GatewayClient(rig.gateway(None, server), new_run()) as client:
         for model in ("configured", "invented"):
-            assert (await door.post("/v1/completions", {"model": model, "prompt": "a"}))[0] == 502
+            assert (await client.post("/v1/completions", {"model": model, "prompt": "a"}))[0] == 502
     assert rig.value("worker_llm_requests_total", model="configured", outcome="error") == 1
     assert rig.value("worker_llm_requests_total", model="other", outcome="error") == 1
     assert rig.value("worker_llm_requests_total", model="invented", outcome="error") == 0
 
 
-async def test_a_stream_that_the_job_hangs_up_on_is_read_to_its_end_and_counted_exactly(rig, door):
+async def test_a_stream_that_the_job_hangs_up_on_is_read_to_its_end_and_counted_exactly(rig, client):
     bodies = {
         "/api/generate": {"model": "fault/slow", "prompt": "count to 40"},
         "/api/chat": {"model": "fault/slow", "messages": COUNT},
         "/v1/chat/completions": {"model": "fault/slow", "messages": COUNT, "stream": True},
     }
     for path, body in bodies.items():
-        response = await door.client.post(path, json=body)
+        response = await client.http.post(path, json=body)
         await response.content.readany()
         response.close()
-    await settled(door)
-    assert used(door) == (9, 40 + 9 + 9) == asked(rig)
+    await settled(client)
+    assert used(client) == (9, 40 + 9 + 9) == asked(rig)
     assert [request.state for request in rig.stub_model_server.log] == ["finished"] * 3
     assert rig.value("worker_llm_requests_total", model="fault/slow", outcome="ok") == 3
 
 
-async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(rig, door):
+async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(rig, client):
     sent = asyncio.create_task(
-        door.post("/api/generate", {"model": "fault/never", "prompt": "count to 7", "stream": False})
+        client.post("/api/generate", {"model": "fault/never", "prompt": "count to 7", "stream": False})
     )
     async with asyncio.timeout(gateways.DEADLINE_S):
         await rig.stub_model_server.until(lambda log: len(log) == 1)
         sent.cancel()
         await asyncio.wait([sent])
         rig.stub_model_server.release()
-    await settled(door)
-    assert used(door) == (3, 7)
+    await settled(client)
+    assert used(client) == (3, 7)
 
 
 @pytest.mark.parametrize(
@@ -641,36 +645,38 @@ async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(
     ],
 )
 async def test_the_runs_end_cuts_its_streams_frees_the_upstream_and_counts_what_had_come(rig, path, body):
-    async with Door(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
-        response = await door.client.post(path, json={"model": "fault/hold", **body})
+    async with GatewayClient(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as client:
+        response = await client.http.post(path, json={"model": "fault/hold", **body})
         async with asyncio.timeout(gateways.DEADLINE_S):
             while b"3" not in (await response.content.readany()):
                 pass
-            await door.end()
+            await client.end()
             # Counted in full the moment the run has ended.
-            assert door.run.usage.completion_tokens == 3
-            assert door.run.usage.prompt_tokens > 0  # nobody has said yet: estimated
+            assert client.run.usage.completion_tokens == 3
+            assert client.run.usage.prompt_tokens > 0  # nobody has said yet: estimated
             await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         response.close()
     assert rig.value("worker_llm_requests_total", model="fault/hold", outcome="cut") == 1
 
 
 async def test_a_request_without_an_answer_yet_ends_with_the_run_and_its_prompt_counts(rig):
-    async with Door(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as door:
-        sent = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a b c d"}))
+    async with GatewayClient(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as client:
+        sent = asyncio.create_task(
+            client.post("/api/generate", {"model": "fault/never", "prompt": "a b c d"})
+        )
         async with asyncio.timeout(gateways.DEADLINE_S):
             await rig.stub_model_server.until(lambda log: len(log) == 1)
-            await door.end()
-            assert door.run.usage.prompt_tokens > 0
-            assert door.run.usage.completion_tokens == 0
+            await client.end()
+            assert client.run.usage.prompt_tokens > 0
+            assert client.run.usage.completion_tokens == 0
             await rig.stub_model_server.until(lambda log: log[0].state == "cut")
         await asyncio.wait([sent])
         assert sent.exception() is not None
 
 
 async def test_what_is_read_on_for_its_usage_ends_after_a_while(rig):
-    async with Door(rig.gateway(GatewayLimits(drain_s=0.1)), new_run()) as door:
-        response = await door.client.post(
+    async with GatewayClient(rig.gateway(GatewayLimits(drain_s=0.1)), new_run()) as client:
+        response = await client.http.post(
             "/api/generate", json={"model": "fault/hold", "prompt": "count to 9"}
         )
         async with asyncio.timeout(gateways.DEADLINE_S):
@@ -678,14 +684,14 @@ async def test_what_is_read_on_for_its_usage_ends_after_a_while(rig):
                 pass
             response.close()
             await rig.stub_model_server.until(lambda log: log[0].state == "cut")
-        await settled(door)
-        assert door.run.usage.completion_tokens == 3
+        await settled(client)
+        assert client.run.usage.completion_tokens == 3
 
 
-async def test_tokens_of_calls_in_parallel_add_up_exactly(rig, door):
+async def test_tokens_of_calls_in_parallel_add_up_exactly(rig, client):
     kinds = list(CALLS.values())
     jobs = [
-        door.stream(path, {"model": f"m{at % 3}", **body}) for at, (path, body, _) in enumerate(kinds * 10)
+        client.stream(path, {"model": f"m{at % 3}", **body}) for at, (path, body, _) in enumerate(kinds * 10)
     ]
     limit = asyncio.Semaphore(8)
 
@@ -694,8 +700,10 @@ async def test_tokens_of_calls_in_parallel_add_up_exactly(rig, door):
             await job
 
     await asyncio.gather(*map(one, jobs))
-    assert used(door) == (10 * sum(t[0] for *_, t in kinds), 10 * sum(t[1] for *_, t in kinds)) == asked(rig)
-    assert door.run.usage.requests == 10 * len(kinds)
+    assert (
+        used(client) == (10 * sum(t[0] for *_, t in kinds), 10 * sum(t[1] for *_, t in kinds)) == asked(rig)
+    )
+    assert client.run.usage.requests == 10 * len(kinds)
 
 
 async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(rig, record_property):
@@ -703,23 +711,23 @@ async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(rig, record_p
 
     async def one(number: int) -> None:
         """Each with a model, a question and a number of tokens of its own, streamed, aborted and whole."""
-        async with Door(gateway, new_run(number, model=f"model-{number}")) as door:
+        async with GatewayClient(gateway, new_run(number, model=f"model-{number}")) as client:
             mine = f"secret-of-{number}"
             question = {"messages": [{"role": "user", "content": f"{mine} " + "x " * number}]}
             answers = await asyncio.gather(
-                door.stream("/api/chat", question),
-                door.stream("/v1/chat/completions", question | {"stream": True}),
-                door.stream("/v1/chat/completions", question),
+                client.stream("/api/chat", question),
+                client.stream("/v1/chat/completions", question | {"stream": True}),
+                client.stream("/v1/chat/completions", question),
             )
-            hung = await door.client.post("/api/generate", json={"prompt": f"count to {number + 1}"})
+            hung = await client.http.post("/api/generate", json={"prompt": f"count to {number + 1}"})
             await hung.content.readany()
             hung.close()
             for answer in answers:
                 assert mine.encode() in answer
                 assert answer.count(b"secret-of-") == 1
                 assert f'"model": "model-{number}"'.encode() in answer
-            await settled(door)
-            assert used(door) == (3 * (number + 1) + 3, 3 * (number + 2) + number + 1)
+            await settled(client)
+            assert used(client) == (3 * (number + 1) + 3, 3 * (number + 2) + number + 1)
 
     await asyncio.gather(*map(one, range(50)))
     record_property("tried", ["runs in parallel through the gateway", 50])
@@ -734,16 +742,16 @@ def limits(**run: int) -> GatewayLimits:
 
 
 async def test_a_run_that_has_used_its_tokens_is_told_so_and_how_to_raise_them(rig):
-    async with Door(rig.gateway(limits(tokens=30)), new_run()) as door:
-        assert (await door.post("/api/generate", {"prompt": "count to 28", "stream": False}))[0] == 200
-        async with door.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
+    async with GatewayClient(rig.gateway(limits(tokens=30)), new_run()) as client:
+        assert (await client.post("/api/generate", {"prompt": "count to 28", "stream": False}))[0] == 200
+        async with client.http.post("/v1/chat/completions", json={"messages": WORDS}) as response:
             assert response.status == 429
             assert response.headers["x-should-retry"] == "false"
             error = (await response.json())["error"]
         assert error["type"] == "insufficient_quota"
         assert "used 2" in error["message"]
         assert "AI_MAX_TOKENS=30" in error["message"]
-        assert sum(used(door)) <= 30
+        assert sum(used(client)) <= 30
         assert len(rig.stub_model_server.log) == 1
 
 
@@ -757,25 +765,25 @@ async def test_a_run_that_has_used_its_tokens_is_told_so_and_how_to_raise_them(r
     ],
 )
 async def test_calls_at_once_can_not_overrun_the_tokens_of_their_run(rig, path, body, field):
-    async with Door(rig.gateway(limits(tokens=400)), new_run()) as door:
+    async with GatewayClient(rig.gateway(limits(tokens=400)), new_run()) as client:
 
         async def one() -> int:
-            async with door.client.post(path, json=body) as response:
+            async with client.http.post(path, json=body) as response:
                 await response.read()
                 return response.status
 
         statuses = [status for _ in range(6) for status in await asyncio.gather(*(one() for _ in range(8)))]
         assert set(statuses) == {200, 429}
-        assert 300 < sum(used(door)) <= 400
-        assert sum(used(door)) == sum(asked(rig))
+        assert 300 < sum(used(client)) <= 400
+        assert sum(used(client)) == sum(asked(rig))
     assert all(field in request.body for request in rig.stub_model_server.log)
 
 
 async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
-    async with Door(rig.gateway(limits(tokens=1000)), new_run()) as door:
-        await door.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 2})
-        await door.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 5000, "n": 2})
-        await door.post("/api/chat", {"messages": WORDS, "options": {"num_predict": -1}, "stream": False})
+    async with GatewayClient(rig.gateway(limits(tokens=1000)), new_run()) as client:
+        await client.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 2})
+        await client.post("/v1/chat/completions", {"messages": WORDS, "max_tokens": 5000, "n": 2})
+        await client.post("/api/chat", {"messages": WORDS, "options": {"num_predict": -1}, "stream": False})
     first, second, third = (request.body for request in rig.stub_model_server.log)
     assert first["max_tokens"] == 2
     assert 400 < second["max_tokens"] < 500  # each of two choices
@@ -785,14 +793,14 @@ async def test_a_bound_that_the_job_sets_is_lowered_never_raised(rig):
 async def test_a_stream_past_the_budget_is_cut_whatever_bound_the_upstream_was_given(rig, monkeypatch):
     words = ["x" * 10_000] * 4000
     monkeypatch.setattr("nanoagent.dev.stub_model_server.replies.answer_words", lambda _prompt, _limit: words)
-    async with Door(rig.gateway(limits(tokens=500)), new_run()) as door:
+    async with GatewayClient(rig.gateway(limits(tokens=500)), new_run()) as client:
         with pytest.raises(aiohttp.ClientError):
-            await door.stream("/api/generate", {"prompt": "a"})
+            await client.stream("/api/generate", {"prompt": "a"})
         async with asyncio.timeout(gateways.DEADLINE_S):
             await rig.stub_model_server.until(lambda log: log[0].state == "cut")
-        await settled(door)
+        await settled(client)
         # One piece more at a model's pace; here, as many as come in one read.
-        assert 500 < sum(used(door)) < 540
+        assert 500 < sum(used(client)) < 540
 
 
 async def test_a_function_has_its_tokens_a_minute_in_all_its_runs_together(rig):
@@ -802,37 +810,37 @@ async def test_a_function_has_its_tokens_a_minute_in_all_its_runs_together(rig):
         gateway.shared.servers, GatewayLimits(function_tokens_per_minute=60), rig.metrics, lambda: clock[0]
     )
     body = {"prompt": "count to 50", "stream": False}
-    async with Door(gateway, new_run(1)) as first, Door(gateway, new_run(2)) as second:
+    async with GatewayClient(gateway, new_run(1)) as first, GatewayClient(gateway, new_run(2)) as second:
         assert (await first.post("/api/generate", body))[0] == 200
-        async with second.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
+        async with second.http.post("/v1/chat/completions", json={"messages": WORDS}) as response:
             assert response.status == 429
             assert 1 <= int(response.headers["Retry-After"]) <= 60
             assert "AI_FUNCTION_TOKENS_PER_MINUTE=60" in (await response.json())["error"]["message"]
-        async with Door(gateway, new_run(3, function_id="another")) as third:
+        async with GatewayClient(gateway, new_run(3, function_id="another")) as third:
             assert (await third.post("/api/generate", body))[0] == 200
         clock[0] = 60.0
         assert (await second.post("/api/generate", body))[0] == 200
 
 
 async def test_each_limit_refuses_with_its_name_and_value(rig):
-    async with Door(rig.gateway(limits(requests=1)), new_run()) as door:
-        await door.post("/api/embed", {"input": "a"})
-        status, said = await door.post("/api/embed", {"input": "a"})
+    async with GatewayClient(rig.gateway(limits(requests=1)), new_run()) as client:
+        await client.post("/api/embed", {"input": "a"})
+        status, said = await client.post("/api/embed", {"input": "a"})
         assert (status, "AI_MAX_REQUESTS=1" in said["error"]) == (429, True)
-    async with Door(rig.gateway(limits(bytes=2000)), new_run()) as door:
-        status, said = await door.post("/api/embed", {"input": "a" * 3000})
+    async with GatewayClient(rig.gateway(limits(bytes=2000)), new_run()) as client:
+        status, said = await client.post("/api/embed", {"input": "a" * 3000})
         assert (status, "AI_MAX_BYTES=2000" in said["error"]) == (413, True)
-    async with Door(rig.gateway(GatewayLimits(request_bytes=1000)), new_run()) as door:
-        status, said = await door.post("/v1/embeddings", {"input": "a" * 1001})
+    async with GatewayClient(rig.gateway(GatewayLimits(request_bytes=1000)), new_run()) as client:
+        status, said = await client.post("/v1/embeddings", {"input": "a" * 1001})
         assert (status, "AI_MAX_REQUEST_BYTES=1000" in said["error"]["message"]) == (413, True)
-    async with Door(rig.gateway(GatewayLimits(timeout_s=0.1)), new_run()) as door:
-        status, said = await door.post("/api/generate", {"model": "fault/never", "prompt": "a"})
+    async with GatewayClient(rig.gateway(GatewayLimits(timeout_s=0.1)), new_run()) as client:
+        status, said = await client.post("/api/generate", {"model": "fault/never", "prompt": "a"})
         assert (status, "AI_TIMEOUT_SECONDS=0.1" in said["error"]) == (504, True)
-    async with Door(rig.gateway(limits(concurrent=1)), new_run()) as door:
-        held = asyncio.create_task(door.post("/api/generate", {"model": "fault/never", "prompt": "a"}))
+    async with GatewayClient(rig.gateway(limits(concurrent=1)), new_run()) as client:
+        held = asyncio.create_task(client.post("/api/generate", {"model": "fault/never", "prompt": "a"}))
         async with asyncio.timeout(gateways.DEADLINE_S):
             await rig.stub_model_server.until(lambda log: log[-1].state == "open")
-        async with door.client.post("/v1/chat/completions", json={"messages": WORDS}) as response:
+        async with client.http.post("/v1/chat/completions", json={"messages": WORDS}) as response:
             assert response.status == 429
             assert response.headers["Retry-After"] == "1"
             assert "AI_MAX_CONCURRENT=1" in (await response.json())["error"]["message"]
@@ -849,8 +857,8 @@ async def test_each_limit_refuses_with_its_name_and_value(rig):
 )
 async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path, fault, status):
     server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-real")
-    async with Door(rig.gateway(None, server), new_run()) as door:
-        async with door.client.post(path, json={"model": f"fault/{fault}", "messages": WORDS}) as response:
+    async with GatewayClient(rig.gateway(None, server), new_run()) as client:
+        async with client.http.post(path, json={"model": f"fault/{fault}", "messages": WORDS}) as response:
             assert response.status == status
             said = await response.json()
             assert isinstance(said["error"], dict if path.startswith("/v1") else str)
@@ -858,84 +866,86 @@ async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path,
             assert ("***" in json.dumps(said)) is (fault in {"404", "500"})  # the stub quotes it
             assert rig.stub_model_server.url not in json.dumps(said)
             assert response.headers.get("Retry-After") == ("7" if fault == "429" else None)
-        assert used(door) == (0, 0)
-        assert door.run.usage.refused == 0
+        assert used(client) == (0, 0)
+        assert client.run.usage.refused == 0
     assert rig.value("worker_llm_requests_total", model="other", outcome="error") == 1
 
 
 async def test_an_upstream_that_is_down_is_a_502_that_names_no_address(rig):
-    async with Door(rig.gateway(None, HttpUpstream(rig.session, "http://127.0.0.1:1")), new_run()) as door:
+    async with GatewayClient(
+        rig.gateway(None, HttpUpstream(rig.session, "http://127.0.0.1:1")), new_run()
+    ) as client:
         for path in ("/api/chat", "/v1/chat/completions"):
-            status, said = await door.post(path, {"messages": WORDS})
+            status, said = await client.post(path, {"messages": WORDS})
             assert status == 502
             assert "127.0.0.1" not in json.dumps(said)
-        async with door.client.get("/api/tags") as response:
+        async with client.http.get("/api/tags") as response:
             assert response.status == 502
-        assert used(door) == (0, 0)
+        assert used(client) == (0, 0)
 
 
 async def test_the_log_says_once_that_a_server_fails_and_when_it_answers_again(rig):
     server = HttpUpstream(rig.session, "http://127.0.0.1:1", key="sk-real")
     with capture_logs() as logged:
-        async with Door(rig.gateway(None, server), new_run()) as door:
+        async with GatewayClient(rig.gateway(None, server), new_run()) as client:
             for _ in range(5):
-                await door.post("/api/chat", {"messages": WORDS})
+                await client.post("/api/chat", {"messages": WORDS})
             server._base = rig.stub_model_server.url
             for model in ("fault/401", "fault/401", "m", "m"):
-                await door.post("/api/chat", {"model": model, "messages": WORDS, "stream": False})
+                await client.post("/api/chat", {"model": model, "messages": WORDS, "stream": False})
     told = [entry["event"] for entry in logged]
     assert told == ["model server failed", "model server failed", "model server recovered"]
     assert "Cannot connect" in logged[0]["reason"]  # the operator's to know
     assert "sk-real" not in str(logged)
 
 
-async def test_a_client_of_http_1_0_reads_a_stream_to_the_connections_end(rig, door):
-    head, _, body = (await door.raw(post("/api/chat", ASK_COUNT, line="POST {} HTTP/1.0"))).partition(
+async def test_a_client_of_http_1_0_reads_a_stream_to_the_connections_end(rig, client):
+    head, _, body = (await client.raw(post("/api/chat", ASK_COUNT, line="POST {} HTTP/1.0"))).partition(
         b"\r\n\r\n"
     )
     assert b"chunked" not in head.lower()
     assert len([json.loads(line) for line in body.splitlines()]) == 10
-    assert used(door) == (3, 9)
+    assert used(client) == (3, 9)
 
 
-async def test_an_upstream_that_closes_mid_stream_is_a_stream_that_breaks_off(rig, door):
+async def test_an_upstream_that_closes_mid_stream_is_a_stream_that_breaks_off(rig, client):
     for path, body in (
         ("/api/generate", {"prompt": "count to 9"}),
         ("/v1/chat/completions", {"messages": COUNT, "stream": True}),
     ):
         with pytest.raises(aiohttp.ClientPayloadError):
-            await door.stream(path, {"model": "fault/close", **body})
-    assert door.run.usage.completion_tokens == 6
-    assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
+            await client.stream(path, {"model": "fault/close", **body})
+    assert client.run.usage.completion_tokens == 6
+    assert (await client.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
 
 
-async def test_garbage_reaches_the_job_as_it_is_and_costs_nothing_but_an_estimate(rig, door):
-    answer = await door.stream("/api/chat", {"model": "fault/garbage", "messages": WORDS})
+async def test_garbage_reaches_the_job_as_it_is_and_costs_nothing_but_an_estimate(rig, client):
+    answer = await client.stream("/api/chat", {"model": "fault/garbage", "messages": WORDS})
     assert answer == b"\x00\xff\xfe<garbage>" * 100
     for path, body in (
         ("/api/chat", {"messages": COUNT}),
         ("/v1/chat/completions", {"messages": COUNT, "stream": True}),
     ):
-        before = used(door)
-        answer = await door.stream(path, {"model": "fault/lines", **body})
+        before = used(client)
+        answer = await client.stream(path, {"model": "fault/lines", **body})
         assert answer.count(b"{") > 9
-        assert (used(door)[0] - before[0], used(door)[1] - before[1]) == (3, 9)
+        assert (used(client)[0] - before[0], used(client)[1] - before[1]) == (3, 9)
 
 
-async def test_an_upstream_that_says_nothing_of_tokens_is_estimated(rig, door):
-    await door.stream("/api/chat", {"model": "fault/nousage", "messages": COUNT})
-    assert used(door)[1] == 9
-    assert used(door)[0] > 0
-    before = used(door)[1]
-    await door.post("/v1/chat/completions", {"model": "fault/nousage", "messages": COUNT})
-    assert used(door)[1] > before
+async def test_an_upstream_that_says_nothing_of_tokens_is_estimated(rig, client):
+    await client.stream("/api/chat", {"model": "fault/nousage", "messages": COUNT})
+    assert used(client)[1] == 9
+    assert used(client)[0] > 0
+    before = used(client)[1]
+    await client.post("/v1/chat/completions", {"model": "fault/nousage", "messages": COUNT})
+    assert used(client)[1] > before
 
 
 async def test_gigabytes_end_at_the_runs_limit_and_fill_no_memory(rig):
     received, mib = 0, 1024 * 1024
     gateway = rig.gateway(limits(bytes=128 * mib))
-    async with Door(gateway, new_run(1)) as door, Door(gateway, new_run(2)) as other:
-        response = await door.client.post("/api/generate", json={"model": "fault/gigabytes", "prompt": "a"})
+    async with GatewayClient(gateway, new_run(1)) as client, GatewayClient(gateway, new_run(2)) as other:
+        response = await client.http.post("/api/generate", json={"model": "fault/gigabytes", "prompt": "a"})
         # A job that does not read holds its own stream up, and nobody else.
         for _ in range(50):
             assert (await other.post("/api/embed", {"input": "a"}))[0] == 200
@@ -951,7 +961,7 @@ async def test_gigabytes_end_at_the_runs_limit_and_fill_no_memory(rig):
 
 async def test_an_upstream_that_hangs_slows_no_other_job(rig):
     gateway = rig.gateway()
-    async with Door(gateway, new_run(1)) as stuck, Door(gateway, new_run(2)) as other:
+    async with GatewayClient(gateway, new_run(1)) as stuck, GatewayClient(gateway, new_run(2)) as other:
         waiting = [
             asyncio.create_task(stuck.post("/api/generate", {"model": "fault/never", "prompt": "a"}))
             for _ in range(20)
@@ -1126,40 +1136,40 @@ HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize(("sent", "statuses"), HOSTILE.values(), ids=HOSTILE.keys())
-async def test_what_no_client_should_send_is_refused_and_reaches_no_upstream(rig, door, sent, statuses):
-    answer = await door.raw(sent)
+async def test_what_no_client_should_send_is_refused_and_reaches_no_upstream(rig, client, sent, statuses):
+    answer = await client.raw(sent)
     assert int(answer.split(b" ", 2)[1]) in statuses, answer[:300]
     assert rig.stub_model_server.log == []
-    assert used(door) == (0, 0)
+    assert used(client) == (0, 0)
     # And the gateway is as it was.
-    assert (await door.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
+    assert (await client.post("/api/generate", {"prompt": "a", "stream": False}))[0] == 200
 
 
 async def test_what_was_tried_is_counted(record_property):
     record_property("tried", ["requests that no client should send", len(HOSTILE)])
 
 
-async def test_requests_behind_one_another_are_answered_in_their_order(rig, door):
+async def test_requests_behind_one_another_are_answered_in_their_order(rig, client):
     sent = b"".join(
         post("/api/generate", json.dumps({"prompt": f"p{at}", "stream": False}).encode()).replace(
             b"Connection: close\r\n", b"" if at < 4 else b"Connection: close\r\n"
         )
         for at in range(5)
     )
-    answer = await door.raw(sent)
+    answer = await client.raw(sent)
     assert [f"p{at}" in part for at, part in enumerate(answer.decode().split("echo: ")[1:])] == [True] * 5
-    assert used(door) == (5, 10)
+    assert used(client) == (5, 10)
 
 
-async def test_a_body_that_hides_a_request_is_a_body(rig, door):
+async def test_a_body_that_hides_a_request_is_a_body(rig, client):
     hidden = post("/api/delete", b'{"model":"m"}')
-    await door.raw(post("/api/embed", json.dumps({"input": hidden.decode()}).encode()))
+    await client.raw(post("/api/embed", json.dumps({"input": hidden.decode()}).encode()))
     assert [request.path for request in rig.stub_model_server.log] == ["/api/embed"]
 
 
 async def test_expect_100_continue_is_answered_before_the_body_and_not_for_one_that_is_too_large(rig):
-    async with Door(rig.gateway(GatewayLimits(request_bytes=1000)), new_run()) as door:
-        reader, writer = await asyncio.open_connection(door.host, door.port)
+    async with GatewayClient(rig.gateway(GatewayLimits(request_bytes=1000)), new_run()) as client:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
         head, body = post("/api/generate", ASK, "Expect: 100-continue").split(b"\r\n\r\n")
         writer.write(head + b"\r\n\r\n")
         async with asyncio.timeout(gateways.DEADLINE_S):
@@ -1167,13 +1177,13 @@ async def test_expect_100_continue_is_answered_before_the_body_and_not_for_one_t
             writer.write(body)
             assert b"200 OK" in await reader.read()
             writer.close()
-        refused = await door.raw(post("/api/generate", b"a" * 2000, "Expect: 100-continue"))
+        refused = await client.raw(post("/api/generate", b"a" * 2000, "Expect: 100-continue"))
         assert refused.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_connections_that_say_nothing_or_drop_by_drop_hold_up_nobody(rig, record_property):
     gateway = rig.gateway()
-    async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
+    async with GatewayClient(gateway, new_run(1)) as hostile, GatewayClient(gateway, new_run(2)) as other:
         held = []
         for at in range(300):
             reader, writer = await asyncio.open_connection(hostile.host, hostile.port)
@@ -1198,7 +1208,7 @@ async def test_connections_that_say_nothing_or_drop_by_drop_hold_up_nobody(rig, 
 
 async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_does(rig):
     gateway = rig.gateway()
-    async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+    async with GatewayClient(gateway, new_run(1)) as other, GatewayClient(gateway, new_run(2)) as hostile:
         gateway.state_of(hostile.run).cpu_time.charge(1e9)
         waiting = [asyncio.create_task(hostile.post("/api/embed", {"input": "b"})) for _ in range(3)]
         for _ in range(20):
@@ -1224,7 +1234,7 @@ async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_
         data_received(self, data)
 
     monkeypatch.setattr(connection._RequestHandler, "data_received", counted)
-    async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+    async with GatewayClient(gateway, new_run(1)) as other, GatewayClient(gateway, new_run(2)) as hostile:
         lingering = asyncio.Event()
         monkeypatch.setattr(hostile.run, "usage", Announcing(lingering))
         _, writer = await asyncio.open_connection(hostile.host, hostile.port)
@@ -1246,14 +1256,14 @@ async def test_chunks_of_one_byte_are_read_no_faster_than_the_runs_share_of_the_
 
 async def test_a_connection_without_a_request_is_closed_after_a_while(rig, monkeypatch):
     monkeypatch.setattr("nanoagent.ai.connection._IDLE_S", 0.1)
-    async with Door(rig.gateway(), new_run()) as door:
-        assert await door.raw(b"POST /api/generate HTTP/1.1\r\nHost: a\r\n") == b""
+    async with GatewayClient(rig.gateway(), new_run()) as client:
+        assert await client.raw(b"POST /api/generate HTTP/1.1\r\nHost: a\r\n") == b""
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(rig, monkeypatch):
     monkeypatch.setattr("nanoagent.ai.bodies._READ_S", 0.1)
-    async with Door(rig.gateway(), new_run()) as door:
-        answer = await door.raw(post("/api/generate", ASK)[:-1])
+    async with GatewayClient(rig.gateway(), new_run()) as client:
+        answer = await client.raw(post("/api/generate", ASK)[:-1])
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
@@ -1290,7 +1300,7 @@ class WatchedMemory(BodyMemory):
 async def test_bodies_of_all_runs_together_fill_no_memory(rig):
     gateway = rig.gateway()
     gateway.shared.memory = memory = WatchedMemory(150_000)
-    async with Door(gateway, new_run(1)) as hostile, Door(gateway, new_run(2)) as other:
+    async with GatewayClient(gateway, new_run(1)) as hostile, GatewayClient(gateway, new_run(2)) as other:
         _, writer = await asyncio.open_connection(hostile.host, hostile.port)
         writer.write(post("/api/embed", b"a" * 70_000)[:-1])
         async with asyncio.timeout(gateways.DEADLINE_S):
@@ -1311,15 +1321,15 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
     monkeypatch.setattr(responder, "_LARGE_BYTES", 0)
     gateway = rig.gateway()
     lost = noted_losses(monkeypatch)
-    async with Door(gateway, new_run()) as door, asyncio.timeout(gateways.DEADLINE_S):
+    async with GatewayClient(gateway, new_run()) as client, asyncio.timeout(gateways.DEADLINE_S):
         async with gateway.shared.large_body_lock:
-            _, writer = await asyncio.open_connection(door.host, door.port)
+            _, writer = await asyncio.open_connection(client.host, client.port)
             writer.write(post("/api/generate", ASK))
             while not gateway.shared.large_body_lock._waiters:  # noqa: ASYNC110 - a lock says nothing of those who wait
                 await asyncio.sleep(0)
             writer.close()
             await lost.wait()
-            served = set(door.served)
+            served = set(client.served)
         await asyncio.gather(*served)
     assert rig.stub_model_server.log == []
 
@@ -1327,7 +1337,7 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
 async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_run_is_read(rig, monkeypatch):
     monkeypatch.setattr(responder, "_LARGE_BYTES", 0)
     gateway = rig.gateway()
-    async with Door(gateway, new_run(1)) as other, Door(gateway, new_run(2)) as hostile:
+    async with GatewayClient(gateway, new_run(1)) as other, GatewayClient(gateway, new_run(2)) as hostile:
         read = calls.read
 
         def dear(route: Any, sent: bytes, *given: Any, **named: Any) -> Any:
@@ -1354,9 +1364,9 @@ async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_
 
 async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):
     gateway = rig.gateway(GatewayLimits(run=RunLimits(tokens=1000)))
-    async with Door(gateway, new_run()) as door:
+    async with GatewayClient(gateway, new_run()) as client:
         body = {"messages": [], "n": 5000, "max_tokens": 1}
-        status, said = await door.post("/v1/chat/completions", body)
+        status, said = await client.post("/v1/chat/completions", body)
     assert (status, said["error"]["code"]) == (429, "token_limit")
     assert rig.stub_model_server.log == []
 
@@ -1412,13 +1422,16 @@ async def test_lines_of_a_stream_are_counted_no_faster_than_the_runs_share_of_th
     lines = Lines()
     async with lines as url:
         flood = rig.gateway(None, HttpUpstream(rig.session, url))
-        async with Door(flood, new_run(1)) as flooded, Door(rig.gateway(), new_run(2)) as other:
+        async with (
+            GatewayClient(flood, new_run(1)) as flooded,
+            GatewayClient(rig.gateway(), new_run(2)) as other,
+        ):
             received = 0
             more = asyncio.Event()
 
             async def read() -> None:
                 nonlocal received
-                async with flooded.client.post("/api/generate", json={"prompt": "a"}) as response:
+                async with flooded.http.post("/api/generate", json={"prompt": "a"}) as response:
                     async for data in response.content.iter_any():
                         received += len(data)
                         more.set()
@@ -1444,15 +1457,15 @@ async def test_a_line_of_very_many_choices_does_not_stop_the_loop(rig, path):
     choices = b'data: {"choices":[' + b",".join([b"{}"] * 500_000) + b"]}\n\n"
     async with Sent(choices + b"data: [DONE]\n\n") as url:
         gateway = rig.gateway(None, HttpUpstream(rig.session, f"{url}/v1", api=Api.OPENAI))
-        async with Door(gateway, new_run()) as door:
+        async with GatewayClient(gateway, new_run()) as client:
             body = {"messages": WORDS, "stream": True}
-            async with door.client.post(path, json=body) as response:
+            async with client.http.post(path, json=body) as response:
                 text = await response.text()
-            await settled(door)
+            await settled(client)
         if path == "/api/chat":
             assert (response.status, "too many parts" in text) == (502, True)
         else:
-            assert (response.status, used(door)[1]) == (200, 1)
+            assert (response.status, used(client)[1]) == (200, 1)
 
 
 async def test_a_list_of_models_has_an_end_and_garbage_in_it_is_left_out(rig):
@@ -1468,7 +1481,7 @@ async def test_a_list_of_models_has_an_end_and_garbage_in_it_is_left_out(rig):
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     gateway = rig.gateway(None, HttpUpstream(rig.session, f"http://{host}:{port}"))
-    async with Door(gateway, new_run()) as door, door.client.get("/api/tags") as response:
+    async with GatewayClient(gateway, new_run()) as client, client.http.get("/api/tags") as response:
         listed = await response.read()
     server.close()
     assert listed.startswith(b'{"models":[{"name":"first","size":1.50},{"name":"m0"}')
@@ -1494,19 +1507,19 @@ async def test_a_server_that_fails_every_other_time_floods_no_log(rig):
 
 
 async def test_what_is_no_http_is_not_told_what_the_gateway_is_made_of(rig):
-    async with Door(rig.gateway(), new_run()) as door:
+    async with GatewayClient(rig.gateway(), new_run()) as client:
         for said in (b"\0\0\0\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"):
-            answer = (await door.raw(said)).lower()
+            answer = (await client.raw(said)).lower()
             assert answer.startswith(b"http/1.0 400 ")
             assert b"aiohttp" not in answer
             assert b"server: nanoagent\r\n" in answer
 
 
 async def test_remote_tools_are_open_where_the_worker_says_so(rig):
-    async with Door(rig.gateway(GatewayLimits(remote_tools=True)), new_run()) as door:
+    async with GatewayClient(rig.gateway(GatewayLimits(remote_tools=True)), new_run()) as client:
         content = [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
         body = {"messages": [{"role": "user", "content": content}], "tools": [{"type": "web_search"}]}
-        assert (await door.post("/v1/chat/completions", body))[0] == 200
+        assert (await client.post("/v1/chat/completions", body))[0] == 200
 
 
 # --- written down, and answered from what was
@@ -1516,11 +1529,11 @@ async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, 
     file = tmp_path / "r-1" / "ai.jsonl"
     asked_for = [(path, {"model": "llama3:8b", **body}) for path, body, _ in CALLS.values()]
     server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-canary")
-    async with Door(rig.gateway(None, server), new_run(record=file)) as door:
-        first = [await door.stream(path, body) for path, body in asked_for]
+    async with GatewayClient(rig.gateway(None, server), new_run(record=file)) as client:
+        first = [await client.stream(path, body) for path, body in asked_for]
         with pytest.raises(aiohttp.ClientPayloadError):
-            await door.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
-        spent = used(door)
+            await client.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
+        spent = used(client)
     written = file.read_text()
     assert "sk-canary" not in written
     assert written.count("\n") == len(asked_for) + 1
@@ -1532,21 +1545,21 @@ async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, 
         "complete",
     }
     before = len(rig.stub_model_server.log)
-    async with Door(rig.gateway(None, Replay([file])), new_run()) as door:
-        again = [await door.stream(path, body) for path, body in asked_for]
+    async with GatewayClient(rig.gateway(None, Replay([file])), new_run()) as client:
+        again = [await client.stream(path, body) for path, body in asked_for]
         # A budget changes what goes to a server, and not what is looked up.
         assert again == first
         with pytest.raises(aiohttp.ClientPayloadError):
-            await door.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
-        assert used(door) == spent
+            await client.stream("/api/generate", {"model": "fault/close", "prompt": "count to 9"})
+        assert used(client) == spent
         for path in ("/api/generate", "/v1/completions"):
-            status, said = await door.post(path, {"model": "llama3:8b", "prompt": "never asked"})
+            status, said = await client.post(path, {"model": "llama3:8b", "prompt": "never asked"})
             assert status == 404
             assert "AI_REPLAY" in json.dumps(said)
-        async with door.client.get("/v1/models") as response:
+        async with client.http.get("/v1/models") as response:
             assert (await response.json())["data"][0]["id"] == "llama3:8b"
-    async with Door(rig.gateway(limits(tokens=10_000), Replay([file])), new_run()) as door:
-        assert [await door.stream(path, body) for path, body in asked_for] == first
+    async with GatewayClient(rig.gateway(limits(tokens=10_000), Replay([file])), new_run()) as client:
+        assert [await client.stream(path, body) for path, body in asked_for] == first
     assert len(rig.stub_model_server.log) == before
 
 
@@ -1559,16 +1572,16 @@ async def test_a_file_that_is_no_recording_is_named_with_its_line(tmp_path):
 
 async def test_a_record_that_can_not_be_written_costs_the_run_nothing(rig, tmp_path):
     (tmp_path / "file").write_text("")
-    async with Door(rig.gateway(), new_run(record=tmp_path / "file" / "ai.jsonl")) as door:
-        assert (await door.post("/api/embed", {"input": "a"}))[0] == 200
+    async with GatewayClient(rig.gateway(), new_run(record=tmp_path / "file" / "ai.jsonl")) as client:
+        assert (await client.post("/api/embed", {"input": "a"}))[0] == 200
 
 
 async def test_a_record_stays_below_its_size(rig, tmp_path, monkeypatch):
     monkeypatch.setattr("nanoagent.ai.recording._MAX_FILE", 20_000)
     monkeypatch.setattr("nanoagent.ai.recording._MAX_CALL", 1000)
     file = tmp_path / "ai.jsonl"
-    async with Door(rig.gateway(), new_run(record=file)) as door:
+    async with GatewayClient(rig.gateway(), new_run(record=file)) as client:
         for _ in range(40):
-            await door.stream("/api/generate", {"prompt": "count to 50"})
+            await client.stream("/api/generate", {"prompt": "count to 50"})
     assert 10_000 < file.stat().st_size <= 20_000
     assert not any(json.loads(line)["complete"] for line in file.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""The AI gateway with a run on a local socket, as a container's would be, and a stand-in behind it."""
+"""The AI gateway, with a client on a local socket in place of a run, and the stub model server behind it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def new_run(number: int = 1, **changes: Any) -> NetworkRun:
     return NetworkRun(**(fields | changes))
 
 
-class Door:
-    """Where one run reaches the gateway; leaving it is the run's end."""
+class GatewayClient:
+    """A client of the gateway, as a run is. Its exit is the end of the run."""
 
     def __init__(self, gateway: Gateway, run: NetworkRun) -> None:
         self._gateway = gateway
@@ -53,8 +53,7 @@ class Door:
         self.host, self.port = self._socket.getsockname()
         self.url = f"http://{self.host}:{self.port}"
         self._accepting = asyncio.create_task(self._accept())
-        # As a job's clients are: they know nothing of the agent's.
-        self.client = aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(limit=0))
+        self.http = aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(limit=0))
         return self
 
     async def _accept(self) -> None:
@@ -67,7 +66,7 @@ class Door:
             task.add_done_callback(self.served.discard)
 
     async def end(self) -> None:
-        """The run's end: whoever serves a connection has ended when this returns."""
+        """End the run. When this returns, the gateway has ended all connections."""
         self._accepting.cancel()
         self._socket.close()
         tasks = [self._accepting, *self.served]
@@ -78,21 +77,21 @@ class Door:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.client.close()
+        await self.http.close()
         await self.end()
 
     async def post(self, path: str, body: Any) -> tuple[int, Any]:
-        """One whole answer, JSON decoded."""
-        async with self.client.post(path, json=body) as response:
+        """Return the status and the decoded JSON of an answer."""
+        async with self.http.post(path, json=body) as response:
             return response.status, json.loads(await response.read())
 
     async def stream(self, path: str, body: Any) -> bytes:
-        async with self.client.post(path, json=body) as response:
+        async with self.http.post(path, json=body) as response:
             assert response.status == 200, await response.text()
             return await response.read()
 
     async def raw(self, sent: bytes) -> bytes:
-        """What comes back for bytes as they are, until the other end closes the connection."""
+        """Send bytes as they are. Return the answer until the gateway closes the connection."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             writer.write(sent)
@@ -104,11 +103,12 @@ class Door:
 
 
 class Rig:
-    """A gateway before a stand-in.
+    """A gateway with the stub model server behind it.
 
     Attributes:
         stub_model_server: The model server.
-        metrics: The gateway's.
+        session: The HTTP client for model servers.
+        metrics: The gateway's metrics.
     """
 
     def __init__(self, stub_model_server: StubModelServer, session: aiohttp.ClientSession) -> None:
