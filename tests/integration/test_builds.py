@@ -564,11 +564,11 @@ async def test_the_go_commands_words_are_its_own(shop, code, said):
                 "main.go": "package main\n\nfunc main() { f() }\n",
                 "c.go": 'package main\n\nimport "C"\n\nfunc f() {}\n',
             },
-            'c.go imports "C", and cgo is off',
+            'c.go imports "C", but cgo is off',
         ),
         (
             {"main.go": GO_MAIN, "go.mod": "module m\n\ngo 1.99\n"},
-            f"go.mod asks for Go 1.99, and the image has Go {documented_version('go')}.",
+            f"go.mod requires Go 1.99, but the image has Go {documented_version('go')}.",
         ),
     ],
     ids=["cgo", "version"],

@@ -229,7 +229,7 @@ def _own_end(
     request: RunRequest, code: int, killed_by: signal.Signals | None, said: str | None
 ) -> tuple[ErrorType, Text]:
     """How a program ended by itself, by its exit code, its signal and its error line."""
-    if said and error_line.tells_of_file_size_limit(said):  # the file may have been removed
+    if said and error_line.reports_file_size_limit(said):  # the file may have been removed
         return ErrorType.DISK_LIMIT, _file_too_large(request)
     if killed_by is not None:
         message = Text.verbatim(said) if said else _KILLED.format(signal=killed_by.name)

@@ -1,7 +1,8 @@
-"""The hint for a failed build, from the messages of compiler and linker and the names of the files.
+"""The hint for a failed build, from the messages of compiler and linker and from the names of the files.
 
-One table for each language: a pattern, and its hint. The messages are those of g++ 14, GNU ld and Go 1.24;
-tests/integration/test_builds.py compares them with the real ones. They may be hostile: patterns are bounded.
+Each language has a table of patterns and hints. The patterns match messages of g++ 14, GNU ld and Go 1.24;
+tests/integration/test_builds.py compares them with real builds. The messages may be hostile input, so all
+repetitions in the patterns are bounded.
 """
 
 from __future__ import annotations
@@ -19,24 +20,29 @@ _READ_CHARACTERS: Final = 64 * 1024
 
 
 class _Rule(NamedTuple):
-    """A pattern in the messages, and its hint; None if the names of the files show another cause."""
+    """A pattern in the messages, and its hint.
+
+    Attributes:
+        pattern: The pattern.
+        hint: Takes the match and the names of the files. Returns None if the files show another cause.
+    """
 
     pattern: re.Pattern[str]
     hint: Callable[[re.Match[str], Collection[str]], Text | None]
 
 
-def build_hint(runtime: Runtime, said: str, files: Collection[str]) -> Text | None:
-    """The hint of the first rule that matches the messages.
+def build_hint(runtime: Runtime, messages: str, files: Collection[str]) -> Text | None:
+    """Return the hint of the first rule that matches the messages.
 
     Args:
         runtime: The language of the code.
-        said: The messages of the compiler or linker.
+        messages: The messages of the compiler or linker.
         files: Paths of the code's files, relative to its root.
 
     Returns:
         None if no rule matches.
     """
-    text = said[:_READ_CHARACTERS]
+    text = messages[:_READ_CHARACTERS]
     for rule in _RULES.get(runtime, ()):
         match = rule.pattern.search(text)
         hint = rule.hint(match, files) if match else None
@@ -46,7 +52,7 @@ def build_hint(runtime: Runtime, said: str, files: Collection[str]) -> Text | No
 
 
 def _always(text: Text) -> Callable[[re.Match[str], Collection[str]], Text]:
-    """A hint that contains the pattern's named groups."""
+    """Return a rule's hint that only inserts the pattern's named groups into the text."""
     return lambda match, _: text.format(**match.groupdict())
 
 
@@ -59,8 +65,9 @@ NOT_UTF8: Final = Text(
 
 _HEADER_ELSEWHERE: Final = Text(
     en=(
-        "{found} is in the zip, but not in a folder that is searched for {name}: the including file's, the "
-        'root, include and src. Write #include "{found}", or put -I{folder} into compile_flags.txt.'
+        "{found} is in the zip, but the compiler does not search its folder for {name}. It searches the "
+        "including file's folder, the root, include and src. "
+        'Write #include "{found}", or put -I{folder} into compile_flags.txt.'
     ),
     ko=(
         "{found} 파일은 zip에 있지만 {name}을(를) 찾는 위치"
@@ -70,8 +77,8 @@ _HEADER_ELSEWHERE: Final = Text(
 )
 _HEADER_MISSING: Final = Text(
     en=(
-        "Neither the zip nor the image has {name}. The image has the standard libraries of C and C++ and "
-        "ai_client.hpp: put other libraries into the zip, with their sources."
+        "Neither the zip nor the image has {name}. The image has only the standard libraries of C and C++, "
+        "and ai_client.hpp. Put other libraries into the zip, with their sources."
     ),
     ko=(
         "zip에도 이미지에도 {name}이(가) 없습니다. "
@@ -81,8 +88,8 @@ _HEADER_MISSING: Final = Text(
 )
 _TWO_MAINS: Final = Text(
     en=(
-        "{first} and {second} both define main, and main.cpp does not. A program has one main: put it into "
-        "main.cpp, and leave the files of other programs out of the zip."
+        "{first} and {second} both define main, and main.cpp does not. A program must have one main. Put "
+        "it into main.cpp, and remove the files of other programs from the zip."
     ),
     ko=(
         "{first}와(과) {second}이(가) 모두 main을 정의하고 main.cpp에는 main이 없습니다. "
@@ -92,7 +99,7 @@ _TWO_MAINS: Final = Text(
 )
 _TWO_DEFINITIONS: Final = Text(
     en=(
-        "{first} and {second} both define {name}. All C and C++ sources of the zip are one program: keep one "
+        "{first} and {second} both define {name}. All C and C++ sources of the zip are one program. Keep one "
         "definition, or make it inline in a header."
     ),
     ko=(
@@ -107,8 +114,8 @@ _NO_MAIN: Final = Text(
 )
 _C_NAME: Final = Text(
     en=(
-        'No C++ source defines {name}. If one of the C sources does ({files}), declare it within extern "C" '
-        "{{ … }}, or rename the file to .cpp."
+        'No C++ source defines {name}. If a C source ({files}) defines it, declare it in an extern "C" '
+        "{{ … }} block, or rename the C file to .cpp."
     ),
     ko=(
         "{name}을(를) 정의하는 C++ 소스가 없습니다. C 소스({files})에 정의되어 있다면 "
@@ -117,9 +124,8 @@ _C_NAME: Final = Text(
 )
 _UNDEFINED: Final = Text(
     en=(
-        "No source of the zip defines {name}. "
-        "Sources are *.cpp, *.cc, *.cxx, *.c++ and *.c; a library of the "
-        "image is linked by a line such as -lm in compile_flags.txt."
+        "No source of the zip defines {name}. Sources are *.cpp, *.cc, *.cxx, *.c++ and *.c. To link a "
+        "library of the image, put a line such as -lm into compile_flags.txt."
     ),
     ko=(
         "zip의 어떤 소스도 {name}을(를) 정의하지 않습니다. 소스는 *.cpp, *.cc, *.cxx, *.c++, *.c입니다. "
@@ -128,7 +134,7 @@ _UNDEFINED: Final = Text(
 )
 _STANDARD: Final = Text(
     en=(
-        "The code needs C++{version}, and is compiled as C++20. Put the line -std=c++{version} into "
+        "The code needs C++{version}, but it is compiled as C++20. Put the line -std=c++{version} into "
         "compile_flags.txt at the root."
     ),
     ko=(
@@ -136,7 +142,7 @@ _STANDARD: Final = Text(
         "-std=c++{version} 줄을 넣으세요."
     ),
 )
-_MOST_NAMED: Final = 3
+_MAX_NAMED: Final = 3
 
 
 def _missing_header(match: re.Match[str], files: Collection[str]) -> Text:
@@ -157,7 +163,7 @@ def _defined_twice(match: re.Match[str], files: Collection[str]) -> Text:
 
 
 def _path_of(name: str, files: Collection[str]) -> str:
-    """The path of the file that the linker names without its folder, if only one file has that name."""
+    """Return the path of a file that the linker names without its folder, if only one file has the name."""
     found = [file for file in files if file == name or file.endswith(f"/{name}")]
     return found[0] if len(found) == 1 else name
 
@@ -166,7 +172,7 @@ def _undefined(match: re.Match[str], files: Collection[str]) -> Text:
     name = match["name"]
     in_c = sorted(file for file in files if file.endswith(".c"))
     if in_c and name.endswith(")"):
-        return _C_NAME.format(name=name, files=", ".join(in_c[:_MOST_NAMED]))
+        return _C_NAME.format(name=name, files=", ".join(in_c[:_MAX_NAMED]))
     return _UNDEFINED.format(name=name)
 
 
@@ -199,8 +205,8 @@ _CPP: Final = (
 
 _CGO: Final = Text(
     en=(
-        '{file} imports "C", and cgo is off: Go code is built without a C compiler. Use a package in pure Go '
-        "(for SQLite, modernc.org/sqlite)."
+        '{file} imports "C", but cgo is off: the image builds Go code without a C compiler. Use a package in '
+        "pure Go (for SQLite, modernc.org/sqlite)."
     ),
     ko=(
         '{file}에서 "C"를 import하지만 cgo가 꺼져 있습니다. Go 코드는 C 컴파일러 없이 빌드됩니다. '
@@ -215,7 +221,7 @@ _GO_MODULE: Final = Text(
     ),
 )
 _GO_VERSION: Final = Text(
-    en="go.mod asks for Go {wanted}, and the image has Go {present}. Write go {present} or older there.",
+    en=("go.mod requires Go {wanted}, but the image has Go {present}. Write go {present} or older there."),
     ko=(
         "go.mod는 Go {wanted}을(를) 요구하지만 이미지에는 Go {present}이(가) 있습니다. "
         "go.mod에 {present} 이하를 쓰세요."
@@ -223,9 +229,8 @@ _GO_VERSION: Final = Text(
 )
 _GO_PACKAGES: Final = Text(
     en=(
-        "{first} and {second} are in one folder, but in two packages. "
-        "At the root all files must be in package main; put "
-        "other packages into separate folders."
+        "{first} and {second} are in one folder, but in two packages. All files at the root must be in "
+        "package main. Put other packages into separate folders."
     ),
     ko=(
         "{first}와(과) {second}이(가) 같은 폴더에 있지만 패키지가 다릅니다. "
@@ -233,7 +238,7 @@ _GO_PACKAGES: Final = Text(
     ),
 )
 _GO_TWO_MAINS: Final = Text(
-    en="{first} and {second} both define {name}. The files at the root are one program: keep one of them.",
+    en="{first} and {second} both define {name}. The files at the root are one program. Keep one definition.",
     ko=(
         "{first}와(과) {second}이(가) 모두 {name}을(를) 정의합니다. "
         "루트의 파일은 하나의 프로그램입니다. 하나만 두세요."
@@ -241,8 +246,8 @@ _GO_TWO_MAINS: Final = Text(
 )
 _GO_OWN_PACKAGE: Final = Text(
     en=(
-        "Import the folder {name} of the zip by the path of its module: {module}/{name}. Without a go.mod "
-        "the module is called function."
+        "Import the folder {name} of the zip with the path of its module: {module}/{name}. Without a go.mod, "
+        "the name of the module is function."
     ),
     ko=(
         "zip의 {name} 폴더는 모듈 경로로 import합니다: {module}/{name}. "

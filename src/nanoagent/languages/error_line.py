@@ -1,11 +1,10 @@
-"""Find the line of a program's standard error that says what went wrong.
+"""Finds the error's type and the first line of its message in a program's standard error.
 
-Each runtime has its own format: Python prints the error's type and message after the traceback, Node.js and
-Go print them before the stack. The functions here are pure. Recorded examples of each format
-are in `tests/unit/languages/stderr`.
+Each runtime has a format: Python prints the type and the message after the traceback, Node.js and Go print
+them before the stack. tests/unit/languages/stderr has recorded outputs of programs in the images.
 
-The text is hostile. Patterns are anchored and have no nested repetition, so that the time is linear in its
-length.
+The text is hostile input. Patterns are anchored and have no nested repetition, so the time is linear in the
+length of the text.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_CHARACTERS: Final = 300
-# At the beginning and at the end. MAX_OUTPUT_BYTES may be larger. Hostile text takes up to 20 ms.
+# At the beginning and at the end of the text; MAX_OUTPUT_BYTES may be larger. Hostile text takes up to 20 ms.
 _EXAMINED_CHARACTERS: Final = 64 * 1024
-_MOST_LINES: Final = 2000  # read from one place of interest; a recursion's traceback has about 1000 frames
-_MOST_PLACES: Final = 50  # examined of one kind, the last ones first
-_MOST_LINE_CHARACTERS: Final = 4096
+_MAX_LINES: Final = 2000  # read after one match; the traceback of a recursion has about 1000 frames
+_MAX_MATCHES: Final = 50  # of one pattern, from the end of the text
+_MAX_LINE_CHARACTERS: Final = 4096
 _ESCAPE_SEQUENCES: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours (ECMA-48, CSI)
 
 
 def error_line(
     runtime: Runtime | None, stderr: str, exit_code: int, killed_by: signal.Signals | None = None
 ) -> str | None:
-    """The error's type and the first line of its message, printable and short.
+    """Return the error's type and the first line of its message as one printable line.
 
     Args:
-        runtime: The program's language; None for a program of the image.
-        stderr: Its standard error, with a line about the gap where the middle is missing.
+        runtime: The program's language; None for a program of the image, such as a compiler.
+        stderr: Its standard error. A line replaces missing bytes, see `supervisor.gap`.
         exit_code: Its exit code, not 0.
-        killed_by: The signal that killed it, if one did.
+        killed_by: The signal that killed it; None if it exited by itself.
 
     Returns:
-        The line of a recognised format; else the last line that is not empty. None when there is no such
-        line, or when a signal killed the program and no recognised line tells why.
+        The line of a recognised format; else the last line that is not empty. None if no line is recognised
+        and a signal killed the program, or the text is empty.
     """
     text = _plain(stderr)
     for recognise in (_RECOGNISERS[runtime], _native) if runtime else ():
@@ -53,14 +52,22 @@ def error_line(
     return None if killed_by is not None else _shown(_last_line(text)) or None
 
 
-def build_error(runtime: Runtime, said: str) -> str | None:
-    """The first error of a compiler or linker, printable and short; else its last line, if there is one."""
-    text = _plain(said)
+def build_error(runtime: Runtime, messages: str) -> str | None:
+    """Return the first error of a compiler or linker as one printable line; else its last line.
+
+    Args:
+        runtime: The language of the code.
+        messages: The messages of the compiler or linker.
+
+    Returns:
+        None if there are no messages.
+    """
+    text = _plain(messages)
     first = _go_build_error if runtime is Runtime.GO else _cpp_build_error
     return _shown(first(text) or _last_line(text)) or None
 
 
-# EFBIG and SIGXFSZ as each runtime prints them. "file too large" alone may be any message of a program.
+# How each runtime prints EFBIG and SIGXFSZ. "file too large" alone may be any message of a program.
 _FILE_SIZE_LIMIT: Final = re.compile(
     r"\[Errno 27\] File too large|<Signals\.SIGXFSZ: 25>"
     r"|\bEFBIG: file too large\b"
@@ -70,8 +77,8 @@ _FILE_SIZE_LIMIT: Final = re.compile(
 )
 
 
-def tells_of_file_size_limit(line: str) -> bool:
-    """Whether an error line says that a file could not grow, as the kernel reports it (EFBIG, SIGXFSZ)."""
+def reports_file_size_limit(line: str) -> bool:
+    """Whether an error line reports that a file could not grow (EFBIG, SIGXFSZ)."""
     return _FILE_SIZE_LIMIT.search(line) is not None
 
 
@@ -87,18 +94,23 @@ _PYTHON_FRAME: Final = re.compile(r'^  File ".{1,4096}", line \d{1,9}(?:, in .*)
 _PYTHON_ERROR: Final = re.compile(r"[^\W\d][\w.<>]{0,200}(?::|$)")
 _PYTHON_GROUP_FRAME: Final = re.compile(r'^  \|   File ".{1,4096}", line \d{1,9}, in .*$', re.MULTILINE)
 _PYTHON_IN_GROUP: Final = re.compile(r"^ {1,1000}\| ([^\W\d][\w.<>]{0,200}: .*)$", re.MULTILINE)
-# A traceback below one of these did not end the program.
-_PYTHON_ASIDE: Final = ("Exception ignored ", "Exception in thread ", "Task exception was never", "future: <")
+# If a traceback follows one of these texts, its error did not end the program.
+_PYTHON_NOT_FATAL: Final = (
+    "Exception ignored ",
+    "Exception in thread ",
+    "Task exception was never",
+    "future: <",
+)
 
 
 def _python(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """Search the part behind the gap first: the end of a traceback is there, even if the gap cut it."""
+    """Return the error. The part after the gap is searched first, because it has the end of the traceback."""
     found = (_python_part(part, exit_code, killed_by) for part in gap.tail_and_whole(text))
     return next((line for line in found if line), None)
 
 
 def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """An uncaught error is in the last traceback that begins at the top level of a module.
+    """Return the error of the last traceback that begins at the top level of a module: the uncaught error.
 
     A logged traceback usually begins in a function. It counts only if no line follows it.
     """
@@ -115,7 +127,7 @@ def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) ->
     fallback = None
     for place in places:
         error, first_frame, is_last = _python_traceback(text, place)
-        if not error or _is_aside(text, place.start()):
+        if not error or _is_not_fatal(text, place.start()):
             fallback = fallback or (error if is_last else None)
             continue
         if ", in <module>" in first_frame and (exit_code == 1 or killed_by is not None or is_last):
@@ -125,9 +137,11 @@ def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) ->
 
 
 def _python_traceback(text: str, place: re.Match[str]) -> tuple[str, str, bool]:
-    """The error below a header, the first frame, and whether nothing but the error's own lines follows.
+    """Read the traceback below a header.
 
-    Lines of the message and notes cannot be told from text that follows; a line that follows ends `is_last`.
+    Returns:
+        The error, the first frame, and whether only lines of the error follow. Notes and further lines of the
+        message look like other text, so any line after the error counts as other text.
     """
     bar = "  | " if place["group"] else ""
     lines = _lines(text, place.end() + 1)
@@ -139,7 +153,7 @@ def _python_traceback(text: str, place: re.Match[str]) -> tuple[str, str, bool]:
 
 
 def _first_outer_line(lines: Iterator[str], bar: str = "") -> str:
-    """The first line that is not indented: frames and source lines are."""
+    """Return the first line that is not indented. Frames and source lines are indented."""
     for line in lines:
         inner = line.removeprefix(bar) if bar else line
         if inner.strip() and inner[:1] != " ":
@@ -147,14 +161,14 @@ def _first_outer_line(lines: Iterator[str], bar: str = "") -> str:
     return ""
 
 
-def _is_aside(text: str, at: int) -> bool:
-    """Whether the line before a traceback's header says that the error did not end the program."""
+def _is_not_fatal(text: str, at: int) -> bool:
+    """Whether the line before a traceback's header shows that the error did not end the program."""
     start = text.rfind("\n", 0, max(at - 1, 0)) + 1
-    return text.startswith(_PYTHON_ASIDE, start)
+    return text.startswith(_PYTHON_NOT_FATAL, start)
 
 
 def _python_without_header(text: str) -> str | None:
-    """The error of a traceback without a header: of a syntax error in the entry file, or cut by the gap."""
+    """Return the error of a traceback without a header: of a syntax error, or cut by the gap."""
     if frame := _PYTHON_GROUP_FRAME.search(text):
         return _first_outer_line(_lines(text, frame.end() + 1), "  | ")
     if frame := _first_of(_last_places(_PYTHON_FRAME, text)):
@@ -175,12 +189,12 @@ _NODE_FATAL: Final = re.compile(r"^(?:FATAL ERROR: |# Fatal ).*$", re.MULTILINE)
 _NODE_FRAME: Final = re.compile(r"^    at .", re.MULTILINE)
 _NODE_ERROR: Final = re.compile(r".{0,200}?(?:Error|Exception)(?: \[[\w-]{1,100}\])?(?:: |$)")
 _NODE_BRACKETED: Final = re.compile(r"\[([^\W\d][\w$.]{0,200}(?: \[\w{1,100}\])?(?:: .*)?)\](?: \{)?")
-_NODE_HEAD_LINES: Final = 2  # below the place: a line of source, and the mark below it
+_NODE_HEAD_LINES: Final = 2  # below the place: the line of source, and the mark under it
 _NODE_MESSAGE_LINES: Final = 50
 
 
-def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:  # noqa: ARG001 - as its siblings
-    """An uncaught error is printed below a place in the source, and above the version of Node.js."""
+def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:  # noqa: ARG001 - as the other recognisers
+    """Return the uncaught error. It is printed between a place in the source and the version of Node.js."""
     if fatal := _first_of(_last_places(_NODE_FATAL, text)):
         return fatal[0]
     if killed_by is not None:
@@ -198,7 +212,7 @@ def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | 
 
 
 def _node_message(lines: Iterator[str]) -> str:
-    """The first line of the error; an object that fills several lines becomes one."""
+    """Return the first line of the error. An object on several lines becomes one line."""
     line = next((line for line in lines if line.strip()), "")
     if bracketed := _NODE_BRACKETED.fullmatch(line):
         return bracketed[1]
@@ -209,7 +223,7 @@ def _node_message(lines: Iterator[str]) -> str:
 
 
 def _node_printed_error(text: str) -> str | None:
-    """The error above the last stack trace, where the text ends with one: `console.error(error)`."""
+    """Return the error above the last stack trace, if the text ends with one: `console.error(error)`."""
     last = _last_line(text)
     if not (last.startswith("at ") or last in {"}", "]", "})"}):
         return None
@@ -222,7 +236,7 @@ def _node_printed_error(text: str) -> str | None:
 
 
 def _first_frame_of_last_stack(text: str) -> int | None:
-    """Where the frames of the last stack at the outermost level begin."""
+    """Return the position of the first frame of the last outermost stack. It may contain nested stacks."""
     starts = [place.start() for place in _NODE_FRAME.finditer(text)]
     for above, start in zip(reversed(starts[:-1]), reversed(starts), strict=False):
         between = text[above:start].split("\n")[1:-1]
@@ -245,7 +259,7 @@ _GO_RECOVERED: Final = re.compile(r" \[recovered(?:, repanicked)?\]$")
 
 
 def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """The last `panic: ` line counts: later panics were raised while an earlier one was handled."""
+    """Return the last `panic: ` line. Later panics were raised while an earlier panic was handled."""
     if exit_code == _GO_PANIC_EXIT_CODE or killed_by is signal.SIGABRT:  # SIGABRT: GOTRACEBACK=crash
         for place in _last_places(_GO_END, text):
             return _go_last_panic(text, place)
@@ -267,7 +281,7 @@ def _go_last_panic(text: str, place: re.Match[str]) -> str:
         if line.startswith("\tpanic: "):
             chain.clear()
         chain.append(line[1:])
-    return _GO_RECOVERED.sub("", _with_next(chain[0], iter(chain[1:]))[:_MOST_LINE_CHARACTERS])
+    return _GO_RECOVERED.sub("", _with_next(chain[0], iter(chain[1:]))[:_MAX_LINE_CHARACTERS])
 
 
 # --- C++, and native code below the other runtimes
@@ -290,7 +304,7 @@ _THREAD_SANITIZER_EXIT_CODE: Final = 66
 
 
 def _native(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """The message of the C++ library, glibc or a sanitizer before it ended the program."""
+    """Return the message that the C++ library, glibc or a sanitizer printed before it ended the program."""
     if (found := _SANITIZER.search(text)) is not None:
         return found[1]
     if exit_code == _THREAD_SANITIZER_EXIT_CODE and (found := _THREAD_SANITIZER.search(text)):
@@ -302,11 +316,11 @@ def _native(text: str, exit_code: int, killed_by: signal.Signals | None) -> str 
 
 def _abort_reason(text: str) -> str | None:
     if found := _first_of(_last_places(_TERMINATE, text)):
-        what = f": {found[2]}" if found[2] else ""
-        return f"terminate called after throwing an instance of '{found[1]}'{what}"
+        message = f": {found[2]}" if found[2] else ""
+        return f"terminate called after throwing an instance of '{found[1]}'{message}"
     for found in _last_places(_ASSERTION, text):
         where, mark, assertion = found[0].partition(": Assertion ")
-        if mark and assertion.startswith("'"):  # libstdc++: the function's name may be very long
+        if mark and assertion.startswith("'"):  # libstdc++ prints the function, whose name may be very long
             where = where.partition(": ")[0]
         if mark:
             return where + mark + assertion
@@ -326,7 +340,7 @@ _CPP_ERROR: Final = re.compile(r"^\S.{0,1000}?:\d{1,9}:(?:\d{1,9}:)? (?:fatal )?
 _LINKER_ERROR: Final = re.compile(
     r"^(?:\S{0,1000}ld(?:\.\w{1,10})?: )?(?:(?P<file>[^\s:(][^:\n(]{0,1000}):)?"
     r"(?:\(\.[^)\n]{1,200}\):? ?)?\s?"
-    r"(?P<said>(?:undefined reference to|multiple definition of) .*)$",
+    r"(?P<message>(?:undefined reference to|multiple definition of) .*)$",
     re.MULTILINE,
 )
 _TOOL_ERROR: Final = re.compile(r"^\S{1,1000}: (?:fatal )?error: .*$", re.MULTILINE)
@@ -338,9 +352,9 @@ def _cpp_build_error(text: str) -> str | None:
     if (error := _CPP_ERROR.search(text)) is not None:
         return error[0]
     if (linker := _LINKER_ERROR.search(text)) is not None:
-        said = linker["said"].partition(";")[0]
+        message = linker["message"].partition(";")[0]
         file = linker["file"]
-        return f"{file}: {said}" if file and not file.endswith(".o") else said
+        return f"{file}: {message}" if file and not file.endswith(".o") else message
     return _first_match(_TOOL_ERROR, text)
 
 
@@ -358,7 +372,7 @@ _NO_MESSAGE: Final = re.compile(r"[^\W\d][\w$.<>]{0,200}(?: \[[\w-]{1,100}\])?: 
 
 
 def _plain(text: str) -> str:
-    """The text as a terminal without colours shows it; of a long one the beginning and the end."""
+    """Return the text without escape sequences. Of a long text only the beginning and the end remain."""
     if len(text) > 2 * _EXAMINED_CHARACTERS:
         missing = len(text) - 2 * _EXAMINED_CHARACTERS
         text = str(gap.joined(text[:_EXAMINED_CHARACTERS], missing, text[-_EXAMINED_CHARACTERS:]))
@@ -368,13 +382,13 @@ def _plain(text: str) -> str:
 
 
 def _lines(text: str, start: int) -> Iterator[str]:
-    """Some lines from there on, each of bounded length, without the gap and the half line behind it."""
-    for _ in range(_MOST_LINES):
+    """Yield lines from `start`, each of bounded length, without the gap and the incomplete line after it."""
+    for _ in range(_MAX_LINES):
         if start >= len(text):
             return
         end = text.find("\n", start)
         end = len(text) if end < 0 else end
-        line = text[start : min(end, start + _MOST_LINE_CHARACTERS)]
+        line = text[start : min(end, start + _MAX_LINE_CHARACTERS)]
         start = end + 1
         if gap.is_gap(line):
             start = text.find("\n", start) + 1 or len(text)
@@ -383,7 +397,7 @@ def _lines(text: str, start: int) -> Iterator[str]:
 
 
 def _with_next(line: str, following: Iterator[str]) -> str:
-    """The line, and the next one too where the message begins with a line break."""
+    """Return the line, and the next one, too, if the message begins with a line break."""
     if not _NO_MESSAGE.fullmatch(line):
         return line
     more = next((more for more in following if more.strip()), "")
@@ -391,19 +405,19 @@ def _with_next(line: str, following: Iterator[str]) -> str:
 
 
 def _lines_backwards(text: str, most: int) -> Iterator[str]:
-    """The last lines of the text, the last one first."""
+    """Yield the last lines of the text, the last one first."""
     end = len(text)
     for _ in range(most):
         start = text.rfind("\n", 0, end) + 1
-        yield text[start : min(end, start + _MOST_LINE_CHARACTERS)]
+        yield text[start : min(end, start + _MAX_LINE_CHARACTERS)]
         end = start - 1
         if end <= 0:
             return
 
 
 def _last_places(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """The last matches, the last one first."""
-    places = list(pattern.finditer(text))[-_MOST_PLACES:]
+    """Return the last matches, the last one first."""
+    places = list(pattern.finditer(text))[-_MAX_MATCHES:]
     return places[::-1]
 
 
@@ -417,13 +431,13 @@ def _first_match(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def _last_line(text: str) -> str:
-    """The last line that is not empty; of one that overwrites itself (a progress bar), its last state."""
+    """Return the last line that is not empty. A progress bar overwrites its line; its last state counts."""
     stripped = text.rstrip()
     line = stripped[stripped.rfind("\n") + 1 :]
-    return line[line.rfind("\r") + 1 :].strip()[:_MOST_LINE_CHARACTERS]
+    return line[line.rfind("\r") + 1 :].strip()[:_MAX_LINE_CHARACTERS]
 
 
 def _shown(line: str) -> str:
-    """Printable, and short enough for a result."""
-    shown = one_line(line[:_MOST_LINE_CHARACTERS].strip().replace("\t", " "))
+    """Make a line printable, and short enough for a result."""
+    shown = one_line(line[:_MAX_LINE_CHARACTERS].strip().replace("\t", " "))
     return shown if len(shown) <= MAX_CHARACTERS else f"{shown[: MAX_CHARACTERS - 1]}…"

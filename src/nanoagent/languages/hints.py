@@ -1,8 +1,9 @@
-"""The hint of a result, from the facts of the run. Pure functions.
+"""The hint of a result, from facts about the run.
 
-One table (`_RULES`) has the common failures: a pattern in the program's error, and its hint. The text is
-hostile: patterns begin with a fixed word and are bounded, so that the time is linear in its length, and only
-its end is read. The messages are those of CPython 3.13, Node.js 20, Go 1.24 and glibc.
+The table `_RULES` has the common failures: a pattern in the program's error, and the hint. The text is
+hostile input. Patterns begin with a fixed word and all repetitions are bounded, so the time is linear in the
+length of the text, and only its end is read. The messages are those of CPython 3.13, Node.js 20, Go 1.24 and
+glibc.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
 
 _BOTH: Final = Text("{first} {second}", "{first} {second}")
 _NOT_FLUSHED: Final = Text(
-    "stdout is empty. If the program printed something, it was not flushed and is lost. {how}",
+    "stdout is empty. If the program printed something, the output was not flushed and is lost. {how}",
     "stdout이 비어 있습니다. 프로그램이 출력을 했다면 flush하지 않아서 사라진 것입니다. {how}",
 )
 _HOW_TO_FLUSH: Final[dict[Runtime, Text]] = {
     Runtime.PYTHON: Text(
-        "Use print(..., flush=True), or call sys.stdout.reconfigure(line_buffering=True) at the start, which"
-        " flushes each line as python -u does.",
+        "Use print(..., flush=True), or call sys.stdout.reconfigure(line_buffering=True) at the start. It"
+        " flushes each line, as python -u does.",
         "print(..., flush=True)를 쓰거나, 시작할 때 sys.stdout.reconfigure(line_buffering=True)를 호출하세요."
         " python -u처럼 줄마다 flush합니다.",
     ),
     Runtime.NODEJS: Text(
-        "console.log writes a large text when the event loop is free; fs.writeSync(1, text) writes at once.",
+        "console.log writes a large text only when the event loop is free. fs.writeSync(1, text) writes at "
+        "once.",
         "console.log는 큰 텍스트를 이벤트 루프가 비어 있을 때만 씁니다. fs.writeSync(1, text)는 바로 씁니다.",
     ),
     Runtime.CPP: Text(
@@ -41,26 +43,26 @@ _HOW_TO_FLUSH: Final[dict[Runtime, Text]] = {
         "std::cout에 std::endl이나 std::flush를 쓰거나, printf 뒤에 fflush(stdout)를 호출하세요.",
     ),
     Runtime.GO: Text(
-        "fmt and os.Stdout do not buffer; a bufio.Writer needs Flush.",
+        "fmt and os.Stdout do not buffer. A bufio.Writer needs Flush.",
         "fmt와 os.Stdout은 버퍼를 쓰지 않습니다. bufio.Writer는 Flush를 호출해야 합니다.",
     ),
 }
 _HEAP_FULL: Final = "JavaScript heap out of memory"
 _V8_HEAP: Final = Text(
-    "The heap of V8 was full. Its limit is about half of memoryMb, and 259 MB up to 512 MB: raise memoryMb,"
-    " or keep large data in Buffers, which are not part of the heap.",
+    "The heap of V8 was full. Its limit is about half of memoryMb, or 259 MB if memoryMb is 512 or less."
+    " Raise memoryMb, or keep large data in Buffers, which are not part of the heap.",
     "V8 힙이 가득 찼습니다. 힙의 한도는 memoryMb의 약 절반이며, 512MB 이하에서는 259MB입니다."
     " memoryMb를 늘리거나, 큰 데이터는 힙에 포함되지 않는 Buffer에 두세요.",
 )
-# The program was killed, or killed itself: no code that flushes its output has run.
-_ENDED_FROM_OUTSIDE: Final = frozenset(
+# A signal killed the program, so it could not flush its output.
+_KILLED_BY_SIGNAL: Final = frozenset(
     {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED}
 )
 
 _OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _NOTHING_PRINTED: Final = Text(
-    "The program ended itself with exit code {code} and printed nothing to stderr. Print the reason to stderr"
-    " before the program exits.",
+    "The program ended by itself with exit code {code} and printed nothing to stderr. Print the reason to"
+    " stderr before the program exits.",
     "프로그램이 종료 코드 {code}(으)로 스스로 끝났고 stderr에 아무것도 출력하지 않았습니다."
     " 끝나기 전에 이유를 stderr에 출력하세요.",
 )
@@ -68,17 +70,17 @@ _NOTHING_PRINTED: Final = Text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a run.
+    """The facts about a run from which its hint is chosen.
 
     Attributes:
-        runtime: Its language.
-        error_type: How it ended; None if well.
-        exit_code: Its exit code.
+        runtime: The program's language.
+        error_type: The kind of failure; None if the run succeeded.
+        exit_code: The exit code.
         message: The error's first line, in English.
-        stdout: Its standard output.
-        stderr: Its standard error.
-        network: What it could reach.
-        open_files: How many files one of its processes could open (MAX_OPEN_FILES).
+        stdout: The standard output.
+        stderr: The standard error.
+        network: The network policy of the run.
+        open_files: The most files that one process could have open (MAX_OPEN_FILES).
     """
 
     runtime: Runtime
@@ -92,11 +94,11 @@ class Facts:
 
 
 def for_run(facts: Facts, missing_payload: Text | None = None) -> Text | None:
-    """The advice for a program that failed.
+    """Return the hint for a run; None if it succeeded, or nothing is known to help.
 
     Args:
-        facts: What is known of the run.
-        missing_payload: The hint about PAYLOAD, see `payload.left_out_hint`.
+        facts: The facts about the run.
+        missing_payload: The hint about the variable PAYLOAD, see `payload.left_out_hint`.
     """
     if facts.error_type is None:
         return None
@@ -108,12 +110,12 @@ def for_run(facts: Facts, missing_payload: Text | None = None) -> Text | None:
 
 
 def _known_failure(facts: Facts) -> Text | None:
-    """The hint of the first rule that fits an error of the program's own."""
+    """Return the hint of the first rule that matches, if the program itself failed."""
     if facts.error_type not in _OWN_FAULTS:
         return None
     message, end = facts.message[:_READ_CHARACTERS], facts.stderr[-_READ_CHARACTERS:]
     for rule in _RULES:
-        if facts.runtime not in rule.runtimes or (rule.beside and rule.beside not in end):
+        if facts.runtime not in rule.runtimes or (rule.stderr_contains and rule.stderr_contains not in end):
             continue
         found = rule.pattern.search(message) or (rule.pattern.search(end) if rule.in_stderr else None)
         if found is not None:
@@ -124,8 +126,8 @@ def _known_failure(facts: Facts) -> Text | None:
 
 
 def _lost_output(facts: Facts) -> Text | None:
-    """Advice to flush, for a killed program without output."""
-    if facts.error_type not in _ENDED_FROM_OUTSIDE or facts.stdout:
+    """Return the advice to flush, for a killed program without output."""
+    if facts.error_type not in _KILLED_BY_SIGNAL or facts.stdout:
         return None
     return _NOT_FLUSHED.format(how=_HOW_TO_FLUSH[facts.runtime])
 
@@ -140,18 +142,19 @@ class _Rule(NamedTuple):
     """A pattern in the error's first line, and its hint.
 
     Attributes:
-        pattern: Begins with a fixed word; no part of it is unbounded.
-        hint: From the match and the facts.
-        runtimes: The languages whose error it is.
-        in_stderr: Search the end of standard error, too: the first line may not have the cause.
-        beside: What standard error has to contain as well.
+        pattern: The pattern. It begins with a fixed word, and all repetitions are bounded.
+        hint: Returns the hint for a match and the facts.
+        runtimes: The languages to which the rule applies.
+        in_stderr: Whether to search the end of standard error, too, because the first line may lack the
+            cause.
+        stderr_contains: The rule applies only if the end of standard error contains this text.
     """
 
     pattern: re.Pattern[str]
     hint: Callable[[re.Match[str], Facts], Text]
     runtimes: frozenset[Runtime] = frozenset(Runtime)
     in_stderr: bool = False
-    beside: str = ""
+    stderr_contains: str = ""
 
 
 _PYTHON: Final = frozenset({Runtime.PYTHON})
@@ -162,7 +165,7 @@ _PYTHON_MODULE: Final = Text(
     "Python이 {name} 모듈을 찾지 못했습니다. 라이브러리라면 zip을 만들기 전에 코드 폴더에 설치하세요:"
     " pip install --target . {package}. 직접 만든 파일이라면 zip에 넣으세요.",
 )
-# Libraries whose package has another name than their module.
+# Module → package, where the names differ.
 _PACKAGES: Final = {
     "attr": "attrs",
     "bs4": "beautifulsoup4",
@@ -182,7 +185,7 @@ _NODE_PACKAGE: Final = Text(
 )
 _NODE_FILE: Final = Text(
     "The file {name} is not in the zip, or it has another name there. Compare the path, upper and lower case,"
-    " and the ending: an import in an ES module needs it (./utils.js).",
+    " and the file name extension. An import in an ES module needs the extension (./utils.js).",
     "{name} 파일이 zip에 없거나 이름이 다릅니다. 경로와 대소문자, 확장자를 확인하세요."
     " ES 모듈의 import에는 확장자가 필요합니다(./utils.js).",
 )
@@ -195,12 +198,13 @@ _NO_INTERNET: Final = Text(
     " 모델은 환경 변수 AI_ENDPOINT의 주소로 접속합니다.",
 )
 _NO_SUCH_HOST: Final = Text(
-    "The host's name was not resolved. Check the name; the worker must also allow the host (EGRESS_ALLOW).",
+    "The host's name could not be resolved. Check the name. The worker must also allow the host "
+    "(EGRESS_ALLOW).",
     "호스트 이름을 찾지 못했습니다. 이름을 확인하세요. 워커의 EGRESS_ALLOW에서도 허용해야 합니다.",
 )
 _OPEN_FILES: Final = Text(
-    "A process may have {most} files and connections open at a time (MAX_OPEN_FILES={most}). Close them after"
-    " use, or have MAX_OPEN_FILES raised.",
+    "A process may have {most} files and connections open at the same time (MAX_OPEN_FILES={most}). Close"
+    " them after use, or ask the operator to raise MAX_OPEN_FILES.",
     "한 프로세스는 파일과 연결을 동시에 {most}개까지 열 수 있습니다(MAX_OPEN_FILES={most})."
     " 다 쓴 것은 닫거나 MAX_OPEN_FILES를 올려 달라고 요청하세요.",
 )
@@ -269,16 +273,16 @@ _RULES: Final = (
         re.compile(r"SyntaxError: Invalid or unexpected token"),
         lambda _, __: NOT_UTF8,
         _NODEJS,
-        beside="\N{REPLACEMENT CHARACTER}",
+        stderr_contains="\N{REPLACEMENT CHARACTER}",
     ),
 )
 
-# --- code for another platform
+# --- code without output
 
 _NEVER_CALLED: Final = Text(
-    "The program printed nothing. {entry} defines {name}, and nothing calls it: {entry} is run as a program,"
-    " from top to bottom. Read the input from the environment variable PAYLOAD (JSON) or from standard input,"
-    " call {name} with it, and print what it returns.",
+    "The program printed nothing. {entry} defines {name}, but nothing calls it: {entry} runs as a program,"
+    " from top to bottom. Read the input from the environment variable PAYLOAD (JSON) or from standard"
+    " input, call {name} with it, and print what it returns.",
     "프로그램이 아무것도 출력하지 않았습니다. {entry}에 {name}이(가) 정의되어 있지만 호출하는 곳이 없습니다."
     " {entry}는 프로그램으로 처음부터 끝까지 실행됩니다. 입력은 환경 변수 PAYLOAD(JSON)나 표준 입력에서 읽어"
     " {name}에 넘기고, 결과를 출력하세요.",
@@ -295,11 +299,14 @@ _CALL: Final = re.compile(r"(?<!def )(?<!function )\b(?:lambda_)?handler\(")
 
 
 def for_silent_success(runtime: Runtime, source: str) -> Text | None:
-    """The advice for a program that ended well, printed nothing, and left no file; None without any.
+    """Return the hint for a program that succeeded, printed nothing and wrote no output file.
 
     Args:
-        runtime: Its language.
-        source: The entry file's text.
+        runtime: The program's language.
+        source: The text of the entry file.
+
+    Returns:
+        The hint if the program only defines a handler that nothing calls; else None.
     """
     pattern = _HANDLERS.get(runtime)
     found = pattern.search(source) if pattern is not None else None

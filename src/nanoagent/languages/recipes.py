@@ -1,4 +1,4 @@
-"""The four runtimes as one table: what the entry file is called, how it is built, how it is started."""
+"""The table of runtimes: the entry file, the build command and the start command of each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Recipe:
     """How code of one language becomes a running program.
 
     Attributes:
-        entry: The file that must be at the root of the code.
-        arguments: What is executed for a run, in the code's own folder.
-        build: For compiled languages: what is executed to make one, given the path to write it to.
+        entry: The name of the entry file, which must be at the root of the code.
+        arguments: The command that starts a run. Its working directory is the folder of the code.
+        build: The command that builds the program, with the program's path as its argument. None for
+            interpreted languages.
     """
 
     entry: str

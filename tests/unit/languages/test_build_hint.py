@@ -47,7 +47,7 @@ def ld(line: str) -> str:
         (
             ld("/tmp/cc.o: in function `main':\nmain.cpp:(.text.startup+0x1): undefined reference to `c1()'"),
             ["main.cpp", "a.c"],
-            "No C++ source defines c1(). If one of the C sources does (a.c), declare it",
+            "No C++ source defines c1(). If a C source (a.c) defines it, declare it",
         ),
         (
             ld(
@@ -60,8 +60,9 @@ def ld(line: str) -> str:
         (
             'main.cpp:1:10: fatal error: x.hpp: No such file or directory\n    1 | #include "x.hpp"\n',
             ["main.cpp", "a/b/x.hpp"],
-            "a/b/x.hpp is in the zip, but not in a folder that is searched for x.hpp: the including file's, the "
-            'root, include and src. Write #include "a/b/x.hpp", or put -Ia/b into compile_flags.txt.',
+            "a/b/x.hpp is in the zip, but the compiler does not search its folder for x.hpp. It searches the "
+            "including file's folder, the root, include and src. "
+            'Write #include "a/b/x.hpp", or put -Ia/b into compile_flags.txt.',
         ),
         (
             "main.cpp:1:10: fatal error: fmt/core.h: No such file or directory\n",
@@ -76,7 +77,7 @@ def ld(line: str) -> str:
         (
             "main.cpp:2:5: note: 'std::print' is only available from C++23 onwards\n",
             ["main.cpp"],
-            "The code needs C++23, and is compiled as C++20. Put the line -std=c++23 into",
+            "The code needs C++23, but it is compiled as C++20. Put the line -std=c++23 into",
         ),
     ],
 )
@@ -90,7 +91,7 @@ def test_the_words_of_compiler_and_linker_lead_to_a_hint(said, files, hint):
         (
             '# function\n./main.go:5:25: undefined: x\nc.go: import "C": cgo is off in this image\n',
             ["main.go", "c.go"],
-            'c.go imports "C", and cgo is off',
+            'c.go imports "C", but cgo is off',
         ),
         (
             "go: finding module for package github.com/x/y\nmain.go:3:8: cannot find module providing package "
@@ -106,7 +107,7 @@ def test_the_words_of_compiler_and_linker_lead_to_a_hint(said, files, hint):
         (
             "go: go.mod requires go >= 1.99 (running go 1.24.4; GOTOOLCHAIN=local)\n",
             ["main.go", "go.mod"],
-            "go.mod asks for Go 1.99, and the image has Go 1.24.4.",
+            "go.mod requires Go 1.99, but the image has Go 1.24.4.",
         ),
         (
             "found packages other (a.go) and main (main.go) in /work\n",
@@ -121,12 +122,12 @@ def test_the_words_of_compiler_and_linker_lead_to_a_hint(said, files, hint):
         (
             "main.go:3:8: package utils is not in std (/usr/lib/go-1.24/src/utils)\n",
             ["main.go", "utils/u.go"],
-            "Import the folder utils of the zip by the path of its module: function/utils.",
+            "Import the folder utils of the zip with the path of its module: function/utils.",
         ),
         (
             'main.go:3:8: "./utils" is relative, but relative import paths are not supported in module mode\n',
             ["main.go", "utils/u.go", "go.mod"],
-            "Import the folder utils of the zip by the path of its module: <module>/utils.",
+            "Import the folder utils of the zip with the path of its module: <module>/utils.",
         ),
         ("main.go:3:8: package utils is not in std (/usr/lib/go-1.24/src/utils)\n", ["main.go"], "None"),
     ],

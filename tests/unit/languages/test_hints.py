@@ -30,7 +30,7 @@ def test_a_killed_program_that_has_printed_nothing_is_told_how_to_flush(runtime,
     hint = hints.for_run(Facts(runtime=runtime, error_type=error_type))
     assert hint is not None
     table = OUTCOMES[error_type].hint
-    for locale, lost in (("en", "If the program printed something, it was"), ("ko", "출력을 했다면")):
+    for locale, lost in (("en", "If the program printed something, the output was"), ("ko", "출력을 했다면")):
         said = hint.in_(locale)
         assert lost in said
         assert FLUSHING[runtime] in said
