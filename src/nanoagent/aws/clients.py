@@ -1,91 +1,76 @@
-"""The way to AWS: clients that are opened when first used, and what their failures are called.
+"""Opens AWS clients when they are first used.
 
-The only module that knows aiobotocore; the adapters (`broker`, `storage`, `telemetry.cloudwatch`)
-get a client and translate its errors with `errors_as` and `error_code`. Importing this takes about a
-second (docs/adr/0002), so the command line does it only where a command needs it.
+The import of this module takes about a second (docs/adr/0002). So the command line imports it only for the
+commands that need it.
 
-Endpoints and credentials follow the SDK's own variables and files unless they are given.
+The endpoint and the credentials are those of the AWS SDK's own variables and files, unless they are given.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import re
-import socket
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
 
+from nanoagent.aws.failures import CALL_ERRORS, describe
 from nanoagent.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
 
-    from nanoagent.model.errors import PlatformError
-
-CALL_ERRORS: Final = (
-    *(ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, TimeoutError),
-    # botocore asks for a bucket's region without end where a redirect (of a proxy, say) names no region.
-    RecursionError,
-)
-"""Everything that a call of an AWS client, or reading its answer's body, raises when it fails."""
-
-LONG_POLL_MAX_S: Final = 20  # SQS's longest WaitTimeSeconds
+LONG_POLL_MAX_S: Final = 20  # the longest WaitTimeSeconds of SQS
 _CONNECT_TIMEOUT_S: Final = 5
-_READ_TIMEOUT_S: Final = 15  # of silence
-_POLL_READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll is silent for its whole length
+_READ_TIMEOUT_S: Final = 15  # the longest time without data
+_POLL_READ_TIMEOUT_S: Final = LONG_POLL_MAX_S + 10  # a long poll sends no data until it ends
 CALL_TIMEOUT_S: Final = 120.0
-"""The longest that a call takes in all, new tries included; see `deadline`."""
+"""The longest that a call takes, with the client's retries, seconds; see `failures.deadline`."""
 
-_MAX_ATTEMPTS: Final = 3  # the first included
-_MAX_CONNECTIONS: Final = 32  # a poll, ten deletes, the renewals of a few hundred leases, transfers
+_MAX_ATTEMPTS: Final = 3
+_MAX_CONNECTIONS: Final = 32  # one poll, ten deletions, the renewals of a few hundred leases, transfers
 
 
 def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConfig:
-    """How clients of a service behave.
+    """Return the configuration of a client.
 
     Args:
-        service: Its name in the SDK.
-        max_attempts: How often a call is tried.
-        at_aws: Use AWS's own address, whatever endpoint is configured.
+        service: The service's name in the SDK.
+        max_attempts: How often a call is tried, including the first time.
+        at_aws: Whether to use AWS's own endpoint even if another one is configured.
     """
     return AioConfig(
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_POLL_READ_TIMEOUT_S if service == "sqs" else _READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": max_attempts},
         max_pool_connections=_MAX_CONNECTIONS,
-        # The checksums that became the default in 2025 are unknown to older S3-alikes.
+        # Older S3-compatible services do not support the checksums that became the default in 2025.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # The SDK signs links with version 2 in the oldest regions. AWS refuses those for buckets made since
-        # June 2020, and for objects that KMS encrypts.
+        # In the oldest regions, the SDK would sign links with version 2. AWS refuses such links for buckets
+        # created since June 2020, and for objects encrypted by KMS.
         signature_version="s3v4" if service == "s3" else None,
-        # With "auto", links on AWS lead to the global address, which redirects while a bucket is new. At
-        # every other endpoint "auto" is path style.
+        # With "auto", links on AWS have the global address, which redirects while a bucket is new. At all
+        # other endpoints, "auto" means path style.
         s3={
             "addressing_style": "virtual" if at_aws else "auto",
             "us_east_1_regional_endpoint": "regional",
         },
-        ignore_configured_endpoint_urls=at_aws or None,  # None: as the SDK is configured
+        ignore_configured_endpoint_urls=at_aws or None,  # None: use the SDK's setting
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The lifetime of the credentials that the SDK signs with.
+    """The lifetime of the SDK's credentials.
 
     Attributes:
-        are_temporary: They belong to a session, and end with it.
-        ends_at: The session's end, Unix epoch seconds; None if the SDK does not know it.
+        are_temporary: Whether the credentials belong to a session, and end with it.
+        ends_at: The end of the session, Unix epoch seconds; None if the SDK does not know it.
     """
 
     are_temporary: bool
@@ -93,21 +78,23 @@ class Credentials:
 
 
 RENEWED_BEFORE_S: Final = 600.0
-"""The SDK renews credentials at least this long before they end (botocore, "mandatory refresh"). So every
-signature is valid for at least this long."""
+"""The SDK renews credentials at least this long before they end, seconds (botocore, "mandatory refresh").
+
+So each signature is valid for at least this time.
+"""
 
 
 @dataclass(eq=False)
 class AwsClients:
-    """The AWS clients of one event loop; each is opened by the first call that wants it.
+    """The AWS clients of one event loop. Each client is opened when it is first used.
 
     Attributes:
         region: The region of the queue and the buckets.
-        endpoint_url: An endpoint for all services; None leaves it to the SDK's own settings.
-        access_key_id: With `secret_access_key`, fixed credentials; None leaves them to the SDK.
-        secret_access_key: See `access_key_id`.
-        max_attempts: How often a call is tried, the first time included.
-        session: What botocore has read about the services; worth sharing, at 0.1 s a service.
+        endpoint_url: An endpoint for all services; None to use the SDK's settings.
+        access_key_id: The access key ID; None to use the SDK's credentials.
+        secret_access_key: The secret access key that belongs to `access_key_id`.
+        max_attempts: How often a call is tried, including the first time.
+        session: botocore's session. It can be shared, which saves 0.1 s for each service.
     """
 
     region: str
@@ -129,21 +116,21 @@ class AwsClients:
         await self.close()
 
     async def sqs(self) -> Any:
-        """The SQS client."""
+        """Return the SQS client."""
         return await self._client("sqs")
 
     async def s3(self) -> Any:
-        """The S3 client: virtual-hosted, regional addresses on AWS, path style at every other endpoint."""
+        """Return the S3 client: with virtual-hosted, regional URLs on AWS, with path style elsewhere."""
         configured = await self._client("s3")
-        own = await self._client("s3", at_aws=True)
-        return own if own.meta.endpoint_url == configured.meta.endpoint_url else configured
+        at_aws = await self._client("s3", at_aws=True)
+        return at_aws if at_aws.meta.endpoint_url == configured.meta.endpoint_url else configured
 
     async def cloudwatch(self) -> Any:
-        """The CloudWatch client."""
+        """Return the CloudWatch client."""
         return await self._client("cloudwatch")
 
     async def credentials(self) -> Credentials | None:
-        """The credentials that the SDK has found; None if it has none. It may have to request them first."""
+        """Return the SDK's credentials; None if it has none. The SDK may have to request them first."""
         found = await self.session.get_credentials()
         if found is None:
             return None
@@ -152,7 +139,7 @@ class AwsClients:
         return Credentials(bool(frozen.token), None if ends is None else ends.timestamp())
 
     async def close(self) -> None:
-        """Close the clients and their connections. Idempotent; a client asked for later is a new one."""
+        """Close the clients and their connections. Idempotent. Clients can be opened again afterwards."""
         async with self._opening:
             self._open.clear()
             await self._exits.aclose()
@@ -174,9 +161,10 @@ class AwsClients:
 
 
 async def bucket_region(client: Any, bucket: str) -> str | None:
-    """The region of a bucket on AWS; S3 tells it also to callers that may not read the bucket.
+    """Return the region of a bucket on AWS.
 
-    None if S3 does not tell, and at endpoints outside AWS, which have no regions.
+    S3 also tells the region to callers that may not read the bucket. None if S3 does not tell it, and at
+    endpoints outside AWS, which have no regions.
     """
     if client.meta.config.s3["addressing_style"] != "virtual":
         return None
@@ -186,189 +174,38 @@ async def bucket_region(client: Any, bucket: str) -> str | None:
         answer = exc.response
     except CALL_ERRORS:
         return None
-    told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    return None if told is None else str(told)
+    region = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    return None if region is None else str(region)
 
 
-def other_region_warning(setting: str, bucket: str, region: str | None, of_worker: str) -> str | None:
-    """The sentence for a default bucket in another region than the worker's, or None.
+def other_region_warning(setting: str, bucket: str, region: str | None, worker_region: str) -> str | None:
+    """Return the warning for a default bucket in another region than the worker's; None without one.
 
     Args:
-        setting: The bucket's setting.
-        bucket: Its name.
-        region: Its region, None where S3 did not tell.
-        of_worker: AWS_REGION.
+        setting: The name of the bucket's setting.
+        bucket: The bucket's name.
+        region: The bucket's region; None if it is not known.
+        worker_region: The value of AWS_REGION.
     """
-    if region is None or region == of_worker:
+    if region is None or region == worker_region:
         return None
-    means = "reading it is slower, and its traffic is billed"
+    effect = "reading it is slower, and its traffic is billed"
     if setting == "S3_USER_DATA_BUCKET":
-        means = "S3 refuses the links to output files"
-    return f"the bucket {bucket} ({setting}) is in {region}, but AWS_REGION is {of_worker}: {means}"
+        effect = "S3 refuses the links to output files"
+    return f"the bucket {bucket} ({setting}) is in {region}, but AWS_REGION is {worker_region}: {effect}"
 
 
 @contextmanager
 def _settings_errors(service: str) -> Iterator[None]:
-    """Say in a sentence that the SDK's own variables or files are wrong; making a client asks nobody.
+    """Raise errors of the SDK's own variables or files as `ConfigError`.
+
+    A client is created without requests. So every error in the block is an error of the settings.
 
     Raises:
-        ConfigError: They are.
+        ConfigError: The SDK's settings are invalid.
     """
     try:
         yield
     except (ValueError, BotoCoreError) as exc:
-        problem = f"AWS_ENDPOINT_URL, or another setting of the AWS SDK, serves no client of {service}"
+        problem = f"AWS_ENDPOINT_URL or another setting of the AWS SDK is invalid for {service}"
         raise ConfigError([f"{problem}: {describe(exc)}"]) from exc
-
-
-def error_code(error: BaseException) -> str:
-    """What AWS called the failure (`NoSuchKey`, `304`), or the exception's class where it did not say."""
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Code", "")) or "Unknown"
-    return type(error).__name__
-
-
-_ACTION: Final = re.compile(r"not authorized to perform: ([a-z0-9]+:[A-Za-z]+)")
-
-
-def missing_action(message: str) -> str | None:
-    """The action that a refusal says is not allowed, as in `s3:GetObject`; None where it names none.
-
-    S3 names it to callers of the bucket's own organization (Amazon S3 User Guide, "Troubleshoot access denied
-    (403 Forbidden) errors").
-    """
-    named = _ACTION.search(message)
-    return named[1] if named else None
-
-
-def describe(error: BaseException) -> str:
-    """A failure in a sentence, with what to do where its kind is known.
-
-    An empty message, as `TimeoutError` has, becomes the class's name.
-    """
-    said = str(error) or type(error).__name__
-    failure = failure_kind(error)
-    return said if failure is None else f"{said} ({failure.value})"
-
-
-class FailureKind(Enum):
-    """What is wrong with a service, or with the way to it; the value is a sentence that says what to do."""
-
-    THROTTLED = "it throttles: fewer calls, or a higher quota"
-    NO_CREDENTIALS = (
-        "the AWS SDK has found no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-        "AWS_PROFILE, or give the instance a role"
-    )
-    REFUSED = (
-        "it refuses these credentials: see where the AWS SDK takes them from, and that they are not over"
-    )
-    CLOCK = "it takes this machine's clock for wrong: timedatectl set-ntp true"
-    DENIED = "the worker's role may not do that: deploy/iam-policy.json has what it takes"
-    NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
-    NO_BUCKET = "there is no such bucket: check its name, and AWS_REGION"
-    FAILING = "the service fails"
-    REDIRECTED = "it redirects to another address: correct AWS_ENDPOINT_URL"
-    UNREACHABLE = "it does not answer: see the network, AWS_REGION and AWS_ENDPOINT_URL"
-
-
-_CODES: Final = {
-    FailureKind.THROTTLED: (
-        *("SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled"),
-        *("RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "OverLimit"),
-        *("BandwidthLimitExceeded", "429"),
-    ),
-    # botocore's own, before anything is asked
-    FailureKind.NO_CREDENTIALS: ("NoCredentialsError", "PartialCredentialsError"),
-    FailureKind.REFUSED: (
-        *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
-        *("SignatureDoesNotMatch", "InvalidSignatureException", "InvalidToken", "TokenRefreshRequired"),
-        *("UnrecognizedClientException", "MissingAuthenticationToken", "AuthFailure", "IncompleteSignature"),
-        *("InvalidSecurity", "NotSignedUp", "AccountProblem"),
-        # botocore's own: a source of credentials (a session, a process, a role) has none, or not any more
-        *("CredentialRetrievalError", "TokenRetrievalError"),
-        *("UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidConfigError"),
-    ),
-    FailureKind.CLOCK: ("RequestTimeTooSkewed", "RequestExpired"),
-    FailureKind.DENIED: (
-        "AccessDenied",
-        "AccessDeniedException",
-        "AllAccessDisabled",
-        "KMS.AccessDeniedException",
-    ),
-    FailureKind.NO_QUEUE: ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"),
-    FailureKind.NO_BUCKET: ("NoSuchBucket",),
-    FailureKind.FAILING: (
-        *("InternalError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException"),
-        *("ServiceFailure", "RequestTimeout", "500", "502", "503", "504", "ResponseParserError"),
-    ),
-    FailureKind.REDIRECTED: ("RecursionError",),
-    FailureKind.UNREACHABLE: (
-        *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"),
-        *("HTTPClientError", "IncompleteReadError", "ResponseStreamingError", "ProxyConnectionError"),
-        *("SSLError",),
-    ),
-}
-_BY_CODE: Final = {code: failure for failure, codes in _CODES.items() for code in codes}
-_NETWORK: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
-
-
-def failure_kind(error: BaseException | None) -> FailureKind | None:
-    """What kind of failure of a service an exception is.
-
-    None for everything that is about what was asked for (a key that is not there), and for what this
-    machine's disk says: an `OSError` is both the network's and a file's.
-    """
-    if error is None:
-        return None
-    failure = _BY_CODE.get(error_code(error))
-    if failure is not None:
-        return failure
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return FailureKind.FAILING if status >= 500 else None
-    if isinstance(error, (aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror)):
-        return FailureKind.UNREACHABLE
-    return FailureKind.UNREACHABLE if isinstance(error, OSError) and error.errno in _NETWORK else None
-
-
-@contextmanager
-def errors_as(kind: type[PlatformError], doing: str) -> Iterator[None]:
-    """Turn a failed AWS call within the block into one of ours.
-
-    Args:
-        kind: The exception to raise instead.
-        doing: What was tried, to start the message with: `receive from <url>`.
-
-    Raises:
-        PlatformError: `kind`, from the vendor's exception.
-    """
-    try:
-        yield
-    except CALL_ERRORS as exc:
-        raise kind(f"{doing}: {describe(exc)}") from exc
-
-
-@asynccontextmanager
-async def deadline(seconds: float, kind: type[PlatformError], doing: str) -> AsyncIterator[None]:
-    """As `errors_as`, and give the calls within the block up after `seconds`.
-
-    The SDK's own limits are for silence: an answer that comes byte by byte has no end, and while a request's
-    body is not taken, no clock runs at all.
-
-    Args:
-        seconds: For the whole block.
-        kind: The exception to raise instead.
-        doing: What was tried.
-
-    Raises:
-        PlatformError: `kind`.
-    """
-    limit = asyncio.timeout(seconds)
-    with errors_as(kind, doing):
-        try:
-            async with limit:
-                yield
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            raise kind(f"{doing}: it was not done within {seconds:g} s") from exc

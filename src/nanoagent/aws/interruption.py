@@ -1,10 +1,14 @@
-"""What the cloud says of the machine's end: EC2's instance metadata, asked every few seconds.
+"""Watches for the announced end of this EC2 instance, in the instance metadata.
 
-Three things are asked for, by version 2 of the service (a token first): that a spot instance is about to be
-taken back, two minutes ahead; that an Auto Scaling group takes the instance out; and that it is at a higher
-risk of the former, which is only logged. Paths and answers are those of "Spot Instance interruption notices",
-"Retrieve the target lifecycle state through instance metadata" and "EC2 instance rebalance recommendations"
-in the AWS documentation. Whatever the service does, or something in its place, the worker is not disturbed.
+Every few seconds three items are read, by version 2 of the metadata service (which requires a token):
+
+* the interruption notice of a spot instance, two minutes before its end;
+* the target state of the instance in its Auto Scaling group;
+* the rebalance recommendation: a higher risk of an interruption. It is only logged.
+
+Paths and answers are those of "Spot Instance interruption notices", "Retrieve the target lifecycle state
+through instance metadata" and "EC2 instance rebalance recommendations" in the AWS documentation. Failures and
+invalid answers of the service are logged, and have no other effect on the worker.
 """
 
 from __future__ import annotations
@@ -28,59 +32,57 @@ if TYPE_CHECKING:
 
 
 POLL_S: Final = 5.0
-"""What AWS recommends for interruption notices."""
+"""The time between two polls, seconds. AWS recommends this value for interruption notices."""
 
 _ENDPOINTS: Final = {"ipv4": "http://169.254.169.254", "ipv6": "http://[fd00:ec2::254]"}
 _TOKENS: Final = "/latest/api/token"
 _SPOT: Final = "/latest/meta-data/spot/instance-action"
 _REBALANCE: Final = "/latest/meta-data/events/recommendations/rebalance"
 _LIFECYCLE: Final = "/latest/meta-data/autoscaling/target-lifecycle-state"
-_TOKEN_TTL_S: Final = 21_600  # the longest there is
-_ANSWER_MAX_S: Final = 2.0  # it is link-local: milliseconds are usual
-_ANSWER_MAX_BYTES: Final = 4096  # a token has 56, the longest answer about 100
-_PAUSE_MAX_S: Final = 30.0  # of the two minutes that a notice comes ahead, enough are left
+_TOKEN_TTL_S: Final = 21_600  # the maximum
+_ANSWER_MAX_S: Final = 2.0  # the service is link-local, and usually answers within milliseconds
+_ANSWER_MAX_BYTES: Final = 4096  # a token has 56 bytes, the longest answer about 100
+_LONGEST_PAUSE_S: Final = 30.0  # a spot notice comes two minutes before the end
 
 _SPOT_ACTIONS: Final = frozenset({"terminate", "stop", "hibernate"})
-_STAYS: Final = frozenset({"InService", "Standby", "Detached", "Warmed:Running"})
-_GOES: Final = frozenset({"Terminated", "Warmed:Terminated", "Warmed:Stopped", "Warmed:Hibernated"})
+# Target states of Auto Scaling in which the instance goes on running, and in which it does not.
+_RUNNING_STATES: Final = frozenset({"InService", "Standby", "Detached", "Warmed:Running"})
+_ENDING_STATES: Final = frozenset({"Terminated", "Warmed:Terminated", "Warmed:Stopped", "Warmed:Hibernated"})
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class InterruptionNotice:
-    """The machine is going to end.
+    """The announcement that the instance will be stopped or terminated.
 
     Attributes:
-        reason: One sentence for a person.
-        ends_at: When, Unix epoch seconds; None when that is not said.
+        reason: The reason, one sentence.
+        ends_at: The end of the instance, Unix epoch seconds; None if the notice has no time.
     """
 
     reason: str
     ends_at: float | None = None
 
     def grace_s(self, now: float, reserve_s: float) -> float | None:
-        """How long jobs may still run.
+        """Return how long jobs may still run, seconds; None if the notice sets no limit.
 
         Args:
-            now: Unix epoch seconds.
-            reserve_s: What has to be left then for giving back what still runs, seconds.
-
-        Returns:
-            Seconds; None when the notice does not limit it.
+            now: The time, Unix epoch seconds.
+            reserve_s: The time to return the remaining jobs to the queue afterwards, seconds.
         """
         return None if self.ends_at is None else max(0.0, self.ends_at - now - reserve_s)
 
 
 class MetadataError(Exception):
-    """The service did not answer, or not what it should."""
+    """The metadata service did not answer, or gave an invalid answer."""
 
 
 def endpoint_of(environment: Mapping[str, str]) -> str | None:
-    """Where the metadata service is, by the AWS SDK's own variables; None when it is not to be asked.
+    """Return the URL of the metadata service, by the AWS SDK's variables; None if they disable the service.
 
     Raises:
-        ConfigError: They name no URL.
+        ConfigError: A variable is invalid.
     """
     if environment.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         return None
@@ -89,7 +91,7 @@ def endpoint_of(environment: Mapping[str, str]) -> str | None:
     if endpoint is None:
         raise ConfigError([f"AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: is {mode!r}; it should be IPv4 or IPv6"])
     if not _is_url(endpoint):
-        problem = "should be a URL that starts with http://, as the AWS SDK wants it, or not be set"
+        problem = "should be a URL that starts with http://, or not be set"
         raise ConfigError([f"AWS_EC2_METADATA_SERVICE_ENDPOINT: {problem}"])
     return endpoint.rstrip("/")
 
@@ -103,22 +105,23 @@ def _is_url(text: str) -> bool:
 
 
 class InterruptionWatcher:
-    """Asks the instance metadata service of EC2.
+    """Polls the instance metadata service of EC2.
 
     Args:
-        endpoint: Its URL, without a slash at the end.
-        poll_s: How often, seconds.
+        endpoint: The service's URL, without a slash at the end.
+        poll_s: The time between two polls, seconds.
     """
 
     def __init__(self, endpoint: str, *, poll_s: float = POLL_S) -> None:
         self._endpoint = endpoint
         self._poll_s = poll_s
         self._token = ""
-        self._unheard = 0  # times in a row
-        self._recommended = False
+        self._failed_polls = 0  # in a row
+        self._rebalance_recommended = False
 
     async def __aenter__(self) -> Self:
-        # By no proxy, whatever the environment says: the answers are the machine's own business.
+        # No proxy is used, because aiohttp ignores the proxy variables by default. The metadata that a proxy
+        # would read is that of another machine.
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_ANSWER_MAX_S),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -131,49 +134,52 @@ class InterruptionWatcher:
     ) -> None:
         await self._session.close()
 
-    async def watch(self, heard: Callable[[InterruptionNotice], object]) -> None:
-        """Tell of each notice once, for ever; of one whose time changes, again."""
+    async def watch(self, notify: Callable[[InterruptionNotice], object]) -> None:
+        """Poll for ever; call `notify` for each new notice, and again if the time of a notice changes."""
         last: InterruptionNotice | None = None
         while True:
             notice = await self.poll()
             if notice is not None and notice != last:
-                heard(notice)
+                notify(notice)
             last = notice or last
             await self.pause()
 
     async def pause(self) -> None:
-        """Wait until it is time to ask again."""
-        longest_s = max(self._poll_s, _PAUSE_MAX_S)
-        await asyncio.sleep(pause_s(self._unheard + 1, first_s=self._poll_s, longest_s=longest_s))
+        """Wait until the next poll is due. The pause grows while polls fail."""
+        longest_s = max(self._poll_s, _LONGEST_PAUSE_S)
+        await asyncio.sleep(pause_s(self._failed_polls + 1, first_s=self._poll_s, longest_s=longest_s))
 
     async def poll(self) -> InterruptionNotice | None:
-        """Ask once. Where that cannot be heard, the log says so when it begins and when it is over."""
+        """Read the metadata once; returns the notice, None without one.
+
+        The first of several failures in a row is logged, and so is the next success.
+        """
         try:
             notice = spot_notice(await self._get(_SPOT)) or lifecycle_notice(await self._get(_LIFECYCLE))
             recommended = await self._get(_REBALANCE) is not None
         except MetadataError as exc:
-            if not self._unheard:
-                log.warning("interruption notices are not heard", reason=str(exc))
-            self._unheard += 1
+            if not self._failed_polls:
+                log.warning("interruption notices not received", reason=str(exc))
+            self._failed_polls += 1
             return None
-        if self._unheard:
-            log.info("interruption notices are heard again")
-            self._unheard = 0
-        if recommended and not self._recommended:
-            log.warning("the spot instance is at a higher risk of interruption: a rebalance recommendation")
-        self._recommended = recommended
+        if self._failed_polls:
+            log.info("interruption notices received again")
+            self._failed_polls = 0
+        if recommended and not self._rebalance_recommended:
+            log.warning("rebalance recommendation", effect="the instance is at a higher risk of interruption")
+        self._rebalance_recommended = recommended
         return notice
 
     # --- the service
 
     async def _get(self, path: str) -> str | None:
-        """A value; None where there is none.
+        """Return an item of the metadata; None if it does not exist.
 
         Raises:
-            MetadataError: It could not be had.
+            MetadataError: The item could not be read.
         """
         status, text = await self._ask_with_token(path)
-        if status == 401:  # the token's time is over, or the service has been restarted
+        if status == 401:  # the token has expired, or the service was restarted
             self._token = ""
             status, text = await self._ask_with_token(path)
         if status == 404:
@@ -190,16 +196,16 @@ class InterruptionWatcher:
     async def _new_token(self) -> str:
         ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_TTL_S)}
         status, token = await self._ask("PUT", _TOKENS, ttl)
-        # What goes into a header has to be one line of text.
+        # A header can contain only one line of printable text.
         if status != 200 or not token or not (token.isascii() and token.isprintable()):
             raise MetadataError(f"{self._endpoint}{_TOKENS} answered {status} and gave no token")
         return token
 
     async def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
-        """Status and text of an answer.
+        """Send a request; returns the status and the text of the answer.
 
         Raises:
-            MetadataError: There was none, or not in time, or it was too long.
+            MetadataError: The service did not answer in time, or the answer was too long.
         """
         url = f"{self._endpoint}{path}"
         body = b""
@@ -211,20 +217,23 @@ class InterruptionWatcher:
                         raise MetadataError(f"{url} answered with more than {_ANSWER_MAX_BYTES} bytes")
                 return response.status, body.decode(errors="replace").strip()
         except TimeoutError as exc:
-            hint = "; from within a container, the instance's hop limit for metadata has to be 2 or more"
+            hint = "; in a container, the instance's hop limit for metadata must be 2 or more"
             raise MetadataError(f"{url} did not answer within {_ANSWER_MAX_S:g} s{hint}") from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise MetadataError(f"{url}: {one_line(str(exc)) or type(exc).__name__}") from exc
 
 
-# --- what answers mean
+# --- parse answers
 
 
 def spot_notice(text: str | None) -> InterruptionNotice | None:
-    """What `spot/instance-action` says: nothing, or `{"action": "stop", "time": "2017-09-18T08:22:00Z"}`.
+    """Return the notice in the metadata item `spot/instance-action`; None if the item does not exist.
+
+    Args:
+        text: The item, for example `{"action": "stop", "time": "2017-09-18T08:22:00Z"}`.
 
     Raises:
-        MetadataError: It is something else.
+        MetadataError: The item is invalid.
     """
     if text is None:
         return None
@@ -232,24 +241,29 @@ def spot_notice(text: str | None) -> InterruptionNotice | None:
         answer = json.loads(text)
         action, time = str(answer["action"]), datetime.fromisoformat(str(answer["time"]))
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise MetadataError(f"spot/instance-action is no interruption notice: {one_line(text[:80])}") from exc
+        raise MetadataError(f"spot/instance-action is invalid: {one_line(text[:80])}") from exc
     if action not in _SPOT_ACTIONS:
-        raise MetadataError(f"spot/instance-action is no interruption notice: {one_line(text[:80])}")
+        raise MetadataError(f"spot/instance-action is invalid: {one_line(text[:80])}")
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    return InterruptionNotice(
-        f"EC2 is about to {action} this spot instance, at {time.isoformat()}", time.timestamp()
-    )
+    reason = f"EC2 is about to {action} this spot instance, at {time.isoformat()}"
+    return InterruptionNotice(reason, time.timestamp())
 
 
 def lifecycle_notice(text: str | None) -> InterruptionNotice | None:
-    """What `autoscaling/target-lifecycle-state` says: nothing, or the state that the group wants.
+    """Return the notice in the metadata item `autoscaling/target-lifecycle-state`.
+
+    Args:
+        text: The target state of the instance in its Auto Scaling group; None outside a group.
+
+    Returns:
+        None if the instance goes on running in the target state.
 
     Raises:
-        MetadataError: It is something else.
+        MetadataError: The state is unknown.
     """
-    if text is None or text in _STAYS:
+    if text is None or text in _RUNNING_STATES:
         return None
-    if text not in _GOES:
-        raise MetadataError(f"autoscaling/target-lifecycle-state is no such state: {one_line(text[:80])}")
+    if text not in _ENDING_STATES:
+        raise MetadataError(f"autoscaling/target-lifecycle-state is unknown: {one_line(text[:80])}")
     return InterruptionNotice(f"the Auto Scaling group takes this instance out: its target state is {text}")

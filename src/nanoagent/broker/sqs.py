@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.broker import sqs_messages
 from nanoagent.broker.sqs_deletions import Deletions
 from nanoagent.broker.sqs_leases import Lease, Leases
@@ -213,7 +213,7 @@ class SqsBroker:
             self._receive_id = self._receive_id or secrets.token_hex(16)
             request["ReceiveRequestAttemptId"] = self._receive_id
         seconds = self._wait_s + min(_POLL_SLACK_S, self._queue.call_timeout_s)
-        async with aws.deadline(seconds, BrokerError, f"receive from {self._queue.url}"):
+        async with aws_failures.deadline(seconds, BrokerError, f"receive from {self._queue.url}"):
             answer = await self._queue.client.receive_message(
                 QueueUrl=self._queue.url,
                 MaxNumberOfMessages=limit,

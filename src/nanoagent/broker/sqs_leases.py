@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.broker.sqs_queue import failed_entries, in_batches
 from nanoagent.host.background import Background, TaskName
 from nanoagent.model.errors import BrokerError
@@ -127,14 +127,16 @@ class Leases:
             batches.append(batch)
         for failure in await asyncio.gather(*batches, return_exceptions=True):
             if failure is not None:  # the next round renews these leases before they end
-                _log.warning("leases not renewed", queue=self._queue.url, error=aws.describe(failure))
+                _log.warning(
+                    "leases not renewed", queue=self._queue.url, error=aws_failures.describe(failure)
+                )
 
     def _renewable(self) -> Iterator[Lease]:
         return (lease for lease in list(self._leases.values()) if lease.grantable_s() > 0)
 
     async def _renew(self, leases: Sequence[Lease]) -> None:
         # A call that hangs must not delay the next round of all leases.
-        with aws.errors_as(BrokerError, f"renew leases on {self._queue.url}"):
+        with aws_failures.errors_as(BrokerError, f"renew leases on {self._queue.url}"):
             async with asyncio.timeout(self._visibility_s / 3):
                 await self._renew_batch(leases)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.model.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class SqsQueue:
         Args:
             operation: The start of the error message, for example `receive from <url>`.
         """
-        return aws.deadline(self.call_timeout_s, BrokerError, operation)
+        return aws_failures.deadline(self.call_timeout_s, BrokerError, operation)
 
 
 def in_batches(entries: Iterable[_Entry]) -> Iterator[list[_Entry]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import Absence
 from nanoagent.storage.s3_errors import NOT_SUPPORTED, absence_of
@@ -85,11 +86,11 @@ class DefaultBuckets:
         """
         target = {"Bucket": self.outputs, "Key": _OUTPUT_PROBE_KEY}
         operation = f"write to the bucket {self.outputs} (S3_USER_DATA_BUCKET)"
-        async with aws.deadline(_TIMEOUT_S, StorageError, operation):
+        async with aws_failures.deadline(_TIMEOUT_S, StorageError, operation):
             try:
                 upload = await self.client.create_multipart_upload(**target)
-            except aws.CALL_ERRORS as exc:
-                if aws.error_code(exc) not in NOT_SUPPORTED:
+            except aws_failures.CALL_ERRORS as exc:
+                if aws_failures.error_code(exc) not in NOT_SUPPORTED:
                     raise
                 upload = None
         if upload is None:
@@ -98,11 +99,15 @@ class DefaultBuckets:
             await abort(self.client, {**target, "UploadId": upload["UploadId"]}, timeout_s=aws.CALL_TIMEOUT_S)
 
     async def _read(self, bucket: str, key: str, setting: str, *, must_read: bool) -> None:
-        async with aws.deadline(_TIMEOUT_S, StorageError, f"look for the bucket {bucket} ({setting})"):
+        async with aws_failures.deadline(
+            _TIMEOUT_S, StorageError, f"look for the bucket {bucket} ({setting})"
+        ):
             try:
                 answer = await self.client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
-            except aws.CALL_ERRORS as exc:
-                if aws.error_code(exc) in _GOOD_CODES or _is_acceptable_refusal(exc, must_read=must_read):
+            except aws_failures.CALL_ERRORS as exc:
+                if aws_failures.error_code(exc) in _GOOD_CODES or _is_acceptable_refusal(
+                    exc, must_read=must_read
+                ):
                     return
                 raise
             answer["Body"].close()
@@ -114,8 +119,8 @@ def _is_acceptable_refusal(error: BaseException, *, must_read: bool) -> bool:
     The worker does not have to read outputs. If the error does not name the missing permission, the reason
     may be that the key does not exist.
     """
-    absence, action = absence_of(aws.error_code(error), str(error))
+    absence, action = absence_of(aws_failures.error_code(error), str(error))
     if absence is Absence.KEY:
         return True
-    is_denied = aws.error_code(error) == "AccessDenied"
+    is_denied = aws_failures.error_code(error) == "AccessDenied"
     return is_denied and (action is None or not must_read)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.aws import clients as aws
-from nanoagent.aws.clients import FailureKind
+from nanoagent.aws import failures as aws_failures
+from nanoagent.aws.failures import FailureKind
 from nanoagent.common.circuit_breaker import CircuitBreaker
 from nanoagent.model.errors import ReturnToQueue, StorageError
 from nanoagent.model.returns import ReturnReason
@@ -149,7 +149,7 @@ class StoreHealth:
         Raises:
             ReturnToQueue: The store cannot be used, or throttles; the job is not at fault.
         """
-        kind = aws.failure_kind(error.__cause__)
+        kind = aws_failures.failure_kind(error.__cause__)
         if kind is None:  # for example a failure of the local disk
             return
         throttled = kind is FailureKind.THROTTLED

@@ -19,7 +19,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge
 from nanoagent.storage.health import StoreHealth, unavailable
@@ -105,7 +105,7 @@ class ResilientStore:
                         raise
                 except StorageError as exc:
                     tries += 1
-                    if tries >= _PUT_TRIES or aws.failure_kind(exc.__cause__) is None:
+                    if tries >= _PUT_TRIES or aws_failures.failure_kind(exc.__cause__) is None:
                         raise
                 if self._health.reason is None:
                     await asyncio.sleep(_RETRY_PAUSE_S)

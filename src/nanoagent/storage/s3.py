@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, plain_link, shown
 from nanoagent.storage.s3_errors import CONFLICT, NOT_FOUND, NOT_MODIFIED, NOT_SUPPORTED, absence_of
@@ -90,7 +91,7 @@ class S3Store:
             described["ContentDisposition"] = "attachment"
         condition: dict[str, str] | None = {"IfNoneMatch": "*"}
         operation = f"write {shown(bucket, key)}"
-        with aws.errors_as(StorageError, operation):
+        with aws_failures.errors_as(StorageError, operation):
             if not self._writes_conditionally:
                 condition = await self._replacing(target, fencing_token)
             for _ in range(_PUT_TRIES):
@@ -115,7 +116,7 @@ class S3Store:
         Raises:
             StorageError: The SDK has no credentials.
         """
-        with aws.errors_as(StorageError, f"sign a link to {shown(bucket, key)}"):
+        with aws_failures.errors_as(StorageError, f"sign a link to {shown(bucket, key)}"):
             return str(
                 await self._client.generate_presigned_url(
                     "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
@@ -128,18 +129,18 @@ class S3Store:
     def _within(self, size_bytes: int, operation: str) -> AbstractAsyncContextManager[None]:
         """Limit the calls in the block to the time that a transfer of this size may take."""
         seconds = self._call_timeout_s + size_bytes // _LEAST_BYTES_PER_S
-        return aws.deadline(seconds, StorageError, operation)
+        return aws_failures.deadline(seconds, StorageError, operation)
 
     async def _get(self, bucket: str, key: str, etag: str | None) -> Any:
         """Return GetObject's answer with the body unread; None if the object still has the ETag."""
         condition = {} if etag is None else {"IfNoneMatch": etag}
         try:
             return await self._client.get_object(Bucket=bucket, Key=key, **condition)
-        except aws.CALL_ERRORS as exc:
-            code = aws.error_code(exc)
+        except aws_failures.CALL_ERRORS as exc:
+            code = aws_failures.error_code(exc)
             if code in NOT_MODIFIED:
                 return None
-            message = f"read {shown(bucket, key)}: {aws.describe(exc)}"
+            message = f"read {shown(bucket, key)}: {aws_failures.describe(exc)}"
             absence, action = absence_of(code, str(exc))
             if absence is None:
                 raise StorageError(message) from exc
@@ -171,7 +172,7 @@ class S3Store:
                         )
                     else:
                         await self._client.put_object(**target, **described, **condition, Body=first)
-                except aws.CALL_ERRORS as exc:
+                except aws_failures.CALL_ERRORS as exc:
                     if not condition or not self._failed_by_condition(exc):
                         raise
                     return False
@@ -182,7 +183,7 @@ class S3Store:
 
         In the second case, later writes have no condition.
         """
-        code = aws.error_code(error)
+        code = aws_failures.error_code(error)
         if code in NOT_SUPPORTED:
             _log.warning("conditional writes not supported", effect="a late attempt can overwrite outputs")
             self._writes_conditionally = False
@@ -201,8 +202,8 @@ class S3Store:
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 existing = await self._client.head_object(**target)
-        except aws.CALL_ERRORS as exc:
-            if aws.error_code(exc) in NOT_FOUND:
+        except aws_failures.CALL_ERRORS as exc:
+            if aws_failures.error_code(exc) in NOT_FOUND:
                 return {"IfNoneMatch": "*"}
             raise
         found = existing.get("Metadata", {}).get(_METADATA_KEY, "")

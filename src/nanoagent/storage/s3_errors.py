@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.storage.base import Absence
 
 NOT_MODIFIED: Final = frozenset({"304", "NotModified"})
@@ -64,7 +64,7 @@ def absence_of(code: str, message: str) -> tuple[Absence | None, str | None]:
         name it.
     """
     absence = _ABSENCES.get(code)
-    action = aws.missing_action(message) if absence is Absence.DENIED else None
+    action = aws_failures.missing_action(message) if absence is Absence.DENIED else None
     if action is not None and action.lower() == _LIST_ACTION:
         return Absence.KEY, None
     return absence, action

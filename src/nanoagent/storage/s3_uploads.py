@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
@@ -64,5 +64,5 @@ async def abort(client: Any, upload_target: Mapping[str, str], *, timeout_s: flo
     try:
         async with asyncio.timeout(timeout_s):
             await client.abort_multipart_upload(**upload_target)
-    except aws.CALL_ERRORS as exc:
-        _log.warning("multipart upload not aborted", error=aws.describe(exc), **upload_target)
+    except aws_failures.CALL_ERRORS as exc:
+        _log.warning("multipart upload not aborted", error=aws_failures.describe(exc), **upload_target)

@@ -165,7 +165,7 @@ UNWELL = {
     "a page": (answering(200, "<html>please log in</html>"), "<html>please log in</html>"),
     "an empty token": (answering(200, ""), "gave no token"),
     "a token of two lines": (answering(200, "a\r\nX-Evil: b"), "gave no token"),
-    "a token with nothing behind it": (answering(200, "{}"), "is no interruption notice"),
+    "a token with nothing behind it": (answering(200, "{}"), "spot/instance-action is invalid"),
 }
 
 
@@ -179,7 +179,7 @@ async def test_a_service_that_is_not_well_is_logged_once_and_heard_when_it_is(
         service.instead, said = UNWELL[how]
         with capture_logs() as logs:
             assert [await impatient.poll() for _ in range(3)] == [None] * 3
-        assert [entry["event"] for entry in logs] == ["interruption notices are not heard"]
+        assert [entry["event"] for entry in logs] == ["interruption notices not received"]
         assert said in logs[0]["reason"]
         assert not [path for _, path in service.asked if "elsewhere" in path]
         service.instead = None
@@ -195,12 +195,12 @@ async def test_a_service_that_is_not_there_is_logged_once_and_heard_when_it_is(u
     async with InterruptionWatcher(f"http://127.0.0.1:{unused_tcp_port}") as notices:
         with capture_logs() as logs:
             assert [await notices.poll() for _ in range(3)] == [None] * 3
-        assert [entry["event"] for entry in logs] == ["interruption notices are not heard"]
+        assert [entry["event"] for entry in logs] == ["interruption notices not received"]
         async with metadata_service() as service:
             notices._endpoint = service.url
             with capture_logs() as logs:
                 assert await notices.poll() is None
-            assert [entry["event"] for entry in logs] == ["interruption notices are heard again"]
+            assert [entry["event"] for entry in logs] == ["interruption notices received again"]
 
 
 async def test_a_service_that_is_not_well_is_asked_ever_more_seldom(service, monkeypatch):

@@ -15,8 +15,8 @@ from botocore.parsers import ResponseParserError
 from redis import exceptions as redis
 from redis.crc import key_slot
 
-from nanoagent.aws import clients as aws
-from nanoagent.aws.clients import FailureKind as AwsFailureKind
+from nanoagent.aws import failures as aws_failures
+from nanoagent.aws.failures import FailureKind as AwsFailureKind
 from nanoagent.model.errors import BrokerError, UnreadableMessage
 from nanoagent.model.job import parse_job
 from nanoagent.results import failures, scripts
@@ -215,28 +215,31 @@ def refusal(code: str, status: int = 400) -> ClientError:
         (FileNotFoundError(2, "No such file or directory"), None),
         (None, None),
     ],
-    ids=lambda value: aws.error_code(value) if isinstance(value, Exception) else "",
+    ids=lambda value: aws_failures.error_code(value) if isinstance(value, Exception) else "",
 )
 def test_what_is_wrong_with_an_aws_service_is_told_from_what_is_wrong_with_the_question(
     error: Exception | None, kind: AwsFailureKind | None
 ):
-    assert aws.failure_kind(error) is kind
+    assert aws_failures.failure_kind(error) is kind
 
 
 def test_a_failed_call_says_what_to_do():
     with (
         pytest.raises(BrokerError, match=r"receive: .*\(ExpiredToken\).*refuses these credentials"),
-        aws.errors_as(BrokerError, "receive"),
+        aws_failures.errors_as(BrokerError, "receive"),
     ):
         raise refusal("ExpiredToken")
 
 
 def test_missing_credentials_are_not_called_refused():
-    said = aws.describe(botocore.NoCredentialsError())
+    said = aws_failures.describe(botocore.NoCredentialsError())
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role" in said
     assert "refuses" not in said
 
 
 def test_an_answer_that_cannot_be_read_is_the_services_failure_and_no_bug_of_ours():
-    with pytest.raises(BrokerError, match="the service fails"), aws.errors_as(BrokerError, "receive"):
+    with (
+        pytest.raises(BrokerError, match="the service fails"),
+        aws_failures.errors_as(BrokerError, "receive"),
+    ):
         raise ResponseParserError("Unable to parse response")

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from nanoagent import wiring
 from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
 from nanoagent.results import failures
 from nanoagent.results.failures import RedisCallError
@@ -193,14 +194,14 @@ async def upload(clients: aws.AwsClients, bucket: str, package: Package) -> bool
     doing = f"uploading {package.key} to the bucket {bucket}"
     seconds = aws.CALL_TIMEOUT_S + package.zip_bytes / _LEAST_BYTES_PER_S
     condition = {"IfNoneMatch": "*"}
-    async with aws.deadline(seconds, StorageError, doing):
+    async with aws_failures.deadline(seconds, StorageError, doing):
         s3 = await clients.s3()
         for attempt in range(_PUT_ATTEMPTS):
             package.zip.seek(0)
             try:
                 await s3.put_object(Bucket=bucket, Key=package.key, Body=package.zip, **condition)
-            except aws.CALL_ERRORS as exc:
-                code = aws.error_code(exc)
+            except aws_failures.CALL_ERRORS as exc:
+                code = aws_failures.error_code(exc)
                 if code in _EXISTS:
                     return False
                 if code in _NO_CONDITIONS and condition:
@@ -221,8 +222,8 @@ async def enqueue(clients: aws.AwsClients, queue_url: str, request_id: str, body
     sqs = await clients.sqs()
     try:
         await sqs.send_message(QueueUrl=queue_url, MessageBody=body, **fifo_fields(queue_url, request_id))
-    except aws.CALL_ERRORS as exc:
-        said = aws.describe(exc)
+    except aws_failures.CALL_ERRORS as exc:
+        said = aws_failures.describe(exc)
         if _TOO_LONG in said:  # the error code is InvalidParameterValue, as for many other errors
             said = f"the queue takes smaller messages (its MaximumMessageSize); SQS says: {said}"
         raise BrokerError(f"sending the job: {said}") from exc
@@ -231,7 +232,10 @@ async def enqueue(clients: aws.AwsClients, queue_url: str, request_id: str, body
 def may_have_arrived(error: BaseException) -> bool:
     """Whether a message may lie in the queue although sending it has failed."""
     # Of several tries, the last one's error is known, and an earlier one may have arrived.
-    return aws.failure_kind(error.__cause__) in {aws.FailureKind.UNREACHABLE, aws.FailureKind.FAILING}
+    return aws_failures.failure_kind(error.__cause__) in {
+        aws_failures.FailureKind.UNREACHABLE,
+        aws_failures.FailureKind.FAILING,
+    }
 
 
 def fifo_fields(queue_url: str, request_id: str) -> dict[str, str]:

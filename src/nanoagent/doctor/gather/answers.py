@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.aws import clients as aws
+from nanoagent.aws import failures as aws_failures
 from nanoagent.doctor.facts import Answer
 from nanoagent.model.errors import NanoAgentError
 
@@ -30,7 +30,11 @@ async def ask(request: Callable[[], Awaitable[Any]]) -> Answer:
         message = str(exc) or f"no answer within {DEADLINE_S:.0f} s"
     except Exception as exc:  # noqa: BLE001 - any failure is recorded as a fact
         cause = exc.__cause__ if isinstance(exc, NanoAgentError) and exc.__cause__ else exc
-        code, message, source = aws.error_code(cause), message_of(cause), getattr(cause, "response", None)
+        code, message, source = (
+            aws_failures.error_code(cause),
+            message_of(cause),
+            getattr(cause, "response", None),
+        )
         if isinstance(source, dict):
             message = str(source.get("Error", {}).get("Message") or message)
     return Answer(code, message, _date_of(source), asked_at, time.monotonic() - started_at, data)

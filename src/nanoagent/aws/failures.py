@@ -1,0 +1,182 @@
+"""Classifies the errors of AWS calls, and limits the time of calls.
+
+`broker`, `storage` and the sender turn these errors into their own exceptions by `errors_as` and `deadline`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+from contextlib import asynccontextmanager, contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from nanoagent.model.errors import PlatformError
+
+CALL_ERRORS: Final = (
+    *(ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, TimeoutError),
+    # If a redirect, for example by a proxy, names no region, botocore asks for the region without end.
+    RecursionError,
+)
+"""All exceptions of a failed AWS call, including the reading of the answer's body."""
+
+
+class FailureKind(Enum):
+    """A kind of failure of a service, or of the way to it. The value is the fault and the remedy."""
+
+    THROTTLED = "it throttles: fewer calls, or a higher quota"
+    NO_CREDENTIALS = (
+        "the AWS SDK has found no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+        "AWS_PROFILE, or give the instance a role"
+    )
+    REFUSED = (
+        "it refuses these credentials: check where the AWS SDK takes them from, and whether they have expired"
+    )
+    CLOCK = "this machine's clock is wrong: run timedatectl set-ntp true"
+    DENIED = "the worker's role lacks a permission: compare it with deploy/iam-policy.json"
+    NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
+    NO_BUCKET = "there is no such bucket: check its name, and AWS_REGION"
+    FAILING = "the service fails"
+    REDIRECTED = "it redirects to another address: correct AWS_ENDPOINT_URL"
+    UNREACHABLE = "it does not answer: check the network, AWS_REGION and AWS_ENDPOINT_URL"
+
+
+_CODES: Final = {
+    FailureKind.THROTTLED: (
+        *("SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled"),
+        *("RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "OverLimit"),
+        *("BandwidthLimitExceeded", "429"),
+    ),
+    # botocore raises these before it sends a request.
+    FailureKind.NO_CREDENTIALS: ("NoCredentialsError", "PartialCredentialsError"),
+    FailureKind.REFUSED: (
+        *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
+        *("SignatureDoesNotMatch", "InvalidSignatureException", "InvalidToken", "TokenRefreshRequired"),
+        *("UnrecognizedClientException", "MissingAuthenticationToken", "AuthFailure", "IncompleteSignature"),
+        *("InvalidSecurity", "NotSignedUp", "AccountProblem"),
+        # botocore raises these if a source of credentials (a session, a process, a role) gives none.
+        *("CredentialRetrievalError", "TokenRetrievalError"),
+        *("UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidConfigError"),
+    ),
+    FailureKind.CLOCK: ("RequestTimeTooSkewed", "RequestExpired"),
+    FailureKind.DENIED: (
+        "AccessDenied",
+        "AccessDeniedException",
+        "AllAccessDisabled",
+        "KMS.AccessDeniedException",
+    ),
+    FailureKind.NO_QUEUE: ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"),
+    FailureKind.NO_BUCKET: ("NoSuchBucket",),
+    FailureKind.FAILING: (
+        *("InternalError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException"),
+        *("ServiceFailure", "RequestTimeout", "500", "502", "503", "504", "ResponseParserError"),
+    ),
+    FailureKind.REDIRECTED: ("RecursionError",),
+    FailureKind.UNREACHABLE: (
+        *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"),
+        *("HTTPClientError", "IncompleteReadError", "ResponseStreamingError", "ProxyConnectionError"),
+        *("SSLError",),
+    ),
+}
+_BY_CODE: Final = {code: kind for kind, codes in _CODES.items() for code in codes}
+_NETWORK_ERRNOS: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+_ACTION: Final = re.compile(r"not authorized to perform: ([a-z0-9]+:[A-Za-z]+)")
+
+
+def error_code(error: BaseException) -> str:
+    """Return the error code of AWS (`NoSuchKey`, `304`); the exception's class name if AWS gave none."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "")) or "Unknown"
+    return type(error).__name__
+
+
+def missing_action(message: str) -> str | None:
+    """Return the permission that an AWS error message names as missing (`s3:GetObject`); None without one.
+
+    S3 names it to callers of the bucket's own organization (Amazon S3 User Guide, "Troubleshoot access denied
+    (403 Forbidden) errors").
+    """
+    named = _ACTION.search(message)
+    return named[1] if named else None
+
+
+def describe(error: BaseException) -> str:
+    """Return the error text, with the remedy if the kind of failure is known.
+
+    An exception without text, such as `TimeoutError`, gets the name of its class.
+    """
+    text = str(error) or type(error).__name__
+    kind = failure_kind(error)
+    return text if kind is None else f"{text} ({kind.value})"
+
+
+def failure_kind(error: BaseException | None) -> FailureKind | None:
+    """Return the kind of a failed AWS call.
+
+    None if the failure concerns only the request (a key that does not exist), or the local disk: both the
+    network and files raise `OSError`.
+    """
+    if error is None:
+        return None
+    kind = _BY_CODE.get(error_code(error))
+    if kind is not None:
+        return kind
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return FailureKind.FAILING if status >= 500 else None
+    if isinstance(error, (aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror)):
+        return FailureKind.UNREACHABLE
+    is_network = isinstance(error, OSError) and error.errno in _NETWORK_ERRNOS
+    return FailureKind.UNREACHABLE if is_network else None
+
+
+@contextmanager
+def errors_as(kind: type[PlatformError], operation: str) -> Iterator[None]:
+    """Raise the errors of AWS calls in the block as another exception.
+
+    Args:
+        kind: The class of the exception.
+        operation: The start of the error message, for example `receive from <url>`.
+
+    Raises:
+        PlatformError: An exception of class `kind`, from the error of the call.
+    """
+    try:
+        yield
+    except CALL_ERRORS as exc:
+        raise kind(f"{operation}: {describe(exc)}") from exc
+
+
+@asynccontextmanager
+async def deadline(seconds: float, kind: type[PlatformError], operation: str) -> AsyncIterator[None]:
+    """Limit the time of the calls in the block, and raise their errors as by `errors_as`.
+
+    The time limits of the SDK are not enough. They limit silence, but not an answer that comes byte by byte,
+    and not the sending of a request's body.
+
+    Args:
+        seconds: The time limit of the block, seconds.
+        kind: The class of the exception.
+        operation: The start of the error message.
+
+    Raises:
+        PlatformError: An exception of class `kind`: a call failed, or the time is over.
+    """
+    limit = asyncio.timeout(seconds)
+    with errors_as(kind, operation):
+        try:
+            async with limit:
+                yield
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise kind(f"{operation}: not done within {seconds:g} s") from exc
