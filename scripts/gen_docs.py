@@ -47,7 +47,7 @@ SETTINGS_KO: Final = {
     "redis_tls_key_file": "클라이언트 인증서의 개인 키 PEM 파일. 암호화되지 않은 것",
     "redis_tls_cert_file": "클라이언트 인증서와 그 체인의 PEM 파일. 서버가 요구하는 경우에만",
     "result_ttl_seconds": "Redis에 결과를 보관하는 시간(초)",
-    "max_result_bytes": "결과가 이보다 크면 전체 로그를 S3에 올리고 링크를 남김",
+    "max_result_bytes": "결과가 이 크기(바이트)를 넘으면 전체 로그를 S3에 올리고 링크를 남김",
     "result_spool_mb": (
         "Redis에 연결할 수 없는 동안 디스크에 보관하는 결과의 크기(MiB). 넘으면 작업을 받지 않음"
     ),
@@ -56,7 +56,7 @@ SETTINGS_KO: Final = {
     "worker_cpus": "실행 중인 모든 작업이 함께 쓰는 CPU 수; 기본값: 머신의 CPU 수",
     "max_memory_mb": "작업이 요청할 수 있는 최대 memoryMb; 기본값: 10240과 WORKER_MEMORY_MB 중 작은 값",
     "cpu_burst": "CPU가 남을 때 작업이 자기 몫의 몇 배까지 쓸 수 있는지",
-    "cpu_min": "가장 작은 작업도 받는 CPU 수",
+    "cpu_min": "가장 작은 작업이 받는 CPU 수",
     "cpu_max": "가장 큰 작업이 받는 CPU 수; 기본값: WORKER_CPUS",
     "cpu_memory_mb": "CPU 하나에 해당하는 memoryMb(MiB, AWS Lambda와 같은 값)",
     "function_max_share": (
@@ -64,9 +64,9 @@ SETTINGS_KO: Final = {
         "함수가 하나뿐인 워커는 1"
     ),
     "max_attempts": "플랫폼 문제로 실패한 작업의 최대 시도 횟수",
-    "retry_base_seconds": "그런 작업이 다시 나오기까지의 첫 지연(초)",
-    "retry_max_seconds": "그 지연의 최댓값(초)",
-    "drain_seconds": "멈추는 워커가 실행 중인 작업을 기다리는 시간(초)",
+    "retry_base_seconds": "다음 시도까지의 첫 지연(초)",
+    "retry_max_seconds": "다음 시도까지의 가장 긴 지연(초)",
+    "drain_seconds": "워커가 멈출 때 실행 중인 작업이 끝나기를 기다리는 시간(초)",
     "interruption_notices": "ec2: EC2나 Auto Scaling이 인스턴스를 회수하려 하면 작업을 마무리하고 멈춤",
     "locale": "작업에 `locale`이 없을 때 결과에 쓰는 언어",
     "log_level": "기록할 최소 로그 수준",
@@ -83,7 +83,8 @@ SETTINGS_KO: Final = {
     "container_idle_seconds": "함수에 묶인 컨테이너를 이 시간(초) 동안 쓰지 않으면 폐기",
     "container_max_runs": "이 횟수만큼 실행한 컨테이너는 폐기; 1이면 재사용하지 않음",
     "container_sharing": (
-        "컨테이너 하나가 맡는 범위: 함수 하나, 이 워커의 모든 함수(L2 필요), 또는 실행 한 번"
+        "컨테이너 하나를 함께 쓸 수 있는 실행: 함수 하나의 실행, 이 워커의 모든 실행(worker, L2 "
+        "필요), 또는 없음(never)"
     ),
     "min_isolation": "시작을 허용하는 최저 격리 수준; L2: 실행마다 샌드박스",
     "container_apparmor_profile": "AppArmor가 있는 호스트에서 컨테이너에 쓸 AppArmor 프로파일",
@@ -97,7 +98,8 @@ SETTINGS_KO: Final = {
     ),
     "container_max_age_seconds": "만든 지 이 시간(초)이 지난 컨테이너는 폐기",
     "container_uid_base": (
-        "컨테이너마다 하나씩 주는 사용자 id의 시작 값; Docker가 사용자 id를 다시 매핑하면 예를 들어 20000"
+        "컨테이너 사용자 id의 시작 값. 컨테이너마다 다른 id를 씀; Docker가 사용자 id를 다시 "
+        "매핑하면 예를 들어 20000"
     ),
     "max_processes": "한 실행의 프로세스와 스레드 수",
     "max_open_files": "한 프로세스가 여는 파일 수",
@@ -105,8 +107,8 @@ SETTINGS_KO: Final = {
     "tmp_max_mb": "/tmp의 크기(MiB, 메모리로 계산)",  # noqa: S108 - a sentence
     "work_max_mb": "실행이 작업 디렉터리에 쓸 수 있는 크기(MiB, 메모리로 계산)",
     "output_dir_max_mb": "/output의 크기(MiB, 메모리로 계산)",
-    "max_inodes": "위의 각 폴더에 둘 수 있는 파일 수",
-    "max_output_bytes": "보관하는 stdout과 stderr의 크기(각각, 바이트)",
+    "max_inodes": "실행의 쓰기 가능한 각 디렉터리에 둘 수 있는 파일 수",
+    "max_output_bytes": "stdout과 stderr를 자르는 크기(각각, 바이트)",
     "output_max_files": "실행당 업로드하는 출력 파일 수",
     "output_max_file_mb": "가장 큰 출력 파일(MiB)",
     "output_max_total_mb": "한 실행의 출력 파일 전체 크기(MiB)",
@@ -121,8 +123,8 @@ SETTINGS_KO: Final = {
     "code_fresh_seconds": "이 시간 동안은 코드가 바뀌었는지 S3에 다시 묻지 않음(초); 0: 작업마다 물음",
     "code_max_zip_mb": "코드 zip의 최대 크기(MiB)",
     "code_max_unpacked_mb": "압축을 푼 코드의 최대 크기(MiB)",
-    "code_max_file_mb": "그 안의 가장 큰 파일(MiB)",
-    "code_max_entries": "그 안의 파일과 폴더 수",
+    "code_max_file_mb": "압축을 푼 코드에서 가장 큰 파일(MiB)",
+    "code_max_entries": "압축을 푼 코드의 파일과 폴더 수",
     "build_timeout_seconds": "빌드 제한 시간(초)",
     "build_memory_mb": "빌드에 쓰는 메모리(MiB)",
     "failure_memory_seconds": (
@@ -130,30 +132,29 @@ SETTINGS_KO: Final = {
     ),
     "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
     "ai_endpoint": (
-        "AI 클라이언트의 게이트웨이가 요청을 넘겨줄 모델 서버: Ollama 서버, 또는 openai 클라이언트에 주는 "
-        "base URL"
+        "AI 게이트웨이의 모델 서버: Ollama 서버, 또는 openai 클라이언트에 주는 것과 같은 base URL"
     ),
-    "ai_api_key": "모델 서버의 키. 필요한 경우에만",
+    "ai_api_key": "모델 서버 AI_ENDPOINT의 키. 필요한 경우에만",
     "ai_upstreams": (
         '먼저 확인하는 다른 모델 서버들: JSON, `[{"url": …, "models": ["gpt-*"], "api": "openai", '
         '"key_env": "OPENAI_KEY"}]`; `api`는 openai, ollama, auto 중 하나이고, '
         "`key_env` 대신 `key`를 쓸 수 있음"
     ),
     "ai_model": "모델을 지정하지 않은 작업의 모델",
-    "ai_models": "함수가 쓸 수 있는 모델: 쉼표로 구분한 이름, *는 임의의 부분",
+    "ai_models": "함수가 쓸 수 있는 모델: 쉼표로 구분한 이름. *는 임의의 문자열",
     "ai_max_tokens": "실행 하나가 쓸 수 있는 토큰(프롬프트와 답변); 0: 제한 없음",
     "ai_function_tokens_per_minute": (
         "이 워커에서 함수 하나의 모든 실행이 1분에 쓸 수 있는 토큰; 0: 제한 없음"
     ),
     "ai_max_requests": "실행 하나가 모델에 보낼 수 있는 요청 수; 0: 제한 없음",
-    "ai_max_concurrent": "그중 동시에 처리할 수 있는 요청 수",
-    "ai_max_request_bytes": "요청 하나의 최대 크기(바이트)",
+    "ai_max_concurrent": "실행 하나가 모델에 동시에 보낼 수 있는 요청 수",
+    "ai_max_request_bytes": "모델에 보내는 요청 하나의 최대 크기(바이트)",
     "ai_max_bytes": "실행 하나의 요청과 답변을 합한 크기(바이트); 0: 제한 없음",
-    "ai_timeout_seconds": "요청 하나에 걸릴 수 있는 시간(초)",
+    "ai_timeout_seconds": "모델에 보낸 요청 하나의 최대 시간(초)",
     "ai_drain_seconds": "작업이 연결을 끊은 답변을 토큰을 세기 위해 계속 읽는 시간(초)",
     "ai_remote_tools": "함수가 모델 서버에 URL 가져오기, 검색, 도구 실행, 저장된 데이터 읽기를 시킬 수 있음",
-    "ai_record": "store: 실행과 모델이 주고받은 내용을 출력 파일 옆에 업로드",
-    "ai_replay": "그런 파일의 폴더. 모델에 묻지 않고 거기에서 답함",
+    "ai_record": "store: 실행이 모델에 보낸 요청과 답변을 출력 파일과 함께 업로드",
+    "ai_replay": "AI_RECORD로 만든 기록의 폴더. 모델 서버 대신 그 기록으로 답함",
     "network": (
         "none: 아무 데도 연결할 수 없음; ai: 게이트웨이를 거쳐 모델에만; egress: 인터넷에도; "
         "작업이 더 좁게 요청할 수 있음 (`network`)"
@@ -162,18 +163,18 @@ SETTINGS_KO: Final = {
         "실행 하나가 게이트웨이와 인터넷에 동시에 열 수 있는 연결 수. 그 이상은 기다림"
     ),
     "egress_allow": "실행이 연결할 수 있는 호스트: 이름, *.접미사, 전체는 *; 쉼표로 구분",
-    "egress_deny": "사설망 외에 연결할 수 없는 네트워크(CIDR); 쉼표로 구분",
-    "egress_ports": "연결할 수 있는 TCP 포트; 쉼표로 구분",
+    "egress_deny": "사설망 외에 실행이 연결할 수 없는 네트워크(CIDR); 쉼표로 구분",
+    "egress_ports": "실행이 연결할 수 있는 TCP 포트; 쉼표로 구분",
     "egress_max_mb": "실행 하나가 인터넷으로 보내고 받을 수 있는 양의 합(MiB)",
     "metrics_host": "메트릭과 헬스 체크의 주소",
     "metrics_port": "메트릭과 헬스 체크의 포트; 0이면 비어 있는 포트",
-    "cloudwatch_enabled": "최대 메모리를 CloudWatch로 전송",
-    "selftest_interval_seconds": ("격리 자체 점검의 주기(초). 첫 작업 전에도 실행; 0: 하지 않음"),
+    "cloudwatch_enabled": "실행의 최대 메모리를 CloudWatch로 전송",
+    "selftest_interval_seconds": "자체 점검의 주기(초). 첫 작업 전에도 실행; 0: 하지 않음",
     "cloudwatch_interval_seconds": "CloudWatch 전송 주기(초)",
     "price_per_gb_second": "절감액을 계산할 때의 메모리 가격(AWS Lambda x86)",
     "price_per_request": "절감액을 계산할 때의 요청 하나의 가격",
     "price_currency": "두 가격의 통화",
-    "savings_runs": "절감액을 보여 줄 때 기준이 되는 실행 횟수",
+    "savings_runs": "결과가 절감액을 보여 줄 때의 실행 횟수",
 }
 
 OUTCOMES_KO: Final[dict[ErrorType | None, str]] = {

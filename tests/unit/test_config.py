@@ -228,7 +228,7 @@ def test_certificates_for_redis_are_taken(
 @pytest.mark.parametrize(
     ("tls", "named", "wrong", "says"),
     [
-        ("false", {"CA": "ca"}, "CA", "REDIS_TLS=true as well, without which this has no effect"),
+        ("false", {"CA": "ca"}, "CA", "REDIS_TLS=true as well; without TLS this file has no effect"),
         ("true", {"CA": "absent"}, "CA", "No such file"),
         ("true", {"CA": "text"}, "CA", "certificates in PEM"),
         ("true", {"KEY": "key"}, "CERT", "because REDIS_TLS_KEY_FILE is set"),

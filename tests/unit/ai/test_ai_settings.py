@@ -65,7 +65,7 @@ def test_what_is_wrong_with_a_server_is_told_without_its_key(upstreams, problem)
         ({"ai_api_key": "k"}, "AI_ENDPOINT is not set; expected"),
         (
             {"ai_api_key": "k", "ai_endpoint": "http://u:p@a"},
-            "no key where AI_ENDPOINT has a user",
+            "no key, because AI_ENDPOINT has a user",
         ),
         ({"ai_api_key": "k k", "ai_endpoint": "http://a"}, "printable ASCII"),
         ({"ai_replay": "/no/such/folder"}, "a folder that exists"),

@@ -1,0 +1,19 @@
+"""The settings: one frozen object, read once.
+
+Settings come from environment variables and from a `.env` file in the working directory. The environment
+has priority. AWS endpoints and credentials come from the variables of the AWS SDK (`AWS_ENDPOINT_URL`, …),
+and the address of Docker comes from `DOCKER_HOST`. Those variables are not settings.
+
+* `settings`: every setting with its default and description, and the values that follow from settings. The
+  tables in docs/configuration.md are generated from the descriptions.
+* `types`: the types of single settings, and their rules.
+* `consistency`: the rules between settings.
+* `upstreams`: the model servers in `AI_UPSTREAMS`.
+* `loading`: reads the settings, and reports all problems at once.
+"""
+
+from nanoagent.config.loading import load
+from nanoagent.config.settings import Settings
+from nanoagent.config.upstreams import UpstreamSetting
+
+__all__ = ["Settings", "UpstreamSetting", "load"]

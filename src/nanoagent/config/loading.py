@@ -1,0 +1,43 @@
+"""Reading the settings, and reporting all their problems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nanoagent.config import consistency
+from nanoagent.config.settings import Settings
+from nanoagent.model import expectations
+from nanoagent.model.errors import ConfigError
+
+
+def load(env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings from the environment and from `env_file`.
+
+    Raises:
+        ConfigError: One or more settings are missing or wrong. It lists all of them.
+    """
+    try:
+        # mypy cannot know that the environment has the required settings.
+        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+    except ValidationError as exc:
+        problems = [line for error in exc.errors() for line in _problem(error).splitlines()]
+        raise ConfigError(problems) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{env_file}: cannot be read: {exc}"]) from exc
+
+
+def _problem(error: object) -> str:
+    """Turn an error of pydantic into sentences, one per line, that start with the name of the variable."""
+    assert isinstance(error, dict)  # noqa: S101 - a TypedDict of pydantic, narrowed for mypy
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:  # from `Settings._are_consistent`, which writes whole sentences
+        return message
+    name = str(error["loc"][0])
+    if error["type"] == "missing":
+        description = Settings.model_fields[name].description
+        return f"{name.upper()}: is not set; it should be the {description}"
+    is_ours = error["type"] == "value_error"  # from a rule in `types`: its text is the expected value
+    expected = message if is_ours else expectations.in_words(name, Settings.model_json_schema())
+    return consistency.sentence(Settings.model_fields[name], name, error["input"], expected)

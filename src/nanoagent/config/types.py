@@ -1,0 +1,197 @@
+"""The types of single settings, and their rules.
+
+The message of each ValueError is the expected value. `loading` makes a sentence of it: "SQS_QUEUE_URL is
+'jobs'; expected a URL that starts with http:// or https://".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from nanoagent.common import gateway_address
+
+KEY: Final = re.compile(r"[!#-\[\]-~]{1,4096}")
+"""A key of a model server.
+
+A key is sent in a header, and must be found in logs: it has no character that JSON escapes.
+"""
+
+_URL: Final = re.compile(r"https?://[^/\s]+")
+# The path of one call, which clients append to the base URL themselves.
+_MODEL_CALL: Final = re.compile(
+    r"/(?:(?:chat/)?completions|responses|embeddings|api/(?:generate|chat))/?(?:\?|$)"
+)
+_HOST_PATTERN: Final = re.compile(
+    r"\*|(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
+)
+_MAX_EGRESS_PORTS: Final = 14  # network.listening_sockets allows 16; the gateway and DNS take one each
+_REMAPPED_IDS: Final = 65_536  # see container.engine
+_LEAST_UIDS: Final = 10_000
+# The longest socket path below the folder, with a worker ID of 40 characters; see container.work_directory.
+_SOCKET_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")
+_SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path without its NUL, unix(7)
+
+
+def listed(value: str) -> list[str]:
+    """Split a list at its commas, and drop spaces and empty parts."""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def expected_base_url(url: str) -> str | None:
+    """Return the expected value in place of a wrong base URL of a model server; None if the URL is right."""
+    if not _URL.match(url):
+        return "a URL that starts with http:// or https://"
+    if (call := _MODEL_CALL.search(url)) is None:
+        return None
+    return f"the base URL of the model server, without {call[0].rstrip('?/')}"
+
+
+def _check_url(value: str) -> str:
+    if not _URL.match(value):
+        raise ValueError("a URL that starts with http:// or https://")
+    return value
+
+
+def _check_base_url(value: str) -> str:
+    if (expected := expected_base_url(value)) is not None:
+        raise ValueError(expected)
+    return value
+
+
+def _check_bucket(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+        raise ValueError("a bucket name: 3 to 63 of a-z 0-9 . -, a letter or digit at both ends")
+    return value
+
+
+def _check_key(value: str) -> str:
+    if not KEY.fullmatch(value):
+        raise ValueError("a key: printable ASCII without spaces, quotes and backslashes")
+    return value
+
+
+def _check_host_patterns(value: str) -> str:
+    for host in listed(value):
+        if not _HOST_PATTERN.fullmatch(host):
+            raise ValueError(
+                "host names such as api.example.com, *.example.com or *, separated by commas; "
+                f"{host!r} is not one"
+            )
+    return value
+
+
+def _check_networks(value: str) -> str:
+    for network in listed(value):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as exc:  # its message has the value
+            raise ValueError(f"networks such as 10.0.0.0/8, separated by commas; {exc}") from None
+    return value
+
+
+def _check_ports(value: str) -> str:
+    ports = listed(value)
+    for port in ports:
+        if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+            raise ValueError(f"ports: numbers from 1 to 65535, separated by commas; {port!r} is not one")
+        if int(port) == gateway_address.PORT:
+            raise ValueError(f"ports other than {port}, which the gateway uses in the network of a run")
+    if len(set(map(int, ports))) != len(ports) or len(ports) > _MAX_EGRESS_PORTS:
+        raise ValueError(f"at most {_MAX_EGRESS_PORTS} ports, each once")
+    return value
+
+
+def _check_folder_exists(value: Path) -> Path:
+    if not value.is_dir():
+        raise ValueError("a folder that exists")
+    return value
+
+
+def _check_socket_paths_fit(value: Path) -> Path:
+    path = value.absolute()
+    longest = _SOCKET_PATH_MAX - _SOCKET_SUFFIX_LENGTH
+    if len(os.fsencode(path)) > longest:
+        raise ValueError(f"a path of at most {longest} bytes: Unix sockets are made below it")
+    return path
+
+
+def _check_uid_base(value: int) -> int:
+    # A base below 65,536 is for a Docker that remaps user IDs. Its range ends there (container.engine). The
+    # range must have an ID for each container.
+    if _REMAPPED_IDS - _LEAST_UIDS < value < _REMAPPED_IDS:
+        raise ValueError(f"at most {_REMAPPED_IDS - _LEAST_UIDS}, or at least {_REMAPPED_IDS}")
+    return value
+
+
+# --- files for TLS
+
+
+def _check_readable(value: Path | None, info: ValidationInfo) -> Path | None:
+    if value is None:
+        return None
+    if info.data.get("redis_tls") is False:
+        raise ValueError("REDIS_TLS=true as well; without TLS this file has no effect")
+    try:
+        value.read_bytes()
+    except OSError as exc:
+        raise ValueError(f"a file that this user may read ({exc.strerror})") from exc
+    return value
+
+
+def _check_authorities(value: Path | None) -> Path | None:
+    if value is not None:
+        try:
+            ssl.create_default_context(cafile=value)
+        except ssl.SSLError as exc:
+            raise ValueError("a file of certificates in PEM (-----BEGIN CERTIFICATE-----)") from exc
+    return value
+
+
+def _check_certificate_fits_key(value: Path | None, info: ValidationInfo) -> Path | None:
+    key = info.data.get("redis_tls_key_file")
+    if value is None:
+        if key is not None:
+            raise ValueError("the PEM file of its certificate, because REDIS_TLS_KEY_FILE is set")
+        return None
+    try:
+        ssl.create_default_context().load_cert_chain(value, key, password=_refuse_encrypted_key)
+    except (ssl.SSLError, ValueError) as exc:
+        raise ValueError(
+            "a file with a certificate in PEM whose private key, not encrypted, is in REDIS_TLS_KEY_FILE"
+        ) from exc
+    return value
+
+
+def _refuse_encrypted_key() -> str:
+    """Raise an error where OpenSSL would ask for a password at the terminal."""
+    raise ValueError("the key is encrypted")
+
+
+# --- the types
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Url = Annotated[str, AfterValidator(_check_url)]
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+Bucket = Annotated[str, AfterValidator(_check_bucket)]
+ModelKey = Annotated[str, AfterValidator(_check_key)]
+HostPatterns = Annotated[str, AfterValidator(_check_host_patterns)]
+Networks = Annotated[str, AfterValidator(_check_networks)]
+Ports = Annotated[str, AfterValidator(_check_ports)]
+ExistingFolder = Annotated[Path, AfterValidator(_check_folder_exists)]
+SocketFolder = Annotated[Path, AfterValidator(_check_socket_paths_fit)]
+UidBase = Annotated[int, AfterValidator(_check_uid_base)]
+
+# Also checked if the value is None: a key file requires a certificate file.
+TlsFile = Annotated[Path | None, AfterValidator(_check_readable)]
+AuthoritiesFile = Annotated[TlsFile, AfterValidator(_check_authorities)]
+CertificateFile = Annotated[TlsFile, AfterValidator(_check_certificate_fits_key)]
