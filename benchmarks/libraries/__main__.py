@@ -202,11 +202,13 @@ def as_markdown(rows: Sequence[Row]) -> str:
     works = sum(not row.problem for row in rows)
     known = sum(row.is_known for row in rows)
     lines = [
-        "# Libraries and functions of others",
+        "# Libraries and programs of other projects",
         "",
-        f"`make libraries` writes this page. With default limits {works} of {len(rows)} work, and {known}",
-        "cannot work with the language's own tools either. `first` is the first run (fetch, unpack, build,",
-        "start, run), `hot` the best of three later runs; both are ms from receipt to result.",
+        f"`make libraries` writes this page. {works} of {len(rows)} work with the default limits.",
+        f"Libraries that also fail with the language's own tools: {known}.",
+        "",
+        "`first` is the time of the first run (fetch, unpack, build, start, run). `hot` is the shortest time",
+        "of three later runs. Both are in ms, from receipt to result.",
         "",
         "| runtime | library | zip MiB | first | hot | problem |",
         "| --- | --- | ---: | ---: | ---: | --- |",

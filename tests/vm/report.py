@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 INTRODUCTION: Final = """\
-# Hosts as most users have them: the last result of `make test-vm`
+# Isolation on a common host: the latest results of `make test-vm`
 
-Written by `make test-vm` from what it observed{when}; not by hand. The host is an emulated
-machine as its distribution installs it: systemd, control groups v2, AppArmor, the distribution's
-Docker. Jobs go through the worker's executor: code cache, build, warm pool, container, supervisor,
-the kernel's counters. No time is measured here.
+`make test-vm` wrote this page from its observations{when}. The host is an emulated machine
+with the defaults of its distribution: systemd, control groups v2, AppArmor, the distribution's
+Docker. Jobs use the worker's executor: code cache, build, warm pool, container, supervisor, the
+kernel's counters. No time is measured.
 """
 SCENARIOS: Final = {
     "versions": "Versions",
     "with the profile": "With the AppArmor profile loaded",
     "without the profile": "Without the profile",
-    "profile for AppArmor 3": "With the profile as adapted to AppArmor 3",
-    "refusals": "What the profile refuses",
+    "profile for AppArmor 3": "With the profile for AppArmor 3",
+    "refusals": "Operations that the profile refuses",
 }
 
 

@@ -28,7 +28,7 @@ def test_the_report_counts_what_works_and_says_what_does_not():
     rows = [Row("a", "python", 1.5, 20.0, 3.0), Row("b", "go", 0.1, problem="BUILD_FAILED: a|b\nc")]
     report = as_markdown(rows)
     assert "1 of 2 work" in report
-    assert "and 0\ncannot work" in report
+    assert "Libraries that also fail with the language's own tools: 0." in report
     assert "| python | a | 1.5 | 20.0 | 3.0 |  |" in report
     assert "| go | b | 0.1 | - | - | BUILD_FAILED: a\\|b c |" in report
 
