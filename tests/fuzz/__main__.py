@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MODULES: Final = {
     "archive": ["nanoagent.code.archive", "zipfile"],
     "job": ["nanoagent.model.job"],
-    "protocol": ["nanoagent.supervisor", "nanoagent.container.execution"],
+    "protocol": ["nanoagent.supervisor", "nanoagent.container.execution", "nanoagent.container.judgment"],
     "canary": ["fuzz.targets"],
 }
 """Whose branches guide the search, by target; to be known before they are imported."""

@@ -21,7 +21,7 @@ from nanoagent.code import entry_file, imports
 from nanoagent.common import gateway_address
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
-from nanoagent.container.execution import Control
+from nanoagent.container.execution import RunControl
 from nanoagent.container.policy import Binding
 from nanoagent.container.spec import RUN_USER
 from nanoagent.jobs.failures import Failures
@@ -95,7 +95,7 @@ class Attempt:
     queue_ms: float = 0
     on_running: Callable[[], None] = lambda: None
     fencing_token: int = 0
-    control: Control = field(default_factory=Control)
+    control: RunControl = field(default_factory=RunControl)
     ai_usage: AiUsage = field(default_factory=AiUsage)
     ai_record: Path | None = None
     timings: Timings = field(default_factory=Timings)

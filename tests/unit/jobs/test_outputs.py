@@ -475,7 +475,7 @@ def a_nasty_result(draw: st.DrawFn) -> Result:
         stdout=long_text(100_000),
         stderr=long_text(100_000),
         stdout_truncated_bytes=draw(st.integers(0, 2**40)),
-        error_message=long_text(300),  # as `container.execution` bounds it
+        error_message=long_text(300),  # as `container.judgment` bounds it
         hint=draw(st.none() | st.just("x" * 200)),
         output_files=[f"{LINK}{draw(nasty)}"] * draw(st.integers(0, 200)),
         output_errors=[OutputError(draw(nasty), draw(nasty))] * draw(st.integers(0, 200)),

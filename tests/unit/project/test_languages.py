@@ -115,7 +115,7 @@ def test_the_source_has_texts_in_every_part_that_speaks_to_authors():
     found = {place.split(":")[0] for place, _, _ in ALL_TEXTS}
     assert {
         "code/code_cache.py",
-        "container/execution.py",
+        "container/judgment.py",
         "model/errors.py",
         "jobs/executor.py",
         "jobs/failures.py",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanoagent.common.units import MIB
 from nanoagent.container.cgroup import MemoryUse
-from nanoagent.container.execution import judge
+from nanoagent.container.judgment import judge
 from nanoagent.container.spec import Limits
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import OUTCOMES, Blame, ErrorType
