@@ -1,20 +1,20 @@
-"""What customers wrote, summed up by a language model: the model is reached through the worker, without a key."""
+"""Sums up notes of customers with a language model. The worker forwards the calls, so no key is needed."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
-import ai_client  # there in every run
+import ai_client  # part of the image
 
 payload = json.loads(os.environ["PAYLOAD"])
 notes = "\n".join(f"- {note}" for note in payload["notes"])
 
 try:
-    # In one piece, from the model that the job names (modelId).
+    # The whole answer at once, from the model of the job (modelId).
     summary = ai_client.generate(f"Sum up in one sentence:\n{notes}", temperature=0)
 
-    # Piece by piece, as the model writes.
+    # A stream: each piece as soon as the model has written it.
     conversation = [
         {"role": "system", "content": "You answer customers, in Korean, in three sentences at most."},
         {"role": "user", "content": payload["notes"][0]},
@@ -25,9 +25,9 @@ try:
         letter += piece
     print()
 except ai_client.AIError as exc:
-    # Says what to do about it: a limit and its setting, say. The exit code makes the result FAILED.
-    sys.exit(f"the model could not be asked: {exc}")
+    # The message names the remedy, for example a limit and its setting. The exit code makes the result FAILED.
+    sys.exit(f"the call to the model failed: {exc}")
 
-# What is left in OUTPUT_DIR is uploaded.
+# The worker uploads the files in OUTPUT_DIR.
 report = f"# Summary\n\n{summary}\n\n# Answer\n\n{letter}\n"
 (Path(os.environ["OUTPUT_DIR"]) / "summary.md").write_text(report, encoding="utf-8")
