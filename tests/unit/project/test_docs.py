@@ -335,6 +335,21 @@ def test_prose_is_wrapped_at_100_columns(name):
     assert [line for line in prose if _columns(line) > 100 and " " in line.strip("* ")] == []
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head(name):
+    uneven, cells = [], None
+    for line in FENCE.sub("", read(name)).splitlines():
+        row = line.strip()
+        if not row.startswith("|"):
+            cells = None
+            continue
+        number = len(re.findall(r"(?<!\\)\|", SPAN.sub("", row)))
+        cells = cells or number
+        if number != cells:
+            uneven.append(row)
+    assert uneven == []
+
+
 def test_the_changelog_has_a_place_for_what_comes_next():
     assert re.search(r"^## \[Unreleased\]$", read("CHANGELOG.md"), re.MULTILINE)
 
