@@ -1,8 +1,9 @@
-"""Small mechanisms that know nothing of jobs. Each exists once.
+"""Small mechanisms that are independent of jobs.
 
-* `backoff`: pauses that grow with failures.
-* `circuit_breaker`: opens after failures in a row, and lets one trial through after a pause.
-* `token_bucket`: limits how fast something may be used.
-* `bounded_map`: a map that forgets its oldest entries.
-* `units`: the mebibyte. `gateway_address`: where programs reach the AI gateway.
+* `backoff`: pauses that grow with the number of failures.
+* `circuit_breaker`: stops calls to a service that keeps failing, and tries the service again after a pause.
+* `token_bucket`: limits how fast something is used.
+* `bounded_map`: a dictionary of limited size.
+* `units`: the number of bytes in a mebibyte.
+* `gateway_address`: the address of the AI gateway in the network of a run.
 """

@@ -1,4 +1,4 @@
-"""A map of bounded size, for what a worker remembers of messages, functions and code."""
+"""A dictionary of limited size, for data about messages, functions and code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ ValueT = TypeVar("ValueT")
 
 
 class BoundedMap(UserDict[KeyT, ValueT]):
-    """A dictionary that drops the entry written longest ago when it has too many.
+    """A dictionary that drops its oldest entry when it has too many entries.
 
-    Reading an entry does not renew it: what is remembered of an object that is asked for all the time would
-    otherwise never go.
+    The oldest entry is the entry that was written first. Reading does not make an entry younger: otherwise an
+    entry that is read all the time would never be dropped.
 
     Args:
-        most: How many entries it has at most.
+        most: The largest number of entries.
     """
 
     def __init__(self, most: int) -> None:
@@ -24,7 +24,7 @@ class BoundedMap(UserDict[KeyT, ValueT]):
         self._most = most
 
     def __setitem__(self, key: KeyT, value: ValueT) -> None:
-        self.data.pop(key, None)  # a dictionary keeps the place of a key that is written again
+        self.data.pop(key, None)  # otherwise an overwritten key would keep its old position
         self.data[key] = value
         if len(self.data) > self._most:
             del self.data[next(iter(self.data))]

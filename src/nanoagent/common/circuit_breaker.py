@@ -1,12 +1,12 @@
-"""A circuit breaker: a service that keeps failing is left alone, and is tried again after a pause that grows.
+"""A circuit breaker: stops calls to a service that keeps failing, and tries the service again after a pause.
 
-It decides, and does nothing. Its states:
+The circuit breaker only keeps the state; its owner makes the calls. The states:
 
-* **closed**: calls are made. Failures in a row are counted; the last of `threshold` opens it.
-* **open**: `reason` says why. Once `open_until` has passed, the owner may try again, in one of two ways.
-  The pool makes one real call (`allows`), and reports how that ended. The object store is asked whether it
-  answers; if so, `try_again` lets every call through, on trial.
-* **on trial**: calls are made. The next failure opens it again, for longer; a success closes it.
+* **closed**: calls are made. After `threshold` failures in a row, the circuit breaker opens.
+* **open**: no calls are made until `open_until`. Then the owner may try again, in one of two ways. The
+  container pool makes one real call (`allows`), and reports its result. The object store is probed; if it
+  answers, `try_again` allows every call, on trial.
+* **on trial**: calls are made. A failure opens the circuit breaker again, for longer. A success closes it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
 
 class CircuitBreaker:
-    """The state of one service.
+    """The state of the circuit breaker for one service.
 
     Args:
-        threshold: How many failures in a row open it.
+        threshold: The number of failures in a row that opens the circuit breaker.
         first_s: The first pause, seconds.
         longest_s: The longest pause, seconds.
-        counts_late: Whether a failure during the pause, of a call that began before, lengthens the pause.
+        counts_late: Whether a failure during the pause lengthens the pause. The call began before the pause.
 
     Attributes:
-        failures: How many failures in a row there were.
-        reason: Why it is open; None while it is not.
-        on_trial: Why it was open last, until a success; None if no trial has begun since.
-        open_until: When it may be tried again, monotonic seconds.
+        failures: The number of failures in a row. Failures with the same cause count once.
+        reason: Why the circuit breaker is open; None in the other states.
+        trial_reason: Why it was open before the last trial; None if no trial has begun since the last
+        success.
+        open_until: The end of the pause, monotonic seconds.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class CircuitBreaker:
     ) -> None:
         self.failures = 0
         self.reason: str | None = None
-        self.on_trial: str | None = None
+        self.trial_reason: str | None = None
         self.open_until = 0.0
         self._threshold = threshold
         self._backoff = Backoff(first_s, longest_s)
@@ -50,54 +51,54 @@ class CircuitBreaker:
     # --- questions
 
     @property
-    def is_broken(self) -> bool:
-        """Whether it has opened, and there was no success or trial since."""
+    def is_open(self) -> bool:
+        """Whether the state is open. The pause may be over."""
         return self.reason is not None
 
-    def is_open(self, now: float) -> bool:
-        """Whether it is broken and its pause is not over."""
-        return self.is_broken and now < self.open_until
+    def is_pausing(self, now: float) -> bool:
+        """Whether the state is open and the pause is not over."""
+        return self.is_open and now < self.open_until
 
     def allows(self, now: float, in_flight: int) -> bool:
-        """Whether a call may begin. If it is broken: after the pause, and one call at a time.
+        """Whether a call may begin. In the open state, one call at a time may begin after the pause.
 
         Args:
             now: The time, monotonic seconds.
-            in_flight: How many calls have begun and not ended.
+            in_flight: The number of calls in progress.
         """
-        return not self.is_broken or (now >= self.open_until and in_flight == 0)
+        return not self.is_open or (now >= self.open_until and in_flight == 0)
 
     # --- changes
 
-    def failed(self, reason: str, now: float, *, cause: Hashable = None) -> None:
-        """A call has failed.
+    def record_failure(self, reason: str, now: float, *, cause: Hashable = None) -> None:
+        """Count a failed call, which may open the circuit breaker.
 
         Args:
-            reason: One sentence for people.
+            reason: The failure, one sentence.
             now: The time, monotonic seconds.
-            cause: What the call was made for. Failures for the same cause count once; None: each counts.
+            cause: The job or object of the call. Failures with the same cause count once. None: each counts.
         """
         if cause is None or cause not in self._causes:
             self.failures += 1
         if cause is not None:
             self._causes.add(cause)
-        if self.on_trial is not None or self.failures >= self._threshold:
+        if self.trial_reason is not None or self.failures >= self._threshold:
             self.open(reason, now)
 
     def open(self, reason: str, now: float) -> None:
-        """Open it, whatever has been counted. Opened again after its pause, it stays so for longer."""
-        if self.is_open(now) and not self._counts_late:
+        """Open the circuit breaker, regardless of the number of failures. Its pause grows each time."""
+        if self.is_pausing(now) and not self._counts_late:
             return
         self.reason = reason
         self.open_until = now + self._backoff.next_s()
 
     def try_again(self) -> None:
-        """Let calls through, on trial."""
-        self.on_trial, self.reason = self.reason, None
+        """Allow calls, on trial."""
+        self.trial_reason, self.reason = self.reason, None
 
-    def succeeded(self) -> None:
-        """A call has succeeded: the cause of the failures is gone."""
-        self.reason = self.on_trial = None
+    def record_success(self) -> None:
+        """Close the circuit breaker: a call has succeeded."""
+        self.reason = self.trial_reason = None
         self.failures = 0
         self.open_until = 0.0
         self._causes.clear()

@@ -1,4 +1,4 @@
-"""A token bucket: how fast something may be used."""
+"""A token bucket: limits how fast something is used."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Tokens that come back steadily, up to a limit.
+    """Tokens that are spent and that are refilled at a constant rate, up to a limit.
 
-    The bucket may be overdrawn: tokens are taken first, and the caller waits until none are owed.
+    More tokens can be spent than the bucket has. The number of tokens is then negative, and the caller waits
+    until it is 0.
 
     Attributes:
-        amount: How many tokens come back in one period.
-        size: How many there are at most, and at first.
-        tokens: How many there were at `at`. Below 0 while some are owed.
-        at: When they were counted last, seconds of the clock that the methods are given.
+        amount: The number of tokens that are refilled in one period.
+        size: The largest number of tokens.
+        tokens: The number of tokens at the time `at`; negative if too many were spent.
+        at: The time of the last count, seconds. The clock is that of the argument `now` of the methods.
         period_s: The length of a period, seconds.
     """
 
@@ -27,31 +28,31 @@ class TokenBucket:
 
     @classmethod
     def full(cls, amount: float, size: float, now: float, *, period_s: float = 1.0) -> TokenBucket:
-        """A bucket with all of its tokens."""
+        """Return a full bucket."""
         return cls(amount, size, size, now, period_s)
 
     def level(self, now: float) -> float:
-        """How many tokens there are now; below 0 while some are owed."""
+        """Return the number of tokens now; negative if too many were spent."""
         gained = (now - self.at) * self.amount / self.period_s
         self.tokens = min(self.size, self.tokens + gained)
         self.at = now
         return self.tokens
 
     def spend(self, tokens: float, now: float) -> None:
-        """Take so many tokens, also more than there are."""
+        """Spend tokens, even more than the bucket has."""
         self.tokens = self.level(now) - tokens
 
     def debt_s(self, now: float) -> float:
-        """How long it takes until no tokens are owed, seconds."""
+        """Return the time until the number of tokens is no longer negative, seconds."""
         return max(0.0, -self.level(now) * self.period_s / self.amount)
 
     def delay_s(self, now: float) -> float:
-        """Take one token, and say how long to wait for it, seconds."""
+        """Spend one token; returns how long the caller must wait before the use, seconds."""
         self.spend(1, now)
         return self.debt_s(now)
 
     def take(self, now: float) -> bool:
-        """Take one token if there is one."""
+        """Spend one token if the bucket has one; returns whether it had."""
         if self.level(now) < 1:
             return False
         self.tokens -= 1

@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 MIB: Final = 1024 * 1024
-"""Bytes in a mebibyte. Settings and messages that end in `_mb` or `Mb` count mebibytes."""
+"""The bytes of a mebibyte. Settings and fields whose names end in `_mb` or `Mb` are in mebibytes."""

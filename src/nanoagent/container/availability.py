@@ -63,7 +63,7 @@ class Availability:
 
     def is_failing(self, runtime: Runtime) -> bool:
         """Whether the creations for a runtime keep failing."""
-        return self._breakers[runtime].is_broken
+        return self._breakers[runtime].is_open
 
     def refuse_unavailable(self, runtime: Runtime, starting: int) -> None:
         """Send a job back to the queue if no container can be created for it: another worker may be able to.
@@ -79,7 +79,7 @@ class Availability:
             raise self.engine_unavailable()
         breaker = self._breakers[runtime]
         if not breaker.allows(self._clock(), starting):
-            others = any(not breaker.is_broken for breaker in self._decisive())
+            others = any(not breaker.is_open for breaker in self._decisive())
             reason = ReturnReason.NO_CONTAINERS_OF_RUNTIME if others else ReturnReason.NO_CONTAINERS
             raise ReturnToQueue(f"containers cannot be made: {breaker.reason}", reason=reason)
 
@@ -99,7 +99,7 @@ class Availability:
             return self.engine_problem
         now = self._clock()
         breakers = self._decisive()
-        return breakers[0].reason if all(breaker.is_open(now) for breaker in breakers) else None
+        return breakers[0].reason if all(breaker.is_pausing(now) for breaker in breakers) else None
 
     def _decisive(self) -> list[CircuitBreaker]:
         """The circuit breakers of the runtimes that are kept ready; of all runtimes if none is."""
@@ -116,19 +116,19 @@ class Availability:
     def creation_succeeded(self, runtime: Runtime) -> None:
         """A container of a runtime has been created."""
         breaker = self._breakers[runtime]
-        if breaker.is_broken:
+        if breaker.is_open:
             log.info("containers can be made again", runtime=runtime)
-        breaker.succeeded()
+        breaker.record_success()
         self._report()
 
     def creation_failed(self, runtime: Runtime, reason: str) -> None:
         """A container of a runtime could not be created, though Docker is available."""
         breaker = self._breakers[runtime]
-        was_broken = breaker.is_broken
-        breaker.failed(reason, self._clock())
+        was_broken = breaker.is_open
+        breaker.record_failure(reason, self._clock())
         self._metrics.containers.creation_failed()
         log.warning("container not made", runtime=runtime, reason=reason, failures=breaker.failures)
-        if breaker.is_broken and not was_broken:
+        if breaker.is_open and not was_broken:
             event = "containers cannot be created; jobs go back to the queue"
             log.error(event, runtime=runtime, reason=reason)
         self._report()
@@ -145,14 +145,14 @@ class Availability:
         log.info("Docker is back")
         self.engine_problem = None
         for breaker in self._breakers.values():
-            breaker.succeeded()
+            breaker.record_success()
         self._report()
 
     def _report(self) -> None:
         """Tell readiness and metrics for which runtimes containers cannot be created."""
         reasons = [] if self.engine_problem is None else [self.engine_problem]
         reasons += [
-            f"{runtime}: {breaker.reason}" for runtime, breaker in self._breakers.items() if breaker.is_broken
+            f"{runtime}: {breaker.reason}" for runtime, breaker in self._breakers.items() if breaker.is_open
         ]
         self._metrics.containers.breaker(is_open=bool(reasons))
         if reasons or self._was_filled:

@@ -128,7 +128,7 @@ class ReturnStreaks:
             breaker = CircuitBreaker(self._most, first_s=_FIRST_STOP_S, longest_s=_MAX_STOP_S)
             streak = self._streaks[reason] = _Streak(breaker)
         streak.detail = detail
-        streak.breaker.failed(detail, self._clock())
+        streak.breaker.record_failure(detail, self._clock())
 
     def succeeded(self, reason: ReturnReason) -> None:
         """End the streak of that reason: the operation whose failure is the reason has succeeded."""
@@ -137,7 +137,7 @@ class ReturnStreaks:
     @property
     def is_on_trial(self) -> bool:
         """Whether the intake may receive only one message, to try whether the cause is gone."""
-        return any(streak.breaker.is_broken for streak in self._streaks.values())
+        return any(streak.breaker.is_open for streak in self._streaks.values())
 
     def not_ready_reason(self) -> str | None:
         """Return why no messages may be received now, or None."""
@@ -145,6 +145,6 @@ class ReturnStreaks:
         stopped = [
             f"{streak.breaker.failures} messages in a row were returned ({reason}): {streak.detail}"
             for reason, streak in self._streaks.items()
-            if streak.breaker.is_open(now)
+            if streak.breaker.is_pausing(now)
         ]
         return "; ".join(stopped) or None

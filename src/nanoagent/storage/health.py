@@ -81,8 +81,8 @@ class StoreHealth:
 
     @property
     def trial_reason(self) -> str | None:
-        """Why the store could not be used before the current trial; None if no trial is in progress."""
-        return self._breaker.on_trial
+        """Why the store could not be used before the last trial; None if there was none since a success."""
+        return self._breaker.trial_reason
 
     @property
     def is_usable_without_probe(self) -> bool:
@@ -120,7 +120,7 @@ class StoreHealth:
     def succeeded(self) -> None:
         """Close the circuit breaker: a call has succeeded."""
         self.answered()
-        self._breaker.succeeded()
+        self._breaker.record_success()
         self.wake_waiting()
 
     def count_failure(self, reason: str, *, cause: str | None = None) -> None:
@@ -130,7 +130,7 @@ class StoreHealth:
             reason: The failure, one sentence.
             cause: The job or object of the call. Failures with the same cause count once; None: each counts.
         """
-        self._breaker.failed(reason, self._clock(), cause=cause)
+        self._breaker.record_failure(reason, self._clock(), cause=cause)
 
     def open(self, reason: str) -> None:
         """Open the circuit breaker, whatever number of failures was counted."""

@@ -14,23 +14,23 @@ def opened(*, counts_late: bool = False) -> CircuitBreaker:
 
 def test_failures_in_a_row_open_it_and_a_success_begins_anew():
     tried = breaker()
-    tried.failed("slow", 0.0)
-    tried.failed("slow", 0.0)
-    tried.succeeded()
-    tried.failed("slow", 0.0)
-    tried.failed("slow", 0.0)
-    assert not tried.is_broken
-    tried.failed("down", 0.0)
-    assert (tried.is_broken, tried.reason, tried.open_until) == (True, "down", 1.0)
+    tried.record_failure("slow", 0.0)
+    tried.record_failure("slow", 0.0)
+    tried.record_success()
+    tried.record_failure("slow", 0.0)
+    tried.record_failure("slow", 0.0)
+    assert not tried.is_open
+    tried.record_failure("down", 0.0)
+    assert (tried.is_open, tried.reason, tried.open_until) == (True, "down", 1.0)
 
 
 def test_failures_for_the_same_cause_count_once():
     tried = breaker()
     for cause in ("a", "a", "b", "a", "b"):
-        tried.failed("down", 0.0, cause=cause)
-    assert (tried.failures, tried.is_broken) == (2, False)
-    tried.failed("down", 0.0)
-    assert tried.is_broken
+        tried.record_failure("down", 0.0, cause=cause)
+    assert (tried.failures, tried.is_open) == (2, False)
+    tried.record_failure("down", 0.0)
+    assert tried.is_open
 
 
 def test_one_call_at_a_time_is_allowed_after_the_pause():
@@ -61,16 +61,16 @@ def test_opened_again_after_its_pause_it_stays_so_for_longer():
 def test_on_trial_every_call_is_allowed_and_one_failure_opens_it_again():
     tried = opened()
     tried.try_again()
-    assert (tried.is_broken, tried.on_trial) == (False, "down")
+    assert (tried.is_open, tried.trial_reason) == (False, "down")
     assert tried.allows(1.0, in_flight=5)
-    tried.failed("again", 1.0)
-    assert (tried.is_broken, tried.open_until) == (True, 3.0)
+    tried.record_failure("again", 1.0)
+    assert (tried.is_open, tried.open_until) == (True, 3.0)
 
 
 def test_a_success_on_trial_closes_it_and_the_pauses_begin_anew():
     tried = opened()
     tried.try_again()
-    tried.succeeded()
-    assert (tried.is_broken, tried.on_trial) == (False, None)
+    tried.record_success()
+    assert (tried.is_open, tried.trial_reason) == (False, None)
     tried.open("down", 10.0)
     assert tried.open_until == 11.0

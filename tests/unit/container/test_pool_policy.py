@@ -198,19 +198,19 @@ def test_every_state_of_a_container_can_be_reached_and_all_but_the_last_left():
 def broken(times: int, now: float = 0.0) -> CircuitBreaker:
     breaker = creation_breaker()
     for _ in range(times):
-        breaker.failed("no space left", now)
+        breaker.record_failure("no space left", now)
     return breaker
 
 
 def test_two_failures_do_not_open_the_breaker():
     breaker = broken(2)
-    assert not breaker.is_broken
+    assert not breaker.is_open
     assert breaker.allows(0.0, in_flight=5)
 
 
 def test_the_third_failure_opens_it_and_it_keeps_the_reason():
     breaker = broken(3)
-    assert breaker.is_broken
+    assert breaker.is_open
     assert breaker.reason == "no space left"
     assert not breaker.allows(0.5, in_flight=0)
 
@@ -223,10 +223,10 @@ def test_after_the_pause_one_at_a_time_is_tried():
 
 def test_a_breaker_is_open_until_it_may_be_tried_again():
     breaker = broken(3)
-    assert breaker.is_open(0.9)
-    assert not breaker.is_open(1.0)
-    assert breaker.is_broken
-    assert not broken(2).is_open(0.0)
+    assert breaker.is_pausing(0.9)
+    assert not breaker.is_pausing(1.0)
+    assert breaker.is_open
+    assert not broken(2).is_pausing(0.0)
 
 
 def test_the_pause_doubles_up_to_a_minute():
@@ -240,8 +240,8 @@ def test_a_breaker_that_failed_for_days_still_counts():
 
 def test_one_success_closes_it():
     breaker = broken(5)
-    breaker.succeeded()
-    assert not breaker.is_broken
+    breaker.record_success()
+    assert not breaker.is_open
     assert breaker.allows(0.0, in_flight=5)
-    breaker.failed("again", 0.0)
-    assert not breaker.is_broken
+    breaker.record_failure("again", 0.0)
+    assert not breaker.is_open

@@ -378,19 +378,19 @@ def test_the_breaker_is_closed_by_success_alone_or_on_trial(steps: list[str]):
     breaker, now = storage_breaker(), 0.0
     for step in steps:
         if step == "succeed":
-            breaker.succeeded()
-            assert (breaker.reason, breaker.on_trial) == (None, None)
+            breaker.record_success()
+            assert (breaker.reason, breaker.trial_reason) == (None, None)
         elif step == "try again" and breaker.reason is not None:
             breaker.try_again()
-            assert breaker.on_trial is not None
-            breaker.failed("again", now, cause="a")
+            assert breaker.trial_reason is not None
+            breaker.record_failure("again", now, cause="a")
             assert breaker.reason is not None
         elif step == "open":
             breaker.open("down", now)
             assert breaker.reason is not None
         elif step.startswith("fail"):
             was_open = breaker.reason is not None
-            breaker.failed("down", now, cause=step)
+            breaker.record_failure("down", now, cause=step)
             assert breaker.reason is not None or not was_open
         else:
             now += 5
