@@ -114,20 +114,20 @@ def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) ->
 
     A logged traceback usually begins in a function. It counts only if no line follows it.
     """
-    places = _last_places(_PYTHON_HEADER, text)
-    for place in places:
-        if place["fatal"] is not None:
-            return place[0]
+    matches = _last_matches(_PYTHON_HEADER, text)
+    for match in matches:
+        if match["fatal"] is not None:
+            return match[0]
     if killed_by not in {None, signal.SIGINT}:
         return None
-    if not any(place.group().endswith("(most recent call last):") for place in places):
-        if timeout := _first_of([place for place in places if place.group().startswith("Timeout")]):
+    if not any(match.group().endswith("(most recent call last):") for match in matches):
+        if timeout := _first_of([match for match in matches if match.group().startswith("Timeout")]):
             return timeout[0]
         return _python_without_header(text)
     fallback = None
-    for place in places:
-        error, first_frame, is_last = _python_traceback(text, place)
-        if not error or _is_not_fatal(text, place.start()):
+    for match in matches:
+        error, first_frame, is_last = _python_traceback(text, match)
+        if not error or _is_not_fatal(text, match.start()):
             fallback = fallback or (error if is_last else None)
             continue
         if ", in <module>" in first_frame and (exit_code == 1 or killed_by is not None or is_last):
@@ -136,15 +136,15 @@ def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) ->
     return fallback
 
 
-def _python_traceback(text: str, place: re.Match[str]) -> tuple[str, str, bool]:
+def _python_traceback(text: str, match: re.Match[str]) -> tuple[str, str, bool]:
     """Read the traceback below a header.
 
     Returns:
         The error, the first frame, and whether only lines of the error follow. Notes and further lines of the
         message look like other text, so any line after the error counts as other text.
     """
-    bar = "  | " if place["group"] else ""
-    lines = _lines(text, place.end() + 1)
+    bar = "  | " if match["group"] else ""
+    lines = _lines(text, match.end() + 1)
     first_frame = next(lines, "")
     error = _first_outer_line(lines, bar)
     if bar:
@@ -171,10 +171,10 @@ def _python_without_header(text: str) -> str | None:
     """Return the error of a traceback without a header: of a syntax error, or cut by the gap."""
     if frame := _PYTHON_GROUP_FRAME.search(text):
         return _first_outer_line(_lines(text, frame.end() + 1), "  | ")
-    if frame := _first_of(_last_places(_PYTHON_FRAME, text)):
+    if frame := _first_of(_last_matches(_PYTHON_FRAME, text)):
         line = _first_outer_line(_lines(text, frame.end() + 1))
         return line if _PYTHON_ERROR.match(line) else None
-    if _last_line(text).startswith("+---") and (inner := _first_of(_last_places(_PYTHON_IN_GROUP, text))):
+    if _last_line(text).startswith("+---") and (inner := _first_of(_last_matches(_PYTHON_IN_GROUP, text))):
         return inner[1]
     return None
 
@@ -182,29 +182,29 @@ def _python_without_header(text: str) -> str | None:
 # --- Node.js
 
 _NODE_FOOTER: Final = re.compile(r"^Node\.js v\d{1,3}\.\d{1,3}\.\d{1,3}$", re.MULTILINE)
-_NODE_PLACE: Final = re.compile(
+_NODE_LOCATION: Final = re.compile(
     r"^(?:/|node:|file:|<anonymous|evalmachine|\[).{0,4096}:\d{1,9}$", re.MULTILINE
 )
 _NODE_FATAL: Final = re.compile(r"^(?:FATAL ERROR: |# Fatal ).*$", re.MULTILINE)
 _NODE_FRAME: Final = re.compile(r"^    at .", re.MULTILINE)
 _NODE_ERROR: Final = re.compile(r".{0,200}?(?:Error|Exception)(?: \[[\w-]{1,100}\])?(?:: |$)")
 _NODE_BRACKETED: Final = re.compile(r"\[([^\W\d][\w$.]{0,200}(?: \[\w{1,100}\])?(?:: .*)?)\](?: \{)?")
-_NODE_HEAD_LINES: Final = 2  # below the place: the line of source, and the mark under it
+_NODE_HEAD_LINES: Final = 2  # below the location: the line of source, and the mark under it
 _NODE_MESSAGE_LINES: Final = 50
 
 
 def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:  # noqa: ARG001 - as the other recognisers
-    """Return the uncaught error. It is printed between a place in the source and the version of Node.js."""
-    if fatal := _first_of(_last_places(_NODE_FATAL, text)):
+    """Return the uncaught error. Node.js prints it between the location in the source and its version."""
+    if fatal := _first_of(_last_matches(_NODE_FATAL, text)):
         return fatal[0]
     if killed_by is not None:
         return None
-    footer = _first_of(_last_places(_NODE_FOOTER, text))
+    footer = _first_of(_last_matches(_NODE_FOOTER, text))
     if footer is None or text[footer.end() :].strip():
         return _node_printed_error(text)
     uncaught = text[: footer.start()]
-    for place in _last_places(_NODE_PLACE, uncaught):
-        lines = _lines(uncaught, place.end() + 1)
+    for match in _last_matches(_NODE_LOCATION, uncaught):
+        lines = _lines(uncaught, match.end() + 1)
         head = [next(lines, "") for _ in range(_NODE_HEAD_LINES)]
         if not head[-1].strip(" ^\t"):
             return _node_message(lines)
@@ -237,7 +237,7 @@ def _node_printed_error(text: str) -> str | None:
 
 def _first_frame_of_last_stack(text: str) -> int | None:
     """Return the position of the first frame of the last outermost stack. It may contain nested stacks."""
-    starts = [place.start() for place in _NODE_FRAME.finditer(text)]
+    starts = [match.start() for match in _NODE_FRAME.finditer(text)]
     for above, start in zip(reversed(starts[:-1]), reversed(starts), strict=False):
         between = text[above:start].split("\n")[1:-1]
         if any(not line.startswith("    ") for line in between):
@@ -259,15 +259,18 @@ _GO_RECOVERED: Final = re.compile(r" \[recovered(?:, repanicked)?\]$")
 
 
 def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """Return the last `panic: ` line. Later panics were raised while an earlier panic was handled."""
+    """Return the last panic; else a wrong flag, a data race, or the line above a printed stack.
+
+    If several panics are printed, the later ones were raised while an earlier one was handled.
+    """
     if exit_code == _GO_PANIC_EXIT_CODE or killed_by is signal.SIGABRT:  # SIGABRT: GOTRACEBACK=crash
-        for place in _last_places(_GO_END, text):
-            return _go_last_panic(text, place)
-        if "\nUsage of " in text and (flag := _first_of(_last_places(_GO_FLAG, text))):
+        for match in _last_matches(_GO_END, text):
+            return _go_last_panic(text, match)
+        if "\nUsage of " in text and (flag := _first_of(_last_matches(_GO_FLAG, text))):
             return flag[0]
     if exit_code == _GO_RACE_EXIT_CODE and "WARNING: DATA RACE" in text:
         return "WARNING: DATA RACE"
-    if killed_by is None and (stack := _first_of(_last_places(_GO_STACK, text))):
+    if killed_by is None and (stack := _first_of(_last_matches(_GO_STACK, text))):
         above = text[: stack.start()].rstrip("\n")
         first = next(_lines(text, stack.end() + 1), "")
         if first and _last_line(text).startswith(("function/", "runtime/", "/", "created by ")) and above:
@@ -275,9 +278,9 @@ def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | No
     return None
 
 
-def _go_last_panic(text: str, place: re.Match[str]) -> str:
-    chain = [place[0]]
-    for line in itertools.takewhile(lambda line: line[:1] == "\t", _lines(text, place.end() + 1)):
+def _go_last_panic(text: str, match: re.Match[str]) -> str:
+    chain = [match[0]]
+    for line in itertools.takewhile(lambda line: line[:1] == "\t", _lines(text, match.end() + 1)):
         if line.startswith("\tpanic: "):
             chain.clear()
         chain.append(line[1:])
@@ -315,10 +318,10 @@ def _native(text: str, exit_code: int, killed_by: signal.Signals | None) -> str 
 
 
 def _abort_reason(text: str) -> str | None:
-    if found := _first_of(_last_places(_TERMINATE, text)):
+    if found := _first_of(_last_matches(_TERMINATE, text)):
         message = f": {found[2]}" if found[2] else ""
         return f"terminate called after throwing an instance of '{found[1]}'{message}"
-    for found in _last_places(_ASSERTION, text):
+    for found in _last_matches(_ASSERTION, text):
         where, mark, assertion = found[0].partition(": Assertion ")
         if mark and assertion.startswith("'"):  # libstdc++ prints the function, whose name may be very long
             where = where.partition(": ")[0]
@@ -372,7 +375,7 @@ _NO_MESSAGE: Final = re.compile(r"[^\W\d][\w$.<>]{0,200}(?: \[[\w-]{1,100}\])?: 
 
 
 def _plain(text: str) -> str:
-    """Return the text without escape sequences. Of a long text only the beginning and the end remain."""
+    """Remove escape sequences and carriage returns. Of a long text, only the beginning and the end remain."""
     if len(text) > 2 * _EXAMINED_CHARACTERS:
         missing = len(text) - 2 * _EXAMINED_CHARACTERS
         text = str(gap.joined(text[:_EXAMINED_CHARACTERS], missing, text[-_EXAMINED_CHARACTERS:]))
@@ -415,14 +418,14 @@ def _lines_backwards(text: str, most: int) -> Iterator[str]:
             return
 
 
-def _last_places(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+def _last_matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """Return the last matches, the last one first."""
-    places = list(pattern.finditer(text))[-_MAX_MATCHES:]
-    return places[::-1]
+    matches = list(pattern.finditer(text))[-_MAX_MATCHES:]
+    return matches[::-1]
 
 
-def _first_of(places: list[re.Match[str]]) -> re.Match[str] | None:
-    return places[0] if places else None
+def _first_of(matches: list[re.Match[str]]) -> re.Match[str] | None:
+    return matches[0] if matches else None
 
 
 def _first_match(pattern: re.Pattern[str], text: str) -> str | None:

@@ -94,7 +94,7 @@ class Facts:
 
 
 def for_run(facts: Facts, missing_payload: Text | None = None) -> Text | None:
-    """Return the hint for a run; None if it succeeded, or nothing is known to help.
+    """Return the hint for a run; None if it succeeded, or no advice is known.
 
     Args:
         facts: The facts about the run.
