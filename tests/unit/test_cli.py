@@ -213,10 +213,10 @@ def test_a_file_of_settings_that_is_missing_is_named_beside_the_settings_that_ar
 ):
     assert cli.main(["run", "--env-file", str(tmp_path / "typo.env")]) == 2
     said = capsys.readouterr().err
-    assert f"there is no file {tmp_path}/typo.env" in said
+    assert f"the file {tmp_path}/typo.env does not exist" in said
     assert "SQS_QUEUE_URL: is not set" in said
     assert cli.main(["run"]) == 2
-    assert "there is no file" not in capsys.readouterr().err
+    assert "typo.env" not in capsys.readouterr().err
 
 
 # --- failures
@@ -439,7 +439,7 @@ def test_misspelt_variables_and_a_missing_file_are_warned_of(
         in shown
     )
     assert "settings: warning: REDIS_URL is not a setting and has no effect: set REDIS_HOST" in shown
-    assert f"settings: warning: --env-file: there is no file {tmp_path}/typo.env" in shown
+    assert f"settings: warning: --env-file: the file {tmp_path}/typo.env does not exist" in shown
     assert "hunter2" not in shown
 
 

@@ -1,6 +1,7 @@
 """`nanoagent check`: whether a worker could start now with these settings.
 
-Each probe asks a part the same question as the worker does at its start, so both get the same answer.
+Each probe asks a part the same question as the worker does at its start, so both get the same answer. The
+worker does not ask the model servers at its start, but this command does.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class ProbeResult:
 
 
 async def check(settings: Settings) -> list[ProbeResult]:
-    """Ask the machine and every external service at the same time. Nothing remains changed."""
+    """Ask the machine and every external service at the same time. The probes leave no changes."""
     async with AsyncExitStack() as opened:
         probes = await _probes(settings, opened)
         return list(await asyncio.gather(*map(_answer, probes)))

@@ -46,7 +46,7 @@ FILES: Final = (
 """The files that are read on a host, apart from files of its control groups."""
 
 REDIS_COMMANDS: Final = ("setex", "get", "publish", "sadd", "scard", "expire", "eval")
-"""The commands that the worker sends to Redis, apart from PING."""
+"""The commands that the doctor tests on Redis, apart from PING and INFO. EVAL runs the worker's scripts."""
 
 DOCKER_ROOT: Final = "Docker's root"
 """The name of the folder where Docker keeps images and containers."""

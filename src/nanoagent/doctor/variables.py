@@ -82,7 +82,9 @@ def missing_file(file: Path) -> str | None:
     """Return a sentence if the file was named with --env-file and does not exist; else None."""
     if file == DEFAULT_FILE or file.exists():
         return None
-    return f"--env-file: there is no file {file.absolute()}; the settings come from the environment alone"
+    return (
+        f"--env-file: the file {file.absolute()} does not exist; the settings come from the environment alone"
+    )
 
 
 def warnings(file: Path, environment: Mapping[str, str], used: str = "") -> list[str]:

@@ -83,7 +83,7 @@ def test_a_file_that_was_named_and_is_missing_is_warned_of_and_the_default_one_i
     monkeypatch.chdir(tmp_path)
     assert variables.warnings(variables.DEFAULT_FILE, {}) == []
     (said,) = variables.warnings(tmp_path / "typo.env", {})
-    assert f"there is no file {tmp_path}/typo.env" in said
+    assert f"the file {tmp_path}/typo.env does not exist" in said
 
 
 def test_a_file_that_is_no_text_is_left_to_the_settings_own_refusal(tmp_path: Path):
