@@ -1,4 +1,4 @@
-// See ../python/main.py.
+// The self-test program; ../python/main.py describes its input and output.
 #include <arpa/inet.h>
 #include <cerrno>
 #include <csignal>
@@ -109,30 +109,30 @@ static string leave_daemon(const Words &) {
 }
 
 static string end(const Words &words) {
-  const string &how = words[0];
-  if (how == "fork")
+  const string &limit = words[0];
+  if (limit == "fork")
     for (;;) {
       pid_t pid = fork();
       if (pid == 0) sleep(1000);
       if (pid == -1) _exit(1);
     }
-  if (how == "memory")
+  if (limit == "memory")
     for (;;) memset(malloc(1 << 20), 'x', 1 << 20);
-  if (how == "file") {
-    rlimit limit;
-    getrlimit(RLIMIT_FSIZE, &limit);
+  if (limit == "file") {
+    rlimit size;
+    getrlimit(RLIMIT_FSIZE, &size);
     int file = must(open("/tmp/large", O_WRONLY | O_CREAT, 0644));
-    must(pwrite(file, "x", 1, limit.rlim_cur - 1));
-    must(pwrite(file, "x", 1, limit.rlim_cur));
+    must(pwrite(file, "x", 1, size.rlim_cur - 1));
+    must(pwrite(file, "x", 1, size.rlim_cur));
   }
-  if (how == "time") {
+  if (limit == "time") {
     signal(SIGTERM, SIG_IGN);
     for (;;) sleep(1000);
   }
   return "";
 }
 
-static const std::map<string, std::function<string(const Words &)>> STEPS = {
+static const std::map<string, std::function<string(const Words &)>> OPERATIONS = {
     {"call", call},
     {"write", write_to},
     {"read", read_all},
@@ -148,17 +148,17 @@ static const std::map<string, std::function<string(const Words &)>> STEPS = {
 
 static string answer(const string &line) {
   std::istringstream stream(line);
-  string step;
-  stream >> step;
+  string operation;
+  stream >> operation;
   Words words{std::istream_iterator<string>(stream), {}};
   try {
-    string text = STEPS.at(step)(words);
+    string text = OPERATIONS.at(operation)(words);
     while (!text.empty() && text.back() == '\n') text.pop_back();
     for (char &character : text)
       if (character == '\n') character = '\x1e';
     return text.empty() ? "done" : "done " + text;
   } catch (const std::system_error &error) {
-    if (step == "end") throw;
+    if (operation == "end") throw;
     return "error " + std::to_string(error.code().value());
   }
 }

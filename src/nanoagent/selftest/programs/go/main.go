@@ -1,4 +1,4 @@
-// See ../python/main.py.
+// The self-test program; ../python/main.py describes its input and output.
 package main
 
 import (
@@ -127,7 +127,7 @@ func end(words []string) (string, error) {
 	return "", nil
 }
 
-var steps = map[string]func([]string) (string, error){
+var operations = map[string]func([]string) (string, error){
 	"call":    call,
 	"write":   write,
 	"read":    read,
@@ -145,7 +145,7 @@ var steps = map[string]func([]string) (string, error){
 
 func answer(line string) string {
 	words := strings.Fields(line)
-	text, err := steps[words[0]](words[1:])
+	text, err := operations[words[0]](words[1:])
 	if err != nil {
 		var number syscall.Errno
 		if !errors.As(err, &number) || words[0] == "end" {

@@ -1,4 +1,4 @@
-// See ../python/main.py.
+// The self-test program; ../python/main.py describes its input and output.
 const child = require("child_process");
 const fs = require("fs");
 const net = require("net");
@@ -11,7 +11,7 @@ class SystemError extends Error {
   }
 }
 
-// Node.js has no system calls of its own; perl, which is in every Debian, has.
+// Node.js cannot make system calls by number. Every Debian has perl, which can.
 const PERL = "my ($call, @with) = map { $_ + 0 } @ARGV; exit(syscall($call, @with) == -1 ? 0 + $! : 0)";
 
 function connect(address, port) {
@@ -25,14 +25,14 @@ function connect(address, port) {
 
 function endByFiles() {
   const limits = fs.readFileSync("/proc/self/limits", "utf8");
-  const limit = Number(/Max file size\s+(\d+)/.exec(limits)[1]);
+  const maxBytes = Number(/Max file size\s+(\d+)/.exec(limits)[1]);
   const file = fs.openSync("/tmp/large", "w");
-  fs.writeSync(file, "x", limit - 1);
-  fs.writeSync(file, "x", limit);
+  fs.writeSync(file, "x", maxBytes - 1);
+  fs.writeSync(file, "x", maxBytes);
 }
 
-async function end(how) {
-  if (how === "fork") {
+async function end(limit) {
+  if (limit === "fork") {
     for (;;) {
       await new Promise((resolve) => {
         const made = child.spawn("sleep", ["1000"], { stdio: "ignore" });
@@ -42,15 +42,15 @@ async function end(how) {
     }
   }
   const held = [];
-  while (how === "memory") held.push(Buffer.alloc(1 << 20, "x"));
-  if (how === "file") endByFiles();
-  if (how === "time") {
+  while (limit === "memory") held.push(Buffer.alloc(1 << 20, "x"));
+  if (limit === "file") endByFiles();
+  if (limit === "time") {
     process.on("SIGTERM", () => {});
     await new Promise(() => setInterval(() => {}, 1000));
   }
 }
 
-const STEPS = {
+const OPERATIONS = {
   call(...numbers) {
     const { status } = child.spawnSync("perl", ["-e", PERL, ...numbers], { stdio: "ignore" });
     if (status !== 0) throw new SystemError(status);
@@ -71,12 +71,12 @@ const STEPS = {
 };
 
 async function answer(line) {
-  const [step, ...words] = line.split(" ");
+  const [operation, ...words] = line.split(" ");
   try {
-    const text = await STEPS[step](...words);
+    const text = await OPERATIONS[operation](...words);
     return typeof text === "string" ? "done " + text.trim().replaceAll("\n", "\x1e") : "done";
   } catch (error) {
-    if (error.errno === undefined || step === "end") throw error;
+    if (error.errno === undefined || operation === "end") throw error;
     return `error ${-error.errno}`;
   }
 }

@@ -68,31 +68,31 @@ def daemon():
     os.wait()
 
 
-def end(how):
-    if how == "fork":
+def end(limit):
+    if limit == "fork":
         while True:
             try:
                 if os.fork() == 0:
                     time.sleep(1000)
             except OSError:
                 os._exit(1)
-    if how == "memory":
+    if limit == "memory":
         held = []
         while True:
             held.append(bytearray(b"x") * (1 << 20))
-    if how == "file":
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit == "file":
+        max_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         with open("/tmp/large", "wb", 0) as file:
-            file.seek(limit - 1)
+            file.seek(max_bytes - 1)
             file.write(b"x")
             file.write(b"x")
-    if how == "time":
+    if limit == "time":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
             time.sleep(1000)
 
 
-STEPS = {
+OPERATIONS = {
     "call": call,
     "write": write,
     "read": read,
@@ -108,11 +108,11 @@ STEPS = {
 
 
 def answer(line):
-    step, *arguments = line.split()
+    operation, *arguments = line.split()
     try:
-        text = STEPS[step](*arguments)
+        text = OPERATIONS[operation](*arguments)
     except OSError as error:
-        if step == "end":
+        if operation == "end":
             raise
         return f"error {error.errno or 110}"  # a socket's timeout has no error number: ETIMEDOUT
     return "done" if text is None else "done " + text.strip().replace("\n", "\x1e")
