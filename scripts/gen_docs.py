@@ -201,7 +201,7 @@ SETTLE_KO: Final = {
     Settle.ACK: "삭제",
     Settle.POISON: "큐의 redrive policy에 맡김. 없으면 데드 레터 큐로 이동, 그것도 없으면 로그로 남기고 삭제",
     Settle.RETRY: "점점 길어지는 지연을 두고 되돌려 놓음. 마지막 시도 뒤에는 결과를 알리고 데드 레터 큐로",
-    Settle.RELEASE: "바로 되돌려 놓으며, 시도 횟수에 넣지 않음",
+    Settle.RELEASE: "큐에 되돌려 놓으며, 시도 횟수에 넣지 않음",
 }
 
 
