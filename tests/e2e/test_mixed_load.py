@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ADVERSARIES = Path(__file__).parents[1] / "adversarial/programs"
 SEED = 20261124
-HONEST_JOBS = 300
-QUIET_JOBS = 100
+HONEST_JOBS = 180
+QUIET_JOBS = 60
 DEADLINE_S = 400  # a hang is a failure; nothing is measured by it
 
 # Each squares the number on its standard input, on its standard output and in a file.
