@@ -25,7 +25,7 @@ from nanoagent.config import Settings
 from nanoagent.container import cgroup
 from nanoagent.container.spec import LABEL_RUNTIME, LABEL_WORKER
 from nanoagent.dev.sender import pack
-from nanoagent.jobs.runner import environment_of
+from nanoagent.jobs.environment import environment_of
 from nanoagent.languages.recipes import BUILT_PROGRAM, RECIPES
 from nanoagent.model.job import Runtime, parse_job
 from nanoagent.telemetry import logs

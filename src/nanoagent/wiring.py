@@ -44,9 +44,10 @@ from nanoagent.host.disk import DiskRoom
 from nanoagent.jobs.admission import Admission
 from nanoagent.jobs.admission_rules import Budget
 from nanoagent.jobs.executor import Executor, ExecutorParts
-from nanoagent.jobs.failures import Failures
+from nanoagent.jobs.failure_cache import FailureCache
 from nanoagent.jobs.outputs import OutputUploader
-from nanoagent.jobs.runner import Runner, RunnerParts
+from nanoagent.jobs.parts import RunnerParts
+from nanoagent.jobs.runner import Runner
 from nanoagent.jobs.tuner import Prices, Tuner
 from nanoagent.model.errors import ConfigError, ContainerError
 from nanoagent.model.job import NetworkPolicy, Runtime
@@ -228,7 +229,7 @@ async def _open_runs(
         pool=pool,
         image_ids=image_ids,
         spool=home.spool,
-        failures=Failures.remembered_for(settings.failure_memory_seconds),
+        failures=FailureCache.for_seconds(settings.failure_memory_seconds),
         network=network,
     )
     return Runs(parts, home), code
@@ -244,7 +245,7 @@ def _executor(
             runner=Runner(running),
             outputs=outputs,
             tuner=_tuner(settings),
-            remembered=metrics.jobs.failure_remembered,
+            on_cached_failure=metrics.jobs.failure_remembered,
         )
     )
 

@@ -391,8 +391,15 @@ async def test_whatever_its_name_a_file_is_stored_under_it_and_nowhere_else(
     assert {str(error.reason) for error in refused} == {
         "its name has control characters or is not valid UTF-8"
     }
-    result = Result(request_id="r1", function_id="f", runtime="python", status=Status.SUCCESS)
-    result.output_files, result.output_errors = links, [refusal.in_("en") for refusal in refused]
+    result = Result(
+        request_id="r1",
+        function_id="f",
+        runtime="python",
+        status=Status.SUCCESS,
+        exit_code=0,
+        output_files=links,
+        output_errors=[refusal.in_("en") for refusal in refused],
+    )
     assert results.decode(results.encode(result)) == result
     await place.goes_on_after(ran)
     record_property("tried", ["outputs", len(names)])
@@ -543,9 +550,15 @@ def bounded(ran: Ran) -> Left:
     """What arrived, in a result that is small whatever there was."""
     left = left_by(ran)
     assert len(left.refused) <= NAMED_REFUSALS + 1
-    blank = Result(request_id="r1", function_id="f", runtime="python", status=Status.SUCCESS)
-    blank.output_errors = [refusal.in_("ko") for refusal in ran.execution.collected.refused]
-    assert len(results.encode(blank)) < 256 * 1024
+    result = Result(
+        request_id="r1",
+        function_id="f",
+        runtime="python",
+        status=Status.SUCCESS,
+        exit_code=0,
+        output_errors=[refusal.in_("ko") for refusal in ran.execution.collected.refused],
+    )
+    assert len(results.encode(result)) < 256 * 1024
     return left
 
 

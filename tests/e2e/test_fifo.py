@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.dev.local_services import EmbeddedStack
-    from nanoagent.jobs.runner import Attempt
+    from nanoagent.jobs.attempt import Attempt
     from nanoagent.model.result import Result
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]

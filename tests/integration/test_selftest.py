@@ -18,9 +18,9 @@ from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.spec import create_body
-from nanoagent.jobs import runner
+from nanoagent.jobs import environment
 from nanoagent.jobs.admission import Admission
-from nanoagent.jobs.runner import RunnerParts
+from nanoagent.jobs.parts import RunnerParts
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
@@ -176,8 +176,8 @@ async def test_a_neighbour_on_the_host_who_connects_makes_no_check_fail(
 async def test_a_variable_that_does_not_belong_into_a_run_is_found(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment_of = runner.environment_of
-    monkeypatch.setattr(runner, "environment_of", lambda job: environment_of(job) | {"AWS_SECRET": "x"})
+    environment_of = environment.environment_of
+    monkeypatch.setattr(environment, "environment_of", lambda job: environment_of(job) | {"AWS_SECRET": "x"})
     async with suite_at(Isolation.SANDBOX, programs) as suite:
         results = await suite.run(Runtime.PYTHON)
     problems = {result.check: result.problem for result in results if result.problem}

@@ -38,9 +38,11 @@ from nanoagent.container.isolation import HostIsolation, probe
 from nanoagent.container.pool import Pool
 from nanoagent.dev.sender import pack
 from nanoagent.jobs.admission import Admission
+from nanoagent.jobs.attempt import Attempt
 from nanoagent.jobs.executor import Executor, ExecutorParts
 from nanoagent.jobs.outputs import OutputUploader
-from nanoagent.jobs.runner import Attempt, Runner, RunnerParts
+from nanoagent.jobs.parts import RunnerParts
+from nanoagent.jobs.runner import Runner
 from nanoagent.jobs.tuner import Prices, Tuner
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation

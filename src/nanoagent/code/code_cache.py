@@ -29,7 +29,7 @@ from nanoagent.code.single_flight import SingleFlight
 from nanoagent.common.bounded_map import BoundedMap
 from nanoagent.common.units import MIB
 from nanoagent.host.threads import in_thread
-from nanoagent.model.errors import Rejected, Remembered, StorageError
+from nanoagent.model.errors import CachedRejection, Rejected, StorageError
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import Text
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, shown
@@ -276,7 +276,7 @@ class CodeCache:
         if refusal := self._refusals.get(digest):
             ago_s = asyncio.get_running_loop().time() - refusal.at
             message = _REFUSAL_REMEMBERED.format(message=refusal.message, ago_s=round(ago_s))
-            raise Remembered(ErrorType.INVALID_CODE, message, hint=refusal.hint, reason="archive")
+            raise CachedRejection(ErrorType.INVALID_CODE, message, hint=refusal.hint, kind="archive")
 
     async def _evict(self) -> None:
         await self._disk.evict()

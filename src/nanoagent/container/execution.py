@@ -13,7 +13,7 @@ from nanoagent.common.units import MIB
 from nanoagent.container import judgment
 from nanoagent.container.cgroup import MemoryUse, RunMeter
 from nanoagent.model.errors import ContainerError
-from nanoagent.model.result import ErrorType
+from nanoagent.model.result import KILLED, NOT_STARTED, ErrorType
 from nanoagent.supervisor import session, stream
 from nanoagent.supervisor.exit_status import exit_code_of
 from nanoagent.supervisor.output import Collected
@@ -40,7 +40,6 @@ _SAMPLE_S: Final = 0.05
 _SUPERVISOR_BYTES: Final = 16 * MIB
 # The kernel frees its own structures shortly after the processes. More than that belongs to the run.
 _LEFTOVER_BYTES: Final = 8 * MIB
-_KILLED_EXIT_CODE: Final = 137  # 128 + SIGKILL
 
 
 @dataclass(slots=True)
@@ -114,10 +113,10 @@ async def execute(
         use = _last_reading(meter)
         if (cause := judgment.container_death(request, use, limits)) is None:
             raise
-        return Execution(*cause, _KILLED_EXIT_CODE, 0, use, Collected())
+        return Execution(*cause, KILLED, 0, use, Collected())
     use = _last_reading(meter)
     if ExitFlag.NOT_STARTED in report.flags:
-        return Execution(*judgment.not_started(request, report), -1, 0, None, Collected())
+        return Execution(*judgment.not_started(request, report), NOT_STARTED, 0, None, Collected())
     if ExitFlag.ORPHANED in report.flags and (use is None or not use.oom_kills):
         raise ContainerError("the container's interpreter ended during the run, and with it the run")
     had_memory = _ensure_memory(container.group, meter)
@@ -134,7 +133,7 @@ def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:
     use = _last_reading(meter)
     error_type, message = judgment.overdue(request, use)
     wall_ms = float(request.timeout_ms + request.grace_ms) if error_type is ErrorType.TIMEOUT else 0
-    return Execution(error_type, message, _KILLED_EXIT_CODE, wall_ms, use, Collected())
+    return Execution(error_type, message, KILLED, wall_ms, use, Collected())
 
 
 # --- memory

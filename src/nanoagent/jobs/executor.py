@@ -1,4 +1,7 @@
-"""One job, end to end: fetch, build, run, upload, report. What may fail by our fault raises PlatformError."""
+"""One job, end to end: fetch the code, build it, run it, upload the outputs, make the result.
+
+The caller publishes the result. A failure of the platform raises an exception.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+
 from nanoagent.host.threads import in_thread
-from nanoagent.jobs.runner import entry_source
-from nanoagent.jobs.tuner import RunUsage
+from nanoagent.jobs.source import entry_source
+from nanoagent.jobs.tuner import Advice, RunUsage
 from nanoagent.languages import hints
 from nanoagent.model import payload
-from nanoagent.model.errors import KnownToCrash, Rejected, Remembered
-from nanoagent.model.result import OUTCOMES, ErrorType, Result, hint_for
+from nanoagent.model import result as results
+from nanoagent.model.errors import CachedRejection, CrashLoop, Rejected
+from nanoagent.model.result import NOT_STARTED, OUTCOMES, ErrorType, Result
 from nanoagent.model.text import Text
 
 if TYPE_CHECKING:
@@ -23,36 +29,36 @@ if TYPE_CHECKING:
     from nanoagent.code.code_cache import CodeCache, CodeTree
     from nanoagent.config import Settings
     from nanoagent.container.execution import Execution
+    from nanoagent.jobs.attempt import Attempt, FinishedRun
     from nanoagent.jobs.outputs import OutputUploader
-    from nanoagent.jobs.runner import Attempt, Ran, Runner
+    from nanoagent.jobs.runner import Runner
     from nanoagent.jobs.tuner import Tuner
     from nanoagent.model.job import Job
 
 
-# Outcomes of a program that did not find its input.
-_OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
-_LOG_SAYS_MORE: Final = Text(
+_SEE_LOG: Final = Text(
     "{message}; see the worker's log for this requestId",
     "{message}. 자세한 내용은 워커 로그에서 이 requestId로 확인하세요",
 )
 
 
 class Failure(Protocol):
-    """Why the platform gave a job up."""
+    """Why the platform has given a job up."""
 
     @property
     def sender_message(self) -> Text:
-        """What the sender is told."""
+        """The reason as a sentence for the sender."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorParts:
-    """What the executor works with.
+    """The collaborators of the executor.
 
     Attributes:
-        remembered: Told of each job that is not tried, and of which memory says so.
+        on_cached_failure: Called for each job that is not tried because of a cached failure, with the kind:
+            `archive`, `build` or `crash`.
     """
 
     settings: Settings
@@ -60,14 +66,14 @@ class ExecutorParts:
     runner: Runner
     outputs: OutputUploader
     tuner: Tuner
-    remembered: Callable[[str], None] = lambda _: None
+    on_cached_failure: Callable[[str], None] = lambda _: None
 
 
 class Executor:
     """Turns jobs into results.
 
     Args:
-        parts: Its collaborators.
+        parts: The collaborators.
     """
 
     def __init__(self, parts: ExecutorParts) -> None:
@@ -75,132 +81,144 @@ class Executor:
         self._settings = parts.settings
 
     async def execute(self, attempt: Attempt) -> Result:
-        """Do the job; its result says how it ended, whatever the user's code did.
+        """Run the job of an attempt.
+
+        Returns:
+            The result, whether the job has succeeded or its sender or author is to blame.
 
         Raises:
-            PlatformError: Our side failed; nothing is known about the user's code.
+            PlatformError: The platform failed.
+            ReturnToQueue: There was no room for the job.
+            Superseded: A later attempt has stored its outputs.
         """
         try:
-            async with AsyncExitStack() as held:
-                tree = await self._fetch(attempt, held)
-                ran = await self._parts.runner.run(attempt, tree, held)
-                return await self._report(attempt, tree, ran)
+            async with AsyncExitStack() as resources:
+                tree = await self._fetch(attempt, resources)
+                run = await self._parts.runner.run(attempt, tree, resources)
+                return await self._report(attempt, tree, run)
         except Rejected as rejection:
             return self.rejected(attempt, rejection)
-        except KnownToCrash:
-            self._parts.remembered("crash")
+        except CrashLoop:
+            self._parts.on_cached_failure("crash")
             raise
 
-    async def _fetch(self, attempt: Attempt, held: AsyncExitStack) -> CodeTree:
-        """The job's code, for as long as `held` lasts."""
+    async def _fetch(self, attempt: Attempt, resources: AsyncExitStack) -> CodeTree:
+        """Return the job's code; it stays on the disk until `resources` is closed."""
         with attempt.timed("fetch"):
             cached = self._parts.code.fetch(attempt.job.s3_bucket, attempt.job.s3_key)
-            return await held.enter_async_context(cached)
+            return await resources.enter_async_context(cached)
 
-    # --- reporting
+    # --- results
 
-    async def _report(self, attempt: Attempt, tree: CodeTree, done: Ran) -> Result:
-        """Upload what the run left, and say everything about it."""
-        ran = done.execution
+    async def _report(self, attempt: Attempt, tree: CodeTree, run: FinishedRun) -> Result:
+        """Upload the outputs of a run, and return its result."""
+        job, ended = attempt.job, run.execution
         with attempt.timed("upload"):
             links, refused = await self._parts.outputs.upload(
-                attempt.job.request_id, ran.collected.files, attempt.fencing_token
+                job.request_id, ended.collected.files, attempt.fencing_token
             )
             if attempt.ai_record is not None:
-                await self._parts.outputs.record(
-                    attempt.job.request_id, attempt.ai_record, attempt.fencing_token
-                )
-        result = self._blank(attempt, ran.error_type, ran.message)
-        hint = await self._hint(attempt.job, tree, ran)
-        result.hint = None if hint is None else hint.in_(attempt.job.locale)
-        result.exit_code = ran.exit_code
-        result.stdout = ran.collected.stdout.in_every_language().in_(attempt.job.locale)
-        result.stderr = ran.collected.stderr.in_every_language().in_(attempt.job.locale)
-        result.stdout_truncated_bytes = ran.collected.stdout.truncated_bytes
-        result.stderr_truncated_bytes = ran.collected.stderr.truncated_bytes
-        result.duration_ms = round(ran.wall_ms)
-        result.output_files = links
-        result.output_errors = [
-            refusal.in_(attempt.job.locale) for refusal in (*ran.collected.refused, *refused)
-        ]
-        result.llm_token_count = attempt.ai_usage.tokens
-        result.start = done.start
-        result.isolation = done.isolation
-        if ran.use is not None and ran.use.peak_bytes is not None:
-            result.peak_memory_bytes = ran.use.peak_bytes
-            self._advise(attempt.job, result, ran.use.peak_bytes)
-        return result
+                await self._parts.outputs.record(job.request_id, attempt.ai_record, attempt.fencing_token)
+        result = self._result(attempt, ended.error_type, ended.message, ended.exit_code)
+        hint = await self._hint(job, tree, ended)
+        peak_bytes = None if ended.use is None else ended.use.peak_bytes
+        duration_ms = round(ended.wall_ms)
+        advice = self._advise(job, ended.error_type, peak_bytes, duration_ms)
+        return msgspec.structs.replace(
+            result,
+            hint=None if hint is None else hint.in_(job.locale),
+            stdout=ended.collected.stdout.in_every_language().in_(job.locale),
+            stderr=ended.collected.stderr.in_every_language().in_(job.locale),
+            stdout_truncated_bytes=ended.collected.stdout.truncated_bytes,
+            stderr_truncated_bytes=ended.collected.stderr.truncated_bytes,
+            duration_ms=duration_ms,
+            output_files=links,
+            output_errors=[refusal.in_(job.locale) for refusal in (*ended.collected.refused, *refused)],
+            llm_token_count=attempt.ai_usage.tokens,
+            start=run.start,
+            isolation=run.isolation,
+            peak_memory_bytes=peak_bytes,
+            optimization_tip=advice.tip,
+            estimated_savings=advice.estimated_savings,
+            tuning=advice.tuning,
+        )
 
-    async def _hint(self, job: Job, tree: CodeTree, ran: Execution) -> Text | None:
-        """The advice for a program that failed, or that ended well without doing anything."""
-        if ran.error_type is None:
-            if ran.collected.stdout.head or ran.collected.stderr.head or ran.collected.files:
+    async def _hint(self, job: Job, tree: CodeTree, ended: Execution) -> Text | None:
+        """Return the advice for a program that failed, or that succeeded without doing anything."""
+        if ended.error_type is None:
+            if ended.collected.stdout.head or ended.collected.stderr.head or ended.collected.files:
                 return None
             source = await in_thread(partial(entry_source, tree, job.runtime))
             return hints.for_silent_success(job.runtime, source)
         facts = hints.Facts(
             runtime=job.runtime,
-            error_type=ran.error_type,
-            exit_code=ran.exit_code,
-            message=str(ran.message),
-            stdout=ran.collected.stdout.head,
-            stderr=ran.collected.stderr.text,
+            error_type=ended.error_type,
+            exit_code=ended.exit_code,
+            message=str(ended.message),
+            stdout=ended.collected.stdout.head,
+            stderr=ended.collected.stderr.text,
             network=job.network,
             open_files=self._settings.max_open_files,
         )
-        return hints.for_run(facts, await _missing_payload(job, tree, ran))
+        return hints.for_run(facts, await _missing_payload(job, tree, ended))
 
-    def _advise(self, job: Job, result: Result, peak_bytes: int) -> None:
-        usage = RunUsage(job.memory_mb, peak_bytes, result.duration_ms, result.error_type)
-        advice = self._parts.tuner.advise(job.function_id, usage, job.locale)
-        result.optimization_tip = advice.tip
-        result.estimated_savings = advice.estimated_savings
-        result.tuning = advice.tuning
+    def _advise(
+        self, job: Job, error_type: ErrorType | None, peak_bytes: int | None, duration_ms: int
+    ) -> Advice:
+        """Return the advice on memoryMb; empty when the peak is unknown."""
+        if peak_bytes is None:
+            return Advice(None, None, None)
+        usage = RunUsage(job.memory_mb, peak_bytes, duration_ms, error_type)
+        return self._parts.tuner.advise(job.function_id, usage, job.locale)
 
     def rejected(self, attempt: Attempt, rejection: Rejected) -> Result:
-        """The result of a job that could not be started, by its sender's fault."""
-        if isinstance(rejection, Remembered):
-            self._parts.remembered(rejection.reason)
+        """Return the result of a job whose program could not be started. The sender or author is to blame."""
+        if isinstance(rejection, CachedRejection):
+            self._parts.on_cached_failure(rejection.kind)
             attempt.timings.build = round(rejection.build_ms, 3) or attempt.timings.build
-        result = self._blank(attempt, rejection.error_type, rejection.message)
-        result.stderr = rejection.stderr.in_(attempt.job.locale)
-        if rejection.hint is not None:
-            result.hint = rejection.hint.in_(attempt.job.locale)
-        return result
+        locale = attempt.job.locale
+        result = self._result(attempt, rejection.error_type, rejection.message)
+        hint = result.hint if rejection.hint is None else rejection.hint.in_(locale)
+        return msgspec.structs.replace(result, stderr=rejection.stderr.in_(locale), hint=hint)
 
     def failed(self, attempt: Attempt, failure: Failure) -> Result:
-        """The result of a job that was given up, by our fault; why in detail is the log's."""
-        message = _LOG_SAYS_MORE.format(message=failure.sender_message)
-        return self._blank(attempt, ErrorType.PLATFORM, message)
+        """Return the result of a job that was given up. The platform is to blame; the log has the details."""
+        message = _SEE_LOG.format(message=failure.sender_message)
+        return self._result(attempt, ErrorType.PLATFORM, message)
 
     def cancelled(self, attempt: Attempt) -> Result:
-        """The result of a job that was cancelled before its program had run, or whose program did not end."""
-        return self._blank(attempt, ErrorType.CANCELLED, _CANCELLED)
+        """Return the result of a cancelled job whose program has not started, or did not end in time."""
+        return self._result(attempt, ErrorType.CANCELLED, _CANCELLED)
 
-    def _blank(self, attempt: Attempt, error_type: ErrorType | None, message: Text | None) -> Result:
-        """A result with what is known of every job."""
+    def _result(
+        self,
+        attempt: Attempt,
+        error_type: ErrorType | None,
+        message: Text | None,
+        exit_code: int = NOT_STARTED,
+    ) -> Result:
+        """Return a result with the fields that every job has."""
         job = attempt.job
-        status = OUTCOMES[error_type].status
-        assert status is not None  # noqa: S101 - the endings without a result do not come here
         attempt.timings.queue = round(attempt.queue_ms, 3)
         attempt.timings.total = round((time.perf_counter() - attempt.started_at) * 1000, 3)
         return Result(
             request_id=job.request_id,
             function_id=job.function_id,
             runtime=job.runtime,
-            status=status,
+            status=results.status_of(error_type),
+            exit_code=exit_code,
             error_type=error_type,
             error_message=None if message is None else message.in_(job.locale),
-            hint=None if error_type is None else hint_for(error_type, job.locale),
+            hint=results.hint_for(error_type, job.locale),
             timings=attempt.timings,
             worker_id=self._settings.worker_id,
             attempt=attempt.number,
         )
 
 
-async def _missing_payload(job: Job, tree: CodeTree, ran: Execution) -> Text | None:
-    """The hint about PAYLOAD for a failed program whose input does not fit the variable."""
-    if ran.error_type not in _OWN_FAULTS or payload.fits_variable(job.payload):
+async def _missing_payload(job: Job, tree: CodeTree, ended: Execution) -> Text | None:
+    """Return the hint about PAYLOAD for a failed program whose input does not fit into the variable."""
+    if not OUTCOMES[ended.error_type].is_end_of_program or payload.fits_variable(job.payload):
         return None
     source = await in_thread(partial(entry_source, tree, job.runtime))
-    return payload.left_out_hint(job.payload, ran.collected.stderr.text, str(ran.message), source)
+    return payload.left_out_hint(job.payload, ended.collected.stderr.text, str(ended.message), source)

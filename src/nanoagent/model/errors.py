@@ -1,27 +1,28 @@
-"""Every exception this package raises on purpose.
+"""Every exception that this package raises on purpose.
 
 ::
 
     NanoAgentError
-    ├── ConfigError            the settings are wrong; every problem at once
-    ├── InvalidCall            a command's arguments are invalid; every problem at once
-    ├── Rejected               the user's fault, found before the program could start (blame: user)
-    │   └── Remembered         it was found with another job, a moment ago
-    ├── UnreadableMessage      a message without a requestId: nobody can be told
-    ├── PlatformError          our side's fault; the job is tried again (blame: platform)
-    │   ├── BrokerError        SQS
-    │   ├── ResultStoreError          Redis
-    │   ├── StorageError       S3
-    │   ├── ContainerError     Docker, or a container that died or misbehaved
-    │   │   ├── ContainerNotMade  by no fault of what it was to be for
-    │   │   ├── KnownToCrash   what was to be run has just taken several down
-    │   │   └── ProtocolError  bytes from a supervisor that break the protocol
-    │   └── StackError         the embedded services of demo, dev and tests (see `local`)
-    │                          Nothing failed, but the work on the job ends:
-    ├── ReturnToQueue          the job goes back to the queue; the reason says if that is an attempt
-    └── Superseded             another worker has the request; nothing of this attempt counts
+    ├── ConfigError               invalid settings; every problem at once
+    ├── InvalidCall               invalid arguments of a command; every problem at once
+    ├── Rejected                  the job's program could not be started (blame: user)
+    │   └── CachedRejection       the same, known from an earlier job
+    ├── UnreadableMessage         a message without a readable requestId
+    ├── PlatformError             the platform failed; the job is tried again (blame: platform)
+    │   ├── BrokerError           SQS
+    │   ├── ResultStoreError      Redis
+    │   ├── StorageError          S3
+    │   ├── ContainerError        Docker, or a container that died or did not answer
+    │   │   ├── ContainerNotMade  no container could be made; nothing was tried in one
+    │   │   ├── CrashLoop         the code has just crashed several containers
+    │   │   └── ProtocolError     a supervisor has broken the protocol
+    │   └── StackError            the embedded services of demo, dev and tests (`dev.local_services`)
+    │
+    │   These two end the work on a job, but nothing has failed:
+    ├── ReturnToQueue             the job is returned to the queue; its reason says whether that is an attempt
+    └── Superseded                another worker has claimed the request; this attempt does not count
 
-Vendors' exceptions are translated at the adapters, `from exc`.
+Adapters translate the exceptions of their vendors' libraries into these (`raise ... from exc`).
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 
 def one_line(text: str) -> str:
-    """A stranger's text as a sentence for a person may have it: what cannot be printed is escaped.
+    """Return an untrusted text as one line, with characters that are not printable escaped.
 
-    Line breaks would make two log lines of one, and escape sequences are orders to a terminal.
+    Line breaks would split a log line in two, and escape sequences control terminals.
     """
     if text.isprintable():
         return text
@@ -51,14 +52,14 @@ def one_line(text: str) -> str:
 
 
 class NanoAgentError(Exception):
-    """The root of the tree above."""
+    """The root of the exceptions of this package."""
 
 
 class ConfigError(NanoAgentError):
-    """The settings cannot be used.
+    """The settings are invalid.
 
     Args:
-        problems: One sentence each, starting with the environment variable's name.
+        problems: One sentence for each problem; it begins with the name of the environment variable.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -66,11 +67,11 @@ class ConfigError(NanoAgentError):
         self.problems = tuple(problems)
 
 
-class InvalidCall(NanoAgentError):  # noqa: N818 - names the thing that is wrong
-    """A command's arguments are invalid.
+class InvalidCall(NanoAgentError):  # noqa: N818 - named after the thing that is invalid
+    """The arguments of a command are invalid.
 
     Args:
-        problems: One sentence each, starting with the option, file or folder.
+        problems: One sentence for each problem; it begins with the option, the file or the folder.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -78,15 +79,15 @@ class InvalidCall(NanoAgentError):  # noqa: N818 - names the thing that is wrong
         self.problems = tuple(problems)
 
 
-class Rejected(NanoAgentError):  # noqa: N818 - the field's word for it; the job is rejected, nothing erred
-    """The job cannot run, and that is the fault of whoever sent it.
+class Rejected(NanoAgentError):  # noqa: N818 - the usual word: the job is rejected
+    """The program of the job cannot be started. Its sender or author is to blame.
 
     Args:
-        error_type: One of the outcome table's user faults.
-        message: What is wrong: the field or entry, the value, the rule.
-        hint: What to do about it, or None for the table's own hint.
-        stderr: What a compiler said, for BUILD_FAILED.
-        certain: Whether the same code would be rejected again, whatever else the machine does.
+        error_type: An error type whose blame is `user` in the outcome table.
+        message: What is wrong: the field or the entry of the zip file, its value, and the rule.
+        hint: The remedy; None for the default hint of the outcome table.
+        stderr: The output of the compiler, for BUILD_FAILED.
+        certain: Whether the same code would be rejected again on any machine at any time.
     """
 
     def __init__(
@@ -106,55 +107,56 @@ class Rejected(NanoAgentError):  # noqa: N818 - the field's word for it; the job
         self.certain = certain
 
 
-class Remembered(Rejected):
-    """What another job of the same code was rejected for, without another look.
+class CachedRejection(Rejected):
+    """The job is rejected because another job with the same code was rejected a short time ago.
 
     Args:
-        error_type: As `Rejected`.
-        message: Likewise; it says that it is remembered.
-        reason: Whose memory it is: `build` or `archive`.
-        build_ms: How long the build took that failed, milliseconds.
+        error_type: See `Rejected`.
+        message: See `Rejected`. It says that the failure is remembered.
+        kind: The cache that has the rejection: `build` or `archive`.
+        build_ms: The duration of the failed build, milliseconds.
         rejected: Further arguments of `Rejected`.
     """
 
     def __init__(
-        self, error_type: ErrorType, message: Text, *, reason: str, build_ms: float = 0, **rejected: Any
+        self, error_type: ErrorType, message: Text, *, kind: str, build_ms: float = 0, **rejected: Any
     ) -> None:
         super().__init__(error_type, message, **rejected)
-        self.reason = reason
+        self.kind = kind
         self.build_ms = build_ms
 
 
-class UnreadableMessage(NanoAgentError):  # noqa: N818 - names the thing, as the contract does
-    """A message from which no requestId can be read, so that no result can be addressed."""
+class UnreadableMessage(NanoAgentError):  # noqa: N818 - the word of the contract
+    """The message has no readable requestId, so that no result can be published."""
 
 
 class PlatformError(NanoAgentError):
-    """Something of ours failed; trying the job again may help.
+    """The platform failed. Another attempt at the job may succeed.
 
-    Its text is for the log: it names addresses and folders, and quotes services. Senders must not see these.
+    The text of the exception is for the log only. It has addresses and folders, and quotes services, which
+    senders must not see.
 
     Attributes:
-        sender_message: What the sender is told instead.
+        sender_message: The text for the sender.
     """
 
     sender_message: Text = Text("the worker failed", "워커에 문제가 생겼습니다")
 
 
 class BrokerError(PlatformError):
-    """The queue did not do what was asked."""
+    """An operation of the queue failed."""
 
     sender_message = Text("the queue failed", "큐에 문제가 생겼습니다")
 
 
 class ResultStoreError(PlatformError):
-    """The result could not be stored, or the store could not be asked."""
+    """An operation of the result store failed."""
 
     sender_message = Text("the result store failed", "결과 저장소에 문제가 생겼습니다")
 
 
 class StorageError(PlatformError):
-    """The object store failed (not: the object is missing, see `storage.base.ObjectMissing`)."""
+    """An operation of the object store failed. A missing object is `storage.base.ObjectMissing` instead."""
 
     sender_message = Text(
         "the object store, or the worker's cache of it, failed",
@@ -163,7 +165,7 @@ class StorageError(PlatformError):
 
 
 class ContainerError(PlatformError):
-    """A container could not be made, or died, or did not answer."""
+    """A container could not be made, died, or did not answer."""
 
     sender_message = Text(
         "the job's container could not be made, or failed",
@@ -171,19 +173,19 @@ class ContainerError(PlatformError):
     )
 
 
-class ContainerNotMade(ContainerError):  # noqa: N818 - says what did not happen
-    """No container could be had; nothing has been tried in one."""
+class ContainerNotMade(ContainerError):  # noqa: N818 - names what has not happened
+    """No container could be made. Nothing was tried in one, so the code is not the cause."""
 
 
-class KnownToCrash(ContainerError):  # noqa: N818 - said of the code
-    """Code that has taken down its containers again and again is not given another for a while.
+class CrashLoop(ContainerError):  # noqa: N818 - named after the behaviour of the code
+    """The code has crashed its containers several times in sequence, and is not tried for a while.
 
     Args:
-        memory: What is remembered, for the sender as well.
+        memory: The number and time of the crashes, for the log and the sender.
     """
 
     def __init__(self, memory: Text) -> None:
-        super().__init__(f"the code takes its containers down ({memory})")
+        super().__init__(f"the code crashes its containers ({memory})")
         self.sender_message = Text("{message} ({memory})", "{message} ({memory})").format(
             message=ContainerError.sender_message, memory=memory
         )
@@ -194,15 +196,15 @@ class ProtocolError(ContainerError):
 
 
 class ReturnToQueue(NanoAgentError):  # noqa: N818 - names what happens to the job
-    """The job goes back to the queue, for lack of room for example.
+    """The job must be returned to the queue, for example because there is no room.
 
     Args:
-        detail: Why, for the log.
-        delay_s: The delay until it can be received again, seconds; None: the delay of the reason.
-        reason: Why. It decides alone whether this counts as an attempt (`returns.RULES`).
+        detail: The reason as a sentence, for the log.
+        delay_s: The delay until the job can be received again, seconds; None: the delay of the reason.
+        reason: The reason. It alone decides whether the return counts as an attempt (`returns.RULES`).
 
     Attributes:
-        sender_message: What the sender is told if the job ends by it.
+        sender_message: The text for the sender, if this was the last attempt.
     """
 
     sender_message: Text = Text(
@@ -218,5 +220,5 @@ class ReturnToQueue(NanoAgentError):  # noqa: N818 - names what happens to the j
         self.reason = reason
 
 
-class Superseded(NanoAgentError):  # noqa: N818 - a fact about the attempt, not a failure
+class Superseded(NanoAgentError):  # noqa: N818 - a state of the attempt, and not a failure
     """A store has shown that another worker has claimed the request since."""

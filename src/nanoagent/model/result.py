@@ -1,13 +1,14 @@
-"""How a job can end, and what is told about it: the outcome table and the result document.
+"""The outcome table and the result document. docs/contract.md, sections 3 and 4, describes both.
 
-One table (`OUTCOMES`) decides status, blame, what happens to the message and how it is counted. The
-README's table and the tests are made from it. docs/contract.md, sections 3 and 4, describes both.
+One table (`OUTCOMES`) has, for each way in which a job can end: the status, the exit codes that are possible,
+the blame, what happens to the message, the metric label and the default hint. A `Result` whose status, exit
+code and error type do not fit together cannot be constructed. The README's table is generated from this one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 import msgspec
@@ -16,7 +17,7 @@ from nanoagent.model.text import Text
 
 
 class Status(StrEnum):
-    """The three words a consumer switches on."""
+    """The status of a result; the values are part of the contract."""
 
     SUCCESS = "SUCCESS"
     FAILED = "FAILED"
@@ -24,7 +25,7 @@ class Status(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose fault an outcome is."""
+    """Who is to blame for an outcome."""
 
     NOBODY = "-"
     USER = "user"
@@ -32,7 +33,7 @@ class Blame(StrEnum):
 
 
 class Settle(StrEnum):
-    """What happens to the message."""
+    """What happens to the message; the values are texts of the README's table."""
 
     ACK = "acked"
     POISON = "left for the queue's redrive policy, else moved to the dead-letter queue, else acked and logged"
@@ -41,7 +42,7 @@ class Settle(StrEnum):
 
 
 class ErrorType(StrEnum):
-    """Every way a job can end other than well. Wire names: they never change."""
+    """Every way in which a job can end without success; the values are part of the contract."""
 
     USER_ERROR = "USER_ERROR"
     SIGNAL = "SIGNAL"
@@ -59,6 +60,29 @@ class ErrorType(StrEnum):
     INTERRUPTED = "INTERRUPTED"
 
 
+NOT_STARTED: Final = -1
+"""The exit code of a job whose program did not start."""
+
+KILLED: Final = 128 + 9
+"""The exit code of a program that the platform killed: 128 + SIGKILL."""
+
+
+class ExitCodes(Enum):
+    """The exit codes that an outcome allows."""
+
+    ZERO = range(1)
+    NON_ZERO = range(1, 256)
+    SIGNAL = range(129, 256)  # 128 + the signal's number
+    ANY = range(256)  # also 0: a child may have reached the limit, or the program may have ended meanwhile
+    NOT_STARTED = range(-1, 0)
+    ANY_OR_NOT_STARTED = range(-1, 256)
+    NO_RESULT = range(0)  # no result is published, so no exit code is possible
+
+    def allow(self, exit_code: int) -> bool:
+        """Whether the exit code is one of them."""
+        return exit_code in self.value
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One row of the table.
@@ -66,32 +90,53 @@ class Outcome:
     Attributes:
         error_type: None for success.
         status: None when no result is published.
-        blame: Whose fault it is.
+        exit_codes: The exit codes that a result of this outcome can have.
+        blame: Who is to blame.
         settle: What happens to the message.
         label: The `status` label of `worker_jobs_processed_total`.
-        meaning: When it happens, for documentation.
-        hint: The advice for the author; None where there is nothing to do.
+        meaning: When the outcome happens, for the documents.
+        hint: The default advice for the author of the function; None where none is needed.
     """
 
     error_type: ErrorType | None
     status: Status | None
+    exit_codes: ExitCodes
     blame: Blame
     settle: Settle
     label: str
     meaning: str
     hint: Text | None = None
 
+    @property
+    def is_end_of_program(self) -> bool:
+        """Whether the program ended by itself: it exited, or caused the signal that ended it."""
+        return self.exit_codes in {ExitCodes.ZERO, ExitCodes.NON_ZERO, ExitCodes.SIGNAL}
 
-_E, _S, _B = ErrorType, Status, Blame
+    def check(self, status: Status, exit_code: int) -> None:
+        """Check that a result of this outcome can have that status and exit code.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        name = self.error_type or Status.SUCCESS
+        if status is not self.status:
+            raise ValueError(f"a result of {name} has the status {self.status}, not {status}")
+        if not self.exit_codes.allow(exit_code):
+            codes = self.exit_codes.value
+            raise ValueError(f"a result of {name} has an exit code in {codes}, not {exit_code}")
+
+
+_E, _S, _B, _X = ErrorType, Status, Blame, ExitCodes
 
 SUCCESS: Final = Outcome(
-    None, _S.SUCCESS, _B.NOBODY, Settle.ACK, "success", "exit code 0 and no limit was hit"
+    None, _S.SUCCESS, _X.ZERO, _B.NOBODY, Settle.ACK, "success", "exit code 0 and no limit was hit"
 )
 
 _FAILURES: Final = (
     Outcome(
         _E.USER_ERROR,
         _S.FAILED,
+        _X.NON_ZERO,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -104,6 +149,7 @@ _FAILURES: Final = (
     Outcome(
         _E.SIGNAL,
         _S.FAILED,
+        _X.SIGNAL,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -116,6 +162,7 @@ _FAILURES: Final = (
     Outcome(
         _E.TIMEOUT,
         _S.TIMEOUT,
+        _X.ANY,
         _B.USER,
         Settle.ACK,
         "timeout",
@@ -128,6 +175,7 @@ _FAILURES: Final = (
     Outcome(
         _E.OUT_OF_MEMORY,
         _S.FAILED,
+        _X.ANY,
         _B.USER,
         Settle.ACK,
         "oom",
@@ -140,6 +188,7 @@ _FAILURES: Final = (
     Outcome(
         _E.DISK_LIMIT,
         _S.FAILED,
+        _X.ANY,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -154,6 +203,7 @@ _FAILURES: Final = (
     Outcome(
         _E.PROCESS_LIMIT,
         _S.FAILED,
+        _X.ANY,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -166,6 +216,7 @@ _FAILURES: Final = (
     Outcome(
         _E.BUILD_FAILED,
         _S.FAILED,
+        _X.NOT_STARTED,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -178,6 +229,7 @@ _FAILURES: Final = (
     Outcome(
         _E.INVALID_CODE,
         _S.FAILED,
+        _X.NOT_STARTED,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -190,6 +242,7 @@ _FAILURES: Final = (
     Outcome(
         _E.CODE_NOT_FOUND,
         _S.FAILED,
+        _X.NOT_STARTED,
         _B.USER,
         Settle.ACK,
         "failure",
@@ -202,6 +255,7 @@ _FAILURES: Final = (
     Outcome(
         _E.INVALID_JOB,
         _S.FAILED,
+        _X.NOT_STARTED,
         _B.USER,
         Settle.ACK,
         "invalid",
@@ -214,6 +268,7 @@ _FAILURES: Final = (
     Outcome(
         _E.UNREADABLE,
         None,
+        _X.NO_RESULT,
         _B.NOBODY,
         Settle.POISON,
         "invalid",
@@ -222,6 +277,7 @@ _FAILURES: Final = (
     Outcome(
         _E.PLATFORM,
         _S.FAILED,
+        _X.NOT_STARTED,
         _B.PLATFORM,
         Settle.RETRY,
         "error",
@@ -234,6 +290,7 @@ _FAILURES: Final = (
     Outcome(
         _E.CANCELLED,
         _S.FAILED,
+        _X.ANY_OR_NOT_STARTED,
         _B.NOBODY,
         Settle.ACK,
         "cancelled",
@@ -242,6 +299,7 @@ _FAILURES: Final = (
     Outcome(
         _E.INTERRUPTED,
         None,
+        _X.NO_RESULT,
         _B.PLATFORM,
         Settle.RELEASE,
         "interrupted",
@@ -255,30 +313,45 @@ OUTCOMES: Final[dict[ErrorType | None, Outcome]] = {
 }
 
 
-def hint_for(error_type: ErrorType, locale: str) -> str | None:
-    """The table's advice for an ending, in `locale` (`ko` or `en`)."""
+def status_of(error_type: ErrorType | None) -> Status:
+    """Return the status of a result with that error type.
+
+    Args:
+        error_type: How the job has ended; None for success.
+
+    Raises:
+        ValueError: No result is published for it.
+    """
+    status = OUTCOMES[error_type].status
+    if status is None:
+        raise ValueError(f"no result is published for {error_type}")
+    return status
+
+
+def hint_for(error_type: ErrorType | None, locale: str) -> str | None:
+    """Return the default hint of the table in `locale` (`ko` or `en`); None where the table has none."""
     hint = OUTCOMES[error_type].hint
     return None if hint is None else hint.in_(locale)
 
 
 class Start(StrEnum):
-    """Where the run's container came from."""
+    """The state of the run's container before the run."""
 
-    HOT = "hot"
-    WARM = "warm"
-    COLD = "cold"
+    HOT = "hot"  # it had served this function before
+    WARM = "warm"  # it was ready
+    COLD = "cold"  # it was made for this job
 
 
 class Isolation(StrEnum):
-    """What stands between one run and the next (levels L2, L1, L0 of the design)."""
+    """The isolation level: the boundary between one run and the next."""
 
-    SANDBOX = "sandbox"
-    SHARED = "shared"
-    CONTAINER = "container"
+    SANDBOX = "sandbox"  # L2: a sandbox for each run
+    SHARED = "shared"  # L1: runs of one function share a container, which is wiped in between
+    CONTAINER = "container"  # L0: a container for each run
 
 
 class OutputError(msgspec.Struct, frozen=True, rename="camel"):
-    """A file that was left in /output and not uploaded, and why."""
+    """A file below /output that was not uploaded, and the reason."""
 
     path: str
     reason: str
@@ -286,29 +359,29 @@ class OutputError(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An output file that is not uploaded, and why, in every language.
+    """An output file that is not uploaded, and the reason in every language.
 
     Attributes:
-        path: As a result shows it; empty for all files, or for several.
-        reason: The sentence.
+        path: The path as the result shows it; empty when the reason is for several files or for all.
+        reason: The reason as a sentence.
     """
 
     path: str
     reason: Text
 
     def in_(self, locale: str) -> OutputError:
-        """As the result has it."""
+        """Return the entry of the result, in `locale` (`ko` or `en`)."""
         return OutputError(self.path, self.reason.in_(locale))
 
 
 class Tuning(msgspec.Struct, frozen=True, rename="camel"):
-    """The AutoTuner's advice, for machines.
+    """The advice of the AutoTuner, in numbers.
 
     Attributes:
-        recommended_memory_mb: What memoryMb should be.
-        confidence: 0 … 1.
-        samples: How many runs the advice rests on.
-        savings_percent: Of the run's price, positive when the advice is cheaper.
+        recommended_memory_mb: The recommended value of memoryMb, MiB.
+        confidence: From 0 to 1.
+        samples: The number of runs that the advice is based on.
+        savings_percent: The savings in percent of the run's price; negative when the advice costs more.
     """
 
     recommended_memory_mb: int
@@ -318,7 +391,7 @@ class Tuning(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Timings(msgspec.Struct, rename="camel"):
-    """Milliseconds per phase; 0 where a phase did not happen."""
+    """The duration of each phase in milliseconds; 0 for a phase that did not happen."""
 
     queue: float = 0
     fetch: float = 0
@@ -330,18 +403,22 @@ class Timings(msgspec.Struct, rename="camel"):
     total: float = 0
 
 
-class Result(msgspec.Struct, rename="camel", kw_only=True):
+class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """The document that is stored at `job:{requestId}` and published on `result:{requestId}`.
 
-    `stdout_url` and `stderr_url` are set when the whole logs were too large for the document and lie in
-    S3 (MAX_RESULT_BYTES); all other fields are the contract's section 3.
+    docs/contract.md, section 3, describes the fields. `stdout_url` and `stderr_url` are set when the logs
+    were too large for the document (MAX_RESULT_BYTES), so that the whole logs are in S3.
+
+    Raises:
+        ValueError: Status, exit code and error type do not fit together (`Outcome.check`). `decode` raises
+            `msgspec.ValidationError` instead.
     """
 
     request_id: str
     function_id: str
     runtime: str
     status: Status
-    exit_code: int = -1
+    exit_code: int = NOT_STARTED
     stdout: str = ""
     stderr: str = ""
     stdout_truncated_bytes: int = 0
@@ -365,9 +442,12 @@ class Result(msgspec.Struct, rename="camel", kw_only=True):
     worker_id: str = ""
     attempt: int = 1
 
+    def __post_init__(self) -> None:
+        self.outcome.check(self.status, self.exit_code)
+
     @property
     def outcome(self) -> Outcome:
-        """The row of the table that this result is an instance of."""
+        """The row of the outcome table for this result."""
         return OUTCOMES[self.error_type]
 
 
@@ -376,14 +456,16 @@ _decoder = msgspec.json.Decoder(Result)
 
 
 def encode(result: Result) -> bytes:
-    """The result as the JSON that consumers read."""
+    """Return the result as JSON, as it is published."""
     return _encoder.encode(result)
 
 
 def decode(document: bytes | str) -> Result:
-    """The inverse of `encode`.
+    """Return the result of a JSON document that `encode` has made.
 
     Raises:
-        msgspec.ValidationError: The document is not one of ours.
+        msgspec.DecodeError: The document is not JSON.
+        msgspec.ValidationError: The document is not a result, or its status, exit code and error type do not
+            fit together.
     """
     return _decoder.decode(document)

@@ -12,8 +12,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.code_cache import CodeTree
-from nanoagent.jobs.failures import Failures
-from nanoagent.jobs.runner import Attempt, Runner, environment_of
+from nanoagent.jobs.attempt import Attempt
+from nanoagent.jobs.environment import environment_of
+from nanoagent.jobs.failure_cache import FailureCache
+from nanoagent.jobs.runner import Runner
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.errors import PlatformError, Rejected, ReturnToQueue
 from nanoagent.model.job import Job, Runtime
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.container.execution import Execution
-    from nanoagent.jobs.runner import RunnerParts
+    from nanoagent.jobs.parts import RunnerParts
     from nanoagent.model.result import Isolation
     from nanoagent.selftest.checks import LimitTest, Operation
 
@@ -109,7 +111,7 @@ class Suite:
         output_bytes = max(parts.settings.max_output_bytes, _ANSWERS_BYTES)
         self._settings = parts.settings.model_copy(update={"max_output_bytes": output_bytes})
         # A separate failure cache: the self-test and the jobs must not see each other's failures.
-        self._runner = Runner(replace(parts, settings=self._settings, failures=Failures()))
+        self._runner = Runner(replace(parts, settings=self._settings, failures=FailureCache()))
         self._folder = folder
 
     async def run(self, runtime: Runtime) -> list[CheckResult]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent.host.shielding import uninterrupted
-from nanoagent.jobs.runner import Attempt
+from nanoagent.jobs.attempt import Attempt
 from nanoagent.model import result as results
 from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
 from nanoagent.model.job import InvalidJob, Runtime
@@ -248,7 +248,7 @@ def _rejection(invalid: InvalidJob, worker_id: str, attempt: int) -> Result:
         request_id=invalid.request_id,
         function_id=invalid.function_id,
         runtime=invalid.runtime,
-        status=results.OUTCOMES[rejection.error_type].status or results.Status.FAILED,
+        status=results.status_of(rejection.error_type),
         error_type=rejection.error_type,
         error_message=rejection.message.in_(locale),
         hint=results.hint_for(rejection.error_type, locale) if hint is None else hint.in_(locale),

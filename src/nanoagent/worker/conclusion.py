@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.jobs.runner import Attempt
+from nanoagent.jobs.attempt import Attempt
 from nanoagent.model import result as results
 from nanoagent.model.errors import ResultStoreError, ReturnToQueue
 from nanoagent.model.returns import RULES, Rule

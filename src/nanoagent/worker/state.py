@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from nanoagent.broker.base import Delivery
-    from nanoagent.jobs.runner import Attempt
+    from nanoagent.jobs.attempt import Attempt
     from nanoagent.model.job import Job
     from nanoagent.results.base import Claim
     from nanoagent.worker.lifecycle import Lifecycle

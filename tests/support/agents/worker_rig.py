@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from nanoagent.broker.base import Delivery
     from nanoagent.container.pool import Pool
     from nanoagent.host.background import Background
+    from nanoagent.jobs.attempt import Attempt
     from nanoagent.jobs.executor import Executor
-    from nanoagent.jobs.runner import Attempt
     from nanoagent.model.job import Runtime
     from nanoagent.model.result import Result
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter

@@ -14,7 +14,7 @@ from nanoagent.container import execution
 from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model import result as results
 from nanoagent.model.errors import ContainerError
-from nanoagent.model.result import Result, Start, Status
+from nanoagent.model.result import Result, Start
 from nanoagent.supervisor import wire
 from support.checks.raw_archives import Choices
 from support.doubles import fake_supervisor as says
@@ -213,7 +213,7 @@ def _check_ended(ended: Execution, spool: Path) -> None:
         request_id="r",
         function_id="f",
         runtime="python",
-        status=Status.FAILED,
+        status=results.status_of(ended.error_type),
         exit_code=ended.exit_code,
         stdout=collected.stdout.text,
         stderr=collected.stderr.text,

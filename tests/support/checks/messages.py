@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from nanoagent.jobs.runner import environment_of
+from nanoagent.jobs.environment import environment_of
 from nanoagent.model import result as results
 from nanoagent.model.errors import UnreadableMessage
 from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, Runtime, parse_job

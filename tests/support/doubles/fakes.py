@@ -12,7 +12,7 @@ from nanoagent.config import Settings
 from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model import result as results
 from nanoagent.model.job import Job, Runtime
-from nanoagent.model.result import ErrorType, Result, Start, Status
+from nanoagent.model.result import ErrorType, Result, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.policy import Binding
     from nanoagent.jobs.admission import Admission
-    from nanoagent.jobs.runner import Attempt
+    from nanoagent.jobs.attempt import Attempt
     from nanoagent.model.errors import PlatformError
 
 DEADLINE_S = 30  # a hang is a failure; nothing is measured by it
@@ -144,8 +144,8 @@ def finished(attempt: Attempt, error_type: ErrorType | None = None, error: str |
         request_id=job.request_id,
         function_id=job.function_id,
         runtime=job.runtime,
-        status=results.OUTCOMES[error_type].status or Status.FAILED,
-        exit_code=0 if started else -1,
+        status=results.status_of(error_type),
+        exit_code=results.OUTCOMES[error_type].exit_codes.value[0],
         error_type=error_type,
         error_message=error,
         start=Start.WARM if started else None,

@@ -36,6 +36,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "function_id": "demo-python-llm",
         "runtime": "python",
         "status": Status.SUCCESS,
+        "exit_code": 0,
         "start": Start.HOT,
         "timings": Timings(run=12.4, total=34.6),
         "peak_memory_bytes": 10 * 1024 * 1024,
@@ -74,6 +75,7 @@ def test_a_job_that_never_started_is_shown_with_dashes():
             Runtime.CPP,
             document(
                 status=Status.FAILED,
+                exit_code=-1,
                 error_type=ErrorType.BUILD_FAILED,
                 start=None,
                 peak_memory_bytes=None,
@@ -103,6 +105,7 @@ def test_a_round_that_went_well_ends_with_0():
 def test_a_failure_ends_with_1_and_says_why_whatever_the_words_look_like():
     failed = document(
         status=Status.FAILED,
+        exit_code=1,
         error_type=ErrorType.USER_ERROR,
         error_message="KeyError: [/red] [bold]x",
         hint="Read [/stderr].",

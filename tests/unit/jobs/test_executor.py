@@ -22,16 +22,19 @@ from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
 from nanoagent.jobs.admission import Admission
 from nanoagent.jobs.admission_rules import Budget
+from nanoagent.jobs.attempt import Attempt
+from nanoagent.jobs.environment import environment_of
 from nanoagent.jobs.executor import Executor, ExecutorParts
-from nanoagent.jobs.failures import Failures
+from nanoagent.jobs.failure_cache import FailureCache
 from nanoagent.jobs.outputs import OutputUploader
-from nanoagent.jobs.runner import Attempt, Runner, RunnerParts, environment_of
+from nanoagent.jobs.parts import RunnerParts
+from nanoagent.jobs.runner import Runner
 from nanoagent.jobs.tuner import Prices, Tuner
 from nanoagent.model.errors import (
     BrokerError,
     ContainerError,
     ContainerNotMade,
-    KnownToCrash,
+    CrashLoop,
     PlatformError,
     ProtocolError,
     ResultStoreError,
@@ -95,7 +98,7 @@ class Rig:
         self.runs: list[RunRequest] = []
         self.plays: list[Run] = []
         self.used_mb: list[int] = []
-        self.failures = Failures.remembered_for(self.settings.failure_memory_seconds)
+        self.failures = FailureCache.for_seconds(self.settings.failure_memory_seconds)
         self.remembered: list[str] = []
 
     def put(self, files: dict[str, str], key: str = "f.zip") -> None:
@@ -154,7 +157,7 @@ class Rig:
                     runner=runner,
                     outputs=OutputUploader(self.store, settings, Metrics()),
                     tuner=Tuner(prices, settings.largest_job_mb),
-                    remembered=self.remembered.append,
+                    on_cached_failure=self.remembered.append,
                 )
             )
             yield self
@@ -442,7 +445,7 @@ async def test_each_rejection_and_failure_is_told_in_the_language_of_the_job(
             rig.executor.failed(attempt, failure("for the log"))
             for failure in (PlatformError, BrokerError, ResultStoreError, StorageError, ContainerError)
         ),
-        rig.executor.failed(attempt, KnownToCrash(Text("it crashed", "비정상 종료했습니다"))),
+        rig.executor.failed(attempt, CrashLoop(Text("it crashed", "비정상 종료했습니다"))),
     ]
     for result in told:
         texts = said_by_us(result)
@@ -611,7 +614,7 @@ async def test_code_that_took_three_containers_down_gets_no_other_and_other_code
         rig.play(ContainerError("died"))
         with pytest.raises(ContainerError, match="died"):
             await rig.run()
-    with pytest.raises(KnownToCrash) as refusal:
+    with pytest.raises(CrashLoop) as refusal:
         await rig.run()
     assert len(rig.runs) == 3
     told = rig.executor.failed(attempt_at(make_job()), refusal.value).error_message
@@ -645,7 +648,7 @@ async def test_a_job_that_waited_for_its_slot_meanwhile_is_not_let_through_eithe
                 await asyncio.sleep(0)
         gate.set()
         first, second = await asyncio.gather(*jobs, return_exceptions=True)
-    assert {type(first), type(second)} == {ContainerError, KnownToCrash}
+    assert {type(first), type(second)} == {ContainerError, CrashLoop}
     assert len(rig.runs) == 3
 
 
@@ -777,7 +780,7 @@ async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
         return ended()
 
     rig.plays.append(leave_a_file)
-    with pytest.raises(PlatformError, match="output files could not be kept"):
+    with pytest.raises(PlatformError, match="output files could not be written"):
         await rig.run()
 
 

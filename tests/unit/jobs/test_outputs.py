@@ -111,9 +111,8 @@ def spool(tmp_path: Path) -> Callable[..., OutputFile]:
 
 
 def a_result(**changes: Any) -> Result:
-    return msgspec.structs.replace(
-        Result(request_id="r1", function_id="f", runtime="python", status=Status.SUCCESS), **changes
-    )
+    blank = Result(request_id="r1", function_id="f", runtime="python", status=Status.SUCCESS, exit_code=0)
+    return msgspec.structs.replace(blank, **changes)
 
 
 # --- files

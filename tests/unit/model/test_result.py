@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -24,6 +25,9 @@ from nanoagent.model.result import (
     Tuning,
     hint_for,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
 
@@ -57,9 +61,8 @@ TABLE = {
 
 
 def a_result(**changes: object) -> Result:
-    return msgspec.structs.replace(
-        Result(request_id="r1", function_id="f", runtime="python", status=Status.SUCCESS), **changes
-    )
+    blank = Result(request_id="r1", function_id="f", runtime="python", status=Status.SUCCESS, exit_code=0)
+    return msgspec.structs.replace(blank, **changes)
 
 
 # --- the table
@@ -100,7 +103,80 @@ def test_whoever_could_do_something_is_told_what_in_both_languages(error_type: E
 
 def test_a_result_knows_its_row():
     assert a_result().outcome is OUTCOMES[None]
-    assert a_result(error_type=ErrorType.SIGNAL).outcome is OUTCOMES[ErrorType.SIGNAL]
+    signal = a_result(status=Status.FAILED, error_type=ErrorType.SIGNAL, exit_code=139)
+    assert signal.outcome is OUTCOMES[ErrorType.SIGNAL]
+
+
+# --- legal combinations
+
+# Contract, section 3: the exit code is the program's, 128 + n after signal n, and -1 if it never started.
+NEVER_STARTED = {"BUILD_FAILED", "INVALID_CODE", "CODE_NOT_FOUND", "INVALID_JOB", "PLATFORM"}
+LIMITS = {"TIMEOUT", "OUT_OF_MEMORY", "DISK_LIMIT", "PROCESS_LIMIT"}
+EXIT_CODES: dict[str | None, Collection[int]] = {
+    None: (0,),
+    "USER_ERROR": range(1, 256),
+    "SIGNAL": range(129, 256),
+    **dict.fromkeys(NEVER_STARTED, (-1,)),
+    **dict.fromkeys(LIMITS, range(256)),
+    "CANCELLED": range(-1, 256),
+    "UNREADABLE": (),
+    "INTERRUPTED": (),
+}
+
+
+def make(status: str, exit_code: int, error_type: ErrorType | None) -> Result:
+    return Result(
+        request_id="r1",
+        function_id="f",
+        runtime="python",
+        status=Status(status),
+        exit_code=exit_code,
+        error_type=error_type,
+    )
+
+
+@pytest.mark.parametrize("error_type", OUTCOMES, ids=str)
+def test_only_the_combinations_of_the_table_can_be_constructed(error_type: ErrorType | None):
+    allowed = set()
+    for status in Status:
+        for exit_code in range(-2, 258):
+            try:
+                made = make(status, exit_code, error_type)
+            except ValueError:
+                continue
+            allowed.add((made.status, made.exit_code))
+    assert allowed == {(TABLE[error_type][0], exit_code) for exit_code in EXIT_CODES[error_type]}
+
+
+def test_a_legal_result_cannot_be_made_illegal():
+    result = make("FAILED", 3, ErrorType.USER_ERROR)
+    with pytest.raises(AttributeError):
+        result.exit_code = 0  # type: ignore[misc]
+    with pytest.raises(ValueError, match="a result of USER_ERROR has an exit code in"):
+        msgspec.structs.replace(result, exit_code=0)
+    with pytest.raises(ValueError, match="a result of TIMEOUT has the status TIMEOUT, not FAILED"):
+        msgspec.structs.replace(result, error_type=ErrorType.TIMEOUT)
+
+
+def test_an_illegal_document_is_refused():
+    document = json.loads(results.encode(make("FAILED", 3, ErrorType.USER_ERROR)))
+    for change in ({"exitCode": 0}, {"status": "SUCCESS"}, {"errorType": None}, {"errorType": "INTERRUPTED"}):
+        with pytest.raises(msgspec.ValidationError):
+            results.decode(json.dumps(document | change))
+
+
+@pytest.mark.parametrize("error_type", ErrorType)
+def test_an_outcome_without_a_result_has_no_status(error_type: ErrorType):
+    if TABLE[error_type][0] is None:
+        with pytest.raises(ValueError, match="no result is published"):
+            results.status_of(error_type)
+    else:
+        assert results.status_of(error_type) == TABLE[error_type][0]
+
+
+def test_a_program_has_ended_by_itself_only_without_a_limit_or_a_kill():
+    by_itself = {error_type for error_type, outcome in OUTCOMES.items() if outcome.is_end_of_program}
+    assert by_itself == {None, "USER_ERROR", "SIGNAL"}
 
 
 # --- the document
@@ -144,30 +220,42 @@ def test_what_is_not_known_is_null_and_not_left_out():
     document = json.loads(results.encode(a_result()))
     for name in ("peakMemoryBytes", "optimizationTip", "tuning", "errorType", "hint", "stdoutUrl", "start"):
         assert document[name] is None
+    blank = Result(
+        request_id="r1",
+        function_id="f",
+        runtime="python",
+        status=Status.FAILED,
+        error_type=ErrorType.INVALID_JOB,
+    )
+    document = json.loads(results.encode(blank))
     assert (document["exitCode"], document["outputFiles"], document["attempt"]) == (-1, [], 1)
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+legal = st.sampled_from([outcome for outcome in OUTCOMES.values() if outcome.status is not None])
 
 
 @UNHURRIED
 @given(
-    st.builds(
-        Result,
-        request_id=text,
-        function_id=text,
-        runtime=text,
-        status=st.sampled_from(Status),
-        stdout=text,
-        error_type=st.none() | st.sampled_from(ErrorType),
-        error_message=st.none() | text,
-        peak_memory_bytes=st.none() | st.integers(0, 2**60),
-        tuning=st.none()
-        | st.builds(Tuning, st.integers(32, 10_240), st.floats(0, 1), st.just(1), st.just(-0.5)),
-        output_files=st.lists(text, max_size=3),
-        output_errors=st.lists(st.builds(OutputError, text, text), max_size=3),
-        timings=st.builds(Timings, run=st.floats(0, 1e9)),
-        start=st.none() | st.sampled_from(Start),
+    legal.flatmap(
+        lambda row: st.builds(
+            Result,
+            request_id=text,
+            function_id=text,
+            runtime=text,
+            status=st.just(row.status),
+            exit_code=st.sampled_from(row.exit_codes.value),
+            stdout=text,
+            error_type=st.just(row.error_type),
+            error_message=st.none() | text,
+            peak_memory_bytes=st.none() | st.integers(0, 2**60),
+            tuning=st.none()
+            | st.builds(Tuning, st.integers(32, 10_240), st.floats(0, 1), st.just(1), st.just(-0.5)),
+            output_files=st.lists(text, max_size=3),
+            output_errors=st.lists(st.builds(OutputError, text, text), max_size=3),
+            timings=st.builds(Timings, run=st.floats(0, 1e9)),
+            start=st.none() | st.sampled_from(Start),
+        )
     )
 )
 def test_a_document_reads_back_as_the_same_result(result: Result):

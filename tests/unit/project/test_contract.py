@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanoagent import config
-from nanoagent.jobs.runner import environment_of
+from nanoagent.jobs.environment import environment_of
 from nanoagent.model import job as jobs
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Result, Timings, Tuning

@@ -18,7 +18,7 @@ import pytest
 
 from nanoagent import config
 from nanoagent.dev.sender import language
-from nanoagent.jobs import runner
+from nanoagent.jobs import environment
 from nanoagent.model import job
 from nanoagent.model.result import OUTCOMES, Blame, ErrorType, Result, Settle
 from nanoagent.telemetry.metrics import Metrics
@@ -231,7 +231,7 @@ def test_every_make_target_is_told_to_someone():
 def test_every_environment_variable_that_is_named_is_known(name):
     a_job = job.parse_job('{"requestId": "a", "s3Key": "b"}', job.JobDefaults("bucket", "model", 128))
     known = {field.upper() for field in config.Settings.model_fields}
-    known |= set(runner.environment_of(a_job)) | set(ErrorType) | set(language.VARIABLES)
+    known |= set(environment.environment_of(a_job)) | set(ErrorType) | set(language.VARIABLES)
     named = {match[1] for span in spans(name) if (match := VARIABLE.fullmatch(span))}
     assert {
         variable

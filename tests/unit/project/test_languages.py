@@ -26,12 +26,13 @@ HANGUL: Final = re.compile("[가-힣]")
 # What takes a sentence for a result: a plain string there would be English in every result.
 TAKE_TEXT: Final = {
     "Rejected": ("error_type", "message", "hint", "stderr"),
-    "Remembered": ("error_type", "message", "hint", "stderr"),
-    "GivenUp": ("why",),
+    "CachedRejection": ("error_type", "message", "hint", "stderr"),
+    "Exhausted": ("sender_message",),
+    "Failed": ("detail", "sender_message"),
     "OutputError": ("path", "reason"),
     "Refusal": ("path", "reason"),
 }
-SENTENCES: Final = {"message", "hint", "why", "reason"}
+SENTENCES: Final = {"message", "hint", "sender_message", "reason"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -118,14 +119,14 @@ def test_the_source_has_texts_in_every_part_that_speaks_to_authors():
         "container/judgment.py",
         "model/errors.py",
         "jobs/executor.py",
-        "jobs/failures.py",
+        "jobs/failure_cache.py",
         "languages/hints.py",
         "model/job.py",
         "model/object_names.py",
         "jobs/outputs.py",
         "model/payload.py",
         "model/result.py",
-        "jobs/runner.py",
+        "jobs/builder.py",
         "supervisor/gap.py",
         "supervisor/session.py",
         "supervisor/wire.py",

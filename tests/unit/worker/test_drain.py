@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.jobs.runner import Attempt
+    from nanoagent.jobs.attempt import Attempt
     from nanoagent.model.result import Result
 
 HOUR_S = 3600

@@ -6,6 +6,7 @@ import re
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from nanoagent.jobs.runner import Attempt
+    from nanoagent.jobs.attempt import Attempt
     from nanoagent.results.memory import MemoryResultStore
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
@@ -477,8 +478,7 @@ def killable(rig: Rig, *, obeys: bool) -> asyncio.Event:
             attempt.control.kill = None
             attempt.control.has_ended = True
         result = finished(attempt, ErrorType.CANCELLED, "the run was called off")
-        result.stdout = "said before"
-        return result
+        return msgspec.structs.replace(result, stdout="said before")
 
     rig.executor.scripts["r1"] = script
     return killed

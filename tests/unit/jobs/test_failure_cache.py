@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.jobs.failures import CrashMemory, FailedBuilds, Failures
+from nanoagent.jobs.failure_cache import BuildFailureCache, CrashCache, FailureCache
 from nanoagent.model.errors import (
+    CachedRejection,
     ContainerError,
     ContainerNotMade,
-    KnownToCrash,
+    CrashLoop,
     Rejected,
-    Remembered,
     ReturnToQueue,
 )
 from nanoagent.model.result import ErrorType
@@ -39,13 +39,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def builds(clock: Clock) -> FailedBuilds:
-    return FailedBuilds(MEMORY_S, clock=clock)
+def builds(clock: Clock) -> BuildFailureCache:
+    return BuildFailureCache(MEMORY_S, clock=clock)
 
 
 @pytest.fixture
-def crashes(clock: Clock) -> CrashMemory:
-    return CrashMemory(MEMORY_S, clock=clock)
+def crashes(clock: Clock) -> CrashCache:
+    return CrashCache(MEMORY_S, clock=clock)
 
 
 def refused_by_compiler() -> Rejected:
@@ -57,7 +57,7 @@ def out_of_time() -> Rejected:
 
 
 def build(
-    builds: FailedBuilds, clock: Clock, rejection: Rejected | None, key: str = "k", took_s: float = 3
+    builds: BuildFailureCache, clock: Clock, rejection: Rejected | None, key: str = "k", took_s: float = 3
 ) -> Rejected | None:
     """One attempt; what it was rejected for."""
     try:
@@ -74,12 +74,12 @@ def build(
 
 
 def test_what_a_compiler_refused_is_not_built_again_for_a_while_and_the_result_says_so(
-    builds: FailedBuilds, clock: Clock
+    builds: BuildFailureCache, clock: Clock
 ):
-    assert not isinstance(build(builds, clock, refused_by_compiler()), Remembered)
+    assert not isinstance(build(builds, clock, refused_by_compiler()), CachedRejection)
     clock.now += 12
     again = build(builds, clock, None)
-    assert isinstance(again, Remembered)
+    assert isinstance(again, CachedRejection)
     assert str(again.message) == (
         "the compiler refused the code"
         " (remembered: built 12 s ago with the same outcome; tried again in 52 s)"
@@ -94,25 +94,27 @@ def test_what_a_compiler_refused_is_not_built_again_for_a_while_and_the_result_s
     assert len(builds) == 0
 
 
-def test_a_build_that_ran_out_of_something_has_to_do_so_twice(builds: FailedBuilds, clock: Clock):
+def test_a_build_that_ran_out_of_something_has_to_do_so_twice(builds: BuildFailureCache, clock: Clock):
     for _ in range(2):
-        assert not isinstance(build(builds, clock, out_of_time(), took_s=120), Remembered)
-    assert isinstance(build(builds, clock, None), Remembered)
+        assert not isinstance(build(builds, clock, out_of_time(), took_s=120), CachedRejection)
+    assert isinstance(build(builds, clock, None), CachedRejection)
 
 
-def test_two_builds_that_ran_out_of_something_long_apart_are_no_sequence(builds: FailedBuilds, clock: Clock):
+def test_two_builds_that_ran_out_of_something_long_apart_are_no_sequence(
+    builds: BuildFailureCache, clock: Clock
+):
     build(builds, clock, out_of_time())
     clock.now += MEMORY_S
     build(builds, clock, out_of_time())
     assert build(builds, clock, None) is None
 
 
-def test_another_key_is_another_build(builds: FailedBuilds, clock: Clock):
+def test_another_key_is_another_build(builds: BuildFailureCache, clock: Clock):
     build(builds, clock, refused_by_compiler(), "one")
     assert build(builds, clock, None, "another") is None
 
 
-def test_failures_of_ours_are_no_failures_of_the_build(builds: FailedBuilds):
+def test_failures_of_ours_are_no_failures_of_the_build(builds: BuildFailureCache):
     for failure in (ContainerError("gone"), ReturnToQueue("no room")):
         with pytest.raises(type(failure)), builds.attempt("k"):
             raise failure
@@ -120,15 +122,17 @@ def test_failures_of_ours_are_no_failures_of_the_build(builds: FailedBuilds):
 
 
 def test_so_many_builds_are_remembered_and_no_more(clock: Clock):
-    builds = FailedBuilds(MEMORY_S, most=2, clock=clock)
+    builds = BuildFailureCache(MEMORY_S, most=2, clock=clock)
     for key in ("one", "two", "three"):
         build(builds, clock, refused_by_compiler(), key)
     assert len(builds) == 2
     assert build(builds, clock, None, "one") is None
-    assert isinstance(build(builds, clock, None, "three"), Remembered)
+    assert isinstance(build(builds, clock, None, "three"), CachedRejection)
 
 
-def test_the_words_are_kept_and_nothing_of_the_job_that_they_came_from(builds: FailedBuilds, clock: Clock):
+def test_the_words_are_kept_and_nothing_of_the_job_that_they_came_from(
+    builds: BuildFailureCache, clock: Clock
+):
     class Job:
         pass
 
@@ -140,13 +144,13 @@ def test_the_words_are_kept_and_nothing_of_the_job_that_they_came_from(builds: F
     seen = fail()
     gc.collect()
     assert seen() is None
-    assert isinstance(build(builds, clock, None), Remembered)
+    assert isinstance(build(builds, clock, None), CachedRejection)
 
 
 # --- crashes
 
 
-def crash(crashes: CrashMemory, clock: Clock, version: str = "v", took_s: float = 1) -> None:
+def crash(crashes: CrashCache, clock: Clock, version: str = "v", took_s: float = 1) -> None:
     """One attempt that takes its container down."""
 
     def attempt() -> None:
@@ -164,26 +168,26 @@ def died(attempt: AbstractContextManager[None]) -> None:
     assert not attempt.__exit__(ContainerError, failure, None)
 
 
-def work(crashes: CrashMemory, version: str) -> None:
+def work(crashes: CrashCache, version: str) -> None:
     with crashes.attempt(version):
         pass
 
 
-def is_refused(crashes: CrashMemory, version: str = "v") -> bool:
+def is_refused(crashes: CrashCache, version: str = "v") -> bool:
     try:
-        crashes.refuse_known(version)
-    except KnownToCrash:
+        crashes.check(version)
+    except CrashLoop:
         return True
     return False
 
 
 def test_code_that_takes_three_containers_down_in_sequence_is_given_no_other_for_a_while(
-    crashes: CrashMemory, clock: Clock
+    crashes: CrashCache, clock: Clock
 ):
     for _ in range(3):
         assert not is_refused(crashes)
         crash(crashes, clock)
-    with pytest.raises(KnownToCrash) as refusal, crashes.attempt("v"):
+    with pytest.raises(CrashLoop) as refusal, crashes.attempt("v"):
         raise AssertionError("was let through")
     assert str(refusal.value.sender_message) == (
         "the job's container could not be made, or failed"
@@ -193,7 +197,7 @@ def test_code_that_takes_three_containers_down_in_sequence_is_given_no_other_for
 
 
 def test_the_pause_grows_to_the_longest_and_lets_one_attempt_at_a_time_through(
-    crashes: CrashMemory, clock: Clock
+    crashes: CrashCache, clock: Clock
 ):
     for _ in range(3):
         crash(crashes, clock, took_s=0)
@@ -207,7 +211,7 @@ def test_the_pause_grows_to_the_longest_and_lets_one_attempt_at_a_time_through(
         died(attempt)
 
 
-def test_a_success_forgets(crashes: CrashMemory, clock: Clock):
+def test_a_success_forgets(crashes: CrashCache, clock: Clock):
     for _ in range(2):
         crash(crashes, clock)
     work(crashes, "v")
@@ -218,7 +222,7 @@ def test_a_success_forgets(crashes: CrashMemory, clock: Clock):
 
 
 def test_an_attempt_that_is_let_through_and_succeeds_lets_all_others_through(
-    crashes: CrashMemory, clock: Clock
+    crashes: CrashCache, clock: Clock
 ):
     for _ in range(3):
         crash(crashes, clock)
@@ -227,7 +231,7 @@ def test_an_attempt_that_is_let_through_and_succeeds_lets_all_others_through(
     assert not is_refused(crashes)
 
 
-def test_a_build_that_is_refused_has_not_taken_its_container_down(crashes: CrashMemory, clock: Clock):
+def test_a_build_that_is_refused_has_not_taken_its_container_down(crashes: CrashCache, clock: Clock):
     for _ in range(2):
         crash(crashes, clock)
     with pytest.raises(Rejected), crashes.attempt("v"):
@@ -235,7 +239,7 @@ def test_a_build_that_is_refused_has_not_taken_its_container_down(crashes: Crash
     assert len(crashes) == 0
 
 
-def test_attempts_that_crashed_together_are_one_event(crashes: CrashMemory, clock: Clock):
+def test_attempts_that_crashed_together_are_one_event(crashes: CrashCache, clock: Clock):
     attempts = [crashes.attempt("v") for _ in range(5)]
     for attempt in attempts:
         attempt.__enter__()
@@ -250,7 +254,7 @@ def test_attempts_that_crashed_together_are_one_event(crashes: CrashMemory, cloc
 
 
 @pytest.mark.parametrize("failure", [ContainerNotMade("no space"), ReturnToQueue("no room")])
-def test_what_never_had_a_container_is_not_blamed(crashes: CrashMemory, clock: Clock, failure: PlatformError):
+def test_what_never_had_a_container_is_not_blamed(crashes: CrashCache, clock: Clock, failure: PlatformError):
     for _ in range(9):
         clock.now += 1
         with pytest.raises(type(failure)), crashes.attempt("v"):
@@ -258,7 +262,7 @@ def test_what_never_had_a_container_is_not_blamed(crashes: CrashMemory, clock: C
     assert len(crashes) == 0
 
 
-def test_nobody_is_blamed_while_no_containers_can_be_made(crashes: CrashMemory, clock: Clock):
+def test_nobody_is_blamed_while_no_containers_can_be_made(crashes: CrashCache, clock: Clock):
     for _ in range(9):
         clock.now += 1
         with pytest.raises(ContainerError), crashes.attempt("v", is_broken=lambda: True):
@@ -266,7 +270,7 @@ def test_nobody_is_blamed_while_no_containers_can_be_made(crashes: CrashMemory, 
     assert len(crashes) == 0
 
 
-def test_when_everything_crashes_nobody_is_blamed_until_something_works(crashes: CrashMemory, clock: Clock):
+def test_when_everything_crashes_nobody_is_blamed_until_something_works(crashes: CrashCache, clock: Clock):
     for _ in range(5):
         for version in ("v", "w"):
             crash(crashes, clock, version)
@@ -279,15 +283,15 @@ def test_when_everything_crashes_nobody_is_blamed_until_something_works(crashes:
 
 
 def test_so_many_versions_are_remembered_and_no_more(clock: Clock):
-    crashes = CrashMemory(MEMORY_S, most=3, clock=clock)
+    crashes = CrashCache(MEMORY_S, most=3, clock=clock)
     for number in range(10):
         crash(crashes, clock, f"v{number}")
     assert len(crashes) == 3
 
 
 def test_without_memory_everything_is_tried(clock: Clock):
-    failures = Failures.remembered_for(0)
+    failures = FailureCache.for_seconds(0)
     for _ in range(5):
-        assert not isinstance(build(failures.builds, clock, refused_by_compiler()), Remembered)
+        assert not isinstance(build(failures.builds, clock, refused_by_compiler()), CachedRejection)
         crash(failures.crashes, clock)
         assert not is_refused(failures.crashes)

@@ -1,0 +1,155 @@
+"""How a build or a run gets its container: room in the budget, then a container of the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from nanoagent.code import entry_file, imports
+from nanoagent.container.policy import Binding
+from nanoagent.jobs import source
+from nanoagent.model.errors import PlatformError, ReturnToQueue
+from nanoagent.model.job import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from nanoagent.code.code_cache import CodeTree
+    from nanoagent.container.pool import AcquiredContainer
+    from nanoagent.jobs.parts import RunnerParts
+    from nanoagent.model.job import FunctionVersion, Job
+
+GRACE_MS: Final = 1000
+"""The time between SIGTERM and SIGKILL, milliseconds (the contract)."""
+
+_ADMISSION_TIMEOUT_S: Final = 60.0
+
+
+class Acquisition:
+    """Gets containers for builds and runs.
+
+    Args:
+        parts: The collaborators.
+    """
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+
+    def check_crashes(self, job: Job, tree: CodeTree) -> None:
+        """Check that the function version may be tried now.
+
+        Raises:
+            CrashLoop: It has just crashed several containers.
+        """
+        self._parts.failures.crashes.check(_version(job, tree))
+
+    def binding(self, job: Job, tree: CodeTree, program: Path | None = None, **changes: Any) -> Binding:
+        """Return the binding of the container for a job.
+
+        Args:
+            job: The job.
+            tree: Its code.
+            program: Its built program; None for an interpreted language, and for a build.
+            changes: Other attributes of the binding, for a build.
+
+        Raises:
+            Rejected: The code has no entry file.
+        """
+        root = source.root_of(tree, job.runtime)
+        if root is None:
+            raise entry_file.missing_entry(tree.path, job.runtime)
+        fields: dict[str, Any] = {
+            "runtime": job.runtime,
+            "function_id": job.function_id,
+            "digest": tree.digest,
+            "memory_mb": job.memory_mb,
+            "cpus": self._settings.cpus_for(job.memory_mb),
+            "most_cpus": self._settings.most_cpus_for(job.memory_mb),
+            "tree": root,
+            "tree_bytes": tree.disk_bytes,
+            "program": program,
+        }
+        if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
+            fields["find_modules"] = partial(imports.imported, root)
+        return Binding(**(fields | changes))
+
+    async def acquire(
+        self,
+        binding: Binding,
+        job: Job,
+        tree: CodeTree,
+        resources: AsyncExitStack,
+        on_admitted: Callable[[], None] = lambda: None,
+    ) -> AcquiredContainer:
+        """Wait for room and for a container. Both are released when `resources` is closed.
+
+        Args:
+            binding: The binding of the container.
+            job: The job.
+            tree: Its code.
+            resources: Releases room and container.
+            on_admitted: Called when there is room.
+
+        Raises:
+            ReturnToQueue: There was no room for a minute, or containers cannot be made now.
+            CrashLoop: The function version has just crashed several containers.
+            ContainerError: The container could not be made.
+        """
+        await self._wait_for_admission(binding, resources)
+        on_admitted()
+        pool = self._parts.pool
+        crashes = self._parts.failures.crashes
+        # Entered before the container is acquired: it notes whether the container dies.
+        resources.enter_context(
+            crashes.attempt(_version(job, tree), is_broken=lambda: pool.unavailable_reason is not None)
+        )
+        return await resources.enter_async_context(pool.acquire(binding))
+
+    async def _wait_for_admission(self, binding: Binding, resources: AsyncExitStack) -> None:
+        """Wait for room, for a limited time: a large job that waits keeps later jobs waiting."""
+        admission = self._parts.admission
+        # A job whose code does not fit beside the largest job gets the whole budget.
+        needed_mb = min(binding.needed_mb, admission.total.memory_mb)
+        reserved = admission.reserve(needed_mb, binding.cpus, binding.function_id)
+        if admission.free_for(needed_mb, binding.cpus, binding.function_id):
+            await resources.enter_async_context(reserved)
+            return
+        try:
+            async with asyncio.timeout(_ADMISSION_TIMEOUT_S):
+                await resources.enter_async_context(reserved)
+        except TimeoutError as exc:
+            raise ReturnToQueue(f"no room for this job within {_ADMISSION_TIMEOUT_S:.0f} s") from exc
+
+    @contextmanager
+    def output_folder(self) -> Iterator[Path]:
+        """Yield the path of a folder for the output files of one run, and remove the folder at the end.
+
+        The folder is created with the first file. Most runs have none.
+
+        Raises:
+            PlatformError: A file could not be written.
+        """
+        folder = self._parts.spool / secrets.token_hex(8)
+        try:
+            yield folder
+        except OSError as exc:
+            raise PlatformError(f"output files could not be written to the worker's disk: {exc}") from exc
+        finally:
+            if os.path.lexists(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _version(job: Job, tree: CodeTree) -> tuple[FunctionVersion, str, str]:
+    """Return the key of crashes: the function version and the object of its code.
+
+    The object is a part of it because all jobs without a function ID have the same one.
+    """
+    return job.version(tree.digest), job.s3_bucket, job.s3_key

@@ -1,0 +1,39 @@
+"""The collaborators of the runner and the builder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nanoagent.jobs.failure_cache import FailureCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nanoagent.code.program_cache import ProgramCache
+    from nanoagent.config import Settings
+    from nanoagent.container.pool import Pool
+    from nanoagent.jobs.admission import Admission
+    from nanoagent.model.job import Runtime
+    from nanoagent.network.listeners import Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerParts:
+    """The collaborators of the runner and the builder.
+
+    Attributes:
+        image_ids: Runtime → ID of its image, on which a built program depends.
+        spool: The folder for output files until they are uploaded.
+        failures: The failure cache.
+        network: The network of runs; None: no network.
+    """
+
+    settings: Settings
+    programs: ProgramCache
+    admission: Admission
+    pool: Pool
+    image_ids: dict[Runtime, str]
+    spool: Path
+    failures: FailureCache = field(default_factory=FailureCache)
+    network: Network | None = None
