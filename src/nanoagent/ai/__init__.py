@@ -1,20 +1,23 @@
 """The AI gateway: it forwards calls of runs to model servers, and counts, limits and records them.
 
-One request of a program passes these modules, in this order:
+Read the modules in the order in which a request passes them:
 
-* `gateway.py` creates the `run_state.py` of a run, and a connection for each of its sockets.
-* `connection.py` speaks HTTP on one connection. `client.py` knows whether the program has hung up.
-* `responder.py` answers one request: it finds the route (`routes.py`), reads the body (`bodies.py`), checks
-  it (`calls.py`) and reserves tokens (`budgets.py`). `model_lists.py` answers requests for lists of models.
-* `upstreams.py` selects the model server and sends the call to its address (`addresses.py`). With AI_REPLAY,
-  `replay.py` answers instead, from files that `recording.py` has written.
-* `translation/` translates calls of Ollama's API for servers that have OpenAI's API only.
-* `exchange.py` is one call to a model server. `relay.py` passes its answer on, and `metering.py` counts the
-  tokens in it.
+* `gateway.py` creates the state of a run (`run_state.py`), and one `Connection` for each connection.
+* `connection.py` speaks HTTP on a connection. `client.py` knows whether the program has hung up.
+* `responder.py` answers one request. It finds the route (`routes.py`), reads the body (`bodies.py`), checks
+  it (`calls.py`), selects a model server (`upstreams.py`) and reserves tokens (`budgets.py`). The result is
+  an `outgoing.py`. Requests for lists of models go to `model_lists.py` instead.
+* `translation/` translates calls of Ollama's API for model servers that have OpenAI's API only.
+* `exchange.py` sends one call to the model server and settles it. `relay.py` passes the answer on to the
+  program, and `metering.py` counts the tokens in it.
+* `upstreams.py` is the HTTP client of model servers; `addresses.py` knows their paths. With AI_REPLAY,
+  `replay.py` answers instead of a server, from files that `recording.py` has written.
 
-`refusals.py` has the errors of the gateway, `limits.py` the settings, `cpu_time.py` the limit on the time of
-the event loop, and `shared.py` the objects that all runs share. `inspection.py` examines the model servers
-for `check` and `doctor`. `dev.stub_model_server` is a model server without a model.
+The other modules serve several of these. `untrusted_json.py` names the errors of invalid documents.
+`refusals.py` and `responses.py` have the errors and the responses of the gateway, `limits.py` has the limits
+from the settings, `cpu_time.py` limits the CPU time of a run, and `shared.py` has the objects that all runs
+share. `inspection.py` examines the model servers for `check` and `doctor`. `dev.stub_model_server` is a model
+server without a model.
 
 Only the JSON of a known call reaches a model server: no header, path or address from a job.
 """

@@ -31,7 +31,7 @@ class Address:
         openai: The path to which `/chat/completions` is appended.
         ollama: The path to which `/api/chat` is appended.
         query: The query of each request, with its `?` (Azure's `api-version`). Often empty.
-        may_be_ollama: Whether the address allows for Ollama's API.
+        may_be_ollama: Whether a server at this address can be Ollama.
     """
 
     root: str

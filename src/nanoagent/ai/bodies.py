@@ -35,8 +35,8 @@ class BodyMemory:
     def take(self, size: int, held: int) -> None:
         """Take memory for a part of a body.
 
-        A run may not hold more than the bytes that are free afterwards. So a few runs with large bodies leave
-        memory for the small requests of other runs.
+        A run may hold at most as many bytes as stay free for all other runs. So a few runs with large bodies
+        leave memory for the small requests of others.
 
         Args:
             size: The bytes to take.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.limits import RunLimits
 
 _MAX_FUNCTIONS: Final = 4096
-_MIN_ANSWER_TOKENS: Final = 256  # fewer make no useful answer, so concurrent calls get fewer instead
+_MIN_ANSWER_TOKENS: Final = 256  # a shorter answer is useless, even if concurrent calls then get less
 
 
 class RunBudget:
@@ -261,7 +261,8 @@ class FunctionBudgets:
     def _make_room(self) -> None:
         """Drop budgets if there are too many.
 
-        The full ones go first, since nothing is lost with them; without any, the least recently used goes.
+        Drops all full budgets, because a new budget equals a full one. If none is full, it drops the least
+        recently used budget.
         """
         if len(self._budgets) < _MAX_FUNCTIONS:
             return

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from nanoagent.ai.refusals import Api, Refused
+from nanoagent.ai.untrusted_json import UNREADABLE
 
 if TYPE_CHECKING:
     from nanoagent.ai.routes import Route
@@ -44,7 +45,7 @@ _BLOBS: Final = {
     Api.OLLAMA: re.compile(rb"[\[,]\s*(" + _BLOB + rb")"),  # `images`
 }
 _BEFORE_VALUE: Final = re.compile(rb'[\s,{]*"(?:[^"\\]|\\.)*"\s*:\s*')
-_LIST_OF_PROMPTS: Final = re.compile(rb'\[\s*["\[]')  # unlike one prompt as a list of tokens
+_LIST_OF_PROMPTS: Final = re.compile(rb'\[\s*["\[]')  # a list of numbers is one prompt, as tokens
 _UNSET: Final = re.compile(rb'null|false|""|\[\s*\]|\{\s*\}')
 _END: Final = re.compile(rb"[\s{]*\}\s*")
 
@@ -191,7 +192,7 @@ def read(route: Route, sent: bytes, default_model: str, *, remote_tools: bool = 
 
 
 def _object(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
-    """Return an object's fields, and whether they are all of the text: no name occurs twice."""
+    """Return an object's fields, and whether each name occurs only once in the text."""
     if len(text) > _SMALL:
         for mark, most in _MOST.items():
             if text.count(mark) > most:
@@ -200,7 +201,7 @@ def _object(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
                 )
     try:
         fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise Refused(400, f"the request is not a JSON object: {exc}", "invalid_json") from exc
     if len(fields) > _MAX_FIELDS or any(len(name) > _MAX_NAME for name in fields):
         raise Refused(
@@ -266,7 +267,7 @@ def _take_model(call: Call, default: str) -> str:
 
 
 def _take_bound(call: Call) -> int | None:
-    """Return the request's own bound on the tokens of an answer. Ollama takes a negative one for none."""
+    """Return the request's own bound on the tokens of an answer. A negative one means none (Ollama)."""
     if call.route.api is Api.OLLAMA:
         if "options" in call.fields and not _is_null(call.fields["options"]):
             call.options, exact = _object(bytes(call.fields["options"]))
@@ -382,7 +383,7 @@ def _decoded(text: bytes, name: str, kind: Any) -> Any:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise Refused(400, f"the field {name!r}: {exc}", "invalid_field", param=name) from exc
 
 

@@ -1,4 +1,4 @@
-"""HTTP on one connection of a run. The server of aiohttp parses it.
+"""Speaks HTTP on one connection of a run, with the server of aiohttp.
 
 A program that hangs up does not end its calls at once: their answers are read on for a while, so that their
 tokens are counted. Only the end of the run cancels them.
@@ -37,7 +37,7 @@ _LINGER_S: Final = 1.0
 _MAX_LINE_BYTES: Final = 8190
 _MAX_HEADERS: Final = 64
 _READ_BYTES: Final = 64 * 1024
-# aiohttp's log about hostile clients does not concern the operator.
+# aiohttp would log every error of a hostile client, which does not concern the operator.
 _NO_LOG: Final = logging.getLogger("nanoagent.ai.http")
 _NO_LOG.disabled = True
 

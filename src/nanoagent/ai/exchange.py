@@ -17,6 +17,7 @@ from nanoagent.ai.relay import Relay
 from nanoagent.ai.responses import HEADERS
 from nanoagent.ai.run_state import CallOutcome
 from nanoagent.ai.translation import errors as translated_errors
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.ai.upstreams import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import Answer
 
 _MAX_ERROR_BYTES: Final = 64 * 1024
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Exchange:
@@ -93,8 +93,8 @@ class Exchange:
     def _end_with(self, refusal: Refused) -> Exception:
         """Return the exception that ends the call.
 
-        This is the refusal, unless the answer has begun or the program has hung up. Then the connection is
-        aborted, since no status can be sent any more.
+        This is the refusal, unless the answer has begun or the program has hung up. In these cases no status
+        can be sent any more, so the connection is aborted.
         """
         has_begun = self._relay is not None and self._relay.has_begun
         if not has_begun and not self._client.has_hung_up:
@@ -183,7 +183,7 @@ class Exchange:
         usage.completion_tokens += tokens[1]
         usage.cached_tokens += parts[0]
         usage.reasoning_tokens += parts[1]
-        # A job may invent names. A name without an answer gets no new label.
+        # A job may invent names of models. A name gets a new label only if a model has answered.
         has_answered = self._relay is not None
         label = model if has_answered or metrics.model_labels.has(model) else None
         metrics.models.request(label, self._outcome, seconds)
@@ -192,7 +192,7 @@ class Exchange:
 
 def _unwrapped(body: bytes) -> bytes:
     """Return the body of an error without the list that Gemini puts around it."""
-    with suppress(*_UNREADABLE):
+    with suppress(*UNREADABLE):
         (only,) = msgspec.json.decode(body, type=tuple[msgspec.Raw])
         return bytes(only)
     return body
@@ -201,6 +201,6 @@ def _unwrapped(body: bytes) -> bytes:
 def _is_json(body: bytes) -> bool:
     try:
         msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True

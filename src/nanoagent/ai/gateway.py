@@ -1,9 +1,9 @@
 """The AI gateway: HTTP from the connections of runs to model servers.
 
-`Gateway` creates one `RunState` for each run and one `Connection` for each connection. The headers, path and
-query of a request go no further than the gateway. A hostile client can harm only its own run: the caller
-bounds the number of connections, the settings bound requests, bytes and time, and `BodyMemory` bounds the
-memory.
+`Gateway` creates one `RunState` for each run and one `Connection` for each connection. It does not forward
+the headers, path and query of a request. A hostile program can harm only its own run: the caller limits its
+connections, the settings limit its requests, bytes and time, `CpuTimeLimit` limits its CPU time, and
+`BodyMemory` limits the memory.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanoagent.ai.refusals import Api
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.ai.upstreams import UpstreamFailed, matches, read_up_to
 from nanoagent.common.units import MIB
 
@@ -126,7 +127,7 @@ def models_of(body: bytes) -> tuple[str, ...] | None:
     """Return the names in a list of models of either API; None if the document is not such a list."""
     try:
         found = msgspec.json.decode(body, type=_List | list[_Entry])  # together.ai's list is a bare array
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     entries = found if isinstance(found, list) else found.models if found.data is None else found.data
     if entries is None:
@@ -137,7 +138,7 @@ def models_of(body: bytes) -> tuple[str, ...] | None:
 def judge(asked: Sequence[tuple[Server, Listing]], allowed: Sequence[str], model: str) -> Iterator[Inspected]:
     """Yield findings from the servers' answers; see `inspect` for the arguments."""
     if not asked:
-        yield Inspected("no model server: calls of models are refused (AI_ENDPOINT is not set)")
+        yield Inspected("no model server: calls to models are refused (AI_ENDPOINT is not set)")
         return
     serving = next((server for server, _ in asked if server.upstream.serves(model)), None)
     if not matches(model, allowed):
@@ -168,14 +169,14 @@ def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  
         reach = f"start it, or correct {server.setting}; the network must let this machine reach it"
         return Inspected(f"{name} cannot be reached: {listing.failure}", reach)
     if status in {401, 403}:
-        verb = "refuses its key" if server.has_key else "wants a key"
+        verb = "refuses its key" if server.has_key else "requires a key"
         return Inspected(f"{name} {verb} ({status})", f"set {server.key_setting}")
     if status in {404, 405}:
         return Inspected(f"{name} has no list of models at {listing.path} ({status})", base_url, False)
     if status != 200:
-        return Inspected(f"{name} answers {status} to {listing.path}", "its own log says why", False)
+        return Inspected(f"{name} answers {status} to {listing.path}", "see its log for the reason", False)
     if listing.models is None:
-        return Inspected(f"{name} does not answer as a model server does at {listing.path}", base_url, False)
+        return Inspected(f"{name} does not answer like a model server at {listing.path}", base_url, False)
     if model is not None and not lists(listing.models, model):
         listed = ", ".join(listing.models[:_MOST_NAMED]) or "none"
         more = ", …" if len(listing.models) > _MOST_NAMED else ""

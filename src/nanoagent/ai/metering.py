@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from nanoagent.ai.refusals import Api
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
@@ -92,7 +93,6 @@ _openai: Final = msgspec.json.Decoder(_OpenAiPiece)
 _choices: Final = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _delta: Final = msgspec.json.Decoder(_Delta)
 _EMPTY: Final = frozenset({b'""', b"null", b"[]", b"{}"})
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class Tally:
 
         Args:
             prompt_estimate: The tokens of the prompt if the server has reported none.
-            complete: Whether the answer has come to its end. Only then the reported completion is final.
+            complete: Whether the answer has come to its end. If not, the reported completion may be too low.
             vectors: Whether the answer consists of vectors, which have no tokens.
         """
         prompt = prompt_estimate if self.prompt is None else self.prompt
@@ -286,7 +286,7 @@ def _count(api: Api, text: bytes, tally: Tally) -> bool:
             _count_ollama(_ollama.decode(text), tally)
             return False
         return _count_openai(_openai.decode(text), tally)
-    except _UNREADABLE:  # `[DONE]`, or garbage, which passes to the job
+    except UNREADABLE:  # `[DONE]`, or garbage, which passes to the job
         return False
 
 
@@ -345,13 +345,13 @@ def _count_usage(usage: _Usage, tally: Tally) -> None:
 def _details(*given: msgspec.Raw) -> _Details:
     """Return the first readable details. Unreadable details do not affect the other counts."""
     for raw in given:
-        with suppress(*_UNREADABLE):
+        with suppress(*UNREADABLE):
             return msgspec.json.decode(raw, type=_Details)
     return _Details()
 
 
 def _number(raw: msgspec.Raw) -> int | None:
-    with suppress(*_UNREADABLE):
+    with suppress(*UNREADABLE):
         return msgspec.json.decode(raw, type=int)
     return None
 

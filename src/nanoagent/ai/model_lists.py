@@ -14,6 +14,7 @@ from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.responses import json_response
 from nanoagent.ai.routes import api_of
 from nanoagent.ai.translation import models as translated_models
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _MAX_BYTES: Final = 4 * MIB
 _MOST_MODELS: Final = 4096  # of one server
 _MOST_COMMAS: Final = 300_000  # about 70 for each model; a list with as many takes 30 ms to read
 _VERSION: Final = b'{"version":"0.0.0"}'  # the answer to /api/version without an Ollama server
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 NamedEntry: TypeAlias = tuple[str, msgspec.Raw]
 """A model's name, and its entry in a list as the server wrote it."""
@@ -141,11 +141,11 @@ def parse_list(document: bytes | None, api: Api) -> list[NamedEntry] | None:
         else:
             inner = whole.data if api is Api.OPENAI else whole.models
             listed = msgspec.json.decode(inner, type=list[msgspec.Raw] | None) or []
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     found = []
     for entry in (listed or [])[:_MOST_MODELS]:
-        with suppress(*_UNREADABLE):
+        with suppress(*UNREADABLE):
             names = msgspec.json.decode(entry, type=_Entry)
             if (name := names.id if api is Api.OPENAI else names.name) is not None:
                 found.append((name, entry))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
@@ -128,5 +129,5 @@ def _in_one_line(body: bytes) -> msgspec.Raw:
     try:
         body.decode()
         return msgspec.Raw(msgspec.json.format(body, indent=-1))
-    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return msgspec.Raw(msgspec.json.encode(body.decode(errors="replace")))

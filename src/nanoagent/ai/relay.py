@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import Answer
 
 _PIECE: Final = 16 * 1024  # if its lines have two bytes each, it takes about 10 ms to count
-_FREE_HELD_BYTES: Final = 64 * 1024
+_UNCOUNTED_BYTES: Final = 64 * 1024  # of the lines that are held
 
 
 class Relay:
@@ -95,21 +95,21 @@ class Relay:
             await self._send(rest)
 
     async def finish(self) -> web.StreamResponse:
-        """End the response, which may have been empty."""
+        """End the response. If the answer was empty, the response begins only now."""
         await self._begin()
         await self._response.write_eof()
         return self._response
 
     async def _process(self, data: bytes) -> None:
-        """Count, translate, record and send a piece. Then let other tasks run, as the CPU time requires."""
+        """Count, translate, record and send a piece. Then wait if the run has no CPU time left."""
         with self._state.cpu_time.charged():
             passed = self._meter.feed(data)
             if self._translator is not None:
                 passed = self._translator.feed(data)
-        # The record has what the job received, but with the usage that the gateway asked for.
+        # Without a translation, the record also has the usage that is removed from `passed`.
         self._add_to_record(data if self._translator is None else passed)
         await self._send(passed)
-        if len(data) == _PIECE:  # more data is probably ready, so that nothing else in the loop would wait
+        if len(data) == _PIECE:  # more data is probably ready, and reading it would not let other tasks run
             await asyncio.sleep(0)
         await self._state.cpu_time.wait()
 
@@ -123,7 +123,7 @@ class Relay:
             whole = self._translator.held_bytes
         elif self._translator is not None:
             lines += self._translator.held_bytes
-        return whole + max(0, lines - _FREE_HELD_BYTES)
+        return whole + max(0, lines - _UNCOUNTED_BYTES)
 
     def _check_tokens(self) -> None:
         """End a stream that exceeds the run's budget, because the model server may ignore its bound.

@@ -17,6 +17,7 @@ import msgspec
 
 from nanoagent.ai import addresses
 from nanoagent.ai.refusals import Api, Refused
+from nanoagent.ai.untrusted_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,7 +32,7 @@ _PROBE_VALID_S: Final = 300.0
 _PROBE_RETRY_S: Final = 5.0
 _PROBE_S: Final = 5.0
 _PROBE_BYTES: Final = 64 * 1024
-# A check of the key or a rate limit answers with these; they do not tell which API the server has.
+# Servers of both APIs answer with these if the key is wrong or requests are too many.
 _UNDECIDED: Final = frozenset({401, 403, 408, 429})
 _LATEST: Final = ":latest"
 
@@ -51,7 +52,7 @@ class Answer:
         status: The HTTP status.
         content_type: The content type.
         retry_after: The header `Retry-After`; None without one.
-        size: The length of the body in bytes; None if the server does not say.
+        size: The length of the body in bytes; None if it is unknown.
         chunks: The body in pieces, as they come. Raises UpstreamFailed if the body breaks off.
     """
 
@@ -94,7 +95,7 @@ class Upstream(Protocol):
         ...
 
     def ask(self, method: str, path: str, body: bytes | None) -> AbstractAsyncContextManager[Answer]:
-        """Send one request. If the block ends before the answer, the connection is closed.
+        """Send one request. If the block ends before the answer does, the connection is closed.
 
         Args:
             method: The HTTP method.
@@ -114,7 +115,7 @@ class HttpUpstream:
         session: The HTTP client.
         url: Its address; see `addresses`.
         patterns: The names of the models that it serves; `*` stands for any characters.
-        api: The API that it has. None: the gateway asks the server now and then whether it is Ollama.
+        api: The API that it has. None: the gateway asks the server, and repeats this every five minutes.
         key: The key, which is sent as bearer token; None without one.
         now: The clock, in seconds.
     """
@@ -183,7 +184,7 @@ class HttpUpstream:
             return None
         try:
             msgspec.json.decode(body, type=_Version)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return True
         return False
 

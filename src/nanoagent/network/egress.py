@@ -5,7 +5,7 @@ stands for the name in this run only. A connection to it arrives at the worker, 
 stand-in address. The worker resolves the name itself, checks the addresses, and connects to one of them.
 
 Therefore DNS rebinding has no effect: the worker connects to the address that it has checked. A connection to
-an address that no name has reaches nothing. TLS stays between the program and the host.
+an address that stands for no name is cut. TLS stays between the program and the host.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Egress:
 
     Args:
         hosts: The allowed names.
-        denied: Networks that are not allowed, besides those that are never allowed.
+        denied: Networks that are not allowed, in addition to the private networks in `policy`.
         max_bytes: The most bytes of one run, both directions together.
         count: Called with the result of each connection: "connected", "refused", "unreachable" or "cut".
     """

@@ -85,8 +85,8 @@ class Network:
         if sockets is None:
             self._warn_of_no_sockets(run)
             return nullcontext()
-        # Also for a run with the policy `none`. Its sockets have to be released, or the networks of ended
-        # runs would pile up. And at its name server, it must learn at once that no name exists.
+        # A run with the policy `none` gets an open network too. Its sockets must be released, or the networks
+        # of ended runs would pile up. Its name server answers at once that no name exists.
         return _OpenNetwork(
             sockets, self._services(run), self._threads, self._max_connections, self._warn_of_no_sockets
         )

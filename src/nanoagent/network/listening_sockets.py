@@ -26,7 +26,7 @@ from nanoagent.model.errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MAX_LISTENING_SOCKETS: Final = 16  # of src/nanosupervisor/wire.h
+MAX_LISTENING_SOCKETS: Final = 16  # as in src/nanosupervisor/wire.h
 _BEFORE_NUMBERS: Final = b"\xff"
 _MOST_SETS: Final = 16  # between two runs; a sandbox that is created again sends a second set
 _MESSAGE_BYTES: Final = 1 + MAX_LISTENING_SOCKETS

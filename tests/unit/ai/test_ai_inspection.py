@@ -61,8 +61,8 @@ OK, WARNING, PROBLEM = Severity.OK, Severity.WARNING, Severity.PROBLEM
         (Listing(PATH, status=403), PROBLEM, "refuses its key (403)", "set AI_API_KEY"),
         (Listing(PATH, status=404), WARNING, "has no list of models at /v1/models (404)", "the base URL"),
         (Listing(PATH, status=405), WARNING, "has no list of models", "the base URL"),
-        (Listing(PATH, status=502), WARNING, "answers 502", "its own log"),
-        (Listing(PATH, status=200), WARNING, "does not answer as a model server does", "the base URL"),
+        (Listing(PATH, status=502), WARNING, "answers 502", "see its log"),
+        (Listing(PATH, status=200), WARNING, "does not answer like a model server", "the base URL"),
         (
             Listing(PATH, status=200, models=("a", "b", "c", "d", "e", "f")),
             WARNING,
@@ -81,7 +81,7 @@ def test_each_fault_of_a_server_has_its_own_words(listing, severity, found, reme
 
 
 def test_a_server_that_wants_a_key_and_has_none_is_told_apart():
-    assert "wants a key (401)" in judged(Listing(PATH, status=401), key=None)[1]
+    assert "requires a key (401)" in judged(Listing(PATH, status=401), key=None)[1]
 
 
 @pytest.mark.parametrize(

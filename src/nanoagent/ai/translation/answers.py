@@ -12,6 +12,7 @@ import msgspec
 
 from nanoagent.ai.translation import errors
 from nanoagent.ai.translation.tool_calls import ToolCallCollector, ToolCallDelta
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.ai.upstreams import UpstreamFailed
 from nanoagent.common.units import MIB
 
@@ -25,7 +26,6 @@ _MAX_VECTORS: Final = 64 * MIB  # OpenAI's maximum of 2,048 texts with 1,536 num
 _MAX_PARTS: Final = 1024 * 1024  # of a text that comes in parts
 _MOST_OBJECTS: Final = 200_000  # of a document; in memory each takes many times its bytes
 _MOST_OBJECTS_IN_LINE: Final = 4096  # of a stream: about 20 ms; servers send one token in a line
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Part(msgspec.Struct):
@@ -45,7 +45,7 @@ class _Message(msgspec.Struct):
     def text(self) -> str:
         """The text of the message. Some servers (Mistral) send it in parts."""
         raw = bytes(self.content)
-        with suppress(*_UNREADABLE):
+        with suppress(*UNREADABLE):
             if raw.startswith(b'"'):
                 return msgspec.json.decode(raw, type=str)
             if raw.startswith(b"[") and len(raw) <= _MAX_PARTS:
@@ -206,7 +206,7 @@ class StreamTranslator:
             raise UpstreamFailed("a line of its answer has too many parts")
         try:
             chunk = _completion.decode(text)
-        except _UNREADABLE:
+        except UNREADABLE:
             return b""
         if bytes(chunk.error) not in {b"", b"null"}:
             self._is_over = True
@@ -274,7 +274,7 @@ class DocumentTranslator:
             raise UpstreamFailed("its answer has too many parts")
         try:
             answer = self._vectors(held) if self._is_vectors else self._text(held)
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise UpstreamFailed("its answer does not have the format of OpenAI's API") from exc
         return answer + b"\n" if self._is_line else answer
 

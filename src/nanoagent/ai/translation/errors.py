@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
 
 import msgspec
 
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+from nanoagent.ai.untrusted_json import UNREADABLE
 
 
 class _Error(msgspec.Struct):
@@ -24,11 +23,11 @@ def to_ollama(body: bytes) -> bytes:
 def message_of(body: bytes) -> str:
     """Return the message of an error: its `error.message`, `error`, `message` or `detail`."""
     found = body.strip()
-    with suppress(*_UNREADABLE):  # raised when `found` is not an object, so nothing is nested in it
+    with suppress(*UNREADABLE):  # raised when `found` is not an object, so nothing is nested in it
         for name in _Error.__struct_fields__:
             inner: msgspec.Raw = getattr(msgspec.json.decode(found, type=_Error), name)
             found = bytes(inner) or found
-    with suppress(*_UNREADABLE):
+    with suppress(*UNREADABLE):
         if found.startswith(b'"'):
             return msgspec.json.decode(found, type=str)
         return msgspec.json.format(found, indent=-1).decode()

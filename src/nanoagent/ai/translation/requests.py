@@ -17,6 +17,7 @@ from nanoagent.ai.routes import ROUTES
 from nanoagent.ai.translation import tool_calls
 from nanoagent.ai.translation.answers import DocumentTranslator, OllamaAnswer, StreamTranslator
 from nanoagent.ai.translation.tool_calls import PendingToolCalls, ToolCall
+from nanoagent.ai.untrusted_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ _OPTIONS: Final = ("temperature", "top_p", "seed", "stop", "presence_penalty", "
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 # The first characters of a picture in base64, by its type.
 _PICTURES: Final = {"/9j/": "jpeg", "iVBOR": "png", "R0lGO": "gif", "UklGR": "webp"}
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Message(msgspec.Struct):
@@ -234,5 +234,5 @@ def _get(fields: dict[str, msgspec.Raw], name: str, kind: Any) -> Any:
         return None
     try:
         return msgspec.json.decode(fields[name], type=kind | None)
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise Refused(400, f"the field {name!r}: {exc}", "invalid_field", param=name) from exc

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from nanoagent.ai.untrusted_json import UNREADABLE
 from nanoagent.ai.upstreams import UpstreamFailed
 from nanoagent.common.units import MIB
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _MOST_CALLS: Final = 1024  # tool calls of one answer
 _MAX_BYTES: Final = MIB  # of the names and arguments of all tool calls of one answer
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 # --- requests
@@ -146,7 +146,7 @@ class ToolCallCollector:
 
 def _arguments(text: bytes) -> msgspec.Raw:
     """Return the arguments as a JSON object in one line; `{}` if the model did not write an object."""
-    with suppress(*_UNREADABLE):
+    with suppress(*UNREADABLE):
         msgspec.json.decode(text, type=_Object)
         line = msgspec.json.format(text, indent=-1)
         if b"\n" not in line:
