@@ -276,7 +276,7 @@ async def test_the_level_within_gvisor_is_found_out_and_what_asks_for_more_is_re
         pytest.skip("this release of gVisor allows a sandbox within")
     assert "no sandbox can be made here" in str(verdict.reason)
     (problem,) = isolation_problems(verdict, "L2", Sharing.FUNCTION)
-    assert problem.startswith("MIN_ISOLATION: L2 cannot be had here")
+    assert problem.startswith("MIN_ISOLATION: L2 is not possible on this host")
 
 
 @needs_gvisor

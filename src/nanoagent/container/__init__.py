@@ -1,10 +1,12 @@
-"""Containers: made ahead of time, bound to one function, measured and thrown away.
+"""Containers: created in advance, bound to one function version, measured, and removed.
 
-* `pool`: the warm pool; its docstring lists the parts and says who owns what. `policy`: its decisions.
-* `spec`: the settings of a container: the outer wall.
-* `execution`: one run in a container, and how it ended.
-* `slot`: the work directory that is mounted into a container.
-* `cgroup`: limits and counters of the kernel.
-* `base`: the port to a container engine. `docker`: Docker. `engine`: whether Docker fits the settings.
-* `isolation`: the isolation level that this host allows. `capability`: the one capability of the worker.
+* Pool: `pool` lends containers to jobs; its docstring lists its parts. `policy` has the decisions.
+* Run: `execution` runs a program in a container. `judgment` decides how the run ended.
+* Container: `spec` has the settings that confine a container. `work_directory` is the folder that is mounted
+  into it, `supervisor_socket` awaits its supervisor there, and `worker_home` has the work directories of one
+  worker.
+* Engine: `base` is the port to a container engine. `docker` implements it, with `docker_client`. `orphans`
+  removes the containers of dead workers. `engine` compares Docker with the settings.
+* Host: `cgroup` reads counters of the kernel and sets limits. `isolation` finds the isolation level that is
+  possible on this host. `capability` limits the use of the worker's one capability.
 """

@@ -1,4 +1,4 @@
-"""The port to a container engine, and what a container is to the rest of the agent."""
+"""The port to a container engine, and a running container."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def configuration_of(spec: ContainerSpec) -> wire.Configuration:
-    """What a container's supervisor is told to be."""
+    """Return the configuration of a container's supervisor."""
     sandboxed = spec.isolation is Isolation.SANDBOX
     return wire.Configuration(
         highest_level=wire.LEVEL_SANDBOX if sandboxed else wire.LEVEL_SHARED,
@@ -33,7 +33,13 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
 
 
 def isolation_failure(spec: ContainerSpec, level: int, reason: str) -> str | None:
-    """Why a supervisor did not reach the level its container was made for, or None."""
+    """Return why a supervisor did not reach the isolation level of its specification; None if it did.
+
+    Args:
+        spec: The specification of the container.
+        level: The level that the supervisor reached.
+        reason: Why it reached no higher level.
+    """
     if spec.isolation is not Isolation.SANDBOX or level == wire.LEVEL_SANDBOX:
         return None
     return f"no sandbox can be made here: {reason}"
@@ -43,14 +49,14 @@ class RunningContainer:
     """A container whose supervisor has connected.
 
     Attributes:
-        id: The engine's name for it.
-        spec: What it was made from.
-        work_directory: Its folder on the host.
-        session: The conversation with its supervisor.
-        group: Its control group, None where its files cannot be seen.
-        isolation: What stands between two runs in it: `SANDBOX` or `SHARED`.
-        isolation_reason: Why it is not a higher level; None when there is none.
-        base_bytes: What it held, page cache excluded, when it was bound and no run had begun.
+        id: The ID that the engine gave it.
+        spec: Its specification.
+        work_directory: The folder on the host that is mounted into it.
+        session: The session with its supervisor.
+        group: Its control group; None if the files of the group are not visible.
+        isolation: The isolation between two runs in it: `SANDBOX` or `SHARED`.
+        isolation_reason: Why the isolation is lower than in the specification; None if it is not.
+        base_bytes: The memory that it held after it was bound, without the page cache.
     """
 
     def __init__(
@@ -73,37 +79,41 @@ class RunningContainer:
 
     @property
     def listening_sockets(self) -> ListeningSockets | None:
-        """Where its runs can reach the agent; None where they cannot."""
+        """The sockets at which its runs reach the worker; None if they cannot."""
         return self.work_directory.socket.listening_sockets
 
 
 class Driver(Protocol):
-    """Makes and removes containers. Methods raise `ContainerError` when the engine fails."""
+    """Creates and removes containers. Methods raise `ContainerError` when the engine fails."""
 
     async def create(self, spec: ContainerSpec, work_directory: WorkDirectory) -> RunningContainer:
-        """Make and start a container, and wait until its supervisor has said hello.
+        """Create and start a container, and wait until its supervisor was configured.
 
-        When it raises, nothing of the container is left.
+        After an error, the container does not exist.
+
+        Args:
+            spec: The specification of the container.
+            work_directory: Its work directory.
         """
         ...
 
     async def remove(self, container_id: str) -> None:
-        """Kill and remove; a container that is gone already is fine."""
+        """Kill and remove a container, if it exists."""
         ...
 
     async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
-        """Change limits through the engine, for an agent that may not write the control group.
+        """Change limits through the engine, for a worker that may not write to the control group.
 
         Args:
-            container_id: Whose.
-            memory_bytes: Of memory, swap excluded.
-            share: CPUs under contention.
-            most: CPUs while they are free.
+            container_id: The container.
+            memory_bytes: The limit of memory. There is no swap.
+            share: The CPUs that the container gets under contention.
+            most: The CPUs that it may use while they are free.
         """
         ...
 
     async def ping(self) -> None:
-        """Succeed when the engine answers."""
+        """Check that the engine answers."""
         ...
 
     async def remove_strays(self, home: Path) -> int:
@@ -120,5 +130,9 @@ class Driver(Protocol):
         ...
 
     def deaths(self) -> AsyncIterator[str]:
-        """The ids of containers that die, as they do; raises when the engine cannot be heard any more."""
+        """Yield the IDs of containers that die, as they die.
+
+        Raises:
+            ContainerError: The engine sends no more events.
+        """
         ...

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import Binding, PooledContainer
     from nanoagent.container.pool_context import PoolContext
 
-# The event loop has few threads, which all jobs share. Linking thousands of files occupies one of them for
-# seconds.
+# All jobs share the few threads of the event loop. To link thousands of files takes one of them for seconds.
 _PARALLEL_LARGE_TREES: Final = 2
-_LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or less of larger ones
-_PREPARATION_BYTES: Final = 256 * MIB  # for importing the largest libraries; no program runs meanwhile
+_LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or fewer large ones
+_PREPARATION_BYTES: Final = (
+    256 * MIB
+)  # for the imports of the largest libraries; no program runs at that time
 
 
 class Binder:
-    """Puts code, program and limits of a function version into a container.
+    """Gives a container the code, the program and the limits of a function version.
 
-    It owns the number of large code trees that are linked at the same time.
+    It limits the number of large code trees that are linked at the same time.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
@@ -37,7 +38,7 @@ class Binder:
         self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
 
     async def bind(self, pooled: PooledContainer, binding: Binding) -> None:
-        """Bind a container; the code and program of the function that it was bound to before are removed.
+        """Bind a container. If it was bound before, the old code and program are removed first.
 
         Raises:
             ContainerError: The container has died, or its limits could not be set.
@@ -51,7 +52,7 @@ class Binder:
             await container.work_directory.put_code(binding.tree)
         if binding.program is not None:
             await container.work_directory.put_program(binding.program)
-        # Twice the tree: each file takes a structure of the kernel's besides its pages.
+        # Twice the size of the tree, because the kernel needs a structure for each file, besides its pages.
         await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
         modules = await asyncio.to_thread(binding.find_modules)
         limits_changed = binding.memory_mb != container.spec.memory_mb
@@ -59,7 +60,7 @@ class Binder:
         await self._measure(pooled, binding)
 
     async def _measure(self, pooled: PooledContainer, binding: Binding) -> None:
-        """Count a container, in which the code's copy now is, with the memory that it really holds."""
+        """Measure the memory of a container after the copy of the code, and count it in the budget."""
         container = pooled.container
         if container.group is None:
             return
@@ -68,9 +69,9 @@ class Binder:
         except OSError as exc:
             raise ContainerError("the container died while it was bound") from exc
         await self._set_limits(container, binding, slack_bytes=container.base_bytes)
-        # If that is more than the job waited for, idle containers make room when room is wanted next.
+        # If this is more than the job waited for, the next job that needs memory evicts idle containers.
         self._budget.resize(pooled, binding.memory_mb + container.base_bytes // MIB)
-        self._changes.notify()  # it may be less than was counted before
+        self._changes.notify()  # the budget may have more free memory than before
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
         memory_bytes = binding.memory_mb * MIB + slack_bytes
@@ -80,7 +81,7 @@ class Binder:
                 container.group.set_cpus(binding.cpus, binding.most_cpus)
                 return
         except PermissionError:
-            pass  # an agent that is not root; Docker is, and a thousand times slower
+            pass  # the worker is not root; Docker is, but it takes a thousand times as long
         except OSError as exc:
             raise ContainerError(f"the container's limits could not be set: {exc}") from exc
         await self._driver.set_limits(container.id, memory_bytes, share=binding.cpus, most=binding.most_cpus)

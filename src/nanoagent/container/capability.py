@@ -1,9 +1,9 @@
-"""The one capability that an agent may have, used for the one thing that wants it.
+"""The one capability of the worker, in effect only while it opens files of control groups.
 
-The files of containers' control groups are root's. An agent that runs as an ordinary user may be given
-CAP_DAC_OVERRIDE to write them (docs/adr/0015), and then could open every other file of the host as well.
-So it keeps the capability lowered: permitted, but not in effect, in none of its threads, except in the
-loop's own while it opens one of these files.
+These files belong to root. A worker that is an ordinary user may be given CAP_DAC_OVERRIDE to write them
+(docs/adr/0015). With this capability it could also open all other files of the host. So the capability is
+permitted but not effective. Only the thread of the event loop makes it effective, while it opens one of these
+files.
 
 Sources: capabilities(7), capget(2).
 """
@@ -40,9 +40,9 @@ _Words = _Word * 2
 
 
 def lower() -> None:
-    """Take every capability out of effect; called before there are threads, which then never have any.
+    """Make no capability effective, in this thread and in the threads that it starts later.
 
-    Root is left alone: it owns what it opens, and what it does not own it may open for a reason.
+    Nothing changes for root, which needs its capabilities.
     """
     words = _get()
     if os.geteuid() == 0 or not any(word.effective for word in words):
@@ -54,7 +54,10 @@ def lower() -> None:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Have the capability in effect in this thread, if it is kept; nothing may await inside."""
+    """Make the capability effective in this thread while the block runs, if it is permitted.
+
+    The block must not await: other tasks of the loop would have the capability, too.
+    """
     words = _get()
     if words[0].effective & _DAC_OVERRIDE or not words[0].permitted & _DAC_OVERRIDE:
         yield
@@ -69,7 +72,7 @@ def raised() -> Iterator[None]:
 
 
 def _get() -> ctypes.Array[_Word]:
-    """This thread's capabilities."""
+    """Return the capabilities of this thread."""
     words = _Words()
     _call(_libc.capget, words)
     return words

@@ -1,8 +1,8 @@
-"""A container's control group: its limits and the kernel's own counters, as files. Both versions.
+"""The control group of a container: its limits and the kernel's counters, as files, in versions 1 and 2.
 
-What the kernel counts decides how a run is judged; what a container says of itself does not. Reading takes
-microseconds, where Docker's API takes milliseconds (limits) or a second (statistics); and half a microsecond
-where the file is open already, ten where it is not, so that what a run reads is kept open.
+A run is judged by the counters of the kernel, because a container could report false ones. Docker's API takes
+milliseconds for limits and a second for statistics. To read an open file takes half a microsecond, and ten if
+it must be opened. So the files that every run reads stay open.
 
 Sources: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/{memory,pids}; pid_namespaces(7).
 """
@@ -20,14 +20,20 @@ from typing import Final
 from nanoagent.common.units import MIB
 from nanoagent.container import capability
 
-_CPU_PERIOD_US: Final = 100_000  # the kernel's default
-_SHARES_PER_CPU: Final = 1024  # cpu.shares of v1; v2's default weight is 100 for the same
-_SOCKETS_PART: Final = 4  # v1: what waits in sockets may be a quarter of the memory limit, besides it
-_LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has some 2 KiB
+_CPU_PERIOD_US: Final = 100_000  # the default of the kernel
+_SHARES_PER_CPU: Final = 1024  # cpu.shares of version 1; the same default is a weight of 100 in version 2
+_SOCKETS_PART: Final = (
+    4  # version 1: the data in sockets has a limit of its own, a quarter of the memory limit
+)
+_LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has about 2 KiB
 
 
 def controllers_of(proc_cgroup: str) -> dict[str, str]:
-    """Controller → path, from the text of /proc/PID/cgroup; "" is the unified hierarchy's."""
+    """Parse /proc/PID/cgroup.
+
+    Returns:
+        Controller → path. The controller of the unified hierarchy is "".
+    """
     paths = {}
     for line in proc_cgroup.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -37,7 +43,11 @@ def controllers_of(proc_cgroup: str) -> dict[str, str]:
 
 
 def mounts_of(mountinfo: str) -> dict[str, Path]:
-    """Controller → mount point, from the text of /proc/self/mountinfo; "" is the unified hierarchy's."""
+    """Parse /proc/self/mountinfo.
+
+    Returns:
+        Controller → mount point. The controller of the unified hierarchy is "".
+    """
     mounts = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -52,7 +62,12 @@ def mounts_of(mountinfo: str) -> dict[str, Path]:
 
 
 def find(pid: int, proc: Path = Path("/proc")) -> ControlGroup | None:
-    """The control group of a process, or None where its files cannot be seen (a remote Docker)."""
+    """Return the control group of a process; None if its files are not visible (a remote Docker).
+
+    Args:
+        pid: The process.
+        proc: The folder of procfs.
+    """
     try:
         controllers = controllers_of((proc / str(pid) / "cgroup").read_text())
         mounts = mounts_of((proc / "self/mountinfo").read_text())
@@ -74,10 +89,12 @@ def find(pid: int, proc: Path = Path("/proc")) -> ControlGroup | None:
 
 
 class _Counters:
-    """Files of one folder that are read again and again: opened once. Raises OSError when the group is gone.
+    """The files of one folder that are read often. They are opened once.
+
+    Methods raise OSError when the group does not exist any more.
 
     Args:
-        folder: Where they are.
+        folder: The folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,19 +107,19 @@ class _Counters:
         return self._open[name, flags]
 
     def text(self, name: str) -> bytes:
-        """What the file has now."""
+        """Read a file."""
         return os.pread(self._descriptor(name, os.O_RDONLY), _LARGEST_FILE_BYTES, 0)
 
     def write(self, name: str, text: bytes) -> None:
-        """Write to the file. PermissionError where the agent may not."""
+        """Write to a file. Raises PermissionError if the worker may not."""
         os.pwrite(self._descriptor(name, os.O_WRONLY), text, 0)
 
     def number(self, name: str) -> int:
-        """The one number in the file."""
+        """Read a file that has one number."""
         return int(self.text(name))
 
     def close(self) -> None:
-        """Close all of them. Idempotent."""
+        """Close all files. Idempotent."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -111,73 +128,78 @@ class _Counters:
 
 
 def _opened(file: Path, flags: int) -> int:
-    """A descriptor of a group's file, which is root's; PermissionError where the agent may not write it."""
+    """Open a file of a group. Raises PermissionError if the worker may not write to it."""
     with nullcontext() if flags == os.O_RDONLY else capability.raised():
         return os.open(file, flags | os.O_CLOEXEC)
 
 
 def _write(file: Path, text: str) -> None:
-    """Write to a group's file once. PermissionError where the agent may not."""
+    """Write to a file of a group once. Raises PermissionError if the worker may not."""
     with capability.raised():
         file.write_text(text)
 
 
 def _value(lines: bytes, name: bytes) -> int:
-    """The number in the "name number" line of that name; 0 where this kernel has no such line."""
+    """Return the number in the line "name number"; 0 if the kernel has no such line."""
     _, found, behind = (b"\n" + lines).partition(b"\n" + name + b" ")
     return int(behind.partition(b"\n")[0]) if found else 0
 
 
 class ControlGroup(ABC):
-    """What the agent wants of a container's group. Methods raise OSError when the group is gone."""
+    """The control group of a container. Methods raise OSError when the group does not exist any more."""
 
     @abstractmethod
     def set_memory_limit(self, limit_bytes: int) -> None:
-        """Limit memory, swap excluded. PermissionError where the agent may not."""
+        """Set the limit of memory; there is no swap. Raises PermissionError if the worker may not."""
 
     @abstractmethod
     def memory_limit(self) -> int:
-        """The present limit."""
+        """Return the limit of memory in bytes."""
 
     @abstractmethod
     def set_cpus(self, share: float, most: float) -> None:
-        """Set the share of CPU under contention, and the most that may be used while CPUs are free."""
+        """Set the CPUs of the group.
+
+        Args:
+            share: The CPUs that it gets under contention.
+            most: The CPUs that it may use while they are free.
+        """
 
     @abstractmethod
     def usage_bytes(self) -> int:
-        """What is charged to the group now, page cache included."""
+        """Return the memory that is charged to the group now, with the page cache."""
 
     @abstractmethod
     def page_cache_bytes(self) -> int:
-        """The part of it that is cache of files and that the kernel drops before it kills. Not tmpfs."""
+        """Return the page cache, without tmpfs. The kernel drops it before it kills a process."""
 
     def held_bytes(self) -> int:
-        """What is charged to the group now and would not be dropped: all but the page cache."""
+        """Return the memory that is charged to the group now, without the page cache."""
         return self.usage_bytes() - self.page_cache_bytes()
 
     @abstractmethod
     def peak_bytes(self) -> int:
-        """The highest usage since the last `reset_peak` that worked, or since the group was made."""
+        """Return the highest usage since the last successful `reset_peak`, or since the group was made."""
 
     @abstractmethod
     def reset_peak(self) -> bool:
-        """Start a new peak; False where the kernel or the agent's rights do not allow it."""
+        """Start a new peak; return False if the kernel or the permissions of the worker do not allow it."""
 
     @abstractmethod
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed for memory."""
+        """Return the number of processes that the kernel has killed because memory was used up."""
 
     @abstractmethod
     def refused_processes(self) -> int:
-        """How often a fork was refused because of the limit on processes."""
+        """Return the number of forks that failed because of the limit on processes."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing open
-        """Give up what is held open. Idempotent."""
+    def close(self) -> None:  # noqa: B027 - a test double has no open files
+        """Close the open files. Idempotent."""
 
 
 @dataclass(slots=True)
 class ControlGroupV1(ControlGroup):
-    """Three hierarchies, three folders."""
+    """A control group of version 1: a folder in each of three hierarchies."""
 
     memory: Path
     cpu: Path
@@ -191,14 +213,16 @@ class ControlGroupV1(ControlGroup):
 
     def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102 - see ControlGroup
         memory = self.memory / "memory.limit_in_bytes"
-        with_swap = self.memory / "memory.memsw.limit_in_bytes"  # absent without swap accounting
+        with_swap = self.memory / "memory.memsw.limit_in_bytes"  # missing without swap accounting
         files = [memory, with_swap] if with_swap.exists() else [memory]
-        # memory ≤ memory + swap must hold after each write: the order depends on the direction.
+        # The limit of memory must never exceed that of memory and swap together. So a higher limit is written
+        # in the other order.
         if limit_bytes > int(memory.read_text()):
             files.reverse()
         for file in files:
             _write(file, str(limit_bytes))
-        # What waits in sockets of TCP and UDP is no part of that, and without a limit not even counted.
+        # This limit does not include the data in TCP and UDP sockets. Without a limit, that data is not
+        # counted.
         of_sockets = self.memory / "memory.kmem.tcp.limit_in_bytes"
         if of_sockets.exists():
             _write(of_sockets, str(limit_bytes // _SOCKETS_PART))
@@ -240,7 +264,10 @@ class ControlGroupV1(ControlGroup):
 
 @dataclass(slots=True)
 class ControlGroupV2(ControlGroup):
-    """One folder. The peak's reset belongs to one open descriptor, so it is kept open (Linux ≥ 6.12)."""
+    """A control group of version 2: one folder.
+
+    A reset of the peak counts for one open descriptor only (Linux 6.12), so that descriptor stays open.
+    """
 
     folder: Path
     _peak: int = -1
@@ -278,14 +305,14 @@ class ControlGroupV2(ControlGroup):
         except FileNotFoundError:
             if not self.folder.exists():
                 raise
-            return sys.maxsize  # before Linux 5.19: it may have been any
+            return sys.maxsize  # the peak is unknown before Linux 5.19
 
     def reset_peak(self) -> bool:  # noqa: D102
         try:
             if self._peak < 0:
                 self._peak = _opened(self.folder / "memory.peak", os.O_RDWR)
             os.pwrite(self._peak, b"reset\n", 0)
-        except OSError:  # EACCES: not ours to write; EINVAL or ENOENT: an older kernel
+        except OSError:  # EACCES: not permitted; EINVAL or ENOENT: an older kernel
             self._close_peak()
             return False
         return True
@@ -311,13 +338,13 @@ _SMALL_RUN_BYTES: Final = 2 * MIB
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """What one run did to its group.
+    """The use of memory and processes by one run.
 
     Attributes:
-        peak_bytes: The most it held at once beyond what the container held before; files in tmpfs count,
-            the kernel's cache of other files does not. None when that is not known.
-        oom_kills: Processes of it that the kernel killed for memory.
-        refused_processes: Forks that the limit on processes refused.
+        peak_bytes: The peak memory of the run, beyond the memory that the container held before. Files in
+            tmpfs count; the page cache does not. None if it is unknown.
+        oom_kills: The number of its processes that the kernel killed because memory was used up.
+        refused_processes: The number of forks that failed because of the limit on processes.
     """
 
     peak_bytes: int | None
@@ -326,21 +353,26 @@ class MemoryUse:
 
 
 class RunMeter:
-    """Measures one run of a container: made before it, `sample`d during it, read after it.
+    """Measures one run of a container. It is made before the run, sampled during it, and read after it.
 
-    The kernel's peak counts page cache, which would be dropped if memory were wanted; advice based on it
-    misleads. What was cache when the peak was reached is not recorded, so two lower bounds are taken and
-    the larger is believed: the peak less the cache at the end (exact when the cache only grew), and the
-    largest of the samples, each exact at its moment.
+    The kernel's peak includes page cache, which the kernel would drop if memory were short. Advice on memory
+    that includes it would be wrong. The kernel does not record the page cache at the peak. So two lower
+    bounds are computed, and the larger one counts:
 
-    Where the counter cannot be reset it may still be an earlier run's. Then this run held no more than that,
-    and whether it held as much is known only from a sample that comes near; else nothing is.
+    * the peak minus the page cache at the end, which is exact if the cache only grew;
+    * the largest sample. Each sample is exact for its moment.
 
-    To read the cache makes the kernel add up what each CPU has counted, which takes a tenth of a millisecond
-    after a run. A run that has hardly raised the peak can have read hardly any file: its cache is left alone.
+    If the peak cannot be reset, it may be that of an earlier run. Then it is an upper bound, and the result
+    is known only if a sample comes near it.
+
+    To read the page cache takes 0.1 ms after a run, because the kernel adds the counters of all CPUs. A run
+    that has hardly raised the peak has read hardly any files. In that case the page cache is not read.
+
+    Args:
+        group: The control group of the container.
 
     Attributes:
-        held_bytes: What the group held when it was last read, page cache excluded.
+        held_bytes: The memory that the group held at the last sample, without the page cache.
     """
 
     def __init__(self, group: ControlGroup) -> None:
@@ -354,7 +386,7 @@ class RunMeter:
         self._base = self._sampled = self.held_bytes = usage - self._page_cache
 
     def sample(self) -> None:
-        """Look at the usage now; harmless when the group is gone."""
+        """Sample the usage. Nothing happens if the group does not exist any more."""
         try:
             usage, self._page_cache = self._group.usage_bytes(), self._group.page_cache_bytes()
         except OSError:
@@ -363,16 +395,16 @@ class RunMeter:
         self._sampled = max(self._sampled, self.held_bytes)
 
     def read(self) -> MemoryUse:
-        """The run's figures so far.
+        """Return the use of the run until now.
 
         Raises:
-            OSError: The group is gone.
+            OSError: The group does not exist any more.
         """
         peak = self._group.peak_bytes()
         if not self._exact or peak - self._usage_before > _SMALL_RUN_BYTES:
             self.sample()
         held: int | None = self._sampled
-        # Without a reset the counter still tells the truth when this run has raised it.
+        # Without a reset, a peak that has risen is still the peak of this run.
         if self._exact or peak > self._peak_before:
             held = max(self._sampled, peak - self._page_cache)
         elif peak - self._sampled > _SMALL_RUN_BYTES:

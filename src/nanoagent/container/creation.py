@@ -1,4 +1,4 @@
-"""Creates containers: to keep generic ones ready, and for jobs that wait."""
+"""Creates containers: to keep generic containers ready, and for jobs that wait."""
 
 from __future__ import annotations
 
@@ -25,15 +25,22 @@ if TYPE_CHECKING:
     from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.container.worker_home import WorkerHome
 
-_PARALLEL_CREATIONS: Final = 2  # more only queue up in the engine, and slow the jobs that run
-# It begins at random and counts on: no two containers of a worker have the same while both are there.
+_PARALLEL_CREATIONS: Final = 2  # more would wait in Docker, and slow down the jobs that run
+# Starts at a random number and counts up, so that no two containers of a worker have the same user ID.
 _UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
 
 def generic_spec(
     policy: PoolPolicy, home: WorkerHome, runtime: Runtime, work_directory: WorkDirectory
 ) -> ContainerSpec:
-    """The specification of a generic container."""
+    """Return the specification of a generic container.
+
+    Args:
+        policy: The settings of the pool.
+        home: The folder of the worker.
+        runtime: The runtime.
+        work_directory: The work directory of the container.
+    """
     uids = engine.container_uids(policy.uid_base)
     return ContainerSpec(
         runtime=runtime,
@@ -42,7 +49,7 @@ def generic_spec(
         worker_id=home.path.name,
         home=home.path,
         work_directory=work_directory.path,
-        # An id that no other container has: the kernel counts pipes, locks and watches per user.
+        # Each container has its own user ID, because the kernel limits pipes, locks and watches per user.
         uid=uids[next(_UIDS) % len(uids)],
         memory_mb=GENERIC_MEMORY_MB,
         cpus=policy.generic_cpus,
@@ -56,19 +63,16 @@ def generic_spec(
 
 
 class Creation:
-    """Creates containers in the background.
+    """Creates containers in the background. It owns the creations that are under way.
 
     Refills keep generic containers ready for each runtime. A job that finds no container waits for the next
-    one. Before a container is created for a job, idle ones are evicted if memory or the number of containers
-    require that; a refill evicts none.
-
-    It owns the creations that are under way.
+    one. A creation for a job evicts idle containers if the budget has no room. A refill evicts none.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
-        availability: Knows whether containers can be created; is told how creations end.
-        watch: Asks Docker whether it is there after a creation has failed.
-        retirement: Makes room.
+        availability: Decides whether containers can be created, and gets the outcome of each creation.
+        watch: Checks whether Docker answers, after a creation has failed.
+        retirement: Makes room in the budget.
     """
 
     def __init__(
@@ -94,19 +98,19 @@ class Creation:
         return self._is_stopped
 
     def starting(self, runtime: Runtime) -> int:
-        """How many creations for a runtime are under way."""
+        """Return the number of creations for a runtime that are under way."""
         return len(self._starting[runtime])
 
     def is_filling(self, runtime: Runtime) -> bool:
-        """Whether generic containers of a runtime are missing, and creations under way may succeed."""
+        """Whether generic containers of a runtime are missing, and a creation under way may succeed."""
         is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
         return is_short and self.starting(runtime) > 0 and not self._availability.is_failing(runtime)
 
     async def next_container(self, runtime: Runtime) -> PooledContainer:
-        """Wait for the next container of a runtime, after the jobs that wait already.
+        """Wait for the next container of a runtime, after the jobs that already wait.
 
         Raises:
-            ContainerNotMade: It could not be created.
+            ContainerNotMade: The container could not be created.
             ReturnToQueue: Containers cannot be created at present.
         """
         if self._is_stopped:
@@ -124,7 +128,11 @@ class Creation:
             self._waiting.discard(runtime, waiter)
 
     def stop(self) -> list[asyncio.Task[Any]]:
-        """Create no more containers; returns the creations under way, which are cancelled."""
+        """Cancel all creations, and create no more containers.
+
+        Returns:
+            The tasks of the cancelled creations.
+        """
         self._is_stopped = True
         tasks = [task for tasks in self._starting.values() for task in tasks]
         for task in tasks:
@@ -134,23 +142,24 @@ class Creation:
     # --- refill
 
     def refill(self) -> None:
-        """Start as many creations as are wanted and allowed."""
+        """Start the creations that are needed and allowed."""
         for runtime in Runtime:
-            while not self._is_stopped and self._wants_another(runtime):
+            while not self._is_stopped and self._needs_another(runtime):
                 task = self._context.background.once(
                     TaskName.CONTAINER_CREATION, self._create(runtime), self._starting[runtime]
                 )
                 task.add_done_callback(lambda _: self._ended())
 
-    def _wants_another(self, runtime: Runtime) -> bool:
+    def _needs_another(self, runtime: Runtime) -> bool:
+        """Whether one more creation for a runtime is needed and allowed."""
         starting, waiting = self.starting(runtime), self._waiting.count(runtime)
         if not self._availability.allows(runtime, starting):
             return False
         if starting < waiting:
             return True
-        spare = self._inventory.generic(runtime) + starting - waiting
+        for_pool = self._inventory.generic(runtime) + starting - waiting
         planned = sum(map(len, self._starting.values()))
-        return spare < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
+        return for_pool < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
 
     def _ended(self) -> None:
         self._context.changes.notify()
@@ -161,21 +170,21 @@ class Creation:
     async def _create(self, runtime: Runtime) -> None:
         """Create one container for the pool, or for the job that has waited for longest."""
         try:
-            container = await self._make_if_it_fits(runtime)
+            container = await self._create_if_it_fits(runtime)
         except ContainerError as exc:
             self._context.strays.suspect()
             await self._watch.check()
             if self._availability.engine_problem is None:
                 self._failed(runtime, str(exc))
-        except Exception as exc:  # noqa: BLE001 - it is logged and counted there
+        except Exception as exc:  # noqa: BLE001 - `note_failure` logs and counts it
             self._context.background.note_failure(TaskName.CONTAINER_CREATION, exc)
-            self._failed(runtime, f"an error inside the worker: {type(exc).__name__}")
+            self._failed(runtime, f"internal error: {type(exc).__name__}")
         else:
             if container is not None:
                 self._succeeded(runtime, container)
 
-    async def _make_if_it_fits(self, runtime: Runtime) -> RunningContainer | None:
-        """Make a container; None if no job waits for it and a job has taken its room."""
+    async def _create_if_it_fits(self, runtime: Runtime) -> RunningContainer | None:
+        """Create a container; return None if no job waits for it and the budget has no room any more."""
         async with self._parallel:
             if self._waiting.count(runtime):
                 await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)
@@ -183,12 +192,12 @@ class Creation:
                 return None
             self._budget.begin_creation()
             try:
-                return await self._make(runtime)
+                return await self._create_container(runtime)
             except BaseException:
                 self._budget.fail_creation()
                 raise
 
-    async def _make(self, runtime: Runtime) -> RunningContainer:
+    async def _create_container(self, runtime: Runtime) -> RunningContainer:
         driver, home, policy = self._context.driver, self._context.home, self._policy
         work_directory = home.new_work_directory(secrets.token_hex(5))
         try:
@@ -203,7 +212,8 @@ class Creation:
                 container.group.close()
             await driver.remove(container.id)
             await uninterrupted(work_directory.remove())
-            raise ContainerError(f"isolation has fallen since the start: {container.isolation_reason}")
+            reason = container.isolation_reason
+            raise ContainerError(f"the isolation level is lower than at the start of the worker: {reason}")
         return container
 
     def _succeeded(self, runtime: Runtime, container: RunningContainer) -> None:

@@ -1,4 +1,4 @@
-"""Watches Docker: whether it answers, and which containers die."""
+"""Watches Docker: checks whether it answers, and follows the deaths of containers."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ log = structlog.get_logger(__name__)
 
 _EVENTS_RETRY_S: Final = 1.0
 _CHECK_EVERY_S: Final = 5.0
-_PING_TIMEOUT_S: Final = 10.0  # a milliseconds' answer; on a machine that is overloaded it takes longer
+_PING_TIMEOUT_S: Final = 10.0  # an answer takes milliseconds, but longer on an overloaded machine
 
 
 class EngineWatch:
-    """Asks Docker every few seconds whether it is there, and follows its events.
+    """Checks every few seconds whether Docker answers, and follows its events.
 
-    While Docker is unavailable, jobs that wait for a container return to the queue. When it is available
-    again, the pool is refilled and stray containers are removed.
-
-    It owns the doubt that brings the next check forward. `Availability` keeps the result of the last check.
+    While Docker is unavailable, jobs that wait for a container return to the queue. When Docker is available
+    again, the pool is refilled and stray containers are removed. `Availability` has the result of the last
+    check.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
-        availability: Is told whether Docker is available.
+        availability: Gets the result of each check.
         retirement: Retires idle containers that have died.
-        refill: Starts the creations that are wanted and fit. Called when Docker is available again.
+        refill: Starts the creations that are needed and allowed. Called when Docker is available again.
     """
 
     def __init__(
@@ -59,7 +58,10 @@ class EngineWatch:
     # --- whether Docker answers
 
     async def check_regularly(self) -> None:
-        """Until cancelled: check every few seconds, and at once when in doubt; remove stray containers."""
+        """Check every few seconds, and at once after `check_soon`. Runs until cancelled.
+
+        If Docker answers, stray containers are removed.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_EVERY_S):
@@ -70,11 +72,11 @@ class EngineWatch:
                 await self._strays.remove()
 
     def check_soon(self) -> None:
-        """Bring the next check forward."""
+        """Make the next check follow at once."""
         self._check_requested.set()
 
     async def check(self) -> None:
-        """Ask Docker whether it is there."""
+        """Check whether Docker answers."""
         try:
             async with asyncio.timeout(_PING_TIMEOUT_S):
                 await self._driver.ping()
@@ -99,13 +101,13 @@ class EngineWatch:
     # --- deaths
 
     async def follow_events(self) -> None:
-        """Until cancelled: follow Docker's events."""
+        """Follow Docker's events. Runs until cancelled."""
         while True:
             try:
                 async for container_id in self._driver.deaths():
                     self._died(container_id)
             except ContainerError as exc:
-                log.warning("Docker's events are not to be heard", reason=str(exc))
+                log.warning("Docker events interrupted", reason=str(exc))
             self._strays.suspect()
             self.check_soon()
             await asyncio.sleep(_EVENTS_RETRY_S)

@@ -1,4 +1,4 @@
-"""The containers of the pool, and the only place that changes their states."""
+"""The containers of the pool. Only this module changes their states."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Inventory:
-    """The containers of the pool: by id, idle ones per runtime in the order of their last use, and busy ones.
+    """The containers of the pool: all of them by ID, the idle ones per runtime, and the busy ones.
 
-    A container is in the lists that belong to its state. A change of the state moves it.
+    The state of a container decides in which lists it is. A change of the state moves it.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Inventory:
     # --- changes
 
     def add(self, pooled: PooledContainer) -> None:
-        """Add a container that has just been created; it is idle."""
+        """Add a container that was just created. It is idle."""
         self._by_id[pooled.container.id] = pooled
         self._idle[pooled.runtime].append(pooled)
 
@@ -38,14 +38,14 @@ class Inventory:
         self._move(pooled, ContainerState.IDLE)
 
     def note_death(self, pooled: PooledContainer) -> None:
-        """Note that the container of a job has died; the job still has it."""
+        """Note that the container of a job has died. The job still has it."""
         self._move(pooled, ContainerState.DEAD)
 
     def remove(self, pooled: PooledContainer) -> bool:
-        """Remove a container, whatever its state.
+        """Remove a container in any state.
 
         Returns:
-            False if that has been done before.
+            False if it was removed before.
         """
         if pooled.state is ContainerState.RETIRED:
             return False
@@ -69,25 +69,25 @@ class Inventory:
     # --- questions
 
     def get(self, container_id: str) -> PooledContainer | None:
-        """The container with that id; None if the pool has none."""
+        """Return the container with an ID; None if the pool does not have it."""
         return self._by_id.get(container_id)
 
     def all(self) -> list[PooledContainer]:
-        """Every container, in the order of their creation."""
+        """Return all containers in the order of their creation."""
         return list(self._by_id.values())
 
     def idle(self, runtime: Runtime) -> list[PooledContainer]:
-        """The idle containers of a runtime, the one that was used last at the end."""
+        """Return the idle containers of a runtime, the most recently used one last."""
         return list(self._idle[runtime])
 
     def all_idle(self) -> list[PooledContainer]:
-        """The idle containers of all runtimes."""
+        """Return the idle containers of all runtimes."""
         return [pooled for idle in self._idle.values() for pooled in idle]
 
     def generic(self, runtime: Runtime) -> int:
-        """How many generic containers of a runtime are idle."""
+        """Return the number of generic containers of a runtime; they are all idle."""
         return sum(pooled.is_generic for pooled in self._idle[runtime])
 
     def busy(self, runtime: Runtime) -> int:
-        """How many containers of a runtime jobs have, dead ones included."""
+        """Return the number of containers of a runtime that jobs have, with dead ones."""
         return sum(pooled.runtime == runtime for pooled in self._busy)

@@ -1,4 +1,4 @@
-"""Which level of isolation this host allows, found out by trying it once with a real container."""
+"""Finds the isolation level that is possible on this host, with one real container."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.worker_home import WorkerHome
 
-_PROBED: Final = Runtime.CPP  # no interpreter waits in it: the quickest to come up
+_PROBED: Final = Runtime.CPP  # it starts fastest, because no interpreter waits in it
 _NO_PROFILE: Final = (
-    "Docker confines containers with AppArmor here, and its own profile forbids the mounts of a sandbox; "
-    "load deploy/apparmor/nanoagent (deploy/apparmor/README.md says how)"
+    "Docker confines containers with AppArmor, and its own profile forbids the mounts of a sandbox; load "
+    "deploy/apparmor/nanoagent (see deploy/apparmor/README.md)"
 )
-_WRONG_PROFILE: Final = "is it this version's deploy/apparmor/nanoagent that is loaded?"
+_WRONG_PROFILE: Final = "load deploy/apparmor/nanoagent of this version"
 
 
 @dataclass(frozen=True, slots=True)
 class HostIsolation:
-    """What can be had.
+    """The isolation that is possible on this host.
 
     Attributes:
         isolation: `SANDBOX` or `SHARED`.
-        apparmor: The AppArmor profile that it takes, if any.
-        reason: Why it is not `SANDBOX`; None when it is.
+        apparmor: The AppArmor profile that containers need; None if they need none.
+        reason: Why the isolation is not `SANDBOX`; None if it is.
     """
 
     isolation: Isolation
@@ -47,16 +47,16 @@ async def probe(
     *,
     apparmor: str | None,
 ) -> HostIsolation:
-    """Make one container for a sandbox, and remove it again.
+    """Create one container with a sandbox, and remove it.
 
     Args:
-        driver: Makes it.
-        home: Has its work directory.
-        policy: What containers are made from.
-        apparmor: The profile to ask for, where the engine confines containers with AppArmor.
+        driver: Creates the container.
+        home: The folder of the worker.
+        policy: The settings of containers.
+        apparmor: The AppArmor profile to use; None if the engine does not confine containers with AppArmor.
 
     Raises:
-        ContainerError: No container at all can be made.
+        ContainerError: No container can be created, even without a sandbox.
     """
     wanted = replace(policy, isolation=Isolation.SANDBOX, apparmor=apparmor)
     try:
@@ -64,7 +64,7 @@ async def probe(
     except ContainerError as exc:
         if apparmor is None:
             raise
-        # What else may be wrong with containers, the image say, is wrong without the profile as well.
+        # Without the profile, another cause (a missing image, for example) raises the same error again.
         await _attempt(driver, home, replace(wanted, isolation=Isolation.SHARED, apparmor=None))
         return HostIsolation(Isolation.SHARED, None, f"{_NO_PROFILE}: {exc}")
     if reason is None:
@@ -74,31 +74,34 @@ async def probe(
     return HostIsolation(Isolation.SHARED, None, reason)
 
 
-def isolation_problems(verdict: HostIsolation, lowest_level: str, sharing: Sharing) -> list[str]:
-    """What the settings ask for and this host cannot give; empty when there is nothing.
+def isolation_problems(found: HostIsolation, lowest_level: str, sharing: Sharing) -> list[str]:
+    """Return the settings that ask for more isolation than is possible; empty if there are none.
 
-    A container for each run (L0, `CONTAINER_SHARING=never`) is not below L1: nothing is shared.
+    L0, a new container for each run (`CONTAINER_SHARING=never`), meets a minimum of L1, because its runs
+    share nothing.
 
     Args:
-        verdict: What the host can give.
+        found: The isolation that is possible on this host.
         lowest_level: MIN_ISOLATION: `L2`, `L1` or `L0`.
         sharing: CONTAINER_SHARING.
     """
-    if verdict.isolation is Isolation.SANDBOX:
+    if found.isolation is Isolation.SANDBOX:
         return []
     problems = []
     if lowest_level == "L2":
-        problems.append(f"MIN_ISOLATION: L2 cannot be had here ({verdict.reason}); it should be L1 or L0")
+        problems.append(
+            f"MIN_ISOLATION: L2 is not possible on this host ({found.reason}); it should be L1 or L0"
+        )
     if sharing is Sharing.WORKER:
         problems.append(
-            "CONTAINER_SHARING: worker takes a sandbox for each run (L2), which cannot be had here "
-            f"({verdict.reason}); it should be function or never"
+            "CONTAINER_SHARING: worker needs a sandbox for each run (L2), which is not possible on this host "
+            f"({found.reason}); it should be function or never"
         )
     return problems
 
 
 async def _attempt(driver: Driver, home: WorkerHome, policy: PoolPolicy) -> str | None:
-    """Why no sandbox can be made in such a container, or None."""
+    """Create one container; return why it has no sandbox, or None."""
     work_directory = home.new_work_directory(secrets.token_hex(5))
     container: RunningContainer | None = None
     try:

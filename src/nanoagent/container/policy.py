@@ -1,9 +1,9 @@
-"""The pool's settings and pure decisions, and the values that they are about.
+"""The settings of the pool, its values, and its decisions. All functions are pure.
 
-* `PoolPolicy`: the settings. `Binding`: the function version that a job needs a container for.
+* `PoolPolicy`: the settings. `Binding`: the function version for which a job needs a container.
 * `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions.
-* `idle_for`, `victims`, `retirement_reason`: which container serves a job, which ones are evicted, and when a
-  container is retired.
+* Decisions: `idle_for` chooses the container for a job, `victims` the containers to evict.
+  `retirement_reason` decides when to retire a container.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Runtime
     from nanoagent.network.listening_sockets import ListeningAddress
 
-GENERIC_MEMORY_MB: Final = 128  # the default memoryMb: most jobs then need no change of limits
+GENERIC_MEMORY_MB: Final = 128  # the default memoryMb, so that most jobs need no change of limits
 
 
 class Sharing(StrEnum):
@@ -42,22 +42,22 @@ class PoolPolicy:
     """The pool's settings.
 
     Attributes:
-        images: Runtime → image.
-        sizes: Runtime → number of generic containers kept ready.
-        memory_mb: The budget for the memory of all containers together, MiB.
+        images: Runtime → name of the image.
+        sizes: Runtime → number of generic containers to keep ready.
+        memory_mb: The limit of the memory of all containers together, MiB.
         generic_cpus: The CPU share of a generic container.
-        idle_s: A bound container that is idle for so long is retired, seconds.
+        idle_s: The idle time after which a bound container is retired, seconds.
         max_runs: The number of runs after which a container is retired.
         max_age_s: The age at which a container is retired, seconds.
-        uid_base: The lowest user ID of containers. Each container gets one of its own.
+        uid_base: The lowest user ID of containers. Each container has another one.
         limits: The limits that all containers have in common.
         isolation: The level that containers are created for: `SANDBOX` or `SHARED`.
-        apparmor: The AppArmor profile of containers, if any.
+        apparmor: The AppArmor profile of containers; None for Docker's default.
         docker_runtime: The name of Docker's runtime for containers; None for its default.
         sharing: The runs that a container may serve.
         modules: Python modules that every interpreter has imported in advance.
         listening_addresses: The addresses in the network of runs at which the agent listens.
-        most_containers: The limit of their number, busy and idle; each holds file descriptors of the worker.
+        most_containers: The limit of the number of containers. Each takes file descriptors of the worker.
     """
 
     images: dict[Runtime, str]
@@ -92,7 +92,7 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BindingKey:
-    """What two jobs have in common that may share a container: the purpose and the function version."""
+    """The purpose and the function version: equal for two jobs that may share a container."""
 
     purpose: str
     version: FunctionVersion
@@ -109,12 +109,11 @@ class Binding:
         memory_mb: The memory limit of a run, MiB.
         cpus: The CPU share that belongs to that limit.
         most_cpus: The CPUs that a run may use while they are free.
-        tree: The unpacked code.
+        tree: The folder of the unpacked code.
         tree_bytes: The memory that the copy of the code takes in the container, in whole pages.
-        program: The built program of a compiled language.
-        find_modules: Finds the Python modules in the code that are worth importing in advance. It is called
-            in a thread.
-        purpose: `run` or `build`. A container that was built in is not run in.
+        program: The built program; None for an interpreted language.
+        find_modules: Returns the Python modules to import in advance. It blocks, and is called in a thread.
+        purpose: `run` or `build`. A container for builds serves no runs.
     """
 
     runtime: Runtime
@@ -131,12 +130,12 @@ class Binding:
 
     @property
     def needed_mb(self) -> int:
-        """The memory that a run needs of the worker's budget, MiB: its limit and the copy of its code."""
+        """The memory of a run in the budget, MiB: its memory limit and the copy of its code."""
         return self.memory_mb + self.tree_bytes // MIB
 
     @property
     def key(self) -> BindingKey:
-        """Its identity: two jobs may share a container if and only if their keys are equal."""
+        """The key of the binding. Two jobs may share a container if and only if their keys are equal."""
         version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
         return BindingKey(self.purpose, version)
 
@@ -145,9 +144,9 @@ class ContainerState(StrEnum):
     """The state of a container that has been created."""
 
     IDLE = "idle"
-    BUSY = "busy"  # one job has it
-    DEAD = "dead"  # it has died while a job had it; that job retires it
-    RETIRED = "retired"  # it is no longer the pool's; its removal has begun
+    BUSY = "busy"  # a job has it
+    DEAD = "dead"  # it died while a job had it; it is retired when the job ends
+    RETIRED = "retired"  # it does not belong to the pool any more; its removal has begun
 
 
 NEXT: Final = {
@@ -164,13 +163,13 @@ class PooledContainer:
     """A container as the pool sees it.
 
     Attributes:
-        container: The container itself.
-        memory_mb: Its part of the memory budget, MiB. Only the budget changes it.
-        made_at: When it was created, in the pool's clock.
-        used_at: When it became idle last, in the pool's clock.
+        container: The container.
+        memory_mb: The memory with which it counts in the budget, MiB. Only the budget changes it.
+        made_at: The time of its creation, in the pool's clock.
+        used_at: The time when it last became idle, in the pool's clock.
         key: The key of its binding; None while it is generic.
-        runs: How many jobs have had it.
-        state: Its state. Only the inventory changes it, by `enter`.
+        runs: The number of jobs that have had it.
+        state: The state. Only the inventory changes it, with `enter`.
     """
 
     container: RunningContainer
@@ -182,10 +181,10 @@ class PooledContainer:
     state: ContainerState = ContainerState.IDLE
 
     def enter(self, state: ContainerState) -> None:
-        """Go on to a state.
+        """Change the state.
 
         Raises:
-            AssertionError: The state cannot follow.
+            AssertionError: The transition is not in `NEXT`.
         """
         if state not in NEXT[self.state]:
             raise AssertionError(f"a container cannot go from {self.state} to {state}")
@@ -193,7 +192,7 @@ class PooledContainer:
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime that it was created for."""
+        """The runtime for which it was created."""
         return self.container.spec.runtime
 
     @property
@@ -203,21 +202,25 @@ class PooledContainer:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs, as far as is known: a supervisor that dies closes its connection."""
+        """Whether the container runs and can serve a job, as far as the worker knows."""
         return self.state is not ContainerState.DEAD and self.container.session.is_usable
 
 
 def idle_for(binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing) -> PooledContainer | None:
-    """The idle container that serves a job best; None when one has to be created.
+    """Choose the idle container for a job.
 
-    The best is one that is bound to the same function version. Of several, the one that was used last: its
-    pages are warm, and the others can reach their idle time. The next best is a generic one. The last is one
-    of another function, if containers serve all functions of the worker.
+    A container that is bound to the same function version comes first. If there are several, the most
+    recently used one is chosen: its pages are warm, and the others can reach their idle time. A generic
+    container comes next. A container of another function comes last, if containers serve all functions of the
+    worker.
 
     Args:
-        binding: The binding for the job.
-        idle: The idle containers of its runtime, the one that was used last at the end.
+        binding: The binding of the job.
+        idle: The idle containers of its runtime, the most recently used one last.
         sharing: CONTAINER_SHARING.
+
+    Returns:
+        The container; None if one must be created.
     """
     bound = (pooled for pooled in reversed(idle) if pooled.key == binding.key)
     generic = (pooled for pooled in idle if pooled.is_generic)
@@ -228,11 +231,17 @@ def idle_for(binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing
 def victims(
     idle: Iterable[PooledContainer], need_mb: int, now: float, number: int = 0
 ) -> list[PooledContainer]:
-    """The idle containers to evict, least valuable first: for `need_mb` MiB, and at least `number`.
+    """Choose the idle containers to evict, the least valuable first.
 
-    The value of a container rises with the number of its runs. It falls with the time since the last one and
-    with its memory (the idea of GreedyDual-Size-Frequency; Fuerst and Sharma, "FaasCache", ASPLOS 2021).
-    Generic containers are evicted last: each saves any function a cold start.
+    The value of a container rises with the number of its runs. It falls with its idle time and its memory.
+    This is GreedyDual-Size-Frequency (Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic containers are
+    evicted last, because each saves a cold start of any function.
+
+    Args:
+        idle: The idle containers.
+        need_mb: The memory to free, MiB.
+        now: The time in the pool's clock.
+        number: The least number of containers to evict.
     """
 
     def value(pooled: PooledContainer) -> tuple[bool, float]:
@@ -249,7 +258,16 @@ def victims(
 
 
 def retirement_reason(pooled: PooledContainer, policy: PoolPolicy, now: float) -> str | None:
-    """The reason to retire an idle container now; None if there is none."""
+    """Return the reason to retire an idle container now; None if it can stay.
+
+    Args:
+        pooled: The container.
+        policy: The settings of the pool.
+        now: The time in the pool's clock.
+
+    Returns:
+        A value of the metric label `reason`.
+    """
     if not pooled.alive:
         return "died"
     if pooled.runs >= policy.max_runs:

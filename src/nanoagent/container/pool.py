@@ -1,4 +1,4 @@
-"""The warm pool: containers that are created in advance, and bound to a function version by their first job.
+"""The warm pool: containers that are created in advance. The first job of a container binds it to a function.
 
 A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
 
@@ -6,29 +6,33 @@ A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
                 │         │         │
                 └─────────┴─────────┴──► RETIRED
 
-It is generic until its first job binds it. From then on it serves one function version (`Binding.key`:
-function id, code digest, runtime and memory size), one job at a time. In any doubt it is retired and removed.
+A container is generic until its first job binds it. Then it serves one function version (`Binding.key`:
+function ID, code digest, runtime and memory limit), one job at a time. It is retired unless the run left
+nothing behind.
 
-The parts of the pool, and what each of them owns:
+The parts of the pool, and the state that each of them owns:
 
 * `Pool`: the containers of running jobs, and the pool's tasks.
-* `Inventory`: the lists of the containers. It alone changes their states.
+* `Inventory`: the lists of the containers. Only the inventory changes their states.
 * `Budget`: the memory and the number of the containers.
 * `WaitingJobs`: the jobs that wait for a container to be created.
 * `Creation`: the creations under way. Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready,
-  so that creation is not on a job's path. A job that finds no container waits for the next one (cold start).
-* `Binder`: code, program and limits of a container.
-* `Retirement`: the removals under way; the sweep; eviction, which makes room for jobs by retiring the least
+  so that most jobs do not wait for a creation. A job that finds no container waits for the next one (cold
+  start).
+* `Binder`: puts the code, the program and the limits of a function version into a container.
+* `Retirement`: the removals under way, and the sweep. Eviction makes room for jobs: it retires the least
   valuable idle containers (`policy.victims`).
 * `Availability`: a circuit breaker per runtime, and whether Docker is available. A circuit breaker opens when
-  creations keep failing. Then jobs of the runtime return to the queue at once with the reason, readiness and
-  metrics say so, and one creation is tried after a pause that grows.
-* `EngineWatch`: the checks of Docker, and the deaths of containers. While Docker is unavailable, no jobs are
-  taken, jobs that wait for a container return to the queue, and failures do not count.
+  creations keep failing. Then jobs of the runtime return to the queue at once, and readiness and metrics
+  report the reason. After a pause, which grows, one creation is tried.
+* `EngineWatch`: the checks of Docker, and the deaths of containers. While Docker is unavailable, the worker
+  takes no jobs, jobs that wait for a container return to the queue, and failed creations do not count.
 * `Strays`: whether stray containers may exist. They are removed when Docker is available.
 
+`pool_context` has the collaborators and the state that the parts share.
+
 Read in this order: `policy`, `inventory`, `budget`, this module, `creation` with `waiting` and
-`availability`, `binder`, `retirement`, `engine_watch` with `strays`. The parts have `shared` in common.
+`availability`, `binder`, `retirement`, `engine_watch` with `strays`.
 """
 
 from __future__ import annotations
@@ -64,7 +68,7 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
 
-_CLOSE_S: Final = 20.0  # the next worker removes the containers that Docker has not removed by then
+_CLOSE_S: Final = 20.0  # the next worker removes the containers that are left
 
 
 @dataclass(slots=True)
@@ -73,10 +77,10 @@ class AcquiredContainer:
 
     Attributes:
         container: The container.
-        start: Whether the start is hot, warm or cold.
+        start: The kind of start: hot, warm or cold.
         reuse: Whether the pool keeps the container if the run leaves nothing behind.
-        isolation: The isolation between this run and any other.
-        clean: Set by the job when nothing of the run is left; otherwise the container is retired.
+        isolation: The isolation between this run and any other run.
+        clean: Whether the run left nothing behind. The job sets it; otherwise the container is retired.
     """
 
     container: RunningContainer
@@ -87,16 +91,16 @@ class AcquiredContainer:
 
 
 class Pool:
-    """Gives containers to jobs; see the module's docstring.
+    """Lends containers to jobs; see the docstring of the module.
 
     Args:
         driver: Creates and removes containers.
-        home: The worker's folder; each container has a work directory in it.
+        home: The worker's folder, with the work directories of containers.
         policy: The settings.
-        metrics: Counts starts, retirements, states.
-        health: Is told when containers cannot be created.
+        metrics: Counts starts, retirements and states.
+        health: The readiness to which the pool reports.
         background: Starts the pool's tasks.
-        clock: Monotonic seconds.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -136,7 +140,7 @@ class Pool:
     # --- start and end
 
     async def start(self) -> None:
-        """Begin to fill the pool, to retire containers whose time has come and to watch Docker."""
+        """Start to fill the pool, to retire containers whose time has come, and to watch Docker."""
         keep = self._context.background.keep
         self._tasks = (
             keep(TaskName.POOL_SWEEP, self._retirement.sweep),
@@ -146,13 +150,13 @@ class Pool:
         self._refill()
 
     async def filled(self) -> None:
-        """Wait until every runtime has its generic containers or its creations keep failing; report that."""
+        """Wait until each runtime has its generic containers or its creations keep failing; report that."""
         while any(self._creation.is_filling(runtime) for runtime in Runtime):
             await self._context.changes.wait()
         self._availability.pool_filled()
 
     async def close(self) -> None:
-        """Remove every container. Idempotent."""
+        """Remove all containers. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await _done_within(_CLOSE_S, [*self._tasks, *self._creation.stop()])
@@ -165,16 +169,19 @@ class Pool:
 
     @asynccontextmanager
     async def acquire(self, binding: Binding) -> AsyncIterator[AcquiredContainer]:
-        """Acquire a container for one run, with the code in place.
+        """Acquire a container that has the code, and release it when the block ends.
 
-        The caller sets `clean` if nothing of the run is left; otherwise the container is removed.
+        The caller sets `clean` if the run left nothing behind. Otherwise the container is retired.
+
+        Args:
+            binding: The function version, with its limits.
 
         Raises:
             ContainerNotMade: A container could not be created.
             ContainerError: A container could not be bound.
-            ReturnToQueue: Creations keep failing and it is too early for a trial, or Docker is unavailable.
+            ReturnToQueue: Docker is unavailable, or the circuit breaker of the runtime is open.
         """
-        pooled, start = await self._acquire(binding)
+        pooled, start = await self._take(binding)
         acquired = AcquiredContainer(
             pooled.container, start, self._would_keep(pooled, binding), self.between_runs
         )
@@ -186,7 +193,8 @@ class Pool:
         finally:
             self._release(pooled, acquired)
 
-    async def _acquire(self, binding: Binding) -> tuple[PooledContainer, Start]:
+    async def _take(self, binding: Binding) -> tuple[PooledContainer, Start]:
+        """Take an idle container, or wait for a new one."""
         pooled = idle_for(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
@@ -201,7 +209,7 @@ class Pool:
         return pooled, Start.WARM
 
     async def _resize(self, pooled: PooledContainer, binding: Binding) -> None:
-        """Count a container with the memory that its job needs, when that is free."""
+        """Wait until the memory that a job needs is free, and count the container with it."""
         memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
             await self._retirement.make_room(memory_mb - pooled.memory_mb)
@@ -215,7 +223,7 @@ class Pool:
         return binding.purpose == "run" and kept
 
     def _release(self, pooled: PooledContainer, acquired: AcquiredContainer) -> None:
-        """Keep the container of a job that has ended, or retire it."""
+        """Make the container of a job idle again, or retire it."""
         pooled.runs += 1
         pooled.used_at = self._context.clock()
         is_dead = pooled.state is ContainerState.DEAD
@@ -230,7 +238,11 @@ class Pool:
         self._context.changes.notify()
 
     def evict(self, number: int) -> None:
-        """Evict up to that many idle containers."""
+        """Evict idle containers.
+
+        Args:
+            number: The largest number of containers to evict.
+        """
         self._retirement.evict(0, number)
 
     def _refill(self) -> None:
@@ -245,11 +257,11 @@ class Pool:
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Why no job at all can be run at present, or None."""
+        """Why the worker can run no job at present; None if it can run jobs of at least one runtime."""
         return self._availability.unavailable_reason
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:
-        """How many containers of a runtime are in a state, for the metrics."""
+        """Return the number of containers of a runtime in a state, for the metrics."""
         match state:
             case "idle":
                 return len(self._inventory.idle(runtime))
@@ -260,7 +272,7 @@ class Pool:
 
 
 async def _done_within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Wait for tasks, but not for ever; those that are left are cancelled."""
+    """Wait for tasks, and cancel the tasks that have not ended in time."""
     if waiting := set(tasks):
         _, late = await asyncio.wait(waiting, timeout=seconds)
         for task in late:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Changes:
-    """Wakes the tasks that wait for a change in the pool: for room, or for the end of a creation."""
+    """Wakes the tasks that wait for room in the budget, or for the end of a creation."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -38,20 +38,20 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolContext:
-    """The collaborators of the pool, and the state that more than one of its parts changes.
+    """The collaborators of the pool, and the state that several of its parts change.
 
     Attributes:
         driver: Creates and removes containers.
-        home: The worker's folder; each container has a work directory in it.
+        home: The worker's folder, with the work directories of containers.
         policy: The pool's settings.
         metrics: Counts starts, retirements and failures.
         background: Starts the pool's tasks.
-        clock: Monotonic seconds: the pool's clock.
+        clock: Returns monotonic seconds.
         inventory: The containers.
         budget: Their memory and number.
         waiting: The jobs that wait for a container.
-        changes: Is told when there may be more room.
-        strays: Is told when a creation or a removal has failed.
+        changes: Wakes tasks when the budget may have more room.
+        strays: Removes stray containers after a creation or a removal has failed.
     """
 
     driver: Driver

@@ -1,4 +1,4 @@
-"""Takes containers out of the pool, and makes room for jobs that way."""
+"""Retires containers: removes them from the pool and from Docker."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _SWEEP_S: Final = 2.0
 
 
 class Retirement:
-    """Retires containers: in doubt, when their time has come, or because a job needs their memory.
+    """Retires containers: after an unclean run, at a certain age, or because a job needs their memory.
 
     It owns the removals that are under way.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
-        refill: Starts the creations that are wanted and fit. Called when there may be room for more.
+        refill: Starts the creations that are needed and allowed. Called when the budget may have more room.
 
     Attributes:
-        removals: The removals that are under way.
+        removals: The tasks of the removals that are under way.
     """
 
     def __init__(self, context: PoolContext, refill: Callable[[], None]) -> None:
@@ -47,9 +47,9 @@ class Retirement:
     # --- one container
 
     def retire(self, pooled: PooledContainer, reason: str) -> None:
-        """Take a container out of the pool and its budget, whatever its state; remove it in the background.
+        """Remove a container from the pool and its budget, in any state. Docker removes it in the background.
 
-        Harmless when it is retired already: so is a container that a job has while the pool is closed.
+        Idempotent: when the pool is closed, a job may release a container that is retired already.
 
         Args:
             pooled: The container.
@@ -76,8 +76,8 @@ class Retirement:
         except ContainerError as exc:
             log.warning("container not removed", container=container.id[:12], reason=str(exc))
         finally:
-            # A container without a work directory is removed as a stray one. Ask for that only when the
-            # directory is gone: an earlier look would find nothing, and there is no second one.
+            # A container without a work directory is removed as a stray one. So the directory is removed
+            # first. Otherwise the search for stray containers could miss this one, and it is not repeated.
             await uninterrupted(container.work_directory.remove())
             if not removed:
                 self._context.strays.suspect()
@@ -90,11 +90,11 @@ class Retirement:
     # --- room
 
     async def make_room(self, memory_mb: int, containers: int = 0) -> None:
-        """Retire idle containers until the budget has room; wait for others if that does not suffice.
+        """Retire idle containers until the budget has room. If that is not enough, wait for other jobs.
 
         Args:
-            memory_mb: For so much more memory, MiB.
-            containers: For so many containers that are about to be created.
+            memory_mb: The additional memory, MiB.
+            containers: The number of containers that will be created.
         """
         with self._budget.wanting(memory_mb):
             while (shortage := self._budget.shortage(memory_mb, containers)) is not None:
@@ -105,11 +105,11 @@ class Retirement:
         """Retire the least valuable idle containers.
 
         Args:
-            memory_mb: Until so much memory is free, MiB.
-            containers: At least so many.
+            memory_mb: The memory to free, MiB.
+            containers: The least number of containers to retire.
 
         Returns:
-            Whether there was one to retire.
+            Whether a container was retired.
         """
         chosen = victims(self._inventory.all_idle(), memory_mb, self._context.clock(), containers)
         for pooled in chosen:
@@ -119,13 +119,13 @@ class Retirement:
     # --- time
 
     async def sweep(self) -> None:
-        """Until cancelled: retire idle containers whose time has come, and refill after failures."""
+        """Retire idle containers whose time has come, and refill after failures. Runs until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.sweep_once()
 
     def sweep_once(self) -> None:
-        """One pass of the sweep."""
+        """Make one pass of the sweep."""
         now = self._context.clock()
         for pooled in self._inventory.all_idle():
             reason = retirement_reason(pooled, self._context.policy, now)

@@ -16,12 +16,12 @@ log = structlog.get_logger(__name__)
 
 
 class Strays:
-    """Containers without a work directory: leftovers of a creation or a removal that failed midway.
+    """Stray containers: those without a work directory, left by a creation or a removal that failed midway.
 
-    It owns the knowledge whether there may be any. Docker is asked only then.
+    It remembers whether stray containers may exist. Only then does it ask Docker.
 
     Args:
-        driver: Finds and removes them.
+        driver: Finds and removes stray containers.
         home: The worker's folder.
     """
 
@@ -31,11 +31,11 @@ class Strays:
         self._may_exist = False
 
     def suspect(self) -> None:
-        """Note that there may be stray containers."""
+        """Note that stray containers may exist."""
         self._may_exist = True
 
     async def remove(self) -> None:
-        """Remove stray containers, if there may be any."""
+        """Remove stray containers, if any may exist."""
         if not self._may_exist:
             return
         self._may_exist = False
@@ -46,4 +46,4 @@ class Strays:
             log.warning("stray containers not removed", reason=str(exc))
             return
         if removed:
-            log.info("removed stray containers", count=removed)
+            log.info("stray containers removed", count=removed)

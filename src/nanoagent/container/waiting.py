@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class WaitingJobs:
-    """The queue of jobs, one per runtime, that wait for a container; the first gets the next container."""
+    """One queue per runtime of jobs that wait for a container. The first job gets the next container."""
 
     def __init__(self) -> None:
         self._waiters: dict[Runtime, deque[asyncio.Future[PooledContainer]]] = {
@@ -23,34 +23,38 @@ class WaitingJobs:
         }
 
     def count(self, runtime: Runtime) -> int:
-        """How many jobs wait for a container of a runtime."""
+        """Return the number of jobs that wait for a container of a runtime."""
         return len(self._waiters[runtime])
 
     def add(self, runtime: Runtime) -> asyncio.Future[PooledContainer]:
-        """Let a job wait; its container is the result."""
+        """Add a job to the queue.
+
+        Returns:
+            A future whose result is the container.
+        """
         waiter: asyncio.Future[PooledContainer] = asyncio.get_running_loop().create_future()
         self._waiters[runtime].append(waiter)
         return waiter
 
     def discard(self, runtime: Runtime, waiter: asyncio.Future[PooledContainer]) -> None:
-        """Let a job not wait any longer; harmless if it does not wait."""
+        """Remove a job from the queue, if it still waits."""
         if waiter in self._waiters[runtime]:
             self._waiters[runtime].remove(waiter)
 
     def take_first(self, runtime: Runtime) -> asyncio.Future[PooledContainer] | None:
-        """Remove the job that has waited for longest from the queue; None if none waits."""
+        """Remove the job that has waited longest; return None if no job waits."""
         waiting = (waiter for waiter in self._waiters[runtime] if not waiter.done())
         if (first := next(waiting, None)) is not None:
             self._waiters[runtime].remove(first)
         return first
 
     def fail_first(self, runtime: Runtime, error: Exception) -> None:
-        """Tell the job at the head of the queue that its container was not created."""
+        """Make the first job of the queue fail."""
         if self._waiters[runtime]:
             _fail(self._waiters[runtime].popleft(), error)
 
     def fail_all(self, error: Callable[[], Exception]) -> None:
-        """Tell all jobs that no container will be created for them.
+        """Make all jobs fail.
 
         Args:
             error: Makes the exception, once for each job.
@@ -61,5 +65,5 @@ class WaitingJobs:
 
 
 def _fail(waiter: asyncio.Future[PooledContainer], error: Exception) -> None:
-    if not waiter.done():  # a job that was cancelled stays in the queue until its task goes on
+    if not waiter.done():  # a cancelled job stays in the queue until its task resumes
         waiter.set_exception(error)

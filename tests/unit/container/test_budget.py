@@ -25,9 +25,9 @@ def budget_of(generic: int = 0, *, limit_mb: int = 10 * GENERIC, most_containers
 def test_a_container_counts_from_the_beginning_of_its_creation():
     budget = budget_of()
     budget.begin_creation()
-    assert (budget.committed_mb, budget.creating, budget.up) == (GENERIC, 1, 0)
+    assert (budget.committed_mb, budget.creating, budget.running) == (GENERIC, 1, 0)
     budget.finish_creation()
-    assert (budget.committed_mb, budget.creating, budget.up) == (GENERIC, 0, 1)
+    assert (budget.committed_mb, budget.creating, budget.running) == (GENERIC, 0, 1)
 
 
 def test_a_creation_that_fails_leaves_nothing():
@@ -48,7 +48,7 @@ def test_a_container_counts_with_the_memory_that_it_was_given_last():
 def test_a_removal_frees_memory_at_once_and_the_number_when_it_ends():
     budget = budget_of(1, most_containers=1)
     budget.begin_removal(pooled(memory_mb=GENERIC))
-    assert (budget.committed_mb, budget.up, budget.removing) == (0, 0, 1)
+    assert (budget.committed_mb, budget.running, budget.removing) == (0, 0, 1)
     assert not budget.fits_generic()
     budget.finish_removal()
     assert budget.fits_generic()

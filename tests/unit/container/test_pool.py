@@ -533,7 +533,7 @@ async def test_while_the_breaker_is_open_jobs_fail_at_once_with_the_reason(open_
         bench.driver.may_create.clear()  # whoever tried to make one would wait for ever
         async with asyncio.timeout(WAIT_S):
             # Given back, and not counted as an attempt: another worker may be able to.
-            with pytest.raises(ReturnToQueue, match="cannot be made: no such image") as interrupted:
+            with pytest.raises(ReturnToQueue, match="cannot be created: no such image") as interrupted:
                 await bench.run()
     assert (
         interrupted.value.reason is ReturnReason.NO_CONTAINERS
@@ -1014,6 +1014,6 @@ async def test_a_container_that_has_lost_its_isolation_is_not_used(open_bench):
     async with open_bench(sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
         bench.driver.script = Script(why_not_sandboxed="the profile is gone")
         await bench.pool.start()
-        with pytest.raises(ContainerError, match=r"isolation has fallen.*the profile is gone"):
+        with pytest.raises(ContainerError, match=r"isolation level is lower.*the profile is gone"):
             await bench.run()
         assert bench.driver.removed == ["fake-0"]

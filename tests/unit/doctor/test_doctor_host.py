@@ -432,7 +432,7 @@ CASES = (
         expected=((NOTE, Area.LIMITS, "max_user_instances is 16", "sysctl -w fs.inotify"),),
     ),
     Case(
-        "more memory than there is",
+        "more memory than the machine has",
         settings={"worker_memory_mb": 9000},
         expected=((PROBLEM, Area.LIMITS, "9000 of the machine's 8192", "WORKER_MEMORY_MB=6144"),),
     ),
@@ -776,7 +776,12 @@ CASES = (
         settings={"min_isolation": "L2"},
         engine={"isolation": L1},
         expected=(
-            (PROBLEM, Area.ISOLATION, "MIN_ISOLATION: L2 cannot be had here", "see the findings about"),
+            (
+                PROBLEM,
+                Area.ISOLATION,
+                "MIN_ISOLATION: L2 is not possible on this host",
+                "see the findings about",
+            ),
         ),
     ),
     Case(
