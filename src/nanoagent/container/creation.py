@@ -178,7 +178,7 @@ class Creation:
                 self._failed(runtime, str(exc))
         except Exception as exc:  # noqa: BLE001 - `note_failure` logs and counts it
             self._context.background.note_failure(TaskName.CONTAINER_CREATION, exc)
-            self._failed(runtime, f"internal error: {type(exc).__name__}")
+            self._failed(runtime, f"an error inside the worker: {type(exc).__name__}")
         else:
             if container is not None:
                 self._succeeded(runtime, container)

@@ -20,7 +20,7 @@ def pooled(
     *,
     key: BindingKey | None = KEY,
     memory_mb: int = 128,
-    connected: bool = True,
+    usable: bool = True,
     runtime: Runtime = Runtime.PYTHON,
     **fields: Any,
 ) -> PooledContainer:
@@ -29,13 +29,13 @@ def pooled(
     Args:
         key: The key of its binding.
         memory_mb: Its part of the budget.
-        connected: Whether its supervisor is.
+        usable: Whether its session is usable.
         runtime: Its language.
         fields: Further fields of `PooledContainer`.
     """
     container = SimpleNamespace(
         id=f"container-{next(_NUMBERS)}",
-        session=SimpleNamespace(connected=connected),
+        session=SimpleNamespace(is_usable=usable),
         spec=SimpleNamespace(runtime=runtime),
     )
     times = {"made_at": 0.0, "used_at": 0.0}

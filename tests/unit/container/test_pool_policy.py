@@ -105,7 +105,7 @@ def test_a_container_of_another_function_serves_a_run_where_the_worker_shares_th
 
 def test_a_dead_container_serves_no_job():
     wanted = binding()
-    idle = [bound(wanted), bound(wanted, connected=False), pooled(key=None, connected=False)]
+    idle = [bound(wanted), bound(wanted, usable=False), pooled(key=None, usable=False)]
     assert idle_for(wanted, idle, Sharing.FUNCTION) is idle[0]
     assert idle_for(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
 
@@ -161,7 +161,7 @@ def test_one_used_just_now_has_a_worth_too():
         (pooled(used_at=999), 1000.0, "age"),
         (pooled(runs=9), 1.0, None),
         (pooled(runs=10), 1.0, "runs"),
-        (pooled(connected=False), 1.0, "died"),
+        (pooled(usable=False), 1.0, "died"),
     ],
 )
 def test_a_container_is_retired_for_its_idle_time_age_runs_or_death(container, now, reason):
