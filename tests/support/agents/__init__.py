@@ -1,1 +1,1 @@
-"""Workers: in a process, in this process, with faults, under an ordinary user."""
+"""Workers for tests: in a child process, in this process, with faults, and as an ordinary user."""

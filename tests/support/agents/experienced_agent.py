@@ -1,6 +1,6 @@
-"""`python -m support.agents.experienced_agent`: an agent that knows how long jobs of some functions take.
+"""`python -m support.agents.experienced_agent`: a worker that knows the run times of some functions.
 
-What it would otherwise have to learn from hours of runs stands in the variable KNOWN: function → seconds.
+Otherwise it would learn them from hours of runs. The variable KNOWN has them: function → seconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`python -m support.agents.faulty_agent`: an agent that dies or stops at a named step of its work.
+"""`python -m support.agents.faulty_agent`: a worker that dies or stops at a named step.
 
-The production code knows nothing of it: methods of its parts are replaced from outside, by `STEPS`, before
-the command line runs as ever. What is to happen stands in the variable FAULT, as `Fault.text` writes it. The
-log says `struck`, with the request if there is one, just before it does.
+The production code has no test code: this module replaces the methods in `STEPS`, and then runs the command
+line as usual. The variable FAULT has the fault, in the format of `Fault.text`. Before the fault occurs, the
+log has the event `struck`, with the request if there is one.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ STEPS: Final = {
     "dead_letter": ("nanoagent.broker.sqs", "SqsBroker.dead_letter"),
     "drain": ("nanoagent.worker.drain", "Drain.run"),
 }
-"""Step → module and method. One that was renamed fails the start of the agent, and with it the test."""
+"""Step → module and method. If a method was renamed, the worker does not start, and the test fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens when a step is reached.
+    """A signal at a step of the worker.
 
     Attributes:
         step: One of `STEPS`.
         moment: `before` the step, or `after` it has succeeded.
-        nth: Which time, from 1. Receiving nothing does not count.
-        signal: What the agent sends itself: SIGKILL or SIGSTOP.
-        delay_s: How long after `before` it does, where the step takes longer.
-        told_to_stop: How often it gets SIGTERM as soon as its first program runs.
+        nth: At which call of the step, from 1. An empty receive does not count.
+        signal: The signal that the worker sends to itself: SIGKILL or SIGSTOP.
+        delay_s: The time from `before` to the signal, in seconds, for long steps.
+        told_to_stop: The number of SIGTERM signals that the worker gets when its first program runs.
     """
 
     step: str
@@ -74,12 +74,12 @@ class Fault:
     told_to_stop: int = 0
 
     def text(self) -> str:
-        """For the environment."""
+        """The value of the variable FAULT."""
         return json.dumps(asdict(self))
 
 
 class _Striker:
-    """Counts the times that a step is reached, and strikes at the one that is meant."""
+    """Counts the calls of a step, and sends the signal at the chosen one."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
@@ -93,7 +93,7 @@ class _Striker:
 
     def strike(self, received: Sequence[Delivery] = ()) -> None:
         fault = self._fault
-        # Of what has only been received, nothing stands in the log's context yet.
+        # After the receipt alone, the context of the log has no request yet.
         for delivery in received:
             structlog.contextvars.bind_contextvars(request_id=json.loads(delivery.body)["requestId"])
         structlog.get_logger().warning("struck", step=fault.step, moment=fault.moment)
@@ -115,7 +115,7 @@ class _Striker:
 
 
 def _struck(method: Callable[..., Any], striker: _Striker) -> Callable[..., Any]:
-    """The method with the fault before or after it, of whichever kind it is."""
+    """Return the method with the fault before or after it: a function, a coroutine or a context manager."""
     if inspect.iscoroutinefunction(method):
 
         async def call(*arguments: Any, **named: Any) -> Any:
@@ -125,7 +125,7 @@ def _struck(method: Callable[..., Any], striker: _Striker) -> Callable[..., Any]
             return answer
 
         return call
-    if inspect.isasyncgenfunction(inspect.unwrap(method)):  # an asynccontextmanager: entering it is the step
+    if inspect.isasyncgenfunction(inspect.unwrap(method)):  # an asynccontextmanager: the step is its entry
 
         @asynccontextmanager
         async def enter(*arguments: Any, **named: Any) -> AsyncIterator[Any]:
@@ -146,7 +146,7 @@ def _struck(method: Callable[..., Any], striker: _Striker) -> Callable[..., Any]
 
 
 class _Operator(_Striker):
-    """Tells the agent to stop as soon as a program runs, once or twice."""
+    """Sends SIGTERM once or twice as soon as a program runs."""
 
     def strike(self, received: Sequence[Delivery] = ()) -> None:
         for _ in range(self._fault.told_to_stop):
@@ -154,7 +154,7 @@ class _Operator(_Striker):
 
 
 def arm(fault: Fault) -> None:
-    """Replace the step's method by one that strikes."""
+    """Replace the method of the step by one with the fault."""
     if fault.told_to_stop:
         _replace("run", _Operator(Fault("run", "before", told_to_stop=fault.told_to_stop)))
     _replace(fault.step, _Striker(fault))

@@ -1,4 +1,4 @@
-"""A worker in this process whose jobs are played by the test, on a real queue and a real Redis."""
+"""A worker in this process, on a real queue and a real Redis. The test plays its jobs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from nanoagent.dev.local_services import EmbeddedStack
 
-DATABASE = 6  # of Redis; not the one that agents under test use
+DATABASE = 6  # of Redis; workers under test use another one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queues:
-    """A queue, and the one that its redrive policy leads to."""
+    """A queue and its dead-letter queue."""
 
     url: str
     dead_letter_url: str
@@ -41,15 +41,14 @@ class Queues:
 
 @asynccontextmanager
 async def real_rig(stack: EmbeddedStack, folder: Path, queues: Queues, **settings: Any) -> AsyncIterator[Rig]:
-    """A worker that runs until the block ends, and then drains in a hurry.
+    """Run a worker until the block ends, then stop it by force.
 
-    Of the rig, scripts and the journal of what is executed are to be used; its broker and result store
-    have no part.
+    Use the scripts and the journal of the rig. Its broker and result store are not used.
     """
     rig = Rig(folder, **settings)
     async with AsyncExitStack() as opened:
         clients = await opened.enter_async_context(stack.clients())
-        # No long polls: moto's would notice what is given back a second later.
+        # No long polls: moto's would find returned messages only a second later.
         broker = SqsBroker(
             await clients.sqs(), queues.url, dlq_url=None, wait_s=0, visibility_s=30, worker="worker-1"
         )

@@ -1,4 +1,4 @@
-"""An agent that may have few file descriptors; the environment says how many."""
+"""A worker with few file descriptors; the environment has the limit."""
 
 from __future__ import annotations
 

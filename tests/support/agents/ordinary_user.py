@@ -1,8 +1,8 @@
-"""A worker under an ordinary user's id, as the systemd unit has it; tests run as root and become that user.
+"""A worker that runs as an ordinary user, as in the systemd unit. Tests run as root and become that user.
 
-The user has no name and nothing but the group that may use Docker. Interpreter and repository may lie in a
-home that nobody else may enter, as they do where tests run as root: they are bound, in a mount namespace that
-goes with the process, to where the user can read them.
+The user has no name, and only the group that may use Docker. Interpreter and repository may be in a home
+folder that other users may not enter, for example root's. So a mount namespace of the process binds them to a
+place that the user can read.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from nanoagent.dev.local_services import EmbeddedStack
 
 ROOT = Path(__file__).parents[3]
-UID = 64_321  # nobody has it: no package or login gets an id above 60,000 (Debian policy, 9.2.2)
+UID = 64_321  # unused: no package or login gets an ID above 60,000 (Debian policy, 9.2.2)
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 
 
 def why_not() -> str | None:
-    """Why no process can be started under another user's id here, None when it can."""
+    """Return the reason why no process can be started under another user ID here, or None."""
     if os.geteuid() != 0:
         return "only root can start a worker under another user's id"
     if missing := [tool for tool in ("setpriv", "unshare", "mount") if shutil.which(tool) is None]:
@@ -46,10 +46,10 @@ def why_not() -> str | None:
 
 @contextmanager
 def place_of_its_own() -> Iterator[Path]:
-    """A folder that everyone may enter, with `tasks`, `cache` and `home` of the user's.
+    """Yield a folder that every user may enter, with `tasks`, `cache` and `home` of the ordinary user.
 
     Raises:
-        pytest.skip.Exception: There can be no other user here.
+        pytest.skip.Exception: No other user is possible here.
     """
     if (reason := why_not()) is not None:
         pytest.skip(reason)
@@ -65,12 +65,12 @@ def place_of_its_own() -> Iterator[Path]:
 
 
 def python_of(place: Path, *, capability: str | None = None, umask: int = 0o077) -> Path:
-    """A program that is this Python under the user's id.
+    """Return a program that runs this Python under the user ID.
 
     Args:
         place: See `place_of_its_own`.
-        capability: The one that it has besides, as setpriv(1) calls it, or none.
-        umask: The file mode creation mask that it starts with.
+        capability: The capability that it keeps, in the syntax of setpriv(1), or none.
+        umask: Its file mode creation mask at the start.
     """
     interpreter, repository = place / "python", place / "repository"
     interpreter.mkdir(exist_ok=True)
@@ -111,14 +111,14 @@ def python_of(place: Path, *, capability: str | None = None, umask: int = 0o077)
 
 
 def run_python(program: Path, source: str) -> str:
-    """What a piece of Python prints under the user's id."""
+    """Run Python code under the user ID, and return its output."""
     done = subprocess.run([program, "-c", source], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 class OrdinaryWorker(WorkerUnderTest):
-    """A worker under test that runs under the user's id.
+    """A worker under test that runs under the user ID.
 
     Args:
         stack: The services.
@@ -136,12 +136,12 @@ class OrdinaryWorker(WorkerUnderTest):
 
     async def __aenter__(self) -> Self:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "executable", str(self._program))  # it is what an agent is started with
+            patch.setattr(sys, "executable", str(self._program))  # the program that starts workers
             await super().__aenter__()
         return self
 
     @property
     def pid(self) -> int:
-        """Its process: what becomes the user does so by exec."""
+        """The worker's process ID; the programs that change the user use exec, so it stays the same."""
         assert self.agent._process is not None
         return self.agent._process.pid

@@ -1,7 +1,7 @@
-"""`python -m support.agents.watched_agent`: an agent that tells on SIGUSR2 what it holds in memory.
+"""`python -m support.agents.watched_agent`: a worker that reports its memory on SIGUSR2.
 
-The production code knows nothing of it. What is told goes to the file that WATCH names, as one JSON document,
-written in whole: `Holdings`.
+The production code has no test code. The report is one JSON document, `Holdings`, in the file of the variable
+WATCH. The file is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MOST_TYPES: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What an agent holds, after a collection of garbage.
+    """The objects and the memory of a worker, after a garbage collection.
 
     Attributes:
-        number: Which telling it is, from 1.
-        objects: Objects that the collector knows.
-        types: How many of them there are of each type.
-        maps: Class and attribute → how many entries all its objects' dicts, lists, sets and so on have.
-        private_kib: Memory of the process that it shares with nobody, KiB.
+        number: The number of the report, from 1.
+        objects: The number of objects that the garbage collector knows.
+        types: The number of these objects by type.
+        maps: Class and attribute → the number of entries in the dicts, lists and sets of all its objects.
+        private_kib: The private memory of the process, KiB.
     """
 
     number: int
@@ -43,18 +43,18 @@ class Holdings:
 
 
 def read(path: Path) -> Holdings:
-    """What was told last."""
+    """Return the last report."""
     return Holdings(**json.loads(path.read_text()))
 
 
 def private_kib() -> int:
-    """What the kernel counts as this process's own, KiB (proc_pid_smaps(5))."""
+    """Return the private memory of this process, in KiB (proc_pid_smaps(5))."""
     amounts = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
     return sum(int(amount[1]) for amount in amounts if amount[0] in {"Private_Clean:", "Private_Dirty:"})
 
 
 def _holdings(number: int) -> Holdings:
-    gc.unfreeze()  # what the agent has set aside at its start is looked at as well
+    gc.unfreeze()  # also look at the objects that the worker froze at its start
     gc.collect()
     known = gc.get_objects()
     types = Counter(map(_type_of, known))

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, and the user's end of the queue."""
+"""A worker in a child process, and the sender's end of the queue."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parents[2]
 PROGRAMS = TESTS / "e2e/programs"
-RESULT_DEADLINE_S = 120  # a hang is a failure; nothing is measured by it
+RESULT_DEADLINE_S = 120  # only a hang takes this long
 
 
 class WorkerUnderTest:
-    """Starts an agent on a queue of its own, sends it jobs and waits for their results.
+    """Starts a worker on a separate queue, sends jobs and waits for their results.
 
     Args:
         stack: The services.
-        folder: For the agent's log, caches and slot folders.
-        settings: Beyond those that the stack needs.
-        until_ready: Whether it is expected to be ready.
-        beside: Another worker, whose queue it works on.
-        max_receives: After how many receipts the queue moves a message to the dead-letter queue.
-        fifo: Whether its queue keeps the order of message groups.
-        fault: Where the agent dies or stops; see `support.agents.faulty_agent`.
-        worker_id: WORKER_ID, where it is to be that of another.
+        folder: The place of the worker's log, caches and work directories.
+        settings: Settings in addition to those of the stack.
+        until_ready: Whether to wait until it is ready.
+        beside: Another worker, whose queue it shares.
+        max_receives: `maxReceiveCount` of the queue's redrive policy.
+        fifo: Whether its queue is a FIFO queue.
+        fault: The step at which the worker dies or stops; see `support.agents.faulty_agent`.
+        worker_id: WORKER_ID, to give two workers the same ID.
     """
 
     def __init__(
@@ -113,21 +113,21 @@ class WorkerUnderTest:
             "SQS_WAIT_SECONDS": "1",
             "WORKER_ID": self.worker_id,
             "DOCKER_WORK_DIR_ROOT": str(self.tasks),
-            # One for all workers of all test processes: that they may share it is a promise, too.
+            # One cache for all workers of all test processes: this also tests that workers can share it.
             "CODE_CACHE_DIR": "/tmp/nanoagent-tests-cache",
-            "CODE_FRESH_SECONDS": "0",  # what a test deploys anew under the same key is what it means
+            "CODE_FRESH_SECONDS": "0",  # a new upload under the same key takes effect at once
             "METRICS_PORT": "0",
-            "SELFTEST_INTERVAL_SECONDS": "0",  # tests/e2e/test_selftest.py has it on
+            "SELFTEST_INTERVAL_SECONDS": "0",  # tests/e2e/test_selftest.py enables it
             "LOCALE": "en",
             "RETRY_BASE_SECONDS": "0.1",
             "RETRY_MAX_SECONDS": "1",
             **self.settings,
         }
 
-    # --- the user's end
+    # --- the sender's end
 
     async def upload(self, content: Path | bytes | Mapping[str, str | bytes], key: str | None = None) -> str:
-        """Code as a folder, as files by name, or as the zip's bytes; returns its key."""
+        """Upload code and return its key. The code is a folder, files by name, or the bytes of a zip."""
         if isinstance(content, Mapping):
             content = make_zip(content)
         elif isinstance(content, Path):
@@ -141,7 +141,7 @@ class WorkerUnderTest:
 
     @staticmethod
     def body(message: dict[str, Any]) -> str:
-        """A job as it is sent."""
+        """Return a job as a message body."""
         return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
     async def run(self, **fields: Any) -> dict[str, Any]:
@@ -163,12 +163,12 @@ class WorkerUnderTest:
         deadline_s: float = RESULT_DEADLINE_S,
         at_once: bool = False,
     ) -> list[dict[str, Any]]:
-        """Send jobs and wait for all results; in the order of the jobs.
+        """Send jobs and return all results, in the order of the jobs.
 
         Args:
             messages: The jobs.
-            deadline_s: For all together.
-            at_once: Have the worker find them all in the queue: it is paused while they are sent.
+            deadline_s: The time limit for all of them, seconds.
+            at_once: Pause the worker while the jobs are sent, so that it finds all of them in the queue.
         """
         waiting = {message["requestId"] for message in messages}
         results: dict[str, dict[str, Any]] = {}
@@ -191,7 +191,7 @@ class WorkerUnderTest:
         return [results[message["requestId"]] for message in messages]
 
     async def _send_many(self, bodies: list[str]) -> None:
-        """Small ones, ten in a call: a call for each takes longer than most jobs."""
+        """Send small jobs, ten in a call. A call for each would take longer than most jobs."""
         async with self.stack.clients() as clients:
             client = await clients.sqs()
             for first in range(0, len(bodies), 10):
@@ -201,11 +201,11 @@ class WorkerUnderTest:
                 assert not answer.get("Failed")
 
     async def output(self, link: str) -> bytes:
-        """The object behind one of a result's plain links."""
+        """Return the object behind a plain link of a result."""
         bucket, _, key = unquote(urlsplit(link).path).lstrip("/").partition("/")
         return await self.stack.buckets.read(bucket, key)
 
-    # --- what an operator sees
+    # --- the operator's view
 
     async def get(self, path: str) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.agent.port}{path}"
@@ -213,7 +213,7 @@ class WorkerUnderTest:
             return response.status, await response.text()
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Return the sum of a metric's samples with these labels."""
         _, text = await self.get("/metrics")
         return sum(
             sample.value

@@ -1,4 +1,4 @@
-"""A worker on fakes, and what it does with deliveries noted."""
+"""A worker on test doubles, which record its calls."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from nanoagent.model.result import Result
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 
-POLL_S = 3600  # a long poll that ends when something comes, or is cancelled
+POLL_S = 3600  # a long poll ends when a message arrives or the poll is cancelled
 
 
 class NotedBroker(MemoryBroker):
-    """A broker that notes what is done with it, and fails or waits where it is told to."""
+    """A broker that records its calls, and fails or waits if the test says so."""
 
     def __init__(self, journal: Journal, **options: Any) -> None:
         super().__init__(**({"wait_s": POLL_S} | options))
@@ -91,7 +91,7 @@ class NotedBroker(MemoryBroker):
 
 
 class NotedResultStore(MemoryResultStore):
-    """A result store that notes what is published, and waits where it is told to."""
+    """A result store that records published results, and waits if the test says so."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class NotedResultStore(MemoryResultStore):
         return published
 
     async def answer(self, request_id: str, document: bytes) -> None:
-        """As another worker would."""
+        """Answer a request as another worker would."""
         other = self.beside()
         claim = await other.claim(request_id)
         assert isinstance(claim, Claim)
@@ -132,7 +132,7 @@ class NotedResultStore(MemoryResultStore):
 
 
 class Reporter:
-    """CloudWatch's part: what it was told."""
+    """Records the values for CloudWatch."""
 
     def __init__(self) -> None:
         self.recorded: list[tuple[str, str, int]] = []
@@ -142,7 +142,7 @@ class Reporter:
 
 
 class Rig:
-    """A worker on fakes."""
+    """A worker on test doubles."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Rig:
         return self._run
 
     async def stopped(self) -> None:
-        """Stop in a hurry, and wait until the worker is done."""
+        """Stop by force, and wait until the worker has ended."""
         self.worker.stop()
         self.worker.stop()
         assert self._run is not None
@@ -224,7 +224,7 @@ class Rig:
         await self.journal.until(lambda: self.journal.count("ack", "dead_letter") >= number)
 
     def hold(self, request_id: str) -> asyncio.Event:
-        """Have the request run until the returned event is set."""
+        """Let the request run until the returned event is set."""
         gate = asyncio.Event()
 
         async def script(attempt: Attempt) -> Result:

@@ -1,1 +1,1 @@
-"""What must be true of inputs and of what a test leaves behind; generators of inputs."""
+"""Oracles for inputs and for leftovers of a test, and generators of inputs."""

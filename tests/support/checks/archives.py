@@ -1,4 +1,4 @@
-"""What must be true of an archive that was tried, whatever is in it; shared by properties and fuzzing."""
+"""The oracle for archives, for property tests and fuzzing."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SMALL = ArchiveLimits(zip_bytes=256 * KIB, unpacked_bytes=64 * KIB, file_bytes=3
 SIBLING = "tree-of-another"  # starts with the target's name
 LONGEST_MESSAGE = 500
 _LOCAL = struct.Struct("<4s5H3I2H")
-# One buffer of the file object, which a read anywhere in the file fills.
+# One buffer of the file object: a read anywhere in the file fills it.
 _BUFFER_BYTES = io.DEFAULT_BUFFER_SIZE
-_END_SEARCH_BYTES = 2 * (1 << 16)  # where zipfile looks for the record at the end
+_END_SEARCH_BYTES = 2 * (1 << 16)  # the part of a file in which zipfile searches for the end record
 
 
 class _Counted(io.FileIO):
-    """Counts what is really read of a file."""
+    """Counts the bytes that are read from a file."""
 
     count = 0
 
@@ -53,7 +53,7 @@ class _Counted(io.FileIO):
 
 
 class CountingPath(PosixPath):
-    """A path that knows how much was read of it."""
+    """A path that counts the bytes that are read from it."""
 
     raw: _Counted | None = None
 
@@ -67,11 +67,11 @@ class CountingPath(PosixPath):
 
 
 def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeInfo | None:
-    """Try an archive in an empty folder; None when it was refused.
+    """Unpack an archive into an empty folder; return None if it was refused.
 
     Raises:
-        AssertionError: It was neither taken exactly nor refused with one clear sentence, or something came to
-            be outside of the tree, or more than the limits allow, or it was read again and again.
+        AssertionError: It was neither unpacked exactly nor refused with one clear sentence. Or a file is
+            outside the tree, the tree exceeds the limits, or the archive was read repeatedly.
     """
     archive, tree, sibling = folder / "code.zip", folder / "tree", folder / SIBLING
     archive.write_bytes(content)
@@ -85,13 +85,13 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
     assert {path.name for path in folder.iterdir()} <= {"code.zip", "tree", SIBLING}, "written outside"
     assert not any(sibling.iterdir()), "written into a sibling"
     assert archive.read_bytes() == content, "the archive was changed"
-    # Where data were refused, the file that they were for is left unfinished: for the agent alone to read.
+    # If data were refused, their file is unfinished, and only the worker may read it.
     files, count = tree_of(tree, unfinished=int(info is None))
     size = sum(len(data) for data in files.values() if isinstance(data, bytes))
     assert size <= limits.unpacked_bytes, "more bytes than the limit"
     assert count <= limits.entries, "more files and folders than the limit"
     assert all(len(data) <= limits.file_bytes for data in files.values()), "a file over the limit"
-    # The directory, then of each entry its local header for the check and all of it for the data.
+    # The directory once; of each entry, the local header for the check and all bytes for the data.
     most = 2 * len(content) + _END_SEARCH_BYTES + (2 * limits.entries + 8) * _BUFFER_BYTES
     assert counting.bytes_read <= most, "read again and again"
     if info is not None:
@@ -102,7 +102,7 @@ def tried(folder: Path, content: bytes, limits: ArchiveLimits = SMALL) -> TreeIn
 
 
 def check_links(tree: Path) -> None:
-    """Each symbolic link leads to something in the code's own folder, as the kernel follows it."""
+    """Check that each symbolic link leads into the code's own folder, as the kernel follows it."""
     top = [path for path in tree.iterdir() if not is_leftover(path.name)]
     base = top[0] if len(top) == 1 and top[0].is_dir() and not top[0].is_symlink() else tree
     for folder, folders, names in os.walk(tree):
@@ -112,7 +112,7 @@ def check_links(tree: Path) -> None:
 
 
 def check_refusal(refusal: Rejected) -> None:
-    """Fit for a log line and for a person."""
+    """Check that a message is one clear line."""
     assert refusal.error_type is ErrorType.INVALID_CODE
     message = str(refusal.message)
     assert message.startswith("the code zip")
@@ -124,13 +124,13 @@ def check_refusal(refusal: Rejected) -> None:
 
 
 def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes | str], int]:
-    """The files and links below a folder by their paths, and how many files, links and folders there are.
+    """Return the files and links below a folder by path, and the number of files, links and folders.
 
-    Of a file its content, of a link its target.
+    The value of a file is its content, that of a link is its target.
 
     Raises:
-        AssertionError: There is a device, or a file with unusual permissions; those of a file that is not
-            finished are usual for as many as `unfinished`.
+        AssertionError: A device exists, or a file has unusual permissions. As many as `unfinished` files may
+            have the permissions of an unfinished file.
     """
     files: dict[str, bytes | str] = {}
     count = 0
@@ -151,16 +151,16 @@ def tree_of(tree: Path, *, unfinished: int = 0) -> tuple[dict[str, bytes | str],
 
 
 def described(content: bytes) -> dict[str, bytes | str]:
-    """The files and links as the central directory has them.
+    """Return the files and links of the central directory.
 
-    Written apart from what is tested: fields are searched for, paths are normalised as text.
+    This reader is independent of the tested code: it searches for fields and normalises paths as text.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = archive.infolist()
     names = _names(infos)
     if not any("/" in name for name in names):
         names = [name.replace("\\", "/") for name in names]
-    # Of equal ones for the same place the later counts, and the data of the others is not looked at.
+    # Of equal entries for one path the last counts, and the data of the others is not examined.
     places = {
         posixpath.normpath(name): info
         for name, info in zip(names, infos, strict=True)
@@ -174,7 +174,7 @@ def described(content: bytes) -> dict[str, bytes | str]:
 
 
 def _names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Their names: the Unicode path, else UTF-8 where flagged, else the first encoding that fits the rest."""
+    """Return the names: the Unicode path, or UTF-8 if flagged, or the first encoding that fits all others."""
     names = [_unicode_path(info) or (info.orig_filename if _is_utf8(info) else None) for info in infos]
     legacy = [
         info.orig_filename.encode("cp437") for info, name in zip(infos, names, strict=True) if name is None

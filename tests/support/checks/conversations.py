@@ -1,6 +1,6 @@
-"""What must be true of a conversation with a supervisor, whatever it says; shared by tests and fuzzing.
+"""The oracle for the session with a supervisor, for tests and fuzzing.
 
-`conversation_of` makes one out of any bytes, as `raw_archives` does it with archives.
+`conversation_of` makes the supervisor's messages from any bytes, as `raw_archives` makes archives.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ REQUEST: Final = request_for(
     prepare_next=False,
 )
 LONGEST_ERROR: Final = 300
-_SURE_NUMBER: Final = 1 << 53  # what every reader of JSON can be sure of
+_SURE_NUMBER: Final = 1 << 53  # every JSON reader keeps integers below this exactly
 _HEADER_BYTES: Final = 5
-_DEADLINE_S: Final = 20.0  # a hang is a failure; nothing is measured by it
+_DEADLINE_S: Final = 20.0  # only a hang takes this long
 
 _NUMBERS: Final = (
     0,
@@ -72,19 +72,17 @@ _PATHS: Final = (
     b"x" * 3000,
     "한".encode(),
 )
-_SIZES: Final = (0, 1, 49, 50, 51, 99, 100, 101, 150, 151)  # about what REQUEST allows
+_SIZES: Final = (0, 1, 49, 50, 51, 99, 100, 101, 150, 151)  # around the limits of REQUEST
 _STATUSES: Final = (0, 256, 9, 11 | 0x80, 0x7F, 0x137F, 0xFFFF, 1 << 16, 64, 127 << 8)
 
 
 def conversation_of(data: bytes) -> list[bytes]:
-    """What a supervisor says as these bytes have it, in the pieces in which it arrives."""
+    """Return the supervisor's messages for these bytes, in the pieces in which they arrive."""
     choices = Choices(data)
     parts = [says.hello() if choices.byte() >= 4 else says.hello(choices.of(_NUMBERS))]
     parts.append(says.ready() if choices.byte() >= 4 else _ready(choices))
     parts.append(_exited(choices))
-    if (
-        choices.byte() < 64
-    ):  # nothing but files, honest ones: whether there are too many, or too large together
+    if choices.byte() < 64:  # only honest files, possibly too many or too large together
         parts += [says.file(b"f", b"x" * choices.of(_SIZES)) for _ in range(choices.byte() % 6)]
     else:
         parts += [_output(choices) for _ in range(choices.byte() % 12)]
@@ -141,16 +139,16 @@ def _output(choices: Choices) -> bytes:
 
 
 def tried(pieces: list[bytes], spool: Path) -> Execution | ContainerError:
-    """Let a supervisor say that, and hang up; how the run ends.
+    """Let a supervisor send these pieces and close the connection; return how the run ends.
 
     Raises:
-        AssertionError: More came of it than may, or it was taken for what it was not.
+        AssertionError: The session accepted more than the limits allow, or misread the messages.
     """
     return asyncio.run(converse(pieces, spool))
 
 
 async def converse(pieces: list[bytes], spool: Path) -> Execution | ContainerError:
-    """As `tried`, within a loop."""
+    """Do the work of `tried`, within a loop."""
     writer = says.Writer()
     session = says.talk(b"", hangs_up=False, writer=writer)
     for piece in pieces:
@@ -191,7 +189,7 @@ async def _end_of(session: Session, acquired: AcquiredContainer, spool: Path) ->
 
 
 def _check_ended(ended: Execution, spool: Path) -> None:
-    """No more than was asked for, and fit for a result."""
+    """Check that an ended run stays within its limits and fits a result."""
     collected = ended.collected
     assert max(collected.stdout.truncated_bytes, collected.stderr.truncated_bytes) <= _SURE_NUMBER
     assert ended.wall_ms <= _SURE_NUMBER
@@ -229,7 +227,7 @@ def _check_ended(ended: Execution, spool: Path) -> None:
 
 
 def _check_clean(stream: bytes, ended: Execution) -> None:
-    """Used again: it said nothing but what an honest one says, to its end, and hit no limit."""
+    """Check that the container may be used again: all messages were honest, and no limit was hit."""
     frames = frames_of(stream)
     kinds = [kind for kind, _ in frames]
     done = kinds.index(wire.DONE)
@@ -243,7 +241,7 @@ def _check_clean(stream: bytes, ended: Execution) -> None:
 
 
 def frames_of(stream: bytes) -> list[tuple[bytes, bytes]]:
-    """The whole frames of a stream, read another way than `wire.Frames` does."""
+    """Return the whole frames of a stream, by a reader independent of `wire.Frames`."""
     frames, at = [], 0
     while at + _HEADER_BYTES <= len(stream):
         end = at + _HEADER_BYTES + int.from_bytes(stream[at : at + 4], "little")

@@ -1,6 +1,6 @@
-"""What must be true of a message that was tried, whatever is in it; shared by properties and fuzzing.
+"""The oracle for messages, for property tests and fuzzing.
 
-The oracle reads a message by itself, with Python's own JSON reader, and applies the contract's section 1.
+The oracle reads a message with Python's own JSON reader, and applies section 1 of the contract.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nanoagent.model.result import ErrorType, Result, Status
 DEFAULTS: Final = JobDefaults(s3_bucket="code-bucket", model_id="llama3:8b", max_memory_mb=4096)
 LONGEST_MESSAGE: Final = 2000
 _NESTING: Final = 300
-"""Up to this depth every JSON value must be read; how far more is depends on the stack."""
+"""Every JSON value up to this depth must be read. Deeper values depend on the stack."""
 
 _FIELDS: Final = (
     *("requestId", "functionId", "runtime", "s3Key", "s3Bucket", "memoryMb", "timeoutMs", "input", "modelId"),
@@ -29,7 +29,7 @@ _FIELDS: Final = (
 
 
 class _Number(str):
-    """A number's own text, so that it is no string of the message."""
+    """The text of a number, distinct from a string of the message."""
 
     __slots__ = ()
 
@@ -42,7 +42,7 @@ Ending = Job | InvalidJob | UnreadableMessage
 
 
 def ending_of(body: str | bytes) -> Ending:
-    """What comes of a message; anything else that is raised is for the caller to be surprised by."""
+    """Return how a message ends. Unexpected exceptions reach the caller."""
     try:
         return parse_job(body, DEFAULTS)
     except (InvalidJob, UnreadableMessage) as ending:
@@ -50,11 +50,11 @@ def ending_of(body: str | bytes) -> Ending:
 
 
 def tried(body: str | bytes) -> Ending:
-    """Try a message.
+    """Parse a message and check the result.
 
     Raises:
-        AssertionError: It did not end as the contract has it, or not in a clear sentence, or what was taken
-            could do harm further on.
+        AssertionError: The message did not end as the contract says, the error is not one clear sentence, or
+            an accepted value could do harm.
     """
     ending = ending_of(body)
     document, has_constants = _read(body)
@@ -77,7 +77,7 @@ def tried(body: str | bytes) -> Ending:
 
 
 def _check_sentence(text: str, beginnings: tuple[str, ...]) -> None:
-    """Fit for a log line and for a person."""
+    """Check that an error is one clear line."""
     assert text.startswith(beginnings)
     assert text.isprintable(), f"not one printable line: {text!r}"
     assert len(text) <= LONGEST_MESSAGE
@@ -109,7 +109,7 @@ def _check_invalid(invalid: InvalidJob, wrong: set[str], *, has_constants: bool)
 
 
 def _check_job(job: Job, document: dict[str, Any], body: str | bytes) -> None:
-    """The message's own values, and nothing that Redis, S3, a folder or a program could take for more."""
+    """Check that a job has the values of its message, all harmless to Redis, S3, folders and programs."""
     given = {name: value for name, value in document.items() if value is not None}
     assert job.function_id == given.get("functionId", "unknown")
     assert job.runtime is Runtime(given.get("runtime", "python"))
@@ -129,20 +129,20 @@ def _check_job(job: Job, document: dict[str, Any], body: str | bytes) -> None:
 
 
 def check_names(request_id: str) -> None:
-    """A folder of its own and a key of its own, whatever it is appended to."""
+    """Check that a request ID gives one separate folder and one separate key after any prefix."""
     assert Path("/a", request_id).name == request_id
     assert posixpath.normpath(f"/outputs/{request_id}/x") == f"/outputs/{request_id}/x"
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", request_id)
     assert not request_id.endswith("\n")
 
 
-# --- the oracle's own reading
+# --- the oracle's reader
 
 
 def _read(body: str | bytes) -> tuple[dict[str, Any] | None, bool]:
-    """The message as an object, numbers as their own text, and whether it has NaN or Infinity anywhere.
+    """Return the message as an object with numbers as text, and whether it contains NaN or Infinity.
 
-    None when it is no object, or too large.
+    Return None if the message is not an object, or too large.
     """
     constants: list[str] = []
     try:
@@ -167,7 +167,7 @@ def _has_request_id(document: dict[str, Any] | None) -> bool:
 
 
 def _depth(body: str | bytes) -> int:
-    """At most as deep as that."""
+    """Return an upper bound of the depth of a message."""
     return sum(map(body.count, "[{")) if isinstance(body, str) else sum(map(body.count, (b"[", b"{")))
 
 
@@ -185,7 +185,7 @@ def _is_right(name: str, value: Any) -> bool:  # noqa: PLR0911 - the contract's 
         return False
     if name == "runtime":
         return value in {"python", "nodejs", "cpp", "go"}
-    if name == "network":  # no more than DEFAULTS.network
+    if name == "network":  # at most DEFAULTS.network
         return value in {"none", "ai"}
     if name == "locale":
         return value in {"ko", "en"}

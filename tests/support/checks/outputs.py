@@ -1,4 +1,4 @@
-"""What a run has left, as it came out of its container, in a form that a test can compare."""
+"""The output files of a run, in a form that a test can compare."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from support.sandboxes.containers import Ran
 
 LINK, SPECIAL, COUNT, SIZE, TOTAL, DEPTH, UNREADABLE = (str(wire.REFUSALS[code]) for code in range(1, 8))
-NAMED_REFUSALS = 100  # of a result's outputErrors; more are summed up
+NAMED_REFUSALS = 100  # the result's outputErrors name so many; it counts the others
 
 
-# Names that a file can have and a key as well, and those that are refused as keys.
+# File names that are possible as keys, and file names that are refused as keys.
 NAMES = [
     *(
         "...",
@@ -116,18 +116,18 @@ REFUSED_NAMES = [
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What arrived of a run's /output.
+    """The collected files of a run's /output.
 
     Attributes:
-        files: Bytes by path, in the order of their coming.
-        refused: Path and reason, likewise.
+        files: Bytes by path, in the order of their arrival.
+        refused: Path and reason of each refused file, in the same order.
     """
 
     files: dict[str, bytes]
     refused: list[tuple[str, str]]
 
     def below(self, folder: str) -> Left:
-        """The same of one folder, with paths from there."""
+        """Return the part below one folder, with paths relative to it."""
         start = f"{folder}/"
         return Left(
             {path.removeprefix(start): data for path, data in self.files.items() if path.startswith(start)},
@@ -136,7 +136,7 @@ class Left:
 
 
 def left_by(ran: Ran) -> Left:
-    """What arrived; each file's bytes are read from where the agent has put them."""
+    """Return the collected files, with the bytes that the worker has stored."""
     collected = ran.execution.collected
     files = {file.path: file.staged.read_bytes() for file in collected.files}
     assert len(files) == len(collected.files), "a path came twice"
@@ -145,6 +145,6 @@ def left_by(ran: Ran) -> Left:
 
 
 def percent_encoded(path: bytes) -> str:
-    """By RFC 3986: what is not unreserved is encoded, the slash apart."""
+    """Percent-encode all characters except unreserved ones and slashes (RFC 3986)."""
     plain = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
     return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in path)

@@ -1,6 +1,6 @@
-"""Archives out of any bytes: each byte decides something, so whoever varies the bytes varies the lies.
+"""Makes archives from any bytes: each byte decides one property of the archive.
 
-Used by property tests and by the fuzzer, which find their way through bytes better than through headers.
+Property tests and the fuzzer use it, because they vary bytes better than headers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MOST_ENTRIES: Final = 8
-_HONEST_FROM: Final = 64  # of 256: how often a choice is a lie
-_LIKELY: Final = 32  # likewise: how often there is something unusual
+_HONEST_FROM: Final = 64  # of 256: how often a choice is false
+_LIKELY: Final = 32  # of 256: how often an entry is unusual
 
 _NAMES: Final = (
     b"main.py",
@@ -80,26 +80,26 @@ _METHODS: Final = (8, 0, 9, 12, 14, 93, 0xFFFF)
 
 @dataclass
 class Choices:
-    """Decisions taken from bytes; when they are used up, everything is honest."""
+    """Decisions from bytes; after the last byte all decisions are honest."""
 
     data: bytes
     _at: int = field(default=0)
 
     def byte(self) -> int:
-        """The next byte; at the end 255."""
+        """Return the next byte, or 255 at the end."""
         self._at += 1
         return self.data[self._at - 1] if self._at <= len(self.data) else 255
 
     def of(self, options: Sequence[_T]) -> _T:
-        """One of them."""
+        """Return one of the options."""
         return options[self.byte() % len(options)]
 
     def lie(self, options: Sequence[_T]) -> _T | None:
-        """One of them now and then, else None."""
+        """Return one of the options sometimes, and None otherwise."""
         return None if self.byte() >= _HONEST_FROM else self.of(options)
 
     def text(self, longest: int) -> bytes:
-        """The next few bytes as they are."""
+        """Return the next few bytes."""
         length = self.byte() % (longest + 1)
         taken = self.data[self._at : self._at + length]
         self._at += length
@@ -107,7 +107,7 @@ class Choices:
 
 
 def archive_of(data: bytes) -> bytes:
-    """An archive as these bytes have it: its entries, what is said of them, and what then is overwritten."""
+    """Return the archive for these bytes: its entries, their headers, and bytes that are overwritten."""
     choices = Choices(data)
     entries = [_entry(choices) for _ in range(1 + choices.byte() % _MOST_ENTRIES)]
     content = bytearray(_prefix(choices) + raw_zip(*entries, end=_end(choices, entries)))
@@ -156,7 +156,7 @@ def _falsify(entry: RawEntry, choices: Choices) -> None:
 
 
 def _unicode_path(name: bytes, believed: bytes) -> bytes:
-    """Info-ZIP's field for a name in UTF-8, which applies to the name (APPNOTE 4.6.9)."""
+    """Return Info-ZIP's extra field for a name in UTF-8 (APPNOTE 4.6.9)."""
     return extra_field(0x7075, b"\x01" + struct.pack("<I", zlib.crc32(name)) + believed)
 
 

@@ -1,4 +1,4 @@
-"""Messages out of any bytes: each byte decides something, as in `raw_archives`."""
+"""Makes messages from any bytes: each byte decides one property, as in `raw_archives`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from support.checks.raw_archives import Choices
 
 _MOST_MEMBERS: Final = 12
 _DEPTH: Final = 4
-_DAMAGED_BELOW: Final = 64  # of 256
-_BROKEN_BELOW: Final = 8  # likewise, of each value
+_DAMAGED_BELOW: Final = 64  # of 256 messages
+_BROKEN_BELOW: Final = 8  # of 256 values
 
 _NAMES: Final = (
     *("requestId", "s3Key", "functionId", "runtime", "s3Bucket", "memoryMb", "timeoutMs", "input", "modelId"),
@@ -61,7 +61,7 @@ _NESTINGS: Final = (40, 200, 3000, 100_000)
 
 
 def message_of(data: bytes) -> str | bytes:
-    """A message as these bytes have it; most often an object, and often a job."""
+    """Return the message for these bytes: usually an object, and often a job."""
     choices = Choices(data)
     text = _space(choices) + _object(choices, ["requestId", "s3Key"], 0) + _space(choices)
     return _damaged(choices, text) if choices.byte() < _DAMAGED_BELOW else text
@@ -98,7 +98,7 @@ def _member(choices: Choices, name: str, depth: int) -> str:
 
 
 def _fitting(choices: Choices, name: str) -> str | None:
-    """A value of the kind that belongs there, most often; if not a good one, then nearly."""
+    """Return a value that usually has the right type and is valid or nearly valid."""
     if choices.byte() < 32:
         return None
     options = {

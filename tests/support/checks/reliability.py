@@ -1,6 +1,6 @@
-"""What a fault did to the jobs beside it, seen from outside: by who waits for results, and by logs.
+"""Observes the effect of a fault on jobs from outside: by their results and by the logs of workers.
 
-A scenario of any test records a row for docs/reliability.md::
+A test records a row for docs/reliability.md::
 
     async with observed(worker, fault="Redis is cut", when="in the run") as seen:
         seen.sent(message["requestId"])
@@ -8,14 +8,14 @@ A scenario of any test records a row for docs/reliability.md::
         ...
         seen.struck()          # the fault begins; recovery is counted from here
         ...
-        seen.over()            # or from here, where the service was away for a while
+        seen.over()            # or from here, if the service was down for a while
         await seen.answered()  # every request has a stored result; FAULT_DEADLINE_S at most
 
-The block's end checks the invariant (nothing lost, no request with two different answers, nothing run twice)
-and appends the row to the file that RELIABILITY_ROWS names, if it is set. Executions are counted by the line
-`run begins` in the logs of the workers that were given, and of `seen.logs`: settings with `LOG_LEVEL=DEBUG`
-(`COUNTED`) make workers write it. An agent that is started again writes its log anew: give every life a file
-of its own. Where the design says that a second execution cannot be helped, say `repeats="why"`.
+At its end the block checks the invariant: no result is lost, no request has two different results, and no
+program has run twice. It appends the row to the file in RELIABILITY_ROWS, if that is set. It counts runs by
+the line `run begins` in the logs of the given workers and in `seen.logs`. Workers write this line with
+`LOG_LEVEL=DEBUG` (`COUNTED`). A restarted worker overwrites its log, so give each process a separate file. If
+the design allows a second run, give the reason: `repeats="…"`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from support.agents.worker import WorkerUnderTest
 
 ROWS: Final = "RELIABILITY_ROWS"  # the file that rows are appended to
-COUNTED: Final = {"LOG_LEVEL": "DEBUG"}  # what a worker needs so that its executions can be counted
+COUNTED: Final = {"LOG_LEVEL": "DEBUG"}  # the setting that makes runs countable
 FAULT_DEADLINE_S: Final = 120.0
 _LOOK_S: Final = 0.1
 _BUILDS: Final = frozenset(recipe.build[0] for recipe in RECIPES.values() if recipe.build)
@@ -49,18 +49,18 @@ _BUILDS: Final = frozenset(recipe.build[0] for recipe in RECIPES.values() if rec
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scenario of the table.
+    """One row of the table.
 
     Attributes:
-        fault: What happened.
-        when: When it struck, by the job's course.
-        sent: Requests sent.
-        seen: Requests for which whoever waits has a result: announced, and stored.
-        duplicates: Requests for which two different documents were to be seen.
-        lost: Requests without a stored result.
-        repeated: Requests whose program was started more than once; None where no log tells.
-        recovery_s: From the fault, or its end, until the last result.
-        why: Why programs may have been started twice, where the design says so.
+        fault: The fault.
+        when: Its moment in the life of a job.
+        sent: The number of requests.
+        seen: The number of requests with a published and stored result.
+        duplicates: The number of requests with two different results.
+        lost: The number of requests without a stored result.
+        repeated: The number of requests whose program was started more than once; None without a log.
+        recovery_s: Seconds from the fault, or from its end, to the last result.
+        why: The reason why a program may start twice, if the design allows it.
     """
 
     fault: str
@@ -75,13 +75,13 @@ class Row:
 
 
 def starts_in(logs: Iterable[Path]) -> Counter[str]:
-    """How often each request's program was started, by agents' logs; builds do not count."""
+    """Count the program starts of each request in the logs of workers, without builds."""
     starts: Counter[str] = Counter()
     for log in logs:
         with suppress(FileNotFoundError), log.open(errors="replace") as lines:
             for line in lines:
                 if '"run begins"' in line:
-                    # A killed agent may leave half a line.
+                    # A killed worker may leave half a line.
                     with suppress(ValueError):
                         fields = json.loads(line)
                         if fields["command"] not in _BUILDS and "request_id" in fields:
@@ -91,13 +91,13 @@ def starts_in(logs: Iterable[Path]) -> Counter[str]:
 
 @dataclass(slots=True, eq=False)
 class Observation:
-    """What is to be seen while a fault strikes.
+    """The results that are visible during a fault.
 
     Attributes:
-        logs: Agents' logs, in which executions are counted; more may be added.
-        documents: Request → the different documents that a reader came to see, in that order.
-        announcements: Request → how often a result of it was announced.
-        seen_at: Request → when a reader first saw its result, Unix seconds.
+        logs: The workers' logs in which runs are counted; a test may add more.
+        documents: Request → its different results, in the order in which a reader saw them.
+        announcements: Request → how often its result was published.
+        seen_at: Request → the time at which a reader first saw its result, Unix seconds.
     """
 
     redis: redis.Redis
@@ -113,7 +113,7 @@ class Observation:
     _struck_at: float | None = None
 
     def sent(self, *request_ids: str) -> None:
-        """Note requests that are being sent."""
+        """Record requests that are about to be sent."""
         self._sent.update(request_ids)
 
     def struck(self) -> None:
@@ -123,10 +123,10 @@ class Observation:
     over = struck
 
     async def answered(self, deadline_s: float = FAULT_DEADLINE_S) -> dict[str, dict[str, Any]]:
-        """Wait until every request that was sent has a stored result; returns them by request.
+        """Wait until every sent request has a stored result; return the results by request.
 
         Raises:
-            AssertionError: Some have none by then.
+            AssertionError: Some requests have no result in time.
         """
         deadline = time.monotonic() + deadline_s
         while missing := await self._without_result():
@@ -136,7 +136,7 @@ class Observation:
         return {request_id: json.loads(document) for request_id, document in (await self.stored()).items()}
 
     async def stored(self) -> dict[str, bytes]:
-        """The stored documents of the requests that were sent."""
+        """Return the stored results of the sent requests."""
         names = sorted(self._sent)
         found = await self.redis.mget([f"job:{name}" for name in names]) if names else []
         return {
@@ -144,25 +144,25 @@ class Observation:
         }
 
     async def _without_result(self) -> set[str]:
-        """Those that were sent and not seen answered yet; `row` looks at all of them again."""
+        """Return the sent requests whose result was not seen yet. `row` checks all requests again."""
         names = sorted(self._sent - self._answered)
         if names:
-            with suppress(RedisError, OSError):  # it may be what the fault is about
+            with suppress(RedisError, OSError):  # Redis may be the faulty service
                 found = await self.redis.mget([f"job:{name}" for name in names])
                 self._answered.update(name for name, document in zip(names, found, strict=True) if document)
         return self._sent - self._answered
 
     async def missing(self) -> int:
-        """How many requests have no stored result yet."""
+        """Return the number of requests without a stored result."""
         return len(await self._without_result())
 
     async def row(self) -> Row:
-        """What is to be seen now."""
+        """Return the row for the present state."""
         row = await self.row_of(self._sent, self.when, struck_at=self._struck_at)
         return replace(row, why=self.repeats)
 
     async def row_of(self, requests: Iterable[str], when: str, *, struck_at: float | None) -> Row:
-        """What is to be seen now of some of the requests.
+        """Return the row for the present state of some requests.
 
         Args:
             requests: Their ids.
@@ -190,7 +190,7 @@ class Observation:
         )
 
     def log_of_repeated(self) -> str:
-        """The log lines of the requests whose program was started more than once."""
+        """Return the log lines of the requests whose program was started more than once."""
         starts = starts_in(self.logs)
         repeated = [name for name in self._sent if starts[name] > 1]
         lines = [line for log in self.logs for line in log.read_text(errors="replace").splitlines()]
@@ -202,7 +202,7 @@ class Observation:
             self.documents[request_id].append(document)
 
     async def _listen(self, ready: asyncio.Event) -> None:
-        """Hear every announcement; again and again, since the server may be what is restarted."""
+        """Receive all published results; reconnect each time, because a test may restart the server."""
         while True:
             try:
                 async with self.redis.pubsub() as listener:
@@ -214,7 +214,7 @@ class Observation:
                             self._note(request_id, event["data"])
                         elif event["type"] == "psubscribe":
                             ready.set()
-                            # As a reader does who has been cut off: what was announced meanwhile is stored.
+                            # Results that were published while the connection was lost are stored.
                             for name, document in (await self.stored()).items():
                                 self._note(name, document)
             except (RedisError, OSError):
@@ -222,9 +222,11 @@ class Observation:
 
 
 def record(row: Row) -> None:
-    """Append the row to the file that the environment names, if it names one."""
+    """Append the row to the file in RELIABILITY_ROWS, if it is set."""
     if path := os.environ.get(ROWS):
-        with Path(path).open("a") as file:  # one write of a short line: test processes do not mix them up
+        with Path(path).open(
+            "a"
+        ) as file:  # one write of a short line, so that test processes do not mix lines
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 
@@ -236,14 +238,14 @@ async def observed(
     repeats: str = "",
     server: tuple[str, int] | None = None,
 ) -> AsyncIterator[Observation]:
-    """Watch what comes of the requests that are sent in the block; see the module's docstring.
+    """Watch the results of the requests that are sent in the block; see the module's docstring.
 
     Args:
-        workers: Whose logs tell of executions.
-        fault: What happens, for the table.
-        when: When it strikes, for the table.
-        repeats: Why a program may be started twice, where that cannot be helped.
-        server: Host and port of Redis, where it is not the stack's; never those of a proxy.
+        workers: The workers whose logs show runs.
+        fault: The fault, for the table.
+        when: Its moment, for the table.
+        repeats: The reason why a program may start twice, if the design allows it.
+        server: Host and port of Redis if it is not the stack's; never those of a proxy.
     """
     host, port = server or (workers[0].stack.redis_host, workers[0].stack.redis_port)
     client = redis.Redis(host=host, port=port)
@@ -254,7 +256,7 @@ async def observed(
         async with asyncio.timeout(FAULT_DEADLINE_S):
             await ready.wait()
         yield seen
-        # What was stored a moment ago may not have been heard yet; it was announced in the same step.
+        # A result that was just stored may not have been received yet. Both happen in one step.
         await until(lambda: _heard_all(seen))
         row = await seen.row()
     finally:
@@ -272,7 +274,7 @@ async def _heard_all(seen: Observation) -> bool:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], deadline_s: float = FAULT_DEADLINE_S) -> None:
-    """Wait for something that has no signal of its own to wait for: another process's doing."""
+    """Poll until a condition in another process is true."""
     async with asyncio.timeout(deadline_s):
         while not await condition():  # noqa: ASYNC110 - another process's state has no event
             await asyncio.sleep(_LOOK_S)

@@ -1,4 +1,4 @@
-"""What jobs and workers have left behind, looked at from outside."""
+"""Finds leftovers of jobs and workers, from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nanoagent.dev.local_services import EmbeddedStack
 
-# Each run is one name: it stands in the log and in every file, so that these tell whose they are.
+# Each run has a unique name. Its log and its files contain the name.
 MARKED_PROGRAM: Final = (
     "import json, os, sys, time, uuid\n"
     "name, wanted = str(uuid.uuid4()), json.loads(os.environ['PAYLOAD'])\n"
@@ -33,13 +33,13 @@ MARKED_PROGRAM: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where something could be left.
+    """The places of possible leftovers.
 
     Attributes:
-        stack: Has the queues.
-        queue_url: The jobs'.
-        dead_letter_url: Theirs when they are given up.
-        redis: Redis itself, past any proxy.
+        stack: The services with the queues.
+        queue_url: The queue of the jobs.
+        dead_letter_url: Its dead-letter queue.
+        redis: A client of Redis itself, not of a proxy.
         work_root: DOCKER_WORK_DIR_ROOT.
         cache: CODE_CACHE_DIR.
     """
@@ -55,12 +55,12 @@ class Places:
 async def remains_of(
     places: Places, requests: Iterable[str], workers: Iterable[str], *, given_up: Container[str] = ()
 ) -> list[str]:
-    """What is still there of requests that are answered, and of workers that are gone.
+    """Return the leftovers of answered requests and of ended workers.
 
     Args:
-        places: Where to look.
-        requests: Their ids.
-        workers: The ids of those of which nothing should be left.
+        places: The places of possible leftovers.
+        requests: The request IDs.
+        workers: The IDs of the ended workers.
         given_up: The requests that may be in the dead-letter queue.
     """
     found = []
@@ -85,9 +85,9 @@ async def remains_of(
 
 
 async def claims_of(client: redis.Redis, requests: Iterable[str]) -> list[str]:
-    """Claims that somebody still has, or that nobody but their holder has had.
+    """Return the claims that are still held, or that were never taken over.
 
-    One that was taken over is remembered for a day, so that a late answer is refused; nobody has it then.
+    Redis remembers a claim that was taken over for a day, to refuse a late answer. Such a claim is not held.
     """
     found = []
     for request_id in requests:
@@ -98,7 +98,7 @@ async def claims_of(client: redis.Redis, requests: Iterable[str]) -> list[str]:
 
 
 async def containers_of(worker: str, *, host: str | None = None) -> list[str]:
-    """The names of a worker's containers, running or not."""
+    """Return the names of a worker's containers, running or not."""
     where = ["--host", host] if host else []
     command = ["docker", *where, "ps", "--all", "--filter", f"label={LABEL_WORKER}={worker}"]
     process = await asyncio.create_subprocess_exec(
@@ -111,12 +111,14 @@ async def containers_of(worker: str, *, host: str | None = None) -> list[str]:
 async def wrong_outputs(
     stack: EmbeddedStack, results: Iterable[dict[str, Any]], files: Callable[[str], int] = lambda _: 3
 ) -> list[str]:
-    """What is not as marked programs' results say: every file has the name of the run that it is of.
+    """Return the output files that do not match their results, for marked programs.
+
+    Such a program writes the unique name of its run to its log and to every file.
 
     Args:
-        stack: Has the files.
-        results: What to look at.
-        files: Request → how many files it should have.
+        stack: The services with the files.
+        results: The results.
+        files: Request → the expected number of files.
     """
     found = []
     async with stack.clients() as clients:
@@ -136,7 +138,7 @@ async def wrong_outputs(
 
 
 def struck_in(log: Path) -> dict[str, Any] | None:
-    """What an agent's log says of where it was struck; None while it was not."""
+    """Return the log line of a worker's fault; None if the fault has not occurred yet."""
     for line in log.read_text(errors="replace").splitlines():
         if '"struck"' in line:
             return dict(json.loads(line))
@@ -144,12 +146,12 @@ def struck_in(log: Path) -> dict[str, Any] | None:
 
 
 def said_in(logs: Sequence[Path], event: str) -> int:
-    """How often agents have logged that."""
+    """Count a log event in the logs of workers."""
     return sum(log.read_text(errors="replace").count(f'"event": "{event}"') for log in logs if log.exists())
 
 
 def story_of(logs: Sequence[Path], request_id: str) -> str:
-    """What agents have logged of a request, in the order of time."""
+    """Return the log lines about a request from all workers, in the order of time."""
     lines = [
         f"{line[15:41]} {log.parent.name} {line[42:400]}"
         for log in logs

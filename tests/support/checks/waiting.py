@@ -1,4 +1,4 @@
-"""Waiting for what other processes do: results that are announced, and states that nobody announces."""
+"""Waits for other processes: for published results, and for states without a signal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-EVENTUALLY_S = 120  # a hang is a failure; nothing is measured by it
+EVENTUALLY_S = 120  # only a hang takes this long
 
 
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait for something that has no signal of its own to wait for."""
+    """Poll until a condition is true."""
     async with asyncio.timeout(EVENTUALLY_S):
         while not await condition():  # noqa: ASYNC110 - another process's state has no event
             await asyncio.sleep(0.05)
@@ -23,7 +23,7 @@ async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
 
 @asynccontextmanager
 async def announced(redis: Redis, *request_ids: str) -> AsyncIterator[asyncio.Queue[bytes]]:
-    """Every document that is published for the requests while the block runs, in order."""
+    """Collect all results that are published for the requests during the block, in order."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def listen() -> None:

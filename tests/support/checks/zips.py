@@ -1,4 +1,4 @@
-"""Zips for tests: honest ones, and ones put together header by header so that each of them can lie."""
+"""Zips for tests: honest ones, and ones whose headers can be false."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENCRYPTED = 0x0001
 
 
 def make_zip(files: Mapping[str, str | bytes], *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """An honest zip. A name that ends with / is a folder. Equal arguments give equal bytes."""
+    """Return an honest zip. A name that ends with / is a folder. Equal arguments give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files.items():
@@ -31,32 +31,32 @@ def make_zip(files: Mapping[str, str | bytes], *, method: int = zipfile.ZIP_DEFL
 
 @dataclass
 class RawEntry:
-    """One entry; what is None is filled in truthfully.
+    """One entry. A field that is None gets its true value.
 
     Attributes:
         name: The name's bytes, as the directory has them.
-        content: What the data unpacks to.
+        content: The unpacked data.
         mode: The Unix mode, type bits included.
         flags: General purpose bits.
-        method: Compression method: 0 stored, 8 deflated, or a lie.
+        method: The compression method: 0 stored, 8 deflated, or a false one.
         data: The packed data.
-        file_size: What the directory claims as unpacked size.
-        packed_size: What it claims as packed size.
-        crc: What it claims as CRC-32.
-        offset: Where it claims that the local header is.
+        file_size: The unpacked size in the directory.
+        packed_size: The packed size in the directory.
+        crc: The CRC-32 in the directory.
+        offset: The offset of the local header in the directory.
         local_name: The name's bytes, as the local header has them.
-        dos_time: MS-DOS date and time, 0 being no date at all.
-        is_hidden: Leave the local header and data out.
-        system: Who made it (APPNOTE 4.4.2), 3 being Unix, 0 MS-DOS.
+        dos_time: MS-DOS date and time; 0 is no valid date.
+        is_hidden: Whether the local header and the data are left out.
+        system: The system that made it (APPNOTE 4.4.2): 3 is Unix, 0 is MS-DOS.
         needs: The version needed to extract it, times ten.
-        disk: Which disk it claims to start on.
+        disk: The disk number in the directory.
         dos_attributes: The lower half of the external attributes.
         extra: Extra fields, as the directory has them.
         comment: Its comment.
         local_extra: Extra fields, as the local header has them.
         local_flags: The flags, as the local header has them.
-        local_crc: The CRC-32, as the local header has it; likewise the two sizes.
-        trailer: What follows the data, such as a data descriptor.
+        local_crc: The CRC-32, as the local header has it. The two sizes follow the same rule.
+        trailer: Bytes after the data, such as a data descriptor.
     """
 
     name: bytes
@@ -88,7 +88,7 @@ class RawEntry:
 
 @dataclass
 class End:
-    """The record at the end (APPNOTE 4.3.16) and what it says; what is None is filled in truthfully."""
+    """The end record (APPNOTE 4.3.16). A field that is None gets its true value."""
 
     entries: int | None = None
     size: int | None = None
@@ -99,29 +99,29 @@ class End:
 
 
 def extra_field(kind: int, data: bytes, *, claimed: int | None = None) -> bytes:
-    """One extra field (APPNOTE 4.5.1); `claimed` is the length it says, truthful by default."""
+    """Return one extra field (APPNOTE 4.5.1). `claimed` is its length field, true by default."""
     return struct.pack("<HH", kind, len(data) if claimed is None else claimed) + data
 
 
 def zip64_end(entries: int, size: int, offset: int, *, position: int, disks: int = 1) -> bytes:
-    """The zip64 record and its locator (APPNOTE 4.3.14, 4.3.15); `position` is where they will stand."""
+    """Return the zip64 record and its locator (APPNOTE 4.3.14, 4.3.15), for an offset in the file."""
     record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, size, offset)
     return record + struct.pack("<4sIQI", b"PK\x06\x07", 0, position, disks)
 
 
 def descriptor(content: bytes, packed_size: int) -> bytes:
-    """What stands behind data whose sizes were not known before (APPNOTE 4.3.9)."""
+    """Return a data descriptor, which follows data of unknown size (APPNOTE 4.3.9)."""
     return struct.pack("<4s3I", b"PK\x07\x08", zlib.crc32(content), packed_size, len(content))
 
 
 def deflated(content: bytes) -> bytes:
-    """A raw deflate stream."""
+    """Return a raw deflate stream."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return packer.compress(content) + packer.flush()
 
 
 def raw_zip(*entries: RawEntry, end: End | None = None) -> bytes:
-    """A zip of just these headers (APPNOTE.TXT 4.3)."""
+    """Return a zip with exactly these headers (APPNOTE.TXT 4.3)."""
     end = end or End()
     body, directory = parts(*entries)
     count = _or(end.entries, min(len(entries), 0xFFFF))
@@ -133,7 +133,7 @@ def raw_zip(*entries: RawEntry, end: End | None = None) -> bytes:
 
 
 def parts(*entries: RawEntry) -> tuple[bytes, bytes]:
-    """The entries' headers and data, and the directory of them."""
+    """Return the entries' headers and data, and their directory."""
     locals_, centrals, position = [], [], 0
     for entry in entries:
         local, central = _headers(entry, position)
@@ -148,20 +148,20 @@ def symlink(name: bytes, target: bytes) -> RawEntry:
 
 
 def overlapping_bomb(copies: int, content: bytes) -> bytes:
-    """Many entries that share one piece of data (D. Fifield, A better zip bomb, 2019)."""
+    """Return a zip bomb: many entries share one piece of data (D. Fifield, A better zip bomb, 2019)."""
     first = RawEntry(b"f", content, method=8)
     first.data, first.crc = _packed(first), zlib.crc32(content)  # once for all
     return raw_zip(first, *[replace(first, offset=0, is_hidden=True)] * (copies - 1))
 
 
 def quoted_bomb(files: int, content: bytes) -> bytes:
-    """Entries of which each quotes the header of the next, in a stored block of deflate, down to one kernel.
+    """Return a zip bomb in which each entry quotes the header of the next one, in a stored block of deflate.
 
-    So their data overlaps although each has a header of its own (D. Fifield, A better zip bomb, 2019).
+    So the data overlaps, although each entry has its own header (D. Fifield, A better zip bomb, 2019).
     """
     unpacked, packed = content, deflated(content)
     made: list[tuple[RawEntry, int]] = []
-    chain = b""  # from an entry's header to the end of all data
+    chain = b""  # all bytes from an entry's header to the end of the data
     for number in reversed(range(files)):
         entry = RawEntry(b"%05d" % number, unpacked, method=zipfile.ZIP_DEFLATED, data=packed)
         chain = _headers(entry, 0)[0]
