@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 16
-_ACCEPT_S: Final = 2.0  # an accept is called when a connection is waiting, so it takes no time
+_ACCEPT_S: Final = 2.0  # accept is called only when a connection waits, so it should return at once
 # The rate limit of one run. A connection takes about 0.2 ms of the worker's CPU time.
 _CONNECTIONS_PER_S: Final = 100.0
 _CONNECTIONS_BURST: Final = 100
