@@ -789,7 +789,7 @@ CASES = (
         settings={"container_sharing": "worker"},
         engine={"isolation": L1},
         expected=(
-            (PROBLEM, Area.ISOLATION, "CONTAINER_SHARING: worker takes a sandbox", "see the findings about"),
+            (PROBLEM, Area.ISOLATION, "CONTAINER_SHARING: worker needs a sandbox", "see the findings about"),
         ),
     ),
     Case(
