@@ -64,8 +64,8 @@ class Broker(Protocol):
     def is_last(self, delivery: Delivery) -> bool:
         """Whether the queue's redrive policy allows no further receipt of the message.
 
-        The queue would move the message to its dead-letter queue at the next receipt, and no sender would
-        get a result. False if no redrive policy is known.
+        The queue would move the message to its dead-letter queue at the next receipt, and the sender would
+        get no result. False if no redrive policy is known.
         """
         ...
 

@@ -117,7 +117,7 @@ class FifoOrder:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETURN_MAX_S):
                     await asyncio.gather(*(later.left.wait() for later in _recall_later(place)))
-        is_settled = True
+        is_settled = True  # also if the call fails: the message is returned when its lease ends
         try:
             is_settled = await self._broker.nack(delivery, delay_s, poison=poison)
         finally:

@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.base import Delivery
 
-_CALL_TIMEOUT_S: Final = (
-    30.0  # a call takes milliseconds; a queue that hangs must not delay the exit for long
-)
+# A call takes milliseconds. A queue that hangs must not delay the exit for longer than this.
+_CALL_TIMEOUT_S: Final = 30.0
 _POLL_SLACK_S: Final = 10.0  # added to the length of a long poll
 
 _log = structlog.get_logger(__name__)

@@ -32,7 +32,7 @@ _LONGEST_PAUSE_S: Final = 30.0
 PING_S: Final = 20.0
 """The time without commands after which the connection is tested. A firewall may drop it without notice."""
 
-_SILENT_PINGS: Final = 2.5  # after so many times `ping_s` without a reply, the connection is replaced
+_SILENT_PINGS: Final = 2.5  # without a reply for this many `ping_s`, the connection is replaced
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class RedisCancellations:
         pack: Returns the bytes of a command.
         is_set: Asks whether a key exists. It raises `ResultStoreError`.
         background: Runs the task that receives cancellations.
-        ping_s: After so many seconds without a command, a PING is sent.
+        ping_s: The time without a command after which a PING is sent, seconds.
     """
 
     def __init__(

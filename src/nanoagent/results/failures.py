@@ -72,20 +72,20 @@ UNKNOWN_COMMAND: Final = FailureKind(
     reconnect=True,
 )
 TOO_OLD: Final = FailureKind("it is too old: use Redis 5 or newer, or Valkey", reconnect=True)
-NO_PASSWORD_THERE: Final = FailureKind(
+NO_PASSWORD_SET: Final = FailureKind(
     "it has no password for this user, but REDIS_PASSWORD is set: unset REDIS_PASSWORD, or set REDIS_HOST "
     "and REDIS_PORT to the server that has it",
     reconnect=True,
 )
 NO_DATABASE: Final = FailureKind("it has no database of this number: set REDIS_DB")
-SILENT: Final = FailureKind(
+NO_ANSWER: Final = FailureKind(
     "it did not answer in time: it hangs or is overloaded, or a firewall drops the packets"
 )
-NONSENSE: Final = FailureKind(
+NOT_REDIS: Final = FailureKind(
     "the server that answers is not Redis, or its reply is garbled: set REDIS_HOST, REDIS_PORT and REDIS_TLS"
 )
-TLS_WANTED: Final = FailureKind("it expects TLS on this port, but REDIS_TLS is false: set REDIS_TLS=true")
-PLAIN_WANTED: Final = FailureKind(
+TLS_EXPECTED: Final = FailureKind("it expects TLS on this port, but REDIS_TLS is false: set REDIS_TLS=true")
+TLS_NOT_EXPECTED: Final = FailureKind(
     "it does not use TLS on this port, but REDIS_TLS is true: set REDIS_TLS=false, or REDIS_PORT "
     "to its TLS port"
 )
@@ -101,20 +101,20 @@ EXPIRED: Final = FailureKind("its certificate is not valid today: renew it, or c
 BAD_CERTIFICATE: Final = FailureKind(
     "its certificate cannot be verified: see the reason, and REDIS_TLS_CA_FILE"
 )
-CLIENT_CERTIFICATE_WANTED: Final = FailureKind(
+CLIENT_CERTIFICATE_REQUIRED: Final = FailureKind(
     "it requires a client certificate: set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
 )
 CLIENT_CERTIFICATE_REFUSED: Final = FailureKind(
     "it refuses the client certificate: see REDIS_TLS_CERT_FILE, and the server's tls-ca-cert-file"
 )
-TLS_VERSIONS: Final = FailureKind(
+NO_COMMON_TLS: Final = FailureKind(
     "it supports no TLS version or cipher that this machine supports: update it, or allow TLS 1.2 on it"
 )
 
-BY_SETTINGS: Final = (
-    *(CLUSTER, SENTINEL, NO_SCRIPTS, UNKNOWN_COMMAND, TOO_OLD, NO_PASSWORD_THERE, NO_DATABASE, TLS_WANTED),
-    *(PLAIN_WANTED, TLS_FAILED, UNKNOWN_ISSUER, OTHER_NAME, EXPIRED, BAD_CERTIFICATE, TLS_VERSIONS),
-    *(CLIENT_CERTIFICATE_WANTED, CLIENT_CERTIFICATE_REFUSED),
+CONFIGURATION_FAILURES: Final = (
+    *(CLUSTER, SENTINEL, NO_SCRIPTS, UNKNOWN_COMMAND, TOO_OLD, NO_PASSWORD_SET, NO_DATABASE, TLS_EXPECTED),
+    *(TLS_NOT_EXPECTED, TLS_FAILED, UNKNOWN_ISSUER, OTHER_NAME, EXPIRED, BAD_CERTIFICATE, NO_COMMON_TLS),
+    *(CLIENT_CERTIFICATE_REQUIRED, CLIENT_CERTIFICATE_REFUSED),
 )
 """Failures that last until the operator changes a setting of the worker or of the server.
 
@@ -159,7 +159,7 @@ _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
         ("max number of clients", _KINDS["clients"]),
         ("SELECT is not allowed in cluster mode", CLUSTER),
         ("DB index is out of range|invalid DB index", NO_DATABASE),
-        ("called without any password configured|but no password is set", NO_PASSWORD_THERE),
+        ("called without any password configured|but no password is set", NO_PASSWORD_SET),
         (r"(?i)unknown command ['`](eval|evalsha)\b", NO_SCRIPTS),
         ("(?i)unknown command ", UNKNOWN_COMMAND),
         # Before Redis 7.2; later versions have the text of NOPERM.
@@ -184,10 +184,10 @@ _CLASSES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
     (OutOfMemoryError, _KINDS["OOM"]),
     (ConnectionRefusedError, _KINDS["refused"]),
     (socket.gaierror, _KINDS["name"]),
-    (RedisTimeoutError, SILENT),
-    (TimeoutError, SILENT),
-    (InvalidResponse, NONSENSE),
-    (ValueError, NONSENSE),  # an invalid length in a reply
+    (RedisTimeoutError, NO_ANSWER),
+    (TimeoutError, NO_ANSWER),
+    (InvalidResponse, NOT_REDIS),
+    (ValueError, NOT_REDIS),  # an invalid length in a reply
 )
 # Codes of X509_verify_cert, in `SSLCertVerificationError.verify_code` (OpenSSL, x509_vfy.h).
 _VERIFY_CODES: Final = {
@@ -200,10 +200,10 @@ _VERIFY_CODES: Final = {
 _TLS_REASONS: Final = {
     **dict.fromkeys(
         ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"),
-        PLAIN_WANTED,
+        TLS_NOT_EXPECTED,
     ),
     **dict.fromkeys(
-        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"), CLIENT_CERTIFICATE_WANTED
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"), CLIENT_CERTIFICATE_REQUIRED
     ),
     **dict.fromkeys(
         (
@@ -215,7 +215,7 @@ _TLS_REASONS: Final = {
         CLIENT_CERTIFICATE_REFUSED,
     ),
     **dict.fromkeys(
-        ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"), TLS_VERSIONS
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"), NO_COMMON_TLS
     ),
 }
 # Before Redis 7, an error within a script is quoted in an error of another kind: "... -READONLY You can't

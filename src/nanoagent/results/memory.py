@@ -95,7 +95,7 @@ class MemoryResultStore:
         return {request: len(tokens) for request, tokens in self._store.failures.items() if tokens}
 
     def cancel(self, request_id: str) -> int:
-        """Cancel a request for those who watch it; returns the number of callbacks that were called."""
+        """Cancel a request; returns the number of callbacks that were called."""
         watching = self._store.watched.pop(request_id, [])
         for cancelled in watching:
             cancelled()

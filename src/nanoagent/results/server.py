@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from nanoagent.results.failures import FailureKind
 
 # Failures that a wrong REDIS_TLS can cause.
-_MAYBE_WRONG_TLS: Final = (None, failures.SILENT, failures.NONSENSE, failures.PLAIN_WANTED)
+_MAYBE_WRONG_TLS: Final = (None, failures.NO_ANSWER, failures.NOT_REDIS, failures.TLS_NOT_EXPECTED)
 # A Sentinel's replies to the commands of a worker.
-_MAYBE_SENTINEL: Final = (failures.NO_SCRIPTS, failures.UNKNOWN_COMMAND, failures.NO_PASSWORD_THERE)
+_MAYBE_SENTINEL: Final = (failures.NO_SCRIPTS, failures.UNKNOWN_COMMAND, failures.NO_PASSWORD_SET)
 _ROLE_TIMEOUT_S: Final = 2.0
 
 
@@ -115,10 +115,10 @@ class RedisServer:
         if kind not in _MAYBE_WRONG_TLS or isinstance(error, ResponseError):
             return kind
         if self.tls is None:
-            return failures.TLS_WANTED if await tls_probe.is_tls(self.host, self.port) else kind
+            return failures.TLS_EXPECTED if await tls_probe.is_tls(self.host, self.port) else kind
         if kind is None and (refusal := await self._tls_refusal(self.tls)) is not None:
             return refusal
-        return failures.PLAIN_WANTED if await tls_probe.is_plain_redis(self.host, self.port) else kind
+        return failures.TLS_NOT_EXPECTED if await tls_probe.is_plain_redis(self.host, self.port) else kind
 
     async def _tls_refusal(self, tls: Tls) -> FailureKind | None:
         try:

@@ -6,8 +6,8 @@ is also deleted when the result is refused, because another worker has claimed o
 So an older result never replaces a newer one.
 
 The folder outlives the worker, and the workers of one machine may share it. The next worker that starts
-delivers the results in it. Two workers may deliver the same result: publishing it twice has no other effect
-than publishing it once, except for a second announcement.
+delivers the results in it. Two workers may deliver the same result: the second publication has no
+effect.
 """
 
 from __future__ import annotations

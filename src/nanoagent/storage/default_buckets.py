@@ -26,7 +26,7 @@ _TIMEOUT_S: Final = 5.0
 class DefaultBuckets:
     """The buckets of the settings S3_CODE_BUCKET and S3_USER_DATA_BUCKET.
 
-    No method changes data.
+    The checks change no data.
 
     Attributes:
         client: An aiobotocore S3 client for these checks only. They must not wait for a connection while

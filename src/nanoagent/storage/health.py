@@ -1,17 +1,16 @@
 """Decides whether the object store can be used: a circuit breaker, and a probe of the service.
 
-After a failure of the service, the probe asks whether the store answers at all. The circuit breaker opens
+After a failure of the service, the probe asks whether the store answers at all. The probe also runs if calls
+are in progress and the store has not answered for three seconds. The circuit breaker opens
 
-* if the probe fails,
-* if calls for three different jobs fail in a row,
-* if three calls are throttled,
-* at once, if the credentials are refused or the bucket of outputs cannot be written. No user's job can cause
-  that.
+* if the probe fails;
+* if calls for three different jobs or objects fail in a row;
+* if three calls in a row are throttled;
+* at once, if a write fails because of the worker's credentials, its permissions, its clock or the bucket of
+  outputs. No user's job can cause such a failure.
 
-The probe also runs if calls are in progress and none of them is answered for three seconds.
-
-After a pause, which grows each time, a successful probe lets calls through on trial. The next failure opens
-the circuit breaker again; a success closes it.
+After a pause, which grows each time, a successful probe begins a trial: calls are made again. The next
+failure opens the circuit breaker again; a success closes it.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class StoreHealth:
             del self._started[call]
 
     def answered(self) -> None:
-        """Note that the store has answered, in whatever way."""
+        """Note that the store has answered, even with a refusal."""
         self._answered_at = self._clock()
 
     def succeeded(self) -> None:
@@ -133,7 +132,7 @@ class StoreHealth:
         self._breaker.record_failure(reason, self._clock(), cause=cause)
 
     def open(self, reason: str) -> None:
-        """Open the circuit breaker, whatever number of failures was counted."""
+        """Open the circuit breaker, regardless of the number of failures."""
         if self._breaker.reason is None:
             _log.warning("object store unavailable", reason=reason)
         self._breaker.open(reason, self._clock())
@@ -182,7 +181,7 @@ class StoreHealth:
                 raise unavailable(reason) from exc
 
     def wake_waiting(self) -> None:
-        """Make the calls of `wait_until_usable` look again."""
+        """Make the calls of `wait_until_usable` check again."""
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -8,9 +8,9 @@ While the store cannot be used:
 
 A throttled call never counts as an attempt.
 
-If access to the default bucket of code is denied, S3 does not always say whether the key does not exist or
-the worker may not read. Then the store counts as unusable after three different keys, if nothing was read
-before.
+The store also counts as unusable if the default bucket of code does not exist. If access to this bucket is
+denied, S3 does not always say whether the key does not exist or the worker may not read. Then the store
+counts as unusable after three different keys, if nothing was read before.
 """
 
 from __future__ import annotations

@@ -441,7 +441,7 @@ def info_of(**changes: str) -> Answer:
         ({"ping": Answer("BusyLoadingError", "?")}, {}, ((PROBLEM, "is loading"),)),
         *(
             ({"verify": refused_by(kind), "ping": ping}, {}, ((PROBLEM, kind.message.partition(": ")[0]),))
-            for kind in failures.BY_SETTINGS
+            for kind in failures.CONFIGURATION_FAILURES
             for ping in (Answer(), Answer("ConnectionError", "Connection closed by server."))
         ),
         ({"ping": Answer("NoPermissionError", "ping")}, {}, ((PROBLEM, "ACL SETUSER default"),)),

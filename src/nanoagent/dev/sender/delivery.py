@@ -98,7 +98,7 @@ class Results:
                     await self._client.ping()
             except (RedisError, OSError) as exc:
                 failure = await self._failure("connect", exc)
-                if failure.kind is not failures.SILENT or patience_s == _REDIS_TIMEOUT_S:
+                if failure.kind is not failures.NO_ANSWER or patience_s == _REDIS_TIMEOUT_S:
                     raise failure from exc
             else:
                 return

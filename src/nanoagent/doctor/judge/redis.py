@@ -64,7 +64,10 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 def _unfit(server: str, verified: Answer | None) -> Finding | None:
     """Return the finding for a failure that retries cannot solve, with the worker's own message."""
     failure = None if verified is None else verified.data
-    if not isinstance(failure, failures.RedisCallError) or failure.kind not in failures.BY_SETTINGS:
+    if (
+        not isinstance(failure, failures.RedisCallError)
+        or failure.kind not in failures.CONFIGURATION_FAILURES
+    ):
         return None
     fault, _, remedy = failure.kind.message.partition(": ")
     return problem(Area.REDIS, f"{server}: {fault}", remedy)
