@@ -27,7 +27,8 @@ from nanoagent.container.spec import LABEL_RUNTIME, LABEL_WORKER
 from nanoagent.dev.sender import pack
 from nanoagent.jobs.environment import environment_of
 from nanoagent.languages.recipes import BUILT_PROGRAM, RECIPES
-from nanoagent.model.job import Runtime, parse_job
+from nanoagent.model.job import Runtime
+from nanoagent.model.message import parse_job
 from nanoagent.telemetry import logs
 
 if TYPE_CHECKING:

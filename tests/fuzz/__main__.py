@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MODULES: Final = {
     "archive": ["nanoagent.code.archive", "zipfile"],
-    "job": ["nanoagent.model.job"],
+    "job": ["nanoagent.model.message"],
     "protocol": ["nanoagent.supervisor", "nanoagent.container.execution", "nanoagent.container.judgment"],
     "canary": ["fuzz.targets"],
 }

@@ -14,7 +14,8 @@ import pytest
 from redis import asyncio as redis
 
 from nanoagent import cli
-from nanoagent.model.job import JobDefaults, parse_job
+from nanoagent.model.job import JobDefaults
+from nanoagent.model.message import parse_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.broker.base import Delivery
-from nanoagent.model.job import MAX_MESSAGE_BYTES
+from nanoagent.model.message import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

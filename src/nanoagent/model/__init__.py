@@ -1,9 +1,10 @@
-"""The words of the worker: values and tables that all other packages use. It imports none of them.
+"""The values and tables that all other packages use. The package imports only `common`.
 
-* `job`: one SQS message, checked field by field. `envelopes`: wrappers of other services, for the log.
+* `job`: a job and its function version. `message`: parses a message into a job. `envelopes`: recognises
+  messages in the format of another service, for the log.
 * `result`: the outcome table and the result document.
-* `returns`: the reasons for which a message goes back to the queue.
+* `returns`: the reasons for which a message is returned to the queue.
 * `errors`: every exception that the worker raises on purpose.
 * `text`: a sentence for authors of functions, in every language of a result.
-* `payload`, `object_names`: advice for authors. `expectations`: what a setting may be, in words.
+* `payload`, `object_names`: hints for authors. `expectations`: the valid values of a setting, as a text.
 """

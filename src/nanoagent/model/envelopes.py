@@ -1,8 +1,7 @@
-"""Name the wrapper that another service has put around a job, for the operator's log.
+"""Recognises jobs in the envelope of another service, for the operator's log. Pure functions.
 
 A message without a requestId is unreadable. Most such messages are jobs in the envelope of another AWS
-service, or jobs in another encoding. Pure functions over the message's body; the text is hostile and bounded
-by SQS.
+service, or jobs in another encoding. The text of a message is hostile; SQS limits its length.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-_LEAST_BASE64: Final = 16
-_MOST_EXAMINED: Final = 1024 * 1024  # characters: a message of SQS has no more
+_MIN_BASE64: Final = 16
+_MAX_CHARACTERS: Final = 1024 * 1024  # the limit of SQS
 _GZIP: Final = b"\x1f\x8b"
 _URL_ENCODED: Final = re.compile(r"\s*%7[bB]")
 _FORM: Final = re.compile(r"[\w.%+-]{1,100}=[^\s{]*(?:&|$)")
@@ -35,11 +34,11 @@ _EVENT_SOURCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A wrapper around a job, or an encoding of it.
+    """An envelope around a job, or an encoding of a job.
 
     Attributes:
-        name: Its name, for the log.
-        advice: The remedy, for the sender or the operator.
+        name: The name of the envelope or encoding.
+        advice: The remedy for the sender or the operator.
     """
 
     name: str
@@ -49,10 +48,10 @@ class Envelope:
         return f"{self.name}: {self.advice}"
 
 
-def recognised(body: str | bytes) -> Envelope | None:
-    """The wrapper or encoding of a message from which no requestId can be read; None for any other text."""
+def recognise(body: str | bytes) -> Envelope | None:
+    """Return the envelope or encoding of an unreadable message; None if it is not a known one."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
-    if len(text) > _MOST_EXAMINED:
+    if len(text) > _MAX_CHARACTERS:
         return None
     text = text.strip("\ufeff \t\r\n")
     value = _json(text)
@@ -140,7 +139,7 @@ def _of_records(records: object) -> Envelope | None:
 
 
 def _misspelt(value: Mapping[str, Any]) -> Envelope | None:
-    """A job whose requestId has another spelling: names of fields are exact."""
+    """Recognise a job whose field requestId is misspelt, and a job that is a field of the message."""
     for name in value:
         if re.sub(r"[_\- ]", "", name).lower() == "requestid" and name != "requestId":
             return Envelope(f"field {json.dumps(name[:64])}", "name it requestId")
@@ -158,8 +157,8 @@ def _misspelt(value: Mapping[str, Any]) -> Envelope | None:
 def _of_text(text: str) -> Envelope | None:
     if _URL_ENCODED.match(text) and isinstance(_json(unquote_plus(text)), dict):
         return Envelope("URL-encoded JSON", "send the JSON itself")
-    joined = "".join(text.split())  # MIME breaks the lines
-    if _BASE64.fullmatch(joined) and len(joined) >= _LEAST_BASE64:
+    joined = "".join(text.split())  # base64 in MIME has line breaks
+    if _BASE64.fullmatch(joined) and len(joined) >= _MIN_BASE64:
         decoded = _base64(joined)
         if decoded.startswith(_GZIP):
             return Envelope("gzip in base64", "send the JSON itself")
@@ -173,7 +172,7 @@ def _of_text(text: str) -> Envelope | None:
 
 
 def _json(text: str | bytes) -> object:
-    """The value, or None."""
+    """Return the decoded value; None if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -181,7 +180,7 @@ def _json(text: str | bytes) -> object:
 
 
 def _base64(text: str) -> bytes:
-    """The bytes, also of the URL's alphabet and without padding; empty where they cannot be had."""
+    """Decode base64 in the standard or URL alphabet, with or without padding; empty if it is invalid."""
     standard = text.rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4))

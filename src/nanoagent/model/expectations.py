@@ -1,4 +1,4 @@
-"""What a setting should be, in words. Pure; the facts are those of the settings' JSON schema."""
+"""The valid values of a setting as a text, from the JSON schema of the settings. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MOST_SHOWN: Final = 100
+_MAX_SHOWN: Final = 100
 _KEY: Final = re.compile(r"(?=[A-Za-z+=]{0,99}[0-9])(?=[0-9+=]{0,99}[A-Za-z])[A-Za-z0-9+=]{12}")
 _USER_AND_PASSWORD: Final = re.compile(r"[^:/]{1,100}:(?!//|[0-9]{1,5}(?:/|$))")
-# A regular expression says little to its reader; one line for each setting that has one.
 PATTERNS: Final[dict[str, str]] = {
     "worker_id": "1 to 40 letters, digits and hyphens (-)",
     "container_apparmor_profile": "the name of an AppArmor profile: 1 to 100 letters, digits, _ . -",
@@ -20,17 +19,18 @@ PATTERNS: Final[dict[str, str]] = {
     "python_preload": "auto, none, or names of Python modules separated by commas, without spaces "
     "(numpy,pandas)",
 }
+"""Setting → the text for its regular expression."""
 
 
 def may_be_secret(name: str, value: str) -> bool:
-    """Whether a wrong value may be a secret, or have one in it.
+    """Whether a wrong value may be a secret, or contain one.
 
-    A key or a password may have been given to the wrong setting: keys are long words of letters and digits. A
-    URL may have a password in it, or a key in its query, and a wrong one cannot be taken apart.
+    A key or a password may have been given to the wrong setting. Keys are long words of letters and digits. A
+    URL may contain a password, or a key in its query. An invalid URL cannot be split to remove it.
 
     Args:
         name: The environment variable.
-        value: What it is set to.
+        value: Its value.
     """
     if "@" in value or _KEY.search(value):
         return True
@@ -38,25 +38,25 @@ def may_be_secret(name: str, value: str) -> bool:
 
 
 def problem(name: str, value: object, expected: str, *, is_secret: bool = False) -> str:
-    """The sentence about a wrong setting.
+    """Return the sentence about a wrong setting.
 
     Args:
         name: The environment variable.
-        value: What it is set to; None if it is not set.
-        expected: What would be right.
-        is_secret: Do not show the value.
+        value: Its value; None if it is not set.
+        expected: The valid values, as a text.
+        is_secret: Whether the value must not be shown.
     """
     if value is None:
         return f"{name} is not set; expected {expected}"
     if is_secret:
         return f"{name} has a value that is not shown, because it may hold a secret; expected {expected}"
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    shown = repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…")
+    shown = repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
     return f"{name} is {shown}; expected {expected}"
 
 
 def in_words(name: str, schema: Mapping[str, Any]) -> str:
-    """What the schema allows for a setting.
+    """Return the values that the schema allows for a setting, as a text.
 
     Args:
         name: The setting, in lower case.

@@ -1,7 +1,7 @@
-"""Hints about an `s3Key` or `s3Bucket` in the form of another tool. Pure functions.
+"""Hints about an `s3Key` or `s3Bucket` in the format of another tool. Pure functions.
 
-The names are hostile, and they are examined on the event loop: each step takes time in proportion to the
-name, and a long name is not examined.
+The names are hostile, and the functions run on the event loop. Each step takes time in proportion to the
+length of the name, and long names are not examined.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SHOWN_CHARACTERS: Final = 200
-# A key of S3 has 1,024 bytes at most, a bucket 63. An address adds a host; a presigned one adds a query.
-_MOST_EXAMINED: Final = 2048
+# A key of S3 has up to 1,024 bytes, a bucket up to 63. An address has a host and, if presigned, a query.
+_MAX_CHARACTERS: Final = 2048
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _URI: Final = re.compile(r"s3[an]?://([^/]*)/*(.*)", re.IGNORECASE | re.DOTALL)
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
@@ -63,8 +63,8 @@ _BUCKET_PATH_HINT: Final = Text(
 
 
 def key_hint(bucket: str, key: str) -> Text | None:
-    """The likely correction of a key that S3 does not have; None where nothing looks wrong."""
-    if len(key) > _MOST_EXAMINED:
+    """Return a hint with the likely correction of a key that S3 does not have, or None."""
+    if len(key) > _MAX_CHARACTERS:
         return None
     if (place := _place(key)) is not None and all(place):
         return _ADDRESS_HINT.format(bucket=_shown(place[0]), key=_shown(place[1]))
@@ -83,8 +83,8 @@ def key_hint(bucket: str, key: str) -> Text | None:
 
 
 def bucket_hint(bucket: str) -> Text | None:
-    """The likely correction of a refused bucket name; None without a suggestion."""
-    if len(bucket) > _MOST_EXAMINED:
+    """Return a hint with the likely correction of an invalid bucket name, or None."""
+    if len(bucket) > _MAX_CHARACTERS:
         return None
     place = _place(bucket) or (tuple(bucket.strip("/").partition("/")[::2]) if "/" in bucket else None)
     if place is None or not place[0]:
@@ -96,7 +96,7 @@ def bucket_hint(bucket: str) -> Text | None:
 
 
 def _place(text: str) -> tuple[str, str] | None:
-    """Bucket and key of an address or ARN."""
+    """Return the bucket and the key of an address or ARN; None if the text is neither."""
     if (arn := _ARN.fullmatch(text.strip())) is not None:
         return arn[1], arn[2] or ""
     if (uri := _URI.fullmatch(text.strip())) is not None:
@@ -105,7 +105,7 @@ def _place(text: str) -> tuple[str, str] | None:
 
 
 def _place_of_url(url: str) -> tuple[str, str] | None:
-    """Bucket and key of an address on AWS, in path style or virtual-hosted; the query is ignored."""
+    """Return the bucket and the key of an S3 URL, path-style or virtual-hosted; None for another URL."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -122,11 +122,11 @@ def _place_of_url(url: str) -> tuple[str, str] | None:
 
 
 def _bucket_of_host(host: str) -> str | None:
-    """The bucket in the name of a host of S3; empty in path style, None for another host.
+    """Return the bucket in a host name of S3; empty for a path-style host, None for another host.
 
-    The labels before the first `s3` or `s3-…` are the bucket; a bucket's name may have dots.
+    The labels before the first label `s3` or `s3-…` are the bucket. The name of a bucket may have dots.
     """
-    # No regular expression: one for a bucket with dots is tried at every dot.
+    # Not a regular expression: for a bucket with dots it would take quadratic time.
     ending = next((ending for ending in _HOST_ENDINGS if host.endswith(ending)), None)
     if ending is None:
         return None
@@ -138,7 +138,7 @@ def _bucket_of_host(host: str) -> str | None:
 
 
 def _decoded(key: str) -> str:
-    """S3 events and URLs encode a space as + or %20."""
+    """Return the key without URL encoding. S3 events and URLs encode a space as + or %20."""
     return unquote_plus(key, errors="replace") if _ESCAPE.search(key) else key
 
 
@@ -148,7 +148,7 @@ def _plain_path(key: str) -> str:
 
 
 def _all_corrected(bucket: str, key: str) -> str:
-    """The key with its other mistakes corrected too, except +, which may be intended."""
+    """Return the key with all its mistakes corrected, except +, which may be intended."""
     corrections: tuple[Callable[[str], str], ...] = (str.strip, _decoded, _plain_path)
     for corrected in corrections:
         key = corrected(key) or key

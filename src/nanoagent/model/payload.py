@@ -1,4 +1,4 @@
-"""The environment variable PAYLOAD, which holds a job's input where Linux allows its size."""
+"""The environment variable PAYLOAD. It has the job's input if Linux allows a variable of that size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 from nanoagent.model.text import Text
 
-# Linux: MAX_ARG_STRLEN (32 pages of 4 KiB) less the NUL at the end, for a variable with its name. execve(2)
+# Linux limits a variable with its name and final NUL to MAX_ARG_STRLEN, 32 pages of 4 KiB. execve(2)
 _MAX_VARIABLE_BYTES: Final = 131_071
 MAX_BYTES: Final = _MAX_VARIABLE_BYTES - len("PAYLOAD=")
 _VARIABLE: Final = re.compile(r"\bPAYLOAD\b")
 _FILE: Final = re.compile(r"\bPAYLOAD_FILE\b")
-# Errors of programs that parse a variable that is not set.
+# The errors of programs that parse a variable which is not set.
 _MISSING_VALUE: Final = re.compile(
     r"the JSON object must be str, bytes or bytearray, not NoneType"  # json.loads(os.environ.get(...))
     r"|JSONDecodeError: Expecting value: line 1 column 1 \(char 0\)"  # json.loads(os.environ.get(..., ""))
@@ -31,25 +31,26 @@ _LEFT_OUT: Final = Text(
 
 
 def fits_variable(payload: bytes) -> bool:
-    """Whether the input can be in the environment; a NUL cannot, nor can it be part of valid JSON text."""
+    """Whether the input can be in the variable. A variable cannot have a NUL; valid JSON has none."""
     return len(payload) <= MAX_BYTES and b"\0" not in payload
 
 
 def left_out_hint(payload: bytes, stderr: str, error_message: str, source: str) -> Text | None:
-    """The hint for a failed program that reads PAYLOAD although the variable is left out; else None.
+    """Return the hint for a failed program that reads PAYLOAD although the variable is left out, or None.
 
     Args:
         payload: The job's input.
         stderr: The program's standard error; a traceback may show the line that reads the variable.
         error_message: The error's type and message.
-        source: The entry file's text. If it names PAYLOAD_FILE too, it is taken to handle both cases.
+        source: The text of the entry file. A program that also names PAYLOAD_FILE is assumed to handle both
+            cases.
     """
     if fits_variable(payload):
         return None
     reads_variable = _VARIABLE.search(source) is not None and _FILE.search(source) is None
-    is_told = (
+    error_says_so = (
         _VARIABLE.search(stderr) or _MISSING_VALUE.search(error_message) or _MISSING_VALUE.search(stderr)
     )
-    if not (reads_variable or is_told):
+    if not (reads_variable or error_says_so):
         return None
     return _LEFT_OUT.format(size=len(payload), most=MAX_BYTES)

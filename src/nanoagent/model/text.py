@@ -1,7 +1,7 @@
 """A sentence for the authors of functions, in every language of a result.
 
-A result has one language: the job's `locale`, or the worker's LOCALE. Logs and errors for operators are
-English; `str()` of a text is its English sentence.
+A result has one language: the job's `locale`, or the worker's LOCALE. Logs and errors for operators are in
+English. `str()` of a text is its English sentence.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Text:
 
     @classmethod
     def verbatim(cls, text: str) -> Text:
-        """The text of a program, a name or a number: the same in every language."""
+        """Return a text that is the same in every language: a name, a number, the output of a program."""
         return cls(text, text)
 
     def format(self, **fields: object) -> Text:
-        """Fill the fields in. A field that is a `Text` appears in the language of the sentence."""
+        """Return the text with its fields filled in. A field that is a `Text` is filled in by language."""
         return Text(
-            self.en.format(**{name: _said(value, "en") for name, value in fields.items()}),
-            self.ko.format(**{name: _said(value, "ko") for name, value in fields.items()}),
+            self.en.format(**{name: _in_locale(value, "en") for name, value in fields.items()}),
+            self.ko.format(**{name: _in_locale(value, "ko") for name, value in fields.items()}),
         )
 
     def in_(self, locale: str) -> str:
-        """The sentence in `locale` (`ko` or `en`)."""
+        """Return the sentence in `locale` (`ko` or `en`)."""
         return self.ko if locale == "ko" else self.en
 
     def __str__(self) -> str:
@@ -48,9 +48,9 @@ class Text:
 
 
 def as_text(text: Text | str) -> Text:
-    """A plain string counts as verbatim."""
+    """Return a text; a plain string is the same in every language."""
     return text if isinstance(text, Text) else Text.verbatim(text)
 
 
-def _said(value: object, locale: Locale) -> object:
+def _in_locale(value: object, locale: Locale) -> object:
     return value.in_(locale) if isinstance(value, Text) else value

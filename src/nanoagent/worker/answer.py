@@ -12,7 +12,8 @@ from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.attempt import Attempt
 from nanoagent.model import result as results
 from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
-from nanoagent.model.job import InvalidJob, Runtime
+from nanoagent.model.job import Runtime
+from nanoagent.model.message import InvalidJob
 from nanoagent.model.result import ErrorType
 from nanoagent.model.returns import ReturnReason
 from nanoagent.model.text import Text

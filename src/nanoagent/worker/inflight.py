@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from nanoagent.host.shielding import uninterrupted
-from nanoagent.model import job as jobs
+from nanoagent.model import message
 from nanoagent.model.errors import UnreadableMessage
 from nanoagent.model.returns import ReturnReason
 from nanoagent.worker import accounting
@@ -74,12 +74,12 @@ class InFlight:
         """
         returned = await self._wait_for_turn()
         try:
-            job = jobs.parse_job(self._delivery.body, self._shared.parts.settings.job_defaults)
+            job = message.parse_job(self._delivery.body, self._shared.parts.settings.job_defaults)
         except UnreadableMessage as exc:
             if returned is None:
                 await self._settle_unreadable(str(exc))
             return returned
-        except jobs.InvalidJob as exc:
+        except message.InvalidJob as exc:
             self.state.labels = (exc.runtime, "")
             return returned or await Answer(self.state, self._shared).to(exc)
         # Never unbound: the task of this delivery has its own context, which ends with it.

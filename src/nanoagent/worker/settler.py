@@ -106,7 +106,7 @@ class Settler:
             delivery: The delivery.
             problem: What is wrong with it, for the log and the dead-letter queue.
         """
-        if envelope := envelopes.recognised(delivery.body):
+        if envelope := envelopes.recognise(delivery.body):
             problem = f"{problem} ({envelope})"
         redrives = await self._broker.redrives()
         facts = Facts(delivery.receive_count, delivery.in_order, redrives, jitter=self._jitter())

@@ -14,7 +14,8 @@ from typing import Any, Final
 from nanoagent.jobs.environment import environment_of
 from nanoagent.model import result as results
 from nanoagent.model.errors import UnreadableMessage
-from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, Job, JobDefaults, Runtime, parse_job
+from nanoagent.model.job import Job, JobDefaults, Runtime
+from nanoagent.model.message import MAX_MESSAGE_BYTES, InvalidJob, parse_job
 from nanoagent.model.result import ErrorType, Result, Status
 
 DEFAULTS: Final = JobDefaults(s3_bucket="code-bucket", model_id="llama3:8b", max_memory_mb=4096)

@@ -33,7 +33,8 @@ from nanoagent.dev.sender.ignorefile import IGNORE_FILE
 from nanoagent.dev.sender.package import limits_of, packed
 from nanoagent.dev.sender.selection import Reason
 from nanoagent.model.errors import BrokerError, InvalidCall, ResultStoreError
-from nanoagent.model.job import MAX_MESSAGE_BYTES, JobDefaults, Runtime, parse_job
+from nanoagent.model.job import JobDefaults, Runtime
+from nanoagent.model.message import MAX_MESSAGE_BYTES, parse_job
 from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanoagent.model.envelopes import recognised
+from nanoagent.model.envelopes import recognise
 
 JOB = {"requestId": "r1", "s3Key": "code.zip"}
 TEXT = json.dumps(JOB)
@@ -96,19 +96,19 @@ ENCODED = {
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_wrapper_is_named_with_the_way_out(name: str):
-    envelope = recognised(json.dumps(WRAPPED[name]))
+    envelope = recognise(json.dumps(WRAPPED[name]))
     assert envelope is not None
     assert envelope.name == name
     assert str(envelope) == f"{name}: {envelope.advice}"
 
 
 def test_an_sns_envelope_says_what_to_turn_on():
-    assert "raw message delivery" in str(recognised(json.dumps(SNS, indent=2)))
+    assert "raw message delivery" in str(recognise(json.dumps(SNS, indent=2)))
 
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_an_encoding_is_named(name: str):
-    envelope = recognised("\ufeff " + ENCODED[name] + "\n")
+    envelope = recognise("\ufeff " + ENCODED[name] + "\n")
     assert envelope is not None
     assert name.startswith(envelope.name)
 
@@ -130,7 +130,7 @@ def test_an_encoding_is_named(name: str):
     ],
 )
 def test_other_text_is_no_wrapper(body: str):
-    assert recognised(body) is None
+    assert recognise(body) is None
 
 
 @settings(deadline=None)
@@ -152,5 +152,5 @@ def test_other_text_is_no_wrapper(body: str):
     ).map(json.dumps)
 )
 def test_any_text_is_examined_without_an_error(body: str):
-    envelope = recognised(body)
+    envelope = recognise(body)
     assert envelope is None or str(envelope).isprintable()

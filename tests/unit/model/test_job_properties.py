@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from nanoagent.broker import sqs_messages
-from nanoagent.model import job as job_module
+from nanoagent.model import message as message_module
 from nanoagent.model.errors import UnreadableMessage
-from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, Job
+from nanoagent.model.job import Job
+from nanoagent.model.message import MAX_MESSAGE_BYTES, InvalidJob
 from support.agents.worker_rig import Rig
 from support.checks.messages import ending_of, tried
 from support.checks.raw_messages import message_of
@@ -41,7 +42,7 @@ VALUES: Final[SearchStrategy[Any]] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=10,
 )
-FIELDS: Final = tuple(job_module._NAMES)
+FIELDS: Final = tuple(message_module._NAMES)
 GOOD: Final = (
     '{"requestId":"r1","s3Key":"k","memoryMb":64,"input":{"a":[1,2,"\\ud83d\\ude00"]},"runtime":"go"}'
 )
@@ -142,10 +143,10 @@ def test_the_second_reading_finds_the_same_fields_where_the_first_succeeds(
         raw = body if isinstance(body, bytes) else body.encode(errors="replace")
         try:
             raw.decode()
-            first = job_module._envelope_decoder.decode(raw)
+            first = message_module._envelope_decoder.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        assert job_module._second_reading(raw, "") == (first, [])
+        assert message_module._second_reading(raw, "") == (first, [])
         compared += 1
     assert compared > 400
     record_property("tried", ["messages", compared])

@@ -10,7 +10,7 @@ import pytest
 
 from nanoagent import config
 from nanoagent.jobs.environment import environment_of
-from nanoagent.model import job as jobs
+from nanoagent.model import message
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Result, Timings, Tuning
 from nanoagent.telemetry.metrics import Metrics
@@ -36,7 +36,7 @@ def names(number: int, columns: int) -> list[str]:
 
 
 def test_the_fields_of_a_job_are_those_that_the_code_reads():
-    assert sorted(names(1, 4)) == sorted(jobs._NAMES)
+    assert sorted(names(1, 4)) == sorted(message._NAMES)
 
 
 @pytest.mark.parametrize(("field", "attribute"), [("memoryMb", "memory_mb"), ("timeoutMs", "timeout_ms")])

@@ -19,7 +19,8 @@ import pytest
 from nanoagent import config
 from nanoagent.dev.sender import language
 from nanoagent.jobs import environment
-from nanoagent.model import job
+from nanoagent.model import message
+from nanoagent.model.job import JobDefaults
 from nanoagent.model.result import OUTCOMES, Blame, ErrorType, Result, Settle
 from nanoagent.telemetry.metrics import Metrics
 from support.services import recorder
@@ -229,7 +230,7 @@ def test_every_make_target_is_told_to_someone():
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_environment_variable_that_is_named_is_known(name):
-    a_job = job.parse_job('{"requestId": "a", "s3Key": "b"}', job.JobDefaults("bucket", "model", 128))
+    a_job = message.parse_job('{"requestId": "a", "s3Key": "b"}', JobDefaults("bucket", "model", 128))
     known = {field.upper() for field in config.Settings.model_fields}
     known |= set(environment.environment_of(a_job)) | set(ErrorType) | set(language.VARIABLES)
     named = {match[1] for span in spans(name) if (match := VARIABLE.fullmatch(span))}

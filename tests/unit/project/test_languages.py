@@ -121,7 +121,7 @@ def test_the_source_has_texts_in_every_part_that_speaks_to_authors():
         "jobs/executor.py",
         "jobs/failure_cache.py",
         "languages/hints.py",
-        "model/job.py",
+        "model/message.py",
         "model/object_names.py",
         "jobs/outputs.py",
         "model/payload.py",

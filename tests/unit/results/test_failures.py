@@ -18,7 +18,7 @@ from redis.crc import key_slot
 from nanoagent.aws import failures as aws_failures
 from nanoagent.aws.failures import FailureKind as AwsFailureKind
 from nanoagent.model.errors import BrokerError, UnreadableMessage
-from nanoagent.model.job import parse_job
+from nanoagent.model.message import parse_job
 from nanoagent.results import failures, scripts
 from support.doubles.fakes import make_settings
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from nanoagent.model.errors import InvalidCall
-from nanoagent.model.job import MAX_MESSAGE_BYTES
+from nanoagent.model.message import MAX_MESSAGE_BYTES
 
 _STANDARD_INPUT: Final = "-"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")

@@ -12,15 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nanoagent.model.errors import UnreadableMessage
-from nanoagent.model.job import (
-    MAX_MESSAGE_BYTES,
-    InvalidJob,
-    Job,
-    JobDefaults,
-    NetworkPolicy,
-    Runtime,
-    parse_job,
-)
+from nanoagent.model.job import Job, JobDefaults, NetworkPolicy, Runtime
+from nanoagent.model.message import MAX_MESSAGE_BYTES, InvalidJob, parse_job
 from nanoagent.model.result import ErrorType
 
 UNHURRIED = hypothesis_settings(deadline=None)  # the machine is shared
@@ -516,9 +509,10 @@ def test_a_damaged_job_is_a_job_an_invalid_job_or_unreadable(noise: bytes, at: i
 # Every message is parsed on the event loop, where a slow one stops all jobs of the worker.
 LARGEST_FIELDS = r"""
 import itertools, json, resource
-from nanoagent.model.envelopes import recognised
+from nanoagent.model.envelopes import recognise
 from nanoagent.model.errors import UnreadableMessage
-from nanoagent.model.job import MAX_MESSAGE_BYTES, InvalidJob, JobDefaults, parse_job
+from nanoagent.model.job import JobDefaults
+from nanoagent.model.message import MAX_MESSAGE_BYTES, InvalidJob, parse_job
 
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 defaults = JobDefaults("bucket", "model", 4096)
@@ -537,7 +531,7 @@ for name, start, unit in itertools.product(names, starts, units):
     except InvalidJob:
         pass
     except UnreadableMessage:
-        recognised(body)
+        recognise(body)
     parsed += 1
 print(parsed)
 """
