@@ -165,9 +165,9 @@ class Observation:
         """Return the row for the present state of some requests.
 
         Args:
-            requests: Their ids.
-            when: When the fault struck those, for the table.
-            struck_at: The same in Unix seconds, if it is known.
+            requests: Their request IDs.
+            when: The moment of the fault, for the table.
+            struck_at: The time of the fault, Unix seconds, if it is known.
         """
         names = set(requests)
         stored = {name: document for name, document in (await self.stored()).items() if name in names}

@@ -29,7 +29,7 @@ _HELLO_TIMEOUT_S = 10.0
 
 
 def fake_policy(**changes: Any) -> PoolPolicy:
-    """A pool's settings with none kept ready; `changes` are fields of `PoolPolicy`."""
+    """Return the settings of a pool that keeps no containers ready; `changes` are fields of `PoolPolicy`."""
     fields: dict[str, Any] = {
         "images": {runtime: f"image-{runtime}" for runtime in Runtime},
         "sizes": dict.fromkeys(Runtime, 0),
@@ -46,13 +46,13 @@ def fake_policy(**changes: Any) -> PoolPolicy:
 
 @dataclass(slots=True)
 class FakeContainer:
-    """One that runs.
+    """A running container.
 
     Attributes:
-        spec: What it was made from.
+        spec: Its specification.
         supervisor: Its process 1.
         serving: The supervisor's task.
-        limits: Bytes, CPU share and most CPUs last set through the engine, if any.
+        limits: Memory in bytes, CPU share and most CPUs, if they were set through the engine.
     """
 
     spec: ContainerSpec
@@ -63,21 +63,21 @@ class FakeContainer:
 
 @dataclass(slots=True)
 class FakeDriver:
-    """See the module. Everything runs under this process's own user id, which the slots are told.
+    """See the module. Everything runs under this process's user ID, which the work directories accept.
 
     Attributes:
-        script: What the supervisors of containers made from now on say.
-        group: The control group that new containers have, if any.
-        failures: Reasons with which the next creations fail, one each.
-        broken: The reason with which every creation fails, while it is set.
-        away: Why the engine is not to be reached, while it is set.
-        answers: Whether it has been asked is not known until this is set; it is set at first.
-        may_create: Creations wait until it is set; it is set at first.
-        may_remove: Likewise removals.
-        creating: Creations that are under way.
-        running: Containers by id.
-        created: The specs of all that ever came up, in order.
-        removed: The ids of all that were removed, in order.
+        script: The script of the supervisors of new containers.
+        group: The control group of new containers, if any.
+        failures: The reasons with which the next creations fail, one for each.
+        broken: If set, the reason with which every creation fails.
+        away: If set, the reason why the engine is unavailable.
+        answers: Checks of the engine wait until it is set. It is set at the start.
+        may_create: Creations wait until it is set. It is set at the start.
+        may_remove: Removals wait until it is set. It is set at the start.
+        creating: The creations that are under way.
+        running: Containers by ID.
+        created: The specifications of all created containers, in order.
+        removed: The IDs of all removed containers, in order.
     """
 
     script: Script = field(default_factory=Script)
@@ -171,13 +171,13 @@ class FakeDriver:
         raise ContainerError("the events ended")
 
     def kill(self, container_id: str, *, silently: bool = False) -> None:
-        """End a container's process 1; its death is reported unless `silently`."""
+        """End a container's process 1, and report its death unless `silently`."""
         self.running[container_id].supervisor.die()
         if not silently:
             self._deaths.put_nowait(container_id)
 
     def end_events(self) -> None:
-        """Whoever listens to deaths is told that there are no more to be heard."""
+        """End the streams of container deaths."""
         self._deaths.put_nowait(None)
 
     async def close(self) -> None:

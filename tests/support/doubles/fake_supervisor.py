@@ -1,4 +1,4 @@
-"""The other end of a session without a container: says what a script has it say."""
+"""The other end of a session, without a container: it sends the frames of a script."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def exited(
     stderr_total: int = 0,
     exec_error: int = 0,
 ) -> bytes:
-    """An EXIT frame. Times in microseconds, totals in bytes."""
+    """Return an EXIT frame. Times are in microseconds, totals in bytes."""
     return wire.frame(
         wire.EXIT,
         _EXIT.pack(
@@ -58,7 +58,7 @@ def exited(
 
 
 def file(path: bytes, content: bytes, *, announced: int | None = None) -> bytes:
-    """FILE and one DATA frame; `announced` is the size it claims, truthful by default."""
+    """Return a FILE and one DATA frame. `announced` is the size in FILE, true by default."""
     size = len(content) if announced is None else announced
     data = wire.frame(wire.DATA, content) if content else b""
     return wire.frame(wire.FILE, struct.pack("<Q", size) + path) + data
@@ -74,13 +74,13 @@ def done(*, clean: bool = True) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a fake supervisor answers, as frames.
+    """The frames of a fake supervisor.
 
     Attributes:
-        on_connect: At once.
-        why_not_sandboxed: Why it cannot make sandboxes, if it cannot.
-        on_prepare: To PREPARE, and after a run that asked for the next.
-        on_run: To RUN.
+        on_connect: Sent at once.
+        why_not_sandboxed: The reason why it cannot create sandboxes; None if it can.
+        on_prepare: The answer to PREPARE, and to a run that prepares the next.
+        on_run: The answer to RUN.
     """
 
     on_connect: bytes = hello()
@@ -90,16 +90,16 @@ class Script:
 
 
 class FakeSupervisor:
-    """Connects to a slot's socket and follows a script until either side hangs up.
+    """Connects to the socket in a work directory and follows a script until either side disconnects.
 
     Args:
-        script: What it says.
+        script: Its frames.
     """
 
     def __init__(self, script: Script) -> None:
         self._script = script
         self._writer: asyncio.StreamWriter | None = None
-        self.prepared = asyncio.Event()  # PREPARE has been received
+        self.prepared = asyncio.Event()  # set when PREPARE has been received
 
     async def serve(self, path: Path) -> None:
         reader, self._writer = await asyncio.open_unix_connection(path)
@@ -124,13 +124,13 @@ class FakeSupervisor:
                 self._writer.write(self._script.on_prepare)
 
     def die(self) -> None:
-        """Hang up, as a container does that is killed. Idempotent."""
+        """Disconnect, as a killed container does. Idempotent."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Writer:
-    """Takes what is written, and is the transport as well; nobody reads it."""
+    """A writer and transport that discards all data."""
 
     protocol: asyncio.Protocol
 
@@ -159,7 +159,7 @@ class Writer:
 
 
 def talk(data: bytes, *, hangs_up: bool = True, writer: Writer | None = None) -> Session:
-    """A session whose supervisor says all that, then hangs up or falls silent."""
+    """Return a session whose supervisor sends these frames, then disconnects or is silent."""
     writer = writer or Writer()
     session = Session(asyncio.StreamReader(), cast("asyncio.StreamWriter", writer))
     writer.protocol.data_received(data)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from nanoagent.jobs.attempt import Attempt
     from nanoagent.model.errors import PlatformError
 
-DEADLINE_S = 30  # a hang is a failure; nothing is measured by it
+DEADLINE_S = 30  # only a hang takes this long
 
 
 def make_settings(**changes: Any) -> Settings:
-    """Settings of a small worker: room for two jobs of the default size."""
+    """Return the settings of a small worker with room for two jobs of the default size."""
     fields: dict[str, Any] = {
         "sqs_queue_url": "http://127.0.0.1:9/queue",
         "s3_code_bucket": "code",
@@ -46,7 +46,7 @@ def make_settings(**changes: Any) -> Settings:
 
 
 def message(request_id: str = "r1", **fields: Any) -> str:
-    """A job as it lies in the queue."""
+    """Return a job as a message body."""
     return json.dumps({"requestId": request_id, "functionId": "f", "s3Key": "f.zip", **fields})
 
 
@@ -66,7 +66,7 @@ def make_job(**changes: Any) -> Job:
 
 
 class Journal:
-    """What happened, in order, and a way to wait for it."""
+    """Records events in order, and waits for them."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, str]] = []
@@ -83,7 +83,7 @@ class Journal:
         return len(self.of(*kinds))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds, which something that is noted here makes true."""
+        """Wait until a condition is true. It is checked after each recorded event."""
         async with asyncio.timeout(DEADLINE_S):
             while not condition():
                 self._changed.clear()
@@ -97,14 +97,15 @@ class Journal:
 
 
 class ScriptedExecutor:
-    """An executor whose jobs are played by functions of the test.
+    """An executor that runs functions of the test instead of jobs.
 
     Args:
-        admission: Where the default script takes its slots from.
-        journal: Gets `execute` with the request's id.
+        admission: The budget of the default script.
+        journal: Records `execute` with the request ID.
 
     Attributes:
-        scripts: Request id → what its execution does; others take a slot and succeed.
+        scripts: Request ID → the function that runs for it. Other requests reserve a part of the budget and
+            succeed.
     """
 
     def __init__(self, admission: Admission, journal: Journal) -> None:
@@ -122,7 +123,7 @@ class ScriptedExecutor:
 
     @asynccontextmanager
     async def running(self, attempt: Attempt) -> AsyncIterator[None]:
-        """A slot of the worker's smallest size, as a run of the program takes it."""
+        """Reserve the smallest part of the budget, as a run does."""
         async with self._admission.reserve(128, 0.5, attempt.job.function_id):
             attempt.on_running()
             self._journal.note("running", attempt.job.request_id)
@@ -137,7 +138,7 @@ class ScriptedExecutor:
 
 
 def finished(attempt: Attempt, error_type: ErrorType | None = None, error: str | None = None) -> Result:
-    """A result as the executor makes it, of a run of 50 ms that held 1 MiB."""
+    """Return the executor's result of a run of 50 ms that used 1 MiB."""
     job = attempt.job
     started = error_type is None
     return Result(
@@ -170,13 +171,13 @@ class FakeContainer:
 
 
 class FakePool:
-    """Lends a container that does nothing; what runs in it is for the test to patch.
+    """Returns a container that does nothing. The test patches the runs in it.
 
     Attributes:
-        bindings: What was asked for, in order.
-        unavailable_reason: As `Pool.unavailable_reason`.
+        bindings: The requested bindings, in order.
+        unavailable_reason: The value of `Pool.unavailable_reason`.
         failure: Raised by `acquire`.
-        out: How many containers are acquired now.
+        out: The number of containers that are acquired now.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Containers as the pool sees them, without the containers."""
+"""Containers of the pool, without real containers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pooled(
     runtime: Runtime = Runtime.PYTHON,
     **fields: Any,
 ) -> PooledContainer:
-    """A container that is bound to a function version, unless `key` is None.
+    """Return a container that is bound to a function version, unless `key` is None.
 
     Args:
         key: The key of its binding.

@@ -1,1 +1,1 @@
-"""Programs that run inside sandboxes: attacks, errors, packages."""
+"""Programs that run in sandboxes: attacks, errors, packages."""

@@ -1,15 +1,15 @@
-"""What hostile programs try, once for all languages: one table, read by tests/adversarial/test_attacks.py.
+"""The table of attacks for all languages, which tests/adversarial/test_attacks.py reads.
 
-An attack is one step, or several with ` ; ` between them. The adversaries in tests/adversarial/programs
-carry it out in a process of its own and say what became of it: `done` when every step succeeded, the name of
-the error of the one that failed, or the name of the signal that ended it. Steps:
+An attack is one step, or several steps with ` ; ` between them. The adversaries in tests/adversarial/programs
+run each attack in a separate process and print its outcome: `done` if every step succeeded, the name of the
+error of the failed step, or the name of the signal that ended the process. Steps:
 
-    call NAME ARGUMENT...    a system call; in Node.js, which has none, by Perl
+    call NAME ARGUMENT...    a system call; Node.js uses Perl for it
     read PATH, write PATH, create PATH, list PATH, link PATH
     connect HOST PORT, unix NAME (abstract with @), resolve NAME
 
-Arguments of a call are integers, `@text`, `#hexadecimal` and `*size` for buffers, `$n` for what step n
-returned. What follows the step `loop` is repeated until it fails (tests/adversarial/test_exhaustion.py).
+Arguments of a call are integers, `@text`, `#hexadecimal` and `*size` for buffers, and `$n` for the return
+value of step n. The steps after `loop` are repeated until one fails (tests/adversarial/test_exhaustion.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SANDBOX, SHARED, CONTAINER = Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER
 MACHINE: Final = platform.machine()
 
-# x86-64's number, aarch64's (Linux, arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h).
+# The numbers on x86-64 and aarch64 (Linux, arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h).
 NUMBERS: Final = {
     name: dict(zip(("x86_64", "aarch64"), map(int, numbers.split("/")), strict=False))
     for name, numbers in (
@@ -79,15 +79,15 @@ NO_WAY: Final = frozenset({"ENETUNREACH", "ECONNREFUSED", "EADDRNOTAVAIL"})
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """Something that a program tries, and what may become of it.
+    """An attack and its allowed outcomes.
 
     Attributes:
-        steps: See above.
-        errors: What it may fail with.
-        harmless: Why it may succeed as well, at every level; empty where it may not.
-        weaker: Levels that do not defend against it, with the reason: there it must succeed, or the reason is
-            out of date.
-        stronger: Levels where it may succeed, though not elsewhere, with the reason.
+        steps: The steps, in the format above.
+        errors: The errors with which it may fail.
+        harmless: The reason why it may also succeed at every level; empty if it may not.
+        weaker: Level without a defence → the reason. There the attack must succeed, or the reason is out of
+            date.
+        stronger: Level at which it may succeed, unlike at the others → the reason.
     """
 
     steps: str
@@ -97,19 +97,19 @@ class Attack:
     stronger: dict[Isolation, str] = field(default_factory=dict)
 
     def allows(self, outcome: str, level: Isolation) -> bool:
-        """Whether it may have ended so at that level."""
+        """Whether the outcome is allowed at that level."""
         if level in self.weaker:
             return outcome == DONE
         return outcome in self.errors or (outcome == DONE and bool(self.harmless or self.stronger.get(level)))
 
     @property
     def unwritable(self) -> str:
-        """Why it cannot be written for this machine; empty when it can."""
+        """The reason why this machine cannot run it; empty if it can."""
         lacking = [name for name in self._calls() if MACHINE not in NUMBERS[name]]
         return f"{MACHINE} has no {', '.join(lacking)}" if lacking else ""
 
     def encoded(self) -> str:
-        """The steps with the numbers of this machine, as the programs take them."""
+        """Return the steps with the system call numbers of this machine, as the programs read them."""
         return " ; ".join(_numbered(step) for step in self.steps.split(" ; "))
 
     def _calls(self) -> Iterable[str]:
@@ -123,7 +123,7 @@ def _numbered(step: str) -> str:
 
 
 def outcome_of(said: str) -> str:
-    """The word for what a program said of an attack."""
+    """Return the outcome in a program's report on an attack."""
     number = int(said)
     if number < 0:
         return signal.Signals(-number).name
@@ -138,7 +138,7 @@ _TMP_LAYOUT: Final = 0x40_0000
 
 
 def _program(code: bytes) -> bytes:
-    """A statically linked x86-64 program that is nothing but this code (elf(5))."""
+    """Return a statically linked x86-64 program with only this code (elf(5))."""
     size = 64 + 56 + len(code)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
@@ -149,7 +149,7 @@ def _program(code: bytes) -> bytes:
 
 
 def _program_32(code: bytes) -> bytes:
-    """The same for i386."""
+    """Return a statically linked i386 program with only this code."""
     size = 52 + 32 + len(code)
     header = struct.pack(
         "<16sHHIIIIIHHHHHH",
@@ -160,7 +160,7 @@ def _program_32(code: bytes) -> bytes:
 
 
 def _execute(path: str, program: bytes, mode: int = 0o755) -> str:
-    """Steps that write a program and become it."""
+    """Return steps that write a program and execute it."""
     return (
         f"call openat {_HERE} @{path} {_CREATE} 0o755 ; call write $1 #{program.hex()} {len(program)} ; "
         f"call fchmod $1 {mode} ; call close $1 ; call execve @{path} 0 0"
@@ -277,7 +277,7 @@ def _supervisor() -> dict[str, Attack]:
     return attacks
 
 
-# --- files of others
+# --- files outside the run
 
 _ONLY_MASKED: Final = "what Docker masks reads as empty"
 
@@ -325,7 +325,7 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
         *("/dev/vhost-vsock", "/dev/loop-control", "/dev/mapper/control", "/dev/hwrng", "/dev/cpu/0/msr"),
         *("/var/run/docker.sock", "/run/containerd/containerd.sock"),
     )
-    # Where the images keep what is built ahead; each has some of them.
+    # Folders of prebuilt files in the images. Each image has some of them.
     caches = (
         *("/nanosupervisor/pch", "/opt/go-cache", "/opt/go-cache/00", "/usr/lib/go/src", "/usr/include"),
         *("/usr/lib/python3/dist-packages", "/usr/lib/python3/dist-packages/__pycache__"),
@@ -389,7 +389,7 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
             f"#{'0100000200000080' + '00' * 12} 20 0",
             errors=REFUSED | {"EINVAL"},
         ),
-        # N_NULL, which every kernel has; others are modules, loaded for it.
+        # N_NULL exists in every kernel. Other line disciplines are kernel modules.
         "set another line discipline": Attack(
             f"call openat {_HERE} @/dev/ptmx 0x102 0 ; call ioctl $1 0x5423 #1b000000"
         ),
@@ -406,7 +406,7 @@ def _walls() -> dict[str, Attack]:
     attacks = {}
     for name, flag in _NAMESPACES.items():
         attacks[f"unshare the {name} namespace"] = Attack(f"call unshare {flag:#x}")
-        if flag != _NAMESPACES["time"]:  # to clone, that bit is part of the signal's number
+        if flag != _NAMESPACES["time"]:  # for clone, this bit is part of the signal number
             attacks[f"clone with a {name} namespace"] = Attack(f"call clone {flag | _SIGCHLD:#x} 0 0 0 0")
         attacks[f"clone3 with a {name} namespace"] = Attack(
             f"call clone3 #{struct.pack('<8Q', flag, 0, 0, 0, _SIGCHLD, 0, 0, 0).hex()} 64"
@@ -439,7 +439,7 @@ def _walls() -> dict[str, Attack]:
     }
 
 
-# --- who one is
+# --- user and group IDs
 
 _OWN_ALONE: Final = "of the process itself, and only less than before"
 
@@ -529,15 +529,15 @@ _NOWHERE: Final = bytes((192, 0, 2, 7))
 
 
 def _route_request(kind: int, flags: int, body: bytes) -> str:
-    """A message of rtnetlink(7), as a buffer and its length."""
+    """Return a message of rtnetlink(7), as a buffer and its length."""
     message = struct.pack("=IHHII", 16 + len(body), kind, 1 | flags, 1, 0) + body
     return f"#{message.hex()} {len(message)}"
 
 
 def _route() -> dict[str, Attack]:
-    """What a program with a socket of route netlink may not change.
+    """Return attacks that try to change the network through a route netlink socket.
 
-    The kernel refuses in its answer, not in the call: an attempt to use what was asked for follows each.
+    The kernel refuses in its answer, not in the call. So each attack then tries to use the change.
     """
     attribute = struct.pack("=HH4s", 8, 2, _NOWHERE)
     at_nowhere = struct.pack(">HH4s8x", 0x0200, 9, _NOWHERE).hex()
@@ -587,7 +587,7 @@ def _sockets() -> dict[str, Attack]:
             )
     for protocol in range(1, 23):
         attacks[f"open netlink {protocol}"] = Attack(f"call socket 16 3 {protocol}")
-    # The kernel keeps what nobody's limit counts.
+    # The kernel keeps memory that no limit counts.
     for name, (family, kind, level, option) in _KEPT_BY_THE_KERNEL.items():
         attacks[name] = Attack(
             f"call socket {family} {kind} 0 ; call setsockopt $1 {level} {option} *256 256"
@@ -628,7 +628,7 @@ _SOCKETS_OF_THE_HOST: Final = (
 
 @dataclass(frozen=True, slots=True)
 class HostAddresses:
-    """Where the host really answers while the attacks go on.
+    """Addresses of the host at which a listener answers during the attacks.
 
     Attributes:
         tcp: Hosts and ports.
@@ -760,7 +760,7 @@ def _kernel() -> dict[str, Attack]:
 
 
 def attacks_of(runtime: Runtime, host: HostAddresses) -> dict[str, dict[str, Attack]]:
-    """Every attack of a program in that language, by kind and name."""
+    """Return all attacks for a language, by kind and name."""
     return {
         "supervisor": _supervisor(),
         "files": _files(runtime),
@@ -779,9 +779,9 @@ KINDS: Final = ("supervisor", "files", "walls", "identity", "sockets", "network"
 
 # --- every system call
 
-# x86-64's that are not refused as such, whatever they are asked to do; of those with a condition on an
-# argument (clone, socket, socketpair, ioprio_set, ...) the sweep's arguments meet none. A call that is not
-# here and gets through fails the test: look at what it can do before it is added.
+# The system calls of x86-64 that are allowed. Some depend on an argument (clone, socket, socketpair,
+# ioprio_set, ...), and the sweep's arguments are allowed ones. An allowed call that is not in this list fails
+# the test. Examine its effects before you add it.
 _GET_THROUGH: Final = """
         read=0 write=1 open=2 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8 mmap=9 mprotect=10 munmap=11
         brk=12 rt_sigaction=13 rt_sigprocmask=14 ioctl=16 pread64=17 pwrite64=18 readv=19 writev=20
@@ -827,7 +827,7 @@ _GET_THROUGH: Final = """
 CALLS_THAT_GET_THROUGH: Final = {
     name: int(number) for name, number in (entry.split("=") for entry in _GET_THROUGH.split())
 }
-# Refused where it would outlive the run: outside a sandbox.
+# Refused outside a sandbox, where the effect would outlive the run.
 CALLS_THAT_OUTLIVE: Final = frozenset(
     {
         "mq_open",
@@ -843,8 +843,8 @@ CALLS_THAT_OUTLIVE: Final = frozenset(
     }
     | {"shmat", "shmctl", "shmget"}
 )
-# Linux asks no filter of these two since 6.14 (kernel/seccomp.c): the breakpoints of a tracing host lead to
-# them. Called from anywhere else they fail or end the caller.
+# Since Linux 6.14 no filter sees these two (kernel/seccomp.c): breakpoints of a tracing host use them. A call
+# from anywhere else fails or ends the caller.
 CALLS_NO_FILTER_SEES: Final = {335: "uretprobe", 336: "uprobe"}
 CALLS_LEFT_OUT: Final = {
     15: "rt_sigreturn: takes the caller's state from its stack, where nothing of it lies",
@@ -860,11 +860,11 @@ _LAST_CALL_OF_X32: Final = 547
 
 
 def calls_swept(runtime: Runtime) -> list[int]:
-    """Every system call there is, and numbers that some part of the kernel or of a filter might misread."""
-    # In the filter, x32 is one comparison; where each call takes a process of its own to start, some will do.
+    """Return all system call numbers, and numbers that the kernel or a filter might misread."""
+    # The filter has one comparison for x32, so a few numbers suffice where each call needs a new process.
     every = 1 if runtime is Runtime.CPP else 32
     of_x32 = [_X32 + number for number in range(0, _LAST_CALL_OF_X32 + 1, every)]
-    # A mount and a new namespace to a kernel that looks at the low half of a number; the largest; -1, which
-    # is special where a tracer is.
+    # Numbers that mean mount and unshare to a kernel that reads only the low half; the largest number; -1,
+    # which is special with a tracer.
     odd = [(1 << 32) + NUMBERS[name]["x86_64"] for name in ("mount", "unshare")] + [0x7FFF_FFFF, -1]
     return [number for number in (*range(_LAST_CALL + 1), *of_x32, *odd) if number not in CALLS_LEFT_OUT]

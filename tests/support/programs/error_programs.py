@@ -1,7 +1,7 @@
-# ruff: noqa: E501, RUF001 - programs, and the words of compilers, stand here as they are
-"""Programs that fail in each way that authors meet, with the error line that a result should show.
+# ruff: noqa: E501, RUF001 - programs and compiler messages are not changed
+"""Programs that fail in common ways, with the error line that the result should have.
 
-`record_stderr.py` runs them in the images; the recorded standard error lies in `tests/unit/languages/stderr`.
+`record_stderr.py` runs them in the images. The recorded standard error is in `tests/unit/languages/stderr`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class ErrorProgram:
     """One program.
 
     Attributes:
-        name: Names its recorded standard error.
+        name: The name of its recorded standard error.
         runtime: Its language.
         source: The entry file.
-        message: The error line that is expected of it; None where nothing is to be recognised.
+        message: The expected error line; None if no line should be recognised.
         files: Further files.
         environment: Further environment variables.
-        flags: Replaces the runtime's own build by a plain compiler call with these flags.
-        builds: False where the build is to fail; its words are what is recorded.
+        flags: Flags of a plain compiler call that replaces the runtime's build.
+        builds: False if the build must fail; then the compiler's output is recorded.
     """
 
     name: str

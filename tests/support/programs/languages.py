@@ -1,4 +1,4 @@
-"""What docs/languages.md says, for tests that compare it with the images."""
+"""Reads docs/languages.md, for tests that compare it with the images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COLUMNS: Final = ("python", "nodejs", "cpp", "go")
 
 
 def documented_version(runtime: str) -> str:
-    """The version in the page's table, such as 3.13."""
+    """Return the version in the page's table, such as 3.13."""
     (row,) = [
         line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| version |")
     ]

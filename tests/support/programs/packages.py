@@ -1,7 +1,7 @@
 """Packages of PyPI and npm as a user would put them into a zip: the official clients, unmodified.
 
-They are installed once for each state of the lists in tests/e2e/packages, into the checkout's state folder.
-The registries are those that pip and npm are set to here.
+They are installed into the checkout's state folder, once for each content of the lists in tests/e2e/packages.
+The registries are those of the local pip and npm configuration.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ ROOT: Final = Path(__file__).parents[3]
 LISTS: Final = ROOT / "tests/e2e/packages"
 _CACHE: Final = ROOT / ".nanoagent/packages"
 _DEADLINE_S: Final = 240
-_SHOWN: Final = 600  # characters of an installer's last words
+_SHOWN: Final = 600  # characters of the end of an installer's output
 
 
 class UnobtainableError(Exception):
-    """An installer is not there, or did not get what it was to install."""
+    """An installer is missing or has failed."""
 
 
 def for_python() -> Path:
-    """A folder whose content goes to a zip's root.
+    """Return a folder with Python packages for the root of a zip.
 
     Raises:
-        UnobtainableError: As its text says.
+        UnobtainableError: The packages cannot be installed.
     """
     return _installed("python", (LISTS / "python.txt",), _install_python)
 
 
 def for_nodejs() -> Path:
-    """A folder with `node_modules`.
+    """Return a folder with `node_modules`.
 
     Raises:
-        UnobtainableError: As its text says.
+        UnobtainableError: The packages cannot be installed.
     """
     lists = (LISTS / "package.json", LISTS / "package-lock.json")
     return _installed("nodejs", lists, _install_nodejs)
@@ -54,7 +54,7 @@ def _installed(name: str, lists: tuple[Path, ...], install: Callable[[Path], Non
     folder = _CACHE / f"{name}-{digest}"
     _CACHE.mkdir(parents=True, exist_ok=True)
     with (_CACHE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may want the same
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may install the same packages
         if not folder.exists():
             unfinished = Path(tempfile.mkdtemp(dir=_CACHE))
             try:
@@ -66,7 +66,7 @@ def _installed(name: str, lists: tuple[Path, ...], install: Callable[[Path], Non
 
 
 def _install_python(folder: Path) -> None:
-    """What fits the image's interpreter, not this one."""
+    """Install packages for the interpreter of the image, not for this one."""
     machine = platform.machine()
     _run(
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"),

@@ -4,8 +4,8 @@
 
     PYTHONPATH=src:tests .venv/bin/python -m support.programs.record_stderr
 
-It writes `tests/unit/languages/stderr/{runtime or build}/{name}.txt` and the exit codes. Run it when an image
-has a new version of an interpreter or compiler, and read the difference.
+It writes `tests/unit/languages/stderr/{runtime or build}/{name}.txt` and the exit codes. Run it after an
+image got a new version of an interpreter or compiler, and review the difference.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENTRIES: Final = {
 }
 _BUILD: Final = {Runtime.CPP: "/nanosupervisor/build-cpp", Runtime.GO: "/nanosupervisor/build-go"}
 _RUN: Final = {Runtime.PYTHON: "/usr/bin/python3 main.py", Runtime.NODEJS: "/usr/bin/node index.js"}
-# Each program as a run has it: its files in /work, an empty input, PATH and LANG of the contract.
+# The environment of a run: files in /work, an empty input, PATH and LANG of the contract.
 _DRIVER: Final = """
 for case in /cases/*; do
     rm -rf /work/* /tmp/* /output/*; mkdir -p /work /output; cd /work
@@ -44,7 +44,7 @@ done
 
 
 def command_of(program: ErrorProgram) -> str:
-    """The shell command that runs, or fails to build, the program."""
+    """Return the shell command that runs the program, or whose build fails."""
     if program.runtime in _RUN:
         return f"exec {_RUN[program.runtime]}"
     build = f"{_BUILD[program.runtime]} /output/program"
@@ -56,7 +56,7 @@ def command_of(program: ErrorProgram) -> str:
 
 
 def group_of(program: ErrorProgram) -> str:
-    """The folder of its recorded standard error."""
+    """Return the folder of its recorded standard error."""
     return program.runtime if program.builds else "build"
 
 
@@ -83,7 +83,7 @@ def record(runtime: Runtime, programs: list[ErrorProgram]) -> None:
 
 
 def keep(program: ErrorProgram, said: bytes, code: Path) -> None:
-    """Write what one program said, and its exit code."""
+    """Write the standard error and the exit code of one program."""
     exit_code = int(code.read_text())
     if exit_code == 99:
         raise SystemExit(f"{program.runtime} {program.name} was not built")
@@ -96,7 +96,7 @@ def keep(program: ErrorProgram, said: bytes, code: Path) -> None:
 
 
 def main() -> None:
-    """Record all programs, or those of which the names are given."""
+    """Record all programs, or only the named ones."""
     wanted = set(sys.argv[1:])
     by_runtime = defaultdict(list)
     for program in PROGRAMS:

@@ -1,1 +1,1 @@
-"""Real containers, and the programs that compare runs with bare interpreters."""
+"""Real containers, and programs that compare runs with plain interpreters."""

@@ -1,6 +1,6 @@
-"""A yard for hostile programs: real containers of all four languages at a level of isolation.
+"""A yard for hostile programs: real containers of all four languages at one isolation level.
 
-What a program is told and what it says is in tests/adversarial/programs/python/main.py.
+tests/adversarial/programs/python/main.py describes the input and the output of the programs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER)
-# Small, so that bombs reach them quickly; Node.js alone has eleven threads.
+# Small, so that fork bombs and memory bombs reach them quickly. Node.js alone has eleven threads.
 LIMITS = Limits(processes=40, tmp_bytes=48 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
 BUILD_LIMITS = replace(LIMITS, processes=512, tmp_bytes=256 * MIB)
 _BUILD_MEMORY_MB = 1024
@@ -53,10 +53,10 @@ class Function:
 
     Attributes:
         runtime: Its language.
-        name: Its id.
+        name: Its ID.
         tree: Its code.
-        program: What was built from it, for compiled languages.
-        modules: Python modules that it imports, as the worker finds them in its code.
+        program: The built program, for compiled languages.
+        modules: Python modules that its code imports, as found by the worker.
     """
 
     runtime: Runtime
@@ -82,11 +82,11 @@ class Function:
 
 
 class Yard:
-    """Runs functions the way the worker does, from the pool on, without queue, cache or store.
+    """Runs functions as the worker does, starting with the pool: without queue, cache or result store.
 
     Args:
-        pool: Started.
-        home: Its folder.
+        pool: A started pool.
+        home: The folder of the pool's worker.
     """
 
     def __init__(self, pool: Pool, home: WorkerHome) -> None:
@@ -95,7 +95,7 @@ class Yard:
         self._functions = 0
 
     def function(self, runtime: Runtime, files: dict[str, str], **fields: Any) -> Function:
-        """A function of these files."""
+        """Make a function of these files."""
         self._functions += 1
         tree = self._home.path / f"code{self._functions}"
         for name, text in files.items():
@@ -105,7 +105,7 @@ class Yard:
         return Function(runtime, f"function{self._functions}", tree, **fields)
 
     def adversary(self, runtime: Runtime, program: bytes | None = None, **fields: Any) -> Function:
-        """The program of that language that leaves, looks and ends badly; a function of its own each time."""
+        """Make a new function with the adversary program of a language."""
         entry = RECIPES[runtime].entry
         text = (PROGRAMS / runtime / entry).read_text()
         made = self.function(runtime, {entry: text}, **fields)
@@ -118,12 +118,12 @@ class Yard:
 
     @asynccontextmanager
     async def acquire(self, function: Function, **changes: Any) -> AsyncIterator[AcquiredContainer]:
-        """A container that is bound to the function; `changes` are fields of `Binding`."""
+        """Acquire a container that is bound to the function; `changes` are fields of `Binding`."""
         async with self._pool.acquire(function.binding(**changes)) as acquired:
             yield acquired
 
     async def run(self, function: Function, said: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
-        """Run a function with that on standard input; `changes` are fields of `RunRequest`."""
+        """Run a function with this standard input; `changes` are fields of `RunRequest`."""
         async with self.acquire(function, memory_mb=memory_mb) as acquired:
             return await self.run_in(acquired, function, said, **changes)
 
@@ -136,25 +136,25 @@ class Yard:
         network: AbstractAsyncContextManager[None] | None = None,
         **changes: Any,
     ) -> Ran:
-        """The same in a container that is acquired already, with what it may reach."""
+        """Run a function in an acquired container, with a network."""
         fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": acquired.reuse} | changes
         request = request_for(said.encode(), **fields)
         return Ran(await execution.execute(acquired, request, self._spool(), network=network), acquired)
 
     async def ask(self, function: Function, **said: Sequence[str]) -> tuple[dict[str, str], Ran]:
-        """Have an adversary leave and look; what it said of each word."""
+        """Send words to an adversary; return its answer to each word."""
         ran = await self.run(function, json.dumps(said))
         assert ran.execution.error_type is None, (ran.execution.message, ran.stderr)
         return json.loads(ran.stdout), ran
 
     async def build(self, function: Function) -> bytes:
-        """The function's program, by the recipe that the worker uses."""
+        """Build the function's program with the worker's recipe."""
         built = await self.try_to_build(function, timeout_ms=120_000)
         assert built.error_type is None, built.collected.stderr.text
         return built.collected.files[0].staged.read_bytes()
 
     async def try_to_build(self, function: Function, *, timeout_ms: int) -> Execution:
-        """How building the function's program ended."""
+        """Build the function's program; return how the build ended."""
         binding = function.binding(purpose="build", memory_mb=_BUILD_MEMORY_MB)
         request = request_for(
             b"",
@@ -183,16 +183,16 @@ async def yard(
     listening_addresses: tuple[ListeningAddress, ...] = (),
     modules: tuple[str, ...] = (),
 ) -> AsyncIterator[Yard]:
-    """A yard with real containers of that level.
+    """Make a yard with real containers of an isolation level.
 
     Args:
-        level: Theirs; a container for each run is made as the worker makes it, by never sharing one.
-        runtimes: Their languages.
-        limits: Theirs.
-        sharing: Whom a container may serve, if not a function alone.
-        ready: Generic containers of each language that are kept.
-        listening_addresses: Where the test wants to be able to listen in the network of runs.
-        modules: Python modules that every interpreter imports ahead.
+        level: The isolation level. `CONTAINER` means that containers are never shared.
+        runtimes: The languages.
+        limits: The limits of the containers.
+        sharing: The runs that a container may serve; one function version by default.
+        ready: The number of generic containers of each language to keep ready.
+        listening_addresses: The addresses at which the test listens in the network of runs.
+        modules: Python modules that every interpreter imports in advance.
     """
     never = level is Isolation.CONTAINER
     driver = DockerDriver()
@@ -223,30 +223,30 @@ async def yard(
 
 
 def as_seen(seen: dict[str, str]) -> dict[str, str]:
-    """What an adversary saw, of processes their count: numbers go on where runs share a namespace."""
+    """Return an adversary's answers with the number of processes instead of their IDs, which increase."""
     names = seen["names /proc"].splitlines()
     return seen | {"names /proc": str(sum(name.isdigit() for name in names))}
 
 
 async def built(runtime: Runtime, files: dict[str, str] | None = None) -> bytes:
-    """The program of a compiled language that these files make: by default, its adversary."""
+    """Build the program of a compiled language from these files; by default, its adversary."""
     async with yard(Isolation.SANDBOX, (runtime,), limits=BUILD_LIMITS) as builders:
         made = builders.adversary(runtime) if files is None else builders.function(runtime, files)
         return await builders.build(made)
 
 
 class Shelf:
-    """What is made once, for all processes of a test run.
+    """Objects that are made once for all processes of a test run.
 
     Args:
-        folder: The same for all of them.
+        folder: The common folder of all processes.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """What was made under that name, by whichever process came first."""
+        """Return the object of that name. The first process makes it."""
         path = self._folder / name
         with self._locked(name):
             if not path.exists():

@@ -1,4 +1,4 @@
-"""Real containers for tests: a driver, a worker's folder, a pool, and runs of Python snippets in them."""
+"""Real containers for tests: a driver, a worker's folder, a pool, and runs of Python snippets."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 
 
 def image_of(runtime: Runtime) -> str:
-    """The image that tests use: NANOAGENT_TEST_<LANGUAGE>_IMAGE, or the one that is built here."""
+    """Return the image for tests: NANOAGENT_TEST_<LANGUAGE>_IMAGE, or the locally built image."""
     return os.environ.get(f"NANOAGENT_TEST_{runtime.upper()}_IMAGE", f"nanoagent-{runtime}:latest")
 
 
 IMAGE = os.environ.get("NANOAGENT_TEST_IMAGE", image_of(Runtime.PYTHON))
 # Small, so that tests reach them quickly.
 LIMITS = Limits(processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
-# Runs whatever Python it gets as input: one container can then serve tests that want different code.
+# Runs the Python code of its input, so that one container serves tests with different code.
 INTERPRETER = "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"
 _UID_BASE = 1_900_000_000
 
 
 @contextmanager
 def worker_home() -> Iterator[WorkerHome]:
-    """A claimed worker's folder, with a path short enough for sockets below it."""
+    """Claim a worker's folder whose path is short enough for Unix sockets."""
     root = Path(tempfile.mkdtemp(prefix="na-"))
     home = WorkerHome(root, f"test-{secrets.token_hex(3)}")
     home.claim()
@@ -75,7 +75,7 @@ def spec_for(home: WorkerHome, directory: WorkDirectory, *, image: str = IMAGE) 
 
 
 def request_for(payload: bytes, **changes: Any) -> RunRequest:
-    """A run of main.py with that on standard input; `changes` are fields of `RunRequest`."""
+    """Return a request to run main.py with this standard input; `changes` are fields of `RunRequest`."""
     fields: dict[str, Any] = {
         "arguments": ("/usr/bin/python3", "main.py"),
         "environment": {
@@ -100,11 +100,11 @@ def request_for(payload: bytes, **changes: Any) -> RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of a run, and where it took place.
+    """A run that has ended, and its container.
 
     Attributes:
-        execution: Its end.
-        acquired: Its acquired, which is over.
+        execution: How it ended.
+        acquired: Its container, which has been released.
     """
 
     execution: Execution
@@ -124,11 +124,11 @@ class Ran:
 
 
 class Bench:
-    """Runs Python snippets the way the worker does, from the pool on, without queue, cache or store.
+    """Runs Python snippets as the worker does, starting with the pool: without queue, cache or result store.
 
     Args:
-        pool: Started.
-        home: Its folder.
+        pool: A started pool.
+        home: The folder of the pool's worker.
     """
 
     def __init__(self, pool: Pool, home: WorkerHome) -> None:
@@ -153,7 +153,7 @@ class Bench:
 
     @asynccontextmanager
     async def acquire(self, memory_mb: int = 128) -> AsyncIterator[AcquiredContainer]:
-        """A container that is bound to the interpreter."""
+        """Acquire a container that is bound to the interpreter."""
         async with self._pool.acquire(self.binding(memory_mb)) as acquired:
             yield acquired
 
@@ -162,7 +162,7 @@ class Bench:
         return await self.run_bound(self.binding(memory_mb), snippet, **changes)
 
     async def run_bound(self, binding: Binding, snippet: str = "", **changes: Any) -> Ran:
-        """Run the main.py of a binding's tree, with that on standard input."""
+        """Run the main.py of a binding's tree with this standard input."""
         async with self._pool.acquire(binding) as acquired:
             executed = await execution.execute(
                 acquired,
@@ -174,21 +174,21 @@ class Bench:
 
     @property
     def pool(self) -> Pool:
-        """Where its containers are."""
+        """The pool with its containers."""
         return self._pool
 
     async def filled(self) -> None:
-        """Wait until the generic containers are there that the pool keeps ready."""
+        """Wait until the pool has all its generic containers."""
         await self._pool.filled()
 
     def spool(self) -> Path:
-        """A fresh folder for output files."""
+        """Return a new folder for output files."""
         return Path(tempfile.mkdtemp(dir=self._home.spool))
 
 
 @asynccontextmanager
 async def bench(isolation: Isolation = Isolation.SANDBOX, limits: Limits = LIMITS) -> AsyncIterator[Bench]:
-    """A bench with real containers of that level and those limits."""
+    """Make a bench with real containers of an isolation level and limits."""
     driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(

@@ -1,4 +1,4 @@
-"""Docker Engines of a test's own, with settings that the shared one must not have."""
+"""Separate Docker Engines, with settings that the shared engine must not have."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 IMAGE = "tiny:latest"
 _DEADLINE_S = 60
 _STARTS = 4
-SUBORDINATE = 1_000_000  # the first of the 65,536 user ids that a remapping engine of ours uses
+SUBORDINATE = 1_000_000  # the first of the 65,536 user IDs of a remapping engine
 _MOUNT_POINTS = ("work", "tmp", "output", "input", "slot", "proc", "sys", "dev", "etc")
 
 
 def why_none() -> str | None:
-    """Why no engine can be started here, or None."""
+    """Return the reason why no engine can be started here, or None."""
     if os.geteuid() != 0:
         return "to start a Docker Engine takes root"
     missing = [name for name in ("dockerd", "containerd", "runc", "unshare") if shutil.which(name) is None]
@@ -36,12 +36,12 @@ def why_none() -> str | None:
 
 
 class OwnEngine:
-    """An engine.
+    """A separate engine.
 
     Attributes:
-        address: For DOCKER_HOST.
-        folder: Where it keeps everything; gone after the test.
-        process: dockerd.
+        address: The value for DOCKER_HOST.
+        folder: The folder of all its data, which is deleted after the test.
+        process: The process of dockerd.
     """
 
     process: subprocess.Popen[bytes]
@@ -52,7 +52,7 @@ class OwnEngine:
         self._command = command
 
     def start(self) -> None:
-        """Start it, and wait until it answers; again when it gives up on a slow machine, as systemd would."""
+        """Start it, and wait until it answers. Restart it if it exits on a slow machine, as systemd would."""
         for _ in range(_STARTS - 1):
             try:
                 self._start()
@@ -65,7 +65,7 @@ class OwnEngine:
 
     def _start(self) -> None:
         with (self.folder / "log").open("ab") as log:
-            # In a network of its own: an engine without a bridge removes docker0, which is another engine's.
+            # A separate network: an engine without a bridge removes docker0, which belongs to another engine.
             self.process = subprocess.Popen(
                 ["unshare", "--net", "--mount", "sh", "-c", self._command],
                 stdout=log,
@@ -75,12 +75,12 @@ class OwnEngine:
         _await_answer(self, self.process)
 
     def kill(self) -> None:
-        """End it, and containerd, which it takes along, without a chance to clean up."""
+        """Kill it and its containerd, without a chance to clean up."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """Have it stop its containers and end."""
+        """Stop its containers, and then the engine."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(_DEADLINE_S)
@@ -88,23 +88,23 @@ class OwnEngine:
             self.process.kill()
 
     def docker(self, *arguments: str, **kwargs: Any) -> bytes:
-        """What a command of Docker's says."""
+        """Run a Docker command and return its output."""
         command = ["docker", "--host", self.address, *arguments]
         return bytes(subprocess.run(command, check=True, stdout=subprocess.PIPE, **kwargs).stdout)
 
 
 @contextmanager
 def own_engine(runtimes: dict[str, dict[str, Any]], *, remaps: bool = False) -> Iterator[OwnEngine]:
-    """An engine that knows these runtimes besides runc and has one image, `IMAGE`.
+    """Start an engine with these runtimes besides runc, and one image, `IMAGE`.
 
     Args:
-        runtimes: As daemon.json has them.
-        remaps: Whether it remaps user ids, to those from `SUBORDINATE` on. What it takes for that stands in
-            /etc/subuid and /etc/subgid, which are other files in a mount namespace of the engine's own.
+        runtimes: The runtimes, in the format of daemon.json.
+        remaps: Whether it remaps user IDs to `SUBORDINATE` and above. It reads /etc/subuid and /etc/subgid,
+            which are separate files in the engine's own mount namespace.
     """
-    # Not pytest's own folder: the sockets below it would have too long a path.
+    # Not pytest's folder, whose path is too long for Unix sockets.
     folder = Path(tempfile.mkdtemp(prefix="na-engine-"))
-    folder.chmod(0o711)  # a remapped root gets through to his files
+    folder.chmod(0o711)  # the remapped root must reach its files
     settings: dict[str, Any] = {
         "data-root": str(folder / "data"),
         "exec-root": str(folder / "exec"),
@@ -150,7 +150,7 @@ def _await_answer(engine: OwnEngine, process: subprocess.Popen[bytes]) -> None:
 
 
 def _image() -> bytes:
-    """An image with a supervisor, mount points and nothing else, as `docker import` takes it."""
+    """Return an image with only a supervisor and mount points, in the format of `docker import`."""
     made = subprocess.run(
         ["docker", "create", "nanoagent-cpp:latest"], check=True, capture_output=True, text=True
     ).stdout.strip()

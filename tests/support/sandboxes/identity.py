@@ -1,4 +1,4 @@
-"""A container of the Python image where programs run plainly and in children of a zygote, to be compared."""
+"""A container of the Python image that runs programs plainly and in children of a zygote, to compare them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 _HARNESS = Path(__file__).with_name("identity_harness.py")
 _UNPRIVILEGED = ("--user", "1234567:1234567", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-# Of its own user namespace, as the supervisor has them in the container's; here simply of the container.
+# The supervisor has these capabilities in its user namespace. Here they are those of the container.
 _WITH_NAMESPACES = (
     *("--cap-drop", "ALL", "--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", "--cap-add", "SETPCAP"),
     *("--cap-add", "KILL", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
@@ -38,9 +38,9 @@ class Outcome:
     """How a program ended.
 
     Attributes:
-        status: As from waitpid(2).
-        stdout: All of it.
-        stderr: All of it.
+        status: The wait status, as from waitpid(2).
+        stdout: The whole standard output.
+        stderr: The whole standard error.
     """
 
     status: int
@@ -52,14 +52,14 @@ class Interpreters:
     """The harness in its container.
 
     Args:
-        harness: The process that talks to it.
+        harness: The client process of the harness.
     """
 
     def __init__(self, harness: subprocess.Popen[str]) -> None:
         self._harness = harness
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """One request of identity_harness.py."""
+        """Send one request of identity_harness.py and return its answer."""
         assert self._harness.stdin is not None
         assert self._harness.stdout is not None
         print(json.dumps(request), file=self._harness.stdin, flush=True)
@@ -77,7 +77,7 @@ class Interpreters:
         environment: Mapping[str, str] = ENVIRONMENT,
         payload: str = '{"a": "ä"}',
     ) -> Outcome:
-        """Run it `plain` or in a child of the `zygote`."""
+        """Run a program `plain` or in a child of the `zygote`."""
         answer = self.ask(
             do=how,
             files={name: base64.b64encode(content).decode() for name, content in files.items()},
@@ -91,7 +91,7 @@ class Interpreters:
 
 @contextmanager
 def interpreters(*, namespaces: bool = False, image: str = IMAGE) -> Iterator[Interpreters]:
-    """A container with a zygote; `namespaces`: each child has process numbers of its own, as in a sandbox."""
+    """Start a container with a zygote. `namespaces`: each child gets a PID namespace, as in a sandbox."""
     tmpfs = [f"--tmpfs={folder}:exec,mode=1777" for folder in ("/work", "/tmp", "/output", "/input")]
     name = f"nanoagent-identity-{secrets.token_hex(4)}"
     command = [

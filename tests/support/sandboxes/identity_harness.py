@@ -1,16 +1,16 @@
-# ruff: noqa: S606, PLC0415 - it starts processes as the supervisor does, and imports when it needs to
-"""Runs inside a container of the Python image, by itself: programs plainly and in children of a zygote.
+# ruff: noqa: S606, PLC0415 - it starts processes as the supervisor does, and imports late
+"""Runs in a container of the Python image: starts programs plainly and in children of a zygote.
 
-Speaks the supervisor's side of the control protocol (src/nanosupervisor/zygote_module.c). Reads one request
-per line of standard input and answers with one line, both JSON:
+It uses the supervisor's side of the control protocol (src/nanosupervisor/zygote_module.c). It reads one
+request per line of standard input and answers with one line, both JSON:
     {"do": "plain" | "zygote", "files": {name: base64}, "payload": text, "environment": {}, "arguments": []}
         -> {"status": wait status, "stdout": base64, "stderr": base64,
             "first_ms": until the first output, "ended_ms": until the last}
-    {"do": "start", "modules": [names]}      a new zygote instead of the last    -> {}
-    {"do": "abandon"}        a child of the zygote that gets no job    -> like the first
+    {"do": "start", "modules": [names]}      a new zygote instead of the previous one -> {}
+    {"do": "abandon"}        a child of the zygote that gets no job    -> as for the first request
     {"do": "preload", "modules": [], "entries": []}         -> {"ok": bool}
-`NAMESPACES=1` in the environment: each child gets a process number namespace of its own, as in a sandbox, and
-there is a module `draws_at_import` whose import makes every generator of random numbers start.
+With `NAMESPACES=1` in the environment each child has its own PID namespace, as in a sandbox. Then a module
+`draws_at_import` exists, whose import starts every random number generator.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ PAYLOAD = Path("/input/payload.json")
 
 
 class Zygote:
-    """A zygote, and this end of its control socket."""
+    """A zygote and the supervisor's end of its control socket."""
 
     def __init__(self, modules: list[str]) -> None:
         self.control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ended: dict[int, tuple[int, int]] = {}  # wait status, processor time in µs
+        self.ended: dict[int, tuple[int, int]] = {}  # wait status, CPU time in µs
         self.pid = os.fork()
         if self.pid == 0:
             os.dup2(end.fileno(), CONTROL)
@@ -65,12 +65,12 @@ class Zygote:
             raise RuntimeError("the modules could not be imported")
 
     def close(self) -> None:
-        """Leave it without a supervisor, which is to end it."""
+        """Close the control socket, which must end the zygote."""
         self.control.close()
         os.waitpid(self.pid, 0)
 
     def answer(self, kind: str) -> bytes:
-        """Wait for a message of that kind; ends of children are kept."""
+        """Wait for a message of a kind; store messages about ended children."""
         while message := self.control.recv(1024):
             if message[:1] == b"X":
                 pid, status, user_us, system_us = struct.unpack("<iiQQ", message[1:])
@@ -94,10 +94,10 @@ class Zygote:
 
 
 def make_init(next_number: int) -> tuple[int, int]:
-    """A process 1 of a new namespace: its number here, and a descriptor of it.
+    """Make process 1 of a new PID namespace. Return its process ID here, and a descriptor of it.
 
-    The next process there gets `next_number`: that of the zygote here, which is the worst that can happen to
-    libraries that recognize a fork by its number.
+    The next process there gets the ID `next_number`. The worst case is the ID of the zygote here, because
+    some libraries recognise a fork by a changed process ID.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     ready, ready_end = os.pipe()
@@ -107,7 +107,7 @@ def make_init(next_number: int) -> tuple[int, int]:
     if pid == 0:
         for _ in range(2, next_number):
             end_at_once()
-        os.closerange(0, 1000)  # the ends of a run's pipes among them
+        os.closerange(0, 1000)  # including the ends of a run's pipes
         while True:
             time.sleep(1000)
     os.close(ready_end)
@@ -121,7 +121,7 @@ def make_init(next_number: int) -> tuple[int, int]:
 
 
 def end_at_once() -> None:
-    """Use up a process number."""
+    """Use up one process ID."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)
@@ -168,7 +168,7 @@ class Child:
         return answer | {"status": status, "cpu_us": cpu_us}
 
     def is_ready(self) -> bool:
-        """Wait for it; the listener of its filter, which comes before, is let go."""
+        """Wait until it is ready; close the listener of its filter, which arrives first."""
         said = self.job.recv(1)
         return (self.job.recv(1) if said == b"n" else said) == b"r"
 
@@ -193,7 +193,7 @@ def fill(pipe: int) -> None:
 
 
 def drain(*pipes: int) -> list[bytes]:
-    """Everything that comes out of the pipes, until both are closed."""
+    """Return all data from the pipes, until both are closed."""
     parts: dict[int, list[bytes]] = {pipe: [] for pipe in pipes}
     waiting = list(pipes)
     while waiting:
@@ -219,7 +219,7 @@ def outcome(stdout: int, stderr: int, started: float) -> dict[str, Any]:
 
 
 def run_plainly(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """As the supervisor starts a program without a zygote."""
+    """Start a program as the supervisor does without a zygote."""
     stdin, stdin_end = os.pipe()
     stdout, stdout_end = os.pipe()
     stderr, stderr_end = os.pipe()
@@ -250,7 +250,7 @@ def reset_signals() -> None:
 
 
 def lay_out(files: dict[str, str], payload: str) -> None:
-    """What a fresh sandbox has."""
+    """Make the files of a new sandbox."""
     for folder in (WORK, Path("/tmp"), Path("/output")):
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

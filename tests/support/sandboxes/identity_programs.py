@@ -1,6 +1,6 @@
-"""Small programs that ask in what kind of interpreter they run. What they print must be the same in each run.
+"""Small programs that examine their interpreter. Their output must be the same in each kind of run.
 
-Each is a table of files by name; a mere text is main.py.
+Each program is a table of files by name; a single text is main.py.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Final
 
 from support.sandboxes.import_programs import IMPORT_PROGRAMS
 
-# ruff: noqa: E501, ERA001 - programs are as long as they are
+# ruff: noqa: E501, ERA001 - lines of programs are not wrapped
 PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
-    # --- what is printed, and where
+    # --- output
     "hello": "print('hello')\n",
     "nothing": "",
     "only_a_comment": "# nothing\n",
@@ -53,7 +53,7 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "stdin_seek": "import sys\nsys.stdin.seek(3)\nprint(sys.stdin.readline())\n",
     "stdin_is_a_pipe": "import os, stat, sys\nprint(stat.S_ISFIFO(os.fstat(0).st_mode), sys.stdin.seekable())\n",
     "stdin_closed": "import sys\nsys.stdin.close()\ntry: input()\nexcept Exception as e: print(type(e), e)\n",
-    # --- how it ends
+    # --- exit
     **{
         f"exit_{number}": f"import sys\nprint('x')\nsys.exit({code})\n"
         for number, code in enumerate(
@@ -93,7 +93,7 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: print('alarm'))\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nsignal.pause()\n",
     "abort": "import os\nos.abort()\n",
     "segfault": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
-    # --- errors as they are shown
+    # --- error messages
     "traceback": "def f():\n    1/0\n\ndef g(): f()\ng()\n",
     "traceback_with_cause": "try:\n    {}['a']\nexcept KeyError as e:\n    raise ValueError('b') from e\n",
     "traceback_with_context": "try:\n    {}['a']\nexcept KeyError:\n    nonsense\n",
@@ -143,7 +143,7 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "form_feed_and_tabs": b"\x0cif 1:\n\tprint('x')\n",
     "deep_nesting": "print(" + "(" * 150 + "1" + ")" * 150 + ")\n",
     "too_deep_nesting": "print(" + "(" * 250 + "1" + ")" * 250 + ")\n",
-    # --- who it is
+    # --- identity of the process
     "argv": "import sys\nprint(sys.argv, sys.orig_argv)\n",
     "path": "import sys\nprint(sys.path, sys.meta_path, sys.path_hooks)\n",
     "path_importer_cache": "import sys\nprint([p for p in sys.path_importer_cache if p.startswith(('/work', '/nano'))], '/work/main.py' in sys.path_importer_cache)\nimport sys\nprint([p for p in sys.path_importer_cache if 'nanosup' in p])\n",
@@ -280,7 +280,7 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "children_of_a_new_process": "import os\ntry: print(os.wait())\nexcept ChildProcessError as e: print(e)\n",
     "execv": "import os, sys\nos.execv(sys.executable, ['python3', '-c', 'import sys; print(sys.orig_argv)'])\n",
     "process_pool": "from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x + 1\nif __name__ == '__main__':\n    with ProcessPoolExecutor(1) as e: print(list(e.map(f, [1, 2])))\n",
-    # --- threads, and what happens at the end
+    # --- threads, and interpreter shutdown
     "thread": "import threading\nt = threading.Thread(target=print, args=('x',))\nt.start()\nt.join()\n",
     "thread_outlives_main": "import threading, time\ndef f():\n    threading.main_thread().join()\n    print('late', threading.main_thread().is_alive())\nthreading.Thread(target=f).start()\nprint('main ends')\n",
     "daemon_thread_is_cut_off": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(30), print('never')), daemon=True).start()\nprint('main ends')\n",

@@ -1,9 +1,9 @@
-"""Programs that import what the zygote has imported already, in all the ways in which that could show.
+"""Programs that import the zygote's modules in all ways that could reveal the earlier import.
 
-Tables of files by name, as in identity_programs.py.
+They are tables of files by name, as in identity_programs.py.
 """
 
-# ruff: noqa: E501 - programs are as long as they are
+# ruff: noqa: E501 - lines of programs are not wrapped
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 Files = dict[str, str | bytes]
 
-# What the zygote imports for every run (zygote.py), and what comes along with it.
+# The zygote's modules for every run (zygote.py), and their own imports.
 PRELOADED: Final = (
     *("json", "re", "traceback", "logging", "threading", "random", "datetime", "typing", "dataclasses"),
     *("enum", "pathlib", "functools", "collections", "contextlib", "base64", "uuid", "string", "csv", "copy"),
@@ -28,7 +28,7 @@ PRELOADED: Final = (
         "asyncio",
     ),
 )
-# Modules at the top that many of the others import.
+# Top-level modules that many others import.
 _SHADOWED: Final = (
     "csv",
     "uuid",
@@ -46,7 +46,7 @@ _SHOW: Final = "print([(name, getattr(m, '__file__', None)) for name, m in sys.m
 
 
 def _shadow(name: str, first: str, after: str = "") -> Files:
-    """`lib/NAME.py`, with a name that the standard library's does not have, and what imports it."""
+    """Return `lib/NAME.py` with an attribute that the standard library's module lacks, and its importer."""
     main = f"import sys\n{first}\ntry:\n    import {name}\n    print({name}.x, {name}.__file__)\nexcept Exception as e: print(type(e), e)\n"
     return {"main.py": main + after + _SHOW, f"lib/{name}.py": "x = 'own'\n"}
 
@@ -55,7 +55,7 @@ _TRY: Final = "for name in ('json', 'logging', 'inspect', 'tempfile', 'statistic
 _PATCH: Final = "calls = []\ndef patched(*a, **k):\n    calls.append(a[:1])\n    return original(*a, **k)\n"
 
 IMPORT_PROGRAMS: Final[dict[str, str | bytes | Files]] = {
-    # --- what is there
+    # --- sys.modules at the start
     "modules_at_start": "import sys\nprint(list(sys.modules))\n",
     **{f"modules_after_{name}": f"import {name}, sys\nprint(list(sys.modules))\n" for name in PRELOADED},
     "modules_after_all": f"import {', '.join(PRELOADED)}, sys\nprint(list(sys.modules))\n",
@@ -71,7 +71,7 @@ IMPORT_PROGRAMS: Final[dict[str, str | bytes | Files]] = {
     "import_error_by_hand": "import importlib\nimportlib.import_module('json.nothing')\n",
     "import_error_of_a_name": "from logging import nothing\n",
     "annotation_only_if_typing_is_loaded": "import dataclasses, sys\nprint('typing' in sys.modules)\n@dataclasses.dataclass\nclass A:\n    x: 'typing.ClassVar[int]' = 1\nprint(dataclasses.fields(A))\n",
-    # --- a module of the program's
+    # --- modules of the program
     **{f"lib_{name}": _shadow(name, "sys.path.insert(0, 'lib')") for name in _SHADOWED},
     **{f"lib_{name}_then_others": _shadow(name, "sys.path.insert(0, 'lib')", _TRY) for name in _SHADOWED},
     "others_then_lib_string": _shadow("string", f"import logging, json\nsys.path.insert(0, 'lib')\n{_TRY}"),
@@ -117,14 +117,14 @@ IMPORT_PROGRAMS: Final[dict[str, str | bytes | Files]] = {
         "main.py": "import sys\nsys.path.insert(0, 'lib')\nimport decimal, pickle\nx = pickle.loads(pickle.dumps(decimal.Decimal('1')))\nprint(repr(x), type(x).__module__)\n",
         "lib/decimal.py": "class Decimal:\n    def __init__(self, x): self.x = x\n    def __repr__(self): return 'own ' + self.x\n",
     },
-    # --- sys.modules in the program's hands
+    # --- changes of sys.modules by the program
     "module_replaced": "import sys, types\nsys.modules['string'] = types.ModuleType('string')\ntry: import logging\nexcept Exception as e: print(type(e), e)\n",
     "module_forbidden": "import sys\nsys.modules['_json'] = None\nsys.modules['_csv'] = None\nimport json.scanner\nprint(json.scanner.c_make_scanner, json.loads('[1]'))\nimport csv\n",
     "module_deleted_and_imported_again": "import sys, json, re\na, b = json, json.decoder\nfor name in [n for n in sys.modules if n.startswith('json')]: del sys.modules[name]\nimport json\nprint(a is json, b is json.decoder, a.JSONDecodeError is json.JSONDecodeError, list(sys.modules)[-6:])\n",
     "reload": "import importlib, json, csv\na, b = json.loads, csv.DictReader\nprint(importlib.reload(json) is json, json.loads is a, importlib.reload(csv) is csv, csv.DictReader is b)\n",
     "errors_are_the_same_everywhere": "import json, json.decoder\nfrom json import JSONDecodeError\ntry: json.loads('{')\nexcept json.decoder.JSONDecodeError as e: print(type(e) is JSONDecodeError, e)\n",
     "pickle_of_library_classes": "import datetime, decimal, pickle, collections, sys\nobjects = [datetime.datetime(2020, 1, 1), decimal.Decimal('1.5'), collections.OrderedDict(a=1), collections.Counter('aab')]\nprint(pickle.loads(pickle.dumps(objects)) == objects)\n",
-    # --- changed before it is imported elsewhere
+    # --- modules changed before another import
     "changed_re": f"import re\noriginal = re.compile\n{_PATCH}re.compile = patched\nimport json, logging, string\nprint(len(calls), calls[:3])\n",
     "changed_time": "import time\ntime.monotonic = time.time = lambda: 42.0\nimport threading, logging, queue\nprint(threading._time(), queue.time())\n",
     "changed_builtin": "import builtins\noriginal = builtins.property\nclass property(original): pass\nbuiltins.property = property\nimport fractions, uuid\nprint(type(vars(uuid.UUID)['fields']))\n",
@@ -164,14 +164,14 @@ IMPORT_PROGRAMS: Final[dict[str, str | bytes | Files]] = {
     "command_line": "print(open('/proc/self/cmdline').read().split('\\0'))\nimport subprocess, os\nprint(subprocess.getoutput(f'tr \"\\\\0\" \" \" </proc/{os.getpid()}/cmdline'))\n",
 }
 
-# For a zygote that has imported LIBRARIES, too.
+# For a zygote that has also imported LIBRARIES.
 LIBRARIES: Final = ("numpy", "pandas", "PIL", "requests", "httpx", "asyncio")
 LIBRARY_PROGRAMS: Final[dict[str, str | bytes | Files]] = {
     **{
         f"modules_after_{name}": f"import {name}, sys\nprint(list(sys.modules), sys.meta_path, sys.path_hooks)\n"
         for name in ("numpy", "PIL.Image", "httpx", "six", "dateutil.parser", "json", "urllib3.util")
     },
-    # Code that mypyc and Cython have compiled imports in ways of its own: see hidden_modules.Recorder.
+    # Code compiled by mypyc and Cython imports in special ways: see hidden_modules.Recorder.
     "modules_after_requests": "import requests, sys\nprint(sorted(sys.modules), sys.meta_path)\n",
     "finders_after_pandas": "import pandas, sys\nprint(sys.meta_path, pandas.__file__)\nimport dateutil.parser, six.moves\nprint(dateutil.parser.isoparse('2020-01-01'), sys.meta_path)\n",
     "modules_at_start": IMPORT_PROGRAMS["modules_at_start"],

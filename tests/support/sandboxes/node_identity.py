@@ -1,4 +1,4 @@
-"""Small Node.js programs in a container, each by plain `node index.js` or by a parked spare."""
+"""Small Node.js programs in a container, each run by plain `node index.js` or by a standby process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Arm = Literal["plain", "spare"]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is run, and how.
+    """A program and its run.
 
     Attributes:
         files: The code: texts by path.
-        payload: Standard input, and what is in $PAYLOAD_FILE.
-        environment: Variables beyond those of every run.
-        encoding: Of the strings in the spare's job; what is no UTF-8 can be said in latin1.
-        arguments: What is executed.
-        idle_ms: How long the spare waits for its job.
-        job: Whether the spare gets one at all.
+        payload: Standard input, and the content of $PAYLOAD_FILE.
+        environment: Additional environment variables.
+        encoding: The encoding of the strings in the job; latin1 allows invalid UTF-8.
+        arguments: The command.
+        idle_ms: How long the standby process waits for its job, ms.
+        job: Whether the standby process gets a job.
     """
 
     files: Mapping[str, str]
@@ -44,14 +44,14 @@ class Program:
 
 
 def program(code: str, **changes: Any) -> Program:
-    """One file; `changes` are fields of `Program`, `more` further files."""
+    """Return a program of one file; `changes` are fields of `Program`, `more` are further files."""
     files = {"index.js": code, **changes.pop("more", {})}
     return Program(files, **changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended. The texts are its bytes, as latin1.
+    """How a program ended. The texts are bytes, decoded as latin1.
 
     Attributes:
         status: Exit status, or None after a signal.
@@ -79,7 +79,7 @@ class NodeBench:
         self._answers = answers
 
     def run(self, program: Program, arm: Arm) -> Ended:
-        """Run it to its end."""
+        """Run a program until it ends."""
         request = {
             "arm": arm,
             "files": dict(program.files),
@@ -98,9 +98,9 @@ class NodeBench:
 
 @contextmanager
 def node_bench() -> Iterator[NodeBench]:
-    """A bench; its container is gone afterwards."""
+    """Make a bench; its container is removed afterwards."""
     places = [f"--tmpfs={place}:exec,mode=1777" for place in ("/work", "/input", "/tmp")]
-    # The code goes in by argument: a daemon elsewhere could not mount this folder.
+    # The code is passed by argument: a remote Docker daemon could not mount this folder.
     command = ["docker", "run", "--rm", "--interactive", "--init", "--network=none", "--user=1000:1000"]
     command += [
         f"--memory={MEMORY}",

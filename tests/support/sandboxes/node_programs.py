@@ -1,6 +1,6 @@
-"""Node.js programs whose every byte is the same by `node index.js` and by a spare, and some where it must not be."""
+"""Node.js programs with the same output by `node index.js` and by a standby process, and exceptions."""
 
-# ruff: noqa: E501 - a program is told apart at a glance when it has a line to itself
+# ruff: noqa: E501 - each program has its own line
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MODULE: Final = '{"type": "module"}'
 
 
 def esm(code: str, **more: str) -> Program:
-    """An ES module, by its folder's package.json."""
+    """Return an ES module, made by its folder's package.json."""
     return program(
         code, more={"package.json": _MODULE, **{name.replace("__", "."): text for name, text in more.items()}}
     )
@@ -178,7 +178,7 @@ SAME: Final[dict[str, Program]] = {
             '{"version":3,"sources":["orig.ts"],"names":[],"mappings":";;AAAA"}\n'
         },
     ),
-    # --- what a process is told and has
+    # --- arguments, environment and descriptors
     "environment": program("console.log(process.env, Object.keys(process.env))", environment={"B": "2", "A": "", "C": "a=b=c"}),
     "environment in Korean": program("console.log(process.env.PAYLOAD)", environment={"PAYLOAD": '{"이름": "나노"}'}),
     "environment of a child": program("console.log(require('child_process').execSync('env | sort').toString())"),
@@ -310,7 +310,7 @@ SAME: Final[dict[str, Program]] = {
     "cluster": program(
         "const c = require('cluster'); if (c.isPrimary) c.fork().on('exit', (code) => console.log('worker', code)); else process.exit(2)"
     ),
-    # --- what a spare cannot serve, and leaves to a new process
+    # --- programs that a standby process leaves to a new process
     "NODE_OPTIONS": program("console.log(process.noDeprecation, process.env.NODE_OPTIONS, process.execArgv)", environment={"NODE_OPTIONS": "--no-deprecation"}),
     "NODE_NO_WARNINGS": program("process.emitWarning('unseen')", environment={"NODE_NO_WARNINGS": "1"}),
     "another language": program("console.log(Intl.DateTimeFormat().resolvedOptions().locale)", environment={"LANG": "ko_KR.UTF-8", "LC_ALL": "ko_KR.UTF-8"}),

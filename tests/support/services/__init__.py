@@ -1,1 +1,1 @@
-"""Servers that a test starts, or puts in front of a real one."""
+"""Servers that a test starts, and proxies in front of real servers."""

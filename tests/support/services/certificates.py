@@ -1,4 +1,4 @@
-"""Certificates of a test's own authority, as PEM files."""
+"""Certificates of a certificate authority for one test, as PEM files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Pair:
 
 
 class Authority:
-    """An authority that nobody trusts but who is given its certificate.
+    """A certificate authority. Only clients that get its certificate trust it.
 
     Args:
-        folder: For its files.
-        name: Of the authority, and of the files' beginning.
+        folder: The folder of its files.
+        name: Its name, and the prefix of its files.
     """
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
@@ -44,12 +44,12 @@ class Authority:
     def issue(
         self, name: str, *hosts: str, days: tuple[int, int] = (-1, 1), password: bytes | None = None
     ) -> Pair:
-        """A certificate for hosts: names and addresses.
+        """Issue a certificate for host names and addresses.
 
         Args:
-            name: Of its files.
-            *hosts: Whom it is for.
-            days: From when until when it is valid, from today.
+            name: The prefix of its files.
+            *hosts: The names and addresses of the hosts.
+            days: The first and last day of its validity, relative to today.
             password: Encrypts the key.
         """
         key = ec.generate_private_key(ec.SECP256R1())

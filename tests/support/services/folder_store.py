@@ -1,4 +1,4 @@
-"""An object store that is a folder: buckets are its folders, keys the paths below them."""
+"""An object store in a folder: buckets are its folders, and keys are paths below them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class FolderStore:
     """`storage.base.ObjectStore` over a local folder.
 
-    A bucket exists when its folder does. An ETag is the SHA-256 of the content. Links are `file:` URLs,
-    which never expire, and content types are forgotten.
+    A bucket exists if its folder exists. An ETag is the SHA-256 of the content. Links are `file:` URLs,
+    which never expire. Content types are not stored.
 
     Args:
         root: The folder that holds the buckets.
@@ -30,10 +30,10 @@ class FolderStore:
         self._fencing_tokens: dict[Path, int] = {}
 
     def path(self, bucket: str, key: str) -> Path:
-        """Where an object is, or would be.
+        """Return the path of an object, whether it exists or not.
 
         Raises:
-            ObjectMissing: The names lead out of the bucket, so that no such object can be.
+            ObjectMissing: The path is outside the bucket, so no such object is possible.
         """
         path = self._root / bucket / key
         if not os.path.normpath(path).startswith(f"{self._root / bucket}{os.sep}") or "\0" in f"{path}":

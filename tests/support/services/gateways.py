@@ -1,4 +1,4 @@
-"""The AI gateway, with a client on a local socket in place of a run, and the stub model server behind it."""
+"""The AI gateway with the stub model server. A client on a local socket takes the place of a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def new_run(number: int = 1, **changes: Any) -> NetworkRun:
 
 
 class GatewayClient:
-    """A client of the gateway, as a run is. Its exit is the end of the run."""
+    """A client of the gateway, like a run. Its exit is the end of the run."""
 
     def __init__(self, gateway: Gateway, run: NetworkRun) -> None:
         self._gateway = gateway
@@ -91,7 +91,7 @@ class GatewayClient:
             return await response.read()
 
     async def raw(self, sent: bytes) -> bytes:
-        """Send bytes as they are. Return the answer until the gateway closes the connection."""
+        """Send unchanged bytes. Return all data until the gateway closes the connection."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             writer.write(sent)

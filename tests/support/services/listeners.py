@@ -1,4 +1,4 @@
-"""A host that really answers where hostile programs knock, and knows whether anybody got through."""
+"""Listening sockets on this host, as targets of hostile programs. They record connections."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from nanoagent.dev.local_services import EmbeddedStack
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
-_LINK_LOCAL = "fe80"  # of no use without the name of an interface
+_LINK_LOCAL = "fe80"  # unusable without the name of an interface
 _REACH_S = 10.0
 _NEIGHBOUR_PORT = 8099
-# It says its address once it listens, then hears whoever comes.
+# It prints its address when it listens, then prints each connection.
 _NEIGHBOUR = f"""
 import socket
 listener = socket.create_server(('', {_NEIGHBOUR_PORT}))
@@ -35,18 +35,18 @@ while True:
     listener.accept()
 """
 _IMAGE = "nanoagent-python:latest"
-# What bridges of such hosts are called: others, of tests beside these, may go at any time.
+# Names of such bridges. Parallel tests may remove other bridges at any time.
 _BRIDGE = "na-host-"
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweringHost:
-    """Where it answers, and what has come in.
+    """The listening sockets and their connections.
 
     Attributes:
-        addresses: For the table of attacks.
-        sockets: The listeners that nobody but the attacks knows.
-        no_neighbour: Why there is no container with a network beside the attacked; empty when there is one.
+        addresses: The addresses, for the table of attacks.
+        sockets: The listening sockets that only the attacks know.
+        no_neighbour: The reason why no other container with a network exists; empty if one exists.
     """
 
     addresses: HostAddresses
@@ -54,7 +54,7 @@ class AnsweringHost:
     no_neighbour: str = ""
 
     def visitors(self) -> int:
-        """How many connections wait to be accepted; they are accepted."""
+        """Accept all waiting connections and return their number."""
         count = 0
         for listener in self.sockets:
             with suppress(BlockingIOError):
@@ -64,7 +64,7 @@ class AnsweringHost:
         return count
 
     def check_that_it_answers(self) -> None:
-        """Connect everywhere: an address where nobody listens would show nothing."""
+        """Connect to each address. An address without a listener would make an attack look harmless."""
         for host, port in self.addresses.tcp:
             socket.create_connection((host, port), _REACH_S).close()
         for name in (*(f"\0{name}" for name in self.addresses.abstract), *self.addresses.unix):
@@ -74,11 +74,11 @@ class AnsweringHost:
 
 @contextmanager
 def answering_host(stack: EmbeddedStack) -> Iterator[AnsweringHost]:
-    """This host, with listeners on all its addresses, the stack's services and a container beside."""
+    """Listen on all addresses of this host, beside the stack's services and another container."""
     with ExitStack() as opened:
         folder = Path(tempfile.mkdtemp(prefix="na-host-"))
         opened.callback(shutil.rmtree, folder)
-        # Bridges are interfaces of the host: the neighbour's comes first, so that its gateway is listened on.
+        # Bridges are interfaces of the host. Start the other container first, to listen on its gateway.
         bridge = f"{_BRIDGE}{secrets.token_hex(3)}"
         neighbour, reason = opened.enter_context(_neighbour(bridge))
         anywhere = socket.create_server(("", 0))
@@ -133,7 +133,7 @@ def _addresses_6() -> list[str]:
 
 @contextmanager
 def _neighbour(bridge: str) -> Iterator[tuple[tuple[str, int] | None, str]]:
-    """A container with a network of its own that answers; or None and why there is none."""
+    """Start a container with a network that answers. Return None and the reason if that fails."""
     name = f"nanoagent-neighbour-{secrets.token_hex(4)}"
     with ExitStack() as opened:
         made = _docker("network", "create", "--opt", f"com.docker.network.bridge.name={bridge}", name)

@@ -1,7 +1,8 @@
-"""EC2's instance metadata service, version 2, as far as AWS documents it.
+"""EC2's instance metadata service, version 2, as documented by AWS.
 
-A token is had by PUT with its life in a header, and wanted with every GET: 401 without a good one, 404 for
-what is not there, 403 for what comes through a proxy ("Use the Instance Metadata Service", EC2 User Guide).
+PUT with a lifetime in a header returns a token, and every GET needs a token. The answers are 401 without a
+valid token, 404 for a missing path, and 403 for a request through a proxy ("Use the Instance Metadata
+Service", EC2 User Guide).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ LIFECYCLE = "autoscaling/target-lifecycle-state"
 
 
 class MetadataService:
-    """What it says, and what it was asked.
+    """The answers of the service, and its requests.
 
     Attributes:
         values: Path below `meta-data` → text.
-        tokens: Those that are good.
+        tokens: The valid tokens.
         asked: Method and path of every request, in order.
-        instead: Answers in the service's place, where it is set.
+        instead: A handler that answers instead of the service, if it is set.
     """
 
     def __init__(self) -> None:
@@ -41,12 +42,12 @@ class MetadataService:
         self._changed = asyncio.Event()
 
     def interrupt(self, action: str, at: float) -> None:
-        """A spot interruption notice for a time, Unix epoch seconds."""
+        """Announce a spot interruption at a time, Unix epoch seconds."""
         time = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.values[SPOT] = f'{{"action": "{action}", "time": "{time}"}}'
 
     async def until_asked(self, path: str, *, times: int = 1) -> None:
-        """Wait until something has been asked for that often."""
+        """Wait until a path has been requested a number of times."""
         while sum(asked.endswith(path) for _, asked in self.asked) < times:
             self._changed.clear()
             await self._changed.wait()
@@ -76,7 +77,7 @@ class MetadataService:
 
 @asynccontextmanager
 async def metadata_service() -> AsyncIterator[MetadataService]:
-    """One that listens, at its `url`."""
+    """Start a metadata service, which listens at its `url`."""
     service = MetadataService()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", service.answer)

@@ -1,4 +1,4 @@
-"""Runs with a network, in real containers, and an internet of one server behind every address."""
+"""Runs with a network in real containers, and a fake internet: one server behind every address."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from support.sandboxes.containers import Ran
 
 OPEN_FILES = (
-    1024  # what sandboxes are parked with: one that is made anew for its run has no listening sockets in time
+    1024  # the value of pre-created sandboxes: a sandbox created for a run has no listening sockets in time
 )
 
 
 class Echo:
-    """A gateway that says which run it is and what it was told, and counts as it goes."""
+    """A gateway that returns the run and the received text, and counts requests."""
 
     def __init__(self) -> None:
         self.told: dict[str, list[bytes]] = defaultdict(list)
@@ -48,12 +48,12 @@ class Echo:
 
 
 class Internet:
-    """What names lead to, and a server that says where it was reached and gives back what it is told.
+    """A fake internet: DNS answers, and a server that returns its address and the received text.
 
     Attributes:
-        names: The addresses that are found when a name is asked for, time after time; the last ones stay.
-        asked: The names that were asked for.
-        reached: The addresses and ports that were connected to.
+        names: Name → the addresses of each lookup in turn; the last addresses are repeated.
+        asked: The names that were looked up.
+        reached: The addresses and ports of the connections.
     """
 
     def __init__(self) -> None:
@@ -95,14 +95,14 @@ class Internet:
 
 
 class NetworkedYard:
-    """A yard whose runs may reach what each is told that it may.
+    """A yard whose runs have a network policy.
 
     Attributes:
         containers: The yard.
-        level: Theirs.
-        internet: What is out there.
-        egress: The filter on the way there.
-        outcomes: What came of connections to the internet.
+        level: The isolation level of its containers.
+        internet: The fake internet.
+        egress: The egress filter.
+        outcomes: The outcomes of connections to the internet.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ async def networked_yard(
     max_bytes: int = 10_000_000,
     connections: int = 64,
 ) -> AsyncIterator[NetworkedYard]:
-    """A yard of that level; the arguments are a worker's settings."""
+    """Make a yard of an isolation level, with settings of a worker."""
     outcomes: list[str] = []
     internet = Internet()
     egress = Egress(AllowedHosts(allow), (), max_bytes, outcomes.append)

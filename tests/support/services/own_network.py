@@ -1,4 +1,4 @@
-"""Sockets in a network of nobody's, as a container's supervisor makes them, without a container."""
+"""Sockets in a separate network namespace, as a supervisor makes them, without a container."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AN_HOUR_S = 3600
 
 
 class OwnNetwork:
-    """A network namespace with nothing but loopback; a thread of its own lives in it."""
+    """A network namespace with only loopback. A separate thread runs in it."""
 
     def __init__(self) -> None:
         if os.geteuid() != 0:
@@ -57,7 +57,7 @@ class OwnNetwork:
             fcntl.ioctl(inet, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
 
     def do(self, work: Callable[[], ResultT]) -> ResultT:
-        """Do it in there, and wait for it."""
+        """Call a function in the namespace, and wait for it."""
         ended = threading.Event()
         results: list[ResultT] = []
         errors: list[BaseException] = []
@@ -80,7 +80,7 @@ class OwnNetwork:
         return self.do(lambda: socket.socket(family, kind))
 
     def bind(self, address: ListeningAddress) -> socket.socket:
-        """What an honest supervisor makes."""
+        """Make the sockets of an honest supervisor."""
         made = self.bare(socket.SOCK_STREAM if address.kind is SocketKind.TCP else socket.SOCK_DGRAM)
         if address.kind is SocketKind.TCP:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,9 +88,7 @@ class OwnNetwork:
         while True:
             try:
                 made.bind((address.host, address.port))
-            except (
-                OSError
-            ) as exc:  # the one before is closed by a thread (nanoagent.host.untrusted_fds), some time soon
+            except OSError as exc:  # a thread closes the earlier socket later (nanoagent.host.untrusted_fds)
                 if exc.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                     raise
                 time.sleep(0.001)
@@ -98,10 +96,10 @@ class OwnNetwork:
                 return made
 
     def reluctant(self, made: socket.socket | None = None) -> tuple[socket.socket, list[socket.socket]]:
-        """A connection whose last closing waits for an hour, and what has to stay open for that.
+        """Return a connection whose last close takes an hour, and the objects that must stay open for that.
 
         Args:
-            made: What becomes that connection; None: a new one.
+            made: The socket to use; None: a new one.
         """
         listener, reluctant = self.bare(), self.bare() if made is None else made
         listener.bind(("127.0.0.1", 0))
@@ -112,7 +110,7 @@ class OwnNetwork:
         other_end, _ = listener.accept()
         reluctant.setblocking(False)
         with suppress(BlockingIOError):
-            while True:  # until the other end takes no more
+            while True:  # until the other end accepts no more data
                 reluctant.send(bytes(65536))
         return reluctant, [other_end, listener]
 
@@ -123,7 +121,7 @@ class OwnNetwork:
 
 
 class Channel:
-    """Both ends of the connection over which a supervisor hands over listening sockets."""
+    """Both ends of the connection over which a supervisor passes listening sockets."""
 
     def __init__(self) -> None:
         self.agents, self.supervisors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -137,7 +135,7 @@ class Channel:
     def hand_over_sockets(
         self, wanted: Sequence[ListeningAddress], opened: dict[ListeningAddress, socket.socket]
     ) -> None:
-        """As the supervisor does it, which keeps no copy."""
+        """Pass sockets as the supervisor does, without keeping copies."""
         numbers = [number for number, address in enumerate(wanted) if address in opened]
         self.hand_over(b"\xff" + bytes(numbers), [opened[wanted[number]].fileno() for number in numbers])
         for bound in opened.values():

@@ -1,4 +1,4 @@
-"""Redis servers of a test's own, to do things to that the shared one must not have done."""
+"""Separate Redis servers, for operations that must not affect the shared server."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _DEADLINE_S = 60
 
 @dataclass(frozen=True)
 class Tls:
-    """How a server speaks TLS.
+    """The TLS settings of a server.
 
     Attributes:
-        shown: Its certificate.
-        authority: Whose certificates it takes from clients, and its operator's client trusts.
-        asks: Whether it wants a client certificate.
-        operator: The certificate of its operator's client.
+        shown: The server's certificate.
+        authority: The authority that the server and the operator's client trust.
+        asks: Whether the server requires a client certificate.
+        operator: The certificate of the operator's client.
     """
 
     shown: Pair
@@ -48,7 +48,7 @@ class Tls:
         ]
 
     def client(self) -> dict[str, Any]:
-        """For its operator's client, which takes any certificate of the server."""
+        """The options of the operator's client, which accepts any certificate of the server."""
         return {
             "ssl": True,
             "ssl_cert_reqs": "none",
@@ -59,11 +59,11 @@ class Tls:
 
 
 class OwnRedis:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        port: Where it listens.
-        client: An operator's connection to it.
+        port: Its port.
+        client: The operator's connection to it.
     """
 
     def __init__(self, port: int, process: asyncio.subprocess.Process, **client: Any) -> None:
@@ -72,13 +72,13 @@ class OwnRedis:
         self.client = client_of(port, **client)
 
     async def set(self, **settings: Any) -> None:
-        """CONFIG SET, each."""
+        """Call CONFIG SET for each option."""
         for name, value in settings.items():
             await self.client.config_set(name.replace("_", "-"), value)
 
 
 def client_of(port: int, **settings: Any) -> redis.Redis:
-    """A client that says at once what is wrong."""
+    """Return a client without retries, which reports failures at once."""
     return redis.Redis(host=HOST, port=port, protocol=2, retry=Retry(NoBackoff(), 0), **settings)
 
 
@@ -92,14 +92,14 @@ def free_port() -> int:
 async def own_redis(
     folder: Path, *arguments: str, port: int = 0, durable: bool = False, tls: Tls | None = None
 ) -> AsyncIterator[OwnRedis]:
-    """A server in a process of its own, which forgets everything when the block ends.
+    """Start a server in a separate process. Its data is deleted at the end of the block.
 
     Args:
-        folder: For its log.
-        *arguments: Of the server.
-        port: Where it is to listen; 0: on any free one.
-        durable: It forgets nothing: another in the same folder goes on with its data.
-        tls: It speaks TLS, and nothing else.
+        folder: The folder of its log.
+        *arguments: Arguments of the server.
+        port: Its port; 0: any free port.
+        durable: Keep the data: the next server in the same folder uses them.
+        tls: Use only TLS, with these settings.
     """
     port = port or free_port()
     where = ["--port", str(port)] if tls is None else ["--port", "0", "--tls-port", str(port)]
@@ -114,7 +114,7 @@ async def own_redis(
 
 @asynccontextmanager
 async def sentinel_of(folder: Path, primary: OwnRedis) -> AsyncIterator[OwnRedis]:
-    """A Sentinel that watches a server."""
+    """Start a Sentinel that watches a server."""
     file = folder / "sentinel.conf"
     file.write_text(f"sentinel monitor primary {HOST} {primary.port} 1\n")
     port = free_port()

@@ -1,13 +1,13 @@
-"""A way to a service on which things go wrong: cut, hanging, slow, narrow, garbled.
+"""A proxy that disturbs the connections to a service.
 
 async with Proxy(host, port) as proxy:
-    await proxy.cut()         # connections break, new ones are refused: a service that has died
-    await proxy.restore()     # everything is as it should be again, at the same port
-    proxy.hang()              # connections are accepted, and nothing passes: one that is stopped
-    proxy.delay(0.5)          # every piece of data takes so many seconds
-    proxy.throttle(10_000)    # no more than so many bytes a second, each way
-    proxy.garble()            # answers come, and are nonsense
-    await proxy.lead_to(host, other_port)  # a name that leads elsewhere now, as after a failover
+    await proxy.cut()         # connections break and new ones are refused, as if the service had died
+    await proxy.restore()     # connections work again, at the same port
+    proxy.hang()              # connections are accepted, but no data passes, as if the service were stopped
+    proxy.delay(0.5)          # every piece of data is delayed by so many seconds
+    proxy.throttle(10_000)    # at most so many bytes a second in each direction
+    proxy.garble()            # answers contain random data
+    await proxy.lead_to(host, other_port)  # new connections go to another server, as after a failover
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _CHUNK_BYTES = 65536
-# What an answer starts with in no protocol of ours; lines stay lines, or whoever reads would only wait.
+# No protocol of ours starts an answer like this. Line ends are kept, or the reader would wait for them.
 _NONSENSE: Final = bytes(code if code in b"\r\n" else 0x80 | (code * 7 & 0x7F) for code in range(256))
 
 
 class Proxy:
-    """Forwards connections to a service on this machine, until it is told otherwise.
+    """Forwards connections to a service on this machine, with or without disturbances.
 
     Args:
         host: The service's address.
         port: Its port.
 
     Attributes:
-        port: Where the proxy listens.
-        accepted: How many connections it has been asked for.
+        port: The proxy's port.
+        accepted: The number of connections so far.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -56,22 +56,22 @@ class Proxy:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.cut()
-        self._passing.set()  # whoever waits finds his connection broken
+        self._passing.set()  # waiting tasks see a broken connection
 
     @property
     def host(self) -> str:
-        """The address it listens on."""
+        """The address of the proxy."""
         return "127.0.0.1"
 
     async def cut(self) -> None:
-        """Break every connection and refuse new ones, as a service that has died does."""
+        """Break every connection and refuse new ones, as if the service had died."""
         if self._server is not None:
             self._server.close()
             self._server = None
         self._break_all()
 
     async def restore(self) -> None:
-        """Let connections through again, at the same port, with nothing done to what passes."""
+        """Forward connections again without disturbances, at the same port."""
         self._delay_s = self._bytes_per_s = 0.0
         self._garbles = False
         self._passing.set()
@@ -80,23 +80,23 @@ class Proxy:
             self.port = self._server.sockets[0].getsockname()[1]
 
     def hang(self) -> None:
-        """Accept connections, keep those that are there, and let nothing pass until it is restored."""
+        """Accept and keep connections, but pass no data until `restore`."""
         self._passing.clear()
 
     def delay(self, seconds: float) -> None:
-        """Let every piece of data wait for so long, each way."""
+        """Delay every piece of data in both directions, by seconds."""
         self._delay_s = seconds
 
     def throttle(self, bytes_per_s: float) -> None:
-        """Let no more than that pass, each way on each connection."""
+        """Limit the bytes per second, for each direction of each connection."""
         self._bytes_per_s = bytes_per_s
 
     def garble(self) -> None:
-        """Make nonsense of the same length of every answer; what is asked for arrives, and is done."""
+        """Replace every answer by random data of the same length. Requests still reach the service."""
         self._garbles = True
 
     async def lead_to(self, host: str, port: int) -> None:
-        """Lead new connections to another service; those that are there stay, as after a change of DNS."""
+        """Forward new connections to another service. Existing ones stay, as after a change of DNS."""
         self._target = host, port
 
     def _break_all(self) -> None:

@@ -1,10 +1,12 @@
-"""A reverse proxy in front of the embedded AWS services: it notes every call, and holds callers to a policy.
+"""A reverse proxy in front of the embedded AWS services: it records calls and enforces a policy.
 
-IAM's names for what a call needs are not always the API's: a batch needs the permission of the single call,
-every part of a multipart upload that of PutObject. `ACTIONS` says which; a call that it does not have fails
-the test that makes it. Sources: "Actions, resources, and condition keys" of Amazon SQS, Amazon S3 and Amazon
-CloudWatch in AWS's Service Authorization Reference; "Required permissions for Amazon S3 API operations" in
-the Amazon S3 User Guide.
+The permission for a call does not always have the name of the call. A batch needs the permission of the
+single call, and each part of a multipart upload needs that of PutObject. `ACTIONS` has the permissions. A
+call that is not in `ACTIONS` fails its test.
+
+Sources: "Actions, resources, and condition keys" of Amazon SQS, Amazon S3 and Amazon CloudWatch in AWS's
+Service Authorization Reference; "Required permissions for Amazon S3 API operations" in the Amazon S3 User
+Guide.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ ACTIONS: Final = {
 }
 """The permission that each operation needs."""
 
-# S3's operations, by method and by what is in the query.
+# S3's operations, by method and query parameters.
 _S3: Final = {
     ("GET", frozenset[str]()): "GetObject",
     ("HEAD", frozenset[str]()): "HeadObject",
@@ -55,8 +57,8 @@ _S3: Final = {
     ("POST", frozenset({"uploadId"})): "CompleteMultipartUpload",
     ("DELETE", frozenset({"uploadId"})): "AbortMultipartUpload",
 }
-_SIGNATURE: Final = re.compile(r"X-Amz-|x-id$")  # of a presigned link, and what SDKs put beside
-# Of the connection, or made anew by whoever sends.
+_SIGNATURE: Final = re.compile(r"X-Amz-|x-id$")  # parameters of a presigned link and of SDKs
+# Headers of the connection, or headers that the sender creates.
 _HOP: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "content-encoding", "date"}
 )
@@ -68,7 +70,7 @@ _XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{0}</Code><M
 
 
 class UnknownCall(Exception):  # noqa: N818 - names the thing
-    """A request that the tables have no permission for."""
+    """A request without a permission in the tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,9 @@ class Call:
     Attributes:
         operation: The API's name.
         action: The permission that it needs.
-        resource: The ARN that it needs it on, `*` where the service knows none.
-        namespace: CloudWatch's condition key, None elsewhere.
-        status: How it was answered.
+        resource: The ARN that it needs the permission for; `*` if the service has no resources.
+        namespace: CloudWatch's condition key; None for other services.
+        status: The HTTP status of the answer.
     """
 
     operation: str
@@ -92,7 +94,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One action on one resource, as a statement of a policy allows it."""
+    """One action on one resource that a policy allows."""
 
     action: str
     resource: str
@@ -107,7 +109,7 @@ class Grant:
 
 
 def grants_of(policy: dict[str, Any]) -> set[Grant]:
-    """Every action on every resource of a policy; what this cannot read it refuses."""
+    """Return every action on every resource of a policy; raise for unknown syntax."""
     grants: set[Grant] = set()
     for statement in policy["Statement"]:
         assert statement.keys() <= {"Sid", "Effect", "Action", "Resource", "Condition"}, statement
@@ -154,17 +156,17 @@ class Recorder:
     """The proxy; `async with` starts and stops it.
 
     Args:
-        upstream: Where the services answer.
+        upstream: The URL of the services.
         host: The address to listen on.
-        grants: What its callers may do, everything if None. As on AWS, a missing key is then an AccessDenied
-            to whoever may not list the bucket.
-        fault: Calls for which it says so are answered with an internal error.
-        refusal: The HTTP status and AWS's code with which a call is refused, None if it is not.
-        names: Names of queues and buckets as the policy has them, by those that there are.
+        grants: The allowed actions; None: all. As on AWS, a missing key is then AccessDenied for a caller
+            that may not list the bucket.
+        fault: Decides which calls are answered with an internal error.
+        refusal: Returns the HTTP status and AWS's code to refuse a call with, or None.
+        names: Real name of a queue or bucket → its name in the policy.
 
     Attributes:
-        calls: What was asked for, in order.
-        unknown: Requests that are in no table.
+        calls: The calls, in order.
+        unknown: Requests that are not in the tables.
     """
 
     upstream: str
@@ -180,7 +182,9 @@ class Recorder:
     _client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=1 << 30)  # a body that came compressed is not when it is read
+        app = web.Application(
+            client_max_size=1 << 30
+        )  # aiohttp decompresses a compressed body when it is read
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._client = aiohttp.ClientSession(auto_decompress=False)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -205,19 +209,19 @@ class Recorder:
             await client.close()
 
     def environment(self) -> dict[str, str]:
-        """The variables that lead an agent here."""
+        """Return the variables that make a worker use this proxy."""
         return {f"AWS_ENDPOINT_URL{service}": self.url for service in ("", "_SQS", "_S3", "_CLOUDWATCH")}
 
     def used(self) -> set[Grant]:
-        """Of the grants, those that a call has needed."""
+        """Return the grants that a call has needed."""
         return {grant for grant in self.grants or () if any(grant.covers(call) for call in self.calls)}
 
     def refused(self) -> set[Call]:
-        """The calls that no grant covers."""
+        """Return the calls that no grant covers."""
         return {call for call in self.calls if not self._allows(call)}
 
     def operations(self) -> set[str]:
-        """The API's names of all that was asked for."""
+        """Return the API's names of all calls."""
         return {call.operation for call in self.calls}
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -252,7 +256,7 @@ class Recorder:
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
         assert self._client is not None
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
-        # The address that was asked: SQS's answers name queues by it.
+        # Keep the requested address: SQS's answers name queues by it.
         headers.append(("Host", request.host))
         async with self._client.request(
             request.method,
@@ -264,7 +268,7 @@ class Recorder:
             passed = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
             return web.Response(status=answer.status, body=await answer.read(), headers=dict(passed))
 
-    # --- which call it is
+    # --- recognising calls
 
     def _recognized(self, request: web.Request, body: bytes) -> Call:
         target = request.headers.get("X-Amz-Target")
@@ -293,7 +297,7 @@ class Recorder:
 
 
 def _listing(call: Call) -> Call:
-    """What a caller must be allowed to be told that a key of the bucket is missing."""
+    """Return the grant that a caller needs to learn that a key of the bucket is missing."""
     return Call("ListObjectsV2", "s3:ListBucket", call.resource.split("/")[0])
 
 

@@ -1,4 +1,4 @@
-"""An HTTP server that never gets to the end of anything, in whichever way it is asked to."""
+"""An HTTP server that never completes an answer, in several ways."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\n"
 
 @asynccontextmanager
 async def slow_server(slowness: Slowness) -> AsyncIterator[str]:
-    """Where it listens, as a URL."""
+    """Start the server and return its URL."""
     visitors: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
