@@ -42,7 +42,6 @@ from unittest import mock
 
 from benchmarks import services
 
-from nanoagent import wiring as composition
 from nanoagent.broker.base import Broker, Delivery
 from nanoagent.config import Settings
 from nanoagent.container.base import RunningContainer, configuration_of
@@ -50,6 +49,8 @@ from nanoagent.dev.sender import pack
 from nanoagent.model.job import Runtime
 from nanoagent.supervisor import wire
 from nanoagent.telemetry import logs
+from nanoagent.wiring import assembly, containers
+from nanoagent.wiring import services as wired_services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -342,12 +343,12 @@ async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> Asy
 
     async with AsyncExitStack() as opened:
         settings = await _settings(runtime, folder, opened)
-        opened.enter_context(mock.patch.object(composition, "_broker", instead))
+        opened.enter_context(mock.patch.object(wired_services, "open_broker", instead))
         # The stand-in for S3 takes no uploads, which a worker tries before it is ready.
-        opened.enter_context(mock.patch.object(composition, "_until_all_answered", mock.AsyncMock()))
+        opened.enter_context(mock.patch.object(assembly, "wait_until_ready", mock.AsyncMock()))
         if stub:
-            opened.enter_context(mock.patch.object(composition, "DockerDriver", StubDriver))
-        worker: Worker = await composition.assemble(settings, opened)
+            opened.enter_context(mock.patch.object(containers, "DockerDriver", StubDriver))
+        worker: Worker = await assembly.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
             agent = AgentUnderTest(runtime, broker)

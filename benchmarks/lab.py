@@ -19,7 +19,6 @@ from benchmarks import bare, ours, services
 from benchmarks.bare import SHARED, WRITABLE, BareContainer, BareParts, DockerRun, Program, Size
 from benchmarks.ours import AgentUnderTest, Call
 
-from nanoagent import wiring as composition
 from nanoagent.common.units import MIB
 from nanoagent.config import Settings
 from nanoagent.container import cgroup
@@ -30,6 +29,7 @@ from nanoagent.languages.recipes import BUILT_PROGRAM, RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.message import parse_job
 from nanoagent.telemetry import logs
+from nanoagent.wiring import containers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -322,7 +322,7 @@ class Lab:
             shared=self.shared,
             writable=self.writable,
             label=self.label,
-            limits=composition.pool_policy(self.settings).limits,
+            limits=containers.pool_policy(self.settings).limits,
         )
 
     def docker_run(self, runtime: Runtime) -> DockerRun:

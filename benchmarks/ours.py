@@ -18,10 +18,10 @@ from unittest import mock
 
 from redis import asyncio as redis
 
-from nanoagent import wiring as composition
 from nanoagent.broker.base import Delivery
 from nanoagent.container.isolation import HostIsolation
 from nanoagent.model.result import Isolation
+from nanoagent.wiring import assembly, containers, services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -225,11 +225,11 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
         store = redis.Redis(host=settings.redis_host, port=settings.redis_port, db=settings.redis_db)
         opened.push_async_callback(store.aclose)
         with ExitStack() as patched:
-            patched.enter_context(mock.patch.object(composition, "_broker", this_broker))
-            patched.enter_context(mock.patch.object(composition, "_until_all_answered", not_asked))
+            patched.enter_context(mock.patch.object(services, "open_broker", this_broker))
+            patched.enter_context(mock.patch.object(assembly, "wait_until_ready", not_asked))
             if shared:
-                patched.enter_context(mock.patch.object(composition, "probe", no_sandbox))
-            worker = await composition.assemble(settings, opened)
+                patched.enter_context(mock.patch.object(containers, "probe", no_sandbox))
+            worker = await assembly.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
             yield AgentUnderTest(settings.worker_id, broker, store)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from nanoagent import wiring
 from nanoagent.container import capability
 from nanoagent.host.background import TaskName
 from nanoagent.telemetry import systemd
-from nanoagent.wiring import STOP_TAIL_S
+from nanoagent.wiring import assembly
+from nanoagent.wiring.closing import STOP_TAIL_S
 
 if TYPE_CHECKING:
     from nanoagent.config import Settings
@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
 async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
     """Build the worker; None when a signal came first. What was opened until then is closed as ever."""
     loop = asyncio.get_running_loop()
-    starting = asyncio.create_task(wiring.assemble(settings, opened))
+    starting = asyncio.create_task(assembly.assemble(settings, opened))
     signalled = False
 
     def give_up() -> None:

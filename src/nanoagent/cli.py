@@ -267,12 +267,12 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
 def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Test the isolation of runs in every language, with the worker's images and settings."""
     settings = _settings(env_file)
-    from nanoagent import wiring
     from nanoagent.selftest import report
     from nanoagent.telemetry import logs
+    from nanoagent.wiring import self_test
 
     logs.configure(settings.log_format, "ERROR" if as_json else "WARNING")
-    tested = asyncio.run(wiring.selftest(settings))
+    tested = asyncio.run(self_test.run_once(settings))
     if as_json:
         print(json.dumps(report.document(tested), indent=2))
     else:

@@ -16,7 +16,7 @@ import pytest
 from nanoagent.aws.interruption import POLL_S
 from nanoagent.dev.demo import AgentProcess
 from nanoagent.model.job import Runtime
-from nanoagent.wiring import NOTICE_RESERVE_S
+from nanoagent.wiring.interruption import NOTICE_RESERVE_S
 from support.agents.experienced_agent import KNOWN
 from support.agents.worker import TESTS, WorkerUnderTest
 from support.checks.reliability import COUNTED, observed, starts_in, until

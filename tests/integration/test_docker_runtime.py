@@ -26,7 +26,7 @@ from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.wiring import pool_policy, refuse_unfit_engine
+from nanoagent.wiring.containers import pool_policy, refuse_unfit_engine
 from support.doubles.fakes import make_settings
 from support.sandboxes.containers import request_for, worker_home
 from support.sandboxes.engines import IMAGE, SUBORDINATE, OwnEngine, own_engine, why_none

@@ -28,7 +28,7 @@ from nanoagent.selftest.checks import MARK, IsolationCheck
 from nanoagent.selftest.suite import Suite, run_all
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
-from nanoagent.wiring import find_images, pool_policy
+from nanoagent.wiring.containers import find_images, pool_policy
 from support.doubles.fakes import make_settings
 from support.sandboxes.containers import worker_home
 

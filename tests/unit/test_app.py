@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from nanoagent import app, wiring
+from nanoagent import app
 from nanoagent.aws.interruption import InterruptionWatcher
 from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry.status import Health
+from nanoagent.wiring import assembly, closing, interruption
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.agents.worker_rig import Rig
 from support.doubles.fakes import DEADLINE_S, make_settings, message
@@ -53,7 +54,7 @@ async def test_a_worker_does_not_start_while_a_notice_stands_and_says_why(servic
     async with AsyncExitStack() as opened, asyncio.timeout(DEADLINE_S):
         with capture_logs() as logs:
             opening = asyncio.create_task(
-                wiring._open_notices(make_settings(interruption_notices="ec2"), health, opened)
+                interruption.open_watcher(make_settings(interruption_notices="ec2"), health, opened)
             )
             await service.until_asked(SPOT, times=3)
             assert not opening.done()
@@ -63,7 +64,7 @@ async def test_a_worker_does_not_start_while_a_notice_stands_and_says_why(servic
             del service.values[SPOT]
             assert await opening is not None
         assert health.ready
-        assert [entry["event"] for entry in logs] == ["not started while this stands"]
+        assert [entry["event"] for entry in logs] == ["start delayed by interruption notice"]
         assert systemd.recv(1000) == b"EXTEND_TIMEOUT_USEC=60000000"
 
 
@@ -72,14 +73,14 @@ async def test_metadata_that_may_not_be_asked_is_not(service, monkeypatch):
     async with AsyncExitStack() as opened:
         with capture_logs() as logs:
             settings = make_settings(interruption_notices="ec2")
-            assert await wiring._open_notices(settings, Health(), opened) is None
+            assert await interruption.open_watcher(settings, Health(), opened) is None
     assert [entry["log_level"] for entry in logs] == ["warning"]
     assert service.asked == []
 
 
 async def test_nothing_is_asked_unless_it_is_configured(service):
     async with AsyncExitStack() as opened:
-        assert await wiring._open_notices(make_settings(), Health(), opened) is None
+        assert await interruption.open_watcher(make_settings(), Health(), opened) is None
     assert service.asked == []
 
 
@@ -92,9 +93,9 @@ async def test_a_notice_drains_the_worker_in_the_time_that_it_leaves(service, sy
     async with AsyncExitStack() as opened, asyncio.timeout(DEADLINE_S):
         notices = await opened.enter_async_context(InterruptionWatcher(service.url, poll_s=0.01))
         service.interrupt("terminate", time.time() + 120)
-        wiring._heed(notices, rig.worker, rig.settings, opened)
+        interruption.drain_on_notice(notices, rig.worker, rig.settings, opened)
         await _until_draining(rig)
-        assert 0 < rig.worker._lifecycle.left_s() <= 120 - wiring.NOTICE_RESERVE_S
+        assert 0 < rig.worker._lifecycle.left_s() <= 120 - interruption.NOTICE_RESERVE_S
         service.interrupt("terminate", time.time())
         await run
     assert systemd.recv(1000).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
@@ -136,11 +137,11 @@ class Parts:
 
 
 async def test_a_worker_is_not_ready_before_every_part_has_answered_once(systemd, monkeypatch):
-    monkeypatch.setattr(wiring, "_ASK_AGAIN_S", 0)
+    monkeypatch.setattr(assembly, "_RETRY_S", 0)
     health, parts = Health(), Parts(queue=1, storage=2, results=1)
     first = ReadinessChecks([parts.gate("queue"), parts.gate("storage")], health)
     async with asyncio.timeout(DEADLINE_S):
-        await wiring._until_all_answered(first, parts)  # type: ignore[arg-type]
+        await assembly.wait_until_ready(first, parts)  # type: ignore[arg-type]
     assert parts.looks == [*(["queue", "storage"] * 3), "results", "queue", "storage", "results"]
     assert health.ready
     # A slow start is not a failed one: systemd is asked for more time, each time.
@@ -156,7 +157,7 @@ async def test_systemd_is_asked_for_as_long_as_a_drain_may_take(systemd, tmp_pat
     app._stop(rig.worker, rig.settings)
     stopping, extend = systemd.recv(1000).decode().splitlines()
     assert stopping == "STOPPING=1"
-    assert int(extend.removeprefix("EXTEND_TIMEOUT_USEC=")) == (3600 + wiring.STOP_TAIL_S) * 1_000_000
+    assert int(extend.removeprefix("EXTEND_TIMEOUT_USEC=")) == (3600 + closing.STOP_TAIL_S) * 1_000_000
     rig.worker.stop()
     await run
 
@@ -173,8 +174,8 @@ async def test_a_part_that_does_not_close_keeps_the_others_from_nothing():
     with capture_logs() as logs:
         async with asyncio.timeout(DEADLINE_S):
             async with AsyncExitStack() as opened:
-                wiring._close_in_time(opened, "last", close, 3600)
-                wiring._close_in_time(opened, "hanging", hang, 0.01)
+                closing.close_within(opened, "last", close, 3600)
+                closing.close_within(opened, "hanging", hang, 0.01)
     assert closed == ["last"]
     assert [(entry["event"], entry["part"]) for entry in logs] == [("not closed in time", "hanging")]
 
@@ -183,4 +184,4 @@ async def test_a_worker_refuses_a_cache_that_it_cannot_make_by_the_settings_name
     settings = make_settings(code_cache_dir="/proc/cache", metrics_host="127.0.0.1", metrics_port=0)
     async with AsyncExitStack() as opened:
         with pytest.raises(ConfigError, match=r"^CODE_CACHE_DIR: /proc/cache cannot be made or written"):
-            await wiring.assemble(settings, opened)
+            await assembly.assemble(settings, opened)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent import __version__, app, cli, wiring
+from nanoagent import __version__, app, cli
 from nanoagent.config import Settings
 from nanoagent.dev.sender.command import Exit
 from nanoagent.doctor import check as checks
@@ -19,6 +19,7 @@ from nanoagent.doctor import examination
 from nanoagent.doctor.finding import Area, Finding, Severity
 from nanoagent.doctor.gather import redis as redis_facts
 from nanoagent.model.errors import ConfigError, PlatformError
+from nanoagent.wiring import containers
 from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -302,8 +303,8 @@ async def test_a_check_warns_of_more_memory_than_the_machine_has(monkeypatch: py
     async def info(*_: object) -> dict[str, int]:
         return {"MemTotal": 2048 * 1024 * 1024}
 
-    monkeypatch.setattr(wiring, "refuse_unfit_engine", info)
-    monkeypatch.setattr(wiring, "find_images", info)
+    monkeypatch.setattr(containers, "refuse_unfit_engine", info)
+    monkeypatch.setattr(containers, "find_images", info)
     async with AsyncExitStack() as opened:
         probes = await checks._probes(make_settings(worker_memory_mb=4096), opened)
         (images,) = (probe for probe in probes if probe.part == checks.IMAGES)

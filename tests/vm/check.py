@@ -28,7 +28,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import wiring
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.code_cache import CodeCache
 from nanoagent.code.program_cache import ProgramCache
@@ -49,6 +48,7 @@ from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry import logs
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.wiring import containers
 from support.doubles.fakes import make_job, make_settings
 from support.sandboxes.containers import worker_home
 from support.services.folder_store import FolderStore
@@ -138,7 +138,7 @@ class Worker:
 async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome) -> HostIsolation:
     """As the agent does at its start."""
     profile = settings.container_apparmor_profile if await driver.client.confines_with_apparmor() else None
-    return await probe(driver, home, wiring.pool_policy(settings), apparmor=profile)
+    return await probe(driver, home, containers.pool_policy(settings), apparmor=profile)
 
 
 @asynccontextmanager
@@ -160,7 +160,9 @@ async def worker() -> AsyncIterator[Worker]:
         driver = DockerDriver()
         opened.push_async_callback(driver.close)
         verdict = await find_level(settings, driver, home)
-        policy = replace(wiring.pool_policy(settings), isolation=verdict.isolation, apparmor=verdict.apparmor)
+        policy = replace(
+            containers.pool_policy(settings), isolation=verdict.isolation, apparmor=verdict.apparmor
+        )
         pool = Pool(driver, home, policy, Metrics(), Health())
         await pool.start()
         opened.push_async_callback(pool.close)

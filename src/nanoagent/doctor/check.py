@@ -11,13 +11,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.config import Settings
 from nanoagent.container import engine
 from nanoagent.container.docker_client import DockerClient
 from nanoagent.model.errors import ConfigError, PlatformError
 from nanoagent.telemetry import status
+from nanoagent.wiring import code, containers, network
+from nanoagent.wiring.services import open_services
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -73,11 +74,11 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     """Return one probe for each part. `opened` closes the clients that they use."""
     docker = DockerClient()
     opened.push_async_callback(docker.close)
-    services = await wiring.open_services(settings, opened)
+    services = await open_services(settings, opened)
 
     async def images() -> ProbeResult:
-        info = await wiring.refuse_unfit_engine(settings, docker)
-        await wiring.find_images(settings, docker)
+        info = await containers.refuse_unfit_engine(settings, docker)
+        await containers.find_images(settings, docker)
         share = engine.memory_share(info, settings.worker_memory_mb)
         warning = None if share is None else share.warning
         return ProbeResult(IMAGES, None, () if warning is None else (warning,))
@@ -86,7 +87,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         await status.check_address(settings.metrics_host, settings.metrics_port)
 
     async def all_folders() -> str | None:
-        return "; ".join(await wiring.unusable_folders(settings)) or None
+        return "; ".join(await code.unusable_folders(settings)) or None
 
     async def buckets() -> ProbeResult:
         problem = await services.buckets.not_ready_reason()
@@ -94,7 +95,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         return ProbeResult(BUCKETS, problem, warnings)
 
     async def models() -> ProbeResult:
-        return models_result(await wiring.inspect_models(settings))
+        return models_result(await network.inspect_models(settings))
 
     asks_models = settings.upstreams and settings.ai_replay is None
     return (

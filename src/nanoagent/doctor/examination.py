@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from nanoagent import wiring
 from nanoagent.aws.clients import AwsClients
 from nanoagent.doctor import configuration, report
 from nanoagent.doctor.finding import Area, Finding, problem, unknown, warning
@@ -19,6 +18,7 @@ from nanoagent.doctor.gather import redis as redis_facts
 from nanoagent.doctor.judge import aws, docker, host, redis, s3, sqs
 from nanoagent.model.errors import ConfigError
 from nanoagent.telemetry import logs, status
+from nanoagent.wiring import network
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -192,7 +192,7 @@ async def _redis(settings: Settings, replaced: frozenset[str]) -> list[Finding]:
 async def _models(settings: Settings, replaced: frozenset[str]) -> list[Finding]:
     if any(name.startswith("AI_") for name in replaced):
         return [_not_asked(Area.MODELS, replaced, "AI_")]
-    return [models_finding(inspected) for inspected in await wiring.inspect_models(settings)]
+    return [models_finding(inspected) for inspected in await network.inspect_models(settings)]
 
 
 def models_finding(inspected: Inspected) -> Finding:

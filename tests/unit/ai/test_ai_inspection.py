@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent import wiring
 from nanoagent.ai import inspection
 from nanoagent.ai.inspection import Listing, Server
 from nanoagent.ai.refusals import Api
@@ -16,6 +15,7 @@ from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.doctor import check
 from nanoagent.doctor.examination import models_finding
 from nanoagent.doctor.finding import Severity
+from nanoagent.wiring import network
 from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def test_lists_of_models_are_read_as_servers_write_them(body, models):
 
 
 async def inspected(**changes: Any) -> list[str]:
-    return [found.found for found in await wiring.inspect_models(make_settings(**changes))]
+    return [found.found for found in await network.inspect_models(make_settings(**changes))]
 
 
 async def test_servers_are_asked_with_their_keys_and_each_setting_is_named(tmp_path: Path):
@@ -181,7 +181,7 @@ def test_the_order_and_the_settings_of_servers_are_the_workers():
     settings = make_settings(
         ai_upstreams='[{"url":"http://a"},{"url":"http://b","api":"ollama"}]', ai_endpoint="http://c"
     )
-    servers = wiring.model_servers(settings, session)
+    servers = network.model_servers(settings, session)
     assert [one.upstream.name for one in servers] == ["a", "b", "c"]
     assert [one.api for one in servers] == [None, Api.OLLAMA, None]
     assert [one.setting for one in servers] == [
@@ -197,7 +197,7 @@ async def test_check_tells_problems_and_warnings_of_model_servers_apart():
         settings = make_settings(
             ai_endpoint=stub_model_server.url, ai_api_key="sk-one", ai_upstreams=json.dumps([entry])
         )
-        finding = check.models_result(await wiring.inspect_models(settings))
+        finding = check.models_result(await network.inspect_models(settings))
     assert finding.problem == (
         "the model server 127.0.0.1 (AI_UPSTREAMS, entry 1) refuses its key (401) → "
         "set the key of entry 1 in AI_UPSTREAMS"

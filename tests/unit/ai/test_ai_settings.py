@@ -5,9 +5,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from nanoagent import wiring
 from nanoagent.config import UpstreamSetting
 from nanoagent.telemetry.metrics import MAX_MODELS
+from nanoagent.wiring import telemetry
 from support.doubles.fakes import make_settings
 
 ENTRY = {"url": "https://api.openai.com/v1", "models": ["gpt-*"], "api": "openai", "key": "sk-canary"}
@@ -108,7 +108,7 @@ def test_the_models_that_are_named_in_full_are_known():
         ai_model="mistral", ai_models="mistral, phi3, llama*", ai_upstreams=json.dumps(entries)
     )
     assert settings.named_models == ("mistral", "phi3", "gpt-4o")
-    metrics = wiring.new_metrics(settings)
+    metrics = telemetry.new_metrics(settings)
     for number in range(MAX_MODELS):
         metrics.model_labels.label(f"invented-{number}")
     assert [metrics.model_labels.label(name) for name in ("gpt-4o", "phi3", "llama3")] == [

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from nanoagent import wiring
 from nanoagent.host import resources
 from nanoagent.host.resources import (
     DESCRIPTORS_PER_CONTAINER,
@@ -20,6 +19,7 @@ from nanoagent.host.resources import (
     supplies,
 )
 from nanoagent.model.errors import ConfigError
+from nanoagent.wiring import containers, network
 from support.doubles.fakes import make_settings
 
 WELL = {
@@ -76,15 +76,15 @@ def test_no_limit_is_a_large_one(monkeypatch):
 def test_a_worker_without_descriptors_for_containers_does_not_start(monkeypatch):
     monkeypatch.setattr(resources, "raise_descriptor_limit", lambda: MIN_DESCRIPTORS - 1)
     with pytest.raises(ConfigError, match=r"ulimit -n: 191 file descriptors are too few; allow 192"):
-        wiring._descriptor_limit()
+        containers.raise_descriptor_limit()
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(MIN_DESCRIPTORS, 1), (1024, 21), (4096, 64), (1 << 30, 64)])
 def test_the_connections_of_runs_fit_into_the_descriptors(limit, expected):
     settings = make_settings(worker_memory_mb=4096, worker_cpus=4.0, network_max_connections=64, network="ai")
-    assert wiring._connections_of_a_run(settings, limit) == expected
+    assert network.max_connections_per_run(settings, limit) == expected
     without = make_settings(network_max_connections=64, network="none")
-    assert wiring._connections_of_a_run(without, limit) == 64
+    assert network.max_connections_per_run(without, limit) == 64
 
 
 async def test_open_descriptors_are_counted_and_idle_containers_given_up_when_few_are_left():

@@ -10,7 +10,8 @@ from typing import Final
 
 import pytest
 
-from nanoagent import config, wiring
+from nanoagent import config
+from nanoagent.wiring import closing
 
 ROOT: Final = Path(__file__).parents[3]
 
@@ -44,7 +45,7 @@ def environment(unit: dict[str, list[str]]) -> dict[str, str]:
 
 def test_systemd_waits_longer_than_the_worker_drains(unit):
     drain_s = config.Settings.model_fields["drain_seconds"].default
-    assert int(unit["TimeoutStopSec"][0]) > drain_s + wiring.STOP_TAIL_S
+    assert int(unit["TimeoutStopSec"][0]) > drain_s + closing.STOP_TAIL_S
 
 
 def test_readiness_and_liveness_are_told_by_the_main_process(unit):

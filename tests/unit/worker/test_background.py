@@ -16,7 +16,7 @@ import structlog
 from structlog.testing import capture_logs
 
 import nanoagent
-from nanoagent import app, wiring
+from nanoagent import app
 from nanoagent.aws.interruption import InterruptionNotice
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.common.backoff import Backoff
@@ -38,6 +38,7 @@ from nanoagent.telemetry import systemd
 from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.wiring import interruption
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.agents.worker_rig import Rig
 from support.doubles.fake_driver import FakeDriver, fake_policy
@@ -729,7 +730,7 @@ async def interruption_notices(fault: Fault) -> None:
     notices = Notices()
     fault.once(notices, "watch")
     async with rig.running(), AsyncExitStack() as opened:
-        wiring._heed(cast("Any", notices), rig.worker, rig.settings, opened)
+        interruption.drain_on_notice(cast("Any", notices), rig.worker, rig.settings, opened)
         await until(lambda: "drain" in rig.health.document()["parts"])
 
 

@@ -17,12 +17,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from nanoagent import wiring
 from nanoagent.aws import clients as aws
 from nanoagent.aws import failures as aws_failures
 from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
 from nanoagent.results import failures
 from nanoagent.results.failures import RedisCallError
+from nanoagent.wiring import services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
     Raises:
         ResultStoreError: It does not answer.
     """
-    server = wiring.redis_server(settings)
+    server = services.redis_server(settings)
     client = redis.Redis(
         **server.client_settings(),
         ssl=server.tls is not None,

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent import wiring
 from nanoagent.container import isolation
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.worker_home import WorkerHome
@@ -19,6 +18,7 @@ from nanoagent.doctor.facts import Engine, Image
 from nanoagent.doctor.gather.answers import DEADLINE_S, message_of
 from nanoagent.model.errors import ConfigError, NanoAgentError
 from nanoagent.model.job import Runtime
+from nanoagent.wiring import containers
 
 if TYPE_CHECKING:
     from nanoagent.config import Settings
@@ -140,7 +140,9 @@ async def _isolation(
         async with asyncio.timeout(_CONTAINER_DEADLINE_S):
             confines = await driver.client.confines_with_apparmor()
             profile = settings.container_apparmor_profile if confines else None
-            return await isolation.probe(driver, home, wiring.pool_policy(settings), apparmor=profile), None
+            return await isolation.probe(
+                driver, home, containers.pool_policy(settings), apparmor=profile
+            ), None
     except TimeoutError:
         return None, f"no container started within {_CONTAINER_DEADLINE_S:.0f} s"
     except ConfigError as exc:

@@ -6,11 +6,11 @@ import secrets
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from nanoagent import wiring
 from nanoagent.doctor.facts import REDIS_COMMANDS
 from nanoagent.doctor.gather.answers import ask, ask_all
 from nanoagent.results.base import Claim
 from nanoagent.results.failures import RedisCallError
+from nanoagent.wiring import services
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,7 +28,7 @@ async def collect(settings: Settings) -> dict[str, Answer]:
         If PING fails, only `verify` and `ping`.
     """
     async with AsyncExitStack() as opened:
-        result_store = wiring.redis_result_store(settings.model_copy(update={"result_ttl_seconds": 1}))
+        result_store = services.redis_result_store(settings.model_copy(update={"result_ttl_seconds": 1}))
         opened.push_async_callback(result_store.close)
         answers = {
             "verify": await ask(lambda: _verify(result_store)),

@@ -1,0 +1,15 @@
+"""The composition root: builds every part of the worker from the settings. Only this package builds adapters.
+
+* `assembly`: builds the worker. Read it first: it is the order of the start.
+* `telemetry`: metrics, health, background tasks and CloudWatch.
+* `interruption`: waits for EC2's interruption notices, and drains the worker.
+* `services`: the queue, the buckets, Redis and the spool.
+* `runs`: the parts that run code: caches, pool, admission, network, executor.
+* `containers`: Docker, the images, the isolation level and the pool.
+* `code`: the caches of code and programs, and their folders.
+* `network`: the connections of runs, and the gateway to model servers.
+* `self_test`: the self-test of the worker, and the command `nanoagent selftest`.
+* `closing`: limits on the time of the worker's end.
+
+The code that builds a part registers its end in an `AsyncExitStack`, so parts are closed in reverse order.
+"""

@@ -1,0 +1,141 @@
+"""Builds the adapters of the external services: the queue, the buckets, Redis and the spool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanoagent.aws.clients import AwsClients
+from nanoagent.broker.sqs import SqsBroker
+from nanoagent.common.units import MIB
+from nanoagent.results.redis import RedisResultStore
+from nanoagent.results.server import RedisServer, Tls
+from nanoagent.results.spool import Spool
+from nanoagent.storage.default_buckets import DefaultBuckets
+from nanoagent.storage.resilient import ResilientStore
+from nanoagent.storage.s3 import S3Store
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from nanoagent.config import Settings
+    from nanoagent.host.background import Background
+    from nanoagent.results.cancellations import RedisCancellations
+    from nanoagent.wiring.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The adapters of the external services, without a worker, for checks.
+
+    Attributes:
+        broker: The queue.
+        buckets: The default buckets.
+        result_store: Redis.
+        clients: The AWS clients of the queue and the buckets.
+    """
+
+    broker: SqsBroker
+    buckets: DefaultBuckets
+    result_store: RedisResultStore
+    clients: AwsClients
+
+
+async def open_services(settings: Settings, opened: AsyncExitStack) -> Services:
+    """Make the adapters as the worker does. No request is sent."""
+    clients = open_clients(settings, opened)
+    broker = await open_broker(settings, clients)
+    opened.push_async_callback(broker.close)
+    buckets = await open_buckets(settings, clients, opened)
+    result_store = redis_result_store(settings)
+    opened.push_async_callback(result_store.close)
+    return Services(broker, buckets, result_store, clients)
+
+
+def open_clients(settings: Settings, opened: AsyncExitStack) -> AwsClients:
+    """Make the AWS clients in the region of the settings."""
+    clients = AwsClients(settings.aws_region)
+    opened.push_async_callback(clients.close)
+    return clients
+
+
+async def open_buckets(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> DefaultBuckets:
+    """Make the probes of the default buckets, on connections that do not wait for transfers."""
+    separate = AwsClients(settings.aws_region, max_attempts=1, session=clients.session)
+    opened.push_async_callback(separate.close)
+    return DefaultBuckets(await separate.s3(), settings.s3_code_bucket, settings.s3_user_data_bucket)
+
+
+async def open_store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> ResilientStore:
+    """Make the object store, with its circuit breaker."""
+    return ResilientStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
+
+
+async def open_broker(
+    settings: Settings, clients: AwsClients, background: Background | None = None
+) -> SqsBroker:
+    """Make the broker. The caller closes it."""
+    return SqsBroker(
+        await clients.sqs(),
+        settings.sqs_queue_url,
+        dlq_url=settings.sqs_dlq_url,
+        wait_s=settings.sqs_wait_seconds,
+        visibility_s=settings.sqs_visibility_seconds,
+        worker=settings.worker_id,
+        least_receives=settings.least_receives,
+        background=background,
+    )
+
+
+def redis_server(settings: Settings) -> RedisServer:
+    """Return the address of Redis, and the credentials for it."""
+    tls = Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
+    return RedisServer(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        db=settings.redis_db,
+        username=settings.redis_username,
+        password=settings.redis_password,
+        tls=tls if settings.redis_tls else None,
+    )
+
+
+def redis_result_store(settings: Settings, background: Background | None = None) -> RedisResultStore:
+    """Make the result store. The caller closes it."""
+    return RedisResultStore(
+        redis_server(settings),
+        ttl_s=settings.result_ttl_seconds,
+        # As long as a lease: when SQS delivers the message of a dead worker again, its claim is over, too.
+        claim_s=settings.sqs_visibility_seconds,
+        owner=settings.worker_id,
+        background=background,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The parts that deliver results and receive cancellations.
+
+    Attributes:
+        store: Redis.
+        cancellations: The cancellations that senders publish on Redis.
+        spool: The results that wait on disk while Redis is unavailable.
+    """
+
+    store: RedisResultStore
+    cancellations: RedisCancellations
+    spool: Spool
+
+
+async def open_results(settings: Settings, telemetry: Telemetry, opened: AsyncExitStack) -> Results:
+    """Open the result store, the cancellations and the spool."""
+    store = redis_result_store(settings, telemetry.background)
+    opened.push_async_callback(store.close)
+    cancellations = store.cancellations()
+    opened.push_async_callback(cancellations.close)
+    # The spool is next to the caches: it must outlive the worker, its home, and a reboot, which empties /tmp.
+    folder, max_bytes = settings.code_cache_dir / "results", settings.result_spool_mb * MIB
+    spool = Spool(folder, store, max_bytes, telemetry.metrics.worker.spooled, telemetry.background)
+    await spool.open()
+    opened.push_async_callback(spool.close)
+    return Results(store, cancellations, spool)
