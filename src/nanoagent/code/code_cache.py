@@ -1,6 +1,6 @@
 """Unpacked code by bucket and key, kept on disk while there is room.
 
-Three memories save work (each is only a hint or a copy; the object store decides):
+Three memories save requests and unpacking:
 
 * `fresh_trees`: objects about which the store was asked a moment ago need no request.
 * `code_index`: the ETag of an object that was fetched before makes the request a conditional one.
@@ -57,9 +57,9 @@ MOST_FRESH: Final = 256
 FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
 """How a fetch was served.
 
-* `hit`: without a request of its own, or by a tree that the same bytes had left on disk.
-* `revalidated`: by one conditional request; the object had not changed.
-* `miss`: fetched and unpacked, or refused.
+* `hit`: the fetch made no request, or the disk already had the tree of the same bytes.
+* `revalidated`: the fetch made one conditional request, and the object had not changed.
+* `miss`: the zip was fetched and unpacked, or refused.
 """
 
 
@@ -100,7 +100,7 @@ def _observe_nothing(_: FetchOutcome) -> None:
 
 
 class CodeCache:
-    """Trees of code, fetched once.
+    """Unpacked code, fetched from an object store and kept on disk.
 
     Call `start` before use and `close` afterwards. Workers of the same user may share `root`.
 
@@ -110,7 +110,8 @@ class CodeCache:
         limits: The limits of a zip.
         max_bytes: The limit of the disk space of all trees. Trees in use may exceed it.
         observe: Called once per fetch with its outcome.
-        fresh_s: The time for which an answer of the store is used, seconds; 0 asks it each time.
+        fresh_s: The time for which an answer of the store is used, seconds. With 0, each fetch makes a
+            request.
         most_fresh: The limit of the number of objects that need no request.
     """
 
@@ -181,7 +182,7 @@ class CodeCache:
         """Evict the least recently used trees that are not in use. No tree is fresh afterwards.
 
         Args:
-            size_bytes: The least disk space to free, as far as trees are not in use.
+            size_bytes: The disk space to free. Trees in use stay, so less may be freed.
 
         Raises:
             StorageError: The disk failed.

@@ -123,7 +123,7 @@ class DiskCache:
         """Remove the least recently used entries that are not pinned, until the limits are kept.
 
         Args:
-            missing_bytes: The least disk space to free, as far as entries are not pinned.
+            missing_bytes: The disk space to free. Pinned entries stay, so less may be freed.
         """
         with disk_errors(self._root):
             evict = partial(self._entries.evict, self._limits, missing_bytes)
@@ -151,6 +151,7 @@ class DiskCache:
         return self._entries.digests()
 
     async def _verify(self, pin: Pin) -> bool:
+        """Check an entry, and measure it if this process has not measured it before."""
         inode = inode_of(pin.descriptor)
         if self._verified.get(pin.digest) == inode:
             return pin.has_content()
@@ -166,8 +167,8 @@ async def retry_when_full(
     """Run an operation; if the disk is full, evict all entries that are not pinned and run it again.
 
     Args:
-        operation: Publishes an entry, for example.
-        make_room: Evicts entries of the given size in bytes together.
+        operation: Publishes an entry.
+        make_room: Evicts entries; its argument is the disk space to free, bytes.
 
     Raises:
         PlatformError: Another error than a full disk, or the error of the second run.

@@ -203,7 +203,7 @@ class DiskEntries:
 
         Args:
             limits: The limits of the cache.
-            missing_bytes: The least disk space to free, as far as entries are not pinned.
+            missing_bytes: The disk space to free. Pinned entries stay, so less may be freed.
 
         Returns:
             Whether the cache still exceeds its limits.

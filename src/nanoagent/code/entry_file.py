@@ -45,8 +45,8 @@ def is_leftover(name: str) -> bool:
 def find_root(tree: Path, entry: str) -> Path | None:
     """Find the folder of an unpacked tree that has the entry file.
 
-    That is the tree itself, or else its single top folder. A link to a folder does not count: then runs see
-    the whole tree, and its links were checked for that.
+    That is the tree itself, or else its single top folder. A link to a folder does not count, because the
+    links of the tree were checked against the whole tree (`zip_tree`).
 
     Args:
         tree: The unpacked tree.

@@ -1,7 +1,6 @@
 """Trees of objects about which the store was asked a moment ago.
 
-During that time the store is not asked again, however many jobs run the code. Only this process uses the
-answer.
+During that time no job makes a request for the code. Only this process uses the answer.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Pin:
         return msgspec.json.decode(os.pread(self.descriptor, META_MAX_BYTES, 0), type=Meta)
 
     def has_content(self) -> bool:
-        """Whether the file or folder exists. Only a user who ignores the locks can have removed it."""
+        """Whether the file or folder exists. A process that ignores the locks can have removed it."""
         return inode_of(self.content) is not None
 
     def share(self) -> Self:

@@ -81,7 +81,7 @@ class ProgramCache:
         """Evict the least recently used programs that are not in use.
 
         Args:
-            size_bytes: The least disk space to free, as far as programs are not in use.
+            size_bytes: The disk space to free. Programs in use stay, so less may be freed.
 
         Raises:
             StorageError: The disk failed.

@@ -1,7 +1,7 @@
 """The private folder of one worker in a disk cache.
 
-New entries are prepared in it, and removed entries are moved into it before they are deleted. It lies on the
-same file system as the entries, so that both take one `rename`.
+New entries are prepared in it, and removed entries are moved into it before they are deleted. It is on the
+file system of the entries, so that both take one `rename`.
 
 The worker holds a lock beside its workspace while it lives. A workspace whose lock is free belongs to a dead
 worker; the next worker that starts removes it.

@@ -56,7 +56,7 @@ class PoolPolicy:
         docker_runtime: The name of Docker's runtime for containers; None for its default.
         sharing: The runs that a container may serve.
         modules: Python modules that every interpreter has imported in advance.
-        listening_addresses: The addresses in the network of runs at which the agent listens.
+        listening_addresses: The addresses in the network of runs at which the worker listens.
         most_containers: The limit of the number of containers. Each takes file descriptors of the worker.
     """
 

@@ -7,8 +7,8 @@ A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
                 └─────────┴─────────┴──► RETIRED
 
 A container is generic until its first job binds it. Then it serves one function version (`Binding.key`:
-function ID, code digest, runtime and memory limit), one job at a time. It is retired unless the run left
-nothing behind.
+function ID, code digest, runtime and memory limit), one job at a time. After a run that left something
+behind, it is retired.
 
 The parts of the pool, and the state that each of them owns:
 

@@ -185,7 +185,8 @@ def remove_if_dead(home: Path) -> None:
 def _remove(home: Path) -> None:
     """Remove a folder whose lock the caller holds.
 
-    The folder is renamed first. Otherwise a new worker with this ID would make its files in it meanwhile.
+    The folder is renamed first. Otherwise a new worker with this ID could make files in it during the
+    removal.
     """
     removed = home.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
     with suppress(OSError):
