@@ -53,7 +53,7 @@ def delivery_of(message: Mapping[str, Any], *, is_fifo: bool = False) -> Deliver
 
 
 def bounded_int(least: int, text: object, most: int) -> int | None:
-    """Return the integer in the text, limited to the range from `least` to `most`; None if it has none."""
+    """Return the integer in the text, limited to `least` and `most`; None if the text is not an integer."""
     found = _INTEGER.fullmatch(str(text))
     return min(max(int(found[0]), least), most) if found else None
 
