@@ -375,7 +375,7 @@ async def idle_memory(lab: Lab, key: str, until: float, findings: Findings) -> N
     """What a generic container of each runtime holds while it waits."""
     del until
     async with lab.another_agent("idle", dict.fromkeys(Runtime, 1)) as agent:
-        await asyncio.sleep(0.5)  # what parks the first sandbox may still be at it
+        await asyncio.sleep(0.5)  # the first sandbox may still be being created
         held = await lab.held_mb(agent)
     for runtime, sizes in held.items():
         if sizes:

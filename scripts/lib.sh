@@ -1,6 +1,6 @@
-# Shared by the scripts here; sourced, not run.
+# Functions for the scripts in this folder, which source this file.
 
-# EPOCHREALTIME has the locale's decimal sign.
+# With another locale, EPOCHREALTIME could have a comma as its decimal sign.
 export LC_ALL=C.UTF-8
 
 export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
@@ -9,12 +9,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=$root/.nanoagent
 mkdir -p "$state"
 
-# say STEP WORDS...: one line of progress.
+# say STEP WORDS...: print one line of progress.
 say() {
   printf '[setup] %-20s %s\n' "$1" "${*:2}"
 }
 
-# die STEP WORDS...: the same to standard error, and the end.
+# die STEP WORDS...: print one line to standard error, and exit.
 die() {
   printf '[setup] %-20s FAILED: %s\n' "$1" "${*:2}" >&2
   exit 1
@@ -25,13 +25,14 @@ now_ms() {
   echo $((${now/[.,]/} / 1000))
 }
 
-# since START_MS: the time passed, as a person reads it ("3.4 s").
+# since START_MS: print the time passed, in seconds ("3.4 s").
 since() {
   local ms=$(($(now_ms) - $1))
   printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
 }
 
-# logged STEP LOG COMMAND...: runs the command with all its output in LOG; if it fails, shows the end of it.
+# logged STEP LOG COMMAND...: run the command with its output in LOG. If it fails, show the end of LOG and
+# exit.
 logged() {
   local step=$1 log=$2
   shift 2
@@ -40,27 +41,28 @@ logged() {
     echo "[setup] the last lines of $log:"
     tail -n 30 "$log"
   } >&2
-  die "$step" "$1 did not succeed; the whole output is in $log"
+  die "$step" "$1 failed; the whole output is in $log"
 }
 
 have() {
   command -v "$1" >/dev/null 2>&1
 }
 
-# apt_install STEP PACKAGE...: installs Debian packages, or says why it cannot. A package with a question mark
-# behind its name is left out where the distribution has none of that name.
+# apt_install STEP PACKAGE...: install Debian packages, or exit with the reason why that is not possible. A
+# package with a question mark after its name is optional: it is left out if the distribution does not have
+# it.
 apt_install() {
   local step=$1 started package wanted=()
   shift
-  have apt-get || die "$step" "this is no Debian or Ubuntu (no apt-get); please install what these packages bring: $*"
+  have apt-get || die "$step" "this is not Debian or Ubuntu (no apt-get); install the equivalent of these packages: $*"
   [ "$(id -u)" = 0 ] || die "$step" "needs root; run this once as root, or: apt-get install $*"
   started=$(now_ms)
-  # One at a time: apt waits for another's packages, but not for its lists. Services that a package starts must
-  # not hold on to this lock, nor to the set-up's.
+  # A lock, because apt waits for another apt's packages, but not for its lists. Services that a package
+  # starts must not inherit this lock, nor those of scripts/setup (descriptors 8 and 9).
   exec 7>/run/lock/nanoagent-apt.lock
   flock 7
   say "$step" "installing ${*/%\?/}"
-  # Another apt (unattended upgrades on a machine just booted) may hold the lock for a while.
+  # Another apt may hold the lock for a while: unattended upgrades after a boot.
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
   logged "$step" "$state/apt-update.log" "${apt[@]}" update 7>&- 8>&- 9>&-
   for package in "$@"; do
@@ -73,7 +75,7 @@ apt_install() {
   say "$step" "installed ($(since "$started"))"
 }
 
-# apt_knows PACKAGE: whether the distribution has a package of that name.
+# apt_knows PACKAGE: succeed if the distribution has a package of that name.
 apt_knows() {
   [ -n "$(apt-cache --no-all-versions show "$1" 2>/dev/null)" ]
 }

@@ -1,16 +1,17 @@
-// choose-pch FOLDER SOURCE PLACE...: prints which of FOLDER's precompiled headers may be included ahead of SOURCE.
+// choose-pch FOLDER SOURCE DIRECTORY...: print the path of the precompiled header in FOLDER to include before
+// SOURCE.
 //
-// Prints the header's path, or nothing when there is none to use. Run in the root of the code. The places are folders
-// of the code: there names in quotes are looked for first, and names in angle brackets last.
+// It prints nothing if no header can be used. Run it in the root of the code. The directories are those of
+// the code to search for headers: first for names in quotes, last for names in angle brackets.
 //
-// A precompiled header must not change what a program means: neither give it a name that it has not asked for
-// (a forgotten #include, a clash under `using namespace std`), nor take a macro's effect from it. So one is used
-// only when SOURCE begins with #include lines that bring at least all that it brings. Standard headers may be
-// included in any order and repeatedly ([using.headers]), so there it changes nothing but the time.
+// A precompiled header must not change the meaning of a program. It must not add a name for which the program
+// has no #include, and must not remove the effect of a macro. So a header is used only if SOURCE begins with
+// #include lines that include at least the same headers. Standard headers may be included in any order and
+// repeatedly ([using.headers]), so then nothing changes but the compile time.
 //
-// FOLDER/covers has a line for every standard header: its name, then which of those that matter here it includes.
-// FOLDER/roots has the system's folders of headers. FOLDER/chain has a line for every
-// precompiled header, best first: its name, then what must have been included.
+// FOLDER/covers has a line for each standard header: its name, then the headers of the precompiled sets that
+// it includes. FOLDER/roots has the system's directories of headers. FOLDER/chain has a line for each
+// precompiled header, best first: its name, then the headers that SOURCE must include.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -29,7 +30,7 @@ namespace fs = std::filesystem;
 using Names = std::set<std::string, std::less<>>;
 using Table = std::vector<std::pair<std::string, std::vector<std::string>>>;
 
-constexpr int deepest = 8; // of the code's own headers within each other
+constexpr int max_depth = 8; // of the code's own headers that include each other
 
 std::string content(const fs::path &path)
 {
@@ -50,24 +51,24 @@ Table table(const fs::path &path)
     return rows;
 }
 
-// The #include lines that a source begins with. Whatever is not understood ends them.
+// The #include lines at the beginning of a source, up to the first line that is not understood.
 class Leading {
 public:
-    Leading(const Table &covers, std::vector<fs::path> places, std::vector<fs::path> roots)
-        : places_(std::move(places)), roots_(std::move(roots))
+    Leading(const Table &covers, std::vector<fs::path> directories, std::vector<fs::path> roots)
+        : directories_(std::move(directories)), roots_(std::move(roots))
     {
         for (const auto &[header, covered] : covers)
             known_[header] = &covered;
     }
 
-    // Returns whether the file has nothing else in it.
+    // Read a file; return whether it has nothing else in it.
     bool read(const fs::path &path, int depth = 0)
     {
-        if (depth > deepest)
+        if (depth > max_depth)
             return false;
         std::string text = content(path);
         if (text.find("\\\n") != std::string::npos || text.find("\\\r") != std::string::npos)
-            return false; // lines that are continued: to be read with more care than is worth it
+            return false; // continued lines are not understood
         std::string_view rest = text;
         int guards = 0;
         for (;;) {
@@ -81,7 +82,7 @@ public:
             std::istringstream words(line.substr(1));
             std::string directive, argument, more;
             words >> directive;
-            if (directive.starts_with("include")) { // the name may follow without a space
+            if (directive.starts_with("include")) { // no space is needed before the name
                 std::string name = line.substr(line.find("include") + 7);
                 if (!include(name, path.parent_path(), depth))
                     return false;
@@ -102,7 +103,7 @@ public:
     const Names &brought() const { return brought_; }
 
 private:
-    // Skip white space and comments; false when a comment has no end.
+    // Skip white space and comments; return false if a comment has no end.
     static bool skip_blank(std::string_view &rest)
     {
         for (;;) {
@@ -150,10 +151,10 @@ private:
         if (quoted && fs::exists(folder / name))
             return read(folder / name, depth + 1);
         if (quoted)
-            if (auto own = found(places_, name); !own.empty())
+            if (auto own = found(directories_, name); !own.empty())
                 return read(own, depth + 1);
-        // A header of the image that is not the system's comes after the code's.
-        if (auto own = found(places_, name); !own.empty() && found(roots_, name).empty())
+        // The image's own headers are searched after the code's, the system's before.
+        if (auto own = found(directories_, name); !own.empty() && found(roots_, name).empty())
             return read(own, depth + 1);
         auto header = known_.find(name);
         if (header == known_.end())
@@ -162,7 +163,7 @@ private:
         return true;
     }
 
-    // The path of that name in the first of the folders that has it; empty if none has.
+    // Return the path of that name in the first folder that has it; empty if no folder has it.
     static fs::path found(const std::vector<fs::path> &folders, const std::string &name)
     {
         for (const auto &folder : folders)
@@ -171,8 +172,8 @@ private:
         return {};
     }
 
-    // An include guard: `#ifndef NAME` and then `#define NAME`. Names that mean something to the standard library
-    // are those with an underscore in front, and NDEBUG.
+    // Whether `#ifndef NAME` and the next line are an include guard. The name must have no meaning for the
+    // standard library, as names that begin with an underscore and NDEBUG have.
     bool guard(const std::string &name, std::string_view &rest)
     {
         if (name.empty() || name.front() == '_' || name == "NDEBUG" || !guards_.insert(name).second)
@@ -186,7 +187,7 @@ private:
     }
 
     std::map<std::string, const std::vector<std::string> *, std::less<>> known_;
-    std::vector<fs::path> places_, roots_;
+    std::vector<fs::path> directories_, roots_;
     Names brought_;
     Names guards_;
 };

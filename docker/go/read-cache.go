@@ -1,9 +1,9 @@
-// read-cache FOLDER: a build cache for the go command (GOCACHEPROG) that reads from FOLDER, a cache of the go
-// command's own making which may be read-only, and keeps what is put into it in $GOTMPDIR.
+// read-cache FOLDER: a build cache for the go command (GOCACHEPROG). It reads from FOLDER, a cache that the
+// go command has made and that may be read-only, and writes new entries to $GOTMPDIR.
 //
-// The go command insists on writing to its cache, and nothing that it does with a copy of FOLDER, or with a
-// folder of links to its files, is as fast as answering its questions. For the protocol see `go doc
-// cmd/go/internal/cacheprog`; for FOLDER's format, cmd/go/internal/cache, `(*DiskCache).get`.
+// The go command must be able to write to its cache. A copy of FOLDER, or a folder of links to its files,
+// would be slower than this program. The protocol is described in `go doc cmd/go/internal/cacheprog`,
+// FOLDER's format in cmd/go/internal/cache, `(*DiskCache).get`.
 package main
 
 import (
@@ -48,8 +48,8 @@ func main() {
 	}
 }
 
-// serve answers until the go command hangs up. It may ask on before it has its answers, so they are kept
-// together until it pauses.
+// serve answers requests until the go command closes its end. The go command may send several requests before
+// it reads the answers.
 func serve(in io.Reader, out io.Writer, store store) error {
 	reader := bufio.NewReaderSize(in, 1<<16)
 	writer := bufio.NewWriter(out)
@@ -85,7 +85,7 @@ func serve(in io.Reader, out io.Writer, store store) error {
 	}
 }
 
-// nextLine returns the next line that is not empty: the go command separates what it sends by empty ones.
+// nextLine returns the next line that is not empty: the go command sends empty lines between requests.
 func nextLine(reader *bufio.Reader) ([]byte, error) {
 	for {
 		line, err := reader.ReadBytes('\n')
@@ -95,7 +95,7 @@ func nextLine(reader *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// store is the ready cache's folder and the folder of what has been put.
+// store has two folders: the precompiled cache, and the entries of this build.
 type store struct{ ready, kept string }
 
 func (s store) answer(asked request, body *bufio.Reader) (response, error) {
@@ -110,10 +110,11 @@ func (s store) answer(asked request, body *bufio.Reader) (response, error) {
 	return response{}, fmt.Errorf("unknown command %q", asked.Command)
 }
 
-// get finds an action's output. An entry is "v1 ACTION OUTPUT SIZE NANOSECONDS", identifiers in hexadecimal.
+// get returns an action's output. The file of an entry is "v1 ACTION OUTPUT SIZE NANOSECONDS", with both
+// identifiers in hexadecimal.
 func (s store) get(action []byte) response {
 	for _, folder := range []string{s.kept, s.ready} {
-		entry, err := os.ReadFile(place(folder, action, "a"))
+		entry, err := os.ReadFile(pathOf(folder, action, "a"))
 		if err != nil {
 			continue
 		}
@@ -123,12 +124,12 @@ func (s store) get(action []byte) response {
 			continue
 		}
 		made := time.Unix(0, nanoseconds)
-		return response{OutputID: output, Size: size, Time: &made, DiskPath: place(folder, output, "d")}
+		return response{OutputID: output, Size: size, Time: &made, DiskPath: pathOf(folder, output, "d")}
 	}
 	return response{Miss: true}
 }
 
-// put keeps an output, which follows its request as a JSON string in base64.
+// put stores an output, which follows its request as a JSON string in base64.
 func (s store) put(asked request, body *bufio.Reader) (response, error) {
 	var content []byte
 	if asked.BodySize > 0 {
@@ -141,9 +142,9 @@ func (s store) put(asked request, body *bufio.Reader) (response, error) {
 		}
 	}
 	if int64(len(content)) != asked.BodySize {
-		return response{}, fmt.Errorf("%d bytes came, not %d", len(content), asked.BodySize)
+		return response{}, fmt.Errorf("the body has %d bytes, not %d", len(content), asked.BodySize)
 	}
-	output, entry := place(s.kept, asked.OutputID, "d"), place(s.kept, asked.ActionID, "a")
+	output, entry := pathOf(s.kept, asked.OutputID, "d"), pathOf(s.kept, asked.ActionID, "a")
 	text := fmt.Sprintf("v1 %x %x %d %d\n", asked.ActionID, asked.OutputID, len(content), time.Now().UnixNano())
 	for _, file := range []struct {
 		path    string
@@ -159,8 +160,8 @@ func (s store) put(asked request, body *bufio.Reader) (response, error) {
 	return response{DiskPath: output}, nil
 }
 
-// place is where a cache keeps the entry ("a") or the output ("d") of that identifier.
-func place(folder string, id []byte, kind string) string {
+// pathOf returns the path of an identifier's entry (kind "a") or output (kind "d") in a cache.
+func pathOf(folder string, id []byte, kind string) string {
 	name := hex.EncodeToString(id)
 	return filepath.Join(folder, name[:2], name+"-"+kind)
 }

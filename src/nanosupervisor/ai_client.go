@@ -2,10 +2,10 @@
 //
 //	answer, err := ai_client.Generate("Hello")
 //
-// It speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST. In the Go image it is part of the standard
-// library (`import "ai_client"`); elsewhere this file, which needs nothing else, may be copied into a folder
-// ai_client of one's own module. The clients for Python, Node.js and C++ beside this one have the same calls and
-// say the same of what goes wrong.
+// It speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST. In the Go image it is part of the
+// standard library (`import "ai_client"`). Elsewhere, copy this file into a folder ai_client of your module:
+// it needs only the standard library. The clients for Python, Node.js and C++ in this folder have the same
+// calls and the same error messages.
 package ai_client
 
 import (
@@ -26,17 +26,17 @@ import (
 )
 
 const (
-	defaultEndpoint = "http://127.0.0.1:11434" // where Ollama listens unless told otherwise
+	defaultEndpoint = "http://127.0.0.1:11434" // Ollama's default
 	defaultModel    = "llama3:8b"
-	defaultTimeout  = 300 * time.Second // a large model's first answer includes loading it
-	errorTextMax    = 500               // bytes of a server's words in a message
+	defaultTimeout  = 300 * time.Second // the first answer of a large model includes the time to load it
+	errorTextMax    = 500               // bytes of the server's text in an error message
 )
 
-// Error says that the model could not be asked, or did not answer as it should.
+// Error means that the request to the model failed.
 type Error struct {
-	Message string // what went wrong, for a person
-	Status  int    // the server's HTTP status where it refused (429: a limit is reached), else 0
-	Cause   error  // what lies beneath, or nil
+	Message string // what went wrong
+	Status  int    // the server's HTTP status if it refused the request (429: a limit is reached), else 0
+	Cause   error  // the error that caused this one, or nil
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -45,7 +45,7 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Options of a call. The zero value of each means the default.
 type Options struct {
 	Model   string         // default: the job's modelId (LLM_MODEL)
-	Timeout time.Duration  // longest silence of the server; default: 300 s
+	Timeout time.Duration  // longest time without data from the server; default: 300 s
 	System  string         // the system prompt, for Generate
 	Options map[string]any // of the model: temperature, num_predict, …
 	Fields  map[string]any // further fields of the request: format, keep_alive, think, tools, …
@@ -64,8 +64,9 @@ func Generate(prompt string, options ...Options) (string, error) {
 	return textOf(answer.Response, "response", err)
 }
 
-// GenerateStream completes a prompt and hands over the answer piece by piece, as the model writes. An error that
-// onText returns hangs up and is returned as it is. An answer that breaks off before its end is an error as well.
+// GenerateStream completes a prompt and passes the answer to onText in pieces, as the model writes it. If
+// onText returns an error, GenerateStream closes the connection and returns that error. An answer that ends
+// before it is complete is an error, too.
 func GenerateStream(prompt string, onText func(piece string) error, options ...Options) error {
 	return askInPieces("/api/generate", map[string]any{"prompt": prompt}, options, func(line []byte) (bool, error) {
 		var part generated
@@ -82,7 +83,7 @@ func Chat(messages []Message, options ...Options) (string, error) {
 	return textOf(answer.Message.Content, "content", err)
 }
 
-// ChatStream continues a conversation, piece by piece, as GenerateStream does.
+// ChatStream continues a conversation, and passes the answer to onText in pieces, as GenerateStream does.
 func ChatStream(messages []Message, onText func(piece string) error, options ...Options) error {
 	return askInPieces("/api/chat", map[string]any{"messages": messages}, options, func(line []byte) (bool, error) {
 		var part chatted
@@ -92,7 +93,7 @@ func ChatStream(messages []Message, onText func(piece string) error, options ...
 	})
 }
 
-// Embed turns a text into a vector.
+// Embed returns the embedding vector of a text.
 func Embed(text string, options ...Options) ([]float64, error) {
 	vectors, err := EmbedAll([]string{text}, options...)
 	if err != nil {
@@ -101,7 +102,7 @@ func Embed(text string, options ...Options) ([]float64, error) {
 	return vectors[0], nil
 }
 
-// EmbedAll turns several texts into vectors, in the same order.
+// EmbedAll returns the embedding vectors of several texts, in the same order.
 func EmbedAll(texts []string, options ...Options) ([][]float64, error) {
 	var answer struct {
 		Embeddings [][]float64 `json:"embeddings"`
@@ -127,9 +128,9 @@ type chatted struct {
 	Done bool `json:"done"`
 }
 
-// --- asking
+// --- requests
 
-// ask makes one request with the whole answer in one piece.
+// ask sends a request and parses the whole answer.
 func ask(path string, body map[string]any, options []Options, answer any) error {
 	body["stream"] = false
 	return post(path, body, options, func(response *bufio.Reader) error {
@@ -141,7 +142,8 @@ func ask(path string, body map[string]any, options []Options, answer any) error 
 	})
 }
 
-// askInPieces makes one request with the answer in many pieces, a line of JSON each; onLine says which is the last.
+// askInPieces sends a request and passes each line of the answer, one JSON object, to onLine. onLine returns
+// whether it was the last line.
 func askInPieces(path string, body map[string]any, options []Options, onLine func([]byte) (bool, error)) error {
 	body["stream"] = true
 	return post(path, body, options, func(response *bufio.Reader) error {
@@ -168,8 +170,8 @@ func askInPieces(path string, body map[string]any, options []Options, onLine fun
 	})
 }
 
-// post sends a request and has the response read. What read fails with is a failure of the connection, unless it
-// is an *Error or the caller's own.
+// post sends a request and calls read with the response. An error of read counts as an error of the
+// connection, unless it is an *Error or a callersError.
 func post(path string, body map[string]any, options []Options, read func(*bufio.Reader) error) error {
 	endpoint, err := endpointInUse()
 	if err != nil {
@@ -182,12 +184,12 @@ func post(path string, body map[string]any, options []Options, read func(*bufio.
 	}
 	request, err := http.NewRequest(http.MethodPost, endpoint+path, bytes.NewReader(raw))
 	if err != nil {
-		return &Error{Message: fmt.Sprintf("the model server's address '%s' is none: %v", endpoint, err), Cause: err}
+		return &Error{Message: fmt.Sprintf("the model server's address '%s' is invalid: %v", endpoint, err), Cause: err}
 	}
 	request.Header.Set("Content-Type", "application/json")
 	response, err := transport(timeout).RoundTrip(request)
 	if err != nil {
-		return trouble(endpoint, timeout, fmt.Sprintf("the model server at %s cannot be reached", endpoint), err)
+		return connectionError(endpoint, timeout, fmt.Sprintf("the model server at %s cannot be reached", endpoint), err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
@@ -202,10 +204,10 @@ func post(path string, body map[string]any, options []Options, read func(*bufio.
 	case errors.As(err, &theirs):
 		return theirs.error
 	}
-	return trouble(endpoint, timeout, "the model server's answer broke off before its end", err)
+	return connectionError(endpoint, timeout, "the model server's answer ended before it was complete", err)
 }
 
-// complete adds to a request's body what the options say, and returns the timeout.
+// complete adds the options to a request's body, and returns the timeout.
 func complete(body map[string]any, options []Options) time.Duration {
 	body["model"] = defaultModel
 	if model := os.Getenv("LLM_MODEL"); model != "" {
@@ -230,8 +232,9 @@ func complete(body map[string]any, options []Options) time.Duration {
 	return timeout
 }
 
-// transport makes connections for one request each, which cannot have been closed at the other end meanwhile. No
-// proxy is asked: one that is meant for the world outside would not find this address.
+// transport returns a transport that makes a new connection for each request: a kept connection may have been
+// closed by the server meanwhile. It uses no proxy, because a proxy for the internet cannot reach this
+// address.
 func transport(timeout time.Duration) *http.Transport {
 	dialer := net.Dialer{Timeout: timeout}
 	return &http.Transport{
@@ -239,32 +242,32 @@ func transport(timeout time.Duration) *http.Transport {
 		DisableCompression: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			connection, err := dialer.DialContext(ctx, network, address)
-			return patient{connection, timeout}, err
+			return timedConn{connection, timeout}, err
 		},
 	}
 }
 
-// patient is a connection that may be silent for so long.
-type patient struct {
+// timedConn is a connection on which each read and write has a timeout.
+type timedConn struct {
 	net.Conn
 	timeout time.Duration
 }
 
-func (p patient) Read(into []byte) (int, error) {
-	if err := p.SetReadDeadline(time.Now().Add(p.timeout)); err != nil {
+func (c timedConn) Read(into []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
 	}
-	return p.Conn.Read(into)
+	return c.Conn.Read(into)
 }
 
-func (p patient) Write(from []byte) (int, error) {
-	if err := p.SetWriteDeadline(time.Now().Add(p.timeout)); err != nil {
+func (c timedConn) Write(from []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
 	}
-	return p.Conn.Write(from)
+	return c.Conn.Write(from)
 }
 
-// endpointInUse says where the server is; OLLAMA_HOST may come without a scheme, as Ollama's own programs take it.
+// endpointInUse returns the server's URL. OLLAMA_HOST may have no scheme, as in Ollama's own programs.
 func endpointInUse() (string, error) {
 	for _, name := range []string{"AI_ENDPOINT", "OLLAMA_HOST"} {
 		endpoint := strings.TrimRight(os.Getenv(name), "/")
@@ -275,7 +278,7 @@ func endpointInUse() (string, error) {
 			endpoint = "http://" + endpoint
 		}
 		if !strings.HasPrefix(endpoint, "http://") && !strings.HasPrefix(endpoint, "https://") {
-			return "", failed("%s should start with http:// or https://, but is '%s'", name, endpoint)
+			return "", failed("%s must start with http:// or https://, but is '%s'", name, endpoint)
 		}
 		return endpoint, nil
 	}
@@ -284,9 +287,10 @@ func endpointInUse() (string, error) {
 
 // --- errors
 
-// callersError is what a function of the caller's returned.
+// callersError is an error that the caller's function has returned.
 type callersError struct{ error }
 
+// handOver passes a text to the caller's function, unless err is an earlier error.
 func handOver(text string, err error, onText func(string) error) error {
 	if err != nil {
 		return err
@@ -301,35 +305,36 @@ func failed(format string, arguments ...any) *Error {
 	return &Error{Message: fmt.Sprintf(format, arguments...)}
 }
 
-// trouble is an error of a connection.
-func trouble(endpoint string, timeout time.Duration, what string, err error) *Error {
-	var late net.Error
-	if errors.As(err, &late) && late.Timeout() {
-		what = fmt.Sprintf("the model server at %s did not answer within %g s", endpoint, timeout.Seconds())
-		return &Error{Message: what, Cause: err}
+// connectionError returns the error of a connection: a timeout, or else the message with the cause.
+func connectionError(endpoint string, timeout time.Duration, message string, err error) *Error {
+	var timedOut net.Error
+	if errors.As(err, &timedOut) && timedOut.Timeout() {
+		message = fmt.Sprintf("the model server at %s did not answer within %g s", endpoint, timeout.Seconds())
+		return &Error{Message: message, Cause: err}
 	}
-	return &Error{Message: fmt.Sprintf("%s: %v", what, err), Cause: err}
+	return &Error{Message: fmt.Sprintf("%s: %v", message, err), Cause: err}
 }
 
-// refusal tells what the server said: Ollama's `error` field, OpenAI's `error.message`, else its text, else the
-// status line.
+// refusal returns an error with the server's reason: Ollama's `error` field, OpenAI's `error.message`, else
+// the text, else the status line.
 func refusal(endpoint string, response *http.Response) *Error {
-	raw, _ := io.ReadAll(io.LimitReader(response.Body, 1<<16)) // what has come will do
-	words := strings.TrimSpace(string(raw))
+	raw, _ := io.ReadAll(io.LimitReader(response.Body, 1<<16)) // the bytes that have arrived are enough
+	reason := strings.TrimSpace(string(raw))
 	var answer struct {
 		Error json.RawMessage `json:"error"`
 	}
 	if json.Unmarshal(raw, &answer) == nil && len(answer.Error) > 0 {
-		words = said(answer.Error)
+		reason = textOfError(answer.Error)
 	}
-	if words == "" {
-		words = http.StatusText(response.StatusCode)
+	if reason == "" {
+		reason = http.StatusText(response.StatusCode)
 	}
-	message := fmt.Sprintf("the model server at %s answered %d: %s", endpoint, response.StatusCode, shortened(words))
+	message := fmt.Sprintf("the model server at %s answered %d: %s", endpoint, response.StatusCode, shortened(reason))
 	return &Error{Message: message, Status: response.StatusCode}
 }
 
-func said(raw json.RawMessage) string {
+// textOfError returns the text of an `error` field: a string, an object with a `message`, or any other JSON.
+func textOfError(raw json.RawMessage) string {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
 		return text
@@ -343,28 +348,28 @@ func said(raw json.RawMessage) string {
 	return string(raw)
 }
 
-// --- reading answers
+// --- answers
 
 func parseInto(raw []byte, answer any) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &fields); err != nil || fields == nil {
-		what := "JSON"
+		expected := "JSON"
 		if json.Valid(raw) {
-			what = "JSON object"
+			expected = "a JSON object"
 		}
-		return failed("the model server answered no %s: '%s'", what, shortened(string(raw)))
+		return failed("the model server's answer is not %s: '%s'", expected, shortened(string(raw)))
 	}
-	// Ollama reports what fails after its first byte this way, under status 200.
-	if reported, there := fields["error"]; there {
-		return failed("the model server failed: %s", said(reported))
+	// Ollama reports an error after its first byte this way, with status 200.
+	if reported, exists := fields["error"]; exists {
+		return failed("the model server failed: %s", textOfError(reported))
 	}
 	if err := json.Unmarshal(raw, answer); err != nil {
-		return failed("the model server's answer has another shape: %v", err)
+		return failed("the model server's answer has an unexpected structure: %v", err)
 	}
 	return nil
 }
 
-// maybeText is a field's text, or nil where there is none.
+// maybeText is the text of a field; nil if the field is missing or not a string.
 type maybeText struct{ text *string }
 
 func (m *maybeText) UnmarshalJSON(raw []byte) error {

@@ -1,8 +1,9 @@
-// Ask a language model from a function: `#include <ai_client.hpp>`, then `std::cout << ai_client::generate("Hello");`.
+// Ask a language model from a function: `#include <ai_client.hpp>`, then `std::cout <<
+// ai_client::generate("Hello");`.
 //
-// Speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST, over plain HTTP. It lies on the C++ image's
-// include path; one in the function's own folder wins. Needs C++20 and POSIX, nothing else. The clients for
-// Python, Node.js and Go beside this one have the same calls and say the same of what goes wrong.
+// Speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST, over plain HTTP. It is on the C++ image's
+// include path; a file of that name in the function's folder has precedence. It needs only C++20 and POSIX.
+// The clients for Python, Node.js and Go in this folder have the same calls and the same error messages.
 #pragma once
 
 #include <algorithm>
@@ -28,51 +29,53 @@
 
 namespace ai_client {
 
-// The model could not be asked, or did not answer as it should.
+// The request to the model failed.
 class error : public std::runtime_error {
 public:
     explicit error(const std::string &what, int http_status = 0) : std::runtime_error(what), status(http_status) {}
 
-    const int status; // the server's HTTP status where it refused (429: a limit is reached), else 0
+    const int status; // the server's HTTP status if it refused the request (429: a limit is reached), else 0
 };
 
-// Options of a call. What is empty means the default.
+// Options of a call. An empty option means the default.
 struct options {
     std::string model = {};   // default: the job's modelId (LLM_MODEL)
     std::string system = {};  // the system prompt, for generate
-    std::string format = {};  // JSON: "\"json\"", or a schema that the answer has to follow
+    std::string format = {};  // JSON: "\"json\"", or a schema for the answer
     std::string tuning = {};  // JSON object of options of the model: R"({"temperature": 0, "num_predict": 50})"
-    double timeout_s = 300;   // longest silence of the server; a large model's first answer includes loading it
+    // The longest time without data. The first answer of a large model includes the time to load it.
+    double timeout_s = 300;
 };
 
-// A part of a conversation.
+// A message of a conversation.
 struct message {
     std::string role; // system, user, assistant
     std::string content;
 };
 
-// What takes the pieces of an answer. What it throws hangs up and comes out of the call.
+// A function that receives the pieces of an answer. If it throws, the call closes the connection and throws
+// the same.
 using on_text = std::function<void(std::string_view piece)>;
 
-// Complete a prompt; the model's whole answer. Throws `error`.
+// Complete a prompt and return the model's whole answer. Throws `error`.
 std::string generate(const std::string &prompt, const options &how = {});
 
-// Complete a prompt, and hand over the answer piece by piece as the model writes. Throws `error`, also when the
-// answer breaks off before its end.
+// Complete a prompt, and pass the answer to `take` in pieces as the model writes it. Throws `error`; also if
+// the answer ends before it is complete.
 void generate_stream(const std::string &prompt, const on_text &take, const options &how = {});
 
-// Continue a conversation, oldest message first; the content of the model's answer. A string is one message of the
-// user. Throws `error`.
+// Continue a conversation, oldest message first, and return the content of the model's answer. A string is
+// one message of the user. Throws `error`.
 std::string chat(const std::vector<message> &messages, const options &how = {});
-std::string chat(std::initializer_list<message> messages, const options &how = {}); // braces could mean a string
+std::string chat(std::initializer_list<message> messages, const options &how = {}); // else ambiguous
 std::string chat(const std::string &message, const options &how = {});
 
-// Continue a conversation, piece by piece, as generate_stream does.
+// Continue a conversation, and pass the answer to `take` in pieces, as generate_stream does.
 void chat_stream(const std::vector<message> &messages, const on_text &take, const options &how = {});
 void chat_stream(std::initializer_list<message> messages, const on_text &take, const options &how = {});
 void chat_stream(const std::string &message, const on_text &take, const options &how = {});
 
-// Turn a text, or several, into vectors. Throws `error`.
+// Return the embedding vector of a text, or of several texts in the same order. Throws `error`.
 std::vector<double> embed(const std::string &text, const options &how = {});
 std::vector<std::vector<double>> embed_all(const std::vector<std::string> &texts, const options &how = {});
 
@@ -80,9 +83,9 @@ std::vector<std::vector<double>> embed_all(const std::vector<std::string> &texts
 
 namespace detail {
 
-inline constexpr std::size_t error_text_max = 500; // bytes of a server's words in a message
+inline constexpr std::size_t error_text_max = 500; // bytes of the server's text in an error message
 
-// As much of a text as a message shows, not cut within a letter.
+// Return the beginning of a text, as long as an error message shows it, not cut within a UTF-8 character.
 inline std::string shortened(std::string_view text)
 {
     std::size_t end = std::min(text.size(), error_text_max);
@@ -118,13 +121,13 @@ struct value {
     bool truth = false;
     double number = 0;
     std::string text = {};
-    std::vector<value> items = {};       // of a list, and of an object
-    std::vector<std::string> names = {}; // of an object's items
+    std::vector<value> items = {};       // of a list, or the values of an object
+    std::vector<std::string> names = {}; // the names of an object's values
 
-    // An object's member, or nullptr.
+    // Return an object's member, or nullptr.
     const value *find(std::string_view name) const
     {
-        for (std::size_t index = names.size(); index-- > 0;) // the last of several counts, as elsewhere
+        for (std::size_t index = names.size(); index-- > 0;) // the last of equal names, as in other parsers
             if (names[index] == name)
                 return &items[index];
         return nullptr;
@@ -204,7 +207,7 @@ private:
     value number()
     {
         value read{value::kind::number};
-        std::size_t digit = rest_.front() == '-' ? 1 : 0; // from_chars would take "-inf", too
+        std::size_t digit = rest_.front() == '-' ? 1 : 0; // from_chars would also accept "-inf"
         auto [end, problem] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), read.number);
         if (rest_.size() <= digit || rest_[digit] < '0' || rest_[digit] > '9' || problem == std::errc::invalid_argument)
             throw not_json();
@@ -247,7 +250,8 @@ private:
         }
     }
 
-    // What follows \u, both halves of a pair together; a half that is alone is U+FFFD.
+    // Read the digits after \u, and a second \u if they are the first half of a surrogate pair. Half a pair
+    // is U+FFFD.
     std::uint32_t code_point()
     {
         std::uint32_t first = code_unit();
@@ -318,7 +322,7 @@ inline std::string variable(const char *name)
     return set ? set : "";
 }
 
-// Where the server is; OLLAMA_HOST may come without a scheme, as Ollama's own programs take it.
+// Return the server's address. OLLAMA_HOST may have no scheme, as in Ollama's own programs.
 inline endpoint endpoint_in_use()
 {
     std::string name = "AI_ENDPOINT", whole = variable("AI_ENDPOINT");
@@ -329,11 +333,11 @@ inline endpoint endpoint_in_use()
             whole = "http://" + whole;
     }
     if (whole.empty())
-        whole = "http://127.0.0.1:11434"; // where Ollama listens unless told otherwise
+        whole = "http://127.0.0.1:11434"; // Ollama's default
     while (whole.ends_with('/'))
         whole.pop_back();
     if (!whole.starts_with("http://"))
-        throw error(name + " should start with http://, which is all that this client speaks, but is '" + whole + "'");
+        throw error(name + " must start with http:// (this client does not support https), but is '" + whole + "'");
     std::string_view rest = std::string_view(whole).substr(7);
     std::string_view authority = rest.substr(0, rest.find('/'));
     endpoint found{whole, "", "80", std::string(rest.substr(authority.size()))};
@@ -380,20 +384,20 @@ public:
             if (sent < 0 && errno == EINTR)
                 continue;
             if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
-                return; // it may have answered before it hung up
+                return; // the server may have answered before it closed the connection
             if (sent < 0)
                 fail(unreachable());
             bytes.remove_prefix(static_cast<std::size_t>(sent));
         }
     }
 
-    // The next line without its end; what a server sends before its answer's body.
+    // Receive the next line, without its end: part of the head of the answer, or of a chunk.
     std::string line()
     {
         std::size_t end;
         while ((end = waiting().find('\n')) == std::string::npos)
             if (waiting().size() > line_max || !receive())
-                throw error(broke_off());
+                throw error(incomplete());
         std::string taken(waiting().substr(0, end));
         begin_ += end + 1;
         answered_ = true;
@@ -402,7 +406,7 @@ public:
         return taken;
     }
 
-    // Hand over the next bytes as they come, `count` at most; how many, which is 0 at the end.
+    // Pass the next bytes to `take`, at most `count`. Return how many; 0 at the end.
     std::size_t some(std::size_t count, const std::function<void(std::string_view)> &take)
     {
         if (waiting().empty() && !receive())
@@ -413,10 +417,10 @@ public:
         return bytes.size();
     }
 
-    std::string broke_off() const
+    std::string incomplete() const
     {
-        return answered_ ? "the model server's answer broke off before its end"
-                         : unreachable() + "it hung up without an answer";
+        return answered_ ? "the model server's answer ended before it was complete"
+                         : unreachable() + "it closed the connection without an answer";
     }
 
 private:
@@ -427,11 +431,11 @@ private:
         socket_ = socket(address.ai_family, address.ai_socktype | SOCK_CLOEXEC, address.ai_protocol);
         if (socket_ < 0)
             return;
-        timeval patience{};
-        patience.tv_sec = static_cast<time_t>(timeout_s_);
-        patience.tv_usec = static_cast<suseconds_t>(std::fmod(timeout_s_, 1) * 1e6);
-        setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+        timeval timeout{};
+        timeout.tv_sec = static_cast<time_t>(timeout_s_);
+        timeout.tv_usec = static_cast<suseconds_t>(std::fmod(timeout_s_, 1) * 1e6);
+        setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+        setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
         if (connect(socket_, address.ai_addr, address.ai_addrlen) == 0)
             return;
         int reason = errno;
@@ -440,7 +444,7 @@ private:
         errno = reason;
     }
 
-    // What has come and is not taken yet.
+    // The bytes that have been received and not taken yet.
     std::string_view waiting() const { return std::string_view(buffer_).substr(begin_); }
 
     bool receive()
@@ -451,7 +455,7 @@ private:
             got = recv(socket_, bytes, sizeof bytes, 0);
         while (got < 0 && errno == EINTR);
         if (got < 0)
-            fail(answered_ ? broke_off() + ": " : unreachable());
+            fail(answered_ ? incomplete() + ": " : unreachable());
         buffer_.erase(0, std::exchange(begin_, 0));
         buffer_.append(bytes, static_cast<std::size_t>(got));
         return got > 0;
@@ -459,8 +463,8 @@ private:
 
     std::string unreachable() const { return "the model server at " + where_.whole + " cannot be reached: "; }
 
-    // Throws, by errno.
-    [[noreturn]] void fail(const std::string &what) const
+    // Throw an error for errno.
+    [[noreturn]] void fail(const std::string &message) const
     {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINPROGRESS || errno == ETIMEDOUT) {
             char seconds[32];
@@ -468,14 +472,14 @@ private:
             throw error("the model server at " + where_.whole + " did not answer within " +
                         std::string(seconds, end) + " s");
         }
-        throw error(what + std::strerror(errno));
+        throw error(message + std::strerror(errno));
     }
 
     const endpoint where_;
     const double timeout_s_;
     int socket_ = -1;
     std::string buffer_;
-    std::size_t begin_ = 0; // what lies before it was taken
+    std::size_t begin_ = 0; // the bytes before it have been taken
     bool answered_ = false;
 };
 
@@ -505,7 +509,7 @@ inline head read_head(connection &link)
         read = {};
         std::string status = link.line();
         if (!status.starts_with("HTTP/1.") || status.size() < 12)
-            throw error("the model server answered no HTTP: '" + shortened(status) + "'");
+            throw error("the model server's answer is not HTTP: '" + shortened(status) + "'");
         std::from_chars(status.data() + 9, status.data() + 12, read.status);
         read.reason = status.size() > 13 ? status.substr(13) : "";
         for (std::string line; !(line = link.line()).empty();) {
@@ -522,18 +526,18 @@ inline head read_head(connection &link)
     return read;
 }
 
-// Hand over so many bytes of the body.
+// Pass so many bytes of the body to `take`.
 inline void read_exactly(connection &link, std::size_t count, const on_text &take)
 {
     while (count > 0) {
         std::size_t got = link.some(count, take);
         if (got == 0)
-            throw error(link.broke_off());
+            throw error(link.incomplete());
         count -= got;
     }
 }
 
-// Hand over the body's bytes as they come.
+// Pass the body's bytes to `take` as they arrive.
 inline void read_body(connection &link, const head &head, const on_text &take)
 {
     if (head.chunked) {
@@ -541,7 +545,7 @@ inline void read_body(connection &link, const head &head, const on_text &take)
             std::string line = link.line();
             std::size_t count = 0;
             if (std::from_chars(line.data(), line.data() + line.size(), count, 16).ec != std::errc())
-                throw error(link.broke_off());
+                throw error(link.incomplete());
             if (count == 0)
                 return;
             read_exactly(link, count, take);
@@ -554,24 +558,24 @@ inline void read_body(connection &link, const head &head, const on_text &take)
     }
 }
 
-// What the server said about its refusal: Ollama's `error` field, OpenAI's `error.message`, else its text.
-inline std::string said(const std::string &text)
+// Return the server's reason for an error: Ollama's `error` field, OpenAI's `error.message`, else the text.
+inline std::string reason_of(const std::string &text)
 {
     try {
         value answer = parser(text).whole();
-        const value *told = answer.find("error");
-        if (told && told->find("message"))
-            told = told->find("message");
-        if (told && told->is == value::kind::text)
-            return told->text;
+        const value *reason = answer.find("error");
+        if (reason && reason->find("message"))
+            reason = reason->find("message");
+        if (reason && reason->is == value::kind::text)
+            return reason->text;
     } catch (const not_json &) {
-        // The text itself.
+        // Use the text.
     }
     std::size_t first = text.find_first_not_of(" \t\r\n"), last = text.find_last_not_of(" \t\r\n");
     return first == text.npos ? "" : text.substr(first, last - first + 1);
 }
 
-// Make a request, and hand over the answer's bytes as they come.
+// Send a request, and pass the answer's bytes to `take` as they arrive.
 inline void post(const std::string &path, const std::string &body, double timeout_s, const on_text &take)
 {
     endpoint where = endpoint_in_use();
@@ -583,19 +587,19 @@ inline void post(const std::string &path, const std::string &body, double timeou
     head head = read_head(link);
     if (head.status == 200)
         return read_body(link, head, take);
-    std::string words;
+    std::string body_text;
     try {
-        read_body(link, head, [&words](std::string_view bytes) {
-            words += bytes;
-            if (words.size() >= 65536)
+        read_body(link, head, [&body_text](std::string_view bytes) {
+            body_text += bytes;
+            if (body_text.size() >= 65536)
                 throw error("enough");
         });
     } catch (const error &) {
-        // What has come will do.
+        // The bytes that have arrived are enough.
     }
-    words = said(words);
+    std::string reason = reason_of(body_text);
     throw error("the model server at " + where.whole + " answered " + std::to_string(head.status) + ": " +
-                    shortened(words.empty() ? head.reason : words),
+                    shortened(reason.empty() ? head.reason : reason),
                 head.status);
 }
 
@@ -620,16 +624,16 @@ inline value parse(const std::string &text)
     try {
         answer = parser(text).whole();
     } catch (const not_json &) {
-        throw error("the model server answered no JSON: '" + shortened(text) + "'");
+        throw error("the model server's answer is not JSON: '" + shortened(text) + "'");
     }
     if (answer.is != value::kind::object)
-        throw error("the model server answered no JSON object: '" + shortened(text) + "'");
-    if (answer.find("error")) // Ollama reports what fails after its first byte this way, under status 200
-        throw error("the model server failed: " + said(text));
+        throw error("the model server's answer is not a JSON object: '" + shortened(text) + "'");
+    if (answer.find("error")) // Ollama reports an error after its first byte this way, with status 200
+        throw error("the model server failed: " + reason_of(text));
     return answer;
 }
 
-// One request with the whole answer in one piece; the answer's JSON object.
+// Send a request and return the JSON object of the whole answer.
 inline value ask(const std::string &path, const std::string &fields, const options &how)
 {
     std::string answer;
@@ -637,7 +641,8 @@ inline value ask(const std::string &path, const std::string &fields, const optio
     return parse(answer);
 }
 
-// One request with the answer in many pieces, a line of JSON each. Pieces of bytes may end anywhere.
+// Send a request and pass the JSON objects of the answer, one for each line, to `take`. The bytes of a line
+// may arrive in any number of pieces.
 inline void ask_in_pieces(const std::string &path, const std::string &fields, const options &how,
                           const std::function<void(const value &)> &take)
 {
@@ -658,7 +663,7 @@ inline void ask_in_pieces(const std::string &path, const std::string &fields, co
     });
     line(begun);
     if (!done)
-        throw error("the model server's answer broke off before its end");
+        throw error("the model server's answer ended before it was complete");
 }
 
 inline std::string text_of(const value *answer, const char *field)

@@ -1,25 +1,27 @@
 'use strict';
-// Ask a language model from a function: `const ai = require('ai_client'); console.log(await ai.generate('Hello'));`.
+// Ask a language model from a function: `const ai = require('ai_client'); console.log(await
+// ai.generate('Hello'));`.
 //
-// Speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST. It lies in the image's /node_modules, so both
-// `require` and `import` find it; one in the function's own node_modules wins. The clients for Python, C++ and Go
-// beside this one have the same calls and say the same of what goes wrong.
+// Speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST. It is in the image's /node_modules, so
+// both `require` and `import` find it. An `ai_client` in the function's own node_modules has precedence. The
+// clients for Python, C++ and Go in this folder have the same calls and the same error messages.
 //
-// The options of every call: `model` (default: the job's `modelId`), `timeout` (longest silence of the server in
-// seconds, default 300); `system`, `format`, `keep_alive`, `think` and the like go to the request as they are; every
-// other name is an option of the model (`temperature`, `num_predict`, …).
+// The options of every call: `model` is the model's name (default: the job's `modelId`). `timeout` is the
+// longest time without data from the server, in seconds (default 300). `system`, `format`, `keep_alive`,
+// `think` and the other names in REQUEST_FIELDS are fields of the request. Every other name is an option of
+// the model (`temperature`, `num_predict`, …).
 
-const DEFAULT_ENDPOINT = 'http://127.0.0.1:11434'; // where Ollama listens unless told otherwise
+const DEFAULT_ENDPOINT = 'http://127.0.0.1:11434'; // Ollama's default
 const DEFAULT_MODEL = 'llama3:8b';
-const DEFAULT_TIMEOUT_S = 300; // a large model's first answer includes loading it
-const ERROR_TEXT_MAX = 500; // characters of a server's words in a message
+const DEFAULT_TIMEOUT_S = 300; // the first answer of a large model includes the time to load it
+const ERROR_TEXT_MAX = 500; // characters of the server's text in an error message
 
-/** The model could not be asked, or did not answer as it should. */
+/** The request to the model failed. */
 class AIError extends Error {
   /**
-   * @param {string} message What went wrong, for a person.
-   * @param {{status?: number, cause?: Error}} [details] The server's HTTP status where it refused (429: a limit is
-   *   reached), and what lies beneath.
+   * @param {string} message What went wrong.
+   * @param {{status?: number, cause?: Error}} [details] The server's HTTP status if it refused the request (429: a
+   *   limit is reached), and the error that caused this one.
    */
   constructor(message, { status = null, cause } = {}) {
     super(message, cause && { cause });
@@ -30,18 +32,19 @@ class AIError extends Error {
 
 /**
  * Complete a prompt.
- * @param {string} prompt What the model is asked.
+ * @param {string} prompt The prompt.
  * @param {object} [options] See the top of this file.
  * @returns {Promise<string>} The model's whole answer.
- * @throws {AIError} The server was not reached, refused, or answered something else.
+ * @throws {AIError} The server cannot be reached, refused the request, or sent an invalid answer.
  */
 async function generate(prompt, options) {
   return textOf(await ask('/api/generate', { prompt }, options), 'response');
 }
 
 /**
- * Complete a prompt, piece by piece as the model writes: `for await (const piece of ai.generateStream('…')) …`.
- * Who stops in between hangs up. Throws as `generate` does, also when the answer breaks off before its end.
+ * Complete a prompt, and yield the answer in pieces as the model writes it:
+ * `for await (const piece of ai.generateStream('…')) …`. A caller that stops early closes the connection. Throws as
+ * `generate` does; also if the answer ends before it is complete.
  * @returns {AsyncGenerator<string>}
  */
 async function* generateStream(prompt, options) {
@@ -50,7 +53,7 @@ async function* generateStream(prompt, options) {
 
 /**
  * Continue a conversation.
- * @param {string | {role: string, content: string}[]} messages Oldest first; a string is one message of the user.
+ * @param {string | {role: string, content: string}[]} messages Oldest first. A string is one message of the user.
  * @param {object} [options] As for `generate`; `tools` too.
  * @returns {Promise<string>} The content of the model's answer.
  * @throws {AIError} As for `generate`.
@@ -60,7 +63,7 @@ async function chat(messages, options) {
 }
 
 /**
- * Continue a conversation, piece by piece, as `generateStream`.
+ * Continue a conversation, and yield the answer in pieces, as `generateStream` does.
  * @returns {AsyncGenerator<string>}
  */
 async function* chatStream(messages, options) {
@@ -69,10 +72,10 @@ async function* chatStream(messages, options) {
 }
 
 /**
- * Turn text into vectors.
- * @param {string | string[]} text One text, or several at once.
+ * Compute the embedding vectors of texts.
+ * @param {string | string[]} text One text, or several.
  * @param {object} [options] As for `generate`; `truncate` and `dimensions` too.
- * @returns {Promise<number[] | number[][]>} The text's vector; for several texts an array of theirs, in order.
+ * @returns {Promise<number[] | number[][]>} The vector of the text; for several texts an array of their vectors.
  * @throws {AIError} As for `generate`.
  */
 async function embed(text, options) {
@@ -84,7 +87,7 @@ async function embed(text, options) {
   return Array.isArray(text) ? embeddings : embeddings[0];
 }
 
-// Fields of the request itself; whatever else a caller names is an option of the model.
+// Fields of the request itself. All other options are options of the model.
 const REQUEST_FIELDS = new Set([
   'system', 'template', 'format', 'keep_alive', 'think', 'images', 'suffix', 'raw', 'tools', 'truncate', 'dimensions',
 ]);
@@ -93,9 +96,9 @@ function conversation(messages) {
   return typeof messages === 'string' ? [{ role: 'user', content: messages }] : messages;
 }
 
-// --- asking
+// --- requests
 
-// One request with the whole answer in one piece; the answer's JSON object.
+// Send a request and return the JSON object of the whole answer.
 async function ask(path, body, options) {
   const request = requestOf({ ...body, stream: false }, options);
   const pieces = [];
@@ -103,7 +106,7 @@ async function ask(path, body, options) {
   return parse(Buffer.concat(pieces));
 }
 
-// One request with the answer in many pieces, a line of JSON each.
+// Send a request and yield the JSON objects of the answer, one for each line.
 async function* askInPieces(path, body, options) {
   const request = requestOf({ ...body, stream: true }, options);
   let done = false;
@@ -112,13 +115,13 @@ async function* askInPieces(path, body, options) {
     done = part.done === true;
     yield part;
   }
-  if (!done) throw new AIError("the model server's answer broke off before its end");
+  if (!done) throw new AIError("the model server's answer ended before it was complete");
 }
 
-// The request's body, and the timeout that was among the options.
+// Return the request's body, and the timeout from the options.
 function requestOf(body, options = {}) {
   if ('stream' in options) {
-    throw new AIError("for an answer in pieces call generateStream or chatStream; there is no option 'stream'");
+    throw new AIError("there is no option 'stream'; call generateStream or chatStream for an answer in pieces");
   }
   const { model, timeout = DEFAULT_TIMEOUT_S, ...others } = options;
   body.model = model || process.env.LLM_MODEL || DEFAULT_MODEL;
@@ -129,7 +132,7 @@ function requestOf(body, options = {}) {
   return { body: Buffer.from(JSON.stringify(body)), timeoutS: Number(timeout) };
 }
 
-// The bytes of the response to a request, as they come, once its status says that it is an answer.
+// Send a request and yield the bytes of the response as they arrive, if its status is 200.
 async function* answerTo(path, { body, timeoutS }) {
   const endpoint = endpointInUse();
   const request = send(endpoint, path, body, timeoutS);
@@ -140,14 +143,15 @@ async function* answerTo(path, { body, timeoutS }) {
       yield* response;
     } catch (error) {
       if (error instanceof AIError) throw error;
-      throw new AIError(`the model server's answer broke off before its end: ${error.message}`, { cause: error });
+      throw new AIError(`the model server's answer ended before it was complete: ${error.message}`, { cause: error });
     }
   } finally {
     request.destroy();
   }
 }
 
-// No `agent`: a connection for each request, which cannot have been closed at the other end meanwhile.
+// No `agent`: a new connection for each request. A kept connection may have been closed by the server
+// meanwhile.
 function send(endpoint, path, body, timeoutS) {
   const { request: start } = endpoint.startsWith('https:') ? require('https') : require('http');
   const headers = { 'Content-Type': 'application/json', 'Content-Length': body.length };
@@ -155,7 +159,7 @@ function send(endpoint, path, body, timeoutS) {
   const request = start(endpoint + path, options);
   request.on('timeout', () => {
     const late = new AIError(`the model server at ${endpoint} did not answer within ${timeoutS} s`);
-    // The response, if there is one, ends with what the request's socket is destroyed with.
+    // If the response has begun, its reader gets the error with which it is destroyed.
     (request.res ?? request).destroy(late);
     request.destroy(late);
   });
@@ -166,7 +170,7 @@ function responseTo(request, endpoint) {
   return new Promise((resolve, reject) => {
     request.on('response', resolve);
     request.on('error', (error) => {
-      // Of several addresses that were tried, Node.js tells in `errors`.
+      // If Node.js has tried several addresses, `errors` has one error for each.
       const reason = error.message || error.errors?.map((each) => each.message).join('; ') || error.code;
       reject(
         error instanceof AIError
@@ -177,24 +181,24 @@ function responseTo(request, endpoint) {
   });
 }
 
-// Where the server is; OLLAMA_HOST may come without a scheme, as Ollama's own programs take it.
+// Return the server's URL. OLLAMA_HOST may have no scheme, as in Ollama's own programs.
 function endpointInUse() {
   for (const name of ['AI_ENDPOINT', 'OLLAMA_HOST']) {
     let endpoint = (process.env[name] ?? '').replace(/\/+$/, '');
     if (!endpoint) continue;
     if (name === 'OLLAMA_HOST' && !endpoint.includes('://')) endpoint = `http://${endpoint}`;
     if (!/^https?:\/\//.test(endpoint)) {
-      throw new AIError(`${name} should start with http:// or https://, but is '${endpoint}'`);
+      throw new AIError(`${name} must start with http:// or https://, but is '${endpoint}'`);
     }
-    if (!URL.canParse(endpoint)) throw new AIError(`the model server's address '${endpoint}' is none`);
+    if (!URL.canParse(endpoint)) throw new AIError(`the model server's address '${endpoint}' is invalid`);
     return endpoint;
   }
   return DEFAULT_ENDPOINT;
 }
 
-// --- reading answers
+// --- answers
 
-// The lines of a stream of bytes. Pieces may end anywhere, within a letter too.
+// Yield the lines of a stream of bytes. A piece may end anywhere, even within a character.
 async function* lines(pieces) {
   const begun = [];
   for await (let piece of pieces) {
@@ -210,12 +214,12 @@ async function* lines(pieces) {
 
 async function refuse(response, endpoint) {
   const status = response.statusCode;
-  const words = (await wordsOf(response)) || response.statusMessage;
-  throw new AIError(`the model server at ${endpoint} answered ${status}: ${words}`, { status });
+  const reason = (await reasonOf(response)) || response.statusMessage;
+  throw new AIError(`the model server at ${endpoint} answered ${status}: ${reason}`, { status });
 }
 
-// What the server said about its refusal: Ollama's `error` field, else its text.
-async function wordsOf(response) {
+// Return the server's reason for a refusal: Ollama's `error` field, else the text.
+async function reasonOf(response) {
   const pieces = [];
   let bytes = 0;
   try {
@@ -224,17 +228,17 @@ async function wordsOf(response) {
       if ((bytes += piece.length) >= 65536) break;
     }
   } catch {
-    // What has come will do.
+    // The bytes that have arrived are enough.
   }
   const text = Buffer.concat(pieces).toString().trim();
-  let said = text;
+  let reason = text;
   try {
-    said = JSON.parse(text).error ?? text;
+    reason = JSON.parse(text).error ?? text;
   } catch {
-    // No JSON: the text itself.
+    // Not JSON: use the text.
   }
-  if (typeof said === 'object') said = said.message ?? JSON.stringify(said); // OpenAI's shape
-  return String(said).slice(0, ERROR_TEXT_MAX);
+  if (typeof reason === 'object') reason = reason.message ?? JSON.stringify(reason); // the format of OpenAI
+  return String(reason).slice(0, ERROR_TEXT_MAX);
 }
 
 function parse(raw) {
@@ -242,15 +246,15 @@ function parse(raw) {
   try {
     answer = JSON.parse(raw.toString());
   } catch (error) {
-    throw new AIError(`the model server answered no JSON: ${shown(raw)}`, { cause: error });
+    throw new AIError(`the model server's answer is not JSON: ${shown(raw)}`, { cause: error });
   }
   if (answer === null || typeof answer !== 'object' || Array.isArray(answer)) {
-    throw new AIError(`the model server answered no JSON object: ${shown(raw)}`);
+    throw new AIError(`the model server's answer is not a JSON object: ${shown(raw)}`);
   }
   if ('error' in answer) {
-    // Ollama reports what fails after its first byte this way, under status 200.
-    const said = typeof answer.error === 'string' ? answer.error : JSON.stringify(answer.error);
-    throw new AIError(`the model server failed: ${said}`);
+    // Ollama reports an error after its first byte this way, with status 200.
+    const reason = typeof answer.error === 'string' ? answer.error : JSON.stringify(answer.error);
+    throw new AIError(`the model server failed: ${reason}`);
   }
   return answer;
 }
@@ -269,5 +273,5 @@ function shown(raw) {
   return `'${raw.subarray(0, ERROR_TEXT_MAX).toString()}'`;
 }
 
-// In this form, so that `import { generate } from 'ai_client'` works as well.
+// An object literal, so that `import { generate } from 'ai_client'` works as well.
 module.exports = { AIError, chat, chatStream, embed, generate, generateStream };

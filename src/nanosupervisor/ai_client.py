@@ -2,9 +2,9 @@
 """Ask a language model from a function: `import ai_client; print(ai_client.generate("Hello"))`.
 
 Speaks Ollama's API (github.com/ollama/ollama, docs/api.md) to the address in AI_ENDPOINT or OLLAMA_HOST.
-Injected into every Python function; standard library only, because the function's own environment has nothing
-else, and because importing a vendor's client takes longer than most functions run. The clients for Node.js,
-C++ and Go beside this one have the same calls and say the same of what goes wrong.
+Injected into every Python function; standard library only, because other
+packages may be missing, and because the import of a vendor's client takes longer than most functions run. The
+clients for Node.js, C++ and Go in this folder have the same calls and the same error messages.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["AIError", "chat", "chat_stream", "embed", "generate", "generate_stream"]
 
-DEFAULT_ENDPOINT: Final = "http://127.0.0.1:11434"  # where Ollama listens unless told otherwise
+DEFAULT_ENDPOINT: Final = "http://127.0.0.1:11434"  # Ollama's default
 DEFAULT_MODEL: Final = "llama3:8b"
-DEFAULT_TIMEOUT_S: Final = 300.0  # a large model's first answer includes loading it
-_ERROR_TEXT_MAX: Final = 500  # characters of a server's words in a message
+DEFAULT_TIMEOUT_S: Final = 300.0  # the first answer of a large model includes the time to load it
+_ERROR_TEXT_MAX: Final = 500  # characters of the server's text in an error message
 
 
 class AIError(Exception):
-    """The model could not be asked, or did not answer as it should.
+    """The request to the model failed.
 
     Args:
-        message: What went wrong, for a person.
-        status: The server's HTTP status where it refused (429: a limit is reached), else None.
+        message: What went wrong.
+        status: The server's HTTP status if it refused the request (429: a limit is reached), else None.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
@@ -44,23 +44,25 @@ def generate(prompt: str, model: str | None = None, **options: Any) -> str:
     """Complete a prompt.
 
     Args:
-        prompt: What the model is asked.
-        model: Its name; default: the job's `modelId` (LLM_MODEL).
-        **options: `timeout` (longest silence of the server in seconds, default 300), `system`, `format`,
-            `keep_alive`, `think` and the like go to the request as they are; every other name is an option of
-            the model (`temperature`, `num_predict`, …).
+        prompt: The prompt.
+        model: The model's name; default: the job's `modelId` (LLM_MODEL).
+        **options: `timeout` is the longest time without data from the server, in seconds (default 300).
+            `system`, `format`, `keep_alive`, `think` and the other names in `_REQUEST_FIELDS` are fields of
+            the request. Every other name is an option of the model (`temperature`, `num_predict`, …).
 
     Returns:
         The model's whole answer.
 
     Raises:
-        AIError: The server was not reached, refused, or answered something else.
+        AIError: The server cannot be reached, refused the request, or sent an invalid answer.
     """
     return _text(_ask("/api/generate", {"prompt": prompt}, model, options), "response")
 
 
 def generate_stream(prompt: str, model: str | None = None, **options: Any) -> Iterator[str]:
-    """Complete a prompt, piece by piece as the model writes; it is asked when the first piece is wanted.
+    """Complete a prompt, and yield the answer in pieces as the model writes it.
+
+    The request is sent when the first piece is asked for.
 
     Args:
         prompt: As for `generate`.
@@ -68,10 +70,10 @@ def generate_stream(prompt: str, model: str | None = None, **options: Any) -> It
         **options: As for `generate`.
 
     Yields:
-        The pieces of the answer. Who stops in between hangs up.
+        The pieces of the answer. A caller that stops early closes the connection.
 
     Raises:
-        AIError: As for `generate`; also when the answer breaks off before its end.
+        AIError: As for `generate`; also if the answer ends before it is complete.
     """
     for part in _stream("/api/generate", {"prompt": prompt}, model, options):
         yield _text(part, "response")
@@ -81,7 +83,7 @@ def chat(messages: Sequence[dict[str, Any]] | str, model: str | None = None, **o
     """Continue a conversation.
 
     Args:
-        messages: `{"role": "system" | "user" | "assistant", "content": …}` each, oldest first; a string is
+        messages: Each is `{"role": "system" | "user" | "assistant", "content": …}`, oldest first. A string is
             one message of the user.
         model: As for `generate`.
         **options: As for `generate`; `tools` too.
@@ -98,7 +100,7 @@ def chat(messages: Sequence[dict[str, Any]] | str, model: str | None = None, **o
 def chat_stream(
     messages: Sequence[dict[str, Any]] | str, model: str | None = None, **options: Any
 ) -> Iterator[str]:
-    """Continue a conversation, piece by piece as the model writes.
+    """Continue a conversation, and yield the answer in pieces as the model writes it.
 
     Args:
         messages: As for `chat`.
@@ -122,15 +124,15 @@ def embed(text: Sequence[str], model: str | None = None, **options: Any) -> list
 def embed(
     text: str | Sequence[str], model: str | None = None, **options: Any
 ) -> list[float] | list[list[float]]:
-    """Turn text into vectors.
+    """Compute the embedding vectors of texts.
 
     Args:
-        text: One text, or several at once.
+        text: One text, or several.
         model: As for `generate`.
         **options: As for `generate`; `truncate` and `dimensions` too.
 
     Returns:
-        The text's vector; for several texts a list of theirs, in the same order.
+        The vector of the text; for several texts a list of their vectors, in the same order.
 
     Raises:
         AIError: As for `generate`.
@@ -142,7 +144,7 @@ def embed(
     return vectors[0] if isinstance(text, str) else vectors
 
 
-# Fields of the request itself; whatever else a caller names is an option of the model.
+# Fields of the request itself. All other options are options of the model.
 _REQUEST_FIELDS: Final = frozenset(
     {"system", "template", "format", "keep_alive", "think", "images", "suffix", "raw", "tools", "truncate"}
     | {"dimensions"}
@@ -153,11 +155,11 @@ def _conversation(messages: Sequence[dict[str, Any]] | str) -> list[dict[str, An
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
 
 
-# --- asking
+# --- requests
 
 
 def _ask(path: str, body: dict[str, Any], model: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """One request with the whole answer in one piece; the answer's JSON object."""
+    """Send a request and return the JSON object of the whole answer."""
     request, timeout_s = _request(body | {"stream": False}, model, options)
     with _response(path, request, timeout_s) as response:
         return _parse(response.read())
@@ -166,7 +168,7 @@ def _ask(path: str, body: dict[str, Any], model: str | None, options: dict[str, 
 def _stream(
     path: str, body: dict[str, Any], model: str | None, options: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """One request with the answer in many pieces, a line of JSON each."""
+    """Send a request and yield the JSON objects of the answer, one for each line."""
     request, timeout_s = _request(body | {"stream": True}, model, options)
     with _response(path, request, timeout_s) as response:
         done = False
@@ -176,14 +178,14 @@ def _stream(
                 done = part.get("done") is True
                 yield part
         if not done:
-            raise AIError("the model server's answer broke off before its end")
+            raise AIError("the model server's answer ended before it was complete")
 
 
 def _request(body: dict[str, Any], model: str | None, options: dict[str, Any]) -> tuple[bytes, float]:
-    """The request's body, and the timeout in seconds that was among the options."""
+    """Return the request's body, and the timeout in seconds from the options."""
     if "stream" in options:
         raise AIError(
-            "for an answer in pieces call generate_stream or chat_stream; there is no option 'stream'"
+            "there is no option 'stream'; call generate_stream or chat_stream for an answer in pieces"
         )
     model_options = dict(options)
     timeout_s = float(model_options.pop("timeout", DEFAULT_TIMEOUT_S))
@@ -196,9 +198,9 @@ def _request(body: dict[str, Any], model: str | None, options: dict[str, Any]) -
 
 @contextlib.contextmanager
 def _response(path: str, body: bytes, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
-    """The response to a request, once its status says that it is an answer.
+    """Send a request and provide the response, if its status is 200.
 
-    No proxy is asked: one that is meant for the world outside would not find this address.
+    No proxy is used, because a proxy for the internet cannot reach this address.
     """
     endpoint = _endpoint()
     connection = _connection(endpoint, timeout_s)
@@ -208,9 +210,9 @@ def _response(path: str, body: bytes, timeout_s: float) -> Iterator[http.client.
         response = connection.getresponse()
         answered = True
         if response.status != http.client.OK:
-            words = _words(response)
+            reason = _refusal(response)
             raise AIError(
-                f"the model server at {endpoint} answered {response.status}: {words}", status=response.status
+                f"the model server at {endpoint} answered {response.status}: {reason}", status=response.status
             )
         yield response
     except TimeoutError as exc:
@@ -218,7 +220,7 @@ def _response(path: str, body: bytes, timeout_s: float) -> Iterator[http.client.
     except (http.client.HTTPException, OSError) as exc:
         reason = str(exc) or type(exc).__name__
         if answered:
-            raise AIError(f"the model server's answer broke off before its end: {reason}") from exc
+            raise AIError(f"the model server's answer ended before it was complete: {reason}") from exc
         raise AIError(f"the model server at {endpoint} cannot be reached: {reason}") from exc
     finally:
         connection.close()
@@ -228,13 +230,13 @@ _HEADERS: Final = {"Content-Type": "application/json", "Connection": "close"}
 
 
 def _endpoint() -> str:
-    """Where the server is; OLLAMA_HOST may come without a scheme, as Ollama's own programs take it."""
+    """Return the server's URL. OLLAMA_HOST may have no scheme, as in Ollama's own programs."""
     for name in ("AI_ENDPOINT", "OLLAMA_HOST"):
         if endpoint := os.environ.get(name, "").rstrip("/"):
             if name == "OLLAMA_HOST" and "://" not in endpoint:
                 return f"http://{endpoint}"
             if not endpoint.startswith(("http://", "https://")):
-                raise AIError(f"{name} should start with http:// or https://, but is {endpoint!r}")
+                raise AIError(f"{name} must start with http:// or https://, but is {endpoint!r}")
             return endpoint
     return DEFAULT_ENDPOINT
 
@@ -245,35 +247,35 @@ def _connection(endpoint: str, timeout_s: float) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         return kind(parts.hostname or "", parts.port, timeout=timeout_s)
     except (ValueError, http.client.HTTPException) as exc:
-        raise AIError(f"the model server's address {endpoint!r} is none: {exc}") from exc
+        raise AIError(f"the model server's address {endpoint!r} is invalid: {exc}") from exc
 
 
-# --- reading answers
+# --- answers
 
 
-def _words(response: http.client.HTTPResponse) -> str:
-    """What the server said about its refusal: Ollama's `error` field, else its text, else the status line."""
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """Return the reason of a refusal: Ollama's `error` field, else the text, else the status line."""
     try:
         text = response.read(1 << 16).decode("utf-8", "replace").strip()
     except (http.client.HTTPException, OSError):
         text = ""
     try:
-        said = json.loads(text)["error"]
+        reason = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError):
-        said = text
-    if isinstance(said, dict):  # OpenAI's shape, which some servers use for all their errors
-        said = said.get("message", said)
-    return str(said)[:_ERROR_TEXT_MAX] or response.reason
+        reason = text
+    if isinstance(reason, dict):  # the format of OpenAI, which some servers use for all their errors
+        reason = reason.get("message", reason)
+    return str(reason)[:_ERROR_TEXT_MAX] or response.reason
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(raw)
     except ValueError as exc:
-        raise AIError(f"the model server answered no JSON: {_shown(raw)}") from exc
+        raise AIError(f"the model server's answer is not JSON: {_shown(raw)}") from exc
     if not isinstance(answer, dict):
-        raise AIError(f"the model server answered no JSON object: {_shown(raw)}")
-    if "error" in answer:  # Ollama reports what fails after its first byte this way, under status 200
+        raise AIError(f"the model server's answer is not a JSON object: {_shown(raw)}")
+    if "error" in answer:  # Ollama reports an error after its first byte this way, with status 200
         raise AIError(f"the model server failed: {answer['error']}")
     return answer
 

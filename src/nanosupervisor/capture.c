@@ -10,19 +10,20 @@
 #include <unistd.h>
 
 #define PIPE_BYTES (1 << 20) /* the default of /proc/sys/fs/pipe-max-size; an empty pipe takes no memory */
+#define CHUNK (64 * 1024)
 
 int capture_pipe(int ends[2])
 {
     if (pipe2(ends, O_CLOEXEC))
         return -1;
-    /* A host may allow less, or this user has many pipes already: then the pipe keeps its size. */
+    /* If the host allows less, or this user has many pipes already, the pipe keeps its size. */
     fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES);
     return 0;
 }
 
-void capture_open(struct capture *capture, char type, int from, uint32_t bytes)
+void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes)
 {
-    /* mmap, so that only what is used takes memory, and none of it stays afterwards. */
+    /* mmap, so that only used pages take memory, and munmap returns all of it. */
     char *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (room == MAP_FAILED)
         die("no memory for output");
@@ -46,7 +47,7 @@ static void append(struct capture *capture, const char *data, size_t length)
         data += part;
         length -= part;
     }
-    if (length > capture->tail_room) { /* only the last of it can still be in the tail at the end */
+    if (length > capture->tail_room) { /* only the last bytes can still be in the tail at the end */
         size_t skipped = length - capture->tail_room;
         capture->total += skipped;
         data += skipped;
@@ -65,7 +66,7 @@ static void append(struct capture *capture, const char *data, size_t length)
 
 int capture_read(struct capture *capture)
 {
-    static char buffer[64 * 1024];
+    static char buffer[CHUNK];
     if (capture->from < 0)
         return 0;
     ssize_t got = read(capture->from, buffer, sizeof buffer);
@@ -88,10 +89,10 @@ uint32_t capture_kept(const struct capture *capture)
     return (uint32_t)(capture->total < room ? capture->total : room);
 }
 
-static void send_chunks(char type, const char *data, size_t length)
+static void send_chunks(enum frame_type type, const char *data, size_t length)
 {
     while (length) {
-        size_t part = length < 64 * 1024 ? length : 64 * 1024;
+        size_t part = length < CHUNK ? length : CHUNK;
         wire_send(type, data, part);
         data += part;
         length -= part;
@@ -103,11 +104,11 @@ void capture_send_and_free(struct capture *capture)
     uint64_t total = capture->total;
     size_t head = total < capture->head_room ? (size_t)total : capture->head_room;
     send_chunks(capture->type, capture->head, head);
-    uint64_t behind_head = total - head;
-    if (behind_head <= capture->tail_room) {
-        send_chunks(capture->type, capture->tail, (size_t)behind_head);
+    uint64_t after_head = total - head;
+    if (after_head <= capture->tail_room) {
+        send_chunks(capture->type, capture->tail, (size_t)after_head);
     } else {
-        size_t oldest = (size_t)(behind_head % capture->tail_room);
+        size_t oldest = (size_t)(after_head % capture->tail_room);
         send_chunks(capture->type, capture->tail + oldest, capture->tail_room - oldest);
         send_chunks(capture->type, capture->tail, oldest);
     }

@@ -1,28 +1,30 @@
-/* What a run prints: of each stream the head and the tail are kept, everything is counted. */
+/* The output of a run: the head and the tail of each stream are kept, and all bytes are counted. */
 #ifndef CAPTURE_H
 #define CAPTURE_H
+
+#include "wire.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
 struct capture {
-    int from; /* the pipe's end, -1 once it has ended */
-    char type;
+    int from; /* the pipe's read end; -1 once the stream has ended */
+    enum frame_type type;
     size_t head_room, tail_room;
     uint64_t total;
-    char *head, *tail; /* the tail is a ring; its place for byte n of the stream is fixed by n */
+    char *head, *tail; /* the tail is a ring: the number of a byte in the stream decides its position */
 };
 
-/* A pipe for a stream, as large as an ordinary user may have one; 0 or -1. A program that writes without waiting for
- * room, and then ends, loses output that does not fit. */
+/* Create a pipe for a stream, as large as an ordinary user may have one; 0, or -1 with errno. A program
+ * that makes its output non-blocking, and then ends, loses output that does not fit. */
 int capture_pipe(int ends[2]);
-/* Begin to keep at most that many bytes; `from` becomes non-blocking. -1: there is no stream. */
-void capture_open(struct capture *capture, char type, int from, uint32_t bytes);
-/* Read once; 0 when the stream has ended or has nothing now. */
+/* Start to keep at most so many bytes. `from` becomes non-blocking; -1 means that there is no stream. */
+void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes);
+/* Read once; 0 if the stream has ended or has no bytes now. */
 int capture_read(struct capture *capture);
-/* How many bytes are kept. */
+/* The number of bytes that are kept. */
 uint32_t capture_kept(const struct capture *capture);
-/* Send what is kept as frames of the stream's type, and let go of everything. */
+/* Send the kept bytes as frames of the stream's type, and release everything. */
 void capture_send_and_free(struct capture *capture);
 
 #endif

@@ -1,16 +1,16 @@
 /* See confine.h. Used by the supervisor and, in the Python image, by the zygote's extension module. */
 #define _GNU_SOURCE
 #include "confine.h"
+#include "descriptors.h"
 #include "filter.h"
+#include "job.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,7 +21,8 @@ static void limit(int resource, uint64_t value)
     setrlimit(resource, &both);
 }
 
-/* The kernel kills the run, never the supervisor. A host that forbids it loses one preference, not the run. */
+/* If memory runs out, the kernel kills the run and never the supervisor. Where the host forbids this
+ * preference, the run goes on without it. */
 static void prefer_for_out_of_memory(void)
 {
     int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -32,8 +33,23 @@ static void prefer_for_out_of_memory(void)
     }
 }
 
-/* Capabilities are of the sandbox's user namespace alone, and the program is to have not even those. Where
- * there was none to begin with (level L1), the bounding set cannot be changed and need not be. */
+static void limit_resources(const struct confinement *confinement)
+{
+    /* 1 byte, not 0: if core_pattern is a pipe, the kernel runs the host's helper for a limit of 0, and
+     * not for 1. If it is a file, the kernel writes nothing below one page. fs/coredump.c */
+    limit(RLIMIT_CORE, 1);
+    limit(RLIMIT_FSIZE, confinement->file_size_bytes);
+    limit(RLIMIT_NOFILE, confinement->open_files);
+    limit(RLIMIT_MEMLOCK, 64 * 1024); /* locked pages cannot be reclaimed; this was the kernel's default until 5.16 */
+    /* Timers and queued signals. The default allows tens of thousands, which the kernel needs seconds to
+     * release. */
+    limit(RLIMIT_SIGPENDING, 4096);
+    if (confinement->shared)
+        limit(RLIMIT_MSGQUEUE, 0);
+}
+
+/* The capabilities are valid in the sandbox's user namespace only, and the program must not have even
+ * those. At the shared level the process has none, so the bounding set cannot be changed and need not be. */
 int confine_capabilities(void)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -42,50 +58,33 @@ int confine_capabilities(void)
     int capability = 0;
     while (!prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
         capability++;
-    if (errno != EINVAL && errno != EPERM) /* there is no more of them; or level L1 */
+    if (errno != EINVAL && errno != EPERM) /* EINVAL: that was the last one; EPERM: the shared level */
         return -1;
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) && errno != EINVAL) /* gVisor has no such set */
         return -1;
     return (int)syscall(SYS_capset, &header, none);
 }
 
-/* Send the listener of this process's filter over the job's socket. */
-static int send_listener(int job, int listener)
+static int send_listener(int job_socket, int listener)
 {
-    char room[CMSG_SPACE(sizeof listener)] = {0}, byte = CONFINED;
-    struct iovec part = {&byte, 1};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof listener);
-    memcpy(CMSG_DATA(header), &listener, sizeof listener);
-    int failed = sendmsg(job, &message, MSG_NOSIGNAL) < 0;
+    const char byte = JOB_CONFINED;
+    int failed = descriptors_send(job_socket, &byte, 1, &listener, 1, 0);
     close(listener);
-    return failed ? -1 : 0;
+    return failed;
 }
 
-int confine(const struct confinement *confinement, int job)
+int confine(const struct confinement *confinement, int job_socket)
 {
+    int listener;
     setsid();
-    /* The supervisor is not dumpable, and a fork inherits that: /proc/self would belong to root. */
+    /* The supervisor is not dumpable, and a forked process inherits that: its files in /proc would belong
+     * to root. */
     prctl(PR_SET_DUMPABLE, 1);
     prefer_for_out_of_memory();
-    /* One byte, not none: with a core_pattern that is a pipe, 0 still runs the host's helper; 1 does not.
-     * Into a file nothing is written below a page. fs/coredump.c */
-    limit(RLIMIT_CORE, 1);
-    limit(RLIMIT_FSIZE, confinement->file_size_bytes);
-    limit(RLIMIT_NOFILE, confinement->open_files);
-    limit(RLIMIT_MEMLOCK, 64 * 1024); /* locked pages cannot be reclaimed; the kernel's old default */
-    /* Timers and queued signals; by default tens of thousands, which take the kernel seconds to let go of. */
-    limit(RLIMIT_SIGPENDING, 4096);
-    if (confinement->shared)
-        limit(RLIMIT_MSGQUEUE, 0);
+    limit_resources(confinement);
     umask(022);
-    if (confine_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    if (confine_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        filter_install(confinement->shared, &listener))
         return -1;
-    int listener = -1;
-    if (filter_install(confinement->shared, &listener))
-        return -1;
-    return listener < 0 ? 0 : send_listener(job, listener);
+    return listener < 0 ? 0 : send_listener(job_socket, listener);
 }

@@ -1,4 +1,4 @@
-/* What every process that is about to become a run's program does to itself, for good. */
+/* The restrictions that every pre-created process puts on itself, for good, before it becomes a program. */
 #ifndef CONFINE_H
 #define CONFINE_H
 
@@ -10,16 +10,16 @@
 struct __attribute__((packed)) confinement {
     uint64_t file_size_bytes; /* RLIMIT_FSIZE */
     uint32_t open_files;      /* RLIMIT_NOFILE */
-    uint8_t shared;           /* level L1: no namespaces of its own, so none of what outlives a process */
+    uint8_t shared;           /* the shared level: no namespaces, so also refuse objects that outlive a process */
 };
 
-/* Give up everything a run must not have: session, preference with the out-of-memory killer, resource limits,
- * capabilities and the way back to them, system calls. 0, or -1 with errno.
- * In a sandbox, the listener of its filter is sent to `job`, with one byte CONFINED (netlink.h). */
-int confine(const struct confinement *confinement, int job);
-#define CONFINED 'n'
+/* Take from the calling process everything that a run must not have: its session, protection from the
+ * out-of-memory killer, unlimited resources, capabilities and the ways to regain them, and system calls.
+ * 0, or -1 with errno. In a sandbox, the listener of the process's filter is sent over its job socket,
+ * with JOB_CONFINED (job.h). */
+int confine(const struct confinement *confinement, int job_socket);
 
-/* The capabilities alone. */
+/* Take the capabilities alone; 0, or -1 with errno. */
 int confine_capabilities(void);
 
 #endif

@@ -1,13 +1,16 @@
-/* See filter.h. A deny list on top of the container's allow list (src/nanoagent/container/seccomp.json).
+/* See filter.h. A deny list in addition to the container's allow list
+ * (src/nanoagent/container/seccomp.json).
  *
- * Process 1 of the run's process namespace is ours and has the run's user id: the sandbox's init, or at the
- * shared level the supervisor itself. What protects it: process 1 of a namespace takes no signal it has no
- * handler for, it is not dumpable (no ptrace, no /proc/1/{mem,fd,environ}), and this filter refuses the calls
- * that act on another process by its number without asking either (priorities, limits, affinity).
+ * Process 1 of the run's process namespace is the sandbox's init, or at the shared level the supervisor.
+ * It has the run's user id. Three things protect it from the run. The kernel drops signals for process 1
+ * of a namespace that it has no handler for. It is not dumpable, so the run has no ptrace and no
+ * /proc/1/{mem,fd,environ}. And this filter refuses the calls that change another process by its number
+ * and check neither of the two: priorities, limits, affinity.
  *
- * At the shared level it also refuses what would outlive the run: System V IPC and POSIX message queues live
- * in the container, not in a process. In a sandbox they go with its own namespace. And it refuses signals for the
- * supervisor by themselves: gVisor, which has no sandbox within, lets them end process 1 like any other. */
+ * At the shared level the filter refuses two things more. System V IPC and POSIX message queues live in
+ * the container, not in a process, and would outlive the run; in a sandbox they end with its namespace.
+ * Signals for the supervisor are refused as well, because gVisor lets them end process 1 like any other
+ * process. */
 #define _GNU_SOURCE
 #include "filter.h"
 #include "confine.h"
@@ -41,23 +44,26 @@
 #error "x86-64 and aarch64 only"
 #endif
 
-#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80 /* CLONE_NEWTIME */)
-#define OUR_PID 1
+#define NAMESPACES                                                                                      \
+    (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |       \
+     CLONE_NEWNET | 0x80 /* CLONE_NEWTIME */)
+#define PROCESS_1 1 /* the supervisor, or init */
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (field))
 #define NUMBER offsetof(struct seccomp_data, nr)
-/* The low half of an argument; process numbers, flags and families are 32 bits wide. */
+/* The low half of an argument. Process numbers, flags and families have 32 bits. */
 #define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (n) * 8)
 #define RETURN(what) BPF_STMT(BPF_RET | BPF_K, (what))
 #define ERROR(number) RETURN(SECCOMP_RET_ERRNO | (number))
 #define IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (yes), (no))
 #define IF_ANY_OF(bits, yes, no) BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, (bits), (yes), (no))
 
-/* Each rule starts and ends with the system call's number in the accumulator. */
+/* Each rule starts and ends with the system call's number in the accumulator. IF jumps over so many
+ * instructions. */
 #define DENY(call) IF(call, 0, 1), ERROR(EPERM)
 #define DENY_BITS(call, n, bits) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF_ANY_OF(bits, 0, 1), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_IF(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 0, 1), ERROR(EPERM), LOAD(NUMBER)
-#define DENY_ON_OURS(call, n) DENY_IF(call, n, OUR_PID)
+#define DENY_ON_PROCESS_1(call, n) DENY_IF(call, n, PROCESS_1)
 #define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_UNLESS_OWN(call, n)                                                                              \
     IF(call, 0, 5), LOAD(ARGUMENT(n)), IF(RUN_USER, 2, 0), IF((uint32_t)-1, 1, 0), ERROR(EPERM), LOAD(NUMBER)
@@ -74,13 +80,14 @@ static const struct sock_filter denied[] = {
     LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
     LOAD(NUMBER),
 #if defined(__x86_64__)
-    /* The x32 ABI: as a call of another architecture. The container's filter would kill the thread alone, and a
-     * program that has others would hang until its time is up. */
+    /* A call of the x32 ABI is treated like one of another architecture. The container's filter would kill
+     * the thread only, and a program with other threads would hang until its deadline. */
     BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), RETURN(SECCOMP_RET_KILL_PROCESS),
 #endif
-    /* Its flags lie in memory, where a filter cannot look; C libraries fall back to clone. */
+    /* Its flags are in memory, which a filter cannot read. C libraries fall back to clone. */
     IF(SYS_clone3, 0, 1), ERROR(ENOSYS),
-    /* CLONE_PARENT would make the new process a child of whoever waits for the program: the zygote, outside. */
+    /* CLONE_PARENT would make the new process a child of the program's parent: the zygote, outside the
+     * sandbox. */
     DENY_BITS(SYS_clone, 0, NAMESPACES | CLONE_PARENT),
     DENY(SYS_unshare), DENY(SYS_setns),
     DENY(SYS_mount), DENY(SYS_umount2), DENY(SYS_pivot_root), DENY(SYS_chroot), DENY(SYS_open_tree),
@@ -92,59 +99,65 @@ static const struct sock_filter denied[] = {
     DENY(SYS_ptrace), DENY(SYS_process_vm_readv), DENY(SYS_process_vm_writev), DENY(SYS_process_madvise),
     DENY(SYS_kcmp), DENY(SYS_pidfd_getfd), DENY(SYS_move_pages), DENY(SYS_migrate_pages),
     DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
-    /* Of all families there is a constructor, and a kernel module that is loaded for it; only UNIX has pairs. */
+    /* The kernel would load a module for each family that is named. Only UNIX has socket pairs. */
     DENY_UNLESS(SYS_socketpair, 0, AF_UNIX),
-    /* A terminal's line discipline, too, is a module that is loaded for whoever asks. */
+    /* For a terminal's line discipline the kernel would load a module, too. */
     DENY_IF(SYS_ioctl, 1, TIOCSETD),
-    /* Compiled filters are counted against a sum for all the host's users who are not root (bpf_jit_limit), and no
-     * control group's memory. Once it is used up, none of ours can be installed: no run of anybody would start. */
+    /* The kernel counts compiled filters of all the host's ordinary users together (bpf_jit_limit), and in
+     * no control group. If a run used up that limit, this filter could not be installed any more, and no
+     * run would start. */
     DENY_OPTION(SOL_SOCKET, SO_ATTACH_FILTER), DENY_OPTION(SOL_SOCKET, SO_ATTACH_BPF),
     DENY_OPTION(SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF), DENY_OPTION(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF),
     DENY_IF(SYS_seccomp, 0, SECCOMP_SET_MODE_FILTER), DENY_IF(SYS_prctl, 0, PR_SET_SECCOMP),
-    /* What these have the kernel keep, up to 128 KiB for each socket, no control group counts either. */
+    /* With these the kernel keeps up to 128 KiB for each socket, which no control group counts. */
     DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG), DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG_EXT),
     DENY_OPTION(IPPROTO_TCP, TCP_AO_ADD_KEY), DENY_OPTION(IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
-    /* Huge pages that a host sets aside for others are for whoever maps them, and of no control group's memory. */
+    /* Any process may map the huge pages that a host has reserved for others, and no control group counts
+     * them. */
     DENY_BITS(SYS_mmap, 3, MAP_HUGETLB), DENY_BITS(SYS_memfd_create, 1, MFD_HUGETLB),
-    /* A core of one's own: its other threads would stand idle, at nobody's charge. */
+    /* Reserves a CPU core for the run. The core's other hardware threads would be idle, and no run charged
+     * for them. */
     DENY_IF(SYS_prctl, 0, PR_SCHED_CORE),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
-    /* They write out whatever the host has not yet written, for as long as its disks take. All that a run can
-     * write to is in memory: claim success. */
+    /* These make the host write all its dirty pages, which takes as long as its disks need. All files that
+     * a run can write are in memory, so return success and do nothing. */
     IF(SYS_sync, 0, 1), ERROR(0), IF(SYS_syncfs, 0, 1), ERROR(0),
-    /* Unlike 1, a core limit of 0 has the host's core_pattern helper run: claim success and change nothing. */
+    /* With a core limit of 0 the kernel runs the host's core_pattern helper, with 1 it does not
+     * (confine.c). So return success and do nothing. */
     IF(SYS_setrlimit, 0, 4), LOAD(ARGUMENT(0)), IF(RLIMIT_CORE, 0, 1), ERROR(0), LOAD(NUMBER),
     IF(SYS_prlimit64, 0, 8), LOAD(ARGUMENT(1)), IF(RLIMIT_CORE, 0, 5), LOAD(ARGUMENT(2)), IF(0, 0, 2),
     LOAD(ARGUMENT(2) + 4), IF(0, 1, 0), ERROR(0), LOAD(NUMBER),
-    DENY_ON_OURS(SYS_prlimit64, 0),
-    DENY_ON_OURS(SYS_sched_setaffinity, 0),
-    DENY_ON_OURS(SYS_sched_setscheduler, 0),
-    DENY_ON_OURS(SYS_sched_setparam, 0),
-    DENY_ON_OURS(SYS_sched_setattr, 0),
-    /* "of a user" would reach the supervisor: it has the same. */
+    DENY_ON_PROCESS_1(SYS_prlimit64, 0),
+    DENY_ON_PROCESS_1(SYS_sched_setaffinity, 0),
+    DENY_ON_PROCESS_1(SYS_sched_setscheduler, 0),
+    DENY_ON_PROCESS_1(SYS_sched_setparam, 0),
+    DENY_ON_PROCESS_1(SYS_sched_setattr, 0),
+    /* A priority "of a user" would also change the supervisor, which has the same user id. */
     DENY_UNLESS(SYS_setpriority, 0, PRIO_PROCESS),
-    DENY_ON_OURS(SYS_setpriority, 1),
+    DENY_ON_PROCESS_1(SYS_setpriority, 1),
     DENY_UNLESS(SYS_ioprio_set, 0, IOPRIO_WHO_PROCESS),
-    DENY_ON_OURS(SYS_ioprio_set, 1),
+    DENY_ON_PROCESS_1(SYS_ioprio_set, 1),
 };
 
 static const struct sock_filter denied_when_shared[] = {
     DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
     DENY(SYS_semtimedop), DENY(SYS_semctl), DENY(SYS_msgget), DENY(SYS_msgsnd), DENY(SYS_msgrcv),
     DENY(SYS_msgctl), DENY(SYS_mq_open), DENY(SYS_mq_unlink),
-    DENY_ON_OURS(SYS_kill, 0), DENY_ON_OURS(SYS_tkill, 0), DENY_ON_OURS(SYS_tgkill, 0), DENY_ON_OURS(SYS_tgkill, 1),
-    DENY_ON_OURS(SYS_rt_sigqueueinfo, 0), DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 0),
-    DENY_ON_OURS(SYS_rt_tgsigqueueinfo, 1), DENY_ON_OURS(SYS_pidfd_open, 0),
-    /* The signal that a descriptor sends to its owner can be any; -1 is the supervisor's group. What these take
-     * from memory, where a filter cannot look, F_SETOWN takes as well. */
+    DENY_ON_PROCESS_1(SYS_kill, 0), DENY_ON_PROCESS_1(SYS_tkill, 0), DENY_ON_PROCESS_1(SYS_tgkill, 0),
+    DENY_ON_PROCESS_1(SYS_tgkill, 1),
+    DENY_ON_PROCESS_1(SYS_rt_sigqueueinfo, 0), DENY_ON_PROCESS_1(SYS_rt_tgsigqueueinfo, 0),
+    DENY_ON_PROCESS_1(SYS_rt_tgsigqueueinfo, 1), DENY_ON_PROCESS_1(SYS_pidfd_open, 0),
+    /* A descriptor can send any signal to its owner, and owner -1 is the supervisor's process group. The
+     * first three calls read the owner from memory, where a filter cannot look. F_SETOWN does the same
+     * with an argument. */
     DENY_IF(SYS_fcntl, 1, F_SETOWN_EX), DENY_IF(SYS_ioctl, 1, FIOSETOWN), DENY_IF(SYS_ioctl, 1, SIOCSPGRP),
-    IF(SYS_fcntl, 0, 7), LOAD(ARGUMENT(1)), IF(F_SETOWN, 0, 4), LOAD(ARGUMENT(2)), IF(OUR_PID, 1, 0),
-    IF((uint32_t)-OUR_PID, 0, 1), ERROR(EPERM), LOAD(NUMBER),
+    IF(SYS_fcntl, 0, 7), LOAD(ARGUMENT(1)), IF(F_SETOWN, 0, 4), LOAD(ARGUMENT(2)), IF(PROCESS_1, 1, 0),
+    IF((uint32_t)-PROCESS_1, 0, 1), ERROR(EPERM), LOAD(NUMBER),
 };
 
 static const struct sock_filter denied_in_sandbox[] = {
-    /* For an id that the namespace does not have, the kernel returns EINVAL. Programs expect EPERM, which ordinary
-     * users get elsewhere. user_namespaces(7) */
+    /* For an id that is not in the user namespace, the kernel returns EINVAL. Programs expect EPERM, which
+     * ordinary users get elsewhere. user_namespaces(7) */
     DENY_UNLESS_OWN(SYS_setuid, 0), DENY_UNLESS_OWN(SYS_setgid, 0),
     DENY_UNLESS_OWN(SYS_setreuid, 0), DENY_UNLESS_OWN(SYS_setreuid, 1),
     DENY_UNLESS_OWN(SYS_setregid, 0), DENY_UNLESS_OWN(SYS_setregid, 1),
@@ -158,7 +171,7 @@ static const struct sock_filter denied_in_sandbox[] = {
 #endif
 };
 
-/* The container's filter allows only NETLINK_ROUTE of netlink, so this filter checks the family alone. */
+/* The container's filter allows only NETLINK_ROUTE of netlink, so this filter checks only the family. */
 #define NETLINK(action) IF(SYS_socket, 0, 3), LOAD(ARGUMENT(0)), IF(AF_NETLINK, 0, 1), RETURN(action), LOAD(NUMBER)
 static const struct sock_filter hand_netlink_over[] = {NETLINK(SECCOMP_RET_USER_NOTIF)};
 static const struct sock_filter deny_netlink[] = {NETLINK(SECCOMP_RET_ERRNO | EPERM)};
@@ -176,7 +189,7 @@ static void append(struct program *program, const struct sock_filter *rules, siz
     program->length += (unsigned short)(bytes / sizeof *rules);
 }
 
-/* The listener, 0 without one, or -1. */
+/* Install the filter. Return the listener's descriptor, or 0 without one; -1 with errno. */
 static int install(int shared, int with_listener)
 {
     struct program program = {0};

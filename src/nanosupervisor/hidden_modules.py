@@ -1,17 +1,18 @@
-# ruff: noqa: INP001, SLF001 - copied by itself into the Python image; it takes the place of the import system's parts
-"""Modules that the zygote has imported and that a run has not: they are hidden until the run imports them.
+# ruff: noqa: INP001, SLF001 - copied by itself into the Python image; it replaces parts of the import system
+"""Hidden modules: the zygote has imported them, but a run does not see them until it imports them.
 
-A run finds in `sys.modules` what a plain interpreter has there. When it imports a hidden module, it gets the
-module that is loaded already, but only if loading it anew would give the same. The search must find the same
-file for it and for every module that was imported while it was loaded, and the run must have replaced none of
-these and changed none of their names. In all other cases the import goes on as in any interpreter.
+In a run, `sys.modules` has only the modules of a plain interpreter. When the run imports a hidden module,
+it gets the module that the zygote has loaded, but only if loading the module again would give the same
+result. The search must find the same file for the module, and for every module that was imported while it
+was loaded. The run must not have replaced any of these modules or changed any of their names. In all other
+cases the import system loads the module as usual.
 
 `Recorder` notes, in the zygote, which modules each module imports while it is loaded. `HiddenModules.hide`
-takes them out of `sys.modules`. `HiddenModules.hand_out` is called by the import system for a hidden module
+removes the modules from `sys.modules`. The import system calls `HiddenModules.hand_out` for a hidden module
 (zygote_imports.c).
 
-One exception: a package with compiled parts outside the standard library (numpy) cannot be loaded twice in a
-process. It is handed out although the program has replaced a module of another package that it uses.
+One exception: a package with compiled parts outside the standard library (numpy) cannot be loaded twice in
+a process. It is handed out even if the program has replaced a module of another package that it uses.
 """
 
 import builtins
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, Self
 
-bootstrap: "Any" = sys.modules["_frozen_importlib"]  # under the names that the interpreter itself uses
+bootstrap: "Any" = sys.modules["_frozen_importlib"]  # by the names that the interpreter itself uses
 paths: "Any" = sys.modules["_frozen_importlib_external"]
 MISSING = object()
-# All code uses these two without an import.
+# All code uses these without an import.
 ALWAYS_USED = ("builtins", "sys")
-# Names that a run may set in these modules without an effect on modules that are loaded later.
+# Names that a run may set in these modules: that does not change modules that are loaded later.
 FREELY_SET = {
     "sys": frozenset(
         (
@@ -62,21 +63,21 @@ class Load:
     """One load of a module.
 
     Attributes:
-        spec: How it was found; None if another module has put it into `sys.modules`.
-        needs: Names of the modules that were imported or put into `sys.modules` meanwhile, in order.
-        finders: The finders that its code has added to `sys.meta_path`.
-        module: The object in `sys.modules` under its name.
-        is_known: Whether the next three have been found out.
-        closure: Names of the hidden modules that would be loaded, in order of completion, its own last.
-        touches: Names of all modules that it depends on.
-        absent: Those of them that do not exist; the module works without them.
-        is_bound: Whether its package got an attribute for it that is hidden, too.
-        parent_path: Where its package looks for modules; None for a module at the top.
-        is_once: Whether it cannot be loaded a second time.
+        spec: The module's spec; None if another module has put it into `sys.modules`.
+        needs: Names of the modules that were imported or put into `sys.modules` during the load, in order.
+        finders: The finders that the module's code has added to `sys.meta_path`.
+        module: The object in `sys.modules` under the module's name.
+        is_resolved: Whether the next three attributes are set.
+        closure: Names of the hidden modules that an import would load, in order of completion.
+        touches: Names of all modules on which the module depends.
+        absent: Names among them that do not exist; the module works without them.
+        is_bound: Whether the package's attribute for the module is hidden, too.
+        parent_path: The `__path__` of the module's package; None for a top-level module.
+        is_once: Whether the module cannot be loaded a second time.
     """
 
     __slots__ = (
-        *("spec", "needs", "finders", "module", "is_known", "closure", "touches", "absent"),
+        *("spec", "needs", "finders", "module", "is_resolved", "closure", "touches", "absent"),
         *("is_bound", "parent_path", "is_once"),
     )
 
@@ -85,7 +86,7 @@ class Load:
         self.needs: dict[str, None] = {}
         self.finders: list[Any] = []
         self.module: Any = None
-        self.is_known = False
+        self.is_resolved = False
         self.closure: tuple[str, ...] = ()
         self.touches: frozenset[str] = frozenset()
         self.absent: tuple[str, ...] = ()
@@ -95,12 +96,12 @@ class Load:
 
 
 class Recorder:
-    """While it is entered, every load is noted. The zygote has one thread.
+    """A context manager that notes every load of a module. The zygote has one thread.
 
-    One kind of import is not seen: compiled code of Cython's that imports a module which is loaded already.
+    It misses one kind of import: code compiled by Cython that imports a module which is loaded already.
 
     Args:
-        loads: Where loads are noted, by the module's name.
+        loads: Gets the loads, by the module's name.
     """
 
     def __init__(self, loads: "dict[str, Load]") -> None:
@@ -129,7 +130,7 @@ class Recorder:
         fromlist: "Sequence[str] | None" = (),
         level: int = 0,
     ) -> "ModuleType":
-        """Replaces `builtins.__import__`."""
+        """Replace `builtins.__import__`."""
         self._note_put()
         absolute = name
         if level > 0:
@@ -142,13 +143,13 @@ class Recorder:
         return imported
 
     def note_gcd_import(self, name: str, package: "str | None" = None, level: int = 0) -> "ModuleType":
-        """Replaces the function that `importlib.import_module` calls."""
+        """Replace the function that `importlib.import_module` calls."""
         self._need(bootstrap._resolve_name(name, package, level) if level > 0 else name)
         module: ModuleType = self._gcd_import(name, package, level)
         return module
 
     def note_load(self, spec: "Any") -> "Any":
-        """Replaces the function that loads a module that was found."""
+        """Replace the function that loads a module after its spec is found."""
         self._note_put()
         self._need(spec.name)
         load, finders = Load(spec), list(sys.meta_path)
@@ -166,7 +167,7 @@ class Recorder:
         return loaded
 
     def _note_put(self) -> None:
-        """Note modules that the module being loaded has put into `sys.modules` itself."""
+        """Note modules that the code being loaded has put into `sys.modules` without an import."""
         if len(sys.modules) == self._count:
             return
         self._count = len(sys.modules)
@@ -184,7 +185,7 @@ class Recorder:
         return names
 
     def _need(self, name: str) -> None:
-        """Note it, after the packages that it is in."""
+        """Note a module as needed, after its packages."""
         if self._loading:
             parts = name.split(".")
             for end in range(1, len(parts) + 1):
@@ -192,21 +193,21 @@ class Recorder:
 
 
 class HiddenModules:
-    """The modules of the zygote that a plain interpreter does not have.
+    """The modules of the zygote that a plain interpreter has not loaded.
 
     Args:
-        plain: Names of the modules that it has.
-        program_folder: The folder of the program, which comes first on `sys.path`.
+        plain: Names of the modules that a plain interpreter has loaded.
+        program_folder: The folder of the program, which is first on `sys.path`.
     """
 
     def __init__(self, plain: "Collection[str]", program_folder: str) -> None:
         self._plain = plain
         self._folder = program_folder
         self.loads: dict[str, Load] = {}
-        self.waiting: dict[str, Load] = {}  # those that have not been handed out
+        self.waiting: dict[str, Load] = {}  # hidden modules that have not been handed out
         self.changed: dict[str, None] = {}  # names of modules in which the run has set a name
-        # The first parts of the names of hidden modules, and of modules that they look for. For `begin`, the
-        # program's folder must not have them.
+        # The top-level names of hidden modules, and of modules that they try to import. A process that calls
+        # `begin` has checked that the program's folder has none of them.
         self.top_names: set[str] = set()
         self._path: list[str] = []
         self._finders: list[Any] = []
@@ -216,7 +217,7 @@ class HiddenModules:
     # --- in the zygote
 
     def recorder(self) -> Recorder:
-        """To be entered around imports."""
+        """Return a context manager for imports that are to be noted."""
         return Recorder(self.loads)
 
     def hide(self, own: "Collection[str]", wanted: "Iterable[str]") -> None:
@@ -224,7 +225,7 @@ class HiddenModules:
 
         Args:
             own: Names of the zygote's own modules, which runs must not get.
-            wanted: Names of modules that runs will import: their dependencies are found out here.
+            wanted: Names of modules that runs will import: their dependencies are resolved here.
         """
         modules = sys.modules
         for name in own:
@@ -243,7 +244,7 @@ class HiddenModules:
             self._unbind(name, load)
         for name in wanted:
             if name in hidden:
-                self._find_out(name, hidden[name])
+                self._resolve(name, hidden[name])
         for name in [name for name in modules if name not in self._plain]:
             del modules[name]
         for load in hidden.values():
@@ -252,10 +253,10 @@ class HiddenModules:
         self.top_names = {top_of(name) for name in (*hidden, *needed)}
 
     def rehearse(self, name: str, times: int) -> None:
-        """Hand that module out and hide it again.
+        """Hand a module out and hide it again.
 
-        In the zygote, so that the code is specialized there and not in each run; in a process for a run, so
-        that the memory that this writes to is its own before somebody waits for it.
+        In the zygote, this lets CPython specialize the code once and not in each run. In a forked process, it
+        copies the memory that a hand-out writes to before a job waits.
         """
         for _ in range(times):
             self.begin(folder_stamp(self._folder))
@@ -269,13 +270,16 @@ class HiddenModules:
                     delattr(self.loads[package].module, attribute)
 
     def show(self) -> None:
-        """Undo `hide`, to import more."""
+        """Undo `hide`, so that more modules can be imported."""
         for name, load in self.waiting.items():
             self._bind(name, load)
 
-    def _find_out(self, name: str, load: Load) -> None:
-        """Find out which modules it would load. The answer holds while only hidden modules are loaded."""
-        if load.is_known:
+    def _resolve(self, name: str, load: Load) -> None:
+        """Find the modules that a load would load.
+
+        The result is right as long as only hidden modules are loaded.
+        """
+        if load.is_resolved:
             return
         visited: dict[str, None] = dict.fromkeys(ALWAYS_USED)
         order: list[str] = []
@@ -292,17 +296,17 @@ class HiddenModules:
                     pending += [(need, False) for need in reversed(self.loads[one].needs)]
         load.closure, load.touches = tuple(order), frozenset(visited)
         load.absent = tuple(one for one in visited if one not in self.loads and one not in self._plain)
-        load.is_known = True
+        load.is_resolved = True
 
     def _unbind(self, name: str, load: Load) -> None:
-        """Take the attribute for a submodule off its package, unless the package itself imports it."""
+        """Remove a submodule's attribute from its package, unless the package itself imports it."""
         package, _, attribute = name.rpartition(".")
         if not package or load.spec is None:
             return
         parent = sys.modules.get(package)
         load.parent_path = list(getattr(parent, "__path__", ()))
         if package in self.waiting:
-            self._find_out(package, self.waiting[package])
+            self._resolve(package, self.waiting[package])
             if name in self.waiting[package].touches:
                 return
         if getattr(parent, "__dict__", {}).get(attribute) is load.module:
@@ -318,13 +322,13 @@ class HiddenModules:
         if load.finders:
             sys.meta_path += load.finders
 
-    # --- in a process for a run
+    # --- in a forked process
 
     def begin(self, stamp: object) -> None:
-        """Take the present state of the import system as the start of the program.
+        """Take the current state of the import system as that of the program's start.
 
         Args:
-            stamp: Of the program's folder, in which no file has the name of a hidden module.
+            stamp: The stamp of the program's folder, in which no file has the name of a hidden module.
         """
         self._path = sys.path[:]
         self._finders = sys.meta_path[:]
@@ -333,11 +337,11 @@ class HiddenModules:
         self.changed.clear()
 
     def hand_out(self, name: str) -> "ModuleType | None":
-        """The hidden module of that name, if loading it would give the same; it is in `sys.modules` then."""
+        """Put a hidden module into `sys.modules` and return it; None if a load might give another result."""
         load = self.waiting.get(name)
-        if load is None or load.spec is None or not self._is_search_the_same():
+        if load is None or load.spec is None or not self._is_search_unchanged():
             return None
-        self._find_out(name, load)
+        self._resolve(name, load)
         fresh = self._loadable(load)
         if fresh is None:
             return None
@@ -350,23 +354,26 @@ class HiddenModules:
         module: ModuleType = load.module
         return module
 
-    def _is_search_the_same(self) -> bool:
-        """Whether only the standard finders look for modules."""
+    def _is_search_unchanged(self) -> bool:
+        """Whether the finders and path hooks are those of the program's start."""
         return sys.meta_path == self._finders and sys.path_hooks == self._hooks
 
     def _loadable(self, load: Load) -> "list[str] | None":
-        """The hidden modules that a load would load; None if it would load other modules instead."""
-        doubtful = self._doubtful_names()
+        """Return the names of the hidden modules that a load would load.
+
+        None: it would load at least one other module instead.
+        """
+        changed_names = self._names_to_search()
         fresh: dict[str, None] = {}
         is_whole = (not self.changed or load.touches.isdisjoint(self.changed)) and all(
-            self._is_absent(one, doubtful) for one in load.absent
+            self._is_absent(one, changed_names) for one in load.absent
         )
         for one in load.closure:
             if not is_whole and not load.is_once:
                 return None
             other = self.loads[one]
             present = sys.modules.get(one, MISSING)
-            if present is MISSING and one in self.waiting and self._is_found(one, other, doubtful):
+            if present is MISSING and one in self.waiting and self._is_found(one, other, changed_names):
                 fresh[one] = None
             elif present is not other.module:
                 is_whole = False
@@ -376,8 +383,11 @@ class HiddenModules:
             return list(fresh)
         return [one for one in fresh if self.loads[one].is_once] if load.is_once else None
 
-    def _doubtful_names(self) -> "Collection[str] | None":
-        """Names at the top for which the search may find another file than at the start; None: all."""
+    def _names_to_search(self) -> "Collection[str] | None":
+        """Return the top-level names for which a search may find another file than at the start.
+
+        None: all names.
+        """
         added = [entry for entry in sys.path if entry not in self._path]
         if added:
             if [entry for entry in sys.path if entry in self._path] != self._path:
@@ -397,16 +407,16 @@ class HiddenModules:
         return names
 
     @staticmethod
-    def _is_absent(name: str, doubtful: "Collection[str] | None") -> bool:
-        """Whether a module that did not exist still does not exist."""
+    def _is_absent(name: str, changed_names: "Collection[str] | None") -> bool:
+        """Whether a module that did not exist in the zygote does not exist now."""
         if name in sys.modules:
             return False
-        if "." in name or (doubtful is not None and name not in doubtful):
+        if "." in name or (changed_names is not None and name not in changed_names):
             return True
         return paths.PathFinder.find_spec(name) is None
 
-    def _is_found(self, name: str, load: Load, doubtful: "Collection[str] | None") -> bool:
-        """Whether a search now would find the file of the module."""
+    def _is_found(self, name: str, load: Load, changed_names: "Collection[str] | None") -> bool:
+        """Whether a search would find the file of the module now."""
         spec = load.spec
         if spec is None:
             return True
@@ -414,7 +424,7 @@ class HiddenModules:
             package = self.loads.get(name.rpartition(".")[0])
             parent = package.module if package is not None else sys.modules.get(name.rpartition(".")[0])
             return list(getattr(parent, "__path__", ())) == load.parent_path
-        if (doubtful is not None and name not in doubtful) or spec.origin in {"built-in", "frozen"}:
+        if (changed_names is not None and name not in changed_names) or spec.origin in {"built-in", "frozen"}:
             return True
         found = paths.PathFinder.find_spec(name)
         return (
@@ -426,12 +436,12 @@ class HiddenModules:
 
 
 def top_of(name: str) -> str:
-    """The first part of a module's name."""
+    """Return the first part of a module's name."""
     return name.partition(".")[0]
 
 
 def is_compiled_package(spec: "Any") -> bool:
-    """Whether it is compiled code outside the standard library."""
+    """Whether a module is compiled code outside the standard library."""
     return (
         spec is not None
         and isinstance(spec.loader, paths.ExtensionFileLoader)
@@ -440,7 +450,7 @@ def is_compiled_package(spec: "Any") -> bool:
 
 
 def folder_stamp(folder: str) -> object:
-    """Changes when an entry of the folder is added, removed or renamed."""
+    """Return a value that changes when an entry of the folder is added, removed or renamed."""
     try:
         status = paths._path_stat(folder)
     except OSError:

@@ -1,4 +1,5 @@
-/* See input.h. A pipe holds 64 KiB, a payload has up to 1 MiB: the rest is written as the program reads. */
+/* See input.h. A pipe holds 64 KiB and a payload has up to 1 MiB: the rest is written while the program
+ * reads. */
 #define _GNU_SOURCE
 #include "input.h"
 
@@ -6,10 +7,33 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#define PAYLOAD_NAME "payload.json"
+
+int input_write_file(const struct writable_dirs *dirs, const void *payload, size_t length)
+{
+    const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
+    int file = openat(dirs->directory[WRITABLE_INPUT], PAYLOAD_NAME, flags, 0644);
+    if (file < 0)
+        return errno;
+    const char *at = payload;
+    int error = 0;
+    while (length && !error) {
+        ssize_t written = write(file, at, length);
+        if (written < 0)
+            error = errno == EINTR ? 0 : errno;
+        else {
+            at += written;
+            length -= (size_t)written;
+        }
+    }
+    close(file);
+    return error;
+}
+
 void input_open(struct input *input, int to, const void *payload, size_t length)
 {
     *input = (struct input){to, payload, length};
-    fcntl(to, F_SETFL, O_NONBLOCK); /* of this end alone */
+    fcntl(to, F_SETFL, O_NONBLOCK); /* of this end only */
     input_feed(input);
 }
 
@@ -23,7 +47,7 @@ void input_feed(struct input *input)
         } else if (errno == EAGAIN) {
             return;
         } else if (errno != EINTR) {
-            input->left = 0; /* nobody has the other end any more */
+            input->left = 0; /* EPIPE: no process has the other end any more */
         }
     }
     input_close(input);

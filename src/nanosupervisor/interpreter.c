@@ -16,6 +16,11 @@ char *interpreter_environment[MAX_VARIABLES + 1] = {
     "LANG=C.UTF-8",
 };
 
+static enum kind kind_named(const char *name)
+{
+    return !strcmp(name, "standby") ? KIND_STANDBY : !strcmp(name, "zygote") ? KIND_ZYGOTE : KIND_EXEC;
+}
+
 void interpreter_read(struct interpreter *interpreter)
 {
     static char text[4096];
@@ -31,5 +36,5 @@ void interpreter_read(struct interpreter *interpreter)
     while (at && *at && interpreter->word_count < MAX_WORDS)
         interpreter->words[interpreter->word_count++] = strsep(&at, "\n");
     if (interpreter->word_count)
-        interpreter->kind = !strcmp(kind, "spare") ? KIND_SPARE : !strcmp(kind, "zygote") ? KIND_ZYGOTE : KIND_EXEC;
+        interpreter->kind = kind_named(kind);
 }

@@ -1,17 +1,18 @@
-/* What waits for a job in this image: the file /nanosupervisor/interpreter, if there is one.
+/* The interpreter of this image that waits for a job: the file /nanosupervisor/interpreter, if there is
+ * one.
  *
- * Its first line is `spare` or `zygote`; then come variables for its environment, NAME=value, and the words of
- * a command, whose first is a path. A spare is started in the sandbox
- * ahead of its one run. A zygote is started once, outside, and forks a process into each sandbox. */
+ * Its first line is `standby` or `zygote`. Then come variables for the interpreter's environment,
+ * NAME=value, and the words of a command, one a line; the first word is a path. A standby process is
+ * started in a sandbox, ahead of its one run. A zygote is started once, outside all sandboxes, and forks a
+ * process into each sandbox. */
 #ifndef INTERPRETER_H
 #define INTERPRETER_H
 
 #define MAX_WORDS 64
 
-/* The descriptors of a process that waits for its job: the job's socket, and the program's standard streams. */
-enum { PARKED_JOB, PARKED_IN, PARKED_OUT, PARKED_ERR, PARKED_END_COUNT };
-
-enum kind { KIND_EXEC, KIND_SPARE, KIND_ZYGOTE };
+/* The kind of the pre-created process. KIND_EXEC is a process of the supervisor's own code that executes
+ * any program. */
+enum kind { KIND_EXEC, KIND_STANDBY, KIND_ZYGOTE };
 
 struct interpreter {
     enum kind kind;
@@ -19,10 +20,10 @@ struct interpreter {
     char *words[MAX_WORDS + 1];
 };
 
-/* An image without the file, or with another content, has none: KIND_EXEC. */
+/* The interpreter of an image without the file, or with a file that is not as described: KIND_EXEC. */
 extern const struct interpreter no_interpreter;
 void interpreter_read(struct interpreter *interpreter);
-/* All that a waiting interpreter has in its environment: it may be seen by the run in /proc/self/environ. */
+/* The whole environment of a waiting interpreter. The run can see it in /proc/self/environ. */
 extern char *interpreter_environment[];
 
 #endif

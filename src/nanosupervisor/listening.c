@@ -1,6 +1,7 @@
-/* See listening.h. The agent's end is src/nanoagent/network/listening_sockets.py. */
+/* See listening.h. The worker's end is src/nanoagent/network/listening_sockets.py. */
 #define _GNU_SOURCE
 #include "listening.h"
+#include "descriptors.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -42,7 +43,8 @@ static int open_one(const struct listening_address *at)
     memcpy(&address.sin_addr, at->address, sizeof at->address);
     int is_tcp = at->kind == LISTENING_TCP, yes = 1;
     int made = socket(AF_INET, (is_tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC, 0);
-    /* SO_REUSEADDR: connections of the previous run that the kernel still remembers must not prevent listening. */
+    /* SO_REUSEADDR: connections of the previous run that the kernel still remembers must not prevent
+     * listening. */
     int failed = made < 0 || (is_tcp && setsockopt(made, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes));
     if (failed || bind(made, (struct sockaddr *)&address, sizeof address)) {
         if (made >= 0)
@@ -60,7 +62,8 @@ void listening_open(struct listening_sockets *sockets)
 
 void listening_hand_over(struct listening_sockets *sockets)
 {
-    /* The number of each address whose descriptor is in the message, after a byte 255: a message must not be empty. */
+    /* The number of each address whose descriptor is in the message, after a byte 255: a message must not
+     * be empty. */
     uint8_t numbers[1 + MAX_LISTENING_SOCKETS] = {255};
     int handed[MAX_LISTENING_SOCKETS];
     size_t count = 0;
@@ -69,20 +72,9 @@ void listening_hand_over(struct listening_sockets *sockets)
             numbers[1 + count] = (uint8_t)i;
             handed[count++] = sockets->socket[i];
         }
-    char room[CMSG_SPACE(sizeof handed)] = {0};
-    struct iovec part = {numbers, 1 + count};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (count) {
-        message.msg_control = room;
-        message.msg_controllen = CMSG_SPACE(count * sizeof *handed);
-        struct cmsghdr *descriptors = CMSG_FIRSTHDR(&message);
-        descriptors->cmsg_level = SOL_SOCKET;
-        descriptors->cmsg_type = SCM_RIGHTS;
-        descriptors->cmsg_len = CMSG_LEN(count * sizeof *handed);
-        memcpy(CMSG_DATA(descriptors), handed, count * sizeof *handed);
-    }
-    /* If the agent does not take them, the run goes on without a network. */
-    if (wanted_count && channel >= 0 && sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+    /* If the worker does not take them, the run goes on without a network. */
+    if (wanted_count && channel >= 0 &&
+        descriptors_send(channel, numbers, 1 + count, handed, count, MSG_DONTWAIT))
         errno = 0;
     listening_close(sockets);
 }

@@ -13,9 +13,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MOST_SOCKETS 8u
+#define MAX_SOCKETS 8u
 
-/* How many netlink sockets this network has; MOST_SOCKETS when that cannot be read. /proc/net/protocols */
+/* Return the number of netlink sockets in this network; MAX_SOCKETS if /proc/net/protocols cannot be read. */
 static unsigned count_sockets(void)
 {
     static char text[8192];
@@ -26,16 +26,17 @@ static unsigned count_sockets(void)
         close(file);
     text[length > 0 ? length : 0] = 0;
     const char *line = strstr(text, "\nNETLINK ");
-    return line && sscanf(line, " NETLINK %*u %u", &count) == 1 ? count : MOST_SOCKETS;
+    return line && sscanf(line, " NETLINK %*u %u", &count) == 1 ? count : MAX_SOCKETS;
 }
 
-/* A new socket, or -1 with errno. Sockets are counted only when there could be too many. */
+/* Return a new socket, or -1 with errno. Counting takes time, so it is done only when the upper bound is
+ * reached. */
 static int open_socket(int type)
 {
-    static unsigned at_most; /* upper bound of the open sockets */
-    if (at_most >= MOST_SOCKETS)
+    static unsigned at_most; /* upper bound of the number of open sockets */
+    if (at_most >= MAX_SOCKETS)
         at_most = count_sockets();
-    if (at_most >= MOST_SOCKETS) {
+    if (at_most >= MAX_SOCKETS) {
         errno = EMFILE;
         return -1;
     }
@@ -50,16 +51,16 @@ static void refuse(int listener, uint64_t id, int error)
     ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
 }
 
-/* Put the socket among the caller's descriptors and have its call return that; 0 or -1 with errno. */
-static int give(int listener, uint64_t id, int made, int type)
+/* Add the socket to the caller's descriptors and have its call return the number; 0, or -1 with errno. */
+static int add_to_caller(int listener, uint64_t id, int made, int type)
 {
-    struct seccomp_notif_addfd gift = {
+    struct seccomp_notif_addfd addition = {
         .id = id,
         .flags = SECCOMP_ADDFD_FLAG_SEND, /* since Linux 5.14 */
         .srcfd = (uint32_t)made,
         .newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0,
     };
-    return ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &gift) < 0 ? -1 : 0;
+    return ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &addition) < 0 ? -1 : 0;
 }
 
 int netlink_serve(int listener)
@@ -67,10 +68,10 @@ int netlink_serve(int listener)
     struct seccomp_notif call;
     memset(&call, 0, sizeof call);
     if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call))
-        return errno == EINTR || errno == ENOENT; /* ENOENT: the caller was killed meanwhile */
+        return errno == EINTR || errno == ENOENT; /* ENOENT: the caller has been killed meanwhile */
     int type = (int)call.data.args[1];
     int made = open_socket(type);
-    if (made < 0 || give(listener, call.id, made, type))
+    if (made < 0 || add_to_caller(listener, call.id, made, type))
         refuse(listener, call.id, errno);
     if (made >= 0)
         close(made);

@@ -1,4 +1,4 @@
-/* See wire.h. Blocking, one frame at a time: the supervisor does one thing at a time. */
+/* See wire.h. All calls block, one frame at a time: the supervisor does one thing at a time. */
 #define _GNU_SOURCE
 #include "wire.h"
 
@@ -15,7 +15,12 @@
 /* A message to SQS has at most 1 MiB; the rest is room for arguments, environment and the header. */
 #define MAX_FRAME (4u << 20)
 
-static int agent = -1;
+struct __attribute__((packed)) header {
+    uint32_t length;
+    char type;
+};
+
+static int worker = -1;
 
 void die(const char *format, ...)
 {
@@ -36,18 +41,20 @@ void wire_connect(const char *path)
     if (strlen(path) >= sizeof address.sun_path)
         die("socket path too long");
     strcpy(address.sun_path, path);
-    agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (agent < 0 || connect(agent, (struct sockaddr *)&address, sizeof address))
-        die("cannot reach the agent at %s", path);
+    worker = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (worker < 0 || connect(worker, (struct sockaddr *)&address, sizeof address))
+        die("cannot connect to the worker at %s", path);
 }
 
 int wire_fd(void)
 {
-    return agent;
+    return worker;
 }
 
-static char held[64 * 1024];
-static size_t held_length;
+/* ---- sending ------------------------------------------------------------------------------------------ */
+
+static char buffered[64 * 1024];
+static size_t buffered_length;
 
 int wire_send_parts(int to, struct iovec *parts, size_t count)
 {
@@ -71,55 +78,69 @@ int wire_send_parts(int to, struct iovec *parts, size_t count)
     return 1;
 }
 
-static void send_parts(struct iovec *parts, size_t count)
+static void send_to_worker(struct iovec *parts, size_t count)
 {
-    if (!wire_send_parts(agent, parts, count))
+    if (!wire_send_parts(worker, parts, count))
         _exit(0);
 }
 
 void wire_flush(void)
 {
-    struct iovec all = {held, held_length};
-    held_length = 0;
+    struct iovec all = {buffered, buffered_length};
+    buffered_length = 0;
     if (all.iov_len)
-        send_parts(&all, 1);
+        send_to_worker(&all, 1);
 }
 
-static void hold(const void *data, size_t length)
+static void append(const void *data, size_t length)
 {
     if (length)
-        memcpy(held + held_length, data, length);
-    held_length += length;
+        memcpy(buffered + buffered_length, data, length);
+    buffered_length += length;
 }
 
-void wire_send2(char type, const void *first, size_t first_length, const void *second, size_t second_length)
+void wire_send2(enum frame_type type, const void *first, size_t first_length, const void *second, size_t second_length)
 {
-    struct __attribute__((packed)) { uint32_t length; char type; } header = {
-        (uint32_t)(first_length + second_length), type};
+    struct header header = {(uint32_t)(first_length + second_length), (char)type};
     size_t length = sizeof header + first_length + second_length;
-    if (length > sizeof held - held_length)
+    if (length > sizeof buffered - buffered_length)
         wire_flush();
-    if (length > sizeof held) {
+    if (length > sizeof buffered) {
         struct iovec parts[3] = {
             {&header, sizeof header}, {(void *)first, first_length}, {(void *)second, second_length}};
-        send_parts(parts, 3);
+        send_to_worker(parts, 3);
         return;
     }
-    hold(&header, sizeof header);
-    hold(first, first_length);
-    hold(second, second_length);
+    append(&header, sizeof header);
+    append(first, first_length);
+    append(second, second_length);
 }
 
-void wire_send(char type, const void *payload, size_t length)
+void wire_send(enum frame_type type, const void *payload, size_t length)
 {
     wire_send2(type, payload, length, NULL, 0);
 }
+
+void wire_send_ready(const struct ready_report *report)
+{
+    wire_send(FRAME_READY, report, sizeof *report);
+    wire_flush();
+}
+
+void wire_send_done(int is_clean)
+{
+    uint8_t byte = (uint8_t)is_clean;
+    wire_send(FRAME_DONE, &byte, 1);
+    wire_flush();
+}
+
+/* ---- receiving ---------------------------------------------------------------------------------------- */
 
 static void receive_exactly(void *buffer, size_t length)
 {
     char *at = buffer;
     while (length) {
-        ssize_t got = recv(agent, at, length, 0);
+        ssize_t got = recv(worker, at, length, 0);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -129,18 +150,18 @@ static void receive_exactly(void *buffer, size_t length)
     }
 }
 
-char wire_receive(uint8_t **payload, size_t *length)
+enum frame_type wire_receive(uint8_t **payload, size_t *length)
 {
-    struct __attribute__((packed)) { uint32_t length; char type; } header;
+    struct header header;
     receive_exactly(&header, sizeof header);
     errno = 0;
     if (header.length > MAX_FRAME)
-        die("frame of %u bytes", header.length);
+        die("frame of %u bytes (limit %u)", header.length, MAX_FRAME);
     *length = header.length;
     *payload = malloc(header.length + 1u);
     if (!*payload)
         die("no memory for a frame");
     receive_exactly(*payload, header.length);
     (*payload)[header.length] = 0; /* so that the last string always ends */
-    return header.type;
+    return (enum frame_type)header.type;
 }

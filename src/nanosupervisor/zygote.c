@@ -1,15 +1,16 @@
-/* See zygote.h. Messages are described in zygote_module.c. */
+/* See zygote.h. */
 #define _GNU_SOURCE
 #include "zygote.h"
-#include "sandbox.h"
+#include "descriptors.h"
+#include "namespaces.h"
 #include "wire.h"
+#include "zygote_protocol.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -17,29 +18,26 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CONTROL 3
-#define FOLDER "/nanosupervisor/zygote" /* has a main.py, so that /proc/self/cmdline is that of a plain start */
+#define CONTROL 3 /* the zygote's descriptor of its socket */
+#define ZYGOTE_DIR "/nanosupervisor/zygote" /* has a main.py, so that /proc/self/cmdline is that of a plain start */
 #define START_TIMEOUT_MS 30000
-#define MAX_MESSAGE (64 * 1024) /* names of modules and of files */
 
-static pid_t zygote;
+static pid_t zygote; /* 0: it does not run */
 static int control = -1;
-static struct zygote_exit reported; /* an end that came while something else was waited for */
+static struct zygote_exit reported; /* an end that arrived while another message was awaited; pid 0: none */
 
-struct __attribute__((packed)) message {
+union message {
     char type;
-    union {
-        int32_t pid;
-        uint8_t ok;
-        struct __attribute__((packed)) {
-            int32_t pid, status;
-            uint64_t user_us, system_us;
-        } end;
-    };
+    struct forked forked;
+    struct preloaded preloaded;
+    struct ended ended;
 };
 
-/* What it takes to move a child into a sandbox: setns(2) of each namespace, by a process that may look at its
- * init. They are valid in the container's own user namespace and nowhere else. */
+/* ---- the process -------------------------------------------------------------------------------------- */
+
+/* Keep the capabilities that the zygote needs to move a child into a sandbox: it calls setns(2) for each
+ * namespace, and must be allowed to inspect the sandbox's init. They are valid only in the supervisor's
+ * own user namespace and below. */
 static int keep_capabilities(void)
 {
     static const int needed[] = {CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_CHROOT, CAP_SETPCAP};
@@ -57,19 +55,19 @@ static int keep_capabilities(void)
     return 0;
 }
 
-__attribute__((noreturn)) static void become_zygote(const struct interpreter *interpreter, int end)
+__attribute__((noreturn)) static void become_zygote(const struct interpreter *interpreter, int socket)
 {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    if (chdir(FOLDER) || dup2(end, CONTROL) < 0 || close_range(CONTROL + 1, ~0u, 0) || keep_capabilities())
+    if (chdir(ZYGOTE_DIR) || dup2(socket, CONTROL) < 0 || close_range(CONTROL + 1, ~0u, 0) || keep_capabilities())
         _exit(126);
     execve(interpreter->words[0], interpreter->words, interpreter_environment);
     _exit(127);
 }
 
-int zygote_runs(void)
+int zygote_is_running(void)
 {
     return zygote > 0;
 }
@@ -79,31 +77,34 @@ int zygote_fd(void)
     return control;
 }
 
-void zygote_note_reaped(pid_t pid)
+static void forget(void)
 {
-    if (pid <= 0 || pid != zygote)
-        return;
     close(control);
     zygote = 0;
     control = -1;
     reported.pid = 0;
 }
 
-void zygote_stop(void)
+void zygote_note_reaped(pid_t pid)
+{
+    if (pid > 0 && pid == zygote)
+        forget();
+}
+
+static void stop(void)
 {
     if (!zygote)
         return;
     kill(zygote, SIGKILL);
     while (waitpid(zygote, NULL, 0) < 0 && errno == EINTR)
         ;
-    close(control);
-    zygote = 0;
-    control = -1;
-    reported.pid = 0;
+    forget();
 }
 
-/* The next message, or 0 when the zygote has failed: it is then gone. */
-static int receive(struct message *message, int timeout_ms)
+/* ---- messages ----------------------------------------------------------------------------------------- */
+
+/* Receive the next message; 0 if the zygote has failed: it is then stopped. */
+static int receive(union message *message, int timeout_ms)
 {
     struct pollfd event = {control, POLLIN, 0};
     int ready;
@@ -113,155 +114,144 @@ static int receive(struct message *message, int timeout_ms)
         ;
     if (ready > 0 && recv(control, message, sizeof *message, 0) > 0)
         return 1;
-    zygote_stop();
+    stop();
     return 0;
 }
 
-static void note(const struct message *message)
+static void note_end(const struct ended *ended)
 {
-    reported = (struct zygote_exit){message->end.pid, message->end.status, message->end.user_us, message->end.system_us};
+    reported = (struct zygote_exit){ended->pid, ended->status, ended->user_us, ended->system_us};
 }
 
-/* Wait for an answer of that type; an end that is told meanwhile is kept. */
-static int await(char type, struct message *message, int timeout_ms)
+/* Wait for one type of message; an end that is reported meanwhile is kept. 0: the zygote has failed. */
+static int await(enum zygote_message type, union message *message, int timeout_ms)
 {
     while (receive(message, timeout_ms)) {
-        if (message->type == type)
+        if (message->type == (char)type)
             return 1;
-        if (message->type == 'X')
-            note(message);
+        if (message->type == ZYGOTE_ENDED)
+            note_end(&message->ended);
     }
     return 0;
 }
 
-/* Append a name; 0 when there is no room. */
-static int append(char *message, size_t *length, const char *name)
+/* ---- modules ------------------------------------------------------------------------------------------ */
+
+/* Append a name to a request; 0 if it has no room. */
+static int append(char *request, size_t *length, const char *name)
 {
     size_t size = strlen(name) + 1;
-    if (size > MAX_MESSAGE - *length)
+    if (size > MAX_ZYGOTE_MESSAGE - *length)
         return 0;
-    memcpy(message + *length, name, size);
+    memcpy(request + *length, name, size);
     *length += size;
     return 1;
 }
 
-/* A folder of -1 has no entries. */
-static int preload(const char *modules, size_t length, int folder)
+/* Append the names in a directory; 0 if the request has no room, or the directory cannot be read. */
+static int append_entries(char *request, size_t *length, int directory)
 {
-    static char request[MAX_MESSAGE];
-    struct message answer;
-    size_t used = 0;
-    request[used++] = 'P';
-    for (const char *at = modules; at < modules + length; at += strlen(at) + 1)
-        if (!append(request, &used, at))
-            return 1; /* too many names; a run imports what it needs */
-    append(request, &used, "");
-    DIR *entries = folder < 0 ? NULL : fdopendir(dup(folder));
+    DIR *entries = fdopendir(dup(directory));
     struct dirent *entry;
-    int fits = folder < 0 || entries;
-    if (entries)
-        rewinddir(entries);
-    while (entries && fits && (entry = readdir(entries)))
+    int fits = 1;
+    if (!entries)
+        return 0;
+    rewinddir(entries);
+    while (fits && (entry = readdir(entries)))
         if (entry->d_name[0] != '.')
-            fits = append(request, &used, entry->d_name);
-    if (entries)
-        closedir(entries);
-    if (!fits)
-        return 1;
-    return send(control, request, used, MSG_NOSIGNAL) > 0 && await('p', &answer, START_TIMEOUT_MS) && answer.ok;
+            fits = append(request, length, entry->d_name);
+    closedir(entries);
+    return fits;
 }
 
-int zygote_start(const struct interpreter *interpreter, const char *modules, size_t length)
+/* See zygote_preload(); a directory of -1 has no entries. A request that does not fit is not sent: the run
+ * then imports its modules itself. */
+static int preload(const char *modules, size_t length, int directory)
 {
-    int ends[2];
-    struct message message;
-    zygote_stop();
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+    static char request[MAX_ZYGOTE_MESSAGE];
+    union message answer;
+    size_t used = 0;
+    request[used++] = ZYGOTE_PRELOAD;
+    for (const char *at = modules; at < modules + length; at += strlen(at) + 1)
+        if (!append(request, &used, at))
+            return 1;
+    append(request, &used, "");
+    if (directory >= 0 && !append_entries(request, &used, directory))
+        return 1;
+    return send(control, request, used, MSG_NOSIGNAL) > 0 && await(ZYGOTE_PRELOADED, &answer, START_TIMEOUT_MS) &&
+           answer.preloaded.ok;
+}
+
+void zygote_start(const struct interpreter *interpreter, const char *modules, size_t length)
+{
+    int sockets[2];
+    union message message;
+    stop();
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets))
         die("no socket for the zygote");
     zygote = fork();
     if (zygote < 0)
         die("fork");
     if (zygote == 0)
-        become_zygote(interpreter, ends[1]);
-    close(ends[1]);
-    control = ends[0];
-    if (!await('R', &message, START_TIMEOUT_MS))
-        return 0;
-    if (length && !preload(modules, length, -1)) {
-        zygote_stop(); /* it may have imported some of them, and cannot be used */
-        return 0;
-    }
-    return 1;
+        become_zygote(interpreter, sockets[1]);
+    close(sockets[1]);
+    control = sockets[0];
+    if (await(ZYGOTE_READY, &message, START_TIMEOUT_MS) && length && !preload(modules, length, -1))
+        stop(); /* it may have imported some of them, and cannot be used */
 }
 
-int zygote_preload(const char *modules, size_t length, int folder)
+int zygote_preload(const char *modules, size_t length, int directory)
 {
-    return preload(modules, length, folder);
+    return preload(modules, length, directory);
 }
 
-pid_t zygote_fork(int init, const int ends[PARKED_END_COUNT], const struct confinement *confinement)
+/* ---- processes for runs ------------------------------------------------------------------------------- */
+
+pid_t zygote_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS], const struct confinement *confinement)
 {
-    struct __attribute__((packed)) {
-        char type;
-        uint32_t namespaces;
-        struct confinement confinement;
-    } request = {'F', sandbox_namespaces, *confinement};
-    int descriptors[PARKED_END_COUNT + 1];
-    memcpy(descriptors, ends, PARKED_END_COUNT * sizeof *ends);
-    descriptors[PARKED_END_COUNT] = init;
-    char room[CMSG_SPACE(sizeof descriptors)] = {0};
-    struct iovec part = {&request, sizeof request};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    struct message answer;
+    struct fork_request request = {ZYGOTE_FORK, SANDBOX_NAMESPACES, *confinement};
+    int descriptors[FORK_DESCRIPTORS];
+    union message answer;
     if (!zygote)
         return 0;
-    reported.pid = 0; /* of a process that is no more; its number may come again */
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof descriptors);
-    memcpy(CMSG_DATA(header), descriptors, sizeof descriptors);
-    if (sendmsg(control, &message, MSG_NOSIGNAL) < 0 || !await('f', &answer, START_TIMEOUT_MS))
+    memcpy(descriptors, process, PROCESS_DESCRIPTORS * sizeof *process);
+    descriptors[FORK_INIT] = init_pidfd;
+    reported.pid = 0; /* of an earlier process, whose number the new one may get */
+    if (descriptors_send(control, &request, sizeof request, descriptors, FORK_DESCRIPTORS, 0) ||
+        !await(ZYGOTE_FORKED, &answer, START_TIMEOUT_MS))
         return 0;
     reported.pid = 0;
-    return answer.pid > 0 ? answer.pid : 0;
+    return answer.forked.pid > 0 ? answer.forked.pid : 0;
 }
 
-int zygote_has_reported(struct zygote_exit *end)
+int zygote_take_exit(struct zygote_exit *end)
 {
-    struct message message;
+    union message message;
     while (!reported.pid && control >= 0) {
         ssize_t got = recv(control, &message, sizeof message, MSG_DONTWAIT);
         if (got < 0)
             break;
         if (got == 0)
-            zygote_stop();
-        else if (message.type == 'X')
-            note(&message);
+            stop();
+        else if (message.type == ZYGOTE_ENDED)
+            note_end(&message.ended);
     }
-    if (!reported.pid)
-        return 0;
     *end = reported;
     reported.pid = 0;
-    return 1;
+    return end->pid != 0;
 }
 
 void zygote_await_exit(pid_t pid, struct zygote_exit *end)
 {
-    struct message message;
+    union message message;
+    while (reported.pid != pid && await(ZYGOTE_ENDED, &message, START_TIMEOUT_MS))
+        note_end(&message.ended);
     if (reported.pid == pid) {
         *end = reported;
         reported.pid = 0;
         return;
     }
-    while (await('X', &message, START_TIMEOUT_MS)) {
-        note(&message);
-        *end = reported;
-        reported.pid = 0;
-        if (end->pid == pid)
-            return;
-    }
-    /* The zygote is gone; its children are ours. */
+    /* The zygote has ended: its children are the supervisor's. */
     int status = SIGKILL;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;

@@ -1,23 +1,25 @@
-# ruff: noqa: INP001, SLF001, I001 - copied by itself into the Python image; here to renew what other modules
-# keep to themselves; and what it imports is chosen and ordered with care
-"""The interpreter that is up already: `/usr/bin/python3 main.py` in this file's folder.
+# ruff: noqa: INP001, SLF001, I001 - copied by itself into the Python image; it renews private state of other
+# modules; and the order of its imports matters
+"""The zygote: an interpreter that has started already, as `/usr/bin/python3 main.py` in this file's folder.
 
-It imports what functions import most, freezes its heap, and forks one process for each run ahead of its
-job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The process is confined before any
-Python runs in it; it then waits on descriptor 3 for its one job and becomes `python3 main.py`. Whatever a
-program could tell the two apart by is made the same here and in zygote_program.c; a job for which that cannot
-be done exactly is started plainly, with execve (`is_for_a_plain_start`).
+It imports the modules that functions import most often, freezes its heap, and forks one process for each
+run, ahead of the run's job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The
+forked process is confined before any Python runs in it. It waits on descriptor 3 for its one job and then
+does the same as `python3 main.py`. This file and zygote_program.c remove every difference that a program
+could observe. A job for which they cannot do that exactly is started plainly, with execve
+(`needs_plain_start`).
 
-Three things cannot be made anew in a fork: the seed of str hashes, the layout of memory, and what
-/proc/self/environ shows. The first two are new with every zygote, so they are shared by the runs of one
-container only; the environment there has nothing but PATH, HOME and LANG. /proc/self/cmdline is right because
-this file is called main.py in the image.
+Three things cannot be renewed after a fork: the seed of str hashes, the layout of memory, and the content
+of /proc/self/environ. The first two are new with every zygote, so only runs of one container share them.
+The environment has nothing but PATH, HOME and LANG. /proc/self/cmdline is right because this file is called
+main.py in the image.
 """
 
 import os
 import sys
 
-# What a plain interpreter has loaded when the program's first line runs: a file of such a name cannot win.
+# The modules that a plain interpreter has loaded before the program's first line. A file of such a name in
+# the program's folder is never imported.
 PLAIN_MODULES = frozenset(sys.modules)
 
 import hidden_modules  # type: ignore[import-not-found] # noqa: E402
@@ -41,19 +43,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import Any, NoReturn
 
-# What functions import most, all of the standard library but the AI client. Measured (medians, two cores):
-# with json, re and traceback alone the zygote holds 5.9 MB of its own and hello takes 1.2 ms from the job to
-# the end of its output; with all of these 13.3 MB and 1.5 ms. A plain start takes 11.5 ms, and importing
-# datetime, logging, random, uuid, base64 and hashlib another 16. asyncio would cost 1.5 MB more,
-# multiprocessing and unittest 2.5.
+# The modules that functions import most often: the AI client and parts of the standard library. Measured
+# (medians, two cores): with json, re and traceback only, the zygote has 5.9 MB of its own, and a hello
+# program takes 1.2 ms from its job to the end of its output. With all of these it is 13.3 MB and 1.5 ms. A
+# plain start takes 11.5 ms, and the import of datetime, logging, random, uuid, base64 and hashlib another 16
+# ms. asyncio would take 1.5 MB more, multiprocessing and unittest 2.5 MB.
 PRELOADED = (
     *("json", "re", "traceback", "logging", "threading", "random", "datetime", "typing", "dataclasses"),
     *("enum", "pathlib", "functools", "collections", "contextlib", "base64", "uuid", "string", "csv", "copy"),
     *("math", "statistics", "decimal", "hashlib", "hmac", "tempfile", "shutil", "subprocess", "inspect"),
     *("pickle", "importlib.util", "ai_client"),
 )
-MAIN_PARTS = {"PIL": "PIL.Image"}  # packages that are empty by themselves
-REHEARSED, REHEARSALS = "json", 20  # so many hand-outs until CPython has specialized their code
+MAIN_PARTS = {"PIL": "PIL.Image"}  # the module to import of a package that is empty by itself
+REHEARSED, REHEARSALS = "json", 20  # after so many, CPython has specialized the code that hands modules out
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would be loaded for it
 STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
 JOB = 3
@@ -61,20 +63,20 @@ JOB_HEADER_BYTES = 12
 ARGUMENTS = ["/usr/bin/python3", "main.py"]
 NOT_FOUND = 127
 
-# Read when an interpreter or its C library comes up: later changes would be too late.
+# Variables that an interpreter or its C library reads only when it starts.
 STARTUP_VARIABLES = (b"HOME", b"LANG", b"TZ")
 STARTUP_PREFIXES = (b"PYTHON", b"LC_", b"LD_", b"MALLOC_", b"GLIBC_")
 FINDER: "Any" = importlib.machinery.PathFinder
 SUFFIXES = importlib.machinery.all_suffixes()
-MAGIC_BYTES = 2  # a file that starts like compiled code is run as such, whatever its name
+MAGIC_BYTES = 2  # a file that starts like compiled code is run as compiled code, whatever its name
 MAGIC = importlib.util.MAGIC_NUMBER[:MAGIC_BYTES]
 
 
-# --- what makes a difference from the start
+# --- differences that only a plain start can make
 
 
 def startup_variables(environment: "Iterable[bytes]") -> "set[bytes]":
-    """Those that have their effect when an interpreter comes up."""
+    """Return the variables that an interpreter reads only when it starts."""
     return {
         variable
         for variable in environment
@@ -89,10 +91,10 @@ OWN_STARTUP_VARIABLES = startup_variables(b"%s=%s" % pair for pair in os.environ
 
 
 def import_all(modules: "Iterable[str]") -> None:
-    """Import what this image has of these modules.
+    """Import these modules, except those that this image does not have.
 
     Raises:
-        Exception: Of whatever kind, by a module that is there and cannot be imported.
+        Exception: Any exception of a module that exists and cannot be imported.
     """
     for module in modules:
         try:
@@ -103,13 +105,13 @@ def import_all(modules: "Iterable[str]") -> None:
 
 
 def warm_up() -> None:
-    """Take the ways that a run takes, so that what is made on first use is made here, and shared."""
+    """Run code that most runs use, so that objects made on first use are made here and shared."""
     names: dict[str, object] = {"__name__": "__warm__"}
     source = (
         "import json\nclass A:\n  def f(self, x=1, *y, **z):\n"
         "    return [f'{i:.2f}' for i in range(x)]\nA().f(3)\n"
     )
-    exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a text of our own
+    exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a constant
     json.loads(json.dumps({"a": [1, 2.5, "ä", None, True]}, indent=1))
     try:
         compile("(", "/warm.py", "exec")
@@ -123,16 +125,18 @@ def warm_up() -> None:
 
 
 def preload(modules: "Sequence[str]", entries: "Iterable[str]") -> bool:
-    """Import more, for every run or for those of a function; returns whether that succeeded.
+    """Import more modules, for every run or for those of a function.
 
-    Not when something that came in has a name that the code's folder has: there its own file must win.
+    Returns:
+        Whether all were imported, and none has the name of a file in the code's folder. The code must
+        import its own file instead.
     """
     before = set(MODULES.loads)
     MODULES.show()
     try:
         with MODULES.recorder():
             import_all(modules)
-    except Exception:  # noqa: BLE001 - of whatever kind: the run itself will show it to its author
+    except Exception:  # noqa: BLE001 - any exception: the run will show it to its author
         return False
     hide_modules(modules)
     return not shadowed(
@@ -141,7 +145,7 @@ def preload(modules: "Sequence[str]", entries: "Iterable[str]") -> bool:
 
 
 def hide_modules(wanted: "Iterable[str]") -> None:
-    """Leave in `sys.modules` what a plain interpreter has, and watch what a run changes in all modules."""
+    """Leave in `sys.modules` only the modules of a plain interpreter, and watch all modules for changes."""
     MODULES.hide(OWN_MODULES, wanted)
     for module in (*sys.modules.values(), *(load.module for load in MODULES.waiting.values())):
         _nanozygote.watch(module, MODULES.changed, hidden_modules.FREELY_SET)
@@ -154,18 +158,18 @@ def hide_modules(wanted: "Iterable[str]") -> None:
 
 
 def serve() -> None:
-    """Serve the supervisor; returns in a process for a run."""
+    """Serve the supervisor. Return only in a forked process."""
     message = b"R"
     while (more := _nanozygote.serve(message)) is not None:
         message = b"p" + bytes([preload(*more)])
 
 
-# --- in a process for a run, before its job
+# --- in a forked process, before its job
 
 
 def open_stream(descriptor: int, name: str, mode: str, errors: str) -> None:
-    """Make a standard stream as the interpreter makes it: create_stdio() in Python/pylifecycle.c."""
-    buffer: Any = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115 - it is to stay open
+    """Make a standard stream as the interpreter does: create_stdio() in Python/pylifecycle.c."""
+    buffer: Any = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115 - it stays open
     buffer.raw.name = f"<{name}>"
     stream: Any = io.TextIOWrapper(buffer, STREAM_ENCODING, errors, "\n", line_buffering=descriptor == 2)
     stream.mode = mode
@@ -174,18 +178,18 @@ def open_stream(descriptor: int, name: str, mode: str, errors: str) -> None:
 
 
 def renew_authkey(process: "Any") -> None:
-    """The key by which a multiprocessing program knows its own processes."""
+    """Renew the key with which the processes of a multiprocessing program recognize each other."""
     config = process.current_process()._config
     config["authkey"] = process.AuthenticationString(os.urandom(32))
 
 
 def renew_names(tempfile: "Any") -> None:
-    """The random part of temporary files' names: renews itself for another process number only."""
+    """Renew the random part of temporary files' names, which Python renews only for a new process number."""
     tempfile._name_sequence = None
 
 
-# `random` reseeds itself after a fork; `secrets`, uuid4 and numpy's default_rng ask the kernel each time, and
-# so does OpenSSL here (zygote_module.c).
+# Other modules need no function: `random` reseeds itself after a fork; `secrets`, uuid4, numpy's default_rng
+# and here OpenSSL (zygote_module.c) take each number from the kernel.
 SECRETS: "dict[str, Callable[[Any], object]]" = {
     "multiprocessing.process": renew_authkey,
     "numpy.random": lambda random: random.seed(),
@@ -194,7 +198,7 @@ SECRETS: "dict[str, Callable[[Any], object]]" = {
 
 
 def renew_secrets() -> None:
-    """Give this process random state of its own, wherever a module holds some."""
+    """Renew the random state of all modules that have some."""
     for name, renew in SECRETS.items():
         load = MODULES.waiting.get(name)
         if load is not None:
@@ -202,7 +206,7 @@ def renew_secrets() -> None:
 
 
 def read_exactly(count: int) -> bytes:
-    """So many bytes of the job; ends the process when no job will come."""
+    """Return so many bytes of the job. End the process if the sandbox is not needed."""
     parts = b""
     while len(parts) < count:
         part = os.read(JOB, count - len(parts))
@@ -213,7 +217,7 @@ def read_exactly(count: int) -> bytes:
 
 
 def receive_job() -> "tuple[list[bytes], list[bytes]]":
-    """Wait for the job: arguments, and the environment as NAME=value."""
+    """Wait for the job. Return its arguments, and its environment as NAME=value."""
     os.write(JOB, b"r")
     header = read_exactly(JOB_HEADER_BYTES)
     length, argument_count, _ = (int.from_bytes(header[at : at + 4], "little") for at in (0, 4, 8))
@@ -222,17 +226,17 @@ def receive_job() -> "tuple[list[bytes], list[bytes]]":
     return strings[:argument_count], strings[argument_count:]
 
 
-# --- in it, with its job
+# --- in a forked process, with its job
 
 
 def shadowed(entries: "Iterable[str]", names: "Collection[str]", folder: str = "") -> bool:
-    """Whether a folder's entries have one that would be imported instead of one of the modules.
+    """Whether one of a folder's entries would be imported instead of one of the modules.
 
     Args:
         entries: Names of files and folders.
-        names: Names of modules at the top.
-        folder: Where the entries are. A folder in it wins only if it is a package with an `__init__`; unless
-            it is known where they are, each folder counts as one.
+        names: Names of top-level modules.
+        folder: The folder of the entries. A folder in it is imported instead only if it is a package with an
+            `__init__`. If the folder is not known (""), every folder in it counts as a package.
     """
     suffixes = SUFFIXES
     for entry in entries:
@@ -243,7 +247,7 @@ def shadowed(entries: "Iterable[str]", names: "Collection[str]", folder: str = "
 
 
 def is_package(folder: str, entry: str) -> bool:
-    """Whether that folder is a package, not just part of a namespace; in doubt, it is."""
+    """Whether a folder is a regular package and not part of a namespace package; in doubt, yes."""
     if not folder:
         return True
     try:
@@ -253,7 +257,10 @@ def is_package(folder: str, entry: str) -> bool:
 
 
 def is_source(path: str) -> bool:
-    """Whether that is a plain file of source text; an archive or compiled code is run in ways of its own."""
+    """Whether a path is a plain file of source text, not an archive or compiled code.
+
+    This also caches the path's importer, as a plain start does: pymain_get_importer().
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -264,21 +271,19 @@ def is_source(path: str) -> bool:
         return False
     finally:
         os.close(file)
-    # Looks whether it is an archive, and leaves the same trace as a plain start: pymain_get_importer()
-    importer = FINDER._path_importer_cache(path)
+    importer = FINDER._path_importer_cache(path)  # of an archive
     return start != MAGIC and importer is None
 
 
-def is_for_a_plain_start(
+def needs_plain_start(
     arguments: "Sequence[bytes]", environment: "Sequence[bytes]", hidden: "Collection[str]"
 ) -> bool:
-    """Whether the job needs an interpreter that comes up for it: to be exactly right, at the old price.
+    """Whether this process cannot do exactly the same as a plain start would.
 
     Args:
-        arguments: Interpreter, script, and what the script is told.
+        arguments: The interpreter, the script, and its arguments.
         environment: NAME=value.
-        hidden: Names at the top of the modules that are here, but would not be when a plain interpreter runs
-            its first line, and of modules that they look for.
+        hidden: Top-level names of the hidden modules, and of modules that they try to import.
     """
     return (
         [os.fsdecode(argument) for argument in arguments] != ARGUMENTS
@@ -289,7 +294,7 @@ def is_for_a_plain_start(
 
 
 def start_plainly(arguments: "list[bytes]", environment: "Iterable[bytes]") -> "NoReturn":
-    """Become whatever the arguments say."""
+    """Execute the program that the arguments name."""
     _nanozygote.restore_signals()
     try:
         os.execve(arguments[0], arguments, dict(split(variable) for variable in environment))  # noqa: S606 - no shell
@@ -301,7 +306,7 @@ def start_plainly(arguments: "list[bytes]", environment: "Iterable[bytes]") -> "
 
 
 def split(variable: bytes) -> "tuple[bytes, bytes]":
-    """Name and value."""
+    """Return a variable's name and value."""
     name, _, value = variable.partition(b"=")
     return name, value
 
@@ -311,7 +316,7 @@ def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
 
     Args:
         environment: NAME=value.
-        stamp: Of the program's folder, from before its names were looked at.
+        stamp: The stamp of the program's folder, from before its names were checked.
     """
     os.environb.clear()
     os.environb.update(dict(split(variable) for variable in environment))
@@ -322,11 +327,11 @@ def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
     renew_clocks()
     MODULES.begin(stamp)
     _nanozygote.run(f"{WORK}/main.py")
-    raise AssertionError("it does not return")
+    raise AssertionError("_nanozygote.run has returned")
 
 
 def renew_clocks() -> None:
-    """What modules have noted when they were imported: the time and the folder."""
+    """Renew the time and the folder that modules noted when they were imported."""
     logging = MODULES.waiting.get("logging")
     if logging is not None:
         logging.module._startTime = time.time_ns()
@@ -336,20 +341,20 @@ def renew_clocks() -> None:
 
 
 def take_own_pages(hidden: "Collection[str]") -> None:
-    """Write to the pages that a run will write to at once, while nobody waits for it.
+    """Write to the memory pages that every run writes to, while no job waits.
 
-    All memory is the zygote's until it is written to, and each page's first write costs a copy. So take, for
-    nothing, the ways that every run takes.
+    A forked process shares all pages with the zygote until it writes to them, and the first write to a page
+    copies it. So run the code that every run uses, and discard the results.
     """
     names: dict[str, object] = {"__name__": "__warm__", "__builtins__": __builtins__}
     source = "import sys\ndef f(x, *y, **z):\n    return f'{x:>4}' + str(y)\nf(1, 2, a=3).split()\n"
-    exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a text of our own
+    exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a constant
     startup_variables([b"PATH=/bin", b"HOME=/tmp", *(b"%s=%s" % pair for pair in os.environb.items())])
     shadowed(["main.py", "data"], hidden)
     with open("/dev/null", "rb") as nothing:  # noqa: PTH123
         nothing.read()
-    with open("/dev/null", encoding="utf-8") as nothing_said:  # noqa: PTH123
-        nothing_said.read()
+    with open("/dev/null", encoding="utf-8") as no_text:  # noqa: PTH123
+        no_text.read()
     MODULES.rehearse(REHEARSED, 1)
     bytearray(64 * 1024)
     os.listdir("/input")  # noqa: PTH208
@@ -357,8 +362,8 @@ def take_own_pages(hidden: "Collection[str]") -> None:
     str(b"main.py", "utf-8").encode()
 
 
-def live() -> "NoReturn":
-    """Be a process for a run, from its first breath to its last."""
+def serve_run() -> "NoReturn":
+    """Serve one run, in a forked process."""
     open_stream(1, "stdout", "w", STREAM_ERRORS)
     open_stream(2, "stderr", "w", "backslashreplace")
     renew_secrets()
@@ -367,21 +372,21 @@ def live() -> "NoReturn":
     arguments, environment = receive_job()
     os.chdir(WORK)
     stamp = hidden_modules.folder_stamp(WORK)
-    if is_for_a_plain_start(arguments, environment, hidden):
+    if needs_plain_start(arguments, environment, hidden):
         start_plainly(arguments, environment)
     run(environment, stamp)
 
 
 def main() -> "NoReturn":
-    """Come up, serve, and in each process that leads to, live for one run."""
-    del sys.path[0]  # this file's folder: nothing is to be imported from there
+    """Start, and serve the supervisor; in each forked process, serve one run."""
+    del sys.path[0]  # this file's folder: a run must not import from it
     _nanozygote.hook(MODULES.waiting, MODULES.hand_out)
     with MODULES.recorder():
         import_all(PRELOADED)
         warm_up()
     hide_modules(PRELOADED)
     serve()
-    live()
+    serve_run()
 
 
 main()

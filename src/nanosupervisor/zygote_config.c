@@ -1,4 +1,5 @@
-/* See zygote_config.h. The configuration has no public way to be changed: these are the interpreter's own headers. */
+/* See zygote_config.h. No public function changes the configuration, so this uses the interpreter's own
+ * headers. */
 #define Py_BUILD_CORE
 #include <Python.h>
 #include <internal/pycore_interp.h>
@@ -20,10 +21,10 @@ static int replace(wchar_t **text, const wchar_t *by)
     return 0;
 }
 
-int config_set_program(const wchar_t *folder, const wchar_t *path)
+int config_set_program(const wchar_t *directory, const wchar_t *path)
 {
     PyConfig *config = &PyInterpreterState_Main()->config;
-    return replace(&config->sys_path_0, folder) || replace(&config->run_filename, path) ? -1 : 0;
+    return replace(&config->sys_path_0, directory) || replace(&config->run_filename, path) ? -1 : 0;
 }
 
 int config_has_audit_hooks(void)

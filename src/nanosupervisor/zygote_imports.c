@@ -1,9 +1,10 @@
 /* See zygote_imports.h.
  *
- * `_frozen_importlib._find_and_load` is what IMPORT_NAME, `__import__` and `importlib.import_module` call for a module
- * that is not in sys.modules. A function of C in its place shows in no traceback and in no frame.
+ * IMPORT_NAME, `__import__` and `importlib.import_module` call `_frozen_importlib._find_and_load` for a
+ * module that is not in sys.modules. Here a C function replaces it, because that is visible in no
+ * traceback and has no frame.
  *
- * Dict watchers (CPython 3.12 and later) cost nothing until a watched dict is changed. */
+ * Dict watchers (CPython 3.12 and later) take no time until a watched dict is changed. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -12,11 +13,13 @@
 
 #include <string.h>
 
-static PyObject *waiting, *hand_out, *find_and_load; /* the last is the import system's own */
-static PyObject *changed, *freely_set;               /* the last: module's name -> set of names */
+static PyObject *waiting, *hand_out;
+static PyObject *find_and_load; /* the import system's own function */
+static PyObject *changed;
+static PyObject *freely_set; /* module's name -> set of names */
 static int watcher = -1;
 
-/* Whether the program traces, profiles or audits its execution: then it must see the loading. */
+/* Whether the program traces, profiles or audits its execution. Then it must see how a module is loaded. */
 static int is_watched(void)
 {
     PyThreadState *own = PyThreadState_Get();
@@ -54,7 +57,7 @@ PyObject *imports_hook(PyObject *Py_UNUSED(module), PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* A submodule's name is set in its package whenever it is imported. */
+/* Whether a package gets the attribute for a submodule. Every import of a submodule sets it. */
 static int is_submodule(PyObject *package, PyObject *name, PyObject *value)
 {
     const char *full, *last, *own = PyUnicode_Check(package) ? PyUnicode_AsUTF8(package) : NULL;
@@ -65,6 +68,7 @@ static int is_submodule(PyObject *package, PyObject *name, PyObject *value)
            PyUnicode_CompareWithASCIIString(name, last + 1) == 0;
 }
 
+/* Whether the run may set this name without an effect on modules that are loaded later. */
 static int is_free(PyObject *module, PyObject *name)
 {
     PyObject *names = PyDict_GetItemWithError(freely_set, module);

@@ -1,26 +1,19 @@
-/* The zygote's own side of its talk with the supervisor, as a Python module: `_nanozygote`, used by zygote.py.
+/* The zygote's end of its conversation with the supervisor, as a Python module: `_nanozygote`, used by
+ * zygote.py. The messages are described in zygote_protocol.h.
  *
- * Messages on the control socket (SOCK_SEQPACKET, descriptor 3), packed, little-endian:
- *   supervisor → zygote
- *     'F' u32 namespaces, struct confinement; descriptors: job, stdin, stdout, stderr, pidfd of the sandbox's
- *         init (none when `namespaces` is 0)            fork a process into that sandbox
- *     'P' modules, "", names in the code's folder; each NUL-terminated       import more
- *   zygote → supervisor
- *     'R'                                          up
- *     'f' i32 pid or -errno                        forked
- *     'p' u8                                       1: imported; 0: not, and this zygote is of no more use
- *     'X' i32 pid, i32 wait status, u64 user µs, u64 system µs              a process has ended
- *
- * A run costs the zygote one fork and no line of Python but the hooks of os.register_at_fork(). What the child
- * is before it is confined, the supervisor's code is, too: no Python runs in between. */
+ * A run costs the zygote one fork and no line of Python, except the hooks of os.register_at_fork(). A
+ * forked process runs no Python before it is confined. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "confine.h"
+#include "descriptors.h"
+#include "job.h"
 #include "zygote_config.h"
 #include "zygote_imports.h"
 #include "zygote_program.h"
+#include "zygote_protocol.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -41,36 +34,28 @@
 #include <unistd.h>
 
 #define CONTROL 3
-#define JOB 3 /* in a child */
-#define MAX_MESSAGE (64 * 1024)
-#define FAILED 125 /* exit status of a child that could not become one */
-
-enum { END_JOB, END_STDIN, END_STDOUT, END_STDERR, END_INIT, END_COUNT };
-
-struct __attribute__((packed)) fork_request {
-    char type;
-    uint32_t namespaces;
-    struct confinement confinement;
-};
+#define SETUP_FAILED 125 /* exit status of a forked process that could not enter its sandbox or confine itself */
 
 struct request {
-    char bytes[MAX_MESSAGE + 1];
+    char bytes[MAX_ZYGOTE_MESSAGE + 1];
     size_t length;
-    int ends[END_COUNT], end_count;
+    int descriptors[FORK_DESCRIPTORS];
+    size_t descriptor_count;
 };
 
-static int child_ended = -1; /* a signalfd: SIGCHLD is blocked */
+static int child_ended = -1; /* signalfd: SIGCHLD, which is blocked */
 static int own_pid_namespace = -1;
 
 /* --- a process for a run */
 
-__attribute__((noreturn)) static void fail(const char *what)
+__attribute__((noreturn)) static void fail(const char *step)
 {
-    dprintf(STDERR_FILENO, "nanosupervisor: a process for the run could not be made: %s: %s\n", what, strerror(errno));
-    _exit(FAILED);
+    dprintf(STDERR_FILENO, "nanosupervisor: a process for the run could not be created: %s: %s\n", step,
+            strerror(errno));
+    _exit(SETUP_FAILED);
 }
 
-/* Handlers stay: they are Python's, as in any interpreter. */
+/* The handlers stay: they are Python's, as in any interpreter. */
 static void unblock_signals(void)
 {
     sigset_t none;
@@ -78,85 +63,70 @@ static void unblock_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Descriptors of a message are above those that are taken here. */
-static void take_ends(const int *ends)
+/* Descriptors that came with a message have higher numbers than their targets here: set_up() fills the low
+ * ones. */
+static void take_descriptors(const int *descriptors)
 {
-    if (dup2(ends[END_STDIN], STDIN_FILENO) < 0 || dup2(ends[END_STDOUT], STDOUT_FILENO) < 0 ||
-        dup2(ends[END_STDERR], STDERR_FILENO) < 0 || dup2(ends[END_JOB], JOB) < 0)
-        fail("its descriptors");
-    if (close_range(JOB + 1, ~0u, 0))
-        fail("the zygote's descriptors");
+    if (dup2(descriptors[PROCESS_IN], STDIN_FILENO) < 0 || dup2(descriptors[PROCESS_OUT], STDOUT_FILENO) < 0 ||
+        dup2(descriptors[PROCESS_ERR], STDERR_FILENO) < 0 || dup2(descriptors[PROCESS_JOB], JOB_SOCKET) < 0)
+        fail("take its descriptors");
+    if (close_range(JOB_SOCKET + 1, ~0u, 0))
+        fail("close the zygote's descriptors");
 }
 
-static void become_run(const struct fork_request *request, const int *ends)
+static void enter_sandbox(const struct fork_request *request, const int *descriptors)
 {
-    uint32_t namespaces = request->namespaces & ~(uint32_t)CLONE_NEWPID; /* of that it is a member by birth */
-    if (namespaces && setns(ends[END_INIT], (int)namespaces))
-        fail("its namespaces");
-    take_ends(ends);
+    uint32_t namespaces = request->namespaces & ~(uint32_t)CLONE_NEWPID; /* it was born in the process namespace */
+    if (namespaces && setns(descriptors[FORK_INIT], (int)namespaces))
+        fail("enter its namespaces");
+    take_descriptors(descriptors);
     unblock_signals();
     if (chdir("/"))
-        fail("its root");
-    if (confine(&request->confinement, JOB))
-        fail("its confinement");
+        fail("chdir to its root");
+    if (confine(&request->confinement, JOB_SOCKET))
+        fail("confine");
 }
 
-/* The process, its negative errno, or 0 in the process itself. */
-static int32_t fork_run(const struct fork_request *request, const struct request *message)
+/* Fork a process into a sandbox. Return its number or a negative errno; in the process itself, 0. */
+static int32_t fork_process(const struct fork_request *wanted, const struct request *request)
 {
-    int enters = request->namespaces != 0;
+    int enters = wanted->namespaces != 0;
     pid_t pid;
-    if (message->end_count != (enters ? END_COUNT : END_COUNT - 1))
+    if (request->descriptor_count != (enters ? FORK_DESCRIPTORS : FORK_DESCRIPTORS - 1))
         return -EINVAL;
-    if (enters && setns(message->ends[END_INIT], CLONE_NEWPID))
+    if (enters && setns(request->descriptors[FORK_INIT], CLONE_NEWPID))
         return -errno;
     PyOS_BeforeFork();
     pid = fork();
     if (pid == 0) {
-        become_run(request, message->ends);
+        enter_sandbox(wanted, request->descriptors);
         PyOS_AfterFork_Child();
         return 0;
     }
     int failure = errno;
     PyOS_AfterFork_Parent();
-    /* Not to hold on to the sandbox's. It is the container's, over which the zygote has no rights in most
-     * set-ups; then the next fork replaces it. */
+    /* Release the sandbox's process namespace. In most set-ups this fails, because the zygote has no
+     * rights over the container's own; then the next fork replaces it. */
     if (enters)
         (void)!setns(own_pid_namespace, CLONE_NEWPID);
     return pid > 0 ? pid : -failure;
 }
 
-/* --- talking */
+/* --- messages */
 
 static void answer(const void *message, size_t size)
 {
     if (send(CONTROL, message, size, MSG_NOSIGNAL) < 0)
-        _exit(0); /* the supervisor is gone, and the container with it */
-}
-
-static void take_descriptors(struct request *request, struct msghdr *message)
-{
-    request->end_count = 0;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
-            continue;
-        request->end_count = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(request->ends, CMSG_DATA(header), (size_t)request->end_count * sizeof(int));
-    }
+        _exit(0); /* the supervisor has ended, and the container with it */
 }
 
 static void receive(struct request *request)
 {
-    char room[CMSG_SPACE(sizeof request->ends)];
-    struct iovec part = {request->bytes, MAX_MESSAGE};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
-    ssize_t got;
-    while ((got = recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
-        ;
+    ssize_t got = descriptors_receive(CONTROL, request->bytes, MAX_ZYGOTE_MESSAGE, request->descriptors,
+                                      FORK_DESCRIPTORS, &request->descriptor_count);
     if (got <= 0)
         _exit(0);
     request->length = (size_t)got;
-    take_descriptors(request, &message);
 }
 
 static uint64_t microseconds(struct timeval time)
@@ -172,36 +142,30 @@ static void report_ended(void)
     pid_t pid;
     (void)!read(child_ended, &signals, sizeof signals); /* one signal may stand for several ends */
     while ((pid = wait4(-1, &status, WNOHANG, &use)) > 0) {
-        struct __attribute__((packed)) {
-            char type;
-            int32_t pid, status;
-            uint64_t user_us, system_us;
-        } end = {'X', pid, status, microseconds(use.ru_utime), microseconds(use.ru_stime)};
-        answer(&end, sizeof end);
+        const struct ended ended = {ZYGOTE_ENDED, pid, status, microseconds(use.ru_utime), microseconds(use.ru_stime)};
+        answer(&ended, sizeof ended);
     }
 }
 
-/* 1 in the zygote, 0 in the new process. */
+/* Serve one ZYGOTE_FORK. Return 1 in the zygote, 0 in the new process. */
 static int serve_fork(const struct request *request)
 {
     struct fork_request wanted;
-    struct __attribute__((packed)) {
-        char type;
-        int32_t pid;
-    } forked = {'f', -EINVAL};
+    struct forked forked = {ZYGOTE_FORKED, -EINVAL};
     if (request->length == sizeof wanted) {
         memcpy(&wanted, request->bytes, sizeof wanted);
-        forked.pid = fork_run(&wanted, request);
+        forked.pid = fork_process(&wanted, request);
         if (forked.pid == 0)
             return 0;
     }
-    for (int i = 0; i < request->end_count; i++)
-        close(request->ends[i]);
+    for (size_t i = 0; i < request->descriptor_count; i++)
+        close(request->descriptors[i]);
     answer(&forked, sizeof forked);
     return 1;
 }
 
-/* 'F's are served here, for Python would only be in the way. 1 when a 'P' came, 0 in a new process. */
+/* Serve all ZYGOTE_FORK messages here, because Python would take time. Return 1 when a ZYGOTE_PRELOAD has
+ * arrived, 0 in a new process. */
 static int serve_forks(struct request *request)
 {
     struct pollfd events[] = {{CONTROL, POLLIN, 0}, {child_ended, POLLIN, 0}};
@@ -213,9 +177,9 @@ static int serve_forks(struct request *request)
         if (!events[0].revents)
             continue;
         receive(request);
-        if (request->bytes[0] == 'P')
+        if (request->bytes[0] == ZYGOTE_PRELOAD)
             return 1;
-        if (request->bytes[0] == 'F' && !serve_fork(request))
+        if (request->bytes[0] == ZYGOTE_FORK && !serve_fork(request))
             return 0;
     }
 }
@@ -258,12 +222,14 @@ static int random_status(void)
     return 1;
 }
 
-/* OpenSSL knows a fork by its process number, which is the same in each sandbox, and may be the zygote's: two
- * runs would draw the same numbers. Reseeding takes 1 ms for each run; without a state there is nothing to
- * reseed. Nothing to do where no module has loaded it. */
-static void have_openssl_ask_the_kernel(void)
+/* Make OpenSSL take its random numbers from the kernel. By itself it notices a fork by the process number,
+ * which is the same in each sandbox and may be the zygote's: two runs would get the same numbers. To
+ * reseed it would take 1 ms for each run; without a state of its own it needs no seed. If no module has
+ * loaded OpenSSL, this does nothing. */
+static void take_openssl_numbers_from_kernel(void)
 {
-    static const struct random_method kernel = {random_seed, random_bytes, NULL, random_add, random_bytes, random_status};
+    static const struct random_method kernel = {random_seed, random_bytes, NULL,
+                                                random_add,  random_bytes, random_status};
     static int done;
     void *library = done ? NULL : dlopen("libcrypto.so.3", RTLD_NOLOAD | RTLD_LAZY);
     int (*set_method)(const struct random_method *) = library ? dlsym(library, "RAND_set_rand_method") : NULL;
@@ -275,27 +241,28 @@ static void have_openssl_ask_the_kernel(void)
 
 static void set_up(void)
 {
-    sigset_t ends;
+    sigset_t child;
     int filler;
     while ((filler = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && filler <= CONTROL)
-        ; /* 0 to 2 are taken in the children, so they may not be anything else's here */
+        ; /* forked processes replace 0 to 3, so nothing else may have these numbers here */
     close(filler);
     own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &ends, NULL);
-    child_ended = signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK);
-    /* A run has the same user id: it may not look into this process, nor a parked one. */
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, NULL);
+    child_ended = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    /* A run has the same user id. It must not be able to inspect this process or a pre-created one. */
     prctl(PR_SET_DUMPABLE, 0);
 }
 
-/* The names of a 'P' request: (modules, entries of the code's folder). */
+/* Return the names of a ZYGOTE_PRELOAD message: (modules, entries of the code's directory). */
 static PyObject *names_of(struct request *request)
 {
     PyObject *modules = PyList_New(0), *entries = PyList_New(0), *list = modules;
+    const char *end = request->bytes + request->length;
     request->bytes[request->length] = '\0';
-    for (char *at = request->bytes + 1; modules && entries && at < request->bytes + request->length; at += strlen(at) + 1) {
+    for (const char *at = request->bytes + 1; modules && entries && at < end; at += strlen(at) + 1) {
         PyObject *name = *at ? PyUnicode_DecodeFSDefault(at) : NULL;
         if (!*at)
             list = entries;
@@ -315,13 +282,13 @@ static PyObject *module_serve(PyObject *Py_UNUSED(module), PyObject *arguments)
         return NULL;
     if (child_ended < 0)
         set_up();
-    have_openssl_ask_the_kernel();
+    take_openssl_numbers_from_kernel();
     if (program_freeze())
         return NULL;
     answer(first, (size_t)length);
     if (serve_forks(&request))
         return names_of(&request);
-    if (program_prepare())
+    if (program_note_start())
         return NULL;
     Py_RETURN_NONE;
 }
@@ -334,7 +301,7 @@ static PyObject *module_run(PyObject *Py_UNUSED(module), PyObject *path)
     program_run(strdup(PyBytes_AS_STRING(bytes)));
 }
 
-/* Python ignores two signals, which a program that is not Python must not inherit. */
+/* Python ignores these two signals. Another program must not inherit that. */
 static PyObject *module_restore_signals(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
 {
     signal(SIGPIPE, SIG_DFL);
@@ -344,17 +311,18 @@ static PyObject *module_restore_signals(PyObject *Py_UNUSED(module), PyObject *P
 
 static PyMethodDef methods[] = {
     {"serve", module_serve, METH_VARARGS,
-     "serve(message) -> None | (modules, entries)\n\nSend the message and serve the supervisor. Returns None in a "
-     "new process, which is confined and has the job's descriptor as 3; in the zygote itself, what it is to import, "
-     "and what the code's folder has. Ends the process when the supervisor is gone."},
+     "serve(message) -> None | (modules, entries)\n\nSend the message and serve the supervisor. Return None in a "
+     "new process, which is confined and has the job socket as descriptor 3. In the zygote itself return the modules "
+     "to import and the names in the code's directory. End the process when the supervisor has ended."},
     {"hook", imports_hook, METH_VARARGS,
-     "hook(waiting, hand_out)\n\nHave the import of a name in the dict `waiting` first ask hand_out(name)."},
-    {"hold", imports_hold, METH_O, "hold(object)\n\nCount its references no more; it lives on."},
+     "hook(waiting, hand_out)\n\nMake the import of a name in the dict `waiting` call hand_out(name) first."},
+    {"hold", imports_hold, METH_O, "hold(object)\n\nKeep the object alive and stop counting its references."},
     {"watch", imports_watch, METH_VARARGS,
-     "watch(module, changed, freely_set)\n\nPut the module's name into `changed` when a name is set in it that is not in "
-     "freely_set[module's name]."},
-    {"run", module_run, METH_O, "run(path)\n\nRun a program as `python3 path` would; does not return."},
-    {"restore_signals", module_restore_signals, METH_NOARGS, "Undo what Python has changed, before an execve."},
+     "watch(module, changed, freely_set)\n\nPut the module's name into the dict `changed` when a name is set in the "
+     "module that is not in freely_set[module's name]."},
+    {"run", module_run, METH_O, "run(path)\n\nRun a program as `python3 path` would, and exit as it would."},
+    {"restore_signals", module_restore_signals, METH_NOARGS,
+     "Reset the signals that Python ignores, before an execve."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -364,7 +332,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__nanozygote(void)
 {
-    if (program_keep_modules() || config_set_program(L"/work", L"/work/main.py"))
+    if (program_import_modules() || config_set_program(L"/work", L"/work/main.py"))
         return NULL;
     return PyModule_Create(&definition);
 }

@@ -1,14 +1,15 @@
 /* See zygote_program.h.
  *
- * What `python3 main.py` does after it has come up, in CPython 3.13: pymain_run_file_obj() in Modules/main.c,
- * _PyRun_SimpleFileObject() and _PyErr_PrintEx() in Python/pythonrun.c, _Py_Finalize() in Python/pylifecycle.c.
- * The order of steps is theirs, for each can be seen by the program. Here they are called from within a Python
- * function of the zygote, which must not show: not in tracebacks, not in sys._getframe(), not in the depth that
- * is left for recursion.
+ * This does the same as `python3 main.py` after its start, in CPython 3.13: pymain_run_file_obj() in
+ * Modules/main.c, _PyRun_SimpleFileObject() and _PyErr_PrintEx() in Python/pythonrun.c, _Py_Finalize() in
+ * Python/pylifecycle.c. The order of steps is the same, because the program can observe each step. Here a
+ * Python function of the zygote calls them. That function must not be visible: not in tracebacks, not in
+ * sys._getframe(), not in the remaining recursion depth.
  *
- * The end is where this differs. To take the interpreter apart means to touch, and so to copy, most of the
- * zygote's memory, for nothing in most runs: the process is gone right after. It is left out exactly when the
- * program has left nothing that could notice (see `nobody_would_notice`). Whatever is in doubt is finalized. */
+ * Only the end differs. To finalize the interpreter would touch, and so copy, most of the zygote's memory,
+ * and in most runs for nothing, because the process ends right after. So finalization is skipped if the
+ * program has left nothing that could notice (`can_skip_finalization`). In case of doubt the interpreter
+ * is finalized. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -24,16 +25,16 @@
 #include <unistd.h>
 
 #if PY_VERSION_HEX < 0x030d0000 || PY_VERSION_HEX >= 0x030e0000
-#error "written against the internals of CPython 3.13; read the files named above again"
+#error "written for the internals of CPython 3.13; compare the files named above with the new version"
 #endif
 
-static PyObject *first_frozen; /* head of the collector's permanent generation, which it walks last */
-static PyObject *sentinel;     /* the first object of the run: says that the run's own were walked */
-static Py_ssize_t exit_functions, thread_exit_functions; /* the zygote's own, of the modules it has imported */
-static unsigned long long libraries;
-static PyObject *atexit_module, *gc_module; /* a run may not have imported them */
+static PyObject *first_frozen; /* head of the collector's permanent generation, which a walk visits last */
+static PyObject *sentinel;     /* the run's first object: a walk that has visited it has visited the run's objects */
+static Py_ssize_t exit_functions, thread_exit_functions; /* number at the start: those of the zygote's modules */
+static unsigned long long libraries;                     /* likewise */
+static PyObject *atexit_module, *gc_module; /* the run may not have imported them */
 
-/* --- what was here before the run */
+/* --- before the run */
 
 static int take_first(PyObject *object, void *first)
 {
@@ -41,7 +42,7 @@ static int take_first(PyObject *object, void *first)
     return 0;
 }
 
-int program_keep_modules(void)
+int program_import_modules(void)
 {
     gc_module = PyImport_ImportModule("gc");
     atexit_module = PyImport_ImportModule("atexit");
@@ -56,14 +57,14 @@ int program_freeze(void)
     if (!done)
         return -1;
     Py_DECREF(done);
-    /* The other generations are empty now; later ones are appended to the permanent. */
+    /* The other generations are empty now. A later freeze appends to the permanent generation. */
     PyUnstable_GC_VisitObjects(take_first, &first);
     if (!first_frozen)
         first_frozen = Py_XNewRef(first);
     return 0;
 }
 
-/* How many functions are to be called at exit; -1 with an error. */
+/* Return the number of functions that will be called at exit; -1 with an error. */
 static Py_ssize_t count_exit_functions(void)
 {
     PyObject *count = PyObject_CallMethod(atexit_module, "_ncallbacks", NULL);
@@ -72,7 +73,8 @@ static Py_ssize_t count_exit_functions(void)
     return result;
 }
 
-/* The same before threads are joined; 0 where `threading` is neither imported nor hidden. */
+/* Return the number of functions that will be called before threads are joined; 0 if `threading` is
+ * neither imported nor hidden. */
 static Py_ssize_t count_thread_exit_functions(void)
 {
     PyObject *threading = imports_get("threading");
@@ -90,7 +92,7 @@ static int take_loads(struct dl_phdr_info *object, size_t Py_UNUSED(size), void 
     return 1;
 }
 
-/* How many shared libraries have been loaded so far. dl_iterate_phdr(3) */
+/* Return the number of shared libraries that have been loaded so far. dl_iterate_phdr(3) */
 static unsigned long long count_libraries(void)
 {
     unsigned long long loads = 0;
@@ -98,7 +100,7 @@ static unsigned long long count_libraries(void)
     return loads;
 }
 
-int program_prepare(void)
+int program_note_start(void)
 {
     libraries = count_libraries();
     sentinel = PyList_New(0);
@@ -133,11 +135,11 @@ static void flush_both(void)
 #define STREAM_PARTS 9 /* text, buffer, raw of each of three */
 
 struct search {
-    PyObject *streams[STREAM_PARTS]; /* have finalizers, but nothing is left in them: they are flushed */
+    PyObject *streams[STREAM_PARTS]; /* have finalizers, which do nothing here because the streams are flushed */
     int saw_sentinel, found;
 };
 
-/* Whether the type's instances run code when they die. */
+/* Whether the type's instances run code when they are deallocated. */
 static int has_finalizer(const PyTypeObject *type)
 {
     return type->tp_finalize || type->tp_del;
@@ -151,14 +153,15 @@ static int is_stream(const struct search *search, PyObject *object)
     return 0;
 }
 
-/* Those of the standard library's C code keep registries in order, which is over anyway. */
+/* Whether a weak reference has a callback. Callbacks in C are the standard library's: they only keep
+ * registries in order, which the process does not need any more. */
 static int has_callback(PyObject *object)
 {
     PyObject *callback = PyWeakref_Check(object) ? ((PyWeakReference *)object)->wr_callback : NULL;
     return callback && !PyCFunction_Check(callback);
 }
 
-/* Instances that the collector does not know are not walked; their type is. */
+/* A walk does not visit instances that the collector does not track. It does visit their type. */
 static int makes_hidden_instances_with_finalizer(PyObject *object)
 {
     return PyType_Check(object) && !PyType_IS_GC((PyTypeObject *)object) && has_finalizer((PyTypeObject *)object);
@@ -177,8 +180,8 @@ static int examine(PyObject *object, void *argument)
     return !search->found;
 }
 
-/* The parts of the stream of that name, if it is still the one the run started with; 0 if not. Borrowed: a
- * stream that is held would not be flushed when it dies. */
+/* Find the parts of a stream, if it is still the one with which the run started; else return 0. The
+ * references are borrowed: a stream with one reference more would not be flushed when it is deallocated. */
 static int find_stream(const char *name, const char *original_name, PyObject **parts)
 {
     PyObject *stream = PySys_GetObject(name);
@@ -193,15 +196,17 @@ static int find_stream(const char *name, const char *original_name, PyObject **p
     return parts[2] != NULL;
 }
 
-/* Whether objects are alive that would do something when they are taken apart. */
-static int something_would_act(void)
+/* Whether objects are alive that would run code when they are deallocated. */
+static int has_acting_objects(void)
 {
     struct search search = {0};
-    if (!find_stream("stdin", "__stdin__", search.streams) || !find_stream("stdout", "__stdout__", search.streams + 3) ||
+    if (!find_stream("stdin", "__stdin__", search.streams) ||
+        !find_stream("stdout", "__stdout__", search.streams + 3) ||
         !find_stream("stderr", "__stderr__", search.streams + 6))
         return 1;
     PyUnstable_GC_VisitObjects(examine, &search);
-    /* Unseen, because the program has called gc.freeze(): then its own objects were not walked either. */
+    /* If the program has called gc.freeze(), the walk has visited neither the sentinel nor the program's
+     * objects. */
     return search.found || !search.saw_sentinel;
 }
 
@@ -228,23 +233,25 @@ static int run_exit_functions(void)
     return done != NULL;
 }
 
-/* Whether the program would take no notice if the interpreter were not taken apart. Calls the exit functions of
- * the zygote's own modules (logging's) and writes out what is buffered, both of which is done in either case. */
-static int nobody_would_notice(void)
+/* Whether the program cannot notice that the interpreter is not finalized. Then the exit functions of the
+ * zygote's modules (of logging) have been called, and buffered output is written. Both are done in either
+ * case. */
+static int can_skip_finalization(void)
 {
     PyThreadState *own = PyThreadState_Get();
     if (!is_alone(own) || own->c_tracefunc || own->c_profilefunc || collection_is_watched())
         return 0;
     if (count_exit_functions() != exit_functions || count_thread_exit_functions() != thread_exit_functions)
         return 0;
-    /* C code that came with the run may do anything at exit, or when its objects die: write a file's end, say. */
+    /* C code of the run may do anything at exit, or when its objects are deallocated: write the end of a
+     * file, for example. */
     if (count_libraries() != libraries)
         return 0;
-    return run_exit_functions() && !something_would_act() && !flush(PySys_GetObject("stdout")) &&
+    return run_exit_functions() && !has_acting_objects() && !flush(PySys_GetObject("stdout")) &&
            !flush(PySys_GetObject("stderr"));
 }
 
-/* As a shell expects of a program that was interrupted. exit_sigint() */
+/* End as a shell expects from a program that was interrupted. exit_sigint() */
 static void die_of_interrupt(void)
 {
     signal(SIGINT, SIG_DFL);
@@ -253,23 +260,24 @@ static void die_of_interrupt(void)
 
 __attribute__((noreturn)) static void finish(int code, int interrupted)
 {
-    int silent = nobody_would_notice();
+    int skips = can_skip_finalization();
     PyErr_Clear();
     imports_stop_watching();
-    if (interrupted && silent)
+    if (interrupted && skips)
         die_of_interrupt();
     if (interrupted)
         atexit(die_of_interrupt);
-    if (!silent)
+    if (!skips)
         Py_Exit(code);
-    /* Nor are the zygote's libraries taken apart: OpenSSL alone needs longer for that than a small program runs. */
+    /* _exit, because the exit functions of the zygote's libraries are not needed either: OpenSSL's alone
+     * take longer than a small program. */
     fflush(NULL);
     _exit(code);
 }
 
 /* --- the beginning */
 
-/* As in an interpreter that runs its first frame. */
+/* Set the thread's state to that of an interpreter before its first frame. */
 static void forget_callers(void)
 {
     PyThreadState *own = PyThreadState_Get();
@@ -286,9 +294,9 @@ static PyObject *loader_of(const char *path)
     return loader;
 }
 
-/* A new `__main__` as it is when its first line runs: the same names in the same order. It is another object than
- * the zygote's, whose names are held by its functions and would outlive their module. Borrowed, or NULL with an
- * error. */
+/* Create a new `__main__`, with the same names in the same order as when the first line of a program runs.
+ * It is another object than the zygote's, because the zygote's functions keep their names alive. Return
+ * its names, borrowed; NULL with an error. */
 static PyObject *fresh_main(const char *path)
 {
     PyObject *main = PyModule_New("__main__"), *names = main ? PyModule_GetDict(main) : NULL, *fresh;
@@ -304,23 +312,23 @@ static PyObject *fresh_main(const char *path)
     return names;
 }
 
-/* What is not a number is printed, like the text of an error. */
-static void print_instead(PyObject *what)
+/* Print an exit code that is not a number, as the interpreter does. */
+static void print_exit_code(PyObject *code)
 {
     PyObject *file = PySys_GetObject("stderr");
     if (file && file != Py_None) {
-        if (PyFile_WriteObject(what, file, Py_PRINT_RAW))
+        if (PyFile_WriteObject(code, file, Py_PRINT_RAW))
             PyErr_Clear();
     } else {
-        if (PyObject_Print(what, stderr, Py_PRINT_RAW))
+        if (PyObject_Print(code, stderr, Py_PRINT_RAW))
             PyErr_Clear();
         fflush(stderr);
     }
     PySys_WriteStderr("\n");
 }
 
-/* The code that the SystemExit that is raised asks for. Nothing is held any more then: what the traceback leads
- * to is to die in its own time. _Py_HandleSystemExit() */
+/* Return the exit code of the SystemExit that is raised, and release the exception: objects in its
+ * traceback must be deallocated when they would be otherwise. _Py_HandleSystemExit() */
 static int take_exit_code(void)
 {
     PyObject *raised = PyErr_GetRaisedException(), *asked = PyObject_GetAttrString(raised, "code");
@@ -334,7 +342,7 @@ static int take_exit_code(void)
         code = (int)PyLong_AsLongLong(asked);
         PyErr_Clear(); /* too large: -1 */
     } else {
-        print_instead(raised);
+        print_exit_code(raised);
     }
     Py_DECREF(raised);
     return code;
@@ -358,7 +366,8 @@ void program_run(const char *path)
     if (names && !file)
         PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
     if (file)
-        result = PyRun_FileExFlags(file, path, Py_file_input, names, names, 1 /* closes it before the code runs */, &flags);
+        result = PyRun_FileExFlags(file, path, Py_file_input, names, names, 1 /* close it before the code runs */,
+                                   &flags);
     interrupted = PyErr_Occurred() == PyExc_KeyboardInterrupt;
     flush_both();
     if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_SystemExit)) {

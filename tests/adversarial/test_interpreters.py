@@ -86,7 +86,7 @@ async def test_modules_for_every_run_are_imported_ahead_or_programs_are_started_
 async def test_a_node_program_in_a_sandbox_was_the_spare(sandboxed):
     ran = await sandboxed(
         Runtime.NODEJS,
-        "console.log(require('fs').readFileSync('/proc/self/environ', 'utf8').includes('spare'))",
+        "console.log(require('fs').readFileSync('/proc/self/environ', 'utf8').includes('standby'))",
     )
     assert ran.stdout == "true\n"
 
@@ -196,7 +196,7 @@ CHANGES = {
         "console.log(process.title, process.execArgv, (function f(n) { return n ? f(n - 1) : 0; })(5000))",
     ),
     (Runtime.NODEJS, "its own snapshot"): (
-        "try { require('fs').writeFileSync('/nanosupervisor/spare.blob', 'left') } catch (e) {}",
+        "try { require('fs').writeFileSync('/nanosupervisor/standby.blob', 'left') } catch (e) {}",
         "console.log('fine')",
     ),
 }
@@ -264,7 +264,7 @@ async def test_no_descriptor_leads_out_of_the_sandbox(sandboxed):
     assert ran.stdout == "0 pipe\n1 pipe\n2 pipe\n"
 
 
-async def test_a_spare_keeps_no_socket(sandboxed):
+async def test_a_standby_process_keeps_no_socket(sandboxed):
     ran = await sandboxed(
         Runtime.NODEJS,
         "const fs = require('fs'); const own = '/proc/self/fd';\n"

@@ -313,7 +313,7 @@ async def published_by(worker: WorkerUnderTest) -> AsyncIterator[list[str]]:
         await task
 
 
-# The supervisor, the parked sandbox's init and its process that waits; for Python also the zygote.
+# The supervisor, the pre-created sandbox's init and its process that waits; for Python also the zygote.
 IDLE_PROCESSES = {"python": 4, "nodejs": 3, "cpp": 3, "go": 3}
 
 

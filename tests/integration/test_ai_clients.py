@@ -114,7 +114,7 @@ def failing(name: str, call: str, says: list[bytes], error: str, **more: Any) ->
     return Case(name, call, says, error=error, **more)
 
 
-BROKEN_OFF: Final = "the model server's answer broke off before its end"
+BROKEN_OFF: Final = "the model server's answer ended before it was complete"
 UNREACHABLE: Final = "the model server at {url} cannot be reached: "
 LATE: Final = "the model server at {url} did not answer within 0.3 s"
 REQUEST: Final = {"model": "llama3:8b", "prompt": PROMPT, "stream": False}
@@ -248,9 +248,11 @@ def errors() -> list[Case]:
         failing("a stream cut after a chunk", "generate-stream", [CHUNKED + full_line], BROKEN_OFF),
         failing("a stream reset", "generate-stream", [CHUNKED + full_line], BROKEN_OFF, then="reset"),
         failing("a stream without its end", "generate-stream", [CHUNKED + full_line + LAST], BROKEN_OFF),
-        failing("no JSON", "generate", whole(b"<html>"), "the model server answered no JSON: '<html>'"),
-        failing("half of JSON", "generate", whole(b'{"response": "x'), "the model server answered no JSON: "),
-        failing("no object", "generate", whole([1]), "the model server answered no JSON object: '[1]'"),
+        failing("no JSON", "generate", whole(b"<html>"), "the model server's answer is not JSON: '<html>'"),
+        failing(
+            "half of JSON", "generate", whole(b'{"response": "x'), "the model server's answer is not JSON: "
+        ),
+        failing("no object", "generate", whole([1]), "the model server's answer is not a JSON object: '[1]'"),
         failing("no text", "generate", whole({}), no_text + "'response'"),
         failing("a number", "generate", whole({"response": 5}), no_text + "'response'"),
         failing(

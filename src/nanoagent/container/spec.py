@@ -21,7 +21,7 @@ PAGE_BYTES: Final = 4096  # of memory, on both supported architectures
 HOSTS_FILE: Final = "hosts"
 USERS_FILE: Final = "passwd"
 GROUPS_FILE: Final = "group"
-HOST_NAME: Final = "sandbox"  # src/nanosupervisor/sandbox.c sets the same name in a sandbox
+HOST_NAME: Final = "sandbox"  # src/nanosupervisor/sandbox_init.c sets the same name in a sandbox
 RUN_USER: Final = "function"  # the name of a run's user
 LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
@@ -202,7 +202,7 @@ def _host_config(spec: ContainerSpec) -> dict[str, Any]:
         config["Runtime"] = spec.docker_runtime
     if spec.isolation is Isolation.SANDBOX:
         # The kernel mounts a new /proc only where the old one is wholly visible. The sandbox hides in its own
-        # /proc the files that Docker would have hidden (src/nanosupervisor/sandbox.c).
+        # /proc the files that Docker would have hidden (src/nanosupervisor/sandbox_mounts.c).
         config |= {"MaskedPaths": [], "ReadonlyPaths": []}
     return config
 

@@ -292,7 +292,7 @@ def _files(runtime: Runtime) -> dict[str, Attack]:
             "/nanosupervisor/zygote/main.py",
             "/nanosupervisor/zygote/_nanozygote.so",
         ),
-        *("/nanosupervisor/spare.blob", "/nanosupervisor/spare.node", "/nanosupervisor/build-cpp"),
+        *("/nanosupervisor/standby.blob", "/nanosupervisor/standby.node", "/nanosupervisor/build-cpp"),
         *("/nanosupervisor/build-go", "/nanosupervisor/go-env", "/nanosupervisor/cpp-flags"),
         *("/etc/passwd", "/etc/ld.so.preload", "/etc/resolv.conf", "/usr/bin/perl", "/bin/sh"),
         *(

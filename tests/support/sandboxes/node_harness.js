@@ -1,5 +1,5 @@
 'use strict';
-// Runs one small program at a time, by plain `node index.js` or by a parked spare, in a container without the
+// Runs one small program at a time, by plain `node index.js` or by a standby process, in a container without the
 // supervisor, whose part of the protocol on descriptor 3 this plays. See node_identity.py.
 //
 // Standard input: a JSON object per line, {arm, files, payload, environment, arguments, idle_ms, job}. Standard
@@ -16,7 +16,7 @@ const WORK = '/work';
 const PAYLOAD_FILE = '/input/payload.json';
 const ENVIRONMENT = { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: '/tmp', LANG: 'C.UTF-8' };
 
-// The image says how a spare is started: variables, then the command.
+// The image says how a standby process is started: variables, then the command.
 const [, ...lines] = fs.readFileSync('/nanosupervisor/interpreter', 'utf8').trim().split('\n');
 const command = lines.filter((line) => !line.includes('='));
 const variables = Object.fromEntries(lines.filter((line) => line.includes('=')).map(split));
@@ -92,7 +92,7 @@ function startPlain(program, streams) {
   });
 }
 
-function startSpare(streams) {
+function startStandby(streams) {
   return spawn(command[0], command.slice(1), {
     cwd: '/', detached: true, env: { ...ENVIRONMENT, ...variables }, stdio: [...streams, 'pipe'],
   });
@@ -101,7 +101,7 @@ function startSpare(streams) {
 async function dispatch(program, job) {
   job.on('error', () => {}); // of a process that has ended
   const [ready] = await once(job, 'data');
-  if (ready.toString() !== 'r') throw new Error(`a spare said ${ready}`);
+  if (ready.toString() !== 'r') throw new Error(`a standby process said ${ready}`);
   await new Promise((resolve) => setTimeout(resolve, program.idle_ms));
   if (program.job) job.write(jobOf(program));
   else job.end();
@@ -111,13 +111,13 @@ async function run(program) {
   lay(program);
   const [out, err] = [pipe(), pipe()];
   const streams = [await inputOf(program), out.writing, err.writing];
-  const spare = program.arm === 'spare';
+  const isStandby = program.arm === 'standby';
   let started = performance.now();
-  const child = spare ? startSpare(streams) : startPlain(program, streams);
+  const child = isStandby ? startStandby(streams) : startPlain(program, streams);
   const end = once(child, 'exit');
   streams.forEach((fd) => fs.closeSync(fd));
   const texts = Promise.all([textOf(out.reading), textOf(err.reading)]);
-  if (spare) {
+  if (isStandby) {
     await dispatch(program, child.stdio[3]);
     started = performance.now();
   }

@@ -17,7 +17,7 @@ IMAGE = os.environ.get("DOCKER_NODEJS_IMAGE", "nanoagent-nodejs:latest")
 MEMORY = "256m"
 _HARNESS = Path(__file__).with_name("node_harness.js")
 
-Arm = Literal["plain", "spare"]
+Arm = Literal["plain", "standby"]
 
 
 @dataclass(frozen=True, slots=True)

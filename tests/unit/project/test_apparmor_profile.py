@@ -1,4 +1,4 @@
-"""The AppArmor profile and what it is for: whoever adds a mount to sandbox.c is told to permit it there.
+"""The AppArmor profile permits each mount of a sandbox: a new mount in sandbox_mounts.c needs a rule there.
 
 Whether the rules are right, `make test-vm` shows.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SANDBOX = (ROOT / "src/nanosupervisor/sandbox.c").read_text()
+MOUNTS = (ROOT / "src/nanosupervisor/sandbox_mounts.c").read_text()
 PROFILE = (ROOT / "deploy/apparmor/nanoagent").read_text()
 
 
@@ -32,8 +32,8 @@ def permitted(options: str) -> set[str]:
 
 
 def listed(name: str) -> set[str]:
-    """The paths in one of sandbox.c's lists."""
-    found = re.search(rf"{name}\[\] = \{{(.*?)\}};", SANDBOX, re.DOTALL)
+    """The paths in one of the lists of sandbox_mounts.c."""
+    found = re.search(rf"{name}\[\] = \{{(.*?)\}};", MOUNTS, re.DOTALL)
     assert found is not None
     return set(re.findall(r'"([^"]+)"', found[1]))
 
@@ -53,6 +53,6 @@ def test_what_a_sandbox_covers_may_be_covered(name, options):
 
 
 def test_no_file_system_is_mounted_that_the_profile_does_not_name():
-    mounted = set(re.findall(r'mount\("\w+", [^;]*?, "(\w+)"', SANDBOX))
+    mounted = set(re.findall(r'mount\("\w+", [^;]*?, "(\w+)"', MOUNTS))
     assert {"proc", "tmpfs", "mqueue", "overlay"} <= mounted
     assert mounted == set(re.findall(r"^  mount fstype=(\w+) ", PROFILE, re.MULTILINE))

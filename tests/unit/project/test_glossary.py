@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/glossary.md").read_text()
-SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "src/nanoagent").rglob("*.py")))
+FILES = [*(ROOT / "src/nanoagent").rglob("*.py"), *(ROOT / "src/nanosupervisor").iterdir()]
+SOURCES = "\n".join(path.read_text() for path in sorted(FILES) if path.is_file())
 WORDS = re.sub(r"[_\W]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", SOURCES)).lower()
 
 TERMS = [

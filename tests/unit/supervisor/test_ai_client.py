@@ -220,8 +220,8 @@ def test_an_error_under_status_200_is_told(ai_client, server):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"\xff not json", "no JSON: "),
-        (b"[]", "no JSON object: "),
+        (b"\xff not json", "is not JSON: "),
+        (b"[]", "not a JSON object: "),
         (b"{}", "no text in 'response'"),
         (b'{"response": 5}', "no text in 'response'"),
     ],
@@ -259,9 +259,9 @@ def test_an_endpoint_where_nothing_listens_is_told(ai_client, monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("AI_ENDPOINT", "file:///etc/passwd", "AI_ENDPOINT should start with http"),
-        ("OLLAMA_HOST", "ftp://a", "OLLAMA_HOST should start with http"),
-        ("AI_ENDPOINT", "http://a:b", "the model server's address 'http://a:b' is none"),
+        ("AI_ENDPOINT", "file:///etc/passwd", "AI_ENDPOINT must start with http"),
+        ("OLLAMA_HOST", "ftp://a", "OLLAMA_HOST must start with http"),
+        ("AI_ENDPOINT", "http://a:b", "the model server's address 'http://a:b' is invalid"),
     ],
 )
 def test_an_address_that_is_none_is_refused(ai_client, monkeypatch, variable, value, words):

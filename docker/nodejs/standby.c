@@ -1,14 +1,14 @@
-/* An add-on of Node.js with two functions that a spare needs and that JavaScript cannot have (spare.js in
+/* A Node.js add-on with two functions for the standby process that JavaScript does not have (standby.js in
  * src/nanosupervisor):
  *
- *   execute(job)      replaces the process by the program that a job asks for; Node.js has process.execve from 23.11 on
- *   restartClocks()   sets the start of the process to now, for `process.uptime` and for worker threads; returns the time
- *                     in µs of the Unix epoch
+ *   execute(job)      replaces the process by the job's program; Node.js has process.execve from 23.11 on
+ *   restartClocks()   sets the start of the process to now, for `process.uptime` and for worker threads; returns the
+ *                     time in µs since the Unix epoch
  *
- * The job is {argument count, environment count} (32 bits, little-endian), then that many NUL-terminated strings. They are
- * the supervisor's, and are believed.
+ * The job is {argument count, environment count} (32 bits each, little-endian), then so many
+ * NUL-terminated strings. It comes from the supervisor and is trusted.
  *
- * The declarations stand in for Node-API's headers, which Debian has only in a package of 20 MB.
+ * The declarations replace Node-API's headers, which Debian has only in a package of 20 MB.
  * https://nodejs.org/api/n-api.html */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,24 +24,26 @@ typedef struct napi_env__ *napi_env;
 typedef struct napi_value__ *napi_value;
 typedef struct napi_callback_info__ *napi_callback_info;
 typedef napi_value (*napi_callback)(napi_env env, napi_callback_info info);
-extern int napi_get_cb_info(napi_env env, napi_callback_info info, size_t *count, napi_value *arguments, napi_value *self,
-                            void **data);
+extern int napi_get_cb_info(napi_env env, napi_callback_info info, size_t *count, napi_value *arguments,
+                            napi_value *self, void **data);
 extern int napi_get_buffer_info(napi_env env, napi_value value, void **data, size_t *length);
 extern int napi_create_function(napi_env env, const char *name, size_t length, napi_callback callback, void *data,
                                 napi_value *result);
 extern int napi_create_double(napi_env env, double value, napi_value *result);
 extern int napi_set_named_property(napi_env env, napi_value object, const char *name, napi_value value);
 
-/* Where libnode keeps the start of the process: src/node.cc and src/node_perf.cc of Node.js 20, in ns of the monotonic
- * clock, and the third in µs of the Unix epoch. Weak: a Node.js without them keeps its clocks. */
+/* The variables in which libnode keeps the start of the process: src/node.cc and src/node_perf.cc of
+ * Node.js 20. The third is in µs since the Unix epoch, the others in ns of the monotonic clock. They are
+ * weak symbols: a Node.js without them keeps its clocks. */
 #define CLOCK(type, name, symbol) extern type name __asm__(symbol) __attribute__((weak))
 CLOCK(uint64_t, node_start, "_ZN4node11per_process15node_start_timeE");
 CLOCK(uint64_t, process_start, "_ZN4node11performance25performance_process_startE");
 CLOCK(double, process_start_timestamp, "_ZN4node11performance35performance_process_start_timestampE");
 CLOCK(uint64_t, v8_start, "_ZN4node11performance20performance_v8_startE");
 
-#define JOB 3 /* where the supervisor waits: for the end of it, or for an errno */
+#define JOB 3 /* the job socket: it closes when the program is executed; if that fails, its errno is sent there */
 
+/* Return pointers to `count` strings at `next`, and move `next` behind them; NULL if there is no memory. */
 static char **take(char **next, uint32_t count)
 {
     char **strings = calloc(count + 1, sizeof *strings);
@@ -50,8 +52,9 @@ static char **take(char **next, uint32_t count)
     return strings;
 }
 
-/* Node.js ignores SIGPIPE, and what is ignored stays ignored; a caught signal is reset by the kernel. */
-static void as_a_new_process_finds_it(void)
+/* Undo what the program would inherit from Node.js: an ignored SIGPIPE, and streams that are closed on
+ * execve. The kernel resets signals that Node.js handles. */
+static void restore_process_state(void)
 {
     signal(SIGPIPE, SIG_DFL);
     for (int stream = 0; stream <= 2; stream++)
@@ -72,7 +75,7 @@ static napi_value execute(napi_env env, napi_callback_info info)
     char **environment = take(&next, counts[1]);
     if (!arguments || !environment)
         return NULL;
-    as_a_new_process_finds_it();
+    restore_process_state();
     fcntl(JOB, F_SETFD, FD_CLOEXEC);
     execve(arguments[0], arguments, environment);
     uint32_t error = (uint32_t)errno;

@@ -1,50 +1,50 @@
 'use strict';
-// The Node.js spare: a process that has started already and waits for its one job.
+// The standby process of Node.js: a process that has started already and waits for its one job.
 //
-// This script runs once, in the image's build, and leaves a startup snapshot:
+// This script runs once, in the image's build, and writes a startup snapshot:
 //
-//   node --expose-internals --snapshot-blob /nanosupervisor/spare.blob --build-snapshot spare.js
+//   node --expose-internals --snapshot-blob /nanosupervisor/standby.blob --build-snapshot standby.js
 //
-// A process that is started from it, as `/usr/bin/node index.js` with the environment variable
-// NODE_OPTIONS=--snapshot-blob=/nanosupervisor/spare.blob, has no start-up of Node.js left to do. It says 'r' on
-// descriptor 3, waits there for its job, and becomes what `node index.js` would have become.
+// The supervisor starts a process from the snapshot, as `/usr/bin/node index.js` with the environment
+// variable NODE_OPTIONS=--snapshot-blob=/nanosupervisor/standby.blob. Node.js has no start-up left to do
+// then. The process sends 'r' on descriptor 3, waits there for its job (job.h), and then does the same as
+// `node index.js`.
 //
-// To user code nothing differs, stack traces included, because nothing is imitated: the snapshot's main function
-// is Node.js's own `internal/main/run_main_module`, compiled by Node.js, and what it calls are Node.js's own
-// functions. Only its `require` is ours. The first thing that the script calls is `prepareMainThreadExecution`,
-// which reads environment, arguments and working directory; there the process waits. A bound function carries the
-// script's arguments, since those show in no stack trace.
+// User code sees no difference, not even in stack traces, because nothing is imitated. The snapshot's main
+// function is Node.js's own `internal/main/run_main_module`, compiled by Node.js, and it calls Node.js's own
+// functions. Only its `require` is replaced. The script first calls `prepareMainThreadExecution`, which reads
+// environment, arguments and working directory. The process waits there: see `prepareMainThreadExecution`
+// below. A bound function passes the script's arguments, because a bound function is not in stack traces.
 //
-// What differs all the same: /proc/self/environ is the spare's own; SharedArrayBuffer, Atomics and WebAssembly come
-// last in the order of the global names; the module loader's frames in a worker thread's stack traces are named
-// `Object..js` and `Function._load`. V8 takes its heap limit from the container's memory limit at the spare's start. Node.js
-// refuses a snapshot that does not fit it: then no spare comes up, and programs are started plainly.
+// These differences remain. /proc/self/environ is that of the standby process. SharedArrayBuffer, Atomics and
+// WebAssembly are last in the order of the global names. The module loader's frames in a worker thread's
+// stack traces are named `Object..js` and `Function._load`. V8 reads the container's memory limit for its
+// heap limit when the standby process starts. Node.js refuses a snapshot of another build: then no standby
+// process starts, and programs are executed plainly.
 //
-// The internals are reached in the build alone; the snapshot's own list of what users may require is the plain
-// one again. The options come by environment because what stands on the command line would show in
-// `process.execArgv` of worker threads and in /proc/self/cmdline.
-//
-// `prepareMainThreadExecution` is what a run goes through.
+// Only the build has access to the internals: the snapshot's list of modules that users may require is
+// Node.js's normal list. The options are in the environment, because options on the command line would be
+// visible in `process.execArgv` of worker threads and in /proc/self/cmdline.
 
 const fs = require('fs');
 
 const JOB = 3;
-const HEADER_BYTES = 12; // length of what follows, and the two counts
+const HEADER_BYTES = 12; // struct job: the length of the strings, and the two counts
 const COUNT_BYTES = 8;
 const WORK = '/work';
 const ARGUMENTS = ['/usr/bin/node', 'index.js'];
-const ADD_ON = '/nanosupervisor/spare.node';
+const ADD_ON = '/nanosupervisor/standby.node';
 
-// What acts before a program's first line, in the C library, OpenSSL, ICU, V8 or Node.js itself.
-const ACTS_AT_START = /^(NODE_|UV_|V8_|ICU_|OPENSSL_|SSL_|LC_|LANGUAGE|LD_|MALLOC_|GLIBC_)/;
+// Variables that the C library, OpenSSL, ICU, V8 or Node.js itself read before a program's first line.
+const READ_AT_START = /^(NODE_|UV_|V8_|ICU_|OPENSSL_|SSL_|LC_|LANGUAGE|LD_|MALLOC_|GLIBC_)/;
 const LANG = 'C.UTF-8';
 
 // --- Node.js's own parts
 
 const { emitWarning } = process;
-process.removeAllListeners('warning'); // that internals are none of ours is known here
+process.removeAllListeners('warning'); // warnings about the use of internals
 process.emitWarning = () => {};
-const loadedByPlainNode = process.moduleLoadList.filter((name) => !name.endsWith(' sea')); // of this build alone
+const loadedByPlainNode = process.moduleLoadList.filter((name) => !name.endsWith(' sea')); // only the build loads it
 const { internalBinding, primordials } = require('internal/test/binding');
 const asyncBinding = internalBinding('async_wrap');
 const performanceBinding = internalBinding('performance');
@@ -65,13 +65,13 @@ const ownParts = {
 function fill(bytes, start = 0) {
   for (let got = start; got < bytes.length;) {
     const more = fs.readSync(JOB, bytes, got, bytes.length - got);
-    if (more === 0) process.reallyExit(0); // the sandbox was not needed
+    if (more === 0) process.reallyExit(0); // the sandbox is not needed
     got += more;
   }
   return bytes;
 }
 
-// Buffer.alloc alone: everything else takes from a pool, whose state a program can see.
+// Only Buffer.alloc: other functions use the buffer pool, whose state a program can see.
 function receive() {
   fs.writeSync(JOB, 'r');
   const header = fill(Buffer.alloc(HEADER_BYTES));
@@ -95,22 +95,24 @@ function parse(bytes) {
   };
 }
 
+// Whether this process can do the same as a new process would. If not, the job's program is executed.
 function fits(job) {
   return job.exact &&
     job.arguments.length === ARGUMENTS.length &&
     job.arguments.every((argument, index) => argument === ARGUMENTS[index]) &&
-    job.environment.every(([name, value]) => !ACTS_AT_START.test(name) && (name !== 'LANG' || value === LANG));
+    job.environment.every(([name, value]) => !READ_AT_START.test(name) && (name !== 'LANG' || value === LANG));
 }
 
-// --- what a new process would find
+// --- the state of a new process
 
 function replaceEnvironment(entries) {
   for (const name of Object.keys(process.env)) delete process.env[name];
   for (const [name, value] of entries) process.env[name] = value;
 }
 
-// The time spent waiting is not the program's: its clocks start now. Asking for the up-time also sets the event
-// loop's clock, by which timers are due. Worker threads take their clocks from the process, the add-on's part.
+// The clocks of the program start now, without the time spent waiting. The call of process.uptime also sets
+// the event loop's clock, which decides when timers are due. The add-on sets the clocks that worker threads
+// copy.
 function restartClocks(addOn) {
   const { constants, milestones } = performanceBinding;
   milestones[constants.NODE_PERFORMANCE_MILESTONE_TIME_ORIGIN_TIMESTAMP] = addOn.restartClocks();
@@ -120,7 +122,7 @@ function restartClocks(addOn) {
     milestones[constants[`NODE_PERFORMANCE_MILESTONE_${name}`]] = now;
 }
 
-// The numbers that the build's own asynchronous operations took.
+// The build's own asynchronous operations have used the first numbers.
 function restartAsyncIds() {
   const { async_id_fields: fields, constants } = asyncBinding;
   fields[constants.kAsyncIdCounter] = 1;
@@ -143,14 +145,14 @@ function prepareMainThreadExecution(expandArgv1) {
   replaceEnvironment(job.environment);
   restartClocks(addOn);
   restartAsyncIds();
-  console.Console = Console; // V8 loses it from its own console object
+  console.Console = Console; // the snapshot does not keep it
   return preExecution.prepareMainThreadExecution(expandArgv1);
 }
 
-// Node.js makes its output pipes non-blocking: output that does not fit is lost when the program calls
-// process.exit or throws. Its documentation promises synchronous writes. A proxy, because its toString() is
-// that of a native function.
-function keepOutput() {
+// Node.js makes its output pipes non-blocking. Then output that does not fit is lost when the program calls
+// process.exit or throws, although the documentation of Node.js promises synchronous writes. This makes them
+// blocking again, with a proxy, whose toString() is that of a native function.
+function makeOutputBlocking() {
   Pipe.prototype.open = new Proxy(Pipe.prototype.open, {
     apply(open, pipe, [descriptor, ...rest]) {
       const failed = Reflect.apply(open, pipe, [descriptor, ...rest]);
@@ -160,9 +162,9 @@ function keepOutput() {
   });
 }
 
-// --- warming up: what most runs go through is in the snapshot compiled
+// --- warm-up: the snapshot then has the code that most runs use in compiled form
 
-// Descriptor 1 of the build is a pipe, as a run's is.
+// Descriptor 1 of the build is a pipe, like that of a run.
 function warmUpConsole() {
   const net = require('net');
   const socket = new net.Socket({ fd: 1, readable: false, writable: true });
@@ -170,7 +172,7 @@ function warmUpConsole() {
   socket.destroy();
 }
 
-// In a folder of its own: which package.json there are on the way up is remembered.
+// In a new folder, because Node.js caches which folders above have a package.json.
 function warmUpModules() {
   const folder = fs.mkdtempSync('/nanosupervisor/warm-');
   const { Module } = ownParts['internal/modules/cjs/loader'];
@@ -182,12 +184,14 @@ function warmUpModules() {
     require(`internal/modules/esm/${id}`);
   for (const cache of [Module._cache, Module._pathCache])
     for (const name of Object.keys(cache)) delete cache[name];
-  // Node.js asserts that no user code has run before its modules are set up, and none has.
+  // Node.js asserts that no user code has run before its modules are set up. That is true, but not known to
+  // it.
   require('internal/modules/helpers').hasStartedUserCJSExecution = () => false;
   fs.rmSync(folder, { recursive: true });
 }
 
-// A program can see where in their pool small buffers lie: it is renewed, and as far used as in a new process.
+// A program can see the position of small buffers in the buffer pool. Start a new pool, used as far as in a
+// new process.
 function renewBufferPool() {
   while (Buffer.allocUnsafe(8).byteOffset !== 0);
 }
@@ -212,7 +216,7 @@ function hideInternals() {
 warmUpConsole();
 warmUpModules();
 warmUpJob();
-keepOutput();
+makeOutputBlocking();
 renewBufferPool();
 hideInternals();
 internalBinding('mksnapshot').setDeserializeMainFunction(

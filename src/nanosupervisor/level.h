@@ -1,0 +1,63 @@
+/* An isolation level: what separates a run from the next, and from the supervisor. */
+#ifndef LEVEL_H
+#define LEVEL_H
+
+#include "confine.h"
+#include "run.h"
+#include "sandbox_mounts.h"
+#include "wire.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* The worker's configuration for all runs of this container. */
+struct settings {
+    struct confinement confinement; /* that most runs will have */
+    struct work_limits work;
+    const char *modules; /* NUL-terminated names, which the zygote imports */
+    size_t modules_length;
+};
+
+/* New code for the runs of this container. It lies in the container's /work. */
+struct new_code {
+    int limits_changed;  /* limits have changed that an interpreter reads when it starts */
+    const char *modules; /* NUL-terminated names, which the code imports */
+    size_t modules_length;
+};
+
+/* The operations of a level. The supervisor serves one run at a time. */
+struct level {
+    uint8_t number; /* LEVEL_… in wire.h */
+    /* Whether programs may create netlink sockets, whose memory must be watched. */
+    int has_netlink;
+    /* Make everything ready for the first run. The frame of the settings is freed afterwards. */
+    void (*set_up)(const struct settings *settings);
+    /* Make the next run use this code. */
+    void (*take_code)(const struct new_code *code);
+    /* Start the run's program; 0 or an errno. Calls the functions of run.h for levels. */
+    uint32_t (*start)(struct run *run);
+    /* The descriptor that becomes readable when the program may have ended. */
+    int (*end_fd)(void);
+    /* Call run_note_end() if the program has ended. */
+    void (*check_end)(struct run *run);
+    /* A process in the network of the run. */
+    pid_t (*network_process)(void);
+    /* Send SIGTERM to every process of the run. */
+    void (*terminate)(void);
+    /* Kill every process of the run, and reap the program. */
+    void (*kill_run)(struct run *run);
+    /* Remove everything that the run has left, and send DONE. If the request says that another run will
+     * follow, get ready for it and send READY. Called when the run has been reported. */
+    void (*finish)(const struct run *run);
+};
+
+/* The program runs in a sandbox. To kill the sandbox's init kills every process in it, and its files end
+ * with its mounts. */
+extern const struct level sandbox_level;
+/* Where the host does not allow sandboxes, the program runs in the container itself. As process 1 of the
+ * container the supervisor kills all processes, wipes the writable directories, and checks that they are
+ * as empty as at the start. */
+extern const struct level shared_level;
+
+#endif

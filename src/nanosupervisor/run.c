@@ -1,0 +1,297 @@
+/* See run.h. */
+#define _GNU_SOURCE
+#include "run.h"
+#include "level.h"
+#include "outputs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_CAPTURE (16u << 20)
+#define MAX_STRINGS 65536u
+/* No control group counts connections that the program has not accepted: 2.6 KB each, and a run can make
+ * 28,000 in a second. So the number of its sockets is limited, these included. Honest programs stay below. */
+#define MAX_RUN_SOCKETS 16384u
+#define MAX_NETLINK_BYTES (4u << 20)
+#define KERNEL_CHECK_US 100000u /* between two checks of both */
+
+static uint64_t now_us(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000u + (uint64_t)time.tv_nsec / 1000u;
+}
+
+/* ---- the start ---------------------------------------------------------------------------------------- */
+
+void run_note_start(struct run *run)
+{
+    run->started_us = now_us();
+    /* The clock of file times advances in ticks of up to 10 ms. A precise start could be later than the
+     * time of a file that the run writes. */
+    clock_gettime(CLOCK_REALTIME_COARSE, &run->started_at);
+}
+
+uint32_t run_write_payload(struct run *run, const struct writable_dirs *dirs)
+{
+    run->dirs = dirs;
+    return (uint32_t)input_write_file(dirs, run->payload, run->request.payload_bytes);
+}
+
+void run_open_streams(struct run *run, int in, int out, int err)
+{
+    input_open(&run->in, in, run->payload, run->request.payload_bytes);
+    capture_open(&run->out, FRAME_STDOUT, out, run->request.capture_bytes);
+    capture_open(&run->err, FRAME_STDERR, err, run->request.capture_bytes);
+}
+
+/* Return pointers to `count` NUL-terminated strings at `at`, and move `at` behind them; NULL if they are
+ * not all there. */
+static char **strings_at(char **at, const char *end, uint32_t count)
+{
+    char **strings = count < MAX_STRINGS ? calloc(count + 1u, sizeof *strings) : NULL;
+    for (uint32_t i = 0; strings && i < count; i++) {
+        char *stop = memchr(*at, 0, (size_t)(end - *at));
+        if (!stop)
+            return NULL;
+        strings[i] = *at;
+        *at = stop + 1;
+    }
+    return strings;
+}
+
+static void parse_request(struct run *run, uint8_t *frame, size_t length)
+{
+    struct run_request *request = &run->request;
+    char *at = (char *)frame + sizeof *request, *end = (char *)frame + length;
+    if (length < sizeof *request)
+        die("short run request");
+    memcpy(request, frame, sizeof *request);
+    run->strings = at;
+    run->arguments = strings_at(&at, end, request->argument_count);
+    run->environment = run->arguments ? strings_at(&at, end, request->environment_count) : NULL;
+    run->job = (struct job){(uint32_t)(at - run->strings), request->argument_count, request->environment_count};
+    if (!run->environment || !request->argument_count || request->payload_bytes != (size_t)(end - at) ||
+        request->capture_bytes < 2 || request->capture_bytes > MAX_CAPTURE)
+        die("malformed run request");
+    run->payload = at;
+}
+
+/* ---- the kernel memory of the run's sockets ----------------------------------------------------------- */
+
+/* Read the beginning of a file of /proc/net, as the run's network has it; empty text if that fails. */
+static void read_network_file(const struct level *level, const char *name, char *text, size_t room)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/net/%s", level->network_process(), name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file >= 0 ? read(file, text, room - 1) : 0;
+    if (file >= 0)
+        close(file);
+    text[length > 0 ? length : 0] = 0;
+}
+
+/* Return the number of sockets in the run's network, with the connections that wait to be accepted. */
+static unsigned long count_sockets(const struct level *level)
+{
+    char text[64];
+    unsigned long used = 0;
+    read_network_file(level, "sockstat", text, sizeof text);
+    return sscanf(text, "sockets: used %lu", &used) == 1 ? used : 0;
+}
+
+/* Return the bytes of unread answers in the run's netlink sockets. */
+static unsigned long count_netlink_bytes(const struct level *level)
+{
+    char text[8192];
+    unsigned long total = 0, bytes;
+    read_network_file(level, "netlink", text, sizeof text);
+    for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
+        if (sscanf(line, " %*s %*s %*s %*s %lu", &bytes) == 1)
+            total += bytes;
+    return total;
+}
+
+static int holds_too_much_kernel_memory(const struct level *level)
+{
+    return count_sockets(level) > MAX_RUN_SOCKETS ||
+           (level->has_netlink && count_netlink_bytes(level) > MAX_NETLINK_BYTES);
+}
+
+/* ---- watching the program to its end ------------------------------------------------------------------ */
+
+/* Times at which the run must be checked, in microseconds of now_us(). */
+struct schedule {
+    uint64_t deadline;
+    uint64_t kill_at; /* UINT64_MAX until SIGTERM has been sent */
+    uint64_t kernel_check_at;
+};
+
+static uint64_t next_of(const struct schedule *schedule)
+{
+    uint64_t next = schedule->kill_at != UINT64_MAX ? schedule->kill_at : schedule->deadline;
+    return next < schedule->kernel_check_at ? next : schedule->kernel_check_at;
+}
+
+static void read_frame_during_run(struct run *run)
+{
+    uint8_t *payload;
+    size_t length;
+    /* KILL is the only frame that the worker sends during a run. */
+    if (wire_receive(&payload, &length) == FRAME_KILL)
+        run->kill_requested = 1;
+    free(payload);
+}
+
+/* Wait until a descriptor of the run is ready, or until that time, and serve those that are. */
+static void serve_descriptors(struct run *run, const struct level *level, uint64_t until)
+{
+    enum { OUT, ERR, END, WORKER, IN, EVENTS };
+    uint64_t now = now_us(), wait_us = until > now ? until - now : 0;
+    struct timespec wait = {(time_t)(wait_us / 1000000u), (long)(wait_us % 1000000u) * 1000};
+    struct pollfd events[EVENTS] = {
+        [OUT] = {run->out.from, POLLIN, 0},  [ERR] = {run->err.from, POLLIN, 0},
+        [END] = {level->end_fd(), POLLIN, 0}, [WORKER] = {wire_fd(), POLLIN, 0},
+        [IN] = {run->in.to, POLLOUT, 0},
+    };
+    if (ppoll(events, EVENTS, &wait, NULL) < 0 && errno != EINTR)
+        die("poll");
+    if (events[OUT].revents)
+        capture_read(&run->out);
+    if (events[ERR].revents)
+        capture_read(&run->err);
+    if (events[IN].revents)
+        input_feed(&run->in);
+    if (events[WORKER].revents)
+        read_frame_during_run(run);
+    if (events[END].revents)
+        level->check_end(run);
+}
+
+/* Send SIGTERM if the deadline has passed, and return whether the run must be killed now. */
+static int enforce_limits(struct run *run, const struct level *level, struct schedule *schedule)
+{
+    uint64_t now = now_us();
+    if (run->kill_requested) {
+        run->report.flags |= EXIT_KILLED;
+        return 1;
+    }
+    if (now >= schedule->kill_at)
+        return 1;
+    if (now >= schedule->kernel_check_at) {
+        if (holds_too_much_kernel_memory(level)) {
+            run->report.flags |= EXIT_SOCKETS;
+            return 1;
+        }
+        schedule->kernel_check_at = now + KERNEL_CHECK_US;
+    }
+    if (now >= schedule->deadline && schedule->kill_at == UINT64_MAX) {
+        run->report.flags |= EXIT_TIMED_OUT;
+        level->terminate();
+        schedule->kill_at = now + (uint64_t)run->request.grace_ms * 1000u;
+    }
+    return 0;
+}
+
+/* Wait until the program has ended or the run must be killed. */
+static void watch(struct run *run, const struct level *level)
+{
+    struct schedule schedule = {
+        .deadline = run->started_us + (uint64_t)run->request.timeout_ms * 1000u,
+        .kill_at = UINT64_MAX,
+        .kernel_check_at = run->started_us + KERNEL_CHECK_US,
+    };
+    do
+        serve_descriptors(run, level, next_of(&schedule));
+    while (!run->ended && !enforce_limits(run, level, &schedule));
+}
+
+void run_note_end(struct run *run, int status)
+{
+    run->report.wait_status = (uint32_t)status;
+    run->ended = 1;
+}
+
+static void read_rest_of_output(struct run *run)
+{
+    input_close(&run->in);
+    while (capture_read(&run->out))
+        ;
+    while (capture_read(&run->err))
+        ;
+}
+
+/* ---- the report --------------------------------------------------------------------------------------- */
+
+static uint64_t microseconds_between(const struct timeval *before, const struct timeval *after)
+{
+    return (uint64_t)((after->tv_sec - before->tv_sec) * 1000000 + (after->tv_usec - before->tv_usec));
+}
+
+/* Add the CPU time of the children that were reaped since then. */
+static void add_cpu_time(struct exit_report *report, const struct rusage *before)
+{
+    struct rusage after;
+    getrusage(RUSAGE_CHILDREN, &after);
+    report->user_us += microseconds_between(&before->ru_utime, &after.ru_utime);
+    report->system_us += microseconds_between(&before->ru_stime, &after.ru_stime);
+}
+
+/* Whether the program failed at the limit on the size of a file. */
+static int has_hit_file_limit(const struct run *run)
+{
+    const struct run_request *request = &run->request;
+    int status = (int)run->report.wait_status;
+    return (WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ) ||
+           (status != 0 && writable_has_file_of(run->dirs, request->file_size_bytes, request->payload_bytes,
+                                                &run->started_at));
+}
+
+static void complete_report(struct run *run, const struct rusage *before)
+{
+    struct exit_report *report = &run->report;
+    if (report->exec_error)
+        report->flags |= EXIT_NOT_STARTED;
+    add_cpu_time(report, before);
+    if (writable_is_full(run->dirs))
+        report->flags |= EXIT_DISK_FULL;
+    if (has_hit_file_limit(run))
+        report->flags |= EXIT_FILE_LIMIT;
+    report->stdout_total = run->out.total;
+    report->stderr_total = run->err.total;
+    report->stdout_kept = capture_kept(&run->out);
+    report->stderr_kept = capture_kept(&run->err);
+}
+
+void run_serve(const struct level *level, uint8_t *frame, size_t length)
+{
+    struct run run = {0};
+    struct rusage before;
+    parse_request(&run, frame, length);
+    getrusage(RUSAGE_CHILDREN, &before);
+
+    run.report.exec_error = level->start(&run);
+    if (!run.report.exec_error)
+        watch(&run, level);
+    run.report.wall_us = now_us() - run.started_us;
+    level->kill_run(&run);
+    read_rest_of_output(&run);
+
+    complete_report(&run, &before);
+    wire_send(FRAME_EXIT, &run.report, sizeof run.report);
+    capture_send_and_free(&run.out);
+    capture_send_and_free(&run.err);
+    outputs_send(run.dirs, &run.request);
+
+    level->finish(&run);
+    free(run.arguments);
+    free(run.environment);
+}

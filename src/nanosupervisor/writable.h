@@ -1,0 +1,48 @@
+/* The writable directories: all that a run can write to. */
+#ifndef WRITABLE_H
+#define WRITABLE_H
+
+#include <stdint.h>
+#include <time.h>
+
+#define WORK_DIR "/work"
+#define INPUT_DIR "/input"
+#define OUTPUT_DIR "/output"
+
+enum writable { WRITABLE_WORK, WRITABLE_TMP, WRITABLE_OUTPUT, WRITABLE_INPUT, WRITABLE_SHM, WRITABLE_COUNT };
+
+/* Where each is mounted, in the container and in a sandbox. */
+extern const char *const writable_path[WRITABLE_COUNT];
+
+/* A descriptor of each: of the container's, or of a sandbox's. No program can exchange a directory that is
+ * open. */
+struct writable_dirs {
+    int directory[WRITABLE_COUNT];
+};
+
+/* The container's own. */
+extern struct writable_dirs container_dirs;
+
+/* Open the container's own and note how empty they are. Call this once, while they are empty. */
+void writable_open_container(void);
+/* Whether a directory has no free block or no free inode. */
+int writable_is_full(const struct writable_dirs *dirs);
+/* How much the files in all directories take, in bytes. */
+uint64_t writable_used_bytes(const struct writable_dirs *dirs);
+/* Whether a file has at least so many bytes and has changed since that time (CLOCK_REALTIME_COARSE). The
+ * payload's file, with its so many bytes, does not count. */
+int writable_has_file_of(const struct writable_dirs *dirs, uint64_t bytes, uint64_t payload_bytes,
+                         const struct timespec *since);
+/* Remove everything in one of the container's directories; 0 if something stays. */
+int writable_wipe_one(enum writable which);
+/* Remove everything in all of the container's directories; 0 if something stays. */
+int writable_wipe(void);
+/* Have the kernel release descriptors that are in flight between sockets that no process holds any more.
+ * They keep files and memory. */
+void writable_release_in_flight(void);
+/* Whether the container's directories are as empty as at the start. Waits for a moment if they are not:
+ * the kernel may take that long to release files that were unlinked while open, or whose descriptors were
+ * in flight. */
+int writable_is_empty_again(void);
+
+#endif
