@@ -55,20 +55,20 @@ class Finding:
 
 
 def note(area: Area, found: str, remedy: str | None = None) -> Finding:
-    """Return a finding that works, and that the operator may want to know."""
+    """Return a note: the state is fine, but the operator may want to know it."""
     return Finding(area, found, Severity.NOTE, remedy)
 
 
 def unknown(area: Area, found: str, remedy: str | None = None) -> Finding:
-    """Return a finding about something that could not be examined."""
+    """Return a finding about a state that could not be examined."""
     return Finding(area, found, Severity.UNKNOWN, remedy)
 
 
 def warning(area: Area, found: str, remedy: str) -> Finding:
-    """Return a finding that works with a disadvantage, or that may fail later."""
+    """Return a warning: jobs work with a disadvantage, or may fail later."""
     return Finding(area, found, Severity.WARNING, remedy)
 
 
 def problem(area: Area, found: str, remedy: str) -> Finding:
-    """Return a finding because of which the worker does not start, or jobs fail."""
+    """Return a problem: the worker does not start, or jobs fail."""
     return Finding(area, found, Severity.PROBLEM, remedy)

@@ -95,7 +95,7 @@ def show(findings: Sequence[Finding]) -> None:
         for finding in findings:
             print(f"{finding.severity}: {finding.area}: {finding.found}")  # noqa: T201 - a command's report
             if finding.remedy:
-                print(f"    remedy: {finding.remedy}")  # noqa: T201 - likewise
+                print(f"    remedy: {finding.remedy}")  # noqa: T201 - a command's report
     console.print(Text(summary(findings)))
 
 

@@ -1,4 +1,4 @@
-"""Folders that no other user can read or replace, whatever the umask is and even if they already exist."""
+"""Folders that no other user can read or replace, for any umask, and even if they already exist."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ _RULES: Final = (
 _NEVER_CALLED: Final = Text(
     "The program printed nothing. {entry} defines {name}, but nothing calls it: {entry} runs as a program,"
     " from top to bottom. Read the input from the environment variable PAYLOAD (JSON) or from standard"
-    " input, call {name} with it, and print what it returns.",
+    " input, call {name} with it, and print its result.",
     "프로그램이 아무것도 출력하지 않았습니다. {entry}에 {name}이(가) 정의되어 있지만 호출하는 곳이 없습니다."
     " {entry}는 프로그램으로 처음부터 끝까지 실행됩니다. 입력은 환경 변수 PAYLOAD(JSON)나 표준 입력에서 읽어"
     " {name}에 넘기고, 결과를 출력하세요.",

@@ -121,7 +121,7 @@ class LimitTest:
     timeout_ms: int | None = None
 
 
-_MAX_MEMORY_MB: Final = 512  # so that the run fits into the worker's budget beside jobs
+_MAX_MEMORY_MB: Final = 512  # so that the run and jobs fit into the worker's budget together
 
 LEAVE_TRACES: Final = (
     *(f"write {folder}/{MARK}" for folder in ("/tmp", "/dev/shm", "/output")),  # noqa: S108 - the run's own

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 60.0  # after a test that failed or could not run
-_MAX_WAIT_FOR_IDLE_S: Final = 600.0  # then the test runs beside jobs
+_MAX_WAIT_FOR_IDLE_S: Final = 600.0  # then the test runs while jobs run
 _IDLE_POLL_S: Final = 1.0
 
 

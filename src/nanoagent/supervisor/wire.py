@@ -22,26 +22,28 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION: Final = 4
 
-CONFIGURE: Final = b"C"
-PREPARE: Final = b"P"
-RUN: Final = b"R"
-KILL: Final = b"K"
-HELLO: Final = b"H"
-LEVEL: Final = b"L"
-READY: Final = b"Y"
-EXIT: Final = b"X"
-STDOUT: Final = b"O"
-STDERR: Final = b"E"
-FILE: Final = b"F"
-DATA: Final = b"D"
-REFUSED: Final = b"N"
-DONE: Final = b"Z"
+# Frames from the worker to the supervisor.
+CONFIGURE: Final = b"C"  # the configuration; sent once
+PREPARE: Final = b"P"  # copy the code, and prepare the next run
+RUN: Final = b"R"  # start a run
+KILL: Final = b"K"  # end the run now
+
+# Frames from the supervisor to the worker.
+HELLO: Final = b"H"  # the version of the protocol
+LEVEL: Final = b"L"  # the highest possible isolation level
+READY: Final = b"Y"  # a preparation has ended
+EXIT: Final = b"X"  # the program has ended
+STDOUT: Final = b"O"  # captured standard output: the head, then the tail
+STDERR: Final = b"E"  # captured standard error: the head, then the tail
+FILE: Final = b"F"  # a file from /output; its content follows as DATA frames
+DATA: Final = b"D"  # a part of that content
+REFUSED: Final = b"N"  # a file from /output that is not sent
+DONE: Final = b"Z"  # the end of the output, and whether the container is clean
 
 MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
 _MAX_ERRNO: Final = 4095  # MAX_ERRNO in include/linux/err.h
-_MAX_NUMBER: Final = (
-    1 << 53
-)  # for times and sizes: JSON readers are exact up to here (RFC 8259); 285 years, 9 PB
+# For times and sizes: 285 years or 9 PB. JSON readers are exact up to this number (RFC 8259).
+_MAX_NUMBER: Final = 1 << 53
 _MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
@@ -60,10 +62,8 @@ REFUSALS: Final = {
         "is a device, pipe or socket; only regular files are uploaded",
         "장치, 파이프 또는 소켓입니다. 일반 파일만 업로드됩니다",
     ),
-    3: Text("is over the number of files (OUTPUT_MAX_FILES)", "파일 수 한도를 넘습니다 (OUTPUT_MAX_FILES)"),
-    4: Text(
-        "is larger than a file may be (OUTPUT_MAX_FILE_MB)", "파일 크기 한도를 넘습니다 (OUTPUT_MAX_FILE_MB)"
-    ),
+    3: Text("exceeds the number of files (OUTPUT_MAX_FILES)", "파일 수 한도를 넘습니다 (OUTPUT_MAX_FILES)"),
+    4: Text("is too large (OUTPUT_MAX_FILE_MB)", "파일 크기 한도를 넘습니다 (OUTPUT_MAX_FILE_MB)"),
     5: Text(
         "does not fit: all files together are too large (OUTPUT_MAX_TOTAL_MB)",
         "들어가지 않습니다. 모든 파일의 합계가 한도를 넘습니다 (OUTPUT_MAX_TOTAL_MB)",
@@ -98,7 +98,7 @@ class Configuration:
         open_files: The RLIMIT_NOFILE that runs will probably have.
         work_bytes: The most bytes that a run in a sandbox may write to its working directory.
         work_files: The most files that it may create there.
-        listening_addresses: The addresses in a run's network at which the agent may listen.
+        listening_addresses: The addresses in a run's network at which the worker may listen.
         modules: Python modules that the zygote imports before the first run.
     """
 

@@ -280,7 +280,7 @@ CASES = (
     Case(
         "cgroupfs beside systemd",
         info={"CgroupDriver": "cgroupfs"},
-        expected=((WARNING, Area.CGROUPS, "beside systemd", "native.cgroupdriver=systemd"),),
+        expected=((WARNING, Area.CGROUPS, "systemd may remove the limits", "native.cgroupdriver=systemd"),),
     ),
     Case(
         "cgroupfs where there is no systemd",

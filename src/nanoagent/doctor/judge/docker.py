@@ -127,7 +127,7 @@ def _is_podman(engine: Engine) -> bool:
 
 
 def _access(engine: Engine) -> Iterator[Finding]:
-    """Judge who else may use Docker. Every user of Docker is equivalent to root."""
+    """Judge whether other users may use Docker. Every user of Docker is equivalent to root."""
     if engine.socket_mode is not None and engine.socket_mode & 0o002:
         yield problem(
             Area.DOCKER,
@@ -213,7 +213,8 @@ def _group_driver(engine: Engine, host: Host) -> Iterator[Finding]:
     elif driver == "cgroupfs" and version == "2" and host.has_systemd:
         yield warning(
             Area.CGROUPS,
-            "Docker manages control groups itself (cgroupfs) beside systemd, which may remove the limits",
+            "both Docker (cgroup driver cgroupfs) and systemd manage control groups: systemd may remove the "
+            "limits of containers",
             f'"exec-opts": ["native.cgroupdriver=systemd"] {_RESTART}',
         )
     else:
