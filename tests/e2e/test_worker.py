@@ -274,7 +274,7 @@ async def test_two_hundred_mixed_jobs_each_have_one_result_and_leave_nothing(
         assert await stack.queues.dead_letters(queue_url=worker.dead_letter_url) == []
 
         async def spool_is_empty() -> bool:
-            return list((worker.tasks / worker.worker_id / "spool").iterdir()) == []
+            return list((worker.tasks / worker.worker_id / "staging").iterdir()) == []
 
         await eventually(spool_is_empty)
 

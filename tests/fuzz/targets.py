@@ -128,7 +128,7 @@ def _conversation(data: bytes, folder: Path) -> str:
         pieces = conversations.conversation_of(data[1:])
     else:
         pieces = [data[at : at + _PIECE_BYTES] for at in range(1, len(data), _PIECE_BYTES)]
-    ended = conversations.tried(pieces, folder / "spool")
+    ended = conversations.tried(pieces, folder / "staging")
     if isinstance(ended, Execution):
         return str(ended.error_type or "success")
     return type(ended).__name__

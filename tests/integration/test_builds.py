@@ -144,7 +144,7 @@ async def workshop() -> AsyncIterator[Workshop]:
         await pool.start()
         try:
             await pool.filled()
-            yield Workshop(pool, home.spool)
+            yield Workshop(pool, home.staging)
         finally:
             await pool.close()
             await driver.close()

@@ -154,8 +154,8 @@ class Worker:
         """A run that is told to do that, and the id of its container."""
         request = request_for(word.encode(), arguments=RECIPES[Runtime.CPP].arguments)
         async with self.pool.acquire(self.binding) as acquired:
-            spool = Path(tempfile.mkdtemp(dir=self.home.spool))
-            return await execution.execute(acquired, request, spool), acquired.container.id
+            staging = Path(tempfile.mkdtemp(dir=self.home.staging))
+            return await execution.execute(acquired, request, staging), acquired.container.id
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ async def suite_at(level: Isolation, cache: Path, **changes: Any) -> AsyncIterat
             admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
             pool=pool,
             image_ids=await find_images(settings, driver.client),
-            spool=home.spool,
+            staging=home.staging,
         )
         try:
             yield Suite(parts, home.path / "selftest")

@@ -193,7 +193,7 @@ async def test_a_run_can_be_called_off(box):
     async with box.acquire() as acquired:
         request = request_for(b"import time; print('begun', flush=True); time.sleep(1000)")
         await acquired.container.session.ready()
-        running = asyncio.create_task(execution.execute(acquired, request, box.spool()))
+        running = asyncio.create_task(execution.execute(acquired, request, box.staging()))
         await asyncio.sleep(0.2)  # for it to begin; called off earlier, it ends the same way
         acquired.container.session.kill()
         executed = await running

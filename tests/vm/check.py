@@ -177,7 +177,7 @@ async def worker() -> AsyncIterator[Worker]:
                 image_ids={
                     runtime: await driver.client.image_id(settings.image(runtime)) for runtime in Runtime
                 },
-                spool=home.spool,
+                staging=home.staging,
             )
         )
         parts = ExecutorParts(

@@ -79,7 +79,7 @@ class Execution:
 async def execute(
     acquired: AcquiredContainer,
     request: RunRequest,
-    spool: Path,
+    staging: Path,
     control: RunControl | None = None,
     network: AbstractAsyncContextManager[None] | None = None,
     *,
@@ -90,7 +90,7 @@ async def execute(
     Args:
         acquired: A container that has the code.
         request: The run.
-        spool: A folder for the output files; made if there are any.
+        staging: A folder for the output files; made if there are any.
         control: Can cancel the run while the program runs.
         network: Entered before the program starts. Left after all processes of the program have ended.
         language: The language of the program; None for a program of the image, such as a compiler.
@@ -120,7 +120,7 @@ async def execute(
     if ExitFlag.ORPHANED in report.flags and (use is None or not use.oom_kills):
         raise ContainerError("the container's interpreter ended during the run, and with it the run")
     had_memory = _ensure_memory(container.group, meter)
-    collected = await container.session.collect(request, report, spool)
+    collected = await container.session.collect(request, report, staging)
     error_type, message = judgment.judge(request, report, use, collected, language, limits=limits)
     may_reuse = collected.clean and had_memory and judgment.allows_reuse(error_type)
     acquired.clean = may_reuse and _has_freed_memory(container)

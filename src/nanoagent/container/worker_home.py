@@ -5,7 +5,7 @@
     <worker id>/          mode 0700
         lock              held by flock while the worker lives
         slots/<name>/     one work directory (`work_directory`)
-        spool/<name>/     output files until they are uploaded
+        staging/<name>/   output files until they are uploaded
 
 A worker that starts takes the lock of another worker for a moment, to find out whether that one is dead. It
 removes the folder of a dead worker. A worker that waits for its own lock must expect both.
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _REMOVED: Final = ".gone-"  # the prefix of a folder that is being removed; no worker ID begins with it
-_NAMES: Final = frozenset({"lock", "slots", "spool", "selftest"})
+# Earlier versions of the worker named the staging folder "spool".
+_NAMES: Final = frozenset({"lock", "slots", "staging", "spool", "selftest"})
 _LOCK_PATIENCE_S: Final = 1.0  # another worker holds the lock of a dead one for microseconds
 _LOCK_PAUSE_S: Final = 0.01
 
@@ -65,7 +66,7 @@ class WorkerHome:
         except OSError as exc:
             problem = f"DOCKER_WORK_DIR_ROOT: {self.path} cannot be used: {exc.strerror}"
             raise ConfigError([f"{problem}; choose a folder that this user may write to"]) from exc
-        for name in ("slots", "spool"):
+        for name in ("slots", "staging"):
             shutil.rmtree(self.path / name, ignore_errors=True)
             (self.path / name).mkdir(0o700)
 
@@ -112,9 +113,9 @@ class WorkerHome:
                     remove_if_dead(path)
 
     @property
-    def spool(self) -> Path:
+    def staging(self) -> Path:
         """The folder for output files until they are uploaded."""
-        return self.path / "spool"
+        return self.path / "staging"
 
     def new_work_directory(self, name: str) -> WorkDirectory:
         """Make the work directory of a container that will be created.

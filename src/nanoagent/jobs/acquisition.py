@@ -137,7 +137,7 @@ class Acquisition:
         Raises:
             PlatformError: A file could not be written.
         """
-        folder = self._parts.spool / secrets.token_hex(8)
+        folder = self._parts.staging / secrets.token_hex(8)
         try:
             yield folder
         except OSError as exc:

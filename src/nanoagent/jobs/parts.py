@@ -24,7 +24,7 @@ class RunnerParts:
 
     Attributes:
         image_ids: Runtime → ID of its image, on which a built program depends.
-        spool: The folder for output files until they are uploaded.
+        staging: The folder for output files until they are uploaded.
         failures: The failure cache.
         network: The network of runs; None: no network.
     """
@@ -34,6 +34,6 @@ class RunnerParts:
     admission: Admission
     pool: Pool
     image_ids: dict[Runtime, str]
-    spool: Path
+    staging: Path
     failures: FailureCache = field(default_factory=FailureCache)
     network: Network | None = None

@@ -68,7 +68,7 @@ async def open_runs(
         admission=admission,
         pool=pool,
         image_ids=image_ids,
-        spool=home.spool,
+        staging=home.staging,
         failures=FailureCache.for_seconds(settings.failure_memory_seconds),
         network=of_runs,
     )

@@ -68,7 +68,7 @@ async def run_once(settings: Settings) -> SelfTestResult:
             admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
             pool=pool,
             image_ids=image_ids,
-            spool=home.spool,
+            staging=home.staging,
         )
         results = await run_all(Suite(parts, home.path / "selftest"))
         return SelfTestResult(pool.between_runs, results)

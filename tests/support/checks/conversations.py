@@ -138,16 +138,16 @@ def _output(choices: Choices) -> bytes:
     return wire.frame(wire.STDERR, b"x")
 
 
-def tried(pieces: list[bytes], spool: Path) -> Execution | ContainerError:
+def tried(pieces: list[bytes], staging: Path) -> Execution | ContainerError:
     """Let a supervisor send these pieces and close the connection; return how the run ends.
 
     Raises:
         AssertionError: The session accepted more than the limits allow, or misread the messages.
     """
-    return asyncio.run(converse(pieces, spool))
+    return asyncio.run(converse(pieces, staging))
 
 
-async def converse(pieces: list[bytes], spool: Path) -> Execution | ContainerError:
+async def converse(pieces: list[bytes], staging: Path) -> Execution | ContainerError:
     """Do the work of `tried`, within a loop."""
     writer = says.Writer()
     session = says.talk(b"", hangs_up=False, writer=writer)
@@ -167,28 +167,28 @@ async def converse(pieces: list[bytes], spool: Path) -> Execution | ContainerErr
         reuse=True,
     )
     async with asyncio.timeout(_DEADLINE_S):
-        ended = await _end_of(session, acquired, spool)
+        ended = await _end_of(session, acquired, staging)
     if isinstance(ended, ContainerError):
         assert not acquired.clean, "used again after an error"
         assert str(ended).isprintable(), f"not one printable line: {ended}"
         assert len(str(ended)) <= LONGEST_ERROR
         return ended
-    _check_ended(ended, spool)
+    _check_ended(ended, staging)
     if acquired.clean:
         _check_clean(b"".join(pieces), ended)
     return ended
 
 
-async def _end_of(session: Session, acquired: AcquiredContainer, spool: Path) -> Execution | ContainerError:
+async def _end_of(session: Session, acquired: AcquiredContainer, staging: Path) -> Execution | ContainerError:
     try:
         await session.greet()
         await session.prepare()
-        return await execution.execute(acquired, REQUEST, spool)
+        return await execution.execute(acquired, REQUEST, staging)
     except ContainerError as exc:
         return exc
 
 
-def _check_ended(ended: Execution, spool: Path) -> None:
+def _check_ended(ended: Execution, staging: Path) -> None:
     """Check that an ended run stays within its limits and fits a result."""
     collected = ended.collected
     assert max(collected.stdout.truncated_bytes, collected.stderr.truncated_bytes) <= _SURE_NUMBER
@@ -202,9 +202,9 @@ def _check_ended(ended: Execution, spool: Path) -> None:
     assert max(sizes, default=0) <= REQUEST.output_max_file_bytes
     assert sum(sizes) <= REQUEST.output_max_total_bytes
     for number, file in enumerate(collected.files):
-        assert file.staged == spool / str(number)
+        assert file.staged == staging / str(number)
         assert file.staged.stat().st_size == file.size
-    there = {path.name for path in spool.iterdir()} if spool.exists() else set()
+    there = {path.name for path in staging.iterdir()} if staging.exists() else set()
     assert there <= {str(number) for number in range(len(sizes) + 1)}, "more on the disk than files"
     assert len(collected.refused) <= 102
     result = Result(

@@ -169,7 +169,7 @@ class Yard:
             return await execution.execute(acquired, request, self._spool())
 
     def _spool(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self._home.spool))
+        return Path(tempfile.mkdtemp(dir=self._home.staging))
 
 
 @asynccontextmanager

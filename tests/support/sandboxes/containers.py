@@ -167,7 +167,7 @@ class Bench:
             executed = await execution.execute(
                 acquired,
                 request_for(snippet.encode(), **changes),
-                self.spool(),
+                self.staging(),
                 language=Runtime.PYTHON,
             )
         return Ran(executed, acquired)
@@ -181,9 +181,9 @@ class Bench:
         """Wait until the pool has all its generic containers."""
         await self._pool.filled()
 
-    def spool(self) -> Path:
+    def staging(self) -> Path:
         """Return a new folder for output files."""
-        return Path(tempfile.mkdtemp(dir=self._home.spool))
+        return Path(tempfile.mkdtemp(dir=self._home.staging))
 
 
 @asynccontextmanager

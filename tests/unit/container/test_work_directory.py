@@ -57,7 +57,7 @@ def test_what_a_dead_worker_of_the_same_name_left_is_removed(tmp_path):
     (tmp_path / "w/slots/old").mkdir(parents=True)
     home = WorkerHome(tmp_path, "w")
     home.claim()
-    assert list((home.path / "slots").iterdir()) == list(home.spool.iterdir()) == []
+    assert list((home.path / "slots").iterdir()) == list(home.staging.iterdir()) == []
     home.release()
 
 

@@ -154,7 +154,7 @@ def test_all_folders_of_a_workers_home_are_its_own_and_those_for_containers_can_
         home.new_work_directory("one")
 
     asyncio.run(make())
-    assert [mode(path) for path in (home.path, home.spool, directory.parent, directory)] == [0o700] * 3 + [
+    assert [mode(path) for path in (home.path, home.staging, directory.parent, directory)] == [0o700] * 3 + [
         0o755
     ]
     home.release()

@@ -93,8 +93,8 @@ class Rig:
             self.settings.worker_memory_mb, self.settings.worker_cpus, self.settings.function_max_share
         )
         self.pool = FakePool()
-        self.spool = folder / "spool"
-        self.spool.mkdir()
+        self.staging = folder / "staging"
+        self.staging.mkdir()
         self.runs: list[RunRequest] = []
         self.plays: list[Run] = []
         self.used_mb: list[int] = []
@@ -105,16 +105,16 @@ class Rig:
         self.store.path("code", key).write_bytes(make_zip(files))
 
     async def execute_in_container(
-        self, acquired: AcquiredContainer, request: RunRequest, spool: Path, *_: object, **__: object
+        self, acquired: AcquiredContainer, request: RunRequest, staging: Path, *_: object, **__: object
     ) -> Execution:
         """Instead of `execution.execute`: the next play, or a build or run that succeeds."""
         self.runs.append(request)
         self.used_mb.append(self.admission.used.memory_mb)
         if self.plays:
-            return await self.plays.pop(0)(acquired, request, spool)
+            return await self.plays.pop(0)(acquired, request, staging)
         acquired.clean = True
         if is_build(request):
-            return built(spool)
+            return built(staging)
         return ended(stdout=Captured("1\n"))
 
     def play(self, result: Execution | Exception) -> None:
@@ -146,7 +146,7 @@ class Rig:
                     admission=self.admission,
                     pool=cast("Pool", self.pool),
                     image_ids={runtime: f"sha256:{runtime}" for runtime in Runtime},
-                    spool=self.spool,
+                    staging=self.staging,
                     failures=self.failures,
                 )
             )
@@ -176,9 +176,9 @@ def is_build(request: RunRequest) -> bool:
     return request.arguments[0].startswith("/nanosupervisor/build-")
 
 
-def built(spool: Path) -> Execution:
-    spool.mkdir()
-    program = spool / "0"
+def built(staging: Path) -> Execution:
+    staging.mkdir()
+    program = staging / "0"
     program.write_bytes(b"\x7fELF")
     return ended(files=[OutputFile("program", program, 4)])
 
@@ -293,10 +293,10 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
         held.append((rig.admission.used.memory_mb, rig.pool.out))
         await put(bucket, key, source, **said)
 
-    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
-        spool.mkdir()
-        (spool / "0").write_bytes(b"abc")
-        return ended(files=[OutputFile("dir/a.txt", spool / "0", 3)])
+    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
+        staging.mkdir()
+        (staging / "0").write_bytes(b"abc")
+        return ended(files=[OutputFile("dir/a.txt", staging / "0", 3)])
 
     monkeypatch.setattr(rig.store, "put", noted_put)
     rig.plays.append(leave_a_file)
@@ -306,7 +306,7 @@ async def test_output_files_are_uploaded_when_slot_and_container_are_free_again(
         "https://s3.ap-northeast-2.amazonaws.com/data/outputs/r1/dir/a.txt",
     ]
     assert rig.store.path("data", "outputs/r1/dir/a.txt").read_bytes() == b"abc"
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 # --- endings of the user's making
@@ -475,15 +475,15 @@ async def test_compiled_code_is_built_in_a_container_of_its_own_and_then_run(rig
     assert (build.purpose, build.memory_mb, build.cpus, build.program) == ("build", 512, 1.0, None)
     assert (run.purpose, run.memory_mb) == ("run", 128)
     assert run.program is not None
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 async def test_the_program_that_is_run_is_what_the_build_left(rig: Rig):
     rig.put(CODE[Runtime.CPP])
     contents: list[bytes] = []
 
-    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
-        return built(spool)
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
+        return built(staging)
 
     async def run(_acquired: AcquiredContainer, _request: RunRequest, _spool: Path) -> Execution:
         program = rig.pool.bindings[-1].program
@@ -532,10 +532,10 @@ async def test_jobs_of_the_same_code_at_once_are_built_once_and_hold_no_slot_mea
     rig.put(CODE[Runtime.CPP])
     begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
         begun.set()
         await gate.wait()
-        return built(spool)
+        return built(staging)
 
     rig.plays.append(build)
     jobs = [make_job(runtime=Runtime.CPP, request_id=f"r{number}") for number in range(4)]
@@ -668,10 +668,10 @@ async def test_a_functions_builds_and_runs_count_for_its_share(make_rig: Callabl
     rig.put(CODE[Runtime.CPP])
     owners: list[dict[str, Any]] = []
 
-    async def note(acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def note(acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
         owners.append(dict(rig.admission._held))
         acquired.clean = True
-        return built(spool) if len(owners) == 1 else ended()
+        return built(staging) if len(owners) == 1 else ended()
 
     rig.plays += [note, note]
     await rig.run(make_job(runtime=Runtime.CPP, function_id="mine"))
@@ -687,7 +687,7 @@ async def test_what_the_compiler_said_is_in_stderr(rig: Rig):
     assert result.error_message == "main.cpp:1: error: no"
     assert (result.exit_code, result.start) == (-1, None)
     assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -743,7 +743,7 @@ async def test_a_run_that_our_side_spoiled_raises_and_leaves_nothing_behind(rig:
     with pytest.raises(PlatformError, match=str(failure)):
         await rig.run()
     assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 async def test_no_container_is_our_fault(rig: Rig):
@@ -760,23 +760,23 @@ async def test_an_upload_that_fails_is_our_fault_and_leaves_no_spooled_file(
     rig = await make_rig(s3_user_data_bucket="absent")
     rig.put(CODE[Runtime.PYTHON])
 
-    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
-        spool.mkdir()
-        (spool / "0").write_bytes(b"abc")
-        return ended(files=[OutputFile("a.txt", spool / "0", 3)])
+    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
+        staging.mkdir()
+        (staging / "0").write_bytes(b"abc")
+        return ended(files=[OutputFile("a.txt", staging / "0", 3)])
 
     rig.plays.append(leave_a_file)
     with pytest.raises(StorageError):
         await rig.run()
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
-    rig.spool.rmdir()
+    rig.staging.rmdir()
 
-    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
-        spool.mkdir()
+    async def leave_a_file(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
+        staging.mkdir()
         return ended()
 
     rig.plays.append(leave_a_file)
@@ -786,7 +786,7 @@ async def test_a_spool_folder_that_cannot_be_made_is_our_fault(rig: Rig):
 
 async def test_a_run_that_leaves_no_file_makes_no_folder(rig: Rig):
     rig.put(CODE[Runtime.PYTHON])
-    rig.spool.rmdir()  # in which nothing could be made
+    rig.staging.rmdir()  # in which nothing could be made
     assert (await rig.run()).status is Status.SUCCESS
 
 
@@ -807,7 +807,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(rig: Rig):
     with pytest.raises(asyncio.CancelledError):
         await job
     assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -817,14 +817,14 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
     rig.put(CODE[Runtime.CPP])
     begun, goes_on, ended_early = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
         begun.set()
         try:
             await goes_on.wait()
         except asyncio.CancelledError:
             ended_early.set()
             raise
-        return built(spool)
+        return built(staging)
 
     rig.plays.append(build)
     job = asyncio.create_task(rig.run(make_job(runtime=Runtime.CPP)))
@@ -844,7 +844,7 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
             assert (await other).status is Status.SUCCESS
             assert sum(map(is_build, rig.runs)) == 1
     assert (rig.admission.used.memory_mb, rig.pool.out) == (0, 0)
-    assert list(rig.spool.iterdir()) == []
+    assert list(rig.staging.iterdir()) == []
 
 
 async def test_a_job_that_was_given_up_is_reported_as_a_platform_failure(rig: Rig):
@@ -942,8 +942,8 @@ async def test_a_failure_is_explained_by_the_jobs_network(rig: Rig):
 async def test_the_entry_file_shows_that_the_payload_is_read(rig: Rig):
     rig.put({"app/main.cpp": 'int main() { return getenv("PAYLOAD")[0]; }'})
 
-    async def build(_acquired: AcquiredContainer, _request: RunRequest, spool: Path) -> Execution:
-        return built(spool)
+    async def build(_acquired: AcquiredContainer, _request: RunRequest, staging: Path) -> Execution:
+        return built(staging)
 
     rig.plays.append(build)
     rig.play(ended(ErrorType.SIGNAL, "killed", code=139))

@@ -97,15 +97,15 @@ def make_uploader(store: Store, metrics: Metrics) -> Callable[..., OutputUploade
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Callable[..., OutputFile]:
+def stage(tmp_path: Path) -> Callable[..., OutputFile]:
     """Make a file as the session spools it."""
-    folder = tmp_path / "spool"
+    folder = tmp_path / "stage"
     folder.mkdir()
 
     def make(path: str, content: bytes = b"content") -> OutputFile:
-        spooled = folder / str(len(list(folder.iterdir())))
-        spooled.write_bytes(content)
-        return OutputFile(path, spooled, len(content))
+        staged = folder / str(len(list(folder.iterdir())))
+        staged.write_bytes(content)
+        return OutputFile(path, staged, len(content))
 
     return make
 
@@ -120,11 +120,11 @@ def a_result(**changes: Any) -> Result:
 
 async def test_a_file_lies_where_the_contract_says_and_is_linked_so(
     make_uploader: Callable[..., OutputUploader],
-    spool: Callable[..., OutputFile],
+    stage: Callable[..., OutputFile],
     store: Store,
     metrics: Metrics,
 ):
-    files = [spool("plot.png", b"\x89PNG"), spool("deep/er/data.csv", b"a,b\n")]
+    files = [stage("plot.png", b"\x89PNG"), stage("deep/er/data.csv", b"a,b\n")]
     links, refused = await make_uploader().upload("r1", files)
     assert links == [LINK + "plot.png", LINK + "deep/er/data.csv"]
     assert refused == []
@@ -146,54 +146,54 @@ async def test_a_file_lies_where_the_contract_says_and_is_linked_so(
 )
 async def test_links_are_percent_encoded(
     make_uploader: Callable[..., OutputUploader],
-    spool: Callable[..., OutputFile],
+    stage: Callable[..., OutputFile],
     store: Store,
     path: str,
     quoted: str,
 ):
-    (link,), _ = await make_uploader().upload("r1", [spool(path)])
+    (link,), _ = await make_uploader().upload("r1", [stage(path)])
     assert link == LINK + quoted
     assert unquote(link) == LINK + path
     assert store.path("data", f"outputs/r1/{path}").exists()
 
 
 async def test_the_bucket_is_the_settings_and_the_link_the_stores(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store
 ):
     store.path("other", "x").parent.mkdir()
     uploader = make_uploader(s3_user_data_bucket="other")
-    links, _ = await uploader.upload("r1", [spool("x")])
+    links, _ = await uploader.upload("r1", [stage("x")])
     assert links == [store.plain_url("other", "outputs/r1/x")]
 
 
 async def test_links_are_presigned_where_that_is_wanted(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store
 ):
     uploader = make_uploader(output_url_style="presigned", output_url_expires_seconds=77)
-    links, _ = await uploader.upload("r1", [spool("x y")])
+    links, _ = await uploader.upload("r1", [stage("x y")])
     assert links == ["https://signed/data/outputs/r1/x y"]
     assert store.expires_s == 77
 
 
 async def test_of_many_files_only_some_are_on_their_way_at_a_time_and_links_keep_their_order(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store
 ):
-    links, _ = await make_uploader().upload("r1", [spool(f"{number}") for number in range(20)])
+    links, _ = await make_uploader().upload("r1", [stage(f"{number}") for number in range(20)])
     assert links == [f"{LINK}{number}" for number in range(20)]
     assert 1 < store.most <= 4
 
 
 async def test_a_run_with_many_files_lets_others_have_their_turns(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store
 ):
     uploader = make_uploader()
-    many, one = [spool(f"{number}") for number in range(50)], [spool("only")]
+    many, one = [stage(f"{number}") for number in range(50)], [stage("only")]
     await asyncio.gather(uploader.upload("r1", many), uploader.upload("r2", one))
     assert list(store.types).index("outputs/r2/only") < 10
 
 
 async def test_when_one_upload_fails_none_goes_on(
-    spool: Callable[..., OutputFile], store: Store, metrics: Metrics
+    stage: Callable[..., OutputFile], store: Store, metrics: Metrics
 ):
     """It could arrive over what the next attempt has stored."""
     under_way: set[str] = set()
@@ -211,7 +211,7 @@ async def test_when_one_upload_fails_none_goes_on(
     store.put = put  # type: ignore[method-assign]
     uploader = OutputUploader(store, make_settings(), metrics)
     with pytest.raises(StorageError, match="no"):
-        await uploader.upload("r1", [spool("slow"), spool("bad"), spool("slower")])
+        await uploader.upload("r1", [stage("slow"), stage("bad"), stage("slower")])
     assert not under_way
 
 
@@ -247,12 +247,12 @@ async def test_a_run_that_left_nothing_uploads_nothing(
 )
 async def test_a_bad_name_is_refused_by_name_and_the_others_are_uploaded(
     make_uploader: Callable[..., OutputUploader],
-    spool: Callable[..., OutputFile],
+    stage: Callable[..., OutputFile],
     path: str,
     shown: str,
     reason: str,
 ):
-    links, refused = await make_uploader().upload("r1", [spool(path), spool("good")])
+    links, refused = await make_uploader().upload("r1", [stage(path), stage("good")])
     assert links == [LINK + "good"]
     (error,) = refused
     assert error.path == shown
@@ -273,10 +273,10 @@ async def test_what_a_run_and_its_models_said_lies_beside_its_outputs(
 
 
 async def test_a_name_of_a_hundred_kilobytes_is_told_shortened(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile]
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile]
 ):
     """No honest supervisor sends one; of another's, a hundred would make a result of ten megabytes."""
-    links, (error,) = await make_uploader().upload("r1", [spool("\n" * 100_000)])
+    links, (error,) = await make_uploader().upload("r1", [stage("\n" * 100_000)])
     assert links == []
     assert error.path == "\n" * 1024
 
@@ -287,10 +287,10 @@ def test_a_key_of_1024_bytes_is_the_longest():
 
 
 async def test_a_store_that_fails_fails_the_upload(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile]
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile]
 ):
     with pytest.raises(StorageError):
-        await make_uploader(s3_user_data_bucket="absent").upload("r1", [spool("x")])
+        await make_uploader(s3_user_data_bucket="absent").upload("r1", [stage("x")])
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_the_content_type_follows_the_name(name: str, expected: str):
 
 
 async def test_the_store_is_told_the_content_type(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store
 ):
-    await make_uploader().upload("r1", [spool("a.png")])
+    await make_uploader().upload("r1", [stage("a.png")])
     assert store.types == {"outputs/r1/a.png": "image/png"}
 
 
@@ -347,9 +347,9 @@ async def test_the_store_is_told_the_content_type(
     ],
 )
 async def test_what_could_run_under_the_buckets_name_is_to_be_saved(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store, name: str
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store, name: str
 ):
-    await make_uploader().upload("r1", [spool(name)])
+    await make_uploader().upload("r1", [stage(name)])
     assert store.saved == {f"outputs/r1/{name}"}
 
 
@@ -357,9 +357,9 @@ async def test_what_could_run_under_the_buckets_name_is_to_be_saved(
     "name", ["a.txt", "a.csv", "a.json", "a.pdf", "a.png", "a.JPG", "a.gif", "a.mp4", "a.wav", "a.log.txt"]
 )
 async def test_what_only_shows_is_shown(
-    make_uploader: Callable[..., OutputUploader], spool: Callable[..., OutputFile], store: Store, name: str
+    make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store, name: str
 ):
-    await make_uploader().upload("r1", [spool(name)])
+    await make_uploader().upload("r1", [stage(name)])
     assert store.saved == set()
 
 

@@ -235,7 +235,7 @@ async def play(attack: Attack, theirs: socket.socket) -> None:
             theirs.shutdown(socket.SHUT_RDWR)
 
 
-async def run_against(attack: Attack, spool: Path) -> tuple[Execution | ContainerError, bool]:
+async def run_against(attack: Attack, staging: Path) -> tuple[Execution | ContainerError, bool]:
     """How a run ends, and whether its container would be used again."""
     async with connected() as (session, theirs), asyncio.timeout(WAIT_S):
         container = cast(
@@ -245,7 +245,7 @@ async def run_against(attack: Attack, spool: Path) -> tuple[Execution | Containe
         acquired = AcquiredContainer(container, Start.WARM, reuse=True)
         enemy = asyncio.create_task(play(attack, theirs))
         try:
-            return await execution.execute(acquired, REQUEST, spool), acquired.clean
+            return await execution.execute(acquired, REQUEST, staging), acquired.clean
         except ContainerError as exc:
             return exc, acquired.clean
         finally:
@@ -278,7 +278,7 @@ async def test_whatever_a_supervisor_does_the_run_ends_by_the_table_and_holds_li
     have_patience(monkeypatch, SHORT_S if attack.is_outwaited else WAIT_S / 3)
     tracemalloc.start()
     try:
-        ended, is_clean = await run_against(attack, tmp_path / "spool")
+        ended, is_clean = await run_against(attack, tmp_path / "staging")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -39,12 +39,12 @@ REQUEST = request_for(
 REPORT = wire.ExitReport(0, wire.ExitFlag(0), *[0] * 9)
 
 
-async def whole_run(session: Session, spool: Path) -> Collected:
+async def whole_run(session: Session, staging: Path) -> Collected:
     await session.greet()
     await session.prepare()
     await session.start(REQUEST)
     report = await session.wait_exit(REQUEST)
-    return await session.collect(REQUEST, report, spool)
+    return await session.collect(REQUEST, report, staging)
 
 
 GOOD = [
@@ -271,9 +271,9 @@ frames = st.lists(
 @given(prefix=st.integers(0, len(GOOD)), frames=frames)
 def test_whatever_is_said_the_conversation_ends(prefix, frames, tmp_path_factory):
     async def converse() -> None:
-        spool = tmp_path_factory.mktemp("spool")
+        staging = tmp_path_factory.mktemp("staging")
         async with asyncio.timeout(WAIT_S):
-            await whole_run(talk(b"".join(GOOD[:prefix] + frames)), spool)
+            await whole_run(talk(b"".join(GOOD[:prefix] + frames)), staging)
 
     try:
         asyncio.run(converse())
