@@ -1,9 +1,15 @@
-"""One job, from its code to its result.
+"""One job, from its code to its result. The worker publishes the result.
 
-* `executor`: the steps: fetch the code, build, run, upload, report.
-* `runner`: builds code and runs it, in containers of the pool.
-* `admission`: makes jobs wait for room in the budget of memory and CPU. `admission_rules`: its decisions.
-* `outputs`: uploads the output files, and logs that are too large for the result.
-* `failures`: answers from memory for code that has just failed.
+The way of a job, in reading order:
+
+* `executor`: the steps: fetch the code, build, run, upload, make the result. `attempt`: one attempt to run a
+  job, which the steps share.
+* `builder`: builds the programs of compiled languages. `runner`: runs a program once. `environment`: its
+  environment variables. `source`: reads its code. `parts`: the collaborators of both.
+* `acquisition`: how builds and runs get room and a container. `admission`: makes them wait for room in the
+  budget of memory and CPU. `admission_rules`: its decisions.
+* `outputs`: uploads output files and large logs. `output_names`: valid names and media types. `shortening`:
+  cuts a result that is too large.
 * `tuner`: recommends a memoryMb.
+* `failure_cache`: answers jobs from memory whose code has just failed.
 """

@@ -1,7 +1,7 @@
-"""The AutoTuner: from what a run used to what its memoryMb should be, in numbers and in a sentence.
+"""The AutoTuner: recommends a memoryMb from the peak memory of a run, in numbers and in a sentence.
 
-Pure. `judge` decides, the table `_TIPS` says it. Prices follow AWS Lambda's scheme: GB-seconds, with the
-duration rounded up to 1 ms, and an amount per request.
+Pure functions. `judge` decides, and the table `_TIPS` has the sentences. Prices follow the scheme of AWS
+Lambda: an amount per GB-second, with the duration rounded up to 1 ms, and an amount per request.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _STEP_MB: Final = 16
 _HEADROOM_MB: Final = 16  # allocators and interpreters vary by some MiB from run to run
 _HEADROOM_PERCENT: Final = 20
-_CLOSE_PERCENT: Final = 85  # above it, the headroom that is recommended is not there
-_OVERSIZED_PERCENT: Final = 75  # a smaller saving is not worth a change
-_CONFIDENCE: Final = 0.3  # one run says little about the next input
-_CONFIDENCE_FAILED: Final = 0.1  # and one that failed may have had its peak still ahead
+_CLOSE_PERCENT: Final = 85  # of the limit; above it, the run has less than the recommended headroom
+_OVERSIZED_PERCENT: Final = 75  # of the limit; above it, the saving is not worth a change
+_CONFIDENCE: Final = 0.3  # one run says little about other inputs
+_CONFIDENCE_FAILED: Final = 0.1  # a failed run may not have reached its peak
 
 _CUT_SHORT: Final = frozenset(
     {ErrorType.TIMEOUT, ErrorType.CANCELLED, ErrorType.INTERRUPTED, ErrorType.PLATFORM}
@@ -33,13 +33,13 @@ _CUT_SHORT: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RunUsage:
-    """What one run had and used.
+    """The memory limit of one run, and its use of memory and time.
 
     Attributes:
-        memory_mb: Its limit, MiB.
-        peak_bytes: The peak of everything that it held.
-        duration_ms: Wall time of the program.
-        error_type: How it ended; None for success.
+        memory_mb: The memory limit, MiB.
+        peak_bytes: The peak memory of the whole run, bytes.
+        duration_ms: The wall time of the program, milliseconds.
+        error_type: How the run ended; None for success.
     """
 
     memory_mb: int
@@ -49,19 +49,19 @@ class RunUsage:
 
     @property
     def peak_mb(self) -> int:
-        """The peak in MiB, rounded up."""
+        """The peak memory in MiB, rounded up."""
         return -(-self.peak_bytes // MIB)
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What runs cost.
+    """The prices of runs.
 
     Attributes:
-        per_gb_second: For 1024 MiB during one second.
-        per_request: For each run.
-        currency: Of both.
-        savings_runs: How many runs the savings are shown for.
+        per_gb_second: The price of 1024 MiB for one second.
+        per_request: The price of each run, in addition.
+        currency: The currency of both.
+        savings_runs: The number of runs for which savings are shown.
     """
 
     per_gb_second: Decimal
@@ -70,14 +70,14 @@ class Prices:
     savings_runs: int
 
     def of_run(self, memory_mb: int, duration_ms: int) -> Decimal:
-        """The price of one run; a run of 0 ms is charged as 1 ms."""
+        """Return the price of one run. A run of 0 ms costs as much as one of 1 ms."""
         gb_seconds = Decimal(memory_mb) / 1024 * max(duration_ms, 1) / 1000
         return gb_seconds * self.per_gb_second + self.per_request
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What the result document says about a run's size; each is None when there is nothing to say."""
+    """The fields of the result about memoryMb; each is None when there is no advice."""
 
     tip: str | None
     estimated_savings: str | None
@@ -85,7 +85,7 @@ class Advice:
 
 
 class Verdict(Enum):
-    """What a run's usage says about its size."""
+    """The judgment of a memory limit by one run. `…_AT_MAX`: the limit cannot be raised on this worker."""
 
     OUT_OF_MEMORY = auto()
     OUT_OF_MEMORY_AT_MAX = auto()
@@ -97,7 +97,7 @@ class Verdict(Enum):
     CUT_SHORT = auto()
 
 
-# One sentence each. A smaller memoryMb also means a smaller share of CPU: no tip promises the same speed.
+# A smaller memoryMb also means a smaller share of CPU, so no tip promises the same duration.
 _TIPS: Final[dict[str, dict[Verdict, str]]] = {
     "en": {
         Verdict.OUT_OF_MEMORY: (
@@ -169,24 +169,24 @@ _SAVINGS: Final = {
 
 
 class Tuner:
-    """Advises on the size of functions.
+    """Recommends memory limits for functions.
 
     Args:
-        prices: For the savings.
-        max_memory_mb: The largest size that jobs may have, MiB.
+        prices: The prices, for the savings.
+        max_memory_mb: The largest memoryMb of this worker, MiB.
     """
 
     def __init__(self, prices: Prices, max_memory_mb: int) -> None:
         self._prices = prices
         self._max_memory_mb = max_memory_mb
 
-    def advise(self, function_id: str, usage: RunUsage, locale: Locale) -> Advice:  # noqa: ARG002 - a store of earlier runs will be asked by it
-        """What one run says about the size of its function.
+    def advise(self, function_id: str, usage: RunUsage, locale: Locale) -> Advice:  # noqa: ARG002 - for a later store of earlier runs
+        """Return the advice for a function, from one run.
 
         Args:
-            function_id: Whose run it was.
-            usage: What it had and used; only of a run that started.
-            locale: Language of the sentences.
+            function_id: The function.
+            usage: The limit and the usage of a run that has started.
+            locale: The language of the sentences.
         """
         verdict, recommended_mb = judge(usage, self._max_memory_mb)
         tip = _TIPS[locale][verdict].format(
@@ -204,7 +204,7 @@ class Tuner:
         return Advice(tip, savings, Tuning(recommended_mb, confidence, 1, percent))
 
     def _savings_percent(self, usage: RunUsage, recommended_mb: int) -> float:
-        """Of the run's price; negative when the recommended size is dearer, 0 when runs are free."""
+        """Return the savings in percent of the run's price; negative if it rises, 0 if runs are free."""
         price = self._prices.of_run(usage.memory_mb, usage.duration_ms)
         if price == 0:
             return 0.0
@@ -225,14 +225,23 @@ class Tuner:
 
 
 def recommend(peak_bytes: int, max_memory_mb: int) -> int:
-    """The size for a peak: 20 % or 16 MiB more, in steps of 16 MiB, from 32 MiB to `max_memory_mb`."""
+    """Return the memory limit for a peak, MiB.
+
+    It is the peak and a headroom of 20 %, at least 16 MiB. It is a multiple of 16 MiB (unless it is the
+    maximum), at least 32 MiB and at most `max_memory_mb`.
+    """
     headroom = max(-(-peak_bytes * _HEADROOM_PERCENT // 100), _HEADROOM_MB * MIB)
     steps = -(-(peak_bytes + headroom) // (_STEP_MB * MIB))
     return min(max(steps * _STEP_MB, MIN_MEMORY_MB), max_memory_mb)
 
 
 def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
-    """Decide what a run says, and the size to recommend (MiB; None where it does not say)."""
+    """Judge the memory limit of a run.
+
+    Returns:
+        The verdict, and the recommended limit in MiB. The limit is None if the run does not show which it
+        needs.
+    """
     limit = usage.memory_mb
     at_max = limit >= max_memory_mb
     if usage.error_type is ErrorType.OUT_OF_MEMORY:
@@ -246,7 +255,7 @@ def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
         return (Verdict.CLOSE_AT_MAX, limit) if at_max else (Verdict.CLOSE, recommended)
     if usage.error_type in _CUT_SHORT:
         return Verdict.CUT_SHORT, None
-    if usage.error_type is not None:  # its peak may have been ahead: a missing module ends it before any work
+    if usage.error_type is not None:  # its peak may have been ahead: a missing module ends a run at once
         return Verdict.FAILED, None
     if recommended * 100 <= limit * _OVERSIZED_PERCENT:
         return Verdict.OVERSIZED, recommended
@@ -254,6 +263,6 @@ def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
 
 
 def _amount(value: Decimal) -> str:
-    """An amount of money with two decimals, or, below 0.1, with two significant ones."""
+    """Return an amount of money with two decimals; below 0.1, with two significant digits."""
     decimals = max(2, 1 - value.adjusted())
     return f"{value:,.{decimals}f}"

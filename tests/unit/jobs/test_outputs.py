@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nanoagent.jobs.outputs import OutputUploader, content_type_of, name_problem, shortened
+from nanoagent.jobs.output_names import content_type_of, name_problem
+from nanoagent.jobs.outputs import OutputUploader
+from nanoagent.jobs.shortening import shortened
 from nanoagent.model import result as results
 from nanoagent.model.errors import StorageError
 from nanoagent.model.result import OutputError, Result, Status
