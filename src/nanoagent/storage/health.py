@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -29,7 +28,7 @@ from nanoagent.model.errors import ReturnToQueue, StorageError
 from nanoagent.model.returns import ReturnReason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 _THRESHOLD: Final = 3
 _FIRST_PAUSE_S: Final = 1.0
@@ -102,15 +101,15 @@ class StoreHealth:
             self.open(failure)
         self.wake_waiting()
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Count the call in the block as in progress."""
+    def begin_call(self) -> object:
+        """Note that a call is in progress; returns its handle for `end_call`."""
         call = object()
         self._started[call] = self._clock()
-        try:
-            yield
-        finally:
-            del self._started[call]
+        return call
+
+    def end_call(self, call: object) -> None:
+        """Note that a call has ended."""
+        del self._started[call]
 
     def answered(self) -> None:
         """Note that the store has answered, even with a refusal."""

@@ -175,14 +175,16 @@ class ResilientStore:
         Raises:
             ReturnToQueue: The call failed because the store is down or throttles.
         """
-        with self._health.call():
-            try:
-                done = await work
-            except StorageError as exc:
-                await self._health.failed(exc, cause=cause, is_write=is_write)
-                raise
-            except (ObjectTooLarge, Superseded):
-                self._health.succeeded()
-                raise
+        call = self._health.begin_call()
+        try:
+            done = await work
+        except StorageError as exc:
+            await self._health.failed(exc, cause=cause, is_write=is_write)
+            raise
+        except (ObjectTooLarge, Superseded):
+            self._health.succeeded()
+            raise
+        finally:
+            self._health.end_call(call)
         self._health.succeeded()
         return done
