@@ -1,30 +1,37 @@
 """NanoAgent: a worker for functions as a service.
 
-One process, one asyncio loop. The path of a job, and the package that owns each step::
+A worker is one process with one asyncio loop. The path of a job, and the package that owns each step::
 
     SQS ─► broker ─► worker ─► jobs ─► code ─► container ─► supervisor ─► results, storage ─► broker
            lease     in flight  steps   tree    warm pool    session       result, outputs     ack last
 
-* **broker**: a message is leased from its receipt until it is settled: acknowledged, returned to the queue
-  or dead-lettered.
-* **worker**: one object owns a delivery until it is settled. A request is claimed on Redis before it runs:
-  one worker may answer it, and a fencing token keeps a late one from replacing anything.
+* **broker**: the worker has a lease on a message until the message is settled: acknowledged, returned to the
+  queue, or dead-lettered.
+* **worker**: one object owns a delivery until it is settled. A worker claims a request on Redis before it
+  runs the job. Only the worker with the newest claim can answer: a fencing token makes Redis refuse older
+  ones.
 * **jobs**: a job holds a part of the budget of memory and CPU only while it builds or runs.
-* **container**: a container serves one function (its ID, code and memory size), and one run at a time. So its
-  control group is that of the run. It is made ahead of time, and removed at the first doubt.
+* **container**: a container serves one function (its ID, code and memory size), and one run at a time. So the
+  control group of the container is that of the run. Containers are created before jobs need them, and are
+  removed when their state is in doubt.
 * **supervisor**: process 1 of the container (`src/nanosupervisor`) starts the program, enforces its limits,
-  reports its end and removes its leftovers. The worker checks all that comes out of a container.
-* **network**, **ai**: a run reaches the worker through sockets of its network: models through the gateway,
-  and hosts of the internet through the egress filter.
-* **results**, **storage**: output files are uploaded, then the result is stored and published, then the
-  message is deleted. After a crash, the next worker goes on from the last finished step.
+  reports its end and removes its leftovers. The worker checks all data that comes out of a container.
+* **network**, **ai**: a run reaches models through the gateway, and the internet through the egress filter.
+  Both are in the worker, behind listening sockets in the network of the run.
+* **results**, **storage**: the worker uploads the output files, then stores and publishes the result, then
+  deletes the message. After a crash, the next worker continues after the last completed step.
 
-What the user's code did is a value (`model.result.Outcome`). What failed on the worker's side is an exception
-(`model.errors.PlatformError`). `worker.settlement` turns both into what happens to the message.
+The other packages: `wiring` builds all parts, `config` has the settings, `model` the data types, `host`,
+`aws` and `common` are libraries, `languages` has the rules of each language, `telemetry` reports on the
+worker, `selftest` tests the isolation of runs, and `doctor` and `dev` have commands for operators and
+developers.
+
+The end of the user's program is a value (`model.result.Outcome`). A failure of the worker or its services
+is an exception (`model.errors.PlatformError`). `worker.settlement` decides for both how the delivery ends.
 
 Read in this order: `model.job`, `model.result`, `config`, `worker`, `jobs.executor`, `jobs.runner`,
 `container.pool`, `supervisor.session`, `src/nanosupervisor/supervisor.c`, `network.listeners`, `ai.gateway`;
-then `wiring`, which builds the parts, and `app`, the process.
+then `wiring.assembly`, which builds the parts, and `app`, the process.
 """
 
 __version__ = "0.1.0"

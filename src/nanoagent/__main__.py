@@ -1,4 +1,4 @@
-"""`python -m nanoagent` is the command line."""
+"""`python -m nanoagent` runs the command line."""
 
 from nanoagent.cli import main
 

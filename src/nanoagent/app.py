@@ -1,4 +1,4 @@
-"""The process of a worker: start, signals, systemd, stop."""
+"""The process of a worker: its start, signals, systemd notifications and stop."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT, then drain; a second signal hurries the drain.
+    """Run a worker until SIGTERM or SIGINT, then drain it. A second signal ends the drain at once.
 
     Raises:
-        ConfigError: Something in the settings shows to be wrong only now.
-        PlatformError: Something the worker cannot start without is not there.
+        ConfigError: A setting does not fit this machine or the services.
+        PlatformError: A service that the start requires is unavailable.
     """
     capability.lower()
     async with AsyncExitStack() as opened:
@@ -45,24 +45,24 @@ async def serve(settings: Settings) -> None:
 
 
 async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
-    """Build the worker; None when a signal came first. What was opened until then is closed as ever."""
+    """Build the worker; None if a signal ended the start. `opened` closes the parts in both cases."""
     loop = asyncio.get_running_loop()
     starting = asyncio.create_task(assembly.assemble(settings, opened))
     signalled = False
 
-    def give_up() -> None:
+    def cancel_start() -> None:
         nonlocal signalled
         signalled = True
         starting.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, give_up)
+        loop.add_signal_handler(number, cancel_start)
     try:
         worker = await starting
     except asyncio.CancelledError:
         if not signalled:
             raise
-    if signalled:  # also when the signal came too late to cancel anything
+    if signalled:  # also if the signal arrived just after the end of the start
         log.info("stopped before it was ready")
         return None
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,7 +77,7 @@ def _stop(worker: Worker, settings: Settings) -> None:
 
 
 async def _feed_watchdog() -> None:
-    """Tell systemd that the loop turns, as often as it wants to hear it."""
+    """Notify systemd at its watchdog interval, as long as the event loop runs."""
     interval_s = systemd.watchdog_interval_s()
     while interval_s is not None:
         systemd.notify("WATCHDOG=1")

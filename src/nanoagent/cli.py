@@ -1,7 +1,7 @@
 """The command line: `nanoagent run`, `check`, `send` and the other commands.
 
-Exit codes: 0 success, 1 something failed, 2 invalid arguments or settings; `send`, `result`
-and `cancel` have more. Heavy imports happen in the command that needs them.
+Exit codes: 0 success, 1 failure, 2 invalid arguments or settings; `send`, `result` and `cancel` have more.
+Modules that are slow to import are imported in the command that needs them.
 """
 
 from __future__ import annotations
@@ -30,39 +30,51 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-# The values of `sender.command.Exit`, repeated so that `nanoagent --help` does not import it.
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
+# The values of `sender.command.Exit`, so that `nanoagent --help` does not import that module.
 _SEND_EXITS = (
     "Exit codes: 0 success, 1 the job ended without success, 2 invalid arguments, code or settings "
     "(nothing was sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
 )
 
 app = typer.Typer(
-    help="A worker for functions as a service: SQS in, a locked-down warm container, Redis out.",
+    help="A worker for functions as a service: jobs from SQS, runs in sandboxes, results to Redis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-EnvFile = Annotated[Path, typer.Option("--env-file", help="File of settings; the environment wins.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+EnvFile = Annotated[Path, typer.Option("--env-file", help="File of settings; the environment has priority.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+State = Annotated[Path, typer.Option(help="Folder for logs and caches.")]
+RequestId = Annotated[str, typer.Argument(help="Request ID, as printed by `nanoagent send`.")]
+Payload = Annotated[
+    str, typer.Option("--input", help="Input of the job: JSON, @FILE, or - for standard input.")
+]
+FollowOutsideLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-outside-links",
+        help="Replace links to targets outside the folder with the targets; default: leave them out.",
+    ),
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. No traceback reaches a user."""
+    """Run one command, and return the exit code. Tracebacks are printed without secrets."""
     sys.stdout, sys.stderr = _tolerant(sys.stdout), _tolerant(sys.stderr)
     try:
         return _run(argv)
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # at the interpreter's end, a closed pipe would change the exit code
+            stream.flush()  # a closed pipe at the end of the interpreter would change the exit code
 
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
         code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
-    except typer.TyperException as exc:  # a wrong call; typer has no other public name for it
+    except typer.TyperException as exc:  # wrong arguments; typer has no other public name for that error
         print(exc.format_message(), file=sys.stderr)
         return EXIT_USAGE
     except ConfigError as exc:
@@ -75,17 +87,17 @@ def _run(argv: Sequence[str] | None) -> int:
         return EXIT_FAILED
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
-    except Exception:  # noqa: BLE001 - an internal error, or one of a library; Python would print it with all that it quotes
+    except Exception:  # noqa: BLE001 - an internal error, or one of a library; Python would print its secrets
         print(_without_secrets(traceback.format_exc()), file=sys.stderr)
         return EXIT_FAILED
     return code if isinstance(code, int) else 0
 
 
 class _Tolerant:
-    """A text stream that discards its output once its reader has closed the pipe.
+    """A text stream that discards its output after the reader has closed the pipe.
 
-    So the command goes on, and ends with its own exit code: `nanoagent send X | head -1` ends with that of
-    the job. Only output is discarded; a closed pipe is not a failure of the command.
+    The command continues, and ends with its own exit code. For example, `nanoagent send X | head -1` has the
+    exit code for the job. A closed pipe is not a failure of the command.
 
     Args:
         stream: Standard output or standard error.
@@ -95,7 +107,7 @@ class _Tolerant:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, or discard."""
+        """Write a text, or discard it."""
         try:
             return self._stream.write(text)
         except BrokenPipeError:
@@ -103,26 +115,26 @@ class _Tolerant:
             return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered, or discard it."""
+        """Write the buffered text, or discard it."""
         try:
             self._stream.flush()
         except BrokenPipeError:
             self._discard()
 
     def _discard(self) -> None:
-        """Lead the descriptor elsewhere: what is buffered yet would fail again at every flush."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        """Point the descriptor to /dev/null: otherwise each flush of the buffered text would fail again."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 def _tolerant(stream: TextIO | None) -> TextIO:
-    """The stream made tolerant, once. None is one whose descriptor was closed at the start."""
+    """Wrap a stream once. None is a stream whose descriptor was closed before the start."""
     if stream is None:
-        stream = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+        stream = Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
     return stream if isinstance(stream, _Tolerant) else cast("TextIO", _Tolerant(stream))
 
 
@@ -133,10 +145,10 @@ def _without_secrets(text: str) -> str:
 
 
 def _load_environment(env_file: Path) -> None:
-    """The file into the environment: the AWS SDK's and Docker's own variables may stand in it, too."""
+    """Load the file into the environment: it may also have variables of the AWS SDK and of Docker."""
     from dotenv import load_dotenv
 
-    # A file that cannot be read is said by `config.load`, as a setting that is wrong.
+    # `config.load` reports a file that cannot be read.
     with suppress(OSError, UnicodeDecodeError):
         load_dotenv(env_file)
 
@@ -173,7 +185,7 @@ def run(env_file: EnvFile = Path(".env")) -> None:
 
 @app.command()
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Show the settings, and say whether a worker could start on them (doctor goes further)."""
+    """Show the settings, and check whether a worker can start."""
     settings = _settings(env_file)
     from nanoagent.doctor import check as checks
 
@@ -185,7 +197,7 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
         document = {
             "settings": shown,
             "changed": sorted(defaults),
-            "warnings": {part: told for part, told in warnings.items() if told},
+            "warnings": {part: texts for part, texts in warnings.items() if texts},
             "problems": {result.part: result.problem for result in results},
             "verdict": checks.verdict(results),
         }
@@ -202,7 +214,7 @@ def _warnings(env_file: Path, settings: Settings) -> list[str]:
 
 
 def _shown_settings(settings: Settings) -> dict[str, Any]:
-    """Every setting as JSON has it, secrets hidden."""
+    """Return every setting as JSON, with secrets hidden."""
     shown = settings.model_dump(mode="json")
     for name in shown:
         if ("password" in name or name.endswith("_api_key")) and shown[name]:
@@ -236,23 +248,23 @@ def _print_check(
     console = Console(soft_wrap=True)
     if console.is_terminal:
         console.print(_table(rows), soft_wrap=False)
-    else:  # a file or another program: nothing is cut or wrapped
+    else:  # a file or a pipe: no text is cut or wrapped
         names = max(len(row[1]) for row in rows)
         for mark, name, value, default in rows:
-            told = f"  (default: {default})" if default else ""
-            print(f"{mark:1} {name:{names}}  {value}{told}".rstrip())
+            suffix = f"  (default: {default})" if default else ""
+            print(f"{mark:1} {name:{names}}  {value}{suffix}".rstrip())
     for result in results:
         answer = f"[red]{escape(cell(result.problem))}[/]" if result.problem else "[green]ok[/]"
         console.print(f"{escape(result.part)}: {answer}")
-    for part, told_of in warnings.items():
-        for warning in told_of:
+    for part, texts in warnings.items():
+        for warning in texts:
             console.print(f"{escape(part)}: [yellow]warning: {escape(cell(warning))}[/]")
     failed = any(result.problem for result in results)
     console.print(f"{escape(cell(checks.verdict(results)))} (exit code {EXIT_FAILED if failed else 0})")
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Table:
-    """The settings for a terminal: what does not fit its width is wrapped, not cut."""
+    """Return the settings as a table that wraps long values to the width of the terminal."""
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -265,7 +277,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
 
 @app.command()
 def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Test the isolation of runs in every language, with the worker's images and settings."""
+    """Test the isolation of runs in every language."""
     settings = _settings(env_file)
     from nanoagent.selftest import report
     from nanoagent.telemetry import logs
@@ -282,7 +294,7 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 
 @app.command()
 def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
-    """Examine the host and every service, and say what to do about each finding."""
+    """Examine the host and every service, and propose remedies."""
     _load_environment(env_file)
     from nanoagent.doctor import examination, report
     from nanoagent.telemetry import logs
@@ -300,33 +312,29 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 
 @app.command(epilog=_SEND_EXITS)
 def send(  # noqa: PLR0913, PLR0917 - options of a command line
-    code: Annotated[Path, typer.Argument(help="A folder with the function's code, a source file, or a zip.")],
-    runtime: Annotated[str, typer.Option(help="python, nodejs, cpp or go; default: by the entry file.")] = "",
-    payload: Annotated[
-        str, typer.Option("--input", help="The job's input: JSON, @FILE, or - for standard input.")
-    ] = "{}",
-    function_id: Annotated[str, typer.Option(help="Whose code it is; default: the folder's name.")] = "",
-    memory_mb: Annotated[int, typer.Option(help="Limit, MiB.")] = 128,
-    timeout_ms: Annotated[int, typer.Option(help="Limit, ms.")] = 300_000,
+    code: Annotated[Path, typer.Argument(help="Folder with the function's code, a source file, or a zip.")],
+    runtime: Annotated[
+        str, typer.Option(help="python, nodejs, cpp or go; default: from the entry file.")
+    ] = "",
+    payload: Payload = "{}",
+    function_id: Annotated[
+        str, typer.Option(help="ID of the function; default: the name of the folder.")
+    ] = "",
+    memory_mb: Annotated[int, typer.Option(help="Memory limit of the job, MiB.")] = 128,
+    timeout_ms: Annotated[int, typer.Option(help="Time limit of the job, ms.")] = 300_000,
     locale: Annotated[
-        str, typer.Option(help="Language of hints and errors, ko or en; default: the shell's.")
+        str, typer.Option(help="Language of hints and errors, ko or en; default: that of the shell.")
     ] = "",
     wait_s: Annotated[
-        float, typer.Option("--wait", help="Seconds to wait for the result; 0: not at all.")
+        float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")
     ] = 60,
-    follow_outside_links: Annotated[
-        bool,
-        typer.Option(
-            "--follow-outside-links",
-            help="Replace links that lead out of the folder by what they lead to; default: leave them out.",
-        ),
-    ] = False,
+    follow_outside_links: FollowOutsideLinks = False,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
-    """Upload code, send one job, wait for its result and print it as JSON.
+    """Send one job with its code, and print the result as JSON.
 
-    Secrets, version control, virtual environments and caches are left out; a file .nanoagentignore in the
+    Secrets, version control, virtual environments and caches are left out. A file .nanoagentignore in the
     folder, in the syntax of .gitignore, changes that. Without settings, the worker of `make dev` is used.
     """
     try:
@@ -356,8 +364,10 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
 
 @app.command(epilog=_SEND_EXITS)
 def result(
-    request_id: Annotated[str, typer.Argument(help="As `nanoagent send` printed it.")],
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for it.")] = 0,
+    request_id: RequestId,
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")
+    ] = 0,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
@@ -370,11 +380,11 @@ def result(
 
 @app.command(epilog=_SEND_EXITS)
 def cancel(
-    request_id: Annotated[str, typer.Argument(help="As `nanoagent send` printed it.")],
+    request_id: RequestId,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
-    """Cancel a job that waits or runs."""
+    """Cancel a job that is waiting or running."""
     settings, settings_file = _sender_settings(env_file, quiet=as_json)
     from nanoagent.dev.sender import command
 
@@ -384,7 +394,7 @@ def cancel(
 
 
 def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
-    """As `_settings`; without any, those of a running `make dev`. With the file that they are from."""
+    """Read the settings; by default, those of a running `make dev`. Return them with their file."""
     from nanoagent.dev.sender import dev
 
     file = dev.settings_file(env_file, quiet=quiet)
@@ -393,9 +403,9 @@ def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
     except ConfigError as exc:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
     if not quiet:
-        # A function's own .env has variables of the function.
-        is_ours = env_file != dev.DEFAULT or dev.names_queue(file)
-        for warning in _warnings(file if is_ours else Path(os.devnull), settings):
+        # The .env of a function has variables of the function, not settings.
+        has_settings = env_file != dev.DEFAULT or dev.names_queue(file)
+        for warning in _warnings(file if has_settings else Path(os.devnull), settings):
             print(f"Warning: {_without_secrets(warning)}", file=sys.stderr)
     return settings, file
 
@@ -403,9 +413,9 @@ def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
 @app.command()
 def demo(
     as_json: AsJson = False,
-    state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
+    state: State = Path(".nanoagent"),
 ) -> int:
-    """Run the examples twice on an embedded stack, and show what happened."""
+    """Run the examples twice on an embedded stack."""
     from nanoagent.dev import demo as demonstration
 
     return asyncio.run(demonstration.run(state.absolute(), as_json=as_json))
@@ -413,9 +423,9 @@ def demo(
 
 @app.command()
 def dev(
-    state: Annotated[Path, typer.Option(help="Folder for logs and caches.")] = Path(".nanoagent"),
+    state: State = Path(".nanoagent"),
 ) -> int:
-    """Keep an embedded stack and an agent running until Ctrl-C."""
+    """Run an embedded stack and an agent until Ctrl-C."""
     from nanoagent.dev import demo as demonstration
 
     return asyncio.run(demonstration.develop(state.absolute()))

@@ -1,6 +1,8 @@
-"""What the worker tells about itself: metrics, logs, health, and the service manager's notifications.
+"""How the worker reports on itself. Nothing in this package may fail or delay a job.
 
-Nothing here may fail or delay a job. Prometheus pulls (`metrics`, served by `status`), CloudWatch is
-pushed to in the background (`cloudwatch`), logs go to standard error (`logs`), systemd is told over its
-datagram socket (`systemd`). Label and dimension values that users make are bounded where they enter.
+* `metrics`: the metrics of Prometheus, with bounded label values.
+* `status`: the health of the worker, and the HTTP server of `/metrics`, `/healthz` and `/readyz`.
+* `cloudwatch`: sends peak memory to CloudWatch, in the background.
+* `logs`: writes logs to standard error, without secrets.
+* `systemd`: notifies the service manager.
 """

@@ -1,10 +1,11 @@
-"""Peak memory to CloudWatch: gathered per function and minute, sent in batches, off the job's path.
+"""Sends the peak memory of runs to CloudWatch, in batches, in the background.
 
-A call per job would cost thousands of times as much as one per minute, and time. What cannot be sent is
-sent again once, then counted and dropped; nothing here raises into a job.
+The values are grouped by function, runtime and minute. One call per job would cost thousands of times as
+much as one call per minute, and would delay jobs. A call that fails is repeated once. Then its values are
+counted and discarded. No error of this module reaches a job.
 
-Limits are those of PutMetricData in the Amazon CloudWatch API Reference: 1,000 datums a call, 150 values
-a datum, 1 MB a call; and of Dimension there: values of 1 to 1,024 ASCII characters, not blank.
+The limits are from the Amazon CloudWatch API Reference. PutMetricData: 1,000 datums per call, 150 values
+per datum, 1 MB per call. Dimension: values of 1 to 1,024 ASCII characters, not blank.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ METRIC: Final = "PeakMemoryBytes"
 
 MAX_DATUMS_PER_CALL: Final = 1000
 MAX_VALUES_PER_DATUM: Final = 150
-MAX_CALL_BYTES: Final = 900_000  # of 1 MB; what our own estimate may be off by is left free
+MAX_CALL_BYTES: Final = 900_000  # below 1 MB, because `_estimated_bytes` is not exact
 MAX_SERIES: Final = 2000
-"""Distinct (function, runtime, minute) held between two flushes."""
+"""The number of series (function, runtime, minute) that are kept between two flushes."""
 MAX_VALUES: Final = 20_000
-"""Distinct values held between two flushes, all series together: about 2 MB of memory."""
+"""The number of distinct values that all series keep between two flushes: about 2 MB of memory."""
 
-_CLOSE_SECONDS: Final = 3.0  # a stopping worker has better uses for its grace period
-_SEND_SECONDS: Final = 30.0  # botocore's own retries against a dead endpoint go on for minutes
+_CLOSE_SECONDS: Final = 3.0  # a stopping worker needs its grace period for jobs
+_SEND_SECONDS: Final = 30.0  # botocore retries a dead endpoint for minutes
 _MAX_DIMENSION_LENGTH: Final = 1024
 _PRINTABLE_ASCII: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-# The query protocol writes `MetricData.member.1000.Values.member.150=1073741824.0&` and as much again for
-# the count; names, unit, timestamp and dimensions take some 500 bytes, an escaped `%` is three of them.
+# The query protocol writes `MetricData.member.1000.Values.member.150=1073741824.0&` for a value, and as much
+# for its count. Names, unit, timestamp and dimensions take about 500 bytes. An escaped `%` takes three.
 _BYTES_PER_VALUE: Final = 110
 _BYTES_PER_DATUM: Final = 600
 _BYTES_PER_CHARACTER: Final = 3
@@ -53,14 +54,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Datum:
-    """Peaks of one function's runs in one minute.
+    """The peak memory of the runs of one function in one minute.
 
     Attributes:
-        function_id: As the job has it.
-        runtime: As the job has it.
-        minute: When the minute began, Unix epoch seconds.
+        function_id: The function ID of the jobs.
+        runtime: The runtime of the jobs.
+        minute: The start of the minute, Unix epoch seconds.
         values: Distinct peaks, bytes; at most `MAX_VALUES_PER_DATUM`.
-        counts: How often each was seen.
+        counts: The number of runs with each peak.
     """
 
     function_id: str
@@ -71,10 +72,10 @@ class Datum:
 
 
 class Sender(Protocol):
-    """Takes datums to where they are kept."""
+    """Sends datums to a service that stores them."""
 
     async def send(self, data: Sequence[Datum]) -> None:
-        """Send all of them in one call; whatever is raised means that none were taken."""
+        """Send all datums in one call. An exception means that the service stored none of them."""
         ...
 
 
@@ -82,27 +83,27 @@ class CloudWatchSender:
     """Sends datums with PutMetricData.
 
     Args:
-        client: An aiobotocore client for `cloudwatch`; it stays its maker's to close.
+        client: An aiobotocore client for `cloudwatch`; the caller closes it.
     """
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     async def send(self, data: Sequence[Datum]) -> None:
-        """See `Sender`; raises what the client raises."""
+        """See `Sender`. Exceptions of the client are passed on."""
         await self._client.put_metric_data(
             Namespace=NAMESPACE, MetricData=[_metric_datum(datum) for datum in data]
         )
 
 
 class PeakMemoryReporter:
-    """Gathers peaks and flushes them every interval; `async with` starts and closes it.
+    """Collects peaks and sends them at intervals; `async with` starts and closes it.
 
     Args:
-        sender: Where they go.
-        interval_s: Seconds between flushes.
+        sender: Sends the datums.
+        interval_s: The time between two flushes, seconds.
         metrics: Counts failed calls and dropped values.
-        background: Keeps the task that flushes.
+        background: Runs the task that flushes.
     """
 
     def __init__(
@@ -114,21 +115,20 @@ class PeakMemoryReporter:
         self._background = background or Background()
         self._gathered: defaultdict[tuple[str, str, int], dict[int, int]] = defaultdict(dict)
         self._distinct_values = 0
-        self._outgoing: deque[tuple[list[Datum], bool]] = (
-            deque()
-        )  # calls of a running flush; is it the last try
-        self._again: list[Datum] = []
+        # The calls of a running flush, each with whether this is its last try.
+        self._outgoing: deque[tuple[list[Datum], bool]] = deque()
+        self._failed: list[Datum] = []  # sent again by the next flush
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def record(self, function_id: str, runtime: str, peak_bytes: int, at: float) -> None:
-        """Note the peak of one run: a dictionary update, no waiting, bounded memory.
+        """Record the peak of one run. The call does not wait, and memory is bounded.
 
         Args:
-            function_id: As the job has it.
-            runtime: As the job has it.
-            peak_bytes: The run's peak memory.
-            at: When the run ended, Unix epoch seconds.
+            function_id: The function ID of the job.
+            runtime: The runtime of the job.
+            peak_bytes: The peak memory of the run, bytes.
+            at: The end of the run, Unix epoch seconds.
         """
         series = (function_id, runtime, int(at // 60) * 60)
         counts = self._gathered.get(series)
@@ -143,10 +143,10 @@ class PeakMemoryReporter:
         self._distinct_values += 1
 
     async def flush(self) -> None:
-        """Send what is gathered, and once more what failed the last time. Never raises."""
-        self._outgoing.extend((call, True) for call in calls(self._again))
+        """Send all collected values, and once more the values of calls that failed. Never raises."""
+        self._outgoing.extend((call, True) for call in calls(self._failed))
         self._outgoing.extend((call, False) for call in calls(self._take()))
-        self._again = []
+        self._failed = []
         while self._outgoing:
             call, is_last_try = self._outgoing[0]
             sent = await self._sent(call)
@@ -154,7 +154,7 @@ class PeakMemoryReporter:
             if not sent and is_last_try:
                 self._metrics.worker.cloudwatch_dropped(_count(call))
             elif not sent:
-                self._again += call
+                self._failed += call
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -170,20 +170,20 @@ class PeakMemoryReporter:
             self._task = self._background.keep(TaskName.CLOUDWATCH, flush, until=self._closing)
 
     async def close(self) -> None:
-        """Flush what is left, within three seconds, and stop. Idempotent."""
+        """Send the remaining values, within three seconds, and stop. Idempotent."""
         task, self._task = self._task, None
         if task is None:
             return
         self._closing.set()
         await asyncio.wait([task], timeout=_CLOSE_SECONDS)
         if task.cancel():
-            _log.warning("peak memory was not all sent before the worker stopped")
+            _log.warning("peak memory not sent before the end")
             await asyncio.wait([task])
-        self._metrics.worker.cloudwatch_dropped(self._held_values())
+        self._metrics.worker.cloudwatch_dropped(self._count_unsent())
 
-    def _held_values(self) -> int:
+    def _count_unsent(self) -> int:
         gathered = sum(sum(counts.values()) for counts in self._gathered.values())
-        return gathered + _count(self._again) + sum(_count(call) for call, _ in self._outgoing)
+        return gathered + _count(self._failed) + sum(_count(call) for call, _ in self._outgoing)
 
     async def _flush_forever(self) -> None:
         while not self._closing.is_set():
@@ -198,9 +198,9 @@ class PeakMemoryReporter:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._sender.send(call)
-        except Exception as exc:  # noqa: BLE001 - contract, section 5: its failure never fails a job
+        except Exception as exc:  # noqa: BLE001 - the contract: a failure of CloudWatch never fails a job
             self._metrics.worker.cloudwatch_failed()
-            _log.warning("cloudwatch did not take peak memory", datums=len(call), error=repr(exc))
+            _log.warning("peak memory not sent", datums=len(call), error=repr(exc))
             return False
         return True
 
@@ -211,7 +211,7 @@ class PeakMemoryReporter:
 
 
 def calls(data: Iterable[Datum]) -> Iterator[list[Datum]]:
-    """Distribute datums over calls so that none is over the limits of PutMetricData."""
+    """Distribute datums over calls that are within the limits of PutMetricData."""
     call: list[Datum] = []
     size = 0
     for datum in data:
@@ -226,10 +226,10 @@ def calls(data: Iterable[Datum]) -> Iterator[list[Datum]]:
 
 
 def dimension_value(text: str) -> str:
-    """`text` as a value that CloudWatch takes; different texts stay different.
+    """Return a text as a value that CloudWatch accepts. Different texts have different values.
 
-    Whatever is not printable ASCII, and space and `%`, is percent-encoded (UTF-8). A result over 1,024
-    characters is cut and ends in `%#` and 128 bits of the text's SHA-256; encoding alone never makes `%#`.
+    Space, `%` and all characters outside printable ASCII are percent-encoded in UTF-8. A value of more than
+    1,024 characters is cut. It ends with `%#` and 128 bits of its SHA-256. Percent-encoding never makes `%#`.
     """
     encoded = quote(text, safe=_PRINTABLE_ASCII, errors="surrogatepass")
     if len(encoded) > _MAX_DIMENSION_LENGTH:
@@ -239,7 +239,7 @@ def dimension_value(text: str) -> str:
 
 
 def _metric_datum(datum: Datum) -> dict[str, Any]:
-    """A datum as the API's MetricDatum."""
+    """Return a datum as a MetricDatum of the API."""
     return {
         "MetricName": METRIC,
         "Unit": "Bytes",

@@ -1,10 +1,16 @@
-"""Logs on standard error: JSON lines for machines, columns for a person at a terminal.
+"""Writes logs to standard error: JSON for programs, text in columns for a terminal.
 
-Modules log with `structlog.get_logger()`; what is bound with `structlog.contextvars.bind_contextvars`
-(the worker binds `request_id`) stands on every line of that task. Libraries that log with the standard
-module come out the same way, from WARNING up. Secrets are taken out three times: fields by their names,
-credentials by the form in which they are written (in URLs, in signatures, as `password=…`), and those that
-this process has by their values, wherever they stand, tracebacks included. Local variables are never shown.
+Modules log with `structlog.get_logger()`. Fields bound with `structlog.contextvars.bind_contextvars` are in
+every log entry of that task; the worker binds `request_id`. Log records of libraries have the same format,
+from WARNING up.
+
+Secrets are removed in three ways, also from tracebacks:
+
+* fields, by their names;
+* credentials, by the form in which they are written: in URLs, in signatures, as `password=…`;
+* the secrets of this process, by their values.
+
+Local variables are never shown.
 """
 
 from __future__ import annotations
@@ -37,8 +43,8 @@ _SECRET_NAME: Final = re.compile(
     r"|token(?!s|_?count)",  # llm_token_count is a number, not a token
     re.IGNORECASE,
 )
-# Words with which a sentence continues after "password: ". A quoted value, a value after "=", and a longer
-# word are secrets.
+# Words that continue a sentence after "password: ". All other words there are secrets, and so is a quoted
+# value, and a value after "=".
 _PROSE: Final = (
     r"(?:an?|the|it|its|this|that|they|any|all|each|every|one|which|your|our|their"
     r"|is|are|was|were|be|has|have|had|does|do|did|should|must|may|might|can|cannot|could|will|would"
@@ -48,10 +54,10 @@ _PROSE: Final = (
     r"(?:\s|[.,;:)](?:\s|$)|$)"
 )
 _SECRET_IN_TEXT: Final = (
-    # https://user:password@host, also with an @ in the password.
+    # https://user:password@host. The password may have an @.
     (re.compile(r"(\w://)[^\s/?#\"'<>]+@"), rf"\1{_HIDDEN}@"),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),  # AWS access keys, long-lived and temporary
-    # What SDKs and services write of a request or of themselves: `password=…`, `"SecretAccessKey" : "…"`.
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),  # AWS access key IDs, long-term and temporary
+    # Parts of requests in messages of SDKs and services: `password=…`, `"SecretAccessKey" : "…"`.
     (
         re.compile(
             r"((?:passw(?:or)?d|secret_?access_?key|session_?token|security-?token)[\\\"']*\s?[:=]\s?[\\\"']*)"
@@ -66,23 +72,24 @@ _SECRET_IN_TEXT: Final = (
     ),
 )
 _MANY_LINES: Final = frozenset({"exception", "stack"})
-# What json leaves as it is, and a viewer may obey: C1 controls, bidirectional controls, line and paragraph
-# separators; lone surrogates, too, which no stream can encode.
+# Characters that `json` does not escape, and that can change what a viewer shows: C1 controls, bidirectional
+# controls, line and paragraph separators. Also lone surrogates, which no stream can encode.
 _UNSAFE_IN_JSON: Final = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORTEST_SECRET: Final = 6
-# One, three or seven of them, as text is written into JSON once more. If it were any number, a message of
-# a megabyte of them would take hours.
+# The number of backslashes is 1, 3 or 7, depending on how often a text was written into JSON. The bound keeps
+# the search fast: without it, a message of a megabyte of backslashes would take hours.
 _BACKSLASHES: Final = r"\\{1,7}"
-_MAX_FRAMES: Final = 20  # the innermost are kept; a line stays below the 16 KiB that log shippers split at
+_MAX_FRAMES: Final = 20  # the innermost ones; log shippers split lines of more than 16 KiB
 
 
 def configure(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
-    """Set up logging for the whole process; a second call replaces the first.
+    """Configure the logs of this process. A second call replaces the first.
 
     Args:
-        log_format: `auto` is text when `stream` is a terminal, else JSON.
-        level: The least level of our own lines that is shown: DEBUG, INFO, WARNING or ERROR.
-        stream: Where lines go; standard error by default.
+        log_format: `auto` is text if `stream` is a terminal, else JSON.
+        level: The lowest level that is shown: DEBUG, INFO, WARNING or ERROR. For libraries it is WARNING or
+            higher.
+        stream: The output; by default standard error.
     """
     stream = stream or sys.stderr
     threshold = logging.getLevelNamesMapping()[level]
@@ -98,9 +105,9 @@ def configure(log_format: LogFormat, level: str, *, stream: TextIO | None = None
 
 
 class _Lossy:
-    """A stream whose reader may be gone or whose disk may be full: a line is lost then, and not the work.
+    """A stream that discards its output if the reader has closed the pipe or the disk is full.
 
-    A worker that could not log would end no job, and not stop when it is told to.
+    Otherwise a worker that cannot log could not end a job, and could not stop.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -126,12 +133,12 @@ def _common_processors() -> list[Processor]:
 
 
 def _json_processors() -> list[Processor]:
-    # show_locals is on by default: a frame's variables hold settings, payloads and passwords.
+    # By default, tracebacks show local variables. These contain settings, payloads and passwords.
     transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)
     renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     return [
         structlog.processors.ExceptionRenderer(transformer),
-        _lead_with_what_matters,
+        _order_fields,
         _HideSecretText(renderer),
         _escape_json,
     ]
@@ -144,7 +151,7 @@ def _text_processors(*, colors: bool) -> list[Processor]:
 
 
 def _route_libraries(stream: TextIO, threshold: int, render: Sequence[Processor]) -> None:
-    """Send what the standard module is given through the same processors."""
+    """Send the records of the standard module `logging` through the same processors."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         ProcessorFormatter(
@@ -158,14 +165,14 @@ def _route_libraries(stream: TextIO, threshold: int, render: Sequence[Processor]
     logging.captureWarnings(True)
 
 
-def _lead_with_what_matters(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put time, level and event first: lines are read by people too."""
+def _order_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put time, level and event first, for readers."""
     leading = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return {**leading, **event}
 
 
 def _hide_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace the values of fields whose names say that they are secret, nested ones too."""
+    """Replace the values of fields that have the name of a secret, also in nested fields."""
     return _without_secrets(event)
 
 
@@ -181,12 +188,12 @@ def _shown(name: object, value: object) -> object:
 
 @lru_cache(maxsize=512)
 def _is_secret(name: str) -> bool:
-    """Whether a field of that name is not to be shown; the same dozen of names come with every line."""
+    """Return whether a field name is that of a secret. All log entries have the same few names."""
     return _SECRET_NAME.search(name) is not None
 
 
 def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Escape what a stranger's text could order the terminal to do; tracebacks keep their lines."""
+    """Escape control characters, which could control the terminal. Tracebacks keep their line breaks."""
     return {name: _escaped(name, value) for name, value in event.items()}
 
 
@@ -197,21 +204,21 @@ def _escaped(name: str, value: object) -> object:
 
 
 def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
-    """Write an exception below its log line; its message may be a stranger's text."""
-    # The default formatter is rich's where rich is installed, and that one shows variables.
+    """Write an exception below its log entry, escaped: its message may contain untrusted text."""
+    # The default formatter is that of rich, if rich is installed. It shows local variables.
     plain = io.StringIO()
     structlog.dev.plain_traceback(plain, exc_info)
     out.write("\n" + _indented(plain.getvalue().removeprefix("\n")))
 
 
 def _indented(text: str) -> str:
-    """Lines of a traceback, each escaped, and indented: a line of a message must not look like a log line."""
-    # Secrets first: one may have a line break.
+    """Escape and indent each line of a traceback, so that no line of a message looks like a log entry."""
+    # Secrets are removed first: a secret may contain a line break.
     return "\n".join(f"  {one_line(line)}" for line in without_secrets(text).split("\n"))
 
 
 def _escape_json(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
-    """Escape in a line of JSON what could order a viewer to do something; the values stay the same."""
+    """Escape characters in a line of JSON that could control a viewer. The values stay the same."""
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
 
 
@@ -219,13 +226,13 @@ _known_values: list[re.Pattern[str]] = []
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Have these values stand in no line and no answer from now on; a second call replaces the first.
+    """Remove these values from all texts from now on. A second call replaces the first.
 
-    Services quote what they are sent: Redis repeats the arguments of a command that it does not know.
+    Services quote their input: Redis repeats the arguments of an unknown command.
 
     Args:
-        secrets: Those that this process has. One shorter than six characters is left alone: as a part of
-            words it would be taken out of everything.
+        secrets: The secrets of this process. Secrets of less than six characters are not removed: they may be
+            parts of ordinary words.
     """
     wanted = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
     patterns = ("".join(map(_written, secret)) for secret in wanted)
@@ -234,10 +241,10 @@ def hide(secrets: Iterable[str]) -> None:
 
 @lru_cache(maxsize=512)
 def _written(character: str) -> str:
-    """A pattern of the ways to write a character: as it is, in JSON and Python (twice over too), in a URL."""
+    """Return a pattern of all ways to write a character: plain, in JSON or Python (also nested), in a URL."""
     if character == "\\":
         return rf"(?:{_BACKSLASHES}|%5[Cc])"
-    # surrogatepass: an environment variable need not be UTF-8.
+    # An environment variable may contain bytes that are not UTF-8.
     in_urls = {quoted(character, safe="", errors="surrogatepass") for quoted in (quote, quote_plus)}
     ways = [re.escape(way) for way in (character, *sorted(in_urls))]
     ways += [way.lower() for way in ways if way.startswith("%")]
@@ -251,7 +258,7 @@ def _written(character: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text without what `hide` was told of, and without what is written as a credential is."""
+    """Return a text without the values of `hide`, and without texts that have the form of a credential."""
     for known in _known_values:
         text = known.sub(_HIDDEN, text)
     for pattern, replacement in _SECRET_IN_TEXT:
@@ -260,7 +267,7 @@ def without_secrets(text: str) -> str:
 
 
 class _HideSecretText:
-    """A renderer whose text has the secrets taken out."""
+    """A renderer that removes secrets from the text of another one."""
 
     def __init__(self, renderer: Processor) -> None:
         self._renderer = renderer

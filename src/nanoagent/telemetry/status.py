@@ -1,6 +1,6 @@
-"""Health, and the small HTTP server that shows it beside the metrics.
+"""The health of the worker, and the HTTP server of health and metrics.
 
-It runs in the worker's own event loop on purpose: that `/healthz` answers shows that the loop turns.
+The server runs in the event loop of the worker, so an answer of `/healthz` shows that the loop runs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-_MAX_CONNECTIONS = 64  # a scraper and a probe or two want one each
-_STOP_SECONDS = 1.0  # a scrape takes milliseconds; nobody's request is worth delaying a shutdown for
+_MAX_CONNECTIONS = 64  # a scraper and a few probes need one each
+_STOP_SECONDS = 1.0  # a scrape takes milliseconds; no request may delay a shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,46 +33,46 @@ class _Part:
 
 
 class Health:
-    """Whether the worker can take jobs, part by part; each component sets its own.
+    """Whether each part of the worker is ready for jobs. Each part sets its own state.
 
     Args:
-        watch: Told of a part, and whether it is ok, each time that is said.
+        watch: Called each time a part sets its state, with the part and whether it is ready.
     """
 
     def __init__(self, watch: Callable[[str, bool], None] = lambda _, __: None) -> None:
         self._parts: dict[str, _Part] = {}
         self._watch = watch
 
-    def set(self, part: str, ok: bool, reason: str = "") -> None:  # noqa: FBT001 - the fact itself, read as `set("redis", True)`
-        """Say how a part is.
+    def set(self, part: str, ok: bool, reason: str = "") -> None:  # noqa: FBT001 - the state itself
+        """Set the state of a part.
 
         Args:
-            part: Its name; a later call for the same name replaces the earlier.
-            ok: Whether jobs can be taken as far as it is concerned.
-            reason: One sentence for a person; wanted when it is not ok.
+            part: The name of the part. A later call for the same part replaces its state.
+            ok: Whether the part is ready for jobs.
+            reason: One sentence for operators: why the part is not ready.
         """
         self._parts[part] = _Part(ok, reason)
         self._watch(part, ok)
 
     @property
     def ready(self) -> bool:
-        """Whether every part is ok; not before at least one has been set."""
+        """Whether every part is ready. False before a part has set its state."""
         return bool(self._parts) and all(part.ok for part in self._parts.values())
 
     def document(self) -> dict[str, Any]:
-        """What `/readyz` shows: `{"status": ..., "parts": {name: {"ok": ..., "reason": ...}}}`."""
+        """Return the document of `/readyz`: `{"status": …, "parts": {name: {"ok": …, "reason": …}}}`."""
         parts = {name: {"ok": part.ok, "reason": part.reason} for name, part in sorted(self._parts.items())}
         return {"status": "ready" if self.ready else "not ready", "parts": parts}
 
 
 class StatusServer:
-    """Serves `/metrics`, `/healthz` (alive) and `/readyz` (can take jobs).
+    """Serves `/metrics`, `/healthz` (the worker is alive) and `/readyz` (the worker is ready for jobs).
 
     Args:
-        health: Shown at `/readyz`: 200 when ready, else 503.
-        registry: Shown at `/metrics`.
-        host: Address to listen on.
-        port: Its port; 0 for any free one.
+        health: The document of `/readyz`. The status code is 200 if the worker is ready, else 503.
+        registry: The metrics of `/metrics`.
+        host: The address to listen on.
+        port: The port to listen on; 0 for any free port.
     """
 
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
@@ -85,16 +85,16 @@ class StatusServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on; the one asked for while the server is not running."""
+        """The port of the server. Before its start, the port that it was created with."""
         if self._server is None:
             return self._wanted_port
         return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            ConfigError: The address or the port cannot be had.
+            ConfigError: The address or the port cannot be used.
         """
         app = web.Application()
         app.router.add_get("/metrics", make_aiohttp_handler(self._registry))
@@ -103,10 +103,10 @@ class StatusServer:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
         handlers = runner.server
-        assert handlers is not None  # noqa: S101 - there is one once it is set up
+        assert handlers is not None  # noqa: S101 - `setup` makes the server
 
         def accept() -> asyncio.Protocol:
-            _hang_up_on_the_oldest(handlers)
+            _close_oldest_connections(handlers)
             return handlers()
 
         try:
@@ -129,17 +129,17 @@ class StatusServer:
         return web.json_response({"status": "ok"})
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        # Reasons quote what services have said; who asks need not be the operator.
+        # Reasons quote errors of services, and any client may read them.
         text = logs.without_secrets(json.dumps(self._health.document()))
         status = 200 if self._health.ready else 503
         return web.Response(text=text, status=status, content_type="application/json")
 
 
-def _hang_up_on_the_oldest(handlers: web.Server) -> None:
-    """Make room for one more connection.
+def _close_oldest_connections(handlers: web.Server) -> None:
+    """Close the oldest connections, so that one more is within the limit.
 
-    Anybody who can reach the port could take up all descriptors of the worker by connections on which he says
-    nothing. Those that are open for longest are his: a scrape takes milliseconds.
+    A client could otherwise use up all file descriptors of the worker with idle connections. The oldest
+    connections are the idle ones: a scrape takes milliseconds.
     """
     connections = [handler for handler in handlers.connections if handler.transport is not None]
     for handler in connections[: len(connections) + 1 - _MAX_CONNECTIONS]:
@@ -147,10 +147,10 @@ def _hang_up_on_the_oldest(handlers: web.Server) -> None:
 
 
 async def check_address(host: str, port: int) -> None:
-    """Listen as the worker does at its start, for a moment.
+    """Check that a worker can listen on an address, by listening for a moment.
 
     Raises:
-        ConfigError: The address or the port cannot be had.
+        ConfigError: The address or the port cannot be used.
     """
     server = await _listen(asyncio.Protocol, host, port)
     server.close()
@@ -161,16 +161,16 @@ async def _listen(accept: Callable[[], asyncio.Protocol], host: str, port: int) 
     try:
         return await asyncio.get_running_loop().create_server(accept, host, port, reuse_address=True)
     except OSError as exc:
-        raise ConfigError([_why_not_listening(exc, host, port)]) from exc
+        raise ConfigError([_listen_problem(exc, host, port)]) from exc
 
 
-def _why_not_listening(exc: OSError, host: str, port: int) -> str:
-    """The sentence for whoever set METRICS_HOST and METRICS_PORT."""
+def _listen_problem(exc: OSError, host: str, port: int) -> str:
+    """Return the sentence about a wrong METRICS_HOST or METRICS_PORT."""
     if exc.errno == errno.EADDRINUSE:
         return (
-            f"METRICS_PORT: {port} is already in use on {host}; stop what uses it, choose another port,"
-            " or set 0 for any free one"
+            f"METRICS_PORT: {port} is already in use on {host}; stop the process that uses it, choose another"
+            " port, or set 0 for any free port"
         )
     if exc.errno == errno.EACCES:
-        return f"METRICS_PORT: {port} may not be used by this user; choose one above 1023"
+        return f"METRICS_PORT: {port} may not be used by this user; choose a port above 1023"
     return f"METRICS_HOST: cannot listen on {host}; it should be an address of this machine ({exc.strerror})"

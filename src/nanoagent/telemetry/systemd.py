@@ -1,4 +1,4 @@
-"""Telling systemd how the service is: the protocol of sd_notify(3), without its library."""
+"""Notifies systemd with the protocol of sd_notify(3), without its library."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _USEC: Final = 1_000_000
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, if there is one, and ignore that it does not listen.
+    """Notify the service manager, if one started this process. Errors are ignored.
 
     Args:
-        state: Assignments as in sd_notify(3), a line each: `READY=1`, `STOPPING=1`, `WATCHDOG=1`,
-            `STATUS=...`.
+        state: Assignments of sd_notify(3), one per line: `READY=1`, `STOPPING=1`, `WATCHDOG=1`, `STATUS=...`.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
@@ -27,19 +26,23 @@ def notify(state: str) -> None:
 
 
 def extend_start(seconds: float) -> None:
-    """Ask for that much more time, because the start takes long."""
+    """Ask systemd for more time for the start of this process, in seconds."""
     notify(f"EXTEND_TIMEOUT_USEC={int(seconds * _USEC)}")
 
 
 def stopping(seconds: float) -> None:
-    """Say that the stop has begun, and ask for that much time, whatever TimeoutStopSec says."""
+    """Notify systemd that the stop has begun, and ask for time for it.
+
+    Args:
+        seconds: The time, also if it is longer than the service's TimeoutStopSec.
+    """
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * _USEC)}")
 
 
 def watchdog_interval_s() -> float | None:
-    """How often `WATCHDOG=1` should be sent, seconds; None when no watchdog waits for this process.
+    """Return the interval for `WATCHDOG=1`, seconds; None if systemd has no watchdog for this process.
 
-    Half the service's `WatchdogSec`, as sd_watchdog_enabled(3) recommends.
+    It is half of `WatchdogSec`, as sd_watchdog_enabled(3) recommends.
     """
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
