@@ -14,7 +14,7 @@ from nanoagent.common.units import MIB
 from nanoagent.languages import error_line
 from nanoagent.languages.recipes import PROGRAM_PATH
 from nanoagent.model.errors import ContainerError
-from nanoagent.model.result import ErrorType
+from nanoagent.model.result import OUTCOMES, ErrorType
 from nanoagent.model.text import Text
 from nanoagent.supervisor.exit_status import exit_code_of, signal_of
 from nanoagent.supervisor.wire import ExitFlag
@@ -167,7 +167,7 @@ def not_started(request: RunRequest, report: ExitReport) -> tuple[ErrorType, Tex
 
 def allows_reuse(error_type: ErrorType | None) -> bool:
     """Whether the container may be used again: the run hit no limit, and the worker did not end it."""
-    return error_type in {None, ErrorType.USER_ERROR, ErrorType.SIGNAL}
+    return OUTCOMES[error_type].is_end_of_program
 
 
 def _program_failure(

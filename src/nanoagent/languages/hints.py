@@ -59,7 +59,6 @@ _KILLED_BY_SIGNAL: Final = frozenset(
     {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED}
 )
 
-_OWN_FAULTS: Final = frozenset({ErrorType.USER_ERROR, ErrorType.SIGNAL})
 _NOTHING_PRINTED: Final = Text(
     "The program ended by itself with exit code {code} and printed nothing to stderr. Print the reason to"
     " stderr before the program exits.",
@@ -111,7 +110,7 @@ def for_run(facts: Facts, missing_payload: Text | None = None) -> Text | None:
 
 def _known_failure(facts: Facts) -> Text | None:
     """Return the hint of the first rule that matches, if the program itself failed."""
-    if facts.error_type not in _OWN_FAULTS:
+    if not OUTCOMES[facts.error_type].is_end_of_program:
         return None
     message, end = facts.message[:_READ_CHARACTERS], facts.stderr[-_READ_CHARACTERS:]
     for rule in _RULES:

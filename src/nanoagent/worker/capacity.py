@@ -88,12 +88,12 @@ class Capacity:
 
     def over_limit(self) -> Counter[str]:
         """Count the jobs here that wait because of their function's concurrency limit, by function."""
-        waiting = (
+        waiting = [
             each.state.job for each in self._in_flight if each.state.wants_room and each.state.job is not None
-        )
-        return fairness.count_over_limit(waiting, self._remaining_under_limit)
+        ]
+        return fairness.count_over_limit([(job.function_id, self._remaining(job)) for job in waiting])
 
-    def _remaining_under_limit(self, job: Job) -> int:
+    def _remaining(self, job: Job) -> int:
         cpus = self._settings.cpus_for(job.memory_mb)
         return self._admission.remaining_under_limit(job.memory_mb, cpus, job.function_id)
 

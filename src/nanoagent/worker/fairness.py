@@ -27,8 +27,6 @@ from nanoagent.common.backoff import Backoff, pause_s
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from nanoagent.model.job import Job
-
 MAX_WAITING_PER_FUNCTION: Final = 10
 """How many jobs of one function over its limit may wait here: one batch of SQS."""
 
@@ -45,16 +43,16 @@ _MAX_PAUSE_S: Final = 5.0
 _PAUSE_FACTOR: Final = 1.25
 
 
-def count_over_limit(waiting: Iterable[Job], remaining: Callable[[Job], int]) -> Counter[str]:
+def count_over_limit(waiting: Iterable[tuple[str, int]]) -> Counter[str]:
     """Count the waiting jobs that their functions' limits keep from running, by function.
 
     Args:
-        waiting: The jobs that are here and do not run yet.
-        remaining: How many more jobs of that job's size its function's limit allows.
+        waiting: For each job that is here and does not run yet: its function, and how many more jobs of its
+            size the function's limit allows. Of several jobs of a function, the last one's number counts.
     """
     waiting = list(waiting)
-    count = Counter(job.function_id for job in waiting)
-    allowed = {job.function_id: remaining(job) for job in waiting}
+    count = Counter(function for function, _ in waiting)
+    allowed = dict(waiting)
     return +Counter({function: count[function] - allowed[function] for function in count})
 
 

@@ -20,7 +20,7 @@ from nanoagent.worker.fairness import (
     return_delay_s,
 )
 from support.agents.worker_rig import Rig, name_of
-from support.doubles.fakes import make_job, message
+from support.doubles.fakes import message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +34,8 @@ counts = st.dictionaries(st.sampled_from("fghi"), st.integers(1, 2 * MAX_WAITING
 
 @given(counts, st.integers(0, 5))
 def test_beyond_the_share_are_those_for_which_it_has_nothing_left(waiting, left):
-    jobs = [make_job(function_id=function) for function, count in waiting.items() for _ in range(count)]
-    over_limit = count_over_limit(jobs, lambda _: left)
+    jobs = [(function, left) for function, count in waiting.items() for _ in range(count)]
+    over_limit = count_over_limit(jobs)
     assert over_limit == {function: count - left for function, count in waiting.items() if count > left}
 
 
