@@ -61,7 +61,7 @@ async def all_of(heard: asyncio.Queue[bytes], number: int) -> list[dict[str, Any
 def scripts_of(names: list[str]) -> dict[str, Callable[[Attempt], Any]]:
     """The second of each group fails once, the third finds no room once."""
     troubles: dict[str, list[Exception]] = {
-        "2": [PlatformError("S3 is away")],
+        "2": [PlatformError("S3 is unavailable")],
         "3": [ReturnToQueue("no room", 0)],
     }
     left = {name: list(troubles.get(name[-1], ())) for name in names}

@@ -28,8 +28,8 @@ import pytest_asyncio
 
 from nanoagent.model.job import Runtime
 from support.agents.worker import WorkerUnderTest
+from support.checks.leftovers import containers_of
 from support.checks.reliability import COUNTED, Observation, observed, until
-from support.checks.remains import containers_of
 from support.sandboxes import engines
 from support.services.own_redis import HOST, own_redis
 from support.services.proxy import Proxy

@@ -26,8 +26,15 @@ from nanoagent.dev.local_services import EmbeddedStack
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
 from support.agents.worker import WorkerUnderTest
+from support.checks.leftovers import (
+    MARKED_PROGRAM,
+    Places,
+    containers_of,
+    leftovers_of,
+    story_of,
+    wrong_outputs,
+)
 from support.checks.reliability import COUNTED, Observation, observed, until
-from support.checks.remains import MARKED_PROGRAM, Places, containers_of, remains_of, story_of, wrong_outputs
 from support.services.own_redis import HOST, own_redis
 from support.services.proxy import Proxy
 
@@ -432,7 +439,7 @@ class RandomRun:
             cache=self._folder / "cache",
         )
         names = {life.worker_id for life in self._lives}
-        self.problems += await remains_of(places, results, names, given_up=given_up)
+        self.problems += await leftovers_of(places, results, names, given_up=given_up)
         for what, times in sorted(self._faults.items()):
             self._say(f"{times:5} x {what}")
         row = await seen.row()

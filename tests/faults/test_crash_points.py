@@ -24,8 +24,8 @@ from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
 from support.agents.faulty_agent import Fault
 from support.agents.worker import WorkerUnderTest
+from support.checks.leftovers import MARKED_PROGRAM, Places, leftovers_of, story_of, struck_in, wrong_outputs
 from support.checks.reliability import COUNTED, Observation, observed, record, starts_in, until
-from support.checks.remains import MARKED_PROGRAM, Places, remains_of, story_of, struck_in, wrong_outputs
 from support.services.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ async def play(stack: EmbeddedStack, points: Sequence[Point]) -> None:
             if (code := await worker.agent.stop()) != 0:
                 problems.append(f"exit code {code}: {worker.agent.log_tail()}")
         ids = {worker.worker_id for worker in scene.workers}
-        problems += await remains_of(scene.places(), results, ids)
+        problems += await leftovers_of(scene.places(), results, ids)
         problems += await wrong_outputs(stack, results.values())
     assert not problems, "\n".join(problems)
 
@@ -375,4 +375,4 @@ async def test_a_job_whose_agent_dies_while_it_builds_is_built_by_another_and_ru
             seen.logs = scene.logs
         assert (result["status"], result["stdout"]) == ("SUCCESS", "built\n")
         assert await again.agent.stop() == 0
-        assert not await remains_of(scene.places(), [message["requestId"]], [worker.worker_id])
+        assert not await leftovers_of(scene.places(), [message["requestId"]], [worker.worker_id])

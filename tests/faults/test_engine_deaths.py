@@ -14,8 +14,8 @@ import pytest
 
 from nanoagent.model.job import Runtime
 from support.agents.worker import WorkerUnderTest
+from support.checks.leftovers import MARKED_PROGRAM, Places, containers_of, leftovers_of, wrong_outputs
 from support.checks.reliability import COUNTED, Observation, observed, starts_in, until
-from support.checks.remains import MARKED_PROGRAM, Places, containers_of, remains_of, wrong_outputs
 from support.sandboxes import engines
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ async def test_jobs_outlive_their_containers_and_the_parts_of_them(stack: Embedd
             assert row.repeated <= len(parts), row  # nobody's but those whose container was killed
             assert await worker.agent.stop() == 0
             names = [message["requestId"] for message in messages]
-            assert await remains_of(places_of(worker, folder), names, [worker.worker_id]) == []
+            assert await leftovers_of(places_of(worker, folder), names, [worker.worker_id]) == []
 
 
 @pytest.mark.soak
@@ -181,5 +181,5 @@ async def test_jobs_outlive_dockerd_and_containerd(stack: EmbeddedStack):
                 await are_whole(worker, seen)
             assert await worker.agent.stop() == 0
             names = [message["requestId"] for message in messages]
-            assert await remains_of(places_of(worker, folder), names, [worker.worker_id]) == []
+            assert await leftovers_of(places_of(worker, folder), names, [worker.worker_id]) == []
             assert await containers_of(worker.worker_id, host=engine.address) == []

@@ -27,6 +27,6 @@
 
 `checks`: generators of inputs, and what must be true of them.
     archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.
-    outputs, remains: what a run and a worker leave behind. reliability: counts lost and repeated jobs.
+    outputs, leftovers: what a run and a worker leave behind. reliability: counts lost and repeated jobs.
     waiting: waits for a condition.
 """

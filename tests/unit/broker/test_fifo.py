@@ -66,7 +66,7 @@ def failing(times: int) -> Callable[[Attempt], Any]:
         nonlocal left
         left -= 1
         if left >= 0:
-            raise PlatformError("S3 is away")
+            raise PlatformError("S3 is unavailable")
         return finished(attempt)
 
     return script
@@ -348,7 +348,7 @@ async def test_whatever_happens_each_group_is_worked_on_in_order(
                 await asyncio.sleep(0)
             event = source.random()
             if event < 0.15:
-                raise PlatformError("S3 is away")
+                raise PlatformError("S3 is unavailable")
             if event < 0.25:
                 raise ReturnToQueue("no room", 0)
             if event < 0.3:
@@ -419,7 +419,7 @@ async def test_a_hand_back_that_fails_lets_the_next_one_in():
     (delivery,) = await order.receive(10)
 
     async def fail(delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        raise PlatformError("the queue is away")
+        raise PlatformError("the queue is unavailable")
 
     broker.nack = fail  # type: ignore[method-assign]
     with pytest.raises(PlatformError):

@@ -848,7 +848,7 @@ async def test_a_job_that_is_cancelled_while_it_builds_ends_the_build_unless_ano
 
 
 async def test_a_job_that_was_given_up_is_reported_as_a_platform_failure(rig: Rig):
-    result = rig.executor.failed(Attempt(make_job(), 5, 0), PlatformError("Redis is away"))
+    result = rig.executor.failed(Attempt(make_job(), 5, 0), PlatformError("Redis is unavailable"))
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
     assert (result.attempt, result.exit_code) == (5, -1)
     assert result.hint

@@ -227,7 +227,7 @@ async def test_a_later_test_that_cannot_be_made_changes_nothing(monkeypatch: pyt
     watch = Watch(0.001)
     watch.suite.found[Runtime.NODEJS] = "open"
     await watch.schedule.start()
-    watch.suite.found = dict.fromkeys(Runtime, PlatformError("Docker is away"))
+    watch.suite.found = dict.fromkeys(Runtime, PlatformError("Docker is unavailable"))
     seen = len(watch.suite.tested)
     await watch.until(lambda: len(watch.suite.tested) > seen + 8)
     await watch.schedule.close()

@@ -17,7 +17,7 @@ from support.doubles.fakes import make_settings
 
 SETTINGS = make_settings(max_attempts=3, retry_base_seconds=2.0, retry_max_seconds=900.0)
 FIRST = Facts(receive_count=1)
-FAILED = Failed("Redis is away", PlatformError.sender_message)
+FAILED = Failed("Redis is unavailable", PlatformError.sender_message)
 ENDINGS: list[Any] = [
     Answered(None),
     Spooled(),
@@ -76,7 +76,7 @@ def test_what_redis_could_not_be_asked_about_waits_longer_with_each_receipt():
 @pytest.mark.parametrize(("failures", "expected"), [(1, 2.0), (2, 4.0)])
 def test_a_failed_attempt_is_repeated_after_a_growing_delay(failures: int, expected: float):
     settlement = decide(FAILED, Facts(9, failures=failures), SETTINGS)
-    assert settlement == Nack(expected, "Redis is away", IfLast.GIVE_UP)
+    assert settlement == Nack(expected, "Redis is unavailable", IfLast.GIVE_UP)
 
 
 def test_the_last_failed_attempt_is_given_up():
@@ -85,7 +85,9 @@ def test_the_last_failed_attempt_is_given_up():
 
 
 def test_nothing_is_given_up_while_failures_cannot_be_counted():
-    assert decide(FAILED, Facts(50, failures=None), SETTINGS) == Nack(900, "Redis is away", IfLast.GIVE_UP)
+    assert decide(FAILED, Facts(50, failures=None), SETTINGS) == Nack(
+        900, "Redis is unavailable", IfLast.GIVE_UP
+    )
 
 
 @pytest.mark.parametrize("reason", [reason for reason in ReturnReason if RULES[reason] is Rule.COUNTED])

@@ -253,7 +253,7 @@ async def test_an_attempt_that_fails_after_its_lease_was_lost_is_not_counted_nor
         runs += 1
         if runs == 1:
             await lose(rig)
-            raise PlatformError("and S3 is away")
+            raise PlatformError("and S3 is unavailable")
         return finished(attempt)
 
     rig.executor.scripts["r1"] = script
@@ -607,7 +607,7 @@ async def test_an_attempt_that_fails_by_our_fault_is_given_back_with_growing_del
     make_rig: Callable[..., Rig],
 ):
     rig = make_rig(max_attempts=5)
-    rig.executor.scripts["r1"] = raising(StorageError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(StorageError("S3 is unavailable"))
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
@@ -619,15 +619,15 @@ async def test_an_attempt_that_fails_by_our_fault_is_given_back_with_growing_del
 
 async def test_after_the_last_attempt_the_sender_is_told_and_the_message_buried(make_rig: Callable[..., Rig]):
     rig = make_rig(max_attempts=2)
-    rig.executor.scripts["r1"] = raising(StorageError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(StorageError("S3 is unavailable"))
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
     (result,) = rig.documents()
     assert (result.status, result.error_type) == (Status.FAILED, ErrorType.PLATFORM)
-    assert result.error_message == "S3 is away"
+    assert result.error_message == "S3 is unavailable"
     ((buried, reason, _),) = rig.broker.dead_lettered
-    assert (name_of(buried), reason) == ("r1", "S3 is away")
+    assert (name_of(buried), reason) == ("r1", "S3 is unavailable")
     assert rig.journal.of("publish", "dead_letter", "ack") == [("publish", "r1"), ("dead_letter", "r1")]
 
 
@@ -635,7 +635,7 @@ async def test_without_a_dead_letter_queue_the_last_attempt_is_acked_and_logged_
     make_rig: Callable[..., Rig],
 ):
     rig = make_rig(max_attempts=1, broker={"dead_letter_queue": False})
-    rig.executor.scripts["r1"] = raising(PlatformError("Docker is away"))
+    rig.executor.scripts["r1"] = raising(PlatformError("Docker is unavailable"))
     body = message("r1", input={"some": "thing"})
     await rig.broker.send(body)
     with capture_logs() as logs:
@@ -799,7 +799,7 @@ async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growi
 
     async def script(attempt: Attempt) -> Result:
         rig.result_store.down = True
-        raise PlatformError("everything is away")
+        raise PlatformError("everything is unavailable")
 
     rig.executor.scripts["r1"] = script
     await rig.broker.send(message("r1"))
@@ -811,13 +811,13 @@ async def test_a_failure_that_redis_cannot_be_told_of_is_given_back_with_a_growi
     assert [delay_s for _, delay_s in rig.broker.returned] == [0, 0, 0.004]  # the third time: 2 · 2 · base
     assert rig.broker.dead_lettered == []
     assert rig.broker.depth()[1] == 0  # not held: it comes again, here or elsewhere
-    assert rig.journal.count("execute") == 1  # not here, while Redis is away
+    assert rig.journal.count("execute") == 1  # not here, while Redis is unavailable
 
 
 async def test_a_failure_that_redis_was_not_told_of_counts_when_another_worker_finds_the_claim(rig: Rig):
     async def script(attempt: Attempt) -> Result:
         rig.result_store.down = True
-        raise PlatformError("everything is away")
+        raise PlatformError("everything is unavailable")
 
     rig.executor.scripts["r1"] = script
     await rig.broker.send(message("r1"))
@@ -845,7 +845,7 @@ async def test_a_request_that_redis_cannot_be_asked_about_was_no_attempt(rig: Ri
 
 async def test_the_last_attempt_is_not_buried_before_the_sender_could_be_told(make_rig: Callable[..., Rig]):
     rig = make_rig(max_attempts=1)
-    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is unavailable"))
     rig.result_store.gates["publish"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     async with rig.running():
@@ -910,7 +910,7 @@ async def test_a_message_whose_worker_died_between_telling_and_burying_is_still_
     make_rig: Callable[..., Rig],
 ):
     rig = make_rig(max_attempts=1)
-    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is unavailable"))
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
@@ -928,7 +928,7 @@ async def test_a_message_whose_worker_died_between_telling_and_burying_is_still_
 
 async def test_attempts_are_counted_anew_after_an_answer(make_rig: Callable[..., Rig]):
     rig = make_rig(max_attempts=2)
-    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is unavailable"))
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
@@ -948,8 +948,8 @@ async def test_a_message_that_cannot_be_buried_now_is_not_kept_from_everyone(
     make_rig: Callable[..., Rig], method: str
 ):
     rig = make_rig(max_attempts=1)
-    rig.executor.scripts["r1"] = raising(PlatformError("Docker is away"))
-    rig.broker.failures[method] = [BrokerError("the dead-letter queue is away")]
+    rig.executor.scripts["r1"] = raising(PlatformError("Docker is unavailable"))
+    rig.broker.failures[method] = [BrokerError("the dead-letter queue is unavailable")]
     await rig.broker.send(message("r1") if method == "dead_letter" else "no JSON")
     with capture_logs():
         async with rig.running():
@@ -1003,7 +1003,7 @@ async def test_a_message_is_replaced_before_it_is_worked_on_for_the_last_time(ma
 
 async def test_a_queue_that_hands_out_once_has_every_attempt_made(make_rig: Callable[..., Rig]):
     rig = make_rig(max_attempts=3, broker={"max_receives": 1})
-    rig.executor.scripts["r1"] = raising(StorageError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(StorageError("S3 is unavailable"))
     await rig.broker.send(message("r1"))
     async with rig.running():
         await rig.until_settled()
@@ -1614,7 +1614,7 @@ async def test_cancelling_the_worker_itself_does_not_interrupt_an_ack(rig: Rig):
 
 
 async def test_an_attempt_that_failed_just_before_the_drain_is_still_given_back_with_its_delay(rig: Rig):
-    rig.executor.scripts["r1"] = raising(PlatformError("S3 is away"))
+    rig.executor.scripts["r1"] = raising(PlatformError("S3 is unavailable"))
     rig.result_store.gates["failed"] = asyncio.Event()
     await rig.broker.send(message("r1"))
     run = rig.start()
@@ -1661,7 +1661,7 @@ async def test_a_second_delivery_of_a_running_request_is_given_back_by_a_drain(r
 
 async def test_a_hand_back_that_the_queue_refuses_is_tried_once_more(rig: Rig):
     rig.hold("r1")
-    rig.broker.failures["nack"] = [BrokerError("the queue is away")]
+    rig.broker.failures["nack"] = [BrokerError("the queue is unavailable")]
     await rig.broker.send(message("r1"))
     run = rig.start()
     await rig.journal.until_noted("running", "r1")

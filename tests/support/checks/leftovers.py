@@ -52,7 +52,7 @@ class Places:
     cache: Path
 
 
-async def remains_of(
+async def leftovers_of(
     places: Places, requests: Iterable[str], workers: Iterable[str], *, given_up: Container[str] = ()
 ) -> list[str]:
     """Return the leftovers of answered requests and of ended workers.
