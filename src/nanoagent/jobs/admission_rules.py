@@ -6,7 +6,8 @@ small requests cannot starve it. An overtaker that ends no longer counts if the 
 even without all of its overtakers. Then other jobs block it, and small jobs that come and go do not delay it.
 
 All jobs and builds of one function together hold no more than the function's concurrency limit
-(`FUNCTION_MAX_SHARE`). The rest of the budget is left for other functions. A request over its function's
+(`FUNCTION_MAX_SHARE`), apart from a first request, which may always exceed it. The rest of the budget is left
+for other functions. A request over its function's
 limit waits only for requests of the same function, in order of arrival. It delays no other function's
 request, and a request that passes it does not count as an overtaker.
 """
@@ -207,7 +208,7 @@ def admissible(need: Budget, waiting: Sequence[Request], free: Budget, limits: F
 
     Args:
         need: The size. The requests are of functions that hold nothing and have no waiting requests.
-        waiting: In order of arrival; none of them can be admitted now.
+        waiting: In order of arrival. Requests that could be admitted now must not be among them.
         free: The free part of the budget.
         limits: The functions' limit, and the amounts that they hold.
     """

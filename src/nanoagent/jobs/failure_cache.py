@@ -242,7 +242,7 @@ class CrashCache:
             crashes.refused_until = now + self._pause_s(crashes.times)
 
     def _do_others_work(self, version: Hashable, crashes: _Crashes) -> bool:
-        """Whether other versions have worked since the first crash, or none of them has crashed.
+        """Whether other versions have worked since the first crash, or no other version has crashed since.
 
         A success of the version itself would have removed its crashes.
         """

@@ -136,7 +136,7 @@ class ReturnStreaks:
 
     @property
     def is_on_trial(self) -> bool:
-        """Whether the intake may receive only one message, to try whether the cause is gone."""
+        """Whether the intake may receive only one message, to find out whether the cause has ended."""
         return any(streak.breaker.is_open for streak in self._streaks.values())
 
     def not_ready_reason(self) -> str | None:

@@ -20,14 +20,16 @@ The way of one delivery, in reading order:
 * `intake`: receives messages. `capacity`: how many there is room for. `fairness`: how jobs of a function over
   its concurrency limit are kept from filling the worker.
 * `inflight`: the life of one delivery. `state`: its phase.
-* `answer`: claim, run, publish. `duplicates`: other deliveries of the same request here. `claiming`: takes
-  the claim. `publishing`: stores and publishes the result.
+* `answer`: claim, run, publish; cancellation by the sender. `duplicates`: other deliveries of the same
+  request in this worker. `claiming`: takes the claim. `publishing`: stores and publishes the result.
 * `conclusion`: the last step: settle the message. `endings`: the ways to end. `settlement`: the decision.
-  `retry`: the delays of returned messages. `settler`: the calls to the queue. `accounting`: metrics and log.
+  `retry`: the delays of returned messages. `settler`: the calls to the queue, also for unreadable messages
+  and after the last receipt. `accounting`: metrics and log.
 
 Beside it:
 
 * `drain`: how the worker stops. `lifecycle`: whether it is stopping. `durations`: how long jobs take, so
   that a drain waits only for jobs that will finish in time.
-* `readiness`: the checks that must pass before the worker takes jobs.
+* `readiness`: runs the checks that must pass before the worker takes jobs. `worker` has its own checks;
+  `wiring` adds those of other parts.
 """

@@ -84,7 +84,7 @@ def will_finish(
 
     Returns:
         True when at least nine in ten of the earlier jobs would, False when at least nine in ten would not,
-        None when the durations do not tell.
+        None when the durations do not show it.
     """
     longer = [duration for duration in durations if duration > elapsed_s]
     if len(longer) < _MIN_SAMPLES:

@@ -1,7 +1,7 @@
 """The decision about the message of a delivery: acknowledge, return, dead-letter, or give up the job.
 
-`decide` is the only place where an ending becomes one of them. `result.OUTCOMES` says which are possible. The
-delays of returns come from `DELAYS`. `settler` carries the decision out.
+`decide` is the only place where an ending becomes one of these. It reads the column `settle` of
+`result.OUTCOMES`. The delays of returns come from `DELAYS`. `settler` carries the decision out.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Worker:
         if self._is_stop_requested:
             self._lifecycle.forced.set()
         self._is_stop_requested = True
-        self.drain("the worker was told to stop")
+        self.drain("a stop was requested")
 
     def drain(self, reason: str, grace_s: float | None = None) -> None:
         """Stop receiving messages, let running jobs finish, return the other jobs to the queue.

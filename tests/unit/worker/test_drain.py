@@ -71,7 +71,7 @@ async def test_readiness_says_at_once_that_it_drains_and_why(rig: Rig):
     rig.worker.stop()
     part = rig.health.document()["parts"]["drain"]
     assert (rig.health.ready, part["ok"]) == (False, False)
-    assert part["reason"] == "draining: the worker was told to stop"
+    assert part["reason"] == "draining: a stop was requested"
     rig.worker.stop()
     await ended(run)
 
