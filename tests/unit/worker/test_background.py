@@ -8,6 +8,7 @@ import os
 import socket
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -746,14 +747,19 @@ async def watchdog(fault: Fault) -> None:
 
 async def descriptor_closing(fault: Fault) -> None:
     fault.once(untrusted_fds, "_close")
-    first, second = (socket.socket(socket.AF_UNIX).detach() for _ in range(2))
-    untrusted_fds.close(first)
-    untrusted_fds.close(second)
-    await until(lambda: not is_open(first) or not is_open(second))
-    await until(lambda: fault.raised)
-    for descriptor in (first, second):
-        if is_open(descriptor):
-            os.close(descriptor)
+    # Threads of earlier tests wait with the working function. Each of them closes one descriptor with it.
+    while not fault.raised:
+        descriptor = socket.socket(socket.AF_UNIX).detach()
+        untrusted_fds.close(descriptor)
+        await until(partial(_is_closed_or_raised, descriptor, fault))
+    os.close(descriptor)
+    closed = socket.socket(socket.AF_UNIX).detach()
+    untrusted_fds.close(closed)
+    await until(lambda: not is_open(closed))
+
+
+def _is_closed_or_raised(descriptor: int, fault: Fault) -> bool:
+    return bool(fault.raised) or not is_open(descriptor)
 
 
 def is_open(descriptor: int) -> bool:
