@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How severe a finding is, the best first."""
+    """The severity of a finding, the best first."""
 
     OK = "ok"
     NOTE = "note"  # works; the operator may want to know

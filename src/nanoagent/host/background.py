@@ -64,12 +64,12 @@ class TaskName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a background task is treated.
+    """The kind of a background task.
 
     Attributes:
-        kept: It runs for as long as the worker, and is started again when it fails.
-        missing: The function that is missing while a kept task is down, as a sentence. None if the worker can
-            take jobs without the task.
+        kept: Whether the task runs as long as the worker, and is started again when it fails.
+        missing: A sentence: which work is not done while a kept task is down. None if the worker can take
+            jobs without the task.
     """
 
     kept: bool
@@ -85,7 +85,7 @@ KINDS: Final = {
     TaskName.LEASE_RENEWAL: Kind(kept=True, missing="the leases on messages are not renewed"),
     TaskName.LEASE_EXPIRY: Kind(kept=True, missing="jobs whose lease has ended are not stopped"),
     TaskName.REDRIVE_POLICY: _DISPENSABLE,  # the policy that was read last remains valid
-    TaskName.MESSAGE_DELETION: _SHORT,  # repeated; in the end, the message is received again and has a result
+    TaskName.MESSAGE_DELETION: _SHORT,  # repeated; if all attempts fail, the message is received again
     TaskName.MESSAGE_RETURN: _SHORT,  # the message is received again when its visibility timeout ends
     TaskName.CLAIM_RENEWAL: Kind(kept=True, missing="the claims on requests are not renewed"),
     TaskName.CLAIM_RELEASE: _SHORT,  # the claim expires

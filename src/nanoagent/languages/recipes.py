@@ -14,7 +14,7 @@ PAYLOAD_FILE: Final = "/input/payload.json"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How code of one language becomes a running program.
+    """The commands that turn code of one language into a running program.
 
     Attributes:
         entry: The name of the entry file, which must be at the root of the code.
