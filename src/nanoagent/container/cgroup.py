@@ -21,7 +21,7 @@ from nanoagent.common.units import MIB
 from nanoagent.container import capability
 
 _CPU_PERIOD_US: Final = 100_000  # the default of the kernel
-_SHARES_PER_CPU: Final = 1024  # cpu.shares of version 1; the same default is a weight of 100 in version 2
+_SHARES_PER_CPU: Final = 1024  # cpu.shares of version 1; version 2 has a weight of 100 for one CPU
 _SOCKETS_PART: Final = 4  # version 1 limits data in sockets separately: to a quarter of the memory limit
 _LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has about 2 KiB
 

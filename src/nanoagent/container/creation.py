@@ -94,7 +94,7 @@ class Creation:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether no more containers are created."""
+        """Whether `stop` was called."""
         return self._is_stopped
 
     def starting(self, runtime: Runtime) -> int:
@@ -168,7 +168,7 @@ class Creation:
     # --- one creation
 
     async def _create(self, runtime: Runtime) -> None:
-        """Create one container for the pool, or for the job that has waited for longest."""
+        """Create one container for the pool, or for the job that has waited longest."""
         try:
             container = await self._create_if_it_fits(runtime)
         except ContainerError as exc:
