@@ -25,7 +25,7 @@ class Goal:
     most: bool = True
 
     def met(self, value: float) -> bool:
-        """Whether the value is good enough."""
+        """Return whether the value is good enough."""
         return value <= self.bound if self.most else value >= self.bound
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ class Findings:
         return "skipped: not measured"
 
     def verdict(self, figure: str) -> Verdict:
-        """Whether a figure's goal is met, or why that cannot be said."""
+        """Return whether a figure's goal is met, or why that cannot be said."""
         if figure not in self.values:
             return "failed" if self.reason(figure).startswith("failed") else "skipped"
         goal = GOALS.get(figure)

@@ -25,7 +25,7 @@ from redis import asyncio as redis
 from rich.console import Console
 from rich.table import Table
 
-from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.dev.local_services import EmbeddedStack
 from nanoagent.dev.sender import pack
 from nanoagent.model.job import Runtime

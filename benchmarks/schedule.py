@@ -84,7 +84,7 @@ class Budget:
         self.rounds = 0
 
     def another(self) -> bool:
-        """Whether there is time for one more round, as short as the shortest so far; counts it."""
+        """Return whether there is time for one more round, as short as the shortest so far; counts it."""
         now = self._clock()
         if self.rounds:
             self._shortest_s = min(self._shortest_s, now - self._begun_at)

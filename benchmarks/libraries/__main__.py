@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nanoagent.common.units import MIB
-from nanoagent.dev.demo import AgentProcess, end_in_order
+from nanoagent.dev.agent_process import AgentProcess
+from nanoagent.dev.environment import cancel_on_signal
 from nanoagent.dev.local_services import EmbeddedStack
 from nanoagent.model.job import Runtime
 
@@ -144,7 +145,7 @@ def _problem(result: dict[str, Any]) -> str:
 
 async def measure(tried: Sequence[Library], rows: list[Row], console: Console) -> None:
     """Run each library in turn, add its row, and print it."""
-    end_in_order()
+    cancel_on_signal()
     with tempfile.TemporaryDirectory(prefix="na-lib-") as name:
         folder = Path(name)
         async with EmbeddedStack(folder / "stack") as stack:

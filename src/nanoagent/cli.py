@@ -426,9 +426,9 @@ def dev(
     state: State = Path(".nanoagent"),
 ) -> int:
     """Run an embedded stack and an agent until Ctrl-C."""
-    from nanoagent.dev import demo as demonstration
+    from nanoagent.dev import develop
 
-    return asyncio.run(demonstration.develop(state.absolute()))
+    return asyncio.run(develop.run(state.absolute()))
 
 
 @app.command()

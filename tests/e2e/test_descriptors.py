@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.host.resources import MIN_DESCRIPTORS
 from nanoagent.model.job import Runtime
 from support.agents.limited_agent import DESCRIPTORS

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.aws.interruption import POLL_S
-from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.model.job import Runtime
 from nanoagent.wiring.interruption import NOTICE_RESERVE_S
 from support.agents.experienced_agent import KNOWN

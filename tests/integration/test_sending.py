@@ -162,7 +162,7 @@ async def test_a_sent_job_is_the_options_and_its_result_decides_the_exit_code(
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"requestId": parsed.request_id, "status": status, "stdout": "가"}
     assert captured.err.startswith(f"Request {parsed.request_id}: function hello, python.")
-    assert "Hints and errors come in Korean (LC_ALL=ko_KR.UTF-8); --locale en changes that." in captured.err
+    assert "Hints and errors are in Korean (LC_ALL=ko_KR.UTF-8); --locale en changes that." in captured.err
 
 
 async def test_a_result_is_found_although_its_message_was_missed(end: End, tmp_path: Path):
@@ -182,7 +182,7 @@ async def test_after_the_wait_the_job_is_read_and_cancelled_by_its_request_id(
     (job,) = await end.jobs(1)
     request_id = job["requestId"]
     said = capsys.readouterr().err
-    assert "The job goes on." in said
+    assert "The job continues." in said
     assert f"nanoagent result {request_id}\n" in said
     assert f"nanoagent cancel {request_id}\n" in said
 
@@ -192,7 +192,7 @@ async def test_after_the_wait_the_job_is_read_and_cancelled_by_its_request_id(
     async with end.redis.pubsub() as worker:
         await worker.subscribe(f"cancel:{request_id}")
         assert await run("cancel", request_id) == 0
-        assert "a worker that runs it has been told" in capsys.readouterr().err
+        assert "the worker that runs it received the cancellation" in capsys.readouterr().err
         assert [await worker.get_message(timeout=DEADLINE_S) for _ in range(2)][1]["type"] == "message"
     assert await end.redis.ttl(f"cancel:{request_id}") > 0
     assert await run("cancel", request_id, "--json") == 0
@@ -204,7 +204,7 @@ async def test_after_the_wait_the_job_is_read_and_cancelled_by_its_request_id(
     assert await waiting == 1
     assert json.loads(capsys.readouterr().out)["errorType"] == "CANCELLED"
     assert await run("cancel", request_id) == 1
-    assert "had ended before, with status FAILED" in capsys.readouterr().err
+    assert "had already ended with status FAILED" in capsys.readouterr().err
 
 
 async def test_ctrl_c_says_that_the_job_goes_on(end: End, tmp_path: Path):
@@ -220,7 +220,7 @@ async def test_ctrl_c_says_that_the_job_goes_on(end: End, tmp_path: Path):
     out, err = await process.communicate()
     assert (process.returncode, out) == (130, b"")
     said = err.decode()
-    assert "The job was sent and goes on." in said
+    assert "The job was sent and continues." in said
     assert f"nanoagent cancel {job['requestId']}" in said
     assert "Traceback" not in said
 

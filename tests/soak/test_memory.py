@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.agent_process import AgentProcess
 from support.agents import watched_agent
 from support.agents.worker import WorkerUnderTest
 

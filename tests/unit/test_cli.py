@@ -609,7 +609,7 @@ def test_a_request_id_that_no_job_can_have_ends_with_2(
     nothing_answers: None, command: str, request_id: str, capsys: pytest.CaptureFixture[str]
 ):
     assert cli.main([command, request_id]) == 2
-    assert "is not a request id" in capsys.readouterr().err
+    assert "is not a request ID" in capsys.readouterr().err
 
 
 def test_who_has_no_settings_is_told_of_make_dev(capsys: pytest.CaptureFixture[str]):

@@ -1,7 +1,10 @@
-"""Commands and services for development and for senders. Nothing of the worker imports this package.
+"""Commands for development and for senders. The worker does not import this package.
 
-* `demo`: `nanoagent demo` and `nanoagent dev`.
+* `demo`: the command `nanoagent demo`.
+* `develop`: the command `nanoagent dev`.
+* `environment`: an embedded stack with an agent, for both commands.
+* `agent_process`: an agent in a process of its own.
 * `local_services`: SQS, S3, CloudWatch and Redis on this machine.
 * `stub_model_server`: a model server without a model.
-* `sender`: `nanoagent send`, `result` and `cancel`.
+* `sender`: the commands `nanoagent send`, `result` and `cancel`.
 """

@@ -17,7 +17,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from redis import asyncio as redis
 
-from nanoagent.dev.demo import AgentProcess
+from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.dev.sender import pack
 from support.agents.faulty_agent import FAULT
 from support.checks.zips import make_zip

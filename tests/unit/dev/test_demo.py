@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 from rich.console import Console
 
-from nanoagent.dev import demo
-from nanoagent.dev.demo import _Sent, _table, _verdict
+from nanoagent.dev import demo, develop, environment
+from nanoagent.dev.agent_process import AgentProcess
+from nanoagent.dev.demo import _print_verdict, _Sent, _table
 from nanoagent.dev.local_services import EmbeddedStack
 from nanoagent.dev.local_services.service import Service
 from nanoagent.dev.sender import dev
@@ -92,7 +93,7 @@ def test_a_job_that_never_started_is_shown_with_dashes():
 
 def verdict(*documents: dict[str, Any]) -> tuple[int, str]:
     file = io.StringIO()
-    code = _verdict(list(documents), Console(file=file, width=200), Path("/state"))
+    code = _print_verdict(list(documents), Console(file=file, width=200), Path("/state"))
     return code, file.getvalue()
 
 
@@ -131,29 +132,29 @@ def test_the_demo_runs_every_example_and_thereby_every_runtime():
 
 
 async def test_without_a_model_server_a_stand_in_answers_and_that_is_said(monkeypatch):
-    for name in demo._MODEL_SERVER_SETTINGS:
+    for name in environment._MODEL_SERVER_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     console = Console(file=io.StringIO(), width=160)
     async with AsyncExitStack() as opened, aiohttp.ClientSession() as client:
-        settings = await demo._model_server(opened, console)
+        settings = await environment.model_server_settings(opened, console)
         async with client.get(f"{settings['AI_ENDPOINT']}/api/version") as response:
             assert response.status == 200
     assert isinstance(console.file, io.StringIO)
-    assert "AI_ENDPOINT is not set: a stand-in" in console.file.getvalue()
+    assert "AI_ENDPOINT is not set: a stub model server" in console.file.getvalue()
 
 
-@pytest.mark.parametrize("name", demo._MODEL_SERVER_SETTINGS)
+@pytest.mark.parametrize("name", environment._MODEL_SERVER_SETTINGS)
 async def test_with_a_model_server_no_stand_in_is_started(monkeypatch, name: str):
     monkeypatch.setenv(name, "http://models.example")
     async with AsyncExitStack() as opened:
-        assert await demo._model_server(opened, Console(file=io.StringIO())) == {}
+        assert await environment.model_server_settings(opened, Console(file=io.StringIO())) == {}
 
 
 @pytest.mark.parametrize(
     ("variables", "locale", "said"),
     [
-        ({"LANG": "ko_KR.UTF-8"}, "ko", "errors come in Korean (LANG=ko_KR.UTF-8); LOCALE=en changes that."),
-        ({"LANG": "C.UTF-8"}, "en", "errors come in English (LANG=C.UTF-8); LOCALE=ko changes that."),
+        ({"LANG": "ko_KR.UTF-8"}, "ko", "errors are in Korean (LANG=ko_KR.UTF-8); LOCALE=en changes that."),
+        ({"LANG": "C.UTF-8"}, "en", "errors are in English (LANG=C.UTF-8); LOCALE=ko changes that."),
         ({"LANG": "C.UTF-8", "LOCALE": "ko"}, "ko", ""),
     ],
 )
@@ -165,7 +166,7 @@ def test_demo_and_dev_take_the_shells_language_and_say_so(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     console = Console(file=io.StringIO(), width=160)
-    assert demo._locale(console) == locale
+    assert environment.result_locale(console) == locale
     assert isinstance(console.file, io.StringIO)
     assert said in console.file.getvalue()
 
@@ -177,7 +178,7 @@ def test_send_finds_the_worker_of_make_dev_for_as_long_as_it_runs(
     monkeypatch.setenv("SQS_QUEUE_URL", "")
     state = tmp_path / ".nanoagent"
     state.mkdir()
-    with demo._settings_file(state, {"SQS_QUEUE_URL": "http://127.0.0.1:1/q"}) as written:
+    with develop.settings_file(state, {"SQS_QUEUE_URL": "http://127.0.0.1:1/q"}) as written:
         assert dev.settings_file(dev.DEFAULT) == written
         assert os.environ["SQS_QUEUE_URL"] == "http://127.0.0.1:1/q"
     monkeypatch.setenv("SQS_QUEUE_URL", "")
@@ -185,7 +186,7 @@ def test_send_finds_the_worker_of_make_dev_for_as_long_as_it_runs(
 
 
 def test_the_settings_of_a_worker_that_was_started_since_stay(tmp_path: Path):
-    with demo._settings_file(tmp_path, {"REDIS_PORT": "1"}):
+    with develop.settings_file(tmp_path, {"REDIS_PORT": "1"}):
         (tmp_path / dev.SETTINGS).write_text("REDIS_PORT=2\n")
     assert (tmp_path / dev.SETTINGS).read_text() == "REDIS_PORT=2\n"
 
@@ -199,10 +200,12 @@ def test_the_command_that_dev_proposes_finds_its_worker(
     monkeypatch.chdir(tmp_path)
     state = tmp_path / (".nanoagent" if is_default else "my state")
     settings = state / dev.SETTINGS
-    running = demo._Running(EmbeddedStack(state / "stack"), demo.AgentProcess({}, state / "agent.log"), {})
+    running = environment.Environment(
+        EmbeddedStack(state / "stack"), AgentProcess({}, state / "agent.log"), {}
+    )
     console = Console(file=io.StringIO(), width=80)
 
-    demo._explain(console, running, state, settings)
+    develop.print_instructions(console, running, state, settings)
 
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
@@ -214,27 +217,27 @@ def test_the_command_that_dev_proposes_finds_its_worker(
 
 
 def test_a_state_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path):
-    holder = "import sys; from pathlib import Path; from nanoagent.dev import demo\n"
-    holder += "with demo._sole_use(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    holder = "import sys; from pathlib import Path; from nanoagent.dev import environment\n"
+    holder += "with environment.lock_folder(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", holder, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(PlatformError) as refused, demo._sole_use(tmp_path):
+        with pytest.raises(PlatformError) as refused, environment.lock_folder(tmp_path):
             pass
         other.kill()
         other.wait()
     assert f"(pid {other.pid}) uses {tmp_path}: stop it, or name another folder with --state" in str(
         refused.value
     )
-    with demo._sole_use(tmp_path):  # a killed process leaves no lock
+    with environment.lock_folder(tmp_path):  # a killed process leaves no lock
         pass
 
 
 async def test_a_second_dev_touches_no_file_of_the_first(tmp_path: Path):
     (tmp_path / "agent.log").write_text("the first one's")
-    with demo._sole_use(tmp_path), pytest.raises(PlatformError, match="another `nanoagent dev`"):
-        async with demo._running(tmp_path, Console(file=io.StringIO()), {}):
+    with environment.lock_folder(tmp_path), pytest.raises(PlatformError, match="another `nanoagent dev`"):
+        async with environment.running(tmp_path, Console(file=io.StringIO()), {}):
             pass
     assert (tmp_path / "agent.log").read_text() == "the first one's"
     assert not (tmp_path / "stack").exists()
@@ -244,7 +247,7 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(PlatformError, match="file/state: cannot be used"),
-        demo._sole_use(tmp_path / "file/state"),
+        environment.lock_folder(tmp_path / "file/state"),
     ):
         pass
 
@@ -276,17 +279,17 @@ async def test_dev_ends_with_the_name_of_the_service_that_ended(
     stack.services = [other, service]
 
     @asynccontextmanager
-    async def running(*_: Any) -> AsyncIterator[demo._Running]:
-        yield demo._Running(stack, cast("demo.AgentProcess", _Agent()), {})
+    async def running(*_: Any) -> AsyncIterator[environment.Environment]:
+        yield environment.Environment(stack, cast("AgentProcess", _Agent()), {})
 
-    monkeypatch.setattr(demo, "_running", running)
-    monkeypatch.setattr(demo, "_END_SIGNALS", ())
+    monkeypatch.setattr(environment, "running", running)
+    monkeypatch.setattr(environment, "END_SIGNALS", ())
     service.wait_until(lambda: True if "last words" in service.output() else None)
-    monkeypatch.setattr(demo, "_explain", lambda *_: service.process.kill())
+    monkeypatch.setattr(develop, "print_instructions", lambda *_: service.process.kill())
     try:
         with pytest.raises(PlatformError) as failed:
             async with asyncio.timeout(60):
-                await demo.develop(tmp_path)
+                await develop.run(tmp_path)
     finally:
         other.stop()
         service.stop()

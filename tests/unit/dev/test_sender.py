@@ -616,7 +616,7 @@ def test_the_largest_input_fits_and_one_byte_more_is_refused_with_the_room_that_
     fields = {"requestId": "r1", "functionId": "함수", "s3Key": "k"}
     with pytest.raises(InvalidCall) as refused:
         message.body(fields, f'"{"가" * MAX_MESSAGE_BYTES}"')
-    room = int(str(refused.value).split("room for ")[1].split(";")[0])
+    room = int(str(refused.value).split("at most ")[1].split(" ")[0])
 
     largest = message.body(fields, f'"{"a" * (room - 2)}"')
 
@@ -756,7 +756,7 @@ def test_settings_that_somebody_named_win_over_make_dev(
 )
 def test_the_commands_that_are_proposed_find_the_same_worker(env_file: Path, option: str):
     call = command.Call(code=Path("f"), env_file=env_file)
-    assert command._how_to_go_on("r1", call).splitlines() == [
+    assert command._next_commands("r1", call).splitlines() == [
         f"  its result:    nanoagent result r1{option}",
         f"  to cancel it:  nanoagent cancel r1{option}",
     ]
@@ -951,8 +951,8 @@ def test_an_ignore_file_that_is_no_regular_file_of_the_folder_is_refused(tmp_pat
         {
             os.mkfifo: "is not a regular file",
             os.mkdir: "is not a regular file",
-            lambda file: file.symlink_to(outside): "leads out of the folder",
-            lambda file: file.symlink_to("/dev/zero"): "leads out of the folder",
+            lambda file: file.symlink_to(outside): "outside the folder",
+            lambda file: file.symlink_to("/dev/zero"): "outside the folder",
             lambda file: file.symlink_to("nowhere"): "cannot be read",
             lambda file: file.symlink_to(IGNORE_FILE): "cannot be read",
         }.items()
@@ -995,8 +995,8 @@ def test_a_secret_that_the_ignore_file_includes_is_named(tmp_path: Path):
     (tmp_path / IGNORE_FILE).write_text("*.csv\n\n!.env\n!deploy*\n!lib/a.csv\n")
     with packed(tmp_path, None, LIMITS) as code:
         assert code.notices == (
-            f"{IGNORE_FILE} includes what looks like a secret: !.env (line 3): .env.",
-            f"{IGNORE_FILE} includes what looks like a secret: !deploy* (line 4): deploy_key.",
+            f"{IGNORE_FILE} includes a file that looks like a secret: !.env (line 3): .env.",
+            f"{IGNORE_FILE} includes a file that looks like a secret: !deploy* (line 4): deploy_key.",
         )
 
 

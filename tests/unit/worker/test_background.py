@@ -281,7 +281,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("code/single_flight.py", "SingleFlight._start"): "one fetch, awaited by all that want it",
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",
-    ("dev/demo.py", "develop"): "no part of a worker",
+    ("dev/develop.py", "run"): "no part of a worker",
     ("dev/local_services/stack.py", "_run_in_thread"): "no part of a worker",
     ("network/egress.py", "Egress.find"): "one lookup, awaited there",
     ("network/egress.py", "Egress._resolve"): "its threads run one lookup at a time, each awaited",

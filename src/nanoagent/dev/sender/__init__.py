@@ -1,13 +1,16 @@
-"""The sender's commands, for people and scripts: `nanoagent send`, `result` and `cancel`.
+"""The commands of senders: `nanoagent send`, `result` and `cancel`.
 
-The modules in the order of their work::
+The modules, in the order in which `send` uses them::
 
     selection ─► package ─► message ─► delivery ─► command
     which files  zip,       SQS body   S3, SQS,    output,
                  digest                Redis       exit codes
 
-The code's object key contains the digest of its contents. Two senders with folders of the same name therefore
-never replace each other's code, and the code of a job does not change after the job was sent.
+The object key of the code contains the digest of the code. So two senders with folders of the same name do
+not replace each other's code, and the code of a job does not change after the job was sent.
+
+`ignorefile` reads `.nanoagentignore` for `selection`. `dev` finds the settings of a running `make dev`, and
+`language` the language of the shell.
 """
 
 from nanoagent.dev.sender.package import pack

@@ -1,7 +1,7 @@
-"""`nanoagent send`, `result` and `cancel`: the order of steps, the output, the exit codes.
+"""The commands `nanoagent send`, `result` and `cancel`: their steps, output and exit codes.
 
-Results go to standard output, everything else to standard error. With `--json`, standard output has one JSON
-document and standard error is empty.
+Results go to standard output, all other texts to standard error. With `--json`, standard output has one JSON
+document, and standard error is empty.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _SHOWN_PATHS: Final = 10
 _SHOWN_IN_FULL: Final = (Reason.OUTSIDE, Reason.SECRET_OUTSIDE)
 _ADVICE: Final = {
     Reason.SECRET: f"To send one, add !NAME to {IGNORE_FILE}.",
-    Reason.OUTSIDE: "To send what they lead to, use --follow-outside-links.",
+    Reason.OUTSIDE: "To send their targets, use --follow-outside-links.",
     Reason.SECRET_OUTSIDE: "To send one, copy it into the folder.",
 }
 _FUNCTION_ID_CHARACTERS: Final = 256
 _INPUT_FILE: Final = "input.json"
-# A module or header that a program or compiler did not find: Python, Node.js, g++ and go.
+# Messages about a missing module or header, of Python, Node.js, g++ and go.
 _MISSING_FILE: Final = re.compile(
     r"ModuleNotFoundError|Cannot find module|fatal error: .*No such file|undefined: |undefined reference"
 )
@@ -51,11 +51,11 @@ NO_INPUT: Final = "{}"
 class Exit(IntEnum):
     """Exit codes of the three commands; Ctrl-C ends with 130."""
 
-    SUCCESS = 0  # the job succeeded, or was sent and not waited for, or the cancellation was sent
+    SUCCESS = 0  # the job succeeded; or it was sent, without a wait; or the cancellation was sent
     NOT_SUCCESSFUL = 1  # the job ended with another status, or before the cancellation
     INVALID_CALL = 2  # arguments, code or settings are invalid; nothing was sent
     SERVICE_FAILED = 3  # Redis, S3 or SQS failed
-    NO_RESULT = 4  # there is no result yet
+    NO_RESULT = 4  # no result exists yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,17 @@ class Call:
 
     Attributes:
         code: A folder, a source file or a zip.
-        runtime: The language; empty: by the entry file.
+        runtime: The language; empty to find it by the entry file.
         payload: The value of `--input`.
-        function_id: Empty: from the path.
-        memory_mb: The job's limit, MiB.
-        timeout_ms: The job's limit, ms.
-        wait_s: How long to wait for the result; 0: not at all.
-        locale: `ko` or `en`; empty: the shell's.
-        follow_outside_links: Whether links that lead out of the folder are replaced by their targets.
+        function_id: The function ID; empty to derive it from the path.
+        memory_mb: The memory limit of the job, MiB.
+        timeout_ms: The time limit of the job, ms.
+        wait_s: The longest time to wait for the result, seconds; 0 for no wait.
+        locale: `ko` or `en`; empty for the language of the shell.
+        follow_outside_links: Whether links to targets outside the folder are replaced with the targets.
         as_json: Whether the output is JSON.
-        env_file: The file of settings that was named, for the commands that are proposed.
-        settings_file: The file that the settings are from.
+        env_file: The value of `--env-file`, for the commands that are proposed.
+        settings_file: The file with the settings.
     """
 
     code: Path
@@ -92,9 +92,9 @@ class Call:
 
 
 class _Stage(StrEnum):
-    """How far the sending of a job has come."""
+    """The progress of sending a job."""
 
-    UNKNOWN = "unknown"  # to `result` and `cancel`, as long as nothing shows that somebody sent it
+    UNKNOWN = "unknown"  # for `result` and `cancel`, until a result or a worker shows that it was sent
     NOT_SENT = "not sent"
     SENDING = "maybe sent"
     SENT = "sent"
@@ -102,7 +102,7 @@ class _Stage(StrEnum):
 
 @dataclass(slots=True)
 class _Report:
-    """The output of a command: lines at once, or one document at the end."""
+    """The output of a command: lines of text at once, or one JSON document at the end."""
 
     as_json: bool
     stage: _Stage = _Stage.NOT_SENT
@@ -113,7 +113,7 @@ class _Report:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's output
 
     def end(self, code: Exit, *, result: dict[str, Any] | None = None, error: str | None = None) -> Exit:
-        """Print the result or the error, as text or as the document; returns the exit code."""
+        """Print the result or the error, as text or as the JSON document; return the exit code."""
         if self.as_json:
             print(json.dumps(self.fields | {"stage": self.stage, "result": result, "error": error}))  # noqa: T201
         elif result is not None:
@@ -124,10 +124,10 @@ class _Report:
 
 
 def shown(result: dict[str, Any]) -> str:
-    """The result as JSON without control characters: a program's output is untrusted text on a terminal.
+    """Return a result as JSON without control characters, because the output of a program is untrusted.
 
-    JSON escapes the first 32 control characters itself, but not those from U+0080 on, nor marks that change
-    the direction of writing, nor lone surrogates, which cannot be printed at all.
+    JSON escapes the first 32 control characters. It does not escape those from U+0080 on, nor marks that
+    change the direction of writing, nor lone surrogates, which cannot be printed.
     """
     text = json.dumps(result, indent=2, ensure_ascii=False)
     return "".join(
@@ -140,18 +140,18 @@ def shown(result: dict[str, Any]) -> str:
 
 
 def send(settings: Settings, call: Call) -> int:
-    """Pack and upload code, send one job, and wait for its result; returns the exit code."""
+    """Pack and upload code, send one job, wait for its result, and return the exit code."""
     report = _Report(call.as_json)
     request_id = ""
     try:
-        runtime = _checked(call)
+        runtime = _check_options(call)
         payload = message.read_input(call.payload)
         limits, follows = package.limits_of(settings), call.follow_outside_links
         with package.packed(call.code, runtime, limits, follow_outside_links=follows) as code:
             fields = _fields(call, code)
             request_id = fields["requestId"]
             body = message.body(fields, payload)
-            report.fields = _told(fields, settings, code)
+            report.fields = _report_fields(fields, settings, code)
             _say_package(report, call, code, fields)
             return asyncio.run(_deliver(settings, call, code, request_id, body, report))
     except InvalidCall as exc:
@@ -164,8 +164,8 @@ def send(settings: Settings, call: Call) -> int:
         raise
 
 
-def _checked(call: Call) -> Runtime | None:
-    """Refuse options that every worker would refuse; returns the runtime."""
+def _check_options(call: Call) -> Runtime | None:
+    """Refuse options that every worker would refuse; return the runtime."""
     problems = []
     if call.runtime not in ("", *Runtime):
         problems.append(f"--runtime {call.runtime}: is not one of {', '.join(Runtime)}")
@@ -185,7 +185,7 @@ def _checked(call: Call) -> Runtime | None:
 
 
 def _fields(call: Call, code: Package) -> dict[str, Any]:
-    """The job without its input."""
+    """Return the fields of the message, except the input."""
     return {
         "requestId": f"send-{uuid.uuid4().hex[:12]}",
         "functionId": call.function_id or code.function_id,
@@ -197,8 +197,8 @@ def _fields(call: Call, code: Package) -> dict[str, Any]:
     }
 
 
-def _told(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str, Any]:
-    """The fields of the `--json` document that are known before the job is sent."""
+def _report_fields(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str, Any]:
+    """Return the fields of the `--json` document that are known before the job is sent."""
     return {
         **{name: fields[name] for name in ("requestId", "functionId", "runtime", "locale", "s3Key")},
         "s3Bucket": settings.s3_code_bucket,
@@ -216,7 +216,7 @@ def _told(fields: dict[str, Any], settings: Settings, code: Package) -> dict[str
 def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, Any]) -> None:
     report.say(f"Request {fields['requestId']}: function {one_line(fields['functionId'])}, {code.runtime}.")
     sizes = f"{package.shown_size(code.unpacked_bytes)} ({package.shown_size(code.zip_bytes)} as a zip)"
-    alone = f" {_sent_alone(call.code)}" if package.sources_beside(call.code) else ""
+    alone = f" {_sent_alone(call.code)}" if package.has_other_sources(call.code) else ""
     report.say(f"Packed {code.files} file{'s' * (code.files != 1)}, {sizes}.{alone}")
     for reason, paths in package.by_reason(code.left_out).items():
         shown = len(paths) if reason in _SHOWN_IN_FULL else _SHOWN_PATHS
@@ -226,18 +226,16 @@ def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, A
         report.say(f"Left out {len(paths)} ({reason}): {names}{more}.{advice}")
     for notice in code.notices:
         report.say(notice)
-    spoken = language.of_shell(os.environ)
+    shell = language.of_shell(os.environ)
     if not call.locale:
-        other = "ko" if spoken.locale == "en" else "en"
-        report.say(
-            f"Hints and errors come in {spoken.name} ({spoken.source}); --locale {other} changes that."
-        )
+        other = "ko" if shell.locale == "en" else "en"
+        report.say(f"Hints and errors are in {shell.name} ({shell.source}); --locale {other} changes that.")
 
 
 async def _deliver(
     settings: Settings, call: Call, code: Package, request_id: str, body: str, report: _Report
 ) -> int:
-    """Upload, send, wait; a failure says how far the job has come."""
+    """Upload the code, send the job, and wait for its result. After a failure, print the stage of the job."""
     try:
         async with delivery.results(settings) as results, aws.AwsClients(settings.aws_region) as clients:
             bucket = settings.s3_code_bucket
@@ -247,9 +245,9 @@ async def _deliver(
             await delivery.enqueue(clients, settings.sqs_queue_url, request_id, body)
             report.stage = _Stage.SENT
             if not call.wait_s:
-                report.say(f"Sent.\n{_how_to_go_on(request_id, call)}")
+                report.say(f"Sent.\n{_next_commands(request_id, call)}")
                 return report.end(Exit.SUCCESS)
-            report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends the waiting only.")
+            report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends only the wait.")
             found = await results.wait(request_id, call.wait_s)
             if found is None:
                 return _not_ended(request_id, call, report)
@@ -267,11 +265,11 @@ async def _deliver(
 def _after_interruption(stage: _Stage, request_id: str, call: Call) -> str:
     if stage is _Stage.NOT_SENT:
         return "Nothing was sent."
-    sent = "The job may have been sent" if stage is _Stage.SENDING else "The job was sent and goes on"
-    return f"{sent}.\n{_how_to_go_on(request_id, call)}"
+    sent = "The job may have been sent" if stage is _Stage.SENDING else "The job was sent and continues"
+    return f"{sent}.\n{_next_commands(request_id, call)}"
 
 
-def _how_to_go_on(request_id: str, call: Call) -> str:
+def _next_commands(request_id: str, call: Call) -> str:
     settings = _settings_option(call.env_file)
     return (
         f"  its result:    nanoagent result {request_id}{settings}\n"
@@ -280,7 +278,7 @@ def _how_to_go_on(request_id: str, call: Call) -> str:
 
 
 def _settings_option(env_file: Path) -> str:
-    """The option that a proposed command needs to find the same worker."""
+    """Return the option by which a proposed command finds the same worker."""
     return "" if env_file == dev.DEFAULT else f" --env-file {shlex.quote(str(env_file))}"
 
 
@@ -290,23 +288,23 @@ def _ended(found: dict[str, Any], report: _Report) -> Exit:
 
 
 def _tips(found: dict[str, Any], call: Call) -> list[str]:
-    """What the person may have overlooked, for a job that did not succeed."""
+    """Return sentences about likely mistakes, for a job that did not succeed."""
     if found.get("status") == "SUCCESS":
         return []
     tips = []
     example = (call.code if call.code.is_dir() else call.code.parent) / _INPUT_FILE
     if call.payload == NO_INPUT and package.is_folder_or_source(call.code) and example.is_file():
         tips.append(
-            f"The job had no input. To pass the file beside the code: --input @{shlex.quote(str(example))}"
+            f"The job had no input. To send the file next to the code: --input @{shlex.quote(str(example))}"
         )
-    said = f"{found.get('errorMessage')} {found.get('stderr')}"
-    if _MISSING_FILE.search(said) and package.sources_beside(call.code):
+    messages = f"{found.get('errorMessage')} {found.get('stderr')}"
+    if _MISSING_FILE.search(messages) and package.has_other_sources(call.code):
         tips.append(_sent_alone(call.code))
     return tips
 
 
 def _sent_alone(code: Path) -> str:
-    """The sentence for a source file that has others beside it."""
+    """Return the sentence about a source file whose folder has other sources."""
     folder = shlex.quote(str(code.parent))
     entry = package.entry_of(code)
     needs = "" if (code.parent / entry).is_file() else f" (it needs a {entry})"
@@ -314,9 +312,9 @@ def _sent_alone(code: Path) -> str:
 
 
 def _not_ended(request_id: str, call: Call, report: _Report) -> Exit:
-    report.say(f"The job goes on.\n{_how_to_go_on(request_id, call)}")
+    report.say(f"The job continues.\n{_next_commands(request_id, call)}")
     return report.end(
-        Exit.NO_RESULT, error=f"no result came within {call.wait_s:g} s; is a worker running on this queue?"
+        Exit.NO_RESULT, error=f"no result within {call.wait_s:g} s; check that a worker runs on this queue"
     )
 
 
@@ -336,7 +334,7 @@ def _without_secrets(text: str) -> str:
 def result(
     settings: Settings, request_id: str, *, wait_s: float, as_json: bool, settings_file: Path = dev.DEFAULT
 ) -> int:
-    """Print a request's result; returns the exit code."""
+    """Print the result of a request, and return the exit code."""
 
     async def read() -> dict[str, Any] | None:
         async with delivery.results(settings) as results:
@@ -353,8 +351,8 @@ def result(
     if found is not None:
         report.stage = _Stage.SENT
         return _ended(found, report)
-    why = "the job has not ended, nobody has sent it, or its result is older than RESULT_TTL_SECONDS"
-    return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {why}")
+    reasons = "the job has not ended, was not sent, or its result is older than RESULT_TTL_SECONDS"
+    return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {reasons}")
 
 
 def cancel(
@@ -365,7 +363,7 @@ def cancel(
     env_file: Path = dev.DEFAULT,
     settings_file: Path = dev.DEFAULT,
 ) -> int:
-    """Cancel a request; returns the exit code."""
+    """Cancel a request, and return the exit code."""
 
     async def ask() -> tuple[dict[str, Any] | None, int]:
         async with delivery.results(settings) as results:
@@ -383,13 +381,13 @@ def cancel(
     if found is not None or workers:
         report.stage = _Stage.SENT
     if found is not None:
-        why = f"{request_id} had ended before, with status {found.get('status')}"
-        return report.end(Exit.NOT_SUCCESSFUL, error=why)
+        error = f"{request_id} had already ended with status {found.get('status')}"
+        return report.end(Exit.NOT_SUCCESSFUL, error=error)
     report.fields["workers"] = workers
     where = (
-        "a worker that runs it has been told"
+        "the worker that runs it received the cancellation"
         if workers
-        else "no worker runs it; one that receives it within an hour will not run it"
+        else "no worker runs it; a worker that receives it within an hour will not run it"
     )
     proposed = f"nanoagent result {request_id} --wait 10{_settings_option(env_file)}"
     report.say(f"Cancelled {request_id}: {where}.\n  its result:  {proposed}")

@@ -1,7 +1,7 @@
-"""Uploads code, sends jobs, and reads results and cancels jobs: S3, SQS and Redis.
+"""Talks to S3, SQS and Redis: uploads code, sends and cancels jobs, and reads results.
 
-The calls to AWS are those of deploy/iam-policy-sender.json: a sender may write code and send messages,
-but may not read them. So a conditional write shows whether an object exists already.
+The calls to AWS are those of deploy/iam-policy-sender.json. A sender may write code and send messages, but
+may not read them. So a conditional write shows whether an object already exists.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from nanoagent.results.server import RedisServer
 
 CANCEL_TTL_S: Final = 3600
-"""How long a cancellation waits for a job that no worker has received yet; see docs/sending.md."""
+"""The lifetime of a cancellation of a job that no worker has received yet, seconds; see docs/sending.md."""
 
 _REDIS_TIMEOUT_S: Final = 5.0
-_SILENCE_S: Final = (
-    1.5  # before the server is asked for its protocol; a round trip around the world takes 0.5 s
-)
-_LOOK_EVERY_S: Final = 5.0  # a published result may be missed during a reconnection
+# The time without an answer after which the server's protocol is examined. A round trip around the world
+# takes 0.5 s.
+_SILENCE_S: Final = 1.5
+_POLL_S: Final = 5.0  # a result that is published during a reconnection is missed
 _PAUSE_S: Final = 1.0
 _PUT_ATTEMPTS: Final = 3
-_LEAST_BYTES_PER_S: Final = 100_000  # slower than that, an upload is given up
+_LEAST_BYTES_PER_S: Final = 100_000  # a slower upload is cancelled
 _EXISTS: Final = ("PreconditionFailed", "412")
 _CONFLICT: Final = ("ConditionalRequestConflict", "409")
 _TOO_LONG: Final = "must be shorter than"
@@ -50,10 +50,10 @@ _NO_CONDITIONS: Final = ("NotImplemented", "501")  # S3-compatible stores withou
 
 @asynccontextmanager
 async def results(settings: Settings) -> AsyncIterator[Results]:
-    """The results of a Redis server.
+    """Connect to the Redis server of the settings.
 
     Raises:
-        ResultStoreError: It does not answer.
+        ResultStoreError: The server does not answer.
     """
     server = services.redis_server(settings)
     client = redis.Redis(
@@ -61,7 +61,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
         ssl=server.tls is not None,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
         socket_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),  # the first try may meet a connection that the server has closed
+        retry=Retry(NoBackoff(), 1),  # the server may have closed an idle connection
     )
     try:
         answers = Results(client, server)
@@ -75,8 +75,8 @@ class Results:
     """Reads results from Redis, waits for them, and cancels jobs.
 
     Args:
-        client: Connected on demand.
-        server: The server that it connects to.
+        client: The client of the server; it connects when a method is called.
+        server: The server's address and credentials.
     """
 
     def __init__(self, client: redis.Redis, server: RedisServer) -> None:
@@ -84,13 +84,13 @@ class Results:
         self._server = server
 
     async def ping(self) -> None:
-        """Ask whether the server answers.
+        """Check that the server answers.
 
-        A plain server does not answer a TLS handshake. After a short silence, the server is asked for its
-        protocol, so that nobody waits for the whole timeout to learn that REDIS_TLS is wrong.
+        A server without TLS does not answer a TLS handshake. After a short time without an answer, the
+        protocol of the server is examined, so that a wrong REDIS_TLS is reported before the timeout.
 
         Raises:
-            ResultStoreError: It does not.
+            ResultStoreError: The server does not answer.
         """
         for patience_s in (_SILENCE_S, _REDIS_TIMEOUT_S):
             try:
@@ -104,7 +104,7 @@ class Results:
                 return
 
     async def stored(self, request_id: str) -> dict[str, Any] | None:
-        """The result's document; None while there is none.
+        """Return the document of a result; None if no result is stored.
 
         Raises:
             ResultStoreError: Redis failed.
@@ -112,12 +112,12 @@ class Results:
         return _document(await self._asked("read the result", self._client.get(f"job:{request_id}")))
 
     async def wait(self, request_id: str, wait_s: float) -> dict[str, Any] | None:
-        """The result's document as soon as it is there; None when `wait_s` have passed.
+        """Wait for a result, and return its document; None if `wait_s` seconds have passed.
 
         A connection that breaks meanwhile is replaced.
 
         Raises:
-            ResultStoreError: Redis did not answer at the end.
+            ResultStoreError: Redis did not answer at the end of that time.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -129,39 +129,39 @@ class Results:
             await asyncio.sleep(_PAUSE_S)
 
     async def cancel(self, request_id: str) -> int:
-        """Cancel a request; returns how many workers received that at once.
+        """Cancel a request; return the number of workers that received the cancellation.
 
-        The key is for a worker that receives the job later.
+        The stored key is for a worker that receives the job later.
 
         Raises:
             ResultStoreError: Redis failed.
         """
         channel = f"cancel:{request_id}"
-        doing = "cancel the job"
-        await self._asked(doing, self._client.set(channel, "1", ex=CANCEL_TTL_S))
-        return int(await self._asked(doing, self._client.publish(channel, "1")))
+        operation = "cancel the job"
+        await self._asked(operation, self._client.set(channel, "1", ex=CANCEL_TTL_S))
+        return int(await self._asked(operation, self._client.publish(channel, "1")))
 
     async def _listen(self, request_id: str, deadline: float) -> dict[str, Any] | None:
         async with self._client.pubsub() as listener:
             await listener.subscribe(f"result:{request_id}")
             while True:
-                # After the subscription: a result that came before it is stored.
+                # A result that was published before the subscription is stored.
                 if found := _document(await self._client.get(f"job:{request_id}")):
                     return found
-                left_s = min(deadline - time.monotonic(), _LOOK_EVERY_S)
+                left_s = min(deadline - time.monotonic(), _POLL_S)
                 if left_s <= 0:
                     return None
                 if found := await _published(listener, time.monotonic() + left_s):
                     return found
 
-    async def _asked(self, doing: str, answer: Any) -> Any:
+    async def _asked(self, operation: str, answer: Any) -> Any:
         try:
             return await answer
         except (RedisError, OSError) as exc:
-            raise await self._failure(doing, exc) from exc
+            raise await self._failure(operation, exc) from exc
 
-    async def _failure(self, doing: str, error: Exception) -> RedisCallError:
-        return RedisCallError(self._server.address, doing, await self._server.diagnose(error), error)
+    async def _failure(self, operation: str, error: Exception) -> RedisCallError:
+        return RedisCallError(self._server.address, operation, await self._server.diagnose(error), error)
 
 
 async def _published(listener: Any, until: float) -> dict[str, Any] | None:
@@ -173,7 +173,7 @@ async def _published(listener: Any, until: float) -> dict[str, Any] | None:
 
 
 def _document(data: Any) -> dict[str, Any] | None:
-    """A result's document; one that cannot be read is not a result of a worker."""
+    """Parse the document of a result. A worker writes JSON objects only."""
     if data is None:
         return None
     try:
@@ -186,15 +186,15 @@ def _document(data: Any) -> dict[str, Any] | None:
 
 
 async def upload(clients: aws.AwsClients, bucket: str, package: Package) -> bool:
-    """Store the code; False when it is there already.
+    """Store the code; return False if it is already stored.
 
     Raises:
         StorageError: S3 failed.
     """
-    doing = f"uploading {package.key} to the bucket {bucket}"
+    operation = f"uploading {package.key} to the bucket {bucket}"
     seconds = aws.CALL_TIMEOUT_S + package.zip_bytes / _LEAST_BYTES_PER_S
     condition = {"IfNoneMatch": "*"}
-    async with aws_failures.deadline(seconds, StorageError, doing):
+    async with aws_failures.deadline(seconds, StorageError, operation):
         s3 = await clients.s3()
         for attempt in range(_PUT_ATTEMPTS):
             package.zip.seek(0)
@@ -210,28 +210,28 @@ async def upload(clients: aws.AwsClients, bucket: str, package: Package) -> bool
                     raise
             else:
                 return True
-    raise StorageError(f"{doing}: others keep writing it")
+    raise StorageError(f"{operation}: concurrent uploads of the same object; try again")
 
 
 async def enqueue(clients: aws.AwsClients, queue_url: str, request_id: str, body: str) -> None:
-    """Send the job's message.
+    """Send the message of a job.
 
     Raises:
-        BrokerError: SQS failed, or refuses the message.
+        BrokerError: SQS failed, or refused the message.
     """
     sqs = await clients.sqs()
     try:
         await sqs.send_message(QueueUrl=queue_url, MessageBody=body, **fifo_fields(queue_url, request_id))
     except aws_failures.CALL_ERRORS as exc:
-        said = aws_failures.describe(exc)
-        if _TOO_LONG in said:  # the error code is InvalidParameterValue, as for many other errors
-            said = f"the queue takes smaller messages (its MaximumMessageSize); SQS says: {said}"
-        raise BrokerError(f"sending the job: {said}") from exc
+        reason = aws_failures.describe(exc)
+        if _TOO_LONG in reason:  # the error code is InvalidParameterValue, as for many other errors
+            reason = f"the queue accepts only smaller messages (its MaximumMessageSize); SQS says: {reason}"
+        raise BrokerError(f"sending the job: {reason}") from exc
 
 
 def may_have_arrived(error: BaseException) -> bool:
-    """Whether a message may lie in the queue although sending it has failed."""
-    # Of several tries, the last one's error is known, and an earlier one may have arrived.
+    """Return whether a message may be in the queue although sending it failed."""
+    # The error is that of the last try. An earlier try may have succeeded without an answer.
     return aws_failures.failure_kind(error.__cause__) in {
         aws_failures.FailureKind.UNREACHABLE,
         aws_failures.FailureKind.FAILING,
@@ -239,7 +239,7 @@ def may_have_arrived(error: BaseException) -> bool:
 
 
 def fifo_fields(queue_url: str, request_id: str) -> dict[str, str]:
-    """The fields that a FIFO queue requires, for a message without an order among others."""
+    """Return the fields that a FIFO queue requires. Each message has its own group, so no order is kept."""
     if not queue_url.endswith(".fifo"):
         return {}
     return {"MessageGroupId": request_id, "MessageDeduplicationId": request_id}

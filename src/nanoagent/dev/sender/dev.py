@@ -1,4 +1,4 @@
-"""The settings of a running `make dev`, for the sender's commands."""
+"""Finds the settings of a running `make dev`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SETTINGS: Final = "dev.env"
-"""The file's name in the state folder of `nanoagent dev`; it is there while the command runs."""
+"""The name of the file in the state folder of `nanoagent dev`. The file exists while the command runs."""
 
 _ADVICE: Final = (
     "or run `make dev` in another terminal: without settings, send uses its worker (.nanoagent/dev.env)"
@@ -27,20 +27,20 @@ _STATE: Final = ".nanoagent"
 
 
 def with_advice(problems: Sequence[str]) -> list[str]:
-    """Problems of settings, with advice for a person who has no settings yet."""
+    """Return problems of settings, with advice if the queue is not set."""
     has_no_queue = any(problem.startswith("SQS_QUEUE_URL: is not set") for problem in problems)
     return [*problems, *([_ADVICE] if has_no_queue else [])]
 
 
 def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
-    """The file of settings to read: `env_file`, or that of `make dev` if no queue is named.
+    """Return the file of settings to read: `env_file`, or the file of `make dev` if no queue is set.
 
-    The latter replaces variables of the environment: a mixture of the settings of two workers reaches
-    neither.
+    The settings of `make dev` are loaded into the environment and replace its variables. A mixture of the
+    settings of two workers would reach neither of them.
 
     Args:
-        env_file: The file that the person named, or the default `.env`.
-        quiet: Do not say which file is used.
+        env_file: The value of the option `--env-file`, or the default `.env`.
+        quiet: Do not print which file is used.
     """
     if env_file != DEFAULT or os.environ.get(_QUEUE) or names_queue(env_file):
         return env_file
@@ -54,7 +54,7 @@ def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
 
 
 def option(settings: Path) -> str:
-    """The option by which a command finds the worker of a settings file; empty where it finds it without.
+    """Return the option by which a command finds the worker of a settings file; empty if it needs none.
 
     Args:
         settings: The file that `nanoagent dev` writes, absolute.
@@ -63,19 +63,19 @@ def option(settings: Path) -> str:
 
 
 def may_have_ended(settings: Path) -> str:
-    """The likely cause if a service of these settings failed; empty for settings of other workers."""
+    """Return the likely cause of a failed service; empty if the settings are not those of `make dev`."""
     if settings.name != SETTINGS:
         return ""
     return f"; the settings are from {settings}: `make dev` may no longer run; if so, start it again"
 
 
 def _searched() -> tuple[Path, ...]:
-    """The settings files that are looked for: those of the default state folders."""
+    """Return the paths where the settings of `make dev` may be: in the default state folders."""
     return tuple(folder / _STATE / SETTINGS for folder in (Path.cwd(), Path(__file__).resolve().parents[4]))
 
 
 def names_queue(env_file: Path) -> bool:
-    """Whether the file has settings of a worker: a function may have a `.env` for other purposes."""
+    """Return whether a file has settings of a worker. The `.env` of a function has other variables."""
     try:
         return bool(dotenv_values(env_file).get(_QUEUE))
     except (OSError, UnicodeDecodeError):

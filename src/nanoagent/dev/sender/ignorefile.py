@@ -1,7 +1,7 @@
-"""The ignore file at a folder's top: read, checked, and compiled to patterns that match in bounded time.
+"""Reads the ignore file of a folder, and compiles it to patterns that match in bounded time.
 
-A folder may come from someone else. So its ignore file is untrusted: it must not hang `send`, and its lines
-are printed only after `one_line`.
+The folder may be from another person. So its ignore file is untrusted: it must not make `send` hang, and its
+lines are escaped before they are printed.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ IGNORE_FILE: Final = ".nanoagentignore"
 
 _MAX_BYTES: Final = 64 * 1024
 _MAX_STARS: Final = 4  # in one path part
-_MAX_ANY_FOLDERS: Final = 3  # path parts `**` in one pattern; each multiplies the time by the path's depth
+_MAX_ANY_FOLDERS: Final = 3  # path parts `**` in one pattern; each one multiplies the time by the path depth
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# pathspec makes `[^/]*` of a `*`, and of nothing else; `[^/]` of a `?`. Any other `/` ends the path part.
+# pathspec translates only `*` to `[^/]*`, and `?` to `[^/]`. Any other `/` ends the path part.
 _UNTIL_NEXT_STAR: Final = re.compile(r"\[\^/\]\*((?:\[\^/\](?!\*)|[^/])*?)(?=\[\^/\]\*)")
 
 
 def read(root: Path) -> list[str]:
-    """The lines of a folder's ignore file; none if there is no such file.
+    """Return the lines of a folder's ignore file; an empty list if the file does not exist.
 
     Args:
         root: The folder, resolved.
 
     Raises:
-        InvalidCall: It is not a regular file of the folder, or too large, or not text.
+        InvalidCall: The file is not a regular file of the folder, is too large, or is not text.
     """
     file = root / IGNORE_FILE
     shown = one_line(str(file))
@@ -50,12 +50,12 @@ def read(root: Path) -> list[str]:
     try:
         real = file.resolve(strict=True)
         if not real.is_relative_to(root):
-            raise InvalidCall([f"{shown}: is a link that leads out of the folder; copy the file"])
+            raise InvalidCall([f"{shown}: is a link to a file outside the folder; copy that file"])
         if not stat.S_ISREG(real.stat().st_mode):  # reading a pipe would wait forever
             raise InvalidCall([f"{shown}: is not a regular file"])
         with real.open("rb") as opened:
             content = opened.read(_MAX_BYTES + 1)
-    except (OSError, RuntimeError) as exc:  # before Python 3.13 a loop of links is a RuntimeError
+    except (OSError, RuntimeError) as exc:  # before Python 3.13 a loop of links raises RuntimeError
         raise InvalidCall([f"{shown}: cannot be read: {getattr(exc, 'strerror', None) or exc}"]) from exc
     if len(content) > _MAX_BYTES:
         raise InvalidCall([f"{shown}: has more than {_MAX_BYTES // 1024} KiB"])
@@ -63,7 +63,7 @@ def read(root: Path) -> list[str]:
 
 
 def compiled(lines: Sequence[str]) -> GitIgnoreSpec:
-    """The patterns of an ignore file.
+    """Compile the lines of an ignore file to patterns.
 
     Raises:
         InvalidCall: A pattern is invalid, or has too many wildcards.
@@ -79,13 +79,13 @@ def compiled(lines: Sequence[str]) -> GitIgnoreSpec:
 
 
 def spec(lines: Sequence[str]) -> GitIgnoreSpec:
-    """Patterns as pathspec compiles them, without the backtracking of its regular expressions."""
-    # Not the "best" backend: RE2 and Hyperscan, if they are installed, have no atomic groups.
+    """Compile lines to patterns whose regular expressions do not backtrack."""
+    # The backend "best" uses RE2 or Hyperscan if they are installed. These have no atomic groups.
     return GitIgnoreSpec.from_lines(_BoundedPattern, lines, backend="simple")
 
 
 def _text(content: bytes, shown: str) -> str:
-    """The text; editors of Windows write a byte order mark, or UTF-16."""
+    """Decode the content. Editors on Windows write UTF-16, or UTF-8 with a byte order mark."""
     encoding = "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig"
     try:
         text = content.decode(encoding)
@@ -97,7 +97,7 @@ def _text(content: bytes, shown: str) -> str:
 
 
 def _problem(line: str) -> str | None:
-    """Why a line cannot be used; None if it can."""
+    """Return why a line cannot be used; None if it can."""
     if line.startswith("#"):
         return None
     parts = re.sub(r"\\.", "", line.strip()).removeprefix("!").split("/")
@@ -115,14 +115,14 @@ def _problem(line: str) -> str | None:
 class _BoundedPattern(GitIgnoreSpecPattern):
     """A pattern whose `*` do not backtrack.
 
-    What follows a `*`, up to the next `*` of the path part, has a fixed length. So its first place is as good
-    as any later one, and an atomic group can keep it. Without the group, n `*` take time in the order of the
-    name's length to the power of n.
+    The text between two `*` of a path part has a fixed length. If it matches at several places, the first
+    place is as good as a later one, so an atomic group can fix it. Without atomic groups, a pattern with n
+    `*` takes time in proportion to the length of the name to the power of n.
     """
 
     @classmethod
     def pattern_to_regex(cls, pattern: AnyStr) -> tuple[AnyStr | None, bool | None]:
-        """The regular expression of a pattern, and whether it leaves out."""
+        """Return the regular expression of a pattern, and whether matching paths are left out."""
         regex, leaves_out = super().pattern_to_regex(pattern)
         if isinstance(regex, str):
             regex = _UNTIL_NEXT_STAR.sub(lambda found: f"(?>[^/]*?{found[1]})", regex)

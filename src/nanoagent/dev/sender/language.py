@@ -1,4 +1,4 @@
-"""The language of the shell, which local commands request for their results."""
+"""Finds the language of the shell, which local commands request for their results."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from nanoagent.model.text import Locale
 
 VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
-"""In POSIX's order of precedence (Base Definitions, 8.2); an empty variable counts as unset."""
+"""The variables, in the order of priority of POSIX (Base Definitions, 8.2). An empty one counts as unset."""
 
 _KOREAN: Final = re.compile(r"ko(rean)?([_.@-]|$)", re.IGNORECASE)
 
 
 class Language(NamedTuple):
-    """A language of results, and where it comes from.
+    """A language of results, and its source.
 
     Attributes:
         locale: The value of the message's field `locale`.
-        source: The variable with its value, for people.
+        source: The variable and its value, for messages.
     """
 
     locale: Locale
@@ -29,12 +29,12 @@ class Language(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its English name."""
+        """The English name of the language."""
         return "Korean" if self.locale == "ko" else "English"
 
 
 def of_shell(environment: Mapping[str, str]) -> Language:
-    """The language that the shell's variables name: Korean, or else English."""
+    """Return the language of the shell: Korean, or English for all others."""
     for name in VARIABLES:
         if value := environment.get(name):
             return Language("ko" if _KOREAN.match(value) else "en", f"{name}={value}")

@@ -1,4 +1,4 @@
-"""A job's message: the input as the person wrote it, and a body that SQS takes."""
+"""Makes the message of a job: the unchanged input, in a body that SQS accepts."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nanoagent.model.message import MAX_MESSAGE_BYTES
 
 _STANDARD_INPUT: Final = "-"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# JSON allows them in strings, SQS nowhere (SendMessage, "MessageBody").
+# Characters that JSON allows in strings, but SQS refuses (SendMessage, "MessageBody").
 _REFUSED_BY_SQS: Final = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 
 
 def read_input(option: str) -> str:
-    """The JSON text that `--input` stands for: itself, `@file`, or `-` for standard input.
+    """Return the JSON text of the option `--input`: its value, `@file`, or `-` for standard input.
 
-    Numbers stay as they are written, because the text is sent and not the values.
+    The text is sent, not the parsed values. So numbers keep all their digits.
 
     Raises:
-        InvalidCall: It cannot be read, or is not JSON.
+        InvalidCall: The input cannot be read, or is not JSON.
     """
     shown = "--input" if len(option) > 100 else f"--input {option}"
     raw = _raw_input(option, shown)
-    if len(raw) > 4 * MAX_MESSAGE_BYTES:  # UTF-32, spaces: what follows cannot fit either
+    if len(raw) > 4 * MAX_MESSAGE_BYTES:  # UTF-32 has 4 bytes per character; a longer text cannot fit
         raise InvalidCall([f"{shown}: has {len(raw)} bytes; a message may have {MAX_MESSAGE_BYTES}"])
     is_file = option == _STANDARD_INPUT or option.startswith("@")
     try:
-        # PowerShell writes UTF-16, editors of Windows a byte order mark.
+        # PowerShell writes UTF-16. Some editors write a byte order mark.
         text = raw.decode(json.detect_encoding(raw)).removeprefix("\ufeff").strip()
         _checker.decode(text)
     except (ValueError, RecursionError) as exc:
@@ -59,7 +59,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not part of JSON")
 
 
-# Numbers stay text: Python makes no integers of more than 4300 digits.
+# Numbers stay text: Python refuses integers of more than 4300 digits.
 _checker: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 
 
@@ -72,22 +72,22 @@ def _advice(option: str) -> str:
 
 
 def _compact(text: str) -> str:
-    """The text without white space between its parts, if msgspec can read it."""
+    """Remove white space between the tokens of a JSON text, if msgspec can parse it."""
     try:
         return msgspec.json.format(text, indent=-1)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return text  # with escapes of lone surrogates, say
+        return text  # msgspec refuses escapes of lone surrogates, for example
 
 
 def body(fields: dict[str, Any], payload: str) -> str:
-    """The message of a job.
+    """Return the body of a job's message.
 
     Args:
-        fields: The job without its input.
-        payload: The input's JSON text.
+        fields: The fields of the job without its input.
+        payload: The input as JSON text.
 
     Raises:
-        InvalidCall: The message is larger than SQS takes.
+        InvalidCall: The message is too large for SQS.
     """
     head = json.dumps(fields, ensure_ascii=False)[:-1]
     text = f'{head}, "input": {payload}}}'.translate(_REFUSED_BY_SQS)
@@ -97,16 +97,16 @@ def body(fields: dict[str, Any], payload: str) -> str:
         raise InvalidCall(["--input: has a lone surrogate; write it as an escape, such as \\ud800"]) from exc
     if size > MAX_MESSAGE_BYTES:
         room = MAX_MESSAGE_BYTES - (size - len(payload.encode()))
-        problem = f"--input: has {len(payload.encode())} bytes; SQS leaves room for {room}"
+        problem = f"--input: has {len(payload.encode())} bytes; at most {room} fit into a message of SQS"
         raise InvalidCall([f"{problem}; put larger data into the code's folder or an object store"])
     return text
 
 
 def check_request_id(request_id: str) -> None:
-    """Refuse an invalid request id.
+    """Refuse an invalid request ID.
 
     Raises:
-        InvalidCall: The id is invalid.
+        InvalidCall: The ID is invalid.
     """
     if not _REQUEST_ID.fullmatch(request_id) or request_id in {".", ".."}:
-        raise InvalidCall([f"{request_id!r}: is not a request id (1-128 of A-Z a-z 0-9 . _ -)"])
+        raise InvalidCall([f"{request_id!r}: is not a request ID (1-128 of A-Z a-z 0-9 . _ -)"])

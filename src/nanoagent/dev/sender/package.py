@@ -1,8 +1,8 @@
-"""Code as one zip with a digest of its contents.
+"""Packs code into one zip, with a digest of its contents.
 
 The digest covers paths, contents, links and executable bits. It does not cover file times: a new checkout of
-the same code stays the same code, and keeps its warm containers. The zip contains the times all the same,
-because byte code in it is valid only with its source's time.
+the same code has the same digest, and uses the same warm containers. The zip has the file times, because
+precompiled byte code is valid only with the time of its source.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES: Final = MIB
 _SHOWN_NAMES: Final = 8
-_MOST_LOOKED_AT: Final = 100  # paths in a folder, for a sentence that may help
+_MOST_PATHS: Final = 100  # examined in one folder, to find other sources
 _ZIP_SIGNATURE: Final = b"PK\x03\x04"  # of the first local header, APPNOTE.TXT 4.3.7
 _DOS_YEARS: Final = (1980, 2107)  # APPNOTE.TXT, 4.4.6
 _TIMESTAMP: Final = struct.Struct("<HHBl")  # Info-ZIP's extended timestamp: id, size, flags, seconds
@@ -64,7 +64,7 @@ _NO_LIMITS: Final = ArchiveLimits(
 
 
 def limits_of(settings: Settings) -> ArchiveLimits:
-    """The limits in the sender's settings. The worker has settings of the same names, which decide."""
+    """Return the limits in the sender's settings. The limits of the worker may differ, and are decisive."""
     return ArchiveLimits(
         zip_bytes=settings.code_max_zip_mb * MIB,
         unpacked_bytes=settings.code_max_unpacked_mb * MIB,
@@ -75,18 +75,18 @@ def limits_of(settings: Settings) -> ArchiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """Code that is ready to be uploaded.
+    """Code that is ready for the upload.
 
     Attributes:
-        function_id: A name for it, from the path.
-        runtime: Its language.
-        digest: SHA-256 of its contents, hex.
+        function_id: The function ID, from the path of the code.
+        runtime: The language.
+        digest: The SHA-256 of the contents, hexadecimal.
         zip: The zip, open for reading.
-        zip_bytes: The zip's size.
-        files: How many files it has.
-        unpacked_bytes: Their size together.
+        zip_bytes: The size of the zip.
+        files: The number of files in it.
+        unpacked_bytes: The total size of the files.
         left_out: The paths that were not packed.
-        notices: Sentences about paths that were packed and that a person may not expect.
+        notices: Sentences about packed paths that the sender may not expect.
     """
 
     function_id: str
@@ -101,16 +101,16 @@ class Package:
 
     @property
     def key(self) -> str:
-        """The object key: a name for people, and the digest, which makes it unique."""
+        """The object key: a readable name, and the digest, which makes the key unique."""
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.function_id)
         return f"functions/{name.lstrip('.')[:100] or _UNKNOWN_FUNCTION}/{self.digest}.zip"
 
 
 def pack(code: Path) -> bytes:
-    """A zip of a folder's files, or the zip itself, whatever its size and language.
+    """Return a zip of a folder's files, or the bytes of a zip. Size and language are not checked.
 
     Raises:
-        InvalidCall: There is nothing at that path, or nothing in it that can be sent.
+        InvalidCall: The path does not exist, or has no files to send.
     """
     if not code.is_dir():
         _require(code)
@@ -124,16 +124,18 @@ def pack(code: Path) -> bytes:
 def packed(
     code: Path, runtime: Runtime | None, limits: ArchiveLimits, *, follow_outside_links: bool = False
 ) -> Iterator[Package]:
-    """Pack a folder, a source file or a zip, and check it as the worker will.
+    """Pack a folder, a source file or a zip, with the same checks as in the worker.
 
     Args:
-        code: The path that the person named.
-        runtime: The language; None: by the entry file.
-        limits: The worker's limits.
-        follow_outside_links: Whether links that lead out of a folder are replaced by their targets' contents.
+        code: The path of the code.
+        runtime: The language; None to find it by the entry file.
+        limits: The limits on code.
+        follow_outside_links: Whether links to targets outside the folder are replaced with the contents of
+        the
+            targets.
 
     Raises:
-        InvalidCall: It cannot be sent; the message names every problem that was found.
+        InvalidCall: The code cannot be sent. The message names all problems.
     """
     _require(code)
     with tempfile.TemporaryFile() as buffer:
@@ -152,7 +154,7 @@ def packed(
 
 
 def function_id_of(code: Path) -> str:
-    """A function's name from the path of its code: `send .` is named after the folder."""
+    """Return the function ID for a path of code. For `send .` it is the name of the folder."""
     path = code.resolve()
     is_entry = path.is_file() and path.name in {recipe.entry for recipe in RECIPES.values()}
     name = path.parent.name if is_entry else path.name if path.is_dir() else path.stem
@@ -161,30 +163,30 @@ def function_id_of(code: Path) -> str:
 
 
 def is_folder_or_source(code: Path) -> bool:
-    """Whether it is a folder or a source file, not a zip."""
+    """Return whether the path is a folder or a source file, not a zip."""
     return code.is_dir() or code.suffix.lower() in _SOURCE_FILES
 
 
 def entry_of(source: Path) -> str:
-    """The entry file of the language of a source file."""
+    """Return the name of the entry file in the language of a source file."""
     return RECIPES[_SOURCE_FILES[source.suffix.lower()]].entry
 
 
-def sources_beside(code: Path) -> bool:
-    """Whether a source file has others beside it, or in the folders beside it, which are not sent with it."""
+def has_other_sources(code: Path) -> bool:
+    """Return whether the folder of a source file, or a folder in it, has other sources. They are not sent."""
     if code.is_dir() or code.suffix.lower() not in _SOURCE_FILES:
         return False
-    beside = [
+    siblings = [
         path
-        for path in islice(_paths_in(code.parent), _MOST_LOOKED_AT)
+        for path in islice(_paths_in(code.parent), _MOST_PATHS)
         if path.name != code.name and not path.name.startswith((".", "_"))  # of tools and caches
     ]
-    inside = [path for folder in beside for path in islice(_paths_in(folder), _MOST_LOOKED_AT)]
-    return any(path.suffix.lower() in _SOURCE_FILES for path in (*beside, *inside))
+    inside = [path for folder in siblings for path in islice(_paths_in(folder), _MOST_PATHS)]
+    return any(path.suffix.lower() in _SOURCE_FILES for path in (*siblings, *inside))
 
 
 def _paths_in(folder: Path) -> Iterator[Path]:
-    """The paths in a folder; nothing for a file, or a folder that cannot be read."""
+    """Yield the paths in a folder; none for a file, or for a folder that cannot be read."""
     with suppress(OSError):
         yield from folder.iterdir()
 
@@ -213,7 +215,7 @@ def _of_files(
         selected = Selection((selection.file_entry(code, RECIPES[runtime].entry),), ())
     _check_files(((entry.path, entry.size) for entry in selected.entries), limits)
     digest = _write_zip(buffer, selected.entries)
-    _checked_as_the_worker(code, buffer, limits)
+    _check_as_worker(code, buffer, limits)
     files = [entry for entry in selected.entries if entry.source is not None]
     return Package(
         function_id=function_id_of(code),
@@ -233,7 +235,7 @@ def _of_zip(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer: 
         shutil.copyfileobj(file, buffer, _CHUNK_BYTES)
     buffer.seek(0)
     digest = hashlib.file_digest(buffer, "sha256").hexdigest()  # type: ignore[arg-type]
-    info, tree = _checked_as_the_worker(code, buffer, limits)
+    info, tree = _check_as_worker(code, buffer, limits)
     return Package(
         function_id=function_id_of(code),
         runtime=_runtime_of_zip(code, tree, runtime),
@@ -246,7 +248,7 @@ def _of_zip(code: Path, runtime: Runtime | None, limits: ArchiveLimits, buffer: 
 
 
 def _is_meant_as_zip(code: Path) -> bool:
-    """Whether a file is a zip, or was one before it was cut or damaged."""
+    """Return whether a file is a zip, perhaps a cut or damaged one."""
     if code.suffix.lower() == ".zip" or zipfile.is_zipfile(code):
         return True
     with code.open("rb") as file:
@@ -277,10 +279,10 @@ def _runtime_of_file(code: Path, runtime: Runtime | None) -> Runtime:
 def _runtime(
     code: Path, paths: Iterable[str], runtime: Runtime | None, left_out: Iterable[LeftOut]
 ) -> Runtime:
-    """The language whose entry file is in a folder.
+    """Return the language whose entry file is in a folder.
 
     Raises:
-        InvalidCall: There is no entry file, or there are several to choose from.
+        InvalidCall: The folder has no entry file, or entry files of several languages.
     """
     top = _top_names(paths)
     found = [known for known, recipe in RECIPES.items() if recipe.entry in top]
@@ -296,10 +298,10 @@ def _runtime(
 
 
 def _runtime_of_zip(code: Path, tree: Tree, runtime: Runtime | None) -> Runtime:
-    """The language whose entry file is where the worker looks for it.
+    """Return the language whose entry file is in a zip, at a place where the worker finds it.
 
     Raises:
-        InvalidCall: There is no entry file, in the worker's words; or there are several to choose from.
+        InvalidCall: The zip has no entry file, or entry files of several languages.
     """
     found = [known for known, recipe in RECIPES.items() if tree.has_entry(recipe.entry)]
     if (chosen := _choice(code, found, runtime)) is not None:
@@ -315,7 +317,11 @@ def _runtime_of_zip(code: Path, tree: Tree, runtime: Runtime | None) -> Runtime:
 
 
 def _choice(code: Path, found: Sequence[Runtime], runtime: Runtime | None) -> Runtime | None:
-    """The language, if the entry files that were found determine it."""
+    """Return the language if the entry files determine it; None if no entry file fits.
+
+    Raises:
+        InvalidCall: Entry files of several languages exist.
+    """
     if runtime in found or (runtime is None and len(found) == 1):
         return runtime or found[0]
     if runtime is None and found:
@@ -330,7 +336,7 @@ def _no_entry(code: Path) -> str:
 
 
 def _top_names(paths: Iterable[str]) -> list[str]:
-    """The names at the root, or in the single top folder, as the worker looks for the entry file."""
+    """Return the names at the root, or in a single top folder: the places of the entry file."""
     split = [tuple(path.removeprefix("./").split("/")) for path in paths]
     counted = [parts for parts in split if not is_leftover(parts[0])]
     top = {parts[0] for parts in counted}
@@ -353,7 +359,7 @@ def _seen(top: Sequence[str], left_out: Iterable[LeftOut]) -> str:
 
 
 def _check_files(sizes: Iterable[tuple[str, int]], limits: ArchiveLimits) -> None:
-    """Refuse files that are too large before they are compressed."""
+    """Refuse files that are too large, before their compression."""
     total, large = 0, []
     for path, size in sizes:
         total += size
@@ -371,8 +377,8 @@ def _check_files(sizes: Iterable[tuple[str, int]], limits: ArchiveLimits) -> Non
         raise InvalidCall(large)
 
 
-def _checked_as_the_worker(code: Path, zip_: IO[bytes], limits: ArchiveLimits) -> tuple[TreeInfo, Tree]:
-    """Refuse a zip that every worker with these limits would refuse; returns the tree that it unpacks to."""
+def _check_as_worker(code: Path, zip_: IO[bytes], limits: ArchiveLimits) -> tuple[TreeInfo, Tree]:
+    """Refuse a zip that a worker with these limits would refuse. Return its unpacked size and its tree."""
     try:
         return archive.check(cast("BinaryIO", zip_), limits)
     except Rejected as exc:
@@ -380,13 +386,13 @@ def _checked_as_the_worker(code: Path, zip_: IO[bytes], limits: ArchiveLimits) -
 
 
 def _refused(code: Path, rejected: Rejected) -> InvalidCall:
-    """The worker's refusal in the worker's words."""
+    """Return the error of the worker as an error of this command."""
     advice = "" if rejected.hint is None else f". {rejected.hint}"
     return InvalidCall([f"{_shown(code)}: {rejected.message}{advice}"])
 
 
 def shown_size(size: int) -> str:
-    """A size as a person reads it."""
+    """Return a size with a unit, such as "1.5 MiB"."""
     if size < 1024:
         return f"{size} byte{'s' * (size != 1)}"
     return f"{size / 1024:.1f} KiB" if size < MIB else f"{size / MIB:.1f} MiB"
@@ -400,10 +406,9 @@ def _shown(code: Path) -> str:
 
 
 def _write_zip(into: IO[bytes], entries: Iterable[Entry]) -> str:
-    """Write the zip; returns the digest of its contents.
+    """Write the zip, and return the digest of its contents.
 
-    The digest is made from the bytes that are written, so a file that changes meanwhile cannot get another
-    content's key.
+    The digest is that of the written bytes. So it is right even if a file changes meanwhile.
     """
     digest = hashlib.sha256()
     with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as target:
@@ -415,7 +420,7 @@ def _write_zip(into: IO[bytes], entries: Iterable[Entry]) -> str:
 
 
 def _write_entry(into: zipfile.ZipFile, entry: Entry) -> str:
-    """Write one entry; returns the digest of its contents, empty for folders and links."""
+    """Write one entry, and return the digest of its contents; empty for folders and links."""
     info = _info(entry)
     if entry.source is None:
         into.writestr(info, entry.link)
@@ -437,13 +442,13 @@ def _info(entry: Entry) -> zipfile.ZipInfo:
     info.file_size = entry.size
     info.external_attr = _mode(entry) << 16
     if -(2**31) <= entry.mtime_s < 2**31:
-        # The plain field has a step of two seconds and no time zone.
+        # The standard time field has a resolution of two seconds and no time zone.
         info.extra = _TIMESTAMP.pack(0x5455, 5, 1, entry.mtime_s)
     return info
 
 
 def _mode(entry: Entry) -> int:
-    """The mode in the zip: owners and groups of this machine have no meaning for the worker."""
+    """Return the mode in the zip, the same for all users and groups of this machine."""
     if entry.link:
         return stat.S_IFLNK | 0o777
     if entry.source is None:
@@ -452,7 +457,7 @@ def _mode(entry: Entry) -> int:
 
 
 def by_reason(left_out: Iterable[LeftOut]) -> dict[Reason, list[str]]:
-    """The paths that were left out, by reason."""
+    """Group the paths that were left out by their reasons."""
     paths: dict[Reason, list[str]] = {}
     for left in left_out:
         paths.setdefault(left.reason, []).append(left.path)

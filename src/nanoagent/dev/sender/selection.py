@@ -1,14 +1,17 @@
-"""Which files of a folder are sent.
+"""Selects the files of a folder that are sent.
 
-A folder holds more than its function needs, and some of it must not leave the machine: version control,
-virtual environments, caches, secrets. The tables below leave those out. A file `.nanoagentignore` at the
-folder's top, in the syntax of `.gitignore`, leaves out more, or includes files again (`!.env`).
+A folder may contain files that the function does not need, and files that must not leave the machine: version
+control, virtual environments, caches, secrets. The tables below leave them out. A file `.nanoagentignore` at
+the top of the folder, in the syntax of `.gitignore`, leaves out more files, or includes files again
+(`!.env`).
 
-Links that stay inside the folder are sent as links. Links that lead out of it are left out: a folder that
-comes from someone else could name any file of this machine. If the person asks for them, the contents of
-their targets are sent, except secrets; there the rules apply to each part of the real path, and the ignore
-file cannot change them. Nothing is left out silently: the selection lists each path that was left out, with
-the reason. It has a notice for each link that was followed and each secret that the ignore file includes.
+Links to targets in the folder are sent as links. Links to targets outside the folder are left out: a folder
+from another person could name any file of this machine. An option replaces them with the contents of their
+targets, except secrets. There the rules apply to each part of the real path, and the ignore file cannot
+change them.
+
+The selection lists each path that was left out, with the reason. It has a notice for each link that was
+followed, and for each secret that the ignore file includes.
 """
 
 from __future__ import annotations
@@ -48,55 +51,55 @@ _SECRETS: Final = (
     *(".netrc", "_netrc", ".pypirc", ".git-credentials", ".pgpass"),
     *(".aws", ".ssh", ".gnupg", ".kube", "**/.docker/config.json", "**/.config/gcloud"),
 )
-# Places of the machine that a link may lead to.
+# Secrets of the machine, as targets of links.
 _SECRET_PLACES: Final = (
     *("/proc/*/environ", "/proc/*/task/*/environ", "/run/secrets"),
     *("/etc/shadow*", "/etc/gshadow*", "/etc/ssh/ssh_host_*_key"),
 )
-# A `.pem` may be a public certificate that a library needs (certifi's): the contents decide.
+# A `.pem` file may be a public certificate that a library needs, such as certifi. The contents decide.
 _HEADER: Final = rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _PRIVATE_KEY: Final = re.compile(_HEADER)
-# Code that reads or writes keys has the header, too: in other files, the first line of a key must follow. It
-# is a line of base64 or an RFC 1421 header; in a program's text, perhaps in the next of several strings.
-_MARK: Final = b"PRIVATE KEY"  # a search for bytes is several times faster than one for a pattern
+# Programs that read or write keys contain the header, too. In other files than key files, the first line of a
+# key must follow: base64, or a header of RFC 1421. In a source file it may be in the next string literal.
+_MARK: Final = b"PRIVATE KEY"  # a search for bytes is several times faster than for a pattern
 _LINE_END: Final = rb"[ \t]*(?:\r?\n|\\r|\\n)[ \t]*"
 _KEY_IN_TEXT: Final = re.compile(
     _HEADER
     + rb"(?:(?:%b){1,4}(?:[A-Za-z0-9+/=]+(?:%b|\Z)|[A-Z][A-Za-z-]+: )" % (_LINE_END, _LINE_END)
     + rb"|[\s\"'`+,;()\\brnu]{1,80}[A-Za-z0-9+/]{40})"
 )
-_KEY_FILES: Final = frozenset({".pem", ".key", ".p8", ".crt"})  # searched whatever their size
+_KEY_FILES: Final = frozenset({".pem", ".key", ".p8", ".crt"})  # searched at any size
 _SECRET_CONTENTS: Final = {
     **dict.fromkeys(_KEY_FILES, _PRIVATE_KEY),
     ".npmrc": re.compile(rb"_auth|_password"),
 }
 _SEARCHED_BYTES: Final = MIB
-_HEADER_BYTES: Final = 128  # a header is shorter
+_HEADER_BYTES: Final = 128  # more than the length of a header
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Windows PowerShell writes UTF-16
 _DEPTH: Final = 64  # the worker's limit (code/archive.py)
-_NAME_BYTES: Final = 1024  # likewise
+_NAME_BYTES: Final = 1024  # also a limit of the worker
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _SHOWN_PROBLEMS: Final = 5
 _SHOWN_SECRETS: Final = 10
 
 
 class Reason(StrEnum):
-    """Why a path is left out."""
+    """The reason why a path is left out."""
 
     NOT_CODE = "not code"
     IGNORED = f"ignored by {IGNORE_FILE}"
-    SECRET = "looks like a secret"  # noqa: S105 - a word for people
+    SECRET = "looks like a secret"  # noqa: S105 - a text, not a password
     SPECIAL = "a socket, pipe or device"
     DANGLING = "a link without a target"
     LOOP = "a link that leads back to itself"
     TARGET = "a link to something that is left out"
     OUTSIDE = "a link that leads out of the folder"
-    SECRET_OUTSIDE = "looks like a secret, outside the folder"  # noqa: S105 - likewise
+    SECRET_OUTSIDE = "looks like a secret, outside the folder"  # noqa: S105 - a text, not a password
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A path that is not sent; if it is a folder, with everything below it."""
+    """A path that is not sent. A folder stands for all paths in it."""
 
     path: str
     reason: Reason
@@ -107,12 +110,12 @@ class Entry:
     """A file, folder or link that is sent.
 
     Attributes:
-        path: The path in the zip, with `/` between parts; a folder's ends with `/`.
-        source: The file whose contents it has; None for folders and links.
-        link: A link's target, relative to its folder; empty for files and folders.
-        is_executable: Whether the owner may execute it.
-        size: Bytes, as the file system says.
-        mtime_s: When it was last changed, seconds since 1970.
+        path: The path in the zip, with `/` between parts. The path of a folder ends with `/`.
+        source: The file with the contents; None for folders and links.
+        link: The target of a link, relative to the folder of the link; empty for files and folders.
+        is_executable: Whether the owner may execute the file.
+        size: The size in the file system, bytes.
+        mtime_s: The time of the last change, seconds since 1970.
     """
 
     path: str
@@ -125,12 +128,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The paths of a folder that are sent, in order, and those that are left out.
+    """The paths of a folder that are sent, sorted, and the paths that are left out.
 
     Attributes:
-        entries: What is sent.
-        left_out: What is not sent.
-        notices: Sentences about paths that are sent and that a person may not expect.
+        entries: The paths that are sent.
+        left_out: The paths that are not sent.
+        notices: Sentences about sent paths that the sender may not expect.
     """
 
     entries: tuple[Entry, ...]
@@ -139,17 +142,18 @@ class Selection:
 
 
 def select(folder: Path, *, max_entries: int, follow_outside_links: bool = False) -> Selection:
-    """Choose the files of a folder.
+    """Select the files of a folder.
 
     Args:
         folder: An existing folder.
-        max_entries: Files and folders that the worker takes at most (CODE_MAX_ENTRIES).
-        follow_outside_links: Whether links that lead out of the folder are replaced by the contents of their
-            targets; otherwise they are left out.
+        max_entries: The largest number of files and folders (CODE_MAX_ENTRIES).
+        follow_outside_links: Whether links to targets outside the folder are replaced with the contents of
+        the
+            targets. Otherwise they are left out.
 
     Raises:
-        InvalidCall: A file cannot be read, a name cannot be sent, the ignore file is wrong, or there are too
-            many files. Every problem is named, up to a few.
+        InvalidCall: A file cannot be read, a name cannot be sent, the ignore file is wrong, or the folder has
+            too many files. The error names the first few problems.
     """
     root = folder.resolve()
     walk = _Walk(root, _Rules(ignorefile.read(root)), max_entries, follow_outside_links)
@@ -163,10 +167,10 @@ def select(folder: Path, *, max_entries: int, follow_outside_links: bool = False
 
 
 def file_entry(file: Path, path: str) -> Entry:
-    """The entry of one file.
+    """Return the entry of one file.
 
     Raises:
-        OSError: It cannot be looked at.
+        OSError: The file does not exist, or its attributes cannot be read.
     """
     known = file.stat()
     return Entry(
@@ -190,11 +194,11 @@ def _shortened(problems: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What the rules say of a path.
+    """The decision of the rules on a path.
 
     Attributes:
-        reason: Why it is left out; None if it is sent.
-        included_by: The pattern of the ignore file that includes it although it looks like a secret.
+        reason: The reason why the path is left out; None if it is sent.
+        included_by: The pattern of the ignore file that includes the path although it looks like a secret.
     """
 
     reason: Reason | None
@@ -208,7 +212,7 @@ class _Rules:
     """Decides which paths are left out.
 
     Args:
-        own: The lines of the ignore file, which take precedence over the tables.
+        own: The lines of the ignore file. They have priority over the tables.
     """
 
     def __init__(self, own: Sequence[str]) -> None:
@@ -219,20 +223,20 @@ class _Rules:
         self._not_code = ignorefile.spec(_NOT_CODE)
 
     def verdict(self, path: str, source: str, *, is_folder: bool, is_link: bool) -> _Verdict:
-        """Whether the path is left out.
+        """Decide whether a path is left out.
 
         Args:
-            path: Inside the folder.
-            source: Its path on this machine.
-            is_folder: Whether it is a folder, or a link to one.
-            is_link: Whether it is a link; the contents of its target are not examined.
+            path: The path relative to the folder.
+            source: The path on this machine.
+            is_folder: Whether the path is a folder, or a link to a folder.
+            is_link: Whether the path is a link. The contents of its target are not examined.
         """
         shown = f"{path}/" if is_folder else path
         own = self._own.check_file(shown)
         if own.include:
             return _Verdict(Reason.IGNORED)
         is_content = not is_folder and not is_link
-        is_secret = self._secrets.match_file(shown.lower()) or (is_content and _holds_secret(source))
+        is_secret = self._secrets.match_file(shown.lower()) or (is_content and _contains_secret(source))
         if own.include is not None:
             return _Verdict(None, self._own_lines[own.index or 0]) if is_secret else _SENT
         if is_secret:
@@ -242,38 +246,38 @@ class _Rules:
         return _SENT
 
     def is_secret_place(self, real: str, *, is_folder: bool) -> bool:
-        """Whether a path on this machine is named like a secret."""
+        """Return whether a path on this machine has the name of a secret."""
         return self._places.match_file(f"{real.lstrip('/')}{'/' * is_folder}".lower())
 
     def leads_to_secret(self, real: Path, *, is_folder: bool) -> bool:
-        """Whether the target of a link is a secret, or is in a folder of secrets.
+        """Return whether the target of a link is a secret, or is in a folder of secrets.
 
-        Each part is examined: a folder's rule also holds for names in it that are allowed elsewhere.
+        Each parent folder is examined: in a folder of secrets, all names are secrets.
         """
         return (
             self.is_secret_place(str(real), is_folder=is_folder)
             or any(self.is_secret_place(str(parent), is_folder=True) for parent in real.parents[:-1])
-            or (not is_folder and _holds_secret(str(real)))
+            or (not is_folder and _contains_secret(str(real)))
         )
 
 
 def _is_virtual_environment(folder: str) -> bool:
-    return os.path.isfile(os.path.join(folder, "pyvenv.cfg"))  # noqa: PTH113, PTH118 - 100,000 times
+    return os.path.isfile(os.path.join(folder, "pyvenv.cfg"))  # noqa: PTH113, PTH118 - speed: up to 100,000 calls
 
 
-def _holds_secret(file: str) -> bool:
-    """Whether a file holds a private key, or a token of npm."""
-    name = os.path.basename(file).lower()  # noqa: PTH119 - 100,000 times
-    kind = os.path.splitext(name)[1] or name  # noqa: PTH122 - likewise
+def _contains_secret(file: str) -> bool:
+    """Return whether a file contains a private key, or a token of npm."""
+    name = os.path.basename(file).lower()  # noqa: PTH119 - speed: up to 100,000 calls
+    kind = os.path.splitext(name)[1] or name  # noqa: PTH122 - speed
     pattern = _SECRET_CONTENTS.get(kind, _KEY_IN_TEXT)
     try:
-        known = os.stat(file)  # noqa: PTH116 - likewise
+        known = os.stat(file)  # noqa: PTH116 - speed
         if not stat.S_ISREG(known.st_mode) or (kind not in _KEY_FILES and known.st_size > _SEARCHED_BYTES):
             return False
-        with open(file, "rb") as opened:  # noqa: PTH123 - likewise
+        with open(file, "rb") as opened:  # noqa: PTH123 - speed
             return _is_found(pattern, opened)
     except OSError:
-        return False  # reported when the file is packed
+        return False  # the error is reported when the file is packed
 
 
 def _is_found(pattern: re.Pattern[bytes], opened: BinaryIO) -> bool:
@@ -292,13 +296,13 @@ def _is_found(pattern: re.Pattern[bytes], opened: BinaryIO) -> bool:
 
 @dataclass(slots=True)
 class _Walk:
-    """A walk through a folder that gathers entries, left-out paths and problems.
+    """A walk through a folder. It collects entries, paths that are left out, and problems.
 
     Attributes:
         root: The folder, resolved.
-        rules: The rules for paths that are left out.
-        max_entries: The walk ends when there are more.
-        follow_outside_links: Whether to walk into the targets of links that lead out of the root.
+        rules: Decides which paths are left out.
+        max_entries: The largest number of entries; the walk ends with an error if the folder has more.
+        follow_outside_links: Whether to walk into targets of links outside the root.
     """
 
     root: Path
@@ -317,16 +321,16 @@ class _Walk:
         """Walk through a folder.
 
         Args:
-            folder: Its path on this machine.
-            prefix: Its path in the zip with a `/` behind it; empty for the root.
-            opened: The real paths of the folders that the walk is in, this one included.
+            folder: The path of the folder on this machine.
+            prefix: The path of the folder in the zip, with a `/` at its end; empty for the root.
+            opened: The real paths of this folder and its parents in the walk.
         """
         if len(opened) > _DEPTH:
             self.problems.append(f"{_shown(prefix)}: is more than {_DEPTH} folders deep")
             return
         self._folders.add(prefix.removesuffix("/"))
         try:
-            children = sorted(os.listdir(folder))  # noqa: PTH208 - names alone
+            children = sorted(os.listdir(folder))  # noqa: PTH208 - only the names
         except OSError as exc:
             self._unreadable(prefix, exc)
             return
@@ -336,19 +340,19 @@ class _Walk:
             self._add(Entry(path=prefix, mtime_s=int(folder.stat().st_mtime)))
 
     def links(self) -> list[Entry]:
-        """The links that stay inside the folder; called after the walk, when all entries are known."""
-        there = self._folders | {entry.path for entry in self.entries}
-        kept = [link for link in self._inner_links if link[2] in there]
+        """Return the links to targets in the folder. Call it after the walk, when all entries are known."""
+        sent = self._folders | {entry.path for entry in self.entries}
+        kept = [link for link in self._inner_links if link[2] in sent]
         self.left_out += [
-            LeftOut(link[0], Reason.TARGET) for link in self._inner_links if link[2] not in there
+            LeftOut(link[0], Reason.TARGET) for link in self._inner_links if link[2] not in sent
         ]
-        there |= {path for path, _, _ in kept}
-        return [self._link_entry(path, source, target, there) for path, source, target in kept]
+        sent |= {path for path, _, _ in kept}
+        return [self._link_entry(path, source, target, sent) for path, source, target in kept]
 
     def notices(self) -> list[str]:
-        """Sentences about links that were followed and secrets that are sent; called after the walk."""
+        """Return sentences about followed links and sent secrets. Call it after the walk."""
         notices = [
-            f"{IGNORE_FILE} includes what looks like a secret: {one_line(pattern)}: {_some(paths)}."
+            f"{IGNORE_FILE} includes a file that looks like a secret: {one_line(pattern)}: {_some(paths)}."
             for pattern, paths in self._included.items()
         ]
         if self._followed:
@@ -382,7 +386,7 @@ class _Walk:
             self._content(source, path, opened, known.st_mode)
 
     def _is_secret_outside(self, source: Path, verdict: _Verdict, *, is_folder: bool) -> bool:
-        """Whether a path below the target of a link is a secret, whatever the ignore file says."""
+        """Return whether a path below the target of a link is a secret. The ignore file does not matter."""
         if source.is_relative_to(self.root):
             return False
         is_secret = verdict.reason is Reason.SECRET or bool(verdict.included_by)
@@ -402,7 +406,7 @@ class _Walk:
         try:
             real = source.resolve(strict=True)
             mode = real.stat().st_mode
-        except (OSError, RuntimeError) as exc:  # before Python 3.13 a loop is a RuntimeError
+        except (OSError, RuntimeError) as exc:  # before Python 3.13 a loop raises RuntimeError
             is_loop = isinstance(exc, RuntimeError) or exc.errno == errno.ELOOP
             self.left_out.append(LeftOut(path, Reason.LOOP if is_loop else Reason.DANGLING))
             return
@@ -423,12 +427,12 @@ class _Walk:
             return
         self.left_out.append(LeftOut(f"{path}/" if is_folder else path, reason))
 
-    def _link_entry(self, path: str, source: Path, target: str, there: set[str]) -> Entry:
-        """A link as it is, if the worker can follow it; otherwise a link to its final target."""
+    def _link_entry(self, path: str, source: Path, target: str, sent: set[str]) -> Entry:
+        """Return the unchanged link if the worker can follow it, else a link to its final target."""
         folder = posixpath.dirname(path)
         known, link = source.lstat(), os.readlink(source)  # noqa: PTH115 - text, not a path
         followed = posixpath.normpath(posixpath.join(folder, link))
-        if posixpath.isabs(link) or ("" if followed == "." else followed) not in there:
+        if posixpath.isabs(link) or ("" if followed == "." else followed) not in sent:
             link = posixpath.relpath(target or ".", folder or ".")
         return Entry(path=path, link=link, mtime_s=int(known.st_mtime))
 
@@ -447,7 +451,7 @@ _REMEDY: Final = f"change its mode, or leave it out with {IGNORE_FILE}"
 
 
 def _name_problem(path: str) -> str | None:
-    """Why the worker would refuse a path; None if it would not."""
+    """Return why the worker would refuse a path; None if it would accept it."""
     try:
         size = len(path.encode())
     except UnicodeEncodeError:
@@ -455,7 +459,7 @@ def _name_problem(path: str) -> str | None:
     if _CONTROL.search(path.rpartition("/")[2]):
         return f"{_shown(path)}: its name has a backslash or a control character; rename it"
     if size > _NAME_BYTES:
-        return f"{_shown(path)}: its path has {size} bytes; the worker takes {_NAME_BYTES}"
+        return f"{_shown(path)}: its path has {size} bytes; the worker accepts {_NAME_BYTES}"
     return None
 
 
