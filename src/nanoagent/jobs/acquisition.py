@@ -1,4 +1,4 @@
-"""How a build or a run gets its container: room in the budget, then a container of the pool."""
+"""Acquires a container for a build or a run: first room in the budget, then a container of the pool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nanoagent.model.job import FunctionVersion, Job
 
 GRACE_MS: Final = 1000
-"""The time between SIGTERM and SIGKILL, milliseconds (the contract)."""
+"""The time between SIGTERM and SIGKILL for a program that must end, milliseconds."""
 
 _ADMISSION_TIMEOUT_S: Final = 60.0
 

@@ -76,7 +76,9 @@ class Admission:
     # --- numbers of requests that would be admitted
 
     def free_for(self, memory_mb: int, cpus: float, function: str | None = None) -> int:
-        """How many requests of one size would be admitted at once; 0 while a request waits for room.
+        """Return the number of requests of one size that would be admitted at once.
+
+        It is 0 while a request waits for room.
 
         Args:
             memory_mb: MiB.
@@ -98,7 +100,7 @@ class Admission:
         return min(room, self._limits.remaining(need, function))
 
     def admissible(self, memory_mb: int, cpus: float) -> int:
-        """How many requests of one size would be admitted at once, past the requests that wait for room.
+        """Return the number of requests of one size that would be admitted past requests that wait for room.
 
         Args:
             memory_mb: MiB.
@@ -111,7 +113,7 @@ class Admission:
         return admission_rules.admissible(need, self._waiting, self._free, self._limits)
 
     def remaining_under_limit(self, memory_mb: int, cpus: float, function: str) -> int:
-        """How many more requests of that size the function's limit allows, ignoring the rest of the budget.
+        """Return how many more requests of that size the function's limit allows, with unlimited room.
 
         Raises:
             ValueError: The size is not positive.

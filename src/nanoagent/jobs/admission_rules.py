@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MAX_OVERTAKEN: Final = 8
-"""How many later requests may pass a request that waits for room.
+"""The most later requests that may pass a request which waits for room.
 
 A blocked large job costs its waiting time times the capacity that it blocks. Eight overtakers keep the budget
 of a two-core worker in use with several small jobs each, until there is room for the large job. They also
@@ -68,7 +68,7 @@ class Budget:
         return self.memory_mb <= whole.memory_mb and self.milli_cpus <= whole.milli_cpus
 
     def times_in(self, whole: Budget) -> int:
-        """How many times this amount can be taken from `whole`; negative when `whole` is."""
+        """Return how many times this amount can be taken from `whole`; negative when `whole` is."""
         return min(whole.memory_mb // self.memory_mb, whole.milli_cpus // self.milli_cpus)
 
     def part(self, share: float) -> Budget:
@@ -113,7 +113,7 @@ class FunctionLimits:
         return held == NOTHING or (held + need).fits(self.limit)
 
     def remaining(self, need: Budget, function: str | None) -> int:
-        """How many more requests of that size the function's limit allows."""
+        """Return how many more requests of that size the function's limit allows."""
         held = self.held_by(function)
         return max(need.times_in(self.limit - held), 1 if held == NOTHING else 0)
 
@@ -204,7 +204,7 @@ def within_limits(waiting: Sequence[Request], limits: FunctionLimits) -> Iterato
 
 
 def admissible(need: Budget, waiting: Sequence[Request], free: Budget, limits: FunctionLimits) -> int:
-    """How many new requests of one size would be admitted at once.
+    """Return how many new requests of one size would be admitted at once.
 
     Args:
         need: The size. The requests are of functions that hold nothing and have no waiting requests.
@@ -217,7 +217,7 @@ def admissible(need: Budget, waiting: Sequence[Request], free: Budget, limits: F
 
 
 def waiting_for_room(waiting: Sequence[Request], limits: FunctionLimits) -> int:
-    """How many requests wait for room, and not because of their function's limit."""
+    """Return how many requests wait for room, and not because of their function's limit."""
     held = dict(limits.held)
     within = FunctionLimits(limits.limit, held)
     count = 0

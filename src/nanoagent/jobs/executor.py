@@ -44,7 +44,7 @@ _SEE_LOG: Final = Text(
 
 
 class Failure(Protocol):
-    """Why the platform has given a job up."""
+    """The reason for which the platform has given a job up."""
 
     @property
     def sender_message(self) -> Text:

@@ -33,7 +33,7 @@ class Blame(StrEnum):
 
 
 class Settle(StrEnum):
-    """What happens to the message; the values are texts of the README's table."""
+    """The settlement of the message; the values are texts of the README's table."""
 
     ACK = "acked"
     POISON = "left for the queue's redrive policy, else moved to the dead-letter queue, else acked and logged"

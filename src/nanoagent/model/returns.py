@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ReturnReason(StrEnum):
-    """Why a message is returned to the queue; the label `reason` of `worker_jobs_returned_total`."""
+    """The reason for a return to the queue; the label `reason` of `worker_jobs_returned_total`."""
 
     STOPPING = "stopping"
     OVER_SHARE = "over_share"
@@ -47,7 +47,7 @@ class ReturnReason(StrEnum):
 
 
 class Rule(StrEnum):
-    """How repeated returns are treated; see the docstring of the module."""
+    """The treatment of repeated returns; see the docstring of the module."""
 
     FREE = "free"
     CHECKED = "checked"

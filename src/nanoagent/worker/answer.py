@@ -1,4 +1,4 @@
-"""How one delivery answers its request: claim the request, run the job, publish the result."""
+"""Answers the request of one delivery: claims the request, runs the job, publishes the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many more messages the worker can take, and which received jobs it must return for lack of room."""
+"""Decides how many messages the worker may receive, and which received jobs it must return."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Capacity:
         self.throttle = fairness.ReceiveThrottle()
 
     def room(self) -> int:
-        """How many more messages may be received now, at most `MAX_BATCH`.
+        """Return the number of messages that may be received now, at most `MAX_BATCH`.
 
         It is the number of jobs of the smallest size that could run at once, less the jobs here that do not
         run yet. Three kinds of jobs are special:

@@ -34,7 +34,7 @@ _REVIEW_S: Final = 1.0
 
 
 class DrainReason(StrEnum):
-    """Why a drain returns a job to the queue; the label of a metric."""
+    """The reason for which a drain returns a job to the queue; the label of a metric."""
 
     WAITING = "waiting"  # it does not run yet
     TOO_LONG = "too_long"  # such jobs take longer than the time that is left

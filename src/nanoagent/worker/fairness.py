@@ -1,4 +1,4 @@
-"""How jobs of a function over its concurrency limit are kept from filling the worker.
+"""Keeps jobs of a function over its concurrency limit from filling the worker.
 
 Admission lets no function hold more than its concurrency limit (`FUNCTION_MAX_SHARE`). Other functions
 benefit only if the worker also receives their messages, which may be behind many messages of that function:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 MAX_WAITING_PER_FUNCTION: Final = 10
-"""How many jobs of one function over its limit may wait here: one batch of SQS."""
+"""The most jobs of one function over its limit that may wait here: one batch of SQS."""
 
 MAX_WAITING: Final = 20
-"""How many jobs over the limits of their functions may wait here: two batches of SQS."""
+"""The most jobs over the limits of their functions that may wait here: two batches of SQS."""
 
 _FIRST_DELAY_S: Final = 4.0
 _MIN_DELAY_S: Final = 1.0  # SQS counts whole seconds

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class Publication(StrEnum):
-    """How the publication of a result has ended."""
+    """The outcome of the publication of a result."""
 
     STORED = "stored"
     REFUSED = "refused"  # another worker has claimed the request since, or has answered it

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class IfLast(StrEnum):
-    """What to do with a message that the queue would not deliver again after a return."""
+    """The treatment of a message that the queue would not deliver again after a return."""
 
     DEAD_LETTER = "dead_letter"  # with the reason, which is also logged
     GIVE_UP = "give_up"  # notify the sender first, under the claim of this attempt
