@@ -3,7 +3,7 @@
  * A program can leave directories nested thousands of levels deep, without permissions, with links to
  * anywhere, FIFOs and files that look like devices. It can also create so many names that memory runs out.
  * Therefore the code that reads them works on an open descriptor and one name, never follows a link, and
- * never holds all names of a directory. */
+ * holds a limited number of names in memory. */
 #ifndef DIRECTORY_H
 #define DIRECTORY_H
 
@@ -15,8 +15,8 @@
 int directory_open(int parent, const char *name);
 
 /* A directory while it is read. Its buffer has room for a few names and is part of the caller's frame;
- * readdir(3) would allocate one for thousands. A wipe that starts again after each subdirectory also reads
- * little in vain. */
+ * readdir(3) would allocate one for thousands. A wipe starts to read again after each subdirectory, and
+ * with this buffer it reads few names twice. */
 struct listing {
     int directory;
     int error; /* errno of a read that failed, else 0 */

@@ -17,7 +17,7 @@
 
 #define LITTLE_BYTES (1u << 20) /* of a run's files */
 
-/* What the worker has configured, and what this image and the code need. */
+/* The worker's configuration, and the needs of this image and of the code. */
 static struct {
     struct confinement confinement;
     struct work_limits work;
@@ -110,8 +110,8 @@ static void set_up(const struct settings *settings)
     precreate(setup.interpreter.kind, &setup.confinement);
 }
 
-/* Have the zygote import the modules of the code; whether processes that it has forked before are out of
- * date. */
+/* Have the zygote import the modules of the code. Return whether processes that it has forked before are
+ * outdated. */
 static int preload_modules(const struct new_code *code)
 {
     if (setup.zygote_has_code_modules)
@@ -139,7 +139,8 @@ static void take_code(const struct new_code *code)
 
 /* ---- starting the program ----------------------------------------------------------------------------- */
 
-/* Which kind of process can become the run's program: an interpreter that waits accepts only a script. */
+/* Return the kind of process that can become the run's program. An interpreter that waits accepts only a
+ * script. */
 static enum kind kind_for(const struct run *run)
 {
     const struct interpreter *interpreter = &setup.interpreter;
@@ -215,11 +216,11 @@ static void terminate(void)
     sandbox_terminate(&current.sandbox);
 }
 
-/* Whether every process of a run whose program has ended is dead, while init is alive. */
-static int has_ended_with_init_alive(void)
+/* Kill every process of a run whose program has ended; 0 if that is possible only by killing init. */
+static int kill_others(void)
 {
     if (current.sandbox.parent == PARENT_INIT)
-        return 1; /* init has killed the others before its report */
+        return 1; /* init has killed them before its report */
     return zygote_is_running() && sandbox_kill_run(&current.sandbox);
 }
 
@@ -242,7 +243,7 @@ static void kill_with_init(struct run *run)
 /* Init stays alive, if it can: it is killed when the run has been reported, because that takes long. */
 static void kill_run(struct run *run)
 {
-    if (!run->ended || !has_ended_with_init_alive())
+    if (!run->ended || !kill_others())
         kill_with_init(run);
     if (!run->report.exec_error)
         run->report.exec_error = sandbox_exec_error(&current.sandbox);

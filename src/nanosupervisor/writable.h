@@ -14,8 +14,8 @@ enum writable { WRITABLE_WORK, WRITABLE_TMP, WRITABLE_OUTPUT, WRITABLE_INPUT, WR
 /* Where each is mounted, in the container and in a sandbox. */
 extern const char *const writable_path[WRITABLE_COUNT];
 
-/* A descriptor of each: of the container's, or of a sandbox's. No program can exchange a directory that is
- * open. */
+/* An open descriptor of each, in the container or in a sandbox. A program cannot replace a directory that
+ * is open. */
 struct writable_dirs {
     int directory[WRITABLE_COUNT];
 };
@@ -27,10 +27,10 @@ extern struct writable_dirs container_dirs;
 void writable_open_container(void);
 /* Whether a directory has no free block or no free inode. */
 int writable_is_full(const struct writable_dirs *dirs);
-/* How much the files in all directories take, in bytes. */
+/* Return the bytes that the files in all directories take. */
 uint64_t writable_used_bytes(const struct writable_dirs *dirs);
-/* Whether a file has at least so many bytes and has changed since that time (CLOCK_REALTIME_COARSE). The
- * payload's file, with its so many bytes, does not count. */
+/* Whether a file has at least `bytes` and has changed since that time (CLOCK_REALTIME_COARSE). The
+ * payload's own file, which has `payload_bytes`, does not count. */
 int writable_has_file_of(const struct writable_dirs *dirs, uint64_t bytes, uint64_t payload_bytes,
                          const struct timespec *since);
 /* Remove everything in one of the container's directories; 0 if something stays. */

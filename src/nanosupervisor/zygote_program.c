@@ -6,10 +6,9 @@
  * Python function of the zygote calls them. That function must not be visible: not in tracebacks, not in
  * sys._getframe(), not in the remaining recursion depth.
  *
- * Only the end differs. To finalize the interpreter would touch, and so copy, most of the zygote's memory,
- * and in most runs for nothing, because the process ends right after. So finalization is skipped if the
- * program has left nothing that could notice (`can_skip_finalization`). In case of doubt the interpreter
- * is finalized. */
+ * Only the end differs. Finalization would touch, and so copy, most of the zygote's memory. Most runs do
+ * not need it, because the process ends right after. So the interpreter is not finalized if the program
+ * has left no object that could notice (`can_skip_finalization`). In case of doubt it is finalized. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -33,7 +33,7 @@ _PIECE_BYTES: Final = 99
 
 @dataclass
 class Target:
-    """Something that reads a stranger's bytes.
+    """Something that reads untrusted bytes.
 
     Attributes:
         name: For the command line.

@@ -53,10 +53,10 @@ def close_all(kept: list[socket.socket]) -> None:
 async def test_descriptors_beside_the_sockets_are_closed_where_nobody_waits(network, channel):
     sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
     async with all_let_go():
-        stranger, kept = network.reluctant()
-        many = [*([kept[0].fileno()] * (MAX_LISTENING_SOCKETS + 1)), stranger.fileno()]
+        untrusted, kept = network.reluctant()
+        many = [*([kept[0].fileno()] * (MAX_LISTENING_SOCKETS + 1)), untrusted.fileno()]
         channel.hand_over(b"\xff\0", many)
-        stranger.close()
+        untrusted.close()
         with pytest.raises(ProtocolError):
             sockets.take()
         close_all(kept)
@@ -65,9 +65,9 @@ async def test_descriptors_beside_the_sockets_are_closed_where_nobody_waits(netw
 async def test_what_nobody_has_taken_is_closed_where_nobody_waits(network):
     channel = Channel()
     sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
-    stranger, kept = network.reluctant()
-    channel.hand_over(b"\xff\0", [stranger.fileno()])
-    stranger.close()
+    untrusted, kept = network.reluctant()
+    channel.hand_over(b"\xff\0", [untrusted.fileno()])
+    untrusted.close()
     sockets.close()
     channel.supervisors.settimeout(60)
     assert channel.supervisors.recv(1) == b""
@@ -115,10 +115,10 @@ async def test_threads_that_others_need_close_nothing(network, channel):
     sockets = ListeningSockets(channel.agents, [GATEWAY], kept=False)
     all_kept: list[socket.socket] = []
     for _ in range(2 * (min(32, (os.cpu_count() or 1) + 4))):  # more than the loop's own executor has
-        stranger, kept = network.reluctant()
+        untrusted, kept = network.reluctant()
         all_kept += kept
-        channel.hand_over(b"\xff\0", [stranger.fileno()])
-        stranger.close()
+        channel.hand_over(b"\xff\0", [untrusted.fileno()])
+        untrusted.close()
         with suppress(ProtocolError):
             sockets.take()
     async with asyncio.timeout(60):

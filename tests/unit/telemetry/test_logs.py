@@ -318,7 +318,7 @@ def test_configuring_again_replaces_what_was_before(stream):
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x9b2Jb", "a\nb", "a\u202eb", "a\u2028b", "a\ab", "\ud800"])
-def test_a_strangers_text_gives_a_terminal_no_orders_and_makes_no_second_line(stream, text):
+def test_untrusted_text_cannot_control_a_terminal_or_add_a_line(stream, text):
     logs.configure("text", "INFO", stream=stream)
     structlog.get_logger().info(text, key=text)
     (line,) = stream.getvalue().split("\n")[:-1]
