@@ -1,19 +1,19 @@
-"""What a job costs the agent itself: CPU time of its process per hello job, and where it goes.
+"""Measures the CPU time of the agent's process per job, with programs that print hello.
 
-    python -m benchmarks.agent_cost                    with a stub in the containers' place
-    python -m benchmarks.agent_cost --containers cpp   with real ones (or python)
-    python -m benchmarks.agent_cost --profile          and the functions that take the most
+    python -m benchmarks.agent_cost                    with stubs in place of containers
+    python -m benchmarks.agent_cost --containers cpp   with real containers (or python)
+    python -m benchmarks.agent_cost --profile          also list the functions that take the most time
 
-The agent is the one that `nanoagent run` builds, with its code cache on disk, an S3 client, and a real Redis;
-only its queue is a list in this process. What is not the agent is in other processes: Redis, the stand-in for
-S3, and the supervisor, which in a stub's case says after a few milliseconds that a program printed hello.
+The agent is that of `nanoagent run`, with its code cache on disk, an S3 client and a real Redis. Its queue is
+a list in this process. Redis, the stub of S3 and the supervisors are other processes. A stub of a supervisor
+reports after a few milliseconds that a program printed hello.
 
-Two loads, because the agent does less per job when several come at once: `single` waits for each result
-before the next job is sent; `saturated` keeps as many jobs waiting as there is room for. A bare
-`python3 main.py` is measured beside them, since that is what the figure is held against.
+The agent works less per job when several jobs arrive at once, so two loads are measured. `single` waits for
+each result before it sends the next job. `saturated` keeps the queue full. A bare `python3 main.py` is
+measured as well, for comparison.
 
-A machine that has other things to do makes every figure worse, by cold caches: compare only what was measured
-at the same time, on a machine that is otherwise idle.
+Other work on the machine makes every figure worse, because of cold caches. Compare only figures that were
+measured at the same time, on an idle machine.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ _HELLO: Final = {
     Runtime.PYTHON: ("main.py", "print('hello')\n"),
     Runtime.CPP: ("main.cpp", '#include <cstdio>\nint main() { std::puts("hello"); }\n'),
 }
-_AT_ONCE: Final = 8  # messages that lie in the queue while the agent is to be saturated
+_AT_ONCE: Final = 8  # unsettled messages of the saturated load
 _WARM_UP_JOBS: Final = 30
 _BARE_RUNS: Final = 20
 _DEADLINE_S: Final = 60
 _SHOWN_FUNCTIONS: Final = 45
 _SHOWN_LINES: Final = 10
 
-# What the stub says: layouts of src/nanosupervisor/wire.h.
+# The frames of the stub; the layouts are those of src/nanosupervisor/wire.h.
 _HEADER: Final = struct.Struct("<Ic")
 _READY: Final = struct.pack("<IIQ", 0, 1, 20)
 _EXIT: Final = struct.pack("<IIQQQQQIIII", 0, 0, 3000, 0, 0, 6, 0, 6, 0, 0, 0)
@@ -80,11 +80,11 @@ _RUN_S: Final = 0.003
 _NEXT_S: Final = 0.0005
 
 
-# --- the supervisor's stub, a process of its own
+# --- the stub of a supervisor, a process of its own
 
 
 def supervise(path: str) -> None:
-    """Connect to a slot's socket and say what a supervisor says whose programs all print hello."""
+    """Connect to the socket of a work directory, and act as a supervisor whose programs all print hello."""
     with socket.socket(socket.AF_UNIX) as stream:
         stream.connect(path)
         stream.sendall(wire.frame(wire.HELLO, struct.pack("<I", wire.PROTOCOL_VERSION)))
@@ -111,10 +111,10 @@ def _answer(stream: socket.socket, kind: bytes, payload: bytes) -> None:
 
 
 class StubDriver:
-    """A `Driver` whose containers are processes that run `supervise`; they have no control group.
+    """A `Driver` whose containers are processes that run `supervise`. They have no control group.
 
     Attributes:
-        client: Stands in for the client of Docker.
+        client: The client of Docker: this object.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class StubDriver:
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def create(self, spec: ContainerSpec, directory: WorkDirectory) -> RunningContainer:
-        """A process in a container's place."""
+        """Start a process in place of a container."""
         await directory.socket.listen(os.getuid())
         arguments = ["-m", "benchmarks.agent_cost", "--supervise", str(directory.path / "agent.sock")]
         process = await asyncio.create_subprocess_exec(sys.executable, *arguments, start_new_session=True)
@@ -141,32 +141,32 @@ class StubDriver:
             await process.wait()
 
     async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
-        """There are none."""
+        """Do nothing: a process has no limits."""
 
     async def deaths(self) -> AsyncIterator[str]:
-        """Nobody dies."""
+        """Wait forever: no process dies."""
         await asyncio.Event().wait()
         yield ""
 
     async def ping(self) -> None:
-        """It is there."""
+        """Succeed: the stub is always available."""
 
     async def image_id(self, image: str) -> str:
-        """Any will do."""
+        """Return an ID that is derived from the name."""
         return f"sha256:{image}"
 
     async def get(self, path: str) -> dict[str, object]:
-        """Nothing speaks against it."""
+        """Return an empty answer, in which the worker finds no problem."""
         del path
         return {}
 
     async def list_containers(self, *labels: str) -> list[object]:
-        """There are none."""
+        """Return no containers of dead workers."""
         del labels
         return []
 
     async def confines_with_apparmor(self) -> bool:
-        """It does not."""
+        """Return False: AppArmor is not used."""
         return False
 
     async def close(self) -> None:
@@ -179,12 +179,12 @@ class StubDriver:
 
 
 class ListBroker:
-    """A `Broker` whose queue is a list in this process, and that knows when all of it is settled."""
+    """A `Broker` whose queue is a list in this process. It detects when all messages are settled."""
 
     def __init__(self) -> None:
         self._bodies: list[str] = []
         self._at_once = 1
-        self._held = 0
+        self._in_flight = 0
         self._changed = asyncio.Event()
         self._done = asyncio.Event()
         self._closed = False
@@ -192,7 +192,7 @@ class ListBroker:
         self.failed = 0
 
     async def run(self, bodies: list[str], at_once: int) -> None:
-        """Hand out all messages, at most so many unsettled at a time, and wait until all are settled."""
+        """Deliver all messages, with at most `at_once` unsettled, and wait until all are settled."""
         self._bodies = bodies[::-1]
         self._at_once = at_once
         self._done.clear()
@@ -201,45 +201,47 @@ class ListBroker:
             await self._done.wait()
 
     async def receive(self, limit: int) -> list[Delivery]:
-        """Up to `limit` messages as soon as there are any; none only when the broker is closed."""
-        while not (count := min(limit, len(self._bodies), self._at_once - self._held)) and not self._closed:
+        """Wait for messages, and return up to `limit`. Return an empty list only after `close`."""
+        while (
+            not (count := min(limit, len(self._bodies), self._at_once - self._in_flight)) and not self._closed
+        ):
             self._changed.clear()
             await self._changed.wait()
         now = time.time()
-        self._held += count
+        self._in_flight += count
         self._received += count
         name = str(self._received)
         return [Delivery(name, name, self._bodies.pop(), 1, now, now) for _ in range(count)]
 
     async def ack(self, delivery: Delivery) -> None:
-        """Done."""
+        """Settle a message."""
         del delivery
-        self._held -= 1
+        self._in_flight -= 1
         self._changed.set()
-        if not self._held and not self._bodies:
+        if not self._in_flight and not self._bodies:
             self._done.set()
 
     def is_last(self, delivery: Delivery) -> bool:
-        """There is no redrive policy."""
+        """Return False: the queue has no redrive policy."""
         del delivery
         return False
 
     async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """A failure here: these jobs have nothing to be tried again for."""
+        """Count a failure: these jobs must not be returned to the queue."""
         del delay_s, poison
         self.failed += 1
         await self.ack(delivery)
         return True
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Likewise."""
+        """Count a failure: these jobs must not be dead-lettered."""
         del reason, attempts
         self.failed += 1
         await self.ack(delivery)
         return True
 
     async def redrives(self) -> bool:
-        """There is no redrive policy."""
+        """Return False: the queue has no redrive policy."""
         return False
 
     async def verify(self) -> None:
@@ -256,11 +258,11 @@ class ListBroker:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent.
+    """A way to send jobs.
 
     Attributes:
-        name: For the table.
-        at_once: How many messages the queue hands out before the first of them is settled.
+        name: The name in the output.
+        at_once: The largest number of unsettled messages.
     """
 
     name: str
@@ -272,12 +274,12 @@ _LOADS: Final = (Load("single", 1), Load("saturated", _AT_ONCE))
 
 @dataclass(slots=True)
 class Cost:
-    """Of one load, per job: CPU of the agent's process in user and system mode, and jobs a second.
+    """The cost of a job under one load.
 
     Attributes:
-        user_ms: In user mode, ms.
-        system_ms: In system mode, ms.
-        per_second: Jobs.
+        user_ms: CPU time of the agent's process in user mode, ms per job.
+        system_ms: CPU time of the agent's process in system mode, ms per job.
+        per_second: Jobs per second.
     """
 
     user_ms: float
@@ -286,16 +288,16 @@ class Cost:
 
     @property
     def cpu_ms(self) -> float:
-        """Both, ms."""
+        """CPU time in both modes, ms per job."""
         return self.user_ms + self.system_ms
 
 
 class AgentUnderTest:
-    """The agent, its queue, and jobs of one function.
+    """The agent, its queue, and the jobs of one function.
 
     Args:
-        runtime: The function's.
-        broker: The agent's queue.
+        runtime: The runtime of the function.
+        broker: The queue of the agent.
     """
 
     def __init__(self, runtime: Runtime, broker: ListBroker) -> None:
@@ -315,10 +317,10 @@ class AgentUnderTest:
         )
 
     async def cost(self, load: Load, jobs: int) -> Cost:
-        """Run as many jobs, and say what one has cost.
+        """Run jobs, and return the cost of one job.
 
         Raises:
-            RuntimeError: One was not finished.
+            RuntimeError: A job was not finished.
         """
         bodies = [self._message() for _ in range(jobs)]
         before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -335,16 +337,16 @@ class AgentUnderTest:
 
 @asynccontextmanager
 async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> AsyncIterator[AgentUnderTest]:
-    """An agent that is ready and warm, drained and closed at the end."""
+    """Run an agent; it is ready and warm at the start, and is drained and closed at the end."""
     broker = ListBroker()
 
-    async def instead(*_: object) -> Broker:
+    async def open_broker(*_: object) -> Broker:
         return broker
 
     async with AsyncExitStack() as opened:
         settings = await _settings(runtime, folder, opened)
-        opened.enter_context(mock.patch.object(wired_services, "open_broker", instead))
-        # The stand-in for S3 takes no uploads, which a worker tries before it is ready.
+        opened.enter_context(mock.patch.object(wired_services, "open_broker", open_broker))
+        # One of the readiness checks uploads an object, and the stub of S3 accepts no uploads.
         opened.enter_context(mock.patch.object(assembly, "wait_until_ready", mock.AsyncMock()))
         if stub:
             opened.enter_context(mock.patch.object(containers, "DockerDriver", StubDriver))
@@ -362,7 +364,7 @@ async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> Asy
 
 
 async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> Settings:
-    """The defaults, but for where things are; the services are started."""
+    """Start the services, and return the default settings with their addresses."""
     objects = folder / "objects"
     code = folder / "code"
     for made in (objects / _BUCKET, code):
@@ -379,7 +381,7 @@ async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> S
     opened.enter_context(mock.patch.dict(os.environ, changes))
     port = await opened.enter_async_context(services.redis_server(folder))
     sizes: dict[str, Any] = {f"warm_pool_{each}_size": 2 if each is runtime else 0 for each in Runtime}
-    return Settings(  # type: ignore[call-arg]  # required fields may come from the environment
+    return Settings(  # type: ignore[call-arg]  # mypy cannot know which fields the environment has
         _env_file=None,
         aws_region="ap-northeast-2",
         sqs_queue_url="http://127.0.0.1:9/none",
@@ -395,14 +397,14 @@ async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> S
         cloudwatch_enabled=False,
         selftest_interval_seconds=0,
         drain_seconds=5,
-        function_max_share=1,  # one function has the worker to itself
-        container_max_runs=1_000_000,  # making another container is not what is measured
+        function_max_share=1,  # only one function uses the worker
+        container_max_runs=1_000_000,  # the creation of containers is not measured
         **sizes,
     )
 
 
 def bare_cpu_ms(folder: Path) -> float:
-    """The median CPU of `python3 main.py` on this machine, outside of any container, ms."""
+    """Return the median CPU time of `python3 main.py` outside of containers, ms."""
     (folder / "main.py").write_text(_HELLO[Runtime.PYTHON][1])
     times = []
     for _ in range(_BARE_RUNS):
@@ -417,7 +419,7 @@ def bare_cpu_ms(folder: Path) -> float:
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """Load → figure → median over the rounds; the loads alternate."""
+    """Measure the loads in alternation; return load → figure → median of the rounds."""
     runtime = Runtime(options.containers) if options.containers != "stub" else Runtime.PYTHON
     samples: dict[str, list[Cost]] = {load.name: [] for load in _LOADS}
     async with agent_under_test(runtime, folder, stub=options.containers == "stub") as agent:
@@ -437,7 +439,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[s
 
 
 async def _profile(agent: AgentUnderTest, load: Load, jobs: int, order: str) -> None:
-    """Print the functions that take the most; the profiler itself makes small functions look dearer."""
+    """Print the functions that take the most time. The profiler exaggerates the time of small functions."""
     profiler = cProfile.Profile()
     profiler.enable()
     await agent.cost(load, jobs)
@@ -447,22 +449,26 @@ async def _profile(agent: AgentUnderTest, load: Load, jobs: int, order: str) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; the last line is a JSON object."""
+    """Measure, and print the results. The last line is a JSON object."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--containers", choices=("stub", "cpp", "python"), default="stub")
-    parser.add_argument("--jobs", type=int, default=200, help="in one round of one load (default 200)")
-    parser.add_argument("--rounds", type=int, default=7, help="default 7")
+    parser.add_argument("--jobs", type=int, default=200, help="jobs in one round of one load (default 200)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each load (default 7)")
     parser.add_argument(
-        "--profile", nargs="?", const="tottime", choices=("tottime", "cumulative", "ncalls"), help="sorted by"
+        "--profile",
+        nargs="?",
+        const="tottime",
+        choices=("tottime", "cumulative", "ncalls"),
+        help="list functions, sorted by this column",
     )
     parser.add_argument("--supervise", metavar="SOCKET", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.supervise:
         supervise(options.supervise)
         return
-    folder = Path(tempfile.mkdtemp(prefix="na-cost-"))  # short: Unix sockets are made below it
+    folder = Path(tempfile.mkdtemp(prefix="na-cost-"))  # a short path, because Unix sockets are made below it
     try:
         with (folder / "agent.log").open("w") as log:
             logs.configure("json", "INFO", stream=log)

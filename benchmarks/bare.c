@@ -1,14 +1,15 @@
-/* The baseline's starter: runs programs one at a time inside a container, as a shell there would, timed here.
+/* The helper of the baseline: runs programs one at a time inside a container, and measures their time.
  *
- * The clock runs in this process, from the request being read to the program's end being known, so that
- * nothing of Docker, of a socket or of whoever asks is counted. Static and small: its fork costs little.
+ * The time of a run begins after its request was read, and ends when the end of the program is known. So it
+ * includes no time of Docker, of the socket or of the client. The helper is static and small, so its fork is
+ * cheap.
  *
- *   bare SOCKET    connects to the Unix stream socket and serves requests until it is hung up on
+ *   bare SOCKET    connects to the Unix stream socket, and serves requests until the socket is closed
  *
- * All numbers in the machine's own byte order.
- *   request  u32 length, u32 arguments, u32 variables; then `length` bytes of NUL-terminated strings: working
- *            directory, file for standard input, the arguments, the variables (NAME=value)
- *   reply    u64 wall time (ns), u64 CPU time (us), i32 wait status, u32 length; then what the program wrote */
+ * All numbers are in the byte order of the machine.
+ *   request  u32 length, u32 arguments, u32 variables; then `length` bytes of NUL-terminated strings: the
+ *            working directory, the file for standard input, the arguments, the variables (NAME=value)
+ *   reply    u64 wall time (ns), u64 CPU time (us), i32 wait status, u32 length; then the program's output */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -115,7 +116,7 @@ static struct reply run(const char *folder, const char *input, char **arguments,
     close(ends[0]);
     reply.cpu_us = microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
     reply.status = status;
-    while (waitpid(-1, NULL, WNOHANG) > 0) /* as process 1 it inherits what compilers leave */
+    while (waitpid(-1, NULL, WNOHANG) > 0) /* process 1 inherits orphans, for example of compilers */
         ;
     return reply;
 }

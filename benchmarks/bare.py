@@ -1,9 +1,8 @@
-"""The baselines: a program started bare inside a container, by `docker exec`, by `docker run`.
+"""The baselines: a program that is started bare inside a container, by `docker exec`, and by `docker run`.
 
-A `BareContainer` has the image and the limits of the container that our runs have. Its process 1 is bare.c,
-which starts programs when told to through a socket in a folder that is bound into it, and times them itself.
-It ends when the socket is hung up on, and Docker then removes the container: nothing is left of a killed
-benchmark.
+A `BareContainer` has the image and the limits of the containers of our runs. Its process 1 is bare.c. It
+receives requests through a socket in a mounted folder, and starts and times programs. It ends when the socket
+is closed, and Docker then removes the container. So a killed benchmark leaves no containers.
 """
 
 from __future__ import annotations
@@ -31,31 +30,31 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Runtime
 
 LABEL: Final = "nanoagent.benchmark"
-SHARED: Final = "/bench"  # the benchmark's folder as containers see it, read-only
-WRITABLE: Final = "/out"  # the same for what is built in them
+SHARED: Final = "/bench"  # mount point of the benchmark's folder, read-only
+WRITABLE: Final = "/out"  # mount point of the folder for built programs
 _REQUEST: Final = struct.Struct("=III")
 _REPLY: Final = struct.Struct("=QQiI")
 _CONNECT_TIMEOUT_S: Final = 30.0
 _RUN_TIMEOUT_S: Final = 300.0
-_UID: Final = 1_999_999_999  # below it lie those that agents give their containers
+_UID: Final = 1_999_999_999  # above the user IDs of agents' containers
 _TMPFS: Final = "rw,exec,nosuid,nodev,size=1g,mode=1777"
 _HELPER: Final = Path(__file__).with_name("bare.c")
 
 
 class BaselineError(Exception):
-    """A baseline's program did not do what it should, or Docker did not start it."""
+    """The program of a baseline failed, printed another text, or was not started by Docker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a baseline starts.
+    """The program of a baseline.
 
     Attributes:
         arguments: The program and its arguments.
         folder: Its working directory, in the container.
-        environment: All of it.
-        input_file: For standard input, in the container.
-        expected: What it must print; None for builds, whose words are their own.
+        environment: All of its environment variables.
+        input_file: The file for its standard input, in the container.
+        expected: The expected output; None for builds, whose output is not checked.
     """
 
     arguments: tuple[str, ...]
@@ -65,18 +64,22 @@ class Program:
     expected: str | None = None
 
     def check(self, status: int, output: str) -> None:
-        """Raise unless that is how it should end."""
+        """Check the end of a run.
+
+        Raises:
+            BaselineError: The exit code is not 0, or the output is not the expected one.
+        """
         if status != 0 or (self.expected is not None and output != self.expected):
             raise BaselineError(f"{' '.join(self.arguments)}: exit code {status}, printed {output[-500:]!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class BareRun:
-    """One run's cost.
+    """The cost of one run.
 
     Attributes:
-        wall_ms: From the request to the end.
-        cpu_ms: Of the program and its children.
+        wall_ms: The time from the request to the end of the program, ms.
+        cpu_ms: The CPU time of the program and its children, ms.
     """
 
     wall_ms: float
@@ -85,7 +88,13 @@ class BareRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A container's limits: memory in MiB, CPU share, the most CPU while CPUs are free."""
+    """The limits of a container.
+
+    Attributes:
+        memory_mb: The memory, MiB.
+        cpus: The CPUs while other containers use theirs.
+        most_cpus: The CPUs while others are free.
+    """
 
     memory_mb: int
     cpus: float
@@ -94,7 +103,7 @@ class Size:
 
 @dataclass(eq=False, slots=True)
 class BareContainer:
-    """A running container with the helper in it; made by `bare_container`."""
+    """A running container with the helper in it; `bare_container` makes it."""
 
     container_id: str
     _docker: aiodocker.Docker
@@ -103,17 +112,17 @@ class BareContainer:
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self, program: Program) -> BareRun:
-        """Start the program bare and wait for its end.
+        """Start the program bare, and wait for its end.
 
         Raises:
-            BaselineError: It failed, or printed something else.
+            BaselineError: The program failed, or printed another text.
         """
         status, output, cost = await self.try_run(program)
         program.check(status, output)
         return cost
 
     async def try_run(self, program: Program) -> tuple[int, str, BareRun]:
-        """As `run`, whatever comes of it: exit code (128+n after a signal), output, cost."""
+        """Call `run` without checks; return the exit code (128+n after a signal), the output and the cost."""
         words = [program.folder, program.input_file, *program.arguments]
         words += [f"{name}={value}" for name, value in program.environment.items()]
         text = b"".join(word.encode() + b"\0" for word in words)
@@ -127,10 +136,10 @@ class BareContainer:
         return (code if code >= 0 else 128 - code), output, BareRun(wall_ns / 1e6, cpu_us / 1e3)
 
     async def exec(self, program: Program) -> float:
-        """Start the program by `docker exec` through the API; ms until its exit code is known.
+        """Start the program by `docker exec` through the API; return the time to its exit code, ms.
 
         Raises:
-            BaselineError: It failed, or printed something else.
+            BaselineError: The program failed, or printed another text.
         """
         begun = time.perf_counter()
         execution = await self._docker.containers.container(self.container_id).exec(
@@ -149,10 +158,10 @@ class BareContainer:
 
 
 async def compile_helper(docker: aiodocker.Docker, image: str, folder: Path) -> None:
-    """Put the helper into the folder, compiled by the image's gcc.
+    """Compile the helper into the folder, with the gcc of the image.
 
     Raises:
-        BaselineError: The compiler refused it.
+        BaselineError: The compiler failed.
     """
     shutil.copyfile(_HELPER, folder / "bare.c")
     config: dict[str, Any] = {
@@ -168,8 +177,8 @@ async def compile_helper(docker: aiodocker.Docker, image: str, folder: Path) -> 
         await container.start()
         outcome = await container.wait()
         if outcome["StatusCode"] != 0:
-            said = "".join(await container.log(stdout=True, stderr=True))
-            raise BaselineError(f"the baseline's helper was not compiled: {said}")
+            output = "".join(await container.log(stdout=True, stderr=True))
+            raise BaselineError(f"the helper of the baseline was not compiled: {output}")
     finally:
         await container.delete(force=True)
     (folder / "bare").chmod(0o755)
@@ -177,14 +186,14 @@ async def compile_helper(docker: aiodocker.Docker, image: str, folder: Path) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BareParts:
-    """What all bare containers of a benchmark have in common.
+    """The common properties of all bare containers of a benchmark.
 
     Attributes:
-        docker: The engine.
-        shared: The folder that is bound into them at /bench; its path is short enough for sockets below it.
-        writable: The folder that is bound into them at /out.
-        label: Names the benchmark, so that what it made can be found.
-        limits: The agent's.
+        docker: The client of Docker.
+        shared: The folder that is mounted at /bench. Its path is short enough for Unix sockets below it.
+        writable: The folder that is mounted at /out.
+        label: The label by which the containers of the benchmark are found.
+        limits: The limits of the agent's containers.
     """
 
     docker: aiodocker.Docker
@@ -198,10 +207,10 @@ class BareParts:
 async def bare_container(
     parts: BareParts, runtime: Runtime, image: str, size: Size
 ) -> AsyncIterator[BareContainer]:
-    """A container of that image and size with the helper in it, removed at the end.
+    """Run a container with the helper in it; it is removed at the end.
 
     Raises:
-        BaselineError: It did not come up.
+        BaselineError: The helper did not connect.
     """
     name = secrets.token_hex(5)
     path = parts.shared / f"{name}.sock"
@@ -213,7 +222,7 @@ async def bare_container(
             connected.set_result((reader, writer))
 
     server = await asyncio.start_unix_server(accept, path)
-    path.chmod(0o666)  # the container's user is another; the folder above is ours alone
+    path.chmod(0o666)  # for the user of the container; the parent folder is private
     container = None
     try:
         body = _body(parts, runtime, image, size, name)
@@ -236,7 +245,7 @@ async def bare_container(
 
 
 def _body(parts: BareParts, runtime: Runtime, image: str, size: Size, name: str) -> dict[str, Any]:
-    """The settings of a run's container, with another process 1 and other folders."""
+    """Return the settings of the agent's containers, with another process 1 and other folders."""
     body = create_body(
         ContainerSpec(
             runtime=runtime,
@@ -252,7 +261,7 @@ def _body(parts: BareParts, runtime: Runtime, image: str, size: Size, name: str)
         )
     )
     body["Entrypoint"] = [f"{SHARED}/bare", f"{SHARED}/{name}.sock"]
-    # Not the agent's labels: an agent that starts removes containers of workers that are dead.
+    # These replace the agent's labels: an agent removes the containers of dead workers at its start.
     body["Labels"] = {LABEL: parts.label}
     host = body["HostConfig"]
     host["CpuQuota"] = int(size.most_cpus * host["CpuPeriod"])
@@ -266,7 +275,7 @@ def _body(parts: BareParts, runtime: Runtime, image: str, size: Size, name: str)
 
 
 async def remove(container: aiodocker.containers.DockerContainer) -> None:
-    """Kill and remove; one that removes itself at the same moment is fine."""
+    """Kill and remove a container. It may be removing itself at the same time."""
     try:
         await container.delete(force=True)
     except aiodocker.DockerError as exc:
@@ -275,20 +284,20 @@ async def remove(container: aiodocker.containers.DockerContainer) -> None:
 
 
 async def remove_all(docker: aiodocker.Docker, label: str) -> None:
-    """Remove what a benchmark has started and was interrupted before it could remove it."""
+    """Remove all containers of a benchmark, for example after an interruption."""
     for container in await docker.containers.list(all=1, filters=f'{{"label":["{LABEL}={label}"]}}'):
         await remove(container)
 
 
 @dataclass(frozen=True, slots=True)
 class DockerRun:
-    """`docker run --rm --network none` through the command line, as a person would.
+    """`docker run --rm --network none` on the command line.
 
     Attributes:
         image: The image.
-        shared: The folder that is bound in at /bench.
-        writable: The one that is bound in at /out.
-        label: The benchmark's.
+        shared: The folder that is mounted at /bench.
+        writable: The folder that is mounted at /out.
+        label: The label of the benchmark.
     """
 
     image: str
@@ -297,10 +306,10 @@ class DockerRun:
     label: str
 
     async def run(self, program: Program) -> float:
-        """Start the program; ms until the command has ended.
+        """Start the program, and return the time until the command has ended, ms.
 
         Raises:
-            BaselineError: It failed, or printed something else.
+            BaselineError: The program failed, or printed another text.
         """
         command = self._command(program)
         begun = time.perf_counter()

@@ -1,16 +1,16 @@
-"""What a run in a fresh sandbox costs against the bare program, `docker exec` and `docker run`.
+"""Compares a run in a fresh sandbox with the bare program, `docker exec` and `docker run`.
 
-    python -m benchmarks.bench                    some minutes; what `make bench` runs
-    python -m benchmarks.bench --quick            at most 50 s; what `make bench-quick` runs
+    python -m benchmarks.bench                    about seven minutes; `make bench`
+    python -m benchmarks.bench --quick            at most 50 s; `make bench-quick`
     python -m benchmarks.bench --only go_hello    one key
 
-Real Docker, real Redis, the whole agent; its queue is a list in this process, its S3 a stand-in on this
-machine. Standard output ends with one line, a JSON object: every key that was asked for, null where it could
-not be had (`skipped` says why), the intervals under `spread`. The exit code is 1 when something that should
-have worked did not, else 0, whether goals are met or not.
+The benchmark uses real Docker, real Redis and the whole agent. The queue is a list in this process, and a
+stub on this machine replaces S3. The last line of standard output is a JSON object. It has every requested
+key. The value is null if it could not be measured; `skipped` has the reason. `spread` has the intervals.
+The exit code is 1 if a measurement failed, else 0. Missed goals do not change it.
 
-Read in this order: measurements.py (what is measured), schedule.py (who fires when), ours.py and bare.py (the
-arms), figures.py (keys and goals), stats.py.
+Read in this order: measurements.py (the measurements), schedule.py (the order of the samples), ours.py and
+bare.py (the arms), figures.py (keys and goals), stats.py.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ if TYPE_CHECKING:
 
     from benchmarks.measurements import Measurement
 
-_QUICK_S: Final = 40.0  # of the 50 that it may take: starting comes before, closing after
-_EXIT_MARGIN_S: Final = 3.0  # on a machine that is so slow that the least rounds take longer than their share
+_QUICK_S: Final = 40.0  # of at most 50 s; start and end take the rest
+_EXIT_MARGIN_S: Final = 3.0  # on a slow machine, the least number of rounds may take longer than planned
 _FULL_S: Final = 420.0
-_QUIET_LOAD: Final = 0.7  # runnable processes, over the last minute: what is left after an install or a build
+_QUIET_LOAD: Final = 0.7  # load average of the last minute; an install or a build leaves a higher one
 _COLOURS: Final = {"met": "green", "missed": "red"}
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line's options."""
+    """Parse the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="less than a minute rather than seven")
+    parser.add_argument("--quick", action="store_true", help="less than a minute instead of seven minutes")
     parser.add_argument(
         "--only", nargs="+", metavar="KEY", choices=list(KEYS), help="measure only these keys"
     )
-    parser.add_argument("--seconds", type=float, help="how long it may take, all keys together")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result's JSON there too")
+    parser.add_argument("--seconds", type=float, help="the longest time for all keys")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the JSON to this file")
     parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write results.json, .md and .svg there"
+        "--report", type=Path, metavar="FOLDER", help="write results.json, .md and .svg to this folder"
     )
     options = parser.parse_args(given)
     if options.seconds is not None and options.seconds <= 0:
@@ -70,17 +70,17 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def plan(keys: Sequence[str]) -> list[Measurement]:
-    """What is to be done for these keys."""
+    """Return the measurements that produce these keys."""
     return [measurement for measurement in MEASUREMENTS if set(measurement.keys) & set(keys)]
 
 
 def share(measurements: Sequence[Measurement], left_s: float) -> float:
-    """What of the time that is left, seconds, the first of the measurements gets, by weight."""
+    """Return the time for the first measurement: its share of the remaining time by weight, seconds."""
     return max(0.0, left_s) * measurements[0].weight / sum(each.weight for each in measurements)
 
 
 async def measure(keys: Sequence[str], seconds: float) -> tuple[Findings, dict[str, Any]]:
-    """Everything, one measurement after the other; one that fails does not end the rest."""
+    """Run all measurements in sequence. A failure of one does not end the others."""
     findings = Findings()
     end = time.monotonic() + seconds
     load = os.getloadavg()[0]
@@ -89,7 +89,7 @@ async def measure(keys: Sequence[str], seconds: float) -> tuple[Findings, dict[s
         while measurements:
             begun = time.monotonic()
             if begun > end + _EXIT_MARGIN_S:
-                findings.skipped |= dict.fromkeys(measurements.pop(0).keys, "the time was used up before")
+                findings.skipped |= dict.fromkeys(measurements.pop(0).keys, "no time was left")
                 continue
             await _measure_one(lab, measurements[0], begun + share(measurements, end - begun), findings)
             names = ", ".join(measurements.pop(0).keys)
@@ -107,14 +107,14 @@ async def _measure_one(lab: Lab, measurement: Measurement, until: float, finding
         await measurement.measure(lab, measurement.keys[0], until, findings)
     except CannotMeasureHere as lack:
         findings.skipped |= dict.fromkeys(measurement.keys, str(lack))
-    except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported and the exit code is 1
+    except Exception as failure:  # noqa: BLE001 - every failure is reported, and sets the exit code to 1
         reason = f"{type(failure).__name__}: {failure}".strip(": ")
         findings.failed |= dict.fromkeys(measurement.keys, reason)
         print(f"{measurement.keys[0]}: {reason}\n{lab.last_log_lines()}", file=sys.stderr)
 
 
 async def describe_machine(lab: Lab) -> dict[str, Any]:
-    """What the figures belong to."""
+    """Describe the machine and the images of the measurement."""
     version = await lab.docker.version()
     images = {}
     for name in ("python", "nodejs", "cpp", "go"):
@@ -149,7 +149,7 @@ def _processor() -> str:
 
 
 def show(findings: Findings, keys: Sequence[str], machine: dict[str, Any], console: Console) -> None:
-    """The tables, for a person."""
+    """Print the tables."""
     console.print(escape(" · ".join(f"{name} {value}" for name, value in machine.items())), soft_wrap=True)
     table = Table(*figures.FIGURE_HEADINGS, title="figures (ratios of medians)", title_justify="left")
     for row in figures.figure_rows(findings, keys):
@@ -166,7 +166,7 @@ def show(findings: Findings, keys: Sequence[str], machine: dict[str, Any], conso
 
 
 def write_report(findings: Findings, keys: Sequence[str], machine: dict[str, Any], folder: Path) -> None:
-    """The result as JSON, as a page and as a picture."""
+    """Write the result as JSON, as a page and as a picture."""
     folder.mkdir(parents=True, exist_ok=True)
     document = figures.as_document(findings, keys, machine)
     (folder / "results.json").write_text(figures.encode(document, indent=2) + "\n")
@@ -180,7 +180,7 @@ def write_report(findings: Findings, keys: Sequence[str], machine: dict[str, Any
 
 
 async def _interruptible(keys: Sequence[str], seconds: float) -> tuple[Findings, dict[str, Any]]:
-    """As `measure`; SIGTERM ends it as Ctrl-C does, with everything removed."""
+    """Call `measure`. SIGTERM ends it like Ctrl-C: all containers and files are removed."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -188,14 +188,14 @@ async def _interruptible(keys: Sequence[str], seconds: float) -> tuple[Findings,
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
+    """Measure, print and write the results; return the exit code."""
     options = arguments(given)
     keys = [key for key in KEYS if options.only is None or key in options.only]
     seconds = options.seconds or (_QUICK_S if options.quick else _FULL_S)
     try:
         findings, machine = asyncio.run(_interruptible(keys, seconds))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted; what was started has been removed", file=sys.stderr)
+        print("interrupted; all containers, processes and files have been removed", file=sys.stderr)
         return 130
     wide = None if sys.stdout.isatty() else 140
     show(findings, keys, machine, Console(width=wide))

@@ -1,10 +1,10 @@
-"""What our builds cost against the compilers as they come, for programs of several kinds.
+"""Compares our builds with plain calls of the compilers, for several kinds of programs.
 
     python -m benchmarks.builds --rounds 7
 
-Both build in the same container, each in a fresh copy of the code, in turns. For C++ the other side is
-`g++ -std=c++20 -O2 -pthread -I.` of all sources; for Go it is `go build` with an empty cache, which takes so
-long that it has one turn in seven.
+Both builds take turns in the same container, each in a fresh copy of the code. The plain call for C++ is
+`g++ -std=c++20 -O2 -pthread -I.` with all sources. For Go it is `go build` with an empty cache. That takes so
+long that it runs in one round of seven.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.bare import BareRun
 
 _COLD_EVERY: Final = 7  # rounds; a cold Go build takes seconds
-_STOCK: Final = "/tmp/stock"  # noqa: S108 - the container's own
+_STOCK: Final = "/tmp/stock"  # noqa: S108 - in the container
 _COLD_GO: Final = (
     'cache=$(mktemp -d) && trap \'chmod -R u+w "$cache" && rm -rf "$cache"\' EXIT && '
     "export GOCACHE=$cache GOPATH=$cache/path GOTMPDIR=$cache GOTOOLCHAIN=local GOFLAGS=-mod=mod && "
@@ -79,11 +79,11 @@ FUNCTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Our build as a share of the other.
+    """The cost of our build, relative to the plain call.
 
     Attributes:
-        wall: In time until it is done.
-        cpu: In CPU time of all its processes, which says more on a busy machine.
+        wall: The ratio of the elapsed times.
+        cpu: The ratio of the CPU times of all processes. It is more accurate on a busy machine.
     """
 
     wall: Ratio
@@ -93,11 +93,11 @@ class Cost:
 async def measure(
     rounds: int, lab: Lab | None = None, functions: Sequence[Function] = FUNCTIONS
 ) -> dict[str, Cost]:
-    """What our build of each program costs.
+    """Measure the cost of our build for each program.
 
     Args:
-        rounds: Turns of each build, one more going before that is not counted.
-        lab: Where to; a new one when there is none.
+        rounds: The number of our builds. One more runs first, and is not counted.
+        lab: The lab; None for a new one.
         functions: The programs.
     """
     if lab is None:
@@ -112,10 +112,10 @@ async def _measure(lab: Lab, function: Function, rounds: int) -> Cost:
     stock: list[BareRun] = []
     every = 1 if function.runtime is Runtime.CPP else _COLD_EVERY
     for turn in range(rounds + 1):
-        # A path of its own each time: `go build` leaves a program alone that it finds up to date.
+        # A new path for each build: `go build` does not rebuild a program that is up to date.
         build = await lab.build_of(function, into=f"/tmp/{function.name}-{turn}")  # noqa: S108
         our_run = await container.run(build)
-        if turn == 0:  # files are being read for the first time
+        if turn == 0:  # this build reads files that are not cached
             continue
         ours.append(our_run)
         if (turn - 1) % every == 0:
@@ -134,12 +134,12 @@ def _stock(function: Function) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each build (default 7)")
-    parser.add_argument("--only", default="", help="programs whose names begin so")
+    parser.add_argument("--rounds", type=int, default=7, help="number of our builds (default 7)")
+    parser.add_argument("--only", default="", help="only programs whose names begin with this text")
     options = parser.parse_args()
     functions = [function for function in FUNCTIONS if function.name.startswith(options.only)]
     for name, cost in asyncio.run(measure(max(1, options.rounds), functions=functions)).items():

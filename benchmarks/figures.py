@@ -1,4 +1,4 @@
-"""What is measured, what it should come to, and how that is written down. Pure: no clock, no container."""
+"""The figures, their goals, and the texts of a report. This module uses no clock and no containers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure should come to.
+    """The goal of a figure.
 
     Attributes:
-        bound: The most, or the least, that is good enough.
-        most: Whether the bound is the most.
+        bound: The largest, or the smallest, value that is good enough.
+        most: Whether the bound is the largest value.
     """
 
     bound: float
@@ -32,7 +32,7 @@ class Goal:
         return f"{'≤' if self.most else '≥'} {self.bound:g}"
 
 
-# Key → its parts, in the order of the result's JSON; a key without parts is a number.
+# Key → its parts, in the order of the JSON document. A key without parts is a number.
 _PLAIN: Final = ("vs_bare", "vs_exec", "vs_run", "p99_vs_bare_p50")
 _BUILT: Final = (*_PLAIN, "vs_build_and_run")
 KEYS: Final[dict[str, tuple[str, ...]]] = {
@@ -54,7 +54,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "idle_container_mb": ("python", "nodejs", "cpp", "go", "python_with_pandas"),
 }
 
-# Medians on two cores; docs/benchmarks says where each comes from.
+# For medians on two cores. docs/benchmarks has the sources.
 GOALS: Final[dict[str, Goal]] = {
     "python_hello.vs_bare": Goal(0.33),
     "python_hello.vs_exec": Goal(0.06),
@@ -83,13 +83,13 @@ Verdict = Literal["met", "missed", "no goal", "skipped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm's samples, for information.
+    """The samples of one arm, for information.
 
     Attributes:
-        key: What it was measured for.
-        name: Which arm.
-        unit: Of the samples.
-        summary: The samples.
+        key: The key that it was measured for.
+        name: The name of the arm.
+        unit: The unit of the samples.
+        summary: A summary of the samples.
     """
 
     key: str
@@ -100,15 +100,15 @@ class Arm:
 
 @dataclass(slots=True)
 class Findings:
-    """Everything that a benchmark has found.
+    """The results of a benchmark.
 
     Attributes:
         values: Figure (`key` or `key.part`) → value.
-        intervals: Figure → its 95 % interval, where it has one.
-        arms: What the ratios were made from.
-        skipped: Key or figure → why it could not be had here.
-        failed: Key → what went wrong.
-        notes: What else a reader should know, a sentence each.
+        intervals: Figure → its 95 % interval, if it has one.
+        arms: The samples behind the ratios.
+        skipped: Key or figure → why it could not be measured here.
+        failed: Key → the error.
+        notes: Further sentences for readers.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -119,12 +119,12 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def put(self, figure: str, ratio: Ratio) -> None:
-        """Note a ratio."""
+        """Add a ratio with its interval."""
         self.values[figure] = ratio.value
         self.intervals[figure] = (ratio.low, ratio.high)
 
     def reason(self, figure: str) -> str:
-        """Why a figure is missing."""
+        """Return why a figure is missing."""
         key = figure.partition(".")[0]
         for reasons, word in ((self.failed, "failed"), (self.skipped, "skipped")):
             for name in (figure, key):
@@ -133,7 +133,7 @@ class Findings:
         return "skipped: not measured"
 
     def verdict(self, figure: str) -> Verdict:
-        """Return whether a figure's goal is met, or why that cannot be said."""
+        """Return whether the goal of a figure is met, or why it has no verdict."""
         if figure not in self.values:
             return "failed" if self.reason(figure).startswith("failed") else "skipped"
         goal = GOALS.get(figure)
@@ -143,15 +143,15 @@ class Findings:
 
 
 def figures_of(key: str) -> list[str]:
-    """The figures of a key: itself, or its parts."""
+    """Return the figures of a key: the key, or its parts."""
     return [f"{key}.{part}" for part in KEYS[key]] or [key]
 
 
 def as_document(findings: Findings, keys: Sequence[str], machine: Mapping[str, Any]) -> dict[str, Any]:
-    """The result as JSON has it: every key asked for, null where it could not be had.
+    """Return the JSON document: every requested key, with null for keys without a value.
 
-    Besides the keys: `spread` (figure → interval), `skipped`, `failed`, `missed` (figures whose goal is not
-    met), `machine`.
+    It also has `spread` (figure → interval), `skipped`, `failed`, `missed` (the figures that miss their
+    goals) and `machine`.
     """
     document: dict[str, Any] = {key: _value(findings, key) for key in keys}
     figures = [figure for key in keys for figure in figures_of(key)]
@@ -177,17 +177,17 @@ def _value(findings: Findings, key: str) -> float | dict[str, float | None] | No
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits: more would claim more than was measured."""
+    """Round to four significant digits; more would not be accurate."""
     return float(f"{value:.4g}")
 
 
 def shown(value: float) -> str:
-    """A figure for a person."""
+    """Format a value with three significant digits."""
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def figure_rows(findings: Findings, keys: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
-    """The table of figures: name, value, 95 % interval, goal, verdict (or the reason why there is none)."""
+    """Return the table of figures: name, value, 95 % interval, goal, and verdict or reason."""
     return [
         (
             figure,
@@ -207,19 +207,21 @@ def _interval(findings: Findings, figure: str) -> str:
 
 
 def _remark(findings: Findings, figure: str) -> str:
-    """The verdict; where there is no value, why, which is said once for the figures of a key."""
+    """Return the verdict, or why the value is missing. A reason is given once for all figures of a key."""
     verdict = findings.verdict(figure)
     if verdict not in {"skipped", "failed"}:
         return "" if verdict == "no goal" else verdict
     first, *_ = figures_of(figure.partition(".")[0])
-    is_told = figure != first and first not in findings.values
+    is_repeated = figure != first and first not in findings.values
     return (
-        verdict if is_told and findings.reason(figure) == findings.reason(first) else findings.reason(figure)
+        verdict
+        if is_repeated and findings.reason(figure) == findings.reason(first)
+        else findings.reason(figure)
     )
 
 
 def arm_rows(findings: Findings) -> list[tuple[str, str, str, str, str, str]]:
-    """The table of arms: key, arm, samples, median with unit, quartiles, 99th percentile."""
+    """Return the table of arms: key, arm, samples, median with unit, quartiles, 99th percentile."""
     return [
         (
             arm.key,
@@ -238,16 +240,16 @@ ARM_HEADINGS: Final = ("measured for", "arm", "samples", "median", "quartiles", 
 
 
 _HOW: Final = """\
-Made by `make bench`, which writes this folder anew. The figures are ratios of medians: the arms took turns,
-in shuffled order, in one run. Absolute times are information only.""".splitlines()
+`make bench` writes this folder. The figures are ratios of medians. The samples of all arms were taken in
+turns, in random order, in one run. Absolute times are for information only.""".splitlines()
 _WHAT: Final = """\
-bare: the program started by a small static helper inside a container of the same image, with the same limits,
-input and environment, timed within; exec: `docker exec` through the API; run: `docker run --rm --network
-none`; ours: from the message being received to its result being stored on Redis.""".splitlines()
+bare: a small static helper starts and times the program inside a container of the same image, with the same
+limits, input and environment; exec: `docker exec` through the API; run: `docker run --rm --network none`;
+ours: from the receipt of the message until the result is stored in Redis.""".splitlines()
 
 
 def as_markdown(findings: Findings, keys: Sequence[str], machine: Mapping[str, Any]) -> str:
-    """The page of a result, for docs/benchmarks."""
+    """Return the page of a result, for docs/benchmarks."""
     facts = [f"* {name}: {value}" for name, value in machine.items()]
     notes = [f"* {note}" for note in findings.notes]
     return "\n".join(
@@ -283,5 +285,5 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def encode(document: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """The document's text; one line unless it is indented."""
+    """Return the text of a document; one line unless `indent` is set."""
     return json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)

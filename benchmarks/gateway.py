@@ -1,16 +1,15 @@
-"""What the AI gateway adds to a call: the same calls to the stand-in directly and through the gateway.
+"""Measures the time that the AI gateway adds to a call: direct calls, and the same calls through the gateway.
 
     python -m benchmarks.gateway                 a table, then a JSON object
-    python -m benchmarks.gateway --calls 400     of each kind each way (default 200)
+    python -m benchmarks.gateway --calls 400     calls of each kind on each way (default 200)
 
-Stand-in, gateway and caller are processes of their own, as model server, agent and container are. The
-stand-in answers at once, which no model does: the ratios are the worst there can be, the differences are what
-counts. Direct and through take turns, call by call, so that whatever else the machine does meets both alike;
-the gateway's own CPU time per call is what a busy machine changes least.
+The stub model server, the gateway and the caller are separate processes, like a model server, an agent and a
+container. The stub answers at once, faster than every model. So the ratios are the worst case, and the
+differences are the useful figures. Both ways take turns, call by call, so that other work on the machine
+affects both. The gateway's CPU time per call depends least on other work.
 
-Of a stream the time to its first piece is measured beside that to its end. `held` is the check that none is
-held back: the stand-in stops after three pieces and waits; whether the third has arrived then is a fact, and
-no matter of time.
+For streams, the time to the first piece and the time to the end are measured. `held_pieces` shows that the
+gateway holds no piece back: the stub stops after three pieces, and the caller must have received all three.
 """
 
 from __future__ import annotations
@@ -64,15 +63,21 @@ CALLS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 @dataclass(slots=True)
 class Times:
-    """Milliseconds of one kind of call, one way."""
+    """The times of one kind of call on one way, ms.
+
+    Attributes:
+        first: The time to the first piece.
+        whole: The time to the end.
+        cpu: The CPU time of the gateway.
+    """
 
     first: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)  # the gateway's
+    cpu: list[float] = field(default_factory=list)
 
 
 async def serve(upstream: str) -> None:
-    """Be the gateway, of one run, until ended; the first line of standard output is the address."""
+    """Serve as the gateway of one run. The first line of standard output is the URL."""
     run = NetworkRun(
         request_id="benchmark",
         function_id="f",
@@ -97,19 +102,24 @@ async def serve(upstream: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A Python process and where it listens."""
+    """A Python process.
+
+    Attributes:
+        address: Its URL.
+        pid: Its process ID.
+    """
 
     address: str
     pid: int
 
     def cpu_ms(self) -> float:
-        """CPU time of its main thread, which is all that it has: proc(5), schedstat."""
+        """Return the CPU time of its only thread, ms: proc(5), schedstat."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e6
 
 
 @contextmanager
 def process(*arguments: str) -> Iterator[Process]:
-    """A Python process that says its address first; ended with the block."""
+    """Run a Python process whose first line of output is its URL; it is ended at the end of the block."""
     command = [sys.executable, "-m", *arguments]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own modules
     try:
@@ -121,7 +131,7 @@ def process(*arguments: str) -> Iterator[Process]:
 
 
 def call(address: str, path: str, body: bytes, times: Times) -> None:
-    """One call on a connection of its own, as a function that makes one call makes it."""
+    """Make one call on a new connection, as most functions do, and add its times."""
     begun = time.perf_counter()
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=_TIMEOUT_S)
     try:
@@ -137,7 +147,7 @@ def call(address: str, path: str, body: bytes, times: Times) -> None:
 
 
 def measure(direct: str, gateway: Process, calls: int) -> dict[str, tuple[Times, Times]]:
-    """Both ways in turn, each kind after the other."""
+    """Measure each kind of call, with both ways in turns."""
     measured, through = {}, gateway.address
     for name, (path, request) in CALLS.items():
         body = json.dumps(request).encode()
@@ -155,8 +165,8 @@ def measure(direct: str, gateway: Process, calls: int) -> dict[str, tuple[Times,
     return measured
 
 
-def held(through: str) -> int:
-    """How many pieces of a stream have come while the model server waits after the third."""
+def received_pieces(through: str) -> int:
+    """Return how many pieces of a stream arrive while the model server waits after the third."""
     connection = http.client.HTTPConnection(urlsplit(through).netloc, timeout=_TIMEOUT_S)
     try:
         body = json.dumps({"model": "fault/hold", "prompt": "count to 9"})
@@ -170,11 +180,11 @@ def held(through: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; the last line is a JSON object."""
+    """Measure, and print the results. The last line is a JSON object."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--calls", type=int, default=200, help="of each kind each way (default 200)")
+    parser.add_argument("--calls", type=int, default=200, help="calls of each kind on each way (default 200)")
     parser.add_argument("--serve", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
@@ -184,12 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         process("nanoagent.dev.stub_model_server", "--port", "0") as direct,
         process("benchmarks.gateway", "--serve", direct.address) as gateway,
     ):
-        pieces = held(gateway.address)
+        pieces = received_pieces(gateway.address)
         measured = measure(direct.address, gateway, options.calls)
     shown: dict[str, Any] = {"calls": options.calls, "held_pieces": pieces}
-    for name, (straight, gone) in measured.items():
+    for name, (straight, through) in measured.items():
         for part in ("first", "whole"):
-            below, above = getattr(straight, part), getattr(gone, part)
+            below, above = getattr(straight, part), getattr(through, part)
             ratio = stats.ratio_of_medians(above, below)
             added = statistics.median(above) - statistics.median(below)
             shown[f"{name}, {part}"] = {
@@ -201,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{name:18} {part:6} {statistics.median(below):7.2f} ms direct, {added:+6.2f} ms, "
                 f"{ratio.value:5.2f} x ({ratio.low:.2f} to {ratio.high:.2f})"
             )
-        shown[f"{name}, cpu_ms"] = round(statistics.median(gone.cpu), 3)
-        print(f"{name:18} {'CPU':6} {statistics.median(gone.cpu):7.2f} ms of the gateway's")
+        shown[f"{name}, cpu_ms"] = round(statistics.median(through.cpu), 3)
+        print(f"{name:18} {'CPU':6} {statistics.median(through.cpu):7.2f} ms in the gateway")
     print(json.dumps(shown))
 
 

@@ -1,6 +1,6 @@
-"""What the measurements share: a scratch folder, services, one agent, a bare container per runtime.
+"""The resources that measurements share: a scratch folder, services, an agent, a bare container per runtime.
 
-Everything is made when first asked for and removed when the lab closes, in reverse order, also after Ctrl-C.
+A resource is created at its first use, and removed when the lab closes, in reverse order, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Function:
     """A small program.
 
     Attributes:
-        name: Names its folder and its zip.
+        name: The name of its folder and of its zip.
         runtime: Its language.
         files: Its code, by file name.
-        expected: What it prints.
+        expected: Its output.
     """
 
     name: str
@@ -91,7 +91,12 @@ GO: Final = Function(
 
 
 class Lab:
-    """See the module's docstring. An asynchronous context manager."""
+    """The shared resources; an asynchronous context manager.
+
+    Attributes:
+        label: A random text in the names of all containers of this lab.
+        has_docker_command: Whether the command `docker` is on PATH.
+    """
 
     def __init__(self) -> None:
         self._opened = AsyncExitStack()
@@ -114,7 +119,7 @@ class Lab:
         await self._opened.aclose()
 
     async def _open(self) -> None:
-        # The path is short because Unix sockets are made below it, and private: mkdtemp's mode is 0700.
+        # Unix sockets are made below this folder, so its path must be short. mkdtemp makes it private (0700).
         self.scratch = Path(tempfile.mkdtemp(prefix="na-bench-"))
         self._opened.callback(shutil.rmtree, self.scratch, ignore_errors=True)
         self.shared, self.writable, objects = (self.scratch / name for name in ("bench", "out", "objects"))
@@ -153,7 +158,7 @@ class Lab:
         }
 
     def _settings(self, role: str, **changes: Any) -> Settings:
-        """The defaults, but for where things are."""
+        """Return the default settings, with the addresses and folders of this lab."""
         fields: dict[str, Any] = {
             "aws_region": _REGION,
             "sqs_queue_url": "http://127.0.0.1:9/none",
@@ -169,21 +174,21 @@ class Lab:
             "selftest_interval_seconds": 0,
             "cloudwatch_enabled": False,
             "drain_seconds": 5,
-            "function_max_share": 1,  # one function has the worker to itself
+            "function_max_share": 1,  # only one function uses the worker
         }
         return Settings(_env_file=None, **(fields | changes))  # type: ignore[call-arg]
 
     # --- the agent
 
     async def agent(self) -> AgentUnderTest:
-        """The agent of most measurements, with its default settings."""
+        """Return the agent of most measurements. It has the default settings."""
         if self._agent is None:
             self._agent = await self._opened.enter_async_context(self.another_agent("measured"))
         return self._agent
 
     @property
     def levels(self) -> set[str]:
-        """The levels of isolation that the measured runs had."""
+        """The isolation levels of the measured runs."""
         return set() if self._agent is None else self._agent.levels
 
     @asynccontextmanager
@@ -194,12 +199,12 @@ class Lab:
         *,
         shared: bool = False,
     ) -> AsyncIterator[AgentUnderTest]:
-        """An agent of its own.
+        """Run another agent.
 
         Args:
-            role: Tells it from the others.
-            sizes: Its warm pool's, where they are not to be the default's.
-            shared: As with `agent_under_test`.
+            role: A part of its worker ID.
+            sizes: The sizes of its warm pool; None for the default sizes.
+            shared: As for `agent_under_test`.
         """
         changes: dict[str, Any] = {}
         if sizes is not None:
@@ -209,12 +214,12 @@ class Lab:
             yield agent
 
     def last_log_lines(self, count: int = 5) -> str:
-        """What the agents said last, for a person who wants to know why something failed."""
+        """Return the last lines of the agents' log."""
         self._log.flush()
         return "\n".join((self.scratch / "agent.log").read_text().splitlines()[-count:])
 
-    async def held_mb(self, agent: AgentUnderTest) -> dict[Runtime, list[float]]:
-        """What each of an agent's containers holds now, page cache excluded, MiB."""
+    async def used_mb(self, agent: AgentUnderTest) -> dict[Runtime, list[float]]:
+        """Return the memory of each container of an agent, without page cache, MiB."""
         found: dict[Runtime, list[float]] = {runtime: [] for runtime in Runtime}
         filters = f'{{"label":["{LABEL_WORKER}={agent.worker_id}"]}}'
         for container in await self.docker.containers.list(filters=filters):
@@ -228,7 +233,7 @@ class Lab:
     # --- functions
 
     def install(self, function: Function) -> Call:
-        """Put a function into the store, and where bare containers find it; returns the job that calls it."""
+        """Store a function for the agent and for bare containers, and return a job that calls it."""
         folder = self.shared / "code" / function.name
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -248,14 +253,14 @@ class Lab:
         )
 
     def environment(self, function: Function) -> dict[str, str]:
-        """The variables that a run of it has."""
+        """Return the environment variables of a run of the function."""
         body = (
             f'{{"requestId":"bench","functionId":"{function.name}","s3Key":"x","input":{_PAYLOAD.decode()}}}'
         )
         return environment_of(parse_job(body, self.settings.job_defaults)) | {"PAYLOAD_FILE": _PAYLOAD_FILE}
 
     async def program(self, function: Function) -> Program:
-        """What the baselines start: the interpreter and the script, or the program that our build makes."""
+        """Return the program of the baselines: the interpreter with the script, or the built program."""
         self.install(function)
         recipe = RECIPES[function.runtime]
         arguments = recipe.arguments
@@ -273,7 +278,7 @@ class Lab:
         )
 
     async def build_of(self, function: Function, *, into: str) -> Program:
-        """Our own build of it, in a fresh writable copy of its code."""
+        """Return the build command of the worker, in a fresh writable copy of the code."""
         self.install(function)
         recipe = RECIPES[function.runtime].build
         assert recipe is not None
@@ -281,18 +286,18 @@ class Lab:
         return await self.in_fresh_copy(function, arguments)
 
     async def in_fresh_copy(self, function: Function, arguments: tuple[str, ...]) -> Program:
-        """A command to run in a new writable copy of the code in the runtime's builder."""
+        """Return a command that runs in a new writable copy of the code, in the runtime's builder."""
         folder = f"/work/{secrets.token_hex(4)}"
         copy = Program(
             ("/bin/cp", "-r", f"{SHARED}/code/{function.name}", folder), "/", {"PATH": "/usr/bin:/bin"}
         )
         await (await self.builder(function.runtime)).run(copy)
-        return Program(arguments, folder, {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"})  # noqa: S108 - the container's own
+        return Program(arguments, folder, {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"})  # noqa: S108 - in the container
 
     # --- the baselines
 
     async def bare(self, runtime: Runtime, number: int = 0) -> BareContainer:
-        """A container with the limits that a default job's container has; `number` tells several apart."""
+        """Return a container with the limits of a default job's container. Each `number` has its own."""
         settings = self.settings
         size = Size(
             memory_mb=MEMORY_MB,
@@ -302,7 +307,7 @@ class Lab:
         return await self._bare_container(runtime, "run", number, size)
 
     async def builder(self, runtime: Runtime) -> BareContainer:
-        """A container with the CPUs that a build's container has, and room for an empty cache to fill."""
+        """Return a container with the CPUs of a build's container, and memory for a build without a cache."""
         settings = self.settings
         size = Size(
             memory_mb=2 * settings.build_memory_mb, cpus=settings.build_cpus, most_cpus=settings.worker_cpus
@@ -326,5 +331,5 @@ class Lab:
         )
 
     def docker_run(self, runtime: Runtime) -> DockerRun:
-        """`docker run` of a runtime's image."""
+        """Return `docker run` with the image of a runtime."""
         return DockerRun(self.settings.image(runtime), self.shared, self.writable, self.label)

@@ -1,4 +1,4 @@
-"""One function per measurement: the arms, their turns, and the figures that come of them."""
+"""One function per measurement: its arms, the order of their samples, and the resulting figures."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _PAUSE_S: Final = 0.03
 _NODE_PAUSE_S: Final = 0.15
 _WARM_UP_S: Final = 0.5
 _OURS: Final = "ours"
-_BLOCK_S: Final = 0.5  # of saturation: some hundred jobs, and a few of `docker run`
+_BLOCK_S: Final = 0.5  # of full load: some hundred jobs, or a few of `docker run`
 
 
-class CannotMeasureHere(Exception):  # noqa: N818 - a fact about the machine or the build, not a failure
-    """Something that a measurement needs is not there; the message says what."""
+class CannotMeasureHere(Exception):  # noqa: N818 - a fact about the machine, not a failure
+    """This machine lacks a requirement of a measurement. The message names it."""
 
 
 # --- arms
@@ -43,7 +43,7 @@ class CannotMeasureHere(Exception):  # noqa: N818 - a fact about the machine or 
 
 @dataclass(slots=True)
 class Ours:
-    """Jobs through the agent."""
+    """Jobs that the agent runs."""
 
     agent: AgentUnderTest
     call: Call
@@ -51,32 +51,32 @@ class Ours:
     leaves_work: bool = False
 
     async def fire(self) -> float:
-        """One job, ms."""
+        """Run one job; return its time, ms."""
         return await self.agent.run(self.call)
 
     async def check(self) -> None:
-        """Look at the stored results."""
+        """Check the stored results."""
         await self.agent.results()
 
 
 @dataclass(slots=True)
 class Started:
-    """A program, started in one of several ways, which check what it prints themselves."""
+    """A program that is started in another way. That way also checks its output."""
 
     name: str
     start: Callable[[], Awaitable[float]]
     leaves_work: bool = False
 
     async def fire(self) -> float:
-        """One run, ms."""
+        """Run the program; return its time, ms."""
         return await self.start()
 
     async def check(self) -> None:
-        """Nothing is left to check."""
+        """Do nothing: each run was checked."""
 
 
 def bare_arm(container: BareContainer, program: Program) -> Started:
-    """The program started by the helper inside a container."""
+    """Return the arm whose program is started by the helper inside a container."""
 
     async def start() -> float:
         return (await container.run(program)).wall_ms
@@ -85,12 +85,12 @@ def bare_arm(container: BareContainer, program: Program) -> Started:
 
 
 def exec_arm(container: BareContainer, program: Program) -> Started:
-    """The program started by `docker exec` in the same container."""
+    """Return the arm whose program is started by `docker exec` in the same container."""
     return Started("exec", partial(container.exec, program), leaves_work=True)
 
 
 def run_arm(docker: DockerRun, program: Program) -> Started:
-    """The program started by `docker run`."""
+    """Return the arm whose program is started by `docker run`."""
     return Started("run", partial(docker.run, program), leaves_work=True)
 
 
@@ -99,14 +99,14 @@ def run_arm(docker: DockerRun, program: Program) -> Started:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Runs of a small program against the same program started otherwise.
+    """Runs of a small program, compared with other ways to start the same program.
 
     Attributes:
-        function: Which program.
-        pause_s: How long it is quiet before each shot.
-        back_to_back: No pause instead.
-        shots: Ours and bare, per round.
-        rare: `docker run` takes part in every so many rounds, a build in every other of those.
+        function: The program.
+        pause_s: The pause before each sample, seconds.
+        back_to_back: Whether samples follow each other without a pause.
+        shots: The samples of ours and of bare in each round.
+        rare: `docker run` is sampled in every `rare`-th round, a build in half as many rounds.
     """
 
     function: Function
@@ -116,7 +116,7 @@ class Hello:
     rare: int = 3
 
     async def __call__(self, lab: Lab, key: str, until: float, findings: Findings) -> None:
-        """Measure and note; see `Measurement`."""
+        """Measure, and add the figures to the findings; see `Measurement`."""
         agent, container = await lab.agent(), await lab.bare(self.function.runtime)
         program = await lab.program(self.function)
         mine, theirs = Ours(agent, lab.install(self.function)), bare_arm(container, program)
@@ -132,7 +132,7 @@ class Hello:
         samples = await interleave(
             trains, Budget(until), pause_s=self.pause_s, back_to_back=self.back_to_back
         )
-        note_arms(findings, key, samples, "ms")
+        add_arms(findings, key, samples, "ms")
         for arm, part in (
             ("bare", "vs_bare"),
             ("exec", "vs_exec"),
@@ -146,7 +146,7 @@ class Hello:
 
 
 async def warm_up(*arms: Ours | Started, rounds: int = 6) -> None:
-    """Let caches fill, containers be bound and pages be touched; slow programs get two rounds."""
+    """Run each arm a few times, to fill caches, bind containers and load pages. Slow programs run twice."""
     enough_at = time.monotonic() + _WARM_UP_S
     for done in range(rounds):
         if done >= 2 and time.monotonic() > enough_at:
@@ -158,11 +158,11 @@ async def warm_up(*arms: Ours | Started, rounds: int = 6) -> None:
 
 
 def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, program: Program) -> Started:
-    """Our own build, its caches ready, and then the bare program: a worker without a store of programs."""
+    """Return the arm of a worker without a program cache: a build with warm caches, then the bare program."""
 
     async def start() -> float:
-        # A new name each time: what is there already, the go command would not build again.
-        build = await lab.build_of(function, into=f"/tmp/built-{secrets.token_hex(4)}")  # noqa: S108 - the container's own
+        # A new name for each build: the go command does not rebuild an existing program.
+        build = await lab.build_of(function, into=f"/tmp/built-{secrets.token_hex(4)}")  # noqa: S108 - in the container
         built = await (await lab.builder(function.runtime)).run(build)
         return built.wall_ms + (await container.run(program)).wall_ms
 
@@ -170,23 +170,23 @@ def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, pr
 
 
 async def pandas(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """`python_pandas`, where the image has pandas."""
+    """Measure `python_pandas`, if the image has pandas."""
     container = await lab.bare(Runtime.PYTHON)
     status, output, _ = await container.try_run(replace(await lab.program(labs.PANDAS), expected=None))
     if status != 0:
-        reason = output.strip().splitlines()[-1:] or ["it cannot be imported"]
+        reason = output.strip().splitlines()[-1:] or ["its import failed"]
         raise CannotMeasureHere(f"the Python image has no pandas ({reason[0]})")
     await Hello(labs.PANDAS, shots=(6, 1), rare=6)(lab, key, until, findings)
-    held = (await lab.held_mb(await lab.agent()))[Runtime.PYTHON]
-    if held:  # of the agent's Python containers it is the one that holds most
-        findings.values["idle_container_mb.python_with_pandas"] = max(held)
+    used = (await lab.used_mb(await lab.agent()))[Runtime.PYTHON]
+    if used:  # the Python container with pandas is the one that uses the most memory
+        findings.values["idle_container_mb.python_with_pandas"] = max(used)
 
 
-# --- the wall
+# --- the isolation level
 
 
 async def sandbox_vs_shared(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """The same program at both levels, by two agents in turns; C++, since only L2 has warm interpreters."""
+    """Compare the isolation levels L2 and L1 with two agents, in C++: only L2 has warm interpreters."""
     sizes = {Runtime.CPP: 1, Runtime.PYTHON: 1}
     async with (
         lab.another_agent("sandbox", sizes) as sandboxed,
@@ -202,21 +202,21 @@ async def sandbox_vs_shared(lab: Lab, key: str, until: float, findings: Findings
             raise CannotMeasureHere(f"the two agents ran at {' and '.join(map(str, map(sorted, levels)))}")
         trains = [Train(arm, 6) for arm in arms] + [Train(arm, 1) for arm in others]
         samples = await interleave(trains, Budget(until, least=2), pause_s=_PAUSE_S)
-    note_arms(findings, key, samples, "ms")
+    add_arms(findings, key, samples, "ms")
     findings.put(key, ratio_of_medians(samples["sandbox"], samples["shared"]))
 
 
-# --- misses
+# --- builds
 
 
 async def cpp_miss(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """Our build against the compiler as it comes, in the same container, each in a fresh copy."""
+    """Compare our build with a plain call of the compiler, each in a fresh copy in the same container."""
     stock = ("/usr/bin/g++", "-std=c++20", "-O2", "-pthread", "-I.", "-o", "/tmp/stock", "main.cpp")  # noqa: S108
     await _miss(lab, key, labs.CPP, stock, Budget(until, least=2), findings)
 
 
 async def go_miss(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """Our build against `go build` with an empty cache, in the same container, each in a fresh copy."""
+    """Compare our build with `go build` with an empty cache, each in a fresh copy in the same container."""
     script = (
         'cache=$(mktemp -d) && trap \'chmod -R u+w "$cache" && rm -rf "$cache"\' EXIT && '
         "export GOCACHE=$cache GOPATH=$cache/path GOTMPDIR=$cache GOTOOLCHAIN=local GOFLAGS=-mod=mod && "
@@ -225,7 +225,7 @@ async def go_miss(lab: Lab, key: str, until: float, findings: Findings) -> None:
     await _miss(lab, key, labs.GO, ("/bin/sh", "-c", script), Budget(until), findings, often=6)
 
 
-async def _miss(  # noqa: PLR0913, PLR0917 - a measurement's own arguments and what differs between the two
+async def _miss(  # noqa: PLR0913, PLR0917 - the arguments of a measurement, and the differences of two
     lab: Lab,
     key: str,
     function: Function,
@@ -237,7 +237,7 @@ async def _miss(  # noqa: PLR0913, PLR0917 - a measurement's own arguments and w
     container = await lab.builder(function.runtime)
 
     async def our_build() -> float:
-        into = f"/tmp/ours-{secrets.token_hex(4)}"  # noqa: S108 - as above
+        into = f"/tmp/ours-{secrets.token_hex(4)}"  # noqa: S108 - in the container
         return (await container.run(await lab.build_of(function, into=into))).wall_ms
 
     async def stock_build() -> float:
@@ -246,7 +246,7 @@ async def _miss(  # noqa: PLR0913, PLR0917 - a measurement's own arguments and w
     mine, theirs = Started("our build", our_build), Started("stock build", stock_build)
     await warm_up(mine, rounds=1)
     samples = await interleave([Train(mine, often), Train(theirs, 1)], budget, pause_s=_PAUSE_S)
-    note_arms(findings, key, samples, "ms")
+    add_arms(findings, key, samples, "ms")
     findings.put(key, ratio_of_medians(samples["our build"], samples["stock build"]))
 
 
@@ -254,7 +254,7 @@ async def _miss(  # noqa: PLR0913, PLR0917 - a measurement's own arguments and w
 
 
 async def throughput(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """Jobs per second with every core busy, in blocks: the same program, the same number at a time."""
+    """Compare jobs per second with all cores busy: the same program and concurrency in every arm."""
     del key
     agent, call, program = await lab.agent(), lab.install(labs.PYTHON), await lab.program(labs.PYTHON)
     at_once = max(1, int(lab.settings.worker_cpus / lab.settings.cpus_for(labs.MEMORY_MB)))
@@ -279,19 +279,19 @@ async def throughput(lab: Lab, key: str, until: float, findings: Findings) -> No
     for name, work in works.items():
         leaves_work = name in {"exec", "run"}
         if not leaves_work:
-            await work(4 * at_once)  # containers are bound, pages touched
+            await work(4 * at_once)  # binds containers, and loads pages
         rate = await work(at_once if leaves_work else 4 * at_once)
         count = at_once * max(1, round(rate * _BLOCK_S / at_once))
         trains.append(Train(Started(name, partial(work, count), leaves_work), 1))
     rates = await interleave(trains, Budget(until, least=2), pause_s=_PAUSE_S)
-    note_arms(findings, "throughput", rates, "jobs/s")
+    add_arms(findings, "throughput", rates, "jobs/s")
     for name in rates.keys() - {_OURS}:
         findings.put(f"throughput_vs_{name}", ratio_of_medians(rates[_OURS], rates[name]))
     findings.notes.append(f"throughput: {at_once} at a time, in every arm")
 
 
 def _parallel(starts: Sequence[Callable[[], Awaitable[object]]]) -> Callable[[int], Awaitable[float]]:
-    """Runs per second when each of `starts` is called again and again, until `count` have been made."""
+    """Return a function: runs per second if all `starts` are called concurrently, until `count` runs."""
 
     async def work(count: int) -> float:
         left = iter(range(count))
@@ -307,19 +307,19 @@ def _parallel(starts: Sequence[Callable[[], Awaitable[object]]]) -> Callable[[in
     return work
 
 
-# --- the rest
+# --- first runs, CPU and memory
 
 
 async def first_run(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """A function that was never seen, with a warm container ready, against one in its own container."""
+    """Compare the first run of a function in a warm container with a run in its own container."""
     async with lab.another_agent("first", {Runtime.PYTHON: 2}) as agent:
         hot = Ours(agent, lab.install(labs.PYTHON), "hot")
         await warm_up(hot)
         samples: dict[str, list[float]] = defaultdict(list)
         budget, refill_s = Budget(until, least=4, most=60), 0.4
         others = 0
-        while budget.another():
-            await asyncio.sleep(refill_s)  # for the pool to be full and the machine quiet again
+        while budget.begin_round():
+            await asyncio.sleep(refill_s)  # until the pool is full and the machine idle again
             new = lab.install(_never_seen())
             elapsed_ms = await agent.run(new)
             (result,) = await agent.results()
@@ -332,21 +332,21 @@ async def first_run(lab: Lab, key: str, until: float, findings: Findings) -> Non
                 samples["hot"].append(await hot.fire())
             await hot.check()
     if not samples["first"]:
-        raise CannotMeasureHere(f"none of {others} new functions found a warm container")
-    note_arms(findings, key, samples, "ms")
+        raise CannotMeasureHere(f"{others} new functions ran, but not in a warm container")
+    add_arms(findings, key, samples, "ms")
     findings.put(key, ratio_of_medians(samples["first"], samples["hot"]))
 
 
 def _never_seen() -> Function:
-    """The same program under a name, and with a digest, that nothing has cached."""
+    """Return the program with a new name and a new digest, so that no cache has it."""
     name = f"first-{secrets.token_hex(6)}"
     return replace(labs.PYTHON, name=name, files={"main.py": f'print("hello")  # {name}\n'})
 
 
 async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """CPU time of this process, which is the agent, per job, against that of the program started bare.
+    """Compare the agent's CPU time per job with the CPU time of the bare program.
 
-    What sends the jobs is in this process too; it is some 30 µs a job.
+    The agent is this process. The code that sends the jobs is in it, too, and takes about 30 µs per job.
     """
     agent, call = await lab.agent(), lab.install(labs.PYTHON)
     container, program = await lab.bare(Runtime.PYTHON), await lab.program(labs.PYTHON)
@@ -367,41 +367,41 @@ async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> Non
         [Train(mine, 1), Train(Started("bare", of_program), 1)], Budget(until, least=4), pause_s=_PAUSE_S
     )
     await agent.results()
-    note_arms(findings, key, samples, "ms CPU")
+    add_arms(findings, key, samples, "ms CPU")
     findings.put(key, ratio_of_medians(samples["agent"], samples["bare"]))
 
 
 async def idle_memory(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """What a generic container of each runtime holds while it waits."""
+    """Measure the memory of an idle generic container of each runtime."""
     del until
     async with lab.another_agent("idle", dict.fromkeys(Runtime, 1)) as agent:
         await asyncio.sleep(0.5)  # the first sandbox may still be being created
-        held = await lab.held_mb(agent)
-    for runtime, sizes in held.items():
+        used = await lab.used_mb(agent)
+    for runtime, sizes in used.items():
         if sizes:
             findings.values[f"{key}.{runtime}"] = statistics.median(sizes)
         else:
             findings.skipped[f"{key}.{runtime}"] = (
-                "no container of it came up, or its control group cannot be seen"
+                "it has no container, or its control group is not accessible"
             )
     if "idle_container_mb.python_with_pandas" not in findings.values:
         findings.skipped["idle_container_mb.python_with_pandas"] = "python_pandas was not measured"
 
 
-def note_arms(findings: Findings, key: str, samples: Mapping[str, Sequence[float]], unit: str) -> None:
-    """Note what each arm took."""
+def add_arms(findings: Findings, key: str, samples: Mapping[str, Sequence[float]], unit: str) -> None:
+    """Add a summary of each arm's samples."""
     findings.arms += [ArmFigure(key, name, unit, summarise(taken)) for name, taken in sorted(samples.items())]
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Something that is measured in one go.
+    """One measurement.
 
     Attributes:
-        keys: What comes of it.
-        weight: Its share of the time; about the seconds that it needs for figures that mean something.
-        measure: Does it, given the lab, the first of the keys, when it should be over (monotonic seconds) and
-            where to note what it finds. Raises `CannotMeasureHere` for what is to be skipped.
+        keys: The keys that it produces.
+        weight: Its share of the time: about the seconds that it needs for accurate figures.
+        measure: Measures. Its arguments are the lab, the first key, the end of its time (monotonic seconds),
+            and the findings to add to. It raises `CannotMeasureHere` to skip the keys.
     """
 
     keys: tuple[str, ...]

@@ -1,8 +1,8 @@
-"""A stand-in for S3 that answers GetObject from a folder; a process of its own, so that its CPU is not ours.
+"""A stub of S3 that answers GetObject from a folder, in a process of its own.
 
-    python -m benchmarks.object_stub FOLDER    prints its port, serves until its standard input ends
+    python -m benchmarks.object_stub FOLDER    prints its port, and serves until its standard input ends
 
-It knows `GET /bucket/key` with `If-None-Match`, and nothing else: no signature is checked.
+It answers `GET /bucket/key` with `If-None-Match` only. It does not check signatures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp import web
 
 
 def read_object(folder: Path, name: str) -> bytes | None:
-    """The bytes at `bucket/key`, None where there are none in the folder."""
+    """Return the bytes of the object `bucket/key`; None if the folder does not have it."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         return None
@@ -24,7 +24,7 @@ def read_object(folder: Path, name: str) -> bytes | None:
 
 
 def application(folder: Path) -> web.Application:
-    """The server over that folder, whose subfolders are the buckets."""
+    """Make the server. The subfolders of the folder are the buckets."""
 
     async def get_object(request: web.Request) -> web.Response:
         content = read_object(folder, request.match_info["path"])

@@ -1,8 +1,8 @@
-"""Our arm: the whole agent as `nanoagent run` builds it, but for its queue, which is in this process.
+"""The arm "ours": the whole agent, as `nanoagent run` builds it, with a queue in this process.
 
-The agent's own composition root makes every part: caches, pool, sandboxes, Redis, S3 client. Only the broker
-is replaced, by one that notes when it hands a message out and when the message is settled, which is right
-after its result is stored. The time between is what a run is said to take: parsing included, the queue not.
+The composition root of the agent makes every part: caches, pool, sandboxes, Redis, S3 client. Only the broker
+is replaced. It measures the time from the receipt of a message until the message is settled, just after the
+result is stored. So the time of a run includes the parsing of the message, but not the queue.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 _JOB_DEADLINE_S: Final = 120.0
 
 
-class JobFailed(Exception):  # noqa: N818 - says what happened to the job
-    """A job did not end as it should."""
+class JobFailed(Exception):  # noqa: N818 - an event of the job
+    """A job did not succeed, or its result is not the expected one."""
 
 
 @dataclass(eq=False, slots=True)
 class _Sent:
-    """A message, and how long it took: from being handed out until it was settled, ms."""
+    """A message, and the time from its receipt until it was settled, ms."""
 
     number: int
     body: str
     settled: asyncio.Future[float]
-    handed_out_at: float = 0.0
+    received_at: float = 0.0
 
 
 class TimingBroker:
@@ -51,13 +51,13 @@ class TimingBroker:
 
     def __init__(self) -> None:
         self._waiting: deque[_Sent] = deque()
-        self._held: dict[Delivery, _Sent] = {}
+        self._in_flight: dict[Delivery, _Sent] = {}
         self._changed = asyncio.Event()
         self._closed = False
         self._count = 0
 
     def send(self, body: str) -> asyncio.Future[float]:
-        """Queue a message; the future's result is how long it took once it was handed out, ms."""
+        """Queue a message. The result of the future is the time from its receipt until it was settled, ms."""
         self._count += 1
         sent = _Sent(self._count, body, asyncio.get_running_loop().create_future())
         self._waiting.append(sent)
@@ -65,53 +65,53 @@ class TimingBroker:
         return sent.settled
 
     async def receive(self, limit: int) -> list[Delivery]:
-        """Up to `limit` messages as soon as there are any; none only when the broker is closed."""
+        """Wait for messages, and return up to `limit`. Return an empty list only after `close`."""
         while not self._waiting and not self._closed:
             self._changed.clear()
             await self._changed.wait()
         batch = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        return [self._handed_out(sent) for sent in batch]
+        return [self._deliver(sent) for sent in batch]
 
-    def _handed_out(self, sent: _Sent) -> Delivery:
+    def _deliver(self, sent: _Sent) -> Delivery:
         now = time.time()
         delivery = Delivery(f"m{sent.number}", f"r{sent.number}", sent.body, 1, now, now)
-        self._held[delivery] = sent
-        sent.handed_out_at = time.perf_counter()
+        self._in_flight[delivery] = sent
+        sent.received_at = time.perf_counter()
         return delivery
 
     async def ack(self, delivery: Delivery) -> None:
-        """The result is stored: the clock stops."""
+        """Settle a message, and record its time."""
         now = time.perf_counter()
-        sent = self._held.pop(delivery)
+        sent = self._in_flight.pop(delivery)
         if not sent.settled.done():
-            sent.settled.set_result((now - sent.handed_out_at) * 1000)
+            sent.settled.set_result((now - sent.received_at) * 1000)
 
     def is_last(self, delivery: Delivery) -> bool:
-        """There is no redrive policy."""
+        """Return False: the queue has no redrive policy."""
         del delivery
         return False
 
     async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """A failure here: a benchmark's jobs have nothing to be tried again for."""
+        """Record a failure: the jobs of a benchmark must not be returned to the queue."""
         del delay_s, poison
-        self._failed(delivery, "given back")
+        self._failed(delivery, "returned to the queue")
         return True
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Likewise."""
+        """Record a failure: the jobs of a benchmark must not be dead-lettered."""
         del attempts
         self._failed(delivery, reason)
         return True
 
     def _failed(self, delivery: Delivery, reason: str) -> None:
-        sent = self._held.pop(delivery)
+        sent = self._in_flight.pop(delivery)
         if not sent.settled.done():
             sent.settled.set_exception(
                 JobFailed(f"a job was not finished: {reason} (the agent's log says why)")
             )
 
     async def redrives(self) -> bool:
-        """There is no redrive policy."""
+        """Return False: the queue has no redrive policy."""
         return False
 
     async def verify(self) -> None:
@@ -125,11 +125,11 @@ class TimingBroker:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A kind of job, and what must come of it.
+    """A job, and its expected output.
 
     Attributes:
-        message: The job without its requestId.
-        expected: What the program must print.
+        message: The fields of the job without its requestId.
+        expected: The expected output of the program.
     """
 
     message: Mapping[str, Any]
@@ -137,12 +137,15 @@ class Call:
 
 
 class AgentUnderTest:
-    """A running agent; made by `agent_under_test`.
+    """A running agent; `agent_under_test` makes it.
 
     Args:
-        worker_id: The agent's name.
+        worker_id: The ID of its worker.
         broker: Its queue.
-        store: Where its results are.
+        store: The Redis with its results.
+
+    Attributes:
+        levels: The isolation levels of all checked results.
     """
 
     def __init__(self, worker_id: str, broker: TimingBroker, store: redis.Redis) -> None:
@@ -154,7 +157,7 @@ class AgentUnderTest:
         self.levels: set[str] = set()
 
     def send(self, call: Call) -> asyncio.Future[float]:
-        """Queue one job; the future is how long it takes, ms. `results` checks what came of it."""
+        """Queue one job. The result of the future is its time, ms. `results` checks its result."""
         self._count += 1
         request_id = f"{self.worker_id}-{self._count}"
         settled = self._broker.send(json.dumps({**call.message, "requestId": request_id}))
@@ -162,25 +165,25 @@ class AgentUnderTest:
         return settled
 
     async def run(self, call: Call) -> float:
-        """Queue one job and wait; ms."""
+        """Run one job, and return its time, ms."""
         async with asyncio.timeout(_JOB_DEADLINE_S):
             return await self.send(call)
 
     async def run_many(self, call: Call, count: int) -> float:
-        """Queue as many jobs at once and wait for all; seconds from the first to the last."""
+        """Queue `count` jobs at once, wait for all, and return the total time, seconds."""
         begun = time.perf_counter()
         async with asyncio.timeout(_JOB_DEADLINE_S):
             await asyncio.gather(*(self.send(call) for _ in range(count)))
         return time.perf_counter() - begun
 
     async def results(self) -> list[dict[str, Any]]:
-        """The results of all jobs that were settled since the last call, as they are stored, each checked.
+        """Check and return the stored results of all jobs that were settled since the last call.
 
         Raises:
-            JobFailed: One is missing, or is not what it should be.
+            JobFailed: A result is missing, or is not the expected one.
         """
         sent, self._unchecked = self._unchecked, []
-        # Of those that failed, whoever waited for them was told.
+        # The futures of failed jobs have raised JobFailed.
         unchecked = [(name, call) for name, call, settled in sent if settled.done() and not _failed(settled)]
         if not unchecked:
             return []
@@ -204,19 +207,19 @@ def _failed(settled: asyncio.Future[float]) -> bool:
 
 @asynccontextmanager
 async def agent_under_test(settings: Settings, *, shared: bool = False) -> AsyncIterator[AgentUnderTest]:
-    """An agent that is ready; drained and closed at the end.
+    """Run an agent; it is ready at the start, and is drained and closed at the end.
 
     Args:
         settings: Its settings.
-        shared: Keep it from the highest level of isolation, as if the host did not allow it.
+        shared: Whether it has the isolation level `shared`, as on a host without support for sandboxes.
     """
     broker = TimingBroker()
 
     async def this_broker(*_: object) -> Broker:
         return broker
 
-    async def not_asked(*_: object) -> None:
-        """The stand-in for S3 takes no uploads, which a worker tries before it is ready."""
+    async def skip_checks(*_: object) -> None:
+        """Skip the readiness checks: one of them uploads, and the stub of S3 accepts no uploads."""
 
     async def no_sandbox(*_: object, **__: object) -> HostIsolation:
         return HostIsolation(Isolation.SHARED, reason="the benchmark compares it with a sandbox")
@@ -226,7 +229,7 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
         opened.push_async_callback(store.aclose)
         with ExitStack() as patched:
             patched.enter_context(mock.patch.object(services, "open_broker", this_broker))
-            patched.enter_context(mock.patch.object(assembly, "wait_until_ready", not_asked))
+            patched.enter_context(mock.patch.object(assembly, "wait_until_ready", skip_checks))
             if shared:
                 patched.enter_context(mock.patch.object(containers, "probe", no_sandbox))
             worker = await assembly.assemble(settings, opened)

@@ -1,11 +1,11 @@
-"""Where a job's time goes: medians per phase, for each runtime, cold, warm and hot.
+"""Measures the duration of each phase of a job: medians for each runtime, cold, warm and hot.
 
-Run by `make bench-phases`. Real Docker, Redis and moto; one job at a time, on an otherwise idle machine. The
-figures describe the machine they were taken on and are compared with nothing.
+`make bench-phases` runs it, with real Docker and Redis, and with moto. It runs one job at a time, and needs
+an idle machine. The figures are valid for one machine only.
 
-* cold: no container is ready; one is made for the job.
-* warm: a container is ready, the function is new to it (its program is built already).
-* hot: the function's own container.
+* cold: no container is ready; one is created for the job.
+* warm: a container is ready. The function is new to it. Its program is already built.
+* hot: the function has a container.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _PHASES: Final = ("fetch", "build", "acquire", "start", "run", "upload", "total")
 _DEADLINE_S: Final = 120
 _PAUSE_S: Final = 0.1
-# What matters is the worker, so the programs do nothing.
+# The worker is measured, so the programs do almost no work.
 _HELLO: Final = {
     Runtime.PYTHON: ("main.py", "print('hello')\n"),
     Runtime.NODEJS: ("index.js", "console.log('hello')\n"),
@@ -53,8 +53,8 @@ class Bench:
 
     Args:
         stack: The services.
-        folder: For logs and caches.
-        queue: An SQS client, kept open: making one takes more CPU than a job.
+        folder: The folder for logs and caches.
+        queue: An SQS client. It stays open, because opening one takes more CPU than a job.
     """
 
     def __init__(self, stack: EmbeddedStack, folder: Path, queue: Any) -> None:
@@ -63,7 +63,7 @@ class Bench:
         self._queue = queue
 
     async def upload(self) -> None:
-        """Put the programs where jobs find them."""
+        """Upload the code of the four programs."""
         for runtime, (name, source) in _HELLO.items():
             code = self._folder / runtime
             code.mkdir()
@@ -71,7 +71,7 @@ class Bench:
             await self._stack.buckets.put_code(f"{runtime}.zip", pack(code))
 
     def agent(self, pool_size: int) -> AgentProcess:
-        """An agent with that many containers ready for each runtime."""
+        """Make an agent that keeps `pool_size` containers ready for each runtime."""
         sizes = {f"WARM_POOL_{runtime.upper()}_SIZE": str(pool_size) for runtime in Runtime}
         settings = {
             "CODE_CACHE_DIR": str(self._folder / "cache"),
@@ -82,7 +82,7 @@ class Bench:
         return AgentProcess(self._stack.environment() | settings | sizes, self._folder / "agent.log")
 
     async def run(self, runtime: Runtime, function_id: str) -> dict[str, Any]:
-        """One job; returns its result."""
+        """Run one job, and return its result."""
         request_id = f"bench-{secrets.token_hex(6)}"
         job = {
             "requestId": request_id,
@@ -93,7 +93,7 @@ class Bench:
         client = redis.Redis(host=self._stack.redis_host, port=self._stack.redis_port)
         async with client, client.pubsub() as listener, asyncio.timeout(_DEADLINE_S):
             await listener.subscribe(f"result:{request_id}")
-            # What the last job left to do, in the agent and in moto, is not to be measured with this one.
+            # The agent and moto still work for the previous job. That must not be measured with this one.
             await asyncio.sleep(_PAUSE_S)
             await self._queue.send_message(QueueUrl=self._stack.queue_url, MessageBody=json.dumps(job))
             async for event in listener.listen():
@@ -104,7 +104,7 @@ class Bench:
     async def runs(
         self, count: int, runtime: Runtime, start: str, function_id: str = ""
     ) -> list[dict[str, float]]:
-        """The timings of as many runs that started that way."""
+        """Run jobs until `count` of them started in that way, and return their timings."""
         timings: list[dict[str, float]] = []
         while len(timings) < count:
             result = await self.run(runtime, function_id or f"new-{secrets.token_hex(4)}")
@@ -115,7 +115,7 @@ class Bench:
 
 
 async def measure(count: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Runtime → start → phase → median, ms."""
+    """Return the medians: runtime → start → phase → median, ms."""
     medians: dict[str, dict[str, dict[str, float]]] = {runtime: {} for runtime in Runtime}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -126,7 +126,7 @@ async def measure(count: int) -> dict[str, dict[str, dict[str, float]]]:
                 agent = bench.agent(pool_size)
                 await agent.start()
                 for runtime in Runtime:
-                    await bench.run(runtime, "builds-what-must-be-built")
+                    await bench.run(runtime, "builds-the-program")
                     for start in starts:
                         same = "the-same" if start == "hot" else ""
                         timings = await bench.runs(count, runtime, start, same)
@@ -138,7 +138,7 @@ async def measure(count: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def show(medians: dict[str, dict[str, dict[str, float]]], console: Console) -> None:
-    """The medians as a table."""
+    """Print the medians as a table."""
     table = Table(
         title=f"median ms per phase; {platform.machine()}, {os.cpu_count()} CPUs", title_justify="left"
     )
@@ -153,7 +153,7 @@ def show(medians: dict[str, dict[str, dict[str, float]]], console: Console) -> N
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure, and print the medians."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""A picture of a result: each figure against its goal, as a plain SVG. Pure."""
+"""A picture of a result: each figure and its goal, as a plain SVG. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from benchmarks.figures import Findings
 
 _WIDTH: Final = 860
-_LABEL: Final = 250  # room for the names, px
-_SIDE: Final = 150  # room for the values behind the scale, px
+_LABEL: Final = 250  # width of the names, px
+_SIDE: Final = 150  # width of the values to the right of the scale, px
 _ROW: Final = 22
 _TOP: Final = 78
 _BOTTOM: Final = 30
-# A figure of half its goal, of its goal, of twice it: 0.5, 1, 2. Logarithmic, so that both sides look alike.
+# The scale is logarithmic: half of a goal and twice a goal have the same distance from the goal.
 _LOWEST: Final = 1 / 16
 _HIGHEST: Final = 4.0
 _MET: Final = "#2f8f5b"
@@ -27,21 +27,21 @@ _MISSED: Final = "#c2452d"
 
 
 def badness(value: float, bound: float, *, most: bool) -> float:
-    """How much of its goal a figure uses up: 1 is just met, less is better, whichever way the goal goes."""
+    """Return a figure as a share of its goal, for both kinds of goals. A share of 1 or less meets it."""
     if value <= 0 or bound <= 0:
         return _LOWEST
     return value / bound if most else bound / value
 
 
 def position(share: float) -> float:
-    """Where such a share stands on the scale, px from the picture's left; clipped to the scale's ends."""
+    """Return the position of a share on the scale, px from the left. The ends of the scale limit it."""
     clipped = min(max(share, _LOWEST), _HIGHEST)
     width = _WIDTH - _LABEL - _SIDE
     return _LABEL + width * (math.log(clipped / _LOWEST) / math.log(_HIGHEST / _LOWEST))
 
 
 def draw(findings: Findings, keys: Sequence[str], title: str, subtitle: str) -> str:
-    """The SVG's text. Figures without a goal or a value are left out."""
+    """Return the text of the SVG. Figures without a goal or a value are left out."""
     figures = [
         figure for key in keys for figure in figures_of(key) if figure in GOALS and figure in findings.values
     ]
@@ -62,7 +62,7 @@ def draw(findings: Findings, keys: Sequence[str], title: str, subtitle: str) -> 
 
 
 def _scale(height: int) -> list[str]:
-    """Vertical lines at shares of the goal."""
+    """Return vertical lines at shares of the goal."""
     lines = []
     for share, label in (
         (1 / 16, "1/16"),
@@ -106,7 +106,7 @@ def _bar(findings: Findings, figure: str, top: int) -> list[str]:
     return lines
 
 
-def _text(  # noqa: PLR0913 - an SVG text's own attributes
+def _text(  # noqa: PLR0913 - the attributes of a text in SVG
     x: float,
     y: float,
     text: str,

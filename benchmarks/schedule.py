@@ -1,4 +1,4 @@
-"""Who fires when: arms take turns round by round, in an order that is shuffled anew each round."""
+"""The order of the samples: in each round all arms take their turns, in random order."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-# Docker goes on cleaning up after a command has returned; that is not to be measured with whoever is next.
+# Docker cleans up after a command has returned. That work must not be measured with the next arm.
 _SETTLE_S: Final = 0.15
 
 
 class Arm(Protocol):
-    """Something that can be done again and again, and timed."""
+    """A repeatable operation that returns its cost."""
 
     @property
     def name(self) -> str:
-        """Its name in tables."""
+        """The name in tables."""
         ...
 
     @property
     def leaves_work(self) -> bool:
-        """Whether the machine is still busy with it when it has returned."""
+        """Whether the machine still works for it after it has returned."""
         ...
 
     async def fire(self) -> float:
-        """Do it once; what it took."""
+        """Do the operation once, and return its cost, such as its time."""
         ...
 
     async def check(self) -> None:
-        """Raise unless everything fired since the last check was right; not timed."""
+        """Raise an error if an operation since the last check was wrong. This is not timed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Shots of one arm, one after the other.
+    """Successive samples of one arm.
 
     Attributes:
-        arm: Which.
-        shots: How many are recorded in a round.
-        every: It takes part in every so many rounds, the first included.
+        arm: The arm.
+        shots: The number of recorded samples in a round.
+        every: The arm takes part in every `every`-th round, and in the first.
     """
 
     arm: Arm
@@ -55,16 +55,16 @@ class Train:
 
 
 class Budget:
-    """How long a measurement may take.
+    """The limit on the time of a measurement.
 
     Args:
-        until: When it should be over, in the clock's seconds.
-        least: Rounds that are done however long they take.
-        most: Rounds that are enough.
-        clock: Monotonic seconds.
+        until: The end of the time, on the clock, seconds.
+        least: The least number of rounds, even if they take longer.
+        most: The largest number of rounds.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        rounds: How many have begun.
+        rounds: The number of rounds that have begun.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class Budget:
         self._shortest_s = math.inf
         self.rounds = 0
 
-    def another(self) -> bool:
-        """Return whether there is time for one more round, as short as the shortest so far; counts it."""
+    def begin_round(self) -> bool:
+        """Begin a round if the time is enough for one like the shortest so far; return whether it began."""
         now = self._clock()
         if self.rounds:
             self._shortest_s = min(self._shortest_s, now - self._begun_at)
@@ -104,23 +104,23 @@ async def interleave(
     back_to_back: bool = False,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> dict[str, list[float]]:
-    """Fire the trains until the budget is used up.
+    """Take samples of all arms in turns until the time is over.
 
     Args:
-        trains: The arms, of different names.
-        budget: For how long.
-        pause_s: How long it is quiet before each shot; back to back, before each train.
-        back_to_back: No pause within a train; its first shot, which had one before it, is not recorded (but
-            for Docker's arms, to which so short a pause is nothing).
-        sleep: Pauses.
+        trains: The arms. Their names differ.
+        budget: The limit on the time.
+        pause_s: The pause before each sample, seconds. With `back_to_back`, the pause before each train.
+        back_to_back: Whether a train has no pauses. The first sample of a train follows a pause, so it is not
+            recorded. Arms of Docker record it, because the pause is short compared with their time.
+        sleep: Makes the pauses.
 
     Returns:
-        Arm's name → what its shots took, in the order they were fired.
+        The name of each arm → its samples, in their order in time.
     """
-    rng = random.Random()  # noqa: S311 - an order of turns, no secret
+    rng = random.Random()  # noqa: S311 - not a secret
     samples: dict[str, list[float]] = defaultdict(list)
     busy = False
-    while budget.another():
+    while budget.begin_round():
         turns = [train for train in trains if (budget.rounds - 1) % train.every == 0]
         rng.shuffle(turns)
         for train in turns:

@@ -1,4 +1,4 @@
-"""What the agent under test talks to: a real Redis, and a stand-in for S3. Child processes, ended with us."""
+"""The services of the agent under test: a real Redis, and a stub of S3. Both are child processes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 _START_DEADLINE_S: Final = 20.0
 _STOP_DEADLINE_S: Final = 5.0
-_PROBE_EVERY_S: Final = 0.02
+_PROBE_INTERVAL_S: Final = 0.02
 
 
 class ServiceError(Exception):
-    """Something that a benchmark cannot do without is not there; the message says how to get it."""
+    """A service that a benchmark requires is missing or did not start. The message has the remedy."""
 
 
 @asynccontextmanager
 async def redis_server(folder: Path) -> AsyncIterator[int]:
-    """A Redis of our own that forgets everything when it ends; yields its port.
+    """Run a Redis server that keeps its data in memory only; yield its port.
 
     Raises:
-        ServiceError: None is installed, or it does not start.
+        ServiceError: Redis is not installed, or did not start.
     """
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
@@ -44,16 +44,16 @@ async def redis_server(folder: Path) -> AsyncIterator[int]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us: the agent still needs it to end well
+        start_new_session=True,  # Ctrl-C must not reach it: the agent needs Redis for its drain
     )
     try:
-        await _answers(port, process)
+        await _wait_until_ready(port, process)
         yield port
     finally:
         await _end(process)
 
 
-async def _answers(port: int, process: asyncio.subprocess.Process) -> None:
+async def _wait_until_ready(port: int, process: asyncio.subprocess.Process) -> None:
     client = redis.Redis(host=HOST, port=port)
     try:
         async with asyncio.timeout(_START_DEADLINE_S), client:
@@ -61,7 +61,7 @@ async def _answers(port: int, process: asyncio.subprocess.Process) -> None:
                 with suppress(RedisError, OSError):
                     await client.ping()
                     return
-                await asyncio.sleep(_PROBE_EVERY_S)
+                await asyncio.sleep(_PROBE_INTERVAL_S)
     except TimeoutError as exc:
         raise ServiceError(f"Redis did not answer within {_START_DEADLINE_S:.0f} s") from exc
     raise ServiceError(f"Redis ended at its start with exit code {process.returncode}")
@@ -69,10 +69,10 @@ async def _answers(port: int, process: asyncio.subprocess.Process) -> None:
 
 @asynccontextmanager
 async def object_stub(folder: Path) -> AsyncIterator[str]:
-    """The stand-in for S3 over that folder; yields its URL.
+    """Run the stub of S3 with the objects of a folder; yield its URL.
 
     Raises:
-        ServiceError: It does not start.
+        ServiceError: The stub did not start.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -89,9 +89,9 @@ async def object_stub(folder: Path) -> AsyncIterator[str]:
             async with asyncio.timeout(_START_DEADLINE_S):
                 line = await process.stdout.readline()
         except TimeoutError as exc:
-            raise ServiceError("the stand-in for S3 did not start") from exc
+            raise ServiceError("the stub of S3 did not start") from exc
         if not line.strip():
-            raise ServiceError("the stand-in for S3 ended at its start; it says why above")
+            raise ServiceError("the stub of S3 ended at its start; its output is above")
         yield f"http://{HOST}:{int(line)}"
     finally:
         await _end(process)

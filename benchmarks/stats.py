@@ -1,4 +1,4 @@
-"""The statistics of a benchmark: medians, their ratios and how far to believe them. Pure functions."""
+"""The statistics of a benchmark: medians, their ratios, and the intervals of the ratios. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_RESAMPLES: Final = 400  # the interval's ends then move by a few percent of its width from seed to seed
+_RESAMPLES: Final = 400  # another seed moves the ends of an interval by a few percent of its width
 _CONFIDENCE: Final = 0.95
 _SEED: Final = 20260  # the same samples give the same interval
 
@@ -22,8 +22,8 @@ class Ratio:
 
     Attributes:
         value: The ratio.
-        low: Lower end of its 95 % bootstrap interval.
-        high: Upper end.
+        low: The lower end of its 95 % bootstrap interval.
+        high: The upper end of the interval.
     """
 
     value: float
@@ -33,13 +33,13 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is shown of one arm's samples, in their own unit.
+    """A summary of the samples of one arm, in their unit.
 
     Attributes:
-        count: How many there are.
+        count: The number of samples.
         low: The first quartile.
-        median: The second.
-        high: The third.
+        median: The median.
+        high: The third quartile.
         p99: The 99th percentile.
     """
 
@@ -51,7 +51,7 @@ class Summary:
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The smallest sample that `percent` of all are no larger than (nearest rank).
+    """Return a percentile: the smallest sample such that `percent` of all are not larger (nearest rank).
 
     Raises:
         ValueError: There are no samples.
@@ -64,7 +64,7 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 
 
 def summarise(samples: Sequence[float]) -> Summary:
-    """Quartiles, median and tail.
+    """Return the quartiles, the median and the 99th percentile.
 
     Raises:
         ValueError: There are no samples.
@@ -79,10 +79,10 @@ def summarise(samples: Sequence[float]) -> Summary:
 
 
 def ratio_of_medians(above: Sequence[float], below: Sequence[float]) -> Ratio:
-    """The ratio of two arms' medians with its interval.
+    """Return the ratio of the medians of two arms, with its interval.
 
-    The interval is the percentile bootstrap's (Efron and Tibshirani, "An Introduction to the Bootstrap",
-    1993, section 13.3): both arms are drawn anew from their own samples, with replacement.
+    The interval is that of the percentile bootstrap (Efron and Tibshirani, "An Introduction to the
+    Bootstrap", 1993, section 13.3): both arms are resampled with replacement.
 
     Raises:
         ValueError: An arm has no samples.
@@ -90,7 +90,7 @@ def ratio_of_medians(above: Sequence[float], below: Sequence[float]) -> Ratio:
     """
     if not above or not below:
         raise ValueError("no samples")
-    rng = random.Random(_SEED)  # noqa: S311 - a resampling, no secret
+    rng = random.Random(_SEED)  # noqa: S311 - not a secret
 
     def resampled(samples: Sequence[float]) -> float:
         return statistics.median(rng.choices(samples, k=len(samples)))

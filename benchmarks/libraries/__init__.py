@@ -1,8 +1,8 @@
-"""Other people's code: libraries and functions as authors ship them, each run by a real worker.
+"""Runs libraries and programs of other projects on a real worker.
 
-`make libraries` fetches each library from the package registries that pip, npm and apt are set to, packs it
-with a small program as Info-ZIP does, runs it twice and prints a table: the first run and a hot run. A
-library that does not work is a defect of the worker until the table's last column says otherwise.
+`make libraries` fetches each library from the package registries of pip, npm and apt, and packs it with a
+small program with Info-ZIP. It prints a table with the times of the first run and of a hot run. A library
+that does not work is a defect of the worker, unless the last column of the table names another cause.
 
 Read in this order: `catalogue` (the libraries and their programs), `install` (fetching), `__main__`.
 """

@@ -1,9 +1,9 @@
-"""Runs every library of the catalogue by a real worker: `make libraries`, or some of them by name.
+"""Runs every library of the catalogue on a real worker, or those that are named: `make libraries`.
 
     python -m benchmarks.libraries [NAME …] [--json] [--report FILE]
 
-Exit code 0 when all work, 1 when one does not, 2 when nothing could be tried, 130 when it was interrupted.
-With names, or when it is interrupted, a report keeps its rows of the libraries that were not tried.
+Exit codes: 0 all libraries work, 1 a library does not work, 2 wrong arguments, 130 interrupted. With names,
+or after an interruption, a report keeps the rows of libraries that did not run.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _INTERRUPTED: Final = 130  # exit code
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one library.
+    """The result for one library.
 
     Attributes:
-        name: The library's.
+        name: The name of the library.
         runtime: Its language.
-        zip_mb: Size of its zip, MiB.
-        first_ms: Its first run, from receipt to result: fetch, unpack, build, start and run.
-        hot_ms: The best of its later runs, likewise.
-        problem: Why it did not work; empty when it did.
-        is_known: Whether it cannot work with the language's own tools either.
+        zip_mb: The size of its zip, MiB.
+        first_ms: The time of its first run from receipt to result, ms: fetch, unpack, build, start and run.
+        hot_ms: The shortest time of its later runs from receipt to result, ms.
+        problem: Why it did not work; empty if it works.
+        is_known: Whether it also fails with the language's own tools.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Bench:
 
     Args:
         stack: The services.
-        folder: For packages, log and caches.
+        folder: The folder for packages, logs and caches.
     """
 
     def __init__(self, stack: EmbeddedStack, folder: Path) -> None:
@@ -79,7 +79,7 @@ class Bench:
         self._folder = folder
 
     def agent(self) -> AgentProcess:
-        """A worker with the default limits."""
+        """Make a worker with the default limits."""
         settings = {
             "CODE_CACHE_DIR": str(self._folder / "cache"),
             "METRICS_PORT": "0",
@@ -139,8 +139,8 @@ def _worked_ms(result: dict[str, Any]) -> float | None:
 def _problem(result: dict[str, Any]) -> str:
     if result["status"] == "SUCCESS" and "ok" in result["stdout"].splitlines():
         return ""
-    said = result["errorMessage"] or result["stderr"].strip() or result["stdout"].strip()
-    return f"{result['errorType'] or 'no ok'}: {said[-_SHOWN_CHARACTERS:]}"
+    message = result["errorMessage"] or result["stderr"].strip() or result["stdout"].strip()
+    return f"{result['errorType'] or 'no ok'}: {message[-_SHOWN_CHARACTERS:]}"
 
 
 async def measure(tried: Sequence[Library], rows: list[Row], console: Console) -> None:
@@ -163,7 +163,7 @@ async def measure(tried: Sequence[Library], rows: list[Row], console: Console) -
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """The rows as a table."""
+    """Print the rows as a table."""
     table = Table(title="libraries and functions: first run and hot run", title_justify="left")
     for heading in ("runtime", "library", "zip MiB", "first ms", "hot ms", "problem"):
         table.add_column(heading, justify="right" if heading[-1] in "Bs" else "left")
@@ -174,7 +174,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def from_markdown(report: str) -> list[Row]:
-    """The rows of a report."""
+    """Parse the rows of a report."""
     rows = []
     for line in report.splitlines():
         cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -186,7 +186,7 @@ def from_markdown(report: str) -> list[Row]:
 
 
 def replaced(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The rows before, with the new ones in their places."""
+    """Return the old rows, with the new rows in their places."""
     new = {(row.runtime, row.name): row for row in rows}
     kept = {(row.runtime, row.name): row for row in before}
     wanted = {(library.runtime, library.name): library for library in libraries()}
@@ -199,7 +199,7 @@ def replaced(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a document."""
+    """Return the rows as a document."""
     works = sum(not row.problem for row in rows)
     known = sum(row.is_known for row in rows)
     lines = [
@@ -222,17 +222,17 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the libraries; returns the exit code."""
+    """Run the libraries; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help="libraries to try; all by default")
+    parser.add_argument("names", nargs="*", help="libraries to run; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--report", type=Path, help="write the table to this Markdown file")
     options = parser.parse_args(arguments)
     chosen = [library for library in libraries() if not options.names or library.name in options.names]
     if not chosen:
-        parser.error(f"no such library: {', '.join(options.names)}")
+        parser.error(f"unknown libraries: {', '.join(options.names)}")
     console = Console(stderr=True)
     rows: list[Row] = []
     is_interrupted = False

@@ -1,4 +1,4 @@
-"""The libraries and functions that are tried: one TOML file for each language, one table for each row."""
+"""The libraries and programs: one TOML file for each language, one table for each library."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nanoagent.model.job import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One row.
+    """A library, with a program that uses it.
 
     Attributes:
-        name: Its name in the table.
+        name: The name in the report.
         runtime: The language.
-        packages: Their names, as pip, npm or apt knows them. Go: `debian-package=module@version`.
-        program: The text of the entry file, which prints the line `ok`.
+        packages: The names of its packages for pip, npm or apt. For Go: `debian-package=module@version`.
+        program: The text of the entry file. It prints the line `ok`.
         memory_mb: The job's memoryMb.
-        layout: `pnpm` for a `node_modules` of symbolic links; empty for npm's.
-        known_problem: Why it cannot work with the language's own tools either; empty for the others.
+        layout: `pnpm` for a `node_modules` folder of symbolic links; empty for that of npm.
+        known_problem: Why it also fails with the language's own tools; empty if it works with them.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Library:
 
 
 def libraries() -> list[Library]:
-    """Every library, in the order of the files."""
+    """Return all libraries, in the order of the files."""
     found = []
     for runtime in Runtime:
         text = (Path(__file__).parent / f"{runtime}.toml").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Fetches packages as an author would, and packs them with the program.
+"""Fetches packages with the usual tools, and packs them with a program.
 
-The registries are those that pip, npm and apt are set to on this machine.
+The registries are those in the configuration of pip, npm and apt on this machine.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 _DEADLINE_S: Final = 600
 _SHOWN_CHARACTERS: Final = 300
-_PYTHON: Final = "3.13"  # of the Python image
+_PYTHON: Final = "3.13"  # the version in the Python image
 _GO: Final = "1.24"
 
 
 class InstallError(Exception):
-    """A package could not be fetched; the message quotes the tool."""
+    """A package could not be fetched. The message quotes the tool."""
 
 
 def pack(library: Library, folder: Path) -> Path:
     """Fetch the library's packages, write its program, and zip both with Info-ZIP.
 
     Args:
-        library: The row of the catalogue.
+        library: The library.
         folder: An empty folder for the tree and the zip.
 
     Raises:
-        InstallError: A tool is missing or has failed.
+        InstallError: A tool is missing or failed.
     """
     tree = folder / "tree"
     tree.mkdir(parents=True)
@@ -74,14 +74,14 @@ def _install_nodejs(library: Library, tree: Path) -> None:
 
 
 def _install_cpp(library: Library, tree: Path) -> None:
-    """The headers of Debian packages, at the root of the tree, which is on the include path."""
+    """Copy the headers of Debian packages to the root of the tree, which is on the include path."""
     for package in library.packages:
         unpacked = _debian(package, tree.parent)
         shutil.copytree(unpacked / "usr/include", tree, dirs_exist_ok=True)
 
 
 def _install_go(library: Library, tree: Path) -> None:
-    """Vendored modules from Debian's source packages: no Go proxy is needed."""
+    """Copy modules from Debian's source packages into `vendor`, so that no Go proxy is needed."""
     if not library.packages:
         return
     requires, vendored = [], []
@@ -107,11 +107,11 @@ def _debian(package: str, folder: Path) -> Path:
 
 def _run(*command: str, cwd: Path) -> None:
     try:
-        done = subprocess.run(  # noqa: S603 - the catalogue's words only
+        done = subprocess.run(  # noqa: S603 - only texts of the catalogue
             command, cwd=cwd, capture_output=True, text=True, timeout=_DEADLINE_S, check=False
         )
     except FileNotFoundError as exc:
-        raise InstallError(f"there is no {command[0]} on PATH") from exc
+        raise InstallError(f"{command[0]} is not on PATH") from exc
     except subprocess.TimeoutExpired as exc:
         raise InstallError(f"{command[0]} did not finish within {_DEADLINE_S} s") from exc
     if done.returncode != 0:

@@ -83,7 +83,7 @@ def test_a_budget_ends_before_a_round_that_would_not_fit():
     budget = Budget(10.0, clock=clock)
     lengths = iter([4.0, 2.0, 2.5, 2.0])  # the first has what is rare in it
     begun = 0
-    while budget.another():
+    while budget.begin_round():
         begun += 1
         clock.now += next(lengths)
     assert begun == 3  # 8.5 s have gone, and no round was shorter than 2 s
@@ -93,8 +93,8 @@ def test_a_budget_that_is_spent_still_has_its_least_rounds_and_never_more_than_t
     clock = FakeClock()
     clock.now = 100.0
     spent, ample = Budget(0.0, least=2, clock=clock), Budget(1e9, most=5, clock=clock)
-    assert [spent.another() for _ in range(4)] == [True, True, False, False]
-    assert sum(ample.another() for _ in range(9)) == 5
+    assert [spent.begin_round() for _ in range(4)] == [True, True, False, False]
+    assert sum(ample.begin_round() for _ in range(9)) == 5
 
 
 class FakeArm:
@@ -174,13 +174,13 @@ async def test_a_message_is_timed_from_being_handed_out_until_it_is_settled():
     assert [delivery.body for delivery in await broker.receive(10)] == ["c"]
 
 
-async def test_a_job_that_is_given_back_or_buried_fails_the_benchmark():
+async def test_a_job_that_is_returned_or_dead_lettered_fails_the_benchmark():
     broker = TimingBroker()
     taken = [broker.send("a"), broker.send("b")]
     deliveries = await broker.receive(2)
     assert await broker.nack(deliveries[0], 1.0)
     assert await broker.dead_letter(deliveries[1], "no such image")
-    with pytest.raises(JobFailed, match="given back"):
+    with pytest.raises(JobFailed, match="returned to the queue"):
         await taken[0]
     with pytest.raises(JobFailed, match="no such image"):
         await taken[1]
