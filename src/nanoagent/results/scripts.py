@@ -129,9 +129,11 @@ end
 if token or redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end
--- The server has lost the claim: a restart, a failover, a flush. Earlier claims may have existed: others is
-1. redis.call('HSET', KEYS[2], 'token', ARGV[1], 'owner', ARGV[3], 'until', lasts, 'others', 1)
-redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S}) return 1
+-- The server has lost the claim: a restart, a failover, a flush. It may have lost earlier claims, too.
+-- Therefore `others` is 1.
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'owner', ARGV[3], 'until', lasts, 'others', 1)
+redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
+return 1
 """
 )
 """Renew a claim. Returns 0 if another worker has claimed or answered the request, otherwise 1."""
