@@ -128,16 +128,16 @@ def fake_python(folder: Path, *, version: str, is_new: int = 1) -> Path:
 
 def test_the_environment_is_made_once(checkout: Checkout):
     assert "made" in checkout.make()
-    assert "as locked" in checkout.make()
+    assert "up to date" in checkout.make()
     assert checkout.times_installed == 1
 
 
 def test_in_the_activated_environment_it_stays_as_it_is_and_afterwards_too(checkout: Checkout):
     checkout.make()
     before = contents(checkout.venv)
-    assert "as locked" in checkout.make(**activated(checkout.venv))
-    assert "as locked" in checkout.make(VIRTUAL_ENV=str(checkout.venv))
-    assert "as locked" in checkout.make()
+    assert "up to date" in checkout.make(**activated(checkout.venv))
+    assert "up to date" in checkout.make(VIRTUAL_ENV=str(checkout.venv))
+    assert "up to date" in checkout.make()
     assert contents(checkout.venv) == before
 
 
@@ -146,8 +146,8 @@ def test_an_activated_environment_of_another_project_changes_nothing_and_is_not_
 ):
     checkout.make()
     before = contents(foreign)
-    assert "as locked" in checkout.make(**activated(foreign))
-    assert "as locked" in checkout.make()
+    assert "up to date" in checkout.make(**activated(foreign))
+    assert "up to date" in checkout.make()
     assert contents(foreign) == before
 
 
@@ -155,9 +155,9 @@ def test_another_interpreter_on_the_path_changes_nothing(checkout: Checkout, tmp
     checkout.make()
     conda = fake_python(tmp_path / "conda", version="3.12.1 | packaged by conda")
     path = f"{conda.parent}:/usr/bin:/bin"
-    assert "as locked" in checkout.make(PATH=path, CONDA_PREFIX=str(conda.parent), CONDA_DEFAULT_ENV="base")
-    assert "as locked" in checkout.make(PATH=f"{tmp_path}/nothing:/usr/bin:/bin")
-    assert "as locked" in checkout.make(PATH=None)
+    assert "up to date" in checkout.make(PATH=path, CONDA_PREFIX=str(conda.parent), CONDA_DEFAULT_ENV="base")
+    assert "up to date" in checkout.make(PATH=f"{tmp_path}/nothing:/usr/bin:/bin")
+    assert "up to date" in checkout.make(PATH=None)
     assert checkout.times_installed == 1
 
 
@@ -167,7 +167,7 @@ def test_an_interpreter_that_is_chosen_by_another_path_is_the_same(
     checkout.make()
     (tmp_path / "link").symlink_to(BASE_PYTHON)
     for chosen in (BASE_PYTHON, tmp_path / "link", foreign / "bin/python", checkout.venv / "bin/python3"):
-        assert "as locked" in checkout.make(PYTHON=str(chosen))
+        assert "up to date" in checkout.make(PYTHON=str(chosen))
 
 
 # --- it is made anew
@@ -233,7 +233,7 @@ def test_it_is_not_made_anew_under_a_running_worker(checkout: Checkout):
     checkout.make()
     command = [str(checkout.venv / "bin/python"), "-c", "input()", "nanoagent", "dev"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as worker:
-        assert "as locked" in checkout.make()
+        assert "up to date" in checkout.make()
         checkout.change_lock()
         before = contents(checkout.venv)
         failed = checkout.setup(**activated(checkout.venv))
@@ -315,9 +315,9 @@ def test_a_set_up_waits_for_one_of_its_own_checkout_and_for_no_other(checkout: C
             text=True,
         ) as second:
             assert second.stdout is not None
-            assert "another one is at work" in second.stdout.readline()
+            assert "waiting for another set-up" in second.stdout.readline()
             os.close(release)
-            assert "as locked" in second.communicate(timeout=DEADLINE_S)[0]
+            assert "up to date" in second.communicate(timeout=DEADLINE_S)[0]
     assert checkout.times_installed == 1
 
 
@@ -325,7 +325,7 @@ def test_a_rebuild_that_was_killed_gives_the_environment_back_when_the_old_lock_
     checkout.make()
     checkout.venv.rename(checkout.root / ".venv.old")
     (checkout.venv / "bin").mkdir(parents=True)
-    assert "back from a rebuild that did not end" in checkout.make()
+    assert "restored after an interrupted rebuild" in checkout.make()
     assert checkout.times_installed == 1
 
 
