@@ -1,6 +1,6 @@
-"""The published entry: `python agent.py` starts the worker, as `nanoagent run` does.
+"""The entry that the contract names: `python agent.py` starts the worker, like `nanoagent run`.
 
-Works from a checkout after `pip install -r requirements.txt`; the package need not be installed.
+It works in a checkout after `pip install -r requirements.txt`. The package need not be installed.
 """
 
 from __future__ import annotations

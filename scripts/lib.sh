@@ -55,7 +55,7 @@ apt_install() {
   local step=$1 started package wanted=()
   shift
   have apt-get || die "$step" "this is not Debian or Ubuntu (no apt-get); install the equivalent of these packages: $*"
-  [ "$(id -u)" = 0 ] || die "$step" "needs root; run this once as root, or: apt-get install $*"
+  [ "$(id -u)" = 0 ] || die "$step" "needs root; run this script once as root, or run: apt-get install $*"
   started=$(now_ms)
   # A lock, because apt waits for another apt's packages, but not for its lists. Services that a package
   # starts must not inherit this lock, nor those of scripts/setup (descriptors 8 and 9).

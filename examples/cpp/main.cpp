@@ -1,4 +1,4 @@
-// Prime numbers below a limit, read from standard input; gaps.cpp is the second file of the program.
+// Prime numbers below a limit, which is read from standard input. gaps.cpp is the second file of the program.
 #include "gaps.hpp"
 
 #include <cstdlib>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-// The input is JSON; a program without a JSON library can pick one number out of it.
+// Returns a number from the JSON input. This program needs no JSON library for that.
 static std::size_t number(const std::string &json, const std::string &name, std::size_t otherwise)
 {
     std::smatch match;
@@ -39,7 +39,7 @@ int main()
     const auto primes = primes_below(limit);
     const auto gaps = count_gaps(primes);
 
-    // What is left in OUTPUT_DIR is uploaded, folders included.
+    // The worker uploads the files in OUTPUT_DIR, also those in subfolders.
     const std::filesystem::path output = std::getenv("OUTPUT_DIR");
     std::filesystem::create_directory(output / "tables");
     std::ofstream list(output / "tables" / "primes.txt");

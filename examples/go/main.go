@@ -1,4 +1,4 @@
-// Powers of a matrix, by several workers at once; the input comes from standard input.
+// Powers of a matrix, computed concurrently. The program reads the input from standard input.
 package main
 
 import (
@@ -36,7 +36,7 @@ func (a matrix) times(b matrix) matrix {
 	return product
 }
 
-// power multiplies by squaring: log2(exponent) steps.
+// power returns a power of the matrix. It uses repeated squaring, which takes log2(exponent) steps.
 func (a matrix) power(exponent int) matrix {
 	result := make(matrix, len(a))
 	for row := range a {
@@ -71,7 +71,7 @@ func writeJSON(path string, value any) {
 func main() {
 	var in input
 	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
-		log.Fatal("the input is not what this program expects: ", err)
+		log.Fatal("invalid input: ", err)
 	}
 
 	results := make([]result, len(in.Powers))
@@ -86,7 +86,7 @@ func main() {
 	}
 	workers.Wait()
 
-	// What is left in OUTPUT_DIR is uploaded, folders included.
+	// The worker uploads the files in OUTPUT_DIR, also those in subfolders.
 	output := os.Getenv("OUTPUT_DIR")
 	if err := os.Mkdir(filepath.Join(output, "powers"), 0o755); err != nil {
 		log.Fatal(err)

@@ -1,4 +1,4 @@
-// Summary and histogram of measurements, from the file that PAYLOAD_FILE names (inputs of any size).
+// Summary and histogram of measurements. The input is the file PAYLOAD_FILE, which can have any size.
 "use strict";
 
 const fs = require("node:fs");
@@ -37,7 +37,7 @@ const bars = bins.map((count, index) => {
   return `<rect x="${index * 40}" y="${100 - height}" width="36" height="${height}" fill="#4477aa"/>`;
 });
 
-// What is left in OUTPUT_DIR is uploaded, folders included.
+// The worker uploads the files in OUTPUT_DIR, also those in subfolders.
 const output = process.env.OUTPUT_DIR;
 fs.mkdirSync(path.join(output, "charts"));
 fs.writeFileSync(path.join(output, "summary.json"), JSON.stringify(summary, null, 2) + "\n");

@@ -1,4 +1,4 @@
-"""Sums up notes of customers with a language model. The worker forwards the calls, so no key is needed."""
+"""Sums up notes of customers with a language model. The worker forwards the calls and adds the key."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Word statistics of a text, from the PAYLOAD variable."""
+"""Word statistics of a text. The input is the variable PAYLOAD."""
 
 import collections
 import csv
@@ -14,7 +14,7 @@ words = re.findall(r"[^\W\d_]+", text.casefold())
 counts = collections.Counter(words)
 longest = max(words, key=len, default="")
 
-# What is left in OUTPUT_DIR is uploaded, folders included.
+# The worker uploads the files in OUTPUT_DIR, also those in subfolders.
 output = Path(os.environ["OUTPUT_DIR"])
 (output / "tables").mkdir()
 with (output / "tables" / "words.csv").open("w", encoding="utf-8", newline="") as file:
