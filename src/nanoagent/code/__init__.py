@@ -1,4 +1,4 @@
-"""Code: from an object key to a folder that can be run, and to a program that was built from it.
+"""Fetches the code of functions, unpacks it, and keeps it on disk, with the programs that were built from it.
 
 ::
 
@@ -7,13 +7,13 @@
 
 Both caches keep their entries, trees or programs, in a `disk_cache.DiskCache`:
 
-* An entry is named by a digest and never changes. The cache is one folder with a limit in bytes; it evicts
-  the least recently used entries. All workers of one user on one machine share it.
+* The name of an entry is a digest. The entry never changes. The cache is one folder with a limit in bytes; it
+  evicts the least recently used entries. All workers of one user on one machine share it.
 * A user of an entry holds a **pin**: a shared `flock` on the entry's file `meta`. Eviction takes an exclusive
   lock without waiting, and skips pinned entries. The kernel releases the locks of a process that dies. So no
   entry in use is removed, and no entry stays pinned for ever.
-* An entry is prepared in the **workspace** of its worker and appears by one `rename`. If two workers prepare
-  the same entry, the later one discards its own. The next worker that starts removes the workspaces of dead
+* A worker prepares an entry in its own **workspace**, and publishes it with one `rename`. If two workers
+  prepare the same entry, the later one discards its own. A worker that starts removes the workspaces of dead
   workers.
 * Callers that want the same entry at the same time share one request or build (`single_flight`).
 
@@ -22,7 +22,7 @@ Modules:
 * Caches: `code_cache` (with `code_index`, `fresh_trees` and `missing_code`), `program_cache`,
   `single_flight`.
 * Entries on disk: `disk_cache`, `disk_entries`, `pin`, `workspace`, `disk_errors`.
-* Untrusted zips: `archive` checks all entries before it writes one. `zip_entries` reads names and kinds,
+* Untrusted zips: `archive` checks all entries before it writes a file. `zip_entries` reads names and kinds,
   `zip_tree` follows links, `unpacking` writes files, `refusals` has the rules.
 * The unpacked code: `entry_file` finds the file to run, `imports` guesses the libraries that it needs.
 

@@ -5,12 +5,15 @@ written, because a header may state a wrong size. An archive is unpacked whole o
 refusal names the rule. If an entry were silently skipped or renamed, the function would fail with an error
 that its author cannot explain.
 
-The central directory is the authority (PKWARE, .ZIP File Format Specification, APPNOTE.TXT, 4.3.12). A local
-header must repeat it. `zipfile` reads the directory, within limits that are set here. It does not read the
-data: it takes several times as long for many small files, and it expands bzip2 and LZMA data without a limit
-on memory. Only stored and deflated entries are supported.
+The zip's central directory decides what the archive contains (PKWARE, .ZIP File Format Specification,
+APPNOTE.TXT, 4.3.12). The local header of each entry must repeat it. In the modules for zips, "the directory"
+always means this central directory.
 
-The size of the directory is limited, and with it the memory: names are kept once, as bytes. Paths and link
+`zipfile` reads the directory, within limits that are set here. `unpacking` reads the data, because `zipfile`
+takes several times as long for many small files, and expands bzip2 and LZMA data without a limit on memory.
+Only stored and deflated entries are supported.
+
+The limit on the size of the directory also limits the memory: names are kept once, as bytes. Paths and link
 targets are computed when they are needed.
 
 Read in this order: `extract`, `zip_entries` (names, kinds, times), `zip_tree` (paths and links), `unpacking`
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 
     from nanoagent.code.zip_entries import Entry
 
-# The time of zipfile grows with the square of this size: 13 s for an archive of 46 MB. All known fields
-# together take less than 2 KiB, even with a Unicode path of the greatest length.
+# The limit of the extra fields of one entry. The time of zipfile grows with the square of their size: 13 s
+# for an archive of 46 MB. All known fields together take less than 2 KiB, even with the longest Unicode path.
 _EXTRA_BYTES: Final = 4096
 # zipfile reads the whole directory at once. A common entry takes 100 to 250 bytes of it.
 _DIRECTORY_BYTES: Final = 16 * MIB
@@ -63,7 +66,8 @@ class ArchiveLimits:
         zip_bytes: Size of the archive.
         unpacked_bytes: Size of all its files together, unpacked.
         file_bytes: Size of one file, unpacked.
-        entries: Number of files and folders. A folder that only occurs in the path of an entry counts.
+        entries: Number of files, links and folders. A folder also counts if it has no entry, and only occurs
+            in the path of another entry.
     """
 
     zip_bytes: int
@@ -88,8 +92,8 @@ class TreeInfo:
 def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
     """Unpack an archive, or refuse it.
 
-    Files become 0444, or 0555 where the archive marks them executable; folders 0755. Files and links keep
-    their time of modification. Set-id bits and owners are not kept. Blocking.
+    Files get mode 0444, or 0555 if the archive marks them as executable. Folders get mode 0755. Files and
+    links keep their time of modification. Set-id bits and owners are not kept. Blocking.
 
     Args:
         zip_path: The archive.
@@ -143,10 +147,10 @@ def _checked_tree(file: BinaryIO, limits: ArchiveLimits) -> zip_tree.Tree:
 
 
 class _Directory(list[zipfile.ZipInfo]):
-    """Stands in for the list of `zipfile`: keeps an `Entry` for each `ZipInfo`. The list itself stays empty.
+    """Replaces the entry list of `zipfile`: keeps an `Entry` for each `ZipInfo`. The list itself stays empty.
 
-    A `ZipInfo` takes several times as much memory: it holds the name as text, and the extra fields. An entry
-    over a limit ends the reading.
+    A `ZipInfo` takes several times as much memory: it holds the name as text, and the extra fields. At the
+    first entry that exceeds a limit, the archive is refused and the rest is not read.
     """
 
     def __init__(self, limit: int) -> None:
@@ -169,7 +173,7 @@ class _Directory(list[zipfile.ZipInfo]):
 
 
 class _Forgetful(dict[str, zipfile.ZipInfo]):
-    """Stands in for the name index of `zipfile`, and stays empty."""
+    """Replaces the name index of `zipfile`, and stays empty."""
 
     def __setitem__(self, _name: str, _info: ZipInfo) -> None: ...
 
@@ -179,17 +183,17 @@ class _BoundedFile:
 
     Args:
         file: The file.
-        most: The limit, bytes.
+        max_read_bytes: The limit.
     """
 
-    def __init__(self, file: BinaryIO, most: int) -> None:
+    def __init__(self, file: BinaryIO, max_read_bytes: int) -> None:
         self._file = file
-        self._most = most
+        self._max_read_bytes = max_read_bytes
 
     def read(self, size: int = -1) -> bytes:
-        """Read, unless `size` is over the limit. `zipfile` omits it only to read the end of the file."""
-        if size > self._most:
-            raise refused(refusals.DIRECTORY_TOO_LARGE, limit=self._most)
+        """Read, unless `size` is over the limit. `zipfile` omits `size` only to read the end of the file."""
+        if size > self._max_read_bytes:
+            raise refused(refusals.DIRECTORY_TOO_LARGE, limit=self._max_read_bytes)
         return self._file.read(size)
 
     def __getattr__(self, name: str) -> Any:
@@ -199,8 +203,8 @@ class _BoundedFile:
 class _BoundedZip(zipfile.ZipFile):
     """A `ZipFile` that stops at the first entry over the limit, and keeps no `ZipInfo`.
 
-    50 MB can hold a million entries. As `ZipInfo` objects they would take half a gigabyte before anything
-    could count them.
+    A zip of 50 MB can hold a million entries. As `ZipInfo` objects they would take half a gigabyte before the
+    worker could count them.
     """
 
     def __init__(self, file: Any, limit: int) -> None:
@@ -226,9 +230,9 @@ class _BoundedZip(zipfile.ZipFile):
 
 def _directory(file: BinaryIO, limits: ArchiveLimits) -> tuple[list[Entry], int]:
     """Return the entries, and the offset of the directory in the file."""
-    most = _DIRECTORY_BYTES + limits.entries * _DIRECTORY_ENTRY_BYTES
+    max_bytes = _DIRECTORY_BYTES + limits.entries * _DIRECTORY_ENTRY_BYTES
     try:
-        with _BoundedZip(_BoundedFile(file, most), limits.entries) as archive:
+        with _BoundedZip(_BoundedFile(file, max_bytes), limits.entries) as archive:
             entries, directory_at = archive.directory.entries, archive.start_dir
     except _DAMAGE as exc:
         raise refused(refusals.NOT_A_ZIP, detail=exc) from exc

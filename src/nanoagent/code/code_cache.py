@@ -1,9 +1,9 @@
-"""Unpacked code by bucket and key, kept on disk while there is room.
+"""Fetches and unpacks the code of functions, and keeps it on disk while there is room.
 
-Three memories save requests and unpacking:
+Three parts save requests and unpacking:
 
-* `fresh_trees`: objects about which the store was asked a moment ago need no request.
-* `code_index`: the ETag of an object that was fetched before makes the request a conditional one.
+* `fresh_trees` lets a tree be used without a request for a short time after the last request.
+* `code_index` has the ETag of each object that was fetched before, for a conditional request.
 * `CodeCache` remembers the digests of refused archives, in this process only.
 """
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# All jobs share the few threads of the event loop. An archive may occupy one of them for seconds, and take
-# hundreds of megabytes.
+# All jobs share the few threads of the event loop. Unpacking an archive may occupy one of them for seconds,
+# and take hundreds of megabytes.
 _PARALLEL_UNPACKINGS: Final = 2
-_REFUSALS: Final = 1024  # refusals that are remembered, of about 300 bytes each
+_MAX_REFUSALS: Final = 1024  # the refusals that are remembered; each takes about 300 bytes
 _REFUSAL_REMEMBERED: Final = Text(
     "{message} (remembered: the same bytes were examined {ago_s} s ago)",
     "{message} (기억된 결과: {ago_s}초 전에 같은 내용을 검사했습니다)",
@@ -57,7 +57,7 @@ MOST_FRESH: Final = 256
 FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
 """How a fetch was served.
 
-* `hit`: the fetch made no request, or the disk already had the tree of the same bytes.
+* `hit`: the fetch made no request of its own, or the disk already had the tree of the bytes that it fetched.
 * `revalidated`: the fetch made one conditional request, and the object had not changed.
 * `miss`: the zip was fetched and unpacked, or refused.
 """
@@ -110,9 +110,9 @@ class CodeCache:
         limits: The limits of a zip.
         max_bytes: The limit of the disk space of all trees. Trees in use may exceed it.
         observe: Called once per fetch with its outcome.
-        fresh_s: The time for which an answer of the store is used, seconds. With 0, each fetch makes a
-            request.
-        most_fresh: The limit of the number of objects that need no request.
+        fresh_s: For how long after a request the tree is used without another request, seconds. With 0, each
+            fetch makes a request.
+        most_fresh: The largest number of trees that may be used without a request.
     """
 
     def __init__(  # noqa: PLR0913 - the settings that it has
@@ -133,7 +133,7 @@ class CodeCache:
         self._disk = DiskCache(root, max_bytes)
         self._index = CodeIndex(root, self._disk.digests)
         self._fresh = FreshTrees(fresh_s, most_fresh)
-        self._refusals: BoundedMap[str, _Refusal] = BoundedMap(_REFUSALS)  # by digest
+        self._refusals: BoundedMap[str, _Refusal] = BoundedMap(_MAX_REFUSALS)  # by digest
         self._fetches: SingleFlight[Pin] = SingleFlight()
         self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
 
@@ -155,11 +155,11 @@ class CodeCache:
 
     @asynccontextmanager
     async def fetch(self, bucket: str, key: str) -> AsyncIterator[CodeTree]:
-        """Hold the tree of a zip while the block runs.
+        """Yield the tree of a zip, and keep it on disk until the block ends.
 
         The tree is that of the newest version of the zip, or of the version that the store had less than
-        `fresh_s` ago. A fetch makes one request at most. Callers that want the same object at the same time
-        share the request.
+        `fresh_s` ago. A fetch makes one request at most, or two if the disk is full. Callers that want the
+        same object at the same time share the request.
 
         Args:
             bucket: The bucket's name.
@@ -179,7 +179,7 @@ class CodeCache:
             yield CodeTree(pin.digest, pin.content, meta.bytes, meta.disk_bytes)
 
     async def make_room(self, size_bytes: float) -> None:
-        """Evict the least recently used trees that are not in use. No tree is fresh afterwards.
+        """Evict the least recently used trees that are not in use. Every next fetch makes a request again.
 
         Args:
             size_bytes: The disk space to free. Trees in use stay, so less may be freed.
@@ -194,7 +194,7 @@ class CodeCache:
         asked_at = asyncio.get_running_loop().time()
         pin = await retry_when_full(partial(self._try_to_fetch, bucket, key), self.make_room)
         if self._disk.may_exceed_limits:
-            self._fresh.forget(bucket, key)  # its pin would hold up the eviction
+            self._fresh.forget(bucket, key)  # a fresh tree has a pin, which would prevent its eviction
         else:
             self._fresh.remember(bucket, key, pin, asked_at)
         return pin
@@ -203,11 +203,12 @@ class CodeCache:
         known = self._index.recall(bucket, key)
         pin = await self._disk.pin(known.digest) if known else None
         try:
+            # A conditional request helps only if "not modified" can be answered: by the tree or a refusal.
             usable = known if known and (pin or known.digest in self._refusals) else None
             async with self._disk.scratch() as scratch:
-                changed = await self._request(bucket, key, scratch / "code.zip", usable)
-                if changed is not None:
-                    return await self._adopt(changed, scratch)
+                fetched = await self._request(bucket, key, scratch / "code.zip", usable)
+                if fetched is not None:
+                    return await self._adopt(fetched, scratch)
             if usable is None:
                 raise StorageError(
                     f"{shown(bucket, key)}: an unconditional request was answered 'not modified'"
@@ -235,8 +236,8 @@ class CodeCache:
         try:
             etag = await self._store.fetch(bucket, key, into, etag=etag, max_bytes=self._limits.zip_bytes)
         except ObjectMissing as exc:
-            tell = log.info if exc.absence is Absence.KEY else log.warning
-            tell("code not found", reason=str(exc))
+            log_event = log.info if exc.absence is Absence.KEY else log.warning
+            log_event("code not found", reason=str(exc))
             raise rejection(bucket, key, exc) from exc
         except ObjectTooLarge as exc:
             raise refused(refusals.ZIP_TOO_LARGE, limit_mb=self._limits.zip_bytes / MIB) from exc
@@ -245,16 +246,16 @@ class CodeCache:
         with disk_errors(self._root):
             return IndexEntry(bucket, key, etag, await in_thread(partial(_sha256, into)))
 
-    async def _adopt(self, changed: IndexEntry, scratch: Path) -> Pin:
-        """Pin the tree of the zip that was just fetched; unpack it unless the disk has its tree."""
-        pin = await self._disk.pin(changed.digest)
+    async def _adopt(self, fetched: IndexEntry, scratch: Path) -> Pin:
+        """Pin the tree of the zip that was just fetched. If the disk does not have it, unpack the zip."""
+        pin = await self._disk.pin(fetched.digest)
         self._observe("hit" if pin else "miss")
         try:
-            await self._index.remember(changed, scratch)
+            await self._index.remember(fetched, scratch)
             if pin is None:
-                self._refuse_known(changed.digest)
-                await self._unpack(changed.digest, scratch)
-                pin = await self._disk.publish(changed.digest, scratch / "tree")
+                self._refuse_known(fetched.digest)
+                await self._unpack(fetched.digest, scratch)
+                pin = await self._disk.publish(fetched.digest, scratch / "tree")
                 await self._evict()
             return pin.share()
         finally:
@@ -273,7 +274,7 @@ class CodeCache:
             raise
 
     def _refuse_known(self, digest: str) -> None:
-        """Raise the refusal of an archive that was refused before."""
+        """Raise the remembered refusal of an archive, if there is one."""
         if refusal := self._refusals.get(digest):
             ago_s = asyncio.get_running_loop().time() - refusal.at
             message = _REFUSAL_REMEMBERED.format(message=refusal.message, ago_s=round(ago_s))
@@ -281,7 +282,7 @@ class CodeCache:
 
     async def _evict(self) -> None:
         await self._disk.evict()
-        if self._disk.may_exceed_limits and len(self._fresh):  # their pins hold up the eviction
+        if self._disk.may_exceed_limits and len(self._fresh):  # the pins of fresh trees prevent the eviction
             self._fresh.forget_all()
             await self._disk.evict()
 

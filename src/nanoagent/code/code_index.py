@@ -3,7 +3,7 @@
 It has one file per object, `index/<SHA-256 of bucket and key>.json`. The index outlives the process, and
 workers share it. So even a new worker's first request for known code is a conditional request.
 
-An entry is only a hint: the store is still asked, and a tree that was evicted is fetched again.
+An entry is only a hint: the worker still asks the store, and fetches an evicted tree again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PRUNE_EVERY: Final = 1024  # entries written between two prunings
-_MOST_INDEXED: Final = 16_384  # each takes a block of the disk; any number of keys may have the same bytes
+# Each entry takes a block of the disk. The number of trees is no limit: any number of keys may share a tree.
+_MOST_INDEXED: Final = 16_384
 
 
 class IndexEntry(msgspec.Struct, frozen=True):

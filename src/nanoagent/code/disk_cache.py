@@ -1,4 +1,6 @@
-"""Files and folders by digest, in a folder that is bounded, shared by workers and repaired when damaged.
+"""Keeps files and folders by digest in one folder on disk, up to a size.
+
+Workers share the folder. A damaged entry is removed when it is used.
 
 ::
 
@@ -6,7 +8,7 @@
     entries/<digest>/meta        JSON, `Meta`; a pin is a lock on it, its mtime is the last use
     workspaces/<worker>.lock     held while the worker lives
     workspaces/<worker>/         new entries before they are published, removed ones before they are deleted
-    lock                         the removal lock
+    lock                         the removal lock: a worker holds it while it removes entries
 
 `DiskCache` is the interface. `DiskEntries` does the blocking work in threads, `Workspace` owns the workspace.
 """
@@ -131,19 +133,22 @@ class DiskCache:
 
     @contextlib.asynccontextmanager
     async def releasing(self, pin: Pin) -> AsyncIterator[None]:
-        """Release a pin when the block ends, and repeat an eviction that pins have held up."""
+        """Release a pin when the block ends, and repeat an eviction that pins have prevented."""
         try:
             yield
         finally:
             pin.release()
             if self._may_exceed_limits:
-                # A job that is done must not fail because of this. The next eviction reports the error.
+                # A job that is done must not fail because the eviction fails. The next one reports the error.
                 with contextlib.suppress(StorageError):
                     await self.evict()
 
     @property
     def may_exceed_limits(self) -> bool:
-        """Whether an entry was published, or pins held up an eviction, since the limits were last kept."""
+        """Whether the entries may exceed the limits.
+
+        That is so after a publication, and after an eviction that could not remove enough because of pins.
+        """
         return self._may_exceed_limits
 
     def digests(self) -> set[str]:
@@ -171,7 +176,7 @@ async def retry_when_full(
         make_room: Evicts entries; its argument is the disk space to free, bytes.
 
     Raises:
-        PlatformError: Another error than a full disk, or the error of the second run.
+        PlatformError: The operation failed for another reason than a full disk, or it failed a second time.
     """
     try:
         return await operation()

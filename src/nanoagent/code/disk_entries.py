@@ -1,10 +1,10 @@
-"""The entries of a disk cache, in its folder `entries`. All functions block; they are for threads.
+"""The entries of a disk cache, in its folder `entries`. All functions block, so callers run them in threads.
 
-An entry appears by a `rename` from a workspace and is removed by a `rename` into one. So no worker ever sees
-half an entry.
+A `rename` from a workspace publishes an entry, and a `rename` into a workspace removes it. So no worker ever
+sees half an entry.
 
-A worker that removes an entry holds the removal lock. It first checks the inode of the file `meta`: by then,
-the same name may belong to a newer entry.
+A worker that removes an entry holds the removal lock. It first checks the inode of the file `meta`, because
+a newer entry may have taken the same name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES: Final = 4096  # the smallest file or folder takes one block on common file systems
 _OWN_BYTES: Final = 2 * _BLOCK_BYTES  # the folder of the entry and its file `meta`
-# An attempt fails only if another worker was first, or after it has removed a damaged entry.
+# An attempt to publish fails only if another worker was first, or if it has removed a damaged entry.
 _PUBLISH_ATTEMPTS: Final = 8
 _OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
@@ -69,7 +69,7 @@ def eviction_order(uses: Iterable[EntryUse]) -> list[EntryUse]:
 
 
 def is_intact(pin: Pin) -> bool:
-    """Whether the size of an entry is the one that was published."""
+    """Whether an entry still has the size that it had when it was published."""
     try:
         return _measure(pin.content) == pin.meta()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
@@ -121,7 +121,7 @@ class DiskEntries:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
             if inode_of(meta) == inode_of(descriptor):
-                # The kernel's own clock for files ticks every 4 ms, which is too coarse for an order.
+                # The kernel's clock for files ticks every 4 ms: too coarse to order two uses.
                 now = time.time_ns()
                 os.utime(descriptor, ns=(now, now))
                 return pin
@@ -138,7 +138,7 @@ class DiskEntries:
     def publish(self, digest: str, content: Path) -> Pin:
         """Make a file or folder the content of an entry, and pin the entry.
 
-        If another worker has published an intact entry of that name before, that one is pinned.
+        If another worker has already published an intact entry of that name, that entry is pinned instead.
 
         Args:
             digest: The name of the entry.
@@ -148,15 +148,15 @@ class DiskEntries:
             OSError: The disk failed, or the name stays taken by a damaged entry.
         """
         target = self._folder / digest
-        draft, own = self._draft(digest, content)
+        draft, own_pin = self._draft(digest, content)
         try:
             for _ in range(_PUBLISH_ATTEMPTS):
                 if _renamed(draft, target):
-                    return own.share()
+                    return own_pin.share()
                 if winner := self._pin_if_intact(digest):
                     return winner
         finally:
-            own.release()
+            own_pin.release()
         raise OSError(errno.EBUSY, "could not be replaced", str(target))
 
     def _draft(self, digest: str, content: Path) -> tuple[Path, Pin]:
@@ -224,7 +224,7 @@ class DiskEntries:
         return total > limits.disk_bytes or count > limits.entries
 
     def _use_of(self, digest: str) -> EntryUse | None:
-        """Return the use of an entry; None without a `meta`. An entry with a damaged `meta` is the oldest."""
+        """Return the use of an entry; None without a `meta`. With a damaged `meta`, it is evicted first."""
         meta = self._folder / digest / "meta"
         try:
             used_at_ns = meta.stat().st_mtime_ns

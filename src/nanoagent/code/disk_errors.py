@@ -1,4 +1,4 @@
-"""Errors of the disk that holds a cache."""
+"""Translates errors of the disk that holds a cache to `StorageError`."""
 
 from __future__ import annotations
 

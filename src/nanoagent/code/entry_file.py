@@ -45,15 +45,15 @@ def is_leftover(name: str) -> bool:
 def find_root(tree: Path, entry: str) -> Path | None:
     """Find the folder of an unpacked tree that has the entry file.
 
-    That is the tree itself, or else its single top folder. A link to a folder does not count, because the
-    links of the tree were checked against the whole tree (`zip_tree`).
+    That is the tree itself, or else its single top folder. The top folder must not be a link: `zip_tree` has
+    checked the links against the whole tree, not against the folder to which a link leads.
 
     Args:
         tree: The unpacked tree.
         entry: The entry file's name, such as `main.py`.
 
     Returns:
-        The folder; None if neither has the entry file.
+        The folder; None if neither the tree nor its single top folder has the entry file.
     """
     if (tree / entry).is_file():
         return tree
@@ -109,7 +109,7 @@ def likely_language(tops: Sequence[TopFolder]) -> TopFolder | None:
     """Guess the language of a zip without an entry file.
 
     Args:
-        tops: The top folder, once for each language.
+        tops: The top folder of the zip, as one `TopFolder` for each language.
 
     Returns:
         The top folder for the most likely language; None if no file points to one.

@@ -1,6 +1,7 @@
-"""Trees of objects about which the store was asked a moment ago.
+"""Remembers the trees that may be used for a short time without asking the object store again.
 
-During that time no job makes a request for the code. Only this process uses the answer.
+After a request for an object, jobs of this process use its tree without a request for
+`CODE_FRESH_SECONDS`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _FreshTree:
-    """A tree whose object needs no request.
+    """A tree that may be used without a request.
 
     Attributes:
         pin: Keeps the tree on disk.
-        expiry: The timer that ends that.
+        expiry: The timer that forgets the tree.
     """
 
     pin: Pin
@@ -27,24 +28,24 @@ class _FreshTree:
 
 
 class FreshTrees:
-    """The trees whose objects need no request. Each holds a pin, and so a file descriptor.
+    """The trees that may be used without a request. Each holds a pin, and so a file descriptor.
 
     Args:
-        fresh_s: The time for which an answer of the store is used, seconds; 0 means not at all.
-        most: The limit of their number.
+        fresh_s: For how long after a request its tree is fresh, seconds; 0 means that no tree is.
+        max_trees: The largest number of trees.
     """
 
-    def __init__(self, fresh_s: float, most: int) -> None:
+    def __init__(self, fresh_s: float, max_trees: int) -> None:
         self._fresh_s = fresh_s
-        self._most = most
-        # The object about which the store was asked longest ago comes first.
+        self._max_trees = max_trees
+        # The tree with the oldest request comes first.
         self._trees: dict[tuple[str, str], _FreshTree] = {}
 
     def __len__(self) -> int:
         return len(self._trees)
 
     def recall(self, bucket: str, key: str) -> Pin | None:
-        """Return a pin of an object's tree, which the caller releases; None if the store must be asked."""
+        """Return a pin of an object's tree; None if the store must be asked. The caller releases the pin."""
         tree = self._trees.get((bucket, key))
         if tree is None:
             return None
@@ -54,32 +55,32 @@ class FreshTrees:
         return tree.pin.share()
 
     def remember(self, bucket: str, key: str, pin: Pin, asked_at: float) -> None:
-        """Note the answer of the store.
+        """Remember that a request has just confirmed the tree of an object.
 
         Args:
             bucket: The bucket's name.
             key: The object's key.
             pin: A pin of the object's tree. The caller still releases it.
-            asked_at: The time of the request, in the loop's clock. The answer may not have a version that was
-                uploaded after it.
+            asked_at: The start of the request, in the loop's clock. The tree is fresh from that time, because
+                a version that was uploaded later is perhaps not in the answer.
         """
         loop = asyncio.get_running_loop()
         self.forget(bucket, key)
         if asked_at + self._fresh_s <= loop.time():
             return
-        if len(self._trees) >= self._most:
+        if len(self._trees) >= self._max_trees:
             self.forget(*next(iter(self._trees)))
         expiry = loop.call_at(asked_at + self._fresh_s, self.forget, bucket, key)
         self._trees[bucket, key] = _FreshTree(pin.share(), expiry)
 
     def forget(self, bucket: str, key: str) -> None:
-        """Forget the answer for an object, if there is one, and release its tree."""
+        """Forget the tree of an object, if there is one, and release its pin."""
         tree = self._trees.pop((bucket, key), None)
         if tree is not None:
             tree.expiry.cancel()
             tree.pin.release()
 
     def forget_all(self) -> None:
-        """Forget all answers."""
+        """Forget all trees."""
         for bucket, key in list(self._trees):
             self.forget(bucket, key)

@@ -48,19 +48,21 @@ def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
         candidates: Top-level names of modules to look for.
 
     Returns:
-        The candidates that a file imports, in their order. A candidate is left out if the tree has a file or
-        folder with its name, or with the name of one of its dependencies: the tree may bring another version
-        of it. For a tree with more than 20,000 entries the result is empty.
+        The candidates that some file of the tree imports, in the order of `candidates`. A candidate is left
+        out if the tree has a file or folder with its name, or with the name of one of its dependencies: the
+        tree may contain another version of it. The result is empty for a tree with more than 20,000 entries.
     """
     entries = _entries(tree)
     if entries is None:
         return ()
-    own = {entry.name.partition(".")[0] for entry in entries}
+    own_names = {entry.name.partition(".")[0] for entry in entries}
     found: set[str] = set()
     for source in _texts(_sources(entries)):
         found.update(_names_in(source))
     return tuple(
-        name for name in candidates if name in found and own.isdisjoint((name, *_DEPENDENCIES.get(name, ())))
+        name
+        for name in candidates
+        if name in found and own_names.isdisjoint((name, *_DEPENDENCIES.get(name, ())))
     )
 
 
@@ -76,13 +78,13 @@ def _entries(tree: Path) -> list[Path] | None:
 
 
 def _sources(entries: list[Path]) -> list[Path]:
-    """Return the Python files to read. The upper ones come first: they are the author's own."""
+    """Return the Python files to read. Files near the root come first: most of them are the author's own."""
     sources = [entry for entry in entries if entry.suffix == ".py"]
     return sorted(sources, key=lambda path: (len(path.parts), path))[:_MAX_FILES]
 
 
 def _texts(paths: list[Path]) -> Iterator[bytes]:
-    """Read files, as far as the limit allows."""
+    """Yield the text of the files, at most `_MAX_BYTES` in total."""
     left = _MAX_BYTES
     for path in paths:
         if left <= 0:

@@ -1,6 +1,7 @@
 """Messages and hints for CODE_NOT_FOUND, one per reason.
 
-The error text of S3 names roles and accounts of the operator. So only the log has it, not the result.
+The error text of S3 names roles and accounts of the operator. So the text is only in the log, not in the
+result.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ _EXPLANATIONS: Final = {
         Text("Check s3Bucket and s3Key.", "s3Bucket과 s3Key를 확인하세요."),
     ),
 }
-_DENIED: Final = _Explanation(
+_DENIED_UNNAMED: Final = _Explanation(  # S3 does not name the action that it denies
     Text(
         "{object}: access denied, or no such key",
         "{object}: 접근이 거부되었거나 그런 키가 없습니다",
@@ -85,7 +86,7 @@ _DENIED: Final = _Explanation(
         "객체가 KMS 키로 암호화되어 있으면 kms:Decrypt 권한도 필요합니다.",
     ),
 )
-_NOT_ALLOWED: Final = _Explanation(
+_DENIED_ACTION: Final = _Explanation(  # S3 names the action
     Text(
         "{object}: access denied: the worker may not perform {action}",
         "{object}: 접근이 거부되었습니다. 워커에 {action} 권한이 없습니다",
@@ -108,9 +109,9 @@ def rejection(bucket: str, key: str, missing: ObjectMissing) -> Rejected:
     if missing.absence is not Absence.DENIED:
         explanation = _EXPLANATIONS[missing.absence]
     else:
-        explanation = _DENIED if missing.action is None else _NOT_ALLOWED
-    may_lack_key = explanation is _DENIED or missing.absence is Absence.KEY
-    hint = key_hint(bucket, key) if may_lack_key else None
+        explanation = _DENIED_UNNAMED if missing.action is None else _DENIED_ACTION
+    key_may_be_missing = explanation is _DENIED_UNNAMED or missing.absence is Absence.KEY
+    hint = key_hint(bucket, key) if key_may_be_missing else None
     return Rejected(
         ErrorType.CODE_NOT_FOUND,
         explanation.message.format(object=shown(bucket, key), action=missing.action),

@@ -71,7 +71,7 @@ class Pin:
         return inode_of(self.content) is not None
 
     def share(self) -> Self:
-        """Return another pin with the same lock. The lock ends with the last of them (flock(2), on dup)."""
+        """Return another pin with the same lock. The last release ends the lock (flock(2), on dup)."""
         return type(self)(os.dup(self.descriptor), self.digest, self.content)
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""Programs that were built from code, by a digest of all that they depend on."""
+"""Keeps programs that were built from code. Their names are digests of all that they depend on."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ class ProgramCache:
 
     @asynccontextmanager
     async def get_or_build(self, key: str, build: Callable[[Path], Awaitable[None]]) -> AsyncIterator[Path]:
-        """Hold a program while the block runs; build it if the cache does not have it.
+        """Yield a program, and keep it on disk until the block ends. Build it if the cache does not have it.
 
-        A build is cancelled, and its end awaited, when the last caller that waits for it is cancelled.
+        When the last caller that waits for a build is cancelled, the build is also cancelled, and its end
+        awaited.
 
         Args:
             key: Hex digest of all that the program depends on.
             build: Writes one file to the path that it gets. Callers that want the same program at the same
-                time share one build; an error is raised to all of them, and nothing is kept.
+                time share one build. If the build fails, all of them get the error, and nothing is kept.
 
         Yields:
             The file, mode 0555.

@@ -1,7 +1,7 @@
-"""Single flight: an operation that several callers want at the same time runs once.
+"""Single flight: if several callers want the same operation at the same time, it runs once for all of them.
 
-A caller that is cancelled leaves the operation to the others. When the last caller leaves, the operation is
-cancelled and its end awaited, so that no part of it continues in the background.
+If a caller is cancelled, the operation continues for the others. When the last caller is cancelled, the
+operation is cancelled and its end awaited, so that no part of it continues in the background.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ ResourceT = TypeVar("ResourceT", bound=Shareable)
 
 @dataclass(eq=False, slots=True)
 class _Operation(Generic[ResourceT]):
-    """An operation that runs.
+    """A running operation.
 
     Attributes:
-        task: Its task.
-        waiters: The number of callers that wait for it.
+        task: The task of the operation.
+        waiters: The number of callers that wait for the operation.
     """
 
     task: asyncio.Task[ResourceT]
@@ -61,7 +61,7 @@ class SingleFlight(Generic[ResourceT]):
 
         Args:
             key: The key.
-            work: Starts the operation.
+            work: Returns the coroutine of a new operation.
 
         Returns:
             This caller's share of the resource, which the caller releases.
@@ -106,7 +106,7 @@ class SingleFlight(Generic[ResourceT]):
 
 
 async def _discard(task: asyncio.Task[ResourceT]) -> None:
-    """Cancel an operation that no caller waits for any more, and release its resource if it has ended."""
+    """Cancel an operation that no caller waits for any more. If it has succeeded, release its resource."""
     task.cancel()
     try:
         await until_done(task)

@@ -1,7 +1,7 @@
 """Writes the files of an archive, after `archive` has checked its entries.
 
 Folders and files come first, in the order of their data; links come last. So no file is written through a
-link, even if a check has missed it.
+link, even if a check has missed that link. "The directory" is the zip's central directory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write(nodes: Iterable[Node], file: BinaryIO, into: Path) -> tuple[int, int]:
         Rejected: The data of an entry differs from the directory.
         OSError: The disk failed.
     """
-    into.mkdir(exist_ok=True)  # only this folder may exist already
+    into.mkdir(exist_ok=True)  # all other files and folders must be new
     into.chmod(_FOLDER_MODE)
     folders = _Folders(into)
     files = total = 0
@@ -163,7 +163,7 @@ def _write_file(entry: Entry, file: BinaryIO, path: bytes) -> None:
 
 def _write_all(handle: int, data: bytes) -> None:
     written = os.write(handle, data)
-    while written < len(data):  # the disk is almost full
+    while written < len(data):  # writes are short when the disk is almost full
         written += os.write(handle, data[written:])
 
 

@@ -1,10 +1,10 @@
 """The private folder of one worker in a disk cache.
 
 New entries are prepared in it, and removed entries are moved into it before they are deleted. It is on the
-file system of the entries, so that both take one `rename`.
+file system of the entries, so that a publication and a removal each take one `rename`.
 
 The worker holds a lock beside its workspace while it lives. A workspace whose lock is free belongs to a dead
-worker; the next worker that starts removes it.
+worker; the next worker that starts removes this workspace.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def make_private(folder: Path) -> None:
 
 @contextmanager
 def removal_lock(root: Path) -> Iterator[None]:
-    """Hold the lock without which nothing is removed from a cache. Blocking.
+    """Hold the lock that every removal from a cache needs. Blocking.
 
-    It excludes other workers, and other threads of this worker.
+    The lock excludes other workers, and other threads of this worker.
 
     Args:
         root: The folder of the cache.

@@ -1,18 +1,18 @@
-"""The entries of a zip: path, kind and time of each.
+"""Reads the entries of a zip: the path, kind and time of each.
 
 Names follow the specification (PKWARE, .ZIP File Format Specification, APPNOTE.TXT, 4.4.17) and the practice
 of common tools:
 
-* An Info-ZIP Unicode path (APPNOTE 4.6.9) replaces the name if it has the CRC-32 of the name.
-* Names without the UTF-8 flag are UTF-8 if all of them can be decoded so; else cp949 (Korean Windows); else
-  cp437.
+* An Info-ZIP Unicode path (APPNOTE 4.6.9) replaces the name if it contains the CRC-32 of the name.
+* The encoding of names without the UTF-8 flag is the first of UTF-8, cp949 (Korean Windows) and cp437 that
+  can decode all of them.
 * If no name has a slash, backslashes separate folders, as in 7-Zip. Such zips come from .NET before 4.6.1 and
   from PowerShell 5.
 * `./a` means `a`, and `a//b` means `a/b`. `..`, absolute names and drives are refused.
 
-The time is that of an extra field, in UTC: extended timestamp, NTFS, or Info-ZIP's first Unix field. Without
-such a field it is the DOS time, which has no time zone. It is read as UTC, so that a zip gives the same times
-on all machines; `unzip` in a container does the same.
+The time comes from an extra field, in UTC: extended timestamp, NTFS, or Info-ZIP's first Unix field. An entry
+without such a field has only a DOS time, which has no time zone. The DOS time is read as UTC, so that a zip
+gives the same times on all machines; `unzip` in a container does the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_DEPTH: Final = 64  # the removal of a tree takes one descriptor and one stac
 _COMPONENT_BYTES: Final = 255  # NAME_MAX, limits.h
 UTF8_NAME: Final = 0x0800  # general purpose bit, APPNOTE 4.4.4
 
-_MOST_FOLDERS_KEPT: Final = 64  # 5 KiB each with the longest names
+_MOST_FOLDERS_KEPT: Final = 64  # in the cache of `PathParser`; at most 5 KiB each
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
@@ -65,7 +65,7 @@ class Kind(Enum):
 class TreePath(NamedTuple):
     """A path inside the tree.
 
-    The names are UTF-8 bytes. As text, one wide character makes a whole name take four times as much memory.
+    The names are UTF-8 bytes. In a `str`, one character above U+FFFF makes every character take four bytes.
 
     Attributes:
         folder: The names of the folders, from the top.
@@ -89,7 +89,7 @@ class Naming:
 
     @property
     def encoding(self) -> str:
-        """The encoding of names without the UTF-8 flag. It is final after the last `add`."""
+        """The encoding of names without the UTF-8 flag. It no longer changes after the last `add`."""
         return self._encodings[0]
 
     def add(self, name: bytes, *, is_utf8: bool) -> None:
@@ -138,21 +138,21 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The name, with slashes between folders. It is decoded each time, because the text takes memory."""
+        """The name, with slashes between folders. It is decoded at each use, because a `str` takes memory."""
         name = self.encoded_name.decode("utf-8" if self.is_utf8 else self.naming.encoding)
         return name if self.naming.has_slash else name.replace("\\", "/")
 
     @property
     def is_executable(self) -> bool:
-        """Whether the archive marks it as executable, for any user."""
+        """Whether the archive marks the entry as executable, for any user."""
         return bool(self.mode & 0o111)
 
 
 def entry_of(info: ZipInfo, naming: Naming) -> Entry:
-    """Return an entry. Its kind is not set yet, because it depends on the names of all entries.
+    """Return an entry. `PathParser` sets its kind later, because that depends on the names of all entries.
 
     Raises:
-        Rejected: Its Unicode path is not UTF-8.
+        Rejected: The Unicode path of the entry is not UTF-8.
     """
     raw = _raw_name(info)
     unicode_path = _unicode_path(info, raw)
@@ -182,7 +182,7 @@ class PathParser:
         self._folders: dict[str, tuple[bytes, ...]] = {}
 
     def parse(self, entry: Entry) -> TreePath | None:
-        """Return the path of an entry; None if it is the tree itself. Set the kind of the entry.
+        """Return the path of an entry, and set the kind of the entry. The path of the root is None.
 
         Raises:
             Rejected: The name is not a path inside the tree, or the kind is not a file, folder or link.
@@ -200,7 +200,7 @@ class PathParser:
         return TreePath(parts, _part(last, name))
 
     def _parts_of(self, head: str, name: str) -> tuple[bytes, ...]:
-        """Return the folders of a path. The last folders are cached: each is split and checked once."""
+        """Return the folders of a path. The latest results are cached, so that few are computed twice."""
         parts = self._folders.get(head)
         if parts is None:
             if len(self._folders) >= _MOST_FOLDERS_KEPT:
@@ -219,13 +219,13 @@ def _can_decode(name: bytes, encoding: str) -> bool:
 
 
 def _raw_name(info: ZipInfo) -> bytes:
-    """Return the bytes of the name. zipfile has decoded them with cp437, which maps all 256 bytes."""
+    """Return the bytes of the name. Without the flag, zipfile has decoded them with cp437 (all 256 bytes)."""
     # Not info.filename: zipfile cuts it at the first NUL.
     return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
 
 
 def _unicode_path(info: ZipInfo, raw: bytes) -> bytes | None:
-    """Return the Unicode path of an entry; None if it has none, or if that belongs to another name."""
+    """Return the Unicode path of an entry; None if it has none, or has the Unicode path of another name."""
     field = _extra_fields(info.extra).get(_UNICODE_PATH, b"") if info.extra else b""
     if len(field) <= 5 or field[0] != 1 or int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
         return None
@@ -270,7 +270,7 @@ def _part(part: str, name: str) -> bytes:
 
 
 def _kind_of(mode: int, name: str, *, is_folder: bool) -> Kind:
-    """Return the kind according to the Unix mode, even if the archive names another system."""
+    """Return the kind according to the Unix mode, even if the archive says that another system made it."""
     mode = stat.S_IFMT(mode)
     if mode == stat.S_IFLNK:
         if is_folder:
@@ -302,7 +302,7 @@ def _times(fields: dict[int, bytes]) -> Iterator[int]:
         yield int.from_bytes(extended[1:5], "little", signed=True) * _S
     ntfs = fields.get(_NTFS, b"")
     if len(ntfs) >= 16 and ntfs[4:8] == b"\x01\0\x18\0":
-        ticks = int.from_bytes(ntfs[8:16], "little")  # of 100 ns
+        ticks = int.from_bytes(ntfs[8:16], "little")  # 100 ns each
         yield ticks * 100 - _NTFS_EPOCH_S * _S
     unix = fields.get(_UNIX, b"")
     if len(unix) >= 8:

@@ -1,11 +1,12 @@
-"""The tree of a zip, built in memory before files are written.
+"""Builds the tree of a zip in memory, before files are written, and checks its symbolic links.
 
 This module does not touch the disk. Names that differ only in case or in Unicode form are different names, as
 in Linux.
 
-The base is the folder that runs see: the tree, or its single top folder. A symbolic link is accepted if it
-leads to a file or folder inside the base. Links are followed as in the kernel (path_resolution(7)): `..`
-after a link to a folder is the parent of that folder, and one name leads through 40 links at most.
+The base is the folder that runs see: the root of the tree, or its single top folder. A symbolic link is
+accepted if it leads to a file or folder inside the base. Links are followed as the kernel follows them
+(path_resolution(7)): `..` after a link to a folder is the parent of that folder, and one name leads through
+40 links at most.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Runtime
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS, include/linux/namei.h
-# The way up from the deepest folder and down to another. The limit bounds the cost of each link.
+# The longest useful target leads MAX_DEPTH folders up, then MAX_DEPTH folders down. This limits the work for
+# one link.
 _MOST_STEPS: Final = 2 * MAX_DEPTH
 
 
@@ -42,8 +44,8 @@ class Node:
         entry: The entry of the archive; None for a folder that only occurs in the paths of entries.
         children: The nodes in a folder, by name.
         leads_to: The file or folder to which a link leads; None until the link has been followed.
-        links: The number of links on the way there, this one included.
-        is_followed: Whether the link is being followed now.
+        link_count: The number of links on the way to `leads_to`, this one included.
+        following_started: Whether following the link has begun. It finds loops.
         is_made: Whether the folder has been made on disk (`unpacking`).
     """
 
@@ -53,8 +55,8 @@ class Node:
     entry: Entry | None = None
     children: dict[bytes, Node] = field(default_factory=dict)
     leads_to: Node | None = None
-    links: int = 0
-    is_followed: bool = False
+    link_count: int = 0
+    following_started: bool = False
     is_made: bool = False
 
 
@@ -62,7 +64,7 @@ class Tree:
     """The files, folders and links of a zip.
 
     Args:
-        most: The limit of their number.
+        max_nodes: The limit of their number, without the root.
 
     Attributes:
         root: The tree's own folder.
@@ -70,11 +72,11 @@ class Tree:
         links: All symbolic links.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_nodes: int) -> None:
         self.root = Node(Kind.FOLDER)
         self.nodes: list[Node] = []
         self.links: list[Node] = []
-        self._most = most
+        self._max_nodes = max_nodes
         self._last: tuple[tuple[bytes, ...], Node] = ((), self.root)
 
     def add(self, entry: Entry, path: TreePath) -> None:
@@ -112,8 +114,8 @@ class Tree:
         return folder
 
     def _put(self, node: Node, folder: Node) -> None:
-        if len(self.nodes) >= self._most:
-            raise refused(refusals.TOO_MANY_ENTRIES, limit=self._most)
+        if len(self.nodes) >= self._max_nodes:
+            raise refused(refusals.TOO_MANY_ENTRIES, limit=self._max_nodes)
         self.nodes.append(node)
         folder.children[node.name] = node
         if node.kind is Kind.LINK:
@@ -121,7 +123,7 @@ class Tree:
 
     @property
     def base(self) -> Node:
-        """The folder that runs see: the single top folder if there is one, or else the tree."""
+        """The folder that runs see: the single top folder if there is one, or else the root."""
         return self._single_folder()[1]
 
     def has_entry(self, entry: str) -> bool:
@@ -129,7 +131,10 @@ class Tree:
         return _has_file(self.root, entry) or _has_file(self.base, entry)
 
     def top_folder(self, runtime: Runtime) -> TopFolder:
-        """Return the top folder, as `entry_file.missing_entry` reads it from the disk."""
+        """Return what the refusal of a zip without an entry file needs: the names in the base, and advice.
+
+        `entry_file.missing_entry` finds the same in an unpacked tree on the disk.
+        """
         folder, node = self._single_folder()
         children = {name.decode(): child for name, child in node.children.items()}
         names = sorted(name for name in children if not is_leftover(name))[:MOST_LISTED]
@@ -156,7 +161,7 @@ class Links:
     def __init__(self, base: Node, target_of: Callable[[Entry], str]) -> None:
         self._base = base
         self._target_of = target_of
-        self._depth = 0  # links that are being followed
+        self._depth = 0  # the number of links that are being followed, one inside another
 
     def check(self, link: Node) -> None:
         """Check that a link leads to a file or folder inside the base.
@@ -172,22 +177,22 @@ class Links:
         """Return the file or folder to which the link leads, after all links on the way."""
         if link.leads_to is not None:
             return link.leads_to
-        if link.is_followed:
+        if link.following_started:
             raise self._refused(refusals.LINK_LOOP, link)
-        link.is_followed = True
-        link.links = 1
+        link.following_started = True
+        link.link_count = 1
         self._depth += 1
         at = link.parent or self._base
         for part in self._parts_of(link):
             at = self._step(link, at, part)
-            if link.links > _MOST_LINKS:
+            if link.link_count > _MOST_LINKS:
                 raise self._refused(refusals.LINK_LOOP, link)
         self._depth -= 1
         link.leads_to = at
         return at
 
     def _step(self, link: Node, at: Node, part: bytes) -> Node:
-        """Follow one part of a link's target. A link on the way counts with all links that it follows."""
+        """Follow one part of a link's target. If the part is a link, all links behind it also count."""
         if at.kind is not Kind.FOLDER:
             raise self._refused(refusals.LINK_DANGLING, link)
         if part in {b"", b"."}:
@@ -203,7 +208,7 @@ class Links:
             if self._depth >= _MOST_LINKS:  # refuse a long chain of links before the recursion is deep
                 raise self._refused(refusals.LINK_LOOP, link)
             reached = self._follow(found)
-            link.links += found.links
+            link.link_count += found.link_count
             return reached
         return found
 
@@ -235,7 +240,7 @@ def _file_and_folder(entry: Entry, parts: tuple[bytes, ...]) -> Rejected:
 
 
 def _are_equal(one: Entry, other: Entry) -> bool:
-    """Whether two entries with one path have the same content, according to the directory."""
+    """Whether two entries with one path have the same content, according to the zip's central directory."""
     return (one.kind, one.bytes, one.crc) == (other.kind, other.bytes, other.crc)
 
 
