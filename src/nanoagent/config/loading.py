@@ -1,4 +1,4 @@
-"""Reading the settings, and reporting all their problems at once."""
+"""Reads the settings, and reports all their problems at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load(env_file: Path | None = Path(".env")) -> Settings:
     """Read the settings from the environment and from `env_file`.
 
     Raises:
-        ConfigError: One or more settings are missing or wrong. It lists all of them.
+        ConfigError: Settings are missing or wrong. The error lists all of them.
     """
     try:
         # mypy cannot know that the environment has the required settings.

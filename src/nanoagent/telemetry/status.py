@@ -56,7 +56,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether every part is ready. False before a part has set its state."""
+        """Whether every part is ready. False until at least one part has set its state."""
         return bool(self._parts) and all(part.ok for part in self._parts.values())
 
     def document(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class StatusServer:
 
     @property
     def port(self) -> int:
-        """The port of the server. Before its start, the port that it was created with."""
+        """The port that the server listens on. Before its start, the requested port."""
         if self._server is None:
             return self._wanted_port
         return int(self._server.sockets[0].getsockname()[1])

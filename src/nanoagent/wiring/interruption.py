@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 START_EXTENSION_S: Final = 60.0
-"""The time that systemd is asked for again and again while the start waits, seconds."""
+"""The extension that the worker requests from systemd repeatedly while the start waits, seconds."""
 
 NOTICE_RESERVE_S: Final = 10.0
 """Running jobs are returned to the queue this long before a machine ends, seconds. Their return takes 1 s."""

@@ -131,8 +131,7 @@ def packed(
         runtime: The language; None to find it by the entry file.
         limits: The limits on code.
         follow_outside_links: Whether links to targets outside the folder are replaced with the contents of
-        the
-            targets.
+            their targets.
 
     Raises:
         InvalidCall: The code cannot be sent. The message names all problems.

@@ -76,7 +76,7 @@ _SECRET_CONTENTS: Final = {
 _SEARCHED_BYTES: Final = MIB
 _HEADER_BYTES: Final = 128  # more than the length of a header
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Windows PowerShell writes UTF-16
-_DEPTH: Final = 64  # the worker's limit (code/archive.py)
+_DEPTH: Final = 64  # a limit of the worker (code/zip_entries.py)
 _NAME_BYTES: Final = 1024  # also a limit of the worker
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _SHOWN_PROBLEMS: Final = 5
@@ -148,8 +148,7 @@ def select(folder: Path, *, max_entries: int, follow_outside_links: bool = False
         folder: An existing folder.
         max_entries: The largest number of files and folders (CODE_MAX_ENTRIES).
         follow_outside_links: Whether links to targets outside the folder are replaced with the contents of
-        the
-            targets. Otherwise they are left out.
+            their targets. Otherwise they are left out.
 
     Raises:
         InvalidCall: A file cannot be read, a name cannot be sent, the ignore file is wrong, or the folder has

@@ -29,7 +29,7 @@ FAULTS: Final = {
     "hold": "stops after three pieces and waits until `release`",
     "never": "accepts the request and does not answer until `release`",
     "slow": "waits 10 ms before each piece",
-    "nousage": "does not tell its numbers of tokens",
+    "nousage": "does not report its numbers of tokens",
 }
 """The behaviour of each model."""
 

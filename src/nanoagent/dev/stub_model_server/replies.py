@@ -66,7 +66,7 @@ class Reply:
         prompt_tokens: The number of tokens of the prompt.
         words: The words of the answer.
         done_reason: `stop`, or `length` if the limit of the request cut the answer.
-        has_usage: Whether the answer tells its numbers of tokens.
+        has_usage: Whether the answer reports its numbers of tokens.
         pieces: The words, with the spaces between them.
     """
 

@@ -8,8 +8,8 @@
 * `definitions`: the registry, and the buckets of histograms.
 
 The contract (docs/contract.md) fixes the names, types and labels of the first three metrics in `jobs`. The
-number of values of each label is bounded: `labels` bounds models and runtimes, constants in the code are the
-values of all other labels.
+number of values of each label is bounded: `labels` bounds models and runtimes. The values of all other labels
+are constants in the code.
 
 A job calls these methods about 30 times. `labels` of prometheus_client takes a lock and formats its arguments
 at each call, so the classes here keep its results in a cache. The bounds on label values bound the caches.

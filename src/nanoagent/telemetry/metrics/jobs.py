@@ -49,7 +49,7 @@ class BudgetUse(Protocol):
 
     @property
     def waiting(self) -> int:
-        """The number of jobs that wait for an amount."""
+        """The number of jobs that wait for memory or CPU."""
         ...
 
 
