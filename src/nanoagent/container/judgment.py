@@ -167,7 +167,7 @@ def not_started(request: RunRequest, report: ExitReport) -> tuple[ErrorType, Tex
 
 def allows_reuse(error_type: ErrorType | None) -> bool:
     """Whether the container may be used again: the run hit no limit, and the worker did not end it."""
-    return OUTCOMES[error_type].is_end_of_program
+    return OUTCOMES[error_type].ended_by_itself
 
 
 def _program_failure(

@@ -218,7 +218,7 @@ class Executor:
 
 async def _missing_payload(job: Job, tree: CodeTree, ended: Execution) -> Text | None:
     """Return the hint about PAYLOAD for a failed program whose input does not fit into the variable."""
-    if not OUTCOMES[ended.error_type].is_end_of_program or payload.fits_variable(job.payload):
+    if not OUTCOMES[ended.error_type].ended_by_itself or payload.fits_variable(job.payload):
         return None
     source = await in_thread(partial(entry_source, tree, job.runtime))
     return payload.left_out_hint(job.payload, ended.collected.stderr.text, str(ended.message), source)

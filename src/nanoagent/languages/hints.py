@@ -110,7 +110,7 @@ def for_run(facts: Facts, missing_payload: Text | None = None) -> Text | None:
 
 def _known_failure(facts: Facts) -> Text | None:
     """Return the hint of the first rule that matches, if the program itself failed."""
-    if not OUTCOMES[facts.error_type].is_end_of_program:
+    if not OUTCOMES[facts.error_type].ended_by_itself:
         return None
     message, end = facts.message[:_READ_CHARACTERS], facts.stderr[-_READ_CHARACTERS:]
     for rule in _RULES:

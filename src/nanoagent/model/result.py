@@ -108,7 +108,7 @@ class Outcome:
     hint: Text | None = None
 
     @property
-    def is_end_of_program(self) -> bool:
+    def ended_by_itself(self) -> bool:
         """Whether the program ended by itself: it exited, or caused the signal that ended it."""
         return self.exit_codes in {ExitCodes.ZERO, ExitCodes.NON_ZERO, ExitCodes.SIGNAL}
 

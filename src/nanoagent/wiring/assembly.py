@@ -107,6 +107,6 @@ async def wait_until_ready(first: ReadinessChecks, worker: Worker) -> None:
         first: The checks of the start only.
         worker: Has all other checks.
     """
-    while await first.reason() is not None or await worker.why_no_jobs() is not None:
+    while await first.reason() is not None or await worker.not_ready_reason() is not None:
         systemd.extend_start(START_EXTENSION_S)
         await asyncio.sleep(_RETRY_S)

@@ -38,7 +38,7 @@ _ATTEMPTS_FAILED: Final = Text(
     "{failures} attempts failed, or ended with their worker",
     "{failures}번의 시도가 실패했거나 워커와 함께 중단되었습니다",
 )
-_KILL_TIMEOUT_S: Final = 0.5  # after it, a cancelled run that has not ended is stopped with its container
+_KILL_TIMEOUT_S: Final = 0.5  # a cancelled run that has not ended by then is stopped with its container
 
 
 class Answer:
@@ -57,7 +57,7 @@ class Answer:
         self._is_cancelled = False  # by the sender
 
     async def to(self, asked: Job | InvalidJob) -> Ending | None:
-        """Answer a request under a claim, while this worker works on no other delivery of the request.
+        """Claim a request and answer it, after this worker's other deliveries of the same request.
 
         Args:
             asked: The content of the message: a job to run, or an invalid job to reject.
@@ -88,9 +88,13 @@ class Answer:
             return endings.of_error(exc)
 
     async def _claim(self, request_id: str) -> Claim | Answered | Returned:
-        """Claim the request; the ending of the delivery when that is not possible."""
+        """Claim the request.
+
+        Returns:
+            The claim; if the request cannot be claimed, the ending of the delivery.
+        """
         try:
-            # An earlier process of this worker may have left a result in the spool. Redis must have it first.
+            # The spool may have a result of this request from an earlier process. Redis must have it first.
             await self._parts.spool.delivered(request_id)
             claim = await claiming.claim(request_id, self._parts.result_store)
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
@@ -123,7 +127,7 @@ class Answer:
             ending = state.stopped()
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
             ending = endings.of_error(exc)
-            if state.is_lost:  # another worker answers: this error is not an attempt that failed
+            if state.is_lost:  # another worker answers the request, so this error is not a failed attempt
                 ending = state.stopped()
         if ending is not None:
             state.enter(Phase.FINISHING)
@@ -131,7 +135,7 @@ class Answer:
         return ending
 
     async def _release(self, claim: Claim, ending: Ending) -> None:
-        """Let others claim the request, and count a failed attempt."""
+        """Release the claim. This also counts the attempt if it has failed."""
         if claim.lost.done():
             return
         try:
@@ -153,7 +157,7 @@ class Answer:
         """Run the job, unless its sender has cancelled it or it has no attempts left."""
         executor = self._parts.executor
         if claim.failures >= self._parts.settings.max_attempts and not claim.cancelled:
-            # The last attempt ended with its worker, or its result could not be published.
+            # After the last attempt, its worker died or could not publish the failed result.
             return Exhausted(_ATTEMPTS_FAILED.format(failures=claim.failures))
         queue_ms = max(0.0, self._state.delivery.received_at - self._state.delivery.sent_at) * 1000
         attempt = self._state.attempt = Attempt(
@@ -178,18 +182,21 @@ class Answer:
             end_watch()
 
     def _check_isolation(self, runtime: Runtime) -> None:
-        """Return the job to the queue if the isolation check of its runtime fails on this worker.
+        """Check that this worker takes jobs of the runtime: its isolation checks pass.
 
         Raises:
-            ReturnToQueue: The check fails.
+            ReturnToQueue: An isolation check fails.
         """
         if (problem := self._parts.blocked(runtime)) is not None:
-            is_one_of_many = any(self._parts.blocked(other) is None for other in Runtime)
-            reason = ReturnReason.RUNTIME_BLOCKED if is_one_of_many else ReturnReason.NO_RUNTIME
+            takes_others = any(self._parts.blocked(other) is None for other in Runtime)
+            reason = ReturnReason.RUNTIME_BLOCKED if takes_others else ReturnReason.NO_RUNTIME
             raise ReturnToQueue(f"no {runtime} jobs are taken here: {problem}", reason=reason)
 
     def _cancel(self, attempt: Attempt) -> None:
-        """Stop the job for its sender. A running program is killed, so that its output is reported."""
+        """Stop the job because its sender has cancelled it.
+
+        A running program is killed, and not its container, so that the result has the program's output.
+        """
         request_id = attempt.job.request_id
         if self._state.phase is Phase.FINISHING or attempt.control.has_ended:
             log.info("cancellation ignored", reason="already finished", request_id=request_id)
@@ -213,17 +220,17 @@ class Answer:
         return _rejection(invalid, self._parts.settings.worker_id, claim.failures + 1)
 
     async def _finish(self, claim: Claim, result: Result, locale: str) -> Returned | None:
-        """Publish the result and settle the message. Nothing interrupts that once it has begun.
+        """Publish the result and settle the message. After the publication has begun, nothing cancels this.
 
         Returns:
             None when the message is settled.
         """
         state = self._state
         document = await self._parts.outputs.document(result, locale, claim.token)
-        is_whole = state.running_since is not None and result.error_type is not ErrorType.CANCELLED
-        if state.job is not None and state.running_since is not None and is_whole:
-            self._shared.durations.add(state.job, time.monotonic() - state.running_since)
-        if state.is_lost:  # since the last await: the cancellation has not been raised yet
+        job, running_since = state.job, state.running_since
+        if job is not None and running_since is not None and result.error_type is not ErrorType.CANCELLED:
+            self._shared.durations.add(job, time.monotonic() - running_since)
+        if state.is_lost:  # it was lost during the last await, which has not raised the cancellation yet
             return state.stopped()
         state.enter(Phase.FINISHING)
         return await uninterrupted(self._publish(claim, result, document))
@@ -231,10 +238,10 @@ class Answer:
     async def _publish(self, claim: Claim, result: Result, document: bytes) -> Returned | None:
         publication = await self._shared.publisher.publish(claim, document)
         if publication is Publication.REFUSED:
-            detail = "its claim is lost: another worker has claimed the request since, or answered it"
+            detail = "its claim is lost: another worker has claimed or answered the request"
             return Returned(ReturnReason.CLAIM_LOST, detail)
-        # The next process with this worker's folder publishes a spooled result. Until then the message is
-        # hidden for RETRY_MAX_SECONDS, so that the job is not run again meanwhile.
+        # The next process that uses this worker's folder publishes a spooled result. The message is hidden
+        # for RETRY_MAX_SECONDS, so that no worker runs the job again before that.
         ending = Spooled() if publication is Publication.SPOOLED else Answered.by(result)
         await conclude(ending, self._state, self._shared)
         accounting.count_result(self._parts.metrics, self._parts.cloudwatch, result, self._state.labels[1])

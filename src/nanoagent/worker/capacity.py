@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10
 """The most messages that SQS returns for one ReceiveMessage."""
 
-_MAX_WAITING_FOR_ROOM: Final = 4  # jobs that wait for room while more messages are received
+_MAX_WAITING_FOR_ROOM: Final = 4  # with so many jobs that wait for room, no more messages are received
 _IN_FLIGHT_PER_RUN: Final = 2  # while one job runs, another may upload its outputs
 
 
@@ -32,13 +32,13 @@ class Capacity:
     Args:
         in_flight: The deliveries that are not settled.
         admission: The budget.
-        broker: Knows which receipts are the last.
-        settings: The size of the smallest job.
+        broker: Says whether a receipt is the last that the redrive policy allows.
+        settings: The memory and CPU of a job with the default size.
         lifecycle: `capacity_changed` is set when capacity changes.
         jitter: Random numbers from 0 to 1.
 
     Attributes:
-        throttle: The intervals between receives while `is_full_of_jobs_over_limit`.
+        throttle: The intervals between receives while `has_max_waiting_over_limit`.
     """
 
     def __init__(
@@ -56,35 +56,36 @@ class Capacity:
         self._settings = settings
         self._lifecycle = lifecycle
         self._jitter = jitter
-        self._smallest_mb = settings.job_defaults.memory_mb
-        self._smallest_cpus = settings.cpus_for(self._smallest_mb)
+        self._default_mb = settings.job_defaults.memory_mb
+        self._default_cpus = settings.cpus_for(self._default_mb)
         self.throttle = fairness.ReceiveThrottle()
 
     def room(self) -> int:
         """Return the number of messages that may be received now, at most `MAX_BATCH`.
 
-        It is the number of jobs of the smallest size that could run at once, less the jobs here that do not
-        run yet. Three kinds of jobs are special:
+        It is the number of further jobs of the default size that would be admitted now, less the jobs here
+        that will soon ask for room. Three kinds of jobs are special:
 
-        * Jobs that upload their outputs count when they become many: each may have a folder of output files
-          on the disk.
+        * Jobs that upload their outputs hold no part of the budget. Their number is limited all the same,
+          because each may have a folder of output files on the disk.
         * Jobs over their function's concurrency limit do not count.
-        * Jobs that wait for room do not count while they may be overtaken and are few. They must be few
-          because new messages may be as large, and other workers may have room for them.
+        * A few jobs that wait for room do not count, while smaller jobs may overtake them. There may be only
+          a few, because new jobs may be as large, and other workers may have room for those.
         """
         waiting = self._admission.waiting_for_room
-        free = self._admission.admissible(self._smallest_mb, self._smallest_cpus)
+        admissible = self._admission.admissible(self._default_mb, self._default_cpus)
         over_limit = self.over_limit().total()
-        coming = max(0, sum(each.state.wants_room for each in self._in_flight) - over_limit - waiting)
+        will_ask = max(0, sum(each.state.wants_room for each in self._in_flight) - over_limit - waiting)
         total = self._admission.total
-        at_once = min(total.memory_mb // self._smallest_mb, int(total.cpus / self._smallest_cpus))
-        working = sum(each.state.phase is not Phase.BEHIND for each in self._in_flight) - over_limit
-        most = _MAX_WAITING_FOR_ROOM - waiting - coming if waiting else MAX_BATCH
-        return max(0, min(free - coming, _IN_FLIGHT_PER_RUN * at_once - working, most, MAX_BATCH))
+        max_runs = min(total.memory_mb // self._default_mb, int(total.cpus / self._default_cpus))
+        not_behind = sum(each.state.phase is not Phase.BEHIND for each in self._in_flight) - over_limit
+        room_beside_waiting = _MAX_WAITING_FOR_ROOM - waiting - will_ask if waiting else MAX_BATCH
+        room_in_flight = _IN_FLIGHT_PER_RUN * max_runs - not_behind
+        return max(0, min(admissible - will_ask, room_in_flight, room_beside_waiting, MAX_BATCH))
 
-    def is_full_of_jobs_over_limit(self) -> bool:
+    def has_max_waiting_over_limit(self) -> bool:
         """Whether one more job over its function's limit would be too many, for at least one function."""
-        return fairness.is_full(self.over_limit())
+        return fairness.has_max_waiting(self.over_limit())
 
     def over_limit(self) -> Counter[str]:
         """Count the jobs here that wait because of their function's concurrency limit, by function."""
@@ -101,7 +102,7 @@ class Capacity:
         """Check a job that has just been received against its function's concurrency limit.
 
         Returns:
-            None when the job may stay; else the delay with which it must be returned, in seconds.
+            None if the job may stay. Otherwise the delay with which it must be returned, in seconds.
         """
         function = job.function_id
         over_limit = self.over_limit()
@@ -112,9 +113,8 @@ class Capacity:
         if not fairness.exceeds_waiting(over_limit, function):
             return None
         if delivery.in_order and self._broker.is_last(delivery):
-            return (
-                None  # the queue would not deliver it again, and cannot replace it with a copy in its order
-            )
+            # The queue would not deliver it again, and a copy would lose its place in the order.
+            return None
         jobs = ((each.state.job, each.state.since) for each in self._in_flight)
         first = min(since for other, since in jobs if other is not None and other.function_id == function)
         return fairness.return_delay_s(delivery.receive_count, time.monotonic() - first, self._jitter())

@@ -1,4 +1,4 @@
-"""Claims a request: takes the right to answer it, unless it has an answer or another worker has the right."""
+"""Claims a request: takes the right to answer it, unless it has a result or another worker has claimed it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ async def claim(request_id: str, result_store: ResultStore) -> Claim | Taken | A
     """Take the right to answer a request.
 
     Returns:
-        The claim; `Taken` when another worker has it; `Answered` when the request has a result, which the
-        store has published again.
+        The claim. `Taken` if another worker has claimed the request. `Answered` if the request has a result;
+        the store has then published this result again.
 
     Raises:
         ResultStoreError: The store failed.

@@ -1,4 +1,4 @@
-"""The last step of a delivery: settle its message, after its sender has been notified where necessary."""
+"""The last step of a delivery: publish a failed result if the job is given up, and settle the message."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _NO_RECEIPTS_LEFT: Final = Text(
-    "the worker had to return it after its last receipt (maxReceiveCount of the queue's redrive policy)",
-    "마지막 수신 뒤에 워커가 되돌려 놓아야 했습니다 (큐 redrive policy의 maxReceiveCount)",
+    "the queue has delivered the message as often as maxReceiveCount of its redrive policy allows, and no"
+    " worker has finished the job",
+    "큐가 redrive policy의 maxReceiveCount만큼 메시지를 전달했지만 작업을 끝낸 워커가 없습니다",
 )
 
 
@@ -66,7 +67,7 @@ def _record(ending: Ending, state: DeliveryState, shared: Shared) -> None:
 
 
 async def _return(ending: Ending, nack: Nack, state: DeliveryState, shared: Shared) -> None:
-    """Return the message to the queue, or do as `nack.if_last` says if this was its last receipt."""
+    """Return the message to the queue. If this was its last receipt, do what `nack.if_last` says instead."""
     settler, job = shared.settler, state.job
     if job is None or nack.if_last is IfLast.DEAD_LETTER:
         await settler.nack_or_dead_letter(state.delivery, nack)
@@ -86,12 +87,13 @@ async def _give_up(ending: Ending, state: DeliveryState, shared: Shared) -> None
     The claim was released when the attempt failed. The store accepts its token until another worker has
     claimed the request.
     """
-    assert isinstance(ending, Failed | Exhausted)  # noqa: S101 - no other ending is given up
+    assert isinstance(ending, Failed | Exhausted)  # noqa: S101 - only these endings lead to `GiveUp`
     job, claim = state.job, state.claim
     if job is None or claim is None:
         await conclude(Unpublished(), state, shared)
         return
-    attempt = state.attempt or Attempt(job=job, number=claim.failures)  # without an attempt, none was left
+    # `state.attempt` is None if no attempts were left when the request was claimed.
+    attempt = state.attempt or Attempt(job=job, number=claim.failures)
     await _publish_failure(claim, attempt, ending, state, shared)
 
 
@@ -108,11 +110,11 @@ async def _publish_failure(
 
 
 async def _claim_and_give_up(job: Job, detail: str, state: DeliveryState, shared: Shared) -> None:
-    """Publish a failed result for a job that must be returned after its last receipt, then dead-letter it.
+    """Claim the request, publish a failed result, and dead-letter the message.
 
-    Another worker may have the claim. This worker waits until the claim is free, but not while it stops. If
-    it cannot claim the request, it tries once more to return the message, else dead-letters it without a
-    result.
+    The queue will not deliver this message again. If another worker has claimed the request, this worker
+    waits until it can claim the request, or until it stops. Without a claim, this worker tries once more to
+    return the message. If that fails, the message is dead-lettered without a result.
     """
     try:
         async with shared.duplicates.alone(job.request_id):
@@ -130,7 +132,7 @@ async def _claim_and_give_up(job: Job, detail: str, state: DeliveryState, shared
 
 
 async def _claim_when_free(request_id: str, shared: Shared) -> Claim | Answered | None:
-    """Claim a request as soon as no other worker has it; None when this worker stops before."""
+    """Claim a request as soon as no other worker has claimed it; return None if this worker stops first."""
     stopping = shared.lifecycle.stopping
     while isinstance(claim := await claiming.claim(request_id, shared.parts.result_store), Taken):
         if stopping.is_set():

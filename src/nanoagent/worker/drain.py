@@ -1,6 +1,7 @@
-"""The drain: return the jobs that do not run to the queue, let running jobs finish in time, return the rest.
+"""The drain: ends the work on all deliveries before the worker ends.
 
-A drain does not cancel running jobs at first. Leases are renewed until the last delivery is settled.
+First it returns all jobs that are not running to the queue. Then it lets running jobs finish, within the time
+of the drain. At the end it returns the rest. Leases are renewed until the last delivery is settled.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DRAIN_TAIL_S: Final = 15.0
-"""The time for the return of messages at the end: Redis takes 5 s at most, a hanging SQS may use the rest."""
+"""The time to return messages at the end, seconds. Redis takes at most 5 s; a slow SQS may use the rest."""
 
 _REVIEW_S: Final = 1.0
 
@@ -36,9 +37,9 @@ _REVIEW_S: Final = 1.0
 class DrainReason(StrEnum):
     """The reason for which a drain returns a job to the queue; the label of a metric."""
 
-    WAITING = "waiting"  # it does not run yet
-    TOO_LONG = "too_long"  # such jobs take longer than the time that is left
-    TIME_UP = "time_up"  # DRAIN_SECONDS are over
+    WAITING = "waiting"  # the job is not running yet
+    TOO_LONG = "too_long"  # most jobs of its function take longer than the time that is left
+    TIME_UP = "time_up"  # the time of the drain is over
     FORCED = "hurried"  # after a second signal; metrics keep the old word
 
 
@@ -47,7 +48,7 @@ class Drain:
 
     Args:
         in_flight: The deliveries that are not settled.
-        lifecycle: How much time is left.
+        lifecycle: The time that is left for the drain.
         durations: How long jobs take.
         metrics: Counts the jobs that are returned.
     """
@@ -67,39 +68,42 @@ class Drain:
         self._metrics.jobs.returned_by_drain(reason)
 
     async def run(self, intake: asyncio.Task[None]) -> None:
-        """Drain, and return when every delivery is settled or the time is over.
+        """Drain. Return when every delivery is settled or the time is over.
 
-        A job that builds counts as not running: another worker can build and run it at once.
+        A job whose build is in progress counts as not running: another worker can build and run it at once.
 
         Args:
-            intake: The task that receives messages. The drain waits for its last long poll, and returns the
-                messages that it brings.
+            intake: The task that receives messages. The drain waits for its last long poll. Messages that
+                this poll receives are returned to the queue.
         """
         begun_at, jobs = time.monotonic(), len(self._in_flight)
         for each in self._in_flight:
             if each.state.phase is not Phase.RUNNING:
                 self._stop(each.state, DrainReason.WAITING, STOPPING)
         await self._let_finish(intake)
-        self._lifecycle.forced.set()
-        await self._end(intake)
+        self._lifecycle.grace_ended.set()
+        await self._return_rest(intake)
         took_s = round(time.monotonic() - begun_at, 1)
         log.info("drained", jobs=jobs, returned=dict(self._returned), seconds=took_s)
 
     async def _let_finish(self, intake: asyncio.Task[None]) -> None:
-        """Wait for running jobs until they have ended, the time is over, or the drain is forced."""
-        forced = asyncio.create_task(self._lifecycle.forced.wait())
-        while (open_tasks := self._open_tasks(intake)) and not forced.done():
+        """Wait for running jobs until they have ended, the time is over, or a second signal comes."""
+        grace_ended = asyncio.create_task(self._lifecycle.grace_ended.wait())
+        while (open_tasks := self._open_tasks(intake)) and not grace_ended.done():
             if (left_s := self._lifecycle.left_s()) <= 0:
-                self._lifecycle.forced.set()
+                self._lifecycle.grace_ended.set()
             self._stop_too_long(left_s)
             pause_s = min(left_s, _REVIEW_S)
-            await asyncio.wait({*open_tasks, forced}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
+            await asyncio.wait(
+                {*open_tasks, grace_ended}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        grace_ended.cancel()
 
     def _stop_too_long(self, left_s: float) -> None:
-        """Stop the jobs that will not finish in time, as earlier jobs show. Another worker can begin them.
+        """Stop each job that will probably not finish in time, so that another worker can run it.
 
-        The drain repeats this every second: the longer a job runs, the more likely it is a long one.
+        The durations of earlier jobs of its function decide. The drain repeats this every second: the longer
+        a job has run, the more likely it is one of the long jobs.
         """
         now = time.monotonic()
         for each in self._in_flight:
@@ -108,13 +112,14 @@ class Drain:
                 continue
             known = self._durations.of(job)
             if will_finish(now - running_since, left_s, known, job.timeout_ms / 1000) is False:
-                detail = f"such jobs take longer than the {left_s:.0f} s that are left to it"
+                detail = f"jobs of its function take longer than the {left_s:.0f} s that the drain has left"
                 self._stop(each.state, DrainReason.TOO_LONG, detail)
 
-    async def _end(self, intake: asyncio.Task[None]) -> None:
+    async def _return_rest(self, intake: asyncio.Task[None]) -> None:
         """Return the remaining jobs, for at most `DRAIN_TAIL_S`. SQS delivers unsettled messages again.
 
-        A job whose program has ended gets half of that time for its uploads. Elsewhere it would run again.
+        A job whose program has ended gets half of that time for its uploads. If it were returned, another
+        worker would run the program again.
         """
         reason = DrainReason.TIME_UP if self._lifecycle.is_time_up else DrainReason.FORCED
         ends_at = time.monotonic() + DRAIN_TAIL_S

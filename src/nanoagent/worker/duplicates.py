@@ -22,7 +22,7 @@ class _Request:
 
     Attributes:
         done: Set when that work has ended.
-        waiting: How many other deliveries of the request wait for it.
+        waiting: How many other deliveries of the request wait for the end of that work.
     """
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,7 +41,7 @@ class Duplicates:
 
     @asynccontextmanager
     async def alone(self, request_id: str) -> AsyncIterator[None]:
-        """Wait until the worker works on no other delivery of the request; keep others waiting in the block.
+        """Wait until the worker works on no other delivery of the request. During the block, others wait.
 
         Raises:
             ReturnToQueue: Too many deliveries of the request are waiting already.

@@ -1,8 +1,8 @@
 """Run-duration estimates: how long jobs of each function have taken lately.
 
 A drain uses them to decide which running jobs to wait for. The duration of a job lasts from its admission to
-its result: container, start, run and upload, because all of them must end before the worker may. The
-durations are kept in memory only. A worker that has just started has none, and waits for every job.
+its result. It includes container, start, run and upload, because the worker may end only after all of these.
+The durations are kept in memory only. A worker that has just started has none, and waits for every job.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Job
 
 FUNCTIONS: Final = 1024
-"""The number of functions that are kept: with `SAMPLES` floats each, below 1 MiB."""
+"""The number of functions whose durations are kept. With `SAMPLES` floats each, they need less than 1 MiB."""
 
 SAMPLES: Final = 20
-"""The number of durations that are kept for each function. One in ten of them is still two jobs."""
+"""The number of durations that are kept for each function. Two exceptions among 20 change no decision."""
 
 _MIN_SAMPLES: Final = 3  # fewer show no pattern
 
@@ -58,11 +58,11 @@ class Durations:
 
 
 def _function(job: Job) -> Hashable:
-    """Return the key of jobs that take about as long: the same code with the same memory, and so CPU.
+    """Return the key of a function, with its memory size, which also determines its CPU share.
 
-    The key of the code is a part of it because all jobs without a function ID have the same one. The key is
-    not the `FunctionVersion`, which has the digest: a redeploy seldom changes durations by a magnitude, and
-    after a few jobs the new durations are known.
+    The key includes the S3 object of the code, because all jobs without a functionId have the same function
+    ID. It does not include the digest of the code: a new upload seldom changes durations much, and after a
+    few jobs the new durations are known.
     """
     return job.function_id, job.runtime, job.s3_bucket, job.s3_key, job.memory_mb
 
@@ -70,11 +70,11 @@ def _function(job: Job) -> Hashable:
 def will_finish(
     elapsed_s: float, grace_s: float, durations: Collection[float], timeout_s: float
 ) -> bool | None:
-    """Whether a running job will have a result in time, by the durations of earlier jobs.
+    """Whether a running job will have a result in time, estimated from the durations of earlier jobs.
 
-    Only earlier jobs count that took longer than this one has run already. Example: ten jobs ended within a
-    second, and two took an hour. A job that has run for a minute is most likely like the two. A job whose own
-    timeout ends in time has a result then, too: TIMEOUT.
+    The estimate uses only earlier jobs that took longer than this job has already been running. Example: ten
+    jobs ended within a second, and two took an hour. A job that has run for a minute will most likely take an
+    hour, too. If a job reaches its own timeout in time, it has a result in time: TIMEOUT.
 
     Args:
         elapsed_s: The time since the job was admitted, seconds.
@@ -83,8 +83,8 @@ def will_finish(
         timeout_s: The job's own limit for its program, seconds.
 
     Returns:
-        True when at least nine in ten of the earlier jobs would, False when at least nine in ten would not,
-        None when the durations do not show it.
+        True if at least nine in ten of these earlier jobs would have a result in time. False if at least nine
+        in ten would not. None in all other cases, and if there are fewer than three such jobs.
     """
     longer = [duration for duration in durations if duration > elapsed_s]
     if len(longer) < _MIN_SAMPLES:

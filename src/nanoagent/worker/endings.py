@@ -67,9 +67,9 @@ class Returned:
     """The job is returned to the queue. This was not an attempt.
 
     Attributes:
-        reason: Why.
+        reason: The reason.
         detail: The reason as a sentence, for the log.
-        delay_s: The delay, seconds; None: the delay of the reason.
+        delay_s: The delay, seconds; None: the delay of the reason in `settlement.DELAYS`.
     """
 
     reason: ReturnReason
@@ -83,10 +83,9 @@ class Failed:
     """The attempt failed, and the platform is to blame.
 
     Attributes:
-        detail: The failure as a sentence, for the log. It may have internal names.
+        detail: The failure as a sentence, for the log. It may contain internal names.
         sender_message: The failure as a sentence for the sender.
-        reason: Why the job is returned to the queue, if it is a return that counts as an attempt; None for an
-            error.
+        reason: The reason of a return that counts as an attempt; None if an error ended the attempt.
     """
 
     detail: str
@@ -100,10 +99,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The job has no attempts left, or its message has no receipts left. Nothing was tried.
+    """The job has no attempts left, or the queue will not deliver its message again.
 
     Attributes:
-        sender_message: Which of the two, for the sender and the log.
+        sender_message: The cause as a sentence, for the sender and the log.
     """
 
     sender_message: Text
@@ -126,7 +125,7 @@ class Unreadable:
     """The message has no readable requestId, so that no sender can be notified.
 
     Attributes:
-        problem: What is wrong with it.
+        problem: The fault of the message, as a sentence.
     """
 
     problem: str

@@ -1,18 +1,19 @@
-"""Keeps jobs of a function over its concurrency limit from filling the worker.
+"""Prevents a function that has reached its concurrency limit from filling the worker with waiting jobs.
 
 Admission lets no function hold more than its concurrency limit (`FUNCTION_MAX_SHARE`). Other functions
-benefit only if the worker also receives their messages, which may be behind many messages of that function:
+benefit only if the worker also receives their messages. In the queue, these may come after many messages of
+the limited function. So the worker searches for them:
 
 * A few jobs over the limit wait here, so that the next one can start at once when a job of the function ends.
   They do not stop the worker from receiving more messages.
-* Further jobs over the limit are returned to the queue, with a delay. That is not an attempt.
-* Receiving messages to return them costs requests to SQS, and hides the messages from other workers. So the
-  worker receives full batches meanwhile, at growing intervals (`ReceiveThrottle`). The delay of a returned
-  message grows with each receipt, from at most 4 s to at most 120 s. It is not longer than the time for
-  which jobs of its function have been here, but at least 1 s.
+* Further jobs over the limit are returned to the queue, with a delay. Such a return is not an attempt.
+* The search costs requests to SQS, and hides the returned messages from other workers. Therefore the worker
+  receives full batches during the search, at growing intervals (`ReceiveThrottle`).
+* The delay of a returned message grows with each receipt of the message, from 4 s to 120 s. It is at most the
+  time since the oldest job of the function that is still here arrived, and at least 1 s.
 
-A burst of short jobs is hardly affected: most of them have run before the worker receives past them. While
-long jobs of one function keep coming, the worker receives further and further past them.
+A burst of short jobs is hardly affected: most of them have run before the worker reaches the messages behind
+them. If long jobs of one function keep coming, the worker reaches messages further and further behind them.
 """
 
 from __future__ import annotations
@@ -28,27 +29,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 MAX_WAITING_PER_FUNCTION: Final = 10
-"""The most jobs of one function over its limit that may wait here: one batch of SQS."""
+"""The most jobs that may wait here because of the limit of one function: one batch of SQS."""
 
 MAX_WAITING: Final = 20
-"""The most jobs over the limits of their functions that may wait here: two batches of SQS."""
+"""The most jobs that may wait here because of the limits of all functions: two batches of SQS."""
 
 _FIRST_DELAY_S: Final = 4.0
 _MIN_DELAY_S: Final = 1.0  # SQS counts whole seconds
 _MAX_DELAY_S: Final = 120.0
 _FIRST_PAUSE_S: Final = 0.5
 # Each receive costs about eleven requests: one to receive ten messages, and one to return each of them. The
-# worker passes a hundred messages within 15 s. Behind thousands, SQS's fair queues deliver the others first.
+# worker reaches the message behind a hundred others within 15 s. Against thousands of messages of one
+# function, the fair queues of SQS help: they deliver the messages of other functions first.
 _MAX_PAUSE_S: Final = 5.0
 _PAUSE_FACTOR: Final = 1.25
 
 
 def count_over_limit(waiting: Iterable[tuple[str, int]]) -> Counter[str]:
-    """Count the waiting jobs that their functions' limits keep from running, by function.
+    """Count the waiting jobs that must wait because of their function's limit, by function.
 
     Args:
-        waiting: For each job that is here and does not run yet: its function, and how many more jobs of its
-            size the function's limit allows. Of several jobs of a function, the last one's number counts.
+        waiting: A pair (function, allowed) for each job that is here and does not run yet. `allowed` is how
+            many more jobs of this size the function's limit allows. If a function has several pairs, the
+            number of the last pair is used.
     """
     waiting = list(waiting)
     count = Counter(function for function, _ in waiting)
@@ -57,12 +60,17 @@ def count_over_limit(waiting: Iterable[tuple[str, int]]) -> Counter[str]:
 
 
 def exceeds_waiting(over_limit: Mapping[str, int], function: str) -> bool:
-    """Whether too many jobs over the limit wait here, so that the function's latest job must be returned."""
+    """Whether too many jobs over the limit wait here, so that the function's latest job must be returned.
+
+    Args:
+        over_limit: The result of `count_over_limit`.
+        function: The function.
+    """
     own = over_limit.get(function, 0)
     return own > MAX_WAITING_PER_FUNCTION or (own > 0 and sum(over_limit.values()) > MAX_WAITING)
 
 
-def is_full(over_limit: Mapping[str, int]) -> bool:
+def has_max_waiting(over_limit: Mapping[str, int]) -> bool:
     """Whether one more job over the limit would be too many, for at least one function."""
     waiting = over_limit.values()
     return max(waiting, default=0) >= MAX_WAITING_PER_FUNCTION or sum(waiting) >= MAX_WAITING
@@ -73,7 +81,7 @@ def return_delay_s(receive_count: int, waited_s: float, jitter: float) -> float:
 
     Args:
         receive_count: How often its message has been received.
-        waited_s: How long the oldest job of its function that runs or waits here has been here, seconds.
+        waited_s: The time since the oldest job of its function that is still here was received, seconds.
         jitter: A random number from 0 to 1; subtracts up to half of the delay.
     """
     longest_s = min(_MAX_DELAY_S, waited_s)
@@ -82,7 +90,7 @@ def return_delay_s(receive_count: int, waited_s: float, jitter: float) -> float:
 
 
 class ReceiveThrottle:
-    """The intervals at which the worker receives messages while `is_full`.
+    """The intervals at which the worker receives messages while `has_max_waiting`.
 
     Args:
         clock: Monotonic seconds.
@@ -95,20 +103,22 @@ class ReceiveThrottle:
         self._next_at = 0.0
 
     def next_pause_s(self) -> float:
-        """Return how long to wait before the next receive, in seconds. Ask only while `is_full`."""
+        """Return the pause before the next receive, in seconds. Call this only while `has_max_waiting`."""
         now = self._clock()
-        if now - self._asked_at > 2 * _MAX_PAUSE_S:  # `is_full` began just now: the waiting jobs may be short
+        # Without a call for so long, `has_max_waiting` was false until now. A new search begins with the
+        # shortest pause, because the waiting jobs may end soon.
+        if now - self._asked_at > 2 * _MAX_PAUSE_S:
             self._backoff.reset()
             self._next_at = now + _FIRST_PAUSE_S
         self._asked_at = now
         return max(0.0, self._next_at - now)
 
     def received(self) -> None:
-        """Note that a receive has ended. The next pause is longer, unless `found_below_limit` is called."""
+        """Note a receive. The next pause is longer, unless `found_below_limit` is called."""
         self._asked_at = self._clock()
         self._next_at = self._asked_at + self._backoff.next_s()
 
     def found_below_limit(self) -> None:
-        """Note that a job within its function's limit was received: the next receive is due at once."""
+        """Note that a received job is within its function's limit. The next receive is due at once."""
         self._backoff.reset()
         self._next_at = min(self._next_at, self._clock())

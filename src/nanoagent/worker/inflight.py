@@ -1,9 +1,9 @@
 """One delivery, from its receipt until it is settled.
 
-A delivery is settled exactly once, as the last step, and as `settlement.decide` says. If its lease is lost,
-the work stops at once: nothing of it is uploaded, published or settled any more, because another worker may
-have the message. The same holds if its claim is lost. The lease is for one message. The claim is for one
-request, and a request may come in two messages.
+A delivery is settled exactly once, as the last step. `settlement.decide` decides how. If the lease is lost,
+another worker may have the message. So the work stops at once: nothing more is uploaded, published or
+settled. The same happens if the claim is lost. A lease is for one message. A claim is for one request, and
+two messages may have the same request.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class InFlight:
             if (ending := await self._work_in_turn()) is not None:
                 self.state.enter(Phase.FINISHING)
                 await uninterrupted(conclude(ending, self.state, self._shared))
-        except Exception as exc:  # noqa: BLE001 - it is logged there
+        except Exception as exc:  # noqa: BLE001 - `return_unsettled` logs it
             # The broker would renew the lease of an unsettled delivery for ever, and no worker would get it.
             self.state.enter(Phase.FINISHING)
             await uninterrupted(settler.return_unsettled(self._delivery, exc))
@@ -82,7 +82,7 @@ class InFlight:
         except message.InvalidJob as exc:
             self.state.labels = (exc.runtime, "")
             return returned or await Answer(self.state, self._shared).to(exc)
-        # Never unbound: the task of this delivery has its own context, which ends with it.
+        # These are never unbound: the task of this delivery has its own context, which ends with the task.
         structlog.contextvars.bind_contextvars(
             request_id=job.request_id, function_id=job.function_id, runtime=job.runtime
         )
@@ -94,7 +94,7 @@ class InFlight:
         """Wait for the earlier deliveries of its message group.
 
         Returns:
-            None when the delivery may be worked on; else the reason to return it.
+            None if the work on the delivery may begin. Otherwise the ending with which it is returned.
         """
         returned = Returned(ReturnReason.EARLIER_IN_GROUP, "an earlier message of its group is returned")
         order = self._shared.order
@@ -138,7 +138,7 @@ class InFlight:
         """Replace the message with a fresh copy if it needs one (`Settler.needs_copy`).
 
         Returns:
-            Whether the copy has replaced it. If the queue takes no copy, the work on this delivery goes on.
+            Whether a copy has replaced the message. If not, the work on this delivery continues.
         """
         settler = self._shared.settler
         if not settler.needs_copy(self._delivery):

@@ -1,4 +1,4 @@
-"""Receives messages, and no more than there is room to run."""
+"""Receives messages, at most as many as the worker has room for."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Intake:
 
     Args:
         parts: The queue, and the health to which its state is reported.
-        capacity: How many messages there is room for.
-        checks: Whether the worker is ready.
-        streaks: Whether one message must be tried before more are received.
-        lifecycle: When the worker stops, and when its capacity changes.
+        capacity: Decides how many messages may be received.
+        checks: The readiness checks.
+        streaks: The returns in a row. After too many, only one message is received at a time.
+        lifecycle: Says when the worker stops, and when its capacity changes.
         jitter: Random numbers from 0 to 1.
     """
 
@@ -64,7 +64,8 @@ class Intake:
         """Receive the next messages.
 
         Returns:
-            The deliveries. It is empty when none came, and after a wait for room, readiness or the queue.
+            The deliveries. The list is empty if no message came. It is also empty if the worker had no room
+            or was not ready, or if the queue failed; in these cases this method has waited first.
         """
         changed = self._lifecycle.capacity_changed
         changed.clear()
@@ -72,18 +73,20 @@ class Intake:
         if not room:
             await changed.wait()
             return []
-        is_full = self._capacity.is_full_of_jobs_over_limit()
-        if is_full and (pause_s := self._capacity.throttle.next_pause_s()):
+        # Enough jobs over a function's limit wait here: the worker searches for jobs of other functions. It
+        # receives full batches, at growing intervals, and returns the other messages. See `fairness`.
+        is_searching = self._capacity.has_max_waiting_over_limit()
+        if is_searching and (pause_s := self._capacity.throttle.next_pause_s()):
             await _wait(changed, pause_s)
             return []
         if await self._checks.reason() is not None:
             await self._pause(_NOT_READY_PAUSE_S)
             return []
-        if self._lifecycle.stopping.is_set():  # since the check: a long poll would only delay the drain
+        if self._lifecycle.stopping.is_set():  # set during the checks: a long poll would only delay the drain
             return []
-        limit = MAX_BATCH if is_full else room
+        limit = MAX_BATCH if is_searching else room
         deliveries = await self._receive(1 if self._streaks.is_on_trial else limit)
-        if deliveries is not None and is_full:
+        if deliveries is not None and is_searching:
             self._capacity.throttle.received()
         return deliveries or []
 
@@ -92,7 +95,7 @@ class Intake:
         try:
             deliveries = await self._broker.receive(limit)
         except Exception as exc:
-            if not isinstance(exc, BrokerError):  # one internal error must not end the intake
+            if not isinstance(exc, BrokerError):  # an internal error must not end the intake
                 log.exception("internal error", operation="receive messages")
             # The jitter spreads the retries of workers that lost the queue together.
             pause_s = self._backoff.next_s(self._jitter())
@@ -109,7 +112,7 @@ class Intake:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most that long."""
+    """Wait for the event, for at most `seconds`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""The lifecycle of the worker, which all its parts read."""
+"""The lifecycle state of the worker. All parts of the worker read it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import time
 
 
 class Lifecycle:
-    """The worker's lifecycle state: it receives messages, then drains, then ends by force.
+    """The worker's lifecycle state: it receives messages, then it drains, then it stops the jobs that remain.
 
     Attributes:
         stopping: Set when the worker receives no more messages.
-        forced: Set when the drain waits for nothing any more.
+        grace_ended: Set when running jobs get no more time: all of them have ended, the time of the drain is
+            over, or a second signal came.
         capacity_changed: Set when the worker may have room for another message. `Intake` clears it.
-        drained_by: When the drain must have ended, monotonic seconds; infinite before the drain.
+        drained_by: The end of the time that running jobs get, monotonic seconds; infinite before the drain.
     """
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
-        self.forced = asyncio.Event()
+        self.grace_ended = asyncio.Event()
         self.capacity_changed = asyncio.Event()
         self.drained_by = math.inf
 
@@ -40,4 +41,4 @@ class Lifecycle:
 
     def left_s(self) -> float:
         """Return how much longer running jobs may take, in seconds."""
-        return 0.0 if self.forced.is_set() else max(0.0, self.drained_by - time.monotonic())
+        return 0.0 if self.grace_ended.is_set() else max(0.0, self.drained_by - time.monotonic())

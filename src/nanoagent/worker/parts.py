@@ -30,7 +30,7 @@ class WorkerParts:
     """The collaborators of the worker.
 
     Attributes:
-        blocked: Returns the reason why no jobs of a runtime are taken, or None.
+        blocked: Returns the reason why the worker takes no jobs of a runtime, or None.
         checks: Readiness checks besides the worker's own.
         background: Runs the worker's background tasks.
     """

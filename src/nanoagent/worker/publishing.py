@@ -23,7 +23,7 @@ class Publication(StrEnum):
     """The outcome of the publication of a result."""
 
     STORED = "stored"
-    REFUSED = "refused"  # another worker has claimed the request since, or has answered it
+    REFUSED = "refused"  # another worker has answered the request, or has claimed it after this worker
     SPOOLED = "spooled"  # the result is on this worker's disk, and the worker stops
 
 
@@ -34,21 +34,21 @@ class Publisher:
         result_store: Redis.
         spool: Keeps results that Redis does not take.
         streaks: Counts failed publications of jobs that were given up.
-        forced: Set when the drain waits no longer.
+        grace_ended: `Lifecycle.grace_ended`.
     """
 
     def __init__(
-        self, result_store: ResultStore, spool: Spool, streaks: ReturnStreaks, forced: asyncio.Event
+        self, result_store: ResultStore, spool: Spool, streaks: ReturnStreaks, grace_ended: asyncio.Event
     ) -> None:
         self._result_store = result_store
         self._spool = spool
         self._streaks = streaks
-        self._forced = forced
+        self._grace_ended = grace_ended
 
     async def publish(self, claim: Claim, document: bytes) -> Publication:
         """Publish the result of a job that has run; if Redis fails, spool it and wait until Redis takes it.
 
-        The wait ends when the drain is forced. The spool keeps the result.
+        The wait also ends when a drain gives no more time. Then the result stays in the spool.
 
         Args:
             claim: The claim under which the job has run.
@@ -62,10 +62,10 @@ class Publisher:
             self._streaks.succeeded(ReturnReason.NOT_TOLD)
             return Publication.STORED if is_stored else Publication.REFUSED
         delivered = await self._spool.keep(claim, document)
-        forced = asyncio.create_task(self._forced.wait())
-        either: set[asyncio.Future[Any]] = {delivered, forced}
+        grace_ended = asyncio.create_task(self._grace_ended.wait())
+        either: set[asyncio.Future[Any]] = {delivered, grace_ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
+        grace_ended.cancel()
         if not delivered.done():
             return Publication.SPOOLED
         return Publication.STORED if delivered.result() else Publication.REFUSED

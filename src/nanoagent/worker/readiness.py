@@ -4,8 +4,8 @@ There is one check for each part that a job needs. All of them run before each l
 so that `/readyz` and the metrics show an outage also during a poll. They run at the same time. A check
 that takes longer than `CHECK_MAX_S` fails.
 
-Most checks answer from memory. They are plain functions, because a task for each of them would cost more than
-the check.
+Most checks read only values in memory. These checks are plain functions, because a task for each of them
+would cost more time than the check itself.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _EVERY_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
-Answer: TypeAlias = "str | Awaitable[str | None] | None"
-"""The reason why no job may be taken, or None; an awaitable of it if the check has to wait."""
+CheckResult: TypeAlias = "str | Awaitable[str | None] | None"
+"""The reason why no job may be taken, or None. If the check has to wait: an awaitable of one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ReadinessCheck:
     """
 
     part: str
-    run: Callable[[], Answer]
+    run: Callable[[], CheckResult]
     reports_itself: bool = False
 
 
@@ -77,10 +77,10 @@ class ReadinessChecks:
         Callers that arrive while checks are running share their result.
         """
         if self._running is None or self._running.done():
-            answers = [_run(check) for check in self._checks]
-            if not any(isawaitable(answer) for answer in answers):
-                return self._conclude(cast("list[str | None]", answers))
-            self._running = asyncio.create_task(self._wait_for(answers))
+            results = [_run(check) for check in self._checks]
+            if not any(isawaitable(result) for result in results):
+                return self._report(cast("list[str | None]", results))
+            self._running = asyncio.create_task(self._wait_for(results))
         return await asyncio.shield(self._running)
 
     async def watch(self) -> None:
@@ -93,12 +93,12 @@ class ReadinessChecks:
             if self._running is not None:
                 self._running.cancel()
 
-    async def _wait_for(self, answers: list[Answer]) -> str | None:
-        late = iter(await asyncio.gather(*(answer for answer in answers if isawaitable(answer))))
-        return self._conclude([next(late) if isawaitable(answer) else answer for answer in answers])
+    async def _wait_for(self, results: list[CheckResult]) -> str | None:
+        awaited = iter(await asyncio.gather(*(result for result in results if isawaitable(result))))
+        return self._report([next(awaited) if isawaitable(result) else result for result in results])
 
-    def _conclude(self, reasons: list[str | None]) -> str | None:
-        """Report each part to `Health` and changes to the log; return the reasons as one text."""
+    def _report(self, reasons: list[str | None]) -> str | None:
+        """Report the state of each part to `Health`, and log changes; return all reasons as one text."""
         failed = {}
         for check, reason in zip(self._checks, reasons, strict=True):
             if not check.reports_itself:
@@ -120,19 +120,19 @@ class ReadinessChecks:
         self._failed = failed
 
 
-def _run(check: ReadinessCheck) -> Answer:
+def _run(check: ReadinessCheck) -> CheckResult:
     try:
-        answer = check.run()
-    except Exception as exc:  # noqa: BLE001 - an internal error is logged there
+        result = check.run()
+    except Exception as exc:  # noqa: BLE001 - `_reason_of` logs an internal error
         return _reason_of(check, exc)
-    return _wait(check, answer) if isawaitable(answer) else answer
+    return _wait(check, result) if isawaitable(result) else result
 
 
-async def _wait(check: ReadinessCheck, answer: Awaitable[str | None]) -> str | None:
+async def _wait(check: ReadinessCheck, result: Awaitable[str | None]) -> str | None:
     try:
         async with asyncio.timeout(CHECK_MAX_S):
-            return await answer
-    except Exception as exc:  # noqa: BLE001 - an internal error is logged there
+            return await result
+    except Exception as exc:  # noqa: BLE001 - `_reason_of` logs an internal error
         return _reason_of(check, exc)
 
 

@@ -1,7 +1,7 @@
 """The decision about the message of a delivery: acknowledge, return, dead-letter, or give up the job.
 
-`decide` is the only place where an ending becomes one of these. It reads the column `settle` of
-`result.OUTCOMES`. The delays of returns come from `DELAYS`. `settler` carries the decision out.
+Only `decide` makes this decision, from the ending. It reads the column `settle` of `result.OUTCOMES`. The
+delays of returns come from `DELAYS`. `settler` carries the decision out.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class IfLast(StrEnum):
     """The treatment of a message that the queue would not deliver again after a return."""
 
     DEAD_LETTER = "dead_letter"  # with the reason, which is also logged
-    GIVE_UP = "give_up"  # notify the sender first, under the claim of this attempt
-    CLAIM_AND_GIVE_UP = "claim_and_give_up"  # notify the sender first; the request must be claimed for that
+    GIVE_UP = "give_up"  # publish a failed result first, under the claim of this attempt
+    CLAIM_AND_GIVE_UP = "claim_and_give_up"  # claim the request and publish a failed result first
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Nack:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Move the message to the dead-letter queue; without one, log it and delete it.
+    """Move the message to the dead-letter queue. If there is no such queue, log the message and delete it.
 
     Attributes:
         reason: The reason as a sentence; an attribute of the message in the dead-letter queue.
@@ -74,11 +74,11 @@ Settlement = Ack | Nack | DeadLetter | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts about a delivery that the decision depends on, besides its ending.
+    """The facts about a delivery on which the decision depends, besides the ending.
 
     Attributes:
         receive_count: How often the message was received, at least 1.
-        in_order: Whether the message blocks its message group while it is hidden.
+        in_order: Whether the message blocks later messages of its group while it is hidden (FIFO queue).
         redrives: Whether the queue has a redrive policy.
         failures: How many attempts at its request have failed, this one included; None: unknown.
         jitter: A random number from 0 to 1.
@@ -92,10 +92,10 @@ class Facts:
 
 
 class Delay(StrEnum):
-    """The delay of a return whose ending names no delay."""
+    """The delay of a return, if its ending has no delay of its own (`Returned.delay_s` is None)."""
 
     NONE = "none"
-    CROWDED = "crowded"  # `retry.CROWDED_DELAY_S`: other jobs end meanwhile
+    CROWDED = "crowded"  # `retry.CROWDED_DELAY_S`
     CLAIM = "claim"  # SQS_VISIBILITY_SECONDS: the longest time that a claim lasts without renewal
     GROWING = "growing"  # grows with each receipt, up to RETRY_MAX_SECONDS
     LONGEST = "longest"  # RETRY_MAX_SECONDS
@@ -107,7 +107,7 @@ DELAYS: Final = {
     ReturnReason.NO_ROOM: Delay.CROWDED,
     ReturnReason.CLAIMED_ELSEWHERE: Delay.CLAIM,
     ReturnReason.DUPLICATE: Delay.CROWDED,
-    ReturnReason.LEASE_LOST: Delay.NONE,  # the queue ignores it
+    ReturnReason.LEASE_LOST: Delay.NONE,  # the queue ignores this return
     ReturnReason.CLAIM_LOST: Delay.CLAIM,  # the other worker may have another message of the request
     ReturnReason.EARLIER_IN_GROUP: Delay.NONE,
     ReturnReason.STORE_UNAVAILABLE: Delay.CROWDED,
@@ -158,7 +158,8 @@ def _after_failure(failed: Failed | Exhausted, facts: Facts, settings: Settings)
         return GiveUp()
     if facts.failures is not None and facts.failures >= settings.max_attempts:
         return GiveUp()
-    # Without Redis the attempt was not counted. Then the receipts decide the delay, and no job is given up.
+    # If Redis failed, the number of failures is unknown. Then the receipts decide the delay, and the job is
+    # not given up.
     failures = facts.failures or facts.receive_count
     delay_s = _growing_s(failures, facts, settings)
     if failed.reason is not None:

@@ -1,4 +1,4 @@
-"""Carries out the decision about a message: the calls to the queue, and their log events."""
+"""Carries out the decision about a message: calls the queue, and logs the calls."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Settler:
         """Return the message to the queue.
 
         Returns:
-            False when the queue would not deliver the message again. Then it is not returned.
+            False if the queue would not deliver the message again. Then the message is not returned.
         """
         return await self._broker.nack(delivery, nack.delay_s, poison=nack.is_poison)
 
@@ -77,7 +77,7 @@ class Settler:
             await self._broker.dead_letter(delivery, nack.detail)
 
     async def dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
-        """Move the message to the dead-letter queue; without one, log it and delete it."""
+        """Move the message to the dead-letter queue. If there is none, log the message and delete it."""
         if not await self._broker.dead_letter(delivery, dead_letter.reason, dead_letter.attempts):
             log.error("message dropped: no dead-letter queue", body=delivery.body)
             await self._broker.ack(delivery)
@@ -85,9 +85,10 @@ class Settler:
     def needs_copy(self, delivery: Delivery) -> bool:
         """Whether a fresh copy must replace the message before its job is worked on.
 
-        This is the last receipt that the redrive policy allows. If the worker died now, the queue would move
-        the message to the dead-letter queue, and no result would be published. A message that is received
-        for the first time is not copied: a queue that allows one receipt would have it copied for ever.
+        A copy is needed if this is the last receipt that the redrive policy allows. If the worker died during
+        the job, the queue would move the message to the dead-letter queue, and no result would be published.
+        A message that is received for the first time is not copied. In a queue that allows only one receipt,
+        each copy would otherwise be copied again, for ever.
         """
         return delivery.receive_count > 1 and self._broker.is_last(delivery)
 
@@ -95,7 +96,7 @@ class Settler:
         """Replace the message with a fresh copy, which can be received at once.
 
         Returns:
-            False when the queue takes no copy. Then the delivery is not settled.
+            False if the queue takes no copy. Then the delivery is not settled.
         """
         return await self._broker.nack(delivery, 0)
 
@@ -104,7 +105,7 @@ class Settler:
 
         Args:
             delivery: The delivery.
-            problem: What is wrong with it, for the log and the dead-letter queue.
+            problem: The fault of the message, for the log and the dead-letter queue.
         """
         if envelope := envelopes.recognise(delivery.body):
             problem = f"{problem} ({envelope})"
@@ -112,7 +113,7 @@ class Settler:
         facts = Facts(delivery.receive_count, delivery.in_order, redrives, jitter=self._jitter())
         settlement = decide(Unreadable(problem), facts, self._settings)
         if isinstance(settlement, Nack):
-            # It is received several times, unchanged. One warning is enough.
+            # The queue delivers it several times. One warning is enough.
             level = log.warning if delivery.receive_count == 1 else log.info
             level("unreadable message left to the redrive policy", problem=problem)
             await self._broker.nack(delivery, settlement.delay_s, poison=settlement.is_poison)
@@ -132,9 +133,9 @@ class Settler:
     async def return_unsettled(self, delivery: Delivery, exc: Exception) -> None:
         """Return a message whose settlement failed.
 
-        If a service failed, the message is not the cause. An internal error may be caused by the message.
-        Then it is not copied after its last receipt, and is dead-lettered after MAX_ATTEMPTS such errors in
-        this worker.
+        A `PlatformError` is the failure of a service, and the message is not the cause. Any other error may
+        be caused by the message. Therefore such a message is not copied after its last receipt, and it is
+        dead-lettered after MAX_ATTEMPTS such errors in this worker.
 
         Args:
             delivery: The delivery.
@@ -144,7 +145,7 @@ class Settler:
         reason = f"it could not be settled: {type(exc).__name__}"
         self._streaks.returned(ReturnReason.NOT_SETTLED, reason)
         nack = self.decide(delivery, Returned(ReturnReason.NOT_SETTLED, reason))
-        assert isinstance(nack, Nack)  # noqa: S101 - a return is one
+        assert isinstance(nack, Nack)  # noqa: S101 - `decide` returns a Nack for a Returned
         if isinstance(exc, PlatformError):
             await self.nack_or_dead_letter(delivery, nack)
         elif self._count_unsettled(delivery) < self._settings.max_attempts:

@@ -23,7 +23,7 @@ class Shared:
 
     Attributes:
         parts: The worker's collaborators.
-        order: The broker, which also keeps the order of message groups.
+        order: The broker, with the order of message groups (FIFO queues).
     """
 
     parts: WorkerParts

@@ -24,11 +24,11 @@ STOPPING: Final = "the worker is stopping"
 class Phase(StrEnum):
     """The phase of a delivery."""
 
-    RECEIVED = "received"  # its task has not begun: a task cancelled now would settle nothing
+    RECEIVED = "received"  # its task has not begun; if cancelled now, the task would settle nothing
     WAITING = "waiting"  # for its claim, its code, its build, or room
-    BEHIND = "behind"  # another delivery of the same request, or an earlier one of its message group
+    BEHIND = "behind"  # waits for another delivery of its request, or an earlier one of its message group
     RUNNING = "running"  # admitted: a drain lets it finish
-    FINISHING = "finishing"  # nothing interrupts it any more
+    FINISHING = "finishing"  # the work on it cannot be cancelled any more
     SETTLED = "settled"
 
 
@@ -47,7 +47,7 @@ _UNINTERRUPTED: Final = frozenset({Phase.RECEIVED, Phase.FINISHING, Phase.SETTLE
 
 
 class DeliveryState:
-    """The phase of a delivery, and the objects that the work on it has made so far.
+    """The phase of a delivery, its job, its claim and its attempt.
 
     Args:
         delivery: The delivery.
@@ -62,7 +62,7 @@ class DeliveryState:
         labels: Runtime and model of the job, for metrics; empty strings while they are unknown.
         claim: The right to answer its request; None until it is taken.
         attempt: The attempt to run its job; None until it has begun.
-        failures: How many attempts at its request have failed; None if the result store has not said so.
+        failures: How many attempts at its request have failed; None while this is unknown.
         running_since: When its job was admitted, monotonic seconds; None before.
     """
 
@@ -101,12 +101,12 @@ class DeliveryState:
 
     @property
     def wants_room(self) -> bool:
-        """Whether its job would run now if the budget had room for it."""
+        """Whether its job waits for room in the budget, or will soon ask for room."""
         return self.phase in {Phase.RECEIVED, Phase.WAITING}
 
     @property
     def has_run(self) -> bool:
-        """Whether its program has ended. Then only its outputs and its result are not stored yet."""
+        """Whether its program has ended. Then only its outputs and its result remain to be stored."""
         return self.attempt is not None and self.attempt.control.has_ended
 
     @property
@@ -145,6 +145,6 @@ class DeliveryState:
             return Returned(ReturnReason.LEASE_LOST, f"its lease is lost: {self.delivery.lost.result()}")
         if self.claim is not None and self.claim.lost.done():
             return Returned(ReturnReason.CLAIM_LOST, f"its claim is lost: {self.claim.lost.result()}")
-        # A duplicate waits for a run that the drain lets finish. It is hidden until that run has ended.
+        # A duplicate waits for a run that the drain lets finish. Its message is hidden during the drain.
         delay_s = self._lifecycle.left_s() if self.phase is Phase.BEHIND else 0
         return Returned(ReturnReason.STOPPING, self._stop_detail or STOPPING, delay_s)

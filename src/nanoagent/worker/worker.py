@@ -64,7 +64,7 @@ class Worker:
             duplicates=Duplicates(),
             durations=self._durations,
             streaks=self._streaks,
-            publisher=Publisher(parts.result_store, parts.spool, self._streaks, lifecycle.forced),
+            publisher=Publisher(parts.result_store, parts.spool, self._streaks, lifecycle.grace_ended),
             settler=Settler(order, settings, self._streaks, jitter=jitter),
         )
         parts.admission.watch(lifecycle.capacity_changed.set)
@@ -91,9 +91,9 @@ class Worker:
         await intake
 
     def stop(self) -> None:
-        """Drain because a signal asks the worker to end. The second call stops the running jobs, too."""
+        """Drain because a signal asks the worker to end. A second call also stops the running jobs."""
         if self._is_stop_requested:
-            self._lifecycle.forced.set()
+            self._lifecycle.grace_ended.set()
         self._is_stop_requested = True
         self.drain("a stop was requested")
 
@@ -103,7 +103,7 @@ class Worker:
         A repeated call can only shorten the drain.
 
         Args:
-            reason: Why, for log and readiness.
+            reason: The reason, for the log and `/readyz`.
             grace_s: How much longer jobs may run, seconds. The default and the maximum are DRAIN_SECONDS.
         """
         longest_s = float(self._parts.settings.drain_seconds)
@@ -113,8 +113,8 @@ class Worker:
         left_s = round(self._lifecycle.left_s(), 1)
         log.info("draining", reason=reason, jobs=len(self._in_flight), seconds=left_s)
 
-    async def why_no_jobs(self) -> str | None:
-        """Ask every readiness check; return why no jobs can be taken now, or None."""
+    async def not_ready_reason(self) -> str | None:
+        """Run every readiness check; return the reason why no jobs can be taken now, or None."""
         return await self._checks.reason()
 
     # --- deliveries
@@ -122,14 +122,15 @@ class Worker:
     async def _receive(self) -> None:
         """Receive messages until the worker stops.
 
-        A drain does not cancel the last long poll: its messages would be hidden until their leases end.
+        A drain does not cancel the last long poll. Otherwise messages that SQS has just sent would be hidden
+        until their leases end.
         """
         try:
             while not self._lifecycle.stopping.is_set():
                 for delivery in await self._intake.next():
                     self._begin(delivery)
         except asyncio.CancelledError:
-            if not self._lifecycle.forced.is_set():
+            if not self._lifecycle.grace_ended.is_set():
                 raise
 
     def _begin(self, delivery: Delivery) -> None:
@@ -149,7 +150,7 @@ class Worker:
         self._in_flight.discard(in_flight)
         self._lifecycle.capacity_changed.set()
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log.error("delivery not settled", exc_info=exc)  # its return to the queue has failed, too
+            log.error("delivery not settled", exc_info=exc)  # the return of the message has failed, too
 
     # --- readiness
 
@@ -167,7 +168,7 @@ class Worker:
         return self._parts.pool.unavailable_reason
 
     def _all_blocked(self) -> str | None:
-        """Return why no job can run: the isolation checks of all runtimes fail."""
+        """Return the reason if no job can run, because isolation checks of all runtimes fail."""
         reasons = [self._parts.blocked(runtime) for runtime in Runtime]
         return f"no runtime takes jobs: {reasons[0]}" if all(reasons) else None
 
@@ -176,7 +177,7 @@ class Worker:
         return None if store.took_write_lately() else store.ping()
 
     def _spool_full(self) -> str | None:
-        """Return why the spool may have no room for the result of one more job."""
+        """Return the reason if the spool may have no room for the result of one more job."""
         settings = self._parts.settings
         if self._parts.spool.has_room_for((len(self._in_flight) + 1) * settings.max_result_bytes):
             return None

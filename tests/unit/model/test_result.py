@@ -175,7 +175,7 @@ def test_an_outcome_without_a_result_has_no_status(error_type: ErrorType):
 
 
 def test_a_program_has_ended_by_itself_only_without_a_limit_or_a_kill():
-    by_itself = {error_type for error_type, outcome in OUTCOMES.items() if outcome.is_end_of_program}
+    by_itself = {error_type for error_type, outcome in OUTCOMES.items() if outcome.ended_by_itself}
     assert by_itself == {None, "USER_ERROR", "SIGNAL"}
 
 

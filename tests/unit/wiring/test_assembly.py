@@ -35,7 +35,7 @@ class Parts:
 
         return ReadinessCheck(name, look)
 
-    async def why_no_jobs(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """As the worker's own gates say it."""
         return self.look("results")
 

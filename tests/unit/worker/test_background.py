@@ -453,7 +453,7 @@ async def readiness_checks(fault: Fault) -> None:
         return "closed"
 
     gates = ReadinessChecks([ReadinessCheck("part", look)], fault.health)
-    fault.once(gates, "_conclude")
+    fault.once(gates, "_report")
     task = fault.background.keep(TaskName.READINESS_CHECKS, gates.watch)
     await until(lambda: fault.health.document()["parts"].get("part") == {"ok": False, "reason": "closed"})
     task.cancel()

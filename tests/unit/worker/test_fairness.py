@@ -16,7 +16,7 @@ from nanoagent.worker.fairness import (
     ReceiveThrottle,
     count_over_limit,
     exceeds_waiting,
-    is_full,
+    has_max_waiting,
     return_delay_s,
 )
 from support.agents.worker_rig import Rig, name_of
@@ -44,7 +44,7 @@ def test_who_is_one_too_many_found_it_full(waiting):
     over_limit = Counter(waiting)
     for function in over_limit:
         if exceeds_waiting(over_limit, function):
-            assert is_full(over_limit - Counter({function: 1}))
+            assert has_max_waiting(over_limit - Counter({function: 1}))
 
 
 @given(st.lists(st.sampled_from("fghi"), max_size=80))
