@@ -12,19 +12,20 @@ struct capture {
     enum frame_type type;
     size_t head_room, tail_room;
     uint64_t total;
-    char *head, *tail; /* the tail is a ring: the number of a byte in the stream decides its position */
+    char *head, *tail; /* the tail is a ring buffer: a byte's position depends on its number in the stream */
 };
 
-/* Create a pipe for a stream, as large as an ordinary user may have one; 0, or -1 with errno. A program
- * that makes its output non-blocking, and then ends, loses output that does not fit. */
+/* Create a pipe for a stream, as large as the host allows; 0, or -1 with errno. It is large because a program
+ * that makes its output non-blocking loses output that does not fit into the pipe when it ends. */
 int capture_pipe(int ends[2]);
-/* Start to keep at most so many bytes. `from` becomes non-blocking; -1 means that there is no stream. */
+/* Start to capture the stream and keep at most `bytes` bytes of it. `from` becomes non-blocking; -1 means
+ * that there is no stream. */
 void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes);
 /* Read once; 0 if the stream has ended or has no bytes now. */
 int capture_read(struct capture *capture);
 /* The number of bytes that are kept. */
 uint32_t capture_kept(const struct capture *capture);
-/* Send the kept bytes as frames of the stream's type, and release everything. */
+/* Send the kept bytes as frames of the stream's type, close the pipe, and free the memory. */
 void capture_send_and_free(struct capture *capture);
 
 #endif

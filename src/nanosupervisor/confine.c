@@ -21,8 +21,8 @@ static void limit(int resource, uint64_t value)
     setrlimit(resource, &both);
 }
 
-/* If memory runs out, the kernel kills the run and never the supervisor. Where the host forbids this
- * preference, the run goes on without it. */
+/* Make the kernel kill the run, not the supervisor, if memory runs out. If the host forbids this setting, the
+ * run continues without it. */
 static void prefer_for_out_of_memory(void)
 {
     int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -48,8 +48,9 @@ static void limit_resources(const struct confinement *confinement)
         limit(RLIMIT_MSGQUEUE, 0);
 }
 
-/* The capabilities are valid in the sandbox's user namespace only, and the program must not have even
- * those. At the shared level the process has none, so the bounding set cannot be changed and need not be. */
+/* In a sandbox the process has capabilities that are valid only in the sandbox's user namespace. The program
+ * must not have these either. At the shared level the process has no capabilities, so the bounding set cannot
+ * and need not be changed. */
 int confine_capabilities(void)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};

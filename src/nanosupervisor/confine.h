@@ -1,4 +1,4 @@
-/* The restrictions that every pre-created process puts on itself, for good, before it becomes a program. */
+/* The restrictions that a process puts on itself before it becomes a run's program. It cannot undo them. */
 #ifndef CONFINE_H
 #define CONFINE_H
 
@@ -10,16 +10,16 @@
 struct __attribute__((packed)) confinement {
     uint64_t file_size_bytes; /* RLIMIT_FSIZE */
     uint32_t open_files;      /* RLIMIT_NOFILE */
-    uint8_t shared;           /* the shared level: no namespaces, so also refuse objects that outlive a process */
+    uint8_t shared;           /* the shared level: no namespaces, so also refuse IPC objects that outlive a process */
 };
 
-/* Take from the calling process everything that a run must not have: its session, protection from the
- * out-of-memory killer, unlimited resources, capabilities and the ways to regain them, and system calls.
- * 0, or -1 with errno. In a sandbox, the listener of the process's filter is sent over its job socket,
- * with JOB_CONFINED (job.h). */
+/* Take from the calling process everything that a run must not have: the session of its parent, protection
+ * from the out-of-memory killer, unlimited resources, capabilities and the ways to regain them, and system
+ * calls. Return 0, or -1 with errno. In a sandbox, send the listener of the process's filter over its job
+ * socket, with JOB_CONFINED (job.h). */
 int confine(const struct confinement *confinement, int job_socket);
 
-/* Take the capabilities alone; 0, or -1 with errno. */
+/* Take only the capabilities; 0, or -1 with errno. */
 int confine_capabilities(void);
 
 #endif

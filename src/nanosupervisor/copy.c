@@ -82,7 +82,7 @@ static int copy_subdirectory(int from_directory, int to_directory, const char *n
     return failed;
 }
 
-/* Copy one entry. Anything but a file, directory or link is left out: no archive has it. */
+/* Copy one entry. Skip anything except files, directories and links; the worker unpacks nothing else. */
 static int copy_entry(int from, int to, const char *name, struct ready_report *report)
 {
     struct stat info;

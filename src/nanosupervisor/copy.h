@@ -4,11 +4,11 @@
 
 #include "wire.h"
 
-/* Copy all entries of one open directory into another; 0, or -1 with errno. Adds to the counts in the
- * report. Closes `from`. */
+/* Copy all entries of one open directory into another; 0, or -1 with errno. Add their number and bytes to
+ * the report. Close `from`. */
 int copy_tree(int from, int to, struct ready_report *report);
-/* Copy the code in /slot/code into an open directory. The report has an errno if that fails: the code does
- * not fit. */
+/* Copy the code in /slot/code into an open directory. If that fails (most often because the code does not
+ * fit), the report has the errno. */
 struct ready_report copy_slot_code(int to);
 
 #endif

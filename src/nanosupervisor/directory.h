@@ -14,9 +14,9 @@
 /* Open a subdirectory, never through a link; its descriptor, or -1 with errno. */
 int directory_open(int parent, const char *name);
 
-/* A directory while it is read. Its buffer has room for a few names and is part of the caller's frame;
- * readdir(3) would allocate one for thousands. A wipe starts to read again after each subdirectory, and
- * with this buffer it reads few names twice. */
+/* A directory while it is read. The buffer has room for only a few names, and is on the caller's stack;
+ * readdir(3) would allocate a buffer for thousands of names. A wipe reads a directory again after each of
+ * its subdirectories. With the small buffer it reads few names twice. */
 struct listing {
     int directory;
     int error; /* errno of a read that failed, else 0 */

@@ -2,15 +2,15 @@
  * (src/nanoagent/container/seccomp.json).
  *
  * Process 1 of the run's process namespace is the sandbox's init, or at the shared level the supervisor.
- * It has the run's user id. Three things protect it from the run. The kernel drops signals for process 1
- * of a namespace that it has no handler for. It is not dumpable, so the run has no ptrace and no
- * /proc/1/{mem,fd,environ}. And this filter refuses the calls that change another process by its number
- * and check neither of the two: priorities, limits, affinity.
+ * It has the same user id as the run. Three things protect it from the run. First, it has no signal
+ * handlers, and the kernel drops such signals for process 1 of a namespace. Second, it is not dumpable, so
+ * the run cannot trace it or read /proc/1/{mem,fd,environ}. Third, this filter refuses calls that change
+ * another process by its number and that the first two do not prevent: priorities, limits, affinity.
  *
- * At the shared level the filter refuses two things more. System V IPC and POSIX message queues live in
- * the container, not in a process, and would outlive the run; in a sandbox they end with its namespace.
- * Signals for the supervisor are refused as well, because gVisor lets them end process 1 like any other
- * process. */
+ * At the shared level the filter also refuses System V IPC, POSIX message queues and signals for the
+ * supervisor. The IPC objects belong to the container, not to a process, and would outlive the run; in a
+ * sandbox the kernel removes them with the namespace. Signals are refused because under gVisor they can end
+ * process 1. */
 #define _GNU_SOURCE
 #include "filter.h"
 #include "confine.h"
@@ -58,8 +58,8 @@
 #define IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (yes), (no))
 #define IF_ANY_OF(bits, yes, no) BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, (bits), (yes), (no))
 
-/* Each rule starts and ends with the system call's number in the accumulator. IF jumps over so many
- * instructions. */
+/* Each rule starts and ends with the system call's number in the accumulator. The last two arguments of IF
+ * are the numbers of instructions to skip: if the comparison is true, and if it is false. */
 #define DENY(call) IF(call, 0, 1), ERROR(EPERM)
 #define DENY_BITS(call, n, bits) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF_ANY_OF(bits, 0, 1), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_IF(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 0, 1), ERROR(EPERM), LOAD(NUMBER)
@@ -80,11 +80,11 @@ static const struct sock_filter denied[] = {
     LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
     LOAD(NUMBER),
 #if defined(__x86_64__)
-    /* A call of the x32 ABI is treated like one of another architecture. The container's filter would kill
-     * the thread only, and a program with other threads would hang until its deadline. */
+    /* Kill the process for a call of the x32 ABI, as for one of another architecture. The container's filter
+     * would kill only the thread, and a program with other threads would hang until its deadline. */
     BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), RETURN(SECCOMP_RET_KILL_PROCESS),
 #endif
-    /* Its flags are in memory, which a filter cannot read. C libraries fall back to clone. */
+    /* The flags of clone3 are in memory, which a filter cannot read. C libraries then use clone. */
     IF(SYS_clone3, 0, 1), ERROR(ENOSYS),
     /* CLONE_PARENT would make the new process a child of the program's parent: the zygote, outside the
      * sandbox. */
@@ -99,7 +99,7 @@ static const struct sock_filter denied[] = {
     DENY(SYS_ptrace), DENY(SYS_process_vm_readv), DENY(SYS_process_vm_writev), DENY(SYS_process_madvise),
     DENY(SYS_kcmp), DENY(SYS_pidfd_getfd), DENY(SYS_move_pages), DENY(SYS_migrate_pages),
     DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
-    /* The kernel would load a module for each family that is named. Only UNIX has socket pairs. */
+    /* The kernel would load a module for other address families. Only AF_UNIX has socket pairs. */
     DENY_UNLESS(SYS_socketpair, 0, AF_UNIX),
     /* For a terminal's line discipline the kernel would load a module, too. */
     DENY_IF(SYS_ioctl, 1, TIOCSETD),
@@ -109,21 +109,21 @@ static const struct sock_filter denied[] = {
     DENY_OPTION(SOL_SOCKET, SO_ATTACH_FILTER), DENY_OPTION(SOL_SOCKET, SO_ATTACH_BPF),
     DENY_OPTION(SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF), DENY_OPTION(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF),
     DENY_IF(SYS_seccomp, 0, SECCOMP_SET_MODE_FILTER), DENY_IF(SYS_prctl, 0, PR_SET_SECCOMP),
-    /* With these the kernel keeps up to 128 KiB for each socket, which no control group counts. */
+    /* With these options the kernel keeps up to 128 KiB for each socket, which no control group counts. */
     DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG), DENY_OPTION(IPPROTO_TCP, TCP_MD5SIG_EXT),
     DENY_OPTION(IPPROTO_TCP, TCP_AO_ADD_KEY), DENY_OPTION(IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
     /* Any process may map the huge pages that a host has reserved for others, and no control group counts
      * them. */
     DENY_BITS(SYS_mmap, 3, MAP_HUGETLB), DENY_BITS(SYS_memfd_create, 1, MFD_HUGETLB),
-    /* Reserves a CPU core for the run. The core's other hardware threads would be idle, and no run charged
-     * for them. */
+    /* PR_SCHED_CORE reserves a CPU core for the run. The core's other hardware threads would be idle, and no
+     * control group would be charged for their time. */
     DENY_IF(SYS_prctl, 0, PR_SCHED_CORE),
     DENY(SYS_sethostname), DENY(SYS_setdomainname), DENY(SYS_vmsplice),
     /* These make the host write all its dirty pages, which takes as long as its disks need. All files that
      * a run can write are in memory, so return success and do nothing. */
     IF(SYS_sync, 0, 1), ERROR(0), IF(SYS_syncfs, 0, 1), ERROR(0),
-    /* With a core limit of 0 the kernel runs the host's core_pattern helper, with 1 it does not
-     * (confine.c). So return success and do nothing. */
+    /* The core limit must stay 1, because with 0 the kernel runs the host's core_pattern helper (confine.c).
+     * So return success and do nothing. */
     IF(SYS_setrlimit, 0, 4), LOAD(ARGUMENT(0)), IF(RLIMIT_CORE, 0, 1), ERROR(0), LOAD(NUMBER),
     IF(SYS_prlimit64, 0, 8), LOAD(ARGUMENT(1)), IF(RLIMIT_CORE, 0, 5), LOAD(ARGUMENT(2)), IF(0, 0, 2),
     LOAD(ARGUMENT(2) + 4), IF(0, 1, 0), ERROR(0), LOAD(NUMBER),

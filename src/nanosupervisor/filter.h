@@ -2,10 +2,12 @@
 #ifndef FILTER_H
 #define FILTER_H
 
-/* Install the filter on the calling process, for good; 0, or -1 with errno. shared: Also refuse objects
- * that live in the container and not in a process. listener: Set to the descriptor at which socket calls
- * for route netlink wait (netlink.h). Set to -1 at the shared level
- *   and where the kernel does not support it: then these calls are refused. */
+/* Install the filter on the calling process, permanently; 0, or -1 with errno.
+ *
+ * shared: whether the process runs at the shared level. Then the filter also refuses objects that outlive a
+ * process.
+ * listener: set to the descriptor at which calls of socket(AF_NETLINK) wait (netlink.h). Set to -1 at the
+ * shared level, and if the kernel does not support such a listener. Then these calls are refused. */
 int filter_install(int shared, int *listener);
 
 #endif

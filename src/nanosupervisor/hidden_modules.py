@@ -2,17 +2,17 @@
 """Hidden modules: the zygote has imported them, but a run does not see them until it imports them.
 
 In a run, `sys.modules` has only the modules of a plain interpreter. When the run imports a hidden module,
-it gets the module that the zygote has loaded, but only if loading the module again would give the same
-result. The search must find the same file for the module, and for every module that was imported while it
-was loaded. The run must not have replaced any of these modules or changed any of their names. In all other
-cases the import system loads the module as usual.
+it gets the module that the zygote has loaded, if a new load would give the same result. That has two
+conditions. First, the search must still find the same file for the module, and for every module that was
+imported during its load. Second, the run must not have replaced any of these modules, or changed a name in
+them. In all other cases the import system loads the module as usual.
 
 `Recorder` notes, in the zygote, which modules each module imports while it is loaded. `HiddenModules.hide`
 removes the modules from `sys.modules`. The import system calls `HiddenModules.hand_out` for a hidden module
 (zygote_imports.c).
 
 One exception: a package with compiled parts outside the standard library (numpy) cannot be loaded twice in
-a process. It is handed out even if the program has replaced a module of another package that it uses.
+a process. It is handed out even if the program has replaced a module of another package that numpy uses.
 """
 
 import builtins
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, Self
 
-bootstrap: "Any" = sys.modules["_frozen_importlib"]  # by the names that the interpreter itself uses
+# The import system: its core, and its part for files.
+bootstrap: "Any" = sys.modules["_frozen_importlib"]
 paths: "Any" = sys.modules["_frozen_importlib_external"]
 MISSING = object()
-# All code uses these without an import.
+# All code uses these modules without an import.
 ALWAYS_USED = ("builtins", "sys")
-# Names that a run may set in these modules: that does not change modules that are loaded later.
+# Names that a run may set in these modules without an effect on modules that are loaded later.
 FREELY_SET = {
     "sys": frozenset(
         (
@@ -68,17 +69,17 @@ class Load:
         finders: The finders that the module's code has added to `sys.meta_path`.
         module: The object in `sys.modules` under the module's name.
         is_resolved: Whether the next three attributes are set.
-        closure: Names of the hidden modules that an import would load, in order of completion.
+        closure: Names of the hidden modules that an import of this module would load, in order of completion.
         touches: Names of all modules on which the module depends.
-        absent: Names among them that do not exist; the module works without them.
-        is_bound: Whether the package's attribute for the module is hidden, too.
+        absent: The names in `touches` of modules that do not exist; the module works without them.
+        hides_attribute: Whether the package's attribute for the module is hidden, too.
         parent_path: The `__path__` of the module's package; None for a top-level module.
         is_once: Whether the module cannot be loaded a second time.
     """
 
     __slots__ = (
         *("spec", "needs", "finders", "module", "is_resolved", "closure", "touches", "absent"),
-        *("is_bound", "parent_path", "is_once"),
+        *("hides_attribute", "parent_path", "is_once"),
     )
 
     def __init__(self, spec: "Any") -> None:
@@ -90,18 +91,18 @@ class Load:
         self.closure: tuple[str, ...] = ()
         self.touches: frozenset[str] = frozenset()
         self.absent: tuple[str, ...] = ()
-        self.is_bound = False
+        self.hides_attribute = False
         self.parent_path: list[str] | None = None
         self.is_once = False
 
 
 class Recorder:
-    """A context manager that notes every load of a module. The zygote has one thread.
+    """A context manager that notes every load of a module. It relies on the zygote having one thread.
 
-    It misses one kind of import: code compiled by Cython that imports a module which is loaded already.
+    It does not notice if code compiled by Cython imports a module that is already loaded.
 
     Args:
-        loads: Gets the loads, by the module's name.
+        loads: The recorder adds each load to this dict, under the module's name.
     """
 
     def __init__(self, loads: "dict[str, Load]") -> None:
@@ -206,8 +207,8 @@ class HiddenModules:
         self.loads: dict[str, Load] = {}
         self.waiting: dict[str, Load] = {}  # hidden modules that have not been handed out
         self.changed: dict[str, None] = {}  # names of modules in which the run has set a name
-        # The top-level names of hidden modules, and of modules that they try to import. A process that calls
-        # `begin` has checked that the program's folder has none of them.
+        # The top-level names of hidden modules, and of modules that they try to import. The process checks
+        # that the program's folder has none of these names before it calls `begin`.
         self.top_names: set[str] = set()
         self._path: list[str] = []
         self._finders: list[Any] = []
@@ -255,8 +256,8 @@ class HiddenModules:
     def rehearse(self, name: str, times: int) -> None:
         """Hand a module out and hide it again.
 
-        In the zygote, this lets CPython specialize the code once and not in each run. In a forked process, it
-        copies the memory that a hand-out writes to before a job waits.
+        In the zygote, this lets CPython specialize the code once, not in each run. In a forked process, a
+        hand-out writes to memory, which the kernel must copy. The rehearsal does that before a job waits.
         """
         for _ in range(times):
             self.begin(folder_stamp(self._folder))
@@ -265,7 +266,7 @@ class HiddenModules:
             for one in sys.modules.keys() - known:
                 del sys.modules[one]
                 self.waiting[one] = load = self.loads[one]
-                if load.is_bound:
+                if load.hides_attribute:
                     package, _, attribute = one.rpartition(".")
                     delattr(self.loads[package].module, attribute)
 
@@ -275,9 +276,9 @@ class HiddenModules:
             self._bind(name, load)
 
     def _resolve(self, name: str, load: Load) -> None:
-        """Find the modules that a load would load.
+        """Find the modules that an import of this module would load.
 
-        The result is right as long as only hidden modules are loaded.
+        The result is right if the import loads only hidden modules, and no files of the program.
         """
         if load.is_resolved:
             return
@@ -311,12 +312,12 @@ class HiddenModules:
                 return
         if getattr(parent, "__dict__", {}).get(attribute) is load.module:
             delattr(parent, attribute)
-            load.is_bound = True
+            load.hides_attribute = True
 
     @staticmethod
     def _bind(name: str, load: Load) -> None:
         sys.modules[name] = load.module
-        if load.is_bound:
+        if load.hides_attribute:
             package, _, attribute = name.rpartition(".")
             setattr(sys.modules[package], attribute, load.module)
         if load.finders:
@@ -337,7 +338,7 @@ class HiddenModules:
         self.changed.clear()
 
     def hand_out(self, name: str) -> "ModuleType | None":
-        """Put a hidden module into `sys.modules` and return it; None if a load might give another result."""
+        """Put a hidden module into `sys.modules` and return it; None if a new load might differ from it."""
         load = self.waiting.get(name)
         if load is None or load.spec is None or not self._is_search_unchanged():
             return None
@@ -359,9 +360,9 @@ class HiddenModules:
         return sys.meta_path == self._finders and sys.path_hooks == self._hooks
 
     def _loadable(self, load: Load) -> "list[str] | None":
-        """Return the names of the hidden modules that a load would load.
+        """Return the names of the hidden modules to hand out for one import.
 
-        None: it would load at least one other module instead.
+        None if the import would load at least one other module instead.
         """
         changed_names = self._names_to_search()
         fresh: dict[str, None] = {}
@@ -384,9 +385,9 @@ class HiddenModules:
         return [one for one in fresh if self.loads[one].is_once] if load.is_once else None
 
     def _names_to_search(self) -> "Collection[str] | None":
-        """Return the top-level names for which a search may find another file than at the start.
+        """Return the top-level names for which a search may now find another file than at the start.
 
-        None: all names.
+        None means all names.
         """
         added = [entry for entry in sys.path if entry not in self._path]
         if added:

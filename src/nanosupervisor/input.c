@@ -1,4 +1,4 @@
-/* See input.h. A pipe holds 64 KiB and a payload has up to 1 MiB: the rest is written while the program
+/* See input.h. A pipe holds 64 KiB, but a payload has up to 1 MiB. The rest is written while the program
  * reads. */
 #define _GNU_SOURCE
 #include "input.h"

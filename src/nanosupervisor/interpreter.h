@@ -1,8 +1,8 @@
-/* The interpreter of this image that waits for a job: the file /nanosupervisor/interpreter, if there is
- * one.
+/* How to start an interpreter that waits for a job: the file /nanosupervisor/interpreter. Only images of
+ * interpreted languages have it.
  *
- * Its first line is `standby` or `zygote`. Then come variables for the interpreter's environment,
- * NAME=value, and the words of a command, one a line; the first word is a path. A standby process is
+ * The first line of the file is `standby` or `zygote`. Then come variables for the interpreter's
+ * environment, NAME=value, and the words of a command, one a line; the first word is a path. A standby process is
  * started in a sandbox, ahead of its one run. A zygote is started once, outside all sandboxes, and forks a
  * process into each sandbox. */
 #ifndef INTERPRETER_H
@@ -20,7 +20,7 @@ struct interpreter {
     char *words[MAX_WORDS + 1];
 };
 
-/* The interpreter of an image without the file, or with a file that is not as described: KIND_EXEC. */
+/* The value for an image without the file, or with an invalid file: KIND_EXEC. */
 extern const struct interpreter no_interpreter;
 void interpreter_read(struct interpreter *interpreter);
 /* The whole environment of a waiting interpreter. The run can see it in /proc/self/environ. */

@@ -9,19 +9,20 @@
 
 /* Pre-created process -> supervisor; a message is one byte. */
 enum job_message {
-    JOB_CONFINED = 'n', /* with the listener of the process's filter, which hands netlink calls over (netlink.h) */
+    JOB_CONFINED = 'n', /* carries the listener of the process's filter, if it has one (netlink.h) */
     JOB_READY = 'r',    /* the process waits for its job */
 };
 
-/* Supervisor -> pre-created process: this, then `length` bytes of NUL-terminated strings, arguments first.
- * If the program cannot be executed, the process answers with a u32 errno and ends. */
+/* Supervisor -> pre-created process: this header, then `length` bytes of NUL-terminated strings: the
+ * arguments, then the environment. If the program cannot be executed, the process answers with a u32 errno
+ * and ends. */
 struct __attribute__((packed)) job {
     uint32_t length;
     uint32_t argument_count;
     uint32_t environment_count;
 };
 
-/* The descriptors with which a pre-created process is made. */
+/* The descriptors that a pre-created process gets from its parent. */
 enum { PROCESS_JOB, PROCESS_IN, PROCESS_OUT, PROCESS_ERR, PROCESS_DESCRIPTORS };
 
 #endif

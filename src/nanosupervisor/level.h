@@ -1,4 +1,4 @@
-/* An isolation level: what separates a run from the next, and from the supervisor. */
+/* An isolation level: the way in which a run is separated from the next run and from the supervisor. */
 #ifndef LEVEL_H
 #define LEVEL_H
 
@@ -13,15 +13,15 @@
 
 /* The worker's configuration for all runs of this container. */
 struct settings {
-    struct confinement confinement; /* that most runs will have */
+    struct confinement confinement; /* of most runs */
     struct work_limits work;
     const char *modules; /* NUL-terminated names, which the zygote imports */
     size_t modules_length;
 };
 
-/* New code for the runs of this container. It lies in the container's /work. */
+/* New code for the runs of this container. It is in the container's /work. */
 struct new_code {
-    int limits_changed;  /* limits have changed that an interpreter reads when it starts */
+    int limits_changed;  /* whether a limit has changed that an interpreter reads only at its start */
     const char *modules; /* NUL-terminated names, which the code imports */
     size_t modules_length;
 };
@@ -31,11 +31,11 @@ struct level {
     uint8_t number; /* LEVEL_… in wire.h */
     /* Whether programs may create netlink sockets, whose memory must be watched. */
     int has_netlink;
-    /* Make everything ready for the first run. The frame of the settings is freed afterwards. */
+    /* Make everything ready for the first run. Afterwards the memory of the settings is freed. */
     void (*set_up)(const struct settings *settings);
     /* Make the next run use this code. */
     void (*take_code)(const struct new_code *code);
-    /* Start the run's program; 0 or an errno. Calls the functions of run.h for levels. */
+    /* Start the run's program; return 0 or an errno. Call the functions of run.h for levels. */
     uint32_t (*start)(struct run *run);
     /* The descriptor that becomes readable when the program may have ended. */
     int (*end_fd)(void);
@@ -48,12 +48,12 @@ struct level {
     /* Kill every process of the run, and reap the program. */
     void (*kill_run)(struct run *run);
     /* Remove everything that the run has left, and send DONE. If the request says that another run will
-     * follow, get ready for it and send READY. Called when the run has been reported. */
+     * follow, get ready for it and send READY. Called after the report of the run. */
     void (*finish)(const struct run *run);
 };
 
-/* The program runs in a sandbox. To kill the sandbox's init kills every process in it, and its files end
- * with its mounts. */
+/* The program runs in a sandbox. When the sandbox's init is killed, the kernel kills every process in the
+ * sandbox, and removes its mounts with their files. */
 extern const struct level sandbox_level;
 /* Where the host does not allow sandboxes, the program runs in the container itself. As process 1 of the
  * container the supervisor kills all processes, wipes the writable directories, and checks that they are

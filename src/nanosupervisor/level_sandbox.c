@@ -1,8 +1,8 @@
-/* The sandbox level (level.h): each run has a sandbox of its own, which is pre-created while no job waits
- * for it.
+/* The sandbox level (level.h): each run has its own sandbox, which is pre-created while no job waits for
+ * it.
  *
- * A sandbox serves one run. It is created again if a run needs another kind of process or other limits
- * than expected. */
+ * If a run needs another kind of process than expected, or other limits, the sandbox is replaced before
+ * the run. */
 #define _GNU_SOURCE
 #include "level.h"
 #include "interpreter.h"
@@ -15,16 +15,16 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LITTLE_BYTES (1u << 20) /* of a run's files */
+#define LARGE_BYTES (1u << 20) /* a run's files are large if they take more */
 
-/* The worker's configuration, and the needs of this image and of the code. */
+/* The worker's configuration, and facts about this image and the code. */
 static struct {
     struct confinement confinement;
     struct work_limits work;
     char *modules; /* for every zygote of this container */
     size_t modules_length;
     struct interpreter interpreter;
-    int has_code;                /* code lies in the container's /work */
+    int has_code;                /* the container's /work contains code */
     int zygote_has_code_modules; /* the zygote has imported modules for this code */
 } setup;
 
@@ -32,7 +32,7 @@ static struct {
 static struct {
     struct sandbox sandbox;
     struct confinement confinement;
-    enum kind requested; /* kind of the process; if its interpreter has failed, the process is of KIND_EXEC instead */
+    enum kind requested; /* wanted kind of process; if the interpreter failed, the process is of KIND_EXEC */
     int has_code;        /* the code is mounted */
 } current;
 
@@ -53,8 +53,8 @@ static void discard(void)
     sandbox_close(sandbox);
 }
 
-/* Start the zygote, or start it again. Its sandbox is discarded first, because the zygote reaps what it
- * has forked. */
+/* Start the zygote, or start it again. First discard the sandbox, because the old zygote must reap the
+ * process that it has forked there. */
 static void start_zygote(void)
 {
     discard();
@@ -63,7 +63,7 @@ static void start_zygote(void)
     setup.zygote_has_code_modules = 0;
 }
 
-/* Create the next sandbox; 0 if its process is not ready. */
+/* Create the next sandbox. Return 0 if its pre-created process has failed. */
 static int create(const struct interpreter *interpreter, const struct confinement *confinement)
 {
     discard();
@@ -80,8 +80,8 @@ static void attach_code(void)
     current.has_code = 1;
 }
 
-/* Pre-create a sandbox with a process of that kind. If its interpreter does not start, programs are
- * executed plainly, which is slower but otherwise the same. */
+/* Pre-create a sandbox with a process of that kind. If the interpreter does not start, use a process of
+ * KIND_EXEC: programs then start more slowly, but give the same results. */
 static void precreate(enum kind kind, const struct confinement *confinement)
 {
     current.requested = kind;
@@ -105,17 +105,17 @@ static void set_up(const struct settings *settings)
         die("no memory");
     memcpy(setup.modules, settings->modules, settings->modules_length);
     interpreter_read(&setup.interpreter);
-    sandbox_enter();
+    sandbox_prepare_supervisor();
     start_zygote();
     precreate(setup.interpreter.kind, &setup.confinement);
 }
 
-/* Have the zygote import the modules of the code. Return whether processes that it has forked before are
+/* Let the zygote import the modules of the code. Return whether a process that was forked earlier is now
  * outdated. */
 static int preload_modules(const struct new_code *code)
 {
     if (setup.zygote_has_code_modules)
-        start_zygote(); /* those were modules of other code */
+        start_zygote(); /* the old one has the modules of the previous code */
     if (!code->modules_length || !zygote_is_running())
         return 0;
     if (zygote_preload(code->modules, code->modules_length, container_dirs.directory[WRITABLE_WORK]))
@@ -139,7 +139,7 @@ static void take_code(const struct new_code *code)
 
 /* ---- starting the program ----------------------------------------------------------------------------- */
 
-/* Return the kind of process that can become the run's program. An interpreter that waits accepts only a
+/* Return the kind of process that can become the run's program. A waiting interpreter can run only a
  * script. */
 static enum kind kind_for(const struct run *run)
 {
@@ -149,9 +149,9 @@ static enum kind kind_for(const struct run *run)
     return fits ? interpreter->kind : KIND_EXEC;
 }
 
-/* Make sure that the current sandbox suits the run. Most often it does. The listening sockets of a sandbox
- * that is created only now come too late for the worker. That happens to builds alone, which have no
- * network. */
+/* Replace the current sandbox if it does not suit the run. Most often it does. The worker gets the
+ * listening sockets of such a new sandbox too late for the run. This is no problem, because only builds
+ * need a replacement, and builds have no network. */
 static void ensure_sandbox(const struct run *run)
 {
     struct confinement wanted = {run->request.file_size_bytes, run->request.open_files, 0};
@@ -176,7 +176,7 @@ static uint32_t start(struct run *run)
 
 /* ---- watching and ending it --------------------------------------------------------------------------- */
 
-/* The zygote reports the end of its child, and init that of its own. */
+/* The parent of the program, the zygote or init, reports its end. */
 static int end_fd(void)
 {
     return current.sandbox.parent == PARENT_ZYGOTE ? zygote_fd() : current.sandbox.control;
@@ -196,12 +196,12 @@ static void check_end(struct run *run)
     struct zygote_exit end;
     int status;
     if (current.sandbox.parent == PARENT_INIT) {
-        if (sandbox_has_ended(&current.sandbox, &status))
+        if (sandbox_program_has_ended(&current.sandbox, &status))
             run_note_end(run, status);
     } else if (zygote_take_exit(&end)) {
         note_zygote_exit(run, &end);
     } else if (!zygote_is_running()) {
-        run->report.flags |= EXIT_ORPHANED; /* the kernel's counters tell the worker the reason */
+        run->report.flags |= EXIT_ORPHANED; /* the worker finds the reason in the kernel's counters */
         run_note_end(run, SIGKILL);
     }
 }
@@ -216,7 +216,7 @@ static void terminate(void)
     sandbox_terminate(&current.sandbox);
 }
 
-/* Kill every process of a run whose program has ended; 0 if that is possible only by killing init. */
+/* Kill the remaining processes of a run whose program has ended. Return 0 if init must be killed for that. */
 static int kill_others(void)
 {
     if (current.sandbox.parent == PARENT_INIT)
@@ -233,14 +233,14 @@ static void kill_with_init(struct run *run)
     if (run->ended)
         return;
     if (sandbox->parent == PARENT_INIT) {
-        run_note_end(run, sandbox_has_ended(sandbox, &status) ? status : SIGKILL);
+        run_note_end(run, sandbox_program_has_ended(sandbox, &status) ? status : SIGKILL);
     } else {
         zygote_await_exit(sandbox->zygote_child, &end);
         note_zygote_exit(run, &end);
     }
 }
 
-/* Init stays alive, if it can: it is killed when the run has been reported, because that takes long. */
+/* If possible, let init live until the run has been reported, because killing it takes long. */
 static void kill_run(struct run *run)
 {
     if (!run->ended || !kill_others())
@@ -256,16 +256,16 @@ static void remove_sandbox(struct sandbox *sandbox)
     if (sandbox->init)
         sandbox_kill(sandbox);
     sandbox_close(sandbox);
-    writable_release_in_flight(); /* no other run can reach what is in flight, but it takes memory */
+    writable_release_in_flight(); /* no run can reach these descriptors, but they keep memory in use */
 }
 
-/* The next run can reach nothing of this one, so DONE is true at once. If the run's files are large, its
- * sandbox is removed first: else the worker would find their memory still in use. The kernel takes any
- * other sandbox apart while the next one is created. */
+/* The next run gets a new sandbox and can reach nothing of this run, so DONE is usually sent at once. If the
+ * run's files are large, its sandbox is removed before: otherwise the worker would find their memory still
+ * in use. The kernel removes other sandboxes while the next one is created. */
 static void finish(const struct run *run)
 {
     struct sandbox spent = current.sandbox;
-    int is_large = writable_used_bytes(run->dirs) > LITTLE_BYTES;
+    int is_large = writable_used_bytes(run->dirs) > LARGE_BYTES;
     current.sandbox.init = 0;
     if (is_large)
         remove_sandbox(&spent);

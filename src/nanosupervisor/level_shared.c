@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 static int child_ended = -1; /* signalfd: SIGCHLD, which the supervisor blocks */
-static pid_t program;        /* 0: not started, or reaped: another process may get its number */
+static pid_t program;        /* 0: not started, or already reaped (then another process may get its number) */
 
 static void set_up(const struct settings *settings)
 {
@@ -29,7 +29,7 @@ static void set_up(const struct settings *settings)
     listening_hand_over(&sockets);
 }
 
-/* The program starts in /work, where the code lies already. */
+/* Nothing to do: the program starts in /work, and the code is already there. */
 static void take_code(const struct new_code *code)
 {
     (void)code;
@@ -45,7 +45,7 @@ __attribute__((noreturn)) static void become_program(const struct run *run, int 
     sigemptyset(&none);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    /* INT_MAX, not ~0u: older releases of gVisor take that for -1. */
+    /* INT_MAX, because older releases of gVisor take ~0u for -1. */
     if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 && dup3(status, 3, O_CLOEXEC) >= 0 &&
         !close_range(4, INT_MAX, 0) && !chdir(WORK_DIR) && !confine(&confinement, -1))
         execve(run->arguments[0], run->arguments, run->environment);
@@ -73,7 +73,7 @@ static uint32_t start(struct run *run)
     close(err[1]);
     close(status[1]);
     run_open_streams(run, in[1], out[0], err[0]);
-    /* The status pipe closes when the program is executed. */
+    /* When the program is executed, the status pipe closes without an errno. */
     if (!error && read(status[0], &error, sizeof error) < 0)
         error = (uint32_t)errno;
     close(status[0]);
@@ -95,7 +95,7 @@ static void note_reaped(struct run *run, pid_t pid, int status)
     }
 }
 
-/* Reap all children that have ended; orphans of the run are the supervisor's children, too. */
+/* Reap all children that have ended. Orphans of the run are also children of the supervisor. */
 static void check_end(struct run *run)
 {
     struct signalfd_siginfo ignored;

@@ -62,8 +62,8 @@ void listening_open(struct listening_sockets *sockets)
 
 void listening_hand_over(struct listening_sockets *sockets)
 {
-    /* The number of each address whose descriptor is in the message, after a byte 255: a message must not
-     * be empty. */
+    /* A byte 255, because a message must not be empty; then the number of each address whose socket is in
+     * the message. */
     uint8_t numbers[1 + MAX_LISTENING_SOCKETS] = {255};
     int handed[MAX_LISTENING_SOCKETS];
     size_t count = 0;
@@ -72,7 +72,7 @@ void listening_hand_over(struct listening_sockets *sockets)
             numbers[1 + count] = (uint8_t)i;
             handed[count++] = sockets->socket[i];
         }
-    /* If the worker does not take them, the run goes on without a network. */
+    /* If the worker does not take the sockets, the run continues without a network. */
     if (wanted_count && channel >= 0 &&
         descriptors_send(channel, numbers, 1 + count, handed, count, MSG_DONTWAIT))
         errno = 0;

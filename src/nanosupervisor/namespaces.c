@@ -25,7 +25,7 @@ int namespaces_map_user(uid_t outside_user, gid_t outside_group)
     char users[64], groups[64];
     snprintf(users, sizeof users, "%d %u 1", RUN_USER, outside_user);
     snprintf(groups, sizeof groups, "%d %u 1", RUN_USER, outside_group);
-    /* A process whose capabilities have changed is not dumpable, and its files in /proc belong to root. */
+    /* After a change of its capabilities a process is not dumpable, and its files in /proc belong to root. */
     prctl(PR_SET_DUMPABLE, 1);
     return write_text("/proc/self/setgroups", "deny") || write_text("/proc/self/uid_map", users) ||
                    write_text("/proc/self/gid_map", groups)

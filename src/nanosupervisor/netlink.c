@@ -29,19 +29,19 @@ static unsigned count_sockets(void)
     return line && sscanf(line, " NETLINK %*u %u", &count) == 1 ? count : MAX_SOCKETS;
 }
 
-/* Return a new socket, or -1 with errno. Counting takes time, so it is done only when the upper bound is
- * reached. */
+/* Return a new socket, or -1 with errno. Counting takes time. So this function keeps an estimate that is never
+ * too low, and counts only when the estimate reaches MAX_SOCKETS. */
 static int open_socket(int type)
 {
-    static unsigned at_most; /* upper bound of the number of open sockets */
-    if (at_most >= MAX_SOCKETS)
-        at_most = count_sockets();
-    if (at_most >= MAX_SOCKETS) {
+    static unsigned estimate; /* closed sockets are not subtracted */
+    if (estimate >= MAX_SOCKETS)
+        estimate = count_sockets();
+    if (estimate >= MAX_SOCKETS) {
         errno = EMFILE;
         return -1;
     }
     int made = socket(AF_NETLINK, type | SOCK_CLOEXEC, NETLINK_ROUTE);
-    at_most += made >= 0;
+    estimate += made >= 0;
     return made;
 }
 
@@ -51,7 +51,8 @@ static void refuse(int listener, uint64_t id, int error)
     ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
 }
 
-/* Add the socket to the caller's descriptors and have its call return the number; 0, or -1 with errno. */
+/* Add the socket to the caller's descriptors, and make the caller's socket() return the new descriptor. Return
+ * 0, or -1 with errno. */
 static int add_to_caller(int listener, uint64_t id, int made, int type)
 {
     struct seccomp_notif_addfd addition = {

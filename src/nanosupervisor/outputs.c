@@ -14,13 +14,13 @@
 #define MAX_DEPTH 32
 #define MAX_PATH 1024 /* bytes; also S3's limit for a key, minus its prefix, which the worker checks */
 #define CHUNK (64 * 1024)
-/* Names in memory, of a directory and of those above it: with the longest names 5 MB, and as much again
- * while they are sorted. */
+/* How many names are kept in memory, of a directory and of the directories above it. With the longest names
+ * they take 5 MB, and twice as much while they are sorted. */
 #define MAX_NAMES 16384
 #define MIN_NAMES 512 /* of one directory, however deep it is */
-#define CROWDED 4096  /* entries of /output; the refusals of so many fill more than one buffer of frames */
+#define CROWDED 4096  /* entries of /output; if there are more, their REFUSED frames do not fit into the buffer */
 
-/* What has been sent so far, and the path of the entry that is looked at. */
+/* The number of files and bytes that have been sent, and the path of the current entry. */
 struct sending {
     const struct run_request *request;
     uint32_t files;
@@ -37,9 +37,9 @@ static void refuse(const struct sending *sending, enum refusal reason)
 
 /* ---- one file ----------------------------------------------------------------------------------------- */
 
-/* O_NONBLOCK: if a descriptor in flight between dead sockets holds a lease on the file, opening it would
- * wait for 45 s (fcntl(2), lease-break-time). It also protects against a FIFO, should the kernel ever show
- * one as a regular file. */
+/* O_NONBLOCK, because a descriptor that is in flight between dead sockets may hold a lease on the file. Without
+ * this flag, open() would then wait for 45 s (fcntl(2), lease-break-time). The flag also protects against a
+ * FIFO, if the kernel ever shows one as a regular file. */
 static int open_file(int directory, const char *name)
 {
     const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
@@ -55,7 +55,7 @@ static void send_content(int file, uint64_t left)
     while (left) {
         size_t wanted = left < CHUNK ? (size_t)left : CHUNK;
         ssize_t got = read(file, chunk, wanted);
-        if (got <= 0) { /* does not happen on a tmpfs at rest; the FILE frame has announced the size, so send zeros */
+        if (got <= 0) { /* unexpected; the FILE frame has announced the size, so send zeros */
             memset(chunk, 0, wanted);
             got = (ssize_t)wanted;
         }
@@ -227,7 +227,7 @@ static void send_directory(struct sending *sending, int directory, int depth)
     } while (count == most);
 }
 
-/* Whether there are so many entries that reading them can take memory which the container does not have. */
+/* Whether there are so many entries that reading them may need more memory than the container has. */
 static int is_crowded(int directory)
 {
     struct statfs space;
@@ -245,7 +245,7 @@ void outputs_send(const struct writable_dirs *dirs, const struct run_request *re
         return;
     }
     if (is_crowded(directory))
-        wire_flush(); /* the EXIT frame goes first: the worker then gives the container more memory */
+        wire_flush(); /* send the EXIT frame now: when the worker gets it, it gives the container more memory */
     send_directory(&sending, directory, 1);
     close(directory);
 }

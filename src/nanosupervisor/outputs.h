@@ -5,9 +5,9 @@
 #include "wire.h"
 #include "writable.h"
 
-/* Send every regular file below /output, in the order of names, as FILE and DATA frames. Each other entry,
- * and each file over a limit, is a REFUSED frame with a reason. Call this only when every process of the
- * run has ended: then no file changes while it is read. */
+/* Send every regular file below /output, in the order of names, as FILE and DATA frames. For each other entry,
+ * and each file over a limit, send a REFUSED frame with the reason. Call this only after every process of the
+ * run has ended, so that no file changes while it is read. */
 void outputs_send(const struct writable_dirs *dirs, const struct run_request *request);
 
 #endif

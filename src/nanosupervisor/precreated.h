@@ -6,7 +6,7 @@
 #include "interpreter.h"
 #include "job.h"
 
-/* Be that process: confine it, then wait here for the job, or become the interpreter that waits for it. */
+/* Run as that process: confine it, then wait here for the job, or execute the interpreter that waits for it. */
 __attribute__((noreturn)) void precreated_main(const int own[PROCESS_DESCRIPTORS],
                                                const struct confinement *confinement,
                                                const struct interpreter *interpreter);

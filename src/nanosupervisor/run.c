@@ -17,11 +17,12 @@
 
 #define MAX_CAPTURE (16u << 20)
 #define MAX_STRINGS 65536u
-/* No control group counts connections that the program has not accepted: 2.6 KB each, and a run can make
- * 28,000 in a second. So the number of its sockets is limited, these included. Honest programs stay below. */
+/* A connection that the program has not accepted takes 2.6 KB of kernel memory, which no control group
+ * counts. A run can make 28,000 of them in a second. So the number of a run's sockets is limited, and such
+ * connections count as sockets. Ordinary programs stay below the limit. */
 #define MAX_RUN_SOCKETS 16384u
 #define MAX_NETLINK_BYTES (4u << 20)
-#define KERNEL_CHECK_US 100000u /* between two checks of both */
+#define KERNEL_CHECK_US 100000u /* time between two checks of these two limits */
 
 static uint64_t now_us(void)
 {
@@ -53,8 +54,8 @@ void run_open_streams(struct run *run, int in, int out, int err)
     capture_open(&run->err, FRAME_STDERR, err, run->request.capture_bytes);
 }
 
-/* Return pointers to `count` NUL-terminated strings at `at`, and move `at` behind them; NULL if they are
- * not all there. */
+/* Return pointers to `count` NUL-terminated strings at `at`, and move `at` behind them. Return NULL if a
+ * string is missing, or `count` is too large. */
 static char **strings_at(char **at, const char *end, uint32_t count)
 {
     char **strings = count < MAX_STRINGS ? calloc(count + 1u, sizeof *strings) : NULL;
@@ -87,7 +88,7 @@ static void parse_request(struct run *run, uint8_t *frame, size_t length)
 
 /* ---- the kernel memory of the run's sockets ----------------------------------------------------------- */
 
-/* Read the beginning of a file of /proc/net, as the run's network has it; empty text if that fails. */
+/* Read the beginning of a file in /proc/net of the run's network. If that fails, the text is empty. */
 static void read_network_file(const struct level *level, const char *name, char *text, size_t room)
 {
     char path[64];
@@ -99,7 +100,7 @@ static void read_network_file(const struct level *level, const char *name, char 
     text[length > 0 ? length : 0] = 0;
 }
 
-/* Return the number of sockets in the run's network, with the connections that wait to be accepted. */
+/* Return the number of sockets in the run's network, including connections that wait to be accepted. */
 static unsigned long count_sockets(const struct level *level)
 {
     char text[64];
@@ -128,14 +129,14 @@ static int holds_too_much_kernel_memory(const struct level *level)
 
 /* ---- watching the program to its end ------------------------------------------------------------------ */
 
-/* Times at which the run must be checked, in microseconds of now_us(). */
+/* The next time at which each limit must be enforced, on the clock of now_us(). */
 struct schedule {
     uint64_t deadline;
     uint64_t kill_at; /* UINT64_MAX until SIGTERM has been sent */
     uint64_t kernel_check_at;
 };
 
-static uint64_t next_of(const struct schedule *schedule)
+static uint64_t next_time(const struct schedule *schedule)
 {
     uint64_t next = schedule->kill_at != UINT64_MAX ? schedule->kill_at : schedule->deadline;
     return next < schedule->kernel_check_at ? next : schedule->kernel_check_at;
@@ -151,7 +152,7 @@ static void read_frame_during_run(struct run *run)
     free(payload);
 }
 
-/* Wait until a descriptor of the run is ready, or until that time, and serve those that are. */
+/* Wait until a descriptor of the run is ready, but not longer than `until`. Serve the ready descriptors. */
 static void serve_descriptors(struct run *run, const struct level *level, uint64_t until)
 {
     enum { OUT, ERR, END, WORKER, IN, EVENTS };
@@ -210,7 +211,7 @@ static void watch(struct run *run, const struct level *level)
         .kernel_check_at = run->started_us + KERNEL_CHECK_US,
     };
     do
-        serve_descriptors(run, level, next_of(&schedule));
+        serve_descriptors(run, level, next_time(&schedule));
     while (!run->ended && !enforce_limits(run, level, &schedule));
 }
 
@@ -236,7 +237,7 @@ static uint64_t microseconds_between(const struct timeval *before, const struct 
     return (uint64_t)((after->tv_sec - before->tv_sec) * 1000000 + (after->tv_usec - before->tv_usec));
 }
 
-/* Add the CPU time of the children that were reaped since then. */
+/* Add the CPU time of the children that were reaped since `before` was read. */
 static void add_cpu_time(struct exit_report *report, const struct rusage *before)
 {
     struct rusage after;
@@ -245,7 +246,7 @@ static void add_cpu_time(struct exit_report *report, const struct rusage *before
     report->system_us += microseconds_between(&before->ru_stime, &after.ru_stime);
 }
 
-/* Whether the program failed at the limit on the size of a file. */
+/* Whether the program probably failed because a file reached the maximum size. */
 static int has_hit_file_limit(const struct run *run)
 {
     const struct run_request *request = &run->request;

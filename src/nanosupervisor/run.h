@@ -17,8 +17,8 @@ struct level;
 struct run {
     struct run_request request;
     char **arguments, **environment;
-    struct job job; /* the same strings, in the form in which a pre-created process receives them */
-    const char *strings;
+    const char *strings; /* arguments and environment again, as a pre-created process receives them */
+    struct job job;      /* the header of `strings` */
     const char *payload;
     const struct writable_dirs *dirs;
     struct input in;
@@ -34,13 +34,13 @@ struct run {
  * next run. */
 void run_serve(const struct level *level, uint8_t *frame, size_t length);
 
-/* For the levels: the program starts now. */
+/* Called by a level: note that the program starts now. */
 void run_note_start(struct run *run);
-/* For the levels: write the payload's file; 0 or an errno. */
+/* Called by a level: write the payload's file; return 0 or an errno. */
 uint32_t run_write_payload(struct run *run, const struct writable_dirs *dirs);
-/* For the levels: take over the ends of the program's standard streams. */
+/* Called by a level: take over the other ends of the program's standard streams. */
 void run_open_streams(struct run *run, int in, int out, int err);
-/* For the levels: the program has ended with this wait status. */
+/* Called by a level: note that the program has ended with this wait status. */
 void run_note_end(struct run *run, int status);
 
 #endif

@@ -3,13 +3,14 @@
  *   supervisor  clones init with all namespaces at once
  *   init        makes the sandbox from inside (init_main), forks the pre-created process unless the zygote does, and
  *               sends the writable directories and listening sockets
- *   supervisor  passes the listener of the process's filter to init, and waits until the process is ready; once there
- *               is code, has init mount it
+ *   supervisor  passes the listener of the process's filter to init, and waits until the process is ready; when code
+ *               arrives, tells init to mount it
  *   init        mounts the code, gives up its capabilities, stops being dumpable
  *   supervisor  writes the payload and sends the job to the process, which becomes the program
  *   init        if it forked the program: waits for its end, kills the other processes, and reports it; meanwhile it
  *               serves netlink calls
- *   supervisor  reports the run, and only then kills init: taking namespaces apart takes as long as a short run
+ *   supervisor  reports the run, and then kills init; not earlier, because the kernel needs as long to remove the
+ *               namespaces as a short run takes
  *
  * user_namespaces(7), pid_namespaces(7) */
 #define _GNU_SOURCE
@@ -34,13 +35,13 @@
 
 /* ---- messages ----------------------------------------------------------------------------------------- */
 
-static void command(const struct sandbox *sandbox, enum command command)
+static void send_command(const struct sandbox *sandbox, enum command command)
 {
     const char byte = (char)command;
     send(sandbox->control, &byte, 1, MSG_NOSIGNAL);
 }
 
-/* Take the descriptors that came with REPORT_MADE. */
+/* Take the descriptors that came with REPORT_MADE. `bound` is the value of the report. */
 static void take_descriptors(struct sandbox *sandbox, unsigned bound, const int *handed, size_t count)
 {
     if (count != WRITABLE_COUNT + (size_t)__builtin_popcount(bound))
@@ -51,7 +52,7 @@ static void take_descriptors(struct sandbox *sandbox, unsigned bound, const int 
         sandbox->listening.socket[i] = bound & 1u << i ? *next++ : -1;
 }
 
-/* Receive one report; if init has ended, it is an error's. */
+/* Receive one report. If init has ended, `report` gets the type REPORT_ERROR. */
 static void receive_report(struct sandbox *sandbox, struct report *report)
 {
     int handed[MAX_DESCRIPTORS];
@@ -63,7 +64,8 @@ static void receive_report(struct sandbox *sandbox, struct report *report)
         take_descriptors(sandbox, (unsigned)report->value, handed, count);
 }
 
-/* Wait for one type of report and ignore others; 0 with the error's report in its place. */
+/* Wait for one type of report and ignore others. Return 0 if an error is reported instead, with the error
+ * in `report`. */
 static int await_report(struct sandbox *sandbox, enum report_type type, struct report *report)
 {
     do
@@ -72,7 +74,7 @@ static int await_report(struct sandbox *sandbox, enum report_type type, struct r
     return report->type == (char)type;
 }
 
-__attribute__((noreturn)) static void die_of(const struct report *report)
+__attribute__((noreturn)) static void die_with(const struct report *report)
 {
     errno = report->value;
     die("a sandbox cannot be created: %s", report->step);
@@ -80,7 +82,8 @@ __attribute__((noreturn)) static void die_of(const struct report *report)
 
 /* ---- from creation to the program's end --------------------------------------------------------------- */
 
-/* Connect the standard streams and sockets of the sandbox; `process` and `control` get the other ends. */
+/* Create the pipes and sockets between the supervisor and the sandbox. The sandbox's ends go to `process`
+ * and `control`. */
 static void open_channels(struct sandbox *sandbox, int process[PROCESS_DESCRIPTORS], int *control)
 {
     int to_init[2], job[2], in[2], out[2], err[2];
@@ -96,7 +99,7 @@ static void open_channels(struct sandbox *sandbox, int process[PROCESS_DESCRIPTO
     *control = to_init[1];
 }
 
-/* Create init and wait until the sandbox is made; 0 with the report of the step that failed. */
+/* Create init and wait until the sandbox is made. Return 0 if a step failed, with its report in `failure`. */
 static int create(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
                   const struct interpreter *interpreter, struct report *failure)
 {
@@ -130,7 +133,7 @@ int sandbox_open(struct sandbox *sandbox, const struct work_limits *work, const 
 {
     struct report failure;
     if (!create(sandbox, work, confinement, interpreter, &failure))
-        die_of(&failure);
+        die_with(&failure);
     return sandbox->parent == PARENT_INIT || sandbox->zygote_child;
 }
 
@@ -159,9 +162,9 @@ int sandbox_wait_ready(struct sandbox *sandbox)
 void sandbox_attach_code(struct sandbox *sandbox)
 {
     struct report report;
-    command(sandbox, COMMAND_ATTACH_CODE);
+    send_command(sandbox, COMMAND_ATTACH_CODE);
     if (!await_report(sandbox, REPORT_ATTACHED, &report))
-        die_of(&report);
+        die_with(&report);
 }
 
 int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings)
@@ -178,17 +181,17 @@ uint32_t sandbox_exec_error(const struct sandbox *sandbox)
 
 void sandbox_terminate(struct sandbox *sandbox)
 {
-    command(sandbox, COMMAND_TERMINATE);
+    send_command(sandbox, COMMAND_TERMINATE);
 }
 
 int sandbox_kill_run(struct sandbox *sandbox)
 {
     struct report report;
-    command(sandbox, COMMAND_KILL_RUN); /* if init has ended, this is lost, and the wait ends with an error */
+    send_command(sandbox, COMMAND_KILL_RUN); /* if init has ended, the next call returns an error */
     return await_report(sandbox, REPORT_RUN_KILLED, &report);
 }
 
-int sandbox_has_ended(struct sandbox *sandbox, int *status)
+int sandbox_program_has_ended(struct sandbox *sandbox, int *status)
 {
     struct report report;
     ssize_t got = recv(sandbox->control, &report, sizeof report, MSG_DONTWAIT);
@@ -205,8 +208,8 @@ void sandbox_kill(struct sandbox *sandbox)
 {
     pid_t pid;
     kill(sandbox->init, SIGKILL);
-    /* An init ends only when every process in its namespace has been reaped. The zygote reaps its own
-     * children; if it has ended, they are the supervisor's. */
+    /* Init ends only when every process in its namespace has been reaped. The zygote reaps its own
+     * children. If the zygote has ended, they are children of the supervisor. */
     while ((pid = waitpid(-1, NULL, 0)) != sandbox->init && (pid > 0 || errno == EINTR))
         zygote_note_reaped(pid);
     sandbox->init = 0;
@@ -222,9 +225,9 @@ void sandbox_close(struct sandbox *sandbox)
     close(sandbox->init_pidfd);
 }
 
-/* ---- whether this host allows sandboxes --------------------------------------------------------------- */
+/* ---- before the first sandbox ------------------------------------------------------------------------- */
 
-void sandbox_enter(void)
+void sandbox_prepare_supervisor(void)
 {
     const char *failed = namespaces_enter_own();
     if (failed)
@@ -234,7 +237,8 @@ void sandbox_enter(void)
     prctl(PR_SET_DUMPABLE, 0);
 }
 
-/* Create a sandbox with code; its failed step, or one with an empty text. */
+/* Create a sandbox and mount code into it. Return the report of the step that failed; on success its text
+ * is empty. */
 static struct report try_once(const struct work_limits *work)
 {
     static const struct confinement confinement = {.file_size_bytes = 1, .open_files = 16};
@@ -251,10 +255,10 @@ static struct report try_once(const struct work_limits *work)
     if (!sandbox_wait_ready(&sandbox)) {
         failure = (struct report){.value = EPERM, .step = "confine"};
     } else {
-        command(&sandbox, COMMAND_ATTACH_CODE);
+        send_command(&sandbox, COMMAND_ATTACH_CODE);
         await_report(&sandbox, REPORT_ATTACHED, &failure); /* a report of success has an empty text */
     }
-    sandbox_kill(&sandbox); /* else it would become a zombie child of process 1 */
+    sandbox_kill(&sandbox); /* otherwise init would become a zombie child of process 1 */
     return failure;
 }
 

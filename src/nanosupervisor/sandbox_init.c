@@ -45,8 +45,8 @@ void must(int failed, const char *step)
 
 /* ---- making the sandbox ------------------------------------------------------------------------------- */
 
-/* Give the descriptors that init needs the numbers from CONTROL on, and close all others. First they move
- * above every number that is a target. */
+/* Give the descriptors that init needs the numbers from CONTROL on, and close all others. First move them
+ * above all target numbers, so that no move overwrites a descriptor that is still needed. */
 static void setup_descriptors(struct sandbox_plan *plan)
 {
     enum { ABOVE = 100, MOST = 1 + PROCESS_DESCRIPTORS + WRITABLE_COUNT };
@@ -131,8 +131,8 @@ static void close_directories(void)
 
 /* ---- serving the supervisor --------------------------------------------------------------------------- */
 
-/* Kill and reap every process but init. A fork that is under way fails once its process has been
- * signalled, so one pass reaches all. kernel/fork.c */
+/* Kill and reap every process except init. A process that has received SIGKILL cannot fork any more, so
+ * one pass reaches all processes. kernel/fork.c */
 static void kill_run(void)
 {
     kill(-1, SIGKILL);
@@ -158,8 +158,8 @@ static void attach_code(void)
     attach_work(changes);
     attach_slot(changes);
     close(changes);
-    /* From now on there may be a program. It has the same user id as init, so init gives up everything
-     * that the program could take over. */
+    /* From now on a program may start. It has the same user id as init, so init gives up everything that
+     * the program could take over. */
     must(prctl(PR_SET_DUMPABLE, 0) || confine_capabilities(), "give up capabilities");
     report(REPORT_ATTACHED, 0, "");
 }

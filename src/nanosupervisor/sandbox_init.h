@@ -17,7 +17,7 @@ struct sandbox_plan {
     struct work_limits work;
 };
 
-/* Be init, in a new process with new namespaces. */
+/* Run as init, in a new process with new namespaces. */
 __attribute__((noreturn)) void init_main(struct sandbox_plan plan);
 /* In init: if a step has failed, report the step with errno to the supervisor and exit. */
 void must(int failed, const char *step);

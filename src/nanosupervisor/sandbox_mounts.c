@@ -19,7 +19,7 @@
 #define SLOT_PROGRAM SLOT_DIR "/program"
 /* A directory of every image: empty, owned by root. */
 #define EMPTY_DIR "/nanosupervisor/empty"
-#define SMALL_FILES 16u /* with the root */
+#define SMALL_FILES 16u /* code is small up to these limits; the root directory counts as a file */
 #define SMALL_BYTES (256u << 10)
 #define PLAIN (MS_NOSUID | MS_NODEV)
 #define SEALED (MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -27,9 +27,9 @@
 
 /* ---- /proc and /sys ----------------------------------------------------------------------------------- */
 
-/* Files that Docker masks or makes read-only in the /proc that it mounts (moby, oci/defaults.go), files
- * that newer kernels let everybody read, and the locks of the whole host. The sandbox has a /proc of its
- * own, so they are covered again. */
+/* Files of the sandbox's own /proc that must be covered. Most of them Docker masks or makes read-only in the
+ * container's /proc (moby, oci/defaults.go). The others are readable for everybody in newer kernels, or show
+ * the locks of the whole host. */
 static const char *const hidden[] = {
     "/proc/asound",       "/proc/acpi",        "/proc/interrupts", "/proc/kcore", "/proc/keys",
     "/proc/latency_stats", "/proc/locks",      "/proc/sched_debug", "/proc/scsi",       "/proc/timer_list",
@@ -39,8 +39,8 @@ static const char *const hidden[] = {
 static const char *const read_only[] = {
     "/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger",
 };
-/* Files that Docker masks in /sys, which a sandbox shares with its container; also files that name the
- * host's files (of loop devices) and the machine (on EC2, its instance id). */
+/* Files in /sys, which a sandbox shares with its container. Docker masks some of them. The others contain
+ * names of host files (of loop devices), or identify the machine (on EC2, its instance id). */
 static const char *const hidden_in_sys[] = {
     "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/devices/virtual/block", "/sys/devices/virtual/dmi",
     "/sys/hypervisor",
@@ -62,8 +62,8 @@ static int make_read_only(const char *path)
     return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | SEALED, NULL);
 }
 
-/* A network that is shared keeps ports below 1024 for root. This network belongs to the run alone. If the
- * kernel refuses, these ports stay root's. ip-sysctl.rst */
+/* By default only root may listen on ports below 1024. Let the run use them, because no other run shares its
+ * network. If the kernel refuses this setting, the run continues without these ports. ip-sysctl.rst */
 static void allow_low_ports(void)
 {
     write_text("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
@@ -112,15 +112,15 @@ static int open_directory(const char *path)
     return directory;
 }
 
-/* Try to set an extended attribute; 0 if the kernel's tmpfs has none (before 6.6). Without them an overlay
- * cannot replace directories. */
+/* Try to set an extended attribute. Return 0 if the kernel's tmpfs has no attributes (before Linux 6.6). An
+ * overlay needs them to replace directories. */
 static int set_attribute(int directory)
 {
     return !fsetxattr(directory, "user.nanoagent", "", 0, 0);
 }
 
-/* Open the tmpfs for changes to the code. It is mounted at /tmp, and the real /tmp will cover it: then no
- * path leads to it. */
+/* Open the tmpfs for changes to the code. It is mounted at /tmp. Later the sandbox's real /tmp covers it, and
+ * then it has no path. */
 static int open_changes(const struct work_limits *limits)
 {
     mount_tmpfs("/tmp", 0, limits->bytes, limits->files);
@@ -140,7 +140,7 @@ void setup_writable_dirs(struct writable_dirs *dirs, const struct work_limits *l
         dirs->directory[i] = open_directory(writable_path[i]);
     }
     must(mount("mqueue", "/dev/mqueue", "mqueue", SEALED, NULL), "mount /dev/mqueue");
-    /* The kernel counts terminals for the whole host. A run gets a few of its own. */
+    /* The kernel limits the number of terminals of the whole host. So a run may have only a few. */
     must(mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,max=64"),
          "mount /dev/pts");
 }
@@ -180,10 +180,10 @@ static void copy_code(int code, int changes)
     close(copy);
 }
 
-/* Small code is copied, because a copy behaves like any directory. An overlay differs in two ways. It does
- * not let a directory of the code be renamed (EXDEV): that needs redirects, which the kernel refuses to
- * ordinary users. And its files have another device number than its directories: the option xino would
- * change that, but then the kernel logs a line for each mount. overlayfs.rst */
+/* Small code is copied, because a copy behaves like any directory. An overlay differs in two ways. First, a
+ * directory of the code cannot be renamed (EXDEV): that needs redirects, which the kernel refuses to ordinary
+ * users. Second, its files have another device number than its directories. The option xino would change
+ * that, but with it the kernel logs a line for each mount. overlayfs.rst */
 void attach_work(int changes)
 {
     int code = open_directory(WORK_DIR);
@@ -193,8 +193,8 @@ void attach_work(int changes)
         copy_code(code, changes);
 }
 
-/* The files of /slot are the host's and may be links to files that other containers have as well, so
- * those containers would see a lock on one. An overlay has its own inodes. */
+/* The files of /slot are files of the host, and other containers may have hard links to the same files. Those
+ * containers would see a lock on such a file. An overlay has its own inodes, so they do not see it. */
 void attach_slot(int changes)
 {
     if (access(SLOT_PROGRAM, F_OK)) {

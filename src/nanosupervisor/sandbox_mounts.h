@@ -11,12 +11,12 @@ struct work_limits {
     uint64_t bytes, files;
 };
 
-/* Mount new writable directories and open them. WRITABLE_WORK is a tmpfs that a program cannot reach by
- * any path. It is for the changes to the code, which is mounted later. */
+/* Mount new writable directories and open them. WRITABLE_WORK is a tmpfs without a path, so a program cannot
+ * open it. It receives the changes to the code, which is mounted later. */
 void setup_writable_dirs(struct writable_dirs *dirs, const struct work_limits *limits);
 /* Mount a /proc with the sandbox's processes, in which the files about the host are hidden or read-only. */
 void setup_proc(void);
-/* Mount the code at /work, writable: the open tmpfs receives the changes. */
+/* Mount the code at /work, writable. `changes` is the open tmpfs that receives the changes. */
 void attach_work(int changes);
 /* Hide everything in /slot except the built program, if there is one. */
 void attach_slot(int changes);

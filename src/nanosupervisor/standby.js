@@ -6,25 +6,25 @@
 //   node --expose-internals --snapshot-blob /nanosupervisor/standby.blob --build-snapshot standby.js
 //
 // The supervisor starts a process from the snapshot, as `/usr/bin/node index.js` with the environment
-// variable NODE_OPTIONS=--snapshot-blob=/nanosupervisor/standby.blob. Node.js has no start-up left to do
-// then. The process sends 'r' on descriptor 3, waits there for its job (job.h), and then does the same as
+// variable NODE_OPTIONS=--snapshot-blob=/nanosupervisor/standby.blob. Its start-up is then already done. The
+// process sends 'r' on descriptor 3, waits there for its job (job.h), and then does the same as
 // `node index.js`.
 //
-// User code sees no difference, not even in stack traces, because nothing is imitated. The snapshot's main
-// function is Node.js's own `internal/main/run_main_module`, compiled by Node.js, and it calls Node.js's own
-// functions. Only its `require` is replaced. The script first calls `prepareMainThreadExecution`, which reads
-// environment, arguments and working directory. The process waits there: see `prepareMainThreadExecution`
-// below. A bound function passes the script's arguments, because a bound function is not in stack traces.
+// User code sees no difference, not even in stack traces, because the snapshot runs Node.js's own code. Its
+// main function is Node.js's `internal/main/run_main_module`. Only the `require` of that module is replaced.
+// The module first calls `prepareMainThreadExecution`, which reads environment, arguments and working
+// directory. This script replaces that function, and waits for the job in it. A bound function passes the
+// arguments to the module, because a bound function is not in stack traces.
 //
-// These differences remain. /proc/self/environ is that of the standby process. SharedArrayBuffer, Atomics and
-// WebAssembly are last in the order of the global names. The module loader's frames in a worker thread's
+// These differences remain. /proc/self/environ shows the variables of the standby process. The last global
+// names are SharedArrayBuffer, Atomics and WebAssembly. The module loader's frames in a worker thread's
 // stack traces are named `Object..js` and `Function._load`. V8 reads the container's memory limit for its
-// heap limit when the standby process starts. Node.js refuses a snapshot of another build: then no standby
-// process starts, and programs are executed plainly.
+// heap limit when the standby process starts. Node.js refuses a snapshot of another build. Then no standby
+// process starts, and programs are started with execve.
 //
-// Only the build has access to the internals: the snapshot's list of modules that users may require is
-// Node.js's normal list. The options are in the environment, because options on the command line would be
-// visible in `process.execArgv` of worker threads and in /proc/self/cmdline.
+// Only the build has access to Node.js's internals: in the snapshot, users may require the same modules as in a
+// plain process. The options are in the environment, because options on the command line would be visible in
+// `process.execArgv` of worker threads and in /proc/self/cmdline.
 
 const fs = require('fs');
 
@@ -35,7 +35,7 @@ const WORK = '/work';
 const ARGUMENTS = ['/usr/bin/node', 'index.js'];
 const ADD_ON = '/nanosupervisor/standby.node';
 
-// Variables that the C library, OpenSSL, ICU, V8 or Node.js itself read before a program's first line.
+// Variables that the C library, OpenSSL, ICU, V8 or Node.js reads before a program's first line.
 const READ_AT_START = /^(NODE_|UV_|V8_|ICU_|OPENSSL_|SSL_|LC_|LANGUAGE|LD_|MALLOC_|GLIBC_)/;
 const LANG = 'C.UTF-8';
 
@@ -71,7 +71,7 @@ function fill(bytes, start = 0) {
   return bytes;
 }
 
-// Only Buffer.alloc: other functions use the buffer pool, whose state a program can see.
+// Use only Buffer.alloc, because other functions use the buffer pool, and a program can see the pool's state.
 function receive() {
   fs.writeSync(JOB, 'r');
   const header = fill(Buffer.alloc(HEADER_BYTES));
@@ -110,9 +110,8 @@ function replaceEnvironment(entries) {
   for (const [name, value] of entries) process.env[name] = value;
 }
 
-// The clocks of the program start now, without the time spent waiting. The call of process.uptime also sets
-// the event loop's clock, which decides when timers are due. The add-on sets the clocks that worker threads
-// copy.
+// Set the clocks as if the process had started now. The call of process.uptime also sets the event loop's
+// clock, which decides when timers are due. The add-on sets the clocks that worker threads copy.
 function restartClocks(addOn) {
   const { constants, milestones } = performanceBinding;
   milestones[constants.NODE_PERFORMANCE_MILESTONE_TIME_ORIGIN_TIMESTAMP] = addOn.restartClocks();
@@ -122,7 +121,7 @@ function restartClocks(addOn) {
     milestones[constants[`NODE_PERFORMANCE_MILESTONE_${name}`]] = now;
 }
 
-// The build's own asynchronous operations have used the first numbers.
+// Asynchronous operations of the build have used the first numbers. Start again with 1.
 function restartAsyncIds() {
   const { async_id_fields: fields, constants } = asyncBinding;
   fields[constants.kAsyncIdCounter] = 1;
@@ -149,9 +148,9 @@ function prepareMainThreadExecution(expandArgv1) {
   return preExecution.prepareMainThreadExecution(expandArgv1);
 }
 
-// Node.js makes its output pipes non-blocking. Then output that does not fit is lost when the program calls
-// process.exit or throws, although the documentation of Node.js promises synchronous writes. This makes them
-// blocking again, with a proxy, whose toString() is that of a native function.
+// Node.js makes its output pipes non-blocking. Then output that does not fit into a pipe is lost when the
+// program calls process.exit or throws, although the documentation of Node.js promises synchronous writes. This
+// function makes the pipes blocking again. It uses a proxy, because its toString() looks like a native function.
 function makeOutputBlocking() {
   Pipe.prototype.open = new Proxy(Pipe.prototype.open, {
     apply(open, pipe, [descriptor, ...rest]) {
@@ -172,7 +171,7 @@ function warmUpConsole() {
   socket.destroy();
 }
 
-// In a new folder, because Node.js caches which folders above have a package.json.
+// Use a new folder, because Node.js caches which parent folders have a package.json.
 function warmUpModules() {
   const folder = fs.mkdtempSync('/nanosupervisor/warm-');
   const { Module } = ownParts['internal/modules/cjs/loader'];
@@ -184,14 +183,14 @@ function warmUpModules() {
     require(`internal/modules/esm/${id}`);
   for (const cache of [Module._cache, Module._pathCache])
     for (const name of Object.keys(cache)) delete cache[name];
-  // Node.js asserts that no user code has run before its modules are set up. That is true, but not known to
-  // it.
+  // Node.js asserts that no user code has run before its modules are set up. The code above was not user code,
+  // but Node.js cannot know that.
   require('internal/modules/helpers').hasStartedUserCJSExecution = () => false;
   fs.rmSync(folder, { recursive: true });
 }
 
-// A program can see the position of small buffers in the buffer pool. Start a new pool, used as far as in a
-// new process.
+// A program can see the position of small buffers in the buffer pool. Start a new pool, and use as much of it
+// as a new process has used.
 function renewBufferPool() {
   while (Buffer.allocUnsafe(8).byteOffset !== 0);
 }

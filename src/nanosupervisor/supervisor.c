@@ -1,12 +1,12 @@
-/* nanosupervisor: process 1 of every container. It runs one program at a time and leaves nothing of it
- * behind.
+/* nanosupervisor: process 1 of every container. It runs one program at a time, and removes everything that
+ * the program leaves behind.
  *
  * The container
  * -------------
- * The container has a read-only root, no network, no capability, a user id of its own, and small tmpfs
- * mounts that it can write to: the writable directories. The worker binds one directory into it,
- * read-only: /slot. That directory has sockets and, once the container belongs to a function, the
- * function's code (/slot/code) or built program (/slot/program).
+ * The container has a read-only root, its own user id, no network and no capabilities. Its processes can
+ * write only to small tmpfs mounts: the writable directories. The worker mounts one directory into the
+ * container, read-only: /slot. That directory has sockets. When the container belongs to a function, it
+ * also has the function's code (/slot/code) or built program (/slot/program).
  *
  * The processes, at the sandbox level
  * -----------------------------------
@@ -20,16 +20,16 @@
  *   init                 supervisor          process 1 of one sandbox: makes its mounts and its network, kills and reaps
  *                                            its processes
  *   pre-created process  init or the zygote  one in each sandbox, confined: waits for one job and becomes the program
- *   the others           the program         nothing that outlives the run; init reaps them
+ *   the others           the program         none of them outlives the run; init reaps them
  *
- * One sandbox waits for the next run or has the current one. While it is replaced, a second one is being
- * removed.
+ * One sandbox waits for the next run, or contains the current run. While it is replaced, the sandbox of the
+ * previous run is being removed.
  *
  * At the shared level there is neither zygote nor init: the supervisor forks each program itself, in the
  * container.
  *
- * The frames (wire.h)
- * -------------------
+ * The frames (wire.h); an arrow stands before the answer
+ * ------------------------------------------------------
  *   start      connect to /slot/agent.sock and /slot/listening.sock: the worker accepts one connection at each, and
  *              then removes the sockets. Send HELLO
  *   CONFIGURE  find the isolation level that the host allows -> LEVEL; get ready for the first run -> READY
@@ -38,7 +38,7 @@
  *              DATA, REFUSED; remove everything that the run has left -> DONE; get ready for the next run -> READY
  *   KILL       during a run: end it now
  *
- * A run has ended when its program has. Its other processes are then killed. When the worker closes the
+ * A run ends when its program ends. Its other processes are then killed. When the worker closes the
  * connection, the supervisor exits, and the whole container ends with it.
  *
  * At both levels the program runs under the supervisor's own user id (docs/adr/0003), because a container
@@ -65,7 +65,7 @@
 #include <unistd.h>
 
 static const struct level *level;
-static int has_code; /* in the container's /work */
+static int has_code; /* whether the container's /work contains code */
 
 /* Find the highest level that the worker and the host allow, and tell the worker. */
 static void choose_level(const struct configuration *configuration, const struct work_limits *work)
@@ -124,9 +124,9 @@ static void set_up_process(void)
     if (getpid() != 1)
         die("must be process 1 of a container, because it ends a run by kill(-1)");
     /* Not dumpable: a run, which has the same user id, can neither trace the supervisor nor read its
-     * memory, descriptors and environment. No signal handlers: the kernel drops every signal from a
-     * namespace's own processes to its process 1 if the action is the default, SIGKILL and SIGSTOP
-     * included. pid_namespaces(7) */
+     * memory, descriptors and environment. No signal handlers: if a process signals process 1 of its own
+     * namespace, and process 1 has no handler, the kernel drops the signal. This includes SIGKILL and
+     * SIGSTOP. pid_namespaces(7) */
     prctl(PR_SET_DUMPABLE, 0);
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
@@ -162,7 +162,7 @@ static void serve_frame(void)
     case FRAME_RUN:
         run_serve(level, payload, length);
         break;
-    case FRAME_KILL: /* the run has ended meanwhile */
+    case FRAME_KILL: /* it arrived after the end of its run */
         break;
     default:
         errno = 0;

@@ -1,4 +1,4 @@
-/* See wire.h. All calls block, one frame at a time: the supervisor does one thing at a time. */
+/* See wire.h. All calls block, because the supervisor does one thing at a time. */
 #define _GNU_SOURCE
 #include "wire.h"
 
@@ -162,6 +162,6 @@ enum frame_type wire_receive(uint8_t **payload, size_t *length)
     if (!*payload)
         die("no memory for a frame");
     receive_exactly(*payload, header.length);
-    (*payload)[header.length] = 0; /* so that the last string always ends */
+    (*payload)[header.length] = 0; /* so that the last string is always terminated */
     return (enum frame_type)header.type;
 }

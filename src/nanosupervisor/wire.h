@@ -2,8 +2,7 @@
  *
  * A frame is: u32 length of the payload, u8 type, payload. Integers are little-endian, as on both
  * supported machines. The worker's end is src/nanoagent/supervisor/wire.py. PROTOCOL_VERSION changes
- * whenever one end would misunderstand the other, and the worker refuses a supervisor of another version.
- * / */
+ * whenever one end would misunderstand the other. The worker refuses a supervisor of another version. */
 #ifndef WIRE_H
 #define WIRE_H
 
@@ -17,8 +16,8 @@ enum frame_type {
     /* worker -> supervisor */
     FRAME_CONFIGURE = 'C', /* struct configuration, its listening addresses, then NUL-terminated names of modules that
                               the zygote imports */
-    FRAME_PREPARE = 'P',   /* u8: whether limits have changed that an interpreter reads when it starts; then
-                              NUL-terminated names of modules that the code imports. Take the code in /slot/code */
+    FRAME_PREPARE = 'P',   /* take the code in /slot/code. u8: whether a limit has changed that an interpreter reads only
+                              at its start; then NUL-terminated names of modules that the code imports */
     FRAME_RUN = 'R',       /* struct run_request, then its strings and the payload */
     FRAME_KILL = 'K',      /* empty: end the run now */
 
@@ -50,9 +49,9 @@ struct __attribute__((packed)) listening_address {
 };
 
 struct __attribute__((packed)) configuration {
-    uint8_t highest_level;    /* never use a higher isolation level, even where the host allows it */
-    uint64_t file_size_bytes; /* RLIMIT_FSIZE that most runs will have */
-    uint32_t open_files;      /* RLIMIT_NOFILE likewise */
+    uint8_t highest_level;    /* never use a higher isolation level, even if the host allows it */
+    uint64_t file_size_bytes; /* RLIMIT_FSIZE of most runs */
+    uint32_t open_files;      /* RLIMIT_NOFILE of most runs */
     uint64_t work_bytes;      /* how much a run in a sandbox may write to its working directory */
     uint64_t work_files;      /* how many files it may create there */
     uint8_t listening_count;  /* number of struct listening_address that follow */
@@ -61,7 +60,7 @@ struct __attribute__((packed)) configuration {
 struct __attribute__((packed)) run_request {
     uint32_t timeout_ms;      /* wall time of the program */
     uint32_t grace_ms;        /* between SIGTERM and SIGKILL */
-    uint32_t capture_bytes;   /* kept of each of stdout and stderr */
+    uint32_t capture_bytes;   /* how many bytes of stdout are kept; the same for stderr */
     uint64_t file_size_bytes; /* RLIMIT_FSIZE */
     uint32_t open_files;      /* RLIMIT_NOFILE */
     uint32_t output_max_files;
@@ -115,8 +114,8 @@ enum refusal {
 void wire_connect(const char *path);
 /* The connection's descriptor, for poll(). */
 int wire_fd(void);
-/* Send one frame, at the latest with the next wire_flush(). Exits if the worker has closed the connection:
- * then no process needs this container. */
+/* Send one frame, at the latest with the next wire_flush(). Exits if the worker has closed the connection,
+ * because then this container is not needed any more. */
 void wire_send(enum frame_type type, const void *payload, size_t length);
 /* Send one frame whose payload is in two pieces. */
 void wire_send2(enum frame_type type, const void *first, size_t first_length, const void *second, size_t second_length);
@@ -131,8 +130,8 @@ void wire_send_done(int is_clean);
 enum frame_type wire_receive(uint8_t **payload, size_t *length);
 /* Send all parts to any stream socket; 0 if its other end is closed. Changes the parts. */
 int wire_send_parts(int to, struct iovec *parts, size_t count);
-/* Exit with a message on standard error. The worker shows it if the container does not start. If errno is
- * set, its text is added. */
+/* Exit with a message on standard error. If errno is set, its text is added. The worker shows the message if
+ * the container does not start. */
 __attribute__((noreturn, format(printf, 1, 2))) void die(const char *format, ...);
 
 #endif

@@ -21,7 +21,7 @@ const char *const writable_path[WRITABLE_COUNT] = {
 };
 
 struct writable_dirs container_dirs;
-static struct statfs empty[WRITABLE_COUNT]; /* of the container's, at the start */
+static struct statfs empty[WRITABLE_COUNT]; /* of the container's directories, at the start */
 
 void writable_open_container(void)
 {
@@ -61,14 +61,14 @@ static int is_before(const struct timespec *time, const struct timespec *other)
     return time->tv_sec != other->tv_sec ? time->tv_sec < other->tv_sec : time->tv_nsec < other->tv_nsec;
 }
 
-/* Both times, because a file of the code may have been copied in the tick in which the run began: its
- * change time is that of the copy, but its modification time is from the zip. */
+/* Compare both times, because a file of the code may have been copied in the clock tick in which the run began.
+ * Its change time is the time of the copy, but its modification time is from the zip. */
 static int has_changed(const struct stat *info, const struct timespec *since)
 {
     return !is_before(&info->st_ctim, since) && !is_before(&info->st_mtim, since);
 }
 
-/* Closes the directory. */
+/* Search one directory for writable_has_file_of(), and close it. */
 static int has_file_of(int directory, uint64_t bytes, const struct timespec *since, int depth)
 {
     struct listing listing;
@@ -97,8 +97,8 @@ int writable_has_file_of(const struct writable_dirs *dirs, uint64_t bytes, uint6
     for (int i = 0; i < WRITABLE_COUNT; i++) {
         int directory = directory_open(dirs->directory[i], ".");
         /* The payload was written in the tick in which the run began, or just before. */
-        uint64_t least = i == WRITABLE_INPUT && bytes <= payload_bytes ? payload_bytes + 1 : bytes;
-        if (directory >= 0 && has_file_of(directory, least, since, 1))
+        uint64_t min_bytes = i == WRITABLE_INPUT && bytes <= payload_bytes ? payload_bytes + 1 : bytes;
+        if (directory >= 0 && has_file_of(directory, min_bytes, since, 1))
             return 1;
     }
     return 0;
@@ -106,8 +106,8 @@ int writable_has_file_of(const struct writable_dirs *dirs, uint64_t bytes, uint6
 
 /* ---- wiping -------------------------------------------------------------------------------------------
  *
- * A wipe may meet directories of any depth. So it uses no recursion and one descriptor, which goes up by "..". That is
- * safe because every process of the run has ended: none can move a directory meanwhile. */
+ * Directories may have any depth. So a wipe uses no recursion, but one descriptor, and opens ".." to go up.
+ * That is safe, because every process of the run has ended and cannot move a directory meanwhile. */
 
 /* Replace the walk's descriptor by that of `name`. */
 static int step(int *directory, const char *name)
@@ -120,8 +120,8 @@ static int step(int *directory, const char *name)
     return 0;
 }
 
-/* Remove entries of this directory until one is a directory that is not empty; its name goes to `below`,
- * which is empty when all entries are removed. -1: something cannot be removed. */
+/* Remove entries of this directory until one of them is a directory that is not empty. Its name goes to
+ * `below`. If all entries were removed, `below` is empty. Return -1 if an entry cannot be removed. */
 static int wipe_level(int directory, char below[MAX_NAME])
 {
     struct listing listing;
@@ -196,7 +196,7 @@ static int is_as_empty_as_at_the_start(void)
 
 int writable_is_empty_again(void)
 {
-    /* In any case: memory outside all directories (pipes, memfds) can be in flight as well. */
+    /* Always, because descriptors in flight can also keep memory outside the directories (pipes, memfds). */
     writable_release_in_flight();
     for (int attempt = 0; attempt < EMPTY_ATTEMPTS; attempt++) {
         if (is_as_empty_as_at_the_start())

@@ -103,7 +103,7 @@ static void stop(void)
 
 /* ---- messages ----------------------------------------------------------------------------------------- */
 
-/* Receive the next message; 0 if the zygote has failed: it is then stopped. */
+/* Receive the next message. If that fails, stop the zygote and return 0. */
 static int receive(union message *message, int timeout_ms)
 {
     struct pollfd event = {control, POLLIN, 0};
@@ -123,7 +123,8 @@ static void note_end(const struct ended *ended)
     reported = (struct zygote_exit){ended->pid, ended->status, ended->user_us, ended->system_us};
 }
 
-/* Wait for one type of message; an end that is reported meanwhile is kept. 0: the zygote has failed. */
+/* Wait for one type of message. Keep the end of a process that is reported meanwhile. Return 0 if the zygote
+ * has failed. */
 static int await(enum zygote_message type, union message *message, int timeout_ms)
 {
     while (receive(message, timeout_ms)) {
@@ -164,8 +165,8 @@ static int append_entries(char *request, size_t *length, int directory)
     return fits;
 }
 
-/* See zygote_preload(); a directory of -1 has no entries. A request that does not fit is not sent: the run
- * then imports its modules itself. */
+/* See zygote_preload(); a directory of -1 has no entries. If the request is too long, it is not sent, and the
+ * run imports its modules itself. */
 static int preload(const char *modules, size_t length, int directory)
 {
     static char request[MAX_ZYGOTE_MESSAGE];
@@ -197,7 +198,7 @@ void zygote_start(const struct interpreter *interpreter, const char *modules, si
     close(sockets[1]);
     control = sockets[0];
     if (await(ZYGOTE_READY, &message, START_TIMEOUT_MS) && length && !preload(modules, length, -1))
-        stop(); /* it may have imported some of them, and cannot be used */
+        stop(); /* it may have imported some of the modules, so it must not be used */
 }
 
 int zygote_preload(const char *modules, size_t length, int directory)
@@ -216,7 +217,7 @@ pid_t zygote_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS], const 
         return 0;
     memcpy(descriptors, process, PROCESS_DESCRIPTORS * sizeof *process);
     descriptors[FORK_INIT] = init_pidfd;
-    reported.pid = 0; /* of an earlier process, whose number the new one may get */
+    reported.pid = 0; /* forget the end of an earlier process: the new process may get its number */
     if (descriptors_send(control, &request, sizeof request, descriptors, FORK_DESCRIPTORS, 0) ||
         !await(ZYGOTE_FORKED, &answer, START_TIMEOUT_MS))
         return 0;
@@ -251,7 +252,7 @@ void zygote_await_exit(pid_t pid, struct zygote_exit *end)
         reported.pid = 0;
         return;
     }
-    /* The zygote has ended: its children are the supervisor's. */
+    /* The zygote has ended, so its children are now children of the supervisor. */
     int status = SIGKILL;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;

@@ -1,5 +1,6 @@
-/* The supervisor's end of the zygote: a process with a started interpreter, which it forks into sandboxes.
- * The zygote never sees code, input or output of a run. Its own end is zygote_module.c and zygote.py. */
+/* The supervisor's side of the zygote. The zygote is a process whose interpreter has already started. It forks
+ * a process into each sandbox, and never sees code, input or output of a run. Its own side is zygote_module.c
+ * and zygote.py. */
 #ifndef ZYGOTE_H
 #define ZYGOTE_H
 
@@ -18,18 +19,18 @@ struct zygote_exit {
     uint64_t user_us, system_us;
 };
 
-/* Start the zygote, have it import modules (NUL-terminated names, `length` bytes in all), and wait until
- * it is ready. If that fails, zygote_is_running() is 0. */
+/* Start the zygote, let it import modules (NUL-terminated names, `length` bytes together), and wait until it
+ * is ready. If that fails, zygote_is_running() returns 0. */
 void zygote_start(const struct interpreter *interpreter, const char *modules, size_t length);
 /* Whether the zygote has started and is not known to have ended. */
 int zygote_is_running(void);
-/* Tell this module that another one has reaped a process: it may have been the zygote. */
+/* Call this after another file's code has reaped a process, because it may have been the zygote. */
 void zygote_note_reaped(pid_t pid);
-/* Have the zygote import more modules for the code in an open directory. 0: the zygote must be started
- * again, because an import failed or a module would hide a file of the code. */
+/* Let the zygote import more modules for the code in an open directory. Return 0 if the zygote must be started
+ * again, because an import failed or a module has the name of a file of the code. */
 int zygote_preload(const char *modules, size_t length, int directory);
-/* Have the zygote fork a process into the sandbox whose init has this pidfd. Return the process's number,
- * or 0 if the zygote has failed. */
+/* Let the zygote fork a process into the sandbox whose init has this pidfd. Return the process's number, or 0
+ * if the fork has failed. */
 pid_t zygote_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS], const struct confinement *confinement);
 /* The zygote's socket, for poll(); -1 if it is not running. */
 int zygote_fd(void);

@@ -2,24 +2,24 @@
 # modules; and the order of its imports matters
 """The zygote: an interpreter that has started already, as `/usr/bin/python3 main.py` in this file's folder.
 
-It imports the modules that functions import most often, freezes its heap, and forks one process for each
-run, ahead of the run's job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The
+The zygote imports the modules that functions import most often, freezes its heap, and forks one process for
+each run, before the run has a job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The
 forked process is confined before any Python runs in it. It waits on descriptor 3 for its one job and then
 does the same as `python3 main.py`. This file and zygote_program.c remove every difference that a program
-could observe. A job for which they cannot do that exactly is started plainly, with execve
+could observe. If they cannot do that exactly for a job, its program is started with execve
 (`needs_plain_start`).
 
 Three things cannot be renewed after a fork: the seed of str hashes, the layout of memory, and the content
 of /proc/self/environ. The first two are new with every zygote, so only runs of one container share them.
-The environment has nothing but PATH, HOME and LANG. /proc/self/cmdline is right because this file is called
-main.py in the image.
+/proc/self/environ contains only PATH, HOME and LANG. /proc/self/cmdline is the same as after a plain start,
+because this file is called main.py in the image.
 """
 
 import os
 import sys
 
-# The modules that a plain interpreter has loaded before the program's first line. A file of such a name in
-# the program's folder is never imported.
+# The modules that a plain interpreter has loaded before the program's first line. If the program's folder has
+# a file of such a name, the interpreter never imports that file.
 PLAIN_MODULES = frozenset(sys.modules)
 
 import hidden_modules  # type: ignore[import-not-found] # noqa: E402
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 # The modules that functions import most often: the AI client and parts of the standard library. Measured
-# (medians, two cores): with json, re and traceback only, the zygote has 5.9 MB of its own, and a hello
-# program takes 1.2 ms from its job to the end of its output. With all of these it is 13.3 MB and 1.5 ms. A
-# plain start takes 11.5 ms, and the import of datetime, logging, random, uuid, base64 and hashlib another 16
-# ms. asyncio would take 1.5 MB more, multiprocessing and unittest 2.5 MB.
+# (medians, two cores): with only json, re and traceback, the zygote has 5.9 MB of private memory, and a hello
+# program takes 1.2 ms from its job to the end of its output. With all these modules, the values are 13.3 MB and
+# 1.5 ms. A plain start takes 11.5 ms, and the import of datetime, logging, random, uuid, base64 and hashlib
+# another 16 ms. asyncio would take 1.5 MB more, multiprocessing and unittest 2.5 MB.
 PRELOADED = (
     *("json", "re", "traceback", "logging", "threading", "random", "datetime", "typing", "dataclasses"),
     *("enum", "pathlib", "functools", "collections", "contextlib", "base64", "uuid", "string", "csv", "copy"),
     *("math", "statistics", "decimal", "hashlib", "hmac", "tempfile", "shutil", "subprocess", "inspect"),
     *("pickle", "importlib.util", "ai_client"),
 )
-MAIN_PARTS = {"PIL": "PIL.Image"}  # the module to import of a package that is empty by itself
+MAIN_PARTS = {"PIL": "PIL.Image"}  # package -> the module to import, because the package itself loads nothing
 REHEARSED, REHEARSALS = "json", 20  # after so many, CPython has specialized the code that hands modules out
-HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would be loaded for it
+HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - avoids loading pathlib
 STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
 JOB = 3
 JOB_HEADER_BYTES = 12
@@ -72,7 +72,7 @@ MAGIC_BYTES = 2  # a file that starts like compiled code is run as compiled code
 MAGIC = importlib.util.MAGIC_NUMBER[:MAGIC_BYTES]
 
 
-# --- differences that only a plain start can make
+# --- variables that need a plain start
 
 
 def startup_variables(environment: "Iterable[bytes]") -> "set[bytes]":
@@ -105,7 +105,7 @@ def import_all(modules: "Iterable[str]") -> None:
 
 
 def warm_up() -> None:
-    """Run code that most runs use, so that objects made on first use are made here and shared."""
+    """Run code that most runs use. Objects that CPython makes at the first use are then shared by all runs."""
     names: dict[str, object] = {"__name__": "__warm__"}
     source = (
         "import json\nclass A:\n  def f(self, x=1, *y, **z):\n"
@@ -125,11 +125,11 @@ def warm_up() -> None:
 
 
 def preload(modules: "Sequence[str]", entries: "Iterable[str]") -> bool:
-    """Import more modules, for every run or for those of a function.
+    """Import more modules: for every run of the container, or for the runs of a function.
 
     Returns:
-        Whether all were imported, and none has the name of a file in the code's folder. The code must
-        import its own file instead.
+        False if an import failed, or if a file in the code's folder has the name of a new module. In the
+        second case, the code must import its own file.
     """
     before = set(MODULES.loads)
     MODULES.show()
@@ -184,12 +184,12 @@ def renew_authkey(process: "Any") -> None:
 
 
 def renew_names(tempfile: "Any") -> None:
-    """Renew the random part of temporary files' names, which Python renews only for a new process number."""
+    """Renew the random names of temporary files. Python does so only if the process number changes."""
     tempfile._name_sequence = None
 
 
-# Other modules need no function: `random` reseeds itself after a fork; `secrets`, uuid4, numpy's default_rng
-# and here OpenSSL (zygote_module.c) take each number from the kernel.
+# Other modules need no function. `random` seeds itself again after a fork. `secrets`, uuid4, numpy's
+# default_rng and the zygote's OpenSSL (zygote_module.c) take each number from the kernel.
 SECRETS: "dict[str, Callable[[Any], object]]" = {
     "multiprocessing.process": renew_authkey,
     "numpy.random": lambda random: random.seed(),
@@ -206,7 +206,7 @@ def renew_secrets() -> None:
 
 
 def read_exactly(count: int) -> bytes:
-    """Return so many bytes of the job. End the process if the sandbox is not needed."""
+    """Return exactly `count` bytes of the job. If the job socket is closed, exit: no run needs the sandbox."""
     parts = b""
     while len(parts) < count:
         part = os.read(JOB, count - len(parts))
@@ -235,8 +235,8 @@ def shadowed(entries: "Iterable[str]", names: "Collection[str]", folder: str = "
     Args:
         entries: Names of files and folders.
         names: Names of top-level modules.
-        folder: The folder of the entries. A folder in it is imported instead only if it is a package with an
-            `__init__`. If the folder is not known (""), every folder in it counts as a package.
+        folder: The folder that has the entries. A subfolder counts only if it is a package with an
+            `__init__`. If the folder is not known (""), every subfolder counts.
     """
     suffixes = SUFFIXES
     for entry in entries:
@@ -247,7 +247,7 @@ def shadowed(entries: "Iterable[str]", names: "Collection[str]", folder: str = "
 
 
 def is_package(folder: str, entry: str) -> bool:
-    """Whether a folder is a regular package and not part of a namespace package; in doubt, yes."""
+    """Whether a folder is a regular package, not part of a namespace package. True if that is not known."""
     if not folder:
         return True
     try:
@@ -316,7 +316,7 @@ def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
 
     Args:
         environment: NAME=value.
-        stamp: The stamp of the program's folder, from before its names were checked.
+        stamp: The stamp of the program's folder, taken before the names in the folder were checked.
     """
     os.environb.clear()
     os.environb.update(dict(split(variable) for variable in environment))
@@ -331,7 +331,7 @@ def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
 
 
 def renew_clocks() -> None:
-    """Renew the time and the folder that modules noted when they were imported."""
+    """Renew the start time and the working directory that modules stored when they were imported."""
     logging = MODULES.waiting.get("logging")
     if logging is not None:
         logging.module._startTime = time.time_ns()
@@ -341,10 +341,10 @@ def renew_clocks() -> None:
 
 
 def take_own_pages(hidden: "Collection[str]") -> None:
-    """Write to the memory pages that every run writes to, while no job waits.
+    """Write to the memory pages that every run writes to, before a job arrives.
 
-    A forked process shares all pages with the zygote until it writes to them, and the first write to a page
-    copies it. So run the code that every run uses, and discard the results.
+    A forked process shares all pages with the zygote. At the first write to a page, the kernel copies it. So
+    run the code that every run uses, and discard the results.
     """
     names: dict[str, object] = {"__name__": "__warm__", "__builtins__": __builtins__}
     source = "import sys\ndef f(x, *y, **z):\n    return f'{x:>4}' + str(y)\nf(1, 2, a=3).split()\n"

@@ -1,8 +1,8 @@
 /* See zygote_imports.h.
  *
  * IMPORT_NAME, `__import__` and `importlib.import_module` call `_frozen_importlib._find_and_load` for a
- * module that is not in sys.modules. Here a C function replaces it, because that is visible in no
- * traceback and has no frame.
+ * module that is not in sys.modules. A C function replaces that function, because a C function has no frame
+ * and so appears in no traceback.
  *
  * Dict watchers (CPython 3.12 and later) take no time until a watched dict is changed. */
 #define PY_SSIZE_T_CLEAN
@@ -19,7 +19,7 @@ static PyObject *changed;
 static PyObject *freely_set; /* module's name -> set of names */
 static int watcher = -1;
 
-/* Whether the program traces, profiles or audits its execution. Then it must see how a module is loaded. */
+/* Whether the program traces, profiles or audits its execution. Then it must see the normal load of a module. */
 static int is_watched(void)
 {
     PyThreadState *own = PyThreadState_Get();
@@ -57,7 +57,7 @@ PyObject *imports_hook(PyObject *Py_UNUSED(module), PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* Whether a package gets the attribute for a submodule. Every import of a submodule sets it. */
+/* Whether `value` is the package's submodule of that name. Every import of a submodule sets such a name. */
 static int is_submodule(PyObject *package, PyObject *name, PyObject *value)
 {
     const char *full, *last, *own = PyUnicode_Check(package) ? PyUnicode_AsUTF8(package) : NULL;

@@ -1,8 +1,8 @@
-/* The zygote's end of its conversation with the supervisor, as a Python module: `_nanozygote`, used by
- * zygote.py. The messages are described in zygote_protocol.h.
+/* The Python module `_nanozygote`, with which zygote.py serves the supervisor. The messages are described in
+ * zygote_protocol.h.
  *
- * A run costs the zygote one fork and no line of Python, except the hooks of os.register_at_fork(). A
- * forked process runs no Python before it is confined. */
+ * For a run, the zygote only forks. It runs no Python code, except the hooks of os.register_at_fork(). A forked
+ * process runs no Python before it is confined. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -55,7 +55,7 @@ __attribute__((noreturn)) static void fail(const char *step)
     _exit(SETUP_FAILED);
 }
 
-/* The handlers stay: they are Python's, as in any interpreter. */
+/* The signal handlers remain, because any interpreter has these handlers. */
 static void unblock_signals(void)
 {
     sigset_t none;
@@ -63,8 +63,8 @@ static void unblock_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Descriptors that came with a message have higher numbers than their targets here: set_up() fills the low
- * ones. */
+/* The received descriptors have higher numbers than their targets here, because set_up() has filled the low
+ * numbers. */
 static void take_descriptors(const int *descriptors)
 {
     if (dup2(descriptors[PROCESS_IN], STDIN_FILENO) < 0 || dup2(descriptors[PROCESS_OUT], STDOUT_FILENO) < 0 ||
@@ -76,7 +76,7 @@ static void take_descriptors(const int *descriptors)
 
 static void enter_sandbox(const struct fork_request *request, const int *descriptors)
 {
-    uint32_t namespaces = request->namespaces & ~(uint32_t)CLONE_NEWPID; /* it was born in the process namespace */
+    uint32_t namespaces = request->namespaces & ~(uint32_t)CLONE_NEWPID; /* the fork has entered this one */
     if (namespaces && setns(descriptors[FORK_INIT], (int)namespaces))
         fail("enter its namespaces");
     take_descriptors(descriptors);
@@ -105,8 +105,8 @@ static int32_t fork_process(const struct fork_request *wanted, const struct requ
     }
     int failure = errno;
     PyOS_AfterFork_Parent();
-    /* Release the sandbox's process namespace. In most set-ups this fails, because the zygote has no
-     * rights over the container's own; then the next fork replaces it. */
+    /* Release the sandbox's process namespace. In most set-ups this fails, because the zygote has no rights
+     * over the container's process namespace. Then the next fork releases it. */
     if (enters)
         (void)!setns(own_pid_namespace, CLONE_NEWPID);
     return pid > 0 ? pid : -failure;
@@ -222,10 +222,10 @@ static int random_status(void)
     return 1;
 }
 
-/* Make OpenSSL take its random numbers from the kernel. By itself it notices a fork by the process number,
- * which is the same in each sandbox and may be the zygote's: two runs would get the same numbers. To
- * reseed it would take 1 ms for each run; without a state of its own it needs no seed. If no module has
- * loaded OpenSSL, this does nothing. */
+/* Make OpenSSL take its random numbers from the kernel. Normally OpenSSL detects a fork by a new process number.
+ * But the number is the same in each sandbox, and may be the zygote's number. So two runs would get the same
+ * random numbers. To seed OpenSSL again would take 1 ms for each run; the kernel's numbers need no seed. If no
+ * module has loaded OpenSSL, this does nothing. */
 static void take_openssl_numbers_from_kernel(void)
 {
     static const struct random_method kernel = {random_seed, random_bytes, NULL,

@@ -2,13 +2,13 @@
  *
  * This does the same as `python3 main.py` after its start, in CPython 3.13: pymain_run_file_obj() in
  * Modules/main.c, _PyRun_SimpleFileObject() and _PyErr_PrintEx() in Python/pythonrun.c, _Py_Finalize() in
- * Python/pylifecycle.c. The order of steps is the same, because the program can observe each step. Here a
- * Python function of the zygote calls them. That function must not be visible: not in tracebacks, not in
- * sys._getframe(), not in the remaining recursion depth.
+ * Python/pylifecycle.c. The order of the steps is the same, because the program can observe each step. But
+ * here a Python function of the zygote calls program_run(). The program must not see that function: not in
+ * tracebacks, not with sys._getframe(), not in the remaining recursion depth.
  *
- * Only the end differs. Finalization would touch, and so copy, most of the zygote's memory. Most runs do
- * not need it, because the process ends right after. So the interpreter is not finalized if the program
- * has left no object that could notice (`can_skip_finalization`). In case of doubt it is finalized. */
+ * Only the end differs. Finalization would write to most of the zygote's memory, so the kernel would copy it.
+ * Most runs do not need finalization, because the process ends immediately afterwards. So it is skipped if the
+ * program has left no object that could notice (`can_skip_finalization`). In case of doubt it is done. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,10 +28,10 @@
 #endif
 
 static PyObject *first_frozen; /* head of the collector's permanent generation, which a walk visits last */
-static PyObject *sentinel;     /* the run's first object: a walk that has visited it has visited the run's objects */
+static PyObject *sentinel;     /* the run's first object: a walk that visits it has visited all objects of the run */
 static Py_ssize_t exit_functions, thread_exit_functions; /* number at the start: those of the zygote's modules */
-static unsigned long long libraries;                     /* likewise */
-static PyObject *atexit_module, *gc_module; /* the run may not have imported them */
+static unsigned long long libraries;                     /* number at the start */
+static PyObject *atexit_module, *gc_module; /* kept here, because the run has perhaps not imported them */
 
 /* --- before the run */
 
@@ -72,8 +72,8 @@ static Py_ssize_t count_exit_functions(void)
     return result;
 }
 
-/* Return the number of functions that will be called before threads are joined; 0 if `threading` is
- * neither imported nor hidden. */
+/* Return the number of functions that will be called before threads are joined; 0 if neither the zygote nor the
+ * program has imported `threading`. */
 static Py_ssize_t count_thread_exit_functions(void)
 {
     PyObject *threading = imports_get("threading");
@@ -134,7 +134,7 @@ static void flush_both(void)
 #define STREAM_PARTS 9 /* text, buffer, raw of each of three */
 
 struct search {
-    PyObject *streams[STREAM_PARTS]; /* have finalizers, which do nothing here because the streams are flushed */
+    PyObject *streams[STREAM_PARTS]; /* their finalizers do nothing here, because the streams are flushed */
     int saw_sentinel, found;
 };
 
@@ -152,16 +152,17 @@ static int is_stream(const struct search *search, PyObject *object)
     return 0;
 }
 
-/* Whether a weak reference has a callback. Callbacks in C are the standard library's: they only keep
- * registries in order, which the process does not need any more. */
+/* Whether the object is a weak reference with a callback in Python. Callbacks in C belong to the standard
+ * library. They only maintain registries, which the process does not need any more. */
 static int has_callback(PyObject *object)
 {
     PyObject *callback = PyWeakref_Check(object) ? ((PyWeakReference *)object)->wr_callback : NULL;
     return callback && !PyCFunction_Check(callback);
 }
 
-/* A walk does not visit instances that the collector does not track. It does visit their type. */
-static int makes_hidden_instances_with_finalizer(PyObject *object)
+/* Whether the object is a type with a finalizer whose instances the collector does not track. A walk visits the
+ * type, but not these instances. */
+static int makes_untracked_instances_with_finalizer(PyObject *object)
 {
     return PyType_Check(object) && !PyType_IS_GC((PyTypeObject *)object) && has_finalizer((PyTypeObject *)object);
 }
@@ -174,13 +175,13 @@ static int examine(PyObject *object, void *argument)
     if (object == sentinel)
         search->saw_sentinel = 1;
     else if ((has_finalizer(Py_TYPE(object)) && !is_stream(search, object)) || has_callback(object) ||
-             makes_hidden_instances_with_finalizer(object))
+             makes_untracked_instances_with_finalizer(object))
         search->found = 1;
     return !search->found;
 }
 
-/* Find the parts of a stream, if it is still the one with which the run started; else return 0. The
- * references are borrowed: a stream with one reference more would not be flushed when it is deallocated. */
+/* Find the parts of a stream. Return 0 if the program has replaced the stream. The references are borrowed,
+ * because an additional reference would keep the stream alive, and it would not be flushed at the end. */
 static int find_stream(const char *name, const char *original_name, PyObject **parts)
 {
     PyObject *stream = PySys_GetObject(name);
@@ -195,8 +196,8 @@ static int find_stream(const char *name, const char *original_name, PyObject **p
     return parts[2] != NULL;
 }
 
-/* Whether objects are alive that would run code when they are deallocated. */
-static int has_acting_objects(void)
+/* Whether objects exist that would run code when they are deallocated. */
+static int has_objects_with_finalizer(void)
 {
     struct search search = {0};
     if (!find_stream("stdin", "__stdin__", search.streams) ||
@@ -232,9 +233,9 @@ static int run_exit_functions(void)
     return done != NULL;
 }
 
-/* Whether the program cannot notice that the interpreter is not finalized. Then the exit functions of the
- * zygote's modules (of logging) have been called, and buffered output is written. Both are done in either
- * case. */
+/* Return whether finalization can be skipped without an effect that the program notices. This function also
+ * calls the exit functions of the zygote's modules (of logging) and flushes the output. Finalization would do
+ * the same. */
 static int can_skip_finalization(void)
 {
     PyThreadState *own = PyThreadState_Get();
@@ -242,11 +243,11 @@ static int can_skip_finalization(void)
         return 0;
     if (count_exit_functions() != exit_functions || count_thread_exit_functions() != thread_exit_functions)
         return 0;
-    /* C code of the run may do anything at exit, or when its objects are deallocated: write the end of a
-     * file, for example. */
+    /* A library that the run has loaded may do anything at exit, or when its objects are deallocated: for
+     * example, write the end of a file. */
     if (count_libraries() != libraries)
         return 0;
-    return run_exit_functions() && !has_acting_objects() && !flush(PySys_GetObject("stdout")) &&
+    return run_exit_functions() && !has_objects_with_finalizer() && !flush(PySys_GetObject("stdout")) &&
            !flush(PySys_GetObject("stderr"));
 }
 
@@ -259,14 +260,14 @@ static void die_of_interrupt(void)
 
 __attribute__((noreturn)) static void finish(int code, int interrupted)
 {
-    int skips = can_skip_finalization();
+    int can_skip = can_skip_finalization();
     PyErr_Clear();
     imports_stop_watching();
-    if (interrupted && skips)
+    if (interrupted && can_skip)
         die_of_interrupt();
     if (interrupted)
         atexit(die_of_interrupt);
-    if (!skips)
+    if (!can_skip)
         Py_Exit(code);
     /* _exit, because the exit functions of the zygote's libraries are not needed either: OpenSSL's alone
      * take longer than a small program. */
@@ -293,9 +294,9 @@ static PyObject *loader_of(const char *path)
     return loader;
 }
 
-/* Create a new `__main__`, with the same names in the same order as when the first line of a program runs.
- * It is another object than the zygote's, because the zygote's functions keep their names alive. Return
- * its names, borrowed; NULL with an error. */
+/* Create a new `__main__`, with the same names in the same order as when the first line of a program runs. The
+ * zygote's `__main__` cannot be used, because the zygote's functions still use its names. Return the dict of the
+ * new module, borrowed; NULL with an error. */
 static PyObject *fresh_main(const char *path)
 {
     PyObject *main = PyModule_New("__main__"), *names = main ? PyModule_GetDict(main) : NULL, *fresh;
@@ -326,8 +327,8 @@ static void print_exit_code(PyObject *code)
     PySys_WriteStderr("\n");
 }
 
-/* Return the exit code of the SystemExit that is raised, and release the exception: objects in its
- * traceback must be deallocated when they would be otherwise. _Py_HandleSystemExit() */
+/* Return the exit code of the SystemExit that is raised, and release the exception. So objects in its traceback
+ * are deallocated at the same time as in a plain interpreter. _Py_HandleSystemExit() */
 static int take_exit_code(void)
 {
     PyObject *raised = PyErr_GetRaisedException(), *asked = PyObject_GetAttrString(raised, "code");

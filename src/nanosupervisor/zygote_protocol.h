@@ -38,7 +38,7 @@ struct __attribute__((packed)) forked {
 
 struct __attribute__((packed)) preloaded {
     char type;
-    uint8_t ok; /* 0: a module was not imported, or would hide a file of the code: this zygote must not be used */
+    uint8_t ok; /* 0: a module failed, or has the name of a file of the code; this zygote must not be used */
 };
 
 struct __attribute__((packed)) ended {
