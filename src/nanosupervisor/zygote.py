@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 # The modules that functions import most often: the AI client and parts of the standard library. Measured
-# (medians, two cores): with only json, re and traceback, the zygote has 5.9 MB of private memory, and a hello
-# program takes 1.2 ms from its job to the end of its output. With all these modules, the values are 13.3 MB and
-# 1.5 ms. A plain start takes 11.5 ms, and the import of datetime, logging, random, uuid, base64 and hashlib
-# another 16 ms. asyncio would take 1.5 MB more, multiprocessing and unittest 2.5 MB.
+# (medians, two cores): with only json, re and traceback, the zygote has 5.9 MB of private memory, and a
+# hello program takes 1.2 ms from its job to the end of its output. With all these modules, the values are
+# 13.3 MB and 1.5 ms. A plain start takes 11.5 ms, and the import of datetime, logging, random, uuid, base64
+# and hashlib another 16 ms. asyncio would take 1.5 MB more, multiprocessing and unittest 2.5 MB.
 PRELOADED = (
     *("json", "re", "traceback", "logging", "threading", "random", "datetime", "typing", "dataclasses"),
     *("enum", "pathlib", "functools", "collections", "contextlib", "base64", "uuid", "string", "csv", "copy"),
@@ -105,7 +105,7 @@ def import_all(modules: "Iterable[str]") -> None:
 
 
 def warm_up() -> None:
-    """Run code that most runs use. Objects that CPython makes at the first use are then shared by all runs."""
+    """Run code that most runs use, so that all runs share the objects that CPython makes at first use."""
     names: dict[str, object] = {"__name__": "__warm__"}
     source = (
         "import json\nclass A:\n  def f(self, x=1, *y, **z):\n"
@@ -206,7 +206,7 @@ def renew_secrets() -> None:
 
 
 def read_exactly(count: int) -> bytes:
-    """Return exactly `count` bytes of the job. If the job socket is closed, exit: no run needs the sandbox."""
+    """Return exactly `count` bytes of the job. Exit if the job socket is closed: no run needs the sandbox."""
     parts = b""
     while len(parts) < count:
         part = os.read(JOB, count - len(parts))
