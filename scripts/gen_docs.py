@@ -199,7 +199,10 @@ BLAME_KO: Final = {Blame.NOBODY: "-", Blame.USER: "사용자", Blame.PLATFORM: "
 
 SETTLE_KO: Final = {
     Settle.ACK: "삭제",
-    Settle.POISON: "큐의 redrive policy에 맡김. 없으면 데드 레터 큐로 이동, 그것도 없으면 로그로 남기고 삭제",
+    Settle.POISON: (
+        "큐에 redrive policy가 있으면 큐에 남겨 둠. 없고 `SQS_DLQ_URL`이 설정되어 있으면 "
+        "그 큐로 이동. 둘 다 없으면 로그로 남기고 삭제"
+    ),
     Settle.RETRY: "점점 길어지는 지연을 두고 되돌려 놓음. 마지막 시도 뒤에는 결과를 알리고 데드 레터 큐로",
     Settle.RELEASE: "큐에 되돌려 놓으며, 시도 횟수에 넣지 않음",
 }

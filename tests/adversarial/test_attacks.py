@@ -131,7 +131,7 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_attack_comes_to_more_than_its_level_allows(
+async def test_each_attack_succeeds_only_where_its_level_allows_it(
     place: Place, host: AnsweringHost, kind: str, record_property: Callable[[str, object], None]
 ):
     table = attacks_of(place.adversary.runtime, host.addresses)[kind]
@@ -174,7 +174,7 @@ async def test_a_container_with_a_network_was_there_to_be_reached(host: Answerin
 # --- every system call there is
 
 
-async def test_no_system_call_gets_through_but_those_that_programs_need(
+async def test_only_the_system_calls_that_programs_need_are_allowed(
     place: Place, record_property: Callable[[str, object], None]
 ):
     """Each with arguments that none can use: what is not refused for itself is refused for them, or done."""

@@ -107,7 +107,7 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-async def test_a_run_that_ends_badly_ends_whole(
+async def test_all_processes_of_a_run_end_with_it(
     place: Place, name: str, record_property: Callable[[str, object], None]
 ):
     record_property("tried", ["attacks", 1])

@@ -216,7 +216,7 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
         yield Place(containers, level, adversary, as_seen(seen))
 
 
-async def test_what_a_process_has_too_much_of_ends_in_an_error_of_its_own(
+async def test_a_process_that_reaches_a_limit_gets_an_error(
     place: Place, record_property: Callable[[str, object], None]
 ):
     steps = {name: Attack(tried.steps).encoded() for name, tried in OF_A_PROCESS.items()}
@@ -235,7 +235,7 @@ async def test_what_a_process_has_too_much_of_ends_in_an_error_of_its_own(
 
 
 @pytest.mark.parametrize("what", OF_A_RUN)
-async def test_a_run_that_uses_it_up_ends_and_the_next_has_all_of_it(
+async def test_a_run_that_uses_up_a_resource_ends_and_the_next_run_has_all_of_it(
     place: Place, what: str, record_property: Callable[[str, object], None]
 ):
     tried = OF_A_RUN[what]

@@ -203,7 +203,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("runtime", "what"), CHANGES, ids=str)
-async def test_a_run_cannot_change_for_the_next(run, runtime, what):
+async def test_a_run_cannot_change_the_interpreter_of_the_next_run(run, runtime, what):
     change, show = CHANGES[runtime, what]
     before = await run(runtime, show)
     changed = await run(runtime, change)
@@ -230,13 +230,13 @@ async def test_one_who_has_changed_it_sees_it(sandboxed, runtime, what):
 PYTHON_PROCESS = "import os; print(os.getpid(), os.getppid(), os.getpgid(0), os.getsid(0))"
 
 
-async def test_the_zygote_is_in_none_of_the_programs_families(sandboxed):
+async def test_the_zygote_is_not_in_the_process_group_or_session_of_the_program(sandboxed):
     """No parent, no group, no session in common: nothing to send a signal to."""
     assert (await sandboxed(Runtime.PYTHON, PYTHON_PROCESS)).stdout == "2 0 2 2\n"
 
 
 @pytest.mark.parametrize("runtime", RUN_STDIN)
-async def test_signals_to_every_number_harm_only_oneself(sandboxed, runtime):
+async def test_signals_to_every_process_id_harm_only_the_run_itself(sandboxed, runtime):
     every = {
         Runtime.PYTHON: "import os\nfor pid in (*range(-1, -200, -1), *range(1, 200)):\n"
         "  if abs(pid) != os.getpid():\n    try: os.kill(pid, 9)\n    except OSError: pass\nprint('alive')",

@@ -77,7 +77,7 @@ async def attack(
 
 
 @pytest.mark.parametrize("runtime", [Runtime.PYTHON, Runtime.NODEJS], ids=str)
-async def test_no_address_inside_is_reached_by_number_or_by_name(
+async def test_no_private_address_is_reached_by_number_or_by_name(
     place: Place, host: AnsweringHost, runtime: Runtime, record_property: Callable[[str, object], None]
 ):
     """The table of attacks again, with everything public allowed, and names that lead to what it attacks."""
@@ -207,7 +207,7 @@ def ask():
 
 
 @pytest.mark.parametrize(("kind", "port"), [("STREAM", 11434), ("STREAM", 443), ("DGRAM", 53)])
-async def test_a_run_cannot_bind_a_port_at_which_the_agent_listens(place: Place, kind: str, port: int):
+async def test_a_run_cannot_bind_a_port_at_which_the_worker_listens(place: Place, kind: str, port: int):
     tries = f"""
 address, port = socket.SO_REUSEADDR, socket.SO_REUSEPORT
 for host in ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"):
@@ -254,7 +254,7 @@ if os.fork() == 0:
 """
 
 
-async def test_a_connection_that_is_left_is_cut_and_charged_to_nobody_else(place: Place):
+async def test_a_leftover_connection_is_cut_and_charged_to_no_other_run(place: Place):
     place.gateway.told.clear()
     await place.say(LEAVE_CONNECTED, AI, "first")
     ran = await place.say(BIND + "print(ask())\nimport time; time.sleep(0.05)\nprint(ask())", AI, "second")
@@ -287,7 +287,7 @@ print("done")
 
 
 @pytest.mark.parametrize("flood", [FLOOD_CONNECT, FLOOD_ASK], ids=["connections", "queries"])
-async def test_a_flood_costs_the_agent_little_and_the_others_nothing(place: Place, flood: str):
+async def test_a_flood_costs_the_worker_little_and_other_runs_nothing(place: Place, flood: str):
     """While one floods, another run is served; the agent lets in so many a second and no more."""
     asked = len(place.yard.internet.asked)
     place.gateway.told.clear()

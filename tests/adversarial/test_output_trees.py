@@ -256,7 +256,7 @@ def arrives_as_the_model_says(ground: Ground, tree: Node, allowed: Limits) -> No
     ground.tried += 1
 
 
-def test_of_any_tree_exactly_its_plain_files_within_the_limits_arrive(
+def test_from_any_tree_exactly_the_regular_files_within_the_limits_arrive(
     ground: Ground, record_property: Callable[..., None]
 ):
     arrives_as_the_model_says(ground)

@@ -306,7 +306,7 @@ async def shapes(place: Place) -> Observation:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-async def test_of_every_shape_the_plain_files_arrive_and_the_rest_is_refused_by_name(
+async def test_regular_files_arrive_and_all_other_kinds_are_refused_by_name(
     shapes: Observation, name: str, record_property: Callable[..., None]
 ):
     shape = SHAPES[name]
@@ -315,7 +315,7 @@ async def test_of_every_shape_the_plain_files_arrive_and_the_rest_is_refused_by_
     record_property("tried", ["outputs", 1])
 
 
-async def test_beside_the_shapes_nothing_arrives(shapes: Observation):
+async def test_only_the_created_output_files_arrive(shapes: Observation):
     folders = {folder_of(name) for name in SHAPES}
     said = [*shapes.left.files, *(path for path, _ in shapes.left.refused)]
     assert {path.split("/")[0] for path in said} <= folders
@@ -363,7 +363,7 @@ for name in map(bytes.fromhex, json.loads(%r)):
 """
 
 
-async def test_whatever_its_name_a_file_is_stored_under_it_and_nowhere_else(
+async def test_a_file_is_stored_only_under_its_own_name(
     place: Place, tmp_path: Path, record_property: Callable[..., None]
 ):
     names = [name.encode() for name in NAMES] + REFUSED_NAMES
@@ -519,7 +519,7 @@ async def test_a_name_that_changes_its_meaning_all_the_time_has_one_when_it_is_c
 # --- limits
 
 
-async def test_a_limit_is_exactly_what_it_says(place: Place, record_property: Callable[..., None]):
+async def test_each_limit_is_exact(place: Place, record_property: Callable[..., None]):
     leave = "for name, size in {}.items(): open('/output/' + name, 'wb').write(b'x' * size)"
     four = await place.leave(leave.format({"a": 1, "b": 1, "c": 1, "d": 1}), output_max_files=3)
     assert four == Left(dict.fromkeys("abc", b"x"), [("d", COUNT)])

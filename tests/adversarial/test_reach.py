@@ -62,7 +62,7 @@ PRUNED = [word for path in ("/proc", *OWN_PLACES) for word in ("-path", path, "-
 
 
 @pytest.mark.parametrize("runtime", Runtime)
-async def test_nothing_of_a_container_can_be_written_to_but_the_runs_own_places(place, runtime):
+async def test_a_run_can_write_only_to_its_writable_directories(place, runtime):
     nobody = place.containers.adversary(runtime)
     arguments = ("/usr/bin/find", "/", *PRUNED, "!", "-type", "l", "-writable", "-print")
     ran = await place.containers.run(nobody, "", arguments=arguments)
@@ -78,7 +78,7 @@ OPEN_IN_PROC = {
 
 
 @pytest.mark.parametrize("runtime", Runtime)
-async def test_no_file_of_proc_but_of_ones_own_processes_can_be_written_to(place, runtime):
+async def test_in_proc_a_run_can_write_only_to_files_of_its_own_processes(place, runtime):
     nobody = place.containers.adversary(runtime)
     # What is hidden is covered with /dev/null, which find takes for what it covers.
     own = ("-path", "/proc/[0-9]*", "-prune", "-o")
@@ -167,7 +167,7 @@ def written_anew(folder: Path) -> Path:
     return Path(file.name)
 
 
-async def test_a_run_cannot_have_the_hosts_disks_write(place, tmp_path):
+async def test_a_run_cannot_make_the_host_write_to_its_disks(place, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can see which pages are still to be written")
     control = written_anew(tmp_path)
@@ -279,7 +279,7 @@ THROUGH_THE_PROGRAM = {
 
 
 @pytest.mark.parametrize("what", THROUGH_THE_PROGRAM)
-async def test_what_two_containers_have_of_one_program_connects_them_at_the_shared_level_alone(place, what):
+async def test_containers_with_the_same_program_can_signal_each_other_only_at_the_shared_level(place, what):
     hold, probe, expected = THROUGH_THE_PROGRAM[what]
     any_file = place.containers.function(Runtime.PYTHON, {"program": "not run here"}).tree / "program"
     function = replace(place.containers.function(Runtime.PYTHON, RUN_STDIN), program=any_file)

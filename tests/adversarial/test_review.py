@@ -73,7 +73,7 @@ print(held)
 
 
 @pytest.mark.parametrize("protocol", SENDING)
-async def test_what_waits_in_sockets_is_within_the_runs_memory(
+async def test_unread_data_in_sockets_counts_as_memory_of_the_run(
     containers: Yard, protocol: str, record_property: Callable[[str, object], None]
 ):
     """Control groups v1 count it apart and v2 with all else; without a limit a run has gigabytes of it."""
@@ -106,7 +106,7 @@ print(open("/proc/net/sockstat").readline())
 """
 
 
-async def test_a_run_with_connections_without_end_that_nobody_accepts_is_ended(
+async def test_a_run_with_too_many_unaccepted_connections_is_ended(
     containers: Yard, record_property: Callable[[str, object], None]
 ):
     function = containers.function(Runtime.PYTHON, RUN_STDIN)

@@ -63,7 +63,7 @@ def language(
     return request.param, program_of(request.param)
 
 
-async def test_a_function_finds_what_it_would_find_alone(language):
+async def test_a_function_sees_nothing_of_the_other_functions(language):
     """What B sees after A in A's container is what it sees in one that has served nobody."""
     runtime, program = language
     seen = []

@@ -292,7 +292,7 @@ def ordered_cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("runtime", "level", "fact", "order"), ordered_cases())
-def test_a_run_finds_it_as_if_it_were_the_first(observation, runtime, level, fact, order):
+def test_a_run_finds_everything_as_if_it_were_the_first(observation, runtime, level, fact, order):
     seen = observation(runtime, level)["seen"]
     first, later = fact_in(seen["clean"], fact, runtime), fact_in(seen[order], fact, runtime)
     if (level, fact) in BEYOND:
@@ -318,7 +318,7 @@ def shown(runtime: Runtime, level: Isolation) -> list[str]:
         for fact in shown(runtime, level)
     ],
 )
-def test_one_who_has_left_it_sees_it(observation, runtime, level, fact):
+def test_a_run_that_leaves_the_trace_sees_it(observation, runtime, level, fact):
     """The control: a fact that could not change would prove nothing."""
     seen = observation(runtime, level)["seen"]
     assert fact_in(seen["leaver"], fact, runtime) != fact_in(seen["clean"], fact, runtime)
@@ -397,7 +397,7 @@ def stream_cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("runtime", "level", "stream"), stream_cases())
-def test_no_two_runs_draw_the_same(observation, runtime, level, stream):
+def test_no_two_runs_get_the_same_random_numbers(observation, runtime, level, stream):
     looks = [look["random"] for look in observation(runtime, level)["seen"].values() if "random" in look]
     drawn = {dict(line.split(": ", 1) for line in look.splitlines())[stream] for look in looks}
     assert len(drawn) == len(looks)

@@ -129,7 +129,7 @@ async def test_a_request_that_comes_in_two_messages_runs_once_on_two_workers(
     assert await stack.queues.dead_letters(queue_url=pair[0].dead_letter_url) == []
 
 
-async def test_a_worker_that_was_paused_until_its_job_was_taken_over_says_and_overwrites_nothing(
+async def test_a_worker_that_was_paused_during_a_takeover_publishes_and_overwrites_nothing(
     pair: tuple[WorkerUnderTest, WorkerUnderTest], stack: EmbeddedStack
 ):
     source = (

@@ -183,9 +183,7 @@ async def refusing_aws() -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def test_what_is_refused_is_said_with_its_remedy_and_without_a_secret(
-    stack: EmbeddedStack, tmp_path: Path
-):
+async def test_a_refusal_is_shown_with_its_remedy_and_without_a_secret(stack: EmbeddedStack, tmp_path: Path):
     user, password = f"weak-{secrets.token_hex(4)}", f"canary-{secrets.token_hex(8)}"
     async with redis.Redis(host=stack.redis_host, port=stack.redis_port) as admin, refusing_aws() as aws:
         await admin.execute_command(
@@ -257,7 +255,7 @@ async def silence(folder: Path) -> AsyncIterator[tuple[int, Path]]:
         yield server.getsockname()[1], path
 
 
-async def test_services_that_never_answer_are_given_up_and_a_missing_queue_is_said_so(
+async def test_services_that_never_answer_are_given_up_and_a_missing_queue_is_reported(
     stack: EmbeddedStack, tmp_path: Path
 ):
     async with silence(tmp_path) as (port, path):

@@ -63,7 +63,7 @@ class Results:
         return all(message["requestId"] in self.seen for message in messages)
 
 
-async def test_a_flood_that_hangs_leaves_the_rest_of_the_slots_to_others_and_nothing_of_it_is_lost(
+async def test_many_hanging_jobs_of_one_function_leave_room_for_others_and_none_is_lost(
     worker: WorkerUnderTest, record_property: Callable[[str, object], None]
 ):
     key = await worker.upload(HANGS)
@@ -118,7 +118,7 @@ async def test_code_that_a_compiler_refuses_is_built_once_for_twenty_jobs_which_
     assert (mended["status"], mended["stdout"]) == ("SUCCESS", "whole\n")
 
 
-async def test_code_whose_containers_are_killed_each_time_is_not_given_another_and_the_sender_is_told(
+async def test_code_whose_containers_die_each_time_gets_no_more_containers_and_the_sender_is_told(
     worker: WorkerUnderTest,
 ):
     function_id = f"killed-{secrets.token_hex(4)}"

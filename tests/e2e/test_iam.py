@@ -138,7 +138,7 @@ async def fetched(link: str) -> int:
         return response.status
 
 
-async def test_who_sends_jobs_needs_all_that_the_senders_policy_allows_and_nothing_else(
+async def test_a_sender_needs_all_that_its_policy_allows_and_nothing_else(
     stack: EmbeddedStack, tmp_path: Path
 ):
     allowed = policy("iam-policy-sender.json")
@@ -163,7 +163,7 @@ async def test_who_sends_jobs_needs_all_that_the_senders_policy_allows_and_nothi
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_is_no_wider_than_one_queue_one_namespace_or_one_place_of_a_bucket(name: str):
+def test_a_policy_allows_only_one_queue_one_namespace_or_one_prefix_of_a_bucket(name: str):
     # By Service Authorization Reference, PutMetricData knows no resources; the namespace is what narrows it.
     for grant in policy(name):
         service, _, action = grant.action.partition(":")

@@ -105,7 +105,7 @@ async def test_a_peak_is_right_or_not_known(worker: OrdinaryWorker, runtime: str
         assert (result["tuning"] is None) == (measured is None)
 
 
-async def test_how_a_run_ended_is_known_though_its_container_was_full(worker: OrdinaryWorker):
+async def test_the_end_of_a_run_is_known_although_its_container_was_full(worker: OrdinaryWorker):
     source = (
         "import os\n"
         "for number in range(5000):\n"

@@ -110,7 +110,9 @@ async def test_a_large_file_is_found_that_a_run_writes_at_once(worker: WorkerUnd
 
 @each_runtime
 @pytest.mark.parametrize("case", ["oom", "oom_child"])
-async def test_running_out_of_memory_is_told_from_a_kill(worker: WorkerUnderTest, runtime: str, case: str):
+async def test_running_out_of_memory_is_distinguished_from_a_kill(
+    worker: WorkerUnderTest, runtime: str, case: str
+):
     result = await worker.run_program(runtime, case)
     assert (result["status"], result["errorType"]) == ("FAILED", "OUT_OF_MEMORY")
     assert result["peakMemoryBytes"] > 100 * 1024 * 1024
@@ -118,7 +120,7 @@ async def test_running_out_of_memory_is_told_from_a_kill(worker: WorkerUnderTest
 
 
 @each_runtime
-async def test_of_a_flood_of_output_head_and_tail_are_kept(worker: WorkerUnderTest, runtime: str):
+async def test_the_start_and_the_end_of_endless_output_are_kept(worker: WorkerUnderTest, runtime: str):
     result = await worker.run_program(runtime, "flood", memoryMb=256)
     whole = 20_000 * 1000 + len("the end\n")
     kept = 256 * 1024

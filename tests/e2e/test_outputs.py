@@ -83,7 +83,7 @@ async def test_a_page_is_saved_and_a_picture_shown(worker: WorkerUnderTest):
     }
 
 
-async def test_of_as_many_files_as_there_can_be_a_small_result_arrives(
+async def test_the_largest_number_of_files_gives_a_small_result(
     worker: WorkerUnderTest, record_property: Callable[..., None]
 ):
     source = "for n in range(100_000): open(f'/output/{n:06}', 'w').close()"  # MAX_INODES ends it
@@ -98,7 +98,7 @@ async def test_of_as_many_files_as_there_can_be_a_small_result_arrives(
     record_property("tried", ["outputs", 16_384])
 
 
-async def test_names_that_take_a_megabyte_to_tell_cost_no_link(
+async def test_a_megabyte_of_refused_names_displaces_no_link(
     worker: WorkerUnderTest, record_property: Callable[..., None]
 ):
     """A control character takes six bytes in JSON, and a refused path has up to a thousand."""

@@ -34,7 +34,7 @@ SETTINGS = {"SQS_VISIBILITY_SECONDS": "5", "MAX_ATTEMPTS": str(MAX_ATTEMPTS), **
 
 
 @pytest.mark.timeout(600)  # three workers are started
-async def test_a_job_that_takes_its_worker_down_each_time_is_given_up_and_a_message_that_is_none_ends_as_well(
+async def test_a_job_that_ends_its_worker_each_time_is_given_up_and_so_is_an_unreadable_message(
     stack: EmbeddedStack, tmp_path: Path
 ):
     async with AsyncExitStack() as workers:

@@ -330,7 +330,7 @@ async def readiness_without_slots(worker: MarkedWorker, mark_of_folder: str) -> 
 
 
 @pytest.mark.timeout(300)  # two builds among fifteen jobs, and five commands
-async def test_no_mark_of_the_host_is_seen_where_it_must_not_be(
+async def test_no_name_or_secret_of_the_host_appears_where_it_must_not(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
     canaries = Canaries()
@@ -432,7 +432,7 @@ async def said_by(worker: MarkedWorker, *command: str, **settings: str) -> str:
 
 
 @pytest.mark.parametrize("level", [Isolation.SHARED, Isolation.CONTAINER])
-async def test_without_a_sandbox_too_only_mounts_say_where_the_worker_is(
+async def test_without_a_sandbox_only_the_mount_list_shows_the_workers_folders(
     level: Isolation, monkeypatch: pytest.MonkeyPatch
 ):
     # Interpreters alone: what a level changes is what the kernel shows, and that it shows to all alike.
@@ -455,7 +455,7 @@ async def test_without_a_sandbox_too_only_mounts_say_where_the_worker_is(
         shutil.rmtree(folder)
 
 
-async def test_a_sandbox_does_not_show_what_the_host_was_started_with_and_is_made_of():
+async def test_a_sandbox_hides_the_kernel_parameters_and_devices_of_the_host():
     # Kernel parameters may hold passwords; loop devices and swap name files; DMI has an instance's id.
     program = (
         "import os\n"
@@ -476,7 +476,7 @@ async def test_a_sandbox_does_not_show_what_the_host_was_started_with_and_is_mad
     ]
 
 
-def test_an_image_says_nothing_of_the_machine_that_it_was_made_on():
+def test_an_image_contains_nothing_about_the_machine_that_built_it():
     for runtime in Runtime:
         for asked in (["image", "inspect"], ["history", "--no-trunc"]):
             command = ["docker", *asked, f"nanoagent-{runtime}:latest"]
@@ -510,7 +510,7 @@ def quoting_redis() -> Iterator[int]:
         thread.join()
 
 
-async def test_what_is_wrong_with_the_settings_is_said_without_secrets(stack: EmbeddedStack, tmp_path: Path):
+async def test_errors_in_settings_show_no_secrets(stack: EmbeddedStack, tmp_path: Path):
     canaries = Canaries()
     worker = MarkedWorker(stack, tmp_path, canaries, Recorder(""), Recorder(""), 1)
     worker.queue_url = stack.queue_url

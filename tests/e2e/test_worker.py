@@ -130,7 +130,7 @@ async def test_code_that_fills_the_page_cache_stays_hot(worker: WorkerUnderTest)
     assert (first["status"], second["status"], second["start"]) == ("SUCCESS", "SUCCESS", "hot")
 
 
-async def test_how_a_run_ended_is_known_though_its_container_was_full(worker: WorkerUnderTest):
+async def test_the_end_of_a_run_is_known_although_its_container_was_full(worker: WorkerUnderTest):
     source = (
         "import os\n"
         "for number in range(5000):\n"

@@ -603,7 +603,7 @@ ODD_ATTRIBUTES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("attributes", ODD_ATTRIBUTES.values(), ids=ODD_ATTRIBUTES.keys())
-async def test_a_message_with_odd_attributes_is_received_and_buried_like_others(
+async def test_a_message_with_unusual_attributes_is_received_and_dead_lettered(
     stack: EmbeddedStack, clients: AwsClients, attributes: dict[str, Any]
 ):
     async with sqs_queue(stack, clients) as queue:
@@ -1003,7 +1003,7 @@ async def test_a_queue_that_fails_is_a_broker_error(
     await broker.close()
 
 
-async def test_a_queue_that_never_gets_done_is_given_up(stack: EmbeddedStack):
+async def test_a_queue_that_never_completes_an_answer_is_given_up(stack: EmbeddedStack):
     """A worker would take no more jobs, and say that it is ready."""
     async with slow_server("answer's body without end") as url, asyncio.timeout(DEADLINE_S):
         clients = stack.clients()

@@ -147,7 +147,7 @@ async def much_code(box: Bench, tree: Path) -> None:
     assert counted >= 64 + CODE_BYTES // MIB
 
 
-async def test_room_for_code_is_no_room_for_a_sandboxed_run_to_write() -> None:
+async def test_a_sandboxed_run_cannot_write_to_the_room_for_code() -> None:
     async with bench(Isolation.SANDBOX, replace(LIMITS, code_bytes=CODE_BYTES, code_files=FILES)) as box:
         full = await box.run("f = open('a', 'wb')\nfor _ in range(40): f.write(bytes(1 << 20)); f.flush()")
         assert full.execution.error_type == "DISK_LIMIT"

@@ -210,7 +210,7 @@ def text_of(ran: Execution) -> str:
 # --- the setting
 
 
-async def test_containers_are_made_by_the_runtime_that_the_setting_names(engine, worker, called):
+async def test_containers_are_created_by_the_runtime_of_the_setting(engine, worker, called):
     async with worker(engine, docker_runtime="noting") as using:
         ran, container_id = await using.run("hello")
     assert text_of(ran).startswith("hello ")
@@ -227,7 +227,7 @@ async def test_without_the_setting_docker_takes_its_default(engine, worker, call
     assert called.read_text() == ""
 
 
-async def test_a_runtime_that_is_not_there_stops_the_start_and_is_named_with_those_that_are(engine, worker):
+async def test_a_missing_runtime_prevents_the_start_and_the_error_lists_the_existing_ones(engine, worker):
     with pytest.raises(
         ConfigError, match=r"^DOCKER_RUNTIME: Docker has no runtime kata-runtime; it has .*noting"
     ):
@@ -239,9 +239,7 @@ async def test_a_runtime_that_is_not_there_stops_the_start_and_is_named_with_tho
 
 
 @needs_gvisor
-async def test_gvisor_runs_programs_on_a_kernel_of_its_own_and_their_ends_are_judged(
-    engine, worker, record_property
-):
+async def test_with_gvisor_memory_bombs_and_fork_bombs_are_user_errors(engine, worker, record_property):
     async with worker(engine, docker_runtime="gvisor") as using:
         ran, _ = await using.run("hello")
         ends = [(await using.run(word))[0].error_type for word in ("hold", "fork")]
@@ -255,7 +253,7 @@ async def test_gvisor_runs_programs_on_a_kernel_of_its_own_and_their_ends_are_ju
 
 
 @needs_gvisor
-async def test_gvisor_would_let_a_program_kill_the_supervisor_and_our_filter_does_not(
+async def test_with_gvisor_only_our_filter_stops_a_program_from_killing_the_supervisor(
     engine, worker, record_property
 ):
     async with worker(engine, docker_runtime="gvisor") as using:
@@ -294,7 +292,7 @@ async def test_a_runtime_that_keeps_the_supervisor_from_the_agent_is_named_with_
 # --- remapped user ids
 
 
-async def test_under_remapped_user_ids_a_sandbox_is_had_and_nobody_in_it_is_anybody_outside(
+async def test_with_remapped_user_ids_sandboxes_work_and_no_user_in_them_is_a_user_of_the_host(
     remapping_engine, worker
 ):
     async with worker(remapping_engine, container_uid_base=20_000) as using:
@@ -307,7 +305,7 @@ async def test_under_remapped_user_ids_a_sandbox_is_had_and_nobody_in_it_is_anyb
     assert {int(uid) for uid in uids} <= set(range(SUBORDINATE + 20_000, SUBORDINATE + 65_534))
 
 
-async def test_user_ids_that_a_remapping_engine_does_not_have_stop_the_start(remapping_engine, worker):
+async def test_user_ids_that_a_remapping_engine_lacks_prevent_the_start(remapping_engine, worker):
     with pytest.raises(ConfigError, match=r"^CONTAINER_UID_BASE: 1900000000 "):
         async with worker(remapping_engine):
             pass

@@ -91,7 +91,7 @@ async def test_a_created_container_has_connected_and_greeted(create, driver, hom
     assert containers_of(driver, home) == [container.spec.name]
 
 
-async def test_nobody_can_connect_to_a_slot_a_second_time(create):
+async def test_nobody_can_connect_to_the_socket_a_second_time(create):
     container = await create("one")
     assert {path.name for path in container.work_directory.path.iterdir()} <= {"hosts", "passwd", "group"}
 

@@ -495,7 +495,7 @@ async def test_a_translated_call_keeps_to_the_budget_of_the_run(openai_rig):
         assert sum(used(client)) <= 30
 
 
-async def test_no_translation_opens_what_a_direct_call_would_not(openai_rig):
+async def test_a_translated_call_passes_the_same_checks_as_a_direct_call(openai_rig):
     async with GatewayClient(openai_rig.gateway(), new_run()) as client:
         for extra in (
             {"tools": [{"type": "web_search"}]},
@@ -534,7 +534,7 @@ HELD = {
 
 
 @pytest.mark.parametrize(("path", "sent"), HELD.values(), ids=HELD.keys())
-async def test_what_is_held_of_a_stream_counts_as_memory_of_all_runs(rig, path, sent):
+async def test_the_held_part_of_a_stream_counts_as_memory_of_all_runs(rig, path, sent):
     async with Sent(sent) as url:
         gateway = rig.gateway(None, HttpUpstream(rig.session, f"{url}/v1", api=Api.OPENAI))
         for room, status in ((4_000_000, 200), (300_000, 503)):
@@ -644,7 +644,7 @@ async def test_an_answer_in_one_piece_that_the_job_does_not_wait_for_is_counted(
         ("/v1/chat/completions", {"messages": COUNT, "stream": True}),
     ],
 )
-async def test_the_runs_end_cuts_its_streams_frees_the_upstream_and_counts_what_had_come(rig, path, body):
+async def test_the_end_of_a_run_cuts_its_streams_and_counts_the_tokens_until_then(rig, path, body):
     async with GatewayClient(rig.gateway(GatewayLimits(drain_s=3600)), new_run()) as client:
         response = await client.http.post(path, json={"model": "fault/hold", **body})
         async with asyncio.timeout(gateways.DEADLINE_S):
@@ -706,7 +706,7 @@ async def test_tokens_of_calls_in_parallel_add_up_exactly(rig, client):
     assert client.run.usage.requests == 10 * len(kinds)
 
 
-async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(rig, record_property):
+async def test_fifty_concurrent_runs_neither_see_nor_pay_for_each_other(rig, record_property):
     gateway = rig.gateway()
 
     async def one(number: int) -> None:
@@ -764,7 +764,7 @@ async def test_a_run_that_has_used_its_tokens_is_told_so_and_how_to_raise_them(r
         ("/v1/responses", {"input": "count to 900"}, "max_output_tokens"),
     ],
 )
-async def test_calls_at_once_can_not_overrun_the_tokens_of_their_run(rig, path, body, field):
+async def test_concurrent_calls_cannot_exceed_the_tokens_of_their_run(rig, path, body, field):
     async with GatewayClient(rig.gateway(limits(tokens=400)), new_run()) as client:
 
         async def one() -> int:
@@ -1206,7 +1206,7 @@ async def test_connections_that_say_nothing_or_drop_by_drop_hold_up_nobody(rig, 
     record_property("tried", ["connections that say nothing", len(held)])
 
 
-async def test_a_run_that_has_taken_its_share_of_the_loop_waits_and_nobody_else_does(rig):
+async def test_a_run_that_has_used_its_share_of_the_loop_waits_and_no_other_run_does(rig):
     gateway = rig.gateway()
     async with GatewayClient(gateway, new_run(1)) as other, GatewayClient(gateway, new_run(2)) as hostile:
         gateway.state_of(hostile.run).cpu_time.charge(1e9)
@@ -1362,7 +1362,7 @@ async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_
     assert [request.body["input"] for request in rig.stub_model_server.log].count("dear") == 1
 
 
-async def test_more_answers_than_a_run_has_tokens_for_are_not_asked_for(rig):
+async def test_no_more_answers_are_requested_than_the_run_has_tokens_for(rig):
     gateway = rig.gateway(GatewayLimits(run=RunLimits(tokens=1000)))
     async with GatewayClient(gateway, new_run()) as client:
         body = {"messages": [], "n": 5000, "max_tokens": 1}

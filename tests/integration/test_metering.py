@@ -50,7 +50,7 @@ async def rig():
         yield made
 
 
-async def test_of_fifty_runs_at_once_none_sees_or_pays_for_another(
+async def test_fifty_concurrent_runs_neither_see_nor_pay_for_each_other(
     rig: gateways.Rig, record_property: Callable[[str, object], None]
 ):
     async with networked_yard(

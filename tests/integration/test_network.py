@@ -171,7 +171,7 @@ async def test_of_several_addresses_those_that_are_public_are_tried(place):
     assert place.internet.reached == [("93.184.215.14", 443)]
 
 
-async def test_a_name_that_leads_inside_a_moment_later_reaches_nothing_there(place, monkeypatch):
+async def test_a_name_that_later_resolves_to_a_private_address_reaches_nothing(place, monkeypatch):
     """DNS rebinding: the answer that is judged is the one that is connected to."""
     monkeypatch.setattr(egress, "_FRESH_S", -1.0)  # every use asks again
     place.internet.names["api.example.com"] = [["93.184.215.14"], ["127.0.0.1"], ["169.254.169.254"]]

@@ -282,7 +282,7 @@ async def test_each_claim_of_a_request_has_a_larger_token(server: Server):
     assert 0 < tokens[0] < tokens[1] < tokens[2]
 
 
-async def test_whoever_has_been_superseded_publishes_nothing(server: Server):
+async def test_a_superseded_worker_publishes_nothing(server: Server):
     late = await claimed(server.result_store)
     await server.lapse("r")
     await claimed(server.another())
@@ -303,7 +303,7 @@ async def test_whoever_has_been_superseded_and_outpaced_changes_nothing(server: 
     assert await server.read("r") == DOCUMENT
 
 
-async def test_whoever_has_been_superseded_is_refused_also_when_the_result_is_forgotten(server: Server):
+async def test_a_superseded_worker_is_refused_even_after_the_result_has_expired(server: Server):
     if isinstance(server, MemoryServer):
         pytest.skip("in memory nothing outlives its document: there is no other process to be late")
     late = await claimed(server.result_store)
@@ -762,7 +762,7 @@ def documented_rights() -> list[str]:
     return line.split()[5:]
 
 
-async def test_the_rights_that_are_documented_are_enough_and_none_is_too_much(redis_server: RedisServer):
+async def test_the_documented_permissions_are_sufficient_and_necessary(redis_server: RedisServer):
     rights = documented_rights()
     password = secrets.token_hex(8)
 

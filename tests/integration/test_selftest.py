@@ -154,7 +154,7 @@ async def test_a_protection_that_is_removed_is_missed(
     assert {result.check for result in results if result.problem} == checks
 
 
-async def test_a_neighbour_on_the_host_who_connects_makes_no_check_fail(
+async def test_a_connection_of_another_user_of_the_host_makes_no_check_fail(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who watches /proc/net/tcp could stop all jobs, for as long as he likes."""

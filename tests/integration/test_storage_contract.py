@@ -384,7 +384,7 @@ async def test_a_server_that_is_not_there_is_a_storage_error(
 @pytest.mark.parametrize(
     "slowness", ["body not taken", "answer's head without end", "answer's body without end"]
 )
-async def test_a_store_that_never_gets_done_is_given_up(
+async def test_a_store_that_never_completes_an_answer_is_given_up(
     stack: EmbeddedStack, tmp_path: Path, slowness: Slowness, monkeypatch: pytest.MonkeyPatch
 ):
     """A job would wait for it for half a day, and for four such uploads every job with output files."""

@@ -596,7 +596,7 @@ for _ in range(100):
 """
 
 
-async def test_a_run_lists_the_interfaces_of_its_own_network_by_few_sockets_at_a_time(box):
+async def test_a_run_lists_its_network_interfaces_with_few_netlink_sockets(box):
     ran = await box.run(NETLINK)
     if ran.acquired.isolation is Isolation.SANDBOX:
         assert ran.stdout.splitlines() == ["['lo']", "8 EMFILE"]
@@ -807,7 +807,7 @@ async def test_the_supervisor_takes_no_signal(box, number):
     assert after.container_id == ran.container_id
 
 
-async def test_signalling_everyone_harms_only_oneself(box):
+async def test_a_signal_to_all_processes_harms_only_the_run_itself(box):
     ran = await box.run(
         "import os, signal, subprocess\n"
         "child = subprocess.Popen(['sleep', '1000'])\n"

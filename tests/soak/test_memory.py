@@ -149,7 +149,7 @@ async def told_by(worker: WorkerUnderTest, path: Path, number: int) -> Holdings:
 
 @pytest.mark.soak
 @pytest.mark.timeout(DEADLINE_S)
-async def test_the_agents_memory_stays_flat_over_ten_thousand_jobs(
+async def test_the_workers_memory_stays_flat_over_ten_thousand_jobs(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     watch = tmp_path / "holdings.json"

@@ -36,7 +36,10 @@ class Settle(StrEnum):
     """The settlement of the message; the values are texts of the README's table."""
 
     ACK = "acked"
-    POISON = "left for the queue's redrive policy, else moved to the dead-letter queue, else acked and logged"
+    POISON = (
+        "left in the queue if it has a redrive policy; otherwise moved to `SQS_DLQ_URL` if that is set; "
+        "otherwise acked and logged"
+    )
     RETRY = "returned with growing delay; after the last attempt published and dead-lettered"
     RELEASE = "returned to the queue, not counted as an attempt"
 
@@ -153,7 +156,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "failure",
-        "a signal that the program caused itself ended it",
+        "a signal ended the program, and the program had caused the signal itself",
         Text(
             "The exit code is 128 + the signal's number; 139 is a bad memory access, 134 an abort.",
             "종료 코드는 128 + 시그널 번호입니다. 139는 잘못된 메모리 접근, 134는 abort입니다.",

@@ -58,7 +58,7 @@ def test_what_changes_leaves_the_rest_what_it_was(fields):
         ),
     ],
 )
-def test_of_a_name_that_stands_there_twice_the_upstream_gets_the_one_that_was_looked_at(sent, went):
+def test_if_a_name_occurs_twice_the_upstream_gets_the_checked_value(sent, went):
     assert calls.read(GENERATE, sent, "m").body(None) == went
 
 
@@ -86,7 +86,7 @@ def test_empty_options_of_a_search_turn_it_on_and_are_refused():
 @pytest.mark.parametrize(
     "value", [b"true", b"0", b"1", b'" "', b'"null"', b"[null]", b"[[]]", b'{"a":null}', b"[{}]"]
 )
-def test_a_field_that_is_set_is_refused_also_behind_one_that_is_not(value):
+def test_a_set_field_is_refused_also_after_an_unset_one(value):
     for name in calls._FORBIDDEN:
         field = name.encode()
         for sent in (

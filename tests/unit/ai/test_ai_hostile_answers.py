@@ -125,7 +125,7 @@ def tool_call(index: int, arguments: str) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() + b"\n\n"
 
 
-def test_tool_calls_without_end_have_one():
+def test_endless_tool_calls_are_cut():
     _, translator = reader()
     for index in range(1024):
         translator.feed(tool_call(index, "{}"))
@@ -133,7 +133,7 @@ def test_tool_calls_without_end_have_one():
         translator.feed(tool_call(1024, "{}"))
 
 
-def test_arguments_without_end_have_one():
+def test_endless_arguments_are_cut():
     _, translator = reader()
     for _ in range(15):
         assert translator.feed(tool_call(0, "a" * 65536)) == b""

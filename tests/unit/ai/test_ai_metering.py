@@ -72,7 +72,7 @@ def test_a_stream_that_is_stripped_passes_each_event_on_as_soon_as_it_is_whole()
     assert meter.feed(event(**CHUNK)) == event(**CHUNK)
 
 
-def test_what_a_model_says_of_tokens_is_no_count():
+def test_text_of_a_model_about_tokens_is_not_counted():
     said = {"usage": USAGE, "prompt_eval_count": 1, "done": True}
     lied = json.dumps(json.dumps(said))  # in a string, as a model's words are
     for path, sent in (

@@ -254,7 +254,7 @@ def test_an_entry_whose_headers_lie_is_refused(tmp_path: Path, entry: RawEntry, 
     assert "'f'" in message
 
 
-def test_a_lie_about_the_size_does_not_fill_the_disk(tmp_path: Path) -> None:
+def test_a_false_size_does_not_fill_the_disk(tmp_path: Path) -> None:
     bomb = raw_zip(RawEntry(b"f", bytes(64 * MIB), method=8, file_size=10, crc=0))
 
     refusal(tmp_path, bomb)

@@ -199,7 +199,7 @@ SIZES: Final = [
 
 
 @cases(*SIZES)
-def test_sizes_are_those_of_the_directory_or_refused(
+def test_sizes_are_those_of_the_central_directory_or_refused(
     case: Case, tmp_path: Path, record_property: Any
 ) -> None:
     run(case, tmp_path, record_property)
@@ -280,7 +280,7 @@ ZIP64: Final = [
 
 
 @cases(*ZIP64)
-def test_zip64_is_taken_where_it_is_honest(case: Case, tmp_path: Path, record_property: Any) -> None:
+def test_honest_zip64_is_accepted(case: Case, tmp_path: Path, record_property: Any) -> None:
     run(case, tmp_path, record_property)
 
 
@@ -467,7 +467,7 @@ NAMES: Final = [
 
 
 @cases(*NAMES)
-def test_names_are_taken_as_they_are_or_refused(case: Case, tmp_path: Path, record_property: Any) -> None:
+def test_names_are_kept_unchanged_or_refused(case: Case, tmp_path: Path, record_property: Any) -> None:
     run(case, tmp_path, record_property)
 
 
@@ -546,7 +546,7 @@ TIMES: Final = [
 
 
 @cases(*TIMES)
-def test_times_and_attributes_that_cannot_be_do_not_matter(
+def test_impossible_times_and_attributes_have_no_effect(
     case: Case, tmp_path: Path, record_property: Any
 ) -> None:
     run(case, tmp_path, record_property)

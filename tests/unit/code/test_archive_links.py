@@ -201,7 +201,7 @@ REFUSED: Final[dict[str, tuple[list[RawEntry], Rule]]] = {
 
 
 @pytest.mark.parametrize(("entries", "rule"), REFUSED.values(), ids=REFUSED)
-def test_a_link_that_does_not_is_refused_before_anything_is_written(
+def test_a_bad_link_is_refused_before_anything_is_written(
     tmp_path: Path, entries: list[RawEntry], rule: Rule
 ) -> None:
     with pytest.raises(Rejected) as caught:

@@ -223,7 +223,7 @@ def test_any_archive_gives_its_tree_or_one_refusal_and_nothing_else(
     assert taken[True] or kind == "anything", "nothing was taken"
 
 
-def test_of_a_refused_archive_the_file_that_was_refused_is_for_nobody_else(
+def test_the_refused_file_of_a_refused_archive_is_private(
     tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     """What hypothesis found first: the data of an entry are wrong, and the files before it are there."""

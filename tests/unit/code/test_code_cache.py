@@ -823,7 +823,7 @@ async def fetched_bytes(cache: CodeCache, key: str) -> int:
         return (tree.path / "data").stat().st_size
 
 
-async def test_room_counts_with_what_an_entry_takes_beside_its_tree(root: Path, store: Store) -> None:
+async def test_the_size_of_an_entry_includes_its_files_beside_the_tree(root: Path, store: Store) -> None:
     """Tiny trees, of which there can be very many, would take twice the room that there is for them."""
     for number in range(20):
         store.write(f"{number}", make_zip({"main.py": f"{number}"}))
@@ -836,7 +836,7 @@ async def test_room_counts_with_what_an_entry_takes_beside_its_tree(root: Path, 
     assert entries(root)
 
 
-async def test_entries_are_bounded_in_number_as_well(root: Path) -> None:
+async def test_the_number_of_entries_is_bounded_too(root: Path) -> None:
     """Each insertion looks at all of them."""
     disk = DiskCache(root, ROOM, most_entries=3)
     await disk.start()
@@ -1053,7 +1053,7 @@ async def test_the_index_is_pruned_in_running_too(
     assert len(list((root / "index").iterdir())) <= 3
 
 
-async def test_of_keys_without_number_for_the_same_bytes_the_latest_are_remembered(
+async def test_of_many_keys_for_the_same_bytes_the_latest_are_remembered(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code_index, "_PRUNE_EVERY", 1)

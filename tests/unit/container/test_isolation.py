@@ -116,5 +116,5 @@ def test_what_the_settings_ask_for_and_cannot_have_is_named(verdict, lowest, sha
         ({"isolation": Isolation.SHARED, "max_runs": 1}, Isolation.CONTAINER),
     ],
 )
-def test_what_stands_between_runs_is_what_is_reported(changes, between_runs):
+def test_the_reported_isolation_is_the_real_one(changes, between_runs):
     assert fake_policy(**changes).between_runs is between_runs

@@ -986,7 +986,9 @@ async def test_a_workers_container_serves_its_functions_one_after_another(open_b
         assert first.container is second.container is again.container
 
 
-async def test_a_workers_container_has_the_code_and_limit_of_its_present_function_alone(open_bench, tree):
+async def test_a_container_of_all_functions_has_only_the_code_and_limit_of_its_present_function(
+    open_bench, tree
+):
     other = tree / "other"
     other.mkdir()
     (other / "theirs.py").write_text("")

@@ -63,7 +63,7 @@ def bound(name: str, target: str) -> dict[str, Any]:
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": True}
 
 
-def test_the_only_path_of_the_host_is_the_slot_folder_read_only():
+def test_the_only_path_of_the_host_is_the_read_only_work_directory():
     of_all = [bound("", "/slot"), bound("/hosts", "/etc/hosts")]
     assert SANDBOX_HOST["Mounts"] == of_all
     # A sandbox's user has a name in the image, any other gets one.
@@ -153,7 +153,7 @@ def test_the_profile_is_widened_by_six_calls_each_with_its_reason():
     assert all(len(rule["comment"]) > 40 for rule in added)
 
 
-def test_of_netlink_a_sandbox_gets_the_route_protocol_alone():
+def test_a_sandbox_gets_only_the_route_protocol_of_netlink():
     (rule,) = [rule for rule in SANDBOX_RULES if rule not in RULES and rule["names"] == ["socket"]]
     arguments = [(argument["index"], argument["op"], argument["value"]) for argument in rule["args"]]
     assert arguments == [(0, "SCMP_CMP_EQ", socket.AF_NETLINK), (2, "SCMP_CMP_EQ", 0)]

@@ -246,7 +246,7 @@ async def test_who_calls_before_it_is_known_who_may_is_kept_waiting_with_what_he
     writer.close()
 
 
-async def test_who_may_not_call_is_hung_up_on_as_soon_as_that_is_known(directory):
+async def test_a_connection_of_another_user_is_closed_as_soon_as_the_user_is_known(directory):
     await directory.socket.listen()
     reader, writer = await asyncio.open_unix_connection(directory.path / "agent.sock")
     directory.socket.admit({os.getuid() + 1})

@@ -762,7 +762,7 @@ def test_the_commands_that_are_proposed_find_the_same_worker(env_file: Path, opt
     ]
 
 
-def test_a_result_gives_a_terminal_no_orders_and_stays_the_same():
+def test_a_printed_result_cannot_control_the_terminal_and_keeps_its_value():
     result = {"stdout": "한 \x1b[2J \x9b2J \x7f \u202e \ud800 \U000e0001 \u2028 \n", "exitCode": 0}
 
     text = command.shown(result)

@@ -562,7 +562,7 @@ def test_no_secret_of_the_environment_is_shown(hidden: None):
     assert report.printable_line("canary-docker alone") == "*** alone"
 
 
-def test_what_a_terminal_would_obey_is_taken_out_and_length_is_bounded():
+def test_control_characters_are_removed_and_the_length_is_bounded():
     assert report.printable_line("a\x1b[2J\r\nb\x9b31m\u202ec\0") == r"a\x1b[2J\r\nb\x9b31m\u202ec\x00"
     assert len(report.printable_line("x" * 10_000)) < 700
 

@@ -96,7 +96,7 @@ def test_a_folder_that_others_could_swap_is_refused(tmp_path):
         make_private(tmp_path / "open/folder", "FOLDER")
 
 
-def test_a_folder_further_up_that_others_could_swap_is_refused(tmp_path):
+def test_a_parent_folder_that_others_could_replace_is_refused(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "open/ours").mkdir(0o700)
@@ -104,7 +104,7 @@ def test_a_folder_further_up_that_others_could_swap_is_refused(tmp_path):
         make_private(tmp_path / "open/ours/folder", "FOLDER")
 
 
-def test_what_lies_above_a_links_target_counts_too(tmp_path):
+def test_the_parents_of_a_links_target_are_checked_too(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "open/ours").mkdir(0o700)
@@ -114,7 +114,7 @@ def test_what_lies_above_a_links_target_counts_too(tmp_path):
 
 
 @only_root
-def test_a_folder_further_up_of_another_user_is_refused_but_to_root(tmp_path):
+def test_a_parent_folder_of_another_user_is_refused_except_to_root(tmp_path):
     """In its owner's folder root has chosen to work."""
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/ours").mkdir(0o700)

@@ -185,7 +185,7 @@ async def test_of_many_files_only_some_are_on_their_way_at_a_time_and_links_keep
     assert 1 < store.most <= 4
 
 
-async def test_a_run_with_many_files_lets_others_have_their_turns(
+async def test_a_run_with_many_files_does_not_delay_other_uploads(
     make_uploader: Callable[..., OutputUploader], stage: Callable[..., OutputFile], store: Store
 ):
     uploader = make_uploader()
@@ -194,7 +194,7 @@ async def test_a_run_with_many_files_lets_others_have_their_turns(
     assert list(store.types).index("outputs/r2/only") < 10
 
 
-async def test_when_one_upload_fails_none_goes_on(
+async def test_when_one_upload_fails_all_others_stop(
     stage: Callable[..., OutputFile], store: Store, metrics: Metrics
 ):
     """It could arrive over what the next attempt has stored."""
@@ -372,7 +372,7 @@ async def test_a_log_is_shown(make_uploader: Callable[..., OutputUploader], stor
 
 @UNHURRIED
 @given(path=st.text(min_size=1) | st.from_regex(r"(data|http|file):[a-z/;,=\w\[\]]*", fullmatch=True))
-def test_whatever_the_name_the_content_type_is_one_of_a_known_table(path: str):
+def test_every_content_type_comes_from_the_table(path: str):
     kind, _, rest = content_type_of(path).partition(";")
     assert kind in KNOWN_TYPES
     assert rest == (" charset=utf-8" if kind.startswith("text/") else "")

@@ -282,7 +282,7 @@ ODD: Final = [
 
 
 @pytest.mark.parametrize("count", ODD)
-async def test_a_message_that_is_counted_oddly_is_a_delivery_like_others(count: Any) -> None:
+async def test_a_message_with_an_unusual_receive_count_is_an_ordinary_delivery(count: Any) -> None:
     delivery = sqs_messages.delivery_of(
         {"MessageId": "m", "ReceiptHandle": "r", "Attributes": {COUNT: count}}
     )

@@ -151,7 +151,7 @@ async def test_the_hosts_resolver_is_asked_for_absolute_names_and_knows_no_insid
     made.close()
 
 
-async def test_what_is_sent_byte_by_byte_goes_on_at_a_pace(monkeypatch):
+async def test_data_sent_byte_by_byte_is_forwarded_at_a_limited_rate(monkeypatch):
     monkeypatch.setattr(egress_module, "_CHUNKS_BURST", 10)
     monkeypatch.setattr(egress_module, "_CHUNKS_PER_S", 0.001)
     loop = asyncio.get_running_loop()
@@ -197,7 +197,7 @@ async def test_the_hosts_own_addresses_are_not_connected_to_whatever_they_are(ad
             server.accept()
 
 
-def test_a_second_address_in_one_of_the_hosts_networks_is_its_own_as_well():
+def test_every_address_of_the_host_is_refused():
     """The kernel gives the first as the source of what is sent to the second."""
     host = OwnNetwork()
 

@@ -308,7 +308,7 @@ def test_a_token_bucket_that_is_empty_makes_its_user_wait():
     assert [bucket.delay_s(100.0) for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
 
 
-async def test_a_flood_of_connections_is_let_in_at_its_pace(place, monkeypatch):
+async def test_a_flood_of_connections_is_accepted_at_a_limited_rate(place, monkeypatch):
     monkeypatch.setattr(acceptor, "_CONNECTIONS_BURST", 5)
     monkeypatch.setattr(acceptor, "_CONNECTIONS_PER_S", 0.001)
     async with place.run(NetworkPolicy.AI):
@@ -404,7 +404,7 @@ async def test_an_accept_that_blocks_stops_no_loop(place, monkeypatch):
     assert await place.refuses(11434)
 
 
-async def test_sockets_that_the_supervisor_shuts_down_keep_no_loop_busy(place, monkeypatch):
+async def test_sockets_that_the_supervisor_shuts_down_do_not_keep_the_loop_busy(place, monkeypatch):
     monkeypatch.setattr(acceptor, "_CONNECTIONS_BURST", 8)
     monkeypatch.setattr(acceptor, "_CONNECTIONS_PER_S", 0.001)
     monkeypatch.setattr(name_server, "_QUERIES_BURST", 8)

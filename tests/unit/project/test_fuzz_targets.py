@@ -33,7 +33,7 @@ def mutated(seeds: list[bytes], count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_target_finds_nothing_in_what_it_begins_from_and_in_that_changed(
+def test_a_target_finds_nothing_in_its_seeds_and_in_their_mutations(
     name: str, tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     target = TARGETS[name]

@@ -1,4 +1,4 @@
-"""Each claim of docs/security.md names what in the code makes it true and the test that attacks it."""
+"""Each statement of docs/security.md names the code that makes it true, and the test that attacks it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def _rows(heading: str) -> list[list[str]]:
     section = re.split(r"^## ", PAGE.split(f"\n## {heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
-    return [row for row in rows if row[0] not in {"claim", "attacker"} and not row[0].startswith("---")]
+    return [row for row in rows if row[0] not in {"statement", "attacker"} and not row[0].startswith("---")]
 
 
-CLAIMS: Final = _rows("Claims")
+STATEMENTS: Final = _rows("Statements")
 
 
 @cache
@@ -54,13 +54,13 @@ def _is_a_test(name: str) -> bool:
     return not function or re.search(rf"^(?:async )?def {function}\(", text, re.MULTILINE) is not None
 
 
-def test_there_are_claims_about_everything_that_the_page_is_about():
-    assert len(CLAIMS) > 40
-    assert {len(row) for row in CLAIMS} == {3}
+def test_the_page_has_many_statements_with_three_cells():
+    assert len(STATEMENTS) > 40
+    assert {len(row) for row in STATEMENTS} == {3}
 
 
-@pytest.mark.parametrize("row", CLAIMS, ids=lambda row: row[0][:60])
-def test_every_claim_names_its_setting_and_a_test_that_is_there(row: list[str]):
+@pytest.mark.parametrize("row", STATEMENTS, ids=lambda row: row[0][:60])
+def test_every_statement_names_code_and_an_existing_test(row: list[str]):
     _, setting, tests = row
     named = SPAN.findall(setting) + re.findall(r"\]\((adr/[^)]+)\)", setting)
     assert named, "nothing in the code is named"
@@ -71,14 +71,14 @@ def test_every_claim_names_its_setting_and_a_test_that_is_there(row: list[str]):
     assert [name for name in attacks if not _is_a_test(name)] == []
 
 
-def test_a_row_without_one_of_both_would_be_seen():
+def test_a_missing_setting_or_test_is_noticed():
     assert not _is_in_the_code("NO_SUCH_SETTING")
     assert not _is_in_the_code("no/such/file.py")
     assert not _is_a_test("tests/unit/container/test_spec.py::test_no_such_test")
     assert not _is_a_test("tests/unit/no_such_file.py")
 
 
-def test_every_attacker_is_met_by_claims_or_by_what_is_not_defended():
+def test_every_attacker_is_linked_to_statements_or_limits():
     """The last cell of each row of the threat model links to where its answer is."""
     headings = re.findall(r"^#{2,3} (.+)$", PAGE, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

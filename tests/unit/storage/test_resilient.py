@@ -168,7 +168,7 @@ async def test_a_success_in_between_starts_the_count_anew(bench: Bench):
 
 
 @pytest.mark.parametrize("code", ["PermanentRedirect", "InvalidRequest", "AuthorizationHeaderMalformed"])
-async def test_what_is_about_the_bucket_that_a_job_names_never_stops_other_jobs(bench: Bench, code: str):
+async def test_a_fault_of_the_bucket_of_one_job_never_stops_other_jobs(bench: Bench, code: str):
     bench.fails, bench.down = failure(code, 400), failure(UNREACHABLE)
     for number in range(10):
         with pytest.raises(StorageError):

@@ -269,7 +269,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
-async def test_whatever_a_supervisor_does_the_run_ends_by_the_table_and_holds_little(
+async def test_whatever_a_supervisor_does_the_run_ends_by_the_table_and_uses_little_memory(
     attack: Attack,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -327,7 +327,7 @@ async def test_a_supervisor_that_takes_no_request_is_given_up(tmp_path: Path) ->
             await session.start(request)
 
 
-async def test_of_what_an_idle_supervisor_sends_only_a_little_is_taken(
+async def test_only_a_little_data_of_an_idle_supervisor_is_accepted(
     record_property: Callable[[str, Any], None],
 ) -> None:
     """The rest stays in the socket, whose buffer is the kernel's to bound: in the end the sender is stuck."""
@@ -350,7 +350,7 @@ async def test_of_what_an_idle_supervisor_sends_only_a_little_is_taken(
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("step", ["greet", "configure", "prepare"])
 @pytest.mark.parametrize("said", [b"", b"\0", wire.frame(wire.LEVEL, b"\2" + b"x" * 9)[:-1]], ids=len)
-async def test_a_supervisor_that_drips_is_not_waited_for_at_any_step(step: str, said: bytes) -> None:
+async def test_no_step_waits_long_for_a_supervisor_that_sends_slowly(step: str, said: bytes) -> None:
     steps: dict[str, Callable[[Session], Any]] = {
         "greet": Session.greet,
         "configure": lambda session: session.configure(

@@ -240,7 +240,7 @@ def test_of_several_limits_the_first_of_the_list_counts():
     stderr=st.text(max_size=30),
     language=st.none() | st.sampled_from(Runtime),
 )
-def test_whatever_a_supervisor_reports_is_one_of_the_users_endings(
+def test_any_report_of_a_supervisor_is_a_user_ending(
     wait_status: int, flags: ExitFlag, use: MemoryUse | None, stderr: str, language: Runtime | None
 ):
     kind, message = verdict(wait_status, flags, use, stderr, language)

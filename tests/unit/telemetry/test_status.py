@@ -135,7 +135,7 @@ async def test_stopping_frees_the_port_and_may_be_repeated(server, health):
     await again.stop()
 
 
-async def test_whoever_connects_and_says_nothing_keeps_nobody_out_and_takes_few_descriptors(server, http):
+async def test_silent_clients_block_nobody_and_use_few_descriptors(server, http):
     silent = []
     try:
         for _ in range(300):

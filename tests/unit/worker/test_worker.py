@@ -392,7 +392,7 @@ async def test_an_attempt_writes_under_its_claims_token(rig: Rig):
     assert 0 < fences[0] < fences[1]
 
 
-async def test_an_invalid_job_under_the_name_of_a_running_one_does_not_answer_it(rig: Rig):
+async def test_an_invalid_job_does_not_answer_a_running_job_with_the_same_request_id(rig: Rig):
     gate = rig.hold("r1")
     await rig.broker.send(message("r1"))
     async with rig.running():
