@@ -15,7 +15,7 @@ from benchmarks import lab as labs
 from benchmarks.bare import WRITABLE
 from benchmarks.figures import Arm as ArmFigure
 from benchmarks.figures import Findings
-from benchmarks.schedule import Budget, Train, interleave
+from benchmarks.schedule import Budget, Series, interleave
 from benchmarks.stats import percentile, ratio_of_medians, summarise
 
 from nanoagent.model.job import Runtime
@@ -50,7 +50,7 @@ class Ours:
     name: str = _OURS
     leaves_work: bool = False
 
-    async def fire(self) -> float:
+    async def sample(self) -> float:
         """Run one job; return its time, ms."""
         return await self.agent.run(self.call)
 
@@ -67,7 +67,7 @@ class Started:
     start: Callable[[], Awaitable[float]]
     leaves_work: bool = False
 
-    async def fire(self) -> float:
+    async def sample(self) -> float:
         """Run the program; return its time, ms."""
         return await self.start()
 
@@ -105,14 +105,14 @@ class Hello:
         function: The program.
         pause_s: The pause before each sample, seconds.
         back_to_back: Whether samples follow each other without a pause.
-        shots: The samples of ours and of bare in each round.
+        samples: The samples of ours and of bare in each round.
         rare: `docker run` is sampled in every `rare`-th round, a build in half as many rounds.
     """
 
     function: Function
     pause_s: float = _PAUSE_S
     back_to_back: bool = False
-    shots: tuple[int, int] = (6, 4)
+    samples: tuple[int, int] = (6, 4)
     rare: int = 3
 
     async def __call__(self, lab: Lab, key: str, until: float, findings: Findings) -> None:
@@ -121,16 +121,16 @@ class Hello:
         program = await lab.program(self.function)
         mine, theirs = Ours(agent, lab.install(self.function)), bare_arm(container, program)
         await warm_up(mine, theirs)
-        trains = [Train(mine, self.shots[0]), Train(theirs, self.shots[1])]
-        trains.append(Train(exec_arm(container, program), 1))
+        series = [Series(mine, self.samples[0]), Series(theirs, self.samples[1])]
+        series.append(Series(exec_arm(container, program), 1))
         if lab.has_docker_command:
-            trains.append(Train(run_arm(lab.docker_run(self.function.runtime), program), 1, self.rare))
+            series.append(Series(run_arm(lab.docker_run(self.function.runtime), program), 1, self.rare))
         else:
             findings.skipped[f"{key}.vs_run"] = "no docker command on PATH"
         if program.arguments[0].startswith(WRITABLE):
-            trains.append(Train(build_and_run_arm(lab, self.function, container, program), 1, 2 * self.rare))
+            series.append(Series(build_and_run_arm(lab, self.function, container, program), 1, 2 * self.rare))
         samples = await interleave(
-            trains, Budget(until), pause_s=self.pause_s, back_to_back=self.back_to_back
+            series, Budget(until), pause_s=self.pause_s, back_to_back=self.back_to_back
         )
         add_arms(findings, key, samples, "ms")
         for arm, part in (
@@ -152,7 +152,7 @@ async def warm_up(*arms: Ours | Started, rounds: int = 6) -> None:
         if done >= 2 and time.monotonic() > enough_at:
             break
         for arm in arms:
-            await arm.fire()
+            await arm.sample()
     for arm in arms:
         await arm.check()
 
@@ -176,7 +176,7 @@ async def pandas(lab: Lab, key: str, until: float, findings: Findings) -> None:
     if status != 0:
         reason = output.strip().splitlines()[-1:] or ["its import failed"]
         raise CannotMeasureHere(f"the Python image has no pandas ({reason[0]})")
-    await Hello(labs.PANDAS, shots=(6, 1), rare=6)(lab, key, until, findings)
+    await Hello(labs.PANDAS, samples=(6, 1), rare=6)(lab, key, until, findings)
     used = (await lab.used_mb(await lab.agent()))[Runtime.PYTHON]
     if used:  # the Python container with pandas is the one that uses the most memory
         findings.values["idle_container_mb.python_with_pandas"] = max(used)
@@ -200,8 +200,8 @@ async def sandbox_vs_shared(lab: Lab, key: str, until: float, findings: Findings
         levels = sandboxed.levels, shared.levels
         if levels != ({"sandbox"}, {"shared"}):
             raise CannotMeasureHere(f"the two agents ran at {' and '.join(map(str, map(sorted, levels)))}")
-        trains = [Train(arm, 6) for arm in arms] + [Train(arm, 1) for arm in others]
-        samples = await interleave(trains, Budget(until, least=2), pause_s=_PAUSE_S)
+        series = [Series(arm, 6) for arm in arms] + [Series(arm, 1) for arm in others]
+        samples = await interleave(series, Budget(until, least=2), pause_s=_PAUSE_S)
     add_arms(findings, key, samples, "ms")
     findings.put(key, ratio_of_medians(samples["sandbox"], samples["shared"]))
 
@@ -245,7 +245,7 @@ async def _miss(  # noqa: PLR0913, PLR0917 - the arguments of a measurement, and
 
     mine, theirs = Started("our build", our_build), Started("stock build", stock_build)
     await warm_up(mine, rounds=1)
-    samples = await interleave([Train(mine, often), Train(theirs, 1)], budget, pause_s=_PAUSE_S)
+    samples = await interleave([Series(mine, often), Series(theirs, 1)], budget, pause_s=_PAUSE_S)
     add_arms(findings, key, samples, "ms")
     findings.put(key, ratio_of_medians(samples["our build"], samples["stock build"]))
 
@@ -275,15 +275,15 @@ async def throughput(lab: Lab, key: str, until: float, findings: Findings) -> No
         works["run"] = _parallel([partial(docker.run, program)] * at_once)
     else:
         findings.skipped["throughput_vs_run"] = "no docker command on PATH"
-    trains = []
+    series = []
     for name, work in works.items():
         leaves_work = name in {"exec", "run"}
         if not leaves_work:
             await work(4 * at_once)  # binds containers, and loads pages
         rate = await work(at_once if leaves_work else 4 * at_once)
         count = at_once * max(1, round(rate * _BLOCK_S / at_once))
-        trains.append(Train(Started(name, partial(work, count), leaves_work), 1))
-    rates = await interleave(trains, Budget(until, least=2), pause_s=_PAUSE_S)
+        series.append(Series(Started(name, partial(work, count), leaves_work), 1))
+    rates = await interleave(series, Budget(until, least=2), pause_s=_PAUSE_S)
     add_arms(findings, "throughput", rates, "jobs/s")
     for name in rates.keys() - {_OURS}:
         findings.put(f"throughput_vs_{name}", ratio_of_medians(rates[_OURS], rates[name]))
@@ -329,7 +329,7 @@ async def first_run(lab: Lab, key: str, until: float, findings: Findings) -> Non
                 others += 1
             for _ in range(3):
                 await asyncio.sleep(_PAUSE_S)
-                samples["hot"].append(await hot.fire())
+                samples["hot"].append(await hot.sample())
             await hot.check()
     if not samples["first"]:
         raise CannotMeasureHere(f"{others} new functions ran, but not in a warm container")
@@ -364,7 +364,7 @@ async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> Non
     mine = Started("agent", of_agent)
     await warm_up(Ours(agent, call), bare_arm(container, program))
     samples = await interleave(
-        [Train(mine, 1), Train(Started("bare", of_program), 1)], Budget(until, least=4), pause_s=_PAUSE_S
+        [Series(mine, 1), Series(Started("bare", of_program), 1)], Budget(until, least=4), pause_s=_PAUSE_S
     )
     await agent.results()
     add_arms(findings, key, samples, "ms CPU")
@@ -411,10 +411,10 @@ class Measurement:
 
 MEASUREMENTS: Final = (
     Measurement(("python_hello",), 5, Hello(labs.PYTHON)),
-    Measurement(("python_hello_b2b",), 3, Hello(labs.PYTHON, back_to_back=True, shots=(12, 6))),
+    Measurement(("python_hello_b2b",), 3, Hello(labs.PYTHON, back_to_back=True, samples=(12, 6))),
     Measurement(("python_pandas",), 5, pandas),
-    Measurement(("node_hello",), 6, Hello(labs.NODE, pause_s=_NODE_PAUSE_S, shots=(5, 2))),
-    Measurement(("node_hello_b2b",), 4, Hello(labs.NODE, back_to_back=True, shots=(5, 3))),
+    Measurement(("node_hello",), 6, Hello(labs.NODE, pause_s=_NODE_PAUSE_S, samples=(5, 2))),
+    Measurement(("node_hello_b2b",), 4, Hello(labs.NODE, back_to_back=True, samples=(5, 3))),
     Measurement(("cpp_hello",), 3.5, Hello(labs.CPP)),
     Measurement(("go_hello",), 3, Hello(labs.GO)),
     Measurement(("sandbox_vs_shared",), 4, sandbox_vs_shared),

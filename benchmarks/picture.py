@@ -26,7 +26,7 @@ _MET: Final = "#2f8f5b"
 _MISSED: Final = "#c2452d"
 
 
-def badness(value: float, bound: float, *, most: bool) -> float:
+def share_of_goal(value: float, bound: float, *, most: bool) -> float:
     """Return a figure as a share of its goal, for both kinds of goals. A share of 1 or less meets it."""
     if value <= 0 or bound <= 0:
         return _LOWEST
@@ -84,7 +84,7 @@ def _scale(height: int) -> list[str]:
 
 def _bar(findings: Findings, figure: str, top: int) -> list[str]:
     goal, value = GOALS[figure], findings.values[figure]
-    share = badness(value, goal.bound, most=goal.most)
+    share = share_of_goal(value, goal.bound, most=goal.most)
     colour = _MET if goal.met(value) else _MISSED
     left, right = position(_LOWEST), position(share)
     baseline = top + 14
@@ -96,7 +96,7 @@ def _bar(findings: Findings, figure: str, top: int) -> list[str]:
     ]
     if figure in findings.intervals:
         ends = sorted(
-            position(badness(end, goal.bound, most=goal.most)) for end in findings.intervals[figure]
+            position(share_of_goal(end, goal.bound, most=goal.most)) for end in findings.intervals[figure]
         )
         middle = top + 3 + (_ROW - 8) / 2
         lines.append(

@@ -30,7 +30,7 @@ class Arm(Protocol):
         """Whether the machine still works for it after it has returned."""
         ...
 
-    async def fire(self) -> float:
+    async def sample(self) -> float:
         """Do the operation once, and return its cost, such as its time."""
         ...
 
@@ -40,17 +40,17 @@ class Arm(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Train:
+class Series:
     """Successive samples of one arm.
 
     Attributes:
         arm: The arm.
-        shots: The number of recorded samples in a round.
+        count: The number of recorded samples in a round.
         every: The arm takes part in every `every`-th round, and in the first.
     """
 
     arm: Arm
-    shots: int
+    count: int
     every: int = 1
 
 
@@ -97,7 +97,7 @@ class Budget:
 
 
 async def interleave(
-    trains: Sequence[Train],
+    series: Sequence[Series],
     budget: Budget,
     *,
     pause_s: float,
@@ -107,11 +107,11 @@ async def interleave(
     """Take samples of all arms in turns until the time is over.
 
     Args:
-        trains: The arms. Their names differ.
+        series: The series of samples, one for each arm. The names of the arms differ.
         budget: The limit on the time.
-        pause_s: The pause before each sample, seconds. With `back_to_back`, the pause before each train.
-        back_to_back: Whether a train has no pauses. The first sample of a train follows a pause, so it is not
-            recorded. Arms of Docker record it, because the pause is short compared with their time.
+        pause_s: The pause before each sample, seconds. With `back_to_back`, the pause before each series.
+        back_to_back: Whether a series has no pauses. The first sample of a series follows a pause, so it is
+            not recorded. Arms of Docker record it, because the pause is short compared with their time.
         sleep: Makes the pauses.
 
     Returns:
@@ -121,25 +121,25 @@ async def interleave(
     samples: dict[str, list[float]] = defaultdict(list)
     busy = False
     while budget.begin_round():
-        turns = [train for train in trains if (budget.rounds - 1) % train.every == 0]
+        turns = [one for one in series if (budget.rounds - 1) % one.every == 0]
         rng.shuffle(turns)
-        for train in turns:
+        for one in turns:
             await sleep(max(pause_s, _SETTLE_S if busy else 0.0))
-            samples[train.arm.name] += await _fire(train, pause_s, sleep, back_to_back=back_to_back)
-            await train.arm.check()
-            busy = train.arm.leaves_work
+            samples[one.arm.name] += await _take_samples(one, pause_s, sleep, back_to_back=back_to_back)
+            await one.arm.check()
+            busy = one.arm.leaves_work
     return samples
 
 
-async def _fire(
-    train: Train, pause_s: float, sleep: Callable[[float], Awaitable[None]], *, back_to_back: bool
+async def _take_samples(
+    one: Series, pause_s: float, sleep: Callable[[float], Awaitable[None]], *, back_to_back: bool
 ) -> list[float]:
     if back_to_back:
-        if not train.arm.leaves_work:
-            await train.arm.fire()
-        return [await train.arm.fire() for _ in range(train.shots)]
-    taken = [await train.arm.fire()]
-    for _ in range(train.shots - 1):
-        await sleep(max(pause_s, _SETTLE_S if train.arm.leaves_work else 0.0))
-        taken.append(await train.arm.fire())
+        if not one.arm.leaves_work:
+            await one.arm.sample()
+        return [await one.arm.sample() for _ in range(one.count)]
+    taken = [await one.arm.sample()]
+    for _ in range(one.count - 1):
+        await sleep(max(pause_s, _SETTLE_S if one.arm.leaves_work else 0.0))
+        taken.append(await one.arm.sample())
     return taken

@@ -16,7 +16,7 @@ from benchmarks.figures import GOALS, KEYS, Arm, Findings, Goal
 from benchmarks.measurements import MEASUREMENTS, CannotMeasureHere, Measurement
 from benchmarks.object_stub import read_object
 from benchmarks.ours import JobFailed, TimingBroker
-from benchmarks.schedule import Budget, Train, interleave
+from benchmarks.schedule import Budget, Series, interleave
 from benchmarks.stats import Ratio
 
 from nanoagent.broker.sqs import SqsBroker
@@ -98,7 +98,7 @@ def test_a_budget_that_is_spent_still_has_its_least_rounds_and_never_more_than_t
 
 
 class FakeArm:
-    """Writes down what is done with it; its shots take 1, 2, 3, …"""
+    """Writes down what is done with it; its samples take 1, 2, 3, …"""
 
     def __init__(self, name: str, journal: list[str], *, leaves_work: bool = False) -> None:
         self.name = name
@@ -106,7 +106,7 @@ class FakeArm:
         self._journal = journal
         self._count = 0
 
-    async def fire(self) -> float:
+    async def sample(self) -> float:
         self._count += 1
         self._journal.append(self.name)
         return float(self._count)
@@ -115,25 +115,25 @@ class FakeArm:
         self._journal.append(f"{self.name} checked")
 
 
-async def turns(*trains: Train, journal: list[str], rounds: int, **options: Any) -> dict[str, list[float]]:
+async def turns(*series: Series, journal: list[str], rounds: int, **options: Any) -> dict[str, list[float]]:
     async def sleep(seconds: float) -> None:
         journal.append(f"{seconds:g}")
 
     budget = Budget(math.inf, most=rounds)
-    return dict(await interleave(trains, budget, sleep=sleep, pause_s=0.03, **options))
+    return dict(await interleave(series, budget, sleep=sleep, pause_s=0.03, **options))
 
 
 async def test_every_arm_has_its_shots_in_every_round_and_rare_ones_in_some():
     journal: list[str] = []
     often, rarely = FakeArm("often", journal), FakeArm("rarely", journal)
-    samples = await turns(Train(often, 3), Train(rarely, 1, every=2), journal=journal, rounds=5)
+    samples = await turns(Series(often, 3), Series(rarely, 1, every=2), journal=journal, rounds=5)
     assert samples == {"often": [float(n) for n in range(1, 16)], "rarely": [1.0, 2.0, 3.0]}
     assert journal.count("often checked") == 5
 
 
 async def test_the_order_of_arms_changes_from_round_to_round():
     journal: list[str] = []
-    arms = [Train(FakeArm(name, journal), 1) for name in "ab"]
+    arms = [Series(FakeArm(name, journal), 1) for name in "ab"]
     await turns(*arms, journal=journal, rounds=60)
     fired = [entry for entry in journal if entry in {"a", "b"}]
     first = fired[::2]
@@ -142,20 +142,20 @@ async def test_the_order_of_arms_changes_from_round_to_round():
 
 async def test_it_is_quiet_before_every_shot():
     journal: list[str] = []
-    await turns(Train(FakeArm("a", journal), 3), journal=journal, rounds=1)
+    await turns(Series(FakeArm("a", journal), 3), journal=journal, rounds=1)
     assert journal == ["0.03", "a", "0.03", "a", "0.03", "a", "a checked"]
 
 
 async def test_back_to_back_shots_have_no_pause_and_the_first_does_not_count():
     journal: list[str] = []
-    samples = await turns(Train(FakeArm("a", journal), 2), journal=journal, rounds=1, back_to_back=True)
+    samples = await turns(Series(FakeArm("a", journal), 2), journal=journal, rounds=1, back_to_back=True)
     assert journal == ["0.03", "a", "a", "a", "a checked"]
     assert samples == {"a": [2.0, 3.0]}
 
 
 async def test_who_comes_after_docker_waits_until_it_has_cleaned_up():
     journal: list[str] = []
-    await turns(Train(FakeArm("run", journal, leaves_work=True), 1), journal=journal, rounds=2)
+    await turns(Series(FakeArm("run", journal, leaves_work=True), 1), journal=journal, rounds=2)
     before_second = journal[journal.index("run checked") + 1]
     assert float(before_second) > 0.03
 
@@ -305,9 +305,9 @@ def test_the_page_has_both_tables_and_no_cell_breaks_them():
 
 
 def test_a_share_of_its_goal_is_the_same_for_goals_of_both_directions():
-    assert picture.badness(0.1, 0.2, most=True) == 0.5
-    assert picture.badness(4.0, 2.0, most=False) == 0.5
-    assert picture.badness(0.0, 2.0, most=False) > 0
+    assert picture.share_of_goal(0.1, 0.2, most=True) == 0.5
+    assert picture.share_of_goal(4.0, 2.0, most=False) == 0.5
+    assert picture.share_of_goal(0.0, 2.0, most=False) > 0
 
 
 def test_the_scale_grows_and_is_clipped_at_its_ends():
