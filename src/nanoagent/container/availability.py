@@ -1,4 +1,4 @@
-"""Whether containers can be created, for jobs, readiness and metrics."""
+"""Knows whether containers can be created, and tells jobs, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def creation_breaker() -> CircuitBreaker:
 class Availability:
     """Whether containers can be created, and why not.
 
-    It owns the circuit breaker of each runtime and the reason why Docker is unavailable, and reports them to
-    readiness and metrics. Until the pool has been filled, it reports only failures to readiness.
+    It owns the circuit breaker of each runtime and the reason why Docker is unavailable. It reports both to
+    readiness and metrics. Before the pool has been filled for the first time, it reports no success to
+    readiness.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
@@ -96,8 +97,8 @@ class Availability:
     def unavailable_reason(self) -> str | None:
         """Why the worker can run no job at present; None if it can run jobs of at least one runtime.
 
-        If the containers of one runtime cannot be created, the others continue. Once the circuit breaker of
-        the runtime allows a trial, the worker takes a job for it.
+        If the containers of one runtime cannot be created, the other runtimes continue. As soon as the
+        circuit breaker of that runtime allows a trial, this is None again.
         """
         if self.engine_problem is not None:
             return self.engine_problem

@@ -1,4 +1,4 @@
-"""The port to a container engine, and a running container."""
+"""The interface to a container engine, and a running container."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
 
 
 def isolation_failure(spec: ContainerSpec, level: int, reason: str) -> str | None:
-    """Return why a supervisor did not reach the isolation level of its specification; None if it did.
+    """Return why a supervisor did not reach the isolation level of the specification; None if it did.
 
     Args:
         spec: The specification of the container.
@@ -55,8 +55,8 @@ class RunningContainer:
         session: The session with its supervisor.
         group: Its control group; None if the files of the group are not visible.
         isolation: The isolation between two runs in it: `SANDBOX` or `SHARED`.
-        isolation_reason: Why the isolation is lower than in the specification; None if it is not.
-        base_bytes: The memory that it held after it was bound, without the page cache.
+        isolation_reason: Why the isolation is lower than in the specification; None if it is not lower.
+        base_bytes: The memory that it held just after it was bound, without the page cache.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RunningContainer:
 
     @property
     def listening_sockets(self) -> ListeningSockets | None:
-        """The sockets at which its runs reach the worker; None if they cannot."""
+        """The sockets at which its runs reach the worker; None if its runs cannot reach the worker."""
         return self.work_directory.socket.listening_sockets
 
 
@@ -87,9 +87,9 @@ class Driver(Protocol):
     """Creates and removes containers. Methods raise `ContainerError` when the engine fails."""
 
     async def create(self, spec: ContainerSpec, work_directory: WorkDirectory) -> RunningContainer:
-        """Create and start a container, and wait until its supervisor was configured.
+        """Create and start a container, and wait until its supervisor has been configured.
 
-        After an error, the container does not exist.
+        If the creation fails, no container is left.
 
         Args:
             spec: The specification of the container.
@@ -119,7 +119,7 @@ class Driver(Protocol):
     async def remove_strays(self, home: Path) -> int:
         """Remove the stray containers of a worker: those without a work directory.
 
-        A creation or a removal that failed midway leaves them.
+        They remain after a creation or a removal that failed midway.
 
         Args:
             home: The folder of the worker.

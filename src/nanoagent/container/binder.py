@@ -14,18 +14,17 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import Binding, PooledContainer
     from nanoagent.container.pool_context import PoolContext
 
-# All jobs share the few threads of the event loop. To link thousands of files takes one of them for seconds.
+# All jobs share the few threads of the event loop. Linking thousands of files occupies a thread for seconds.
 _PARALLEL_LARGE_TREES: Final = 2
 _LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or fewer large ones
-_PREPARATION_BYTES: Final = (
-    256 * MIB
-)  # for the imports of the largest libraries; no program runs at that time
+# For the imports of the largest libraries, while the container is prepared and no program runs.
+_PREPARATION_BYTES: Final = 256 * MIB
 
 
 class Binder:
     """Gives a container the code, the program and the limits of a function version.
 
-    It limits the number of large code trees that are linked at the same time.
+    The binder limits the number of large code trees that are linked at the same time.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
@@ -52,7 +51,7 @@ class Binder:
             await container.work_directory.put_code(binding.tree)
         if binding.program is not None:
             await container.work_directory.put_program(binding.program)
-        # Twice the size of the tree, because the kernel needs a structure for each file, besides its pages.
+        # Twice the size of the tree: in addition to the pages of a file, the kernel needs a structure for it.
         await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
         modules = await asyncio.to_thread(binding.find_modules)
         limits_changed = binding.memory_mb != container.spec.memory_mb
@@ -69,7 +68,8 @@ class Binder:
         except OSError as exc:
             raise ContainerError("the container died while it was bound") from exc
         await self._set_limits(container, binding, slack_bytes=container.base_bytes)
-        # If this is more than the job waited for, the next job that needs memory evicts idle containers.
+        # This may be more memory than the budget had free. Then the next job that needs memory evicts idle
+        # containers.
         self._budget.resize(pooled, binding.memory_mb + container.base_bytes // MIB)
         self._changes.notify()  # the budget may have more free memory than before
 
@@ -81,7 +81,7 @@ class Binder:
                 container.group.set_cpus(binding.cpus, binding.most_cpus)
                 return
         except PermissionError:
-            pass  # the worker is not root; Docker is, but it takes a thousand times as long
+            pass  # this worker is not root; Docker is root, but needs a thousand times as long
         except OSError as exc:
             raise ContainerError(f"the container's limits could not be set: {exc}") from exc
         await self._driver.set_limits(container.id, memory_bytes, share=binding.cpus, most=binding.most_cpus)

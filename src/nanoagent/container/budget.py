@@ -1,12 +1,12 @@
 """The budget of the pool: the memory and the number of its containers. It counts, and does not act.
 
-All containers together, idle and busy, stay within one limit of memory. A generic container counts with its
-memory limit. A bound container counts with the memory limit of its job, and with the memory that it holds
-beside a run (waiting interpreters, the code) once that was measured. The number of containers has a limit
-because each takes file descriptors of the worker.
+All containers together, idle and busy, stay within one limit of memory. A generic container takes its memory
+limit from the budget. A bound container takes the memory limit of its job, and the memory that it was found
+to hold besides a run (waiting interpreters, the code). The number of containers has a limit because each
+takes file descriptors of the worker.
 
-A container counts from the beginning of its creation. Its memory counts until it is retired. Its number
-counts until the end of its removal, because the worker holds its file descriptors until then.
+A container takes memory from the start of its creation until it is retired. It counts towards the number of
+containers until the end of its removal, because the worker holds its file descriptors until then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Shortage:
     """The memory and the number of containers that must be freed.
 
     Attributes:
-        memory_mb: The memory, MiB; 0 or less if enough is free.
+        memory_mb: The memory to free, MiB; 0 or less if enough is free.
         containers: The number of containers to retire; 0 or less if the removals under way are enough.
     """
 
@@ -76,7 +76,7 @@ class Budget:
         self.running += 1
 
     def resize(self, pooled: PooledContainer, memory_mb: int) -> None:
-        """Change the memory with which a container counts, MiB."""
+        """Change the memory that a container takes from the budget, MiB."""
         self.committed_mb += memory_mb - pooled.memory_mb
         pooled.memory_mb = memory_mb
 
@@ -92,7 +92,7 @@ class Budget:
 
     @contextmanager
     def wanting(self, memory_mb: int) -> Iterator[None]:
-        """Reserve the memory that a job waits for against refills, while the block runs."""
+        """While the block runs, keep refills from using the memory that a job waits for."""
         self.wanted_mb += memory_mb
         try:
             yield
@@ -106,8 +106,8 @@ class Budget:
 
         Args:
             memory_mb: The additional memory, MiB.
-            containers: The number of containers that will be created. If there are any, containers whose
-                removal has not ended count as well.
+            containers: The number of containers that will be created. If it is not 0, the containers whose
+                removal has not ended also count.
         """
         missing_mb = self.committed_mb + memory_mb - self.limit_mb
         too_many = self.running + self.creating + containers - self.most_containers if containers else 0
@@ -115,7 +115,7 @@ class Budget:
         return Shortage(missing_mb, too_many) if missing_mb > 0 or waits_for_removals else None
 
     def fits_generic(self) -> bool:
-        """Whether the budget has room for one more generic container, after the jobs that wait for memory."""
+        """Whether one more generic container would leave enough memory for the jobs that wait for memory."""
         memory_mb = self.committed_mb + self.wanted_mb + GENERIC_MEMORY_MB
         number = self.running + self.creating + self.removing
         return memory_mb <= self.limit_mb and number < self.most_containers
@@ -124,8 +124,9 @@ class Budget:
         """Whether a refill may start one more creation.
 
         Args:
-            planned: The number of creations that have been started. Those that `creating` also counts have
-                their memory counted twice until they end. The next refill corrects that.
+            planned: The number of creations that have been started. The memory of those that `creating` also
+                counts is counted twice until they end. So this refill may create too few; the next one
+                creates the rest.
         """
         memory_mb = self.committed_mb + self.wanted_mb + (planned + 1) * GENERIC_MEMORY_MB
         number = self.running + self.removing + planned

@@ -1,9 +1,9 @@
-"""The one capability of the worker, in effect only while it opens files of control groups.
+"""Makes the worker's one capability effective only while the worker opens files of control groups.
 
-These files belong to root. A worker that is an ordinary user may be given CAP_DAC_OVERRIDE to write them
-(docs/adr/0015). With this capability it could also open all other files of the host. So the capability is
-permitted but not effective. Only the thread of the event loop makes it effective, while it opens one of these
-files.
+These files belong to root. The operator may give a worker that is an ordinary user CAP_DAC_OVERRIDE, to write
+these files (docs/adr/0015). With this capability, the worker could also open all other files of the host. So
+the capability is permitted but not effective. Only the thread of the event loop makes it effective, while it
+opens a file of a control group.
 
 Sources: capabilities(7), capget(2).
 """
@@ -40,9 +40,9 @@ _Words = _Word * 2
 
 
 def lower() -> None:
-    """Make no capability effective, in this thread and in the threads that it starts later.
+    """Make all capabilities ineffective, in this thread and in the threads that it starts later.
 
-    Nothing changes for root, which needs its capabilities.
+    Nothing changes if the worker is root, which needs its capabilities.
     """
     words = _get()
     if os.geteuid() == 0 or not any(word.effective for word in words):

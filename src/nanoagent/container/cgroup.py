@@ -1,8 +1,11 @@
-"""The control group of a container: its limits and the kernel's counters, as files, in versions 1 and 2.
+"""Reads and writes the files of a container's control group: limits, and counters of the kernel.
 
-A run is judged by the counters of the kernel, because a container could report false ones. Docker's API takes
-milliseconds for limits and a second for statistics. To read an open file takes half a microsecond, and ten if
-it must be opened. So the files that every run reads stay open.
+Both versions of control groups are supported.
+
+The worker judges a run by the counters of the kernel, because a container could report false numbers. The
+worker reads the files itself, because Docker's API takes milliseconds for limits and a second for statistics.
+Reading a file takes 0.5 µs if it is open, and 10 µs if it must be opened. So files that are read in every run
+stay open.
 
 Sources: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/{memory,pids}; pid_namespaces(7).
 """
@@ -22,7 +25,8 @@ from nanoagent.container import capability
 
 _CPU_PERIOD_US: Final = 100_000  # the default of the kernel
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of version 1; version 2 has a weight of 100 for one CPU
-_SOCKETS_PART: Final = 4  # version 1 limits data in sockets separately: to a quarter of the memory limit
+# Version 1 has a separate limit for the data in sockets. It is set to this part of the memory limit.
+_SOCKETS_PART: Final = 4
 _LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has about 2 KiB
 
 
@@ -87,7 +91,7 @@ def find(pid: int, proc: Path = Path("/proc")) -> ControlGroup | None:
 
 
 class _Counters:
-    """The files of one folder that are read often. They are opened once.
+    """The files of one folder. Each is opened at its first use, and stays open.
 
     Methods raise OSError when the group does not exist any more.
 
@@ -213,14 +217,14 @@ class ControlGroupV1(ControlGroup):
         memory = self.memory / "memory.limit_in_bytes"
         with_swap = self.memory / "memory.memsw.limit_in_bytes"  # missing without swap accounting
         files = [memory, with_swap] if with_swap.exists() else [memory]
-        # The limit of memory must never exceed that of memory and swap together. So a higher limit is written
-        # in the other order.
+        # The limit of memory must never exceed the limit of memory and swap together. So if the limit rises,
+        # the limit of both together is written first.
         if limit_bytes > int(memory.read_text()):
             files.reverse()
         for file in files:
             _write(file, str(limit_bytes))
-        # This limit does not include the data in TCP and UDP sockets. Without a limit, that data is not
-        # counted.
+        # The memory limit does not include the data in TCP and UDP sockets. The kernel counts that data only
+        # if it has its own limit.
         of_sockets = self.memory / "memory.kmem.tcp.limit_in_bytes"
         if of_sockets.exists():
             _write(of_sockets, str(limit_bytes // _SOCKETS_PART))
@@ -264,7 +268,8 @@ class ControlGroupV1(ControlGroup):
 class ControlGroupV2(ControlGroup):
     """A control group of version 2: one folder.
 
-    A reset of the peak counts for one open descriptor only (Linux 6.12), so that descriptor stays open.
+    A reset of the peak is valid only for the descriptor that wrote it (Linux 6.12). So that descriptor stays
+    open.
     """
 
     folder: Path
@@ -351,20 +356,21 @@ class MemoryUse:
 
 
 class RunMeter:
-    """Measures one run of a container. It is made before the run, sampled during it, and read after it.
+    """Measures one run of a container. It is made before the run, sampled during the run, and read after it.
 
-    The kernel's peak includes page cache, which the kernel would drop if memory were short. Advice on memory
-    that includes it would be wrong. The kernel does not record the page cache at the peak. So two lower
-    bounds are computed, and the larger one counts:
+    The kernel's peak includes page cache, which the kernel would drop if memory were short. So the page cache
+    must not be part of the advice on memory. But the kernel does not record how large the page cache was at
+    the peak. So two lower bounds are computed, and the larger one counts:
 
     * the peak minus the page cache at the end, which is exact if the cache only grew;
     * the largest sample. Each sample is exact for its moment.
 
-    If the peak cannot be reset, it may be that of an earlier run. Then it is an upper bound, and the result
-    is known only if a sample comes near it.
+    If the worker cannot reset the peak, the peak may come from an earlier run. If this run has not raised it,
+    it is only an upper bound. The result is then the largest sample, if that is near the peak; if not, the
+    result is unknown.
 
-    To read the page cache takes 0.1 ms after a run, because the kernel adds the counters of all CPUs. A run
-    that has hardly raised the peak has read hardly any files. In that case the page cache is not read.
+    Reading the size of the page cache takes 0.1 ms after a run, because the kernel adds the counters of all
+    CPUs. A run that has hardly raised the peak has also read hardly any files. Then it is not read again.
 
     Args:
         group: The control group of the container.

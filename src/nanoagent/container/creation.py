@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.container.worker_home import WorkerHome
 
-_PARALLEL_CREATIONS: Final = 2  # more would wait in Docker, and slow down the jobs that run
+_PARALLEL_CREATIONS: Final = 2  # more creations would wait in Docker, and slow down running jobs
 # Starts at a random number and counts up, so that no two containers of a worker have the same user ID.
 _UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
@@ -102,12 +102,15 @@ class Creation:
         return len(self._starting[runtime])
 
     def is_filling(self, runtime: Runtime) -> bool:
-        """Whether generic containers of a runtime are missing, and a creation under way may succeed."""
+        """Whether the pool still waits for generic containers of a runtime.
+
+        That is so while some are missing, creations are under way, and these do not keep failing.
+        """
         is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
         return is_short and self.starting(runtime) > 0 and not self._availability.is_failing(runtime)
 
     async def next_container(self, runtime: Runtime) -> PooledContainer:
-        """Wait for the next container of a runtime, after the jobs that already wait.
+        """Wait for a new container of a runtime. The jobs that already wait get theirs first.
 
         Raises:
             ContainerNotMade: The container could not be created.
@@ -184,7 +187,7 @@ class Creation:
                 self._succeeded(runtime, container)
 
     async def _create_if_it_fits(self, runtime: Runtime) -> RunningContainer | None:
-        """Create a container; return None if no job waits for it and the budget has no room any more."""
+        """Create a container; return None if no job waits for it and the budget has no room for a refill."""
         async with self._parallel:
             if self._waiting.count(runtime):
                 await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)

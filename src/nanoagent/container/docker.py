@@ -1,4 +1,4 @@
-"""Docker as the container driver."""
+"""Creates and removes containers with Docker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DockerDriver:
         if spec.isolation is not Isolation.SANDBOX:
             work_directory.name_user(spec.uid)
         body = create_body(spec)
-        # A separate task, because Docker continues the creation when the caller is cancelled.
+        # A separate task: if the caller is cancelled, Docker still continues the creation.
         creation = asyncio.create_task(self.client.create_container(spec.image, body, spec.name))
         try:
             container_id = await asyncio.shield(creation)
@@ -60,7 +60,7 @@ class DockerDriver:
             failure = isolation_failure(spec, level, reason)
             return RunningContainer(container_id, spec, work_directory, session, group, failure)
         except BaseException:
-            # Not even a cancelled creation may leave a container behind.
+            # A failed or cancelled creation must not leave a container behind.
             await uninterrupted(self._undo(creation, spec.name))
             raise
 
@@ -106,7 +106,8 @@ def _supervisor_uids(spec: ContainerSpec, pid: int) -> frozenset[int]:
         pid: Process 1 of the container, as the host numbers it.
     """
     try:
-        # The map of the container. The supervisor enters a user namespace only after it was configured.
+        # The user ID map of the container: the supervisor enters its own user namespace only later, after
+        # it has been configured.
         uid = engine.outside_uid(spec.uid, Path(f"/proc/{pid}/uid_map").read_text())
     except (OSError, ValueError):  # the process has ended, or runs on another machine
         uid = spec.uid
@@ -128,10 +129,10 @@ async def _session(spec: ContainerSpec, work_directory: WorkDirectory) -> Sessio
 
 
 def _has_work_directory(home: Path, names: list[str]) -> bool:
-    """Whether the work directory of a container exists. It is created first and removed last.
+    """Whether the work directory of a container exists. It is made before the container.
 
     Args:
         home: The folder of the worker.
-        names: The names of the container. The last part of a name is that of the work directory.
+        names: The names of the container. The last part of a name is the name of the work directory.
     """
     return any(worker_home.has_work_directory(home, name.rsplit("-", 1)[-1]) for name in names)

@@ -28,10 +28,10 @@ _NO_CONNECTION: Final = 900  # a status code of aiodocker, not of HTTP
 
 @asynccontextmanager
 async def _call(operation: str) -> AsyncIterator[None]:
-    """Bound a call in time, and translate its exceptions.
+    """Limit the time of a call, and translate its exceptions.
 
     Args:
-        operation: What the call does, in the present participle; for the message.
+        operation: What the call does, for the message; with a verb in -ing, such as "listing containers".
 
     Raises:
         ContainerError: The call failed.
@@ -51,7 +51,7 @@ async def _call(operation: str) -> AsyncIterator[None]:
 
 
 class DockerClient:
-    """Calls Docker. Methods raise `ContainerError`; its cause is the client library's exception."""
+    """Calls Docker. Methods raise `ContainerError`, with the client library's exception as its cause."""
 
     def __init__(self) -> None:
         self._docker: aiodocker.Docker | None = None
@@ -98,7 +98,7 @@ class DockerClient:
         return any("name=apparmor" in option for option in options)
 
     async def image_id(self, image: str) -> str:
-        """Return the ID of an image, which changes with its content.
+        """Return the ID of an image. An image with other content has another ID.
 
         Args:
             image: The name of the image.
@@ -200,8 +200,8 @@ class DockerClient:
         """
         docker = self._connect()
         subscriber = docker.events.subscribe(  # type: ignore[no-untyped-call]
-            # The time of this call. By default it is the time when the request arrives, and deaths in between
-            # would be missed.
+            # The time of this call. By default, events begin when the request arrives at Docker. Then deaths
+            # between the call and that time would be missed.
             since=f"{time.time():.6f}",
             filters=json.dumps({"type": ["container"], "event": ["die"], "label": [label]}),
         )
@@ -210,7 +210,7 @@ class DockerClient:
                 if event.get("Action") == "die":
                     yield str(event.get("Actor", {}).get("ID", ""))
         finally:
-            # stop() raises the error of the reader if that has failed before.
+            # If the reader of events has failed, stop() raises its error again.
             with suppress(aiodocker.DockerError, aiohttp.ClientError, OSError):
                 await docker.events.stop()  # type: ignore[no-untyped-call]
         raise ContainerError("Docker's events ended")

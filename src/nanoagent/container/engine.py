@@ -25,7 +25,7 @@ _LIMITS: Final = {
     "CpuCfsQuota": "CPU time",
     "CPUShares": "shares of the CPUs",
 }
-_RESERVE_BYTES: Final = 2048 * MIB  # the default of WORKER_MEMORY_MB leaves as much free
+_RESERVE_BYTES: Final = 2048 * MIB  # the default of WORKER_MEMORY_MB leaves the same reserve
 _REMAPPING: Final = ("name=userns", "name=rootless")
 
 
@@ -33,8 +33,8 @@ def container_uids(base: int) -> range:
     """Return the user IDs for containers.
 
     Args:
-        base: CONTAINER_UID_BASE, the lowest user ID. Below 65,536 it is meant for an engine that remaps user
-            IDs, and the range ends where the mapped IDs end.
+        base: CONTAINER_UID_BASE, the lowest user ID. A base below 65,536 is for an engine that remaps user
+            IDs. The range then ends where the mapped IDs end.
     """
     return range(base, _NOBODY if base < REMAPPED_IDS else base + _UID_RANGE)
 
@@ -58,8 +58,8 @@ def engine_problems(info: Mapping[str, Any], *, docker_runtime: str | None, uid_
     """
     problems = []
     runtimes = info.get("Runtimes") or {}
-    # The full name of a shim (io.containerd.kata.v2) need not be in the list. Docker looks for the shim when
-    # it is used.
+    # A full name of a shim (io.containerd.kata.v2) is perhaps not in the list, and still works: Docker looks
+    # for the shim at its first use.
     if docker_runtime is not None and docker_runtime not in runtimes and docker_runtime.count(".") < 2:
         problems.append(
             f"DOCKER_RUNTIME: Docker has no runtime {docker_runtime}; it has {', '.join(sorted(runtimes))}: "
@@ -87,7 +87,7 @@ class MemoryShare:
 
     Attributes:
         found: A sentence with both values.
-        fits: Whether the machine has as much memory as the setting.
+        fits: Whether the machine has at least as much memory as the setting allows.
         leaves_room: Whether enough memory is left for the worker, Docker and the system.
         advised_mb: A value of the setting that leaves enough memory, MiB.
     """

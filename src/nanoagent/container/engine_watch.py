@@ -58,9 +58,9 @@ class EngineWatch:
     # --- whether Docker answers
 
     async def check_regularly(self) -> None:
-        """Check every few seconds, and at once after `check_soon`. Runs until cancelled.
+        """Check every few seconds, and at once after `check_soon`, until cancelled.
 
-        If Docker answers, stray containers are removed.
+        If Docker answers, remove stray containers.
         """
         while True:
             with suppress(TimeoutError):
@@ -72,7 +72,7 @@ class EngineWatch:
                 await self._strays.remove()
 
     def check_soon(self) -> None:
-        """Make the next check follow at once."""
+        """Make `check_regularly` check at once."""
         self._check_requested.set()
 
     async def check(self) -> None:
@@ -101,7 +101,7 @@ class EngineWatch:
     # --- deaths
 
     async def follow_events(self) -> None:
-        """Follow Docker's events. Runs until cancelled."""
+        """Follow Docker's events, until cancelled."""
         while True:
             try:
                 async for container_id in self._driver.deaths():

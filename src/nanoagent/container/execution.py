@@ -1,4 +1,4 @@
-"""One run in an acquired container: measured by the kernel's counters, timed by the supervisor."""
+"""Runs a program once in an acquired container, and measures it with the counters of the kernel."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# A sample takes about 20 µs. A program that ends before the first sample is measured by the peak alone.
+# A sample takes about 20 µs. If a program ends before the first sample, only the kernel's peak is known.
 _SAMPLE_S: Final = 0.05
-# The supervisor needs memory after a run, for file names and captured output. The measured need is far
-# smaller.
+# The memory that the supervisor needs after a run, for file names and captured output. Measurements show much
+# less.
 _SUPERVISOR_BYTES: Final = 16 * MIB
-# The kernel frees its own structures shortly after the processes. More than that belongs to the run.
+# The kernel frees its own structures shortly after the processes. If more memory remains, the run left it.
 _LEFTOVER_BYTES: Final = 8 * MIB
 
 
@@ -48,7 +48,7 @@ class RunControl:
 
     Attributes:
         kill: Ends the program; None while the program does not run.
-        has_ended: Whether the program has ended, so that nothing can be cancelled any more.
+        has_ended: Whether the program has ended, so that it is too late to cancel it.
     """
 
     kill: Callable[[], None] | None = None
@@ -85,7 +85,7 @@ async def execute(
     *,
     language: Runtime | None = None,
 ) -> Execution:
-    """Run once. Mark the container clean if it may serve another run.
+    """Run a program once. Mark the container as clean if it may serve another run.
 
     Args:
         acquired: A container that has the code.
@@ -154,12 +154,12 @@ def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
 
 
 def _ensure_memory(group: ControlGroup | None, meter: RunMeter | None) -> bool:
-    """Raise the memory limit if the run's files leave the supervisor too little memory to send them.
+    """Raise the memory limit if the files of the run leave too little memory for the supervisor to send them.
 
-    The limit is not lowered again, because the container is not used again.
+    The limit is not lowered again, because such a container is not used again.
 
     Returns:
-        Whether the supervisor had enough memory without that.
+        Whether the supervisor had enough memory without a higher limit.
     """
     if group is None or meter is None:
         return True
@@ -177,7 +177,7 @@ def _has_freed_memory(container: RunningContainer) -> bool:
     """Whether the container holds no more memory than before the run.
 
     The kernel frees some memory late, for example files and pipes whose descriptors were sent through sockets
-    and not received. The next run would have that much less.
+    and not received. The next run would have less memory.
     """
     if container.group is None:
         return True

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Inventory:
     """The containers of the pool: all of them by ID, the idle ones per runtime, and the busy ones.
 
-    The state of a container decides in which lists it is. A change of the state moves it.
+    The state of a container decides in which lists the container is. A change of the state moves it.
     """
 
     def __init__(self) -> None:
@@ -89,5 +89,5 @@ class Inventory:
         return sum(pooled.is_generic for pooled in self._idle[runtime])
 
     def busy(self, runtime: Runtime) -> int:
-        """Return the number of containers of a runtime that jobs have, with dead ones."""
+        """Return the number of containers of a runtime that jobs have, dead ones included."""
         return sum(pooled.runtime == runtime for pooled in self._busy)

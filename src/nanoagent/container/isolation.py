@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.worker_home import WorkerHome
 
-_PROBED: Final = Runtime.CPP  # it starts fastest, because no interpreter waits in it
+_PROBED: Final = Runtime.CPP  # its containers start fastest, because they have no interpreter
 _NO_PROFILE: Final = (
     "Docker confines containers with AppArmor, and its own profile forbids the mounts of a sandbox; load "
     "deploy/apparmor/nanoagent (see deploy/apparmor/README.md)"
@@ -32,7 +32,7 @@ class HostIsolation:
     Attributes:
         isolation: `SANDBOX` or `SHARED`.
         apparmor: The AppArmor profile that containers need; None if they need none.
-        reason: Why the isolation is not `SANDBOX`; None if it is.
+        reason: Why the isolation is not `SANDBOX`; None if it is `SANDBOX`.
     """
 
     isolation: Isolation
@@ -47,7 +47,7 @@ async def probe(
     *,
     apparmor: str | None,
 ) -> HostIsolation:
-    """Create one container with a sandbox, and remove it.
+    """Create one container with a sandbox, remove it, and return the isolation that was possible.
 
     Args:
         driver: Creates the container.
@@ -64,7 +64,7 @@ async def probe(
     except ContainerError as exc:
         if apparmor is None:
             raise
-        # Without the profile, another cause (a missing image, for example) raises the same error again.
+        # Try without the profile. If the cause is another one (such as a missing image), this also fails.
         await _attempt(driver, home, replace(wanted, isolation=Isolation.SHARED, apparmor=None))
         return HostIsolation(Isolation.SHARED, None, f"{_NO_PROFILE}: {exc}")
     if reason is None:
@@ -77,8 +77,8 @@ async def probe(
 def isolation_problems(found: HostIsolation, lowest_level: str, sharing: Sharing) -> list[str]:
     """Return the settings that ask for more isolation than is possible; empty if there are none.
 
-    L0, a new container for each run (`CONTAINER_SHARING=never`), meets a minimum of L1, because its runs
-    share nothing.
+    L0, a new container for each run (`CONTAINER_SHARING=never`), also meets MIN_ISOLATION=L1, because its
+    runs share nothing.
 
     Args:
         found: The isolation that is possible on this host.

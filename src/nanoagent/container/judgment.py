@@ -48,7 +48,7 @@ _SOCKET_MEMORY: Final = Text(
     "열린 소켓이나 netlink 소켓의 읽지 않은 응답이 너무 많습니다 (한도 16384개, 4 MiB). 더 쓰지 않는 연결을"
     " 닫으세요",
 )
-# The supervisor reports that a folder is full, of data or of files. It does not report which folder.
+# The supervisor reports that a folder is full: of bytes, or of inodes. It does not report which folder.
 _FOLDER_FULL: Final = Text(
     "a writable folder is full: /tmp (TMP_MAX_MB={tmp_mb}), /output (OUTPUT_DIR_MAX_MB={output_mb}), the"
     " working directory (WORK_MAX_MB={work_mb}) or /dev/shm; or one has too many files"
@@ -85,19 +85,19 @@ def judge(  # noqa: PLR0911 - a decision list, one rule per line
 ) -> tuple[ErrorType | None, Text | None]:
     """Return the error type and the message of a run whose report has arrived.
 
-    The first rule that applies decides: first what the worker ended, then limits, then what the program
-    itself did. A run that hits a limit has failed, even with the exit code 0.
+    The first rule that applies decides. First come cancellation and timeout, then the other limits, then the
+    exit code and the signal of the program. A run that hits a limit has failed, even with the exit code 0.
 
     Args:
         request: The run.
         report: The report of the supervisor.
         use: The counters of the control group; None if they are not visible.
         collected: The output of the run.
-        language: The language of the program; None for a program of the image.
+        language: The language of the program; None for a program of the image, such as a compiler.
         limits: The limits of the container.
 
     Returns:
-        None twice if the run succeeded.
+        The error type and the message; both are None if the run succeeded.
     """
     code = exit_code_of(report.wait_status)
     if ExitFlag.KILLED in report.flags:
@@ -124,7 +124,7 @@ def judge(  # noqa: PLR0911 - a decision list, one rule per line
 def container_death(
     request: RunRequest, use: MemoryUse | None, limits: Limits
 ) -> tuple[ErrorType, Text] | None:
-    """Return the limit that a run had hit when its container died.
+    """Return the error of a run that had hit a limit before its container died.
 
     Args:
         request: The run.
@@ -157,7 +157,7 @@ def not_started(request: RunRequest, report: ExitReport) -> tuple[ErrorType, Tex
     """Return the error type and the message of a program that could not be executed.
 
     Raises:
-        ContainerError: The program belongs to the image, so it is not the author's fault.
+        ContainerError: The program belongs to the image, so the failure is not the author's fault.
     """
     reason = os.strerror(report.exec_error)
     if request.arguments[0] == PROGRAM_PATH and report.exec_error in _NOT_EXECUTABLE:
@@ -174,7 +174,7 @@ def _program_failure(
     request: RunRequest, code: int, killed_by: signal.Signals | None, line: str | None
 ) -> tuple[ErrorType, Text]:
     """Judge a program that ended by itself, by its exit code, its signal and its error line."""
-    # The file over the limit may have been removed, so the supervisor did not see it.
+    # If the program has already removed the file that was too large, the supervisor has not seen that file.
     if line and error_line.reports_file_size_limit(line):
         return ErrorType.DISK_LIMIT, _file_too_large(request)
     if killed_by is not None:

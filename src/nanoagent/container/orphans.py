@@ -20,8 +20,8 @@ async def remove_orphans(client: DockerClient, own_home: Path) -> int:
 
     Args:
         client: Calls Docker.
-        own_home: The folder of this worker, which has no container yet. A container with its label belongs to
-            an earlier worker.
+        own_home: The folder of this worker, which has no container yet. So a container whose label names this
+            folder belongs to an earlier worker with the same ID.
 
     Returns:
         The number of containers.
@@ -44,8 +44,8 @@ async def remove_orphans(client: DockerClient, own_home: Path) -> int:
 def _is_orphan(home: Path, *, is_running: bool) -> bool:
     """Whether the worker of a container is dead.
 
-    The folder of the worker is invisible if the worker has another file system than this one. In that case a
-    running container has a living worker: its supervisor ends when the connection to the worker closes.
+    The folder of that worker is invisible here if it is on another file system. Then the worker is taken to
+    live if the container runs, because a supervisor ends when its connection to the worker closes.
     """
     dead = worker_home.is_worker_dead(home)
     return not is_running if dead is None else dead

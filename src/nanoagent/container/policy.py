@@ -1,8 +1,8 @@
-"""The settings of the pool, its values, and its decisions. All functions are pure.
+"""The settings of the pool, its data types, and its decisions. All functions are pure.
 
 * `PoolPolicy`: the settings. `Binding`: the function version for which a job needs a container.
 * `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions.
-* Decisions: `idle_for` chooses the container for a job, `victims` the containers to evict.
+* Decisions: `choose_idle` chooses the container for a job, `victims` the containers to evict.
   `retirement_reason` decides when to retire a container.
 """
 
@@ -49,15 +49,15 @@ class PoolPolicy:
         idle_s: The idle time after which a bound container is retired, seconds.
         max_runs: The number of runs after which a container is retired.
         max_age_s: The age at which a container is retired, seconds.
-        uid_base: The lowest user ID of containers. Each container has another one.
+        uid_base: The lowest user ID of containers. Each container has a different ID.
         limits: The limits that all containers have in common.
-        isolation: The level that containers are created for: `SANDBOX` or `SHARED`.
+        isolation: The level with which containers are created: `SANDBOX` or `SHARED`.
         apparmor: The AppArmor profile of containers; None for Docker's default.
         docker_runtime: The name of Docker's runtime for containers; None for its default.
         sharing: The runs that a container may serve.
         modules: Python modules that every interpreter has imported in advance.
         listening_addresses: The addresses in the network of runs at which the worker listens.
-        most_containers: The limit of the number of containers. Each takes file descriptors of the worker.
+        most_containers: The largest number of containers. Each takes file descriptors of the worker.
     """
 
     images: dict[Runtime, str]
@@ -84,7 +84,7 @@ class PoolPolicy:
 
     @property
     def between_runs(self) -> Isolation:
-        """The isolation between one run and the next."""
+        """The isolation between two runs on this worker."""
         if self.isolation is Isolation.SANDBOX:
             return Isolation.SANDBOX
         return Isolation.SHARED if self.keeps_containers else Isolation.CONTAINER
@@ -92,7 +92,7 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BindingKey:
-    """The purpose and the function version: equal for two jobs that may share a container."""
+    """The purpose and the function version. Two jobs may share a container only if their keys are equal."""
 
     purpose: str
     version: FunctionVersion
@@ -107,12 +107,12 @@ class Binding:
         function_id: The ID of the function.
         digest: The version of its code: the SHA-256 of the zip file.
         memory_mb: The memory limit of a run, MiB.
-        cpus: The CPU share that belongs to that limit.
+        cpus: The CPUs that belong to that memory limit; the container gets them under contention.
         most_cpus: The CPUs that a run may use while they are free.
         tree: The folder of the unpacked code.
         tree_bytes: The memory that the copy of the code takes in the container, in whole pages.
         program: The built program; None for an interpreted language.
-        find_modules: Returns the Python modules to import in advance. It blocks, and is called in a thread.
+        find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
         purpose: `run` or `build`. A container for builds serves no runs.
     """
 
@@ -130,7 +130,7 @@ class Binding:
 
     @property
     def needed_mb(self) -> int:
-        """The memory of a run in the budget, MiB: its memory limit and the copy of its code."""
+        """The memory that a run takes from the budget, MiB: its memory limit and the copy of its code."""
         return self.memory_mb + self.tree_bytes // MIB
 
     @property
@@ -146,7 +146,7 @@ class ContainerState(StrEnum):
     IDLE = "idle"
     BUSY = "busy"  # a job has it
     DEAD = "dead"  # it died while a job had it; it is retired when the job ends
-    RETIRED = "retired"  # it does not belong to the pool any more; its removal has begun
+    RETIRED = "retired"  # it no longer belongs to the pool, and its removal has begun
 
 
 NEXT: Final = {
@@ -164,12 +164,12 @@ class PooledContainer:
 
     Attributes:
         container: The container.
-        memory_mb: The memory with which it counts in the budget, MiB. Only the budget changes it.
+        memory_mb: The memory that it takes from the budget, MiB. Only the budget changes this value.
         made_at: The time of its creation, in the pool's clock.
         used_at: The time when it last became idle, in the pool's clock.
         key: The key of its binding; None while it is generic.
         runs: The number of jobs that have had it.
-        state: The state. Only the inventory changes it, with `enter`.
+        state: The state. Only the inventory changes the state, with `enter`.
     """
 
     container: RunningContainer
@@ -206,13 +206,15 @@ class PooledContainer:
         return self.state is not ContainerState.DEAD and self.container.session.is_usable
 
 
-def idle_for(binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing) -> PooledContainer | None:
+def choose_idle(
+    binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing
+) -> PooledContainer | None:
     """Choose the idle container for a job.
 
     A container that is bound to the same function version comes first. If there are several, the most
-    recently used one is chosen: its pages are warm, and the others can reach their idle time. A generic
-    container comes next. A container of another function comes last, if containers serve all functions of the
-    worker.
+    recently used one is chosen: its memory is still in the CPU caches, and the others can reach the idle time
+    at which they are retired. A generic container comes next. A container of another function comes last, and
+    only with `CONTAINER_SHARING=worker`.
 
     Args:
         binding: The binding of the job.
@@ -235,7 +237,7 @@ def victims(
 
     The value of a container rises with the number of its runs. It falls with its idle time and its memory.
     This is GreedyDual-Size-Frequency (Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic containers are
-    evicted last, because each saves a cold start of any function.
+    evicted last, because each can save a cold start of any function.
 
     Args:
         idle: The idle containers.

@@ -24,10 +24,10 @@ The parts of the pool, and the state that each of them owns:
   valuable idle containers (`policy.victims`).
 * `Availability`: a circuit breaker per runtime, and whether Docker is available. A circuit breaker opens when
   creations keep failing. Then jobs of the runtime return to the queue at once, and readiness and metrics
-  report the reason. After a pause, which grows, one creation is tried.
+  report the reason. After a pause, one creation is tried. The pauses grow.
 * `EngineWatch`: the checks of Docker, and the deaths of containers. While Docker is unavailable, the worker
   takes no jobs, jobs that wait for a container return to the queue, and failed creations do not count.
-* `Strays`: whether stray containers may exist. They are removed when Docker is available.
+* `Strays`: whether stray containers may exist. It removes them when Docker is available.
 
 `pool_context` has the collaborators and the state that the parts share.
 
@@ -49,7 +49,7 @@ from nanoagent.container.budget import Budget
 from nanoagent.container.creation import Creation
 from nanoagent.container.engine_watch import EngineWatch
 from nanoagent.container.inventory import Inventory
-from nanoagent.container.policy import ContainerState, idle_for
+from nanoagent.container.policy import ContainerState, choose_idle
 from nanoagent.container.pool_context import Changes, PoolContext
 from nanoagent.container.retirement import Retirement
 from nanoagent.container.strays import Strays
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
 
-_CLOSE_S: Final = 20.0  # the next worker removes the containers that are left
+_CLOSE_S: Final = 20.0  # after that time, the removal of containers is left to the next worker
 
 
 @dataclass(slots=True)
@@ -80,7 +80,8 @@ class AcquiredContainer:
         start: The kind of start: hot, warm or cold.
         reuse: Whether the pool keeps the container if the run leaves nothing behind.
         isolation: The isolation between this run and any other run.
-        clean: Whether the run left nothing behind. The job sets it; otherwise the container is retired.
+        clean: Whether the run left nothing behind. The job sets this; if it does not, the container is
+            retired.
     """
 
     container: RunningContainer
@@ -140,7 +141,7 @@ class Pool:
     # --- start and end
 
     async def start(self) -> None:
-        """Start to fill the pool, to retire containers whose time has come, and to watch Docker."""
+        """Start to fill the pool, to retire containers that are old or unused, and to watch Docker."""
         keep = self._context.background.keep
         self._tasks = (
             keep(TaskName.POOL_SWEEP, self._retirement.sweep),
@@ -150,7 +151,7 @@ class Pool:
         self._refill()
 
     async def filled(self) -> None:
-        """Wait until each runtime has its generic containers or its creations keep failing; report that."""
+        """Wait until each runtime has its generic containers, or its creations keep failing. Then report."""
         while any(self._creation.is_filling(runtime) for runtime in Runtime):
             await self._context.changes.wait()
         self._availability.pool_filled()
@@ -195,7 +196,7 @@ class Pool:
 
     async def _take(self, binding: Binding) -> tuple[PooledContainer, Start]:
         """Take an idle container, or wait for a new one."""
-        pooled = idle_for(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
+        pooled = choose_idle(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
             await self._resize(pooled, binding)
@@ -209,7 +210,7 @@ class Pool:
         return pooled, Start.WARM
 
     async def _resize(self, pooled: PooledContainer, binding: Binding) -> None:
-        """Wait until the memory that a job needs is free, and count the container with it."""
+        """Wait until the memory that a job needs is free, and take it from the budget for the container."""
         memory_mb = min(binding.needed_mb, self._policy.memory_mb)
         try:
             await self._retirement.make_room(memory_mb - pooled.memory_mb)

@@ -76,8 +76,9 @@ class Retirement:
         except ContainerError as exc:
             log.warning("container not removed", container=container.id[:12], reason=str(exc))
         finally:
-            # A container without a work directory is removed as a stray one. So the directory is removed
-            # first. Otherwise the search for stray containers could miss this one, and it is not repeated.
+            # A container counts as stray only after its work directory is removed. So the directory is
+            # removed before `suspect`. Otherwise the search could miss this container, and there is no second
+            # search.
             await uninterrupted(container.work_directory.remove())
             if not removed:
                 self._context.strays.suspect()
@@ -119,7 +120,7 @@ class Retirement:
     # --- time
 
     async def sweep(self) -> None:
-        """Retire idle containers whose time has come, and refill after failures. Runs until cancelled."""
+        """Retire idle containers that are old or unused, and refill after failures, until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.sweep_once()

@@ -27,16 +27,15 @@ LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
 LABEL_RUNTIME: Final = "nanoagent.runtime"
 _INPUT_BYTES: Final = 2 * MIB  # for one payload; a message has at most 1 MiB
-# Memory that a container needs beside a run: for the supervisor, an interpreter that waits, structures of the
-# kernel, and the copy of the code. When the container is bound, this is measured and the limit set exactly.
+# Memory that a container needs besides a run: for the supervisor, an interpreter that waits, structures of the
+# kernel, and the copy of the code. `binder` measures this memory later, and sets the exact limit.
 _BASE_BYTES: Final = 64 * MIB
-_OUR_PROCESSES: Final = (
-    4  # the supervisor, a zygote, the init process of a sandbox, and one of these twice while it is replaced
-)
+# The supervisor, a zygote, and the init process of a sandbox. One of these exists twice while it is replaced.
+_OUR_PROCESSES: Final = 4
 
 
 def _seccomp_profiles() -> dict[Isolation, str]:
-    """Read the seccomp profile of each level. The one for sandboxes also allows the calls that make them."""
+    """Read the seccomp profile of each level. The one for L2 also allows the calls that make a sandbox."""
     folder = resources.files(__package__)
     profile = json.loads(folder.joinpath("seccomp.json").read_text())
     shared = json.dumps(profile)
@@ -54,13 +53,13 @@ class Limits:
     Attributes:
         processes: The number of processes and threads of a run.
         tmp_bytes: The size of /tmp.
-        work_bytes: The size of the files that a run writes to its working directory.
+        work_bytes: The size of the files that a run writes to /work, its current directory.
         output_bytes: The size of /output.
         inodes: The number of files in each writable directory.
-        code_bytes: The size of the code in the working directory, in addition to `work_bytes`.
+        code_bytes: The size of the code, which is copied to /work, in addition to `work_bytes`.
         code_files: The number of files and folders of the code, in addition to `inodes`.
-        shm_bytes: The size of /dev/shm. It is at least the memory limit of the largest job, so that only
-            memory limits it.
+        shm_bytes: The size of /dev/shm. It is at least the memory limit of the largest job. So in effect,
+            only the memory limit of a job limits its files there.
         file_size_bytes: The size of one file.
         open_files: The number of open files of one process.
     """
@@ -86,10 +85,11 @@ class ContainerSpec:
         image: The name of the image.
         name: The container's name, unique on the host.
         worker_id: The ID of the worker.
-        home: The folder of the worker. Other workers find out by it whether the worker lives.
-        work_directory: The folder on the host that is mounted into the container.
-        uid: The user ID of its processes. No other container of the worker has it.
-        memory_mb: The memory limit, MiB, without the memory that the container needs beside a run.
+        home: The worker's folder. Its lock shows other workers whether this worker still lives.
+        work_directory: The folder on the host that is mounted into the container at /slot. It is not /work,
+            the current directory of runs.
+        uid: The user ID of its processes. No other container of the worker has the same ID.
+        memory_mb: The memory limit of a run, MiB. The container gets more, for what it needs besides a run.
         cpus: The CPU share.
         limits: The other limits.
         isolation: The level that the supervisor tries to reach: `SANDBOX` or `SHARED`.
@@ -118,7 +118,7 @@ class ContainerSpec:
 
 def _tmpfs(size_bytes: int, inodes: int) -> str:
     # Mode 1777, owned by root: a run can write into the folder, but cannot change the mount point itself.
-    # exec, because functions unpack and run programs in /tmp. Docker's default is noexec.
+    # Docker's default is noexec. It is exec here, because functions unpack programs in /tmp and run them.
     return f"rw,exec,nosuid,nodev,size={size_bytes},nr_inodes={inodes},mode=1777"
 
 
@@ -129,11 +129,11 @@ def _bind(source: Path, target: str) -> dict[str, Any]:
 def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
     mounts = [
         _bind(spec.work_directory, "/slot"),
-        # Without a network, Docker leaves this file empty, and `localhost` would not resolve.
+        # Without a network, Docker leaves /etc/hosts empty, and the name `localhost` would be unknown.
         _bind(spec.work_directory / HOSTS_FILE, "/etc/hosts"),
     ]
     if spec.isolation is not Isolation.SANDBOX:
-        # The image names the user of a sandbox, but not the user of the container.
+        # /etc/passwd of the image has an entry for the user of a sandbox, but none for this container's user.
         mounts += [
             _bind(spec.work_directory / USERS_FILE, "/etc/passwd"),
             _bind(spec.work_directory / GROUPS_FILE, "/etc/group"),
@@ -171,8 +171,8 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
             LABEL_HOME: str(spec.home),
             LABEL_RUNTIME: spec.runtime,
         },
-        # The container gets its own, empty network namespace with loopback. That takes less than half the
-        # time of the network "none".
+        # The container gets its own network namespace, with loopback only. The network "none" has the same
+        # effect, but takes more than twice the time.
         "NetworkDisabled": True,
         "HostConfig": _host_config(spec),
     }
@@ -201,8 +201,8 @@ def _host_config(spec: ContainerSpec) -> dict[str, Any]:
     if spec.docker_runtime is not None:
         config["Runtime"] = spec.docker_runtime
     if spec.isolation is Isolation.SANDBOX:
-        # The kernel mounts a new /proc only where the old one is wholly visible. The sandbox hides in its own
-        # /proc the files that Docker would have hidden (src/nanosupervisor/sandbox_mounts.c).
+        # The kernel allows a new mount of /proc only if no part of the old /proc is hidden. In its new /proc,
+        # the sandbox hides the files that Docker would have hidden (src/nanosupervisor/sandbox_mounts.c).
         config |= {"MaskedPaths": [], "ReadonlyPaths": []}
     return config
 
@@ -213,6 +213,6 @@ def _writable_directories(limits: Limits) -> dict[str, str]:
         "/tmp": _tmpfs(limits.tmp_bytes, limits.inodes),  # noqa: S108 - in the container
         "/output": _tmpfs(limits.output_bytes, limits.inodes),
         "/input": _tmpfs(_INPUT_BYTES, 16),
-        # Docker's own /dev/shm has no limit on files, and the removal of 100,000 files takes minutes.
+        # Docker's own /dev/shm does not limit the number of files. To remove 100,000 files takes minutes.
         "/dev/shm": _tmpfs(limits.shm_bytes, limits.inodes),  # noqa: S108
     }

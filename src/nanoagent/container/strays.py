@@ -16,9 +16,9 @@ log = structlog.get_logger(__name__)
 
 
 class Strays:
-    """Stray containers: those without a work directory, left by a creation or a removal that failed midway.
+    """Stray containers: those without a work directory. A creation or removal that failed midway leaves them.
 
-    It remembers whether stray containers may exist. Only then does it ask Docker.
+    This object remembers whether stray containers may exist. It asks Docker only if they may.
 
     Args:
         driver: Finds and removes stray containers.

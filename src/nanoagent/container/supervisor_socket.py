@@ -3,8 +3,8 @@
 * `agent.sock`: the supervisor connects there once, and the connection becomes the session.
 * `listening.sock`: there the supervisor hands over the listening sockets of its runs.
 
-Each socket is removed as soon as the supervisor has connected. The user ID of the other end decides whether a
-connection is accepted, because runs may see the sockets until then.
+Each socket is removed as soon as the supervisor has connected. Until then, a run may see it and connect. So
+the worker accepts a connection only if the process at the other end has the user ID of the supervisor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _SESSION_SOCKET: Final = "agent.sock"
 _LISTENING_SOCKET: Final = "listening.sock"
 _STREAM_LIMIT: Final = 256 * 1024  # a frame has at most 128 KiB
-# From Python 3.13 on, a server removes the file of its address. This address does not exist any more by then.
+# From Python 3.13 on, a server removes the file at its address when it closes. But the address here contains
+# the number of a descriptor that is closed by then.
 _KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
 
@@ -66,7 +67,7 @@ class SupervisorSocket:
         """
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            # The session exists from the start, so that it gets the first bytes.
+            # The session is made at once, so that it gets the first bytes.
             uid = _uid_of(writer.get_extra_info("socket"))
             self._waiting.append((uid, writer, Session(reader, writer)))
             self._decide()
@@ -77,7 +78,8 @@ class SupervisorSocket:
             self._server = await asyncio.start_unix_server(
                 accept, sock=_bound_in(self._folder, _SESSION_SOCKET), limit=_STREAM_LIMIT, **_KEEP_FILE
             )
-            # The user of the container is another one. The worker's folder above has mode 0700.
+            # The container's user must be able to connect. The mode 0700 of the worker's folder, above this
+            # one, keeps other users of the host out.
             (self._folder / _SESSION_SOCKET).chmod(0o666)
             self._channel_listener = _bound_in(self._folder, _LISTENING_SOCKET, socket.SOCK_SEQPACKET)
             self._channel_listener.setblocking(False)
@@ -127,8 +129,8 @@ class SupervisorSocket:
     def take_listening_sockets(self, wanted: Sequence[ListeningAddress], *, kept: bool) -> None:
         """Accept the connection by which the supervisor hands over listening sockets, if there is one.
 
-        Call it once, after the session was configured. The supervisor connects there before it says hello. So
-        there is nothing to wait for.
+        Call this once, after the session was configured. The supervisor connects to `listening.sock` before
+        it greets in the session, so no wait is necessary.
 
         Args:
             wanted: The addresses with which the supervisor was configured.
@@ -169,9 +171,9 @@ class SupervisorSocket:
 
 
 def _bound_in(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
-    """Return a socket that is bound in a folder, by an address that does not name the folder.
+    """Return a socket that is bound in a folder. Its address does not contain the path of the folder.
 
-    /proc/net/unix shows the address, and a container without a sandbox can read that file.
+    The reason: /proc/net/unix shows the address, and a container without a sandbox can read that file.
     """
     bound = untrusted_fds.Listener(socket.AF_UNIX, kind)
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

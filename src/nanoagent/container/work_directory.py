@@ -2,10 +2,10 @@
 
 ::
 
-    agent.sock          until the supervisor has connected (`supervisor_socket`)
-    listening.sock      the same
+    agent.sock          the supervisor connects here; then it is removed (`supervisor_socket`)
+    listening.sock      here the supervisor hands over listening sockets; then it is removed
     hosts               the container's /etc/hosts
-    passwd, group       the container's /etc/passwd and /etc/group, if runs have the container's own user
+    passwd, group       the container's /etc/passwd and /etc/group, if its runs have no sandbox
     code/               the code of the function, as hard links to the cache
     program             the built program, as a hard link to the cache
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# In a network without IPv6, the IPv6 address comes last when the name is resolved (getaddrinfo(3), RFC 6724).
+# In a network without IPv6, getaddrinfo(3) returns the IPv6 address of localhost last (RFC 6724).
 _HOSTS: Final = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{HOST_NAME}\n"
 # Formats: passwd(5), group(5).
 _USERS: Final = (
@@ -136,7 +136,7 @@ def _write_readable(path: Path, text: str) -> None:
 
 
 def _link_file(source: Path | str, target: Path | str) -> None:
-    """Make a hard link; or a copy, between file systems or if the file has too many links."""
+    """Make a hard link. Make a copy if that fails: between file systems, or if a file has too many links."""
     try:
         os.link(source, target)
     except OSError:
@@ -144,9 +144,9 @@ def _link_file(source: Path | str, target: Path | str) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Make a tree with the same folders and symbolic links, whose files are hard links to the source's.
+    """Make a tree with the same folders and symbolic links. Its files are hard links to those of the source.
 
-    Symbolic links are copied, and never followed here. Blocking.
+    Symbolic links are copied, not followed. Blocking.
 
     Args:
         source: The tree to link.

@@ -7,8 +7,9 @@
         slots/<name>/     one work directory (`work_directory`)
         staging/<name>/   output files until they are uploaded
 
-A worker that starts takes the lock of another worker for a moment, to find out whether that one is dead. It
-removes the folder of a dead worker. A worker that waits for its own lock must expect both.
+A worker that starts tries to take the locks of other workers. If a lock is free, its worker is dead, and the
+folder is removed. So a worker that starts with the ID of a dead worker must expect two events: another worker
+holds the lock for a moment, and another worker removes the folder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _REMOVED: Final = ".gone-"  # the prefix of a folder that is being removed; no worker ID begins with it
 # Earlier versions of the worker named the staging folder "spool".
 _NAMES: Final = frozenset({"lock", "slots", "staging", "spool", "selftest"})
-_LOCK_PATIENCE_S: Final = 1.0  # another worker holds the lock of a dead one for microseconds
+_LOCK_PATIENCE_S: Final = 1.0  # another worker that tests the lock holds it for microseconds
 _LOCK_PAUSE_S: Final = 0.01
 
 
@@ -146,7 +147,7 @@ def is_worker_dead(home: Path) -> bool | None:
         home: The folder of the worker.
 
     Returns:
-        None if the lock is not visible. False if it belongs to another user, whose workers are not examined.
+        Whether it is free; None if the folder is not visible here. False if the lock belongs to another user.
     """
     try:
         descriptor = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -196,7 +197,7 @@ def _remove(home: Path) -> None:
 
 
 def _is_lock_of(descriptor: int, home: Path) -> bool:
-    """Whether a descriptor is that of the folder's lock. Otherwise the folder was removed and made again."""
+    """Whether a descriptor is still that of the folder's lock. If not, the folder has been removed."""
     try:
         return os.path.samestat(os.fstat(descriptor), (home / "lock").stat())
     except FileNotFoundError:
@@ -204,7 +205,7 @@ def _is_lock_of(descriptor: int, home: Path) -> bool:
 
 
 def _is_home(path: Path) -> bool:
-    """Whether a folder is that of a worker. It must not have any other files."""
+    """Whether a folder is the folder of a worker: it has a lock, and nothing that a worker does not make."""
     try:
         names = {entry.name for entry in path.iterdir()}
     except OSError:

@@ -13,7 +13,7 @@ from nanoagent.container.policy import (
     PooledContainer,
     PoolPolicy,
     Sharing,
-    idle_for,
+    choose_idle,
     retirement_reason,
     victims,
 )
@@ -78,14 +78,14 @@ def test_the_container_of_the_function_that_was_used_last_serves_a_job_best():
     wanted = binding()
     first, last = bound(wanted), bound(wanted)
     idle = [first, pooled(key=None), last, bound(binding(function_id="g"))]
-    assert idle_for(wanted, idle, Sharing.FUNCTION) is last
+    assert choose_idle(wanted, idle, Sharing.FUNCTION) is last
 
 
 @pytest.mark.parametrize("sharing", Sharing)
 def test_a_generic_container_is_next_best(sharing):
     longest, later = pooled(key=None), pooled(key=None)
     idle = [bound(binding(function_id="g")), longest, later]
-    assert idle_for(binding(), idle, sharing) is longest
+    assert choose_idle(binding(), idle, sharing) is longest
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_a_generic_container_is_next_best(sharing):
 )
 def test_a_container_of_another_function_serves_a_run_where_the_worker_shares_them(sharing, purpose, serves):
     longest, later = pooled(), pooled()
-    found = idle_for(binding(purpose=purpose), [longest, later], sharing)
+    found = choose_idle(binding(purpose=purpose), [longest, later], sharing)
     assert found is (longest if serves else None)
 
 
 def test_a_dead_container_serves_no_job():
     wanted = binding()
     idle = [bound(wanted), bound(wanted, usable=False), pooled(key=None, usable=False)]
-    assert idle_for(wanted, idle, Sharing.FUNCTION) is idle[0]
-    assert idle_for(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
+    assert choose_idle(wanted, idle, Sharing.FUNCTION) is idle[0]
+    assert choose_idle(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
 
 
 def test_the_least_recently_used_goes_first():
