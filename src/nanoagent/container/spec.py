@@ -27,8 +27,8 @@ LABEL_WORKER: Final = "nanoagent.worker"
 LABEL_HOME: Final = "nanoagent.home"
 LABEL_RUNTIME: Final = "nanoagent.runtime"
 _INPUT_BYTES: Final = 2 * MIB  # for one payload; a message has at most 1 MiB
-# Memory that a container needs besides a run: for the supervisor, an interpreter that waits, structures of the
-# kernel, and the copy of the code. `binder` measures this memory later, and sets the exact limit.
+# Memory that a container needs besides a run: for the supervisor, an interpreter that waits, structures of
+# the kernel, and the copy of the code. `binder` measures this memory later, and sets the exact limit.
 _BASE_BYTES: Final = 64 * MIB
 # The supervisor, a zygote, and the init process of a sandbox. One of these exists twice while it is replaced.
 _OUR_PROCESSES: Final = 4
