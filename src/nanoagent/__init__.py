@@ -8,12 +8,12 @@ A worker is one process with one asyncio loop. The path of a job, and the packag
 * **broker**: the worker has a lease on a message until the message is settled: acknowledged, returned to the
   queue, or dead-lettered.
 * **worker**: one object owns a delivery until it is settled. A worker claims a request on Redis before it
-  runs the job. Only the worker with the newest claim can answer: a fencing token makes Redis refuse older
-  ones.
+  runs the job. Only the worker with the newest claim can answer: a fencing token makes Redis refuse the
+  answers of older claims.
 * **jobs**: a job holds a part of the budget of memory and CPU only while it builds or runs.
 * **container**: a container serves one function (its ID, code and memory size), and one run at a time. So the
-  control group of the container is that of the run. Containers are created before jobs need them, and are
-  removed when their state is in doubt.
+  control group of the container measures and limits that one run. Containers are created before jobs need
+  them, and are removed when their state is in doubt.
 * **supervisor**: process 1 of the container (`src/nanosupervisor`) starts the program, enforces its limits,
   reports its end and removes its leftovers. The worker checks all data that comes out of a container.
 * **network**, **ai**: a run reaches models through the gateway, and the internet through the egress filter.
@@ -26,8 +26,9 @@ The other packages: `wiring` builds all parts, `config` has the settings, `model
 worker, `selftest` tests the isolation of runs, and `doctor` and `dev` have commands for operators and
 developers.
 
-The end of the user's program is a value (`model.result.Outcome`). A failure of the worker or its services
-is an exception (`model.errors.PlatformError`). `worker.settlement` decides for both how the delivery ends.
+How the user's program ended, also with an error, is a value (`model.result.Outcome`). Only a failure of the
+worker or its services is an exception (`model.errors.PlatformError`). In both cases, `worker.settlement`
+decides how the delivery ends.
 
 Read in this order: `model.job`, `model.result`, `config`, `worker`, `jobs.executor`, `jobs.runner`,
 `container.pool`, `supervisor.session`, `src/nanosupervisor/supervisor.c`, `network.listeners`, `ai.gateway`;

@@ -1,4 +1,4 @@
-"""The process of a worker: its start, signals, systemd notifications and stop."""
+"""Runs the process of a worker: start, signals, systemd notifications and stop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
-    """Build the worker; None if a signal ended the start. `opened` closes the parts in both cases."""
+    """Build the worker. Return None if a signal ended the start. In both cases, `opened` closes the parts."""
     loop = asyncio.get_running_loop()
     starting = asyncio.create_task(assembly.assemble(settings, opened))
     signalled = False
@@ -62,7 +62,7 @@ async def _start(settings: Settings, opened: AsyncExitStack) -> Worker | None:
     except asyncio.CancelledError:
         if not signalled:
             raise
-    if signalled:  # also if the signal arrived just after the end of the start
+    if signalled:  # perhaps the signal arrived just after `assemble` had returned
         log.info("stopped before it was ready")
         return None
     for number in (signal.SIGTERM, signal.SIGINT):

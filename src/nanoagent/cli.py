@@ -93,11 +93,11 @@ def _run(argv: Sequence[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
-class _Tolerant:
+class _PipeTolerantStream:
     """A text stream that discards its output after the reader has closed the pipe.
 
-    The command continues, and ends with its own exit code. For example, `nanoagent send X | head -1` has the
-    exit code for the job. A closed pipe is not a failure of the command.
+    A closed pipe is not a failure of the command: the command continues, and ends with its own exit code. For
+    example, `nanoagent send X` in `nanoagent send X | head -1` still ends with the exit code for the job.
 
     Args:
         stream: Standard output or standard error.
@@ -122,7 +122,7 @@ class _Tolerant:
             self._discard()
 
     def _discard(self) -> None:
-        """Point the descriptor to /dev/null: otherwise each flush of the buffered text would fail again."""
+        """Point the descriptor to /dev/null. Otherwise each flush of the buffered text would fail again."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
@@ -132,10 +132,10 @@ class _Tolerant:
 
 
 def _tolerant(stream: TextIO | None) -> TextIO:
-    """Wrap a stream once. None is a stream whose descriptor was closed before the start."""
+    """Wrap a stream once. The stream is None if its descriptor was closed before the start."""
     if stream is None:
         stream = Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
-    return stream if isinstance(stream, _Tolerant) else cast("TextIO", _Tolerant(stream))
+    return stream if isinstance(stream, _PipeTolerantStream) else cast("TextIO", _PipeTolerantStream(stream))
 
 
 def _without_secrets(text: str) -> str:
@@ -145,7 +145,7 @@ def _without_secrets(text: str) -> str:
 
 
 def _load_environment(env_file: Path) -> None:
-    """Load the file into the environment: it may also have variables of the AWS SDK and of Docker."""
+    """Load the file into the environment, because it may have variables of the AWS SDK and of Docker."""
     from dotenv import load_dotenv
 
     # `config.load` reports a file that cannot be read.
@@ -394,7 +394,7 @@ def cancel(
 
 
 def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
-    """Read the settings; by default, those of a running `make dev`. Return them with their file."""
+    """Read the settings, and return them with their file. The default is the file of a running `make dev`."""
     from nanoagent.dev.sender import dev
 
     file = dev.settings_file(env_file, quiet=quiet)
@@ -403,7 +403,7 @@ def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
     except ConfigError as exc:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
     if not quiet:
-        # The .env of a function has variables of the function, not settings.
+        # A default .env that names no queue belongs to the function: it has no settings to warn about.
         has_settings = env_file != dev.DEFAULT or dev.names_queue(file)
         for warning in _warnings(file if has_settings else Path(os.devnull), settings):
             print(f"Warning: {_without_secrets(warning)}", file=sys.stderr)

@@ -702,7 +702,7 @@ async def test_a_redrive_policy_that_says_nothing_is_none(policy: str):
 async def test_a_queue_that_moves_messages_away_early_is_warned_of_once(
     stack: EmbeddedStack, clients: AwsClients, least: int, *, warned: bool
 ):
-    async with sqs_queue(stack, clients, max_receives=10, least_receives=least) as queue:
+    async with sqs_queue(stack, clients, max_receives=10, min_max_receive_count=least) as queue:
         with capture_logs() as logs:
             for _ in range(2):
                 await queue.broker._redrive.read()

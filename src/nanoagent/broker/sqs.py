@@ -56,7 +56,7 @@ class SqsBroker:
         wait_s: The length of a long poll, 0 to 20 seconds.
         visibility_s: The length of a lease, seconds.
         worker: The worker's name, an attribute of dead letters.
-        least_receives: Log a warning if maxReceiveCount is smaller.
+        min_max_receive_count: Log a warning if maxReceiveCount is smaller.
         call_timeout_s: The longest that a call may take, with the client's retries, seconds.
         background: Runs the tasks that renew leases, delete messages and read the redrive policy.
     """
@@ -70,7 +70,7 @@ class SqsBroker:
         wait_s: int,
         visibility_s: int,
         worker: str = "",
-        least_receives: int = 0,
+        min_max_receive_count: int = 0,
         call_timeout_s: float = _CALL_TIMEOUT_S,
         background: Background | None = None,
     ) -> None:
@@ -79,7 +79,9 @@ class SqsBroker:
         self._worker = worker
         self._background = background or Background()
         self._queue = SqsQueue(client, queue_url, call_timeout_s)
-        self._redrive = RedrivePolicy(self._queue, dlq_url=dlq_url, least_receives=least_receives)
+        self._redrive = RedrivePolicy(
+            self._queue, dlq_url=dlq_url, min_max_receive_count=min_max_receive_count
+        )
         self._leases = Leases(self._queue, visibility_s, self._background)
         self._short_tasks: set[asyncio.Task[Any]] = set()
         self._deletions = Deletions(

@@ -30,13 +30,13 @@ class RedrivePolicy:
     Args:
         queue: The queue.
         dlq_url: The dead-letter queue's URL; None to use the target of the policy.
-        least_receives: Log a warning if maxReceiveCount is smaller.
+        min_max_receive_count: Log a warning if maxReceiveCount is smaller.
     """
 
-    def __init__(self, queue: SqsQueue, *, dlq_url: str | None, least_receives: int) -> None:
+    def __init__(self, queue: SqsQueue, *, dlq_url: str | None, min_max_receive_count: int) -> None:
         self._queue = queue
         self._dlq_url = dlq_url
-        self._least_receives = least_receives
+        self._min_max_receive_count = min_max_receive_count
         self._policy: dict[str, Any] | None = None
         self._read_once = asyncio.Event()
 
@@ -83,12 +83,12 @@ class RedrivePolicy:
             )
         before, self._policy = self._policy, policy_in(answer)
         most = self.max_receives
-        if self._policy != before and most is not None and most < self._least_receives:
+        if self._policy != before and most is not None and most < self._min_max_receive_count:
             _log.warning(
                 "maxReceiveCount too small",
                 queue=self._queue.url,
                 max_receive_count=most,
-                should_be=self._least_receives,
+                should_be=self._min_max_receive_count,
             )
         return self._policy
 

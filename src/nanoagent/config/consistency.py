@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanoagent.config.settings import Settings
 
 MAX_VISIBILITY_S: Final = 43_200
-"""The longest time from the receipt of a message to its end, however often the lease is renewed, seconds.
+"""The longest time for which SQS hides a received message, even with renewals of the lease, seconds.
 
 The source is "Amazon SQS visibility timeout" in the SQS Developer Guide.
 """
@@ -49,7 +49,7 @@ def problems(settings: Settings) -> list[str]:
 
 
 def sentence(field: FieldInfo, name: str, value: object, expected: str) -> str:
-    """Return the sentence about a wrong setting. It has the value, unless the value may be a secret."""
+    """Return the sentence about a wrong setting. It contains the value, unless the value may be a secret."""
     variable = name.upper()
     is_secret = not field.repr or expectations.may_be_secret(variable, str(value))
     return expectations.problem(variable, value, expected, is_secret=is_secret)

@@ -38,6 +38,6 @@ def _problem(error: object) -> str:
     if error["type"] == "missing":
         description = Settings.model_fields[name].description
         return f"{name.upper()}: is not set; it should be the {description}"
-    is_ours = error["type"] == "value_error"  # from a rule in `types`: its text is the expected value
-    expected = message if is_ours else expectations.in_words(name, Settings.model_json_schema())
+    is_from_types = error["type"] == "value_error"  # a rule in `types`: its message is the expected value
+    expected = message if is_from_types else expectations.in_words(name, Settings.model_json_schema())
     return consistency.sentence(Settings.model_fields[name], name, error["input"], expected)

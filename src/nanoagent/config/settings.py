@@ -62,7 +62,7 @@ def _default_worker_id() -> str:
 
 
 def _default_worker_memory_mb() -> int:
-    """Return the machine's memory, less a quarter (at most 2 GiB) for the agent, Docker and the system."""
+    """Return the machine's memory minus a quarter (at most 2 GiB) for the worker, Docker and the system."""
     total = _machine_memory_mb()
     return max(256, total - min(total // 4, 2048))
 
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     )
     redis_tls_cert_file: CertificateFile = Field(
         None,
-        validate_default=True,  # to find a key without a certificate
+        validate_default=True,  # if it is not set, REDIS_TLS_KEY_FILE must not be set
         description="PEM file of the client certificate, with its chain, if the server requires one",
     )
     result_ttl_seconds: Positive = Field(3600, description="time for which Redis keeps a result, seconds")
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         le=1,
         allow_inf_nan=False,
         description="part of the memory and CPUs that the jobs and builds of one function may use "
-        "together; one job always fits; 1 for a worker with one function",
+        "together; a single job is always allowed; set 1 if the worker has only one function",
     )
     max_attempts: Positive = Field(5, description="attempts at a job that fails because of a platform error")
     retry_base_seconds: PositiveFloat = Field(2, description="first delay before the next attempt, seconds")
@@ -174,7 +174,8 @@ class Settings(BaseSettings):
         description="time for running jobs to finish when the worker stops, seconds",
     )
     interruption_notices: Literal["none", "ec2"] = Field(
-        "none", description="ec2: drain when EC2 or its Auto Scaling is about to terminate the instance"
+        "none",
+        description="ec2: drain when EC2 or its Auto Scaling is about to terminate the instance",
     )
     locale: Locale = Field(
         "ko", description="language of the texts in a result, unless the job has a `locale`"
@@ -413,7 +414,7 @@ class Settings(BaseSettings):
     )
     price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both prices")
     savings_runs: Positive = Field(
-        1_000_000, description="number of runs for which a result shows its savings"
+        1_000_000, description="number of runs for which the savings in a result are calculated"
     )
 
     @model_validator(mode="after")
@@ -425,11 +426,11 @@ class Settings(BaseSettings):
     # --- values that follow from settings
 
     @property
-    def least_receives(self) -> int:
-        """The least `maxReceiveCount` for the queue's redrive policy.
+    def min_max_receive_count(self) -> int:
+        """The smallest `maxReceiveCount` that fits the setting MAX_ATTEMPTS, for the queue's redrive policy.
 
-        Receipts without an attempt count, too. In a FIFO queue a message is also received again because an
-        earlier message of its group was returned.
+        It is larger than MAX_ATTEMPTS, because SQS also counts receipts that lead to no attempt. In a FIFO
+        queue there are more of these: when a message is returned, later messages of its group are, too.
         """
         return (10 if self.sqs_queue_url.endswith(".fifo") else 2) * self.max_attempts
 
@@ -451,12 +452,12 @@ class Settings(BaseSettings):
         )
 
     def cpus_for(self, memory_mb: int) -> float:
-        """Return the CPUs of a job of that size: in proportion to memory, between CPU_MIN and CPU_MAX."""
+        """Return the CPUs of a job: in proportion to its memory, between CPU_MIN and CPU_MAX."""
         highest = min(self.cpu_max or self.worker_cpus, self.worker_cpus)
         return min(max(memory_mb / self.cpu_memory_mb, self.cpu_min), highest)
 
     def most_cpus_for(self, memory_mb: int) -> float:
-        """Return the most CPUs of a job of that size while CPUs are free: CPU_BURST times `cpus_for`."""
+        """Return the CPUs that a job may use while CPUs are free: CPU_BURST times `cpus_for`."""
         return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
 
     def image(self, runtime: Runtime) -> str:

@@ -1,7 +1,6 @@
 """The types of single settings, and their rules.
 
-The message of each ValueError is the expected value. `loading` makes a sentence of it: "SQS_QUEUE_URL is
-'jobs'; expected a URL that starts with http:// or https://".
+The message of each ValueError is the expected value. `loading` makes a sentence from this message.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from nanoagent.common import gateway_address
 KEY: Final = re.compile(r"[!#-\[\]-~]{1,4096}")
 """A key of a model server.
 
-A key is sent in a header, and must be found in logs: it has no character that JSON escapes.
+It is sent in a header. It has no character that JSON escapes, so that the worker can find it in logs and hide
+it there.
 """
 
 _URL: Final = re.compile(r"https?://[^/\s]+")
@@ -45,7 +45,7 @@ def listed(value: str) -> list[str]:
 
 
 def expected_base_url(url: str) -> str | None:
-    """Return the expected value in place of a wrong base URL of a model server; None if the URL is right."""
+    """Return which value is expected if the base URL of a model server is wrong; None if it is right."""
     if not _URL.match(url):
         return "a URL that starts with http:// or https://"
     if (call := _MODEL_CALL.search(url)) is None:
@@ -170,7 +170,7 @@ def _check_certificate_fits_key(value: Path | None, info: ValidationInfo) -> Pat
 
 
 def _refuse_encrypted_key() -> str:
-    """Raise an error where OpenSSL would ask for a password at the terminal."""
+    """Raise an error. Without this function, OpenSSL would ask for the key's password at the terminal."""
     raise ValueError("the key is encrypted")
 
 
@@ -191,7 +191,7 @@ ExistingFolder = Annotated[Path, AfterValidator(_check_folder_exists)]
 SocketFolder = Annotated[Path, AfterValidator(_check_socket_paths_fit)]
 UidBase = Annotated[int, AfterValidator(_check_uid_base)]
 
-# Also checked if the value is None: a key file requires a certificate file.
+# The rules of these types also check None, because a key file requires a certificate file.
 TlsFile = Annotated[Path | None, AfterValidator(_check_readable)]
 AuthoritiesFile = Annotated[TlsFile, AfterValidator(_check_authorities)]
 CertificateFile = Annotated[TlsFile, AfterValidator(_check_certificate_fits_key)]

@@ -21,8 +21,8 @@ class UpstreamSetting:
     Attributes:
         url: Its base URL.
         models: Patterns of the models that it serves.
-        api: The API that it has; `auto` asks the server.
-        key: Its key, None if it requires no key.
+        api: The API that it has; with `auto`, the worker asks the server.
+        key: Its key; None if it requires no key.
     """
 
     url: str

@@ -2,11 +2,11 @@
 
 A kept task runs as long as the worker. If it fails, the failure is logged and counted, and the task is
 started again after a pause. The pause grows with each further failure. While a task that jobs need is down,
-the worker is not ready and takes no jobs. The task counts as up again after it has run for `_TRIAL_S` without
-a failure.
+the worker is not ready and takes no jobs. The task is up again after it has run for `_TRIAL_S` without a
+failure.
 
-A short task runs once, and no caller waits for its result. Its failure is logged and counted. Then the code
-that started it repeats the work later, or another part finds the unfinished work.
+A short task runs once, and no caller waits for its result. If it fails, the failure is logged and counted.
+The comment at each short task in `KINDS` says how its work is still done.
 
 `KINDS` lists all tasks. A test compares every call that starts a task with this table.
 """
@@ -68,8 +68,8 @@ class Kind:
 
     Attributes:
         kept: Whether the task runs as long as the worker, and is started again when it fails.
-        missing: A sentence: which work is not done while a kept task is down. None if the worker can take
-            jobs without the task.
+        missing: The work that is not done while a kept task is down, as a sentence. None if the worker can
+            take jobs without the task.
     """
 
     kept: bool
@@ -122,8 +122,8 @@ class Background:
 
     Args:
         failed: Called with the task's name for each failure.
-        report: Called when a kept task that jobs need goes down or up, with whether all of them are up, and
-            with the reason if not.
+        report: Called when a kept task that jobs need goes down or up. Its arguments: whether all of these
+            tasks are up, and the reason if not.
         pause_s: The pause after the first failure, seconds.
         pause_max_s: The longest pause, seconds.
         trial_s: How long a restarted task must run before it counts as up again, seconds.
@@ -162,13 +162,13 @@ class Background:
         Args:
             name: Its name, the name of a kept task in `KINDS`.
             work: Creates the coroutine; called for each start. The task ends when the coroutine returns.
-            until: Ends a pause at once when it is set, so that the task starts without delay.
+            until: When this event is set, the pause before a new start ends at once.
 
         Returns:
             The task. Cancel it to stop the work.
         """
         assert KINDS[name].kept  # noqa: S101 - callers and the table must agree
-        # A new context: the first job starts some tasks. Their log lines must not have the job's fields.
+        # A new context, because the first job starts some tasks, whose log lines must not have its fields.
         return asyncio.create_task(
             self._keep(name, work, until or asyncio.Event()), name=name, context=contextvars.Context()
         )
@@ -232,7 +232,7 @@ class Background:
         try:
             await work()
         except asyncio.CancelledError as exc:
-            # A cancelled future that the task waits for raises this exception, too. That is a failure.
+            # If the task itself was not cancelled, a future that it waits for was. That is a failure.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-_MAX_FREE_FILES_SHARE: Final = (
-    0.1  # on a small file system, no more than this share of all inodes is required
-)
+# On a small file system, this share of all inodes is enough.
+_MAX_FREE_FILES_SHARE: Final = 0.1
 _CHECK_INTERVAL_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -81,7 +80,7 @@ class DiskRoom:
         return "; ".join(filter(None, reasons)) or None
 
     def _missing_bytes(self, folder: Path) -> float:
-        """Return how many bytes to free; infinity if inodes are short, because file sizes are not known."""
+        """Return how many bytes to free; infinity if inodes are short, because file sizes are unknown."""
         try:
             status = os.statvfs(folder)
         except OSError:

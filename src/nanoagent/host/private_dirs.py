@@ -1,4 +1,7 @@
-"""Folders that no other user can read or replace, for any umask, and even if they already exist."""
+"""Makes folders that no other user can read or replace. The umask has no effect.
+
+A folder that already exists is checked, and made private.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,14 @@ def make_private(path: Path, variable: str) -> None:
         variable: The setting that names it, for the message.
 
     Raises:
-        ConfigError: It belongs to another user, or another user could replace it.
-        OSError: It cannot be made.
+        ConfigError: The folder belongs to another user, or another user could replace it.
+        OSError: The folder cannot be made.
     """
     _make(path)
     refuse_replaceable(path.parent, variable)
     this_user = os.geteuid()
-    # The path may be a link of an administrator. Another user's link could lead to any folder of this user.
+    # The path may be a link that root or this user has made. Another user's link could lead to any folder of
+    # this user.
     if path.stat().st_uid != this_user or path.lstat().st_uid not in {0, this_user}:
         problem = f"{variable}: {path} belongs to another user"
         raise ConfigError([f"{problem}; choose another folder, or give this one to the user of this worker"])
@@ -59,8 +63,9 @@ def unusable(folder: Path, variable: str) -> str | None:
         if nearest == folder.absolute():
             refuse_replaceable(folder, variable)
         else:
-            _refuse_replaceable_parents(nearest / "folder", variable)
-        # Modes do not show read-only mounts, full disks and special file systems such as /proc.
+            first_missing = nearest / folder.absolute().relative_to(nearest).parts[0]
+            _refuse_replaceable_parents(first_missing, variable)
+        # The mode does not show a read-only mount, a full disk or a special file system such as /proc.
         Path(tempfile.mkdtemp(prefix=".nanoagent-check-", dir=nearest)).rmdir()
     except ConfigError as exc:
         return "; ".join(exc.problems)
@@ -91,9 +96,10 @@ def refuse_replaceable(folder: Path, variable: str) -> None:
 
 
 def _refuse_replaceable_parents(folder: Path, variable: str) -> None:
-    """Check the folders above. The rule is less strict than for the folder itself.
+    """Check the folders above a folder. The rule is less strict than for the folder itself.
 
-    A group may have only this user. Root may work in the home folder of another user (`sudo nanoagent dev`).
+    Their groups may write to them, because often a group contains only this user. If this user is root, they
+    may belong to another user, so that root can work in the home folder of that user (`sudo nanoagent dev`).
     """
     for above in sorted({*folder.absolute().parents, *folder.resolve().parents}):
         info = above.stat()
@@ -107,7 +113,7 @@ def _is_another_users(info: os.stat_result) -> bool:
 
 
 def _can_replace_entries(info: os.stat_result, users: int) -> bool:
-    """Whether users with these write bits may replace entries of the folder. The sticky bit forbids it."""
+    """Whether users with these write bits may replace entries of the folder. The sticky bit prevents that."""
     return bool(info.st_mode & users and not info.st_mode & stat.S_ISVTX)
 
 

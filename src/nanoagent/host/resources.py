@@ -1,4 +1,4 @@
-"""The finite resources of the host: budgets, and readiness checks that stop the intake when little is left.
+"""Budgets of the host's finite resources, and readiness checks: if little is left, the worker takes no jobs.
 
 * **File descriptors** of the worker: the soft limit is raised to the hard limit at the start.
   `descriptor_plan` divides it among the worker itself, its containers, the connections of runs, and the trees
@@ -7,7 +7,8 @@
 * **Processes, open files and control groups** of the whole machine: runs and other programs share them.
   `HostRoom` counts them.
 * **Disk space and inodes**: `host.disk` checks them.
-* **Memory, CPUs and user ids** have budgets: `jobs.admission`, `container.budget` and CONTAINER_UID_BASE.
+* **Memory, CPUs and user IDs** have their budgets elsewhere: `jobs.admission`, `container.budget` and
+  CONTAINER_UID_BASE.
 
 docs/operations.md lists all finite resources, including those without a budget.
 """
@@ -29,18 +30,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
 MIN_DESCRIPTORS: Final = 192
-"""The fewest file descriptors with which a worker starts. Fewer would leave none for containers."""
+"""The lowest limit on file descriptors with which a worker starts. A lower one leaves none for containers."""
 
-# The standard streams, the event loop, 64 connections to the status server, 32 to Redis; AWS and Docker.
+# The standard streams, the event loop, 64 connections to the status server, 32 to Redis, and some to AWS and
+# Docker.
 OWN_DESCRIPTORS: Final = 128
 DESCRIPTORS_PER_CONTAINER: Final = 12
 """The descriptors for one container: its supervisor's two connections, files of its control group, and the
 folders of its code and program.
 
-A container has the most on control groups v1: nine (tests/integration/test_supervisor.py).
+With control groups v1, a container needs the most descriptors: nine (tests/integration/test_supervisor.py).
 """
 
-_PER_CONNECTION: Final = 2  # the connection of the run, and the connection that it is relayed to
+_PER_CONNECTION: Final = 2  # the connection of the run, and the worker's connection to the other end
 _RESERVED_DESCRIPTORS: Final = 32
 _RESERVED_PROCESSES: Final = 256
 _RESERVED_FILES: Final = 4096
@@ -56,12 +58,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DescriptorPlan:
-    """The worker's budget of file descriptors, as the numbers of objects that hold descriptors.
+    """The worker's budget of file descriptors: how many of each object that holds descriptors may exist.
 
     Attributes:
-        containers: The most containers, busy and idle.
-        connections: The most connections of all runs together.
-        fresh_trees: The most trees that the code cache keeps open because S3 was asked recently.
+        containers: The largest number of containers, busy and idle.
+        connections: The largest number of connections of all runs together.
+        fresh_trees: The largest number of trees that the code cache keeps open (`code.fresh_trees`).
     """
 
     containers: int
@@ -70,7 +72,9 @@ class DescriptorPlan:
 
 
 def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
-    """Divide the worker's file descriptors: half for containers, three eighths for connections of runs.
+    """Divide the worker's file descriptors.
+
+    Half are for containers, three eighths for connections of runs, and an eighth for trees.
 
     Args:
         limit: The limit on file descriptors; `MIN_DESCRIPTORS` or more.
@@ -85,7 +89,7 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit on file descriptors to the hard limit. Returns the limit that holds now."""
+    """Raise the soft limit on file descriptors to the hard limit. Return the new soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return _finite(soft)
@@ -142,7 +146,7 @@ class Descriptors:
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:
-        """Return why too few are left for jobs, or None. Counts them every two seconds at most."""
+        """Return why too few descriptors are left for jobs, or None. Count every two seconds at most."""
         if not self._is_recent():
             used = await asyncio.to_thread(self._count)
             self._checked_at = self._clock()
@@ -174,9 +178,9 @@ class Supply:
 
     Attributes:
         name: Its name, in the plural.
-        used: The number in use; None if it is not known.
-        limit: The most that can be in use; None if it is not known.
-        reserve: Too few are left if fewer than this are left. On a small machine, a quarter of the limit.
+        used: The number in use; None if the number is unknown.
+        limit: The largest number that can be in use; None if the limit is unknown.
+        reserve: The number that must be left. A quarter of the limit is enough on a small machine.
         remedy: The remedy for a shortage.
     """
 
@@ -187,7 +191,7 @@ class Supply:
     remedy: str
 
     def shortage(self) -> str | None:
-        """Return a sentence with the remedy if too few are left; None if enough are left or not known."""
+        """Return a sentence with the remedy if too few are left; None if enough are left, or if unknown."""
         if self.used is None or self.limit is None:
             return None
         if self.limit - self.used >= min(self.reserve, self.limit // 4):
@@ -273,7 +277,7 @@ class HostRoom:
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:
-        """Return why too little is left for jobs, or None. Counts every two seconds at most."""
+        """Return why too little is left for jobs, or None. Count every two seconds at most."""
         if not self._is_recent():
             found = await asyncio.to_thread(supplies, self._text)
             self._checked_at = self._clock()

@@ -1,9 +1,9 @@
-"""Work that a cancellation does not interrupt.
+"""Runs work that continues when its caller is cancelled.
 
 * `until_done` waits until tasks have ended, and raises the cancellation afterwards.
 * `uninterrupted` runs work to its end, and returns its result.
-* `unless_cancelled` waits for a request that continues without its caller. A cancelled caller returns at
-  once, and a callback takes care of the result.
+* `unless_cancelled` waits for a request that continues without its caller. If the caller is cancelled, it
+  returns at once, and a callback must handle the result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 async def until_done(*futures: asyncio.Future[Any]) -> None:
-    """Wait until all futures are done. A cancellation of the caller is raised only then.
+    """Wait until all futures are done. If the caller is cancelled, raise the cancellation after that.
 
     The exceptions of the futures are not raised.
 
@@ -56,7 +56,7 @@ async def unless_cancelled(request: asyncio.Future[_T], abandoned: Callable[[], 
 
     Args:
         request: The request. It cannot be withdrawn: the other side answers it in any case.
-        abandoned: Called if the caller is cancelled. It starts the work that takes the result.
+        abandoned: Called if the caller is cancelled. It must start a task that handles the result.
 
     Raises:
         asyncio.CancelledError: The caller was cancelled. Raised at once.

@@ -16,7 +16,8 @@ ResultT = TypeVar("ResultT")
 async def in_thread(work: Callable[[], ResultT], *, undo: Callable[[ResultT], None] | None = None) -> ResultT:
     """Run blocking work in a thread, and wait for its end even if the caller is cancelled.
 
-    `asyncio.to_thread` does not wait then: the thread would go on writing to files that the caller removes.
+    `asyncio.to_thread` does not wait if the caller is cancelled. Its thread would then continue to write to
+    files that the caller removes.
 
     Args:
         work: The blocking function.

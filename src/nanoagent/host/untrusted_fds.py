@@ -1,14 +1,15 @@
 """Receives and closes untrusted descriptors: file descriptors that came from a container.
 
-Closing a socket can block while the other end of a TCP connection takes no more data. A program sets with
-SO_LINGER (socket(7)) how long. The thread that drops the last reference blocks. It may be the thread that
+Closing a socket can block, because the other end of a TCP connection takes no more data. With SO_LINGER
+(socket(7)), a program sets how long. The thread that drops the last reference to the socket blocks. This is
+the thread that
 
 * closes the descriptor,
-* reads a message without room for the descriptors in it (SCM_RIGHTS, unix(7)), or
+* reads a message with descriptors (SCM_RIGHTS, unix(7)) into a buffer that has no room for them, or
 * closes a socket in which such a message waits.
 
-In the event loop, a supervisor under attack could stop the worker in each of these ways. So only this module
-receives and closes descriptors from containers, and it closes them in threads.
+If the event loop did one of these, a supervisor that an attacker controls could stop the worker. So only this
+module receives and closes descriptors from containers, and it closes them in threads.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from nanoagent.host.background import TaskName, keep_thread
 if TYPE_CHECKING:
     import threading
 
-# SCM_MAX_FD in include/net/scm.h. If there is no room for a descriptor, the kernel closes it at once.
+# SCM_MAX_FD in include/net/scm.h. If the buffer has no room for a descriptor, the kernel closes it at once.
 _MAX_IN_MESSAGE: Final = 253
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_MAX_IN_MESSAGE * array.array("i").itemsize)
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _READ_BYTES: Final = 64 * 1024
 _NO_LINGER: Final = struct.pack("ii", 1, 0)  # close without waiting: SO_LINGER, socket(7)
-# A program can set SO_LINGER again just before the close, and then blocks one thread. The others continue.
+# A program that sets SO_LINGER again just before the close blocks one thread. The other threads continue.
 _MAX_THREADS: Final = 8
 
 _to_close: Final[SimpleQueue[int]] = SimpleQueue()

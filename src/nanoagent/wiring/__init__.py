@@ -1,6 +1,6 @@
 """The composition root: builds every part of the worker from the settings. Only this package builds adapters.
 
-* `assembly`: builds the worker. Read it first: it is the order of the start.
+* `assembly`: builds the worker. Read this module first: it shows the order of the start.
 * `telemetry`: metrics, health, background tasks and CloudWatch.
 * `interruption`: waits for EC2's interruption notices, and drains the worker.
 * `services`: the queue, the buckets, Redis and the spool.
@@ -11,5 +11,6 @@
 * `self_test`: the self-test of the worker, and the command `nanoagent selftest`.
 * `closing`: limits on the time of the worker's end.
 
-The code that builds a part registers its end in an `AsyncExitStack`, so parts are closed in reverse order.
+The code that builds a part registers how the part is closed in an `AsyncExitStack`. So parts are closed in
+reverse order. In all functions, this stack is the argument `opened`.
 """

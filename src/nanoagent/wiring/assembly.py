@@ -37,7 +37,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
 
     Args:
         settings: The settings.
-        opened: Closes the parts, the last one first.
+        opened: The exit stack that closes the opened parts, the last one first.
     """
     telemetry = await open_telemetry(settings, opened)
     watcher = await interruption.open_watcher(settings, telemetry.health, opened)
@@ -99,12 +99,12 @@ def _readiness_checks(
 
 
 async def wait_until_ready(first: ReadinessChecks, worker: Worker) -> None:
-    """Wait until all checks pass. The worker receives no messages before.
+    """Wait until all checks pass. Until then, the worker receives no messages.
 
-    A service manager that replaces a worker stops the old one when the new one is ready.
+    A service manager that replaces a worker stops the old worker when the new one is ready.
 
     Args:
-        first: The checks of the start only.
+        first: The checks that are only made at the start.
         worker: Has all other checks.
     """
     while await first.reason() is not None or await worker.not_ready_reason() is not None:

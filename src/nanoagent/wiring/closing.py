@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 CLOSE_MAX_S: Final = 20.0
 """The longest time for closing a part that needs answers from a service, seconds.
 
-For the queue, the longest poll is added.
+The queue gets more: the duration of a long poll is added.
 """
 
 STOP_TAIL_S: Final = DRAIN_TAIL_S + 3 * CLOSE_MAX_S
@@ -31,10 +31,10 @@ It takes that long only if no service answers. The usual time is a second or two
 def close_within(
     opened: AsyncExitStack, part: str, close: Callable[[], Awaitable[None]], timeout_s: float
 ) -> None:
-    """Register the end of a part with a timeout, so that a part that hangs does not keep the process alive.
+    """Register how to close a part, with a timeout. A part that hangs must not keep the process alive.
 
     Args:
-        opened: Closes the part.
+        opened: The exit stack that closes the part.
         part: The name of the part, for the log.
         close: Closes the part.
         timeout_s: The longest time, seconds.

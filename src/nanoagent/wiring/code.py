@@ -95,7 +95,7 @@ async def program_cache(settings: Settings) -> AsyncIterator[ProgramCache]:
 
 
 def disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> DiskRoom:
-    """Make the check of free disk space, which shrinks the caches to free some."""
+    """Make the check of free disk space. If space is short, it shrinks the caches."""
 
     async def make_room(size_bytes: float) -> None:
         await code.make_room(size_bytes)

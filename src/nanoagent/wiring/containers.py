@@ -46,7 +46,7 @@ async def open_pool(
         settings: The settings.
         home: The worker's folder.
         telemetry: Counts containers, and shows the isolation level.
-        opened: Closes the pool.
+        opened: The exit stack that closes the pool.
         listening_addresses: The addresses that the worker listens on in the network of runs.
 
     Returns:
@@ -67,8 +67,8 @@ async def open_pool(
     if orphans:
         log.info("removed containers of dead workers", count=orphans)
     await asyncio.to_thread(home.remove_dead_siblings)
-    most = resources.descriptor_plan(raise_descriptor_limit(), len(listening_addresses)).containers
-    wanted = replace(pool_policy(settings, listening_addresses), most_containers=most)
+    most_containers = resources.descriptor_plan(raise_descriptor_limit(), len(listening_addresses)).containers
+    wanted = replace(pool_policy(settings, listening_addresses), most_containers=most_containers)
     policy = await _with_isolation(settings, wanted, driver, home, telemetry)
     pool = Pool(driver, home, policy, telemetry.metrics, telemetry.health, background=telemetry.background)
     await pool.start()
@@ -179,7 +179,7 @@ def pool_policy(settings: Settings, listening_addresses: tuple[ListeningAddress,
             work_bytes=settings.work_max_mb * MIB,
             output_bytes=settings.output_dir_max_mb * MIB,
             inodes=settings.max_inodes,
-            # Each file takes whole pages in memory.
+            # In memory, each file takes whole pages, so one page per file is added.
             code_bytes=settings.code_max_unpacked_mb * MIB + settings.code_max_entries * PAGE_BYTES,
             code_files=settings.code_max_entries,
             shm_bytes=settings.largest_job_mb * MIB,

@@ -27,7 +27,7 @@ START_EXTENSION_S: Final = 60.0
 """The extension that the worker requests from systemd repeatedly while the start waits, seconds."""
 
 NOTICE_RESERVE_S: Final = 10.0
-"""Running jobs are returned to the queue this long before a machine ends, seconds. Their return takes 1 s."""
+"""How long before the end of the machine running jobs are returned to the queue, seconds. This takes 1 s."""
 
 
 async def open_watcher(
@@ -35,8 +35,9 @@ async def open_watcher(
 ) -> InterruptionWatcher | None:
     """Make the watcher of interruption notices; None if the settings or the environment disable it.
 
-    While a notice is in effect, the start waits. A service manager may restart a worker that has drained for
-    a notice. The new worker would otherwise take jobs that it cannot finish.
+    While a notice is in effect, the start waits. The reason: after a worker has drained for a notice, a
+    service manager may start a new one. Without the wait, the new worker would take jobs that it cannot
+    finish.
     """
     if settings.interruption_notices == "none":
         return None

@@ -1,4 +1,4 @@
-"""Builds the connections of runs: the gateway to model servers, and egress to the internet."""
+"""Builds what runs connect to: the gateway to model servers, and the egress filter to the internet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def open_network(
     Args:
         settings: The settings.
         metrics: Counts connections and requests.
-        opened: Closes the network.
+        opened: The exit stack that closes the network.
         descriptors: The limit on file descriptors.
     """
     gateway, egress = None, None

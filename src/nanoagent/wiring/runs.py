@@ -49,14 +49,14 @@ async def open_runs(
         store: The store that code is fetched from.
         telemetry: Metrics and health.
         descriptors: The limit on file descriptors.
-        opened: Closes the parts.
+        opened: The exit stack that closes the opened parts.
     """
     await code.refuse_unusable_folders(settings)
     home = open_home(settings, settings.worker_id, opened)
     metrics = telemetry.metrics
-    of_runs = await network.open_network(settings, metrics, opened, descriptors)
+    run_network = await network.open_network(settings, metrics, opened, descriptors)
     pool, image_ids = await containers.open_pool(
-        settings, home, telemetry, opened, of_runs.listening_addresses
+        settings, home, telemetry, opened, run_network.listening_addresses
     )
     programs = await opened.enter_async_context(code.program_cache(settings))
     code_cache = await opened.enter_async_context(code.code_cache(settings, store, metrics, descriptors))
@@ -70,7 +70,7 @@ async def open_runs(
         image_ids=image_ids,
         staging=home.staging,
         failures=FailureCache.for_seconds(settings.failure_memory_seconds),
-        network=of_runs,
+        network=run_network,
     )
     return Runs(home, parts, code_cache)
 

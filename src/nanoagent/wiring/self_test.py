@@ -31,7 +31,7 @@ async def start(
     """Test every runtime now, and from now on at intervals.
 
     Returns:
-        A function: why a runtime takes no jobs, or None.
+        A function that returns why the worker takes no jobs of a runtime; None if it takes them.
     """
     if not settings.selftest_interval_seconds:
         return lambda _: None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The adapters of the external services, without a worker, for checks.
+    """The adapters of the external services, for `nanoagent check` and `doctor`, which start no worker.
 
     Attributes:
         broker: The queue.
@@ -60,7 +60,7 @@ def open_clients(settings: Settings, opened: AsyncExitStack) -> AwsClients:
 
 
 async def open_buckets(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> DefaultBuckets:
-    """Make the probes of the default buckets, on connections that do not wait for transfers."""
+    """Make the probes of the default buckets. Transfers of files never keep their connections busy."""
     separate = AwsClients(settings.aws_region, max_attempts=1, session=clients.session)
     opened.push_async_callback(separate.close)
     return DefaultBuckets(await separate.s3(), settings.s3_code_bucket, settings.s3_user_data_bucket)
@@ -82,7 +82,7 @@ async def open_broker(
         wait_s=settings.sqs_wait_seconds,
         visibility_s=settings.sqs_visibility_seconds,
         worker=settings.worker_id,
-        least_receives=settings.least_receives,
+        min_max_receive_count=settings.min_max_receive_count,
         background=background,
     )
 
@@ -105,7 +105,8 @@ def redis_result_store(settings: Settings, background: Background | None = None)
     return RedisResultStore(
         redis_server(settings),
         ttl_s=settings.result_ttl_seconds,
-        # As long as a lease: when SQS delivers the message of a dead worker again, its claim is over, too.
+        # As long as a lease. So when SQS delivers a dead worker's message again, that worker's claim has also
+        # ended.
         claim_s=settings.sqs_visibility_seconds,
         owner=settings.worker_id,
         background=background,
@@ -133,7 +134,8 @@ async def open_results(settings: Settings, telemetry: Telemetry, opened: AsyncEx
     opened.push_async_callback(store.close)
     cancellations = store.cancellations()
     opened.push_async_callback(cancellations.close)
-    # The spool is next to the caches: it must outlive the worker, its home, and a reboot, which empties /tmp.
+    # The spool is next to the caches, because it must outlive the worker, the worker's folder, and a reboot,
+    # which empties /tmp.
     folder, max_bytes = settings.code_cache_dir / "results", settings.result_spool_mb * MIB
     spool = Spool(folder, store, max_bytes, telemetry.metrics.worker.spooled, telemetry.background)
     await spool.open()

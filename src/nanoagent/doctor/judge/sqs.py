@@ -108,11 +108,11 @@ def _queue_settings(settings: Settings, queue: str, data: Mapping[str, object]) 
 def _redrive(settings: Settings, queue: str, attributes: Mapping[str, object]) -> Iterator[Finding]:
     receives = str(redrive_policy(attributes).get("maxReceiveCount"))
     if receives.isdecimal():
-        if int(receives) < settings.least_receives:
+        if int(receives) < settings.min_max_receive_count:
             yield warning(
                 Area.SQS,
                 _few_receives(settings, queue, receives),
-                f"set maxReceiveCount in its redrive policy to {settings.least_receives} or more",
+                f"set maxReceiveCount in its redrive policy to {settings.min_max_receive_count} or more",
             )
     elif settings.sqs_dlq_url is None:
         yield warning(
