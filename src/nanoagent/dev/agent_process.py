@@ -1,4 +1,4 @@
-"""An agent in a process of its own."""
+"""An agent: a worker in a separate process, which is started and stopped by this process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AgentProcess:
     """
 
     def __init__(self, environment: dict[str, str], log: Path, *, module: str = "nanoagent") -> None:
-        # `start` reads the port from the log, and the readiness from that port.
+        # `start` reads the port from the log, and asks that port whether the agent is ready.
         self._environment = environment | {"LOG_FORMAT": "json", "METRICS_HOST": "127.0.0.1"}
         self._log = log
         self._module = module
@@ -63,7 +63,8 @@ class AgentProcess:
                 env=os.environ | self._environment,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C must not reach the agent: a second signal ends its drain. `stop` sends the only one.
+                # Ctrl-C must not reach the agent, because the signal from `stop` would then be the second
+                # one, and a second signal ends the drain.
                 start_new_session=True,
             )
         try:

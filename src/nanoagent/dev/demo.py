@@ -1,4 +1,4 @@
-"""The command `nanoagent demo`: runs the programs of `examples/` as jobs on an embedded stack, twice.
+"""The command `nanoagent demo`: runs the programs in `examples/` as jobs, twice, with local services.
 
 In the first round the containers are warm, and programs are built if necessary. In the second round the
 containers are hot. One program asks a language model. If the environment names no model server, the stub

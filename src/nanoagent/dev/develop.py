@@ -1,4 +1,4 @@
-"""The command `nanoagent dev`: an embedded stack and an agent until Ctrl-C."""
+"""The command `nanoagent dev`: runs an embedded stack and an agent until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def run(state: Path) -> int:
             wait.cancel()
         if not stop.is_set():
             ended, log_tail = _find_ended_part(running)
-            # Printed at once: without the service, the agent may take a while to stop.
+            # Print this now, because without the service the agent may need a while to stop.
             console.print(f"[red]{ended} ended.[/] Stopping everything …")
             raise PlatformError(f"{ended} ended\n{log_tail}")
         console.print("Stopping …")
@@ -71,7 +71,7 @@ def _find_ended_part(running: Environment) -> tuple[str, str]:
 
 @contextmanager
 def settings_file(state: Path, settings: dict[str, str]) -> Iterator[Path]:
-    """Write the file by which `nanoagent send` finds this stack, and delete it at the end."""
+    """Write the settings file with which `nanoagent send` finds this stack, and delete it at the end."""
     path = state / dev.SETTINGS
     text = "".join(f"{name}={value}\n" for name, value in settings.items())
     path.write_text(text)
@@ -79,7 +79,7 @@ def settings_file(state: Path, settings: dict[str, str]) -> Iterator[Path]:
         yield path
     finally:
         with suppress(OSError):
-            if path.read_text() == text:  # not the file of a stack that was started since
+            if path.read_text() == text:  # otherwise it belongs to a stack that was started later
                 path.unlink()
 
 

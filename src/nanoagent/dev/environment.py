@@ -1,4 +1,4 @@
-"""An embedded stack with an agent, for `nanoagent demo` and `nanoagent dev`."""
+"""Runs an embedded stack and an agent that uses it, for `nanoagent demo` and `nanoagent dev`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def running(state: Path, console: Console, settings: dict[str, str]) -> As
 
 @contextmanager
 def lock_folder(state: Path) -> Iterator[None]:
-    """Lock a state folder: two embedded stacks in one folder would truncate each other's logs.
+    """Lock a state folder, because two embedded stacks in one folder would truncate each other's logs.
 
     The kernel releases the lock at the end of the process, also after a crash. Child processes do not inherit
     the lock.
@@ -112,7 +112,7 @@ def lock_folder(state: Path) -> Iterator[None]:
 
 
 def result_locale(console: Console) -> str:
-    """Return the language of the texts in results: that of LOCALE, or of the shell."""
+    """Return the language of the texts in results: the value of LOCALE, or the language of the shell."""
     if locale := os.environ.get("LOCALE"):
         return locale
     shell = language.of_shell(os.environ)
@@ -141,7 +141,7 @@ async def model_server_settings(opened: AsyncExitStack, console: Console) -> dic
 def cancel_on_signal() -> None:
     """Cancel this task at the first signal, so that it stops the agent and the stack before it ends.
 
-    Later signals are ignored: they would interrupt that.
+    Later signals are ignored, because they would interrupt the stopping.
     """
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()

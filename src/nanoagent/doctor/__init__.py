@@ -3,13 +3,13 @@
 `check` shows the settings and asks every part whether a worker could start:
 
 * `check`: the probes of each part and the verdict.
-* `variables`: misspelt names of settings. The doctor uses it, too.
+* `variables`: finds misspelt names of settings; `doctor` uses it, too.
 
 `doctor` examines the host and the services in detail. Each finding has a remedy:
 
 * `facts`: plain values about the host, Docker and the services.
 * `gather`: collects the facts. Only this package reads files, asks services and makes containers.
-* `judge`: pure functions from facts to findings, so that tests can use the recorded facts of other hosts.
+* `judge`: makes findings from the facts. Pure functions, so that tests can use recorded facts of other hosts.
 * `finding`: a finding: its area, severity, text and remedy.
 * `configuration`: judges the settings, and replaces invalid ones.
 * `examination`: gathers and judges everything, in parallel and with deadlines.

@@ -1,7 +1,7 @@
 """`nanoagent check`: whether a worker could start now with these settings.
 
-Each probe asks a part the same question as the worker does at its start, so both get the same answer. The
-worker does not ask the model servers at its start, but this command does.
+Each probe calls the same check as the worker does at its start, so both get the same result. The model
+servers are an exception: the worker does not ask them at its start, but this command does.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ MODELS: Final = "model servers"
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A question to one part.
+    """A question to one part of the worker or to a service.
 
     Attributes:
         part: The part's name in the report.
-        ask: Returns None if a worker could use the part, the problem if not, or a complete result. A
-            `ConfigError` or a `PlatformError` counts as a problem.
+        ask: Returns None if a worker could use the part, a text with the problem if not, or a complete
+            result. If it raises a `ConfigError` or a `PlatformError`, that is a problem, too.
     """
 
     part: str
@@ -97,7 +97,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     async def models() -> ProbeResult:
         return models_result(await network.inspect_models(settings))
 
-    asks_models = settings.upstreams and settings.ai_replay is None
+    uses_model_servers = settings.upstreams and settings.ai_replay is None
     return (
         Probe("metrics and health", address),
         Probe("folders", all_folders),
@@ -105,7 +105,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         Probe("SQS queue", services.broker.verify),
         Probe(BUCKETS, buckets),
         Probe("Redis", services.result_store.verify),
-        *((Probe(MODELS, models),) if asks_models else ()),
+        *((Probe(MODELS, models),) if uses_model_servers else ()),
     )
 
 

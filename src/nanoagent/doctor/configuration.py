@@ -23,7 +23,8 @@ _REQUIRED: Final = {
 }
 """Values in place of required settings that are missing or invalid."""
 
-# Values in place of sizes that contradict each other. A default may contradict the others on a small machine.
+# Values in place of sizes that contradict each other. The defaults cannot be used: on a small machine they
+# may contradict each other, too.
 _CONSISTENT_SIZES: Final[dict[str, Any]] = {
     "worker_memory_mb": 1024,
     "max_memory_mb": None,
@@ -57,7 +58,7 @@ def judge(
 
 
 def problems(env_file: Path | None) -> Sequence[str]:
-    """Return why the worker would refuse the settings; empty if it would not."""
+    """Return why the worker would refuse the settings; empty if it would accept them."""
     try:
         config.load(env_file)
     except ConfigError as exc:

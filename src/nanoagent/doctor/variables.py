@@ -1,7 +1,7 @@
 """Finds misspelt settings: variables that were probably meant as settings and have no effect.
 
-Every name in the settings file is checked. The environment has variables of many programs. There a name is
-checked if it begins with the prefix of a setting, or is very similar to a setting's name.
+Every name in the settings file is checked. The environment also has variables of other programs. So a name in
+the environment is checked only if it has the prefix of a setting, or is very similar to a setting's name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_FILE: Final = Path(".env")
 """The settings file that is read by default. It need not exist."""
 
-# Ratios of difflib. MAX_PROCESS and MAX_PROCESSES have 0.92, OPENAI_API_KEY and AI_API_KEY 0.83.
+# Ratios of difflib: 0.92 for MAX_PROCESS and MAX_PROCESSES, 0.83 for OPENAI_API_KEY and AI_API_KEY.
 _VERY_SIMILAR: Final = 0.87
 _SIMILAR: Final = 0.6
 _PREFIXES: Final = re.compile(r"REDIS_|SQS_|S3_|WARM_POOL_|EGRESS_")

@@ -1,4 +1,4 @@
-"""The hint for a failed build, from the messages of compiler and linker and from the names of the files.
+"""Finds the hint for a failed build, from the messages of compiler and linker, and the names of the files.
 
 Each language has a table of patterns and hints. The patterns match messages of g++ 14, GNU ld and Go 1.24;
 tests/integration/test_builds.py compares them with real builds. The messages may be hostile input, so all

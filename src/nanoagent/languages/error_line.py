@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_CHARACTERS: Final = 300
-# At the beginning and at the end of the text; MAX_OUTPUT_BYTES may be larger. Hostile text takes up to 20 ms.
+# Examined at the beginning and at the end of a longer text. Hostile text of this size takes up to 20 ms.
 _EXAMINED_CHARACTERS: Final = 64 * 1024
-_MAX_LINES: Final = 2000  # read after one match; the traceback of a recursion has about 1000 frames
+_MAX_LINES: Final = 2000  # that are read after one match; a traceback of a recursion has about 1000 frames
 _MAX_MATCHES: Final = 50  # of one pattern, from the end of the text
 _MAX_LINE_CHARACTERS: Final = 4096
 _ESCAPE_SEQUENCES: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours (ECMA-48, CSI)
@@ -42,8 +42,8 @@ def error_line(
         killed_by: The signal that killed it; None if it exited by itself.
 
     Returns:
-        The line of a recognised format; else the last line that is not empty. None if no line is recognised
-        and a signal killed the program, or the text is empty.
+        The line of a recognised format; else the last line that is not empty. None if the text is empty, or
+        if no format is recognised and a signal killed the program.
     """
     text = _plain(stderr)
     for recognise in (_RECOGNISERS[runtime], _native) if runtime else ():
@@ -104,15 +104,16 @@ _PYTHON_NOT_FATAL: Final = (
 
 
 def _python(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """Return the error. The part after the gap is searched first, because it has the end of the traceback."""
+    """Return the error. Search the part after the gap first, because it has the end of the traceback."""
     found = (_python_part(part, exit_code, killed_by) for part in gap.tail_and_whole(text))
     return next((line for line in found if line), None)
 
 
 def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
-    """Return the error of the last traceback that begins at the top level of a module: the uncaught error.
+    """Return the uncaught error: that of the last traceback that begins at the top level of a module.
 
-    A logged traceback usually begins in a function. It counts only if no line follows it.
+    A traceback that begins in a function was usually logged. Its error is returned only if no line follows
+    it.
     """
     matches = _last_matches(_PYTHON_HEADER, text)
     for match in matches:
@@ -140,8 +141,8 @@ def _python_traceback(text: str, match: re.Match[str]) -> tuple[str, str, bool]:
     """Read the traceback below a header.
 
     Returns:
-        The error, the first frame, and whether only lines of the error follow. Notes and further lines of the
-        message look like other text, so any line after the error counts as other text.
+        The error, the first frame, and whether no other text follows. Notes and further lines of the message
+        cannot be distinguished from other text, so any line after the error counts as other text.
     """
     bar = "  | " if match["group"] else ""
     lines = _lines(text, match.end() + 1)
@@ -168,7 +169,7 @@ def _is_not_fatal(text: str, at: int) -> bool:
 
 
 def _python_without_header(text: str) -> str | None:
-    """Return the error of a traceback without a header: of a syntax error, or cut by the gap."""
+    """Return the error of a traceback without a header: a syntax error, or a header that is in the gap."""
     if frame := _PYTHON_GROUP_FRAME.search(text):
         return _first_outer_line(_lines(text, frame.end() + 1), "  | ")
     if frame := _first_of(_last_matches(_PYTHON_FRAME, text)):
@@ -223,7 +224,7 @@ def _node_message(lines: Iterator[str]) -> str:
 
 
 def _node_printed_error(text: str) -> str | None:
-    """Return the error above the last stack trace, if the text ends with one: `console.error(error)`."""
+    """Return the error above the last stack trace, if the text ends with a stack: `console.error(error)`."""
     last = _last_line(text)
     if not (last.startswith("at ") or last in {"}", "]", "})"}):
         return None
@@ -236,7 +237,7 @@ def _node_printed_error(text: str) -> str | None:
 
 
 def _first_frame_of_last_stack(text: str) -> int | None:
-    """Return the position of the first frame of the last outermost stack. It may contain nested stacks."""
+    """Return the position of the first frame of the last outermost stack, which may have nested stacks."""
     starts = [match.start() for match in _NODE_FRAME.finditer(text)]
     for above, start in zip(reversed(starts[:-1]), reversed(starts), strict=False):
         between = text[above:start].split("\n")[1:-1]
@@ -261,7 +262,7 @@ _GO_RECOVERED: Final = re.compile(r" \[recovered(?:, repanicked)?\]$")
 def _go(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:
     """Return the last panic; else a wrong flag, a data race, or the line above a printed stack.
 
-    If several panics are printed, the later ones were raised while an earlier one was handled.
+    If several panics are printed, each later one was raised while the program handled an earlier one.
     """
     if exit_code == _GO_PANIC_EXIT_CODE or killed_by is signal.SIGABRT:  # SIGABRT: GOTRACEBACK=crash
         for match in _last_matches(_GO_END, text):
@@ -375,7 +376,7 @@ _NO_MESSAGE: Final = re.compile(r"[^\W\d][\w$.<>]{0,200}(?: \[[\w-]{1,100}\])?: 
 
 
 def _plain(text: str) -> str:
-    """Remove escape sequences and carriage returns. Of a long text, only the beginning and the end remain."""
+    """Remove escape sequences and carriage returns. Cut the middle out of a long text."""
     if len(text) > 2 * _EXAMINED_CHARACTERS:
         missing = len(text) - 2 * _EXAMINED_CHARACTERS
         text = str(gap.joined(text[:_EXAMINED_CHARACTERS], missing, text[-_EXAMINED_CHARACTERS:]))
@@ -385,7 +386,7 @@ def _plain(text: str) -> str:
 
 
 def _lines(text: str, start: int) -> Iterator[str]:
-    """Yield lines from `start`, each of bounded length, without the gap and the incomplete line after it."""
+    """Yield lines from `start`, each of bounded length. Skip the gap and the incomplete line after it."""
     for _ in range(_MAX_LINES):
         if start >= len(text):
             return
@@ -400,7 +401,7 @@ def _lines(text: str, start: int) -> Iterator[str]:
 
 
 def _with_next(line: str, following: Iterator[str]) -> str:
-    """Return the line, and the next one, too, if the message begins with a line break."""
+    """Return the line. If it is a type without a message, add the next line: the message begins there."""
     if not _NO_MESSAGE.fullmatch(line):
         return line
     more = next((more for more in following if more.strip()), "")
@@ -434,7 +435,7 @@ def _first_match(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line that is not empty. A progress bar overwrites its line; its last state counts."""
+    """Return the last line that is not empty. If a progress bar overwrote the line, return its last state."""
     stripped = text.rstrip()
     line = stripped[stripped.rfind("\n") + 1 :]
     return line[line.rfind("\r") + 1 :].strip()[:_MAX_LINE_CHARACTERS]

@@ -1,9 +1,8 @@
-"""The hint of a result, from facts about the run.
+"""Finds the hint of a result, from facts about the run.
 
-The table `_RULES` has the common failures: a pattern in the program's error, and the hint. The text is
-hostile input. Patterns begin with a fixed word and all repetitions are bounded, so the time is linear in the
-length of the text, and only its end is read. The messages are those of CPython 3.13, Node.js 20, Go 1.24 and
-glibc.
+The table `_RULES` has the common failures: a pattern in the program's error, and the hint. The messages are
+those of CPython 3.13, Node.js 20, Go 1.24 and glibc. The text is hostile input, so only its end is read. Each
+pattern begins with a fixed word, and all repetitions are bounded. So the time is linear in the length.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _V8_HEAP: Final = Text(
     "V8 힙이 가득 찼습니다. 힙의 한도는 memoryMb의 약 절반이며, 512MB 이하에서는 259MB입니다."
     " memoryMb를 늘리거나, 큰 데이터는 힙에 포함되지 않는 Buffer에 두세요.",
 )
-# A signal killed the program, so it could not flush its output.
+# In these cases a signal killed the program, so it could not flush its output.
 _KILLED_BY_SIGNAL: Final = frozenset(
     {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY, ErrorType.SIGNAL, ErrorType.CANCELLED}
 )
@@ -79,7 +78,7 @@ class Facts:
         stdout: The standard output.
         stderr: The standard error.
         network: The network policy of the run.
-        open_files: The most files that one process could have open (MAX_OPEN_FILES).
+        open_files: The largest number of files that a process could have open (MAX_OPEN_FILES).
     """
 
     runtime: Runtime
@@ -144,8 +143,8 @@ class _Rule(NamedTuple):
         pattern: The pattern. It begins with a fixed word, and all repetitions are bounded.
         hint: Returns the hint for a match and the facts.
         runtimes: The languages to which the rule applies.
-        in_stderr: Whether to search the end of standard error, too, because the first line may lack the
-            cause.
+        in_stderr: Whether to search also the end of standard error, because the first line may not contain
+            the cause.
         stderr_contains: The rule applies only if the end of standard error contains this text.
     """
 

@@ -1,4 +1,4 @@
-"""The table of runtimes: the entry file, the build command and the start command of each."""
+"""The table of the runtimes: the entry file, the build command and the start command of each runtime."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The operations that the self-test attempts, and the answers that it expects: one table for all languages.
 
-One run attempts many operations. Each is one line of the program's input; programs/python/main.py describes
-the lines. A check accepts only the error numbers of a refusal. Another error, such as a timeout or a missing
-file, does not show that the sandbox refused the operation.
+One run attempts many operations. Each operation is one line of the program's input; programs/python/main.py
+describes the lines. An isolation check accepts only the error numbers of a refusal. Another error, such as a
+timeout or a missing file, does not show that the sandbox refused the operation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class IsolationCheck(StrEnum):
-    """A protection that is tested; the value of the label `guard` of the metric `worker_guard_ok`."""
+    """A protection that the self-test tests; the label `guard` of the metric `worker_guard_ok`."""
 
     NETWORK = "network"
     ROOT_FILE_SYSTEM = "root_file_system"
@@ -121,7 +121,7 @@ class LimitTest:
     timeout_ms: int | None = None
 
 
-_MAX_MEMORY_MB: Final = 512  # so that the run and jobs fit into the worker's budget together
+_MAX_MEMORY_MB: Final = 512  # small, so that jobs fit into the worker's memory beside the self-test
 
 LEAVE_TRACES: Final = (
     *(f"write {folder}/{MARK}" for folder in ("/tmp", "/dev/shm", "/output")),  # noqa: S108 - the run's own
@@ -144,8 +144,8 @@ def check_machine() -> None:
 def memory_mb(settings: Settings) -> int:
     """Return the memory of each run of the self-test, in MiB.
 
-    Each process of the fork bomb takes less than 1 MiB, so the run reaches the limit on processes first. This
-    does not hold if that limit is higher than `_MAX_MEMORY_MB`.
+    Each process of the fork bomb takes less than 1 MiB. So the run reaches the limit on processes before the
+    limit on memory, unless MAX_PROCESSES is higher than `_MAX_MEMORY_MB`.
     """
     wanted = max(settings.job_defaults.memory_mb, settings.max_processes)
     return min(wanted, settings.largest_job_mb, _MAX_MEMORY_MB)
@@ -205,7 +205,7 @@ def _change_files() -> Iterable[Operation]:
 
 
 def _attack_supervisor() -> Iterable[Operation]:
-    # Process 1 ignores the signals. The run shows it: it continues and ends normally.
+    # Process 1 ignores the signals. That is tested by the end of the run: the run must end normally.
     for number in (9, 15, 19):
         yield Operation(IsolationCheck.SUPERVISOR, f"signal 1 {number}", lambda _: None)
     for name in ("environ", "maps", "mem"):
@@ -304,7 +304,7 @@ def _only(allowed: Iterable[str]) -> Callable[[str], str | None]:
         return f"has {', '.join(unexpected)}" if unexpected else None
 
     def judge(answer: str) -> str | None:
-        # A place that is missing or cannot be read shows no names.
+        # A folder that is missing or cannot be read shows no names.
         return problem(text) if (text := _text(answer)) is not None else None
 
     return judge
@@ -326,7 +326,7 @@ def _limits(settings: Settings) -> Callable[[str], str | None]:
     highest_values = {
         "Max file size": settings.max_file_mb * MIB,
         "Max open files": settings.max_open_files,
-        "Max core file size": 1,  # with 1, the kernel does not start the program of core_pattern either
+        "Max core file size": 1,  # with 1 (not 0), the kernel does not start the program in core_pattern
     }
 
     def problem(text: str) -> str | None:

@@ -1,7 +1,7 @@
 """When the self-test runs: before the first job, then at intervals while the worker is idle.
 
-A runtime that has failed the self-test takes no jobs. A runtime that has never been tested takes no jobs
-either. If a later test cannot run, the last result remains valid.
+A runtime takes no jobs if it has failed the self-test, or has never been tested. If a later test cannot run,
+the last result remains valid.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SelfTestSchedule:
 
     Args:
         suite: Tests a runtime.
-        idle: Returns whether a container is free that no job waits for.
+        idle: Returns whether the memory and CPU of a self-test are free, and no job waits for them.
         metrics: Shows the result of each isolation check.
         health: Shows which runtimes take no jobs.
         interval_s: The time between two tests, seconds.
@@ -59,7 +59,7 @@ class SelfTestSchedule:
         self._background = background or Background()
         self._untested = dict.fromkeys(Runtime, "the self-test has not run yet")  # runtime → reason
         self._failed: dict[Runtime, str] = {}  # runtime → its problems
-        self._not_repeated: set[Runtime] = set()  # the last test could not run
+        self._not_repeated: set[Runtime] = set()  # runtimes whose last test could not run
         self._task: asyncio.Task[None] | None = None
 
     def blocked(self, runtime: Runtime) -> str | None:

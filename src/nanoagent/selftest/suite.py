@@ -1,4 +1,4 @@
-"""The self-test of one runtime: its programs run as jobs do, and their answers are judged."""
+"""The self-test of one runtime: runs its programs in the same way as jobs, and judges their answers."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class RuntimeResult:
 
     Attributes:
         runtime: The runtime.
-        results: One for each isolation check; empty if the self-test could not run.
+        results: One result for each isolation check; empty if the self-test could not run.
         reason: Why the self-test could not run; None if it ran.
-        seconds: How long it took.
+        seconds: How long the self-test took.
     """
 
     runtime: Runtime
@@ -131,7 +131,7 @@ class Suite:
         return sorted(results, key=lambda result: list(IsolationCheck).index(result.check))
 
     def _tree(self, runtime: Runtime) -> CodeTree:
-        """Write the program's code to the disk, as if it had come from a zip."""
+        """Write the program's code to the disk, as the code cache would unpack it from a zip."""
         entry = RECIPES[runtime].entry
         code = resources.files(__package__).joinpath("programs", runtime, entry).read_bytes()
         path = self._folder / runtime
@@ -147,7 +147,7 @@ class Suite:
         return CodeTree(hashlib.sha256(code).hexdigest(), path, bytes=len(code), disk_bytes=len(code))
 
     async def _run_operations(self, runtime: Runtime, tree: CodeTree) -> list[CheckResult]:
-        """Run a program that leaves traces, then one that looks for them and attempts all operations."""
+        """Run the program twice: first to leave traces, then to look for them and attempt all operations."""
         first = await self._run(runtime, tree, checks.LEAVE_TRACES)
         _expect_answers(first, len(checks.LEAVE_TRACES))
         async with _listener() as port:
@@ -201,7 +201,7 @@ class Suite:
 
 
 def _problems(operations: Sequence[Operation], ran: Execution) -> dict[IsolationCheck, str]:
-    """Judge the answers of a run. Returns the first problem of each check that failed."""
+    """Judge the answers of a run. Return the first problem of each isolation check that failed."""
     answers = ran.collected.stdout.text.rstrip("\n").split("\n")
     problems: dict[IsolationCheck, str] = {}
     for operation, answer in zip(operations, answers, strict=False):
@@ -227,10 +227,10 @@ def _expect_answers(ran: Execution, count: int) -> None:
 
 @asynccontextmanager
 async def _listener() -> AsyncIterator[int]:
-    """Listen on the host's loopback, where no run may connect. Yields the port.
+    """Listen on a port of the host's loopback, to which no run may connect. Yield the port.
 
-    Only the program's answer decides whether it connected. The listener does not judge: any user of the host
-    can connect here, and could block all runtimes.
+    Whether the program has connected is judged only by the program's answer. The listener itself ignores
+    connections: otherwise any user of the host could connect here, and so block all runtimes.
     """
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:

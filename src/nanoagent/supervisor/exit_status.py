@@ -1,4 +1,4 @@
-"""The exit code and the signal in a wait status, as of waitpid(2)."""
+"""Reads the exit code and the signal from a wait status of waitpid(2)."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def signal_of(wait_status: int) -> signal.Signals | None:
         return None
     try:
         return signal.Signals(os.WTERMSIG(wait_status & 0xFFFF))
-    except ValueError:  # Python has names for the first and the last real-time signal only
+    except ValueError:  # Python has no names for most real-time signals
         return signal.SIGRTMIN

@@ -28,10 +28,10 @@ def is_gap(line: str) -> bool:
 def split(text: str) -> tuple[str, str] | None:
     """Split a text at the line about missing bytes into head and tail; None without such a line.
 
-    The program may have printed such lines, too. The last one counts.
+    The program may have printed such lines, too, so the last one is used.
     """
     found = None
-    for found in _GAP_LINE.finditer(text):  # noqa: B007 - the last one counts
+    for found in _GAP_LINE.finditer(text):  # noqa: B007 - finds the last one
         pass
     return (text[: found.start()], text[found.end() :]) if found else None
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from nanoagent.supervisor.wire import ExitReport, Frame, RunRequest
 
 _MAX_NAMED_REFUSALS: Final = 100  # the result names these files, and counts the others
-_MAX_REFUSALS: Final = 1_000_000  # the highest value of MAX_INODES; more cannot be honest
+_MAX_REFUSALS: Final = 1_000_000  # the highest value of MAX_INODES, so a run cannot leave more files
 _FRAME_TIMEOUT_S: Final = 60.0  # for one frame
-_BASE_TIMEOUT_S: Final = 120.0  # for the whole output: 7 ms for each file, with the default of MAX_INODES
-# In addition, for the bytes: sixty times the measured time (1 ms per MB), because CPU shares can be small.
+# The time limit for the whole output has two parts. The base is for the files: 7 ms for each, with the
+# default of MAX_INODES. The rest is for the bytes: 60 times the measured 1 ms per MB, because CPU shares
+# can be small.
+_BASE_TIMEOUT_S: Final = 120.0
 _MIN_BYTES_PER_S: Final = 16 * MIB
 _MAX_SHOWN_PATH_BYTES: Final = 1024
 _OUTPUT_LOST: Final = Text(
@@ -82,8 +84,8 @@ class Collected:
         stdout: The standard output.
         stderr: The standard error.
         files: The files from /output.
-        refused: The files that are not uploaded, each with the reason. Of very many files the last entry has
-            only the number.
+        refused: The files that are not uploaded, each with the reason. If there are very many, the last entry
+            has the number of the others.
         clean: Whether the container was wiped after the run, so that it may be used again.
     """
 
@@ -133,7 +135,7 @@ class OutputCollector:
         except ProtocolError:
             raise
         except ContainerError:
-            # The end of the run is already known. It must not be lost together with the rest of the output.
+            # The report of the run is already here. Return it even without the rest of the output.
             collected.refused.append(Refusal("", _OUTPUT_LOST))
         if self._refusals > _MAX_NAMED_REFUSALS:
             count = self._refusals - _MAX_NAMED_REFUSALS
@@ -165,7 +167,7 @@ class OutputCollector:
 
     def _take_output(self, kind: bytes, payload: bytes) -> None:
         stream = self._streams[kind]
-        # An empty frame is refused, too: there could be an endless number of them.
+        # Refuse empty frames, too, because their number would have no limit.
         if not 0 < len(payload) <= self._request.capture_bytes - len(stream):
             raise ProtocolError("the supervisor sent more output than was asked for, or an empty frame")
         stream += payload
@@ -189,7 +191,7 @@ class OutputCollector:
     async def _write(self, staged: Path, size: int) -> None:
         """Write the DATA frames of a file.
 
-        The event loop writes them: 64 KiB to the page cache take microseconds, a thread a hundred of them.
+        This blocks the event loop for some microseconds per 64 KiB. A thread would take about 100 µs.
         """
         left = size
         with staged.open("xb") as file:
@@ -216,7 +218,7 @@ def captured(kept: bytes, total: int, capacity: int) -> Captured:
     Args:
         kept: The head, followed by the tail.
         total: The length of the whole stream, bytes.
-        capacity: The most bytes that can be kept. The head has half of it, or one byte more than the tail.
+        capacity: The largest number of bytes that can be kept. The head has half of them, rounded up.
     """
     missing = total - len(kept)
     if missing <= 0:

@@ -8,8 +8,8 @@ A session does one run at a time:
 4. `wait_exit`: the program has ended.
 5. `collect`: the worker has the output, and the container is wiped.
 
-If the request has `prepare_next`, the supervisor prepares the next run by itself, and step 3 follows. After
-an exception the session cannot be used any more: close it and remove its container.
+If the request has `prepare_next`, the supervisor prepares the next run without a request, and step 3 is next.
+After an exception the session cannot be used any more: close it and remove its container.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _STEP_TIMEOUT_S: Final = 60.0  # for one frame outside a run; then the supervisor counts as stuck
 _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code with the smallest CPU share
-# Beyond the time limit and the grace period of a run, after which the supervisor ends it. Generous, because a
-# small CPU share slows the supervisor down, too.
+# The supervisor ends a run after its time limit and the grace period. The worker waits longer by this
+# margin. The margin is large, because a small CPU share slows the supervisor down, too.
 _EXIT_MARGIN_S: Final = 15.0
 
 
@@ -45,8 +45,8 @@ class Session:
     """The session with one supervisor.
 
     Args:
-        writer: The writer of a Unix connection that was just accepted, so that nothing has been read from it.
-            The session takes over its transport.
+        writer: The writer of a Unix connection from which nothing has been read. The session takes over its
+            transport.
     """
 
     def __init__(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,7 +59,7 @@ class Session:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the connection is open, and a preparation has not failed and is not late."""
+        """Whether the connection is open, and no preparation has failed or is late."""
         if self._failure is not None or not self._stream.is_open:
             return False
         if self._ready_by is None:
@@ -115,7 +115,7 @@ class Session:
         Raises:
             ContainerError: The preparation failed.
         """
-        await self.ready()  # a preparation that was begun after the previous run
+        await self.ready()  # of a preparation that the supervisor began after the previous run
         self._send(wire.PREPARE, bytes([limits_changed]) + wire.encode_names(modules))
         self._expect_ready()
         await self.ready()

@@ -15,8 +15,8 @@ from nanoagent.supervisor import wire
 if TYPE_CHECKING:
     from nanoagent.supervisor.wire import Frame
 
-# Room for a whole frame in any case, so that an awaited frame always becomes complete. Beyond this, reading
-# is paused and bytes remain in the socket.
+# More than the largest frame, so that an awaited frame can always become complete. When so many bytes are
+# kept, reading is paused, and further bytes remain in the socket.
 _MAX_KEPT_BYTES: Final = 2 * wire.MAX_FRAME_BYTES
 
 
@@ -101,7 +101,7 @@ class FrameStream(asyncio.Protocol):
             self._transport.write(data)
 
     async def sent(self, timeout_s: float) -> None:
-        """Wait until little data is left to send, or the connection ends; `receive` reports its end.
+        """Wait until little data is left to send, or the connection ends. Then `receive` reports the end.
 
         Raises:
             TimeoutError: The supervisor did not receive enough in time.

@@ -42,7 +42,7 @@ DONE: Final = b"Z"  # the end of the output, and whether the container is clean
 
 MAX_FRAME_BYTES: Final = 128 * 1024  # the supervisor sends chunks of 64 KiB
 _MAX_ERRNO: Final = 4095  # MAX_ERRNO in include/linux/err.h
-# For times and sizes: 285 years or 9 PB. JSON readers are exact up to this number (RFC 8259).
+# The largest accepted time or size: 285 years or 9 PB. JSON readers are exact up to this number (RFC 8259).
 _MAX_NUMBER: Final = 1 << 53
 _MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
@@ -85,7 +85,7 @@ class ExitFlag(IntFlag):
     FILE_LIMIT = 8  # a file has reached `file_size_bytes`
     NOT_STARTED = 16  # exec failed; see `exec_error`
     ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
-    SOCKETS = 64  # it was ended because its sockets used too much memory of the kernel
+    SOCKETS = 64  # the supervisor ended it, because its sockets used too much kernel memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +94,10 @@ class Configuration:
 
     Attributes:
         highest_level: The highest isolation level that is allowed: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
-        file_size_bytes: The RLIMIT_FSIZE that runs will probably have.
-        open_files: The RLIMIT_NOFILE that runs will probably have.
+        file_size_bytes: The RLIMIT_FSIZE of most runs.
+        open_files: The RLIMIT_NOFILE of most runs.
         work_bytes: The most bytes that a run in a sandbox may write to its working directory.
-        work_files: The most files that it may create there.
+        work_files: The most files that such a run may create in its working directory.
         listening_addresses: The addresses in a run's network at which the worker may listen.
         modules: Python modules that the zygote imports before the first run.
     """
@@ -139,7 +139,7 @@ class ReadyReport:
     Attributes:
         error: The errno of the failure; 0 if the workspace is prepared.
         files: The number of copied files.
-        bytes: Their size, bytes.
+        bytes: The size of the copied files, bytes.
     """
 
     error: int
@@ -188,12 +188,12 @@ class RunRequest:
         payload: The content of standard input and of $PAYLOAD_FILE.
         timeout_ms: The time limit of the program (wall time).
         grace_ms: The time between SIGTERM and SIGKILL.
-        capture_bytes: The most bytes that are kept of each of stdout and stderr: half head, half tail.
+        capture_bytes: The most bytes of stdout that are kept: half head, half tail. The same for stderr.
         file_size_bytes: RLIMIT_FSIZE of the program.
         open_files: RLIMIT_NOFILE of the program.
         output_max_files: The most files that are sent from /output.
-        output_max_file_bytes: The most bytes of each of them.
-        output_max_total_bytes: The most bytes of all of them together.
+        output_max_file_bytes: The most bytes of each file from /output.
+        output_max_total_bytes: The most bytes of all files from /output together.
         prepare_next: Whether to prepare another run of the same code afterwards.
     """
 

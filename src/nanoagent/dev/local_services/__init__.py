@@ -1,10 +1,10 @@
-"""SQS, S3, CloudWatch and Redis on this machine, for the demo and the tests.
+"""The embedded stack: SQS, S3, CloudWatch and Redis on this machine, for `nanoagent dev`, the demo and tests.
 
-moto's server stands in for the AWS services; Redis is a real `redis-server`. Both are child processes that
-listen on free ports of 127.0.0.1 and keep their data in memory only.
+moto's server replaces the AWS services; Redis is a real `redis-server`. Both are child processes that
+listen on free ports of 127.0.0.1 and keep their data only in memory.
 
     async with EmbeddedStack(folder) as stack:
-        environment = os.environ | stack.environment()   # for an agent's process
+        environment = os.environ | stack.environment()   # for the process of a worker
 
 * `stack`: starts and stops all services together.
 * `servers`: the commands that start Redis and moto, and their readiness.

@@ -1,4 +1,4 @@
-"""The buckets of the embedded stack."""
+"""The S3 buckets of the embedded stack."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LocalBuckets:
         await self._create(DATA_BUCKET)
 
     async def new(self) -> str:
-        """Create another bucket; return its name."""
+        """Create an additional bucket; return its name."""
         return await self._create(f"bucket-{next(self._numbers)}")
 
     async def put_code(self, key: str, content: bytes) -> None:

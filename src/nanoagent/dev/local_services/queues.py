@@ -1,4 +1,4 @@
-"""The queues of the embedded stack."""
+"""The SQS queues of the embedded stack."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class LocalQueues:
         clients: Makes the clients for one call.
 
     Attributes:
-        url: The queue of the worker. Its visibility timeout is 30 s, and messages are dead-lettered after 10
-            receipts.
-        dead_letter_url: The dead-letter queue of that queue.
+        url: The URL of the worker's queue. The queue's visibility timeout is 30 s, and messages are
+            dead-lettered after 10 receipts.
+        dead_letter_url: The URL of the worker's dead-letter queue.
     """
 
     def __init__(self, clients: Callable[[], AwsClients]) -> None:
@@ -41,7 +41,7 @@ class LocalQueues:
         self.url = await self._create("nanoagent-jobs", attributes)
 
     async def new(self, **attributes: str) -> str:
-        """Create another queue; return its URL.
+        """Create an additional queue; return its URL.
 
         Args:
             **attributes: Attributes of SQS's CreateQueue, such as `VisibilityTimeout="2"` and

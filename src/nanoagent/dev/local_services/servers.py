@@ -1,6 +1,6 @@
-"""The servers of the embedded stack: Redis, and moto for SQS, S3 and CloudWatch.
+"""Starts the servers of the embedded stack: Redis, and moto for SQS, S3 and CloudWatch.
 
-Each function starts a server, waits until it answers, and registers its stop in an exit stack.
+Each function starts a server, waits until it answers, and adds the stop of the server to an exit stack.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A child process of the embedded stack."""
+"""A child process that provides a service of the embedded stack: moto's server or Redis."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Service:
     def start(cls, name: str, command: list[str], folder: Path) -> Service:
         """Start the process; its log is in the folder.
 
-        The process has a process group of its own, so Ctrl-C reaches only the agent. The agent then stops the
-        service.
+        The process has its own session, so Ctrl-C does not reach it. The process that has started the service
+        must stop it.
         """
         log = folder / f"{name}.log"
         with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""The embedded stack: all services that an agent needs, started and stopped together."""
+"""Starts and stops the embedded stack: local replacements of all services that a worker needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class EmbeddedStack:
-    """The services that an agent needs.
+    """Local replacements of all services that a worker needs.
 
     A context manager, plain and asynchronous. `start`, `stop`, `new_queue` and `new_bucket` block.
 
@@ -115,13 +115,9 @@ class EmbeddedStack:
         return self.queues.dead_letter_url
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables by which an agent uses this stack."""
-        names = (
-            "",
-            "_SQS",
-            "_S3",
-            "_CLOUDWATCH",
-        )  # the variable of a service has priority over the common one
+        """Return the environment variables with which a worker uses this stack."""
+        # Set the variable of each service, because it has priority over the common one.
+        names = ("", "_SQS", "_S3", "_CLOUDWATCH")
         return {
             **{f"AWS_ENDPOINT_URL{name}": self.endpoint_url for name in names},
             "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
@@ -154,6 +150,6 @@ class EmbeddedStack:
 
 
 def _run_in_thread(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end. A running event loop in this thread does not matter."""
+    """Run a coroutine to its end in another thread, because this thread may already run an event loop."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(asyncio.run, work).result()

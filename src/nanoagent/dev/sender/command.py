@@ -94,7 +94,7 @@ class Call:
 class _Stage(StrEnum):
     """The progress of sending a job."""
 
-    UNKNOWN = "unknown"  # for `result` and `cancel`, until a result or a worker shows that it was sent
+    UNKNOWN = "unknown"  # for `result` and `cancel`, until a result or a worker shows that the job was sent
     NOT_SENT = "not sent"
     SENDING = "maybe sent"
     SENT = "sent"

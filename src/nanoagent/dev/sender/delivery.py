@@ -1,7 +1,8 @@
 """Talks to S3, SQS and Redis: uploads code, sends and cancels jobs, and reads results.
 
-The calls to AWS are those of deploy/iam-policy-sender.json. A sender may write code and send messages, but
-may not read them. So a conditional write shows whether an object already exists.
+The calls to AWS are those that deploy/iam-policy-sender.json allows. A sender may write code and send
+messages, but may not read code or messages. So it finds out with a conditional write whether an object
+already exists.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ CANCEL_TTL_S: Final = 3600
 """The lifetime of a cancellation of a job that no worker has received yet, seconds; see docs/sending.md."""
 
 _REDIS_TIMEOUT_S: Final = 5.0
-# The time without an answer after which the server's protocol is examined. A round trip around the world
-# takes 0.5 s.
+# If the server has not answered for this time, its protocol is examined. A round trip around the world takes
+# 0.5 s.
 _SILENCE_S: Final = 1.5
-_POLL_S: Final = 5.0  # a result that is published during a reconnection is missed
+_POLL_S: Final = 5.0  # a result that is published during a reconnection is found only by a poll
 _PAUSE_S: Final = 1.0
 _PUT_ATTEMPTS: Final = 3
 _LEAST_BYTES_PER_S: Final = 100_000  # a slower upload is cancelled
@@ -114,7 +115,7 @@ class Results:
     async def wait(self, request_id: str, wait_s: float) -> dict[str, Any] | None:
         """Wait for a result, and return its document; None if `wait_s` seconds have passed.
 
-        A connection that breaks meanwhile is replaced.
+        If the connection breaks, connect again.
 
         Raises:
             ResultStoreError: Redis did not answer at the end of that time.
@@ -131,7 +132,7 @@ class Results:
     async def cancel(self, request_id: str) -> int:
         """Cancel a request; return the number of workers that received the cancellation.
 
-        The stored key is for a worker that receives the job later.
+        The cancellation is also stored, for a worker that receives the job later.
 
         Raises:
             ResultStoreError: Redis failed.

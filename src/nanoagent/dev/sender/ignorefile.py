@@ -26,7 +26,7 @@ _MAX_BYTES: Final = 64 * 1024
 _MAX_STARS: Final = 4  # in one path part
 _MAX_ANY_FOLDERS: Final = 3  # path parts `**` in one pattern; each one multiplies the time by the path depth
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# pathspec translates only `*` to `[^/]*`, and `?` to `[^/]`. Any other `/` ends the path part.
+# In the regular expressions of pathspec, `*` is `[^/]*` and `?` is `[^/]`. Any other `/` ends a path part.
 _UNTIL_NEXT_STAR: Final = re.compile(r"\[\^/\]\*((?:\[\^/\](?!\*)|[^/])*?)(?=\[\^/\]\*)")
 
 

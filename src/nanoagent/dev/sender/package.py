@@ -1,8 +1,8 @@
 """Packs code into one zip, with a digest of its contents.
 
-The digest covers paths, contents, links and executable bits. It does not cover file times: a new checkout of
-the same code has the same digest, and uses the same warm containers. The zip has the file times, because
-precompiled byte code is valid only with the time of its source.
+The digest covers paths, contents, links and executable bits. It does not cover file times. So a new
+checkout of the same code has the same digest, and uses the same hot containers. The zip has the file times,
+because precompiled byte code is valid only with the time of its source.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _NO_LIMITS: Final = ArchiveLimits(
 
 
 def limits_of(settings: Settings) -> ArchiveLimits:
-    """Return the limits in the sender's settings. The limits of the worker may differ, and are decisive."""
+    """Return the limits in the sender's settings. The worker checks the code again, with its own limits."""
     return ArchiveLimits(
         zip_bytes=settings.code_max_zip_mb * MIB,
         unpacked_bytes=settings.code_max_unpacked_mb * MIB,
@@ -407,7 +407,7 @@ def _shown(code: Path) -> str:
 def _write_zip(into: IO[bytes], entries: Iterable[Entry]) -> str:
     """Write the zip, and return the digest of its contents.
 
-    The digest is that of the written bytes. So it is right even if a file changes meanwhile.
+    The digest is computed from the written bytes. So it is right even if a file changes meanwhile.
     """
     digest = hashlib.sha256()
     with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as target:

@@ -56,11 +56,13 @@ _SECRET_PLACES: Final = (
     *("/proc/*/environ", "/proc/*/task/*/environ", "/run/secrets"),
     *("/etc/shadow*", "/etc/gshadow*", "/etc/ssh/ssh_host_*_key"),
 )
-# A `.pem` file may be a public certificate that a library needs, such as certifi. The contents decide.
+# A `.pem` file may be a public certificate that a library such as certifi needs. So the contents are
+# searched.
 _HEADER: Final = rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _PRIVATE_KEY: Final = re.compile(_HEADER)
-# Programs that read or write keys contain the header, too. In other files than key files, the first line of a
-# key must follow: base64, or a header of RFC 1421. In a source file it may be in the next string literal.
+# Programs that read or write keys contain this header, too. So in a file that is not a key file, the first
+# line of a key must follow the header: base64, or a header of RFC 1421. In source code, this line may be in
+# the next string literal.
 _MARK: Final = b"PRIVATE KEY"  # a search for bytes is several times faster than for a pattern
 _LINE_END: Final = rb"[ \t]*(?:\r?\n|\\r|\\n)[ \t]*"
 _KEY_IN_TEXT: Final = re.compile(

@@ -1,4 +1,4 @@
-"""Models that fail: their names are `fault/` and one of the names here."""
+"""Models that fail. Their names are `fault/` and one of the names in `FAULTS`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Faults:
         self._released = asyncio.Event()
 
     def release(self) -> None:
-        """Let requests go on that wait in `hold` and `never`, and end those in `gigabytes`."""
+        """Let requests continue that wait in `hold` and `never`, and end those in `gigabytes`."""
         self._released.set()
 
     async def respond(self, request: web.Request, model: str) -> web.StreamResponse | None:
@@ -112,7 +112,7 @@ class Faults:
             await self._log.notify()
 
     async def whole_text(self, request: web.Request, reply: Reply) -> str:
-        """Return the answer as one text, when all of its pieces are due."""
+        """Wait for all pieces of an answer, and return them as one text."""
         return "".join([piece async for piece in self.pieces(request, reply)])
 
 

@@ -1,4 +1,4 @@
-"""Prompts, answers and tokens, before an API gives them a document format."""
+"""Makes answers to prompts and counts tokens, without the document format of an API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def tokens(text: str) -> int:
 def answer_words(prompt: str, limit: int | None) -> list[str]:
     """Return the answer to a prompt, one word for each token.
 
-    The answer is the numbers to count to, or `echo:` and the prompt. A negative limit, or None, is no limit.
+    For `count to N` the answer is the numbers from 1 to N; otherwise it is `echo:` and the prompt. None or a
+    negative limit means no limit.
     """
     counting = _NUMBER.search(prompt)
     if counting:

@@ -32,7 +32,7 @@ class StubModelServer:
         port: The port to listen on; 0 for any free port.
         key: The bearer key that requests must have, None for no key.
         models: The models that it lists. It answers for every model whose name does not begin with `no-such`.
-        openai_only: Whether it has OpenAI's API only, and answers 404 to requests of Ollama's.
+        openai_only: Whether it has only OpenAI's API, and answers 404 to requests of Ollama's API.
 
     Attributes:
         url: The URL, once it listens.
@@ -65,7 +65,7 @@ class StubModelServer:
                 web.post("/stub_model_server/release", self._release),
             ]
         )
-        # A handler ends when the caller closes its connection, as in Ollama, which then frees the model.
+        # Cancel a handler when the caller closes its connection. Ollama does the same, to free the model.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, *self._address)
@@ -90,7 +90,7 @@ class StubModelServer:
         await self._requests.until(is_true)
 
     def release(self) -> None:
-        """Let requests go on that wait in `fault/hold` and `fault/never`."""
+        """Let requests continue that wait in `fault/hold` and `fault/never`."""
         self._faults.release()
 
     @web.middleware
@@ -121,7 +121,7 @@ class StubModelServer:
             await self._requests.notify()
 
     async def _respond(self, request: web.Request, body: Any, handler: Any) -> web.StreamResponse:
-        """Answer with an error if the request is wrong or its model fails, else by its route."""
+        """Answer with an error if the request is wrong or its model fails; else call the handler."""
         if self._key is not None and request.headers.get("Authorization") != f"Bearer {self._key}":
             return error_response(request, 401, "Incorrect API key provided", "invalid_request_error")
         if request.method == "POST":

@@ -1,4 +1,4 @@
-"""Responses that are streams of pieces."""
+"""Sends responses that are streams of pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def streamed(request: web.Request, content_type: str) -> AsyncIterator[web.StreamResponse]:
-    """Send the head of a response, and its end after the body of the `async with`. An error sends no end."""
+    """Send the head of a response. Send its end after the body of the `async with`, except after an error."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
     response.enable_chunked_encoding()
     await response.prepare(request)

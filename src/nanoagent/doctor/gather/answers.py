@@ -18,7 +18,7 @@ DEADLINE_S: Final = 5.0
 
 
 async def ask(request: Callable[[], Awaitable[Any]]) -> Answer:
-    """Send one request. Its failure, or the end of `DEADLINE_S`, is an answer, too."""
+    """Send one request, and record the answer. A failure or a timeout is recorded as an answer, too."""
     asked_at, started_at = time.time(), time.monotonic()
     code, message, data = None, "", None
     try:
@@ -41,7 +41,7 @@ async def ask(request: Callable[[], Awaitable[Any]]) -> Answer:
 
 
 async def ask_all(requests: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, Answer]:
-    """Send all requests at the same time. Returns the answers by the names of the requests."""
+    """Send all requests at the same time. Return the answers by the names of the requests."""
     answers = await asyncio.gather(*map(ask, requests.values()))
     return dict(zip(requests, answers, strict=True))
 

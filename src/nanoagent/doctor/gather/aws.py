@@ -112,7 +112,7 @@ async def data_bucket(settings: Settings, clients: AwsClients, prefix: str) -> t
 
 
 async def credentials(clients: AwsClients) -> aws.Credentials | None:
-    """Return the credentials that sign links. Without credentials None; the other answers report that."""
+    """Return the credentials that sign links. None if there are none, which other findings report."""
     answer = await ask(clients.credentials)
     return answer.data if isinstance(answer.data, aws.Credentials) else None
 

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 _MAX_FILE_BYTES: Final = MIB  # mountinfo has a line for each container
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
-_TIMEX_BYTES: Final = (
-    512  # struct timex has 208 bytes; if all are zero, adjtimex only reads the clock's state
-)
+# A zeroed buffer, with which adjtimex only reads the clock's state. struct timex has 208 bytes.
+_TIMEX_BYTES: Final = 512
 
 
 def collect(settings: Settings, root: Path = Path("/")) -> Host:

@@ -1,7 +1,8 @@
 """Findings that all AWS services share: failures, missing permissions, CloudWatch, and the clock.
 
-The doctor tests permissions with requests that AWS refuses or that change nothing. For a missing permission,
-AWS usually names the action ("is not authorized to perform: s3:GetObject"). Then that name decides.
+The doctor tests permissions with requests that change nothing, or that AWS refuses for another reason if
+the permission exists (wrong arguments). If a permission is missing, AWS usually names the action ("is not
+authorized to perform: s3:GetObject"). Then the finding names this action.
 
 Source: AWS General Reference, "Signing": AWS refuses requests if the clock is more than five minutes off.
 """
@@ -113,7 +114,7 @@ def _known_failure(area: Area, asked: str, code: str) -> Finding | None:
 def cloudwatch(answer: Answer) -> Finding:
     """Judge the answer to PutMetricData without metric data.
 
-    AWS refuses the request with `MissingParameter`, so permission was not denied. moto accepts the request.
+    If the permission exists, AWS refuses the request with `MissingParameter`, and moto accepts it.
     """
     if denied_action(answer) is not None:
         return problem(

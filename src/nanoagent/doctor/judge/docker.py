@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nanoagent.model.job import Runtime
 
 _OLDEST_API: Final = (1, 41)  # the first with CgroupnsMode for new containers
-_MAINTAINED_API: Final = (1, 44)
+_MAINTAINED_API: Final = (1, 44)  # the oldest that Docker maintains
 _GOOD_STORAGE: Final = frozenset({"overlay2", "overlayfs", "stargz", "fuse-overlayfs"})
 _MAX_CLOCK_DIFFERENCE_S: Final = 60.0
 _DAEMON_FILE: Final = "/etc/docker/daemon.json"
@@ -228,7 +228,7 @@ def _group_driver(engine: Engine, host: Host) -> Iterator[Finding]:
 
 
 def _fitness(engine: Engine, settings: Settings) -> Iterator[Finding]:
-    """Return the problems because of which the worker refuses to start."""
+    """Return the problems that prevent the start of the worker."""
     problems = engines.engine_problems(
         engine.info, docker_runtime=settings.docker_runtime, uid_base=settings.container_uid_base
     )

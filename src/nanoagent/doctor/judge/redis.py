@@ -62,7 +62,7 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 
 
 def _unfit(server: str, verified: Answer | None) -> Finding | None:
-    """Return the finding for a failure that retries cannot solve, with the worker's own message."""
+    """Return the finding for a failure that needs a changed setting, with the worker's own message."""
     failure = None if verified is None else verified.data
     if (
         not isinstance(failure, failures.RedisCallError)

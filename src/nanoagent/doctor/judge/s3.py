@@ -1,7 +1,7 @@
 """Findings about the buckets: permissions, regions, and the lifetime of presigned links.
 
-Sources: Amazon S3 API Reference, "GetObject": a missing key is 403 for a caller without s3:ListBucket. Amazon
-S3 User Guide, "Troubleshoot access denied errors".
+Sources: Amazon S3 API Reference, "GetObject": without the permission s3:ListBucket, the answer for a
+missing key is 403. Amazon S3 User Guide, "Troubleshoot access denied errors".
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def regions(settings: Settings, found: Mapping[str, str | None]) -> Iterator[Fin
 
 
 def links(settings: Settings, credentials: Credentials | None, now: float) -> Iterator[Finding]:
-    """Warn of presigned links that expire early, with the session credentials that sign them.
+    """Warn that presigned links expire early, together with the session credentials that sign them.
 
     Args:
         settings: The worker's settings.

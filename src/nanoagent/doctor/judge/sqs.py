@@ -1,8 +1,8 @@
 """Findings about the queue and its dead-letter queue: settings and permissions.
 
 Permissions are tested with an invalid receipt handle, and with a request for more messages than SQS allows.
-Nobody has documented whether AWS checks the arguments or the permission first. So a refusal of the arguments
-only shows that permission was not refused.
+AWS does not document whether it checks the arguments or the permission first. So if AWS refuses the
+arguments, the permission was not refused, but it may still be missing.
 
 Source: Amazon SQS API Reference, "DeleteMessage" and "ReceiveMessage".
 """
@@ -71,7 +71,7 @@ def _changing(queue: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
 
 
 def _receiving(queue: str, answer: Answer) -> Finding:
-    """Judge the answer to a request for eleven messages. A valid request would count receipts."""
+    """Judge the answer to a request for eleven messages. A valid request would receive messages."""
     if denied_action(answer) is not None:
         return refusal(Area.SQS, "sqs:ReceiveMessage", queue, answer)
     if answer.code in _TOO_MANY_MESSAGES:
@@ -148,7 +148,7 @@ def _dead_letters(settings: Settings, answers: Mapping[str, Answer]) -> Iterator
             "check SQS_DLQ_URL, or the queue's redrive policy",
         )
     elif denied_action(answer) is not None:
-        if settings.sqs_dlq_url is None:  # the worker has to look up the queue's URL by its name
+        if settings.sqs_dlq_url is None:  # the worker itself has to look up the queue's URL
             yield refusal(Area.SQS, "sqs:GetQueueUrl", queue, answer)
         else:
             yield unknown(
