@@ -107,7 +107,7 @@ async def measure(
 
 
 async def _measure(lab: Lab, function: Function, rounds: int) -> Cost:
-    container = await lab.builder(function.runtime)
+    container = await lab.baselines.builder(function.runtime)
     ours: list[BareRun] = []
     stock: list[BareRun] = []
     every = 1 if function.runtime is Runtime.CPP else _COLD_EVERY

@@ -90,17 +90,64 @@ GO: Final = Function(
 )
 
 
+class Baselines:
+    """The bare containers of a lab, and `docker run`.
+
+    Args:
+        settings: The settings of the agent, for images and limits.
+        parts: The common properties of the containers.
+        opened: Removes the containers.
+    """
+
+    def __init__(self, settings: Settings, parts: BareParts, opened: AsyncExitStack) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._opened = opened
+        self._containers: dict[tuple[Runtime, str, int], BareContainer] = {}
+
+    async def bare(self, runtime: Runtime, number: int = 0) -> BareContainer:
+        """Return a container with the limits of a default job's container. Each `number` has its own."""
+        settings = self._settings
+        size = Size(
+            memory_mb=MEMORY_MB,
+            cpus=settings.cpus_for(MEMORY_MB),
+            most_cpus=settings.most_cpus_for(MEMORY_MB),
+        )
+        return await self._container(runtime, "run", number, size)
+
+    async def builder(self, runtime: Runtime) -> BareContainer:
+        """Return a container with the CPUs of a build's container, and memory for a build without a cache."""
+        settings = self._settings
+        size = Size(
+            memory_mb=2 * settings.build_memory_mb, cpus=settings.build_cpus, most_cpus=settings.worker_cpus
+        )
+        return await self._container(runtime, "build", 0, size)
+
+    async def _container(self, runtime: Runtime, purpose: str, number: int, size: Size) -> BareContainer:
+        key = (runtime, purpose, number)
+        if key not in self._containers:
+            making = bare.bare_container(self._parts, runtime, self._settings.image(runtime), size)
+            self._containers[key] = await self._opened.enter_async_context(making)
+        return self._containers[key]
+
+    def docker_run(self, runtime: Runtime) -> DockerRun:
+        """Return `docker run` with the image of a runtime."""
+        parts = self._parts
+        return DockerRun(self._settings.image(runtime), parts.shared, parts.writable, parts.label)
+
+
 class Lab:
     """The shared resources; an asynchronous context manager.
 
     Attributes:
         label: A random text in the names of all containers of this lab.
         has_docker_command: Whether the command `docker` is on PATH.
+        settings: The settings of the agent.
+        baselines: The containers of the baselines.
     """
 
     def __init__(self) -> None:
         self._opened = AsyncExitStack()
-        self._bare: dict[tuple[Runtime, str, int], BareContainer] = {}
         self._agent: AgentUnderTest | None = None
         self.label = secrets.token_hex(4)
         self.has_docker_command = shutil.which("docker") is not None
@@ -138,6 +185,14 @@ class Lab:
         self._opened.push_async_callback(self.docker.close)
         self._opened.push_async_callback(bare.remove_all, self.docker, self.label)
         self.settings = self._settings("measured")
+        parts = BareParts(
+            docker=self.docker,
+            shared=self.shared,
+            writable=self.writable,
+            label=self.label,
+            limits=containers.pool_policy(self.settings).limits,
+        )
+        self.baselines = Baselines(self.settings, parts, self._opened)
         await bare.compile_helper(self.docker, self.settings.image(Runtime.CPP), self.shared)
 
     def _point_aws_at(self, url: str) -> None:
@@ -267,7 +322,9 @@ class Lab:
         if recipe.build is not None:
             path = f"{WRITABLE}/{function.name}"
             if not (self.writable / function.name).exists():
-                await (await self.builder(function.runtime)).run(await self.build_of(function, into=path))
+                await (await self.baselines.builder(function.runtime)).run(
+                    await self.build_of(function, into=path)
+                )
             arguments = (path,)
         return Program(
             arguments,
@@ -291,45 +348,5 @@ class Lab:
         copy = Program(
             ("/bin/cp", "-r", f"{SHARED}/code/{function.name}", folder), "/", {"PATH": "/usr/bin:/bin"}
         )
-        await (await self.builder(function.runtime)).run(copy)
+        await (await self.baselines.builder(function.runtime)).run(copy)
         return Program(arguments, folder, {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"})  # noqa: S108 - in the container
-
-    # --- the baselines
-
-    async def bare(self, runtime: Runtime, number: int = 0) -> BareContainer:
-        """Return a container with the limits of a default job's container. Each `number` has its own."""
-        settings = self.settings
-        size = Size(
-            memory_mb=MEMORY_MB,
-            cpus=settings.cpus_for(MEMORY_MB),
-            most_cpus=settings.most_cpus_for(MEMORY_MB),
-        )
-        return await self._bare_container(runtime, "run", number, size)
-
-    async def builder(self, runtime: Runtime) -> BareContainer:
-        """Return a container with the CPUs of a build's container, and memory for a build without a cache."""
-        settings = self.settings
-        size = Size(
-            memory_mb=2 * settings.build_memory_mb, cpus=settings.build_cpus, most_cpus=settings.worker_cpus
-        )
-        return await self._bare_container(runtime, "build", 0, size)
-
-    async def _bare_container(self, runtime: Runtime, purpose: str, number: int, size: Size) -> BareContainer:
-        key = (runtime, purpose, number)
-        if key not in self._bare:
-            making = bare.bare_container(self._bare_parts(), runtime, self.settings.image(runtime), size)
-            self._bare[key] = await self._opened.enter_async_context(making)
-        return self._bare[key]
-
-    def _bare_parts(self) -> BareParts:
-        return BareParts(
-            docker=self.docker,
-            shared=self.shared,
-            writable=self.writable,
-            label=self.label,
-            limits=containers.pool_policy(self.settings).limits,
-        )
-
-    def docker_run(self, runtime: Runtime) -> DockerRun:
-        """Return `docker run` with the image of a runtime."""
-        return DockerRun(self.settings.image(runtime), self.shared, self.writable, self.label)

@@ -117,14 +117,16 @@ class Hello:
 
     async def __call__(self, lab: Lab, key: str, until: float, findings: Findings) -> None:
         """Measure, and add the figures to the findings; see `Measurement`."""
-        agent, container = await lab.agent(), await lab.bare(self.function.runtime)
+        agent, container = await lab.agent(), await lab.baselines.bare(self.function.runtime)
         program = await lab.program(self.function)
         mine, theirs = Ours(agent, lab.install(self.function)), bare_arm(container, program)
         await warm_up(mine, theirs)
         series = [Series(mine, self.samples[0]), Series(theirs, self.samples[1])]
         series.append(Series(exec_arm(container, program), 1))
         if lab.has_docker_command:
-            series.append(Series(run_arm(lab.docker_run(self.function.runtime), program), 1, self.rare))
+            series.append(
+                Series(run_arm(lab.baselines.docker_run(self.function.runtime), program), 1, self.rare)
+            )
         else:
             findings.skipped[f"{key}.vs_run"] = "no docker command on PATH"
         if program.arguments[0].startswith(WRITABLE):
@@ -163,7 +165,7 @@ def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, pr
     async def start() -> float:
         # A new name for each build: the go command does not rebuild an existing program.
         build = await lab.build_of(function, into=f"/tmp/built-{secrets.token_hex(4)}")  # noqa: S108 - in the container
-        built = await (await lab.builder(function.runtime)).run(build)
+        built = await (await lab.baselines.builder(function.runtime)).run(build)
         return built.wall_ms + (await container.run(program)).wall_ms
 
     return Started("build and run", start)
@@ -171,7 +173,7 @@ def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, pr
 
 async def pandas(lab: Lab, key: str, until: float, findings: Findings) -> None:
     """Measure `python_pandas`, if the image has pandas."""
-    container = await lab.bare(Runtime.PYTHON)
+    container = await lab.baselines.bare(Runtime.PYTHON)
     status, output, _ = await container.try_run(replace(await lab.program(labs.PANDAS), expected=None))
     if status != 0:
         reason = output.strip().splitlines()[-1:] or ["its import failed"]
@@ -234,7 +236,7 @@ async def _miss(  # noqa: PLR0913, PLR0917 - the arguments of a measurement, and
     findings: Findings,
     often: int = 1,
 ) -> None:
-    container = await lab.builder(function.runtime)
+    container = await lab.baselines.builder(function.runtime)
 
     async def our_build() -> float:
         into = f"/tmp/ours-{secrets.token_hex(4)}"  # noqa: S108 - in the container
@@ -258,8 +260,8 @@ async def throughput(lab: Lab, key: str, until: float, findings: Findings) -> No
     del key
     agent, call, program = await lab.agent(), lab.install(labs.PYTHON), await lab.program(labs.PYTHON)
     at_once = max(1, int(lab.settings.worker_cpus / lab.settings.cpus_for(labs.MEMORY_MB)))
-    containers = [await lab.bare(Runtime.PYTHON, number) for number in range(at_once)]
-    docker = lab.docker_run(Runtime.PYTHON)
+    containers = [await lab.baselines.bare(Runtime.PYTHON, number) for number in range(at_once)]
+    docker = lab.baselines.docker_run(Runtime.PYTHON)
 
     async def through_agent(count: int) -> float:
         elapsed_s = await agent.run_many(call, count)
@@ -349,7 +351,7 @@ async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> Non
     The agent is this process. The code that sends the jobs is in it, too, and takes about 30 µs per job.
     """
     agent, call = await lab.agent(), lab.install(labs.PYTHON)
-    container, program = await lab.bare(Runtime.PYTHON), await lab.program(labs.PYTHON)
+    container, program = await lab.baselines.bare(Runtime.PYTHON), await lab.program(labs.PYTHON)
     jobs = 25
 
     async def of_agent() -> float:

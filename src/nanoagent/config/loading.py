@@ -32,7 +32,7 @@ def _problem(error: object) -> str:
     """Turn an error of pydantic into sentences, one per line, that start with the name of the variable."""
     assert isinstance(error, dict)  # noqa: S101 - a TypedDict of pydantic, narrowed for mypy
     message = str(error["msg"]).removeprefix("Value error, ")
-    if not error["loc"]:  # from `Settings._are_consistent`, which writes whole sentences
+    if not error["loc"]:  # from `Settings._check_consistency`, which writes whole sentences
         return message
     name = str(error["loc"][0])
     if error["type"] == "missing":

@@ -418,7 +418,7 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _are_consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if problems := consistency.problems(self):
             raise ValueError("\n".join(problems))
         return self
