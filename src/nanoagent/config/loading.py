@@ -39,5 +39,5 @@ def _problem(error: object) -> str:
         description = Settings.model_fields[name].description
         return f"{name.upper()}: is not set; it should be the {description}"
     is_from_types = error["type"] == "value_error"  # a rule in `types`: its message is the expected value
-    expected = message if is_from_types else expectations.in_words(name, Settings.model_json_schema())
+    expected = message if is_from_types else expectations.allowed_values(name, Settings.model_json_schema())
     return consistency.sentence(Settings.model_fields[name], name, error["input"], expected)

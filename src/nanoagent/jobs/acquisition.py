@@ -58,7 +58,7 @@ class Acquisition:
             job: The job.
             tree: Its code.
             program: Its built program; None for an interpreted language, and for a build.
-            changes: Other attributes of the binding, for a build.
+            changes: Values that replace attributes of the binding, for a build.
 
         Raises:
             Rejected: The code has no entry file.
@@ -107,16 +107,17 @@ class Acquisition:
         on_admitted()
         pool = self._parts.pool
         crashes = self._parts.failures.crashes
-        # Entered before the container is acquired: it notes whether the container dies.
+        # This context notes whether the container dies. It is entered first, so that it also sees failures of
+        # the acquisition.
         resources.enter_context(
             crashes.attempt(_version(job, tree), is_broken=lambda: pool.unavailable_reason is not None)
         )
         return await resources.enter_async_context(pool.acquire(binding))
 
     async def _wait_for_admission(self, binding: Binding, resources: AsyncExitStack) -> None:
-        """Wait for room, for a limited time: a large job that waits keeps later jobs waiting."""
+        """Wait for room, for a limited time, because a large job that waits may block later jobs."""
         admission = self._parts.admission
-        # A job whose code does not fit beside the largest job gets the whole budget.
+        # The memory limit and the code together may exceed the budget. Then the job gets the whole budget.
         needed_mb = min(binding.needed_mb, admission.total.memory_mb)
         reserved = admission.reserve(needed_mb, binding.cpus, binding.function_id)
         if admission.free_for(needed_mb, binding.cpus, binding.function_id):
@@ -148,8 +149,8 @@ class Acquisition:
 
 
 def _version(job: Job, tree: CodeTree) -> tuple[FunctionVersion, str, str]:
-    """Return the key of crashes: the function version and the object of its code.
+    """Return the key for the crash cache: the function version, and the S3 object of its code.
 
-    The object is a part of it because all jobs without a function ID have the same one.
+    The S3 object is a part of the key because all jobs without a functionId have the same function ID.
     """
     return job.version(tree.digest), job.s3_bucket, job.s3_key

@@ -76,9 +76,9 @@ class Admission:
     # --- numbers of requests that would be admitted
 
     def free_for(self, memory_mb: int, cpus: float, function: str | None = None) -> int:
-        """Return the number of requests of one size that would be admitted at once.
+        """Return the number of requests of one size that would be admitted at once, without overtaking.
 
-        It is 0 while a request waits for room.
+        The number is 0 while another request waits for room.
 
         Args:
             memory_mb: MiB.
@@ -100,11 +100,14 @@ class Admission:
         return min(room, self._limits.remaining(need, function))
 
     def admissible(self, memory_mb: int, cpus: float) -> int:
-        """Return the number of requests of one size that would be admitted past requests that wait for room.
+        """Return the number of requests of one size that would be admitted at once, with overtaking.
+
+        The requests may overtake requests that wait for room. Their functions hold nothing, and have no
+        waiting requests.
 
         Args:
             memory_mb: MiB.
-            cpus: CPUs. The requests are of functions that hold nothing and have no waiting requests.
+            cpus: CPUs.
 
         Raises:
             ValueError: The size is not positive.
@@ -125,7 +128,7 @@ class Admission:
     def reserve(
         self, memory_mb: int, cpus: float, function: str | None = None
     ) -> AbstractAsyncContextManager[None]:
-        """Return a context that holds a part of the budget; entering it waits until the request is admitted.
+        """Return a context that holds a part of the budget. Its entry waits until the request is admitted.
 
         Args:
             memory_mb: MiB.
@@ -133,8 +136,8 @@ class Admission:
             function: The function whose limit applies; None: no limit.
 
         Raises:
-            ValueError: At once, when the size is not positive, or exceeds the whole budget. Such a request
-                could never be admitted.
+            ValueError: The size is not positive, or exceeds the whole budget, so that the request could never
+                be admitted. The error is raised at once, before the context is entered.
         """
         need = Budget.of(memory_mb, cpus)
         if not need.fits(self.total):
@@ -173,7 +176,7 @@ class Admission:
         return ticket.overtook
 
     def _withdraw(self, ticket: _Ticket) -> None:
-        """Remove a cancelled request from the queue, or release its part if it was just granted."""
+        """Remove a cancelled request from the queue. If it was just admitted, release its part instead."""
         if ticket in self._waiting:
             self._waiting.remove(ticket)
         else:

@@ -1,15 +1,16 @@
 """The rules of admission: which waiting requests may hold a part of the budget now. Pure functions.
 
 Requests wait in order of arrival. A request that does not fit yet may be overtaken by later, smaller
-requests, so that the budget is used. At most `MAX_OVERTAKEN` overtakers count against a request, so that
-small requests cannot starve it. An overtaker that ends no longer counts if the request would not have fitted
-even without all of its overtakers. Then other jobs block it, and small jobs that come and go do not delay it.
+requests, so that the budget is used. After `MAX_OVERTAKEN` overtakers, no further request overtakes it, so
+that it does not wait for ever. When an overtaker ends, it no longer counts if the waiting request would not
+fit even without its overtakers. In that case other jobs block the request, and small overtakers do not delay
+it.
 
-All jobs and builds of one function together hold no more than the function's concurrency limit
-(`FUNCTION_MAX_SHARE`), apart from a first request, which may always exceed it. The rest of the budget is left
-for other functions. A request over its function's
-limit waits only for requests of the same function, in order of arrival. It delays no other function's
-request, and a request that passes it does not count as an overtaker.
+All jobs and builds of one function together hold at most the function's concurrency limit
+(`FUNCTION_MAX_SHARE`). Only the first request of a function may exceed the limit. The rest of the budget is
+left for other functions. A request over its function's limit waits only for requests of the same function, in
+order of arrival. It delays no request of another function. A request that passes it does not count as an
+overtaker.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MAX_OVERTAKEN: Final = 8
-"""The most later requests that may pass a request which waits for room.
+"""The largest number of later requests that may pass a request which waits for room.
 
-A blocked large job costs its waiting time times the capacity that it blocks. Eight overtakers keep the budget
-of a two-core worker in use with several small jobs each, until there is room for the large job. They also
-bound its extra wait to eight small jobs.
+While a large job waits and nothing may pass it, a part of the budget is unused. Eight overtakers keep the
+budget of a two-core worker in use until there is room for the large job. They delay it by at most eight small
+jobs.
 """
 
 
@@ -93,7 +94,7 @@ class FunctionLimits:
     """The concurrency limit of functions, and the amounts that they hold.
 
     Attributes:
-        limit: The most that one function may hold. The first request of a function may exceed it.
+        limit: The largest amount that one function may hold. The first request of a function may exceed it.
         held: Function → the amount that its jobs and builds hold. Functions that hold nothing may be absent.
     """
 
@@ -146,7 +147,7 @@ class Decision:
     Attributes:
         admitted: Indices of the admitted requests, ascending.
         lacking_room: Indices of requests that were examined and did not fit, ascending. All other requests
-            are over their function's limit, or come after the examination ended.
+            are over their function's limit, or were not examined.
     """
 
     admitted: list[int]
@@ -162,10 +163,10 @@ def admit(waiting: Sequence[Request], free: Budget, limits: FunctionLimits) -> D
         limits: The functions' limit, and the amounts that they hold.
 
     Returns:
-        The decision. The admitted requests fit into `free` together, and into their functions' limits. For
-        lack of room, no request is passed more than `MAX_OVERTAKEN` times, earlier passes included. No
-        request over its function's limit is passed by a later request of the same function. Within these
-        rules, each request that fits is admitted.
+        The decision. The admitted requests fit into `free` together, and into their functions' limits. A
+        request that lacks room is passed at most `MAX_OVERTAKEN` times, earlier decisions included. A later
+        request of the same function never passes a request over the function's limit. Within these rules,
+        each request that fits is admitted.
     """
     held = dict(limits.held)
     within = FunctionLimits(limits.limit, held)

@@ -1,4 +1,4 @@
-"""One attempt to run a job, and the run that it has made."""
+"""One attempt to run a job, and a run that has ended."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Attempt:
         number: The number of the attempt, from 1; 0 for a job that was given up without an attempt.
         queue_ms: How long the message had waited in the queue, milliseconds.
         on_running: Called when the job is admitted. From then on a drain lets it finish.
-        fencing_token: The token of the attempt's claim; outputs of a later claim are not overwritten.
-        control: Cancels the run.
+        fencing_token: The token of the attempt's claim. Outputs of a later claim are not overwritten.
+        control: Kills the program of the run, and says whether the program has ended.
         ai_usage: The run's use of models.
-        ai_record: The file with the run's exchanges with models; None unless AI_RECORD asks for it. It does
-            not exist when there were none.
+        ai_record: The file with the run's exchanges with models; None unless AI_RECORD asks for it. If the
+            run has called no model, the file does not exist.
         timings: The duration of each phase so far, milliseconds.
         started_at: When the work on the delivery began, `time.perf_counter` seconds.
     """

@@ -1,4 +1,4 @@
-"""Builds the programs of compiled languages, in containers that serve nothing else."""
+"""Builds the programs of compiled languages. Each build has a container that is used for nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment variables of a job's program, and where its commands are. docs/contract.md, section 2."""
+"""The environment variables of a job's program (docs/contract.md, section 2), and the PATH of builds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 """The value of PATH in every container."""
 
-# The garbage collector of Go does not know memoryMb: the heap may double between two collections. Measured:
-# with 90 %, programs ran out of memory although their live data took half of it. The rest is for stacks, code
-# and files.
+# Go does not know memoryMb. Without a limit, its heap may double between two garbage collections. In tests
+# with 90 %, programs ran out of memory although their live data needed only half of it. The remaining 25 %
+# are for stacks, code and files.
 _GO_MEMORY_PERCENT: Final = 75
 
 
@@ -41,7 +41,7 @@ def environment_of(job: Job) -> dict[str, str]:
         "LLM_MODEL": job.model_id,
         "AI_ENDPOINT": gateway_address.URL,
         "OLLAMA_HOST": gateway_address.URL,
-        # Other names of the same two settings, which frameworks read.
+        # Frameworks read the address of the AI gateway from these variables.
         "OLLAMA_BASE_URL": gateway_address.URL,
         "OLLAMA_API_BASE": gateway_address.URL,
         "OPENAI_BASE_URL": f"{gateway_address.URL}/v1",

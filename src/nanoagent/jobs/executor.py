@@ -1,6 +1,6 @@
 """One job, end to end: fetch the code, build it, run it, upload the outputs, make the result.
 
-The caller publishes the result. A failure of the platform raises an exception.
+The caller publishes the result. If the platform fails, an exception is raised instead.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class ExecutorParts:
     """The collaborators of the executor.
 
     Attributes:
-        on_cached_failure: Called for each job that is not tried because of a cached failure, with the kind:
-            `archive`, `build` or `crash`.
+        on_cached_failure: Called with `archive`, `build` or `crash`, for each job that fails at once because
+            of a cached failure of this kind.
     """
 
     settings: Settings
@@ -84,12 +84,12 @@ class Executor:
         """Run the job of an attempt.
 
         Returns:
-            The result, whether the job has succeeded or its sender or author is to blame.
+            The result of a job that has succeeded, or has failed because of its sender or author.
 
         Raises:
             PlatformError: The platform failed.
             ReturnToQueue: There was no room for the job.
-            Superseded: A later attempt has stored its outputs.
+            Superseded: A later attempt has already stored outputs.
         """
         try:
             async with AsyncExitStack() as resources:
@@ -118,7 +118,9 @@ class Executor:
                 job.request_id, ended.collected.files, attempt.fencing_token
             )
             if attempt.ai_record is not None:
-                await self._parts.outputs.record(job.request_id, attempt.ai_record, attempt.fencing_token)
+                await self._parts.outputs.upload_ai_record(
+                    job.request_id, attempt.ai_record, attempt.fencing_token
+                )
         result = self._result(attempt, ended.error_type, ended.message, ended.exit_code)
         hint = await self._hint(job, tree, ended)
         peak_bytes = None if ended.use is None else ended.use.peak_bytes
@@ -160,7 +162,7 @@ class Executor:
             network=job.network,
             open_files=self._settings.max_open_files,
         )
-        return hints.for_run(facts, await _missing_payload(job, tree, ended))
+        return hints.for_run(facts, await _payload_hint(job, tree, ended))
 
     def _advise(
         self, job: Job, error_type: ErrorType | None, peak_bytes: int | None, duration_ms: int
@@ -187,7 +189,10 @@ class Executor:
         return self._result(attempt, ErrorType.PLATFORM, message)
 
     def cancelled(self, attempt: Attempt) -> Result:
-        """Return the result of a cancelled job whose program has not started, or did not end in time."""
+        """Return the result of a cancelled job that has no run to report.
+
+        Its program has not started, or did not end in time after it was killed.
+        """
         return self._result(attempt, ErrorType.CANCELLED, _CANCELLED)
 
     def _result(
@@ -216,7 +221,7 @@ class Executor:
         )
 
 
-async def _missing_payload(job: Job, tree: CodeTree, ended: Execution) -> Text | None:
+async def _payload_hint(job: Job, tree: CodeTree, ended: Execution) -> Text | None:
     """Return the hint about PAYLOAD for a failed program whose input does not fit into the variable."""
     if not OUTCOMES[ended.error_type].ended_by_itself or payload.fits_variable(job.payload):
         return None

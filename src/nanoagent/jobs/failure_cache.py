@@ -1,17 +1,20 @@
-"""The failure cache: answers jobs from memory whose code has just failed in the same way.
+"""The failure cache: remembers which code has just failed, so that the next job with it can fail at once.
 
-Both parts are bounded, and in the memory of this process only:
+The cache has two parts. Both have a limited size, and exist only in the memory of this process:
 
-* **Builds**, by everything that the program is made from. A failure is kept for FAILURE_MEMORY_SECONDS. A
-  build that the compiler refused would fail again. A build that ran out of time, memory or disk may have run
-  on a busy machine, so it must fail twice.
-* **Crashes**, by function version: attempts that ended with the death of their container. Three in sequence
-  are needed. An attempt counts only if it began after the previous crash was known, so that one event counts
-  once. A version is refused only if another version has worked since its first crash, or no other version has
-  crashed since. So a restart of Docker refuses no version. Then one attempt at a time is allowed, after a
-  growing pause of at most FAILURE_MEMORY_SECONDS, as in a circuit breaker.
+* **Builds.** The key is a hash of everything that the program is made from. A failure is kept for
+  FAILURE_MEMORY_SECONDS. If the compiler refused the code, the same build would fail again. If a build ran
+  out of time, memory or disk, the machine may have been busy. So such a build must fail twice.
+* **Crashes.** The key is the function version. A crash is an attempt that ended with the death of its
+  container. After three crashes in sequence, the version is refused for a pause. After the pause one attempt
+  at a time is allowed, as in a circuit breaker. The pause doubles with each crash, up to
+  FAILURE_MEMORY_SECONDS.
 
-New code has a new digest and is a new version, which is tried at once. A success removes the failure.
+Not every crash is the fault of the version. An attempt counts only if it began after the previous crash was
+known, so that one event counts once. And a version is refused only if another version has worked since its
+first crash, or no other version has crashed since. Therefore a restart of Docker refuses no version.
+
+New code has a new digest, so it is tried at once. A success removes the failures of its key.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ _MAX_BUILDS: Final = 32  # each has up to 256 KiB of compiler output
 _MAX_VERSIONS: Final = 1024  # about 500 bytes each
 _MIN_CRASHES: Final = 3
 _MIN_UNCERTAIN_BUILDS: Final = 2
-# The first pause as a part of the longest. It is short in case the platform was to blame after all.
+# The first pause as a part of the longest pause. It is short, because the platform may be the cause.
 _FIRST_PAUSE: Final = 1 / 8
 _BUILD_REMEMBERED: Final = Text(
     "{message} (remembered: built {ago_s} s ago with the same outcome; tried again in {left_s} s)",
@@ -78,7 +81,7 @@ class BuildFailureCache:
 
     Args:
         for_s: How long a failure is kept, seconds; 0: not at all.
-        most: How many failures are kept.
+        most: The largest number of failures that are kept.
         clock: Monotonic seconds.
     """
 
@@ -94,7 +97,7 @@ class BuildFailureCache:
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[None]:
-        """Build in the block, unless the build is known to fail. Keep a failure of the block.
+        """Build in the block, unless the build would fail again. If the block fails, keep the failure.
 
         Args:
             key: The hash of everything that the program depends on.
@@ -130,7 +133,8 @@ class BuildFailureCache:
         earlier, now = self._failed.get(key), self._clock()
         in_sequence = earlier is not None and begun_at < earlier.ended_at + self._for_s
         times = 1 + (earlier.times if earlier is not None and in_sequence else 0)
-        failed = _FailedBuild(  # the texts only: the exception refers to the job, which would stay in memory
+        # The exception itself is not kept: it refers to the job, which would stay in memory.
+        failed = _FailedBuild(
             rejection.error_type,
             rejection.message,
             rejection.hint,
@@ -165,7 +169,7 @@ class CrashCache:
 
     Args:
         for_s: The longest pause between two attempts at a version, seconds; 0: no pause.
-        most: How many versions are kept.
+        most: The largest number of versions that are kept.
         clock: Monotonic seconds.
     """
 
@@ -184,7 +188,7 @@ class CrashCache:
         """Check whether an attempt at the version is allowed now.
 
         Raises:
-            CrashLoop: It is not: the attempt would only crash another container.
+            CrashLoop: No attempt is allowed now. It would only crash another container.
         """
         crashes, now = self._crashed.get(version), self._clock()
         if crashes is None or now >= crashes.refused_until:
@@ -203,7 +207,7 @@ class CrashCache:
 
         Args:
             version: The function version whose code runs.
-            is_broken: Whether no containers can be made at all. Then a crash is not the version's fault.
+            is_broken: Returns whether no containers can be made at all. If so, a crash does not count.
 
         Raises:
             CrashLoop: An attempt is not allowed now.
@@ -238,20 +242,21 @@ class CrashCache:
         crashes.times += 1
         crashes.last_at = now
         self._crashed[version] = crashes
-        if crashes.times >= _MIN_CRASHES and self._do_others_work(version, crashes):
+        if crashes.times >= _MIN_CRASHES and self._is_to_blame(version, crashes):
             crashes.refused_until = now + self._pause_s(crashes.times)
 
-    def _do_others_work(self, version: Hashable, crashes: _Crashes) -> bool:
-        """Whether other versions have worked since the first crash, or no other version has crashed since.
+    def _is_to_blame(self, version: Hashable, crashes: _Crashes) -> bool:
+        """Whether the version, and not the platform, seems to be the cause of its crashes.
 
-        A success of the version itself would have removed its crashes.
+        Another version has worked since the first crash, or no other version has crashed since. (A success of
+        the version itself would have removed its crashes.)
         """
         return self._worked_at >= crashes.first_at or not any(
             others.last_at >= crashes.first_at for other, others in self._crashed.items() if other != version
         )
 
     def _pause_s(self, times: int) -> float:
-        pauses = times - _MIN_CRASHES + 1  # the crashes before have no pause
+        pauses = times - _MIN_CRASHES + 1  # there is no pause after the crashes before `_MIN_CRASHES`
         return pause_s(pauses, first_s=self._for_s * _FIRST_PAUSE, longest_s=self._for_s)
 
 

@@ -1,4 +1,4 @@
-"""The names and media types of output files. Pure functions; the paths are hostile."""
+"""The names and media types of output files. Pure functions. Programs choose the paths; they are hostile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from nanoagent.model.text import Text
 
 RESERVED_FOLDER: Final = ".nanoagent"
-"""The folder beside the outputs of a run that only the worker writes to."""
+"""The folder among a run's outputs in S3 to which only the worker writes."""
 
 _MAX_KEY_BYTES: Final = 1024  # S3: "object key names", UTF-8
 # Bidirectional controls make a name look like another: Trojan Source, CVE-2021-42574.
@@ -42,7 +42,7 @@ _SCRIPTED_IMAGES: Final = frozenset({"image/svg+xml"})
 def content_type_of(path: str) -> str:
     """Return the media type for the suffix of a file; the charset of text is UTF-8.
 
-    Not by `mimetypes.guess_type`: it takes the path for a URL, and believes `data:text/html,x`.
+    `mimetypes.guess_type` is not used: it reads the path as a URL, and `data:text/html,x` would be HTML.
     """
     suffix = PurePosixPath(path).suffix.lower()
     kind = next((known[suffix] for known in reversed(_TYPES.types_map) if suffix in known), _DEFAULT_TYPE)
@@ -50,7 +50,7 @@ def content_type_of(path: str) -> str:
 
 
 def is_safe_to_show(content_type: str) -> bool:
-    """Whether a browser may show a file of that media type. It must save other files."""
+    """Whether a browser may show a file of that media type. Other files must be downloaded."""
     kind = content_type.partition(";")[0]
     if kind in _SCRIPTED_IMAGES:
         return False

@@ -62,10 +62,11 @@ class OutputUploader:
             The links, in the order of the files, and the files that were not uploaded because of their names.
 
         Raises:
-            Superseded: A later attempt has stored its own.
+            Superseded: A later attempt has stored its outputs.
             StorageError: The store failed; uploading again is harmless.
         """
-        # Only four files of a run wait for the shared limit. So a file of another run does not wait for all.
+        # At most four files of a run wait for the shared limit at a time. So a file of another run need not
+        # wait for all files of this run.
         own_uploads = asyncio.Semaphore(_PARALLEL_UPLOADS)
 
         async def put(file: OutputFile, key: str) -> str:
@@ -90,16 +91,16 @@ class OutputUploader:
                 upload.cancel()
             await asyncio.gather(*uploads, return_exceptions=True)
 
-    async def record(self, request_id: str, exchanges: Path, fencing_token: int = 0) -> None:
+    async def upload_ai_record(self, request_id: str, exchanges: Path, fencing_token: int = 0) -> None:
         """Upload the exchanges of a run with models, if there were any. The result does not list them.
 
         Args:
             request_id: The request of the run.
-            exchanges: The file with the exchanges; it may not exist.
+            exchanges: The path of the file with the exchanges. The file does not exist if there were none.
             fencing_token: The token of the claim; see `ObjectStore.put`.
 
         Raises:
-            Superseded: A later attempt has stored its own.
+            Superseded: A later attempt has stored its outputs.
             StorageError: The store failed.
         """
         size = _size_of(exchanges)
@@ -138,7 +139,7 @@ class OutputUploader:
             fencing_token: The token of the claim; see `ObjectStore.put`.
 
         Raises:
-            Superseded: A later attempt has stored its own.
+            Superseded: A later attempt has stored its outputs.
             StorageError: The store failed.
         """
         document = results.encode(result)

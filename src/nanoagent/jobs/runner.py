@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from nanoagent.jobs.parts import RunnerParts
     from nanoagent.model.job import Job
 
-_AI_RECORD: Final = "ai.jsonl"  # beside the output files, whose names there are numbers
+_AI_RECORD: Final = (
+    "ai.jsonl"  # in the folder of the output files, where each output file has a number as name
+)
 
 
 class Runner:

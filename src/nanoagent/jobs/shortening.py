@@ -26,12 +26,13 @@ _MORE_LINKS: Final = Text(
 def shortened(result: Result, max_bytes: int, locale: str) -> bytes:
     """Return the JSON of a result, cut until it fits: first the logs, then the refused files, then the links.
 
-    A character takes up to six bytes in JSON. So the size is found by halving, and not by arithmetic.
+    A character takes one to six bytes in JSON, so the right length of the logs is not computed. The length is
+    halved until the JSON fits.
 
     Args:
         result: The result.
-        max_bytes: The largest size of the JSON, bytes. If a result with no logs and lists is larger, it is
-            returned all the same.
+        max_bytes: The largest size of the JSON, bytes. A result that is larger even without logs and lists is
+            returned anyway.
         locale: The language of the added texts.
     """
     keep_chars = max_bytes // 4
@@ -48,7 +49,7 @@ def shortened(result: Result, max_bytes: int, locale: str) -> bytes:
 
 
 def _with_shorter_lists(result: Result, max_bytes: int, locale: str) -> bytes:
-    """Return the JSON with the part of its lists that fits. All uploaded files stay in the bucket."""
+    """Return the JSON, with as much of the two lists as fits. All uploaded files stay in the bucket."""
     links, errors = result.output_files, result.output_errors
     keep_links, keep_errors = len(links), len(errors)
     while True:

@@ -20,7 +20,7 @@ _MAX_SOURCE_BYTES: Final = MIB
 
 @lru_cache(maxsize=1024)
 def _find_root(tree: Path, entry: str) -> Path | None:
-    # The path of a tree has the digest of its content, so that the answer stays the same.
+    # The path of a tree contains the digest of its content, so the cached value stays correct.
     return entry_file.find_root(tree, entry)
 
 

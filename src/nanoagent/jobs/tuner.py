@@ -1,7 +1,7 @@
 """The AutoTuner: recommends a memoryMb from the peak memory of a run, in numbers and in a sentence.
 
-Pure functions. `judge` decides, and the table `_TIPS` has the sentences. Prices follow the scheme of AWS
-Lambda: an amount per GB-second, with the duration rounded up to 1 ms, and an amount per request.
+All functions are pure. `judge` decides, and the table `_TIPS` has the sentences. Prices follow the scheme of
+AWS Lambda: an amount per GB-second, with the duration rounded up to 1 ms, and an amount per request.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _STEP_MB: Final = 16
 _HEADROOM_MB: Final = 16  # allocators and interpreters vary by some MiB from run to run
 _HEADROOM_PERCENT: Final = 20
-_CLOSE_PERCENT: Final = 85  # of the limit; above it, the run has less than the recommended headroom
-_OVERSIZED_PERCENT: Final = 75  # of the limit; above it, the saving is not worth a change
+_CLOSE_PERCENT: Final = 85  # of the limit; a run that uses more has less than the recommended headroom
+_OVERSIZED_PERCENT: Final = (
+    75  # of the limit; a higher recommendation is too close to it to be worth a change
+)
 _CONFIDENCE: Final = 0.3  # one run says little about other inputs
 _CONFIDENCE_FAILED: Final = 0.1  # a failed run may not have reached its peak
 
@@ -61,7 +63,7 @@ class Prices:
         per_gb_second: The price of 1024 MiB for one second.
         per_request: The price of each run, in addition.
         currency: The currency of both.
-        savings_runs: The number of runs for which savings are shown.
+        savings_runs: The number of runs for which the savings are calculated.
     """
 
     per_gb_second: Decimal
@@ -85,7 +87,7 @@ class Advice:
 
 
 class Verdict(Enum):
-    """The judgment of a memory limit by one run. `…_AT_MAX`: the limit cannot be raised on this worker."""
+    """The judgment of a memory limit, from one run. `…_AT_MAX`: this worker does not allow a higher limit."""
 
     OUT_OF_MEMORY = auto()
     OUT_OF_MEMORY_AT_MAX = auto()
@@ -106,7 +108,7 @@ _TIPS: Final[dict[str, dict[Verdict, str]]] = {
         ),
         Verdict.OUT_OF_MEMORY_AT_MAX: (
             "The run was stopped because it used up {limit} MB of memory, which is the most this worker"
-            " allows: make it use less, or have MAX_MEMORY_MB raised."
+            " allows: make it use less, or ask the operator to raise MAX_MEMORY_MB."
         ),
         Verdict.CLOSE: (
             "The run used {peak} MB at its peak, close to its limit of {limit} MB; raising memoryMb to"
@@ -114,7 +116,7 @@ _TIPS: Final[dict[str, dict[Verdict, str]]] = {
         ),
         Verdict.CLOSE_AT_MAX: (
             "The run used {peak} MB at its peak, close to its limit of {limit} MB, which is the most this"
-            " worker allows: make it use less, or have MAX_MEMORY_MB raised."
+            " worker allows: make it use less, or ask the operator to raise MAX_MEMORY_MB."
         ),
         Verdict.FITS: "The size fits well: the run used {peak} MB of its {limit} MB at its peak.",
         Verdict.OVERSIZED: (
@@ -204,7 +206,7 @@ class Tuner:
         return Advice(tip, savings, Tuning(recommended_mb, confidence, 1, percent))
 
     def _savings_percent(self, usage: RunUsage, recommended_mb: int) -> float:
-        """Return the savings in percent of the run's price; negative if it rises, 0 if runs are free."""
+        """Return the savings in percent of the run's price; negative if it would rise, 0 if runs are free."""
         price = self._prices.of_run(usage.memory_mb, usage.duration_ms)
         if price == 0:
             return 0.0
@@ -239,8 +241,8 @@ def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
     """Judge the memory limit of a run.
 
     Returns:
-        The verdict, and the recommended limit in MiB. The limit is None if the run does not show which it
-        needs.
+        The verdict, and the recommended limit in MiB. The limit is None if the run does not show which limit
+        the function needs.
     """
     limit = usage.memory_mb
     at_max = limit >= max_memory_mb
@@ -255,7 +257,7 @@ def judge(usage: RunUsage, max_memory_mb: int) -> tuple[Verdict, int | None]:
         return (Verdict.CLOSE_AT_MAX, limit) if at_max else (Verdict.CLOSE, recommended)
     if usage.error_type in _CUT_SHORT:
         return Verdict.CUT_SHORT, None
-    if usage.error_type is not None:  # its peak may have been ahead: a missing module ends a run at once
+    if usage.error_type is not None:  # it may have ended before its peak: a missing module ends a run at once
         return Verdict.FAILED, None
     if recommended * 100 <= limit * _OVERSIZED_PERCENT:
         return Verdict.OVERSIZED, recommended

@@ -1,4 +1,4 @@
-"""The values and tables that all other packages use. The package imports only `common`.
+"""The values and tables that all other packages use. This package imports only the package `common`.
 
 * `job`: a job and its function version. `message`: parses a message into a job. `envelopes`: recognises
   messages in the format of another service, for the log.

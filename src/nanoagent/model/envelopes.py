@@ -49,7 +49,7 @@ class Envelope:
 
 
 def recognise(body: str | bytes) -> Envelope | None:
-    """Return the envelope or encoding of an unreadable message; None if it is not a known one."""
+    """Return the envelope or encoding of an unreadable message; None if it is unknown."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
     if len(text) > _MAX_CHARACTERS:
         return None
@@ -139,7 +139,7 @@ def _of_records(records: object) -> Envelope | None:
 
 
 def _misspelt(value: Mapping[str, Any]) -> Envelope | None:
-    """Recognise a job whose field requestId is misspelt, and a job that is a field of the message."""
+    """Recognise a job with a misspelt field requestId, and a job inside a field of the message."""
     for name in value:
         if re.sub(r"[_\- ]", "", name).lower() == "requestid" and name != "requestId":
             return Envelope(f"field {json.dumps(name[:64])}", "name it requestId")

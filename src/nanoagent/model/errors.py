@@ -13,16 +13,16 @@
     │   ├── ResultStoreError      Redis
     │   ├── StorageError          S3
     │   ├── ContainerError        Docker, or a container that died or did not answer
-    │   │   ├── ContainerNotMade  no container could be made; nothing was tried in one
+    │   │   ├── ContainerNotMade  no container could be made, so no code has run
     │   │   ├── CrashLoop         the code has just crashed several containers
     │   │   └── ProtocolError     a supervisor has broken the protocol
     │   └── StackError            the embedded services of demo, dev and tests (`dev.local_services`)
     │
-    │   These two end the work on a job, but nothing has failed:
+    │   These two end the work on a job without a failure:
     ├── ReturnToQueue             the job is returned to the queue; its reason says whether that is an attempt
     └── Superseded                another worker has claimed the request; this attempt does not count
 
-Adapters translate the exceptions of their vendors' libraries into these (`raise ... from exc`).
+Adapters translate the exceptions of other libraries into these exceptions (`raise ... from exc`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 def one_line(text: str) -> str:
-    """Return an untrusted text as one line, with characters that are not printable escaped.
+    """Return an untrusted text as one line. Characters that are not printable are escaped.
 
-    Line breaks would split a log line in two, and escape sequences control terminals.
+    Otherwise line breaks would split a log line, and escape sequences would control the reader's terminal.
     """
     if text.isprintable():
         return text
@@ -84,7 +84,7 @@ class Rejected(NanoAgentError):  # noqa: N818 - the usual word: the job is rejec
 
     Args:
         error_type: An error type whose blame is `user` in the outcome table.
-        message: What is wrong: the field or the entry of the zip file, its value, and the rule.
+        message: The fault: the field or the entry of the zip file, its value, and the rule.
         hint: The remedy; None for the default hint of the outcome table.
         stderr: The output of the compiler, for BUILD_FAILED.
         certain: Whether the same code would be rejected again on any machine at any time.
@@ -133,8 +133,8 @@ class UnreadableMessage(NanoAgentError):  # noqa: N818 - the word of the contrac
 class PlatformError(NanoAgentError):
     """The platform failed. Another attempt at the job may succeed.
 
-    The text of the exception is for the log only. It has addresses and folders, and quotes services, which
-    senders must not see.
+    The text of the exception is for the log only. It may contain addresses, folder names and error texts of
+    other services. Senders must not see these.
 
     Attributes:
         sender_message: The text for the sender.
@@ -174,20 +174,20 @@ class ContainerError(PlatformError):
 
 
 class ContainerNotMade(ContainerError):  # noqa: N818 - names what has not happened
-    """No container could be made. Nothing was tried in one, so the code is not the cause."""
+    """No container could be made. No code has run, so the code is not the cause."""
 
 
 class CrashLoop(ContainerError):  # noqa: N818 - named after the behaviour of the code
-    """The code has crashed its containers several times in sequence, and is not tried for a while.
+    """The code has crashed its containers several times in sequence, and is not run for a while.
 
     Args:
-        memory: The number and time of the crashes, for the log and the sender.
+        crashes: The number and time of the crashes, for the log and the sender.
     """
 
-    def __init__(self, memory: Text) -> None:
-        super().__init__(f"the code crashes its containers ({memory})")
-        self.sender_message = Text("{message} ({memory})", "{message} ({memory})").format(
-            message=ContainerError.sender_message, memory=memory
+    def __init__(self, crashes: Text) -> None:
+        super().__init__(f"the code crashes its containers ({crashes})")
+        self.sender_message = Text("{message} ({crashes})", "{message} ({crashes})").format(
+            message=ContainerError.sender_message, crashes=crashes
         )
 
 
@@ -201,10 +201,10 @@ class ReturnToQueue(NanoAgentError):  # noqa: N818 - names what happens to the j
     Args:
         detail: The reason as a sentence, for the log.
         delay_s: The delay until the job can be received again, seconds; None: the delay of the reason.
-        reason: The reason. It alone decides whether the return counts as an attempt (`returns.RULES`).
+        reason: The reason. Only the reason decides whether the return counts as an attempt (`returns.RULES`).
 
     Attributes:
-        sender_message: The text for the sender, if this was the last attempt.
+        sender_message: The text for the sender if the return counts, and this was the last attempt.
     """
 
     sender_message: Text = Text(
@@ -221,4 +221,4 @@ class ReturnToQueue(NanoAgentError):  # noqa: N818 - names what happens to the j
 
 
 class Superseded(NanoAgentError):  # noqa: N818 - a state of the attempt, and not a failure
-    """A store has shown that another worker has claimed the request since."""
+    """Another worker has claimed the request after this one. Redis or the object store has shown this."""

@@ -25,8 +25,9 @@ PATTERNS: Final[dict[str, str]] = {
 def may_be_secret(name: str, value: str) -> bool:
     """Whether a wrong value may be a secret, or contain one.
 
-    A key or a password may have been given to the wrong setting. Keys are long words of letters and digits. A
-    URL may contain a password, or a key in its query. An invalid URL cannot be split to remove it.
+    The operator may have given a key or a password to the wrong setting. Keys are long words of letters and
+    digits. A URL may contain a password, or a key in its query. If the URL is invalid, the password cannot be
+    found and removed.
 
     Args:
         name: The environment variable.
@@ -55,8 +56,8 @@ def problem(name: str, value: object, expected: str, *, is_secret: bool = False)
     return f"{name} is {shown}; expected {expected}"
 
 
-def in_words(name: str, schema: Mapping[str, Any]) -> str:
-    """Return the values that the schema allows for a setting, as a text.
+def allowed_values(name: str, schema: Mapping[str, Any]) -> str:
+    """Return a text that describes the values which the schema allows for a setting.
 
     Args:
         name: The setting, in lower case.

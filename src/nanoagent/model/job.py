@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MIN_MEMORY_MB: Final = 32
 DEFAULT_MEMORY_MB: Final = 128
-MAX_TIMEOUT_MS: Final = 42_000_000  # less than the 12 h for which SQS lets a message be hidden
+MAX_TIMEOUT_MS: Final = 42_000_000  # less than 12 h, the longest time that SQS hides a message
 
 
 class Runtime(StrEnum):
@@ -72,7 +72,7 @@ class Job:
         """Return the function version that the job runs.
 
         Args:
-            digest: The SHA-256 of the zip file that is at its key now.
+            digest: The SHA-256 of the zip file that the object store has now.
         """
         return FunctionVersion(self.function_id, self.runtime, digest, self.memory_mb)
 

@@ -1,6 +1,6 @@
-"""Parses a message into a job. It checks each field, so that every existing `Job` is valid.
+"""Parses a message into a job, and checks each field, so that every `Job` is valid.
 
-docs/contract.md, section 1.
+docs/contract.md, section 1, describes the fields.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ _KEY: Final = Text("a string of 1-{longest} bytes", "1-{longest}바이트의 문
 _BUCKET_NAME: Final = Text("a bucket's name (3-63 of a-z 0-9 . -)", "버킷 이름 (a-z 0-9 . - 3-63자)")
 _INTEGER: Final = Text("an integer from {low} to {high}", "{low}에서 {high}까지의 정수")
 _BYTE_ORDER_MARK: Final = "\ufeff"
-# A punctuation mark, or none, with the white space of JSON around it. RFC 8259, section 2.
+# An optional punctuation mark, with the white space of JSON around it. RFC 8259, section 2.
 _MARK: Final = re.compile(r"[ \t\n\r]*([{}:,]?)[ \t\n\r]*")
 
 
-class _Envelope(msgspec.Struct, rename="camel"):
-    """The known fields of a message, not decoded yet, so that one wrong field does not hide another."""
+class _RawMessage(msgspec.Struct, rename="camel"):
+    """The JSON of each known field of a message. Later steps decode each field alone, to find all errors."""
 
     request_id: msgspec.Raw = msgspec.Raw()
     function_id: msgspec.Raw = msgspec.Raw()
@@ -79,20 +79,20 @@ class _Envelope(msgspec.Struct, rename="camel"):
     locale: msgspec.Raw = msgspec.Raw()
 
 
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
-_NAMES: Final = {field.encode_name: field.name for field in msgspec.structs.fields(_Envelope)}
+_decoder = msgspec.json.Decoder(_RawMessage)
+_NAMES: Final = {field.encode_name: field.name for field in msgspec.structs.fields(_RawMessage)}
 _T = TypeVar("_T", str, int)
 
 
 @dataclass(slots=True)
 class InvalidJob(Exception):  # noqa: N818 - named after the outcome
-    """A message with a readable requestId and at least one wrong field.
+    """A message that has a readable requestId, but is not a valid job.
 
     Attributes:
         request_id: The ID of the request.
         function_id: The ID of the function, or the default.
         runtime: The text of the field `runtime`, as one short line; the default if it is not a text.
-        rejection: The wrong fields.
+        rejection: All problems of the message.
         locale: The language of the result's texts.
     """
 
@@ -112,29 +112,31 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
 
     Raises:
         UnreadableMessage: The message is not a JSON object, or has no valid requestId.
-        InvalidJob: Another field is wrong. The rejection names every wrong field.
+        InvalidJob: The message has other problems. The rejection has all of them.
     """
-    envelope, problems = _open_envelope(body)
-    fields = _Fields(_request_id(envelope), problems)
-    function_id = fields.text("functionId", envelope.function_id, "unknown", longest=_MAX_FUNCTION_ID)
-    runtime = fields.runtime(envelope.runtime)
+    raw_message, problems = _read_fields(body)
+    fields = _Fields(_request_id(raw_message), problems)
+    function_id = fields.text("functionId", raw_message.function_id, "unknown", longest=_MAX_FUNCTION_ID)
+    runtime = fields.runtime(raw_message.runtime)
     job = Job(
         request_id=fields.request_id,
         function_id=function_id,
         runtime=runtime,
-        s3_key=fields.s3_key(envelope.s3_key),
-        s3_bucket=fields.bucket(envelope.s3_bucket, defaults.s3_bucket),
+        s3_key=fields.s3_key(raw_message.s3_key),
+        s3_bucket=fields.bucket(raw_message.s3_bucket, defaults.s3_bucket),
         memory_mb=fields.integer(
-            "memoryMb", envelope.memory_mb, defaults.memory_mb, (MIN_MEMORY_MB, defaults.max_memory_mb)
+            "memoryMb", raw_message.memory_mb, defaults.memory_mb, (MIN_MEMORY_MB, defaults.max_memory_mb)
         ),
-        timeout_ms=fields.integer("timeoutMs", envelope.timeout_ms, defaults.timeout_ms, (1, MAX_TIMEOUT_MS)),
-        payload=bytes(envelope.input) or b"{}",
-        model_id=fields.text("modelId", envelope.model_id, defaults.model_id, longest=_MAX_MODEL_ID),
-        network=fields.network(envelope.network, defaults.network),
-        locale=fields.locale(envelope.locale, defaults.locale),
+        timeout_ms=fields.integer(
+            "timeoutMs", raw_message.timeout_ms, defaults.timeout_ms, (1, MAX_TIMEOUT_MS)
+        ),
+        payload=bytes(raw_message.input) or b"{}",
+        model_id=fields.text("modelId", raw_message.model_id, defaults.model_id, longest=_MAX_MODEL_ID),
+        network=fields.network(raw_message.network, defaults.network),
+        locale=fields.locale(raw_message.locale, defaults.locale),
     )
     if fields.problems:
-        shown_runtime = _decode(envelope.runtime, str) or Runtime.PYTHON
+        shown_runtime = _decode(raw_message.runtime, str) or Runtime.PYTHON
         raise InvalidJob(
             request_id=job.request_id,
             function_id=function_id,
@@ -148,15 +150,15 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
 # --- the fields of the message
 
 
-def _open_envelope(body: str | bytes) -> tuple[_Envelope, list[Text]]:
-    """Return the fields of the message, and problems that make it invalid although they can be read."""
+def _read_fields(body: str | bytes) -> tuple[_RawMessage, list[Text]]:
+    """Return the fields of the message, and problems that make the message invalid but not unreadable."""
     raw = _utf8(body)
     if len(raw) > MAX_MESSAGE_BYTES:
         raise UnreadableMessage(f"the message has {len(raw)} bytes; {MAX_MESSAGE_BYTES} are allowed")
     try:
-        return _envelope_decoder.decode(raw), []
+        return _decoder.decode(raw), []
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        return _second_reading(raw, f"the message is not a JSON object: {exc}")
+        return _read_again(raw, f"the message is not a JSON object: {exc}")
     except RecursionError as exc:
         raise UnreadableMessage("the message is nested too deeply") from exc
 
@@ -171,9 +173,10 @@ def _utf8(body: str | bytes) -> bytes:
     return body
 
 
-def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[Text]]:
-    """Read a message again that msgspec refused, because its sender can be notified if it has a requestId.
+def _read_again(raw: bytes, problem: str) -> tuple[_RawMessage, list[Text]]:
+    """Read a message with Python's JSON decoder, after msgspec has refused the message.
 
+    If the message has a requestId, its sender can be notified. Three kinds of messages are readable here.
     `json.dumps` and `JSON.stringify` write escapes of lone surrogates. These are valid JSON (RFC 8259,
     section 8.2), but msgspec refuses them. `json.dumps` also writes NaN and Infinity, which are not valid.
     Some senders write a byte order mark, which may be ignored (section 8.1).
@@ -183,7 +186,7 @@ def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[Text]]:
         problem: The error of msgspec.
 
     Raises:
-        UnreadableMessage: The JSON decoder of Python refuses it as well.
+        UnreadableMessage: Python's JSON decoder refuses the message, too.
     """
     constants: list[str] = []
     # Numbers stay text: Python refuses integers of more than 4300 digits.
@@ -193,12 +196,12 @@ def _second_reading(raw: bytes, problem: str) -> tuple[_Envelope, list[Text]]:
     try:
         for name, text in _members(raw.decode().removeprefix(_BYTE_ORDER_MARK), decoder):
             texts[name] = text
-            if constants and not problems:  # one is enough: the number of unknown fields has no bound
+            if constants and not problems:  # only one problem: a message may have very many unknown fields
                 problems = [_NO_JSON.format(name=_shown_name(name), constant=constants[0])]
     except (ValueError, RecursionError) as exc:
         raise UnreadableMessage(problem) from exc
     known = {name: msgspec.Raw(texts[wire].encode()) for wire, name in _NAMES.items() if wire in texts}
-    return _Envelope(**known), problems
+    return _RawMessage(**known), problems
 
 
 def _shown_name(name: str) -> str:
@@ -234,19 +237,19 @@ def _members(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, str]]:
 
 
 def _next_mark(text: str, at: int) -> tuple[str, int]:
-    """Return the punctuation mark at that place, or an empty text, and the place after it."""
+    """Return the punctuation mark at `at`, or an empty text, and the place after the mark and white space."""
     found = _MARK.match(text, at)
     assert found is not None  # noqa: S101 - the pattern also matches the empty text
     return found[1], found.end()
 
 
-def _request_id(envelope: _Envelope) -> str:
-    if not bytes(envelope.request_id):
+def _request_id(raw_message: _RawMessage) -> str:
+    if not bytes(raw_message.request_id):
         raise UnreadableMessage("the message has no requestId")
-    value = _decode(envelope.request_id, str)
+    value = _decode(raw_message.request_id, str)
     if value is None or not _REQUEST_ID.fullmatch(value) or value in {".", ".."}:
         raise UnreadableMessage(
-            f"requestId is {_shown(envelope.request_id)}; expected 1-128 characters of A-Z a-z 0-9 . _ -"
+            f"requestId is {_shown(raw_message.request_id)}; expected 1-128 characters of A-Z a-z 0-9 . _ -"
         )
     return value
 
@@ -260,7 +263,7 @@ def _decode(raw: msgspec.Raw, kind: type[_T]) -> _T | None:
 
 
 def _shown(raw: msgspec.Raw) -> str:
-    """Return the JSON of a field for an error: on one line, and cut."""
+    """Return the JSON of a field for an error text, on one line. A long JSON is cut."""
     return _cut(one_line(bytes(memoryview(raw)[:_SHOWN_FROM_BYTES]).decode(errors="replace")))
 
 
@@ -273,7 +276,7 @@ def _is_absent(raw: msgspec.Raw) -> bool:
 
 
 class _Fields:
-    """Checks the fields one by one and collects the problems. A wrong field gets its default meanwhile."""
+    """Checks the fields one by one and collects the problems. A wrong field gets a default value."""
 
     def __init__(self, request_id: str, problems: list[Text]) -> None:
         self.request_id = request_id
@@ -318,7 +321,7 @@ class _Fields:
             return widest
         wanted = NetworkPolicy(str(value))
         if not widest.allows(wanted):
-            # The run would fail later with a narrower network, and the reason would be hard to find.
+            # With a narrower network the run would fail later, and the cause would be hard to find.
             self._refuse("network", raw, _NO_WIDER.format(widest=widest, wanted=wanted))
         return wanted
 
@@ -337,7 +340,7 @@ class _Fields:
             self.problems.append(_NO_KEY)
             return ""
         value = _decode(raw, str)
-        # An S3 key cannot have a NUL or a lone surrogate. The error of botocore would not say so.
+        # An S3 key cannot contain a NUL or a lone surrogate. botocore's error would not mention this.
         if not value or len(value.encode(errors="replace")) > _MAX_KEY_BYTES or "\0" in value:
             self._refuse("s3Key", raw, _KEY.format(longest=_MAX_KEY_BYTES))
             return ""

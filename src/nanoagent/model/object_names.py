@@ -1,7 +1,7 @@
 """Hints about an `s3Key` or `s3Bucket` in the format of another tool. Pure functions.
 
-The names are hostile, and the functions run on the event loop. Each step takes time in proportion to the
-length of the name, and long names are not examined.
+The names are hostile, and the functions run on the event loop. Therefore each step takes at most linear time,
+and long names are not examined.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SHOWN_CHARACTERS: Final = 200
-# A key of S3 has up to 1,024 bytes, a bucket up to 63. An address has a host and, if presigned, a query.
+# A key of S3 has up to 1,024 bytes, a bucket up to 63. An address also has a host, and often a query.
 _MAX_CHARACTERS: Final = 2048
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _URI: Final = re.compile(r"s3[an]?://([^/]*)/*(.*)", re.IGNORECASE | re.DOTALL)
@@ -126,7 +126,7 @@ def _bucket_of_host(host: str) -> str | None:
 
     The labels before the first label `s3` or `s3-…` are the bucket. The name of a bucket may have dots.
     """
-    # Not a regular expression: for a bucket with dots it would take quadratic time.
+    # A regular expression would take quadratic time for a name with many dots.
     ending = next((ending for ending in _HOST_ENDINGS if host.endswith(ending)), None)
     if ending is None:
         return None

@@ -1,4 +1,4 @@
-"""The environment variable PAYLOAD. It has the job's input if Linux allows a variable of that size."""
+"""The environment variable PAYLOAD. It contains the job's input if Linux allows a variable of that size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEFT_OUT: Final = Text(
 
 
 def fits_variable(payload: bytes) -> bool:
-    """Whether the input can be in the variable. A variable cannot have a NUL; valid JSON has none."""
+    """Whether the variable can contain the input: it is not too long and has no NUL, like all valid JSON."""
     return len(payload) <= MAX_BYTES and b"\0" not in payload
 
 
@@ -48,9 +48,9 @@ def left_out_hint(payload: bytes, stderr: str, error_message: str, source: str) 
     if fits_variable(payload):
         return None
     reads_variable = _VARIABLE.search(source) is not None and _FILE.search(source) is None
-    error_says_so = (
+    error_shows_it = (
         _VARIABLE.search(stderr) or _MISSING_VALUE.search(error_message) or _MISSING_VALUE.search(stderr)
     )
-    if not (reads_variable or error_says_so):
+    if not (reads_variable or error_shows_it):
         return None
     return _LEFT_OUT.format(size=len(payload), most=MAX_BYTES)

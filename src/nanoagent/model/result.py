@@ -1,8 +1,9 @@
 """The outcome table and the result document. docs/contract.md, sections 3 and 4, describes both.
 
-One table (`OUTCOMES`) has, for each way in which a job can end: the status, the exit codes that are possible,
-the blame, what happens to the message, the metric label and the default hint. A `Result` whose status, exit
-code and error type do not fit together cannot be constructed. The README's table is generated from this one.
+The table `OUTCOMES` has one row for each way in which a job can end. A row has the status, the possible exit
+codes, the blame, the settlement of the message, the metric label and the default hint. A `Result` cannot be
+constructed if its status, exit code and error type contradict the table. The README's table is generated from
+this table.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Status(StrEnum):
 
 
 class Blame(StrEnum):
-    """Who is to blame for an outcome."""
+    """The party that is to blame for an outcome."""
 
     NOBODY = "-"
     USER = "user"
@@ -76,7 +77,7 @@ class ExitCodes(Enum):
     ZERO = range(1)
     NON_ZERO = range(1, 256)
     SIGNAL = range(129, 256)  # 128 + the signal's number
-    ANY = range(256)  # also 0: a child may have reached the limit, or the program may have ended meanwhile
+    ANY = range(256)  # also 0: a child process may have reached the limit, or the program ended just then
     NOT_STARTED = range(-1, 0)
     ANY_OR_NOT_STARTED = range(-1, 256)
     NO_RESULT = range(0)  # no result is published, so no exit code is possible
@@ -112,7 +113,7 @@ class Outcome:
 
     @property
     def ended_by_itself(self) -> bool:
-        """Whether the program ended by itself: it exited, or caused the signal that ended it."""
+        """Whether the program ended by itself: it exited, or caused the signal that killed it."""
         return self.exit_codes in {ExitCodes.ZERO, ExitCodes.NON_ZERO, ExitCodes.SIGNAL}
 
     def check(self, status: Status, exit_code: int) -> None:
@@ -197,8 +198,8 @@ _FAILURES: Final = (
         "failure",
         "a writable directory was full, or a file reached the size limit",
         Text(
-            "Write less, or fewer files, to /tmp, /output and the working directory, or have the limit raised"
-            " that the message names.",
+            "Write less, or fewer files, to /tmp, /output and the working directory, or ask the operator to"
+            " raise the limit that is named in the message.",
             "/tmp, /output, 작업 디렉터리에 쓰는 양이나 파일 수를 줄이거나, 메시지에 나온 한도를 올려 달라고"
             " 요청하세요.",
         ),
@@ -212,7 +213,7 @@ _FAILURES: Final = (
         "failure",
         "the run reached the limit on processes and threads",
         Text(
-            "Start fewer processes and threads at a time, or have MAX_PROCESSES raised.",
+            "Start fewer processes and threads at a time, or ask the operator to raise MAX_PROCESSES.",
             "동시에 만드는 프로세스와 스레드 수를 줄이거나 MAX_PROCESSES를 올려 달라고 요청하세요.",
         ),
     ),
@@ -365,7 +366,7 @@ class Refusal:
     """An output file that is not uploaded, and the reason in every language.
 
     Attributes:
-        path: The path as the result shows it; empty when the reason is for several files or for all.
+        path: The path as the result shows it; empty if the reason is for several files.
         reason: The reason as a sentence.
     """
 
@@ -384,7 +385,7 @@ class Tuning(msgspec.Struct, frozen=True, rename="camel"):
         recommended_memory_mb: The recommended value of memoryMb, MiB.
         confidence: From 0 to 1.
         samples: The number of runs that the advice is based on.
-        savings_percent: The savings in percent of the run's price; negative when the advice costs more.
+        savings_percent: The savings in percent of the run's price; negative if a run would cost more.
     """
 
     recommended_memory_mb: int
@@ -413,7 +414,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     were too large for the document (MAX_RESULT_BYTES), so that the whole logs are in S3.
 
     Raises:
-        ValueError: Status, exit code and error type do not fit together (`Outcome.check`). `decode` raises
+        ValueError: Status and exit code contradict the error type's row (`Outcome.check`). `decode` raises
             `msgspec.ValidationError` instead.
     """
 
@@ -468,7 +469,7 @@ def decode(document: bytes | str) -> Result:
 
     Raises:
         msgspec.DecodeError: The document is not JSON.
-        msgspec.ValidationError: The document is not a result, or its status, exit code and error type do not
-            fit together.
+        msgspec.ValidationError: The document is not a result, or its status and exit code contradict the row
+            of its error type.
     """
     return _decoder.decode(document)

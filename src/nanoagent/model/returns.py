@@ -1,14 +1,14 @@
 """The reasons for which a message is returned to the queue, and the rules for repeated returns.
 
-`RULES` decides, by the reason alone:
+`RULES` has one of four rules for each reason:
 
-* **free**: not an attempt, because the cause ends by itself or another worker can take the job.
-* **checked**: not an attempt, because a readiness check stops the intake while the cause lasts.
-* **counted**: a failed attempt. The worker still takes other jobs, so only the number of attempts bounds
+* **free**: not an attempt. The cause ends by itself, or another worker can take the job.
+* **checked**: not an attempt. A readiness check stops the intake while the cause lasts.
+* **counted**: a failed attempt. The worker still takes other jobs, so only the number of attempts limits
   these returns. The delays are 15 s and more, so that another worker can take the job or an operator can
   remove the cause. After MAX_ATTEMPTS the job fails.
-* **streak**: not an attempt, because Redis cannot count it, or an internal error prevents that. After several
-  such returns in a row the intake stops (`ReturnStreaks`).
+* **streak**: not an attempt, because the worker cannot count it: Redis or the worker's own code has failed.
+  After several such returns in a row the intake stops (`ReturnStreaks`).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ RULES: Final = {
     ReturnReason.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted or settled
     ReturnReason.STORE_UNAVAILABLE: Rule.CHECKED,  # check `storage`: three failures in a row
     ReturnReason.ENGINE_UNAVAILABLE: Rule.CHECKED,  # check `containers`
-    ReturnReason.NO_CONTAINERS: Rule.CHECKED,  # check `containers`: no runtime can have any
+    ReturnReason.NO_CONTAINERS: Rule.CHECKED,  # check `containers`: no runtime can get containers
     ReturnReason.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,
     ReturnReason.NO_RUNTIME: Rule.CHECKED,  # check `guards`: all runtimes are blocked
     ReturnReason.RUNTIME_BLOCKED: Rule.COUNTED,
@@ -91,8 +91,8 @@ class _Streak:
     """Returns in a row for one reason.
 
     Attributes:
-        breaker: Counts them, and stops the intake while it is open.
-        detail: The details of the latest one.
+        breaker: Counts the returns. While the breaker is open, the intake stops.
+        detail: The detail of the latest return.
     """
 
     breaker: CircuitBreaker
@@ -102,7 +102,7 @@ class _Streak:
 class ReturnStreaks:
     """Stops the intake after several returns in a row for the same reason.
 
-    It counts returns of the rule `Rule.STREAK`. After a pause the intake receives one message. If that
+    It counts returns with the rule `Rule.STREAK`. After a pause the intake receives one message. If that
     message is returned for the same reason, the intake stops for twice as long. Otherwise the intake
     continues as usual.
 
@@ -131,7 +131,7 @@ class ReturnStreaks:
         streak.breaker.record_failure(detail, self._clock())
 
     def succeeded(self, reason: ReturnReason) -> None:
-        """End the streak of that reason: the operation whose failure is the reason has succeeded."""
+        """End the streak of that reason, because the operation that had failed has succeeded."""
         self._streaks.pop(reason, None)
 
     @property
@@ -140,7 +140,7 @@ class ReturnStreaks:
         return any(streak.breaker.is_open for streak in self._streaks.values())
 
     def not_ready_reason(self) -> str | None:
-        """Return why no messages may be received now, or None."""
+        """Return the reason why no messages may be received now, or None."""
         now = self._clock()
         stopped = [
             f"{streak.breaker.failures} messages in a row were returned ({reason}): {streak.detail}"

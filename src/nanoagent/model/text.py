@@ -33,7 +33,7 @@ class Text:
         return cls(text, text)
 
     def format(self, **fields: object) -> Text:
-        """Return the text with its fields filled in. A field that is a `Text` is filled in by language."""
+        """Return the text with its fields filled in. For a `Text` as a field, the language is the same."""
         return Text(
             self.en.format(**{name: _in_locale(value, "en") for name, value in fields.items()}),
             self.ko.format(**{name: _in_locale(value, "ko") for name, value in fields.items()}),

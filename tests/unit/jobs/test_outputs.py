@@ -266,10 +266,10 @@ async def test_what_a_run_and_its_models_said_lies_beside_its_outputs(
     make_uploader: Callable[..., OutputUploader], store: Store, tmp_path: Path
 ):
     uploader, file = make_uploader(), tmp_path / "ai.jsonl"
-    await uploader.record("r1", file)  # it has asked none
+    await uploader.upload_ai_record("r1", file)  # it has asked none
     assert not store.path("data", "outputs/r1/.nanoagent/ai.jsonl").exists()
     file.write_text('{"path": "/api/chat"}\n')
-    await uploader.record("r1", file)
+    await uploader.upload_ai_record("r1", file)
     assert store.path("data", "outputs/r1/.nanoagent/ai.jsonl").read_bytes() == file.read_bytes()
     assert store.saved == {"outputs/r1/.nanoagent/ai.jsonl"}
 
