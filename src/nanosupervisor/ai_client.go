@@ -232,9 +232,8 @@ func complete(body map[string]any, options []Options) time.Duration {
 	return timeout
 }
 
-// transport returns a transport that makes a new connection for each request: a kept connection may have been
-// closed by the server meanwhile. It uses no proxy, because a proxy for the internet cannot reach this
-// address.
+// transport returns a transport that makes a new connection for each request, because the server may have
+// closed an idle connection. It uses no proxy, because a proxy for the internet cannot reach this address.
 func transport(timeout time.Duration) *http.Transport {
 	dialer := net.Dialer{Timeout: timeout}
 	return &http.Transport{
@@ -359,7 +358,7 @@ func parseInto(raw []byte, answer any) error {
 		}
 		return failed("the model server's answer is not %s: '%s'", expected, shortened(string(raw)))
 	}
-	// Ollama reports an error after its first byte this way, with status 200.
+	// After the first byte, Ollama can report an error only in the body. The status is 200.
 	if reported, exists := fields["error"]; exists {
 		return failed("the model server failed: %s", textOfError(reported))
 	}

@@ -85,7 +85,7 @@ namespace detail {
 
 inline constexpr std::size_t error_text_max = 500; // bytes of the server's text in an error message
 
-// Return the beginning of a text, as long as an error message shows it, not cut within a UTF-8 character.
+// Return the part of a text that fits into an error message, without an incomplete UTF-8 character at its end.
 inline std::string shortened(std::string_view text)
 {
     std::size_t end = std::min(text.size(), error_text_max);
@@ -406,7 +406,7 @@ public:
         return taken;
     }
 
-    // Pass the next bytes to `take`, at most `count`. Return how many; 0 at the end.
+    // Pass the next bytes to `take`, at most `count`. Return their number; 0 at the end.
     std::size_t some(std::size_t count, const std::function<void(std::string_view)> &take)
     {
         if (waiting().empty() && !receive())
@@ -526,7 +526,7 @@ inline head read_head(connection &link)
     return read;
 }
 
-// Pass so many bytes of the body to `take`.
+// Pass exactly `count` bytes of the body to `take`.
 inline void read_exactly(connection &link, std::size_t count, const on_text &take)
 {
     while (count > 0) {

@@ -150,8 +150,7 @@ async function* answerTo(path, { body, timeoutS }) {
   }
 }
 
-// No `agent`: a new connection for each request. A kept connection may have been closed by the server
-// meanwhile.
+// Make a new connection for each request (no `agent`), because the server may have closed an idle connection.
 function send(endpoint, path, body, timeoutS) {
   const { request: start } = endpoint.startsWith('https:') ? require('https') : require('http');
   const headers = { 'Content-Type': 'application/json', 'Content-Length': body.length };
@@ -159,7 +158,7 @@ function send(endpoint, path, body, timeoutS) {
   const request = start(endpoint + path, options);
   request.on('timeout', () => {
     const late = new AIError(`the model server at ${endpoint} did not answer within ${timeoutS} s`);
-    // If the response has begun, its reader gets the error with which it is destroyed.
+    // If the response has begun, destroy it with the error, so that its reader gets the error.
     (request.res ?? request).destroy(late);
     request.destroy(late);
   });
@@ -252,7 +251,7 @@ function parse(raw) {
     throw new AIError(`the model server's answer is not a JSON object: ${shown(raw)}`);
   }
   if ('error' in answer) {
-    // Ollama reports an error after its first byte this way, with status 200.
+    // After the first byte, Ollama can report an error only in the body. The status is 200.
     const reason = typeof answer.error === 'string' ? answer.error : JSON.stringify(answer.error);
     throw new AIError(`the model server failed: ${reason}`);
   }
@@ -273,5 +272,5 @@ function shown(raw) {
   return `'${raw.subarray(0, ERROR_TEXT_MAX).toString()}'`;
 }
 
-// An object literal, so that `import { generate } from 'ai_client'` works as well.
+// Node.js finds these names for `import { generate } from 'ai_client'` only in an object literal.
 module.exports = { AIError, chat, chatStream, embed, generate, generateStream };

@@ -2,8 +2,8 @@
 """Ask a language model from a function: `import ai_client; print(ai_client.generate("Hello"))`.
 
 Speaks Ollama's API (github.com/ollama/ollama, docs/api.md) to the address in AI_ENDPOINT or OLLAMA_HOST.
-Injected into every Python function; standard library only, because other
-packages may be missing, and because the import of a vendor's client takes longer than most functions run. The
+Every Python function can import this module, because it is in the image. It uses only the standard library:
+other packages may be missing, and the import of a vendor's client takes longer than most functions run. The
 clients for Node.js, C++ and Go in this folder have the same calls and the same error messages.
 """
 
@@ -254,7 +254,7 @@ def _connection(endpoint: str, timeout_s: float) -> http.client.HTTPConnection:
 
 
 def _refusal(response: http.client.HTTPResponse) -> str:
-    """Return the reason of a refusal: Ollama's `error` field, else the text, else the status line."""
+    """Return the reason for a refusal: the field `error`, else the text, else the status line."""
     try:
         text = response.read(1 << 16).decode("utf-8", "replace").strip()
     except (http.client.HTTPException, OSError):
@@ -275,7 +275,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise AIError(f"the model server's answer is not JSON: {_shown(raw)}") from exc
     if not isinstance(answer, dict):
         raise AIError(f"the model server's answer is not a JSON object: {_shown(raw)}")
-    if "error" in answer:  # Ollama reports an error after its first byte this way, with status 200
+    if "error" in answer:  # after the first byte, the status is 200 even for an error
         raise AIError(f"the model server failed: {answer['error']}")
     return answer
 

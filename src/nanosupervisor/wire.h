@@ -27,15 +27,15 @@ enum frame_type {
     FRAME_READY = 'Y',   /* struct ready_report */
     FRAME_EXIT = 'X',    /* struct exit_report */
     FRAME_STDOUT = 'O',  /* captured bytes: first the head, then the tail */
-    FRAME_STDERR = 'E',  /* likewise */
+    FRAME_STDERR = 'E',  /* captured bytes, as for FRAME_STDOUT */
     FRAME_FILE = 'F',    /* u64 size, then the path below /output; DATA frames with so many bytes follow */
     FRAME_DATA = 'D',    /* bytes of a file */
     FRAME_REFUSED = 'N', /* u8 reason, then the path that is not sent; an empty path means all of /output */
-    FRAME_DONE = 'Z',    /* u8: 1: nothing of the run is left; 0: the container must not be used again */
+    FRAME_DONE = 'Z',    /* u8. 1: nothing of the run is left. 0: the container must not be used again */
 };
 
 #define LEVEL_SHARED 1u  /* a program runs in the container itself */
-#define LEVEL_SANDBOX 2u /* each program runs in namespaces and mounts of its own */
+#define LEVEL_SANDBOX 2u /* each program runs in its own namespaces and mounts */
 
 #define MAX_LISTENING_SOCKETS 16u
 #define LISTENING_TCP 1u
@@ -53,7 +53,7 @@ struct __attribute__((packed)) configuration {
     uint64_t file_size_bytes; /* RLIMIT_FSIZE of most runs */
     uint32_t open_files;      /* RLIMIT_NOFILE of most runs */
     uint64_t work_bytes;      /* how much a run in a sandbox may write to its working directory */
-    uint64_t work_files;      /* how many files it may create there */
+    uint64_t work_files;      /* how many files such a run may create there */
     uint8_t listening_count;  /* number of struct listening_address that follow */
 };
 

@@ -82,7 +82,7 @@ def mounts_of(mountinfo: str) -> list[Mount]:
 
 
 def mount_of(path: str, mounts: list[Mount]) -> Mount | None:
-    """Return the mount that a path belongs to: the deepest one, and the last of several.
+    """Return the mount that a path belongs to: the deepest one. If several have the same point, the last one.
 
     Args:
         path: An absolute path without symbolic links.
@@ -100,16 +100,13 @@ class Folder:
     """A folder that the worker or Docker writes to.
 
     Attributes:
-        name: The setting that names it, or `DOCKER_ROOT`.
-        path: Its path; it may not exist yet.
-        nearest: The path itself or the nearest folder above that exists, without symbolic links.
-        mount: The mount that `nearest` belongs to.
-        device: The device number of `nearest`.
-        free_bytes: The free space for an ordinary user, bytes.
-        free_inodes: The free inodes for an ordinary user; None if the file system does not count inodes.
-        writable: Whether this user may write to `nearest`.
-        problem: Why it cannot be examined; None if it can.
-        refused: Why the worker would refuse it; None if it would not.
+        name: The setting that names it, or `DOCKER_ROOT`. path: Its path; it may not exist yet. nearest:
+        The path itself if it exists, else the nearest existing folder above it; without symbolic links.
+        mount: The mount that `nearest` belongs to. device: The device number of `nearest`. free_bytes: The
+        free space for an ordinary user, bytes. free_inodes: The free inodes for an ordinary user; None if
+        the file system does not count inodes. writable: Whether this user may write to `nearest`. problem:
+        Why it cannot be examined; None if it can. refused: Why the worker would refuse it; None if it would
+        not.
     """
 
     name: str
@@ -165,7 +162,7 @@ class Host:
         return (int(match[1]), int(match[2])) if match else None
 
     def is_older_than(self, major: int, minor: int) -> bool:
-        """Whether the kernel is older than that version; False if its version is not known."""
+        """Whether the kernel is older than the given version; False if the kernel's version is not known."""
         return self.kernel is not None and self.kernel < (major, minor)
 
     @cached_property
@@ -214,8 +211,8 @@ class Image:
 
     Attributes:
         name: Its name in the settings.
-        label: The hash of the sources that it was built from, from its label; None without the label.
-        expected: The hash of the sources on this machine; None if the sources are not here.
+        label: The hash in the image's label, of the sources that it was built from; None without the label.
+        expected: The hash of the sources on this machine; None if this machine has no sources.
         problem: Why it could not be examined; None if it could.
     """
 

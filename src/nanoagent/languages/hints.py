@@ -163,7 +163,7 @@ _PYTHON_MODULE: Final = Text(
     "Python이 {name} 모듈을 찾지 못했습니다. 라이브러리라면 zip을 만들기 전에 코드 폴더에 설치하세요:"
     " pip install --target . {package}. 직접 만든 파일이라면 zip에 넣으세요.",
 )
-# Module → package, where the names differ.
+# Module → package, for packages whose module has another name.
 _PACKAGES: Final = {
     "attr": "attrs",
     "bs4": "beautifulsoup4",

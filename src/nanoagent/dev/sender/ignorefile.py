@@ -80,7 +80,7 @@ def compiled(lines: Sequence[str]) -> GitIgnoreSpec:
 
 def spec(lines: Sequence[str]) -> GitIgnoreSpec:
     """Compile lines to patterns whose regular expressions do not backtrack."""
-    # The backend "best" uses RE2 or Hyperscan if they are installed. These have no atomic groups.
+    # Not the backend "best": it uses RE2 or Hyperscan if they are installed, and these have no atomic groups.
     return GitIgnoreSpec.from_lines(_BoundedPattern, lines, backend="simple")
 
 
@@ -115,9 +115,9 @@ def _problem(line: str) -> str | None:
 class _BoundedPattern(GitIgnoreSpecPattern):
     """A pattern whose `*` do not backtrack.
 
-    The text between two `*` of a path part has a fixed length. If it matches at several places, the first
-    place is as good as a later one, so an atomic group can fix it. Without atomic groups, a pattern with n
-    `*` takes time in proportion to the length of the name to the power of n.
+    The text between two `*` of a path part has a fixed length. If the text matches at several places, the
+    first place is always sufficient. So an atomic group can forbid to try the other places. Without atomic
+    groups, the time for a pattern with n `*` grows with the n-th power of the name's length.
     """
 
     @classmethod

@@ -159,5 +159,5 @@ def _remove(folders: list[Path]) -> None:
     for path in folders:
         try:
             path.rmdir()
-        except OSError:  # another process uses it by now
+        except OSError:  # another process uses the folder now
             break

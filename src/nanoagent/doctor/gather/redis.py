@@ -66,7 +66,7 @@ def _requests(result_store: RedisResultStore) -> dict[str, Callable[[], Awaitabl
 
 
 async def _claim_and_publish(result_store: RedisResultStore, request_id: str) -> Any:
-    """Claim and answer a request that does not exist. The answer ends the claim, and expires in a second."""
+    """Claim a request that does not exist, and publish an answer. This ends the claim; the answer expires."""
     claim = await result_store.claim(request_id)
     return isinstance(claim, Claim) and await result_store.publish(claim, b"doctor")
 
@@ -74,7 +74,7 @@ async def _claim_and_publish(result_store: RedisResultStore, request_id: str) ->
 async def _add(result_store: RedisResultStore, failures: str) -> Any:
     """Send SADD, which creates a key without an expiry, and EXPIRE.
 
-    EXPIRE is sent before SADD, too. If Redis refuses EXPIRE, SADD is not sent and no key remains.
+    Before SADD, EXPIRE is sent once as a test. If Redis refuses EXPIRE, SADD is not sent, so no key remains.
     """
     await result_store.ask("EXPIRE", failures, 1)
     try:

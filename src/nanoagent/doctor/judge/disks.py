@@ -34,7 +34,7 @@ def _links(host: Host) -> Iterator[Finding]:
     code, work = by_name.get("CODE_CACHE_DIR"), by_name.get("DOCKER_WORK_DIR_ROOT")
     if code is None or work is None:
         return
-    # link(2), EXDEV: links cannot cross mounts, even if both mounts are of one file system.
+    # link(2), EXDEV: a link cannot cross mounts, even if both mounts show the same file system.
     if (code.device, code.mount) == (work.device, work.mount):
         yield Finding(Area.DISK, "code is linked, not copied, from CODE_CACHE_DIR to DOCKER_WORK_DIR_ROOT")
     else:
@@ -109,8 +109,8 @@ def _file_system(folder: Folder, place: str, engine: Engine) -> Iterator[Finding
         )
     if folder.name == DOCKER_ROOT or "noexec" not in _options(folder):
         return
-    # A bind mount has its own options, unless the mount is locked: the mount of another user namespace
-    # (mount_namespaces(7)).
+    # A bind mount in a container usually has its own options. But the options of a mount are locked in
+    # another user namespace (mount_namespaces(7)).
     if engine.remaps_users:
         yield warning(
             Area.DISK,

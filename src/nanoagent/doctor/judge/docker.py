@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nanoagent.doctor.facts import Engine, Host, Image
     from nanoagent.model.job import Runtime
 
-_OLDEST_API: Final = (1, 41)  # the first with CgroupnsMode for new containers
+_OLDEST_API: Final = (1, 41)  # the first version with CgroupnsMode for new containers
 _MAINTAINED_API: Final = (1, 44)  # the oldest that Docker maintains
 _GOOD_STORAGE: Final = frozenset({"overlay2", "overlayfs", "stargz", "fuse-overlayfs"})
 _MAX_CLOCK_DIFFERENCE_S: Final = 60.0
@@ -298,7 +298,7 @@ def _image(runtime: Runtime, image: Image) -> Finding:
 
 
 def _isolation(engine: Engine, settings: Settings) -> Finding:
-    """Judge the isolation that a container could provide."""
+    """Judge the isolation that a test container could provide."""
     found = engine.isolation
     if found is None:
         finding = problem if engine.isolation_problem else unknown

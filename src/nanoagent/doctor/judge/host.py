@@ -24,7 +24,7 @@ _FEW_OPEN_FILES: Final = 4096  # enough for some hundred containers, with a doze
 _FEW_PIDS: Final = 32_768  # the kernel's default on machines with few CPUs
 _FEW_OPEN_FILES_OF_MACHINE: Final = 100_000
 _FEW_INOTIFY_INSTANCES: Final = 128  # the kernel's default
-_EARLIEST_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # this version is not older
+_EARLIEST_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # this version was made later
 _LATEST_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _NAMESPACES: Final = ("user", "mnt", "pid", "ipc", "uts", "net")
 _NO_SANDBOX: Final = "runs cannot have a sandbox each (L2)"
@@ -246,7 +246,7 @@ def _limits_of_machine(host: Host) -> Iterator[Finding]:
 
 
 def clock(host: Host) -> Iterator[Finding]:
-    """Judge the time of day. `aws.clock` compares it with the services."""
+    """Judge this machine's clock without a service. `aws.clock` compares it with the clock of AWS."""
     time = datetime.fromtimestamp(host.now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     remedy = "timedatectl set-ntp true (or start chrony)"
     if not _EARLIEST_TIME <= host.now < _LATEST_TIME:

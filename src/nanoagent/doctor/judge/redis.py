@@ -191,7 +191,7 @@ def _protection(settings: Settings) -> Iterator[Finding]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the name or the address alone shows that the host is this machine."""
+    """Whether the name or the address means this machine. Names are not resolved."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
