@@ -269,13 +269,13 @@ async def test_what_clients_ask_before_they_begin_is_answered(rig, client):
 def noted_losses(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """An event that is set once the gateway knows that a job has hung up."""
     lost = asyncio.Event()
-    was_lost = connection.Connection.lose
+    was_lost = connection.Connection.record_loss
 
     def noted(self: connection.Connection) -> None:
         was_lost(self)
         lost.set()
 
-    monkeypatch.setattr(connection.Connection, "lose", noted)
+    monkeypatch.setattr(connection.Connection, "record_loss", noted)
     return lost
 
 

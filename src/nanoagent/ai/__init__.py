@@ -6,8 +6,8 @@ Read the modules in the order in which a request passes them:
 * `connection.py` speaks HTTP on a connection. `client.py` knows whether the program has hung up.
 * `responder.py` answers one request. It finds the route (`routes.py`), reads the body (`bodies.py`), checks
   it (`calls.py`), selects a model server (`upstreams.py`) and reserves tokens (`budgets.py`). The result is
-  an `outgoing.py`. Requests for lists of models go to `model_lists.py` instead.
-* `translation/` translates calls of Ollama's API for model servers that have OpenAI's API only.
+  an `OutgoingCall` (`outgoing.py`). Requests for lists of models go to `model_lists.py` instead.
+* `translation/` translates calls of Ollama's API for model servers that have only OpenAI's API.
 * `exchange.py` sends one call to the model server and settles it. `relay.py` passes the answer on to the
   program, and `metering.py` counts the tokens in it.
 * `upstreams.py` is the HTTP client of model servers; `addresses.py` knows their paths. With AI_REPLAY,
@@ -19,5 +19,6 @@ from the settings, `cpu_time.py` limits the CPU time of a run, and `shared.py` h
 share. `inspection.py` examines the model servers for `check` and `doctor`. `dev.stub_model_server` is a model
 server without a model.
 
-Only the JSON of a known call reaches a model server: no header, path or address from a job.
+Of a job's request, only the JSON body of a known call reaches a model server. The job's headers and query do
+not, and the job cannot choose the address.
 """

@@ -1,8 +1,9 @@
-"""The paths of each API at a model server, for AI_ENDPOINT and the URLs of AI_UPSTREAMS.
+"""Finds the paths of each API at a model server, from AI_ENDPOINT or a URL in AI_UPSTREAMS.
 
-OpenAI's calls go to the same path as from the official `openai` client: the base URL with
-`/chat/completions` (and so on) appended. An address without a path is the exception. It is the root of a
-server, as is usual for Ollama, and the server's OpenAI API is below `/v1`.
+OpenAI's calls go to the same path as from the official `openai` client: the gateway appends
+`/chat/completions` (and so on) to the base URL. There are two exceptions. An address without a path is the
+root of a server, as is usual for Ollama. An address that ends in `/api` is Ollama's own API. In both cases
+the server's OpenAI API is below `/v1`.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ class Address:
 
 
 def parse(url: str, api: Api | None) -> Address:
-    """Return the address that a setting means.
+    """Return the address for the URL in a setting.
 
     Args:
         url: The URL in the setting.
-        api: The API that the setting gives the server; None if the setting does not say.
+        api: The API that the setting names for the server; None if it names none.
     """
     parts = urlsplit(url)
     path = parts.path.rstrip("/")
@@ -72,7 +73,9 @@ def parse(url: str, api: Api | None) -> Address:
     query = f"?{parts.query}" if parts.query else ""
     if not path:
         return Address(root, host, "" if host in _API_AT_ROOT else "/v1", "", query)
-    if api is Api.OLLAMA or (api is None and path == "/api"):  # Ollama's documents write it with /api
+    if api is Api.OLLAMA or (
+        api is None and path == "/api"
+    ):  # the base URL in Ollama's documents ends in /api
         ollama = path.removesuffix("/v1").removesuffix("/api")
         return Address(root, host, f"{ollama}/v1", ollama, query)
     has_version = path.endswith("/v1")

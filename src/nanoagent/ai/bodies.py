@@ -1,4 +1,4 @@
-"""The bodies of requests and answers: limits the memory that they take, and reads those of requests."""
+"""Limits the memory for the bodies of requests and answers, and reads the bodies of requests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Token budgets: how many tokens, requests and bytes a run and a function may still use.
 
-The tokens of a call are known only when its answer has ended. So each call first reserves what it may need:
-its estimated prompt, and the tokens of answer that it asks for or that are left. When the call settles, the
-unused part of the reservation is free again.
+The tokens of a call are known only when its answer has ended. So each call first reserves the tokens that it
+may need: those of its estimated prompt, and those of the answer. A request without a bound on its answer
+reserves a share of the tokens that are left. When the call settles, the unused part of the reservation is
+free again.
 
 A run can exceed its limit in two cases: the prompts in flight were estimated too low, or a model server
 ignores the bound on its answer. In both cases the gateway ends a stream that exceeds the limit.
@@ -51,7 +52,7 @@ class RunBudget:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Count one request, from its headers to its end.
+        """Count one request, and count it as in flight until the end of the block.
 
         Raises:
             Refused: The run has made all its requests, or has too many in flight.
@@ -99,7 +100,8 @@ class RunBudget:
 
         Args:
             prompt_tokens: The estimated tokens of the prompt.
-            wanted_tokens: The most tokens of all its answers together; None if the request sets no bound.
+            wanted_tokens: The request's own bound on the tokens of all its answers together; None if it sets
+                none.
             answers: The number of answers that consist of tokens. Each has at least one token.
 
         Raises:
@@ -141,12 +143,12 @@ class RunBudget:
         )
 
     def _default_cap(self, left: int) -> int:
-        """Return the bound for an answer whose request sets none. It leaves tokens for concurrent calls."""
+        """Return the cap for a request that sets no bound. The cap leaves tokens for concurrent calls."""
         others = max(1, self._limits.concurrent - self._in_flight + 1)
         return min(left, max(_MIN_ANSWER_TOKENS, left // others))
 
     def is_exceeded_with(self, more: int) -> bool:
-        """Whether the run exceeds its limit with `more` tokens besides the used ones."""
+        """Whether the used tokens and `more` tokens together exceed the limit of the run."""
         return bool(self._limits.tokens) and self.used + more > self._limits.tokens
 
 
@@ -158,7 +160,7 @@ class Reservation:
         run: The budget of the run.
         function: The budget of its function; None if functions have no limit.
         tokens: The reserved tokens of prompt and answers.
-        cap: The most tokens of all answers together; None means unlimited.
+        cap: The largest number of tokens of all answers together; None means unlimited.
     """
 
     run: RunBudget
@@ -172,9 +174,9 @@ class Reservation:
             self.function.reserved += self.tokens
 
     def is_exceeded_with(self, tokens: int) -> bool:
-        """Whether the gateway has to end the call, which has used `tokens` so far.
+        """Whether the run exceeds its limit with the `tokens` that this call has used so far.
 
-        Only used tokens count. Other calls may use less than they have reserved.
+        The reservations of other calls do not count, because these calls may use fewer tokens.
         """
         return self.run.is_exceeded_with(tokens)
 

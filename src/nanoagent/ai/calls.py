@@ -1,12 +1,13 @@
 """The body of a request to a model: reads it, checks it, and changes it where necessary.
 
-Only the fields in `_READ`, and the fields that are refused, are examined. All other fields go to the model
-server as the bytes that came. If the gateway changes one field, the values of the others keep their bytes.
+The gateway examines only the fields in `_EXAMINED`, and the fields that it refuses. All other fields go to
+the model server as the bytes that came. If the gateway changes one field, the values of the others keep their
+bytes.
 
-A request must mean the same to the model server as to the gateway. Servers read JSON differently: Go's JSON
-(Ollama) takes `MODEL` for `model`, and some servers take the first of two equal names. Therefore another
-spelling of an examined field is refused. If a name occurs twice, the body is encoded anew with the last value
-only.
+A request must mean the same to the model server as to the gateway. But servers read JSON differently: the
+JSON parser of Go (Ollama) accepts `MODEL` as `model`, and some servers take the first of two fields with the
+same name. Therefore the gateway refuses another spelling of an examined field. If a name occurs twice, it
+encodes the body again, with only the last value.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ _MAX_FIELDS: Final = 256
 _MAX_NAME: Final = 256
 _MAX_TOOLS: Final = 1024  # OpenAI accepts 128
 _SMALL: Final = 64 * 1024  # a body of this size is read quickly, whatever it contains
-# The most characters of each kind in one body. So many take about 30 ms to read, and no prompt that fits a
-# model has as many.
+# The largest number of each of these characters in one body. A body with that many takes about 30 ms to
+# read. A prompt that fits into the context of a model has fewer.
 _MOST: Final = {b"[": 50_000, b"{": 50_000, b",": 1_000_000, b'"': 300_000, b"\\": 1_000_000}
-# The usual yield of a byte-level tokenizer for text. The estimate serves for reservations only.
+# A byte-level tokenizer usually makes one token of about four bytes of text. Only reservations use this
+# estimate.
 _BYTES_PER_TOKEN: Final = 4
 _MOST_SURE_TOKENS: Final = 4096
 """All chat models accept a bound of this size; some answer 400 if a bound exceeds their maximum."""
 
-# Pictures, sounds and files in base64. Only fields that cannot hold text are searched: elsewhere a prompt
-# could be disguised as base64.
+# Pictures, sounds and files in base64. They are searched only in fields that cannot contain text. In other
+# fields, a prompt could look like base64.
 _BLOB: Final = rb'"(?:data:[^",]{1,100},)?[A-Za-z0-9+/=]{1024,}"'
 _BLOBS: Final = {
     Api.OPENAI: re.compile(rb'"(?:url|image_url|file_data|data)"\s*:\s*(' + _BLOB + rb")"),
@@ -49,8 +51,8 @@ _LIST_OF_PROMPTS: Final = re.compile(rb'\[\s*["\[]')  # a list of numbers is one
 _UNSET: Final = re.compile(rb'null|false|""|\[\s*\]|\{\s*\}')
 _END: Final = re.compile(rb"[\s{]*\}\s*")
 
-# Fields of OpenAI's API and of compatible servers that are never allowed. With them the model server would
-# use another model than the one that was checked, connect elsewhere, or work on without being counted.
+# Fields of OpenAI's API and of compatible servers that are never allowed. With these fields the model server
+# would use another model than the checked one, connect to another server, or use tokens that nobody counts.
 _FORBIDDEN: Final = {
     "models": "it names further models",
     "fallbacks": "it names further models",
@@ -78,7 +80,7 @@ _REMOTE: Final = {
 _LOCAL_TOOLS: Final = frozenset({"function", "custom"})
 _URL_FIELDS: Final = frozenset({"image_url", "file_url", "audio_url", "video_url"})
 _STORED_FIELDS: Final = frozenset({"file_id", "vector_store_ids"})
-_READ: Final = frozenset(
+_EXAMINED: Final = frozenset(
     {"model", "name", "stream", "stream_options", "options", "prompt", "input", "messages", "tools", "n"}
     | {"best_of", "keep_alive", "max_tokens", "max_completion_tokens", "max_output_tokens"}
 )
@@ -92,19 +94,19 @@ class Call:
         route: The route of the request.
         model: The name of the model.
         fields: The fields by name. Each value is its JSON text as it came.
-        sent: The whole body as it came.
-        changed: Whether `fields` differ from `sent`.
+        original: The whole body as it came.
+        changed: Whether `fields` differ from `original`.
         stream: Whether the request asks for a stream.
         choices: The number of answers that the request asks for.
-        bound: The most tokens of one answer; None if the request sets no bound.
-        strips_usage: Whether only the gateway asked for the usage in the stream, so that it is removed again.
+        bound: The request's own limit on the tokens of one answer; None if it sets none.
+        strips_usage: Whether the usage must be removed from the stream, because the job did not ask for it.
         options: The fields of Ollama's `options`, each as its JSON text.
     """
 
     route: Route
     model: str
     fields: dict[str, msgspec.Raw]
-    sent: bytes
+    original: bytes
     changed: bool = False
     stream: bool = False
     choices: int = 1
@@ -115,21 +117,22 @@ class Call:
     @property
     def prompt_tokens(self) -> int:
         """The estimated tokens of the prompt, from its bytes without pictures."""
-        size = len(self.sent)
+        size = len(self.original)
         if size > 1024 and self.route.answers_with == "text":
-            size -= sum(map(len, _BLOBS[self.route.api].findall(self.sent)))
+            size -= sum(map(len, _BLOBS[self.route.api].findall(self.original)))
         return size // _BYTES_PER_TOKEN + 1
 
     @property
     def total_bound(self) -> int | None:
-        """The most tokens of all answers together; None if the request sets no bound."""
+        """The request's own limit on the tokens of all answers together; None if it sets none."""
         return None if self.bound is None else self.bound * self.choices
 
     def body(self, cap: int | None, *, uses_max_completion_tokens: bool = False) -> bytes:
         """Return the body to send to the model server.
 
         Args:
-            cap: The most tokens of all answers together; None leaves the bound of the request.
+            cap: The gateway's limit on the tokens of all answers together. None: the bound of the request
+                stays unchanged.
             uses_max_completion_tokens: Whether the model server requires `max_completion_tokens` instead of
                 `max_tokens`.
         """
@@ -137,7 +140,7 @@ class Call:
             self._lower_bound(
                 max(1, cap // self.choices), uses_max_completion_tokens=uses_max_completion_tokens
             )
-        return msgspec.json.encode(self.fields) if self.changed else self.sent
+        return msgspec.json.encode(self.fields) if self.changed else self.original
 
     def _lower_bound(self, cap: int, *, uses_max_completion_tokens: bool) -> None:
         if self.bound is not None and self.bound <= cap:
@@ -158,23 +161,23 @@ class Call:
         self.changed = True
 
 
-def read(route: Route, sent: bytes, default_model: str, *, remote_tools: bool = False) -> Call:
+def read(route: Route, original: bytes, default_model: str, *, remote_tools: bool = False) -> Call:
     """Read and check a request's body.
 
     Args:
         route: The route of the request.
-        sent: The body as it came.
+        original: The body as it came.
         default_model: The job's model, for a request without one.
         remote_tools: Whether the request may make the model server reach the network.
 
     Raises:
         Refused: The body is invalid, or a field is not allowed.
     """
-    fields, exact = _object(sent)
+    fields, exact = _object(original)
     unset = _check_names(fields, remote_tools=remote_tools)
     for name in unset:
         del fields[name]
-    call = Call(route=route, model="", fields=fields, sent=sent, changed=not exact or bool(unset))
+    call = Call(route=route, model="", fields=fields, original=original, changed=not exact or bool(unset))
     call.model = _take_model(call, default_model)
     call.stream = _flag(call.fields, "stream", default=route.streams)
     # All jobs share a loaded model, so no job may unload it.
@@ -219,7 +222,11 @@ def _object(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
 
 
 def _check_names(fields: dict[str, msgspec.Raw], *, remote_tools: bool) -> list[str]:
-    """Refuse fields that are not allowed. Return those with an empty value: the caller removes them."""
+    """Refuse fields that are not allowed.
+
+    Returns:
+        The names of such fields that have an empty value. They are not refused; the caller removes them.
+    """
     unset = []
     for name, value in fields.items():
         plain = name.casefold()
@@ -236,7 +243,7 @@ def _check_names(fields: dict[str, msgspec.Raw], *, remote_tools: bool) -> list[
             if not _is_unset(plain, value):
                 raise _needs_remote_tools(name, _REMOTE[plain])
             unset.append(name)
-        elif plain in _READ and plain != name:
+        elif plain in _EXAMINED and plain != name:
             raise _misspelt(name, plain)
     return unset
 
@@ -257,7 +264,7 @@ def _take_model(call: Call, default: str) -> str:
     if len(model) > _MAX_MODEL_LENGTH or not model.isprintable():
         raise Refused(400, "the field 'model' is not the name of a model", "invalid_field", param="model")
     if model != name:
-        # First, as clients write it.
+        # Clients write `model` as the first field.
         call.fields = {"model": _raw(model)} | {key: fields[key] for key in fields if key != "model"}
         call.changed = True
     if old is not None:
@@ -267,7 +274,10 @@ def _take_model(call: Call, default: str) -> str:
 
 
 def _take_bound(call: Call) -> int | None:
-    """Return the request's own bound on the tokens of an answer. A negative one means none (Ollama)."""
+    """Return the request's own bound on the tokens of an answer; None if it sets none.
+
+    In Ollama's API, a negative number means no bound.
+    """
     if call.route.api is Api.OLLAMA:
         if "options" in call.fields and not _is_null(call.fields["options"]):
             call.options, exact = _object(bytes(call.fields["options"]))
@@ -292,7 +302,10 @@ def _choices(call: Call) -> int:
 
 
 def _ask_for_usage(call: Call) -> None:
-    """Ask for the usage at the end of the stream. If the job did not ask, it is removed from the answer."""
+    """Ask for the usage at the end of the stream.
+
+    If the job did not ask for the usage, the gateway will remove it from the answer.
+    """
     options: dict[str, msgspec.Raw] = {}
     if "stream_options" in call.fields and not _is_null(call.fields["stream_options"]):
         options, exact = _object(bytes(call.fields["stream_options"]))
@@ -347,7 +360,7 @@ def _check_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         ):
             raise _needs_remote_tools(name, _STORED)
         elif plain == "url" and (name != plain or sum(other == plain for other, _ in pairs) > 1):
-            # Python takes the last of two; the model server may take the first.
+            # If a name occurs twice, Python takes the last value, but the model server may take the first.
             raise Refused(
                 400, "the field 'url' may occur once only, in this spelling", "invalid_field", param="url"
             )

@@ -14,7 +14,8 @@ class Client:
     """The program at the other end of a connection.
 
     Args:
-        drain_s: After a hang-up, answers are read on for this time, in seconds (AI_DRAIN_SECONDS).
+        drain_s: After a hang-up, the gateway continues to read answers for this time, in seconds
+            (AI_DRAIN_SECONDS).
 
     Attributes:
         has_hung_up: Whether the connection is lost.
@@ -26,7 +27,7 @@ class Client:
         self.has_hung_up = False
 
     def hang_up(self) -> None:
-        """Note that the connection is lost, and shorten the timeouts of the answers that are being read."""
+        """Record that the connection is lost, and shorten the timeouts of the calls in flight."""
         self.has_hung_up = True
         until = asyncio.get_running_loop().time() + self._drain_s
         for timeout in self._timeouts:
@@ -36,7 +37,7 @@ class Client:
 
     @contextmanager
     def shortened_by_hang_up(self, timeout: asyncio.Timeout) -> Iterator[None]:
-        """Shorten a timeout if the program hangs up during the block."""
+        """During the block, a hang-up of the program shortens the timeout."""
         self._timeouts.add(timeout)
         try:
             yield

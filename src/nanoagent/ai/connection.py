@@ -1,7 +1,7 @@
 """Speaks HTTP on one connection of a run, with the server of aiohttp.
 
-A program that hangs up does not end its calls at once: their answers are read on for a while, so that their
-tokens are counted. Only the end of the run cancels them.
+If a program hangs up, its calls do not end at once. The gateway continues to read their answers for a while,
+to count their tokens. Only the end of the run cancels the calls.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Connection:
             transport.abort()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def lose(self) -> None:
-        """Note that the connection is lost. The answers of its calls are read on for a while."""
+    def record_loss(self) -> None:
+        """Record that the connection is lost. The gateway continues to read the answers for a while."""
         self._client.hang_up()
         self._end_if_idle()
 
@@ -120,7 +120,7 @@ class Connection:
             self._end_if_idle()
 
     async def _linger(self, request: web.BaseRequest) -> None:
-        """Read on in the body of a refused request for a short time.
+        """Continue to read the body of a refused request for a short time.
 
         If the program were still sending when the connection closes, the kernel would reset the connection
         and discard the error before the program has read it.
@@ -141,7 +141,7 @@ class _Server(web.Server):
             access_log=None,
             logger=_NO_LOG,
             keepalive_timeout=_IDLE_S,
-            lingering_time=0,  # aiohttp would not wait for the run's CPU time: see Connection._linger
+            lingering_time=0,  # aiohttp would not wait for CPU time; Connection._linger does
             max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_LINE_BYTES,
             max_headers=_MAX_HEADERS,
@@ -160,19 +160,19 @@ class _Server(web.Server):
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
         """Report that the connection is lost, or was closed by the gateway."""
         super().connection_lost(handler, exc)
-        self._connection.lose()
+        self._connection.record_loss()
 
 
 class _RequestHandler(web.RequestHandler):
-    """aiohttp's protocol. It charges its CPU time to the run."""
+    """aiohttp's protocol, which also charges the CPU time of parsing to the run."""
 
     cpu_time: CpuTimeLimit
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes.
 
-        If the run has no CPU time left, requests and reads of bodies wait. Then aiohttp's buffers fill up,
-        and it stops reading from the socket.
+        If the run has no CPU time left, its requests wait, and so does the reading of bodies. Then aiohttp's
+        buffers fill up, and aiohttp stops reading from the socket.
         """
         begun = time.thread_time()
         super().data_received(data)

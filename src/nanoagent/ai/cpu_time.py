@@ -1,4 +1,7 @@
-"""Limits the CPU time of the event loop that one run may use, because all other jobs wait meanwhile."""
+"""Limits how much CPU time of the event loop one run may use.
+
+While the event loop works for one run, all other jobs wait.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 _CORES: Final = 0.1
 _BURST_S: Final = 0.5
 REQUEST_S: Final = 0.001
-"""The CPU time of a request that the gateway does not measure, in seconds (benchmarks/gateway.py)."""
+"""The part of a request's CPU time that the gateway does not measure, in seconds (benchmarks/gateway.py)."""
 
 
 class CpuTimeLimit:
@@ -38,7 +41,10 @@ class CpuTimeLimit:
 
     @contextmanager
     def charged(self) -> Iterator[None]:
-        """Charge the CPU time of the block. The block must not await: other tasks would be charged too."""
+        """Charge the CPU time of the block.
+
+        The block must not await. Otherwise the CPU time of other tasks would be charged to this run.
+        """
         begun = time.thread_time()
         try:
             yield

@@ -55,7 +55,7 @@ class Exchange:
         self._request = request
         self._outgoing = outgoing
         self._relay: Relay | None = None  # set when the model answers
-        self._outcome = CallOutcome.CUT  # until the call ends otherwise
+        self._outcome = CallOutcome.CUT  # unless the call ends with another outcome
 
     async def run(self) -> web.StreamResponse:
         """Send the call, and pass the answer on.
@@ -120,7 +120,7 @@ class Exchange:
         """Return the error of the model server, without texts that the job must not see.
 
         Raises:
-            Refused: The gateway's own error takes its place.
+            Refused: The gateway returns its own error instead.
         """
         self._outcome = CallOutcome.ERROR
         body = b""
@@ -153,7 +153,7 @@ class Exchange:
         return web.Response(status=status, body=body, headers=HEADERS | {"Content-Type": "application/json"})
 
     def settle(self) -> None:
-        """Count the tokens of the call. It does not wait, because the run may be at its end."""
+        """Count the tokens of the call. This method does not await, because the run may be ending."""
         route, prompt_tokens = self._outgoing.call.route, self._outgoing.prompt_tokens
         is_complete = self._outcome is CallOutcome.OK
         tokens = parts = (0, 0)
@@ -183,7 +183,7 @@ class Exchange:
         usage.completion_tokens += tokens[1]
         usage.cached_tokens += parts[0]
         usage.reasoning_tokens += parts[1]
-        # A job may invent names of models. A name gets a new label only if a model has answered.
+        # A job may invent names of models. So a name becomes a new label only after a model has answered.
         has_answered = self._relay is not None
         label = model if has_answered or metrics.model_labels.has(model) else None
         metrics.models.request(label, self._outcome, seconds)

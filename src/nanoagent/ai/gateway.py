@@ -1,4 +1,4 @@
-"""The AI gateway: HTTP from the connections of runs to model servers.
+"""The AI gateway: serves HTTP on the connections of runs, and forwards their calls to model servers.
 
 `Gateway` creates one `RunState` for each run and one `Connection` for each connection. It does not forward
 the headers, path and query of a request. A hostile program can harm only its own run: the caller limits its

@@ -34,7 +34,7 @@ class Server:
 
     Attributes:
         upstream: Its client.
-        api: The API that the settings give it; None if they do not say.
+        api: The API that the settings name for it; None if they name none.
         setting: The setting with its address.
         key_setting: The setting for its key.
         has_key: Whether the settings have a key for it.
@@ -92,7 +92,10 @@ async def inspect(servers: Sequence[Server], allowed: Sequence[str], model: str)
 
 
 async def _listing(server: Server) -> Listing:
-    """Ask a server for its models. If it has no list of OpenAI's API, it may be an old Ollama server."""
+    """Ask a server for its models.
+
+    If it has no list in OpenAI's format, it may be an old Ollama server. Then it is asked for Ollama's list.
+    """
     listing = await _ask(server, _OLLAMA_LIST if server.api is Api.OLLAMA else _OPENAI_LIST)
     address = server.upstream.address
     if listing.status in {404, 405} and server.api is None and address.may_be_ollama:

@@ -2,12 +2,12 @@
 
 Ollama reports `prompt_eval_count` and `eval_count` in the last object. OpenAI reports `usage`: at the end of
 a document, in the last chunk of a stream before `[DONE]` (`stream_options.include_usage`), or in
-`response.completed` of the responses API. Cached and reasoning tokens are parts of the prompt and of the
-completion, and are counted too.
+`response.completed` of the responses API. Cached tokens are a part of the prompt, and reasoning tokens are
+a part of the completion. The meter also reports these parts separately.
 
-If a stream ends early, its pieces are counted as tokens: Ollama sends one piece for each token, other servers
-about one. The count is never below the one that the server has reported. Tokens that no server reports are
-estimated.
+If a stream ends early, each piece is counted as one token: Ollama sends one piece for each token, and other
+servers send about one. The count is never below the number that the server has reported. If a server reports
+no tokens, they are estimated.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ if TYPE_CHECKING:
 
 _MAX_LINE: Final = 4 * MIB  # Ollama's last line has the whole context, about 7 bytes a token
 _MAX_DOCUMENT: Final = 4 * MIB  # only vectors are larger; their usage is at the end
-_MAX_CHOICES: Final = 64 * 1024  # of a chunk, which takes 5 ms to read; a larger chunk counts as one token
+# The choices of one chunk that are read; this takes up to 5 ms. Larger choices count as one token.
+_MAX_CHOICES_BYTES: Final = 64 * 1024
 _TAIL: Final = 4096
-_MOST_TOKENS: Final = 10**9  # of one answer; a larger number cannot be a count
+_MOST_TOKENS: Final = 10**9  # of one answer; a larger reported number is ignored
 _BYTES_PER_TOKEN: Final = 4
 _TAIL_COUNT: Final = re.compile(rb'"(?:prompt_eval_count|prompt_tokens)"\s*:\s*(\d{1,10})\b')
 
 
 class _Usage(msgspec.Struct):
-    """OpenAI's usage. The responses API and DeepSeek (for cached tokens) have other names for the fields."""
+    """OpenAI's usage.
+
+    The responses API has other names for the fields, and DeepSeek has another name for cached tokens.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -134,7 +138,7 @@ class Tally:
 
         Args:
             prompt_estimate: The tokens of the prompt if the server has reported none.
-            complete: Whether the answer has come to its end. If not, the reported completion may be too low.
+            complete: Whether the whole answer has come. If not, the reported completion may be too low.
             vectors: Whether the answer consists of vectors, which have no tokens.
         """
         prompt = prompt_estimate if self.prompt is None else self.prompt
@@ -179,7 +183,7 @@ class DocumentMeter:
         """Finish the count at the end of the answer. Return the last bytes for the job."""
         if self._whole:
             _count(self._api, bytes(self._held), self.tally)
-            self.tally.pieces = 0  # pieces are for streams; without a usage, the size is the estimate
+            self.tally.pieces = 0  # only a stream has pieces; without a usage, the size gives an estimate
         elif found := _TAIL_COUNT.findall(self._held):
             self.tally.report(int(found[-1]), 0)
         self._held.clear()
@@ -189,8 +193,8 @@ class DocumentMeter:
 class StreamMeter:
     """Counts an answer of lines: JSON objects (Ollama) or server-sent events (OpenAI).
 
-    The data passes unchanged, unless the usage has to be removed. In this case each line is held until it is
-    whole.
+    The data passes unchanged, unless the usage must be removed. In this case the meter holds each line until
+    the line is complete.
 
     Args:
         call: The call that is answered.
@@ -227,7 +231,7 @@ class StreamMeter:
         return line if self._count_line(line) else b""
 
     def _hold(self, rest: bytes) -> bytes:
-        """Hold the beginning of a line. If it is too long to be held, return its bytes for the job."""
+        """Hold the beginning of a line. If the line is too long to be held, return its bytes for the job."""
         if self._overlong:
             return rest
         self._line += rest
@@ -280,13 +284,13 @@ def meter_for(call: Call, content_type: str) -> DocumentMeter | StreamMeter:
 
 
 def _count(api: Api, text: bytes, tally: Tally) -> bool:
-    """Count one object. Return whether it is a chunk with the usage only."""
+    """Count one object. Return whether it is a chunk that contains only the usage."""
     try:
         if api is Api.OLLAMA:
             _count_ollama(_ollama.decode(text), tally)
             return False
         return _count_openai(_openai.decode(text), tally)
-    except UNREADABLE:  # `[DONE]`, or garbage, which passes to the job
+    except UNREADABLE:  # `[DONE]`, or invalid data, which also passes to the job
         return False
 
 
@@ -304,7 +308,7 @@ def _count_ollama(piece: _OllamaPiece, tally: Tally) -> None:
 
 
 def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
-    """Count one object. Return whether it is a chunk with the usage only."""
+    """Count one object. Return whether it is a chunk that contains only the usage."""
     usage = piece.usage or (piece.response.usage if piece.response is not None else None)
     if usage is not None:
         _count_usage(usage, tally)
@@ -316,7 +320,7 @@ def _count_openai(piece: _OpenAiPiece, tally: Tally) -> bool:
 
 def _count_choices(choices: bytes, tally: Tally) -> bool:
     """Count the choices of a chunk that have content. Return whether the chunk has choices."""
-    if len(choices) > _MAX_CHOICES:
+    if len(choices) > _MAX_CHOICES_BYTES:
         tally.pieces += 1
         return True
     listed = _choices.decode(choices) if choices else None
@@ -327,7 +331,7 @@ def _count_choices(choices: bytes, tally: Tally) -> bool:
 def _count_usage(usage: _Usage, tally: Tally) -> None:
     """Count the tokens of a usage, under any of the names that servers use.
 
-    Some servers (Gemini, xAI) include reasoning tokens in the total only, not in the completion.
+    Some servers (Gemini, xAI) include reasoning tokens only in `total_tokens`, not in the completion.
     """
     prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
     completion = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens

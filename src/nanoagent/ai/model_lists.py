@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 4 * MIB
 _MOST_MODELS: Final = 4096  # of one server
-_MOST_COMMAS: Final = 300_000  # about 70 for each model; a list with as many takes 30 ms to read
+_MOST_COMMAS: Final = 300_000  # about 70 for each model; a list with that many takes 30 ms to read
 _VERSION: Final = b'{"version":"0.0.0"}'  # the answer to /api/version without an Ollama server
 
 NamedEntry: TypeAlias = tuple[str, msgspec.Raw]
@@ -88,7 +88,7 @@ class ModelLists:
         """
         found = await self.entries_of((server, path) for server in asked)
         others = [server for server, entries in zip(asked, found, strict=True) if entries is None]
-        if path == "/api/tags" and others:  # a server without Ollama's API has OpenAI's list
+        if path == "/api/tags" and others:  # a server without Ollama's API has a list in OpenAI's format
             lists = await self.entries_of((server, "/v1/models") for server in others)
             translated = dict(zip(others, map(_as_tags, lists), strict=True))
             pairs = zip(asked, found, strict=True)

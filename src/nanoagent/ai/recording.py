@@ -2,9 +2,9 @@
 
 Each call is one line of JSON: `method`, `path`, `model`, `request` (the JSON of the job, with the model
 filled in), `status`, `contentType`, `answer` or `answerBase64`, `complete`, `promptTokens`,
-`completionTokens`, `cachedTokens` and `reasoningTokens` (parts of these two), `ms`. The answer is the text
-that the job received, with the usage that the gateway asked for. Headers are not recorded, and therefore no
-keys.
+`completionTokens`, `cachedTokens` (a part of the prompt tokens), `reasoningTokens` (a part of the completion
+tokens), `ms`. The answer is the text that the job received. It also has the usage that only the gateway asked
+for. Headers are not recorded, so a recording contains no keys.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class RecordedCall:
         cached: int = 0,
         reasoning: int = 0,
     ) -> None:
-        """Write the call, which has ended.
+        """Write the call after its end.
 
         Args:
             tokens: The tokens of the prompt and of the completion.
             seconds: The duration of the call.
-            complete: Whether the answer has come to its end.
+            complete: Whether the whole answer has come.
             cached: The cached tokens of the prompt.
             reasoning: The reasoning tokens of the completion.
         """
@@ -125,7 +125,10 @@ class RecordedCall:
 
 
 def _in_one_line(body: bytes) -> msgspec.Raw:
-    """Return a request's JSON in one line. It is not parsed into objects, which take many times its bytes."""
+    """Return a request's JSON in one line.
+
+    The JSON is not parsed into objects, because they would take many times its size.
+    """
     try:
         body.decode()
         return msgspec.Raw(msgspec.json.format(body, indent=-1))

@@ -29,8 +29,8 @@ class Refused(Exception):  # noqa: N818 - an answer to the program, not an error
         message: The limit, its value and the remedy, for the author of the function.
         code: OpenAI's `code`: a word for programs.
         param: The name of the request's field that is wrong.
-        retry_after_s: The time after which the program may try again, in seconds. None sends no
-            `Retry-After`; with status 429 or 503 it tells clients not to try again.
+        retry_after_s: The time after which the program may try again, in seconds. With None, the response
+            has no `Retry-After`; with status 429 or 503 it then tells clients not to try again.
     """
 
     def __init__(
@@ -69,5 +69,5 @@ class Refused(Exception):  # noqa: N818 - an answer to the program, not an error
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         elif self.status in {429, 503}:
-            headers["x-should-retry"] = "false"  # OpenAI's clients read this before the status
+            headers["x-should-retry"] = "false"  # for OpenAI's clients this decides, whatever the status
         return headers

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nanoagent.ai.translation.answers import DocumentTranslator, StreamTranslator
     from nanoagent.ai.upstreams import Answer
 
-_PIECE: Final = 16 * 1024  # if its lines have two bytes each, it takes about 10 ms to count
-_UNCOUNTED_BYTES: Final = 64 * 1024  # of the lines that are held
+_PIECE: Final = 16 * 1024  # counting takes at most about 10 ms (for lines of two bytes each)
+_UNCOUNTED_BYTES: Final = 64 * 1024  # held lines of this size do not count as memory of the run
 
 
 class Relay:

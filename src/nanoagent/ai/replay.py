@@ -25,7 +25,8 @@ _NOT_COMPARED: Final = frozenset({"stream_options", "keep_alive"})
 class Replay:
     """Answers from recordings. Implements `Upstream`, so that counting and limits work as usual.
 
-    A request that was recorded several times gets its answers in their order, then the last one again.
+    If a request was recorded several times, its answers come in the recorded order. After that the last
+    answer is repeated.
 
     Args:
         files: The recordings.
@@ -37,7 +38,8 @@ class Replay:
 
     name = "replay"
     uses_max_completion_tokens = False
-    # With another budget than in the recorded run, a lower bound would make a request that was not recorded.
+    # If this run has another budget than the recorded run, a lower bound would change the request. Then no
+    # recorded request would match.
     takes_bounds = False
     secrets: tuple[str, ...] = ()
 
@@ -126,7 +128,7 @@ def _not_recorded(path: str) -> bytes:
 
 
 async def _pieces(text: bytes, *, complete: bool) -> AsyncIterator[bytes]:
-    """Yield an answer in pieces. One that was recorded incompletely ends with an error."""
+    """Yield an answer in pieces. An incompletely recorded answer ends with an error."""
     for at in range(0, len(text), _PIECE):
         yield text[at : at + _PIECE]
     if not complete:
@@ -134,7 +136,7 @@ async def _pieces(text: bytes, *, complete: bool) -> AsyncIterator[bytes]:
 
 
 def _parsed(body: bytes) -> Any:
-    """Return a request's JSON, or its text if that is too deeply nested or invalid."""
+    """Return a request's JSON, or its text if the JSON is invalid or too deeply nested."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

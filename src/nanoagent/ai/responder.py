@@ -18,8 +18,8 @@ from nanoagent.ai.refusals import Api, Refused
 from nanoagent.ai.responses import HEADERS, json_response, refusal_response
 from nanoagent.ai.routes import LISTS, ROUTES
 from nanoagent.ai.translation import models as translated_models
-from nanoagent.ai.translation.answers import load_answer
-from nanoagent.ai.translation.requests import is_load, translate
+from nanoagent.ai.translation.answers import model_loaded_answer
+from nanoagent.ai.translation.requests import only_loads_model, translate
 from nanoagent.ai.upstreams import no_server
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ class Responder:
         if route.api is Api.OLLAMA and await server.must_translate():
             if route.answers_with == "facts":
                 return await self._show(call, server)
-            if is_load(call):
-                return json_response(msgspec.Raw(load_answer(call)))
+            if only_loads_model(call):
+                return json_response(msgspec.Raw(model_loaded_answer(call)))
             translation, upstream_call = await self._translate(call, server)
-        # Until now a hang-up has shortened no timeout. A call sent now would last longer than
-        # AI_DRAIN_SECONDS.
+        # A hang-up shortens the timeout only of calls that have been sent. If the program has already hung
+        # up, this call could last for the whole AI_TIMEOUT_SECONDS, so it is not sent.
         if self._client.has_hung_up:
             raise ConnectionResetError
         answers = upstream_call.choices if route.answers_with == "text" else 0
@@ -128,7 +128,7 @@ class Responder:
     async def _translate(self, call: Call, server: Upstream) -> tuple[Translation, Call]:
         """Translate a call of Ollama's API to OpenAI's API, and check the result like a direct call."""
         remote_tools = self._shared.limits.remote_tools
-        async with self._turn_to_parse(call.sent):
+        async with self._turn_to_parse(call.original):
             with self._state.cpu_time.charged():
                 translation = translate(call, uses_max_completion_tokens=server.uses_max_completion_tokens)
                 upstream_call = calls.read(
@@ -140,9 +140,9 @@ class Responder:
     async def _turn_to_parse(self, body: bytes) -> AsyncIterator[None]:
         """Wait until a body may be parsed: one large body at a time, and only if its run has CPU time left.
 
-        The CPU time is checked while the lock is held, because other requests of the run may have used it
-        during the wait for the lock. The lock is not held while the run waits for CPU time, because other
-        runs need it.
+        The CPU time is checked again with the lock held: while this request waited for the lock, other
+        requests of the run may have used the CPU time. The lock is not held while the run waits for CPU time,
+        because other runs need the lock.
         """
         if len(body) <= _LARGE_BYTES:
             yield
@@ -155,7 +155,10 @@ class Responder:
                     return
 
     async def _show(self, call: Call, server: Upstream) -> web.Response:
-        """Answer `/api/show` for a server with OpenAI's API only, which lists names only."""
+        """Answer `/api/show` for a server that has only OpenAI's API.
+
+        Such a server tells only the names of its models.
+        """
         (listed,) = await self._lists.entries_of([(server, "/v1/models")])
         if listed is not None and call.model not in {name for name, _ in listed}:
             raise Refused(404, f"model {call.model!r} not found", "model_not_found", param="model")

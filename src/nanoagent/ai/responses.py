@@ -27,5 +27,5 @@ def refusal_response(refusal: Refused, api: Api) -> web.Response:
 
 
 def content_type_header(content_type: str) -> str:
-    """Return a model server's content type, or that of JSON if it is not valid in a header."""
+    """Return a model server's content type, or `application/json` if it is not valid in a header."""
     return content_type if content_type.isascii() and content_type.isprintable() else "application/json"

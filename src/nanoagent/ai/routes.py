@@ -20,7 +20,8 @@ class Route:
         path: The path, which is the same at the gateway and in the API of the model server.
         answers_with: The kind of answer: `text`, `vectors`, or `facts`, which cost no tokens.
         streams: Whether the answer is a stream unless the request says otherwise.
-        bounds: The fields that bound the tokens of the answer, the oldest first.
+        bounds: The request fields that limit the tokens of the answer. The field that the API had first
+            comes first.
     """
 
     api: Api
@@ -54,7 +55,7 @@ _CHANGING: Final = ("/api/pull", "/api/push", "/api/create", "/api/delete", "/ap
 
 
 def normalised(path: str) -> str:
-    """Return a path with single slashes and without one at its end, as in the table of routes.
+    """Return a path with single slashes and without a slash at its end, as in the table of routes.
 
     Some clients join a base URL and a path with one slash too many: at the start, in between or at the end.
     Nothing else changes: a path with encoded slashes, dots or backslashes has no route.
@@ -66,7 +67,7 @@ def normalised(path: str) -> str:
 
 
 def api_of(path: str) -> Api:
-    """Return the API of a path. A client that requests the path understands the errors of this API."""
+    """Return the API of a path. Errors are sent in the format of this API."""
     return Api.OPENAI if path.startswith("/v1") else Api.OLLAMA
 
 

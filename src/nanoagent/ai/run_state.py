@@ -20,9 +20,9 @@ class CallOutcome(StrEnum):
     OK = "ok"
     ERROR = "error"
     CUT = "cut"
-    """The answer did not come to its end: the run ended, a limit was reached or the model server failed."""
+    """The answer is incomplete: the run ended, a limit was reached or the model server failed."""
     REFUSED = "refused"
-    """The gateway returned an error and asked no model server."""
+    """The gateway returned an error and did not ask a model server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Shared:
         memory: The memory for the bodies of all runs.
         functions: The token budgets of all functions.
         server_log: Logs failures of model servers.
-        large_body_lock: The lock for parsing a large body. Other tasks run between two of them.
+        large_body_lock: Held while a large body is parsed, so that other tasks run between two large bodies.
     """
 
     servers: Upstreams
@@ -63,13 +63,13 @@ class ServerLog:
         self._bucket = TokenBucket.full(_ENTRIES_PER_S, _ENTRIES_BURST, now())
 
     def note(self, server: Upstream, reason: str | None) -> None:
-        """Note the result of a request.
+        """Record the result of a request, and log it if it is news.
 
         Args:
             server: The model server.
             reason: The reason of its failure; None if it answered.
         """
-        # If the bucket is empty, the state stays unchanged, so that the next request may log it.
+        # If the bucket is empty, the recorded state stays unchanged, so that the next request may log it.
         if reason == self._failing.get(server.name) or not self._bucket.take(self._now()):
             return
         if reason is None:

@@ -32,7 +32,8 @@ _PROBE_VALID_S: Final = 300.0
 _PROBE_RETRY_S: Final = 5.0
 _PROBE_S: Final = 5.0
 _PROBE_BYTES: Final = 64 * 1024
-# Servers of both APIs answer with these if the key is wrong or requests are too many.
+# Servers of either API answer with these if the key is wrong or there are too many requests. So they do not
+# show which API a server has.
 _UNDECIDED: Final = frozenset({401, 403, 408, 429})
 _LATEST: Final = ":latest"
 
@@ -115,7 +116,7 @@ class HttpUpstream:
         session: The HTTP client.
         url: Its address; see `addresses`.
         patterns: The names of the models that it serves; `*` stands for any characters.
-        api: The API that it has. None: the gateway asks the server, and repeats this every five minutes.
+        api: The API that it has. None: the gateway asks the server for its API every five minutes.
         key: The key, which is sent as bearer token; None without one.
         now: The clock, in seconds.
     """
@@ -160,7 +161,7 @@ class HttpUpstream:
         return self._api is not Api.OLLAMA or api is Api.OLLAMA
 
     async def must_translate(self) -> bool:
-        """See `Upstream`. A server is asked for Ollama's version if the setting does not give its API."""
+        """See `Upstream`. If the setting does not name an API, the server is asked for Ollama's version."""
         if self._api is not None:
             return self._api is Api.OPENAI
         if not self.address.may_be_ollama:
@@ -168,13 +169,14 @@ class HttpUpstream:
         async with self._probe_lock:
             if self._now() >= self._probe_valid_until:
                 lacks = await self._probe_lacks_ollama()
-                # If the probe failed, the call itself will show the reason. Waiting calls do not probe again.
+                # If the probe failed, the call itself will show the reason. Calls that wait for the lock use
+                # this result.
                 self._must_translate = self._must_translate if lacks is None else lacks
                 self._probe_valid_until = self._now() + (_PROBE_RETRY_S if lacks is None else _PROBE_VALID_S)
             return self._must_translate
 
     async def _probe_lacks_ollama(self) -> bool | None:
-        """Ask the server whether it lacks Ollama's API. Return None if the answer does not tell."""
+        """Find out whether the server lacks Ollama's API. Return None if its answer does not show this."""
         try:
             async with asyncio.timeout(_PROBE_S), self.ask("GET", "/api/version", None) as answer:
                 if answer.status >= 500 or answer.status in _UNDECIDED:

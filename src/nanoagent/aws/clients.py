@@ -3,7 +3,8 @@
 The import of this module takes about a second (docs/adr/0002). So the command line imports it only for the
 commands that need it.
 
-The endpoint and the credentials are those of the AWS SDK's own variables and files, unless they are given.
+The endpoint and the credentials come from the AWS SDK's own variables and files, unless the caller gives
+others.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
         # Older S3-compatible services do not support the checksums that became the default in 2025.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # In the oldest regions, the SDK would sign links with version 2. AWS refuses such links for buckets
-        # created since June 2020, and for objects encrypted by KMS.
+        # In the oldest regions, the SDK would sign links with signature version 2. AWS refuses such links for
+        # buckets created since June 2020, and for objects encrypted by KMS.
         signature_version="s3v4" if service == "s3" else None,
-        # With "auto", links on AWS have the global address, which redirects while a bucket is new. At all
-        # other endpoints, "auto" means path style.
+        # With "auto", links on AWS have the global address of S3. This address redirects requests as long as
+        # a bucket is new. At endpoints outside AWS, "auto" means path style.
         s3={
             "addressing_style": "virtual" if at_aws else "auto",
             "us_east_1_regional_endpoint": "regional",
@@ -120,7 +121,7 @@ class AwsClients:
         return await self._client("sqs")
 
     async def s3(self) -> Any:
-        """Return the S3 client: with virtual-hosted, regional URLs on AWS, with path style elsewhere."""
+        """Return the S3 client. Its URLs are virtual-hosted and regional on AWS, path style elsewhere."""
         configured = await self._client("s3")
         at_aws = await self._client("s3", at_aws=True)
         return at_aws if at_aws.meta.endpoint_url == configured.meta.endpoint_url else configured
@@ -130,7 +131,10 @@ class AwsClients:
         return await self._client("cloudwatch")
 
     async def credentials(self) -> Credentials | None:
-        """Return the SDK's credentials; None if it has none. The SDK may have to request them first."""
+        """Return the lifetime of the SDK's credentials; None if the SDK has none.
+
+        The SDK may have to request the credentials first.
+        """
         found = await self.session.get_credentials()
         if found is None:
             return None
@@ -163,8 +167,10 @@ class AwsClients:
 async def bucket_region(client: Any, bucket: str) -> str | None:
     """Return the region of a bucket on AWS.
 
-    S3 also tells the region to callers that may not read the bucket. None if S3 does not tell it, and at
-    endpoints outside AWS, which have no regions.
+    S3 also tells the region to callers that may not read the bucket.
+
+    Returns:
+        None if S3 does not tell the region, or if the endpoint is outside AWS and so has no regions.
     """
     if client.meta.config.s3["addressing_style"] != "virtual":
         return None
@@ -179,7 +185,7 @@ async def bucket_region(client: Any, bucket: str) -> str | None:
 
 
 def other_region_warning(setting: str, bucket: str, region: str | None, worker_region: str) -> str | None:
-    """Return the warning for a default bucket in another region than the worker's; None without one.
+    """Return the warning for a default bucket in another region than the worker's; None if none is needed.
 
     Args:
         setting: The name of the bucket's setting.

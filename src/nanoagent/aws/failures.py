@@ -102,8 +102,8 @@ def error_code(error: BaseException) -> str:
 def missing_action(message: str) -> str | None:
     """Return the permission that an AWS error message names as missing (`s3:GetObject`); None without one.
 
-    S3 names it to callers of the bucket's own organization (Amazon S3 User Guide, "Troubleshoot access denied
-    (403 Forbidden) errors").
+    S3 names the permission only to callers of the bucket's own organization (Amazon S3 User Guide,
+    "Troubleshoot access denied (403 Forbidden) errors").
     """
     named = _ACTION.search(message)
     return named[1] if named else None
@@ -120,10 +120,11 @@ def describe(error: BaseException) -> str:
 
 
 def failure_kind(error: BaseException | None) -> FailureKind | None:
-    """Return the kind of a failed AWS call.
+    """Return the kind of failure of an AWS call.
 
-    None if the failure concerns only the request (a key that does not exist), or the local disk: both the
-    network and files raise `OSError`.
+    Returns:
+        None if the failure concerns only the request (for example a key that does not exist) or the local
+        disk. Failures of the disk are possible here, because they are also of type `OSError`.
     """
     if error is None:
         return None
@@ -140,43 +141,45 @@ def failure_kind(error: BaseException | None) -> FailureKind | None:
 
 
 @contextmanager
-def errors_as(kind: type[PlatformError], operation: str) -> Iterator[None]:
+def errors_as(exception_class: type[PlatformError], operation: str) -> Iterator[None]:
     """Raise the errors of AWS calls in the block as another exception.
 
     Args:
-        kind: The class of the exception.
+        exception_class: The class of the other exception.
         operation: The start of the error message, for example `receive from <url>`.
 
     Raises:
-        PlatformError: An exception of class `kind`, from the error of the call.
+        PlatformError: An exception of `exception_class`, from the error of the call.
     """
     try:
         yield
     except CALL_ERRORS as exc:
-        raise kind(f"{operation}: {describe(exc)}") from exc
+        raise exception_class(f"{operation}: {describe(exc)}") from exc
 
 
 @asynccontextmanager
-async def deadline(seconds: float, kind: type[PlatformError], operation: str) -> AsyncIterator[None]:
-    """Limit the time of the calls in the block, and raise their errors as by `errors_as`.
+async def deadline(
+    seconds: float, exception_class: type[PlatformError], operation: str
+) -> AsyncIterator[None]:
+    """Limit the time of the calls in the block, and raise their errors as `errors_as` does.
 
-    The time limits of the SDK are not enough. They limit silence, but not an answer that comes byte by byte,
-    and not the sending of a request's body.
+    The time limits of the SDK are not enough. They limit the time without data, but not the time of an answer
+    that comes byte by byte, and not the time to send a request's body.
 
     Args:
         seconds: The time limit of the block, seconds.
-        kind: The class of the exception.
+        exception_class: The class of the exception.
         operation: The start of the error message.
 
     Raises:
-        PlatformError: An exception of class `kind`: a call failed, or the time is over.
+        PlatformError: An exception of `exception_class`: a call failed, or the time is over.
     """
     limit = asyncio.timeout(seconds)
-    with errors_as(kind, operation):
+    with errors_as(exception_class, operation):
         try:
             async with limit:
                 yield
         except TimeoutError as exc:
             if not limit.expired():
                 raise
-            raise kind(f"{operation}: not done within {seconds:g} s") from exc
+            raise exception_class(f"{operation}: not done within {seconds:g} s") from exc

@@ -1,6 +1,7 @@
 """Watches for the announced end of this EC2 instance, in the instance metadata.
 
-Every few seconds three items are read, by version 2 of the metadata service (which requires a token):
+Every few seconds the watcher reads three items. It uses version 2 of the metadata service, which requires a
+token.
 
 * the interruption notice of a spot instance, two minutes before its end;
 * the target state of the instance in its Auto Scaling group;
@@ -45,7 +46,7 @@ _ANSWER_MAX_BYTES: Final = 4096  # a token has 56 bytes, the longest answer abou
 _LONGEST_PAUSE_S: Final = 30.0  # a spot notice comes two minutes before the end
 
 _SPOT_ACTIONS: Final = frozenset({"terminate", "stop", "hibernate"})
-# Target states of Auto Scaling in which the instance goes on running, and in which it does not.
+# Target states of Auto Scaling in which the instance continues to run, and those in which it does not.
 _RUNNING_STATES: Final = frozenset({"InService", "Standby", "Detached", "Warmed:Running"})
 _ENDING_STATES: Final = frozenset({"Terminated", "Warmed:Terminated", "Warmed:Stopped", "Warmed:Hibernated"})
 
@@ -120,8 +121,8 @@ class InterruptionWatcher:
         self._rebalance_recommended = False
 
     async def __aenter__(self) -> Self:
-        # No proxy is used, because aiohttp ignores the proxy variables by default. The metadata that a proxy
-        # would read is that of another machine.
+        # By default, aiohttp ignores the proxy variables, so no proxy is used. A proxy would read the
+        # metadata of its own machine.
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_ANSWER_MAX_S),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -135,7 +136,7 @@ class InterruptionWatcher:
         await self._session.close()
 
     async def watch(self, notify: Callable[[InterruptionNotice], object]) -> None:
-        """Poll for ever; call `notify` for each new notice, and again if the time of a notice changes."""
+        """Poll forever; call `notify` for each new notice, and again if the time of a notice changes."""
         last: InterruptionNotice | None = None
         while True:
             notice = await self.poll()
@@ -152,7 +153,7 @@ class InterruptionWatcher:
     async def poll(self) -> InterruptionNotice | None:
         """Read the metadata once; returns the notice, None without one.
 
-        The first of several failures in a row is logged, and so is the next success.
+        If several polls in a row fail, only the first failure is logged. The next success is logged, too.
         """
         try:
             notice = spot_notice(await self._get(_SPOT)) or lifecycle_notice(await self._get(_LIFECYCLE))
@@ -257,7 +258,7 @@ def lifecycle_notice(text: str | None) -> InterruptionNotice | None:
         text: The target state of the instance in its Auto Scaling group; None outside a group.
 
     Returns:
-        None if the instance goes on running in the target state.
+        None if the instance continues to run in the target state.
 
     Raises:
         MetadataError: The state is unknown.

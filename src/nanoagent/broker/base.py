@@ -72,16 +72,18 @@ class Broker(Protocol):
     async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
         """Return the message to the queue; any worker may receive it after the delay.
 
-        A message after its last receipt is replaced by a copy, whose receipts are counted from zero.
+        If this was the last receipt of the message (`is_last`), the message is replaced by a copy. The queue
+        counts the receipts of the copy from zero.
 
         Args:
             delivery: The delivery to settle.
             delay_s: The delay, seconds; 0 for none.
-            poison: Do not copy the message after its last receipt; leave it to the redrive policy.
+            poison: If this was the last receipt, do not copy the message. Leave it to the redrive policy.
 
         Returns:
-            False if the message would not be received again: this was its last receipt, and it could not be
-            copied, or a copy would break the order of its group. The delivery then stays unsettled.
+            False if no worker would receive the message again: this was its last receipt, and the message
+            could not be copied, or a copy would break the order of its group. The delivery then stays
+            unsettled.
         """
         ...
 

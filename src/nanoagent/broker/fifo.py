@@ -2,15 +2,16 @@
 
 SQS may deliver several messages of one group together, in order. It delivers no further message of the group
 until each of these is deleted or visible again (Amazon SQS Developer Guide, "FIFO queue delivery logic").
-So order must be kept within the messages that came together, and between them and the next ones.
+So this module keeps the order of messages that came together, and between these and the messages after them.
 
-* A delivery gets its turn when the delivery before it has ended for good. Its result is stored by then, so it
-  is not run again, even if its deletion fails or its lease is lost.
+* A delivery gets its turn when the delivery before it has ended for good (it was acknowledged or
+  dead-lettered). By then the result of the earlier job is stored. So the earlier job does not run again, even
+  if the deletion of its message fails, or its lease is lost.
 * When a delivery is returned to the queue, the later deliveries of its group are returned first. The group
   stays blocked until the earliest message is returned, and then for that message's delay. So SQS delivers the
   group in order again.
-* A message that is not a valid job does not block its group. If the later messages were returned each time,
-  their receipts would be used up together with those of the invalid message.
+* A message that is not a valid job (poison) does not block its group. Otherwise the later messages would be
+  returned each time. They would use up their receipts together with the invalid message.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from nanoagent.broker.base import Broker, Delivery
 
 # The longest wait for the return of later deliveries. A queue that hangs must not delay a drain for longer.
-# The order is kept all the same: SQS delivers no message of a group while an earlier one is in flight.
+# The order is kept even if the wait ends early: SQS delivers no message of a group while an earlier one is in
+# flight.
 _RETURN_MAX_S: Final = 5.0
 
 
@@ -152,8 +154,8 @@ class FifoOrder:
     def _leave(self, delivery: Delivery, *, for_good: bool) -> None:
         """Remove a settled delivery; the next one of the group gets its turn.
 
-        Within a series the next delivery gets its turn only if this one ended for good. Otherwise it must be
-        returned too.
+        Within a series, the next delivery gets its turn only if this one has ended for good. Otherwise the
+        next delivery must be returned, too.
         """
         place = self._places.pop(delivery, None)
         if place is None:

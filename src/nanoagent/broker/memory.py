@@ -83,7 +83,7 @@ class _Queue:
         self._changed.set()
 
     def take(self, limit: int) -> list[_Message]:
-        """Lease up to `limit` messages; first move messages after their last receipt to `redriven`."""
+        """Lease up to `limit` messages. Before that, move messages without receipts left to `redriven`."""
         ready = self._ready()
         if self._max_receives is not None:
             for message in [each for each in ready if each.receive_count >= self._max_receives]:
@@ -140,7 +140,7 @@ class MemoryBroker:
     """A `Broker` whose queue is a list.
 
     A lease does not run out by itself. `lapse` and `close` let leases run out, as if the worker had crashed.
-    `lose` ends a lease as if SQS could not be reached for too long; the worker notices that.
+    `lose` also completes `Delivery.lost`, as if the worker could not reach SQS for too long.
 
     Args:
         visibility_s: How long a message stays hidden after `lapse` or `close`, seconds.

@@ -10,9 +10,10 @@ The life of a delivery::
 
 SQS counts every receipt of a message, including receipts that started no attempt. After maxReceiveCount
 receipts (redrive policy) SQS moves the message to the dead-letter queue, and its sender gets no result.
-Therefore `nack` replaces a message after its last receipt by a copy. The copy is sent before the message is
-deleted. A crash in between leaves two messages of one request; the claim on the request lets one of them run.
-On a FIFO queue the copy would be behind the rest of its group. There `nack` returns False instead.
+Therefore `nack` replaces a message by a copy after the last receipt that the policy allows. The copy is sent
+before the message is deleted. A crash in between leaves two messages of one request; the claim on the request
+lets only one of them run. On a FIFO queue the copy would be behind the rest of its group. There `nack`
+returns False instead.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class SqsBroker:
     async def receive(self, limit: int) -> list[Delivery]:
         """Wait for up to `limit` messages; see `Broker.receive`.
 
-        If the caller is cancelled, the request goes on, because SQS answers it in any case. The messages of
-        the answer are returned to the queue at once. `close` waits for that.
+        If the caller is cancelled, the request continues, because SQS answers it in any case. The messages of
+        the answer are then returned to the queue at once. `close` waits until they are returned.
 
         Raises:
             BrokerError: The queue failed, or the broker is closed.
@@ -209,8 +210,8 @@ class SqsBroker:
         asked_at = time.monotonic()
         request: dict[str, Any] = {}
         if self._queue.is_fifo:
-            # If the answer to a request is lost, its messages stay hidden, and so do their groups. A repeated
-            # request with the same ID receives these messages again.
+            # If the answer to a request is lost, its messages stay hidden, and their groups are blocked. A
+            # repeated request with the same ID receives these messages again.
             self._receive_id = self._receive_id or secrets.token_hex(16)
             request["ReceiveRequestAttemptId"] = self._receive_id
         seconds = self._wait_s + min(_POLL_SLACK_S, self._queue.call_timeout_s)
@@ -269,7 +270,11 @@ class SqsBroker:
             )
 
     async def _replace_by_copy(self, lease: Lease, delay_s: float) -> bool:
-        """Send a copy of the message and delete the message; False, with the lease kept, if that fails."""
+        """Send a copy of the message, and delete the message.
+
+        Returns:
+            False if no copy was sent. The lease is then kept.
+        """
         is_sent = False
         try:
             if not self._queue.is_fifo:

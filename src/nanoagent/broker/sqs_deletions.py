@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from nanoagent.broker.sqs_leases import Lease, Leases
     from nanoagent.broker.sqs_queue import SqsQueue
 
-# The time for which a batch collects messages. At 500 jobs/s a batch fills up in this time. It is far below
-# any visibility timeout, and about one round trip: a FIFO group waits for the deletion of its messages.
+# The time for which a batch collects messages. At 500 jobs/s a batch fills up in this time. The time is far
+# below any visibility timeout. It is only about one round trip, because the next messages of a FIFO group
+# wait until the messages before them are deleted.
 _BATCH_DELAY_S: Final = 0.02
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
@@ -29,7 +30,7 @@ _log = structlog.get_logger(__name__)
 class Deletions:
     """The messages of one broker that are to be deleted.
 
-    The lease of a message is renewed until the message is deleted. It ends after the last try at the latest.
+    The lease of a message is renewed until the message is deleted, or until the last try has failed.
 
     Args:
         queue: The queue.

@@ -1,4 +1,4 @@
-"""The redrive policy of an SQS queue: how often a message is received, and where it is moved then."""
+"""The redrive policy of an SQS queue: after how many receipts SQS moves a message, and to which queue."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def pause_s(
 
 @dataclass(slots=True)
 class Backoff:
-    """Counts the failures of one operation in a row.
+    """Counts the consecutive failures of one operation.
 
     Attributes:
         first_s: The pause after the first failure, seconds.

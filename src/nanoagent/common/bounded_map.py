@@ -12,19 +12,19 @@ ValueT = TypeVar("ValueT")
 class BoundedMap(UserDict[KeyT, ValueT]):
     """A dictionary that drops its oldest entry when it has too many entries.
 
-    The oldest entry is the entry that was written first. Reading does not make an entry younger: otherwise an
-    entry that is read all the time would never be dropped.
+    The oldest entry is the one whose last write is longest ago. Reading does not make an entry younger:
+    otherwise an entry that is read all the time would never be dropped.
 
     Args:
-        most: The largest number of entries.
+        max_entries: The largest number of entries.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_entries: int) -> None:
         super().__init__()
-        self._most = most
+        self._max_entries = max_entries
 
     def __setitem__(self, key: KeyT, value: ValueT) -> None:
         self.data.pop(key, None)  # otherwise an overwritten key would keep its old position
         self.data[key] = value
-        if len(self.data) > self._most:
+        if len(self.data) > self._max_entries:
             del self.data[next(iter(self.data))]

@@ -26,7 +26,8 @@ class CircuitBreaker:
         threshold: The number of failures in a row that opens the circuit breaker.
         first_s: The first pause, seconds.
         longest_s: The longest pause, seconds.
-        counts_late: Whether a failure during the pause lengthens the pause. The call began before the pause.
+        counts_late: Whether a failure during the pause lengthens the pause. Such a failure is that of a call
+            that began before the pause.
 
     Attributes:
         failures: The number of failures in a row. Failures with the same cause count once.

@@ -1,4 +1,4 @@
-"""The network of a run: nothing, models through a gateway, or the internet through the egress filter.
+"""Gives each run its network: none, the models (by the gateway), or the internet (by the egress filter).
 
 A container has a network with only a loopback interface. Its supervisor creates sockets in that network and
 hands them to the worker before any program runs. A socket belongs to the network in which it was created,
@@ -8,7 +8,7 @@ whose policy allows it.
 
 Read in this order:
 
-* `base.py`: the ports and `NetworkRun`, the description of one run.
+* `base.py`: the interface of the gateway, and `NetworkRun`, the description of one run.
 * `listening_sockets.py`: receives the sockets from a supervisor and checks them.
 * `listeners.py`: listens during a run. `acceptor.py` accepts its connections, and `name_server.py` answers
   its DNS queries.

@@ -2,8 +2,8 @@
 
 **Connections are accepted in threads.** The supervisor may still hold a listening socket, and every process
 that holds a socket can make it blocking. In the event loop, an accept that blocks would stop the whole
-worker. In a thread it is ended by shutting the socket down. An accepted connection belongs to the worker
-alone.
+worker. In a thread, the worker can end the accept by shutting the socket down. Only the worker holds an
+accepted connection, so nobody else can make it blocking.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Acceptor:
 
     Args:
         threads: The threads in which connections are accepted.
-        max_connections: The most open connections of the run. Further ones wait to be accepted.
+        max_connections: The largest number of open connections of the run. Further connections wait to be
+            accepted.
         tasks: The tasks of the run.
     """
 
@@ -87,7 +88,7 @@ class Acceptor:
             if (delay_s := self._rate_limit.delay_s(self._loop.time())) > 0:
                 await asyncio.sleep(delay_s)
             connection = await self._accept(listener)
-            # If the supervisor has shut the socket down, it would be readable again and again.
+            # If the supervisor has shut the socket down, the socket would be readable again and again.
             if not self._is_stopped and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 self._loop.add_reader(listener.fileno(), self._connection_waits, listener, serve)
             if connection is None:
@@ -110,7 +111,8 @@ class Acceptor:
         accepting = self._loop.run_in_executor(self._threads, _accept, listener)
         timeout = self._loop.call_later(_ACCEPT_S, _shut_down, listener)
         try:
-            # A cancellation closes the listener next, which must not happen while a thread uses its number.
+            # After a cancellation, the caller closes the listener. So this waits until the thread no longer
+            # uses the listener's descriptor.
             await until_done(accepting)
             return accepting.result()
         except asyncio.CancelledError:
@@ -143,6 +145,6 @@ def _shut_down(listener: socket.socket) -> None:
 
 
 def _reset(connection: socket.socket) -> None:
-    """Make closing reset the connection, so that the program does not take its end for an orderly one."""
+    """Make `close` reset the connection, so that the program sees an error instead of a normal end."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -1,4 +1,4 @@
-"""The ports of the network of a run, and the description of one run."""
+"""The interface between the network of a run and the AI gateway, and the description of one run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class NetworkRun:
         request_id: The job's request ID.
         function_id: The job's function ID. Token budgets of a function are counted under it.
         runtime: The job's runtime.
-        model: The job's `modelId`, for requests without a model.
+        model: The job's `modelId`. It is used for requests that name no model.
         policy: The policy of the run: that of the worker, or a narrower one.
         deadline: The latest end of the run, by the loop's clock, in seconds.
         record: The file for the recorded model calls; None without AI_RECORD. The first call creates the file
@@ -74,8 +74,8 @@ class Gateway(Protocol):
         """Speak HTTP on an accepted connection until either end closes it.
 
         A cancellation means that the run has ended. Then the gateway ends all calls at once, releases the
-        model servers, counts the tokens until then, and returns. The caller bounds the number of connections
-        of a run, and closes the connection afterwards in any case.
+        model servers, counts the tokens until then, and returns. The caller limits the number of connections
+        of a run, and always closes the connection afterwards.
 
         Args:
             connection: A connected TCP socket, non-blocking. It belongs to the gateway until this returns.

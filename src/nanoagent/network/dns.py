@@ -72,7 +72,12 @@ class Query:
 
 
 def parse(message: bytes) -> Query | bytes | None:
-    """Return a query; the answer to an invalid query; or None if the message gets no answer."""
+    """Parse a message from a run.
+
+    Returns:
+        The query, if it is valid. The bytes of the error answer, if it is invalid. None, if the message gets
+        no answer.
+    """
     if len(message) < _HEADER.size or len(message) > MAX_QUERY_BYTES:
         return None
     number, flags, questions, *_ = _HEADER.unpack_from(message)

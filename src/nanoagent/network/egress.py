@@ -1,11 +1,12 @@
 """The egress filter: connects runs to hosts of the internet that they are allowed to reach, by name.
 
 If a run asks for the address of an allowed name, it gets an address of 127.64.0.0/10. This stand-in address
-stands for the name in this run only. A connection to it arrives at the worker, which knows the name by the
-stand-in address. The worker resolves the name itself, checks the addresses, and connects to one of them.
+stands for the name, and only in this run. A connection to the stand-in address arrives at the worker. The
+worker looks up which name the address stands for, resolves this name itself, checks the resulting addresses,
+and connects to one of them.
 
 Therefore DNS rebinding has no effect: the worker connects to the address that it has checked. A connection to
-an address that stands for no name is cut. TLS stays between the program and the host.
+an address that stands for no name is refused. TLS is end to end between the program and the remote host.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ _RESOLVE_S: Final = 10.0
 _RESOLVING_THREADS: Final = 32  # for all runs; each waits for the host's resolver
 # Lookups of one function at a time. A function with a slow name server of its own blocks few threads.
 _LOOKUPS_PER_FUNCTION: Final = 4
-_FRESH_S: Final = 60.0  # addresses of a name are valid for this time
+_FRESH_S: Final = 60.0  # after this time, a name is resolved again
 _CONNECT_S: Final = 10.0
-_MOST_ADDRESSES: Final = 4  # of one name that are tried
+_MOST_ADDRESSES: Final = 4  # of one name; the worker tries at most this many
 _CHUNK_BYTES: Final = 64 * 1024
 # The rate limit of one run, in chunks of any size, both directions together. A chunk takes about 0.08 ms of
 # the event loop. Full chunks make 64 MB/s.
@@ -93,7 +94,7 @@ class Egress:
     Args:
         hosts: The allowed names.
         denied: Networks that are not allowed, in addition to the private networks in `policy`.
-        max_bytes: The most bytes of one run, both directions together.
+        max_bytes: The largest number of bytes of one run, both directions together.
         count: Called with the result of each connection: "connected", "refused", "unreachable" or "cut".
     """
 
@@ -130,8 +131,8 @@ class Egress:
         """Return the addresses of a name.
 
         The caller waits for a limited time. The lookup counts towards the limit until its thread is free
-        again, even if the caller no longer waits. Otherwise a function could block all threads with runs that
-        end.
+        again, even if the caller no longer waits. Otherwise a function could block all threads with many
+        short runs, each of which starts lookups.
 
         Args:
             name: The name.
@@ -157,7 +158,8 @@ class Egress:
     async def _resolve(self, name: str) -> list[str]:
         if self._threads is None:  # separate threads, because name servers of others may be slow
             self._threads = ThreadPoolExecutor(_RESOLVING_THREADS, "resolve")
-        # The dot at the end excludes the host's search domains. Python would encode a str as IDNA first.
+        # The dot at the end excludes the host's search domains. The name is passed as bytes, because Python
+        # would encode a str as IDNA.
         lookup = partial(socket.getaddrinfo, f"{name}.".encode(), None, type=socket.SOCK_STREAM)
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
@@ -194,8 +196,9 @@ async def connect(address: str, port: int) -> socket.socket:
 def _is_of_this_host(address: str, source: str) -> bool:
     """Whether an address belongs to this host.
 
-    For most addresses of the host, `source` is the address itself. For the second address in a network it is
-    the first address. So this also tests whether a socket can be bound to the address.
+    For most addresses of the host, `source` is the address itself. If the host has two addresses in one
+    network, then for the second one `source` is the first one. So this function also tests whether a socket
+    can be bound to the address.
 
     Args:
         address: The address.
@@ -312,7 +315,7 @@ class RunEgress:
             await self._relay(connection, far)
 
     async def _connect(self, host: _Host, port: int) -> socket.socket | None:
-        """Connect to the first address of a host that is reachable; None without one."""
+        """Connect to the first address of a host that can be reached; None if no address can be reached."""
         with suppress(OSError):
             if self._is_stale(host):
                 await self._host(host.name)
@@ -325,7 +328,8 @@ class RunEgress:
     async def _relay(self, near: socket.socket, far: socket.socket) -> None:
         both = [asyncio.ensure_future(self._pump(near, far)), asyncio.ensure_future(self._pump(far, near))]
         try:
-            # An error in one direction ends both. If one direction has finished, the other goes on.
+            # An error in one direction ends both directions. If one direction has finished, the other one
+            # continues.
             await asyncio.gather(*both)
         except OSError:
             if self._bytes_left < 0:

@@ -1,4 +1,4 @@
-"""The network of a run while it lasts: listens on its sockets, as far as the run's policy allows."""
+"""Opens the network of a run for the time of the run: listens on the sockets that the run's policy allows."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Network:
         gateway: The gateway to models; None without one.
         egress: The egress filter; None without one.
         egress_ports: The TCP ports of the internet that runs may connect to.
-        max_connections: The most open connections of one run, on all its sockets together. Further ones wait
-            to be accepted.
+        max_connections: The largest number of open connections of one run, on all its sockets together.
+            Further connections wait to be accepted.
 
     Attributes:
         listening_addresses: The addresses at which supervisors create sockets.
@@ -67,7 +67,7 @@ class Network:
             wanted.append(GATEWAY)
         if policy.allows(NetworkPolicy.EGRESS) and egress is not None:
             wanted.append(NAME_SERVER)
-            # All addresses of loopback, since each stands for a name (egress.py).
+            # 0.0.0.0 means all addresses of loopback. Each may be the stand-in address of a name (egress.py).
             wanted += [ListeningAddress(SocketKind.TCP, "0.0.0.0", port) for port in egress_ports]  # noqa: S104
         self.listening_addresses = tuple(wanted)
 
@@ -92,7 +92,10 @@ class Network:
         )
 
     def _warn_of_no_sockets(self, run: NetworkRun) -> None:
-        """Log once that a run has no network. The run goes on, and all runs of such containers are alike."""
+        """Log that a run has no network. The run continues.
+
+        This is logged only once, because all runs of such containers have no network.
+        """
         if run.policy is not NetworkPolicy.NONE and not self._has_warned:
             self._has_warned = True
             log.warning(

@@ -1,9 +1,9 @@
 """Receives the listening sockets of a container from its supervisor, and checks them.
 
-The sockets belong to the network of a run. The supervisor's end is src/nanosupervisor/listening.c. Each
-message is one set: a byte 255, the number of each address whose socket comes with it, and the descriptors
-(SCM_RIGHTS, unix(7)). The set of a sandbox arrives before the sandbox is ready, and serves one run. At the
-shared level the container sends one set for all its runs.
+The sockets belong to the network of a run. In the supervisor, src/nanosupervisor/listening.c creates and
+sends them. Each message is one set of sockets. It consists of a byte 255, one byte for each socket (the
+number of its address), and the descriptors (SCM_RIGHTS, unix(7)). The set of a sandbox arrives before the
+sandbox is ready, and serves one run. At isolation level L1 the supervisor sends one set for all runs.
 
 The descriptors come out of a container and are hostile. A descriptor is accepted only if it is a TCP or UDP
 socket of the kind, address and port that were asked for, is neither connected nor listening, and belongs to
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_LISTENING_SOCKETS: Final = 16  # as in src/nanosupervisor/wire.h
 _BEFORE_NUMBERS: Final = b"\xff"
-_MOST_SETS: Final = 16  # between two runs; a sandbox that is created again sends a second set
+_MOST_SETS: Final = 16  # between two runs; if a sandbox is created again, a second set arrives
 _MESSAGE_BYTES: Final = 1 + MAX_LISTENING_SOCKETS
 _SO_PROTOCOL: Final = 38  # asm-generic/socket.h
 _SO_NETNS_COOKIE: Final = 71  # the same, since Linux 5.14
@@ -77,7 +77,7 @@ class ListeningSockets:
     Args:
         channel: The supervisor's connection for these messages only.
         wanted: The addresses with which the supervisor was configured.
-        kept: Whether one set serves all runs of the container (the shared level).
+        kept: Whether one set serves all runs of the container (isolation level L1).
     """
 
     def __init__(self, channel: socket.socket, wanted: Sequence[ListeningAddress], *, kept: bool) -> None:

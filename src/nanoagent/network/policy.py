@@ -80,7 +80,7 @@ def is_public(address: str, denied: Iterable[IPNetwork] = ()) -> bool:
 
 
 def host_name(name: str) -> str | None:
-    """Return a name in the form in which names are compared; None if no host in the internet can have it.
+    """Return the normal form of a name; None if no host in the internet can have this name.
 
     Args:
         name: A name in ASCII from a query or a setting. It may end with a dot.
@@ -119,7 +119,7 @@ class AllowedHosts:
             (self._suffixes if pattern.startswith("*.") else self._names).add(name)
 
     def allows(self, name: str) -> bool:
-        """Whether runs may reach a name. It has the form of `host_name`; its address is not examined."""
+        """Whether runs may reach a name. The name must be in the normal form that `host_name` returns."""
         if self._everything or name in self._names:
             return True
         labels = name.split(".")

@@ -24,7 +24,7 @@ class RunTasks:
         task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
-        """Cancel all tasks, and wait until they have ended, also if this is cancelled meanwhile."""
+        """Cancel all tasks, and wait until they have ended, even if the caller is cancelled meanwhile."""
         for task in self._tasks:
             task.cancel()
         await until_done(*self._tasks)

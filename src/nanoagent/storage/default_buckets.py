@@ -29,8 +29,8 @@ class DefaultBuckets:
     The checks change no data.
 
     Attributes:
-        client: An aiobotocore S3 client for these checks only. They must not wait for a connection while
-            files are transferred.
+        client: An aiobotocore S3 client for these checks only, so that they do not wait for a connection
+            while files are transferred.
         code: The value of S3_CODE_BUCKET.
         outputs: The value of S3_USER_DATA_BUCKET.
     """
@@ -59,9 +59,9 @@ class DefaultBuckets:
     async def probe_code(self) -> None:
         """Check that the bucket of code exists and that reading is allowed.
 
-        A key that does not exist is read. HeadBucket is not used, for two reasons. It requires s3:ListBucket,
-        which a worker does not need. And its error has no body, so that a missing permission and a wrong
-        access key look the same.
+        The check reads a key that does not exist. It does not use HeadBucket, for two reasons. HeadBucket
+        requires s3:ListBucket, which a worker does not need. And the error of HeadBucket has no body, so a
+        missing permission and a wrong access key look the same.
 
         Raises:
             StorageError: The check failed, or took more than 5 seconds.
@@ -116,8 +116,8 @@ class DefaultBuckets:
 def _is_acceptable_refusal(error: BaseException, *, must_read: bool) -> bool:
     """Whether the worker may be able to use the bucket although S3 refused the read.
 
-    The worker does not have to read outputs. If the error does not name the missing permission, the reason
-    may be that the key does not exist.
+    The worker does not need to read outputs. If the error does not name the missing permission, S3 may have
+    refused only because the key does not exist.
     """
     absence, action = absence_of(aws_failures.error_code(error), str(error))
     if absence is Absence.KEY:

@@ -1,13 +1,13 @@
 """Decides whether the object store can be used: a circuit breaker, and a probe of the service.
 
 After a failure of the service, the probe asks whether the store answers at all. The probe also runs if calls
-are in progress and the store has not answered for three seconds. The circuit breaker opens
+are in progress and the store has not answered for three seconds. The circuit breaker opens in these cases:
 
 * if the probe fails;
 * if calls for three different jobs or objects fail in a row;
 * if three calls in a row are throttled;
-* at once, if a write fails because of the worker's credentials, its permissions, its clock or the bucket of
-  outputs. No user's job can cause such a failure.
+* at once, if a write fails because of the worker's credentials, permissions or clock, or because of the
+  bucket of outputs. No user's job can cause such a failure.
 
 After a pause, which grows each time, a successful probe begins a trial: calls are made again. The next
 failure opens the circuit breaker again; a success closes it.
@@ -34,7 +34,7 @@ _THRESHOLD: Final = 3
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _SILENCE_S: Final = 3.0
-# Only the operator can correct these.
+# Only the operator can correct these failures.
 _CONFIGURATION_FAILURES: Final = frozenset(
     {
         FailureKind.NO_CREDENTIALS,
@@ -79,7 +79,7 @@ class StoreHealth:
 
     @property
     def trial_reason(self) -> str | None:
-        """Why the store could not be used before the last trial; None if there was none since a success."""
+        """Why the store could not be used before the last trial; None if no trial began after a success."""
         return self._breaker.trial_reason
 
     @property
@@ -88,7 +88,7 @@ class StoreHealth:
         return self._breaker.reason is None and not self._is_silent(self._clock())
 
     async def check(self) -> None:
-        """Probe the store if it is due; open the circuit breaker or begin a trial accordingly."""
+        """Probe the store if a probe is due. Open the circuit breaker if it fails; else begin a due trial."""
         breaker, now = self._breaker, self._clock()
         if breaker.reason is not None and now >= breaker.open_until:
             failure = await self._probe_shared()
@@ -102,17 +102,17 @@ class StoreHealth:
         self.wake_waiting()
 
     def begin_call(self) -> object:
-        """Note that a call is in progress; returns its handle for `end_call`."""
+        """Record that a call is in progress; returns its handle for `end_call`."""
         call = object()
         self._started[call] = self._clock()
         return call
 
     def end_call(self, call: object) -> None:
-        """Note that a call has ended."""
+        """Record that a call has ended."""
         del self._started[call]
 
     def answered(self) -> None:
-        """Note that the store has answered, even with a refusal."""
+        """Record that the store has answered, even with a refusal."""
         self._answered_at = self._clock()
 
     def succeeded(self) -> None:
@@ -137,7 +137,7 @@ class StoreHealth:
         self._breaker.open(reason, self._clock())
 
     async def failed(self, error: StorageError, *, cause: str, is_write: bool) -> None:
-        """Draw conclusions from a failed call.
+        """Count a failed call, probe the store if necessary, and decide whether the job must be returned.
 
         Args:
             error: The failure.

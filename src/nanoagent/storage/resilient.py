@@ -3,14 +3,16 @@
 While the store cannot be used:
 
 * the worker is not ready (`ResilientStore.not_ready_reason`);
-* a job that needs to read returns to the queue, which does not count as an attempt;
-* a job that needs to write waits, because its program has run. After the outage these jobs go first.
+* a job that must still read its code goes back to the queue, which does not count as an attempt;
+* a job that must write its outputs waits, because its program has already run. After the outage, the worker
+  receives new jobs only when a call has succeeded or no write waits any more.
 
 A throttled call never counts as an attempt.
 
-The store also counts as unusable if the default bucket of code does not exist. If access to this bucket is
-denied, S3 does not always say whether the key does not exist or the worker may not read. Then the store
-counts as unusable after three different keys, if nothing was read before.
+The store also counts as unusable if the default bucket of code does not exist. If S3 denies access to a key
+in this bucket, it does not always say why: perhaps the key does not exist, perhaps the worker lacks a
+permission. The store then counts as unusable after access to three different keys was denied, if nothing was
+read before.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _T = TypeVar("_T")
 
 
 class ResilientStore:
-    """An `ObjectStore` around another; see the module's docstring.
+    """An `ObjectStore` that makes its calls on another object store; see the module's docstring.
 
     Args:
         store: The other object store.
@@ -126,7 +128,7 @@ class ResilientStore:
         await self._store.close()
 
     def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return `not_ready_reason`, without a coroutine while the store works."""
+        """Like `not_ready_reason`, but return None without a coroutine while the store works."""
         works = self._health.is_usable_without_probe and not self._waiting_writes
         return None if works else self.not_ready_reason()
 
@@ -141,7 +143,7 @@ class ResilientStore:
         return self._health.trial_reason if self._waiting_writes else None
 
     def _judge_missing_object(self, bucket: str, key: str, missing: ObjectMissing) -> None:
-        """Draw conclusions from an object that cannot be read.
+        """Decide from an object that cannot be read whether the store can be used.
 
         Raises:
             ReturnToQueue: The default bucket of code cannot be used; the job is not at fault.

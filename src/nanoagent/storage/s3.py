@@ -39,7 +39,7 @@ class S3Store:
 
     Args:
         client: An aiobotocore S3 client. Its owner closes it.
-        call_timeout_s: The longest that a call takes, seconds; plus one second for each 128 KiB of content.
+        call_timeout_s: The longest time of a call, seconds. For each 128 KiB of content, one second is added.
     """
 
     def __init__(self, client: Any, *, call_timeout_s: float = aws.CALL_TIMEOUT_S) -> None:
@@ -93,14 +93,14 @@ class S3Store:
         operation = f"write {shown(bucket, key)}"
         with aws_failures.errors_as(StorageError, operation):
             if not self._writes_conditionally:
-                condition = await self._replacing(target, fencing_token)
+                condition = await self._condition_to_replace(target, fencing_token)
             for _ in range(_PUT_TRIES):
                 if condition is None:
                     return
                 used = condition if self._writes_conditionally else {}
                 if await self._put_if(target, source, described, used, operation):
                     return
-                condition = await self._replacing(target, fencing_token)
+                condition = await self._condition_to_replace(target, fencing_token)
         raise StorageError(f"{operation}: other workers changed the object {_PUT_TRIES} times meanwhile")
 
     def plain_url(self, bucket: str, key: str) -> str:
@@ -132,7 +132,7 @@ class S3Store:
         return aws_failures.deadline(seconds, StorageError, operation)
 
     async def _get(self, bucket: str, key: str, etag: str | None) -> Any:
-        """Return GetObject's answer with the body unread; None if the object still has the ETag."""
+        """Return GetObject's answer before its body is read; None if the object still has the ETag."""
         condition = {} if etag is None else {"IfNoneMatch": etag}
         try:
             return await self._client.get_object(Bucket=bucket, Key=key, **condition)
@@ -189,12 +189,14 @@ class S3Store:
             self._writes_conditionally = False
         return code in CONFLICT | NOT_FOUND | NOT_SUPPORTED
 
-    async def _replacing(self, target: dict[str, str], fencing_token: int) -> dict[str, str] | None:
-        """Return the condition under which the existing object may be replaced.
+    async def _condition_to_replace(
+        self, target: dict[str, str], fencing_token: int
+    ) -> dict[str, str] | None:
+        """Return the condition of a write that replaces the existing object.
 
         Returns:
-            None if the existing object has the same token: an earlier write succeeded, and its answer was
-            lost.
+            None if nothing must be written. The existing object has the same token, because an earlier write
+            of this job succeeded, but its answer was lost.
 
         Raises:
             Superseded: The existing object has a larger token.

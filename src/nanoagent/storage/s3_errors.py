@@ -20,7 +20,8 @@ NOT_SUPPORTED: Final = frozenset({"NotImplemented", "501"})
 """The store does not support the request."""
 
 _LIST_ACTION: Final = "s3:listbucket"
-# By code, not by HTTP status: S3 also answers 403 if the worker's credentials are wrong or expired.
+# The keys are error codes of S3, not HTTP statuses: S3 also answers with status 403 if the worker's
+# credentials are wrong or expired. A number such as "403" is the code only if the answer has no body.
 _ABSENCES: Final = {
     **dict.fromkeys(("404", "NoSuchKey", "NotFound"), Absence.KEY),
     **dict.fromkeys(("NoSuchBucket", "InvalidBucketName"), Absence.BUCKET),
@@ -36,8 +37,8 @@ _ABSENCES: Final = {
         Absence.DENIED,
     ),
     "InvalidObjectState": Absence.ARCHIVED,  # it must be restored before it can be read
-    # botocore follows a bucket to its region once. It cannot if the bucket is in another partition or in a
-    # region that is not enabled for the account, or if the endpoint serves one region only.
+    # botocore follows a redirect to the bucket's region once. This fails if the bucket is in another
+    # partition or in a region that is not enabled for the account, or if the endpoint serves only one region.
     **dict.fromkeys(
         (
             *("301", "307", "PermanentRedirect", "TemporaryRedirect", "Redirect"),
@@ -60,8 +61,8 @@ def absence_of(code: str, message: str) -> tuple[Absence | None, str | None]:
         message: S3's error message.
 
     Returns:
-        The reason, None if the failure does not concern the object; and the permission, None if S3 does not
-        name it.
+        Two values. The reason; None if the failure does not concern the object. The missing permission; None
+        if S3 does not name it.
     """
     absence = _ABSENCES.get(code)
     action = aws_failures.missing_action(message) if absence is Absence.DENIED else None

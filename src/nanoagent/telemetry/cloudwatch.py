@@ -1,8 +1,8 @@
 """Sends the peak memory of runs to CloudWatch, in batches, in the background.
 
 The values are grouped by function, runtime and minute. One call per job would cost thousands of times as
-much as one call per minute, and would delay jobs. A call that fails is repeated once. Then its values are
-counted and discarded. No error of this module reaches a job.
+much as one call per minute, and would delay jobs. A call that fails is repeated once. If it fails again, its
+values are counted as dropped, and discarded. No error of this module reaches a job.
 
 The limits are from the Amazon CloudWatch API Reference. PutMetricData: 1,000 datums per call, 150 values
 per datum, 1 MB per call. Dimension: values of 1 to 1,024 ASCII characters, not blank.
@@ -115,7 +115,7 @@ class PeakMemoryReporter:
         self._background = background or Background()
         self._gathered: defaultdict[tuple[str, str, int], dict[int, int]] = defaultdict(dict)
         self._distinct_values = 0
-        # The calls of a running flush, each with whether this is its last try.
+        # The calls of a running flush. The boolean is True if this is the last try of the call.
         self._outgoing: deque[tuple[list[Datum], bool]] = deque()
         self._failed: list[Datum] = []  # sent again by the next flush
         self._closing = asyncio.Event()
@@ -143,7 +143,7 @@ class PeakMemoryReporter:
         self._distinct_values += 1
 
     async def flush(self) -> None:
-        """Send all collected values, and once more the values of calls that failed. Never raises."""
+        """Send all collected values, and repeat the calls that failed in the last flush. Never raises."""
         self._outgoing.extend((call, True) for call in calls(self._failed))
         self._outgoing.extend((call, False) for call in calls(self._take()))
         self._failed = []

@@ -43,8 +43,8 @@ _SECRET_NAME: Final = re.compile(
     r"|token(?!s|_?count)",  # llm_token_count is a number, not a token
     re.IGNORECASE,
 )
-# Words that continue a sentence after "password: ". All other words there are secrets, and so is a quoted
-# value, and a value after "=".
+# If one of these words follows "password: ", the text is a sentence. Any other word there is hidden as a
+# secret. A quoted value, and a value after "=", are always hidden.
 _PROSE: Final = (
     r"(?:an?|the|it|its|this|that|they|any|all|each|every|one|which|your|our|their"
     r"|is|are|was|were|be|has|have|had|does|do|did|should|must|may|might|can|cannot|could|will|would"
@@ -188,7 +188,7 @@ def _shown(name: object, value: object) -> object:
 
 @lru_cache(maxsize=512)
 def _is_secret(name: str) -> bool:
-    """Return whether a field name is that of a secret. All log entries have the same few names."""
+    """Return whether a field with this name is secret. The cache helps, because there are few names."""
     return _SECRET_NAME.search(name) is not None
 
 
@@ -241,7 +241,7 @@ def hide(secrets: Iterable[str]) -> None:
 
 @lru_cache(maxsize=512)
 def _written(character: str) -> str:
-    """Return a pattern of all ways to write a character: plain, in JSON or Python (also nested), in a URL."""
+    """Return a pattern for all notations of a character: plain, in JSON or Python (also nested), in a URL."""
     if character == "\\":
         return rf"(?:{_BACKSLASHES}|%5[Cc])"
     # An environment variable may contain bytes that are not UTF-8.
@@ -267,7 +267,7 @@ def without_secrets(text: str) -> str:
 
 
 class _HideSecretText:
-    """A renderer that removes secrets from the text of another one."""
+    """A renderer that removes secrets from the text of another renderer."""
 
     def __init__(self, renderer: Processor) -> None:
         self._renderer = renderer

@@ -24,7 +24,7 @@ values = st.recursive(
 )
 # As clients choose them beside those that are looked at.
 names = st.text(max_size=8).filter(
-    lambda name: name.casefold() not in calls._READ | calls._FORBIDDEN.keys() | calls._REMOTE.keys()
+    lambda name: name.casefold() not in calls._EXAMINED | calls._FORBIDDEN.keys() | calls._REMOTE.keys()
 )
 
 

@@ -525,9 +525,9 @@ def test_errors_are_told_in_ollamas_shape(body, words):
 )
 def test_a_call_that_only_loads_the_model_is_known(path, body, loads):
     call = call_of(path, body)
-    assert requests.is_load(call) is loads
+    assert requests.only_loads_model(call) is loads
     if loads:
-        answer = json.loads(answers_module.load_answer(call))
+        answer = json.loads(answers_module.model_loaded_answer(call))
         assert (answer["done"], answer["done_reason"]) == (True, "load")
 
 

@@ -140,8 +140,8 @@ class OllamaAnswer:
         )
 
 
-def load_answer(call: Call) -> bytes:
-    """Return the answer to a call that only loads the model (`requests.is_load`)."""
+def model_loaded_answer(call: Call) -> bytes:
+    """Return the answer to a call that only loads the model (`requests.only_loads_model`)."""
     line = OllamaAnswer(call, None, time.perf_counter()).piece("", done_reason="load")
     return line + b"\n" if call.stream else line
 
@@ -187,7 +187,7 @@ class StreamTranslator:
     def finish(self) -> bytes:
         """Return the last bytes for the job, at the end of the answer.
 
-        An answer without a finish reason broke off, and gets no last line.
+        An answer without a finish reason broke off. Then the job gets no line with `done`.
 
         Raises:
             UpstreamFailed: See `feed`.

@@ -84,7 +84,7 @@ def translate(call: Call, *, uses_max_completion_tokens: bool) -> Translation:
             `max_tokens`.
 
     Raises:
-        Refused: A field has the wrong type, or OpenAI's API cannot express it.
+        Refused: A field has the wrong type, or has no counterpart in OpenAI's API.
     """
     fields = call.fields
     if call.route.answers_with == "vectors":
@@ -110,7 +110,7 @@ def translate(call: Call, *, uses_max_completion_tokens: bool) -> Translation:
     return _translation(call, path, request | {"stream": call.stream})
 
 
-def is_load(call: Call) -> bool:
+def only_loads_model(call: Call) -> bool:
     """Whether a call only loads the model: it has no prompt. Ollama's clients send such calls."""
     if call.route.path == "/api/chat":
         return not _get(call.fields, "messages", list[msgspec.Raw])
@@ -142,7 +142,7 @@ def _conversation(call: Call) -> list[dict[str, Any]]:
 def _messages(messages: list[_Message]) -> Iterator[dict[str, Any]]:
     """Yield the messages in OpenAI's format.
 
-    OpenAI identifies tool calls by ids, Ollama by names and order. So a call without an id gets one.
+    OpenAI identifies tool calls by IDs, Ollama by names and order. So a call without an ID gets one.
 
     Raises:
         Refused: The messages have too many tool calls.

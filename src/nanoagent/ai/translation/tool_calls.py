@@ -50,7 +50,7 @@ def to_openai(call: ToolCall, default_id: str) -> dict[str, Any]:
 class PendingToolCalls:
     """The tool calls of one message that no later message has answered.
 
-    Each call is in two queues and is removed from each once, so all answers together take linear time.
+    Each call is in two queues, and is removed once from each. So all answers together take linear time.
 
     Args:
         calls: The id and the name of each call.
@@ -95,7 +95,7 @@ class ToolCallDelta(msgspec.Struct):
 
 
 class _Object(msgspec.Struct):
-    """Any object. Its members are checked and skipped."""
+    """Any JSON object. The members are checked, but not kept."""
 
 
 @dataclass(slots=True)

@@ -11,8 +11,9 @@ The contract (docs/contract.md) fixes the names, types and labels of the first t
 number of values of each label is bounded: `labels` bounds models and runtimes. The values of all other labels
 are constants in the code.
 
-A job calls these methods about 30 times. `labels` of prometheus_client takes a lock and formats its arguments
-at each call, so the classes here keep its results in a cache. The bounds on label values bound the caches.
+These methods are called about 30 times for each job. The method `labels` of prometheus_client takes a lock
+and formats its arguments at each call. So the classes here cache its results. The bounds on label values also
+limit the size of these caches.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from nanoagent.common.units import MIB
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-# From the cost of a sandbox (under 1 ms) to an hour. The default timeout of a job, 300 s, is one bound.
+# From the time to create a sandbox (under 1 ms) to an hour. One bucket ends at the default timeout, 300 s.
 _SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0),

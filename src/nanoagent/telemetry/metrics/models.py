@@ -48,7 +48,7 @@ class ModelMetrics:
         """Count a request of a run to the AI gateway that has ended.
 
         Args:
-            model: The model, see `ModelLabels.label`; None if the request has not shown that it exists.
+            model: The model, see `ModelLabels.label`; None if no model with this name has ever answered.
             outcome: A constant of the gateway: ok, error, cut or refused.
             seconds: The duration; None if the request was not forwarded.
         """
