@@ -14,8 +14,8 @@ Read the modules in the order in which a request passes them:
   `replay.py` answers instead of a server, from files that `recording.py` has written.
 
 The other modules serve several of these. `untrusted_json.py` names the errors of invalid documents.
-`refusals.py` and `responses.py` have the errors and the responses of the gateway, `limits.py` has the limits
-from the settings, `cpu_time.py` limits the CPU time of a run, and `shared.py` has the objects that all runs
+`refusals.py` and `responses.py` have the errors and the responses of the gateway. `limits.py` has the limits
+from the settings, and `cpu_time.py` limits the CPU time of a run. `shared.py` has the objects that all runs
 share. `inspection.py` examines the model servers for `check` and `doctor`. `dev.stub_model_server` is a model
 server without a model.
 

@@ -36,7 +36,8 @@ class Shared:
         memory: The memory for the bodies of all runs.
         functions: The token budgets of all functions.
         server_log: Logs failures of model servers.
-        large_body_lock: Held while a large body is parsed, so that other tasks run between two large bodies.
+        large_body_lock: A task holds it while it parses a large body. So other tasks run between two large
+            bodies.
     """
 
     servers: Upstreams

@@ -5,9 +5,9 @@ sends them. Each message is one set of sockets. It consists of a byte 255, one b
 number of its address), and the descriptors (SCM_RIGHTS, unix(7)). The set of a sandbox arrives before the
 sandbox is ready, and serves one run. At isolation level L1 the supervisor sends one set for all runs.
 
-The descriptors come out of a container and are hostile. A descriptor is accepted only if it is a TCP or UDP
-socket of the kind, address and port that were asked for, is neither connected nor listening, and belongs to
-another network than the worker's. All descriptors are closed in a thread: the supervisor may still hold them
+The descriptors come out of a container and are hostile. A descriptor is accepted only if all of this is true:
+it is a TCP or UDP socket of the requested kind, address and port; it is neither connected nor listening; and
+it belongs to another network than the worker's. All descriptors are closed in a thread: the supervisor may still hold them
 and can decide how long closing takes (`host.untrusted_fds`).
 """
 
