@@ -7,8 +7,8 @@ sandbox is ready, and serves one run. At isolation level L1 the supervisor sends
 
 The descriptors come out of a container and are hostile. A descriptor is accepted only if all of this is true:
 it is a TCP or UDP socket of the requested kind, address and port; it is neither connected nor listening; and
-it belongs to another network than the worker's. All descriptors are closed in a thread: the supervisor may still hold them
-and can decide how long closing takes (`host.untrusted_fds`).
+it belongs to another network than the worker's. All descriptors are closed in a thread: the supervisor may
+still hold them, and can decide how long closing takes (`host.untrusted_fds`).
 """
 
 from __future__ import annotations
