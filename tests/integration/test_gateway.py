@@ -1261,7 +1261,7 @@ async def test_a_connection_without_a_request_is_closed_after_a_while(rig, monke
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(rig, monkeypatch):
-    monkeypatch.setattr("nanoagent.ai.bodies._READ_S", 0.1)
+    monkeypatch.setattr("nanoagent.ai.bodies._READ_TIMEOUT_S", 0.1)
     async with GatewayClient(rig.gateway(), new_run()) as client:
         answer = await client.raw(post("/api/generate", ASK)[:-1])
         assert answer.startswith(b"HTTP/1.1 408 ")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nanoagent.ai.run_state import RunState
 
-_READ_S: Final = 60.0  # for a whole body
+_READ_TIMEOUT_S: Final = 60.0  # for a whole body
 
 
 class BodyMemory:
@@ -68,7 +68,7 @@ class RunMemory:
 
     @contextmanager
     def holding(self) -> Iterator[Callable[[int], None]]:
-        """Account for one body, until the end of the block.
+        """Count the memory of one body as taken until the end of the block.
 
         Yields:
             A function that sets the size of the body in bytes. It raises `Refused` if not enough memory is
@@ -100,7 +100,7 @@ async def read_body(
     Args:
         request: The request.
         state: The state of its run.
-        limit_bytes: The largest body.
+        limit_bytes: The largest allowed size of the body.
         hold: Sets the size of the body; see `RunMemory.holding`.
 
     Raises:
@@ -112,10 +112,10 @@ async def read_body(
         raise _too_large(limit_bytes)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # aiohttp must not take this for the beginning of the answer
+        request.writer.output_size = 0  # otherwise aiohttp would think that the answer has begun
     body = bytearray()
     try:
-        async with asyncio.timeout(_READ_S):
+        async with asyncio.timeout(_READ_TIMEOUT_S):
             while data := await request.content.readany():
                 await state.cpu_time.wait()
                 if len(body) + len(data) > limit_bytes:
@@ -124,7 +124,9 @@ async def read_body(
                 hold(len(body) + len(data))
                 body += data
     except TimeoutError as exc:
-        raise Refused(408, f"the request's body did not come within {_READ_S:g} s", "body_timeout") from exc
+        raise Refused(
+            408, f"the request's body did not come within {_READ_TIMEOUT_S:g} s", "body_timeout"
+        ) from exc
     except (web.RequestPayloadError, HttpProcessingError) as exc:
         raise Refused(400, "the request's body does not match its headers", "invalid_body") from exc
     return bytes(body)

@@ -208,7 +208,7 @@ class FunctionBudget:
 
     @property
     def is_full(self) -> bool:
-        """Whether the budget equals a new one."""
+        """Whether all tokens are free, as in a new budget."""
         return not self.reserved and self._bucket.level(self._now()) >= self._per_minute
 
     def left(self, needed: int) -> int:

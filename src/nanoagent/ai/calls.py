@@ -93,7 +93,7 @@ class Call:
     Attributes:
         route: The route of the request.
         model: The name of the model.
-        fields: The fields by name. Each value is its JSON text as it came.
+        fields: The fields by name. Each value is the JSON text that came.
         original: The whole body as it came.
         changed: Whether `fields` differ from `original`.
         stream: Whether the request asks for a stream.
@@ -346,7 +346,7 @@ def _check_content(fields: dict[str, msgspec.Raw]) -> None:
 
 
 def _check_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Check one object of a message's content. `pairs` has all its names, also those that occur twice."""
+    """Check one object of a message's content. `pairs` also has the members whose name occurs twice."""
     for name, value in pairs:
         plain = name.casefold()
         if plain in _URL_FIELDS:

@@ -46,7 +46,7 @@ class Connection:
     """One connection of a run.
 
     Args:
-        shared: The collaborators that all runs share.
+        shared: The objects that all runs share.
         state: The state of the run.
     """
 

@@ -34,7 +34,7 @@ class Exchange:
     """One call to a model server.
 
     Args:
-        shared: The collaborators that all runs share.
+        shared: The objects that all runs share.
         state: The state of the run.
         client: The program that sent the request.
         request: The request.
@@ -191,7 +191,7 @@ class Exchange:
 
 
 def _unwrapped(body: bytes) -> bytes:
-    """Return the body of an error without the list that Gemini puts around it."""
+    """Return the body of an error. Gemini puts the error into a list; this function takes it out."""
     with suppress(*UNREADABLE):
         (only,) = msgspec.json.decode(body, type=tuple[msgspec.Raw])
         return bytes(only)

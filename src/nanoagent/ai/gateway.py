@@ -1,9 +1,9 @@
 """The AI gateway: serves HTTP on the connections of runs, and forwards their calls to model servers.
 
 `Gateway` creates one `RunState` for each run and one `Connection` for each connection. It does not forward
-the headers, path and query of a request. A hostile program can harm only its own run: the caller limits its
-connections, the settings limit its requests, bytes and time, `CpuTimeLimit` limits its CPU time, and
-`BodyMemory` limits the memory.
+the headers, path and query of a request. A hostile program can harm only its own run. The caller limits its
+connections, and the settings limit its requests, bytes and time. `CpuTimeLimit` limits its CPU time, and
+`BodyMemory` limits its memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Gateway:
         now: The clock for the budgets of functions and for the log, in seconds.
 
     Attributes:
-        shared: The collaborators and the state that all runs share.
+        shared: The objects and the state that all runs share.
     """
 
     def __init__(

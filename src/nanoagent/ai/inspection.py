@@ -35,8 +35,8 @@ class Server:
     Attributes:
         upstream: Its client.
         api: The API that the settings name for it; None if they name none.
-        setting: The setting with its address.
-        key_setting: The setting for its key.
+        setting: The name of the setting that contains its address.
+        key_setting: The name of the setting for its key.
         has_key: Whether the settings have a key for it.
     """
 
@@ -192,7 +192,7 @@ def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  
 
 
 def lists(models: Sequence[str], model: str) -> bool:
-    """Whether a list has a model. `:latest` may be left out, and Gemini lists `models/NAME`."""
+    """Whether a model is in a list. `:latest` may be left out, and Gemini lists `models/NAME`."""
     return any(matches(listed.removeprefix("models/"), (_literal(model),)) for listed in models)
 
 

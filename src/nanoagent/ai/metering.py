@@ -26,7 +26,7 @@ from nanoagent.common.units import MIB
 if TYPE_CHECKING:
     from nanoagent.ai.calls import Call
 
-_MAX_LINE: Final = 4 * MIB  # Ollama's last line has the whole context, about 7 bytes a token
+_MAX_LINE: Final = 4 * MIB  # Ollama's last line contains the whole context: about 7 bytes for each token
 _MAX_DOCUMENT: Final = 4 * MIB  # only vectors are larger; their usage is at the end
 # The choices of one chunk that are read; this takes up to 5 ms. Larger choices count as one token.
 _MAX_CHOICES_BYTES: Final = 64 * 1024
@@ -127,7 +127,10 @@ class Tally:
             self.completion = completion
 
     def report_parts(self, cached: int | None, reasoning: int | None) -> None:
-        """Set parts of the reported tokens. A part that exceeds its whole is ignored."""
+        """Set the cached and the reasoning tokens. More cached tokens than prompt tokens are ignored.
+
+        More reasoning tokens than completion tokens are ignored, too.
+        """
         if cached is not None and 0 <= cached <= (self.prompt or 0):
             self.cached = cached
         if reasoning is not None and 0 <= reasoning <= (self.completion or 0):
@@ -137,7 +140,7 @@ class Tally:
         """Return the tokens of the prompt and of the completion.
 
         Args:
-            prompt_estimate: The tokens of the prompt if the server has reported none.
+            prompt_estimate: The tokens of the prompt. Used if the server has reported none.
             complete: Whether the whole answer has come. If not, the reported completion may be too low.
             vectors: Whether the answer consists of vectors, which have no tokens.
         """

@@ -1,4 +1,4 @@
-"""Lists of models: asks the model servers, and returns the models that runs may use."""
+"""Answers requests for lists of models: asks the model servers, and returns the models that runs may use."""
 
 from __future__ import annotations
 

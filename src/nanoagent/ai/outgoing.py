@@ -23,9 +23,9 @@ class OutgoingCall:
         translation: The translation; None if the calls are the same.
         server: The model server.
         prompt_tokens: The estimated tokens of the prompt.
-        reservation: The tokens that are reserved for it.
-        record: Its record; None if it is not recorded.
-        begun: Its start, by `time.perf_counter`, in seconds.
+        reservation: The tokens that are reserved for the call.
+        record: The record of the call; None if it is not recorded.
+        begun: The start of the call, by `time.perf_counter`, in seconds.
     """
 
     call: Call

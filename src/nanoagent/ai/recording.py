@@ -45,7 +45,7 @@ class Recording:
         return RecordedCall(self, call)
 
     def write(self, document: dict[str, Any]) -> None:
-        """Add a line. If the disk is full, the line is lost and the run goes on."""
+        """Add a line. If the disk is full, the line is lost and the run continues."""
         line = msgspec.json.encode(document) + b"\n"
         self._written += len(line)
         if self._written > _MAX_FILE:

@@ -40,7 +40,7 @@ class Responder:
     """Answers the requests of one connection.
 
     Args:
-        shared: The collaborators that all runs share.
+        shared: The objects that all runs share.
         state: The state of the run.
         client: The program at the other end of the connection.
     """

@@ -1,4 +1,4 @@
-"""The collaborators and the state that all runs share."""
+"""The objects and the state that all runs share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENTRIES_BURST: Final = 20
 
 @dataclass(slots=True, kw_only=True)
 class Shared:
-    """The collaborators and the state that all runs share.
+    """The objects and the state that all runs share.
 
     Attributes:
         servers: The model servers.
