@@ -277,7 +277,7 @@ def _check_size(entry: Entry, limits: ArchiveLimits) -> None:
 
 
 def _check_layout(entries: list[Entry], file: BinaryIO, size: int, directory_at: int) -> None:
-    """Check that entries do not overlap. Otherwise a small archive could unpack to any size."""
+    """Check that entries do not overlap. With overlaps, a small archive could unpack to any size."""
     end = 0
     before: Entry | None = None
     for entry in sorted(entries, key=lambda entry: entry.header_at):

@@ -68,7 +68,8 @@ _DAMAGED: Final = Text(
     "zip 파일이 손상되었습니다. 다시 만들어서 바이너리 그대로 올리세요.",
 )
 _SMALLER: Final = Text(
-    "Leave out what the function does not need (tests, caches, unused libraries), or have {setting} raised.",
+    "Leave out what the function does not need (tests, caches, unused libraries), or ask for a higher "
+    "{setting}.",
     "필요 없는 파일(테스트, 캐시, 쓰지 않는 라이브러리)을 빼거나 {setting} 값을 올려 달라고 요청하세요.",
 )
 _RENAME: Final = Text(
@@ -202,7 +203,7 @@ FILE_TOO_LARGE: Final = _entry(
     "has {size} bytes, more than the limit of {limit_mb:g} MiB (CODE_MAX_FILE_MB)",
     "의 크기 {size}바이트가 한도 {limit_mb:g} MiB(CODE_MAX_FILE_MB)보다 큽니다",
     Text(
-        "Fetch large data when the function runs, or have CODE_MAX_FILE_MB raised.",
+        "Fetch large data when the function runs, or ask for a higher CODE_MAX_FILE_MB.",
         "큰 데이터는 함수가 실행될 때 받아 오거나 CODE_MAX_FILE_MB 값을 올려 달라고 요청하세요.",
     ),
 )

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     aws_region: str = Field("ap-northeast-2", description="AWS region of the queue and the buckets")
     sqs_queue_url: Url = Field(description="queue that jobs are taken from")
     sqs_dlq_url: Url | None = Field(
-        None, description="dead-letter queue; default: the queue's own redrive policy"
+        None, description="dead-letter queue; default: the queue's redrive policy is used"
     )
     sqs_wait_seconds: int = Field(20, ge=0, le=20, description="duration of a long poll, seconds")
     sqs_visibility_seconds: int = Field(
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     max_result_bytes: int = Field(
         512 * 1024,
         ge=4096,
-        description="size above which the full logs of a result go to S3 and are linked, bytes",
+        description="size of a result above which its full logs go to S3 and it links to them, bytes",
     )
     result_spool_mb: Positive = Field(
         256,
@@ -144,8 +144,10 @@ class Settings(BaseSettings):
         ge=MIN_MEMORY_MB,
         description="largest memoryMb of a job; default: the smaller one of 10240 and WORKER_MEMORY_MB",
     )
-    cpu_min: PositiveFloat = Field(0.5, description="CPUs of the smallest job")
-    cpu_max: PositiveFloat | None = Field(None, description="CPUs of the largest job; default: WORKER_CPUS")
+    cpu_min: PositiveFloat = Field(0.5, description="minimum number of CPUs of a job")
+    cpu_max: PositiveFloat | None = Field(
+        None, description="maximum number of CPUs of a job; default: WORKER_CPUS"
+    )
     cpu_memory_mb: Positive = Field(1769, description="memoryMb for one CPU, MiB (the value of AWS Lambda)")
     cpu_burst: float = Field(
         2, ge=1, le=100, description="factor by which a job may exceed its CPUs while other CPUs are free"
@@ -365,7 +367,7 @@ class Settings(BaseSettings):
     # --- network of runs
     network: NetworkPolicy = Field(
         NetworkPolicy.AI,
-        description="none: no connections; ai: models, through the gateway; egress: the internet as well; "
+        description="none: no connections; ai: models, through the gateway; egress: models and the internet; "
         "a job can restrict this further (`network`)",
     )
     network_max_connections: Positive = Field(

@@ -107,7 +107,10 @@ class Availability:
         return breakers[0].reason if all(breaker.is_pausing(now) for breaker in breakers) else None
 
     def _decisive(self) -> list[CircuitBreaker]:
-        """The circuit breakers of the runtimes with a warm pool; of all runtimes if none has one."""
+        """The circuit breakers that decide whether the worker takes jobs.
+
+        They belong to the runtimes with a warm pool, or to all runtimes if none has a warm pool.
+        """
         kept_ready = [self._breakers[runtime] for runtime, size in self._sizes.items() if size]
         return kept_ready or list(self._breakers.values())
 

@@ -90,7 +90,7 @@ def find(pid: int, proc: Path = Path("/proc")) -> ControlGroup | None:
     return group
 
 
-class _Counters:
+class _GroupFiles:
     """The files of one folder. Each is opened at its first use, and stays open.
 
     Methods raise OSError when the group does not exist any more.
@@ -206,12 +206,12 @@ class ControlGroupV1(ControlGroup):
     memory: Path
     cpu: Path
     pids: Path
-    _memory: _Counters = field(init=False, repr=False, compare=False)
-    _pids: _Counters = field(init=False, repr=False, compare=False)
+    _memory: _GroupFiles = field(init=False, repr=False, compare=False)
+    _pids: _GroupFiles = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._memory = _Counters(self.memory)
-        self._pids = _Counters(self.pids)
+        self._memory = _GroupFiles(self.memory)
+        self._pids = _GroupFiles(self.pids)
 
     def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102 - see ControlGroup
         memory = self.memory / "memory.limit_in_bytes"
@@ -225,9 +225,9 @@ class ControlGroupV1(ControlGroup):
             _write(file, str(limit_bytes))
         # The memory limit does not include the data in TCP and UDP sockets. The kernel counts that data only
         # if it has its own limit.
-        of_sockets = self.memory / "memory.kmem.tcp.limit_in_bytes"
-        if of_sockets.exists():
-            _write(of_sockets, str(limit_bytes // _SOCKETS_PART))
+        socket_limit = self.memory / "memory.kmem.tcp.limit_in_bytes"
+        if socket_limit.exists():
+            _write(socket_limit, str(limit_bytes // _SOCKETS_PART))
 
     def memory_limit(self) -> int:  # noqa: D102
         return self._memory.number("memory.limit_in_bytes")
@@ -274,10 +274,10 @@ class ControlGroupV2(ControlGroup):
 
     folder: Path
     _peak: int = -1
-    _counters: _Counters = field(init=False, repr=False, compare=False)
+    _files: _GroupFiles = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._counters = _Counters(self.folder)
+        self._files = _GroupFiles(self.folder)
 
     def set_memory_limit(self, limit_bytes: int) -> None:  # noqa: D102
         _write(self.folder / "memory.max", str(limit_bytes))
@@ -286,7 +286,7 @@ class ControlGroupV2(ControlGroup):
             _write(swap, "0")
 
     def memory_limit(self) -> int:  # noqa: D102
-        text = self._counters.text("memory.max").strip()
+        text = self._files.text("memory.max").strip()
         return sys.maxsize if text == b"max" else int(text)
 
     def set_cpus(self, share: float, most: float) -> None:  # noqa: D102
@@ -294,10 +294,10 @@ class ControlGroupV2(ControlGroup):
         _write(self.folder / "cpu.weight", str(min(10_000, max(1, int(share * 100)))))
 
     def usage_bytes(self) -> int:  # noqa: D102
-        return self._counters.number("memory.current")
+        return self._files.number("memory.current")
 
     def page_cache_bytes(self) -> int:  # noqa: D102
-        stat = self._counters.text("memory.stat")
+        stat = self._files.text("memory.stat")
         return max(0, _value(stat, b"file") - _value(stat, b"shmem"))
 
     def peak_bytes(self) -> int:  # noqa: D102
@@ -321,13 +321,13 @@ class ControlGroupV2(ControlGroup):
         return True
 
     def oom_kills(self) -> int:  # noqa: D102
-        return _value(self._counters.text("memory.events"), b"oom_kill")
+        return _value(self._files.text("memory.events"), b"oom_kill")
 
     def refused_processes(self) -> int:  # noqa: D102
-        return _value(self._counters.text("pids.events"), b"max")
+        return _value(self._files.text("pids.events"), b"max")
 
     def close(self) -> None:  # noqa: D102
-        self._counters.close()
+        self._files.close()
         self._close_peak()
 
     def _close_peak(self) -> None:
@@ -360,17 +360,18 @@ class RunMeter:
 
     The kernel's peak includes page cache, which the kernel would drop if memory were short. So the page cache
     must not be part of the advice on memory. But the kernel does not record how large the page cache was at
-    the peak. So two lower bounds are computed, and the larger one counts:
+    the peak. So two lower bounds are computed, and the larger one is the result:
 
     * the peak minus the page cache at the end, which is exact if the cache only grew;
     * the largest sample. Each sample is exact for its moment.
 
-    If the worker cannot reset the peak, the peak may come from an earlier run. If this run has not raised it,
-    it is only an upper bound. The result is then the largest sample, if that is near the peak; if not, the
-    result is unknown.
+    If the worker cannot reset the peak, the peak may come from an earlier run. A peak that this run has not
+    raised is only an upper bound. The result is then the largest sample if that is near the peak. If it is
+    not, the result is unknown.
 
     Reading the size of the page cache takes 0.1 ms after a run, because the kernel adds the counters of all
-    CPUs. A run that has hardly raised the peak has also read hardly any files. Then it is not read again.
+    CPUs. A run that has hardly raised the peak has also read hardly any files. After such a run, the page
+    cache is not read again.
 
     Args:
         group: The control group of the container.

@@ -111,8 +111,8 @@ def _supervisor_uids(spec: ContainerSpec, pid: int) -> frozenset[int]:
         uid = engine.outside_uid(spec.uid, Path(f"/proc/{pid}/uid_map").read_text())
     except (OSError, ValueError):  # the process has ended, or runs on another machine
         uid = spec.uid
-    # In a container with a separate kernel (gVisor, a virtual machine), a helper of the runtime connects, as
-    # root. Root on the host could do anything without this socket.
+    # If the container has a separate kernel (gVisor, a virtual machine), a helper of the runtime connects, as
+    # root. So root is also admitted. This is no risk: root on the host can do all without this socket.
     return frozenset({spec.uid if uid is None else uid} | ({0} if spec.docker_runtime else set()))
 
 

@@ -192,12 +192,12 @@ class PooledContainer:
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime for which it was created."""
+        """The runtime for which the container was created."""
         return self.container.spec.runtime
 
     @property
     def is_generic(self) -> bool:
-        """Whether it has not been bound to a function version yet."""
+        """Whether the container has not been bound to a function version yet."""
         return self.key is None
 
     @property
@@ -212,9 +212,9 @@ def choose_idle(
     """Choose the idle container for a job.
 
     A container that is bound to the same function version comes first. If there are several, the most
-    recently used one is chosen: its memory is still in the CPU caches, and the others can reach the idle time
-    at which they are retired. A generic container comes next. A container of another function comes last, and
-    only with `CONTAINER_SHARING=worker`.
+    recently used one is chosen. Its memory is most likely still in the CPU caches, and the others can reach
+    the idle time at which they are retired. A generic container comes next. A container of another function
+    comes last, and only with `CONTAINER_SHARING=worker`.
 
     Args:
         binding: The binding of the job.

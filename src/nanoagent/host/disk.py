@@ -1,4 +1,4 @@
-"""Free space and inodes on the disks that jobs need. If they are short, unused cached code is evicted."""
+"""Checks free space and inodes on the disks that jobs need. If they are short, evicts unused cached code."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class DiskRoom:
 
     Args:
         folders: Setting → the folder that it names.
-        least_mb: The free space that each folder's disk must have, MiB. 0 disables the check.
-        make_room: Frees space below the folder `cache`. It takes the number of bytes, and may free less.
-        least_files: The free inodes that each folder's disk must have: enough for the largest tree of code.
+        min_free_mb: The free space that each folder's disk must have, MiB. 0 disables the check.
+        make_room: Frees space in the folder of the setting `cache`. Its argument is the number of bytes; it
+            may free less.
+        min_free_files: The free inodes that each folder's disk must have: enough for the largest code tree.
         cache: The setting of the folder where `make_room` frees space.
         clock: Monotonic seconds.
     """
@@ -38,16 +39,16 @@ class DiskRoom:
     def __init__(
         self,
         folders: Mapping[str, Path],
-        least_mb: int,
+        min_free_mb: int,
         make_room: Callable[[float], Awaitable[None]],
         *,
-        least_files: int = 1000,
+        min_free_files: int = 1000,
         cache: str = "CODE_CACHE_DIR",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders = dict(folders)
-        self._least_bytes = least_mb * MIB
-        self._least_files = least_files
+        self._min_free_bytes = min_free_mb * MIB
+        self._min_free_files = min_free_files
         self._make_room = make_room
         self._cache = cache
         self._clock = clock
@@ -66,7 +67,7 @@ class DiskRoom:
         return self._reason
 
     def _is_recent(self) -> bool:
-        return not self._least_bytes or self._clock() - self._checked_at < _CHECK_INTERVAL_S
+        return not self._min_free_bytes or self._clock() - self._checked_at < _CHECK_INTERVAL_S
 
     async def _check(self) -> str | None:
         missing = await asyncio.to_thread(self._missing_bytes, self._folders[self._cache])
@@ -74,7 +75,7 @@ class DiskRoom:
             log.warning("disk space low", bytes=missing, action="evict unused cached code")
             await self._make_room(missing)
         reasons = [
-            await asyncio.to_thread(_shortage, setting, folder, self._least_bytes, self._least_files)
+            await asyncio.to_thread(_shortage, setting, folder, self._min_free_bytes, self._min_free_files)
             for setting, folder in self._folders.items()
         ]
         return "; ".join(filter(None, reasons)) or None
@@ -84,10 +85,10 @@ class DiskRoom:
         try:
             status = os.statvfs(folder)
         except OSError:
-            return self._least_bytes
-        if _has_few_inodes(status, self._least_files):
+            return self._min_free_bytes
+        if _has_few_inodes(status, self._min_free_files):
             return math.inf
-        return self._least_bytes - status.f_bavail * status.f_frsize  # f_bavail: blocks for ordinary users
+        return self._min_free_bytes - status.f_bavail * status.f_frsize  # f_bavail: blocks for ordinary users
 
 
 def _has_few_inodes(status: os.statvfs_result, least: int) -> bool:
@@ -95,21 +96,21 @@ def _has_few_inodes(status: os.statvfs_result, least: int) -> bool:
     return bool(status.f_files) and status.f_favail < min(least, status.f_files * _MAX_FREE_FILES_SHARE)
 
 
-def _shortage(setting: str, folder: Path, least_bytes: int, least_files: int) -> str | None:
+def _shortage(setting: str, folder: Path, min_free_bytes: int, min_free_files: int) -> str | None:
     """Return the shortage and its remedy as a sentence; None if the folder's disk has enough."""
     try:
         status = os.statvfs(folder)
     except OSError as exc:
         return f"{setting}: {folder} cannot be examined: {exc.strerror}"
     free = status.f_bavail * status.f_frsize
-    if free < least_bytes:
+    if free < min_free_bytes:
         return (
             f"{setting}: {free // MIB} MiB are free on the disk of {folder}, fewer than "
-            f"MIN_FREE_DISK_MB={least_bytes // MIB}; free some space, or choose another folder"
+            f"MIN_FREE_DISK_MB={min_free_bytes // MIB}; free some space, or choose another folder"
         )
-    if _has_few_inodes(status, least_files):
+    if _has_few_inodes(status, min_free_files):
         return (
             f"{setting}: the disk of {folder} has inodes for {status.f_favail} more files, and code may "
-            f"have CODE_MAX_ENTRIES={least_files}; remove some files, or choose another folder"
+            f"have CODE_MAX_ENTRIES={min_free_files}; remove some files, or choose another folder"
         )
     return None

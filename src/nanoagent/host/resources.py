@@ -1,8 +1,8 @@
 """Budgets of the host's finite resources, and readiness checks: if little is left, the worker takes no jobs.
 
-* **File descriptors** of the worker: the soft limit is raised to the hard limit at the start.
-  `descriptor_plan` divides it among the worker itself, its containers, the connections of runs, and the trees
-  that the code cache keeps open. The pool evicts idle containers to stay within its part
+* **File descriptors** of the worker: at the start, the worker raises its soft limit to the hard limit.
+  `descriptor_plan` divides the limit among the worker itself, its containers, the connections of runs, and
+  the trees that the code cache keeps open. The pool evicts idle containers to stay within its part
   (`container.budget`). `Descriptors` counts the descriptors that are open.
 * **Processes, open files and control groups** of the whole machine: runs and other programs share them.
   `HostRoom` counts them.

@@ -1,7 +1,7 @@
 """Builds the worker.
 
-The leftovers of dead workers are removed before new parts are made. The worker is ready when the pool is
-full, and the queue, both buckets and Redis have answered once.
+Each part removes the leftovers of dead workers when it is opened. The worker is ready when the pool is full,
+the self-test has ended, and all readiness checks pass.
 """
 
 from __future__ import annotations

@@ -102,4 +102,4 @@ def disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> Di
         await programs.make_room(size_bytes)
 
     folders = _folders_of(settings)
-    return DiskRoom(folders, settings.min_free_disk_mb, make_room, least_files=settings.code_max_entries)
+    return DiskRoom(folders, settings.min_free_disk_mb, make_room, min_free_files=settings.code_max_entries)

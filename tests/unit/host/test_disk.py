@@ -44,10 +44,10 @@ class Cache:
             file.unlink(missing_ok=True)
 
 
-def room(folder: Path, cache: Cache, least_mb: int = 4, **folders: Path) -> DiskRoom:
+def room(folder: Path, cache: Cache, min_free_mb: int = 4, **folders: Path) -> DiskRoom:
     now = iter(range(0, 1000, 2))
     return DiskRoom(
-        {"CODE_CACHE_DIR": folder, **folders}, least_mb, cache.make_room, clock=lambda: float(next(now))
+        {"CODE_CACHE_DIR": folder, **folders}, min_free_mb, cache.make_room, clock=lambda: float(next(now))
     )
 
 
@@ -106,7 +106,7 @@ async def test_inodes_that_the_cache_holds_are_made_free_before_jobs_are_refused
 
 
 async def test_a_small_file_system_is_not_asked_for_more_inodes_than_it_has(small: Path):
-    disk = DiskRoom({"CODE_CACHE_DIR": small}, 4, Cache(small).make_room, least_files=100_000)
+    disk = DiskRoom({"CODE_CACHE_DIR": small}, 4, Cache(small).make_room, min_free_files=100_000)
     assert await disk.not_ready_reason() is None
 
 
@@ -116,7 +116,7 @@ async def test_a_folder_that_is_gone_is_named(tmp_path: Path):
 
 
 async def test_nothing_is_looked_at_where_that_is_switched_off(tmp_path: Path):
-    assert await room(tmp_path / "gone", Cache(tmp_path), least_mb=0).not_ready_reason() is None
+    assert await room(tmp_path / "gone", Cache(tmp_path), min_free_mb=0).not_ready_reason() is None
 
 
 async def test_a_disk_is_looked_at_once_a_second_at_most(small: Path):
