@@ -6,8 +6,8 @@ refusal names the rule. If an entry were silently skipped or renamed, the functi
 that its author cannot explain.
 
 The zip's central directory decides what the archive contains (PKWARE, .ZIP File Format Specification,
-APPNOTE.TXT, 4.3.12). The local header of each entry must repeat it. In the modules for zips, "the directory"
-always means this central directory.
+APPNOTE.TXT, 4.3.12). The local header of each entry must have the same name and compression method. In the
+modules for zips, "the directory" always means this central directory.
 
 `zipfile` reads the directory, within limits that are set here. `unpacking` reads the data, because `zipfile`
 takes several times as long for many small files, and expands bzip2 and LZMA data without a limit on memory.
@@ -172,7 +172,7 @@ class _Directory(list[zipfile.ZipInfo]):
         self.entries.append(entry_of(info, self._naming))
 
 
-class _Forgetful(dict[str, zipfile.ZipInfo]):
+class _EmptyIndex(dict[str, zipfile.ZipInfo]):
     """Replaces the name index of `zipfile`, and stays empty."""
 
     def __setitem__(self, _name: str, _info: ZipInfo) -> None: ...
@@ -222,7 +222,7 @@ class _BoundedZip(zipfile.ZipFile):
 
     @property
     def NameToInfo(self) -> dict[str, ZipInfo]:  # noqa: N802 - zipfile's name
-        return _Forgetful()
+        return _EmptyIndex()
 
     @NameToInfo.setter
     def NameToInfo(self, _: dict[str, ZipInfo]) -> None: ...  # noqa: N802 - zipfile's name

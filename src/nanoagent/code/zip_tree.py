@@ -45,7 +45,7 @@ class Node:
         children: The nodes in a folder, by name.
         leads_to: The file or folder to which a link leads; None until the link has been followed.
         link_count: The number of links on the way to `leads_to`, this one included.
-        following_started: Whether following the link has begun. It finds loops.
+        following_started: Whether following the link has begun. If it begins again, there is a loop.
         is_made: Whether the folder has been made on disk (`unpacking`).
     """
 
@@ -131,9 +131,9 @@ class Tree:
         return _has_file(self.root, entry) or _has_file(self.base, entry)
 
     def top_folder(self, runtime: Runtime) -> TopFolder:
-        """Return what the refusal of a zip without an entry file needs: the names in the base, and advice.
+        """Return the names in the base, for the refusal of a zip without an entry file.
 
-        `entry_file.missing_entry` finds the same in an unpacked tree on the disk.
+        `entry_file.missing_entry` reads the same names from an unpacked tree on the disk.
         """
         folder, node = self._single_folder()
         children = {name.decode(): child for name, child in node.children.items()}

@@ -33,7 +33,7 @@ def configuration_of(spec: ContainerSpec) -> wire.Configuration:
 
 
 def isolation_failure(spec: ContainerSpec, level: int, reason: str) -> str | None:
-    """Return why a supervisor did not reach the isolation level of the specification; None if it did.
+    """Return why a supervisor did not reach the level of the specification; None if it reached the level.
 
     Args:
         spec: The specification of the container.

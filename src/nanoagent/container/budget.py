@@ -1,4 +1,4 @@
-"""The budget of the pool: the memory and the number of its containers. It counts, and does not act.
+"""The budget of the pool: counts the memory and the number of its containers. Other modules act on it.
 
 All containers together, idle and busy, stay within one limit of memory. A generic container takes its memory
 limit from the budget. A bound container takes the memory limit of its job, and the memory that it was found

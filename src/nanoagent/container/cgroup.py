@@ -25,7 +25,7 @@ from nanoagent.container import capability
 
 _CPU_PERIOD_US: Final = 100_000  # the default of the kernel
 _SHARES_PER_CPU: Final = 1024  # cpu.shares of version 1; version 2 has a weight of 100 for one CPU
-# Version 1 has a separate limit for the data in sockets. It is set to this part of the memory limit.
+# Version 1 has a separate limit for the data in sockets. It is the memory limit divided by this number.
 _SOCKETS_PART: Final = 4
 _LARGEST_FILE_BYTES: Final = 16 * 1024  # memory.stat has about 2 KiB
 

@@ -44,8 +44,8 @@ async def remove_orphans(client: DockerClient, own_home: Path) -> int:
 def _is_orphan(home: Path, *, is_running: bool) -> bool:
     """Whether the worker of a container is dead.
 
-    The folder of that worker is invisible here if it is on another file system. Then the worker is taken to
-    live if the container runs, because a supervisor ends when its connection to the worker closes.
+    The folder of that worker is invisible here if it is on another file system. In that case, a running
+    container shows that its worker lives: a supervisor ends when its connection to the worker closes.
     """
     dead = worker_home.is_worker_dead(home)
     return not is_running if dead is None else dead

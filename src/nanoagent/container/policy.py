@@ -83,7 +83,7 @@ class PoolPolicy:
         return self.sharing is not Sharing.NEVER and self.max_runs > 1
 
     @property
-    def between_runs(self) -> Isolation:
+    def isolation_between_runs(self) -> Isolation:
         """The isolation between two runs on this worker."""
         if self.isolation is Isolation.SANDBOX:
             return Isolation.SANDBOX

@@ -184,7 +184,7 @@ class Pool:
         """
         pooled, start = await self._take(binding)
         acquired = AcquiredContainer(
-            pooled.container, start, self._would_keep(pooled, binding), self.between_runs
+            pooled.container, start, self._would_keep(pooled, binding), self.isolation_between_runs
         )
         try:
             if pooled.key != binding.key:
@@ -252,9 +252,9 @@ class Pool:
     # --- questions
 
     @property
-    def between_runs(self) -> Isolation:
+    def isolation_between_runs(self) -> Isolation:
         """The isolation between one run and the next."""
-        return self._policy.between_runs
+        return self._policy.isolation_between_runs
 
     @property
     def unavailable_reason(self) -> str | None:

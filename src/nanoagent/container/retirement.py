@@ -49,7 +49,7 @@ class Retirement:
     def retire(self, pooled: PooledContainer, reason: str) -> None:
         """Remove a container from the pool and its budget, in any state. Docker removes it in the background.
 
-        Idempotent: when the pool is closed, a job may release a container that is retired already.
+        Idempotent, because a job may release a container that the closing pool has already retired.
 
         Args:
             pooled: The container.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _SESSION_SOCKET: Final = "agent.sock"
 _LISTENING_SOCKET: Final = "listening.sock"
 _STREAM_LIMIT: Final = 256 * 1024  # a frame has at most 128 KiB
-# From Python 3.13 on, a server removes the file at its address when it closes. But the address here contains
-# the number of a descriptor that is closed by then.
+# From Python 3.13 on, a server that closes removes the file at its address. That would fail here: the address
+# contains the number of a descriptor that is already closed.
 _KEEP_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
 

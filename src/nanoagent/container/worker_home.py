@@ -205,7 +205,7 @@ def _is_lock_of(descriptor: int, home: Path) -> bool:
 
 
 def _is_home(path: Path) -> bool:
-    """Whether a folder is the folder of a worker: it has a lock, and nothing that a worker does not make."""
+    """Whether a folder is the folder of a worker: it has a lock, and only names that a worker makes."""
     try:
         names = {entry.name for entry in path.iterdir()}
     except OSError:

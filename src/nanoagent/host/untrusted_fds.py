@@ -1,8 +1,8 @@
 """Receives and closes untrusted descriptors: file descriptors that came from a container.
 
-Closing a socket can block, because the other end of a TCP connection takes no more data. With SO_LINGER
-(socket(7)), a program sets how long. The thread that drops the last reference to the socket blocks. This is
-the thread that
+Closing a socket can block while the other end of a TCP connection takes no more data. With SO_LINGER
+(socket(7)), a program sets how long. The thread that drops the last reference to the socket blocks. This can
+be the thread that
 
 * closes the descriptor,
 * reads a message with descriptors (SCM_RIGHTS, unix(7)) into a buffer that has no room for them, or

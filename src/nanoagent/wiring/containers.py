@@ -90,13 +90,15 @@ async def _with_isolation(
     if problems:
         raise ConfigError(problems)
     policy = replace(policy, isolation=verdict.isolation, apparmor=verdict.apparmor)
-    telemetry.metrics.containers.isolation(policy.between_runs)
+    telemetry.metrics.containers.isolation(policy.isolation_between_runs)
     telemetry.health.set("isolation", ok=True, reason=verdict.reason or "")
     if verdict.reason is None:
-        log.info("isolation", between_runs=policy.between_runs, apparmor=verdict.apparmor)
+        log.info("isolation", between_runs=policy.isolation_between_runs, apparmor=verdict.apparmor)
     else:
         log.warning(
-            "isolation below the highest level", between_runs=policy.between_runs, reason=verdict.reason
+            "isolation below the highest level",
+            between_runs=policy.isolation_between_runs,
+            reason=verdict.reason,
         )
     return policy
 

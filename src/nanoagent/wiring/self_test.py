@@ -71,4 +71,4 @@ async def run_once(settings: Settings) -> SelfTestResult:
             staging=home.staging,
         )
         results = await run_all(Suite(parts, home.path / "selftest"))
-        return SelfTestResult(pool.between_runs, results)
+        return SelfTestResult(pool.isolation_between_runs, results)

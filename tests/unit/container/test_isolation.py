@@ -117,4 +117,4 @@ def test_what_the_settings_ask_for_and_cannot_have_is_named(verdict, lowest, sha
     ],
 )
 def test_the_reported_isolation_is_the_real_one(changes, between_runs):
-    assert fake_policy(**changes).between_runs is between_runs
+    assert fake_policy(**changes).isolation_between_runs is between_runs
