@@ -416,7 +416,7 @@ class Settings(BaseSettings):
     )
     price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both prices")
     savings_runs: Positive = Field(
-        1_000_000, description="number of runs for which the savings in a result are calculated"
+        1_000_000, description="the savings in a result are those of this number of runs"
     )
 
     @model_validator(mode="after")
