@@ -28,7 +28,7 @@ static struct {
     int zygote_has_code_modules; /* the zygote has imported modules for this code */
 } setup;
 
-/* The sandbox of the next run, or of the run under way. */
+/* The sandbox of the current run; between runs, of the next run. */
 static struct {
     struct sandbox sandbox;
     struct confinement confinement;
@@ -149,7 +149,7 @@ static enum kind kind_for(const struct run *run)
     return fits ? interpreter->kind : KIND_EXEC;
 }
 
-/* Replace the current sandbox if it does not suit the run. Most often it does. The worker gets the
+/* Replace the current sandbox if it does not suit the run. That is rare. The worker gets the
  * listening sockets of such a new sandbox too late for the run. This is no problem, because only builds
  * need a replacement, and builds have no network. */
 static void ensure_sandbox(const struct run *run)

@@ -189,7 +189,7 @@ static void obey(void)
     }
 }
 
-/* POLLHUP at the listener means that no process has the filter any more. */
+/* Serve a netlink call. POLLHUP means that no process has the filter any more; then close the listener. */
 static void serve_filter(short events)
 {
     if ((events & POLLIN) && netlink_serve(filter_listener))

@@ -301,7 +301,7 @@ static PyObject *module_run(PyObject *Py_UNUSED(module), PyObject *path)
     program_run(strdup(PyBytes_AS_STRING(bytes)));
 }
 
-/* Python ignores these two signals. Another program must not inherit that. */
+/* Python ignores these two signals. A program that is executed next must not inherit that. */
 static PyObject *module_restore_signals(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
 {
     signal(SIGPIPE, SIG_DFL);

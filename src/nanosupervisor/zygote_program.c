@@ -251,7 +251,7 @@ static int can_skip_finalization(void)
            !flush(PySys_GetObject("stderr"));
 }
 
-/* End as a shell expects from a program that was interrupted. exit_sigint() */
+/* End by SIGINT, so that the parent sees that the program was interrupted. exit_sigint() */
 static void die_of_interrupt(void)
 {
     signal(SIGINT, SIG_DFL);
@@ -269,7 +269,7 @@ __attribute__((noreturn)) static void finish(int code, int interrupted)
         atexit(die_of_interrupt);
     if (!can_skip)
         Py_Exit(code);
-    /* _exit, because the exit functions of the zygote's libraries are not needed either: OpenSSL's alone
+    /* _exit, because the exit functions of the zygote's libraries are not needed. Those of OpenSSL alone
      * take longer than a small program. */
     fflush(NULL);
     _exit(code);

@@ -51,7 +51,7 @@ NO_INPUT: Final = "{}"
 class Exit(IntEnum):
     """Exit codes of the three commands; Ctrl-C ends with 130."""
 
-    SUCCESS = 0  # the job succeeded; or it was sent, without a wait; or the cancellation was sent
+    SUCCESS = 0  # the job succeeded; or it was sent with `--wait 0`; or the cancellation was sent
     NOT_SUCCESSFUL = 1  # the job ended with another status, or before the cancellation
     INVALID_CALL = 2  # arguments, code or settings are invalid; nothing was sent
     SERVICE_FAILED = 3  # Redis, S3 or SQS failed
@@ -165,7 +165,7 @@ def send(settings: Settings, call: Call) -> int:
 
 
 def _check_options(call: Call) -> Runtime | None:
-    """Refuse options that every worker would refuse; return the runtime."""
+    """Refuse options that no worker would accept; return the runtime."""
     problems = []
     if call.runtime not in ("", *Runtime):
         problems.append(f"--runtime {call.runtime}: is not one of {', '.join(Runtime)}")

@@ -6,9 +6,9 @@ the top of the folder, in the syntax of `.gitignore`, leaves out more files, or 
 (`!.env`).
 
 Links to targets in the folder are sent as links. Links to targets outside the folder are left out: a folder
-from another person could name any file of this machine. An option replaces them with the contents of their
-targets, except secrets. There the rules apply to each part of the real path, and the ignore file cannot
-change them.
+from another person could have links to any file of this machine. With `--follow-outside-links`, such links
+are replaced with the contents of their targets, except secrets. For these targets, the rules apply to each
+part of the real path, and the ignore file cannot change the rules.
 
 The selection lists each path that was left out, with the reason. It has a notice for each link that was
 followed, and for each secret that the ignore file includes.

@@ -1,4 +1,4 @@
-"""Facts about SQS, S3 and CloudWatch, from requests that AWS refuses or that change nothing."""
+"""Facts about SQS, S3 and CloudWatch, from requests that have no effect or have wrong arguments."""
 
 from __future__ import annotations
 
