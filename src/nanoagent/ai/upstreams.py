@@ -72,8 +72,9 @@ class Upstream(Protocol):
     """A model server, or an object that answers in its place.
 
     Attributes:
-        name: Its name in the log.
-        uses_max_completion_tokens: Whether it requires `max_completion_tokens` instead of `max_tokens`.
+        name: The name in the log.
+        uses_max_completion_tokens: Whether the server requires `max_completion_tokens` instead of
+            `max_tokens`.
         takes_bounds: Whether the gateway may lower the bound on the tokens of an answer.
         secrets: Texts that the gateway removes from the errors of the server.
     """
@@ -84,11 +85,11 @@ class Upstream(Protocol):
     secrets: tuple[str, ...]
 
     def serves(self, model: str) -> bool:
-        """Whether it serves calls to a model."""
+        """Whether the server serves calls to a model."""
         ...
 
     def speaks(self, api: Api) -> bool:
-        """Whether it can serve calls of an API, translated or not."""
+        """Whether the server can serve calls of an API, directly or after a translation."""
         ...
 
     async def must_translate(self) -> bool:
@@ -96,7 +97,7 @@ class Upstream(Protocol):
         ...
 
     def ask(self, method: str, path: str, body: bytes | None) -> AbstractAsyncContextManager[Answer]:
-        """Send one request. If the block ends before the answer does, the connection is closed.
+        """Send one request. If the block ends before the end of the answer, the connection is closed.
 
         Args:
             method: The HTTP method.

@@ -1,6 +1,7 @@
 """Classifies the errors of AWS calls, and limits the time of calls.
 
-`broker`, `storage` and the sender turn these errors into their own exceptions by `errors_as` and `deadline`.
+With `errors_as` and `deadline`, `broker`, `storage` and the sender turn these errors into their own
+exceptions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CALL_ERRORS: Final = (
 
 
 class FailureKind(Enum):
-    """A kind of failure of a service, or of the way to it. The value is the fault and the remedy."""
+    """A kind of failure of a service, or of the network to it. The value names the fault and the remedy."""
 
     THROTTLED = "it throttles: fewer calls, or a higher quota"
     NO_CREDENTIALS = (

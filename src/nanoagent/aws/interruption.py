@@ -80,7 +80,9 @@ class MetadataError(Exception):
 
 
 def endpoint_of(environment: Mapping[str, str]) -> str | None:
-    """Return the URL of the metadata service, by the AWS SDK's variables; None if they disable the service.
+    """Return the URL of the metadata service.
+
+    The variables of the AWS SDK decide; None if they disable the service.
 
     Raises:
         ConfigError: A variable is invalid.

@@ -64,8 +64,8 @@ class Broker(Protocol):
     def is_last(self, delivery: Delivery) -> bool:
         """Whether the queue's redrive policy allows no further receipt of the message.
 
-        The queue would move the message to its dead-letter queue at the next receipt, and the sender would
-        get no result. False if no redrive policy is known.
+        If such a message is returned, the queue does not deliver it again, but moves it to its dead-letter
+        queue. Then the sender gets no result. False if no redrive policy is known.
         """
         ...
 
@@ -92,7 +92,7 @@ class Broker(Protocol):
 
         Args:
             delivery: The delivery to settle.
-            reason: Why, one sentence; stored as the attribute `reason`.
+            reason: The reason, one sentence; stored as the attribute `reason`.
             attempts: The number of failed attempts; stored as the attribute `attempts`.
 
         Returns:

@@ -119,7 +119,7 @@ class FifoOrder:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETURN_MAX_S):
                     await asyncio.gather(*(later.left.wait() for later in _recall_later(place)))
-        is_settled = True  # also if the call fails: the message is returned when its lease ends
+        is_settled = True  # even if the call fails: then the message is returned when its lease ends
         try:
             is_settled = await self._broker.nack(delivery, delay_s, poison=poison)
         finally:
@@ -143,7 +143,7 @@ class FifoOrder:
         await self._broker.close()
 
     def _append(self, series: _Series) -> None:
-        """Put a series behind the unsettled one of its group, or begin it if there is none."""
+        """Put a series behind the unsettled series of its group. If there is none, begin this series."""
         before = self._latest.get(series.group)
         self._latest[series.group] = series
         if before is None:

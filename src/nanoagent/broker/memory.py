@@ -65,7 +65,7 @@ class _Queue:
         return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
 
     def put(self, body: str, *, group_id: str | None, sent_at: float, delay_s: float = 0) -> _Message:
-        """Add a message, which can be received after the delay."""
+        """Add a message. It can be received after the delay."""
         message_id = f"message-{next(self._numbers)}"
         message = _Message(message_id, body, sent_at, group_id, self.now() + delay_s)
         self._messages.append(message)
@@ -77,7 +77,7 @@ class _Queue:
         self._messages.remove(message)
 
     def release(self, message: _Message, delay_s: float) -> None:
-        """End the lease on a message, which can be received again after the delay."""
+        """End the lease on a message. The message can be received again after the delay."""
         message.is_held = False
         message.visible_at = self.now() + max(0.0, delay_s)
         self._changed.set()

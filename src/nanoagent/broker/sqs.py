@@ -196,7 +196,9 @@ class SqsBroker:
         deadline = loop.time() + self._wait_s + self._queue.call_timeout_s
         while self._short_tasks and (left_s := deadline - loop.time()) > 0:
             await asyncio.wait(self._short_tasks, timeout=left_s)
-        for task in self._short_tasks:  # messages that were not deleted are received again; they have results
+        for (
+            task
+        ) in self._short_tasks:  # if messages are not deleted, they are received again, but have a result
             task.cancel()
         for task in self._lasting_tasks:
             task.cancel()

@@ -35,8 +35,8 @@ class Deletions:
     Args:
         queue: The queue.
         leases: The broker's leases.
-        retry_s: For how long failed deletions are tried again, seconds. Without a limit, an operation that
-            SQS never allows would keep the leases, and fill the memory.
+        retry_s: For how long failed deletions are tried again, seconds. If SQS never allows a deletion, this
+            limit ends the lease. Without the limit, such leases would fill the memory.
         background: Runs the tasks that delete.
         tasks: The set of the broker's short tasks; `close` of the broker waits for them.
     """
@@ -68,7 +68,7 @@ class Deletions:
             self._timer = asyncio.get_running_loop().call_later(_BATCH_DELAY_S, self._flush)
 
     def close(self) -> None:
-        """Delete at once the messages that wait for a batch, and all that follow."""
+        """Delete the messages that wait for a batch at once, and later messages without a wait."""
         self._closed = True
         self._flush()
 

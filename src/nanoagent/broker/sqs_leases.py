@@ -42,7 +42,7 @@ class Lease:
     Attributes:
         delivery: The delivery.
         attributes: The message's own attributes, as received.
-        held_since: Just before the message was received, monotonic seconds.
+        held_since: The time just before the message was received, monotonic seconds.
         held_until: The end of the time that SQS has granted, monotonic seconds.
         settled: Whether `ack`, `nack` or `dead_letter` has begun, or the lease is lost.
         renewal: The task of the renewal that is in progress, or of the last one.
@@ -169,16 +169,16 @@ class Leases:
             code=code,
             error=failure.get("Message"),
         )
-        # SQS reports an invalid receipt handle as the sender's fault. It does so for throttling too, but then
-        # the next renewal may succeed.
+        # SQS reports an invalid receipt handle as the sender's fault. It also reports throttling like this,
+        # but after throttling the next renewal may succeed.
         if failure.get("SenderFault", False) and "throttl" not in code.lower():
             self._lose(lease, f"SQS no longer accepts the receipt handle: {code}")
 
     async def _expire_forever(self) -> None:
         """Lose each lease at the moment when the time that SQS granted has passed.
 
-        This is a separate task because a renewal may be waiting for SQS at that moment. The sleep needs no
-        interruption for new leases: each of them lasts longer than the sleep.
+        This is a separate task, because a renewal may be waiting for SQS at that moment. New leases need not
+        interrupt the sleep, because each of them lasts longer than the sleep.
         """
         while True:
             now = time.monotonic()

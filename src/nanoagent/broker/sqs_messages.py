@@ -34,8 +34,8 @@ _FIRST_SENT: Final = "firstSentAt"
 def delivery_of(message: Mapping[str, Any], *, is_fifo: bool = False) -> Delivery:
     """Return the delivery for a received message.
 
-    Missing or invalid counts and times get default values. An exception would hide the other messages of the
-    batch from all workers until their visibility timeouts end.
+    Missing or invalid counts and times get default values. This function must not raise. Otherwise the other
+    messages of the batch would stay hidden from all workers until their visibility timeouts end.
     """
     now = time.time()
     attributes = message.get("Attributes", {})
@@ -122,7 +122,10 @@ def _text(value: str) -> dict[str, str]:
 
 
 def _sendable(text: str) -> str:
-    """Return the text as an attribute may contain it: no control characters, not empty, at most 256 bytes."""
+    """Return the text in a form that SQS accepts in an attribute.
+
+    It has no control characters, is not empty, and has at most 256 bytes.
+    """
     cleaned = _FORBIDDEN_CHARACTERS.sub(" ", text).strip() or "unknown"
     return cleaned.encode()[:_TEXT_MAX_BYTES].decode(errors="ignore")
 

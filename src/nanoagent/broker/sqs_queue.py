@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 BATCH_SIZE: Final = 10
-"""The most entries of a batch request (Amazon SQS quotas)."""
+"""The largest number of entries in a batch request (Amazon SQS quotas)."""
 
 _Entry = TypeVar("_Entry")
 

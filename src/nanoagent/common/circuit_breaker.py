@@ -33,7 +33,7 @@ class CircuitBreaker:
         failures: The number of failures in a row. Failures with the same cause count once.
         reason: Why the circuit breaker is open; None in the other states.
         trial_reason: Why it was open before the last trial; None if no trial has begun since the last
-        success.
+            success.
         open_until: The end of the pause, monotonic seconds.
     """
 
@@ -72,7 +72,7 @@ class CircuitBreaker:
     # --- changes
 
     def record_failure(self, reason: str, now: float, *, cause: Hashable = None) -> None:
-        """Count a failed call, which may open the circuit breaker.
+        """Count a failed call. This may open the circuit breaker.
 
         Args:
             reason: The failure, one sentence.
@@ -87,7 +87,7 @@ class CircuitBreaker:
             self.open(reason, now)
 
     def open(self, reason: str, now: float) -> None:
-        """Open the circuit breaker, regardless of the number of failures. Its pause grows each time."""
+        """Open the circuit breaker, regardless of the number of failures. The pause grows each time."""
         if self.is_pausing(now) and not self._counts_late:
             return
         self.reason = reason

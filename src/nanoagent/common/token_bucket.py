@@ -16,7 +16,7 @@ class TokenBucket:
         amount: The number of tokens that are refilled in one period.
         size: The largest number of tokens.
         tokens: The number of tokens at the time `at`; negative if too many were spent.
-        at: The time of the last count, seconds. The clock is that of the argument `now` of the methods.
+        at: The time of the last count, seconds, by the same clock as the arguments `now` of the methods.
         period_s: The length of a period, seconds.
     """
 

@@ -56,9 +56,9 @@ class Query:
     """A valid query.
 
     Attributes:
-        number: Its id, which the answer repeats.
-        flags: Its flags.
-        question: The bytes of its question, which the answer repeats.
+        number: The ID of the query. The answer repeats it.
+        flags: The flags of the query.
+        question: The bytes of the question. The answer repeats them.
         name: The name in the question, without the dot at its end, escaped as in RFC 1035, section 5.1.
             Different lists of labels have different names.
         wants_address: Whether an IPv4 address answers the question.

@@ -35,7 +35,8 @@ _MAX_NAMES: Final = 4096  # of one run; each takes a few hundred bytes
 _LOCALHOST: Final = "127.0.0.1"
 _RESOLVE_S: Final = 10.0
 _RESOLVING_THREADS: Final = 32  # for all runs; each waits for the host's resolver
-# Lookups of one function at a time. A function with a slow name server of its own blocks few threads.
+# The number of lookups that one function may have in progress. If the names of a function have a slow name
+# server, this limit keeps most threads free.
 _LOOKUPS_PER_FUNCTION: Final = 4
 _FRESH_S: Final = 60.0  # after this time, a name is resolved again
 _CONNECT_S: Final = 10.0
@@ -149,14 +150,14 @@ class Egress:
             lookup_limit.release()
             self._lookups.discard(lookup)
             if not lookup.cancelled():
-                lookup.exception()  # mark it as retrieved: the caller may no longer wait for it
+                lookup.exception()  # otherwise asyncio logs it if the caller no longer waits
 
         lookup.add_done_callback(ended)
         async with asyncio.timeout(_RESOLVE_S):
             return await asyncio.shield(lookup)
 
     async def _resolve(self, name: str) -> list[str]:
-        if self._threads is None:  # separate threads, because name servers of others may be slow
+        if self._threads is None:  # separate threads, because foreign name servers may be slow
             self._threads = ThreadPoolExecutor(_RESOLVING_THREADS, "resolve")
         # The dot at the end excludes the host's search domains. The name is passed as bytes, because Python
         # would encode a str as IDNA.

@@ -85,8 +85,9 @@ class Network:
         if sockets is None:
             self._warn_of_no_sockets(run)
             return nullcontext()
-        # A run with the policy `none` gets an open network too. Its sockets must be released, or the networks
-        # of ended runs would pile up. Its name server answers at once that no name exists.
+        # The network is also opened for a run with the policy `none`. Otherwise its sockets would not be
+        # released, and the networks of ended runs would accumulate. Its name server answers that no name
+        # exists.
         return _OpenNetwork(
             sockets, self._services(run), self._threads, self._max_connections, self._warn_of_no_sockets
         )
@@ -145,9 +146,9 @@ class _Services:
 class _OpenNetwork:
     """The network of one run, while it is open.
 
-    Every run pays for this object, and most runs open no connection. So it starts no task until one is
-    needed. Descriptors are passed to the loop as numbers: for a new object, `selectors` would format its
-    repr, which is slow for sockets.
+    Each run has such an object, but most runs open no connection. So the object starts a task only when one
+    is needed. The event loop gets descriptors as numbers, not as sockets: for a new object, `selectors` would
+    format its repr, which is slow for sockets.
     """
 
     def __init__(

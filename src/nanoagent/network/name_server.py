@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _MOST_PENDING: Final = 32  # queries; further ones are dropped, and clients repeat them
-_QUERIES_PER_CALL: Final = 8  # of `_receive`, so that other tasks run in between
+_QUERIES_PER_CALL: Final = 8  # of `_receive`; other tasks run between two calls
 _MOST_LEFT_OVER: Final = 1024  # queries; the buffer of the socket holds fewer
 # The rate limit of one run. A query takes about 0.3 ms of the worker's CPU time.
 _QUERIES_PER_S: Final = 100.0
@@ -48,7 +48,7 @@ class NameServer:
         self._is_stopped = False
 
     def start(self) -> None:
-        """Drop the last queries of the previous run, which has ended, and answer new ones."""
+        """Drop the unread queries of the previous run, and answer new queries from now on."""
         with suppress(OSError):
             for _ in range(_MOST_LEFT_OVER):
                 self._udp.recvfrom(0, socket.MSG_DONTWAIT)

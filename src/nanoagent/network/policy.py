@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 EVERYTHING_PUBLIC: Final = "*"
-MAX_NAME_CHARACTERS: Final = 253  # RFC 1035, section 3.1, less the root's label
+MAX_NAME_CHARACTERS: Final = 253  # RFC 1035, section 3.1, without the label of the root
 # Letters, digits and hyphens (RFC 1123), and underscores, which some hosts use although no RFC allows them.
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # If the last label is a number, inet_aton(3) and browsers read the name as an IPv4 address: 0x7f.1, 127.1
@@ -39,7 +39,7 @@ _NOT_PUBLIC_4: Final = tuple(
         "203.0.113.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's agent and resolver, although the number is public
+        "168.63.129.16/32",  # Azure's agent and resolver, although the address is in a public range
     )
 )
 # Only addresses that are allocated as global unicast can be public. This excludes loopback, link-local,

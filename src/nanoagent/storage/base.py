@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Absence(Enum):
-    """Why an object cannot be read; the value is the reason for messages."""
+    """Why an object cannot be read. The value is the text of the reason in messages."""
 
     KEY = "there is no such key"
     BUCKET = "there is no such bucket"
@@ -70,7 +70,8 @@ class ObjectStore(Protocol):
             bucket: The bucket's name.
             key: The object's key.
             into: The file, which is created or overwritten.
-            etag: An ETag. An object that still has it is not fetched.
+            etag: The ETag of the content that the caller already has. If the object still has this ETag, it
+                is not fetched. None: always fetch.
             max_bytes: The largest accepted size.
 
         Returns:

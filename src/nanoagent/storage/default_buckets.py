@@ -16,8 +16,8 @@ from nanoagent.storage.s3_uploads import abort
 # Error codes that show a working store: it knows the bucket, and accepts the credentials.
 _GOOD_CODES: Final = frozenset({"NoSuchKey", "InvalidRange"})
 _PROBE_KEY: Final = "nanoagent-probe"
-# A worker needs permissions only below outputs/. No job can have this key: its keys have a slash after the
-# requestId.
+# A worker needs permissions only below outputs/. No output file of a job can have this key, because the key
+# of an output file has a slash after the requestId.
 _OUTPUT_PROBE_KEY: Final = f"outputs/{_PROBE_KEY}"
 _TIMEOUT_S: Final = 5.0
 

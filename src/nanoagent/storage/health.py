@@ -79,7 +79,7 @@ class StoreHealth:
 
     @property
     def trial_reason(self) -> str | None:
-        """Why the store could not be used before the last trial; None if no trial began after a success."""
+        """Why the store was unusable before the last trial; None if no trial began since the last success."""
         return self._breaker.trial_reason
 
     @property

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 256 * 1024  # a write of this size to the page cache blocks the event loop for 0.1 ms
 _LEAST_BYTES_PER_S: Final = 128 * 1024  # a slower transfer is a failure
 _METADATA_KEY: Final = "nanoagent-fence"  # sent as x-amz-meta-nanoagent-fence
-# Every try but the first follows a change of the object by another writer.
+# A write is tried again only if another writer has changed the object in the meantime.
 _PUT_TRIES: Final = 5
 
 _log = structlog.get_logger(__name__)

@@ -46,7 +46,9 @@ _ABSENCES: Final = {
         ),
         Absence.ELSEWHERE,
     ),
-    **dict.fromkeys(("KeyTooLongError", "ParamValidationError"), Absence.NAME),  # the second is botocore's
+    **dict.fromkeys(
+        ("KeyTooLongError", "ParamValidationError"), Absence.NAME
+    ),  # botocore raises the second one
 }
 
 

@@ -43,8 +43,9 @@ _CLOSE_SECONDS: Final = 3.0  # a stopping worker needs its grace period for jobs
 _SEND_SECONDS: Final = 30.0  # botocore retries a dead endpoint for minutes
 _MAX_DIMENSION_LENGTH: Final = 1024
 _PRINTABLE_ASCII: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-# The query protocol writes `MetricData.member.1000.Values.member.150=1073741824.0&` for a value, and as much
-# for its count. Names, unit, timestamp and dimensions take about 500 bytes. An escaped `%` takes three.
+# The query protocol writes `MetricData.member.1000.Values.member.150=1073741824.0&` for a value, and about as
+# many bytes for its count. Names, unit, timestamp and dimensions take about 500 bytes. An escaped `%` takes
+# three bytes.
 _BYTES_PER_VALUE: Final = 110
 _BYTES_PER_DATUM: Final = 600
 _BYTES_PER_CHARACTER: Final = 3
@@ -122,7 +123,7 @@ class PeakMemoryReporter:
         self._task: asyncio.Task[None] | None = None
 
     def record(self, function_id: str, runtime: str, peak_bytes: int, at: float) -> None:
-        """Record the peak of one run. The call does not wait, and memory is bounded.
+        """Record the peak of one run. The call does not wait, and the memory for the values is bounded.
 
         Args:
             function_id: The function ID of the job.

@@ -73,7 +73,7 @@ class ContainerMetrics:
         self._creation_failures.inc()
 
     def breaker(self, *, is_open: bool) -> None:
-        """Show whether the pool has stopped to create containers, after repeated failures."""
+        """Show whether the pool creates no containers, because creation failed repeatedly."""
         self._breaker.set(is_open)
 
     def isolation(self, between_runs: Isolation) -> None:
