@@ -494,7 +494,7 @@ for number in range(4):
 """
 
 
-async def test_a_name_that_changes_its_meaning_all_the_time_has_one_when_it_is_collected(
+async def test_a_name_whose_kind_changes_all_the_time_is_collected_as_one_kind(
     place: Place, record_property: Callable[..., None]
 ):
     for _ in range(4):
@@ -562,7 +562,7 @@ def bounded(ran: Ran) -> Left:
     return left
 
 
-async def test_of_a_hundred_thousand_files_the_first_arrive_and_the_rest_is_counted(
+async def test_the_first_of_a_hundred_thousand_files_arrive_and_the_rest_is_counted(
     crowd: Place, record_property: Callable[..., None]
 ):
     ran = await crowd.run(f"for n in range({MANY}): open(f'/output/{{n:06}}', 'w').close()", memory_mb=256)

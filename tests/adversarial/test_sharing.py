@@ -121,7 +121,7 @@ PLACES_OF_OWN = {
 
 @pytest.mark.parametrize("module", ["numpy", "pandas", "json", "logging", "ai_client", "random"])
 @pytest.mark.parametrize("form", PLACES_OF_OWN)
-async def test_a_function_gets_its_own_module_though_another_was_ready(containers, module, form):
+async def test_a_function_gets_its_own_module_although_another_was_preloaded(containers, module, form):
     before = snippets(containers, modules=("numpy", "pandas"))
     files = {name.format(module): text for name, text in PLACES_OF_OWN[form].items()}
     after = snippets(containers, files, modules=("numpy", "pandas"))

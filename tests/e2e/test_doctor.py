@@ -255,7 +255,7 @@ async def silence(folder: Path) -> AsyncIterator[tuple[int, Path]]:
         yield server.getsockname()[1], path
 
 
-async def test_services_that_never_answer_are_given_up_and_a_missing_queue_is_reported(
+async def test_the_doctor_does_not_wait_for_silent_services_and_reports_a_missing_queue(
     stack: EmbeddedStack, tmp_path: Path
 ):
     async with silence(tmp_path) as (port, path):

@@ -112,7 +112,7 @@ async def _is_empty(worker: WorkerUnderTest) -> bool:
     return await worker.stack.queues.depth(queue_url=worker.queue_url) == (0, 0, 0)
 
 
-async def test_messages_that_nobody_should_send_are_settled_and_the_next_job_is_done(
+async def test_hostile_messages_are_settled_and_the_next_job_is_done(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, Any], None]
 ):
     colds = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime}

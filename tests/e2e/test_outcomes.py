@@ -257,7 +257,7 @@ async def test_the_ai_client_is_importable_and_a_file_of_its_name_wins(worker: W
     ],
     ids=["bytes", "files", "processes"],
 )
-async def test_each_limit_has_an_ending_of_its_own(worker: WorkerUnderTest, source: str, error_type: str):
+async def test_each_limit_has_its_own_outcome(worker: WorkerUnderTest, source: str, error_type: str):
     key = await worker.upload({"main.py": source})
     result = await worker.run(s3Key=key, memoryMb=1024)
     assert (result["status"], result["errorType"]) == ("FAILED", error_type)

@@ -68,7 +68,7 @@ async def test_every_name_has_its_key_and_a_link_that_opens(
     record_property("tried", ["outputs", len(NAMES) + len(REFUSED_NAMES)])
 
 
-async def test_a_page_is_saved_and_a_picture_shown(worker: WorkerUnderTest):
+async def test_browsers_save_a_page_and_show_a_picture(worker: WorkerUnderTest):
     result = await leave(worker, [b"page.html", b"drawing.svg", b"picture.png", "data:가/나,x".encode()])
     assert result["outputErrors"] == []
     said = {}

@@ -46,7 +46,7 @@ async def test_the_second_run_of_a_function_is_hot(worker: WorkerUnderTest, runt
     assert second["isolation"] == "sandbox"
 
 
-async def test_a_hot_run_finds_nothing_of_the_one_before(worker: WorkerUnderTest):
+async def test_a_hot_run_finds_nothing_of_the_previous_run(worker: WorkerUnderTest):
     source = (
         "import os\n"
         "places = ['/tmp', '/output', '/dev/shm', '/work']\n"

@@ -648,7 +648,7 @@ def attack(files: list[str]) -> dict[str, str]:
     return program(ATTACK_CPP.replace("FILES", ", ".join(f'"{path}"' for path in files)))
 
 
-async def test_a_run_can_change_nothing_that_builds_and_runs_are_made_from(shop):
+async def test_a_run_cannot_change_what_builds_and_runs_use(shop):
     printed = await shop.output(Runtime.CPP, attack(ATTACKED[Runtime.CPP]))
     lines = printed.splitlines()
     assert len(lines) == 9 * len(ATTACKED[Runtime.CPP]), printed

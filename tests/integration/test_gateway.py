@@ -228,7 +228,7 @@ async def test_models_go_to_the_server_that_has_them(rig):
                 assert response.status == 404
 
 
-async def test_a_model_that_is_not_allowed_is_refused_in_each_apis_shape(rig):
+async def test_a_model_that_is_not_allowed_is_refused_in_the_format_of_each_api(rig):
     async with GatewayClient(rig.gateway(allowed=("llama3*",)), new_run()) as client:
         status, said = await client.post("/api/generate", {"model": "gpt-4o", "prompt": "x"})
         assert status == 404
@@ -510,7 +510,7 @@ async def test_a_translated_call_passes_the_same_checks_as_a_direct_call(openai_
     assert openai_rig.stub_model_server.log == []
 
 
-async def test_an_answer_that_is_held_until_it_is_whole_counts_as_memory_of_all_runs(openai_rig, monkeypatch):
+async def test_an_answer_that_is_held_until_its_end_counts_as_memory_of_all_runs(openai_rig, monkeypatch):
     gateway = openai_rig.gateway()
     gateway.shared.memory = BodyMemory(2000)
     async with GatewayClient(gateway, new_run()) as client:
@@ -855,7 +855,7 @@ async def test_each_limit_refuses_with_its_name_and_value(rig):
     ("fault", "status"),
     [("401", 502), ("404", 404), ("429", 429), ("500", 500), ("html", 502), ("redirect", 502)],
 )
-async def test_an_upstream_that_refuses_is_an_error_in_the_apis_shape(rig, path, fault, status):
+async def test_a_refusal_of_the_upstream_is_an_error_in_the_format_of_the_api(rig, path, fault, status):
     server = HttpUpstream(rig.session, rig.stub_model_server.url, key="sk-real")
     async with GatewayClient(rig.gateway(None, server), new_run()) as client:
         async with client.http.post(path, json={"model": f"fault/{fault}", "messages": WORDS}) as response:
@@ -1136,7 +1136,7 @@ HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize(("sent", "statuses"), HOSTILE.values(), ids=HOSTILE.keys())
-async def test_what_no_client_should_send_is_refused_and_reaches_no_upstream(rig, client, sent, statuses):
+async def test_hostile_requests_are_refused_and_reach_no_upstream(rig, client, sent, statuses):
     answer = await client.raw(sent)
     assert int(answer.split(b" ", 2)[1]) in statuses, answer[:300]
     assert rig.stub_model_server.log == []
@@ -1297,7 +1297,7 @@ class WatchedMemory(BodyMemory):
             await self._changed.wait()
 
 
-async def test_bodies_of_all_runs_together_fill_no_memory(rig):
+async def test_the_memory_for_bodies_of_all_runs_is_limited(rig):
     gateway = rig.gateway()
     gateway.shared.memory = memory = WatchedMemory(150_000)
     async with GatewayClient(gateway, new_run(1)) as hostile, GatewayClient(gateway, new_run(2)) as other:
@@ -1334,7 +1334,7 @@ async def test_a_job_that_has_hung_up_while_its_large_request_waits_asks_nobody(
     assert rig.stub_model_server.log == []
 
 
-async def test_large_requests_at_once_are_each_charged_before_the_next_of_their_run_is_read(rig, monkeypatch):
+async def test_each_large_request_is_charged_before_the_next_one_of_its_run_is_read(rig, monkeypatch):
     monkeypatch.setattr(responder, "_LARGE_BYTES", 0)
     gateway = rig.gateway()
     async with GatewayClient(gateway, new_run(1)) as other, GatewayClient(gateway, new_run(2)) as hostile:
@@ -1452,7 +1452,7 @@ async def test_lines_of_a_stream_are_counted_no_faster_than_the_runs_share_of_th
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
-async def test_a_line_of_very_many_choices_does_not_stop_the_loop(rig, path):
+async def test_a_line_with_very_many_choices_does_not_block_the_loop(rig, path):
     """A translated one is the server's failure; one that is passed on is counted without reading it all."""
     choices = b'data: {"choices":[' + b",".join([b"{}"] * 500_000) + b"]}\n\n"
     async with Sent(choices + b"data: [DONE]\n\n") as url:

@@ -211,7 +211,7 @@ print([int(pid) if int(pid) != mine else 'self' for pid in sorted(os.listdir('/p
 WRITABLE = ("/tmp", "/output", "/dev/shm", "/input")
 
 
-async def test_the_next_run_finds_only_process_1_and_itself(box):
+async def test_the_next_run_sees_only_process_1_and_itself(box):
     await box.run("import subprocess\nfor _ in range(5): subprocess.Popen(['sleep', '1000'])")
     assert (await box.run(PROCESSES)).stdout == "[1, 'self']\n"
 

@@ -223,7 +223,7 @@ def translated_in_steps(body: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("answer", [{"role": "tool"}, {"role": "tool", "tool_name": "last"}])
-def test_answers_to_many_tool_calls_take_no_more_work_each_than_to_few(answer):
+def test_the_work_for_each_tool_call_does_not_grow_with_their_number(answer):
     def steps(many: int) -> int:
         named = [{"function": {"name": "first"}}] * many + [{"function": {"name": "last"}}] * many
         messages = [{"role": "assistant", "tool_calls": named}, *[answer] * (2 * many)]

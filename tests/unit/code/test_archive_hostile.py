@@ -703,7 +703,7 @@ def test_the_first_entry_that_takes_long_to_read_is_the_last_one_read(
     run(Case("", raw_zip(*good, *bad), "'bad 0' has more than 4096 bytes"), tmp_path, record_property)
 
 
-def test_100_000_entries_are_refused_before_they_are_held(tmp_path: Path, record_property: Any) -> None:
+def test_100_000_entries_are_refused_before_they_are_in_memory(tmp_path: Path, record_property: Any) -> None:
     content = raw_zip(*(RawEntry(b"%d" % number, b"") for number in range(100_000)))
     limits = ArchiveLimits(len(content), 10**9, 10**9, 10_000)
 
@@ -718,7 +718,7 @@ def test_100_000_entries_are_refused_before_they_are_held(tmp_path: Path, record
     assert peak < len(content) + 2 * KIB * 10_000
 
 
-def test_names_that_are_too_long_are_refused_before_they_are_held(
+def test_names_that_are_too_long_are_refused_before_they_are_in_memory(
     tmp_path: Path, record_property: Any
 ) -> None:
     content = raw_zip(*(entry(b"\xb0" * 65_000 + b"%d" % number) for number in range(200)))
@@ -799,7 +799,7 @@ def test_any_names_and_targets_take_little_more_memory_than_the_directory(
     record_property("tried", ["archives", 1])
 
 
-def test_a_directory_of_any_size_is_not_read(tmp_path: Path, record_property: Any) -> None:
+def test_a_central_directory_that_is_too_large_is_not_read(tmp_path: Path, record_property: Any) -> None:
     """zipfile reads it at once: with comments it could be as large as a zip may be."""
     content = raw_zip(*(entry(b"%d" % number, b"", comment=b"c" * 65_535) for number in range(300)))
     limits = replace(LIMITS, zip_bytes=len(content))

@@ -196,7 +196,7 @@ async def test_a_pool_larger_than_the_budget_is_filled_as_far_as_the_budget_goes
         assert bench.idle() == 3
 
 
-async def test_every_container_has_a_user_of_its_own(open_bench):
+async def test_every_container_has_a_different_user_id(open_bench):
     async with open_bench(sizes=NO_POOL | {Runtime.PYTHON: 5}) as bench:
         await bench.pool.start()
         await bench.pool.filled()
@@ -298,7 +298,7 @@ async def test_a_container_serves_max_runs_and_no_more(open_bench):
         assert len({acquired.container.id for acquired in ran}) == 2
 
 
-async def test_a_container_that_was_built_in_is_never_run_in(bench):
+async def test_a_container_of_a_build_is_never_used_for_a_run(bench):
     build = await bench.run(purpose="build")
     await bench.removals()
     assert not build.reuse

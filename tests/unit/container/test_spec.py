@@ -46,7 +46,7 @@ def test_all_capabilities_are_dropped_and_none_can_be_gained():
     assert "no-new-privileges" in HOST["SecurityOpt"]
 
 
-def test_the_user_is_an_ordinary_one_of_its_own():
+def test_a_container_has_its_own_ordinary_user():
     assert BODY["User"] == "1900000007:1900000007"
 
 

@@ -81,7 +81,7 @@ def damaged(text: str) -> SearchStrategy[str]:
     ],
     ids=["built", "objects", "damaged", "bytes", "text"],
 )
-def test_any_message_ends_as_the_contract_has_it(
+def test_any_message_ends_as_the_contract_says(
     bodies: SearchStrategy[str | bytes], most: int, record_property: Callable[[str, Any], None]
 ) -> None:
     endings: Counter[type] = Counter()
@@ -104,7 +104,7 @@ def many(count: int) -> Iterator[str | bytes]:
         yield message_of(source.randbytes(source.randrange(300)))
 
 
-def test_any_message_of_many_ends_as_the_contract_has_it(
+def test_any_one_of_many_messages_ends_as_the_contract_says(
     record_property: Callable[[str, Any], None],
 ) -> None:
     endings = Counter(type(tried(body)) for body in many(4000))
@@ -128,7 +128,7 @@ LARGE: Final = {
 
 @pytest.mark.parametrize("field", ["input", "requestId"])
 @pytest.mark.parametrize("kind", LARGE)
-def test_messages_of_nearly_1_mib_end_likewise(
+def test_messages_of_nearly_1_mib_end_as_the_contract_says(
     kind: str, field: str, record_property: Callable[[str, Any], None]
 ) -> None:
     tried(f'{{"s3Key":"k","requestId":"r1","{field}":{LARGE[kind]}}}')
@@ -224,7 +224,7 @@ def rig_for(folder: Any, queue: str) -> Rig:
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_a_worker_settles_whatever_it_is_sent_once_and_by_the_table_and_goes_on(
+def test_a_worker_settles_every_message_once_by_the_table_and_continues(
     queue: str, tmp_path_factory: pytest.TempPathFactory, record_property: Callable[[str, Any], None]
 ) -> None:
     counts: Counter[str] = Counter()

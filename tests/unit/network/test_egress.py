@@ -109,7 +109,7 @@ async def test_there_is_an_end_of_names(monkeypatch):
     assert (await address_of(run_egress, "0.a.org"))[0] == 0
 
 
-async def test_one_function_waits_for_few_names_at_a_time_and_those_of_ended_runs_count():
+async def test_one_function_looks_up_few_names_at_a_time_including_those_of_ended_runs():
     names = Names()
     names.may_answer.clear()
     egress = Egress(AllowedHosts(["*"]), (), 1000)

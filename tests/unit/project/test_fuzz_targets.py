@@ -33,7 +33,7 @@ def mutated(seeds: list[bytes], count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_target_finds_nothing_in_its_seeds_and_in_their_mutations(
+def test_a_fuzz_target_finds_no_fault_in_its_seeds_and_their_mutations(
     name: str, tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     target = TARGETS[name]
@@ -47,7 +47,7 @@ def test_a_target_finds_nothing_in_its_seeds_and_in_their_mutations(
 
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this system or Python")
-def test_what_is_wrong_is_found_kept_and_told(tmp_path: Path) -> None:
+def test_a_fault_is_found_kept_and_reported(tmp_path: Path) -> None:
     report = fuzzing.fuzz("canary", tmp_path / "state", seconds=60, runs=0)
     (found,) = report.found
     assert found.read_bytes().startswith(b"bu")
