@@ -415,7 +415,7 @@ def demo(
     as_json: AsJson = False,
     state: State = Path(".nanoagent"),
 ) -> int:
-    """Run the examples twice on an embedded stack."""
+    """Run the examples twice, with local services in place of AWS and Redis."""
     from nanoagent.dev import demo as demonstration
 
     return asyncio.run(demonstration.run(state.absolute(), as_json=as_json))
@@ -425,7 +425,7 @@ def demo(
 def dev(
     state: State = Path(".nanoagent"),
 ) -> int:
-    """Run an embedded stack and an agent until Ctrl-C."""
+    """Run a worker until Ctrl-C, with local services in place of AWS and Redis."""
     from nanoagent.dev import develop
 
     return asyncio.run(develop.run(state.absolute()))

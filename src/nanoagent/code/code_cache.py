@@ -179,7 +179,7 @@ class CodeCache:
             yield CodeTree(pin.digest, pin.content, meta.bytes, meta.disk_bytes)
 
     async def make_room(self, size_bytes: float) -> None:
-        """Evict the least recently used trees that are not in use. Every next fetch makes a request again.
+        """Evict the least recently used trees that are not in use. The next fetch of any code asks the store.
 
         Args:
             size_bytes: The disk space to free. Trees in use stay, so less may be freed.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LEFTOVERS: Final = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
 _MOST_SHOWN: Final = 5
-# Within these limits the search for a hint takes milliseconds.
+# With these limits, the search for a hint takes only milliseconds.
 MOST_LISTED: Final = 2000
 MOST_LOOKED_INTO: Final = 200
 

@@ -148,7 +148,7 @@ def _lock_of(workspace: Path) -> Path:
 
 
 def _remove_if_dead(lock: Path) -> None:
-    """Remove the workspace of a lock that no process holds."""
+    """Remove a workspace and its lock, if no process holds the lock."""
     descriptor = os.open(lock, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -80,7 +80,7 @@ class Tree:
         self._last: tuple[tuple[bytes, ...], Node] = ((), self.root)
 
     def add(self, entry: Entry, path: TreePath) -> None:
-        """Add an entry and the folders above it. Of two equal entries, the later one counts.
+        """Add an entry and the folders above it. Of two equal entries with one path, the later one is used.
 
         Raises:
             Rejected: A different entry has the path, or the path leads through a file or link, or there are

@@ -22,7 +22,7 @@ The source is "Amazon SQS visibility timeout" in the SQS Developer Guide.
 """
 
 # The time that a job may need in addition to its program and its build: two waits for admission
-# (acquisition._ADMISSION_TIMEOUT_S), fetching, uploading, publishing. Measured in seconds; this is generous.
+# (acquisition._ADMISSION_TIMEOUT_S), fetching, uploading, publishing. In measurements, these took seconds.
 _OVERHEAD_S: Final = 600
 _MAX_BUILD_S: Final = MAX_VISIBILITY_S - MAX_TIMEOUT_MS // 1000 - _OVERHEAD_S
 

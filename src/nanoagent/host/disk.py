@@ -56,11 +56,11 @@ class DiskRoom:
         self._reason: str | None = None
 
     def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return `not_ready_reason`, without a coroutine while the last check is recent."""
+        """Return the reason of the last check while that is recent; else the coroutine of a new check."""
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:
-        """Return why jobs would have too little space, or None. Checks the disks once a second at most."""
+        """Return why jobs would have too little space, or None. Check the disks once a second at most."""
         if not self._is_recent():
             self._reason = await self._check()
             self._checked_at = self._clock()

@@ -142,7 +142,7 @@ class Descriptors:
         self._reason: str | None = None
 
     def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return `not_ready_reason`, without a coroutine while the last count is recent."""
+        """Return the reason of the last count while that is recent; else the coroutine of a new count."""
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:
@@ -273,7 +273,7 @@ class HostRoom:
         self._reason: str | None = None
 
     def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return `not_ready_reason`, without a coroutine while the last count is recent."""
+        """Return the reason of the last count while that is recent; else the coroutine of a new count."""
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:

@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 async def open_network(
     settings: Settings, metrics: Metrics, opened: AsyncExitStack, descriptors: int
 ) -> Network:
-    """Open the network of runs, as far as the setting NETWORK allows it.
+    """Open the network of runs, with the connections that the setting NETWORK allows.
 
     Args:
         settings: The settings.
