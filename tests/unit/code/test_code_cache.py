@@ -462,7 +462,7 @@ async def test_a_refused_archive_may_be_replaced_by_a_good_one(cache: CodeCache,
 async def test_refusals_are_remembered_in_bounded_number(
     cache: CodeCache, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache._refusals, "_most", 2)
+    monkeypatch.setattr(cache._refusals, "_max_entries", 2)
     for number in range(5):
         store.write("k", b"bad %d" % number)
         with pytest.raises(Rejected):
