@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 _MAX_MODEL_LENGTH: Final = 256
 _MAX_FIELDS: Final = 256
-_MAX_NAME: Final = 256
+_MAX_NAME_LENGTH: Final = 256
 _MAX_TOOLS: Final = 1024  # OpenAI accepts 128
-_SMALL: Final = 64 * 1024  # a body of this size is read quickly, whatever it contains
+_SMALL_BYTES: Final = 64 * 1024  # a body of this size is read quickly, whatever it contains
 # The largest number of each of these characters in one body. A body with that many takes about 30 ms to
 # read. A prompt that fits into the context of a model has fewer.
-_MOST: Final = {b"[": 50_000, b"{": 50_000, b",": 1_000_000, b'"': 300_000, b"\\": 1_000_000}
+_MAX_CHARACTERS: Final = {b"[": 50_000, b"{": 50_000, b",": 1_000_000, b'"': 300_000, b"\\": 1_000_000}
 # A byte-level tokenizer usually makes one token of about four bytes of text. Only reservations use this
 # estimate.
 _BYTES_PER_TOKEN: Final = 4
-_MOST_SURE_TOKENS: Final = 4096
+_SAFE_BOUND: Final = 4096
 """All chat models accept a bound of this size; some answer 400 if a bound exceeds their maximum."""
 
 # Pictures, sounds and files in base64. They are searched only in fields that cannot contain text. In other
@@ -152,7 +152,7 @@ class Call:
         present = [name for name in self.route.bounds if _value(self.fields, name, int) is not None]
         for name in present:
             self.set(name, cap)
-        if not present and cap <= _MOST_SURE_TOKENS:
+        if not present and cap <= _SAFE_BOUND:
             self.set(self.route.bounds[-1 if uses_max_completion_tokens else 0], cap)
 
     def set(self, name: str, value: Any) -> None:
@@ -196,8 +196,8 @@ def read(route: Route, original: bytes, default_model: str, *, remote_tools: boo
 
 def _object(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
     """Return an object's fields, and whether each name occurs only once in the text."""
-    if len(text) > _SMALL:
-        for mark, most in _MOST.items():
+    if len(text) > _SMALL_BYTES:
+        for mark, most in _MAX_CHARACTERS.items():
             if text.count(mark) > most:
                 raise Refused(
                     413, f"the request has more than {most} characters {mark.decode()!r}", "too_large"
@@ -206,10 +206,11 @@ def _object(text: bytes) -> tuple[dict[str, msgspec.Raw], bool]:
         fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except UNREADABLE as exc:
         raise Refused(400, f"the request is not a JSON object: {exc}", "invalid_json") from exc
-    if len(fields) > _MAX_FIELDS or any(len(name) > _MAX_NAME for name in fields):
+    if len(fields) > _MAX_FIELDS or any(len(name) > _MAX_NAME_LENGTH for name in fields):
         raise Refused(
             400,
-            f"the request has more than {_MAX_FIELDS} fields, or one with a name longer than {_MAX_NAME}",
+            f"the request has more than {_MAX_FIELDS} fields, or one with a name longer than "
+            f"{_MAX_NAME_LENGTH}",
             "invalid_json",
         )
     at = 0

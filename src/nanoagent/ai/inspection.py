@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import HttpUpstream
 
 _DEADLINE_S: Final = 10.0
-_MOST_BYTES: Final = 4 * MIB
-_MOST_NAMED: Final = 5
+_MAX_BYTES: Final = 4 * MIB
+_MAX_NAMES_SHOWN: Final = 5
 _OPENAI_LIST: Final = "/v1/models"
 _OLLAMA_LIST: Final = "/api/tags"
 
@@ -108,7 +108,7 @@ async def _ask(server: Server, path: str) -> Listing:
     target = server.upstream.address.target(path).partition("?")[0]
     try:
         async with asyncio.timeout(_DEADLINE_S), server.upstream.ask("GET", path, None) as answer:
-            body = await read_up_to(answer, _MOST_BYTES) if answer.status == 200 else b""
+            body = await read_up_to(answer, _MAX_BYTES) if answer.status == 200 else b""
             return Listing(target, status=answer.status, models=models_of(body))
     except UpstreamFailed as exc:
         return Listing(target, failure=str(exc.__cause__ or exc))
@@ -181,8 +181,8 @@ def _judged(server: Server, listing: Listing, model: str | None) -> Inspected:  
     if listing.models is None:
         return Inspected(f"{name} does not answer like a model server at {listing.path}", base_url, False)
     if model is not None and not lists(listing.models, model):
-        listed = ", ".join(listing.models[:_MOST_NAMED]) or "none"
-        more = ", …" if len(listing.models) > _MOST_NAMED else ""
+        listed = ", ".join(listing.models[:_MAX_NAMES_SHOWN]) or "none"
+        more = ", …" if len(listing.models) > _MAX_NAMES_SHOWN else ""
         return Inspected(
             f"{name} does not list AI_MODEL={model}; it lists {listed}{more}",
             f"set AI_MODEL to a model that it has (with Ollama: ollama pull {model})",
