@@ -6,7 +6,7 @@
 * `scripts`: the Lua scripts; Redis runs each of them in one step.
 * `cancellations`: receives cancellations from Redis.
 * `spool`: keeps results on disk until Redis takes them.
-* `server`: how to connect to a Redis server, and the diagnosis of its failures.
+* `server`: the address and the credentials of a Redis server, and the diagnosis of its failures.
 * `failures`: the kinds of failures, each with a remedy for the operator.
 * `tls_probe`: finds out whether a port expects TLS.
 """

@@ -18,13 +18,13 @@ def _new_future() -> asyncio.Future[str]:
 class Claim:
     """The right to answer a request.
 
-    Claims compare by identity: two claims of one request are two claims.
+    Two claims are equal only if they are the same object, even if they are for the same request.
 
     Attributes:
         request_id: The request's ID.
         token: The fencing token. It is larger than the token of every earlier claim of the request, on any
-            worker. Data that was written with a smaller token may be replaced; data with a larger token may
-            not.
+            worker. Data that was written with a smaller token may be overwritten. Data that was written with
+            a larger token must not be overwritten.
         cancelled: Whether the request was cancelled before this claim.
         failures: How many attempts at the request had failed by a platform error before this claim.
         lost: Completed with the reason when another worker has claimed or answered the request.
@@ -43,7 +43,7 @@ class Taken:
 
     Attributes:
         left_s: The time until that claim ends, unless it is renewed, seconds.
-        refusals: How often that claim has caused this answer, including this time.
+        refusals: How often a worker was refused because of that claim, including this time.
     """
 
     left_s: float
@@ -64,13 +64,14 @@ class Answered:
 class ResultStore(Protocol):
     """Stores and publishes one result for each request.
 
-    The result store renews a claim from `claim` until `publish` or `release`. If it cannot renew the claim,
-    the claim ends after some time. It stays valid until another worker claims the request; then `Claim.lost`
-    is completed.
+    The result store renews a claim from `claim` until `publish` or `release`. If the claim is not renewed for
+    some time, another worker may claim the request. Until another worker does so, the first worker can still
+    publish and renew. Afterwards `Claim.lost` of the first claim is completed.
 
     The result store counts the failed attempts at a request until the request has a result. Each attempt
-    counts once, by its token. An attempt has failed if `release` says so. It has also failed if its claim
-    ended by itself and another worker took it over: the first worker has died or hung.
+    counts once, by its token. An attempt has failed if `release` is called with `failed`. It has also failed
+    if its claim was not renewed and another worker has claimed the request: the first worker has died or
+    hung.
 
     Every method raises `ResultStoreError` when the store fails.
     """
@@ -85,8 +86,8 @@ class ResultStore(Protocol):
         The same document may be published repeatedly. Subscribers then receive it once or more.
 
         Returns:
-            False if another worker has claimed the request since, or if the request has another result. Then
-            nothing is stored or published.
+            False if another worker has claimed the request after this claim, or if the request has another
+            result. Then nothing is stored or published.
         """
         ...
 
@@ -95,7 +96,8 @@ class ResultStore(Protocol):
 
         Args:
             claim: The claim.
-            failed: Whether the attempt failed by a platform error. It counts once, even if this is repeated.
+            failed: Whether the attempt failed by a platform error. The attempt counts once, even if `release`
+                is called repeatedly.
 
         Returns:
             How many attempts at the request have failed.
@@ -107,7 +109,7 @@ class ResultStore(Protocol):
         ...
 
     def took_write_lately(self) -> bool:
-        """Return whether a write succeeded a moment ago and none has failed since; `ping` would succeed."""
+        """Return whether a write succeeded a moment ago, and no call failed after it (`ping` succeeds)."""
         ...
 
     async def close(self) -> None:

@@ -4,9 +4,10 @@ One connection has a subscription to `cancel:{requestId}` for each request in pr
 to `cancel:*` would deliver every cancellation to every worker. A request that ends within 0.1 s gets no
 subscription.
 
-A message reaches only the subscribers of that moment. PUBLISH returns their number. It is 0 before the job is
-received and while the connection is re-established. Therefore a sender can also set a key with the name of
-the channel. A worker looks for the key when it claims the request and each time that a subscription begins.
+A published message reaches only the workers that are subscribed at that moment. No worker is subscribed
+before the job is received, or while the connection is re-established. Then PUBLISH returns 0. Therefore a
+sender can also set a key with the name of the channel. A worker looks for the key when it claims the request,
+and each time that a subscription begins.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ _SUBSCRIBE_AFTER_S: Final = 0.1
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 30.0
 PING_S: Final = 20.0
-"""The time without commands after which the connection is tested. A firewall may drop it without notice."""
+"""The time without commands after which the connection is tested, seconds.
+
+A firewall may have dropped the connection without notice.
+"""
 
 _SILENT_PINGS: Final = 2.5  # without a reply for this many `ping_s`, the connection is replaced
 
@@ -43,7 +47,7 @@ class RedisCancellations:
     Args:
         connect: Returns a new connection that is not yet open.
         pack: Returns the bytes of a command.
-        is_set: Asks whether a key exists. It raises `ResultStoreError`.
+        is_set: Returns whether a key exists. Raises `ResultStoreError`.
         background: Runs the task that receives cancellations.
         ping_s: The time without a command after which a PING is sent, seconds.
     """
@@ -110,7 +114,7 @@ class RedisCancellations:
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 backoff.reset()
-                # A new queue: commands of the previous connection are covered by `_subscribed`.
+                # Commands for the previous connection are dropped. `_subscribed` has the requests.
                 self._outbox = asyncio.Queue()
                 for request_id in self._subscribed:
                     self._outbox.put_nowait(("SUBSCRIBE", _channel(request_id)))

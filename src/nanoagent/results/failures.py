@@ -51,7 +51,8 @@ class FailureKind:
     reconnect: bool = False
 
 
-# The wrong server. If REDIS_HOST leads to another server later, old connections still lead to this one.
+# Kinds for a wrong server. If REDIS_HOST leads to another server later, old connections still lead to the
+# wrong one. Therefore they have `reconnect`.
 CLUSTER: Final = FailureKind(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
     "cluster-enabled no; it may have replicas",
@@ -121,7 +122,8 @@ CONFIGURATION_FAILURES: Final = (
 Their `message` is the fault, a colon, and the remedy.
 """
 
-# By the first word of the server's error. The lower-case keys are names of this module.
+# Kinds by the first word of the server's error. The keys in lower case are not Redis errors: only this module
+# uses them.
 _KINDS: Final = {
     "READONLY": FailureKind(f"it is a read-only replica: {_PRIMARY}", reconnect=True),
     "MASTERDOWN": FailureKind(f"it is a replica that has lost its primary: {_PRIMARY}", reconnect=True),
@@ -152,7 +154,7 @@ _KINDS: Final = {
     "refused": FailureKind("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
     "name": FailureKind("its name cannot be resolved: set REDIS_HOST"),
 }
-# Error texts, where the first word does not determine the kind. The first pattern that matches decides.
+# Kinds by the error text, if its first word does not determine the kind. The first match decides.
 _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
@@ -169,7 +171,7 @@ _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
         ("protected mode", _KINDS["DENIED"]),
     )
 )
-# Subclasses come before their base classes.
+# Kinds by the exception's class. Subclasses come before their base classes.
 _CLASSES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
     (ReadOnlyError, _KINDS["READONLY"]),
     (MasterDownError, _KINDS["MASTERDOWN"]),
@@ -245,7 +247,7 @@ def kind_of(error: BaseException) -> FailureKind | None:
     """Return the kind of a failure; None if it is not known."""
     causes = list(_causes(error))
     for cause in causes:  # a TLS error is more specific than the exceptions around it
-        # If the connection ended without a TLS alert, TLS need not be the cause.
+        # If the connection ended without a TLS alert, the cause may be something else than TLS.
         if isinstance(cause, ssl.SSLError) and not isinstance(
             cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
         ):

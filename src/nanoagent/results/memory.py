@@ -43,7 +43,7 @@ class _Store:
         watched: The callbacks for cancellations, by request.
         published: Every published result, in order.
         failures: The tokens of the failed attempts, by request.
-        tokens: The next fencing tokens.
+        tokens: Yields the fencing tokens.
     """
 
     documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class MemoryResultStore:
         return {request: len(tokens) for request, tokens in self._store.failures.items() if tokens}
 
     def cancel(self, request_id: str) -> int:
-        """Cancel a request; returns the number of callbacks that were called."""
+        """Cancel a request; return the number of callbacks that were called."""
         watching = self._store.watched.pop(request_id, [])
         for cancelled in watching:
             cancelled()
@@ -167,7 +167,7 @@ class MemoryResultStore:
         return len(failures)
 
     async def stored(self, request_id: str) -> bytes | None:
-        """Return the stored result of a request; None without one, and after it has expired."""
+        """Return the stored result of a request; None if there is no result, or if it has expired."""
         document, expires_at = self._store.documents.get(request_id, (None, 0.0))
         return document if self._clock() < expires_at else None
 

@@ -1,8 +1,8 @@
 """The result store on Redis: results at `job:{requestId}`, published on the channel `result:{requestId}`.
 
-Redis also decides which worker may answer a request. Each decision is one script (`scripts`). `claim` takes
-the claim in the same round trip in which it looks for a result. `publish` ends the claim in the same round
-trip in which it stores the result.
+Redis also decides which worker may answer a request. Each decision is one script (`scripts`). `claim` looks
+for a result and takes the claim in one round trip. `publish` stores the result and ends the claim in one
+round trip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nanoagent.results.connections import ScriptCall
     from nanoagent.results.server import RedisServer
 
-# For so long after a write, `ping` does not write again. While jobs run, it costs no round trip.
+# Within this time after a write, `ping` does not write again. So `ping` costs no round trip while jobs run.
 _WRITE_VALID_S: Final = 1.0
 _PROBE_TTL_S: Final = 60
 
@@ -43,8 +43,8 @@ class RedisResultStore:
         ttl_s: How long a result is kept, seconds.
         claim_s: How long a claim lasts without a renewal, seconds. It is renewed three times in this time.
         owner: The worker's name. It is stored with claims, with a random part added.
-        op_timeout_s: The longest that a call takes, seconds. This includes the wait for a free connection and
-            the retries.
+        op_timeout_s: The longest time that a call may take, seconds. This includes the wait for a free
+            connection and the retries.
         background: Runs the task that renews claims.
     """
 
@@ -75,8 +75,8 @@ class RedisResultStore:
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
         """Claim a request; see `ResultStore.claim`.
 
-        If the connection fails, the call is repeated. Then it may replace a claim that Redis granted in the
-        failed call. That claim does not count as an attempt.
+        If the connection fails, the call is repeated. The repeated call may replace a claim that Redis
+        granted in the failed call. The replaced claim does not count as an attempt.
 
         Raises:
             ResultStoreError: Redis failed.
@@ -87,7 +87,7 @@ class RedisResultStore:
             self._connections.run_scripts("claim", (scripts.CLAIM, keys, arguments))
         )
 
-        def abandoned() -> None:  # Redis may still grant the claim; other workers should not have to wait
+        def abandoned() -> None:  # Redis may still grant the claim. Then other workers would have to wait.
             release = self._release_when_answered(request_id, answers)
             self._background.once(TaskName.CLAIM_RELEASE, release, self._releases)
 
@@ -151,16 +151,16 @@ class RedisResultStore:
             self._written_at = time.monotonic()
 
     def took_write_lately(self) -> bool:
-        """Return whether a write succeeded within the last second and none has failed since."""
+        """Return whether a write succeeded within the last second and no call has failed since."""
         failed_at = self._connections.failed_at
         is_recent = time.monotonic() - self._written_at <= _WRITE_VALID_S
         return is_recent and self._written_at > failed_at and self._verified_at > failed_at
 
     async def verify(self) -> None:
-        """Run every command of a worker once, for a request that cannot exist. No key is left.
+        """Run every command that a worker uses once, for a request that cannot exist. No key is left.
 
-        PING is not enough: a cluster, a Sentinel, a server without scripts, and a user without permissions
-        all answer it.
+        PING is not enough. A cluster, a Sentinel, and a server without scripts answer PING. A server also
+        answers PING for a user without permissions.
 
         Raises:
             RedisCallError: A command failed, or the server cannot be reached.
@@ -177,7 +177,7 @@ class RedisResultStore:
             raise RedisCallError(self._server.address, operation, kind, cause) from cause
 
     async def ask(self, *command: str | bytes | int) -> Any:
-        """Send one command; returns the reply. `nanoagent doctor` uses this.
+        """Send one command, and return the reply. `nanoagent doctor` uses this method.
 
         Raises:
             ResultStoreError: Redis failed or refused the command. The cause is the Redis client's exception.
@@ -225,11 +225,11 @@ class RedisResultStore:
     async def _release_when_answered(self, request_id: str, answers: asyncio.Future[list[Any]]) -> None:
         """Release the claim of an abandoned call, after the call has ended.
 
-        Before that, the release could arrive first, because it uses another connection.
+        An earlier release could arrive before the claim, because it uses another connection.
         """
         try:
             await asyncio.wait((answers,))
-            answers.exception()  # retrieve it; even if the call failed, Redis may have granted the claim
+            answers.exception()  # marks it as handled: Redis may have granted the claim in a failed call
             await self._release(request_id, token=0, failed=False)
         except ResultStoreError as exc:
             _log.warning("claim not released", error=str(exc))

@@ -3,22 +3,22 @@
 A claim is a hash at `nanoagent:claim:{requestId}`:
 
     token     The fencing token: the server's clock in microseconds, or one more than the previous token if
-              the clock has gone backward. A counter is not used: a server that loses its data would start
-              again, and a failover loses the latest writes.
+              the clock has gone backward. A counter is not used: it would start again if the server loses
+              its data, and it would repeat numbers if a failover loses the latest writes.
     owner     The process that has the claim.
     until     The end of the claim, the server's clock in microseconds; 0 if the claim was released.
     others    The number of earlier claims of the request. If it is not 0, the hash is kept after the claim
               has ended, so that a late result of an earlier owner is refused.
     refusals  How often another worker was refused because of this claim.
 
-A process that was stopped (SIGSTOP, a network partition) finds a larger token here afterwards, or a result.
-Then it is refused.
+If a process was paused (SIGSTOP) or had no network, it may find a larger token or a result here afterwards.
+Then the result of this process is refused.
 
-The failed attempts at a request are a set of their tokens at `nanoagent:failed:{requestId}`. So an attempt
-that is reported twice counts once. If a claim was neither released nor renewed when another worker claims the
-request, its token is added to the set: its worker has died or hung. The set is deleted when the request gets
-a result. So the count starts again for a request that is sent again or redriven. (Earlier versions have a
-number at `nanoagent:failures:` instead. They may run together with this version.)
+The set at `nanoagent:failed:{requestId}` has the tokens of the failed attempts at a request. So an attempt
+that is reported twice counts once. If a worker claims the request after the end of another claim that was not
+released, the token of the other claim is added to the set: its worker has died or hung. The set is deleted
+when the request gets a result. So the count starts again if the request is sent again or redriven. (Earlier
+versions of the worker have a number at `nanoagent:failures:` instead. They may run beside this version.)
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 CLAIM_TTL_S: Final = 86_400
-"""How long a claim is kept that was not released. It exceeds the longest lease of a message (12 h)."""
+"""The time for which a claim that was not released is kept, seconds.
+
+It is longer than the longest lease of a message (12 h).
+"""
 
 FAILURES_TTL_S: Final = 86_400
-"""How long failed attempts are kept after the last one. It exceeds the longest delay of a returned job."""
+"""The time for which failed attempts are kept after the last one, seconds.
+
+It is longer than the longest delay of a returned job.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,10 @@ redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
 return {{'claimed', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3])}}
 """
 )
-"""Claim a request. Returns the claim, the time that another claim lasts, or the result, published again."""
+"""Claim a request. Returns the claim, or the time until another claim ends, or the result.
+
+A result is published again.
+"""
 
 PUBLISH: Final = Script(
     """

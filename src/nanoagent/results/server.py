@@ -1,6 +1,6 @@
 """The address and the credentials of a Redis server, and the diagnosis of its failures.
 
-The worker, `nanoagent check` and the sender's commands connect and explain failures by the same code.
+The worker, `nanoagent check` and the sender's commands use this module to connect and to explain failures.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class RedisServer:
         }
 
     async def diagnose(self, error: BaseException) -> FailureKind | None:
-        """Return the kind of a failure, determined by further requests to the server; None if unknown."""
+        """Return the kind of a failure; None if it is unknown. This sends further requests to the server."""
         kind = failures.kind_of(error)
         if kind in _MAYBE_SENTINEL and await self._is_sentinel():
             return failures.SENTINEL
@@ -129,10 +129,10 @@ class RedisServer:
         return None if refusal is None else failures.kind_of(refusal)
 
     async def _is_sentinel(self) -> bool:
-        """Ask for the server's ROLE.
+        """Return whether the server is a Sentinel, by its reply to ROLE.
 
-        No database and no password are sent: a Sentinel has no databases, and usually another password than
-        its primary.
+        No database and no password are sent. A Sentinel has no databases, and its password is usually not the
+        password of its primary.
         """
         settings = self.client_settings() | {"db": 0, "username": None, "password": None}
         connection = self.connection_class(**settings, retry=Retry(NoBackoff(), 0))

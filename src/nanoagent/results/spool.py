@@ -2,12 +2,12 @@
 
 Each file is one result, named `{requestId}~{token}`. The file exists only with its complete content: it is
 written under another name, flushed to the disk, and renamed. It is deleted when the result is published. It
-is also deleted when the result is refused, because another worker has claimed or answered the request since.
-So an older result never replaces a newer one.
+is also deleted when the result store refuses the result, because another worker has answered the request, or
+has claimed it later. So an older result never replaces a newer one.
 
-The folder outlives the worker, and the workers of one machine may share it. The next worker that starts
-delivers the results in it. Two workers may deliver the same result: the second publication has no
-effect.
+The folder remains after the end of the worker, and the workers of one machine may share it. The next worker
+that starts publishes the results in it. Two workers may publish the same result: the second publication has
+no effect.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Spool:
     Args:
         folder: The folder of the files; `open` creates it.
         result_store: Publishes the results.
-        max_bytes: The size of kept results at which `has_room_for` returns False, bytes.
+        max_bytes: The largest total size of results for which `has_room_for` returns True, bytes.
         watch: Called with the number of results and their size in bytes after each change.
         background: Runs the task that publishes.
     """
@@ -88,11 +88,11 @@ class Spool:
         self._watch = watch
         self._background = background or Background()
         self._entries: dict[tuple[str, int], _Entry] = {}
-        self._waiting = asyncio.Event()
+        self._has_entries = asyncio.Event()
         self._deliverer: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Create the folder, and begin to deliver the results in it.
+        """Create the folder, and begin to publish the results in it.
 
         Raises:
             ConfigError: The folder cannot be used.
@@ -110,7 +110,7 @@ class Spool:
         self._deliverer = self._background.keep(TaskName.RESULT_DELIVERY, self._deliver_forever)
 
     async def close(self) -> None:
-        """Stop delivering. The files stay on the disk. Idempotent."""
+        """Stop publishing. The files stay on the disk. Idempotent."""
         if self._deliverer is not None:
             self._deliverer.cancel()
             await asyncio.wait({self._deliverer})
@@ -134,12 +134,13 @@ class Spool:
         except OSError as exc:
             entry.document = document
             log.error("result kept in memory only", request_id=claim.request_id, reason=str(exc))  # noqa: TRY400 - the reason is enough
-        self._entries[claim.request_id, claim.token] = entry  # not earlier: from now on its file is read
+        # Only now, because the file of an entry must exist.
+        self._entries[claim.request_id, claim.token] = entry
         self._changed()
         return entry.delivered
 
     async def delivered(self, request_id: str) -> None:
-        """Wait until no result of a request is kept."""
+        """Wait until all kept results of a request are published or refused."""
         while waiting := [
             entry.delivered for entry in self._entries.values() if entry.claim.request_id == request_id
         ]:
@@ -154,14 +155,14 @@ class Spool:
     def _changed(self) -> None:
         self._watch(len(self._entries), self._bytes)
         if self._entries:
-            self._waiting.set()
+            self._has_entries.set()
 
     async def _deliver_forever(self) -> None:
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
-            self._waiting.clear()
+            self._has_entries.clear()
             if not self._entries:
-                await self._waiting.wait()
+                await self._has_entries.wait()
             key, entry = next(iter(self._entries.items()))
             try:
                 await self._deliver(key, entry)
@@ -186,8 +187,9 @@ class Spool:
             if document is None:
                 document = await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:
-            # Another worker that shares the folder has delivered it. Whether it was refused is not known.
-            # The caller is told "refused": the message is received again, and its result is found then.
+            # Another worker that shares the folder has published the result, or it was refused. This worker
+            # does not know which, and reports a refusal. So the message is received again, and the next
+            # claim finds the result if it was published.
             log.info("kept result delivered by another worker", request_id=entry.claim.request_id)
         except OSError as exc:
             log.error("kept result not readable", path=str(path), reason=str(exc))  # noqa: TRY400 - as above
@@ -247,7 +249,7 @@ class Spool:
 
 
 def _remove_if_abandoned(draft: Path) -> None:
-    """Delete a draft whose worker has died. A running worker holds a lock on its draft."""
+    """Delete a draft if its worker has died. A running worker holds a lock on its draft."""
     try:
         with draft.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
