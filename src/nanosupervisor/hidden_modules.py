@@ -1,4 +1,5 @@
-# ruff: noqa: INP001, SLF001 - copied by itself into the Python image; it replaces parts of the import system
+# ruff: noqa: INP001, SLF001 - no package: only the file is copied into the Python image; it replaces parts of
+# the import system
 """Hidden modules: the zygote has imported them, but a run does not see them until it imports them.
 
 In a run, `sys.modules` has only the modules of a plain interpreter. When the run imports a hidden module,

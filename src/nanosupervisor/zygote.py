@@ -1,6 +1,8 @@
-# ruff: noqa: INP001, SLF001, I001 - copied by itself into the Python image; it renews private state of other
-# modules; and the order of its imports matters
-"""The zygote: an interpreter that has started already, as `/usr/bin/python3 main.py` in this file's folder.
+# ruff: noqa: INP001, SLF001, I001 - no package: only the file is copied into the Python image; it renews
+# private state of other modules; and the order of its imports matters
+"""The zygote: an interpreter that has already started, before there is a job.
+
+In the image this file is called main.py. It is started in its own folder, as `/usr/bin/python3 main.py`.
 
 The zygote imports the modules that functions import most often, freezes its heap, and forks one process for
 each run, before the run has a job (`_nanozygote`, zygote_module.c). It never sees code, input or output. The
@@ -9,10 +11,13 @@ does the same as `python3 main.py`. This file and zygote_program.c remove every 
 could observe. If they cannot do that exactly for a job, its program is started with execve
 (`needs_plain_start`).
 
+A hidden module is one that the zygote has imported, but that a run does not see in `sys.modules` until the
+program imports it (hidden_modules.py).
+
 Three things cannot be renewed after a fork: the seed of str hashes, the layout of memory, and the content
 of /proc/self/environ. The first two are new with every zygote, so only runs of one container share them.
 /proc/self/environ contains only PATH, HOME and LANG. /proc/self/cmdline is the same as after a plain start,
-because this file is called main.py in the image.
+because this file is called main.py.
 """
 
 import os
@@ -55,7 +60,8 @@ PRELOADED = (
     *("pickle", "importlib.util", "ai_client"),
 )
 MAIN_PARTS = {"PIL": "PIL.Image"}  # package -> the module to import, because the package itself loads nothing
-REHEARSED, REHEARSALS = "json", 20  # after so many, CPython has specialized the code that hands modules out
+# After 20 hand-outs of a hidden module, CPython has specialized the code for that (`HiddenModules.rehearse`).
+REHEARSED, REHEARSALS = "json", 20
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - avoids loading pathlib
 STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
 JOB = 3
@@ -149,6 +155,7 @@ def hide_modules(wanted: "Iterable[str]") -> None:
     MODULES.hide(OWN_MODULES, wanted)
     for module in (*sys.modules.values(), *(load.module for load in MODULES.waiting.values())):
         _nanozygote.watch(module, MODULES.changed, hidden_modules.FREELY_SET)
+    # Counting references to these objects would write to their memory, which the kernel would then copy.
     for load in MODULES.waiting.values():
         for part in (load, load.module, load.closure, load.touches, load.absent, *load.closure):
             _nanozygote.hold(part)
@@ -159,7 +166,7 @@ def hide_modules(wanted: "Iterable[str]") -> None:
 
 def serve() -> None:
     """Serve the supervisor. Return only in a forked process."""
-    message = b"R"
+    message = b"R"  # ready; later b"p" and whether the modules were imported (zygote_protocol.h)
     while (more := _nanozygote.serve(message)) is not None:
         message = b"p" + bytes([preload(*more)])
 
@@ -184,7 +191,10 @@ def renew_authkey(process: "Any") -> None:
 
 
 def renew_names(tempfile: "Any") -> None:
-    """Renew the random names of temporary files. Python does so only if the process number changes."""
+    """Renew the random names of temporary files.
+
+    Python does so only if the process number changes, but the process number is the same in all runs.
+    """
     tempfile._name_sequence = None
 
 
@@ -198,7 +208,7 @@ SECRETS: "dict[str, Callable[[Any], object]]" = {
 
 
 def renew_secrets() -> None:
-    """Renew the random state of all modules that have some."""
+    """Renew the random state of all modules that have a random state."""
     for name, renew in SECRETS.items():
         load = MODULES.waiting.get(name)
         if load is not None:
@@ -206,7 +216,10 @@ def renew_secrets() -> None:
 
 
 def read_exactly(count: int) -> bytes:
-    """Return exactly `count` bytes of the job. Exit if the job socket is closed: no run needs the sandbox."""
+    """Return exactly `count` bytes of the job.
+
+    Exit if the job socket is closed, because then no run will use this sandbox.
+    """
     parts = b""
     while len(parts) < count:
         part = os.read(JOB, count - len(parts))
@@ -271,7 +284,7 @@ def is_source(path: str) -> bool:
         return False
     finally:
         os.close(file)
-    importer = FINDER._path_importer_cache(path)  # of an archive
+    importer = FINDER._path_importer_cache(path)  # not None for an archive
     return start != MAGIC and importer is None
 
 
@@ -316,7 +329,8 @@ def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
 
     Args:
         environment: NAME=value.
-        stamp: The stamp of the program's folder, taken before the names in the folder were checked.
+        stamp: The `folder_stamp` of the program's folder, taken before the names in the folder were checked.
+            It shows later whether the folder has changed since then.
     """
     os.environb.clear()
     os.environb.update(dict(split(variable) for variable in environment))

@@ -32,8 +32,8 @@ _PROBE_VALID_S: Final = 300.0
 _PROBE_RETRY_S: Final = 5.0
 _PROBE_S: Final = 5.0
 _PROBE_BYTES: Final = 64 * 1024
-# Servers of either API answer with these if the key is wrong or there are too many requests. So they do not
-# show which API a server has.
+# Servers of both APIs use these statuses, for example for a wrong key or for too many requests. So they do
+# not show which API a server has.
 _UNDECIDED: Final = frozenset({401, 403, 408, 429})
 _LATEST: Final = ":latest"
 
@@ -75,7 +75,7 @@ class Upstream(Protocol):
         name: The name in the log.
         uses_max_completion_tokens: Whether the server requires `max_completion_tokens` instead of
             `max_tokens`.
-        takes_bounds: Whether the gateway may lower the bound on the tokens of an answer.
+        takes_bounds: Whether the gateway may lower the token limit of a request to this server.
         secrets: Texts that the gateway removes from the errors of the server.
     """
 
@@ -170,8 +170,8 @@ class HttpUpstream:
         async with self._probe_lock:
             if self._now() >= self._probe_valid_until:
                 lacks = await self._probe_lacks_ollama()
-                # If the probe failed, the call itself will show the reason. Calls that wait for the lock use
-                # this result.
+                # If the probe failed, the last value stays, and the job's own call will show the reason. Calls
+                # that have waited for the lock use the same value.
                 self._must_translate = self._must_translate if lacks is None else lacks
                 self._probe_valid_until = self._now() + (_PROBE_RETRY_S if lacks is None else _PROBE_VALID_S)
             return self._must_translate

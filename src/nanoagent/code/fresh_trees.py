@@ -1,7 +1,7 @@
 """Remembers the trees that may be used for a short time without asking the object store again.
 
-After a request for an object, jobs of this process use its tree without a request for
-`CODE_FRESH_SECONDS`.
+A tree is the unpacked code of one object. For `CODE_FRESH_SECONDS` after a request for an object, jobs of
+this process use its tree without another request.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FreshTrees:
     """The trees that may be used without a request. Each holds a pin, and so a file descriptor.
 
     Args:
-        fresh_s: For how long after a request its tree is fresh, seconds; 0 means that no tree is.
+        fresh_s: How long a tree is fresh after the request for its object, seconds. 0: never.
         max_trees: The largest number of trees.
     """
 

@@ -1,9 +1,9 @@
 """The private folder of one worker in a disk cache.
 
 New entries are prepared in it, and removed entries are moved into it before they are deleted. It is on the
-file system of the entries, so that a publication and a removal each take one `rename`.
+same file system as the entries, so that a publication and a removal each take one `rename`.
 
-The worker holds a lock beside its workspace while it lives. A workspace whose lock is free belongs to a dead
+While the worker lives, it holds a lock on a file beside its workspace. A workspace whose lock is free belongs to a dead
 worker; the next worker that starts removes this workspace.
 """
 
@@ -111,7 +111,7 @@ class Workspace:
         finally:
             with disk_errors(self._root):
                 try:
-                    folder.rmdir()  # it is empty if the object has not changed, which is the usual case
+                    folder.rmdir()  # usually empty, because the object in S3 has rarely changed
                 except OSError:
                     await in_thread(partial(delete, folder))
 

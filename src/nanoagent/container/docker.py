@@ -41,6 +41,7 @@ class DockerDriver:
     async def create(self, spec: ContainerSpec, work_directory: WorkDirectory) -> RunningContainer:  # noqa: D102 - see Driver
         await work_directory.socket.listen()
         if spec.isolation is not Isolation.SANDBOX:
+            # The image's /etc/passwd has the user of a sandbox, but not this user.
             work_directory.name_user(spec.uid)
         body = create_body(spec)
         # A separate task: if the caller is cancelled, Docker still continues the creation.
@@ -90,6 +91,7 @@ class DockerDriver:
 
     async def remove_strays(self, home: Path) -> int:  # noqa: D102
         containers = await self.client.list_containers(f"{LABEL_HOME}={home}")
+        # A stray has no work directory. An orphan is another thing: a container of a dead worker.
         strays = [
             container.id for container in containers if not _has_work_directory(home, container["Names"])
         ]
@@ -106,8 +108,8 @@ def _supervisor_uids(spec: ContainerSpec, pid: int) -> frozenset[int]:
         pid: Process 1 of the container, as the host numbers it.
     """
     try:
-        # The user ID map of the container: the supervisor enters its own user namespace only later, after
-        # it has been configured.
+        # This file shows the map of the container, not of a sandbox: the supervisor enters its own user
+        # namespace only after it has been configured.
         uid = engine.outside_uid(spec.uid, Path(f"/proc/{pid}/uid_map").read_text())
     except (OSError, ValueError):  # the process has ended, or runs on another machine
         uid = spec.uid

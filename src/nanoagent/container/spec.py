@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanoagent.network.listening_sockets import ListeningAddress
 
 PAGE_BYTES: Final = 4096  # of memory, on both supported architectures
-# Files in the work directory:
+# Files in the folder that is mounted at /slot (`work_directory`):
 HOSTS_FILE: Final = "hosts"
 USERS_FILE: Final = "passwd"
 GROUPS_FILE: Final = "group"

@@ -72,7 +72,7 @@ class WorkDirectory:
         return cls(path)
 
     def name_user(self, uid: int) -> None:
-        """Write the files that give the container's user a name.
+        """Write /etc/passwd and /etc/group of the container, with a name for its user.
 
         Args:
             uid: The user ID.

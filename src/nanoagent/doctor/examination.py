@@ -56,6 +56,7 @@ async def examine(env_file: Path | None, environment: Mapping[str, str] = os.env
         env_file: The settings file; None for the default. Environment variables override it.
         environment: All variables. Their secret values are not shown in the findings.
     """
+    # `replaced`: names of the settings whose values are unusable. Their services are not asked.
     settings, replaced = configuration.usable(env_file)
     logs.hide([*settings.secrets, *report.secrets_in(environment)])
     problems = configuration.problems(env_file)
@@ -161,10 +162,10 @@ async def _data_bucket(
     pairs = await asyncio.gather(*(aws_facts.data_bucket(settings, clients, prefix) for prefix in _PREFIXES))
     findings = [
         finding
-        for prefix, (begun, aborted) in zip(_PREFIXES, pairs, strict=True)
-        for finding in s3.data_bucket(settings, prefix, begun, aborted)
+        for prefix, (upload_begun, upload_aborted) in zip(_PREFIXES, pairs, strict=True)
+        for finding in s3.data_bucket(settings, prefix, upload_begun, upload_aborted)
     ]
-    return findings, [begun for begun, _ in pairs]
+    return findings, [upload_begun for upload_begun, _ in pairs]
 
 
 async def _links(settings: Settings, clients: AwsClients) -> list[Finding]:

@@ -2,8 +2,8 @@
 
 * `until_done` waits until tasks have ended, and raises the cancellation afterwards.
 * `uninterrupted` runs work to its end, and returns its result.
-* `unless_cancelled` waits for a request that continues without its caller. If the caller is cancelled, it
-  returns at once, and a callback must handle the result.
+* `unless_cancelled` waits for a request that continues without its caller. If the caller is cancelled,
+  `unless_cancelled` raises the cancellation at once. A callback must handle the result of the request.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def unless_cancelled(request: asyncio.Future[_T], abandoned: Callable[[], 
         abandoned: Called if the caller is cancelled. It must start a task that handles the result.
 
     Raises:
-        asyncio.CancelledError: The caller was cancelled. Raised at once.
+        asyncio.CancelledError: The caller was cancelled. Raised before the request has ended.
         Exception: Any exception of the request.
     """
     try:

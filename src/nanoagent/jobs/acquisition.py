@@ -71,6 +71,7 @@ class Acquisition:
             "function_id": job.function_id,
             "digest": tree.digest,
             "memory_mb": job.memory_mb,
+            # The CPUs that the run gets under contention, and those that it may use while they are free.
             "cpus": self._settings.cpus_for(job.memory_mb),
             "most_cpus": self._settings.most_cpus_for(job.memory_mb),
             "tree": root,

@@ -1,4 +1,4 @@
-"""The names and media types of output files. Pure functions. Programs choose the paths; they are hostile."""
+"""The names and media types of output files. Pure functions. Hostile programs may choose the paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESERVED_FOLDER: Final = ".nanoagent"
 _MAX_KEY_BYTES: Final = 1024  # S3: "object key names", UTF-8
 # Bidirectional controls make a name look like another: Trojan Source, CVE-2021-42574.
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-# XML cannot contain these, so that a bucket with such a key could not be listed. XML 1.0, section 2.2.
+# XML cannot contain these, so a bucket with such a key could not be listed. XML 1.0, section 2.2.
 _NOT_IN_XML: Final = frozenset("\ufffe\uffff")
 # Cc: control characters. Cs: surrogates, which stand for invalid UTF-8. Zl, Zp: line separators.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -30,7 +30,7 @@ _LONG_KEY: Final = Text(
     "its key would be longer than {longest} bytes", "객체 키가 {longest}바이트보다 길어집니다"
 )
 _DEFAULT_TYPE: Final = "application/octet-stream"
-# The table of Python. The host's /etc/mime.types differs from worker to worker.
+# Only Python's own table is used, because the host's /etc/mime.types differs from worker to worker.
 _TYPES: Final = mimetypes.MimeTypes()
 # Types that a browser shows without running code. Other types may be pages with scripts, which would run in
 # the origin of the bucket.

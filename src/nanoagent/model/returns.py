@@ -63,16 +63,16 @@ RULES: Final = {
     ReturnReason.DUPLICATE: Rule.FREE,  # the first delivery ends
     ReturnReason.LEASE_LOST: Rule.FREE,  # another worker has the message
     ReturnReason.CLAIM_LOST: Rule.FREE,  # another worker answers the request
-    ReturnReason.EARLIER_IN_GROUP: Rule.FREE,  # the earlier message is counted or settled
+    ReturnReason.EARLIER_IN_GROUP: Rule.FREE,  # the rule of the earlier message limits these returns, too
     ReturnReason.STORE_UNAVAILABLE: Rule.CHECKED,  # check `storage`: three failures in a row
     ReturnReason.ENGINE_UNAVAILABLE: Rule.CHECKED,  # check `containers`
     ReturnReason.NO_CONTAINERS: Rule.CHECKED,  # check `containers`: no runtime can get containers
-    ReturnReason.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,
-    ReturnReason.NO_RUNTIME: Rule.CHECKED,  # check `guards`: all runtimes are blocked
-    ReturnReason.RUNTIME_BLOCKED: Rule.COUNTED,
-    ReturnReason.NOT_CLAIMED: Rule.STREAK,
-    ReturnReason.NOT_TOLD: Rule.STREAK,
-    ReturnReason.NOT_SETTLED: Rule.STREAK,
+    ReturnReason.NO_CONTAINERS_OF_RUNTIME: Rule.COUNTED,  # other runtimes can get containers
+    ReturnReason.NO_RUNTIME: Rule.CHECKED,  # check `guards`: no runtime has passed the self-test
+    ReturnReason.RUNTIME_BLOCKED: Rule.COUNTED,  # other runtimes have passed the self-test
+    ReturnReason.NOT_CLAIMED: Rule.STREAK,  # the claim on the request could not be made
+    ReturnReason.NOT_TOLD: Rule.STREAK,  # the job was given up, but its result could not be published
+    ReturnReason.NOT_SETTLED: Rule.STREAK,  # the queue did not accept what was to happen to the message
 }
 """Reason → the rule for repeated returns."""
 

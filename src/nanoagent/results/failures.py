@@ -51,8 +51,8 @@ class FailureKind:
     reconnect: bool = False
 
 
-# Kinds for a wrong server. If REDIS_HOST leads to another server later, old connections still lead to the
-# wrong one. Therefore they have `reconnect`.
+# These kinds have `reconnect`, because they mean a wrong server. When REDIS_HOST leads to another server
+# later, old connections still lead to the wrong one.
 CLUSTER: Final = FailureKind(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
     "cluster-enabled no; it may have replicas",
@@ -122,8 +122,8 @@ CONFIGURATION_FAILURES: Final = (
 Their `message` is the fault, a colon, and the remedy.
 """
 
-# Kinds by the first word of the server's error. The keys in lower case are not Redis errors: only this module
-# uses them.
+# The first word of the server's error → the kind. Redis does not send the keys in lower case. They are names
+# that only this module uses.
 _KINDS: Final = {
     "READONLY": FailureKind(f"it is a read-only replica: {_PRIMARY}", reconnect=True),
     "MASTERDOWN": FailureKind(f"it is a replica that has lost its primary: {_PRIMARY}", reconnect=True),
@@ -154,7 +154,8 @@ _KINDS: Final = {
     "refused": FailureKind("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
     "name": FailureKind("its name cannot be resolved: set REDIS_HOST"),
 }
-# Kinds by the error text, if its first word does not determine the kind. The first match decides.
+# A pattern for the error text → the kind. Used if the first word does not show the kind; the first match
+# decides.
 _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
@@ -171,7 +172,7 @@ _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
         ("protected mode", _KINDS["DENIED"]),
     )
 )
-# Kinds by the exception's class. Subclasses come before their base classes.
+# The class of the exception → the kind. Subclasses come before their base classes.
 _CLASSES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
     (ReadOnlyError, _KINDS["READONLY"]),
     (MasterDownError, _KINDS["MASTERDOWN"]),

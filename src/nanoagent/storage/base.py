@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Absence(Enum):
-    """Why an object cannot be read. The value is the text of the reason in messages."""
+    """Why an object cannot be read, even if it exists. The value is the text of the reason in messages."""
 
     KEY = "there is no such key"
     BUCKET = "there is no such bucket"
@@ -24,7 +24,7 @@ class Absence(Enum):
 
 
 class ObjectMissing(NanoAgentError):  # noqa: N818 - a fact about the object, not a failure
-    """An object cannot be read, for a reason that concerns only this object or its bucket.
+    """An object does not exist or cannot be read; the reason concerns only this object or its bucket.
 
     Args:
         message: The message for the log, with the store's error text.
@@ -103,7 +103,7 @@ class ObjectStore(Protocol):
             content_type: The object's media type.
             to_be_saved: Whether browsers should save the object instead of showing it.
             fencing_token: Stored with the object. An existing object is replaced only if its token is smaller
-                or missing. An existing object with the same token stays. 0: no token.
+                or missing. If it has the same token, it is kept, and the call succeeds. 0: no token.
 
         Raises:
             Superseded: An object with a larger token exists.

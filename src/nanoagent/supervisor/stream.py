@@ -25,7 +25,10 @@ class Disconnected(ContainerError):  # noqa: N818 - a state of the run; the exec
 
 
 class FrameStream(asyncio.Protocol):
-    """The worker's side of the connection. One caller at a time waits in `receive`, and one in `sent`."""
+    """The worker's side of the connection.
+
+    At most one caller at a time may wait in `receive`, and one in `sent`.
+    """
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -101,7 +104,7 @@ class FrameStream(asyncio.Protocol):
             self._transport.write(data)
 
     async def sent(self, timeout_s: float) -> None:
-        """Wait until little data is left to send, or the connection ends. Then `receive` reports the end.
+        """Wait until the send buffer has room, or the connection has ended; `receive` reports the end.
 
         Raises:
             TimeoutError: The supervisor did not receive enough in time.

@@ -24,20 +24,20 @@ async def ask(request: Callable[[], Awaitable[Any]]) -> Answer:
     try:
         async with asyncio.timeout(DEADLINE_S):
             data = await request()
-        source: Any = data
+        response: Any = data
     except TimeoutError as exc:
-        code, source = "TimeoutError", exc
+        code, response = "TimeoutError", None
         message = str(exc) or f"no answer within {DEADLINE_S:.0f} s"
     except Exception as exc:  # noqa: BLE001 - any failure is recorded as a fact
         cause = exc.__cause__ if isinstance(exc, NanoAgentError) and exc.__cause__ else exc
-        code, message, source = (
+        code, message, response = (
             aws_failures.error_code(cause),
             message_of(cause),
             getattr(cause, "response", None),
         )
-        if isinstance(source, dict):
-            message = str(source.get("Error", {}).get("Message") or message)
-    return Answer(code, message, _date_of(source), asked_at, time.monotonic() - started_at, data)
+        if isinstance(response, dict):
+            message = str(response.get("Error", {}).get("Message") or message)
+    return Answer(code, message, _date_of(response), asked_at, time.monotonic() - started_at, data)
 
 
 async def ask_all(requests: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, Answer]:
@@ -55,8 +55,8 @@ def message_of(exc: BaseException) -> str:
     return message or type(exc).__name__
 
 
-def _date_of(source: Any) -> str | None:
+def _date_of(response: Any) -> str | None:
     try:
-        return str(source["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return str(response["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (TypeError, KeyError):
         return None

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Engine, Host
 
-_FEW_OPEN_FILES: Final = 4096  # enough for some hundred containers, with a dozen descriptors each
+_FEW_OPEN_FILES: Final = 4096  # some hundred containers need so many: a dozen each
 _FEW_PIDS: Final = 32_768  # the kernel's default on machines with few CPUs
 _FEW_OPEN_FILES_OF_MACHINE: Final = 100_000
 _FEW_INOTIFY_INSTANCES: Final = 128  # the kernel's default
-_EARLIEST_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # this version was made later
+_EARLIEST_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # before this version of the worker
 _LATEST_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _NAMESPACES: Final = ("user", "mnt", "pid", "ipc", "uts", "net")
 _NO_SANDBOX: Final = "runs cannot have a sandbox each (L2)"

@@ -69,7 +69,7 @@ class WorkerMetrics:
         self._spooled_bytes.set(size_bytes)
 
     def egress(self, outcome: str) -> None:
-        """Count an attempt of a run to connect to the internet; `outcome` is one of `network.egress`."""
+        """Count an attempt of a run to connect to the internet; `network.egress` chooses the outcome."""
         self._egress.labels(outcome).inc()
 
     def background_task_failed(self, name: TaskName) -> None:
