@@ -38,8 +38,8 @@ class Replay:
 
     name = "replay"
     uses_max_completion_tokens = False
-    # A lower token limit would change the request, and then no recorded request would match. The gateway would
-    # lower the limit if this run has a smaller budget than the recorded run.
+    # If this run has another budget than the recorded run, a lower token limit would change the request. Then
+    # no recorded request would match.
     takes_bounds = False
     secrets: tuple[str, ...] = ()
 

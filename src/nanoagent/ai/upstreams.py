@@ -170,8 +170,8 @@ class HttpUpstream:
         async with self._probe_lock:
             if self._now() >= self._probe_valid_until:
                 lacks = await self._probe_lacks_ollama()
-                # If the probe failed, the last value stays, and the job's own call will show the reason. Calls
-                # that have waited for the lock use the same value.
+                # If the probe failed, the last value stays, and the job's own call will show the reason. The
+                # calls that have waited for the lock use the same value.
                 self._must_translate = self._must_translate if lacks is None else lacks
                 self._probe_valid_until = self._now() + (_PROBE_RETRY_S if lacks is None else _PROBE_VALID_S)
             return self._must_translate

@@ -1,10 +1,10 @@
 """The private folder of one worker in a disk cache.
 
-New entries are prepared in it, and removed entries are moved into it before they are deleted. It is on the
-same file system as the entries, so that a publication and a removal each take one `rename`.
+New entries are prepared in the workspace. Removed entries are moved into it before they are deleted. It is on
+the same file system as the entries. Therefore one `rename` publishes an entry, and one `rename` removes it.
 
-While the worker lives, it holds a lock on a file beside its workspace. A workspace whose lock is free belongs to a dead
-worker; the next worker that starts removes this workspace.
+While the worker lives, it holds a lock on a file beside its workspace. If this lock is free, the worker is
+dead, and the next worker that starts removes the workspace.
 """
 
 from __future__ import annotations

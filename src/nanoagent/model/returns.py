@@ -72,7 +72,7 @@ RULES: Final = {
     ReturnReason.RUNTIME_BLOCKED: Rule.COUNTED,  # other runtimes have passed the self-test
     ReturnReason.NOT_CLAIMED: Rule.STREAK,  # the claim on the request could not be made
     ReturnReason.NOT_TOLD: Rule.STREAK,  # the job was given up, but its result could not be published
-    ReturnReason.NOT_SETTLED: Rule.STREAK,  # the queue did not accept what was to happen to the message
+    ReturnReason.NOT_SETTLED: Rule.STREAK,  # the message could not be settled
 }
 """Reason → the rule for repeated returns."""
 
