@@ -12,8 +12,8 @@ SQS counts every receipt of a message, including receipts that started no attemp
 receipts (redrive policy) SQS moves the message to the dead-letter queue, and its sender gets no result.
 Therefore `nack` replaces a message by a copy after the last receipt that the policy allows. The copy is sent
 before the message is deleted. A crash in between leaves two messages of one request; the claim on the request
-lets only one of them run. On a FIFO queue the copy would be behind the rest of its group. There `nack`
-returns False instead.
+lets only one of them run. On a FIFO queue the copy would be behind the rest of its group, so `nack` makes no
+copy and returns False.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SqsBroker:
         visibility_s: The length of a lease, seconds.
         worker: The worker's name, an attribute of dead letters.
         min_max_receive_count: Log a warning if maxReceiveCount is smaller.
-        call_timeout_s: The longest that a call may take, with the client's retries, seconds.
+        call_timeout_s: The longest time that a call may take, including the client's retries, seconds.
         background: Runs the tasks that renew leases, delete messages and read the redrive policy.
     """
 
@@ -99,8 +99,8 @@ class SqsBroker:
     async def receive(self, limit: int) -> list[Delivery]:
         """Wait for up to `limit` messages; see `Broker.receive`.
 
-        If the caller is cancelled, the request continues, because SQS answers it in any case. The messages of
-        the answer are then returned to the queue at once. `close` waits until they are returned.
+        If the caller is cancelled, the request continues, because SQS answers it in any case. The messages in
+        this answer are returned to the queue at once. `close` waits until they are returned.
 
         Raises:
             BrokerError: The queue failed, or the broker is closed.
@@ -185,10 +185,10 @@ class SqsBroker:
         await self._redrive.read()
 
     async def close(self) -> None:
-        """Delete acknowledged messages, wait for an abandoned long poll, and stop renewing leases.
+        """Delete the messages of `ack`, wait for an abandoned long poll, and stop renewing leases.
 
-        The wait is limited to the long poll and one call. Leases of unsettled deliveries run out. The client
-        stays open.
+        This takes at most as long as a long poll and one call. Leases of unsettled deliveries run out. The
+        client stays open.
         """
         self._closed = True
         self._deletions.close()
@@ -196,9 +196,8 @@ class SqsBroker:
         deadline = loop.time() + self._wait_s + self._queue.call_timeout_s
         while self._short_tasks and (left_s := deadline - loop.time()) > 0:
             await asyncio.wait(self._short_tasks, timeout=left_s)
-        for (
-            task
-        ) in self._short_tasks:  # if messages are not deleted, they are received again, but have a result
+        # A message that is not deleted is received again. Its request has a result, so no job runs again.
+        for task in self._short_tasks:
             task.cancel()
         for task in self._lasting_tasks:
             task.cancel()
@@ -262,7 +261,7 @@ class SqsBroker:
     async def _make_visible(self, lease: Lease, delay_s: float) -> None:
         delivery = lease.delivery
         self._leases.end(lease)
-        if lease.renewal is not None:  # a renewal that arrives later would hide the message again
+        if lease.renewal is not None:  # a renewal after the return would hide the message again
             await asyncio.wait({lease.renewal})
         async with self._queue.call(f"return {delivery.message_id} to {self._queue.url}"):
             await self._queue.client.change_message_visibility(

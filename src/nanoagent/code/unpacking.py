@@ -1,7 +1,8 @@
 """Writes the files of an archive, after `archive` has checked its entries.
 
-Folders and files come first, in the order of their data; links come last. So no file is written through a
-link, even if a check has missed that link. "The directory" is the zip's central directory.
+Folders and files are written first, in the order of their data in the zip. Links are written last. So no file
+is written through a link, even if a check has missed that link. In this module, "the directory" is the zip's
+central directory.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def write(nodes: Iterable[Node], file: BinaryIO, into: Path) -> tuple[int, int]:
     Args:
         nodes: All nodes of a checked tree.
         file: The archive.
-        into: The folder; made if it does not exist.
+        into: The folder. It is made if it does not exist.
 
     Returns:
         The number of files, and the size of all files together in bytes.
@@ -41,7 +42,7 @@ def write(nodes: Iterable[Node], file: BinaryIO, into: Path) -> tuple[int, int]:
         Rejected: The data of an entry differs from the directory.
         OSError: The disk failed.
     """
-    into.mkdir(exist_ok=True)  # all other files and folders must be new
+    into.mkdir(exist_ok=True)  # only this folder may exist already
     into.chmod(_FOLDER_MODE)
     folders = _Folders(into)
     files = total = 0
@@ -72,7 +73,7 @@ def link_target(link: Entry, file: BinaryIO) -> str:
 
 
 def data_of(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
-    """Yield the unpacked data of an entry in pieces, at most as many bytes as the directory states.
+    """Yield the unpacked data of an entry in pieces, and no more bytes than the directory states.
 
     Raises:
         Rejected: The data is damaged, or differs from the directory.
@@ -103,7 +104,7 @@ def _packed(entry: Entry, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack a raw deflate stream. Data after its end is ignored. A missing end is accepted."""
+    """Unpack a raw deflate stream. Data after its end mark is ignored. The end mark may be missing."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     for piece in packed:
         while piece and not stream.eof:
@@ -126,7 +127,7 @@ class _Folders:
 
     def make(self, folder: Node | None) -> bytes:
         """Make a folder and the folders above it, unless they exist; return its path."""
-        # The last folder is cached: thousands of files in a deep folder do not need a check per level.
+        # Remember the last folder, so that thousands of files in a deep folder do not check every level.
         if folder is not None and folder is self._last:
             return self._path
         ancestry = []
@@ -139,7 +140,7 @@ class _Folders:
             path = b"%b/%b" % (path, node.name)
             if not node.is_made:
                 os.mkdir(path)  # noqa: PTH102 - Path objects cost too much
-                os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - the umask may exclude the runs' user
+                os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - the umask may lock out the runs' user
                 node.is_made = True
         self._last, self._path = folder, path
         return path
@@ -150,7 +151,7 @@ class _Folders:
 
 
 def _write_file(entry: Entry, file: BinaryIO, path: bytes) -> None:
-    # The mode is 0600 until the file is complete, so that only the worker can read a refused file.
+    # Until the file is complete, its mode is 0600. So runs cannot read a file whose data is refused.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         for piece in data_of(entry, file):

@@ -1,8 +1,8 @@
-"""The budget of the pool: counts the memory and the number of its containers. Other modules act on it.
+"""The budget of the pool: counts the memory and the number of its containers. Other modules apply it.
 
 All containers together, idle and busy, stay within one limit of memory. A generic container takes its memory
-limit from the budget. A bound container takes the memory limit of its job, and the memory that it was found
-to hold besides a run (waiting interpreters, the code). The number of containers has a limit because each
+limit from the budget. A bound container takes the memory limit of its job, and the memory that it needs
+besides a run (waiting interpreters, the code), as measured. The number of containers has a limit because each
 takes file descriptors of the worker.
 
 A container takes memory from the start of its creation until it is retired. It counts towards the number of
@@ -102,12 +102,12 @@ class Budget:
     # --- questions
 
     def shortage(self, memory_mb: int, containers: int = 0) -> Shortage | None:
-        """Return the shortage if a job needs more memory or a new container; None if the budget has room.
+        """Return what must be freed for a job; None if the budget has room for the job.
 
         Args:
-            memory_mb: The additional memory, MiB.
-            containers: The number of containers that will be created. If it is not 0, the containers whose
-                removal has not ended also count.
+            memory_mb: The additional memory that the job needs, MiB.
+            containers: The number of containers that will be created for the job. If it is not 0, containers
+                whose removal has not ended also count.
         """
         missing_mb = self.committed_mb + memory_mb - self.limit_mb
         too_many = self.running + self.creating + containers - self.most_containers if containers else 0
@@ -115,7 +115,7 @@ class Budget:
         return Shortage(missing_mb, too_many) if missing_mb > 0 or waits_for_removals else None
 
     def fits_generic(self) -> bool:
-        """Whether one more generic container would leave enough memory for the jobs that wait for memory."""
+        """Whether one more generic container fits, and leaves enough memory for jobs that wait for memory."""
         memory_mb = self.committed_mb + self.wanted_mb + GENERIC_MEMORY_MB
         number = self.running + self.creating + self.removing
         return memory_mb <= self.limit_mb and number < self.most_containers
@@ -124,9 +124,9 @@ class Budget:
         """Whether a refill may start one more creation.
 
         Args:
-            planned: The number of creations that have been started. The memory of those that `creating` also
-                counts is counted twice until they end. So this refill may create too few; the next one
-                creates the rest.
+            planned: The number of creations that have been started. Some of them have already taken memory
+                (`creating`), so their memory is counted twice until they end. Therefore this refill may
+                create too few containers; the next refill creates the rest.
         """
         memory_mb = self.committed_mb + self.wanted_mb + (planned + 1) * GENERIC_MEMORY_MB
         number = self.running + self.removing + planned

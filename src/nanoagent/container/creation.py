@@ -1,4 +1,4 @@
-"""Creates containers: to keep generic containers ready, and for jobs that wait."""
+"""Creates containers for jobs that wait, and generic containers to keep ready."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Creation:
     """Creates containers in the background. It owns the creations that are under way.
 
     Refills keep generic containers ready for each runtime. A job that finds no container waits for the next
-    one. A creation for a job evicts idle containers if the budget has no room. A refill evicts none.
+    one. If the budget has no room, a creation for a job evicts idle containers. A refill evicts none.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
@@ -104,13 +104,13 @@ class Creation:
     def is_filling(self, runtime: Runtime) -> bool:
         """Whether the pool still waits for generic containers of a runtime.
 
-        That is so while some are missing, creations are under way, and these do not keep failing.
+        True while some are missing, creations are under way, and creations do not keep failing.
         """
         is_short = self._inventory.generic(runtime) < self._policy.sizes[runtime]
         return is_short and self.starting(runtime) > 0 and not self._availability.is_failing(runtime)
 
     async def next_container(self, runtime: Runtime) -> PooledContainer:
-        """Wait for a new container of a runtime. The jobs that already wait get theirs first.
+        """Wait for a new container of a runtime. Jobs that have waited longer get their containers first.
 
         Raises:
             ContainerNotMade: The container could not be created.
@@ -145,7 +145,7 @@ class Creation:
     # --- refill
 
     def refill(self) -> None:
-        """Start the creations that are needed and allowed."""
+        """Start all creations that waiting jobs and the pool need and that are allowed now."""
         for runtime in Runtime:
             while not self._is_stopped and self._needs_another(runtime):
                 task = self._context.background.once(
@@ -160,9 +160,9 @@ class Creation:
             return False
         if starting < waiting:
             return True
-        for_pool = self._inventory.generic(runtime) + starting - waiting
+        left_for_pool = self._inventory.generic(runtime) + starting - waiting
         planned = sum(map(len, self._starting.values()))
-        return for_pool < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
+        return left_for_pool < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
 
     def _ended(self) -> None:
         self._context.changes.notify()
@@ -187,7 +187,7 @@ class Creation:
                 self._succeeded(runtime, container)
 
     async def _create_if_it_fits(self, runtime: Runtime) -> RunningContainer | None:
-        """Create a container; return None if no job waits for it and the budget has no room for a refill."""
+        """Create a container. Return None if no job waits and the budget has no room for a refill."""
         async with self._parallel:
             if self._waiting.count(runtime):
                 await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)

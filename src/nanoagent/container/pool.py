@@ -1,4 +1,4 @@
-"""The warm pool: containers that are created in advance. The first job of a container binds it to a function.
+"""The warm pool: containers that are created in advance, and are bound to a function by their first job.
 
 A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
 
@@ -7,8 +7,8 @@ A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
                 └─────────┴─────────┴──► RETIRED
 
 A container is generic until its first job binds it. Then it serves one function version (`Binding.key`:
-function ID, code digest, runtime and memory limit), one job at a time. After a run that left something
-behind, it is retired.
+function ID, code digest, runtime and memory limit), one job at a time. If a run leaves something
+behind, the container is retired.
 
 The parts of the pool, and the state that each of them owns:
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.metrics import Metrics, PoolState
     from nanoagent.telemetry.status import Health
 
-_CLOSE_S: Final = 20.0  # after that time, the removal of containers is left to the next worker
+_CLOSE_S: Final = 20.0  # containers that remain after that time are removed by the next worker
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ class Pool:
     # --- start and end
 
     async def start(self) -> None:
-        """Start to fill the pool, to retire containers that are old or unused, and to watch Docker."""
+        """Begin to fill the pool, to retire old or unused containers, and to watch Docker."""
         keep = self._context.background.keep
         self._tasks = (
             keep(TaskName.POOL_SWEEP, self._retirement.sweep),
@@ -151,7 +151,10 @@ class Pool:
         self._refill()
 
     async def filled(self) -> None:
-        """Wait until each runtime has its generic containers, or its creations keep failing. Then report."""
+        """Wait until each runtime has its generic containers, or its creations keep failing.
+
+        Then readiness may report success (`Availability.pool_filled`).
+        """
         while any(self._creation.is_filling(runtime) for runtime in Runtime):
             await self._context.changes.wait()
         self._availability.pool_filled()
@@ -239,11 +242,7 @@ class Pool:
         self._context.changes.notify()
 
     def evict(self, number: int) -> None:
-        """Evict idle containers.
-
-        Args:
-            number: The largest number of containers to evict.
-        """
+        """Evict at most `number` idle containers."""
         self._retirement.evict(0, number)
 
     def _refill(self) -> None:

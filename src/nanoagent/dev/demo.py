@@ -1,8 +1,8 @@
 """The command `nanoagent demo`: runs the programs in `examples/` as jobs, twice, with local services.
 
-In the first round the containers are warm, and programs are built if necessary. In the second round the
-containers are hot. One program asks a language model. If the environment names no model server, the stub
-model server answers.
+In the first round, the jobs have warm starts, and the programs that need it are built. In the second round,
+the jobs have hot starts. One program asks a language model. If the environment names no model server, the
+stub model server answers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def examples_folder() -> Path:
 
 @dataclass(slots=True)
 class _Sent:
-    """A job of the demo, and its result.
+    """A job that was sent, and its result.
 
     Attributes:
         request_id: The request ID.
@@ -72,7 +72,7 @@ class _Sent:
 
 
 async def run(state: Path, *, as_json: bool) -> int:
-    """Run the demo; return the exit code.
+    """Run the demo. Return the exit code: 1 if a job failed, else 0.
 
     Args:
         state: The folder for logs and caches, absolute.
@@ -92,7 +92,7 @@ async def run(state: Path, *, as_json: bool) -> int:
 
 
 def _print_verdict(results: list[dict[str, Any]], console: Console, state: Path) -> int:
-    """Print the failed jobs and a summary; return the exit code."""
+    """Print the failed jobs and a summary. Return 1 if a job failed, else 0."""
     failed = [result for result in results if result.get("status") != "SUCCESS"]
     for result in failed:
         example = result["functionId"].removeprefix(_FUNCTION_PREFIX)
@@ -116,10 +116,10 @@ async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Se
     try:
         async with client.pubsub() as listener:
             await listener.subscribe(*(f"result:{job.request_id}" for job in jobs))
-            begun = time.monotonic()
+            begun_at = time.monotonic()
             for job in jobs:
                 await _send(stack, job)
-            await _collect(listener, jobs, console, title, begun)
+            await _collect(listener, jobs, console, title, begun_at)
     finally:
         await client.aclose()
     return jobs
@@ -141,8 +141,8 @@ async def _send(stack: EmbeddedStack, job: _Sent) -> None:
     await stack.queues.send(json.dumps(message, ensure_ascii=False))
 
 
-async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str, begun: float) -> None:
-    """Receive all results, and show them: in a table on a terminal, in one line each in a file or pipe."""
+async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str, begun_at: float) -> None:
+    """Receive all results, and show them: on a terminal in a table, in a file or pipe one line per result."""
     by_id = {job.request_id: job for job in jobs}
     try:
         with Live(_table(jobs, title), console=console, refresh_per_second=8, transient=False) as live:
@@ -153,7 +153,7 @@ async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: st
                     result = json.loads(message["data"])
                     done = by_id[result["requestId"]]
                     done.result = result
-                    elapsed = time.monotonic() - begun
+                    elapsed = time.monotonic() - begun_at
                     live.update(_table(jobs, title))
                     if not console.is_terminal:
                         console.print(f"  {done.example}: {result['status']} after {elapsed:.1f} s")

@@ -42,7 +42,7 @@ _KILL_TIMEOUT_S: Final = 0.5  # a cancelled run that has not ended by then is st
 
 
 class Answer:
-    """The answer to the request of one delivery.
+    """Answers the request of one delivery.
 
     Args:
         state: The state of the delivery.
@@ -54,16 +54,16 @@ class Answer:
         self._shared = shared
         self._parts = shared.parts
         self._begun_at = time.perf_counter()
-        self._is_cancelled = False  # by the sender
+        self._is_cancelled = False  # whether the sender has cancelled the job
 
     async def to(self, asked: Job | InvalidJob) -> Ending | None:
-        """Claim a request and answer it, after this worker's other deliveries of the same request.
+        """Wait for this worker's other deliveries of the same request; then claim the request and answer it.
 
         Args:
             asked: The content of the message: a job to run, or an invalid job to reject.
 
         Returns:
-            How the work has ended; None when the message is settled already.
+            How the work has ended; None if the message is already settled.
         """
         duplicates, state = self._shared.duplicates, self._state
         try:
@@ -94,7 +94,8 @@ class Answer:
             The claim; if the request cannot be claimed, the ending of the delivery.
         """
         try:
-            # The spool may have a result of this request from an earlier process. Redis must have it first.
+            # The spool may have a result of this request from an earlier process. Only when Redis has this
+            # result can the claim find it.
             await self._parts.spool.delivered(request_id)
             claim = await claiming.claim(request_id, self._parts.result_store)
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
@@ -110,7 +111,7 @@ class Answer:
         """Answer the request under its claim, and release the claim unless a result was published.
 
         Returns:
-            How the work has ended; None when the message is settled already.
+            How the work has ended; None if the message is already settled.
         """
         state = self._state
         state.claim = claim
@@ -157,7 +158,7 @@ class Answer:
         """Run the job, unless its sender has cancelled it or it has no attempts left."""
         executor = self._parts.executor
         if claim.failures >= self._parts.settings.max_attempts and not claim.cancelled:
-            # After the last attempt, its worker died or could not publish the failed result.
+            # The worker of the last attempt died, or could not publish the result of the failed job.
             return Exhausted(_ATTEMPTS_FAILED.format(failures=claim.failures))
         queue_ms = max(0.0, self._state.delivery.received_at - self._state.delivery.sent_at) * 1000
         attempt = self._state.attempt = Attempt(
@@ -182,7 +183,7 @@ class Answer:
             end_watch()
 
     def _check_isolation(self, runtime: Runtime) -> None:
-        """Check that this worker takes jobs of the runtime: its isolation checks pass.
+        """Check that this worker takes jobs of the runtime, because the isolation checks of the runtime pass.
 
         Raises:
             ReturnToQueue: An isolation check fails.
@@ -195,7 +196,7 @@ class Answer:
     def _cancel(self, attempt: Attempt) -> None:
         """Stop the job because its sender has cancelled it.
 
-        A running program is killed, and not its container, so that the result has the program's output.
+        Only the running program is killed. Its container stays, so that the result has the program's output.
         """
         request_id = attempt.job.request_id
         if self._state.phase is Phase.FINISHING or attempt.control.has_ended:
@@ -220,17 +221,17 @@ class Answer:
         return _rejection(invalid, self._parts.settings.worker_id, claim.failures + 1)
 
     async def _finish(self, claim: Claim, result: Result, locale: str) -> Returned | None:
-        """Publish the result and settle the message. After the publication has begun, nothing cancels this.
+        """Publish the result and settle the message. Nothing cancels this once the publication has begun.
 
         Returns:
-            None when the message is settled.
+            The ending if no result was published; None if the message is settled.
         """
         state = self._state
         document = await self._parts.outputs.document(result, locale, claim.token)
         job, running_since = state.job, state.running_since
         if job is not None and running_since is not None and result.error_type is not ErrorType.CANCELLED:
             self._shared.durations.add(job, time.monotonic() - running_since)
-        if state.is_lost:  # it was lost during the last await, which has not raised the cancellation yet
+        if state.is_lost:  # lost during the last await; only the next await would raise the cancellation
             return state.stopped()
         state.enter(Phase.FINISHING)
         return await uninterrupted(self._publish(claim, result, document))
@@ -240,8 +241,8 @@ class Answer:
         if publication is Publication.REFUSED:
             detail = "its claim is lost: another worker has claimed or answered the request"
             return Returned(ReturnReason.CLAIM_LOST, detail)
-        # The next process that uses this worker's folder publishes a spooled result. The message is hidden
-        # for RETRY_MAX_SECONDS, so that no worker runs the job again before that.
+        # The next process that uses this worker's folder publishes a spooled result. Before that, no worker
+        # should run the job again, so the message is hidden for RETRY_MAX_SECONDS.
         ending = Spooled() if publication is Publication.SPOOLED else Answered.by(result)
         await conclude(ending, self._state, self._shared)
         accounting.count_result(self._parts.metrics, self._parts.cloudwatch, result, self._state.labels[1])

@@ -1,6 +1,6 @@
 """The ways in which the work on a delivery ends, as values.
 
-Each class has the error type of its row in `result.OUTCOMES`. The row says what happens to the message.
+`error_type` of an ending names its row in `result.OUTCOMES`. The row says what happens to the message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The request has a result, which has just been published, or published again.
+    """The request has a result. It has just been published, for the first time or again.
 
     Attributes:
         error_type: How the job ended; None for success.
@@ -47,7 +47,7 @@ class Answered:
 
     @classmethod
     def by_document(cls, document: bytes) -> Self:
-        """Return the ending for a stored result. A result that another program wrote counts as a success."""
+        """Return the ending for a stored result. A result that cannot be read counts as a success."""
         try:
             return cls.by(results.decode(document))
         except msgspec.DecodeError:
@@ -56,7 +56,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """The result is in the spool: Redis did not take it before this worker had to stop."""
+    """The result is in the spool, because Redis did not store it before this worker had to stop."""
 
     error_type: ClassVar = ErrorType.INTERRUPTED
     detail: ClassVar = "its result waits in the worker's spool"
@@ -69,7 +69,7 @@ class Returned:
     Attributes:
         reason: The reason.
         detail: The reason as a sentence, for the log.
-        delay_s: The delay, seconds; None: the delay of the reason in `settlement.DELAYS`.
+        delay_s: The delay, seconds; None for the delay that `settlement.DELAYS` has for the reason.
     """
 
     reason: ReturnReason
@@ -80,12 +80,12 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt failed, and the platform is to blame.
+    """The attempt failed because of the platform.
 
     Attributes:
         detail: The failure as a sentence, for the log. It may contain internal names.
         sender_message: The failure as a sentence for the sender.
-        reason: The reason of a return that counts as an attempt; None if an error ended the attempt.
+        reason: The reason, if the failure is a return that counts as an attempt; None if it is an error.
     """
 
     detail: str
@@ -114,7 +114,7 @@ class Exhausted:
 
 @dataclass(frozen=True, slots=True)
 class Unpublished:
-    """The job was given up, but the result store did not take its result. The sender does not know yet."""
+    """The job was given up, but its result could not be published. The sender does not know yet."""
 
     error_type: ClassVar = ErrorType.INTERRUPTED
     detail: ClassVar = "the job was given up, and its result is not published yet"
@@ -122,7 +122,7 @@ class Unpublished:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The message has no readable requestId, so that no sender can be notified.
+    """The message has no readable requestId, so no sender can be notified.
 
     Attributes:
         problem: The fault of the message, as a sentence.

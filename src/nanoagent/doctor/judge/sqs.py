@@ -1,8 +1,8 @@
 """Findings about the queue and its dead-letter queue: settings and permissions.
 
 Permissions are tested with an invalid receipt handle, and with a request for more messages than SQS allows.
-AWS does not document whether it checks the arguments or the permission first. So if AWS refuses the
-arguments, the permission was not refused, but it may still be missing.
+AWS does not document whether it checks the arguments or the permission first. So if AWS complains about the
+arguments, the permission may still be missing.
 
 Source: Amazon SQS API Reference, "DeleteMessage" and "ReceiveMessage".
 """
@@ -32,7 +32,7 @@ def judge(settings: Settings, answers: Mapping[str, Answer]) -> Iterator[Finding
 
     Args:
         settings: The worker's settings.
-        answers: The answers by name, see `gather.aws.sqs`. An answer that is missing has no finding.
+        answers: Name of the request → the answer; see `gather.aws.sqs`. No finding for a missing answer.
     """
     queue = f"the queue {_name(settings.sqs_queue_url)}"
     attributes = answers["attributes"]
@@ -71,7 +71,10 @@ def _changing(queue: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
 
 
 def _receiving(queue: str, answer: Answer) -> Finding:
-    """Judge the answer to a request for eleven messages. A valid request would receive messages."""
+    """Judge the answer to a request for eleven messages, which SQS refuses.
+
+    A valid request would receive messages.
+    """
     if denied_action(answer) is not None:
         return refusal(Area.SQS, "sqs:ReceiveMessage", queue, answer)
     if answer.code in _TOO_MANY_MESSAGES:
@@ -125,8 +128,8 @@ def _redrive(settings: Settings, queue: str, attributes: Mapping[str, object]) -
 def _few_receives(settings: Settings, queue: str, receives: str) -> str:
     """Describe the effect of a small maxReceiveCount.
 
-    On a standard queue the worker replaces a message by a copy, which begins with zero receipts. On a FIFO
-    queue it cannot.
+    On a standard queue, the worker replaces a message by a copy, which has zero receipts at first. On a FIFO
+    queue it cannot make a copy.
     """
     found = (
         f"{queue} dead-letters a message after {receives} receipts, including receipts that were no attempts"
