@@ -36,10 +36,10 @@ class Blame(StrEnum):
 class Settle(StrEnum):
     """The settlement of the message; the values are texts of the README's table."""
 
-    ACK = "acked"
+    ACK = "deleted"
     POISON = (
         "left in the queue if it has a redrive policy; otherwise moved to `SQS_DLQ_URL` if that is set; "
-        "otherwise acked and logged"
+        "otherwise deleted and logged"
     )
     RETRY = "returned with growing delay; after the last attempt published and dead-lettered"
     RELEASE = "returned to the queue, not counted as an attempt"

@@ -106,7 +106,7 @@ async def test_a_job_is_active_while_it_runs(rig: Rig):
 
 
 @pytest.mark.parametrize(
-    "error_type", [outcome.error_type for outcome in OUTCOMES.values() if outcome.settle == "acked"]
+    "error_type", [outcome.error_type for outcome in OUTCOMES.values() if outcome.settle == "deleted"]
 )
 async def test_every_ending_that_the_table_acknowledges_is_published_acked_and_counted(
     rig: Rig, error_type: ErrorType | None
