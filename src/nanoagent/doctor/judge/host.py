@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Engine, Host
 
-_FEW_OPEN_FILES: Final = 4096  # some hundred containers need so many: a dozen each
-_FEW_PIDS: Final = 32_768  # the kernel's default on machines with few CPUs
-_FEW_OPEN_FILES_OF_MACHINE: Final = 100_000
-_FEW_INOTIFY_INSTANCES: Final = 128  # the kernel's default
+_ENOUGH_OPEN_FILES: Final = 4096  # some hundred containers need so many: a dozen each
+_ENOUGH_PIDS: Final = 32_768  # the kernel's default on machines with few CPUs
+_ENOUGH_OPEN_FILES_OF_MACHINE: Final = 100_000
+_ENOUGH_INOTIFY_INSTANCES: Final = 128  # the kernel's default
 _EARLIEST_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # before this version of the worker
 _LATEST_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _NAMESPACES: Final = ("user", "mnt", "pid", "ipc", "uts", "net")
@@ -213,7 +213,7 @@ def _open_files(host: Host) -> Iterator[Finding]:
             f"{resources.MIN_DESCRIPTORS}",
             "raise the hard limit (ulimit -Hn 65536, or LimitNOFILE=65536 as in the unit)",
         )
-    elif host.open_files < _FEW_OPEN_FILES:
+    elif host.open_files < _ENOUGH_OPEN_FILES:
         yield note(
             Area.LIMITS,
             f"this shell may open {host.open_files:,} files; a worker with many containers needs more",
@@ -224,7 +224,7 @@ def _open_files(host: Host) -> Iterator[Finding]:
 def _limits_of_machine(host: Host) -> Iterator[Finding]:
     for name, enough in (("pid_max", "4194304"), ("threads-max", "131072")):
         value = host.number(f"/proc/sys/kernel/{name}")
-        if value is not None and value < _FEW_PIDS:
+        if value is not None and value < _ENOUGH_PIDS:
             yield warning(
                 Area.LIMITS,
                 f"kernel.{name} is {value:,}: a few runs with MAX_PROCESSES processes each can use up all "
@@ -232,12 +232,12 @@ def _limits_of_machine(host: Host) -> Iterator[Finding]:
                 f"sysctl -w kernel.{name}={enough}",
             )
     files = host.number("/proc/sys/fs/file-max")
-    if files is not None and files < _FEW_OPEN_FILES_OF_MACHINE:
+    if files is not None and files < _ENOUGH_OPEN_FILES_OF_MACHINE:
         yield warning(
             Area.LIMITS, f"fs.file-max is {files:,} for the whole machine", "sysctl -w fs.file-max=1000000"
         )
     instances = host.number("/proc/sys/fs/inotify/max_user_instances")
-    if instances is not None and instances < _FEW_INOTIFY_INSTANCES:
+    if instances is not None and instances < _ENOUGH_INOTIFY_INSTANCES:
         yield note(
             Area.LIMITS,
             f"fs.inotify.max_user_instances is {instances}: programs that watch files may fail",
