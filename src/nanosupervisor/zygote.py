@@ -166,7 +166,7 @@ def hide_modules(wanted: "Iterable[str]") -> None:
 
 def serve() -> None:
     """Serve the supervisor. Return only in a forked process."""
-    message = b"R"  # ready; later b"p" and whether the modules were imported (zygote_protocol.h)
+    message = b"R"  # ready; later b"p" and the result of `preload` (zygote_protocol.h)
     while (more := _nanozygote.serve(message)) is not None:
         message = b"p" + bytes([preload(*more)])
 
