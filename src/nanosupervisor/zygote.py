@@ -193,7 +193,7 @@ def renew_authkey(process: "Any") -> None:
 def renew_names(tempfile: "Any") -> None:
     """Renew the random names of temporary files.
 
-    Python does so only if the process number changes, but the process number is the same in all runs.
+    Python does so only if the process number changes, but a run in a sandbox can have the zygote's number.
     """
     tempfile._name_sequence = None
 
