@@ -1,5 +1,5 @@
-/* See sandbox_mounts.h. mount_namespaces(7); for overlay in a user namespace, kernel ≥ 5.11 and the kernel's
- * Documentation/filesystems/overlayfs.rst, "User xattr". */
+/* See sandbox_mounts.h. Sources: mount_namespaces(7); the kernel's Documentation/filesystems/overlayfs.rst,
+ * "User xattr". An overlay in a user namespace needs Linux 5.11. */
 #define _GNU_SOURCE
 #include "sandbox_mounts.h"
 #include "copy.h"
@@ -27,8 +27,8 @@
 
 /* ---- /proc and /sys ----------------------------------------------------------------------------------- */
 
-/* Files of the sandbox's own /proc that must be covered. Most of them Docker masks or makes read-only in the
- * container's /proc (moby, oci/defaults.go). The others are readable for everybody in newer kernels, or show
+/* Files of the sandbox's own /proc that must be covered. Docker masks most of them in the container's /proc, or
+ * makes them read-only (moby, oci/defaults.go). The others are readable for everybody in newer kernels, or show
  * the locks of the whole host. */
 static const char *const hidden[] = {
     "/proc/asound",       "/proc/acpi",        "/proc/interrupts", "/proc/kcore", "/proc/keys",
@@ -113,7 +113,7 @@ static int open_directory(const char *path)
 }
 
 /* Try to set an extended attribute. Return 0 if the kernel's tmpfs has no attributes (before Linux 6.6). An
- * overlay needs them to replace directories. */
+ * overlay needs them when a program removes a directory of the code and makes a new one of the same name. */
 static int set_attribute(int directory)
 {
     return !fsetxattr(directory, "user.nanoagent", "", 0, 0);
@@ -202,5 +202,5 @@ void attach_slot(int changes)
         return;
     }
     if (overlay(SLOT_DIR, changes, "slot", PLAIN | MS_RDONLY))
-        errno = 0; /* the file system cannot be under an overlay: the program is shared, as at the shared level */
+        errno = 0; /* no overlay on this file system: other containers see locks on the program, as at level L1 */
 }

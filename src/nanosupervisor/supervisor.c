@@ -22,14 +22,14 @@
  *   pre-created process  init or the zygote  one in each sandbox, confined: waits for one job and becomes the program
  *   the others           the program         none of them outlives the run; init reaps them
  *
- * One sandbox waits for the next run, or contains the current run. While it is replaced, the sandbox of the
- * previous run is being removed.
+ * Normally one sandbox exists: it waits for the next run, or contains the current run. After a run two exist
+ * for a short time: the new one, and the old one, which is being removed.
  *
  * At the shared level there is neither zygote nor init: the supervisor forks each program itself, in the
  * container.
  *
- * The frames (wire.h); an arrow stands before the answer
- * ------------------------------------------------------
+ * The frames (wire.h); `->` is followed by the frames that the supervisor answers
+ * ------------------------------------------------------------------------------
  *   start      connect to /slot/agent.sock and /slot/listening.sock: the worker accepts one connection at each, and
  *              then removes the sockets. Send HELLO
  *   CONFIGURE  find the isolation level that the host allows -> LEVEL; get ready for the first run -> READY
