@@ -1,4 +1,4 @@
-"""Strangers and neighbours at once: 500 jobs, two of five hostile, on one worker.
+"""One worker runs 500 jobs at once, and two of five are hostile.
 
 Nothing is timed here. What honest jobs wait beside hostile ones is said as a ratio to a quiet run, for
 `make bench-hostile`, which runs this file alone.
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ADVERSARIES = Path(__file__).parents[1] / "adversarial/programs"
 SEED = 20261124
-HONEST_JOBS = 180
-QUIET_JOBS = 60
+HONEST_JOBS = 300
+QUIET_JOBS = 100
 DEADLINE_S = 400  # a hang is a failure; nothing is measured by it
 
 # Each squares the number on its standard input, on its standard output and in a file.
