@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent.common.units import MIB
+from nanoagent.host.cached_check import CachedCheck
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +24,7 @@ _CHECK_INTERVAL_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
-class DiskRoom:
+class DiskRoom(CachedCheck):
     """A readiness check: the folders that jobs fill have enough free space and inodes.
 
     Args:
@@ -46,30 +47,16 @@ class DiskRoom:
         cache: str = "CODE_CACHE_DIR",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(_CHECK_INTERVAL_S, clock)
         self._folders = dict(folders)
         self._min_free_bytes = min_free_mb * MIB
         self._min_free_files = min_free_files
         self._make_room = make_room
         self._cache = cache
-        self._clock = clock
-        self._checked_at = -_CHECK_INTERVAL_S
-        self._reason: str | None = None
-
-    def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return the reason of the last check while that is recent; else the coroutine of a new check."""
-        return self._reason if self._is_recent() else self.not_ready_reason()
-
-    async def not_ready_reason(self) -> str | None:
-        """Return why jobs would have too little space, or None. Check the disks once a second at most."""
-        if not self._is_recent():
-            self._reason = await self._check()
-            self._checked_at = self._clock()
-        return self._reason
-
-    def _is_recent(self) -> bool:
-        return not self._min_free_bytes or self._clock() - self._checked_at < _CHECK_INTERVAL_S
 
     async def _check(self) -> str | None:
+        if not self._min_free_bytes:
+            return None
         missing = await asyncio.to_thread(self._missing_bytes, self._folders[self._cache])
         if missing > 0:
             log.warning("disk space low", bytes=missing, action="evict unused cached code")

@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from nanoagent.host.cached_check import CachedCheck
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
 MIN_DESCRIPTORS: Final = 192
 """The lowest limit on file descriptors with which a worker starts. A lower one leaves none for containers."""
@@ -116,7 +118,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - thousands of names; only their number is needed
 
 
-class Descriptors:
+class Descriptors(CachedCheck):
     """A readiness check: this process has enough file descriptors left.
 
     Args:
@@ -134,29 +136,16 @@ class Descriptors:
         count: Callable[[], int] = open_descriptors,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(_CHECK_INTERVAL_S, clock)
         self._limit = limit
         self._evict = evict
         self._count = count
-        self._clock = clock
-        self._checked_at = -math.inf
-        self._reason: str | None = None
 
-    def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return the reason of the last count while that is recent; else the coroutine of a new count."""
-        return self._reason if self._is_recent() else self.not_ready_reason()
-
-    async def not_ready_reason(self) -> str | None:
-        """Return why too few descriptors are left for jobs, or None. Count every two seconds at most."""
-        if not self._is_recent():
-            used = await asyncio.to_thread(self._count)
-            self._checked_at = self._clock()
-            self._reason = descriptor_shortage(used, self._limit)
-            if (missing := used + _RESERVED_DESCRIPTORS - self._limit) > 0:
-                self._evict(math.ceil(missing / DESCRIPTORS_PER_CONTAINER))
-        return self._reason
-
-    def _is_recent(self) -> bool:
-        return self._clock() - self._checked_at < _CHECK_INTERVAL_S
+    async def _check(self) -> str | None:
+        used = await asyncio.to_thread(self._count)
+        if (missing := used + _RESERVED_DESCRIPTORS - self._limit) > 0:
+            self._evict(math.ceil(missing / DESCRIPTORS_PER_CONTAINER))
+        return descriptor_shortage(used, self._limit)
 
 
 def descriptor_shortage(used: int, limit: int) -> str | None:
@@ -253,7 +242,7 @@ def _least(numbers: Iterable[int | None]) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
 
 
-class HostRoom:
+class HostRoom(CachedCheck):
     """A readiness check: the machine has enough processes, open files and control groups left.
 
     Args:
@@ -267,25 +256,12 @@ class HostRoom:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(_CHECK_INTERVAL_S, clock)
         self._text = text or _text
-        self._clock = clock
-        self._checked_at = -math.inf
-        self._reason: str | None = None
 
-    def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return the reason of the last count while that is recent; else the coroutine of a new count."""
-        return self._reason if self._is_recent() else self.not_ready_reason()
-
-    async def not_ready_reason(self) -> str | None:
-        """Return why too little is left for jobs, or None. Count every two seconds at most."""
-        if not self._is_recent():
-            found = await asyncio.to_thread(supplies, self._text)
-            self._checked_at = self._clock()
-            self._reason = "; ".join(filter(None, (supply.shortage() for supply in found))) or None
-        return self._reason
-
-    def _is_recent(self) -> bool:
-        return self._clock() - self._checked_at < _CHECK_INTERVAL_S
+    async def _check(self) -> str | None:
+        found = await asyncio.to_thread(supplies, self._text)
+        return "; ".join(filter(None, (supply.shortage() for supply in found))) or None
 
 
 def _text(path: str) -> str | None:
