@@ -80,7 +80,7 @@ _RUN_S: Final = 0.003
 _NEXT_S: Final = 0.0005
 
 
-# --- the stub of a supervisor, a process of its own
+# --- the stub supervisor, a separate process
 
 
 def supervise(path: str) -> None:

@@ -1,4 +1,4 @@
-"""A stub of S3 that answers GetObject from a folder, in a process of its own.
+"""A stub of S3 that answers GetObject from a folder, in a separate process.
 
     python -m benchmarks.object_stub FOLDER    prints its port, and serves until its standard input ends
 
