@@ -1,10 +1,13 @@
 """Records the calls of a run to models, for `replay`.
 
-Each call is one line of JSON: `method`, `path`, `model`, `request` (the JSON of the job, with the model
-filled in), `status`, `contentType`, `answer` or `answerBase64`, `complete`, `promptTokens`,
-`completionTokens`, `cachedTokens` (a part of the prompt tokens), `reasoningTokens` (a part of the completion
-tokens), `ms`. The answer is the text that the job received. It also has the usage that only the gateway asked
-for. Headers are not recorded, so a recording contains no keys.
+Each call is one line of JSON: `method`, `path`, `model`, `request` (the JSON that the program sent, with the
+changes of the gateway, such as the model filled in), `status`, `contentType`, `answer` or `answerBase64`,
+`complete`, `promptTokens`, `completionTokens`, `cachedTokens` (a part of the prompt tokens),
+`reasoningTokens` (a part of the completion tokens), `ms`.
+
+The answer is the text for the program. It includes the usage, even if only the gateway has asked for it. An
+error is recorded as the model server sent it. Headers are not recorded, so a recording contains no keys
+(unless a model server repeats its key in an error).
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Recording:
         return RecordedCall(self, call)
 
     def write(self, document: dict[str, Any]) -> None:
-        """Add a line. If the disk is full, the line is lost and the run continues."""
+        """Add a line. If the file is too large or the disk is full, the line is lost; the run continues."""
         line = msgspec.json.encode(document) + b"\n"
         self._written += len(line)
         if self._written > _MAX_FILE:
