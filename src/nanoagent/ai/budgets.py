@@ -1,12 +1,13 @@
-"""Token budgets: how many tokens, requests and bytes a run and a function may still use.
+"""Token budgets: the tokens that a run and its function may still use, and the run's requests and bytes.
 
 The tokens of a call are known only when its answer has ended. So each call first reserves the tokens that it
 may need: those of its estimated prompt, and those of the answer. A request without a bound on its answer
 reserves a share of the tokens that are left. When the call settles, the unused part of the reservation is
 free again.
 
-A run can exceed its limit in two cases: the prompts in flight were estimated too low, or a model server
-ignores the bound on its answer. In both cases the gateway ends a stream that exceeds the limit.
+A run can exceed its limit in three cases: the prompts in flight were estimated too low; a model server
+ignores the bound on its answer; or the gateway sent no bound, because some servers refuse large ones
+(`calls._SAFE_BOUND`). In all cases the gateway ends a stream that exceeds the limit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.limits import RunLimits
 
 _MAX_FUNCTIONS: Final = 4096
-_MIN_ANSWER_TOKENS: Final = 256  # a shorter answer is useless, even if concurrent calls then get less
+_MIN_ANSWER_TOKENS: Final = 256  # a shorter answer is useless; concurrent calls may get less because of this
 
 
 class RunBudget:

@@ -6,8 +6,8 @@ a document, in the last chunk of a stream before `[DONE]` (`stream_options.inclu
 a part of the completion. The meter also reports these parts separately.
 
 If a stream ends early, each piece is counted as one token: Ollama sends one piece for each token, and other
-servers send about one. The count is never below the number that the server has reported. If a server reports
-no tokens, they are estimated.
+servers send about as many pieces as tokens. The count is never below the number that the server has
+reported. If a server reports no tokens, they are estimated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MAX_LINE: Final = 4 * MIB  # Ollama's last line contains the whole context: about 7 bytes for each token
 _MAX_DOCUMENT: Final = 4 * MIB  # only vectors are larger; their usage is at the end
-# The choices of one chunk that are read; this takes up to 5 ms. Larger choices count as one token.
+# The largest choices of one chunk that are read, which takes up to 5 ms. Larger choices count as one token.
 _MAX_CHOICES_BYTES: Final = 64 * 1024
 _TAIL: Final = 4096
 _MOST_TOKENS: Final = 10**9  # of one answer; a larger reported number is ignored

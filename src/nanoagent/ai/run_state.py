@@ -22,7 +22,7 @@ class CallOutcome(StrEnum):
     CUT = "cut"
     """The answer is incomplete: the run ended, a limit was reached or the model server failed."""
     REFUSED = "refused"
-    """The gateway returned an error and did not ask a model server."""
+    """The gateway returned an error and forwarded no call."""
 
 
 @dataclass(frozen=True, slots=True)

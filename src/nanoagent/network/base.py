@@ -18,10 +18,10 @@ class AiUsage:
 
     Attributes:
         requests: Requests that were forwarded to a model server.
-        refused: Requests to which the gateway itself returned an error.
-        prompt_tokens: Tokens of all prompts, as the model servers report them.
-        completion_tokens: Tokens of all completions, as the model servers report them. If a stream is cut,
-            the tokens until then count.
+        refused: Requests that the gateway answered with an error and did not forward.
+        prompt_tokens: Tokens of all prompts, as the model servers report them; estimated if they do not.
+        completion_tokens: Tokens of all completions, as the model servers report them; estimated if they do
+            not. If a stream is cut, the tokens until then count.
         cached_tokens: Tokens of the prompts that model servers took from their caches.
         reasoning_tokens: Reasoning tokens of the completions.
     """
