@@ -19,6 +19,6 @@ from the settings, and `cpu_time.py` limits the CPU time of a run. `shared.py` h
 share. `inspection.py` examines the model servers for `check` and `doctor`. `dev.stub_model_server` is a model
 server without a model.
 
-Of a job's request, only the JSON body of a known call reaches a model server. The job's headers and query do
-not, and the job cannot choose the address.
+Of a program's request, only the JSON body reaches a model server, and only if the call is known. The headers
+and the query do not, and the program cannot choose the address.
 """

@@ -2,8 +2,8 @@
 
 OpenAI's calls go to the same path as from the official `openai` client: the gateway appends
 `/chat/completions` (and so on) to the base URL. There are two exceptions. An address without a path is the
-root of a server, as is usual for Ollama. An address that ends in `/api` is Ollama's own API. In both cases
-the server's OpenAI API is below `/v1`.
+root of a server, as is usual for Ollama. An address with the path `/api`, or with `"api": "ollama"` in
+AI_UPSTREAMS, is Ollama's own API. In both cases the server's OpenAI API is below `/v1`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _BYTES_PER_TOKEN: Final = 4
 _SAFE_BOUND: Final = 4096
 """All chat models accept a bound of this size; some answer 400 if a bound exceeds their maximum."""
 
-# Pictures, sounds and files in base64. They are searched only in fields that cannot contain text. In other
+# Pictures, sounds and files in base64. Only fields that cannot contain text are searched for them: in other
 # fields, a prompt could look like base64.
 _BLOB: Final = rb'"(?:data:[^",]{1,100},)?[A-Za-z0-9+/=]{1024,}"'
 _BLOBS: Final = {

@@ -71,7 +71,8 @@ class Inspected:
     Attributes:
         found: The finding, as a sentence.
         remedy: The correction; None if nothing is wrong.
-        is_certain: Whether calls to models will certainly fail. If not, the server may still serve them.
+        is_certain: Whether calls to models will certainly fail. If not, the server may still serve them. Has
+            no meaning without a remedy.
     """
 
     found: str
@@ -83,7 +84,7 @@ async def inspect(servers: Sequence[Server], allowed: Sequence[str], model: str)
     """Ask all servers at once, and judge their answers.
 
     Args:
-        servers: The servers. The first one with a matching pattern serves a model.
+        servers: The servers. A model is served by the first one that has a matching pattern.
         allowed: Patterns of the models that functions may use (AI_MODELS).
         model: The model of jobs without `modelId` (AI_MODEL).
     """

@@ -34,8 +34,8 @@ class GatewayLimits:
             unlimited (AI_FUNCTION_TOKENS_PER_MINUTE).
         request_bytes: The largest body of one request (AI_MAX_REQUEST_BYTES).
         timeout_s: The time for one request, in seconds (AI_TIMEOUT_SECONDS).
-        drain_s: After the program has hung up, the gateway continues to read the answer for this time, to
-            count the tokens, in seconds (AI_DRAIN_SECONDS).
+        drain_s: The time in seconds for which the gateway continues to read an answer after the program has
+            hung up, to count the tokens (AI_DRAIN_SECONDS).
         remote_tools: Whether a call may make the model server reach the network (AI_REMOTE_TOOLS).
     """
 

@@ -84,7 +84,7 @@ class ModelLists:
         """Return the entries of the models that the run may use, by name, in the format of the path.
 
         Raises:
-            Refused: No server has answered.
+            Refused: No server has answered. Not raised for `/api/ps`: then the list is empty.
         """
         found = await self.entries_of((server, path) for server in asked)
         others = [server for server, entries in zip(asked, found, strict=True) if entries is None]
@@ -110,7 +110,7 @@ class ModelLists:
             asked: Pairs of a server and the path of a list.
 
         Returns:
-            The models of each server; None for a server without such a list.
+            The models of each server; None for a server that returned no such list.
         """
         requests = [(server, "/v1/models" if path.startswith("/v1") else path) for server, path in asked]
         documents = await upstreams.get_from_each(requests, _TIMEOUT_S, _MAX_BYTES)
@@ -123,7 +123,7 @@ class ModelLists:
 
 
 async def _version(asked: list[Upstream]) -> web.Response:
-    """Return the first server's version of Ollama."""
+    """Return the version of Ollama of the first server that answers; 0.0.0 if none does."""
     requests = [(server, "/api/version") for server in asked]
     answers = await upstreams.get_from_each(requests, _TIMEOUT_S, _MAX_BYTES)
     return json_response(msgspec.Raw(next((answer for answer in answers if answer), _VERSION)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import Answer
 
 _PIECE: Final = 16 * 1024  # counting takes at most about 10 ms (for lines of two bytes each)
-_UNCOUNTED_BYTES: Final = 64 * 1024  # held lines of this size do not count as memory of the run
+_UNCOUNTED_BYTES: Final = 64 * 1024  # held lines up to this size do not count as memory of the run
 
 
 class Relay:
@@ -35,7 +35,7 @@ class Relay:
         client: The program that reads the answer.
 
     Attributes:
-        has_begun: Whether the job has received the head of the answer.
+        has_begun: Whether the gateway has begun to send the answer to the job.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ class Shared:
         memory: The memory for the bodies of all runs.
         functions: The token budgets of all functions.
         server_log: Logs failures of model servers.
-        large_body_lock: A task holds it while it parses a large body. So other tasks run between two large
-            bodies.
+        large_body_lock: The lock that a task holds while it parses a large body. So other tasks run between
+            two large bodies.
     """
 
     servers: Upstreams
@@ -70,7 +70,7 @@ class ServerLog:
             server: The model server.
             reason: The reason of its failure; None if it answered.
         """
-        # If the bucket is empty, the recorded state stays unchanged, so that the next request may log it.
+        # If the bucket is empty, the recorded state stays unchanged. So a later request can log the change.
         if reason == self._failing.get(server.name) or not self._bucket.take(self._now()):
             return
         if reason is None:

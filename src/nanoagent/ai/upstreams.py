@@ -39,7 +39,7 @@ _LATEST: Final = ":latest"
 
 
 class UpstreamFailed(Exception):  # noqa: N818 - a failure of the model server, not of the gateway
-    """The model server was not reached, or its answer broke off.
+    """The model server was not reached, or its answer broke off or cannot be used.
 
     The job sees the message, so it must not contain an address.
     """
@@ -117,7 +117,8 @@ class HttpUpstream:
         session: The HTTP client.
         url: Its address; see `addresses`.
         patterns: The names of the models that it serves; `*` stands for any characters.
-        api: The API that it has. None: the gateway asks the server for its API every five minutes.
+        api: The API that it has. None: the gateway finds out whether the server has Ollama's API; see
+            `must_translate`.
         key: The key, which is sent as bearer token; None without one.
         now: The clock, in seconds.
     """
@@ -162,7 +163,7 @@ class HttpUpstream:
         return self._api is not Api.OLLAMA or api is Api.OLLAMA
 
     async def must_translate(self) -> bool:
-        """See `Upstream`. If the setting does not name an API, the server is asked for Ollama's version."""
+        """See `Upstream`. If the API is unknown, the server is sometimes asked for Ollama's version."""
         if self._api is not None:
             return self._api is Api.OPENAI
         if not self.address.may_be_ollama:
@@ -262,7 +263,7 @@ class Upstreams:
     """All model servers of a worker.
 
     Attributes:
-        servers: The servers. The first one with a matching pattern serves a model.
+        servers: The servers. A model is served by the first one that has a matching pattern.
         allowed: Patterns of the models that runs may use (AI_MODELS).
     """
 

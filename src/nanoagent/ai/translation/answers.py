@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MAX_LINE: Final = 4 * MIB  # of a stream
 _MAX_TEXT: Final = 8 * MIB  # of a document: about two million tokens
 _MAX_VECTORS: Final = 64 * MIB  # OpenAI's maximum of 2,048 texts with 1,536 numbers each takes about 45 MB
-_MAX_PARTS: Final = 1024 * 1024  # of a text that comes in parts
+_MAX_PARTS_BYTES: Final = MIB  # of a text that comes in parts
 _MOST_OBJECTS: Final = 200_000  # of a document; in memory each takes many times its bytes
 _MOST_OBJECTS_IN_LINE: Final = 4096  # of a stream: about 20 ms; servers send one token in a line
 
@@ -48,7 +48,7 @@ class _Message(msgspec.Struct):
         with suppress(*UNREADABLE):
             if raw.startswith(b'"'):
                 return msgspec.json.decode(raw, type=str)
-            if raw.startswith(b"[") and len(raw) <= _MAX_PARTS:
+            if raw.startswith(b"[") and len(raw) <= _MAX_PARTS_BYTES:
                 parts = msgspec.json.decode(raw, type=list[_Part])
                 return "".join(part.text or "" for part in parts if part.type == "text")
         return ""
@@ -187,7 +187,7 @@ class StreamTranslator:
     def finish(self) -> bytes:
         """Return the last bytes for the job, at the end of the answer.
 
-        An answer without a finish reason broke off. Then the job gets no line with `done`.
+        An answer without a finish reason broke off. Then no line tells the job that the answer is done.
 
         Raises:
             UpstreamFailed: See `feed`.

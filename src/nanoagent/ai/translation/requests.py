@@ -1,7 +1,8 @@
 """Translates a request of Ollama's API to OpenAI's API.
 
-Some parts have no counterpart and are left out: model options that are not in `_OPTIONS`, and a boolean
-`think`. The fields `template` and `context` change the meaning of the request, so they are refused.
+Some parts have no counterpart and are left out: `truncate`, a boolean `think`, and all model options except
+`num_predict` and those in `_OPTIONS`. The fields `template` and `context` change the meaning of the request,
+so they are refused.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def _content(message: _Message) -> Any:
 
 
 def _picture(image: str) -> str:
-    """Return a picture as a data URL. Other URLs are refused, because the model server would fetch them."""
+    """Return a base64 picture as a data URL. A given URL is refused: the model server would fetch it."""
     if _BASE64.fullmatch(image) is None:
         raise Refused(400, "the field 'images' should be pictures in base64", "invalid_field", param="images")
     kind = next((kind for start, kind in _PICTURES.items() if image.startswith(start)), "png")

@@ -1,4 +1,4 @@
-"""Translates tool calls: those of a request to OpenAI's API, and those of an answer to Ollama's API."""
+"""Translates the tool calls of requests to OpenAI's format, and those of answers to Ollama's format."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def to_openai(call: ToolCall, default_id: str) -> dict[str, Any]:
 
 
 class PendingToolCalls:
-    """The tool calls of one message that no later message has answered.
+    """The unanswered tool calls of one message.
 
     Each call is in two queues, and is removed once from each. So all answers together take linear time.
 
