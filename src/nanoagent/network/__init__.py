@@ -3,8 +3,8 @@
 A container has a network with only a loopback interface. Its supervisor creates sockets in that network and
 hands them to the worker before any program runs. A socket belongs to the network in which it was created,
 whichever process holds it. So the worker accepts the connections of a run itself. The container needs no
-process, address or route for this, and the worker needs no privilege. The worker listens only during runs
-whose policy allows it.
+process, address or route for this, and the worker needs no privilege. The worker accepts connections only
+during runs whose policy allows them.
 
 Read in this order:
 

@@ -96,7 +96,8 @@ class Egress:
         hosts: The allowed names.
         denied: Networks that are not allowed, in addition to the private networks in `policy`.
         max_bytes: The largest number of bytes of one run, both directions together.
-        count: Called with the result of each connection: "connected", "refused", "unreachable" or "cut".
+        count: Called for each connection with "connected", "refused" or "unreachable". Called again with
+            "cut" if the connection ends because the run has used up its bytes.
     """
 
     def __init__(
@@ -131,9 +132,9 @@ class Egress:
     async def find(self, name: str, lookup_limit: asyncio.Semaphore) -> list[str]:
         """Return the addresses of a name.
 
-        The caller waits for a limited time. The lookup counts towards the limit until its thread is free
-        again, even if the caller no longer waits. Otherwise a function could block all threads with many
-        short runs, each of which starts lookups.
+        When the lookup has begun, the caller waits for a limited time. The lookup counts towards the limit
+        until its thread is free again, even if the caller no longer waits. Otherwise a function could block
+        all threads with many short runs, each of which starts lookups.
 
         Args:
             name: The name.
@@ -279,7 +280,7 @@ class RunEgress:
         return host if addresses else None
 
     async def _resolve(self, name: str) -> list[str]:
-        """Return the addresses of a name that the run may reach."""
+        """Return those addresses of a name that the run may reach."""
         found = await self._egress.find(name, self._lookup_limit)
         return [address for address in dict.fromkeys(found) if self._egress.may_reach(address)][
             :_MOST_ADDRESSES

@@ -77,7 +77,8 @@ class Network:
         At the end of the block the worker stops listening, cuts all connections and awaits their tasks.
 
         Args:
-            sockets: The listening sockets of the container; None if it has handed over none.
+            sockets: The listening sockets of the container; None if its supervisor has not connected to
+                hand them over.
             run: The run.
         """
         if not self.listening_addresses:
@@ -101,8 +102,8 @@ class Network:
             self._has_warned = True
             log.warning(
                 "runs have no network",
-                reason="the container handed over no listening sockets, which is impossible with a separate "
-                "kernel (gVisor, a virtual machine); programs cannot call models there",
+                reason="the container handed over no listening sockets; a container with a separate kernel "
+                "(gVisor, a virtual machine) cannot, so its programs cannot call models",
                 network=str(run.policy),
                 runtime=str(run.runtime),
             )
@@ -131,7 +132,7 @@ async def _no_such_name(message: bytes) -> bytes | None:
 
 
 class _Services:
-    """The services of one run. The worker does not listen at an address without a service.
+    """The services of one run. The worker accepts no connections at an address without a service.
 
     Args:
         run: The run.
@@ -147,8 +148,8 @@ class _OpenNetwork:
     """The network of one run, while it is open.
 
     Each run has such an object, but most runs open no connection. So the object starts a task only when one
-    is needed. The event loop gets descriptors as numbers, not as sockets: for a new object, `selectors` would
-    format its repr, which is slow for sockets.
+    is needed. The event loop gets descriptors as numbers, not as sockets: when a socket is added, `selectors`
+    would format its repr, which is slow.
     """
 
     def __init__(

@@ -6,9 +6,10 @@ number of its address), and the descriptors (SCM_RIGHTS, unix(7)). The set of a 
 sandbox is ready, and serves one run. At isolation level L1 the supervisor sends one set for all runs.
 
 The descriptors come out of a container and are hostile. A descriptor is accepted only if all of this is true:
-it is a TCP or UDP socket of the requested kind, address and port; it is neither connected nor listening; and
-it belongs to another network than the worker's. All descriptors are closed in a thread: the supervisor may
-still hold them, and can decide how long closing takes (`host.untrusted_fds`).
+it is a TCP or UDP socket of the requested kind, address and port; if it is a TCP socket, it is neither
+connected nor listening; and it belongs to another network than the worker's (checked since Linux 5.14). All
+descriptors are closed in a thread: the supervisor may still hold them, and can decide how long closing takes
+(`host.untrusted_fds`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _BEFORE_NUMBERS: Final = b"\xff"
 _MOST_SETS: Final = 16  # between two runs; if a sandbox is created again, a second set arrives
 _MESSAGE_BYTES: Final = 1 + MAX_LISTENING_SOCKETS
 _SO_PROTOCOL: Final = 38  # asm-generic/socket.h
-_SO_NETNS_COOKIE: Final = 71  # the same, since Linux 5.14
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, since Linux 5.14
 _COOKIE: Final = struct.Struct("=Q")
 # The kernel charges the buffers of accepted connections to the worker. It allocates twice this size
 # (socket(7), SO_RCVBUF).
@@ -103,7 +104,11 @@ class ListeningSockets:
         raise ProtocolError(f"the supervisor handed over more than {_MOST_SETS} sets of sockets")
 
     def release(self, *, all_of_them: bool = False) -> None:
-        """Close the sockets after a run, unless they serve all runs of the container."""
+        """Close the sockets after a run, unless they serve all runs of the container.
+
+        Args:
+            all_of_them: Close the sockets in any case.
+        """
         if all_of_them or not self._kept:
             for opened in self._open.values():
                 untrusted_fds.close_socket(opened)
