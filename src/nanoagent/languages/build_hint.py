@@ -221,7 +221,10 @@ _GO_MODULE: Final = Text(
     ),
 )
 _GO_VERSION: Final = Text(
-    en=("go.mod requires Go {wanted}, but the image has Go {present}. Write go {present} or older there."),
+    en=(
+        "go.mod requires Go {wanted}, but the image has Go {present}. Write go {present} or older into "
+        "go.mod."
+    ),
     ko=(
         "go.mod는 Go {wanted}을(를) 요구하지만 이미지에는 Go {present}이(가) 있습니다. "
         "go.mod에 {present} 이하를 쓰세요."
@@ -237,7 +240,7 @@ _GO_PACKAGES: Final = Text(
         "루트의 모든 파일은 package main이어야 하고, 다른 패키지는 별도의 폴더에 넣으세요."
     ),
 )
-_GO_TWO_MAINS: Final = Text(
+_GO_TWO_DEFINITIONS: Final = Text(
     en="{first} and {second} both define {name}. The files at the root are one program. Keep one definition.",
     ko=(
         "{first}와(과) {second}이(가) 모두 {name}을(를) 정의합니다. "
@@ -302,7 +305,7 @@ _GO: Final = (
             r"\s{1,8}(?:\./)?(?P<second>[^\n:]{1,300}):\d{1,9}:\d{1,9}: other declaration",
             re.MULTILINE,
         ),
-        _always(_GO_TWO_MAINS),
+        _always(_GO_TWO_DEFINITIONS),
     ),
 )
 

@@ -53,7 +53,7 @@ def error_line(
 
 
 def build_error(runtime: Runtime, messages: str) -> str | None:
-    """Return the first error of a compiler or linker as one printable line; else its last line.
+    """Return the first error of a compiler or linker as one printable line; else the last line.
 
     Args:
         runtime: The language of the code.
@@ -169,7 +169,7 @@ def _is_not_fatal(text: str, at: int) -> bool:
 
 
 def _python_without_header(text: str) -> str | None:
-    """Return the error of a traceback without a header: a syntax error, or a header that is in the gap."""
+    """Return the error of a traceback without a header: of a syntax error, or with its header in the gap."""
     if frame := _PYTHON_GROUP_FRAME.search(text):
         return _first_outer_line(_lines(text, frame.end() + 1), "  | ")
     if frame := _first_of(_last_matches(_PYTHON_FRAME, text)):
@@ -195,7 +195,7 @@ _NODE_MESSAGE_LINES: Final = 50
 
 
 def _node(text: str, exit_code: int, killed_by: signal.Signals | None) -> str | None:  # noqa: ARG001 - as the other recognisers
-    """Return the uncaught error. Node.js prints it between the location in the source and its version."""
+    """Return the uncaught error. It is printed between the source location and the version of Node.js."""
     if fatal := _first_of(_last_matches(_NODE_FATAL, text)):
         return fatal[0]
     if killed_by is not None:
@@ -376,7 +376,7 @@ _NO_MESSAGE: Final = re.compile(r"[^\W\d][\w$.<>]{0,200}(?: \[[\w-]{1,100}\])?: 
 
 
 def _plain(text: str) -> str:
-    """Remove escape sequences and carriage returns. Cut the middle out of a long text."""
+    """Remove escape sequences, and carriage returns before line feeds. Cut the middle out of a long text."""
     if len(text) > 2 * _EXAMINED_CHARACTERS:
         missing = len(text) - 2 * _EXAMINED_CHARACTERS
         text = str(gap.joined(text[:_EXAMINED_CHARACTERS], missing, text[-_EXAMINED_CHARACTERS:]))

@@ -27,8 +27,8 @@ _NOT_FLUSHED: Final = Text(
 )
 _HOW_TO_FLUSH: Final[dict[Runtime, Text]] = {
     Runtime.PYTHON: Text(
-        "Use print(..., flush=True), or call sys.stdout.reconfigure(line_buffering=True) at the start. It"
-        " flushes each line, as python -u does.",
+        "Use print(..., flush=True), or call sys.stdout.reconfigure(line_buffering=True) at the start to"
+        " flush each line, as python -u does.",
         "print(..., flush=True)를 쓰거나, 시작할 때 sys.stdout.reconfigure(line_buffering=True)를 호출하세요."
         " python -u처럼 줄마다 flush합니다.",
     ),
