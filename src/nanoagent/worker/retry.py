@@ -49,7 +49,7 @@ def taken_delay_s(left_s: float, refusals: int = 1) -> float:
 def counted_delay_s(failures: int, longest_s: float) -> float:
     """Return the delay after a return that counts as an attempt.
 
-    With the default settings it is 15 s, then 1, 4 and 15 minutes. After the fifth return the job fails.
+    With the default settings it is 15 s, then 1, 4 and 5 minutes. After the fifth return the job fails.
     Until then another worker has had time to take the job, and an operator has had time to react to
     `/readyz`.
 
