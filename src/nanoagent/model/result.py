@@ -41,7 +41,7 @@ class Settle(StrEnum):
         "left in the queue if it has a redrive policy; otherwise moved to `SQS_DLQ_URL` if that is set; "
         "otherwise deleted and logged"
     )
-    RETRY = "returned with growing delay; after the last attempt published and dead-lettered"
+    RETRY = "returned with growing delay; after the last attempt dead-lettered, and a result is published"
     RELEASE = "returned to the queue, not counted as an attempt"
 
 
