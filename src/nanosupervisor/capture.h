@@ -15,8 +15,9 @@ struct capture {
     char *head, *tail; /* the tail is a ring buffer: a byte's position depends on its number in the stream */
 };
 
-/* Create a pipe for a stream, as large as the host allows; 0, or -1 with errno. It is large because a program
- * that makes its output non-blocking loses output that does not fit into the pipe when it ends. */
+/* Create a pipe for a stream; 0, or -1 with errno. The pipe holds 1 MiB, or less if the host does not allow that.
+ * It is large because of programs that make their output non-blocking. When such a program ends, it loses the
+ * output that does not fit into the pipe. */
 int capture_pipe(int ends[2]);
 /* Start to capture the stream and keep at most `bytes` bytes of it. `from` becomes non-blocking; -1 means
  * that there is no stream. */

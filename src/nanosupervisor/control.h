@@ -20,7 +20,8 @@ enum report_type {
     REPORT_PROGRAM_ENDED = 'X', /* value: the wait status of the program that init forked. No process of the run
                                    is left */
     REPORT_RUN_KILLED = 'G',
-    REPORT_ERROR = 'E', /* value: errno of the step that failed; init exits */
+    REPORT_ERROR = 'E', /* value: errno of the step that failed. The sender exits: init, or the process that init has
+                           forked and that is not confined yet */
 };
 
 struct report {

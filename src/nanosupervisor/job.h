@@ -9,13 +9,13 @@
 
 /* Pre-created process -> supervisor; a message is one byte. */
 enum job_message {
-    JOB_CONFINED = 'n', /* carries the listener of the process's filter, if it has one (netlink.h) */
+    JOB_CONFINED = 'n', /* carries the listener of the process's filter (netlink.h); not sent if there is no listener */
     JOB_READY = 'r',    /* the process waits for its job */
 };
 
 /* Supervisor -> pre-created process: this header, then `length` bytes of NUL-terminated strings: the
  * arguments, then the environment. If the program cannot be executed, the process answers with a u32 errno
- * and ends. */
+ * and ends. A process of the zygote does not answer: it writes the reason to standard error. */
 struct __attribute__((packed)) job {
     uint32_t length;
     uint32_t argument_count;

@@ -13,7 +13,7 @@
 
 /* The worker's configuration for all runs of this container. */
 struct settings {
-    struct confinement confinement; /* of most runs */
+    struct confinement confinement; /* of pre-created processes */
     struct work_limits work;
     const char *modules; /* NUL-terminated names, which the zygote imports */
     size_t modules_length;
@@ -21,7 +21,7 @@ struct settings {
 
 /* New code for the runs of this container. It is in the container's /work. */
 struct new_code {
-    int limits_changed;  /* whether a limit has changed that an interpreter reads only at its start */
+    int limits_changed;  /* whether the memory limit has changed, which an interpreter reads when it starts */
     const char *modules; /* NUL-terminated names, which the code imports */
     size_t modules_length;
 };
@@ -35,7 +35,8 @@ struct level {
     void (*set_up)(const struct settings *settings);
     /* Make the next run use this code. */
     void (*take_code)(const struct new_code *code);
-    /* Start the run's program; return 0 or an errno. Call the functions of run.h for levels. */
+    /* Start the run's program; return 0 or an errno. It calls run_note_start(), run_write_payload() and
+     * run_open_streams(). */
     uint32_t (*start)(struct run *run);
     /* The descriptor that becomes readable when the program may have ended. */
     int (*end_fd)(void);

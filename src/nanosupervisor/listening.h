@@ -18,8 +18,8 @@ struct listening_sockets {
     int socket[MAX_LISTENING_SOCKETS];
 };
 
-/* Connect to the worker's socket for listening sockets. If that fails, runs have no network. Some workers want
- * no such sockets, and under gVisor a container cannot send descriptors to the host. */
+/* Connect to the worker's socket for listening sockets. If that fails, runs have no network. This is not an
+ * error: some workers want no such sockets, and under gVisor a container cannot send descriptors to the host. */
 void listening_connect(const char *path);
 /* Set the addresses of every later set. Exits if there are too many. */
 void listening_configure(const struct listening_address *addresses, size_t count);

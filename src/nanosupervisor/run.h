@@ -36,7 +36,7 @@ void run_serve(const struct level *level, uint8_t *frame, size_t length);
 
 /* Called by a level: note that the program starts now. */
 void run_note_start(struct run *run);
-/* Called by a level: write the payload's file; return 0 or an errno. */
+/* Called by a level: set the directories of the run, and write the payload's file; return 0 or an errno. */
 uint32_t run_write_payload(struct run *run, const struct writable_dirs *dirs);
 /* Called by a level: take over the other ends of the program's standard streams. */
 void run_open_streams(struct run *run, int in, int out, int err);

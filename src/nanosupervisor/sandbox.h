@@ -53,8 +53,8 @@ uint32_t sandbox_exec_error(const struct sandbox *sandbox);
 void sandbox_terminate(struct sandbox *sandbox);
 /* Kill every process but init; 0 if init has ended. */
 int sandbox_kill_run(struct sandbox *sandbox);
-/* PARENT_INIT only: whether init has reported the program's end, and its wait status. Init kills the
- * program's other processes first. */
+/* PARENT_INIT only: whether init has reported the program's end, and the program's wait status. Init kills the
+ * run's other processes first. If init itself has ended, the program has ended with SIGKILL. */
 int sandbox_program_has_ended(struct sandbox *sandbox, int *status);
 /* Kill every process, init too, and wait until all have ended. */
 void sandbox_kill(struct sandbox *sandbox);

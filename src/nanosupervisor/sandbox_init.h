@@ -19,7 +19,8 @@ struct sandbox_plan {
 
 /* Run as init, in a new process with new namespaces. */
 __attribute__((noreturn)) void init_main(struct sandbox_plan plan);
-/* In init: if a step has failed, report the step with errno to the supervisor and exit. */
+/* In init, and in a process that init has forked and that is not confined yet: if a step has failed, report the
+ * step with errno to the supervisor and exit. */
 void must(int failed, const char *step);
 
 #endif

@@ -16,14 +16,15 @@ enum frame_type {
     /* worker -> supervisor */
     FRAME_CONFIGURE = 'C', /* struct configuration, its listening addresses, then NUL-terminated names of modules that
                               the zygote imports */
-    FRAME_PREPARE = 'P',   /* take the code in /slot/code. u8: whether a limit has changed that an interpreter reads only
-                              at its start; then NUL-terminated names of modules that the code imports */
+    FRAME_PREPARE = 'P',   /* take the code in /slot/code. u8: whether the memory limit has changed, which an
+                              interpreter reads when it starts; then NUL-terminated names of modules that the code
+                              imports */
     FRAME_RUN = 'R',       /* struct run_request, then its strings and the payload */
     FRAME_KILL = 'K',      /* empty: end the run now */
 
     /* supervisor -> worker */
     FRAME_HELLO = 'H',   /* u32 protocol version */
-    FRAME_LEVEL = 'L',   /* u8 isolation level, then text: the reason why it is not a higher one */
+    FRAME_LEVEL = 'L',   /* u8 isolation level, then text: the reason if the host does not allow sandboxes */
     FRAME_READY = 'Y',   /* struct ready_report */
     FRAME_EXIT = 'X',    /* struct exit_report */
     FRAME_STDOUT = 'O',  /* captured bytes: first the head, then the tail */
@@ -50,8 +51,9 @@ struct __attribute__((packed)) listening_address {
 
 struct __attribute__((packed)) configuration {
     uint8_t highest_level;    /* never use a higher isolation level, even if the host allows it */
-    uint64_t file_size_bytes; /* RLIMIT_FSIZE of most runs */
-    uint32_t open_files;      /* RLIMIT_NOFILE of most runs */
+    /* The limits of pre-created processes. If a run (a build) requests other limits, it gets a new sandbox. */
+    uint64_t file_size_bytes; /* RLIMIT_FSIZE */
+    uint32_t open_files;      /* RLIMIT_NOFILE */
     uint64_t work_bytes;      /* how much a run in a sandbox may write to its working directory */
     uint64_t work_files;      /* how many files such a run may create there */
     uint8_t listening_count;  /* number of struct listening_address that follow */
@@ -81,7 +83,7 @@ struct __attribute__((packed)) ready_report {
 #define EXIT_TIMED_OUT 1u    /* the program was ended at its deadline */
 #define EXIT_KILLED 2u       /* FRAME_KILL ended the program */
 #define EXIT_DISK_FULL 4u    /* a writable directory has no free block or no free inode */
-#define EXIT_FILE_LIMIT 8u   /* a file has reached file_size_bytes */
+#define EXIT_FILE_LIMIT 8u   /* the program failed, probably because a file has reached file_size_bytes */
 #define EXIT_NOT_STARTED 16u /* the program could not be started: exec_error has the errno */
 #define EXIT_ORPHANED 32u    /* the zygote ended during the run, so the program's wait status is unknown */
 #define EXIT_SOCKETS 64u     /* the program was ended: its sockets hold too much kernel memory */
@@ -96,7 +98,7 @@ struct __attribute__((packed)) exit_report {
     uint64_t stderr_total;
     uint32_t stdout_kept; /* bytes captured */
     uint32_t stderr_kept;
-    uint32_t left_over;  /* processes that outlived the program and were killed */
+    uint32_t left_over;  /* other processes of the run that were killed; counted only at the shared level */
     uint32_t exec_error; /* errno, 0: the program was started */
 };
 

@@ -29,7 +29,7 @@ void writable_open_container(void);
 int writable_is_full(const struct writable_dirs *dirs);
 /* Return the bytes that the files in all directories take. */
 uint64_t writable_used_bytes(const struct writable_dirs *dirs);
-/* Whether a file has at least `bytes` bytes and has changed after `since` (CLOCK_REALTIME_COARSE). The file of
+/* Whether a file has at least `bytes` bytes and has changed at `since` or later (CLOCK_REALTIME_COARSE). The file of
  * the payload, which has `payload_bytes`, does not count. */
 int writable_has_file_of(const struct writable_dirs *dirs, uint64_t bytes, uint64_t payload_bytes,
                          const struct timespec *since);

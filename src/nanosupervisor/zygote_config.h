@@ -1,5 +1,5 @@
-/* The interpreter's record of the program with which it was started. Subinterpreters use it, and the error
- * message for a file that has the name of a standard module. */
+/* The interpreter's record of the program with which it was started. The interpreter uses the record for
+ * subinterpreters, and for the error message about a file that has the name of a standard module. */
 #ifndef ZYGOTE_CONFIG_H
 #define ZYGOTE_CONFIG_H
 
