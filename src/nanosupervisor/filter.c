@@ -1,11 +1,12 @@
 /* See filter.h. A deny list in addition to the container's allow list
- * (src/nanoagent/container/seccomp.json).
+ * (src/nanoagent/container/seccomp.json and, for sandboxes, seccomp-sandbox.json).
  *
  * Process 1 of the run's process namespace is the sandbox's init, or at the shared level the supervisor.
  * It has the same user id as the run. Three things protect it from the run. First, it has no signal
- * handlers, and the kernel drops such signals for process 1 of a namespace. Second, it is not dumpable, so
- * the run cannot trace it or read /proc/1/{mem,fd,environ}. Third, this filter refuses calls that change
- * another process by its number and that the first two do not prevent: priorities, limits, affinity.
+ * handlers, and the kernel drops a signal to process 1 of the sender's own namespace if process 1 does not handle
+ * it. Second, process 1 is not dumpable, so the run cannot trace it or read /proc/1/{mem,fd,environ}. Third,
+ * this filter refuses calls that change another process by its number and that the first two do not prevent:
+ * priorities, limits, affinity.
  *
  * At the shared level the filter also refuses System V IPC, POSIX message queues and signals for the
  * supervisor. The IPC objects belong to the container, not to a process, and would outlive the run; in a
@@ -80,11 +81,11 @@ static const struct sock_filter denied[] = {
     LOAD(offsetof(struct seccomp_data, arch)), IF(NATIVE_ARCH, 1, 0), RETURN(SECCOMP_RET_KILL_PROCESS),
     LOAD(NUMBER),
 #if defined(__x86_64__)
-    /* Kill the process for a call of the x32 ABI, as for one of another architecture. The container's filter
+    /* Kill the process for a call of the x32 ABI, as for a call of another architecture. The container's filter
      * would kill only the thread, and a program with other threads would hang until its deadline. */
     BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), RETURN(SECCOMP_RET_KILL_PROCESS),
 #endif
-    /* The flags of clone3 are in memory, which a filter cannot read. C libraries then use clone. */
+    /* The flags of clone3 are in memory, which a filter cannot read. After ENOSYS, C libraries use clone. */
     IF(SYS_clone3, 0, 1), ERROR(ENOSYS),
     /* CLONE_PARENT would make the new process a child of the program's parent: the zygote, outside the
      * sandbox. */
@@ -99,7 +100,7 @@ static const struct sock_filter denied[] = {
     DENY(SYS_ptrace), DENY(SYS_process_vm_readv), DENY(SYS_process_vm_writev), DENY(SYS_process_madvise),
     DENY(SYS_kcmp), DENY(SYS_pidfd_getfd), DENY(SYS_move_pages), DENY(SYS_migrate_pages),
     DENY(SYS_open_by_handle_at), DENY(SYS_name_to_handle_at), DENY(SYS_fanotify_init),
-    /* The kernel would load a module for other address families. Only AF_UNIX has socket pairs. */
+    /* The kernel would load a module for other address families. Programs need socket pairs only of AF_UNIX. */
     DENY_UNLESS(SYS_socketpair, 0, AF_UNIX),
     /* For a terminal's line discipline the kernel would load a module, too. */
     DENY_IF(SYS_ioctl, 1, TIOCSETD),
@@ -171,7 +172,8 @@ static const struct sock_filter denied_in_sandbox[] = {
 #endif
 };
 
-/* The container's filter allows only NETLINK_ROUTE of netlink, so this filter checks only the family. */
+/* Of the protocols of netlink, the container's filter allows only NETLINK_ROUTE. So this filter checks only the
+ * family. */
 #define NETLINK(action) IF(SYS_socket, 0, 3), LOAD(ARGUMENT(0)), IF(AF_NETLINK, 0, 1), RETURN(action), LOAD(NUMBER)
 static const struct sock_filter hand_netlink_over[] = {NETLINK(SECCOMP_RET_USER_NOTIF)};
 static const struct sock_filter deny_netlink[] = {NETLINK(SECCOMP_RET_ERRNO | EPERM)};

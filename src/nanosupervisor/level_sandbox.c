@@ -259,9 +259,9 @@ static void remove_sandbox(struct sandbox *sandbox)
     writable_release_in_flight(); /* no run can reach these descriptors, but they keep memory in use */
 }
 
-/* The next run gets a new sandbox and can reach nothing of this run, so DONE is usually sent at once. If the
- * run's files are large, its sandbox is removed before: otherwise the worker would find their memory still
- * in use. The kernel removes other sandboxes while the next one is created. */
+/* The next run gets a new sandbox and can reach nothing of this run, so DONE is usually sent at once. The kernel
+ * then removes the old sandbox while the next one is created. If the run's files are large, the sandbox is removed
+ * before DONE: otherwise the worker would find the memory of the files still in use. */
 static void finish(const struct run *run)
 {
     struct sandbox spent = current.sandbox;

@@ -135,7 +135,7 @@ static void finish(const struct run *run)
 {
     wire_send_done(writable_wipe() && writable_is_empty_again());
     if (run->request.prepare_next) {
-        /* /slot is the work directory that the worker mounts. */
+        /* The wipe has also removed the code from /work. */
         struct ready_report report = copy_slot_code(container_dirs.directory[WRITABLE_WORK]);
         wire_send_ready(&report);
     }

@@ -12,13 +12,13 @@
 #include <unistd.h>
 
 #define MAX_DEPTH 32
-#define MAX_PATH 1024 /* bytes; also S3's limit for a key, minus its prefix, which the worker checks */
+#define MAX_PATH 1024 /* bytes; S3's limit for a whole key; the worker checks the path together with its prefix */
 #define CHUNK (64 * 1024)
 /* How many names are kept in memory, of a directory and of the directories above it. With the longest names
- * they take 5 MB, and twice as much while they are sorted. */
+ * they take 5 MB. In deep trees MIN_NAMES allows almost twice as many names. */
 #define MAX_NAMES 16384
 #define MIN_NAMES 512 /* of one directory, however deep it is */
-#define CROWDED 4096  /* entries of /output; if there are more, their REFUSED frames do not fit into the buffer */
+#define CROWDED 4096  /* entries of /output; with names of 10 bytes, their REFUSED frames fill the buffer of wire.c */
 
 /* The number of files and bytes that have been sent, and the path of the current entry. */
 struct sending {

@@ -7,8 +7,8 @@
  *               arrives, tells init to mount it
  *   init        mounts the code, gives up its capabilities, stops being dumpable
  *   supervisor  writes the payload and sends the job to the process, which becomes the program
- *   init        if it forked the program: waits for its end, kills the other processes, and reports it; meanwhile it
- *               serves netlink calls
+ *   init        serves netlink calls; if it forked the program: waits for the program's end, kills the other processes,
+ *               and reports the end
  *   supervisor  reports the run, and then kills init; not earlier, because the kernel needs as long to remove the
  *               namespaces as a short run takes
  *

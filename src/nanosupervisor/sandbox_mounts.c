@@ -182,8 +182,8 @@ static void copy_code(int code, int changes)
 
 /* Small code is copied, because a copy behaves like any directory. An overlay differs in two ways. First, a
  * directory of the code cannot be renamed (EXDEV): that needs redirects, which the kernel refuses to ordinary
- * users. Second, its files have another device number than its directories. The option xino would change
- * that, but with it the kernel logs a line for each mount. overlayfs.rst */
+ * users. Second, the files of an overlay have another device number than its directories. The option xino
+ * would change that, but with this option the kernel logs a line for each mount. overlayfs.rst */
 void attach_work(int changes)
 {
     int code = open_directory(WORK_DIR);

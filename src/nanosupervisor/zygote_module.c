@@ -318,8 +318,8 @@ static PyMethodDef methods[] = {
      "hook(waiting, hand_out)\n\nMake the import of a name in the dict `waiting` call hand_out(name) first."},
     {"hold", imports_hold, METH_O, "hold(object)\n\nKeep the object alive and stop counting its references."},
     {"watch", imports_watch, METH_VARARGS,
-     "watch(module, changed, freely_set)\n\nPut the module's name into the dict `changed` when a name is set in the "
-     "module that is not in freely_set[module's name]."},
+     "watch(module, changed, freely_set)\n\nWhen a name is set in the module, put the module's name into the dict "
+     "`changed`. Ignore the names in the set freely_set[module's name]."},
     {"run", module_run, METH_O, "run(path)\n\nRun a program as `python3 path` would, and exit as it would."},
     {"restore_signals", module_restore_signals, METH_NOARGS,
      "Reset the signals that Python ignores, before an execve."},

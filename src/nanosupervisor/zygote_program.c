@@ -160,8 +160,8 @@ static int has_callback(PyObject *object)
     return callback && !PyCFunction_Check(callback);
 }
 
-/* Whether the object is a type with a finalizer whose instances the collector does not track. A walk visits the
- * type, but not these instances. */
+/* Whether the object is a type with two properties: its instances have a finalizer, and the collector does not
+ * track them. A walk visits the type, but not these instances. */
 static int makes_untracked_instances_with_finalizer(PyObject *object)
 {
     return PyType_Check(object) && !PyType_IS_GC((PyTypeObject *)object) && has_finalizer((PyTypeObject *)object);
