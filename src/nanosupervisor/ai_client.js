@@ -1,6 +1,8 @@
 'use strict';
-// Ask a language model from a function: `const ai = require('ai_client'); console.log(await
-// ai.generate('Hello'));`.
+// Ask a language model from a function:
+//
+//   const ai = require('ai_client');
+//   ai.generate('Hello').then(console.log);
 //
 // Speaks Ollama's API to the address in AI_ENDPOINT or OLLAMA_HOST. It is in the image's /node_modules, so
 // both `require` and `import` find it. An `ai_client` in the function's own node_modules has precedence. The

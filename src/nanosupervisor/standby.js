@@ -10,17 +10,19 @@
 // process sends 'r' on descriptor 3, waits there for its job (job.h), and then does the same as
 // `node index.js`.
 //
-// User code sees no difference, not even in stack traces, because the snapshot runs Node.js's own code. Its
-// main function is Node.js's `internal/main/run_main_module`. Only the `require` of that module is replaced.
+// In the main thread, user code sees no difference in stack traces, because the snapshot runs Node.js's own code.
+// The snapshot's main function is Node.js's `internal/main/run_main_module`. Only the `require` of that module is replaced.
 // The module first calls `prepareMainThreadExecution`, which reads environment, arguments and working
 // directory. This script replaces that function, and waits for the job in it. A bound function passes the
 // arguments to the module, because a bound function is not in stack traces.
 //
-// These differences remain. /proc/self/environ shows the variables of the standby process. The last global
-// names are SharedArrayBuffer, Atomics and WebAssembly. The module loader's frames in a worker thread's
-// stack traces are named `Object..js` and `Function._load`. V8 reads the container's memory limit for its
-// heap limit when the standby process starts. Node.js refuses a snapshot of another build. Then no standby
-// process starts, and programs are started with execve.
+// These differences remain. /proc/self/environ shows the variables of the standby process. The order of the
+// global names is another: SharedArrayBuffer, Atomics and WebAssembly are the last. The module loader's frames in
+// a worker thread's stack traces are named `Object..js` and `Function._load`. V8 reads the container's memory
+// limit for its heap limit when the standby process starts, not when the run starts.
+//
+// Node.js refuses a snapshot of another build. Then no standby process starts, and programs are started with
+// execve.
 //
 // Only the build has access to Node.js's internals: in the snapshot, users may require the same modules as in a
 // plain process. The options are in the environment, because options on the command line would be visible in
@@ -150,7 +152,8 @@ function prepareMainThreadExecution(expandArgv1) {
 
 // Node.js makes its output pipes non-blocking. Then output that does not fit into a pipe is lost when the
 // program calls process.exit or throws, although the documentation of Node.js promises synchronous writes. This
-// function makes the pipes blocking again. It uses a proxy, because its toString() looks like a native function.
+// function makes the pipes blocking again. It uses a proxy, because a proxy's toString() looks like that of
+// a native function.
 function makeOutputBlocking() {
   Pipe.prototype.open = new Proxy(Pipe.prototype.open, {
     apply(open, pipe, [descriptor, ...rest]) {
