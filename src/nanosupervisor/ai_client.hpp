@@ -67,7 +67,7 @@ void generate_stream(const std::string &prompt, const on_text &take, const optio
 // Continue a conversation, oldest message first, and return the content of the model's answer. A string is
 // one message of the user. Throws `error`.
 std::string chat(const std::vector<message> &messages, const options &how = {});
-std::string chat(std::initializer_list<message> messages, const options &how = {}); // else ambiguous
+std::string chat(std::initializer_list<message> messages, const options &how = {}); // else chat({…}) is ambiguous
 std::string chat(const std::string &message, const options &how = {});
 
 // Continue a conversation, and pass the answer to `take` in pieces, as generate_stream does.
@@ -391,7 +391,7 @@ public:
         }
     }
 
-    // Receive the next line, without its end: part of the head of the answer, or of a chunk.
+    // Receive the next line, without its end: a line of the answer's head, or the line before or after a chunk.
     std::string line()
     {
         std::size_t end;
@@ -628,7 +628,8 @@ inline value parse(const std::string &text)
     }
     if (answer.is != value::kind::object)
         throw error("the model server's answer is not a JSON object: '" + shortened(text) + "'");
-    if (answer.find("error")) // Ollama reports an error after its first byte this way, with status 200
+    // After the first byte, Ollama can report an error only in the body. The status is 200.
+    if (answer.find("error"))
         throw error("the model server failed: " + reason_of(text));
     return answer;
 }

@@ -275,7 +275,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise AIError(f"the model server's answer is not JSON: {_shown(raw)}") from exc
     if not isinstance(answer, dict):
         raise AIError(f"the model server's answer is not a JSON object: {_shown(raw)}")
-    if "error" in answer:  # after the first byte, the status is 200 even for an error
+    if "error" in answer:  # after the first byte of an answer, the status is 200 even for an error
         raise AIError(f"the model server failed: {answer['error']}")
     return answer
 

@@ -12,8 +12,9 @@ them. In all other cases the import system loads the module as usual.
 removes the modules from `sys.modules`. The import system calls `HiddenModules.hand_out` for a hidden module
 (zygote_imports.c).
 
-One exception: a package with compiled parts outside the standard library (numpy) cannot be loaded twice in
-a process. It is handed out even if the program has replaced a module of another package that numpy uses.
+One exception: a package that has compiled parts and is not in the standard library (numpy) cannot be loaded
+twice in a process. It is handed out even if the program has changed one of its modules, or has replaced or
+changed a module of another package that it uses.
 """
 
 import builtins
@@ -418,7 +419,7 @@ class HiddenModules:
         return paths.PathFinder.find_spec(name) is None
 
     def _is_found(self, name: str, load: Load, changed_names: "Collection[str] | None") -> bool:
-        """Whether a search would find the file of the module now."""
+        """Whether a search would still find the same file for the module."""
         spec = load.spec
         if spec is None:
             return True
