@@ -446,8 +446,8 @@ async def test_a_call_that_only_loads_the_model_asks_nobody(openai_rig):
 @pytest.mark.parametrize(
     ("model", "status", "words"),
     [
-        ("fault/404", 404, "the stub fails on *** with 404"),
-        ("fault/500", 500, "the stub fails on *** with 500"),
+        ("fault/404", 404, "the stub fails with status 404; the key is ***"),
+        ("fault/500", 500, "the stub fails with status 500; the key is ***"),
         ("no-such", 404, "model 'no-such' not found"),
         ("fault/401", 502, "the model server refuses the worker's key (401)"),
         ("fault/429", 429, "the model server has received too many requests"),

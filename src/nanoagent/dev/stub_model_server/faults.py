@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 FAULTS: Final = {
     "401": "refuses the key, and quotes the key",
-    "404": "denies that the model exists, and quotes the key",
+    "404": "answers 404, as for an unknown model, and quotes the key",
     "429": "asks the caller to try again later",
-    "500": "fails, in the format of the API, and quotes the key",
-    "html": "answers 502 with an HTML page, as a proxy before the server does",
+    "500": "answers 500 in the format of the API, and quotes the key",
+    "html": "answers 502 with an HTML page, like a proxy in front of a server",
     "redirect": "redirects the caller",
     "garbage": "answers 200 and bytes without meaning",
     "lines": "streams lines that are not JSON between the lines of the answer",
@@ -55,18 +55,21 @@ class Faults:
         self._released = asyncio.Event()
 
     def release(self) -> None:
-        """Let requests continue that wait in `hold` and `never`, and end those in `gigabytes`."""
+        """Let requests for `hold` and `never` continue, and end those for `gigabytes`."""
         self._released.set()
 
     async def respond(self, request: web.Request, model: str) -> web.StreamResponse | None:
-        """Answer a request for a model that fails before its first piece; None for other models."""
+        """Answer a request for a model that fails before its first piece.
+
+        Return None for all other models: the caller then answers. For `never`, first wait until `release`.
+        """
         fault = model.removeprefix("fault/") if model.startswith("fault/") else ""
         key = request.headers.get("Authorization")
         if fault == "401":
             return error_response(request, 401, f"Incorrect API key provided: {key}", "invalid_request_error")
         if fault in {"404", "429", "500"}:
             response = error_response(
-                request, int(fault), f"the stub fails on {key} with {fault}", "server_error"
+                request, int(fault), f"the stub fails with status {fault}; the key is {key}", "server_error"
             )
             if fault == "429":
                 response.headers["Retry-After"] = "7"

@@ -88,11 +88,11 @@ class Reply:
 
 
 def reply_to(request: web.Request, prompt: str, limit: int | None) -> Reply:
-    """Make the answer to a prompt, and record the number of its tokens.
+    """Make the answer to a prompt, and record the number of tokens of the prompt.
 
     Args:
         request: The request.
-        prompt: Its prompt.
+        prompt: The prompt of the request.
         limit: The largest number of tokens in the answer, None for no limit.
     """
     record = request[RECORD]

@@ -22,7 +22,7 @@ class RecordedRequest:
         headers: The headers.
         body: The JSON document of the body; None if the body is not JSON.
         raw: The bytes of the body.
-        state: `open`, then `finished`, or `cut` if the caller closed the connection before the end.
+        state: `open`, then `finished`, or `cut` if the connection was closed before the end.
         pieces: The number of pieces of the answer that were sent.
         prompt_tokens: The number of tokens of the prompt.
         completion_tokens: The number of tokens of the answer that were sent.
@@ -40,7 +40,7 @@ class RecordedRequest:
 
 
 RECORD: Final = web.RequestKey("record", RecordedRequest)
-"""The key of a request's own entry in the log."""
+"""The key under which aiohttp's request holds its entry in the log."""
 
 
 class RequestLog:

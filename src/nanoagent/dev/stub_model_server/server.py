@@ -82,7 +82,10 @@ class StubModelServer:
 
     @property
     def log(self) -> list[RecordedRequest]:
-        """The requests so far, oldest first. Requests for the version and for the log are not recorded."""
+        """The requests so far, oldest first.
+
+        Requests for the version are not recorded, nor are requests below /stub_model_server/.
+        """
         return self._requests.entries
 
     async def until(self, is_true: Callable[[list[RecordedRequest]], bool]) -> None:
@@ -90,7 +93,7 @@ class StubModelServer:
         await self._requests.until(is_true)
 
     def release(self) -> None:
-        """Let requests continue that wait in `fault/hold` and `fault/never`."""
+        """Let requests for `fault/hold` and `fault/never` continue, and end those for `fault/gigabytes`."""
         self._faults.release()
 
     @web.middleware
