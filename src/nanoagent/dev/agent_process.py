@@ -1,4 +1,4 @@
-"""An agent: a worker in a separate process, which is started and stopped by this process."""
+"""An agent: a worker in a child process. This process starts it and stops it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class AgentProcess:
     """An agent that is started with `nanoagent run`, with its log in a file.
 
     Args:
-        environment: Its settings.
-        log: The file of its log.
+        environment: Settings, in addition to the environment of this process. They have priority.
+        log: The file for the agent's log.
         module: The Python module to run. Another module must accept the arguments of `nanoagent`.
 
     Attributes:
@@ -50,7 +50,7 @@ class AgentProcess:
             until_ready: If False, wait only until it serves health.
 
         Raises:
-            PlatformError: The agent ended, or was not ready in time. The message has the end of its log.
+            PlatformError: The agent ended, or was not ready in time. The message shows the end of the log.
         """
         with self._log.open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
@@ -85,7 +85,10 @@ class AgentProcess:
                 await asyncio.sleep(0.1)
 
     def _announced_port(self) -> int:
-        """Return the port in the agent's log, 0 if it is not logged yet. METRICS_PORT may be 0."""
+        """Return the port from the agent's log; 0 if it is not logged yet.
+
+        METRICS_PORT does not show the port: with METRICS_PORT=0, the system chooses one.
+        """
         for line in self._log.read_text(errors="replace").splitlines():
             if '"metrics and health"' in line:
                 return int(json.loads(line)["port"])
@@ -131,7 +134,7 @@ class AgentProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code; None while the agent runs."""
+        """The exit code; None before the start and while the agent runs."""
         return self._process.returncode if self._process is not None else None
 
     async def ended(self) -> None:

@@ -1,8 +1,8 @@
 """The command `nanoagent demo`: runs the programs in `examples/` as jobs, twice, with local services.
 
-In the first round, the jobs have warm starts, and the programs that need it are built. In the second round,
-the jobs have hot starts. One program asks a language model. If the environment names no model server, the
-stub model server answers.
+In the first round, no job has a hot start. The C++ and Go programs are built, unless an earlier demo has
+built them. In the second round, the jobs have hot starts. One program asks a language model. If the
+environment names no model server, the stub model server answers.
 """
 
 from __future__ import annotations
@@ -142,7 +142,10 @@ async def _send(stack: EmbeddedStack, job: _Sent) -> None:
 
 
 async def _collect(listener: Any, jobs: list[_Sent], console: Console, title: str, begun_at: float) -> None:
-    """Receive all results, and show them: on a terminal in a table, in a file or pipe one line per result."""
+    """Receive all results, and show them in a table.
+
+    If the output is not a terminal, also print a line for each result as it arrives, before the table.
+    """
     by_id = {job.request_id: job for job in jobs}
     try:
         with Live(_table(jobs, title), console=console, refresh_per_second=8, transient=False) as live:

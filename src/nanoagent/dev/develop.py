@@ -61,7 +61,10 @@ async def run(state: Path) -> int:
 
 
 def _find_ended_part(running: Environment) -> tuple[str, str]:
-    """Return the part that ended first, and the end of its log. An agent ends after a service has ended."""
+    """Return the part that has ended, and the end of its log.
+
+    If a service and the agent have ended, return the service, because it is the likely cause.
+    """
     for service in running.stack.services:
         if service.has_ended:
             lines = service.output().splitlines()[-LOG_TAIL_LINES:]

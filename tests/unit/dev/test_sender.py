@@ -447,7 +447,7 @@ def test_a_missing_entry_file_is_told_with_what_is_there(tmp_path: Path):
     said = refusal(tmp_path, Runtime.PYTHON)
     assert "runtime python starts main.py, which is not at its top" in said
     assert "found there: index.js, app.py, lib/" in said
-    assert "with index.js it is --runtime nodejs" in said
+    assert "for index.js use --runtime nodejs" in said
 
 
 def test_a_folder_without_any_entry_file_is_told_all_of_them(tmp_path: Path):

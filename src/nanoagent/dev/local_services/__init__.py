@@ -1,7 +1,7 @@
 """The embedded stack: SQS, S3, CloudWatch and Redis on this machine, for `nanoagent dev`, the demo and tests.
 
-moto's server replaces the AWS services; Redis is a real `redis-server`. Both are child processes that
-listen on free ports of 127.0.0.1 and keep their data only in memory.
+moto's server replaces the AWS services; Redis is a real `redis-server` or `valkey-server`. Both are child
+processes that listen on free ports of 127.0.0.1 and keep their data only in memory.
 
     async with EmbeddedStack(folder) as stack:
         environment = os.environ | stack.environment()   # for the process of a worker

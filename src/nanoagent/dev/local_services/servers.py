@@ -1,6 +1,6 @@
 """Starts the servers of the embedded stack: Redis, and moto for SQS, S3 and CloudWatch.
 
-Each function starts a server, waits until it answers, and adds the stop of the server to an exit stack.
+`start_redis` and `start_moto` start a server, wait until it answers, and add its stop to an exit stack.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def start_redis(folder: Path, starting: ExitStack) -> tuple[Service, int]:
     if program is None:
         raise StackError(
             "neither redis-server nor valkey-server is on PATH; install one "
-            "(Debian, Ubuntu: apt-get install redis-server) or name a running one"
+            "(Debian, Ubuntu: apt-get install redis-server)"
         )
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         port = _free_port()

@@ -28,7 +28,8 @@ _T = TypeVar("_T")
 class EmbeddedStack:
     """Local replacements of all services that a worker needs.
 
-    A context manager, plain and asynchronous. `start`, `stop`, `new_queue` and `new_bucket` block.
+    A context manager, plain and asynchronous. `start`, `stop`, `new_queue`, `redrive_policy` and `new_bucket`
+    block.
 
     Args:
         folder: The folder of the processes' logs, and Redis's working directory; created if it is missing.

@@ -1,7 +1,7 @@
 """The commands `nanoagent send`, `result` and `cancel`: their steps, output and exit codes.
 
 Results go to standard output, all other texts to standard error. With `--json`, standard output has one JSON
-document, and standard error is empty.
+document, and this module writes nothing to standard error.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _Stage(StrEnum):
 
 @dataclass(slots=True)
 class _Report:
-    """The output of a command: lines of text at once, or one JSON document at the end."""
+    """The output of a command: lines of text during the command, or one JSON document at its end."""
 
     as_json: bool
     stage: _Stage = _Stage.NOT_SENT
@@ -126,8 +126,8 @@ class _Report:
 def shown(result: dict[str, Any]) -> str:
     """Return a result as JSON without control characters, because the output of a program is untrusted.
 
-    JSON escapes the first 32 control characters. It does not escape those from U+0080 on, nor marks that
-    change the direction of writing, nor lone surrogates, which cannot be printed.
+    JSON escapes the first 32 control characters. It does not escape those from U+007F on, marks that
+    change the direction of writing, or lone surrogates. Lone surrogates cannot be printed.
     """
     text = json.dumps(result, indent=2, ensure_ascii=False)
     return "".join(

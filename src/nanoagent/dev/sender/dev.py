@@ -35,8 +35,8 @@ def with_advice(problems: Sequence[str]) -> list[str]:
 def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
     """Return the file of settings to read: `env_file`, or the file of `make dev` if no queue is set.
 
-    The settings of `make dev` are loaded into the environment and replace its variables. Otherwise the
-    command could mix the settings of two workers, and would find neither of them.
+    The settings of `make dev` are loaded into the environment, and replace variables with the same names.
+    Otherwise the command could mix the settings of two workers, and would find neither of them.
 
     Args:
         env_file: The value of the option `--env-file`, or the default `.env`.

@@ -116,7 +116,7 @@ class _BoundedPattern(GitIgnoreSpecPattern):
     """A pattern whose `*` do not backtrack.
 
     The text between two `*` of a path part has a fixed length. If the text matches at several places, the
-    first place is always sufficient. So an atomic group can forbid to try the other places. Without atomic
+    first place is always sufficient. So an atomic group can exclude the other places. Without atomic
     groups, the time for a pattern with n `*` grows with the n-th power of the name's length.
     """
 

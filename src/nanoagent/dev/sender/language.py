@@ -1,4 +1,4 @@
-"""Finds the language of the shell, which local commands request for their results."""
+"""Finds the language of the shell. Local commands request their results in this language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the message of a job: the unchanged input, in a body that SQS accepts."""
+"""Makes the message of a job. The values of the input do not change, and SQS accepts the body."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def read_input(option: str) -> str:
     shown = "--input" if len(option) > 100 else f"--input {option}"
     raw = _raw_input(option, shown)
     if len(raw) > 4 * MAX_MESSAGE_BYTES:  # UTF-32 has 4 bytes per character; a longer text cannot fit
-        raise InvalidCall([f"{shown}: has {len(raw)} bytes; a message may have {MAX_MESSAGE_BYTES}"])
+        size = f"has more than {4 * MAX_MESSAGE_BYTES} bytes; a message may have {MAX_MESSAGE_BYTES}"
+        raise InvalidCall([f"{shown}: {size}"])
     is_file = option == _STANDARD_INPUT or option.startswith("@")
     try:
         # PowerShell writes UTF-16. Some editors write a byte order mark.
@@ -87,7 +88,7 @@ def body(fields: dict[str, Any], payload: str) -> str:
         payload: The input as JSON text.
 
     Raises:
-        InvalidCall: The message is too large for SQS.
+        InvalidCall: The message is too large for SQS, or the input has a lone surrogate.
     """
     head = json.dumps(fields, ensure_ascii=False)[:-1]
     text = f'{head}, "input": {payload}}}'.translate(_REFUSED_BY_SQS)

@@ -1,8 +1,9 @@
 """Packs code into one zip, with a digest of its contents.
 
-The digest covers paths, contents, links and executable bits. It does not cover file times. So a new
-checkout of the same code has the same digest, and uses the same hot containers. The zip has the file times,
-because precompiled byte code is valid only with the time of its source.
+The digest of a folder or a source file covers paths, contents, links and executable bits. It does not cover
+file times. So a new checkout of the same code has the same digest, and uses the same hot containers. The zip
+has the file times, because precompiled byte code is valid only with the time of its source. If the code is
+already a zip, the digest covers all bytes of the zip, also the file times.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Package:
     Attributes:
         function_id: The function ID, from the path of the code.
         runtime: The language.
-        digest: The SHA-256 of the contents, hexadecimal.
+        digest: The SHA-256 of the contents, or of all bytes if the code is a zip; hexadecimal.
         zip: The zip, open for reading.
         zip_bytes: The size of the zip.
         files: The number of files in it.
@@ -290,8 +291,7 @@ def _runtime(
     if runtime is None:
         raise InvalidCall([f"{_no_entry(code)}; {_seen(top, left_out)}"])
     entry = RECIPES[runtime].entry
-    names = ", ".join(RECIPES[known].entry for known in found)
-    rest = f"; with {names} it is --runtime {found[0]}" if found else ""
+    rest = "".join(f"; for {RECIPES[known].entry} use --runtime {known}" for known in found)
     problem = f"{_shown(code)}: runtime {runtime} starts {entry}, which is not at its top"
     raise InvalidCall([f"{problem}; {_seen(top, left_out)}{rest}"])
 
@@ -447,7 +447,7 @@ def _info(entry: Entry) -> zipfile.ZipInfo:
 
 
 def _mode(entry: Entry) -> int:
-    """Return the mode in the zip, the same for all users and groups of this machine."""
+    """Return the mode in the zip. Of a file's own mode, only the owner's executable bit has an effect."""
     if entry.link:
         return stat.S_IFLNK | 0o777
     if entry.source is None:

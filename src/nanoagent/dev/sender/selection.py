@@ -7,11 +7,11 @@ the top of the folder, in the syntax of `.gitignore`, leaves out more files, or 
 
 Links to targets in the folder are sent as links. Links to targets outside the folder are left out: a folder
 from another person could have links to any file of this machine. With `--follow-outside-links`, such links
-are replaced with the contents of their targets, except secrets. For these targets, the rules apply to each
-part of the real path, and the ignore file cannot change the rules.
+are replaced with the contents of their targets, except secrets. For these targets, the rules for secrets
+apply to each part of the real path, and the ignore file cannot include a secret again.
 
-The selection lists each path that was left out, with the reason. It has a notice for each link that was
-followed, and for each secret that the ignore file includes.
+The selection lists each path that was left out, with the reason. Its notices name the links that were
+followed, and the secrets that the ignore file includes.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ class _Walk:
         root: The folder, resolved.
         rules: Decides which paths are left out.
         max_entries: The largest number of entries; the walk ends with an error if the folder has more.
-        follow_outside_links: Whether to walk into targets of links outside the root.
+        follow_outside_links: Whether to follow links whose targets are outside the root.
     """
 
     root: Path
@@ -341,7 +341,10 @@ class _Walk:
             self._add(Entry(path=prefix, mtime_s=int(folder.stat().st_mtime)))
 
     def links(self) -> list[Entry]:
-        """Return the links to targets in the folder. Call it after the walk, when all entries are known."""
+        """Return the links whose targets are sent. Leave out the other links to targets in the folder.
+
+        Call this after the walk, when all entries are known.
+        """
         sent = self._folders | {entry.path for entry in self.entries}
         kept = [link for link in self._inner_links if link[2] in sent]
         self.left_out += [
