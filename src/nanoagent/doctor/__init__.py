@@ -8,7 +8,7 @@
 `doctor` examines the host and the services in detail. Each finding has a remedy:
 
 * `facts`: plain values about the host, Docker and the services.
-* `gather`: collects the facts. Only this package reads files, asks services and makes containers.
+* `gather`: collects the facts. It reads files, asks services and makes containers.
 * `judge`: makes findings from the facts. Pure functions, so that tests can use recorded facts of other hosts.
 * `finding`: a finding: its area, severity, text and remedy.
 * `configuration`: judges the settings, and replaces invalid ones.

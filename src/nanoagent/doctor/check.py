@@ -64,7 +64,7 @@ class ProbeResult:
 
 
 async def check(settings: Settings) -> list[ProbeResult]:
-    """Ask the machine and every external service at the same time. The probes leave no changes."""
+    """Send all probes at the same time. They leave no changes."""
     async with AsyncExitStack() as opened:
         probes = await _probes(settings, opened)
         return list(await asyncio.gather(*map(_answer, probes)))

@@ -1,4 +1,4 @@
-"""The whole examination: gathers the facts, and judges them. It takes half a minute at most."""
+"""The whole examination: gathers the facts, and judges them. Each request to a service has a time limit."""
 
 from __future__ import annotations
 

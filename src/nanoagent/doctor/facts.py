@@ -100,13 +100,17 @@ class Folder:
     """A folder that the worker or Docker writes to.
 
     Attributes:
-        name: The setting that names it, or `DOCKER_ROOT`. path: Its path; it may not exist yet. nearest:
-        The path itself if it exists, else the nearest existing folder above it; without symbolic links.
-        mount: The mount that `nearest` belongs to. device: The device number of `nearest`. free_bytes: The
-        free space for an ordinary user, bytes. free_inodes: The free inodes for an ordinary user; None if
-        the file system does not count inodes. writable: Whether this user may write to `nearest`. problem:
-        Why it cannot be examined; None if it can. refused: Why the worker would refuse it; None if it would
-        not.
+        name: The setting that names it, or `DOCKER_ROOT`.
+        path: The path of the folder. The folder may not exist yet.
+        nearest: The path itself if it exists, else the nearest existing folder above it; without symbolic
+            links. Empty if the folder cannot be examined or is refused.
+        mount: The mount that `nearest` belongs to.
+        device: The device number of `nearest`.
+        free_bytes: The free space for an ordinary user, bytes.
+        free_inodes: The free inodes for an ordinary user; None if the file system does not count inodes.
+        writable: Whether this user may write to `nearest`.
+        problem: Why the folder cannot be examined; None if it can.
+        refused: Why the worker would refuse the folder; None if it would not.
     """
 
     name: str
@@ -211,8 +215,8 @@ class Image:
 
     Attributes:
         name: Its name in the settings.
-        label: The hash in the image's label, of the sources that it was built from; None without the label.
-        expected: The hash of the sources on this machine; None if this machine has no sources.
+        label: The hash of the sources that the image was built from, as in its label; None without the label.
+        expected: The hash of the sources on this machine; None if the sources or the base image are not here.
         problem: Why it could not be examined; None if it could.
     """
 
@@ -249,7 +253,7 @@ class Engine:
     isolation_problem: str | None = None
 
     def has_security(self, name: str) -> bool:
-        """Whether the engine's security options have that name."""
+        """Whether the engine has a security option with that name."""
         options = self.info.get("SecurityOptions") or []
         return any(f"name={name}" in str(option).split(",") for option in options)
 

@@ -17,7 +17,7 @@ class Severity(StrEnum):
 
 
 class Area(StrEnum):
-    """The part of the host or the service that a finding is about, in the order of the report."""
+    """The subject of a finding: the settings, a part of the host, or a service; in the report's order."""
 
     SETTINGS = "settings"
     KERNEL = "kernel"
@@ -42,7 +42,7 @@ class Finding:
     """One thing that was examined.
 
     Attributes:
-        area: The part of the host or the service.
+        area: The settings, the part of the host, or the service.
         found: A sentence: the state that was found.
         severity: How severe that state is.
         remedy: A command, or a setting to change. None if nothing needs to be done.

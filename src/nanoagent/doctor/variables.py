@@ -1,7 +1,8 @@
 """Finds misspelt settings: variables that were probably meant as settings and have no effect.
 
-Every name in the settings file is checked. The environment also has variables of other programs. So a name in
-the environment is checked only if it has the prefix of a setting, or is very similar to a setting's name.
+Every name in the settings file is checked, except names that match `_OTHER_PROGRAMS`. The environment also
+has variables of other programs. So a name in the environment is checked only if it has the prefix of a
+setting, or is very similar to a setting's name.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def assert_said(findings: list[Finding], expected: Expected) -> None:
         (
             {"attributes": attributes(RedrivePolicy=json.dumps(POLICY | {"maxReceiveCount": 20}))},
             {"sqs_queue_url": "https://q/123456789012/jobs.fifo"},
-            ((WARNING, "behind others of their group"), *NOT_TRIED),
+            ((WARNING, "behind a failing job of the same group"), *NOT_TRIED),
         ),
         (
             {"attributes": attributes(RedrivePolicy=None)},

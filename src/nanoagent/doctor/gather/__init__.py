@@ -5,6 +5,6 @@ Every request has a deadline. A failure is recorded as a fact, so no function he
 * `host`: files of the kernel, folders, limits and the clock.
 * `docker`: the engine, the images, and the isolation that a container could provide.
 * `answers`: sends a request to a service, and records the answer.
-* `aws`: requests to SQS, S3 and CloudWatch that change nothing.
+* `aws`: requests to SQS, S3 and CloudWatch that leave no changes.
 * `redis`: the commands of the worker, on keys that expire after a second.
 """

@@ -1,4 +1,4 @@
-"""Facts about SQS, S3 and CloudWatch, from requests that have no effect or have wrong arguments."""
+"""Facts about SQS, S3 and CloudWatch, from requests that leave no changes or have wrong arguments."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def sqs(settings: Settings, clients: AwsClients) -> dict[str, Answer]:
     """Ask the queue for its attributes, then try the worker's actions. No message is received or changed.
 
     Returns:
-        The answers by name: `attributes`, `delete`, `change`, `receive` and `dead letters`. If SQS cannot be
-        reached, only `attributes`.
+        The answers by name: `attributes`, `delete`, `change` and `receive`; and `dead letters` if the
+        dead-letter queue is known. If SQS cannot be reached, only `attributes`.
     """
     where = {"QueueUrl": settings.sqs_queue_url}
     invalid_handle = {**where, "ReceiptHandle": f"nanoagent-doctor-{secrets.token_hex(8)}"}

@@ -1,8 +1,9 @@
 """Findings that all AWS services share: failures, missing permissions, CloudWatch, and the clock.
 
-The doctor tests permissions with requests that change nothing, or that AWS refuses for another reason if
-the permission exists (wrong arguments). If a permission is missing, AWS usually names the action ("is not
-authorized to perform: s3:GetObject"). Then the finding names this action.
+The doctor tests permissions with requests that leave no changes, and with requests that have wrong
+arguments. AWS refuses wrong arguments even if the permission exists, but for another reason. If a permission
+is missing, AWS usually names the action ("is not authorized to perform: s3:GetObject"). Then the finding
+names this action.
 
 Source: AWS General Reference, "Signing": AWS refuses requests if the clock is more than five minutes off.
 """

@@ -33,7 +33,8 @@ def judge(host: Host) -> Iterator[Finding]:
         parameter = "cgroup_enable=memory, " if "memory" in missing else ""
         yield problem(
             Area.CGROUPS,
-            f"version {version} without the controllers {', '.join(missing)}: such limits cannot be set",
+            f"version {version} without the controllers {', '.join(missing)}: containers cannot have these "
+            "limits",
             f"kernel parameters: {parameter}no cgroup_disable=; if Docker runs in a container, delegate the "
             "controllers to it",
         )

@@ -114,8 +114,8 @@ def _file_system(folder: Folder, place: str, engine: Engine) -> Iterator[Finding
     if engine.remaps_users:
         yield warning(
             Area.DISK,
-            f"{place} is mounted noexec. A Docker that remaps user ids keeps that in containers: C++ and Go "
-            "programs do not start",
+            f"{place} is mounted noexec. A Docker that remaps user ids keeps this option in containers: C++ "
+            "and Go programs do not start",
             f"mount -o remount,exec {folder.mount.point if folder.mount else '/'}",
         )
     else:

@@ -285,8 +285,8 @@ def _image(runtime: Runtime, image: Image) -> Finding:
     if image.expected is None:
         return note(
             Area.IMAGES,
-            f"{image.name} was built from {image.label}; without the sources on this machine, the doctor "
-            "cannot compare it with this version",
+            f"{image.name} was built from {image.label}; without the sources and the base image here, the "
+            "doctor cannot compare it with this version",
         )
     if image.expected != image.label:
         return warning(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Engine, Host
 
-_ENOUGH_OPEN_FILES: Final = 4096  # some hundred containers need so many: a dozen each
+_ENOUGH_OPEN_FILES: Final = 4096  # enough for a few hundred containers, with a dozen each
 _ENOUGH_PIDS: Final = 32_768  # the kernel's default on machines with few CPUs
 _ENOUGH_OPEN_FILES_OF_MACHINE: Final = 100_000
 _ENOUGH_INOTIFY_INSTANCES: Final = 128  # the kernel's default

@@ -40,8 +40,9 @@ def code_bucket(settings: Settings, answer: Answer) -> Finding:
         return refusal(Area.S3, "s3:GetObject", f"arn:aws:s3:::{bucket}/*", answer)
     return unknown(
         Area.S3,
-        f"whether s3:GetObject on {bucket} (S3_CODE_BUCKET) is allowed: S3 refused a key that does not "
-        "exist, as it also does if only s3:ListBucket is missing, which the worker does not need",
+        f"whether s3:GetObject on {bucket} (S3_CODE_BUCKET) is allowed: S3 refused a request for a key "
+        "that does not exist. It also does so if only s3:ListBucket is missing, and the worker does not need "
+        "s3:ListBucket",
         f"test it with a key that exists: aws s3api get-object --bucket {bucket} --key CODE.zip /dev/null; "
         f"or allow s3:ListBucket on arn:aws:s3:::{bucket} during the test",
     )

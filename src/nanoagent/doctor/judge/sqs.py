@@ -135,7 +135,7 @@ def _few_receives(settings: Settings, queue: str, receives: str) -> str:
         f"{queue} dead-letters a message after {receives} receipts, including receipts that were no attempts"
     )
     if settings.sqs_queue_url.endswith(".fifo"):
-        return f"{found}: jobs behind others of their group that fail are given up without an attempt"
+        return f"{found}: a job behind a failing job of the same group may be given up without an attempt"
     return f"{found}: the worker must often replace messages by copies"
 
 
