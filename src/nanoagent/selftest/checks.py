@@ -2,7 +2,8 @@
 
 One run attempts many operations. Each operation is one line of the program's input; programs/python/main.py
 describes the lines. An isolation check accepts only the error numbers of a refusal. Another error, such as a
-timeout or a missing file, does not show that the sandbox refused the operation.
+timeout, does not show that the sandbox refused the operation. If the sandbox may hide a folder, a missing
+folder is accepted, too.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def memory_mb(settings: Settings) -> int:
     """Return the memory of each run of the self-test, in MiB.
 
     Each process of the fork bomb takes less than 1 MiB. So the run reaches the limit on processes before the
-    limit on memory, unless MAX_PROCESSES is higher than `_MAX_MEMORY_MB`.
+    limit on memory, unless MAX_PROCESSES is higher than the returned number.
     """
     wanted = max(settings.job_defaults.memory_mb, settings.max_processes)
     return min(wanted, settings.largest_job_mb, _MAX_MEMORY_MB)

@@ -1,4 +1,4 @@
-"""When the self-test runs: before the first job, then at intervals while the worker is idle.
+"""When the self-test runs: before the first job, then at intervals, if possible while the worker is idle.
 
 A runtime takes no jobs if it has failed the self-test, or has never been tested. If a later test cannot run,
 the last result remains valid.

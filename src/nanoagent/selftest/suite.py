@@ -100,7 +100,7 @@ class Suite:
 
     Args:
         parts: The parts of the runner that jobs use.
-        folder: The folder for the programs' code, laid out as the code cache lays out functions.
+        folder: The folder for the programs' code. The suite creates a folder in it for each runtime.
 
     Raises:
         ConfigError: The suite does not know the system calls of this machine.
@@ -122,6 +122,7 @@ class Suite:
 
         Raises:
             PlatformError: The programs could not run. The isolation was not tested.
+            ReturnToQueue: There was no room, or no container. The isolation was not tested.
         """
         tree = await asyncio.to_thread(self._tree, runtime)
         results = await self._run_operations(runtime, tree)
@@ -189,9 +190,9 @@ class Suite:
         self, runtime: Runtime, tree: CodeTree, lines: Sequence[str], timeout_ms: int = _TIMEOUT_MS
     ) -> Execution:
         job = self._job(runtime, "\n".join(lines).encode(), timeout_ms)
-        async with AsyncExitStack() as leases:
+        async with AsyncExitStack() as run_resources:
             try:
-                done = await self._runner.run(Attempt(job, 1), tree, leases)
+                done = await self._runner.run(Attempt(job, 1), tree, run_resources)
             except Rejected as exc:
                 messages = str(exc.stderr).strip().splitlines()
                 raise PlatformError(
