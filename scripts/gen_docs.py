@@ -47,7 +47,9 @@ SETTINGS_KO: Final = {
     "redis_tls_key_file": "클라이언트 인증서의 개인 키 PEM 파일. 암호화되지 않은 것",
     "redis_tls_cert_file": "클라이언트 인증서와 그 체인의 PEM 파일. 서버가 요구하는 경우에만",
     "result_ttl_seconds": "Redis에 결과를 보관하는 시간(초)",
-    "max_result_bytes": "결과가 이 크기(바이트)를 넘으면 전체 로그를 S3에 올리고 링크를 남김",
+    "max_result_bytes": (
+        "결과 크기의 한도(바이트); 넘으면 전체 stdout과 stderr를 S3에 올리고 결과에 링크를 남김"
+    ),
     "result_spool_mb": (
         "Redis에 연결할 수 없는 동안 디스크에 보관하는 결과의 크기(MiB). 넘으면 작업을 받지 않음"
     ),
@@ -67,7 +69,9 @@ SETTINGS_KO: Final = {
     "retry_base_seconds": "다음 시도까지의 첫 지연(초)",
     "retry_max_seconds": "다음 시도까지의 가장 긴 지연(초)",
     "drain_seconds": "워커가 멈출 때 실행 중인 작업이 끝나기를 기다리는 시간(초)",
-    "interruption_notices": "ec2: EC2나 Auto Scaling이 인스턴스를 회수하려 하면 작업을 마무리하고 멈춤",
+    "interruption_notices": (
+        "ec2: EC2나 Auto Scaling이 인스턴스를 멈추거나 종료하려 하면 작업을 마무리하고 멈춤"
+    ),
     "locale": "작업에 `locale`이 없을 때 결과에 쓰는 언어",
     "log_level": "기록할 최소 로그 수준",
     "log_format": "auto: 터미널이면 텍스트, 아니면 JSON",
@@ -86,7 +90,10 @@ SETTINGS_KO: Final = {
         "컨테이너 하나를 함께 쓸 수 있는 실행: 함수 하나의 실행, 이 워커의 모든 실행(worker, L2 "
         "필요), 또는 없음(never)"
     ),
-    "min_isolation": "시작을 허용하는 최저 격리 수준; L2: 실행마다 샌드박스",
+    "min_isolation": (
+        "요구하는 격리 수준; L2: 실행마다 샌드박스를 쓸 수 있는 호스트에서만 시작; "
+        "L1과 L0: 어느 수준에서나 시작"
+    ),
     "container_apparmor_profile": "AppArmor가 있는 호스트에서 컨테이너에 쓸 AppArmor 프로파일",
     "docker_runtime": (
         "컨테이너를 만드는 런타임으로, `docker info`에 나오는 이름(runsc, kata-runtime 등; "

@@ -74,7 +74,8 @@ def _other_conflicts(settings: Settings) -> Iterator[Conflict]:
     if settings.build_timeout_seconds > _MAX_BUILD_S:
         yield Conflict(
             "build_timeout_seconds",
-            f"at most {_MAX_BUILD_S}; a build and the longest job must end within the 12 hours of SQS",
+            f"at most {_MAX_BUILD_S}; a build and the longest job must end within 12 hours, the longest "
+            "time for which SQS hides a message",
         )
     if settings.ai_api_key is not None and settings.ai_endpoint is None:
         yield Conflict("ai_endpoint", "the model server of AI_API_KEY")

@@ -117,7 +117,8 @@ class Settings(BaseSettings):
     max_result_bytes: int = Field(
         512 * 1024,
         ge=4096,
-        description="size of a result above which its full logs go to S3 and it links to them, bytes",
+        description="limit on the size of a result, bytes; if a result is larger, its full stdout and stderr "
+        "go to S3, and the result has links to them",
     )
     result_spool_mb: Positive = Field(
         256,
@@ -177,7 +178,7 @@ class Settings(BaseSettings):
     )
     interruption_notices: Literal["none", "ec2"] = Field(
         "none",
-        description="ec2: drain when EC2 or its Auto Scaling is about to terminate the instance",
+        description="ec2: drain when EC2 or Auto Scaling is about to stop or terminate the instance",
     )
     locale: Locale = Field(
         "ko", description="language of the texts in a result, unless the job has a `locale`"
@@ -214,7 +215,9 @@ class Settings(BaseSettings):
         "(worker; requires L2), or none (never)",
     )
     min_isolation: Literal["L2", "L1", "L0"] = Field(
-        "L1", description="lowest isolation level at which the worker starts; L2: a sandbox for each run"
+        "L1",
+        description="required isolation level; L2: the worker starts only on a host that allows a sandbox "
+        "for each run; L1 or L0: the worker starts at every level",
     )
     container_apparmor_profile: str = Field(
         "nanoagent",
@@ -459,7 +462,10 @@ class Settings(BaseSettings):
         return min(max(memory_mb / self.cpu_memory_mb, self.cpu_min), highest)
 
     def most_cpus_for(self, memory_mb: int) -> float:
-        """Return the CPUs that a job may use while CPUs are free: CPU_BURST times `cpus_for`."""
+        """Return the CPUs that a job may use while CPUs are free.
+
+        These are CPU_BURST times `cpus_for`, but at most CPU_MAX, or else WORKER_CPUS.
+        """
         return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
 
     def image(self, runtime: Runtime) -> str:

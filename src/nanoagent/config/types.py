@@ -158,13 +158,14 @@ def _check_certificate_fits_key(value: Path | None, info: ValidationInfo) -> Pat
     key = info.data.get("redis_tls_key_file")
     if value is None:
         if key is not None:
-            raise ValueError("the PEM file of its certificate, because REDIS_TLS_KEY_FILE is set")
+            raise ValueError("the PEM file of the certificate that belongs to REDIS_TLS_KEY_FILE")
         return None
     try:
         ssl.create_default_context().load_cert_chain(value, key, password=_refuse_encrypted_key)
     except (ssl.SSLError, ValueError) as exc:
         raise ValueError(
-            "a file with a certificate in PEM whose private key, not encrypted, is in REDIS_TLS_KEY_FILE"
+            "a PEM file with the certificate for the private key in REDIS_TLS_KEY_FILE; the key must not "
+            "be encrypted"
         ) from exc
     return value
 

@@ -55,7 +55,10 @@ def parse_upstreams(text: str) -> tuple[UpstreamSetting, ...]:
 def _parse_entry(entry: object, which: str) -> UpstreamSetting:
     """Parse one entry of AI_UPSTREAMS."""
     if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
-        raise ValueError(f"{which} should be an object with url, and models, api, key or key_env at most")
+        raise ValueError(
+            f"{which} should be an object with the field url, and optionally models, api, and key or "
+            "key_env; no other fields are allowed"
+        )
     url, models, api = entry.get("url"), entry.get("models", ["*"]), entry.get("api", "auto")
     if not isinstance(url, str):
         raise ValueError(f"{which}: url should be text")  # noqa: TRY004 - pydantic expects a ValueError

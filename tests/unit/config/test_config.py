@@ -231,11 +231,11 @@ def test_certificates_for_redis_are_taken(
         ("false", {"CA": "ca"}, "CA", "REDIS_TLS=true as well; without TLS this file has no effect"),
         ("true", {"CA": "absent"}, "CA", "No such file"),
         ("true", {"CA": "text"}, "CA", "certificates in PEM"),
-        ("true", {"KEY": "key"}, "CERT", "because REDIS_TLS_KEY_FILE is set"),
-        ("true", {"CERT": "cert"}, "CERT", "whose private key"),
-        ("true", {"CERT": "cert", "KEY": "other key"}, "CERT", "whose private key"),
-        ("true", {"CERT": "locked", "KEY": "locked key"}, "CERT", "not encrypted"),
-        ("true", {"CERT": "text", "KEY": "key"}, "CERT", "a certificate in PEM"),
+        ("true", {"KEY": "key"}, "CERT", "that belongs to REDIS_TLS_KEY_FILE"),
+        ("true", {"CERT": "cert"}, "CERT", "the certificate for the private key"),
+        ("true", {"CERT": "cert", "KEY": "other key"}, "CERT", "the certificate for the private key"),
+        ("true", {"CERT": "locked", "KEY": "locked key"}, "CERT", "must not be encrypted"),
+        ("true", {"CERT": "text", "KEY": "key"}, "CERT", "a PEM file with the certificate"),
     ],
 )
 def test_certificates_that_cannot_be_used_are_refused_by_the_settings_name(
