@@ -73,7 +73,7 @@ class ResultStore(Protocol):
     if its claim was not renewed and another worker has claimed the request: the first worker has died or
     hung.
 
-    Every method raises `ResultStoreError` when the store fails.
+    `claim`, `publish`, `release` and `ping` raise `ResultStoreError` when the store fails.
     """
 
     async def claim(self, request_id: str) -> Claim | Taken | Answered:
@@ -109,7 +109,7 @@ class ResultStore(Protocol):
         ...
 
     def took_write_lately(self) -> bool:
-        """Return whether a write succeeded a moment ago, and no call failed after it (`ping` succeeds)."""
+        """Return whether a write succeeded a moment ago, and no call failed after it. Then skip `ping`."""
         ...
 
     async def close(self) -> None:

@@ -51,8 +51,8 @@ class FailureKind:
     reconnect: bool = False
 
 
-# These kinds have `reconnect`, because they mean a wrong server. When REDIS_HOST leads to another server
-# later, old connections still lead to the wrong one.
+# A kind has `reconnect` if it can mean a wrong server. When REDIS_HOST leads to another server later, old
+# connections still lead to the wrong one.
 CLUSTER: Final = FailureKind(
     "it is a Redis Cluster, which is not supported: set REDIS_HOST and REDIS_PORT to a server with "
     "cluster-enabled no; it may have replicas",
@@ -154,8 +154,7 @@ _KINDS: Final = {
     "refused": FailureKind("it refuses connections: start it, or set REDIS_HOST and REDIS_PORT"),
     "name": FailureKind("its name cannot be resolved: set REDIS_HOST"),
 }
-# A pattern for the error text → the kind. Used if the first word does not show the kind; the first match
-# decides.
+# A pattern for the error text → the kind. These patterns are tried first, in this order.
 _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
@@ -221,8 +220,9 @@ _TLS_REASONS: Final = {
         ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"), NO_COMMON_TLS
     ),
 }
-# Before Redis 7, an error within a script is quoted in an error of another kind: "... -READONLY You can't
-# write".
+# If the Redis client has no exception class for a kind, it leaves the first word in the text: "MISCONF Redis
+# is ...". Before Redis 7, an error within a script is quoted in an error of another kind: "... -READONLY You
+# can't write".
 _QUOTED: Final = re.compile(
     r"(?:^|[\s-])(READONLY|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|LOADING|NOAUTH|WRONGPASS|NOPERM|OOM|MISCONF"
     r"|NOREPLICAS|BUSY) "
@@ -268,7 +268,7 @@ def _kind_of_tls(error: ssl.SSLError) -> FailureKind:
 
 
 def _kind_by_text(error: BaseException) -> FailureKind | None:
-    """Return the kind by the error text, else by the exception's class, else by a quoted error code."""
+    """Return the kind by the error text, else by the exception's class, else by `_QUOTED`."""
     text = str(error)
     for pattern, kind in _TEXTS:
         if pattern.search(text):

@@ -22,7 +22,7 @@ class _ClaimEntry:
     Attributes:
         holder: The result store of the worker that has the claim.
         claim: The claim.
-        lapsed: Whether the claim has ended by itself.
+        lapsed: Whether `lapse` has ended the claim, as if it had not been renewed.
         refusals: How often another worker was refused because of this claim.
     """
 
@@ -66,7 +66,8 @@ class MemoryResultStore:
         claim_s: The value of `Taken.left_s`, seconds.
 
     Attributes:
-        down: While True, every method raises `ResultStoreError`, as with a server that does not answer.
+        down: While True, `claim`, `publish`, `release` and `ping` raise `ResultStoreError`, as with a server
+            that does not answer.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class MemoryResultStore:
         self._check()
 
     def took_write_lately(self) -> bool:
-        """Return False: `ping` costs nothing here."""
+        """Return False, so that the caller always calls `ping`, which costs nothing here."""
         return False
 
     async def close(self) -> None:

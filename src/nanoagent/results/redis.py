@@ -157,7 +157,7 @@ class RedisResultStore:
         return is_recent and self._written_at > failed_at and self._verified_at > failed_at
 
     async def verify(self) -> None:
-        """Run every command that a worker uses once, for a request that cannot exist. No key is left.
+        """Run each command that a worker needs, for a request that cannot exist. No key is left.
 
         PING is not enough. A cluster, a Sentinel, and a server without scripts answer PING. A server also
         answers PING for a user without permissions.

@@ -123,7 +123,10 @@ end
 return 1
 """
 )
-"""Store and publish a result, unless the request has a result or a newer claim. Returns 1 if stored."""
+"""Store and publish a result, unless the request has a result or a newer claim.
+
+Returns 1 if the result was stored, now or by an earlier call; otherwise 0.
+"""
 
 RENEW: Final = Script(
     f"""

@@ -54,7 +54,8 @@ class _Entry:
         claim: The claim to publish the result with.
         size_bytes: The size of the document, bytes.
         document: The document, if it could not be written to the disk; otherwise None.
-        delivered: Completed with True when the result is published, with False when it is refused.
+        delivered: Completed with True when the result is published, with False when it is refused, or when
+            its file does not exist or cannot be read.
     """
 
     claim: Claim
@@ -126,7 +127,8 @@ class Spool:
         the result is kept in memory.
 
         Returns:
-            A future: True when the result is published, False when `ResultStore.publish` refuses it.
+            A future: True when the result is published, False when `ResultStore.publish` refuses it, or when
+            its file does not exist any more or cannot be read.
         """
         entry = _Entry(claim, len(document))
         try:

@@ -47,10 +47,11 @@ async def is_tls(host: str, port: int) -> bool:
 
 
 async def tls_refusal(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLError | None:
-    """Return the alert that a server sends after the handshake; None without an alert.
+    """Connect without sending data, and return the TLS error; None without one.
 
-    In TLS 1.3 a server requests a client certificate only after the handshake. A client that sends data at
-    the same time may see a broken connection instead of the alert.
+    In TLS 1.3, a server that misses a client certificate, or refuses it, sends an alert after the client has
+    finished its handshake. A client that sends data at the same time may see a broken connection instead of
+    the alert.
     """
     try:
         async with asyncio.timeout(_ANSWER_MAX_S):
