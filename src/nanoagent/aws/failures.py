@@ -1,6 +1,6 @@
 """Classifies the errors of AWS calls, and limits the time of calls.
 
-With `errors_as` and `deadline`, `broker`, `storage` and the sender turn these errors into their own
+The queue, the object store and the sender use `errors_as` and `deadline` to raise these errors as their own
 exceptions.
 """
 
@@ -94,7 +94,10 @@ _ACTION: Final = re.compile(r"not authorized to perform: ([a-z0-9]+:[A-Za-z]+)")
 
 
 def error_code(error: BaseException) -> str:
-    """Return the error code of AWS (`NoSuchKey`, `304`); the exception's class name if AWS gave none."""
+    """Return the error code of an answer of AWS (`NoSuchKey`, `304`), or else the exception's class name.
+
+    An answer without an error code gives `Unknown`.
+    """
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or "Unknown"
     return type(error).__name__

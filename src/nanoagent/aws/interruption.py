@@ -94,7 +94,7 @@ def endpoint_of(environment: Mapping[str, str]) -> str | None:
     if endpoint is None:
         raise ConfigError([f"AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: is {mode!r}; it should be IPv4 or IPv6"])
     if not _is_url(endpoint):
-        problem = "should be a URL that starts with http://, or not be set"
+        problem = "should be a URL that starts with http:// or https://, or not be set"
         raise ConfigError([f"AWS_EC2_METADATA_SERVICE_ENDPOINT: {problem}"])
     return endpoint.rstrip("/")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Absence(Enum):
-    """Why an object cannot be read, even if it exists. The value is the text of the reason in messages."""
+    """Why an object cannot be read. `code.missing_code` has the message for each reason."""
 
     KEY = "there is no such key"
     BUCKET = "there is no such bucket"

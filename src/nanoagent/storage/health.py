@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 
 
 def storage_breaker() -> CircuitBreaker:
-    """Return a circuit breaker for an object store. Its causes are the jobs or objects of the calls."""
+    """Return a circuit breaker for an object store. Failures of one job or object count once."""
     return CircuitBreaker(_THRESHOLD, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
 
 

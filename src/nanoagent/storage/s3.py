@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 256 * 1024  # a write of this size to the page cache blocks the event loop for 0.1 ms
 _LEAST_BYTES_PER_S: Final = 128 * 1024  # a slower transfer is a failure
 _METADATA_KEY: Final = "nanoagent-fence"  # sent as x-amz-meta-nanoagent-fence
-# A write is tried again only if another writer has changed the object in the meantime.
+# A write is tried again only if its condition does not hold or is not supported. The condition does not hold
+# if another worker or an earlier attempt has written the object.
 _PUT_TRIES: Final = 5
 
 _log = structlog.get_logger(__name__)
@@ -33,9 +34,9 @@ class S3Store:
     """An `ObjectStore` on S3.
 
     The fencing token of an object is checked by conditional writes (`If-None-Match`, `If-Match`). A write
-    succeeds only if the object does not exist, or if it is still the object whose token was read. So a write
-    needs one request, unless an earlier attempt has stored the object. If a store does not support
-    conditional writes, the token is read before each write.
+    succeeds only if the object does not exist, or if it is still the object whose token was read. The first
+    try requires that the object does not exist. So the token is read only if an earlier attempt has stored
+    the object. If a store does not support conditional writes, the token is read before each write.
 
     Args:
         client: An aiobotocore S3 client. Its owner closes it.
@@ -80,7 +81,7 @@ class S3Store:
 
         Raises:
             Superseded: An object with a larger fencing token exists.
-            StorageError: The file could not be read or stored. No parts are left in S3.
+            StorageError: The file could not be read or stored. Its parts in S3 are deleted.
         """
         target = {"Bucket": bucket, "Key": key}
         described: dict[str, Any] = {
@@ -232,5 +233,5 @@ async def _copy(body: Any, into: Path, max_bytes: int) -> bool:
 
 
 def _too_large(bucket: str, key: str, size_bytes: int | None, max_bytes: int) -> ObjectTooLarge:
-    size = "more" if size_bytes is None else f"{size_bytes:,} bytes"
-    return ObjectTooLarge(f"{shown(bucket, key)} has {size}; at most {max_bytes:,} bytes are taken")
+    size = "too many bytes" if size_bytes is None else f"{size_bytes:,} bytes"
+    return ObjectTooLarge(f"{shown(bucket, key)} has {size}; the limit is {max_bytes:,} bytes")

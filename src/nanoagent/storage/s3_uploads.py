@@ -29,7 +29,7 @@ async def upload_parts(
     condition: Mapping[str, str],
     timeout_s: float,
 ) -> None:
-    """Store an open file in parts. If that fails, the parts are deleted.
+    """Store an open file in parts. If that fails, delete the parts.
 
     Args:
         client: An aiobotocore S3 client.
