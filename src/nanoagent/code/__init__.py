@@ -11,7 +11,7 @@ Both caches keep their entries, trees or programs, in a `disk_cache.DiskCache`:
   evicts the least recently used entries. All workers of one user on one machine share it.
 * A user of an entry holds a **pin**: a shared `flock` on the entry's file `meta`. Eviction takes an exclusive
   lock without waiting, and skips pinned entries. The kernel releases the locks of a process that dies. So no
-  entry in use is removed, and no entry stays pinned for ever.
+  entry in use is removed, and no pin outlives its process.
 * A worker prepares an entry in its own **workspace**, and publishes it with one `rename`. If two workers
   prepare the same entry, the later one discards its own. A worker that starts removes the workspaces of dead
   workers.

@@ -165,8 +165,8 @@ class _Directory(list[zipfile.ZipInfo]):
             raise refused(refusals.TOO_MANY_ENTRIES, limit=self._limit)
         if len(info.extra) > _EXTRA_BYTES:
             raise refused(refusals.EXTRA_TOO_LONG, name=name, limit=_EXTRA_BYTES)
-        # A name has at least as many bytes as characters. This check comes before names of 64 KiB each are
-        # decoded to hundreds of megabytes.
+        # A name can have 64 KiB. This check refuses long names before they are kept. It counts characters; a
+        # name has at least as many bytes. `PathParser` counts the bytes.
         if len(name) > MAX_NAME_BYTES:
             raise refused(refusals.NAME_TOO_LONG, name=name, limit=MAX_NAME_BYTES)
         self.entries.append(entry_of(info, self._naming))
@@ -277,7 +277,10 @@ def _check_size(entry: Entry, limits: ArchiveLimits) -> None:
 
 
 def _check_layout(entries: list[Entry], file: BinaryIO, size: int, directory_at: int) -> None:
-    """Check that entries do not overlap. With overlaps, a small archive could unpack to any size."""
+    """Check that entries do not overlap, and set `data_at` of each entry.
+
+    With overlaps, a tiny archive could unpack to as much as the limits allow.
+    """
     end = 0
     before: Entry | None = None
     for entry in sorted(entries, key=lambda entry: entry.header_at):

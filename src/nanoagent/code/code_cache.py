@@ -57,7 +57,8 @@ MOST_FRESH: Final = 256
 FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
 """How a fetch was served.
 
-* `hit`: the fetch made no request of its own, or the disk already had the tree of the bytes that it fetched.
+* `hit`: the fetch used a fresh tree, or shared the request of another fetch, or the disk already had the tree
+  of the fetched zip.
 * `revalidated`: the fetch made one conditional request, and the object had not changed.
 * `miss`: the zip was fetched and unpacked, or refused.
 """
@@ -109,7 +110,8 @@ class CodeCache:
         store: The object store that has the zips.
         limits: The limits of a zip.
         max_bytes: The limit of the disk space of all trees. Trees in use may exceed it.
-        observe: Called once per fetch with its outcome.
+        observe: Called with the outcome of each fetch, unless its request fails. If a fetch is repeated
+            because the disk is full, `observe` is called again.
         fresh_s: For how long after a request the tree is used without another request, seconds. With 0, each
             fetch makes a request.
         most_fresh: The largest number of trees that may be used without a request.
@@ -158,15 +160,15 @@ class CodeCache:
         """Yield the tree of a zip, and keep it on disk until the block ends.
 
         The tree is that of the newest version of the zip, or of the version that the store had less than
-        `fresh_s` ago. A fetch makes one request at most, or two if the disk is full. Callers that want the
-        same object at the same time share the request.
+        `fresh_s` ago. A fetch makes at most one request, or at most two if the disk is full. Callers that
+        want the same object at the same time share the request.
 
         Args:
             bucket: The bucket's name.
             key: The object's key.
 
         Raises:
-            Rejected: CODE_NOT_FOUND; or INVALID_CODE, for a zip that is over a limit or hostile.
+            Rejected: CODE_NOT_FOUND; or INVALID_CODE, for a zip that breaks a rule of `refusals`.
             StorageError: The object store or the disk failed.
         """
         pin = self._fresh.recall(bucket, key)
@@ -203,7 +205,8 @@ class CodeCache:
         known = self._index.recall(bucket, key)
         pin = await self._disk.pin(known.digest) if known else None
         try:
-            # A conditional request helps only if "not modified" can be answered: by the tree or a refusal.
+            # A conditional request is useful only if the tree or the refusal is known: after "not modified",
+            # the fetch ends with one of them.
             usable = known if known and (pin or known.digest in self._refusals) else None
             async with self._disk.scratch() as scratch:
                 fetched = await self._request(bucket, key, scratch / "code.zip", usable)

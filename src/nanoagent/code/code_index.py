@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PRUNE_EVERY: Final = 1024  # entries written between two prunings
-# Each entry takes a block of the disk. The number of trees is no limit: any number of keys may share a tree.
+# Each entry takes a block of the disk. The limit on trees does not limit the entries: many keys may share a
+# tree.
 _MOST_INDEXED: Final = 16_384
 
 

@@ -10,7 +10,7 @@ Workers share the folder. A damaged entry is removed when it is used.
     workspaces/<worker>/         new entries before they are published, removed ones before they are deleted
     lock                         the removal lock: a worker holds it while it removes entries
 
-`DiskCache` is the interface. `DiskEntries` does the blocking work in threads, `Workspace` owns the workspace.
+`DiskCache` is the interface. `DiskEntries` does the blocking work, `Workspace` owns the workspace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Each eviction reads all entries, which takes 0.05 ms per entry. 4 GiB can hold half a million tiny ones.
+# Each eviction reads all entries, which takes 0.05 ms per entry. 4 GiB can hold 350,000 tiny ones.
 _MOST_ENTRIES: Final = 16_384
 
 
@@ -139,7 +139,8 @@ class DiskCache:
         finally:
             pin.release()
             if self._may_exceed_limits:
-                # A job that is done must not fail because the eviction fails. The next one reports the error.
+                # A job that is done must not fail because the eviction fails. The eviction after the next
+                # publication reports the error.
                 with contextlib.suppress(StorageError):
                     await self.evict()
 

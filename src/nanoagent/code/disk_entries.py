@@ -1,4 +1,7 @@
-"""The entries of a disk cache, in its folder `entries`. All functions block, so callers run them in threads.
+"""The entries of a disk cache, in its folder `entries`.
+
+All functions block, so callers run them in threads. `DiskEntries.pin` is an exception: without `wait`, it
+takes so little time that `DiskCache` calls it in the event loop.
 
 A `rename` from a workspace publishes an entry, and a `rename` into a workspace removes it. So no worker ever
 sees half an entry.
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES: Final = 4096  # the smallest file or folder takes one block on common file systems
 _OWN_BYTES: Final = 2 * _BLOCK_BYTES  # the folder of the entry and its file `meta`
-# An attempt to publish fails only if another worker was first, or if it has removed a damaged entry.
+# After a failed attempt to publish, the next one follows only if the entry that had the name was removed: by
+# this worker, because the entry was damaged, or by another worker.
 _PUBLISH_ATTEMPTS: Final = 8
 _OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 

@@ -38,7 +38,7 @@ class FreshTrees:
     def __init__(self, fresh_s: float, max_trees: int) -> None:
         self._fresh_s = fresh_s
         self._max_trees = max_trees
-        # The tree with the oldest request comes first.
+        # The tree that was remembered first comes first.
         self._trees: dict[tuple[str, str], _FreshTree] = {}
 
     def __len__(self) -> int:

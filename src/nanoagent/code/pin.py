@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 META_MAX_BYTES: Final = 4096
-"""The most that is read of a `meta` file. Three numbers take less than 100 bytes."""
+"""The largest number of bytes that is read from a `meta` file. Its three numbers take less than 100 bytes."""
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -219,7 +219,7 @@ def _can_decode(name: bytes, encoding: str) -> bool:
 
 
 def _raw_name(info: ZipInfo) -> bytes:
-    """Return the bytes of the name. Without the flag, zipfile has decoded them with cp437 (all 256 bytes)."""
+    """Return the bytes of the name. Without the flag, zipfile has decoded them with cp437, without loss."""
     # Not info.filename: zipfile cuts it at the first NUL.
     return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
 
