@@ -9,7 +9,7 @@
 * `code`: the caches of code and programs, and their folders.
 * `network`: the connections of runs, and the gateway to model servers.
 * `self_test`: the self-test of the worker, and the command `nanoagent selftest`.
-* `closing`: limits on the time of the worker's end.
+* `closing`: limits on the time that closing the worker takes.
 
 The code that builds a part registers how the part is closed in an `AsyncExitStack`. So parts are closed in
 reverse order. In all functions, this stack is the argument `opened`.

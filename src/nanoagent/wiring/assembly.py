@@ -104,7 +104,7 @@ async def wait_until_ready(first: ReadinessChecks, worker: Worker) -> None:
     A service manager that replaces a worker stops the old worker when the new one is ready.
 
     Args:
-        first: The checks that are only made at the start.
+        first: The checks that are made only at the start.
         worker: Has all other checks.
     """
     while await first.reason() is not None or await worker.not_ready_reason() is not None:

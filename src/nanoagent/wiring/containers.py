@@ -155,7 +155,7 @@ def raise_descriptor_limit() -> int:
     if limit < resources.MIN_DESCRIPTORS:
         least = resources.MIN_DESCRIPTORS
         raise ConfigError(
-            [f"ulimit -n: {limit} file descriptors are too few; allow {least} at least, better 65536"]
+            [f"ulimit -n: {limit} file descriptors are too few; allow at least {least}, better 65536"]
         )
     return limit
 

@@ -27,7 +27,10 @@ START_EXTENSION_S: Final = 60.0
 """The extension that the worker requests from systemd repeatedly while the start waits, seconds."""
 
 NOTICE_RESERVE_S: Final = 10.0
-"""How long before the end of the machine running jobs are returned to the queue, seconds. This takes 1 s."""
+"""The time before the end of the instance at which running jobs are returned to the queue, seconds.
+
+The return takes 1 s.
+"""
 
 
 async def open_watcher(

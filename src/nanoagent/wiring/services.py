@@ -60,7 +60,7 @@ def open_clients(settings: Settings, opened: AsyncExitStack) -> AwsClients:
 
 
 async def open_buckets(settings: Settings, clients: AwsClients, opened: AsyncExitStack) -> DefaultBuckets:
-    """Make the probes of the default buckets. Transfers of files never keep their connections busy."""
+    """Make the checks of the default buckets, with separate connections that no file transfer uses."""
     separate = AwsClients(settings.aws_region, max_attempts=1, session=clients.session)
     opened.push_async_callback(separate.close)
     return DefaultBuckets(await separate.s3(), settings.s3_code_bucket, settings.s3_user_data_bucket)

@@ -52,7 +52,7 @@ async def open_telemetry(settings: Settings, opened: AsyncExitStack) -> Telemetr
     health = Health(metrics.worker.part)
     background = _new_background(metrics, health)
     for part in _FIRST_PARTS:
-        health.set(part, ok=False, reason="the worker is starting; it has not answered yet")
+        health.set(part, ok=False, reason="the worker is starting; this part has not answered yet")
     status = StatusServer(health, metrics.registry, settings.metrics_host, settings.metrics_port)
     await status.start()
     opened.push_async_callback(status.stop)

@@ -75,7 +75,7 @@ def test_no_limit_is_a_large_one(monkeypatch):
 
 def test_a_worker_without_descriptors_for_containers_does_not_start(monkeypatch):
     monkeypatch.setattr(resources, "raise_descriptor_limit", lambda: MIN_DESCRIPTORS - 1)
-    with pytest.raises(ConfigError, match=r"ulimit -n: 191 file descriptors are too few; allow 192"):
+    with pytest.raises(ConfigError, match=r"ulimit -n: 191 file descriptors are too few; allow at least 192"):
         containers.raise_descriptor_limit()
 
 
