@@ -64,8 +64,9 @@ class Broker(Protocol):
     def is_last(self, delivery: Delivery) -> bool:
         """Whether the queue's redrive policy allows no further receipt of the message.
 
-        If such a message is returned, the queue does not deliver it again, but moves it to its dead-letter
-        queue. Then the sender gets no result. False if no redrive policy is known.
+        If such a message only became visible again, the queue would move it to its dead-letter queue, and
+        the sender would get no result. So `nack` replaces the message by a copy. False if no redrive policy
+        is known.
         """
         ...
 
@@ -81,9 +82,8 @@ class Broker(Protocol):
             poison: If this was the last receipt, do not copy the message. Leave it to the redrive policy.
 
         Returns:
-            False if no worker would receive the message again: this was its last receipt, and the message
-            could not be copied, or a copy would break the order of its group. The delivery then stays
-            unsettled.
+            False if this was the last receipt of the message, and no copy was sent: the queue has failed, or
+            a copy would break the order of its group. The delivery then stays unsettled.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 SQS may deliver several messages of one group together, in order. It delivers no further message of the group
 until each of these is deleted or visible again (Amazon SQS Developer Guide, "FIFO queue delivery logic").
-So this module keeps the order of messages that came together, and between these and the messages after them.
+So this module keeps the order of messages that came together. Another message of the group can arrive too
+early, for example after a lost lease. Such a message waits until the messages before it are settled.
 
 * A delivery gets its turn when the delivery before it has ended for good (it was acknowledged or
   dead-lettered). By then the result of the earlier job is stored. So the earlier job does not run again, even

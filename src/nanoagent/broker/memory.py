@@ -1,4 +1,4 @@
-"""A queue in this process, for tests of the worker and for trying the worker without SQS."""
+"""A queue in this process, for tests of the worker without SQS."""
 
 from __future__ import annotations
 

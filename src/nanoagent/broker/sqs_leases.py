@@ -1,6 +1,6 @@
 """Leases on SQS messages: renewed until the message is settled, and lost when SQS does not renew them.
 
-Each lease is renewed every third of the visibility timeout, so that two renewals in a row may fail. A lease
+Each lease is renewed every third of the visibility timeout, so that one renewal may fail. A lease
 is also renewed after `ack` until the message is deleted, so that a slow deletion does not make the message
 visible again. Renewals go in batches of ten: SQS bills each request, and each costs about 1 ms of CPU time.
 
@@ -42,7 +42,7 @@ class Lease:
     Attributes:
         delivery: The delivery.
         attributes: The message's own attributes, as received.
-        held_since: The time just before the message was received, monotonic seconds.
+        held_since: When the request that received the message was sent, monotonic seconds.
         held_until: The end of the time that SQS has granted, monotonic seconds.
         settled: Whether `ack`, `nack` or `dead_letter` has begun, or the lease is lost.
         renewal: The task of the renewal that is in progress, or of the last one.
@@ -177,8 +177,10 @@ class Leases:
     async def _expire_forever(self) -> None:
         """Lose each lease at the moment when the time that SQS granted has passed.
 
-        This is a separate task, because a renewal may be waiting for SQS at that moment. New leases need not
-        interrupt the sleep, because each of them lasts longer than the sleep.
+        This is a separate task, because a renewal may be waiting for SQS at that moment. A new lease does not
+        interrupt the sleep, because it lasts longer than the sleep. There is one exception: if its long poll
+        began before the sleep, the lease may end during the sleep. It is then lost late, by at most the
+        length of the poll.
         """
         while True:
             now = time.monotonic()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nanoagent.broker.sqs_queue import SqsQueue
 
-_REFRESH_S: Final = 300.0  # a change of maxReceiveCount is noticed after this time
+_REFRESH_S: Final = 300.0  # a change of maxReceiveCount is noticed within this time
 _RETRY_S: Final = 30.0
 _FIRST_READ_MAX_S: Final = 5.0
 
@@ -46,7 +46,7 @@ class RedrivePolicy:
         return bounded_int(1, (self._policy or {}).get("maxReceiveCount"), MAX_RECEIVE_COUNT)
 
     async def exists(self) -> bool:
-        """Whether the queue has a redrive policy; read from SQS only the first time.
+        """Whether the queue has a redrive policy; read from SQS only if no earlier read has succeeded.
 
         Raises:
             BrokerError: The policy could not be read.
@@ -105,7 +105,7 @@ class RedrivePolicy:
             await asyncio.sleep(pause_s)
 
     async def wait_for_first_read(self) -> None:
-        """Wait until `watch_forever` has tried once to read the policy, for at most 5 seconds."""
+        """Wait, for at most 5 seconds, until `watch_forever` has tried once to read the policy."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_READ_MAX_S):
                 await self._read_once.wait()
