@@ -8,8 +8,8 @@ The modules in the order in which a job passes them:
   environment variables. `source`: reads its code. `parts`: the collaborators of builder and runner.
 * `acquisition`: gets room and a container for builds and runs. `admission`: makes them wait for room in the
   budget of memory and CPU. `admission_rules`: decides which of them get room.
-* `outputs`: uploads output files and large logs. `output_names`: valid names and media types. `shortening`:
-  cuts a result that is too large.
+* `outputs`: uploads output files, and the full stdout and stderr of a large result. `output_names`: valid
+  names and media types. `shortening`: cuts a result that is too large.
 * `tuner`: recommends a memoryMb.
 * `failure_cache`: lets a job fail at once if its code has just failed.
 """

@@ -49,7 +49,7 @@ class Acquisition:
         Raises:
             CrashLoop: It has just crashed several containers.
         """
-        self._parts.failures.crashes.check(_version(job, tree))
+        self._parts.failures.crashes.check(_crash_key(job, tree))
 
     def binding(self, job: Job, tree: CodeTree, program: Path | None = None, **changes: Any) -> Binding:
         """Return the binding of the container for a job.
@@ -111,7 +111,7 @@ class Acquisition:
         # This context notes whether the container dies. It is entered first, so that it also sees failures of
         # the acquisition.
         resources.enter_context(
-            crashes.attempt(_version(job, tree), is_broken=lambda: pool.unavailable_reason is not None)
+            crashes.attempt(_crash_key(job, tree), is_broken=lambda: pool.unavailable_reason is not None)
         )
         return await resources.enter_async_context(pool.acquire(binding))
 
@@ -149,7 +149,7 @@ class Acquisition:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _version(job: Job, tree: CodeTree) -> tuple[FunctionVersion, str, str]:
+def _crash_key(job: Job, tree: CodeTree) -> tuple[FunctionVersion, str, str]:
     """Return the key for the crash cache: the function version, and the S3 object of its code.
 
     The S3 object is a part of the key because all jobs without a functionId have the same function ID.

@@ -83,8 +83,8 @@ class Admission:
         Args:
             memory_mb: MiB.
             cpus: CPUs.
-            function: The function of all of them. None: functions that hold nothing and have no waiting
-                requests.
+            function: The function of all these requests. None: each is of another function, which holds
+                nothing and has no waiting request.
 
         Raises:
             ValueError: The size is not positive.
@@ -102,8 +102,8 @@ class Admission:
     def admissible(self, memory_mb: int, cpus: float) -> int:
         """Return the number of requests of one size that would be admitted at once, with overtaking.
 
-        The requests may overtake requests that wait for room. Their functions hold nothing, and have no
-        waiting requests.
+        The new requests may overtake requests that wait for room. They are of functions that hold nothing
+        and have no waiting requests.
 
         Args:
             memory_mb: MiB.

@@ -2,8 +2,8 @@
 
 Requests wait in order of arrival. A request that does not fit yet may be overtaken by later, smaller
 requests, so that the budget is used. After `MAX_OVERTAKEN` overtakers, no further request overtakes it, so
-that it does not wait for ever. When an overtaker ends, it no longer counts if the waiting request would not
-fit even without its overtakers. In that case other jobs block the request, and small overtakers do not delay
+that it does not wait for ever. An overtaker that has ended no longer counts if the waiting request would not
+fit even without any overtakers. In that case other jobs block the request, and small overtakers do not delay
 it.
 
 All jobs and builds of one function together hold at most the function's concurrency limit

@@ -88,7 +88,7 @@ class Executor:
 
         Raises:
             PlatformError: The platform failed.
-            ReturnToQueue: There was no room for the job.
+            ReturnToQueue: There was no room for a minute, or containers cannot be made now.
             Superseded: A later attempt has already stored outputs.
         """
         try:

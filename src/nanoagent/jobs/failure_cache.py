@@ -5,14 +5,14 @@ The cache has two parts. Both have a limited size, and exist only in the memory 
 * **Builds.** The key is a hash of everything that the program is made from. A failure is kept for
   FAILURE_MEMORY_SECONDS. If the compiler refused the code, the same build would fail again. If a build ran
   out of time, memory or disk, the machine may have been busy. So such a build must fail twice.
-* **Crashes.** The key is the function version. A crash is an attempt that ended with the death of its
-  container. After three crashes in sequence, the version is refused for a pause. After the pause one attempt
-  at a time is allowed, as in a circuit breaker. The pause doubles with each crash, up to
-  FAILURE_MEMORY_SECONDS.
+* **Crashes.** The key is the function version, with the S3 object of its code. A crash is an attempt that
+  ended with the death of its container. After three crashes in sequence, the version is refused for a pause.
+  After each pause one attempt is allowed. The pause doubles with each crash, up to FAILURE_MEMORY_SECONDS.
 
 Not every crash is the fault of the version. An attempt counts only if it began after the previous crash was
 known, so that one event counts once. And a version is refused only if another version has worked since its
-first crash, or no other version has crashed since. Therefore a restart of Docker refuses no version.
+first crash, or no other version has crashed since. So if several versions crash together, and none works in
+between, none of them is refused. An example is a restart of Docker.
 
 New code has a new digest, so it is tried at once. A success removes the failures of its key.
 """
@@ -42,12 +42,13 @@ _MIN_UNCERTAIN_BUILDS: Final = 2
 # The first pause as a part of the longest pause. It is short, because the platform may be the cause.
 _FIRST_PAUSE: Final = 1 / 8
 _BUILD_REMEMBERED: Final = Text(
-    "{message} (remembered: built {ago_s} s ago with the same outcome; tried again in {left_s} s)",
-    "{message} (기억된 결과: {ago_s}초 전에 빌드했을 때도 같았으며, {left_s}초 뒤에 다시 시도합니다)",
+    "{message} (remembered: built {ago_s} s ago with the same outcome; next build in {left_s} s or later)",
+    "{message} (기억된 결과: {ago_s}초 전에 빌드했을 때도 같았으며, {left_s}초 뒤에 다시 빌드할 수 있습니다)",
 )
 _CRASH_REMEMBERED: Final = Text(
-    "remembered: failed {times} times in sequence, last {ago_s} s ago; tried again in {left_s} s",
-    "기억된 결과: 연속으로 {times}번 실패했고 마지막은 {ago_s}초 전이며, {left_s}초 뒤에 다시 시도합니다",
+    "remembered: failed {times} times in sequence, last {ago_s} s ago; next run in {left_s} s or later",
+    "기억된 결과: 연속으로 {times}번 실패했고 마지막은 {ago_s}초 전이며, {left_s}초 뒤에 다시 실행할 수"
+    " 있습니다",
 )
 
 
@@ -216,7 +217,7 @@ class CrashCache:
         begun_at = self._clock()
         crashes = self._crashed.get(version)
         if crashes is not None and crashes.refused_until > -math.inf:
-            crashes.refused_until = begun_at + self._pause_s(crashes.times)  # allow one attempt at a time
+            crashes.refused_until = begun_at + self._pause_s(crashes.times)  # allow one attempt per pause
         try:
             yield
         except ContainerNotMade:
@@ -256,7 +257,7 @@ class CrashCache:
         )
 
     def _pause_s(self, times: int) -> float:
-        pauses = times - _MIN_CRASHES + 1  # there is no pause after the crashes before `_MIN_CRASHES`
+        pauses = times - _MIN_CRASHES + 1  # the crashes before number `_MIN_CRASHES` lead to no pause
         return pause_s(pauses, first_s=self._for_s * _FIRST_PAUSE, longest_s=self._for_s)
 
 

@@ -1,4 +1,4 @@
-"""Uploads the outputs of a run to S3: its output files, and logs that are too large for the result."""
+"""Uploads the outputs of a run to S3: its output files, and stdout and stderr if they are too large."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PARALLEL_UPLOADS: Final = 4
 
 
 class OutputUploader:
-    """Uploads output files and large logs, and returns their links.
+    """Uploads output files, and stdout and stderr that are too large for the result. Returns the links.
 
     Args:
         store: The object store.
@@ -131,7 +131,7 @@ class OutputUploader:
         return self._store.plain_url(bucket, key)
 
     async def document(self, result: Result, locale: str, fencing_token: int = 0) -> bytes:
-        """Return the JSON of a result. If it is too large, upload the whole logs and shorten the result.
+        """Return the JSON of a result. If it is too large, upload stdout and stderr and shorten the result.
 
         Args:
             result: The result.

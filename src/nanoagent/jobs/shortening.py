@@ -24,15 +24,15 @@ _MORE_LINKS: Final = Text(
 
 
 def shortened(result: Result, max_bytes: int, locale: str) -> bytes:
-    """Return the JSON of a result, cut until it fits: first the logs, then the refused files, then the links.
+    """Return the JSON of a result, cut until it fits: first its text, then the refused files, then the links.
 
-    A character takes one to six bytes in JSON, so the right length of the logs is not computed. The length is
-    halved until the JSON fits.
+    The text is stdout and stderr. A character takes one to six bytes in JSON, so the right length of the text
+    is not computed. The length is halved until the JSON fits.
 
     Args:
         result: The result.
-        max_bytes: The largest size of the JSON, bytes. A result that is larger even without logs and lists is
-            returned anyway.
+        max_bytes: The largest size of the JSON, bytes. A result that is larger even without stdout, stderr
+            and lists is returned anyway.
         locale: The language of the added texts.
     """
     keep_chars = max_bytes // 4
@@ -74,7 +74,9 @@ def _with_shorter_lists(result: Result, max_bytes: int, locale: str) -> bytes:
 
 
 def _cut(result: Result, stream: str, keep_chars: int, locale: str) -> dict[str, str | int]:
-    """Return the new values of a stream's two fields: its head, one line about the gap, and its tail.
+    """Return the new values of a stream's two fields: the text, and the number of missing bytes.
+
+    The new text is the head, one line about the gap, and the tail.
 
     Args:
         result: The result.

@@ -1,6 +1,6 @@
 """The drain: ends the work on all deliveries before the worker ends.
 
-First it returns all jobs that are not running to the queue. Then it lets running jobs finish, within the time
+First it returns to the queue all jobs that are not running. Then it lets running jobs finish, within the time
 of the drain. At the end it returns the rest. Leases are renewed until the last delivery is settled.
 """
 
@@ -38,7 +38,7 @@ class DrainReason(StrEnum):
     """The reason for which a drain returns a job to the queue; the label of a metric."""
 
     WAITING = "waiting"  # the job is not running yet
-    TOO_LONG = "too_long"  # most jobs of its function take longer than the time that is left
+    TOO_LONG = "too_long"  # the job will probably not end in the time that is left
     TIME_UP = "time_up"  # the time of the drain is over
     FORCED = "hurried"  # after a second signal; metrics keep the old word
 
@@ -112,11 +112,13 @@ class Drain:
                 continue
             known = self._durations.of(job)
             if will_finish(now - running_since, left_s, known, job.timeout_ms / 1000) is False:
-                detail = f"jobs of its function take longer than the {left_s:.0f} s that the drain has left"
+                detail = f"the job will probably not end within the {left_s:.0f} s that the drain has left"
                 self._stop(each.state, DrainReason.TOO_LONG, detail)
 
     async def _return_rest(self, intake: asyncio.Task[None]) -> None:
-        """Return the remaining jobs, for at most `DRAIN_TAIL_S`. SQS delivers unsettled messages again.
+        """Return the remaining jobs. This takes at most `DRAIN_TAIL_S`.
+
+        SQS delivers unsettled messages again.
 
         A job whose program has ended gets half of that time for its uploads. If it were returned, another
         worker would run the program again.

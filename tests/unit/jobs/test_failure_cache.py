@@ -82,7 +82,7 @@ def test_what_a_compiler_refused_is_not_built_again_for_a_while_and_the_result_s
     assert isinstance(again, CachedRejection)
     assert str(again.message) == (
         "the compiler refused the code"
-        " (remembered: built 12 s ago with the same outcome; tried again in 52 s)"
+        " (remembered: built 12 s ago with the same outcome; next build in 52 s or later)"
     )
     assert (again.error_type, str(again.stderr), again.build_ms) == (
         ErrorType.BUILD_FAILED,
@@ -191,7 +191,7 @@ def test_code_that_takes_three_containers_down_in_sequence_is_given_no_other_for
         raise AssertionError("was let through")
     assert str(refusal.value.sender_message) == (
         "the job's container could not be made, or failed"
-        " (remembered: failed 3 times in sequence, last 0 s ago; tried again in 8 s)"
+        " (remembered: failed 3 times in sequence, last 0 s ago; next run in 8 s or later)"
     )
     assert not is_refused(crashes, "another version")
 
