@@ -94,8 +94,8 @@ class Answer:
             The claim; if the request cannot be claimed, the ending of the delivery.
         """
         try:
-            # The spool may have a result of this request from an earlier process. Only when Redis has this
-            # result can the claim find it.
+            # The spool may have a result of this request from an earlier process. The claim can find this
+            # result only after Redis has taken it.
             await self._parts.spool.delivered(request_id)
             claim = await claiming.claim(request_id, self._parts.result_store)
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error

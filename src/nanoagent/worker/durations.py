@@ -73,8 +73,8 @@ def will_finish(
     """Whether a running job will have a result in time, estimated from the durations of earlier jobs.
 
     The estimate uses only earlier jobs that took longer than this job has already been running. Example: ten
-    jobs ended within a second, and two took an hour. A job that has run for a minute will most likely take an
-    hour, too. If a job reaches its own timeout in time, it has a result in time: TIMEOUT.
+    jobs ended within a second, and three took an hour. A job that has run for a minute will most likely take
+    an hour, too. If a job reaches its own timeout in time, it has a result in time: TIMEOUT.
 
     Args:
         elapsed_s: The time since the job was admitted, seconds.

@@ -9,8 +9,8 @@ the limited function. So the worker searches for them:
 * Further jobs over the limit are returned to the queue, with a delay. Such a return is not an attempt.
 * The search costs requests to SQS, and hides the returned messages from other workers. Therefore the worker
   receives full batches during the search, at growing intervals (`ReceiveThrottle`).
-* The delay of a returned message grows with each receipt of the message, from 4 s to 120 s. It is at most the
-  time since the oldest job of the function that is still here arrived, and at least 1 s.
+* The delay of a returned message grows with each receipt of the message, from 4 s to 120 s. It is not longer
+  than the time for which the function's oldest job in this worker has been here, but at least 1 s.
 
 A burst of short jobs is hardly affected: most of them have run before the worker reaches the messages behind
 them. If long jobs of one function keep coming, the worker reaches messages further and further behind them.
@@ -105,8 +105,8 @@ class ReceiveThrottle:
     def next_pause_s(self) -> float:
         """Return the pause before the next receive, in seconds. Call this only while `has_max_waiting`."""
         now = self._clock()
-        # Without a call for so long, `has_max_waiting` was false until now. A new search begins with the
-        # shortest pause, because the waiting jobs may end soon.
+        # If this was not called for so long, `has_max_waiting` was false in between. A new search begins with
+        # the shortest pause, because the waiting jobs may end soon.
         if now - self._asked_at > 2 * _MAX_PAUSE_S:
             self._backoff.reset()
             self._next_at = now + _FIRST_PAUSE_S

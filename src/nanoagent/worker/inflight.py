@@ -1,9 +1,10 @@
 """One delivery, from its receipt until it is settled.
 
 A delivery is settled exactly once, as the last step. `settlement.decide` decides how. If the lease is lost,
-another worker may have the message. So the work stops at once: nothing more is uploaded, published or
-settled. The same happens if the claim is lost. A lease is for one message. A claim is for one request, and
-two messages may have the same request.
+another worker may have the message. So the work stops at once, except in the phase `FINISHING`: nothing more
+is uploaded, published or settled. If the claim is lost, the work stops in the same way, and the message is
+returned to the queue. A lease is for one message. A claim is for one request, and two messages may have the
+same request.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class InFlight:
         except message.InvalidJob as exc:
             self.state.labels = (exc.runtime, "")
             return returned or await Answer(self.state, self._shared).to(exc)
-        # These are never unbound: the task of this delivery has its own context, which ends with the task.
+        # The fields are never unbound: the task of this delivery has a separate context, which ends with it.
         structlog.contextvars.bind_contextvars(
             request_id=job.request_id, function_id=job.function_id, runtime=job.runtime
         )

@@ -73,8 +73,9 @@ class Intake:
         if not room:
             await changed.wait()
             return []
-        # Enough jobs over a function's limit wait here: the worker searches for jobs of other functions. It
-        # receives full batches, at growing intervals, and returns the other messages. See `fairness`.
+        # If enough jobs over a function's limit wait here, the worker searches for jobs of other functions.
+        # It receives full batches, at growing intervals, and returns further jobs over the limit. `fairness`
+        # describes the search.
         is_searching = self._capacity.has_max_waiting_over_limit()
         if is_searching and (pause_s := self._capacity.throttle.next_pause_s()):
             await _wait(changed, pause_s)

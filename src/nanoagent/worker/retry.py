@@ -33,7 +33,7 @@ def taken_delay_s(left_s: float, refusals: int = 1) -> float:
     """Return the delay of a message whose request another worker is working on.
 
     The first delay lasts until the other worker's claim ends, in case that worker has died. The delay doubles
-    each time that this worker is refused because of the same claim. With a constant delay, the message would
+    each time that a worker is refused because of the same claim. With a constant delay, the message would
     be received too often during a run of some hours, up to maxReceiveCount. The receipt count is not used:
     the message may have been received before for other reasons, such as lack of room.
 

@@ -1,7 +1,7 @@
 """The decision about the message of a delivery: acknowledge, return, dead-letter, or give up the job.
 
-Only `decide` makes this decision, from the ending. It reads the column `settle` of `result.OUTCOMES`. The
-delays of returns come from `DELAYS`. `settler` carries the decision out.
+Only `decide` makes this decision, from the ending. If the request has a result, it also reads the column
+`settle` of `result.OUTCOMES`. The delays of returns come from `DELAYS`. `settler` carries the decision out.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Facts:
 
 
 class Delay(StrEnum):
-    """The delay of a return, if its ending has no delay of its own (`Returned.delay_s` is None)."""
+    """The delay of a return, if its ending has no delay (`Returned.delay_s` is None)."""
 
     NONE = "none"
     CROWDED = "crowded"  # `retry.CROWDED_DELAY_S`

@@ -145,6 +145,7 @@ class DeliveryState:
             return Returned(ReturnReason.LEASE_LOST, f"its lease is lost: {self.delivery.lost.result()}")
         if self.claim is not None and self.claim.lost.done():
             return Returned(ReturnReason.CLAIM_LOST, f"its claim is lost: {self.claim.lost.result()}")
-        # A duplicate waits for a run that the drain lets finish. Its message is hidden during the drain.
+        # A duplicate waits for the first delivery, and the drain may let the first one finish. So the message
+        # of the duplicate stays hidden during the drain.
         delay_s = self._lifecycle.left_s() if self.phase is Phase.BEHIND else 0
         return Returned(ReturnReason.STOPPING, self._stop_detail or STOPPING, delay_s)

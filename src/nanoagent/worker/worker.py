@@ -75,7 +75,7 @@ class Worker:
         return self._parts.background
 
     async def run(self) -> None:
-        """Work until `stop` or `drain` is called, then drain. Return when every delivery is settled."""
+        """Work until `stop` or `drain` is called, then drain. Return when the drain is over."""
         keep, stopping = self._parts.background.keep, self._lifecycle.stopping
         intake = keep(TaskName.INTAKE, self._receive, until=stopping)
         watch = keep(TaskName.READINESS_CHECKS, self._checks.watch)
@@ -122,8 +122,8 @@ class Worker:
     async def _receive(self) -> None:
         """Receive messages until the worker stops.
 
-        A drain does not cancel the last long poll. Otherwise messages that SQS has just sent would be hidden
-        until their leases end.
+        A drain waits for the last long poll. It cancels the poll only when running jobs get no more time. The
+        broker then returns the messages of the poll to the queue.
         """
         try:
             while not self._lifecycle.stopping.is_set():
