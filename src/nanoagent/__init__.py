@@ -19,16 +19,17 @@ A worker is one process with one asyncio loop. The path of a job, and the packag
 * **network**, **ai**: a run reaches models through the gateway, and the internet through the egress filter.
   Both are in the worker, behind listening sockets in the network of the run.
 * **results**, **storage**: the worker uploads the output files, then stores and publishes the result, then
-  deletes the message. After a crash, the next worker continues after the last completed step.
+  deletes the message. After a crash before the result is stored, the next worker runs the job again. After
+  that, the next worker publishes the stored result again and deletes the message.
 
 The other packages: `wiring` builds all parts, `config` has the settings, `model` the data types, `host`,
 `aws` and `common` are libraries, `languages` has the rules of each language, `telemetry` reports on the
 worker, `selftest` tests the isolation of runs, and `doctor` and `dev` have commands for operators and
 developers.
 
-How the user's program ended, also with an error, is a value (`model.result.Outcome`). Only a failure of the
-worker or its services is an exception (`model.errors.PlatformError`). In both cases, `worker.settlement`
-decides how the delivery ends.
+How the user's program ended, also with an error, is a value (`model.result.Outcome`). Code that cannot be
+started (`model.errors.Rejected`) is an exception, and so is a failure of the worker or its services
+(`PlatformError`). In all cases, `worker.settlement` decides how the delivery ends.
 
 Read in this order: `model.job`, `model.result`, `config`, `worker`, `jobs.executor`, `jobs.runner`,
 `container.pool`, `supervisor.session`, `src/nanosupervisor/supervisor.c`, `network.listeners`, `ai.gateway`;

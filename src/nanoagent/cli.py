@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
-# The values of `sender.command.Exit`, so that `nanoagent --help` does not import that module.
+# These are the values of `sender.command.Exit`. They are written here again, so that `nanoagent --help` need
+# not import that module.
 _SEND_EXITS = (
     "Exit codes: 0 success, 1 the job ended without success, 2 invalid arguments, code or settings "
     "(nothing was sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
@@ -403,7 +404,7 @@ def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
     except ConfigError as exc:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
     if not quiet:
-        # A default .env that names no queue belongs to the function: it has no settings to warn about.
+        # A default .env without SQS_QUEUE_URL is the function's .env. It has no settings to warn about.
         has_settings = env_file != dev.DEFAULT or dev.names_queue(file)
         for warning in _warnings(file if has_settings else Path(os.devnull), settings):
             print(f"Warning: {_without_secrets(warning)}", file=sys.stderr)

@@ -3,9 +3,9 @@
 The circuit breaker only keeps the state; its owner makes the calls. The states:
 
 * **closed**: calls are made. After `threshold` failures in a row, the circuit breaker opens.
-* **open**: no calls are made until `open_until`. Then the owner may try again, in one of two ways. The
-  container pool makes one real call (`allows`), and reports its result. The object store is probed; if it
-  answers, `try_again` allows every call, on trial.
+* **open**: no calls are made until `open_until`. Then the owner may try again, in one of three ways. The
+  container pool makes one real call (`allows`), and reports its result. The intake receives one message
+  (`model.returns`). The object store is probed; if it answers, `try_again` allows every call, on trial.
 * **on trial**: calls are made. A failure opens the circuit breaker again, for longer. A success closes it.
 """
 

@@ -1,8 +1,8 @@
 """The address of the AI gateway in the network of a run.
 
-The settings reserve the port, `network.listeners` listens on it, and `jobs.runner` sets the address in the
-environment of programs. The client libraries in `src/nanosupervisor` have the same address as their default.
-They run in containers, and cannot import this package.
+The settings reserve the port, `network.listeners` listens on it, and `jobs.environment` sets the address in
+the environment of programs. The client libraries in `src/nanosupervisor` have the same address as their
+default. They run in containers, and cannot import this package.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
   messages in the format of another service, for the log.
 * `result`: the outcome table and the result document.
 * `returns`: the reasons for which a message is returned to the queue.
-* `errors`: every exception that the worker raises on purpose.
+* `errors`: the exceptions that several packages share.
 * `text`: a sentence for authors of functions, in every language of a result.
 * `payload`, `object_names`: hints for authors. `expectations`: the valid values of a setting, as a text.
 """

@@ -1,4 +1,4 @@
-"""Every exception that this package raises on purpose.
+"""The exceptions that several packages share. Some packages define further ones, such as `ObjectMissing`.
 
 ::
 
@@ -18,7 +18,7 @@
     │   │   └── ProtocolError     a supervisor has broken the protocol
     │   └── StackError            the embedded services of demo, dev and tests (`dev.local_services`)
     │
-    │   These two end the work on a job without a failure:
+    │   These two end this worker's work on a job:
     ├── ReturnToQueue             the job is returned to the queue; its reason says whether that is an attempt
     └── Superseded                another worker has claimed the request; this attempt does not count
 
@@ -52,7 +52,7 @@ def one_line(text: str) -> str:
 
 
 class NanoAgentError(Exception):
-    """The root of the exceptions of this package."""
+    """The root of the shared exceptions."""
 
 
 class ConfigError(NanoAgentError):
@@ -108,7 +108,7 @@ class Rejected(NanoAgentError):  # noqa: N818 - the usual word: the job is rejec
 
 
 class CachedRejection(Rejected):
-    """The job is rejected because another job with the same code was rejected a short time ago.
+    """The job is rejected because a job with the same code was rejected earlier, and the cause is remembered.
 
     Args:
         error_type: See `Rejected`.

@@ -53,11 +53,11 @@ _BUCKET_HINT: Final = Text(
     's3Key가 버킷 이름으로 시작합니다. "{key}"(을)를 시도하세요.',
 )
 _BUCKET_ADDRESS_HINT: Final = Text(
-    's3Bucket is the name alone: set it to "{bucket}".',
+    's3Bucket must be the name of the bucket only. Set it to "{bucket}".',
     's3Bucket에는 이름만 지정합니다. "{bucket}"(으)로 지정하세요.',
 )
 _BUCKET_PATH_HINT: Final = Text(
-    's3Bucket is the name alone: set it to "{bucket}" and begin s3Key with "{key}".',
+    's3Bucket must be the name of the bucket only. Set it to "{bucket}", and begin s3Key with "{key}".',
     's3Bucket에는 이름만 지정합니다. s3Bucket을 "{bucket}"(으)로 지정하고 s3Key를 "{key}"(으)로 시작하세요.',
 )
 
@@ -148,7 +148,10 @@ def _plain_path(key: str) -> str:
 
 
 def _all_corrected(bucket: str, key: str) -> str:
-    """Return the key with all its mistakes corrected, except +, which may be intended."""
+    """Return the key with all its mistakes corrected.
+
+    A + is replaced only if the key is URL-encoded. In other keys it may be intended.
+    """
     corrections: tuple[Callable[[str], str], ...] = (str.strip, _decoded, _plain_path)
     for corrected in corrections:
         key = corrected(key) or key

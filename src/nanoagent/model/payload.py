@@ -31,7 +31,7 @@ _LEFT_OUT: Final = Text(
 
 
 def fits_variable(payload: bytes) -> bool:
-    """Whether the variable can contain the input: it is not too long and has no NUL, like all valid JSON."""
+    """Whether the variable can contain the input: it is not too long and has no NUL. Valid JSON has none."""
     return len(payload) <= MAX_BYTES and b"\0" not in payload
 
 

@@ -77,7 +77,7 @@ class ExitCodes(Enum):
     ZERO = range(1)
     NON_ZERO = range(1, 256)
     SIGNAL = range(129, 256)  # 128 + the signal's number
-    ANY = range(256)  # also 0: a child process may have reached the limit, or the program ended just then
+    ANY = range(256)  # also 0: a child process may have reached the limit, or the program ended at that time
     NOT_STARTED = range(-1, 0)
     ANY_OR_NOT_STARTED = range(-1, 256)
     NO_RESULT = range(0)  # no result is published, so no exit code is possible
@@ -410,8 +410,8 @@ class Timings(msgspec.Struct, rename="camel"):
 class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """The document that is stored at `job:{requestId}` and published on `result:{requestId}`.
 
-    docs/contract.md, section 3, describes the fields. `stdout_url` and `stderr_url` are set when the logs
-    were too large for the document (MAX_RESULT_BYTES), so that the whole logs are in S3.
+    docs/contract.md, section 3, describes the fields. `stdout_url` and `stderr_url` are set when stdout
+    and stderr were too large for the document (MAX_RESULT_BYTES). Their full texts are then in S3.
 
     Raises:
         ValueError: Status and exit code contradict the error type's row (`Outcome.check`). `decode` raises

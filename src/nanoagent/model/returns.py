@@ -102,9 +102,9 @@ class _Streak:
 class ReturnStreaks:
     """Stops the intake after several returns in a row for the same reason.
 
-    It counts returns with the rule `Rule.STREAK`. After a pause the intake receives one message. If that
-    message is returned for the same reason, the intake stops for twice as long. Otherwise the intake
-    continues as usual.
+    It counts returns with the rule `Rule.STREAK`. After a pause the intake receives one message at a time. If
+    such a message is returned for the same reason, the intake stops for twice as long. When the failed
+    operation succeeds, the intake continues as usual.
 
     Args:
         most: How many returns in a row stop the intake.
@@ -136,7 +136,7 @@ class ReturnStreaks:
 
     @property
     def is_on_trial(self) -> bool:
-        """Whether the intake may receive only one message, to find out whether the cause has ended."""
+        """Whether the intake may receive only one message at a time, to test whether the cause has ended."""
         return any(streak.breaker.is_open for streak in self._streaks.values())
 
     def not_ready_reason(self) -> str | None:

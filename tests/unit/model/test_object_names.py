@@ -61,15 +61,15 @@ def test_a_plain_key_has_no_hint(key: str):
 @pytest.mark.parametrize(
     ("bucket", "said"),
     [
-        ("s3://mine", 'set it to "mine".'),
-        ("s3://mine/", 'set it to "mine".'),
-        ("mine/", 'set it to "mine".'),
-        ("/mine", 'set it to "mine".'),
-        ("arn:aws:s3:::mine", 'set it to "mine".'),
-        ("mine/folder", 'set it to "mine" and begin s3Key with "folder/".'),
-        ("s3://mine/folder/", 'set it to "mine" and begin s3Key with "folder/".'),
-        ("https://mine.s3.amazonaws.com", 'set it to "mine".'),
-        ("https://s3.ap-northeast-2.amazonaws.com/mine", 'set it to "mine".'),
+        ("s3://mine", 'Set it to "mine".'),
+        ("s3://mine/", 'Set it to "mine".'),
+        ("mine/", 'Set it to "mine".'),
+        ("/mine", 'Set it to "mine".'),
+        ("arn:aws:s3:::mine", 'Set it to "mine".'),
+        ("mine/folder", 'Set it to "mine", and begin s3Key with "folder/".'),
+        ("s3://mine/folder/", 'Set it to "mine", and begin s3Key with "folder/".'),
+        ("https://mine.s3.amazonaws.com", 'Set it to "mine".'),
+        ("https://s3.ap-northeast-2.amazonaws.com/mine", 'Set it to "mine".'),
     ],
 )
 def test_a_bucket_in_another_form_is_told_with_its_name(bucket: str, said: str):
