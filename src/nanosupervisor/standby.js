@@ -11,9 +11,9 @@
 // `node index.js`.
 //
 // In the main thread, user code sees no difference in stack traces, because the snapshot runs Node.js's own code.
-// The snapshot's main function is Node.js's `internal/main/run_main_module`. Only the `require` of that module is replaced.
-// The module first calls `prepareMainThreadExecution`, which reads environment, arguments and working
-// directory. This script replaces that function, and waits for the job in it. A bound function passes the
+// The snapshot's main function is Node.js's `internal/main/run_main_module`. Only the `require` of that module
+// is replaced. The module first calls `prepareMainThreadExecution`, which reads environment, arguments and
+// working directory. This script replaces that function, and waits for the job in it. A bound function passes the
 // arguments to the module, because a bound function is not in stack traces.
 //
 // These differences remain. /proc/self/environ shows the variables of the standby process. The order of the
