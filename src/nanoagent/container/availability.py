@@ -95,10 +95,10 @@ class Availability:
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Why the worker can run no job at present; None if it can run jobs of at least one runtime.
+        """Why the worker takes no jobs at present; None if it can take jobs.
 
-        If the containers of one runtime cannot be created, the other runtimes continue. As soon as the
-        circuit breaker of that runtime allows a trial, this is None again.
+        The runtimes with a warm pool decide, or all runtimes if none has a warm pool. If creations are paused
+        for all of them, this is the reason of one pause. It is None again when any of the pauses ends.
         """
         if self.engine_problem is not None:
             return self.engine_problem
@@ -156,7 +156,7 @@ class Availability:
         self._report()
 
     def _report(self) -> None:
-        """Report to readiness and metrics the runtimes whose containers cannot be created."""
+        """Report to readiness and metrics whether Docker is unavailable, or creations keep failing."""
         reasons = [] if self.engine_problem is None else [self.engine_problem]
         reasons += [
             f"{runtime}: {breaker.reason}" for runtime, breaker in self._breakers.items() if breaker.is_open

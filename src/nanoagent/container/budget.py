@@ -124,7 +124,7 @@ class Budget:
         """Whether a refill may start one more creation.
 
         Args:
-            planned: The number of creations that have been started. Some of them have already taken memory
+            planned: The number of creations that are under way. Some of them have already taken memory
                 (`creating`), so their memory is counted twice until they end. Therefore this refill may
                 create too few containers; the next refill creates the rest.
         """

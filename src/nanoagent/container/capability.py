@@ -1,9 +1,9 @@
 """Makes the worker's one capability effective only while the worker opens files of control groups.
 
-These files belong to root. The operator may give a worker that is an ordinary user CAP_DAC_OVERRIDE, to write
-these files (docs/adr/0015). With this capability, the worker could also open all other files of the host. So
-the capability is permitted but not effective. Only the thread of the event loop makes it effective, while it
-opens a file of a control group.
+These files belong to root. If the worker is an ordinary user, the operator may give it CAP_DAC_OVERRIDE, so
+that it can write these files (docs/adr/0015). With this capability, the worker could also open all other
+files of the host. So the capability is permitted but not effective. Only the thread of the event loop makes
+it effective, while it opens a file of a control group.
 
 Sources: capabilities(7), capget(2).
 """

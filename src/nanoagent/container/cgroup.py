@@ -181,7 +181,10 @@ class ControlGroup(ABC):
 
     @abstractmethod
     def peak_bytes(self) -> int:
-        """Return the highest usage since the last successful `reset_peak`, or since the group was made."""
+        """Return the highest usage since the last successful `reset_peak`, or since the group was made.
+
+        It is `sys.maxsize` if the kernel does not record the peak.
+        """
 
     @abstractmethod
     def reset_peak(self) -> bool:

@@ -114,7 +114,7 @@ def _supervisor_uids(spec: ContainerSpec, pid: int) -> frozenset[int]:
     except (OSError, ValueError):  # the process has ended, or runs on another machine
         uid = spec.uid
     # If the container has a separate kernel (gVisor, a virtual machine), a helper of the runtime connects, as
-    # root. So root is also admitted. This is no risk: root on the host can do all without this socket.
+    # root. So root is also admitted. This is no risk: root on the host can do everything without this socket.
     return frozenset({spec.uid if uid is None else uid} | ({0} if spec.docker_runtime else set()))
 
 
@@ -125,8 +125,8 @@ async def _session(spec: ContainerSpec, work_directory: WorkDirectory) -> Sessio
         if spec.docker_runtime is None:
             raise
         raise ContainerError(
-            f"{exc}: under DOCKER_RUNTIME={spec.docker_runtime} the container may not reach the socket in "
-            "its work directory; gVisor needs --host-uds=open (docs/outer-walls.md)"
+            f"{exc}: under DOCKER_RUNTIME={spec.docker_runtime} the container possibly cannot reach the "
+            "socket in its work directory; gVisor needs --host-uds=open (docs/outer-walls.md)"
         ) from exc
 
 

@@ -34,7 +34,7 @@ def container_uids(base: int) -> range:
 
     Args:
         base: CONTAINER_UID_BASE, the lowest user ID. A base below 65,536 is for an engine that remaps user
-            IDs. The range then ends where the mapped IDs end.
+            IDs. The range then ends below 65,534 (`nobody`).
     """
     return range(base, _NOBODY if base < REMAPPED_IDS else base + _UID_RANGE)
 
@@ -76,7 +76,7 @@ def engine_problems(info: Mapping[str, Any], *, docker_runtime: str | None, uid_
     if remaps_users(info) and uid_base >= REMAPPED_IDS:
         problems.append(
             f"CONTAINER_UID_BASE: {uid_base} is not a user ID of this Docker's containers, because Docker "
-            f"remaps {REMAPPED_IDS} user IDs; it should be 20000, for example"
+            f"remaps user IDs and has only the IDs below {REMAPPED_IDS}; it should be 20000, for example"
         )
     return problems
 
@@ -129,7 +129,7 @@ def memory_share(info: Mapping[str, Any], worker_memory_mb: int) -> MemoryShare 
 
 
 def outside_uid(uid: int, uid_map: str) -> int | None:
-    """Return the user ID on the host of a user in a container.
+    """Return the user ID that a user of a container has on the host.
 
     Args:
         uid: The user ID in the container.

@@ -174,10 +174,10 @@ def _ensure_memory(group: ControlGroup | None, meter: RunMeter | None) -> bool:
 
 
 def _has_freed_memory(container: RunningContainer) -> bool:
-    """Whether the container holds no more memory than before the run.
+    """Whether the container holds hardly more memory than before its first run (`_LEFTOVER_BYTES`).
 
     The kernel frees some memory late, for example files and pipes whose descriptors were sent through sockets
-    and not received. The next run would have less memory.
+    and not received. Until then, a next run would have less memory.
     """
     if container.group is None:
         return True

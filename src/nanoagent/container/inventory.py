@@ -85,9 +85,9 @@ class Inventory:
         return [pooled for idle in self._idle.values() for pooled in idle]
 
     def generic(self, runtime: Runtime) -> int:
-        """Return the number of generic containers of a runtime; they are all idle."""
+        """Return the number of idle generic containers of a runtime."""
         return sum(pooled.is_generic for pooled in self._idle[runtime])
 
     def busy(self, runtime: Runtime) -> int:
-        """Return the number of containers of a runtime that jobs have, dead ones included."""
+        """Return the number of a runtime's containers that are in use by jobs, including dead containers."""
         return sum(pooled.runtime == runtime for pooled in self._busy)

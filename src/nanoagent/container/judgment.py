@@ -157,7 +157,8 @@ def not_started(request: RunRequest, report: ExitReport) -> tuple[ErrorType, Tex
     """Return the error type and the message of a program that could not be executed.
 
     Raises:
-        ContainerError: The program belongs to the image, so the failure is not the author's fault.
+        ContainerError: The failure is not the author's fault: the program belongs to the image, or the error
+            does not come from the program's file.
     """
     reason = os.strerror(report.exec_error)
     if request.arguments[0] == PROGRAM_PATH and report.exec_error in _NOT_EXECUTABLE:

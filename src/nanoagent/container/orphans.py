@@ -20,8 +20,8 @@ async def remove_orphans(client: DockerClient, own_home: Path) -> int:
 
     Args:
         client: Calls Docker.
-        own_home: The folder of this worker, which has no container yet. So a container whose label names this
-            folder belongs to an earlier worker with the same ID.
+        own_home: The folder of this worker. This worker has no container yet. So a container whose label
+            names this folder belongs to an earlier worker with the same ID.
 
     Returns:
         The number of containers.

@@ -92,7 +92,10 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BindingKey:
-    """The purpose and the function version. Two jobs may share a container only if their keys are equal."""
+    """The purpose and the function version of a binding.
+
+    A container can serve a job without a new binding only if its key is that of the job.
+    """
 
     purpose: str
     version: FunctionVersion
@@ -135,7 +138,7 @@ class Binding:
 
     @property
     def key(self) -> BindingKey:
-        """The key of the binding. Two jobs may share a container if and only if their keys are equal."""
+        """The key of the binding. A container with another key must be bound before it serves the job."""
         version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
         return BindingKey(self.purpose, version)
 

@@ -7,8 +7,8 @@ A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
                 └─────────┴─────────┴──► RETIRED
 
 A container is generic until its first job binds it. Then it serves one function version (`Binding.key`:
-function ID, code digest, runtime and memory limit), one job at a time. If a run leaves something
-behind, the container is retired.
+function ID, code digest, runtime and memory limit), one job at a time. With `CONTAINER_SHARING=worker`, it
+may later be bound to another function version. If a run leaves something behind, the container is retired.
 
 The parts of the pool, and the state that each of them owns:
 
@@ -151,7 +151,10 @@ class Pool:
         self._refill()
 
     async def filled(self) -> None:
-        """Wait until each runtime has its generic containers, or its creations keep failing.
+        """Wait until the pool has been filled, as far as that is possible.
+
+        It does not wait for a runtime whose creations keep failing, or whose containers do not fit into the
+        budget.
 
         Then readiness may report success (`Availability.pool_filled`).
         """
@@ -257,7 +260,7 @@ class Pool:
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Why the worker can run no job at present; None if it can run jobs of at least one runtime."""
+        """Why the worker takes no jobs at present; see `Availability.unavailable_reason`."""
         return self._availability.unavailable_reason
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:

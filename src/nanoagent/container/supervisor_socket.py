@@ -3,8 +3,9 @@
 * `agent.sock`: the supervisor connects there once, and the connection becomes the session.
 * `listening.sock`: there the supervisor hands over the listening sockets of its runs.
 
-Each socket is removed as soon as the supervisor has connected. Until then, a run may see it and connect. So
-the worker accepts a connection only if the process at the other end has the user ID of the supervisor.
+`agent.sock` is removed when the supervisor has connected, and `listening.sock` when the supervisor has been
+configured. So both are removed before the first run. In addition, the worker accepts a connection only if the
+process at the other end has the user ID of the supervisor.
 """
 
 from __future__ import annotations

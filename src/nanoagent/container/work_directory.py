@@ -3,7 +3,7 @@
 ::
 
     agent.sock          the supervisor connects here; then it is removed (`supervisor_socket`)
-    listening.sock      here the supervisor hands over listening sockets; then it is removed
+    listening.sock      the supervisor connects here to hand over listening sockets; then it is removed
     hosts               the container's /etc/hosts
     passwd, group       the container's /etc/passwd and /etc/group, if its runs have no sandbox
     code/               the code of the function, as hard links to the cache
