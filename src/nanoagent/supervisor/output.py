@@ -28,7 +28,8 @@ _BASE_TIMEOUT_S: Final = 120.0
 _MIN_BYTES_PER_S: Final = 16 * MIB
 _MAX_SHOWN_PATH_BYTES: Final = 1024
 _OUTPUT_LOST: Final = Text(
-    "the container died before all output was read", "모든 출력을 읽기 전에 컨테이너가 종료되었습니다"
+    "not all output was read, because the container died or was too slow",
+    "컨테이너가 종료되었거나 너무 느려서 출력을 모두 읽지 못했습니다",
 )
 _MORE_REFUSED: Final = Text(
     "{count} more files were not uploaded", "그 밖에 파일 {count}개가 업로드되지 않았습니다"
@@ -86,7 +87,7 @@ class Collected:
         files: The files from /output.
         refused: The files that are not uploaded, each with the reason. If there are very many, the last entry
             has the number of the others.
-        clean: Whether the container was wiped after the run, so that it may be used again.
+        clean: Whether no later run can reach anything of this run, so that the container may be used again.
     """
 
     stdout: Captured = field(default_factory=Captured)
@@ -116,7 +117,7 @@ class OutputCollector:
         self._deadline = 0.0  # loop's time
 
     async def collect(self, report: ExitReport) -> Collected:
-        """Receive all frames up to DONE. If the container dies before, return the output so far.
+        """Receive all frames up to DONE. If the container dies or is too slow, return the output so far.
 
         Args:
             report: The report of the run's end.

@@ -6,7 +6,7 @@ A session does one run at a time:
 2. `prepare`: the supervisor copies the code and prepares the workspace of the next run.
 3. `start`: the program starts.
 4. `wait_exit`: the program has ended.
-5. `collect`: the worker has the output, and the container is wiped.
+5. `collect`: the worker has the output, and knows whether the container may be used again.
 
 If the request has `prepare_next`, the supervisor prepares the next run without a request, and step 3 is next.
 After an exception the session cannot be used any more: close it and remove its container.
@@ -37,7 +37,7 @@ _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code with the small
 _EXIT_MARGIN_S: Final = 15.0
 
 
-class Overdue(ContainerError):  # noqa: N818 - a state of the run; the executor turns it into TIMEOUT
+class Overdue(ContainerError):  # noqa: N818 - a state of the run; `container.judgment` decides its meaning
     """The supervisor did not end the run in time. The container must be killed."""
 
 
@@ -109,7 +109,7 @@ class Session:
         """Make the supervisor copy the code from the work directory, and wait until a run can start.
 
         Args:
-            modules: Python modules that the waiting interpreter should import, in addition to its own.
+            modules: Python modules that the zygote should import, in addition to those of the configuration.
             limits_changed: Whether to restart a waiting interpreter that has read the container's limits.
 
         Raises:
@@ -177,7 +177,7 @@ class Session:
         return report
 
     async def collect(self, request: wire.RunRequest, report: wire.ExitReport, staging: Path) -> Collected:
-        """Receive the output of the run. Returns when the container is wiped, or has died.
+        """Receive the output of the run. Returns after DONE, or when the container has died or is too slow.
 
         Args:
             request: The request of the run.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAX_KEPT_BYTES: Final = 2 * wire.MAX_FRAME_BYTES
 
 
-class Disconnected(ContainerError):  # noqa: N818 - a state of the run; the executor decides its meaning
+class Disconnected(ContainerError):  # noqa: N818 - a state of the run; `container.judgment` decides its meaning
     """The supervisor closed the connection: the container has died."""
 
 

@@ -92,7 +92,8 @@ async def test_a_supervisor_that_hangs_up_among_outputs_loses_them_but_not_the_e
     async with asyncio.timeout(WAIT_S):
         collected = await whole_run(talk(b"".join(GOOD[:said]) + GOOD[said][:part]), tmp_path)
     assert not collected.clean
-    assert str(collected.refused[-1].reason) == "the container died before all output was read"
+    lost = "not all output was read, because the container died or was too slow"
+    assert str(collected.refused[-1].reason) == lost
     assert collected.stdout.truncated_bytes == (2 if said == TO_THE_END else 0)
     assert all(file.staged.stat().st_size == file.size for file in collected.files)
 
