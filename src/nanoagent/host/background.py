@@ -6,7 +6,7 @@ the worker is not ready and takes no jobs. The task is up again after it has run
 failure.
 
 A short task runs once, and no caller waits for its result. If it fails, the failure is logged and counted.
-The comment at each short task in `KINDS` says how its work is still done.
+The comment at each short task in `KINDS` says how its work is done after a failure.
 
 `KINDS` lists all tasks. A test compares every call that starts a task with this table.
 """
@@ -168,7 +168,8 @@ class Background:
             The task. Cancel it to stop the work.
         """
         assert KINDS[name].kept  # noqa: S101 - callers and the table must agree
-        # A new context, because the first job starts some tasks, whose log lines must not have its fields.
+        # A new context: the first job starts some of these tasks, and their log entries must not have the
+        # fields of that job.
         return asyncio.create_task(
             self._keep(name, work, until or asyncio.Event()), name=name, context=contextvars.Context()
         )

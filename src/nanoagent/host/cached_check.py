@@ -25,7 +25,7 @@ class CachedCheck(ABC):
         self._reason: str | None = None
 
     def reason_now(self) -> str | Awaitable[str | None] | None:
-        """Return `not_ready_reason`, without a coroutine while the last answer is recent."""
+        """Return the last answer if it is recent; otherwise the coroutine of `not_ready_reason`."""
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:

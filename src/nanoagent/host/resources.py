@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MIN_DESCRIPTORS: Final = 192
-"""The lowest limit on file descriptors with which a worker starts. A lower one leaves none for containers."""
+"""The lowest limit on file descriptors with which a worker starts. A lower one leaves too few to containers."""
 
 # The standard streams, the event loop, 64 connections to the status server, 32 to Redis, and some to AWS and
 # Docker.
@@ -41,7 +41,8 @@ DESCRIPTORS_PER_CONTAINER: Final = 12
 """The descriptors for one container: its supervisor's two connections, files of its control group, and the
 folders of its code and program.
 
-With control groups v1, a container needs the most descriptors: nine (tests/integration/test_supervisor.py).
+A container needs nine of them with control groups v1, and fewer with v2. The others are a reserve
+(tests/integration/test_supervisor.py).
 """
 
 _PER_CONNECTION: Final = 2  # the connection of the run, and the worker's connection to the other end
@@ -60,7 +61,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DescriptorPlan:
-    """The worker's budget of file descriptors: how many of each object that holds descriptors may exist.
+    """The worker's budget of file descriptors, as numbers of the objects that hold descriptors.
 
     Attributes:
         containers: The largest number of containers, busy and idle.
@@ -76,7 +77,8 @@ class DescriptorPlan:
 def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
     """Divide the worker's file descriptors.
 
-    Half are for containers, three eighths for connections of runs, and an eighth for trees.
+    The worker itself needs `OWN_DESCRIPTORS`. Of the others, half are for containers, three eighths for
+    connections of runs, and an eighth for trees.
 
     Args:
         limit: The limit on file descriptors; `MIN_DESCRIPTORS` or more.
@@ -123,7 +125,7 @@ class Descriptors(CachedCheck):
 
     Args:
         limit: The limit on file descriptors.
-        evict: Evicts up to this number of idle containers.
+        evict: Evicts idle containers. Its argument is the largest number of containers to evict.
         count: Returns the number of open file descriptors.
         clock: Monotonic seconds.
     """
