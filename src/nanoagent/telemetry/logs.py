@@ -79,7 +79,8 @@ _SHORTEST_SECRET: Final = 6
 # The number of backslashes is 1, 3 or 7, depending on how often a text was written into JSON. The bound keeps
 # the search fast: without it, a message of a megabyte of backslashes would take hours.
 _BACKSLASHES: Final = r"\\{1,7}"
-_MAX_FRAMES: Final = 20  # the innermost ones; log shippers split lines of more than 16 KiB
+# The outermost ten and the innermost ten. The reason: log shippers split lines of more than 16 KiB.
+_MAX_FRAMES: Final = 20
 
 
 def configure(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:

@@ -33,7 +33,7 @@ class ContainerMetrics:
         )
         starts = define.counter(
             "worker_container_starts_total",
-            "Runs by the state of their container at the start (hot, warm, cold)",
+            "Runs and builds, by the state of their container at the start (hot, warm, cold)",
             *("runtime", "start"),
         )
         self._starts_by = cache(starts.labels)
@@ -44,7 +44,8 @@ class ContainerMetrics:
             "worker_container_creation_failures_total", "Containers that could not be created"
         )
         self._breaker = define.gauge(
-            "worker_pool_breaker_open", "1 while no containers are created because creation fails repeatedly"
+            "worker_pool_breaker_open",
+            "1 while Docker is unavailable, or creations for at least one runtime keep failing",
         )
         self._isolation = define.gauge(
             "worker_isolation_level",
@@ -61,7 +62,7 @@ class ContainerMetrics:
                 self._existing.labels(runtime, state).set_function(partial(count, runtime, state))
 
     def started(self, runtime: str, start: Start) -> None:
-        """Count a run by the state that its container was in."""
+        """Count a run or a build by the state that its container was in."""
         self._starts_by(runtime_label(runtime), start.value).inc()
 
     def retired(self, reason: str) -> None:
@@ -73,7 +74,7 @@ class ContainerMetrics:
         self._creation_failures.inc()
 
     def breaker(self, *, is_open: bool) -> None:
-        """Show whether the pool creates no containers, because creation failed repeatedly."""
+        """Show whether Docker is unavailable, or creations for at least one runtime keep failing."""
         self._breaker.set(is_open)
 
     def isolation(self, between_runs: Isolation) -> None:

@@ -137,7 +137,7 @@ class JobMetrics:
             self._duration_by(runtime, model).observe(duration_s)
 
     def phases(self, runtime: str, timings: Timings) -> None:
-        """Observe each phase above 0 ms; `queue` has a metric of its own, `worker_queue_delay_seconds`."""
+        """Observe each phase above 0 ms; `queue` has a separate metric, `worker_queue_delay_seconds`."""
         if timings.queue > 0:
             self._queue_delay.observe(timings.queue / 1000)
         runtime = runtime_label(runtime)

@@ -10,7 +10,7 @@ MAX_MODELS: Final = 50
 """The number of `model` labels. With 4 runtimes and 20 buckets they make 4,000 series, few for one scrape."""
 
 OTHER_MODEL: Final = "other"
-"""The `model` label of all models without a label of their own."""
+"""The `model` label of all models whose names are not labels."""
 
 _MAX_MODEL_LENGTH: Final = 64
 _UNKNOWN_RUNTIME: Final = "unknown"
@@ -45,5 +45,5 @@ class ModelLabels:
         return name
 
     def has(self, model: str) -> bool:
-        """Return whether a name is a label, because the settings, a job or an answer have named it."""
+        """Return whether a name is a label already. This method does not make it a label."""
         return model.strip() in self._names

@@ -45,10 +45,10 @@ class ModelMetrics:
         self._seconds_by = cache(seconds.labels)
 
     def request(self, model: str | None, outcome: str, seconds: float | None = None) -> None:
-        """Count a request of a run to the AI gateway that has ended.
+        """Count a request of a run to the gateway, at the end of the request.
 
         Args:
-            model: The model, see `ModelLabels.label`; None if no model with this name has ever answered.
+            model: The model, see `ModelLabels.label`; None if it did not answer and its name is not a label.
             outcome: A constant of the gateway: ok, error, cut or refused.
             seconds: The duration; None if the request was not forwarded.
         """
