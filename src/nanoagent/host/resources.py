@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MIN_DESCRIPTORS: Final = 192
-"""The lowest limit on file descriptors with which a worker starts. A lower one leaves too few to containers."""
+"""The lowest limit on file descriptors with which a worker starts. Below it, containers get too few."""
 
 # The standard streams, the event loop, 64 connections to the status server, 32 to Redis, and some to AWS and
 # Docker.
