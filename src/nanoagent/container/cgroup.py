@@ -363,9 +363,10 @@ class RunMeter:
 
     The kernel's peak includes page cache, which the kernel would drop if memory were short. So the page cache
     must not be part of the advice on memory. But the kernel does not record how large the page cache was at
-    the peak. So two lower bounds are computed, and the larger one is the result:
+    the peak. So two estimates are computed, and the larger one is the result:
 
-    * the peak minus the page cache at the end, which is exact if the cache only grew;
+    * the peak minus the page cache at the end. This is exact if the page cache did not change after the peak,
+      and too low if it has grown since (docs/adr/0005);
     * the largest sample. Each sample is exact for its moment.
 
     If the worker cannot reset the peak, the peak may come from an earlier run. A peak that this run has not
