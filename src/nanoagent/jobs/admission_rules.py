@@ -2,7 +2,7 @@
 
 Requests wait in order of arrival. A request that does not fit yet may be overtaken by later, smaller
 requests, so that the budget is used. After `MAX_OVERTAKEN` overtakers, no further request overtakes it, so
-that it does not wait for ever. An overtaker that has ended no longer counts if the waiting request would not
+that it is admitted in the end. An overtaker that has ended no longer counts if the waiting request would not
 fit even without any overtakers. In that case other jobs block the request, and small overtakers do not delay
 it.
 
@@ -192,7 +192,7 @@ def within_limits(waiting: Sequence[Request], limits: FunctionLimits) -> Iterato
     """Yield each request that its function's limit allows, with its index.
 
     `limits.held` may change during the iteration: it is read again for each request. A small request does not
-    pass a large one of its own function. Otherwise the large one could wait for ever.
+    pass a large one of the same function. Otherwise the large one might never be admitted.
     """
     at_limit: set[str | None] = set()
     for index, request in enumerate(waiting):

@@ -60,7 +60,7 @@ class InFlight:
                 self.state.enter(Phase.FINISHING)
                 await uninterrupted(conclude(ending, self.state, self._shared))
         except Exception as exc:  # noqa: BLE001 - `return_unsettled` logs it
-            # The broker would renew the lease of an unsettled delivery for ever, and no worker would get it.
+            # The broker would always renew the lease of an unsettled delivery, and no worker would get it.
             self.state.enter(Phase.FINISHING)
             await uninterrupted(settler.return_unsettled(self._delivery, exc))
         else:

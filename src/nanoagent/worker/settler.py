@@ -88,7 +88,7 @@ class Settler:
         A copy is needed if this is the last receipt that the redrive policy allows. If the worker died during
         the job, the queue would move the message to the dead-letter queue, and no result would be published.
         A message that is received for the first time is not copied. In a queue that allows only one receipt,
-        each copy would otherwise be copied again, for ever.
+        each copy would otherwise be copied again, without end.
         """
         return delivery.receive_count > 1 and self._broker.is_last(delivery)
 
