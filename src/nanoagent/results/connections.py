@@ -54,7 +54,8 @@ class RedisConnections:
             connection and the retries.
 
     Attributes:
-        failed_at: The time of the latest failed call, monotonic seconds; minus infinity before the first.
+        failed_at: The time of the latest failed call, monotonic seconds; minus infinity before the first. An
+            unknown script is not a failure: the call is repeated with its text.
     """
 
     def __init__(self, server: RedisServer, timeout_s: float) -> None:
@@ -110,7 +111,8 @@ class RedisConnections:
             async with asyncio.timeout(self._timeout_s), self._free:
                 answers = await self._try(commands)
         except (RedisError, OSError, TimeoutError, ValueError) as exc:
-            self.failed_at = time.monotonic()
+            if not isinstance(exc, NoScriptError):  # an ordinary answer of a server that has just started
+                self.failed_at = time.monotonic()
             raise RedisCallError(self._server.address, operation, failures.kind_of(exc), exc) from exc
         return answers
 

@@ -36,7 +36,7 @@ class Health:
     """Whether each part of the worker is ready for jobs. Each part sets its own state.
 
     Args:
-        watch: Called each time a part sets its state, with the part and whether it is ready.
+        watch: Called each time the state of a part changes, with the part and whether it is ready.
     """
 
     def __init__(self, watch: Callable[[str, bool], None] = lambda _, __: None) -> None:
@@ -51,6 +51,9 @@ class Health:
             ok: Whether the part is ready for jobs.
             reason: One sentence for operators: why the part is not ready.
         """
+        before = self._parts.get(part)
+        if before is not None and before.ok is ok and before.reason == reason:
+            return  # the readiness checks set every state before each receipt of messages
         self._parts[part] = _Part(ok, reason)
         self._watch(part, ok)
 
