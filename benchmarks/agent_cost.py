@@ -41,8 +41,8 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 from benchmarks import services
+from benchmarks.timed_broker import JobFailed, TimedBroker, run_all
 
-from nanoagent.broker.base import Broker, Delivery
 from nanoagent.config import Settings
 from nanoagent.container.base import RunningContainer, configuration_of
 from nanoagent.dev.sender import pack
@@ -55,6 +55,8 @@ from nanoagent.wiring import services as wired_services
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from nanoagent.broker.base import Broker
+    from nanoagent.container.base import Driver
     from nanoagent.container.spec import ContainerSpec
     from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.worker.worker import Worker
@@ -140,6 +142,11 @@ class StubDriver:
                 process.kill()
             await process.wait()
 
+    async def remove_strays(self, home: Path) -> int:
+        """Return 0: every process has its work directory."""
+        del home
+        return 0
+
     async def set_limits(self, container_id: str, memory_bytes: int, *, share: float, most: float) -> None:
         """Do nothing: a process has no limits."""
 
@@ -175,82 +182,9 @@ class StubDriver:
             await self.remove(container_id)
 
 
-# --- the queue
-
-
-class ListBroker:
-    """A `Broker` whose queue is a list in this process. It detects when all messages are settled."""
-
-    def __init__(self) -> None:
-        self._bodies: list[str] = []
-        self._at_once = 1
-        self._in_flight = 0
-        self._changed = asyncio.Event()
-        self._done = asyncio.Event()
-        self._closed = False
-        self._received = 0
-        self.failed = 0
-
-    async def run(self, bodies: list[str], at_once: int) -> None:
-        """Deliver all messages, with at most `at_once` unsettled, and wait until all are settled."""
-        self._bodies = bodies[::-1]
-        self._at_once = at_once
-        self._done.clear()
-        self._changed.set()
-        async with asyncio.timeout(_DEADLINE_S):
-            await self._done.wait()
-
-    async def receive(self, limit: int) -> list[Delivery]:
-        """Wait for messages, and return up to `limit`. Return an empty list only after `close`."""
-        while (
-            not (count := min(limit, len(self._bodies), self._at_once - self._in_flight)) and not self._closed
-        ):
-            self._changed.clear()
-            await self._changed.wait()
-        now = time.time()
-        self._in_flight += count
-        self._received += count
-        name = str(self._received)
-        return [Delivery(name, name, self._bodies.pop(), 1, now, now) for _ in range(count)]
-
-    async def ack(self, delivery: Delivery) -> None:
-        """Settle a message."""
-        del delivery
-        self._in_flight -= 1
-        self._changed.set()
-        if not self._in_flight and not self._bodies:
-            self._done.set()
-
-    def is_last(self, delivery: Delivery) -> bool:
-        """Return False: the queue has no redrive policy."""
-        del delivery
-        return False
-
-    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """Count a failure: these jobs must not be returned to the queue."""
-        del delay_s, poison
-        self.failed += 1
-        await self.ack(delivery)
-        return True
-
-    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Count a failure: these jobs must not be dead-lettered."""
-        del reason, attempts
-        self.failed += 1
-        await self.ack(delivery)
-        return True
-
-    async def redrives(self) -> bool:
-        """Return False: the queue has no redrive policy."""
-        return False
-
-    async def verify(self) -> None:
-        """Succeed: this queue is always available."""
-
-    async def close(self) -> None:
-        """Let a waiting `receive` return."""
-        self._closed = True
-        self._changed.set()
+if TYPE_CHECKING:
+    # mypy reports methods that the port has, and this class lacks.
+    _DRIVER: type[Driver] = StubDriver
 
 
 # --- the agent
@@ -300,7 +234,7 @@ class AgentUnderTest:
         broker: The queue of the agent.
     """
 
-    def __init__(self, runtime: Runtime, broker: ListBroker) -> None:
+    def __init__(self, runtime: Runtime, broker: TimedBroker) -> None:
         self._runtime = runtime
         self._broker = broker
 
@@ -320,14 +254,13 @@ class AgentUnderTest:
         """Run jobs, and return the cost of one job.
 
         Raises:
-            RuntimeError: A job was not finished.
+            JobFailed: A job was not finished.
         """
         bodies = [self._message() for _ in range(jobs)]
         before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        await self._broker.run(bodies, load.at_once)
+        async with asyncio.timeout(_DEADLINE_S):
+            await run_all(self._broker, bodies, load.at_once)
         after, ended = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        if self._broker.failed:
-            raise RuntimeError(f"{self._broker.failed} jobs were not finished; see the agent's log")
         return Cost(
             (after.ru_utime - before.ru_utime) / jobs * 1000,
             (after.ru_stime - before.ru_stime) / jobs * 1000,
@@ -338,7 +271,7 @@ class AgentUnderTest:
 @asynccontextmanager
 async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> AsyncIterator[AgentUnderTest]:
     """Run an agent; it is ready and warm at the start, and is drained and closed at the end."""
-    broker = ListBroker()
+    broker = TimedBroker()
 
     async def open_broker(*_: object) -> Broker:
         return broker
@@ -474,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             logs.configure("json", "INFO", stream=log)
             bare_ms = bare_cpu_ms(folder)
             loads = asyncio.run(measure(options, folder))
-    except (RuntimeError, TimeoutError):
+    except (JobFailed, TimeoutError):
         print(
             "".join((folder / "agent.log").read_text().splitlines(keepends=True)[-_SHOWN_LINES:]),
             file=sys.stderr,

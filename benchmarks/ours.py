@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
+from benchmarks.timed_broker import JobFailed, TimedBroker
 from redis import asyncio as redis
 
-from nanoagent.broker.base import Delivery
 from nanoagent.container.isolation import HostIsolation
 from nanoagent.model.result import Isolation
 from nanoagent.wiring import assembly, containers, services
@@ -30,97 +29,6 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
 
 _JOB_DEADLINE_S: Final = 120.0
-
-
-class JobFailed(Exception):  # noqa: N818 - an event of the job
-    """A job did not succeed, or its result is not the expected one."""
-
-
-@dataclass(eq=False, slots=True)
-class _Sent:
-    """A message, and the time from its receipt until it was settled, ms."""
-
-    number: int
-    body: str
-    settled: asyncio.Future[float]
-    received_at: float = 0.0
-
-
-class TimingBroker:
-    """A `Broker` whose queue is a list in this process."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[_Sent] = deque()
-        self._in_flight: dict[Delivery, _Sent] = {}
-        self._changed = asyncio.Event()
-        self._closed = False
-        self._count = 0
-
-    def send(self, body: str) -> asyncio.Future[float]:
-        """Queue a message. The result of the future is the time from its receipt until it was settled, ms."""
-        self._count += 1
-        sent = _Sent(self._count, body, asyncio.get_running_loop().create_future())
-        self._waiting.append(sent)
-        self._changed.set()
-        return sent.settled
-
-    async def receive(self, limit: int) -> list[Delivery]:
-        """Wait for messages, and return up to `limit`. Return an empty list only after `close`."""
-        while not self._waiting and not self._closed:
-            self._changed.clear()
-            await self._changed.wait()
-        batch = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        return [self._deliver(sent) for sent in batch]
-
-    def _deliver(self, sent: _Sent) -> Delivery:
-        now = time.time()
-        delivery = Delivery(f"m{sent.number}", f"r{sent.number}", sent.body, 1, now, now)
-        self._in_flight[delivery] = sent
-        sent.received_at = time.perf_counter()
-        return delivery
-
-    async def ack(self, delivery: Delivery) -> None:
-        """Settle a message, and record its time."""
-        now = time.perf_counter()
-        sent = self._in_flight.pop(delivery)
-        if not sent.settled.done():
-            sent.settled.set_result((now - sent.received_at) * 1000)
-
-    def is_last(self, delivery: Delivery) -> bool:
-        """Return False: the queue has no redrive policy."""
-        del delivery
-        return False
-
-    async def nack(self, delivery: Delivery, delay_s: float, *, poison: bool = False) -> bool:
-        """Record a failure: the jobs of a benchmark must not be returned to the queue."""
-        del delay_s, poison
-        self._failed(delivery, "returned to the queue")
-        return True
-
-    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int = 0) -> bool:
-        """Record a failure: the jobs of a benchmark must not be dead-lettered."""
-        del attempts
-        self._failed(delivery, reason)
-        return True
-
-    def _failed(self, delivery: Delivery, reason: str) -> None:
-        sent = self._in_flight.pop(delivery)
-        if not sent.settled.done():
-            sent.settled.set_exception(
-                JobFailed(f"a job was not finished: {reason} (the agent's log says why)")
-            )
-
-    async def redrives(self) -> bool:
-        """Return False: the queue has no redrive policy."""
-        return False
-
-    async def verify(self) -> None:
-        """Succeed: this queue is always available."""
-
-    async def close(self) -> None:
-        """Let a waiting `receive` return."""
-        self._closed = True
-        self._changed.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +56,7 @@ class AgentUnderTest:
         levels: The isolation levels of all checked results.
     """
 
-    def __init__(self, worker_id: str, broker: TimingBroker, store: redis.Redis) -> None:
+    def __init__(self, worker_id: str, broker: TimedBroker, store: redis.Redis) -> None:
         self.worker_id = worker_id
         self._broker = broker
         self._store = store
@@ -156,24 +64,24 @@ class AgentUnderTest:
         self._unchecked: list[tuple[str, Call, asyncio.Future[float]]] = []
         self.levels: set[str] = set()
 
-    def send(self, call: Call) -> asyncio.Future[float]:
+    async def send(self, call: Call) -> asyncio.Future[float]:
         """Queue one job. The result of the future is its time, ms. `results` checks its result."""
         self._count += 1
         request_id = f"{self.worker_id}-{self._count}"
-        settled = self._broker.send(json.dumps({**call.message, "requestId": request_id}))
+        settled = await self._broker.submit(json.dumps({**call.message, "requestId": request_id}))
         self._unchecked.append((request_id, call, settled))
         return settled
 
     async def run(self, call: Call) -> float:
         """Run one job, and return its time, ms."""
         async with asyncio.timeout(_JOB_DEADLINE_S):
-            return await self.send(call)
+            return await (await self.send(call))
 
     async def run_many(self, call: Call, count: int) -> float:
         """Queue `count` jobs at once, wait for all, and return the total time, seconds."""
         begun = time.perf_counter()
         async with asyncio.timeout(_JOB_DEADLINE_S):
-            await asyncio.gather(*(self.send(call) for _ in range(count)))
+            await asyncio.gather(*[await self.send(call) for _ in range(count)])
         return time.perf_counter() - begun
 
     async def results(self) -> list[dict[str, Any]]:
@@ -213,7 +121,7 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
         settings: Its settings.
         shared: Whether it has the isolation level `shared`, as on a host without support for sandboxes.
     """
-    broker = TimingBroker()
+    broker = TimedBroker()
 
     async def this_broker(*_: object) -> Broker:
         return broker

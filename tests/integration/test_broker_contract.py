@@ -1,4 +1,4 @@
-"""What every `Broker` promises, on SQS and in memory."""
+"""What every `Broker` promises, on SQS, in memory and in the queue of the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from benchmarks.timed_broker import TimedBroker
 from structlog.testing import capture_logs
 
 from nanoagent.broker import sqs_messages
@@ -128,7 +129,10 @@ async def sqs_queue(
     await broker.close()
 
 
-@pytest.fixture(params=["sqs", "memory"])
+IN_PROCESS: dict[str, type[MemoryBroker]] = {"memory": MemoryBroker, "benchmark": TimedBroker}
+
+
+@pytest.fixture(params=["sqs", *IN_PROCESS])
 async def queue(
     request: pytest.FixtureRequest, stack: EmbeddedStack, clients: AwsClients
 ) -> AsyncIterator[Queue]:
@@ -136,7 +140,8 @@ async def queue(
         async with sqs_queue(stack, clients) as queue:
             yield queue
     else:
-        yield MemoryQueue(MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=10))
+        broker = IN_PROCESS[request.param]
+        yield MemoryQueue(broker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=10))
 
 
 MAX_RECEIVES = 3
@@ -152,11 +157,13 @@ async def queue_of(
             yield queue
     else:
         yield MemoryQueue(
-            MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=MAX_RECEIVES, fifo=fifo)
+            IN_PROCESS[kind](
+                visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, max_receives=MAX_RECEIVES, fifo=fifo
+            )
         )
 
 
-KINDS = pytest.mark.parametrize("kind", ["sqs", "memory"])
+KINDS = pytest.mark.parametrize("kind", ["sqs", *IN_PROCESS])
 
 
 async def last_receipt(queue: Queue, group_id: str | None = None) -> Delivery:
@@ -525,14 +532,13 @@ async def test_a_message_that_was_held_at_closing_comes_back(queue: Queue, clien
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("kind", ["sqs", "memory"])
+@KINDS
 async def test_without_a_dead_letter_queue_burying_is_refused_and_the_lease_kept(
     stack: EmbeddedStack, clients: AwsClients, kind: str
 ):
     async with sqs_queue(stack, clients, redrives=False, dlq=False) as sqs:
-        memory = MemoryQueue(
-            MemoryBroker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, dead_letter_queue=False)
-        )
+        broker = IN_PROCESS.get(kind, MemoryBroker)
+        memory = MemoryQueue(broker(visibility_s=VISIBILITY_S, wait_s=LONG_POLL_S, dead_letter_queue=False))
         queue: Queue = sqs if kind == "sqs" else memory
         await queue.send("poison")
         delivery = await receive_one(queue.broker)

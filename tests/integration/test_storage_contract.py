@@ -1,4 +1,7 @@
-"""What every `ObjectStore` promises, on S3 and on a folder."""
+"""What every `ObjectStore` promises, on S3 and on a folder.
+
+The stub of S3 of the benchmarks answers only GetObject, so it has only the tests of `fetch`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from aiohttp import web
+from benchmarks import object_stub
 
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import StorageError, Superseded
@@ -19,6 +24,7 @@ from support.services.folder_store import FolderStore
 from support.services.slow_server import slow_server
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from nanoagent.aws.clients import AwsClients
@@ -84,61 +90,85 @@ async def shelf(request: pytest.FixtureRequest, stack: EmbeddedStack, clients: A
     return S3Shelf(S3Store(client), stack.new_bucket(), client, stack)
 
 
-async def test_an_object_is_fetched_byte_for_byte(shelf: Shelf, tmp_path: Path):
-    content = os.urandom(MIB + 1)
-    await shelf.write("a/code.zip", content)
+@pytest.fixture(params=["s3", "folder", "benchmark"])
+async def readable(
+    request: pytest.FixtureRequest, stack: EmbeddedStack, clients: AwsClients, tmp_path: Path
+) -> AsyncIterator[Shelf]:
+    """A store whose objects can be fetched."""
+    if request.param == "s3":
+        client = await clients.s3()
+        yield S3Shelf(S3Store(client), stack.new_bucket(), client, stack)
+        return
+    root = tmp_path / "store"
+    (root / "bucket").mkdir(parents=True)
+    if request.param == "folder":
+        yield FolderShelf(FolderStore(root), "bucket", root)
+        return
+    runner = web.AppRunner(object_stub.application(root), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    stub_clients = stack.clients()
+    stub_clients.endpoint_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with stub_clients:
+        yield FolderShelf(S3Store(await stub_clients.s3()), "bucket", root)
+    await runner.cleanup()
 
-    etag = await shelf.store.fetch(
-        shelf.bucket, "a/code.zip", tmp_path / "into", etag=None, max_bytes=len(content)
+
+async def test_an_object_is_fetched_byte_for_byte(readable: Shelf, tmp_path: Path):
+    content = os.urandom(MIB + 1)
+    await readable.write("a/code.zip", content)
+
+    etag = await readable.store.fetch(
+        readable.bucket, "a/code.zip", tmp_path / "into", etag=None, max_bytes=len(content)
     )
 
     assert etag
     assert (tmp_path / "into").read_bytes() == content
 
 
-async def test_an_empty_object_is_fetched(shelf: Shelf, tmp_path: Path):
-    await shelf.write("empty", b"")
+async def test_an_empty_object_is_fetched(readable: Shelf, tmp_path: Path):
+    await readable.write("empty", b"")
 
-    assert await shelf.store.fetch(shelf.bucket, "empty", tmp_path / "into", etag=None, max_bytes=1)
+    assert await readable.store.fetch(readable.bucket, "empty", tmp_path / "into", etag=None, max_bytes=1)
     assert (tmp_path / "into").read_bytes() == b""
 
 
-async def test_an_object_whose_etag_is_current_is_not_fetched(shelf: Shelf, tmp_path: Path):
-    await shelf.write("k", b"one")
-    etag = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "first", etag=None, max_bytes=100)
+async def test_an_object_whose_etag_is_current_is_not_fetched(readable: Shelf, tmp_path: Path):
+    await readable.write("k", b"one")
+    etag = await readable.store.fetch(readable.bucket, "k", tmp_path / "first", etag=None, max_bytes=100)
 
-    again = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "second", etag=etag, max_bytes=100)
+    again = await readable.store.fetch(readable.bucket, "k", tmp_path / "second", etag=etag, max_bytes=100)
 
     assert again is None
     assert not (tmp_path / "second").exists()
 
 
-async def test_a_changed_object_is_fetched_and_has_another_etag(shelf: Shelf, tmp_path: Path):
-    await shelf.write("k", b"one")
-    old = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "into", etag=None, max_bytes=100)
-    await shelf.write("k", b"another")
+async def test_a_changed_object_is_fetched_and_has_another_etag(readable: Shelf, tmp_path: Path):
+    await readable.write("k", b"one")
+    old = await readable.store.fetch(readable.bucket, "k", tmp_path / "into", etag=None, max_bytes=100)
+    await readable.write("k", b"another")
 
-    new = await shelf.store.fetch(shelf.bucket, "k", tmp_path / "into", etag=old, max_bytes=100)
+    new = await readable.store.fetch(readable.bucket, "k", tmp_path / "into", etag=old, max_bytes=100)
 
     assert new not in {None, old}
     assert (tmp_path / "into").read_bytes() == b"another"
 
 
-async def test_a_missing_key_is_missing(shelf: Shelf, tmp_path: Path):
+async def test_a_missing_key_is_missing(readable: Shelf, tmp_path: Path):
     with pytest.raises(ObjectMissing, match="no-such-key"):
-        await shelf.store.fetch(shelf.bucket, "no-such-key", tmp_path / "into", etag=None, max_bytes=1)
+        await readable.store.fetch(readable.bucket, "no-such-key", tmp_path / "into", etag=None, max_bytes=1)
 
 
-async def test_a_missing_bucket_is_missing(shelf: Shelf, tmp_path: Path):
+async def test_a_missing_bucket_is_missing(readable: Shelf, tmp_path: Path):
     with pytest.raises(ObjectMissing, match="no-such-bucket"):
-        await shelf.store.fetch("no-such-bucket", "k", tmp_path / "into", etag=None, max_bytes=1)
+        await readable.store.fetch("no-such-bucket", "k", tmp_path / "into", etag=None, max_bytes=1)
 
 
-async def test_an_object_that_is_too_large_is_refused(shelf: Shelf, tmp_path: Path):
-    await shelf.write("k", b"12345678901")
+async def test_an_object_that_is_too_large_is_refused(readable: Shelf, tmp_path: Path):
+    await readable.write("k", b"12345678901")
 
     with pytest.raises(ObjectTooLarge):
-        await shelf.store.fetch(shelf.bucket, "k", tmp_path / "into", etag=None, max_bytes=10)
+        await readable.store.fetch(readable.bucket, "k", tmp_path / "into", etag=None, max_bytes=10)
 
 
 @pytest.mark.parametrize("size", [0, 100, 20 * MIB + 1])

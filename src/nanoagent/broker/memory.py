@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from nanoagent.broker.base import Delivery
 from nanoagent.model.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 _MAX_SEND_DELAY_S: Final = 900  # as in SQS
@@ -84,13 +85,18 @@ class _Queue:
 
     def take(self, limit: int) -> list[_Message]:
         """Lease up to `limit` messages. Before that, move messages without receipts left to `redriven`."""
-        ready = self._ready()
-        if self._max_receives is not None:
-            for message in [each for each in ready if each.receive_count >= self._max_receives]:
-                ready.remove(message)
-                self._messages.remove(message)
-                self.redriven.append(message.body)
-        taken = ready[:limit]
+        taken: list[_Message] = []
+        exhausted: list[_Message] = []
+        for message in self._ready():
+            if self._max_receives is not None and message.receive_count >= self._max_receives:
+                exhausted.append(message)
+            elif len(taken) < limit:
+                taken.append(message)
+            elif self._max_receives is None:
+                break  # the rest of a long queue need not be looked at
+        for message in exhausted:
+            self._messages.remove(message)
+            self.redriven.append(message.body)
         for message in taken:
             message.is_held = True
             message.receive_count += 1
@@ -115,25 +121,22 @@ class _Queue:
     async def wait_for_change(self, timeout_s: float) -> None:
         """Wait until a message is added or released, or until the timeout."""
         self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # unlike `wait_for`, it makes no task
+                await self._changed.wait()
 
-    def _ready(self) -> list[_Message]:
-        """Return the messages that can be received.
+    def _ready(self) -> Iterator[_Message]:
+        """Yield the messages that can be received.
 
         If the order of groups is kept, a held or hidden message blocks the later messages of its group.
         """
         now = self.now()
-        ready: list[_Message] = []
         blocked: set[str | None] = set()
         for message in self._messages:
             if message.is_held or message.visible_at > now:
                 blocked.add(message.group_id)
             elif not self._fifo or message.group_id not in blocked:
-                ready.append(message)
-        return ready
+                yield message
 
 
 class MemoryBroker:
@@ -212,10 +215,9 @@ class MemoryBroker:
             if self._closed:
                 raise BrokerError("receive: the broker is closed")
             deliveries = self._take(limit)
-            until = min(deadline, queue.next_visible_at())
             if deliveries or queue.now() >= deadline:
                 return deliveries
-            await queue.wait_for_change(until - queue.now())
+            await queue.wait_for_change(min(deadline, queue.next_visible_at()) - queue.now())
 
     async def ack(self, delivery: Delivery) -> None:
         """Delete the message; see `Broker.ack`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import math
@@ -10,16 +11,17 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks import bench, figures, picture, stats
-from benchmarks.agent_cost import ListBroker
+from benchmarks.agent_cost import StubDriver
 from benchmarks.bare import BaselineError, Program
 from benchmarks.figures import GOALS, KEYS, Arm, Findings, Goal
 from benchmarks.measurements import MEASUREMENTS, CannotMeasureHere, Measurement
 from benchmarks.object_stub import read_object
-from benchmarks.ours import JobFailed, TimingBroker
 from benchmarks.schedule import Budget, Series, interleave
 from benchmarks.stats import Ratio
+from benchmarks.timed_broker import JobFailed, TimedBroker, run_all
 
 from nanoagent.broker.sqs import SqsBroker
+from nanoagent.container.docker import DockerDriver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,8 +166,8 @@ async def test_who_comes_after_docker_waits_until_it_has_cleaned_up():
 
 
 async def test_a_message_is_timed_from_being_handed_out_until_it_is_settled():
-    broker = TimingBroker()
-    taken = [broker.send(body) for body in "abc"]
+    broker = TimedBroker()
+    taken = [await broker.submit(body) for body in "abc"]
     first = await broker.receive(2)
     assert [delivery.body for delivery in first] == ["a", "b"]
     await broker.ack(first[0])
@@ -175,8 +177,8 @@ async def test_a_message_is_timed_from_being_handed_out_until_it_is_settled():
 
 
 async def test_a_job_that_is_returned_or_dead_lettered_fails_the_benchmark():
-    broker = TimingBroker()
-    taken = [broker.send("a"), broker.send("b")]
+    broker = TimedBroker()
+    taken = [await broker.submit("a"), await broker.submit("b")]
     deliveries = await broker.receive(2)
     assert await broker.nack(deliveries[0], 1.0)
     assert await broker.dead_letter(deliveries[1], "no such image")
@@ -186,16 +188,29 @@ async def test_a_job_that_is_returned_or_dead_lettered_fails_the_benchmark():
         await taken[1]
 
 
-@pytest.mark.parametrize("stand_in", [TimingBroker, ListBroker])
-def test_a_queue_of_the_benchmarks_has_all_that_the_worker_asks_of_sqs(stand_in: type):
+def test_a_queue_of_the_benchmarks_has_all_that_the_worker_asks_of_sqs():
     asked = {name for name in dir(SqsBroker) if not name.startswith("_")}
-    assert asked <= set(dir(stand_in))
+    assert asked <= set(dir(TimedBroker))
 
 
-async def test_closing_the_queue_ends_a_poll_that_waits():
-    broker = TimingBroker()
-    await broker.close()
-    assert await broker.receive(1) == []
+def test_the_stand_in_for_docker_has_all_that_the_pool_asks_of_it():
+    asked = {name for name in dir(DockerDriver) if not name.startswith("_")}
+    assert asked <= set(dir(StubDriver()))
+
+
+async def test_no_more_jobs_are_unsettled_than_asked_for_and_all_are_run():
+    broker = TimedBroker(wait_s=0)
+    running = asyncio.create_task(run_all(broker, "abcde", 2))
+    seen: list[str] = []
+    while len(seen) < 5:
+        deliveries = await broker.receive(10)
+        assert len(deliveries) <= 2
+        for delivery in deliveries:
+            seen.append(delivery.body)
+            await broker.ack(delivery)
+        await asyncio.sleep(0)
+    assert len(await running) == 5
+    assert seen == list("abcde")
 
 
 # --- the baselines
