@@ -60,11 +60,11 @@ test-vm: setup  ## isolation levels and memory limits on an emulated typical hos
 	$(call announce,a Debian machine with AppArmor and control groups v2)
 	@scripts/test-vm
 
-bench: setup  ## compare runs with the bare program, into docs/benchmarks; 8 minutes
+bench: setup  ## compare runs with the bare program, into docs/benchmarks with the commit; 8 minutes
 	$(call announce,use an idle machine)
 	@$(BIN)/python -m benchmarks.bench --report docs/benchmarks
 
-bench-quick: setup  ## the same benchmark in a minute; the last line is JSON
+bench-quick: setup  ## the same benchmark in a minute, at most 90 s; the last line is JSON
 	@$(BIN)/python -m benchmarks.bench --quick
 
 bench-hostile: setup  ## the delay of honest jobs by hostile jobs; a minute

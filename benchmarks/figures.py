@@ -240,8 +240,9 @@ ARM_HEADINGS: Final = ("measured for", "arm", "samples", "median", "quartiles", 
 
 
 _HOW: Final = """\
-`make bench` writes this folder. The figures are ratios of medians. The samples of all arms were taken in
-turns, in random order, in one run. Absolute times are for information only.""".splitlines()
+`make bench` writes this folder, for the commit below. The figures are ratios of medians. The samples of all
+arms were taken in turns, in random order, in one run.
+Absolute times are for information only.""".splitlines()
 _WHAT: Final = """\
 bare: a small static helper starts and times the program inside a container of the same image, with the same
 limits, input and environment; exec: `docker exec` through the API; run: `docker run --rm --network none`;

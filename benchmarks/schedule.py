@@ -83,6 +83,11 @@ class Budget:
         self._shortest_s = math.inf
         self.rounds = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the end of the time has passed."""
+        return self._clock() > self._until
+
     def begin_round(self) -> bool:
         """Begin a round if the time is enough for one like the shortest so far; return whether it began."""
         now = self._clock()
@@ -106,6 +111,8 @@ async def interleave(
 ) -> dict[str, list[float]]:
     """Take samples of all arms in turns until the time is over.
 
+    Every arm has at least one sample. After the end of the time, each turn has only one sample.
+
     Args:
         series: The series of samples, one for each arm. The names of the arms differ.
         budget: The limit on the time.
@@ -125,21 +132,27 @@ async def interleave(
         rng.shuffle(turns)
         for one in turns:
             await sleep(max(pause_s, _SETTLE_S if busy else 0.0))
-            samples[one.arm.name] += await _take_samples(one, pause_s, sleep, back_to_back=back_to_back)
+            samples[one.arm.name] += await _take_samples(
+                one, budget, pause_s, sleep, back_to_back=back_to_back
+            )
             await one.arm.check()
             busy = one.arm.leaves_work
     return samples
 
 
 async def _take_samples(
-    one: Series, pause_s: float, sleep: Callable[[float], Awaitable[None]], *, back_to_back: bool
+    one: Series,
+    budget: Budget,
+    pause_s: float,
+    sleep: Callable[[float], Awaitable[None]],
+    *,
+    back_to_back: bool,
 ) -> list[float]:
-    if back_to_back:
-        if not one.arm.leaves_work:
-            await one.arm.sample()
-        return [await one.arm.sample() for _ in range(one.count)]
+    if back_to_back and not one.arm.leaves_work:
+        await one.arm.sample()
     taken = [await one.arm.sample()]
-    for _ in range(one.count - 1):
-        await sleep(max(pause_s, _SETTLE_S if one.arm.leaves_work else 0.0))
+    while len(taken) < one.count and not budget.is_over:
+        if not back_to_back:
+            await sleep(max(pause_s, _SETTLE_S if one.arm.leaves_work else 0.0))
         taken.append(await one.arm.sample())
     return taken

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import subprocess
 from typing import TYPE_CHECKING, Any, Self
 from xml.etree import ElementTree as ET
 
@@ -26,7 +27,8 @@ from nanoagent.container.docker import DockerDriver
 if TYPE_CHECKING:
     from pathlib import Path
 
-MACHINE = {"cpus": 2, "architecture": "x86_64", "date": "2026-11-23 12:00 UTC"}
+COMMIT = "0123456789abcdef0123456789abcdef01234567-dirty"
+MACHINE = {"commit": COMMIT, "cpus": 2, "architecture": "x86_64", "date": "2026-11-23 12:00 UTC"}
 
 
 # --- statistics
@@ -146,6 +148,13 @@ async def test_it_is_quiet_before_every_shot():
     journal: list[str] = []
     await turns(Series(FakeArm("a", journal), 3), journal=journal, rounds=1)
     assert journal == ["0.03", "a", "0.03", "a", "0.03", "a", "a checked"]
+
+
+async def test_after_the_end_of_the_time_every_arm_has_one_sample():
+    journal: list[str] = []
+    arms = [FakeArm(name, journal) for name in "ab"]
+    samples = await interleave([Series(arm, 6) for arm in arms], Budget(-math.inf), pause_s=0.0)
+    assert samples == {"a": [1.0], "b": [1.0]}
 
 
 async def test_back_to_back_shots_have_no_pause_and_the_first_does_not_count():
@@ -363,7 +372,7 @@ async def test_what_there_is_no_time_for_is_skipped_so_that_there_is_a_result(
 
     monkeypatch.setattr(bench, "Lab", contextlib.nullcontext)
     monkeypatch.setattr(bench, "describe_machine", machine)
-    findings, described = await bench.measure(KEYS_ASKED, seconds=-1000.0)
+    findings, described = await bench.measure(KEYS_ASKED, seconds=-1000.0, limit_s=-1000.0)
     assert findings.skipped.keys() >= set(KEYS_ASKED)
     assert "time" in findings.skipped["go_hello"]
     assert described["cpus"] == 2
@@ -440,3 +449,28 @@ def test_the_last_line_is_the_document_and_only_failures_change_the_exit_code(
     assert json.loads((tmp_path / "results.json").read_text()) == document
     assert (tmp_path / "results.svg").read_text().startswith("<svg")
     assert (tmp_path / "results.md").read_text().startswith("# Benchmarks")
+    assert document["machine"]["commit"] == COMMIT
+    assert f"* commit: {COMMIT}" in (tmp_path / "results.md").read_text()
+    assert "commit 0123456789ab-dirty" in (tmp_path / "results.svg").read_text()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    name = ["-c", "user.name=n", "-c", "user.email=e", "-c", "core.hooksPath=/dev/null"]
+    command = ["git", "-C", str(folder), *name, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_dirty_if_the_tree_differs_but_not_by_the_results(tmp_path: Path):
+    results = tmp_path / "docs/benchmarks/results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text("old")
+    (tmp_path / "code.py").write_text("old")
+    assert bench.commit_id(tmp_path) == "unknown"
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "Begin")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    results.write_text("new")
+    assert bench.commit_id(tmp_path) == commit
+    (tmp_path / "code.py").write_text("new")
+    assert bench.commit_id(tmp_path) == bench.commit_id(tmp_path / "docs") == f"{commit}-dirty"

@@ -1,0 +1,53 @@
+"""The benchmark program gives every figure, also in the shortest time. No figure is judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.figures import KEYS
+
+PROJECT = Path(__file__).parents[2]
+DEADLINE_S = 600  # about 40 s on an idle machine; no time is judged
+
+
+@pytest.mark.timeout(DEADLINE_S + 60)
+def test_the_benchmark_has_a_value_for_every_figure_and_nothing_fails():
+    command = [sys.executable, "-m", "benchmarks.bench", "--seconds", "0.1"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)  # it removes its containers
+            output, errors = process.communicate()
+            pytest.fail(f"the benchmark did not end within {DEADLINE_S} s:\n{errors}")
+
+    document = json.loads(output.splitlines()[-1])
+    assert document["failed"] == {}, errors
+    assert process.returncode == 0, errors
+    assert set(document["skipped"]) == expected_to_be_skipped(), errors
+    for key, parts in KEYS.items():
+        values = document[key] if parts else {"": document[key]}
+        for part, value in values.items():
+            name = f"{key}.{part}".rstrip(".")
+            assert name in document["skipped"] or value > 0, name
+
+
+def expected_to_be_skipped() -> set[str]:
+    """Return what a machine without Docker's command line cannot measure."""
+    if shutil.which("docker") is not None:
+        return set()
+    return {
+        f"{key}.vs_run" if parts else key
+        for key, parts in KEYS.items()
+        if "vs_run" in parts or key == "throughput_vs_run"
+    }
