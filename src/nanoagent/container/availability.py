@@ -25,8 +25,8 @@ _PAUSE_MAX_S: Final = 60.0
 def creation_breaker() -> CircuitBreaker:
     """Return a circuit breaker for the creations of one runtime.
 
-    Several creations run at the same time. So a failure counts even if its creation began before the breaker
-    opened.
+    Several creations run at the same time. A failure during the pause lengthens the pause, even if its
+    creation began before the circuit breaker opened.
     """
     return CircuitBreaker(_THRESHOLD, first_s=_PAUSE_S, longest_s=_PAUSE_MAX_S, counts_late=True)
 

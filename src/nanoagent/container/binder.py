@@ -40,7 +40,7 @@ class Binder:
         """Bind a container. If it was bound before, the old code and program are removed first.
 
         Raises:
-            ContainerError: The container has died, or its limits could not be set.
+            ContainerError: The container has died, its limits could not be set, or the preparation failed.
             PlatformError: The code could not be put into its work directory.
         """
         container = pooled.container

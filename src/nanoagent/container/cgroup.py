@@ -136,7 +136,7 @@ def _opened(file: Path, flags: int) -> int:
 
 
 def _write(file: Path, text: str) -> None:
-    """Write to a file of a group once. Raises PermissionError if the worker may not."""
+    """Write to a file of a group, without keeping it open. Raises PermissionError if the worker may not."""
     with capability.raised():
         file.write_text(text)
 
@@ -227,7 +227,7 @@ class ControlGroupV1(ControlGroup):
         for file in files:
             _write(file, str(limit_bytes))
         # The memory limit does not include the data in TCP and UDP sockets. The kernel counts that data only
-        # if it has its own limit.
+        # if a separate limit for it is set.
         socket_limit = self.memory / "memory.kmem.tcp.limit_in_bytes"
         if socket_limit.exists():
             _write(socket_limit, str(limit_bytes // _SOCKETS_PART))
@@ -375,7 +375,7 @@ class RunMeter:
 
     Reading the size of the page cache takes 0.1 ms after a run, because the kernel adds the counters of all
     CPUs. A run that has hardly raised the peak has also read hardly any files. After such a run, the page
-    cache is not read again.
+    cache is not read again. This is possible only if the peak was reset before the run.
 
     Args:
         group: The control group of the container.

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from nanoagent.container.worker_home import WorkerHome
 
 _PARALLEL_CREATIONS: Final = 2  # more creations would wait in Docker, and slow down running jobs
-# Starts at a random number and counts up, so that no two containers of a worker have the same user ID.
+# Counts up, so that no two containers of a worker have the same user ID. Starts at a random number, so that
+# the user IDs of two workers on a machine most likely differ.
 _UIDS: Final = itertools.count(secrets.randbelow(2**31))
 
 

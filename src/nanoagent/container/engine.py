@@ -86,7 +86,7 @@ class MemoryShare:
     """WORKER_MEMORY_MB compared with the memory of Docker's machine.
 
     Attributes:
-        found: A sentence with both values.
+        found: Both values, and the problem if there is one.
         fits: Whether the machine has at least as much memory as the setting allows.
         leaves_room: Whether enough memory is left for the worker, Docker and the system.
         advised_mb: A value of the setting that leaves enough memory, MiB.

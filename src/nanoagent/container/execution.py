@@ -64,7 +64,8 @@ class Execution:
         message: The message for the result; None if the run succeeded.
         exit_code: The exit code for the result.
         wall_ms: The run time of the program, milliseconds.
-        use: The run's use of memory and processes; None if the control group is not visible.
+        use: The run's use of memory and processes; None if the program was not started, or if the control
+            group is not visible or was removed.
         collected: The output of the run.
     """
 
@@ -174,10 +175,10 @@ def _ensure_memory(group: ControlGroup | None, meter: RunMeter | None) -> bool:
 
 
 def _has_freed_memory(container: RunningContainer) -> bool:
-    """Whether the container holds hardly more memory than before its first run (`_LEFTOVER_BYTES`).
+    """Whether the container holds at most `_LEFTOVER_BYTES` more memory than just after it was bound.
 
     The kernel frees some memory late, for example files and pipes whose descriptors were sent through sockets
-    and not received. Until then, a next run would have less memory.
+    and not received. Until then, the next run would have less memory.
     """
     if container.group is None:
         return True

@@ -24,7 +24,7 @@ async def remove_orphans(client: DockerClient, own_home: Path) -> int:
             names this folder belongs to an earlier worker with the same ID.
 
     Returns:
-        The number of containers.
+        The number of containers of dead workers.
     """
     containers = await client.list_containers(LABEL_WORKER, LABEL_HOME)
     homes = {container.id: Path(container["Labels"][LABEL_HOME]) for container in containers}

@@ -113,7 +113,8 @@ class Binding:
         cpus: The CPUs that belong to that memory limit; the container gets them under contention.
         most_cpus: The CPUs that a run may use while they are free.
         tree: The folder of the unpacked code.
-        tree_bytes: The memory that the copy of the code takes in the container, in whole pages.
+        tree_bytes: The memory that the copy of the code takes in the container, bytes. Each file takes whole
+            pages.
         program: The built program; None for an interpreted language.
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
         purpose: `run` or `build`. A container for builds serves no runs.

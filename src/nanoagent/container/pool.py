@@ -23,8 +23,8 @@ The parts of the pool, and the state that each of them owns:
 * `Retirement`: the removals under way, and the sweep. Eviction makes room for jobs: it retires the least
   valuable idle containers (`policy.victims`).
 * `Availability`: a circuit breaker per runtime, and whether Docker is available. A circuit breaker opens when
-  creations keep failing. Then jobs of the runtime return to the queue at once, and readiness and metrics
-  report the reason. After a pause, one creation is tried. The pauses grow.
+  creations keep failing. Then jobs that need a new container of the runtime return to the queue at once, and
+  readiness and metrics report the reason. After a pause, one creation is tried. The pauses grow.
 * `EngineWatch`: the checks of Docker, and the deaths of containers. While Docker is unavailable, the worker
   takes no jobs, jobs that wait for a container return to the queue, and failed creations do not count.
 * `Strays`: whether stray containers may exist. It removes them when Docker is available.
@@ -186,6 +186,7 @@ class Pool:
         Raises:
             ContainerNotMade: A container could not be created.
             ContainerError: A container could not be bound.
+            PlatformError: The code could not be put into the work directory.
             ReturnToQueue: Docker is unavailable, or the circuit breaker of the runtime is open.
         """
         pooled, start = await self._take(binding)

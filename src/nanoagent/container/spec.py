@@ -30,7 +30,8 @@ _INPUT_BYTES: Final = 2 * MIB  # for one payload; a message has at most 1 MiB
 # Memory that a container needs besides a run: for the supervisor, an interpreter that waits, structures of
 # the kernel, and the copy of the code. `binder` measures this memory later, and sets the exact limit.
 _BASE_BYTES: Final = 64 * MIB
-# The supervisor, a zygote, and the init process of a sandbox. One of these exists twice while it is replaced.
+# The supervisor, a zygote, and the init process of a sandbox. While the zygote or the init is replaced, there
+# is one more.
 _OUR_PROCESSES: Final = 4
 
 
@@ -55,7 +56,7 @@ class Limits:
         tmp_bytes: The size of /tmp.
         work_bytes: The size of the files that a run writes to /work, its current directory.
         output_bytes: The size of /output.
-        inodes: The number of files in each writable directory.
+        inodes: The number of files in each writable directory except /input.
         code_bytes: The size of the code, which is copied to /work, in addition to `work_bytes`.
         code_files: The number of files and folders of the code, in addition to `inodes`.
         shm_bytes: The size of /dev/shm. It is at least the memory limit of the largest job. So in effect,
