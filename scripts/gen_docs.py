@@ -55,7 +55,7 @@ SETTINGS_KO: Final = {
     ),
     "worker_id": "이 워커의 이름; 기본값: 호스트 이름과 무작위 문자열",
     "worker_memory_mb": "모든 컨테이너가 함께 쓰는 메모리(MiB); 기본값: 머신의 메모리에서 여유분을 뺀 값",
-    "worker_cpus": "실행 중인 모든 작업이 함께 쓰는 CPU 수; 기본값: 머신의 CPU 수",
+    "worker_cpus": "실행 중인 모든 작업이 함께 쓰는 CPU 수; 기본값: 워커가 쓸 수 있는 CPU 수",
     "max_memory_mb": "작업이 요청할 수 있는 최대 memoryMb; 기본값: 10240과 WORKER_MEMORY_MB 중 작은 값",
     "cpu_burst": "CPU가 남을 때 작업이 자기 몫의 몇 배까지 쓸 수 있는지",
     "cpu_min": "가장 작은 작업이 받는 CPU 수",

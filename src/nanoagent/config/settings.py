@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     )
     worker_cpus: PositiveFloat = Field(
         default_factory=lambda: float(len(os.sched_getaffinity(0))),
-        description="CPUs for all running jobs together; default: the CPUs of the machine",
+        description="CPUs for all running jobs together; default: the CPUs that the worker may use",
     )
     max_memory_mb: int | None = Field(
         None,
@@ -457,14 +457,17 @@ class Settings(BaseSettings):
         )
 
     def cpus_for(self, memory_mb: int) -> float:
-        """Return the CPUs of a job: in proportion to its memory, between CPU_MIN and CPU_MAX."""
+        """Return the CPUs of a job: in proportion to its memory, but at least CPU_MIN.
+
+        It is never more than CPU_MAX or WORKER_CPUS.
+        """
         highest = min(self.cpu_max or self.worker_cpus, self.worker_cpus)
         return min(max(memory_mb / self.cpu_memory_mb, self.cpu_min), highest)
 
     def most_cpus_for(self, memory_mb: int) -> float:
         """Return the CPUs that a job may use while CPUs are free.
 
-        These are CPU_BURST times `cpus_for`, but at most CPU_MAX, or else WORKER_CPUS.
+        These are CPU_BURST times `cpus_for`, but at most CPU_MAX, or WORKER_CPUS if CPU_MAX is not set.
         """
         return min(self.cpus_for(memory_mb) * self.cpu_burst, self.cpu_max or self.worker_cpus)
 

@@ -34,7 +34,8 @@ _HOST_PATTERN: Final = re.compile(
 _MAX_EGRESS_PORTS: Final = 14  # network.listening_sockets allows 16; the gateway and DNS take one each
 _REMAPPED_IDS: Final = 65_536  # see container.engine
 _LEAST_UIDS: Final = 10_000
-# The longest socket path below the folder, with a worker ID of 40 characters; see container.work_directory.
+# The path of a session's socket below the folder, with a worker ID of 40 characters; see
+# container.work_directory.
 _SOCKET_SUFFIX_LENGTH: Final = len("/") + 40 + len("/slots/0000000000/agent.sock")
 _SOCKET_PATH_MAX: Final = 107  # sockaddr_un.sun_path without its NUL, unix(7)
 
