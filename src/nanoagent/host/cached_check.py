@@ -29,7 +29,7 @@ class CachedCheck(ABC):
         return self._reason if self._is_recent() else self.not_ready_reason()
 
     async def not_ready_reason(self) -> str | None:
-        """Return the reason why no jobs may be taken, or None. Checks once in an interval at most."""
+        """Return the reason why no jobs may be taken, or None. Checks at most once in an interval."""
         if not self._is_recent():
             self._reason = await self._check()
             self._checked_at = self._clock()

@@ -86,7 +86,7 @@ def refuse_replaceable(folder: Path, variable: str) -> None:
         variable: The setting that names it, for the message.
 
     Raises:
-        ConfigError: Another user owns the folder or may write to it, or the same holds for a folder above it.
+        ConfigError: Another user owns the folder or may write to it, or could replace a folder above it.
     """
     info = folder.stat()
     if _is_another_users(info) or _can_replace_entries(info, _GROUP_AND_OTHERS):

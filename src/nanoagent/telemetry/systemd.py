@@ -34,7 +34,7 @@ def stopping(seconds: float) -> None:
     """Notify systemd that the stop has begun, and ask for time for it.
 
     Args:
-        seconds: The time, also if it is longer than the service's TimeoutStopSec.
+        seconds: The time. It may be longer than the service's TimeoutStopSec.
     """
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * _USEC)}")
 

@@ -127,7 +127,7 @@ class JobMetrics:
 
         Args:
             label: The `label` of its row in the outcome table.
-            runtime: The runtime in the message; any other text counts as `unknown`.
+            runtime: The runtime in the message; a text that is not a runtime counts as `unknown`.
             model: The model in the message; see `ModelLabels.label`.
             duration_s: Wall time of the user's program, seconds; None if the program did not start.
         """

@@ -37,9 +37,7 @@ class WorkerMetrics:
             "worker_egress_connections_total", "Connections of runs to the internet, by outcome", "outcome"
         )
         self._task_failures = define.counter(
-            "worker_background_task_failures_total",
-            "Failures of background tasks; a failed task is restarted",
-            "task",
+            "worker_background_task_failures_total", "Failures of background tasks", "task"
         )
         for name in TaskName:
             self._task_failures.labels(name)
