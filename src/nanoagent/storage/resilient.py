@@ -44,7 +44,8 @@ class ResilientStore:
 
     Args:
         store: The other object store.
-        probe: Asks whether the store answers. It raises `StorageError`, within a limited time.
+        probe: Asks whether the store answers. If not, the probe raises `StorageError`. It ends within a
+            limited time.
         code_bucket: The default bucket of code. If the bucket cannot be used, the job is not at fault.
         clock: Returns monotonic seconds.
         write_wait_s: How long a write waits until the store can be used, seconds.

@@ -28,7 +28,8 @@ def is_gap(line: str) -> bool:
 def split(text: str) -> tuple[str, str] | None:
     """Split a text at the line about missing bytes into head and tail; None without such a line.
 
-    The program may have printed such lines, too, so the last one is used.
+    The program may have printed such lines, too. So the last one is used: all text after it is from after the
+    gap.
     """
     found = None
     for found in _GAP_LINE.finditer(text):  # noqa: B007 - finds the last one

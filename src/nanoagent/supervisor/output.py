@@ -170,7 +170,7 @@ class OutputCollector:
         stream = self._streams[kind]
         # Refuse empty frames, too, because their number would have no limit.
         if not 0 < len(payload) <= self._request.capture_bytes - len(stream):
-            raise ProtocolError("the supervisor sent more output than was asked for, or an empty frame")
+            raise ProtocolError("the supervisor sent more output than was requested, or an empty frame")
         stream += payload
 
     async def _take_file(self, payload: bytes) -> None:
@@ -181,7 +181,7 @@ class OutputCollector:
             or size > self._request.output_max_file_bytes
             or self._files_bytes + size > self._request.output_max_total_bytes
         ):
-            raise ProtocolError("the supervisor sent more files than was asked for")
+            raise ProtocolError("the supervisor sent more or larger files than were requested")
         if not files:
             self._staging.mkdir(mode=0o700, exist_ok=True)
         staged = self._staging / str(len(files))

@@ -3,7 +3,7 @@
 A session does one run at a time:
 
 1. `greet` and `configure`, once.
-2. `prepare`: the supervisor copies the code and prepares the workspace of the next run.
+2. `prepare`: the supervisor copies the code and prepares the next run.
 3. `start`: the program starts.
 4. `wait_exit`: the program has ended.
 5. `collect`: the worker has the output, and knows whether the container may be used again.
@@ -121,7 +121,7 @@ class Session:
         await self.ready()
 
     async def ready(self) -> None:
-        """Wait until the workspace of the next run is prepared.
+        """Wait until the next run is prepared.
 
         Raises:
             ContainerError: The preparation failed.

@@ -81,7 +81,7 @@ class ExitFlag(IntFlag):
 
     TIMED_OUT = 1  # the time limit ended it
     KILLED = 2  # the frame KILL ended it
-    DISK_FULL = 4  # a writable folder has no block or no inode left
+    DISK_FULL = 4  # a writable directory has no block or no inode left
     FILE_LIMIT = 8  # a file has reached `file_size_bytes`
     NOT_STARTED = 16  # exec failed; see `exec_error`
     ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
@@ -341,7 +341,7 @@ def decode_file(payload: bytes) -> tuple[int, bytes]:
 
 
 def decode_refused(payload: bytes) -> tuple[Text, bytes]:
-    """Decode the payload of REFUSED: the reason, and the path; it is empty if all of /output is refused."""
+    """Decode the payload of REFUSED: the reason, and the path, which is empty for all of /output."""
     if not payload or payload[0] not in REFUSALS:
         raise ProtocolError("the supervisor refused a file without a known reason")
     return REFUSALS[payload[0]], payload[1:]

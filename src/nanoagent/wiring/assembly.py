@@ -101,7 +101,7 @@ def _readiness_checks(
 async def wait_until_ready(first: ReadinessChecks, worker: Worker) -> None:
     """Wait until all checks pass. Until then, the worker receives no messages.
 
-    A service manager that replaces a worker stops the old worker when the new one is ready.
+    The reason: a service manager that replaces a worker stops the old worker as soon as the new one is ready.
 
     Args:
         first: The checks that are made only at the start.

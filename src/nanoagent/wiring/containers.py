@@ -110,8 +110,8 @@ async def refuse_unfit_engine(settings: Settings, client: DockerClient) -> dict[
         Docker's answer to `GET /info`.
 
     Raises:
-        ConfigError: Docker lacks the runtime of DOCKER_RUNTIME, cannot enforce limits, or does not map the
-            user IDs from CONTAINER_UID_BASE on.
+        ConfigError: Docker lacks the runtime of DOCKER_RUNTIME, cannot enforce limits, or remaps user IDs and
+            does not have the user IDs of the containers (CONTAINER_UID_BASE).
         ContainerError: Docker cannot be asked.
     """
     info = await client.get("info")
@@ -171,7 +171,7 @@ def pool_policy(settings: Settings, listening_addresses: tuple[ListeningAddress,
         images={runtime: settings.image(runtime) for runtime in Runtime},
         sizes={runtime: settings.pool_size(runtime) for runtime in Runtime},
         memory_mb=settings.worker_memory_mb,
-        # A generic container belongs to no function yet.
+        # A generic container belongs to no function yet. It gets the CPUs of a job with its memory limit.
         generic_cpus=settings.cpus_for(GENERIC_MEMORY_MB),
         idle_s=settings.container_idle_seconds,
         max_runs=settings.container_max_runs,
