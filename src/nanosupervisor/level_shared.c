@@ -135,7 +135,8 @@ static void finish(const struct run *run)
 {
     wire_send_done(writable_wipe() && writable_is_empty_again());
     if (run->request.prepare_next) {
-        /* The wipe has also removed the code from /work. */
+        /* The wipe has also removed the code from /work. Copy it again from the work directory, which is mounted
+         * at /slot. */
         struct ready_report report = copy_slot_code(container_dirs.directory[WRITABLE_WORK]);
         wire_send_ready(&report);
     }

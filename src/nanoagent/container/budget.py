@@ -1,9 +1,9 @@
 """The budget of the pool: counts the memory and the number of its containers. Other modules apply it.
 
-All containers together, idle and busy, stay within one limit of memory. A generic container takes its memory
-limit from the budget. A bound container takes the memory limit of its job, and the memory that it needs
-besides a run (waiting interpreters, the code), as measured. The number of containers has a limit because each
-takes file descriptors of the worker.
+All containers together, idle and busy, stay within one limit of memory. A generic container takes
+`GENERIC_MEMORY_MB` from the budget. A bound container takes as much as the memory limit of its job, and in
+addition the memory that it needs besides a run (waiting interpreters, the code), as measured. The number of
+containers has a limit because each takes file descriptors of the worker.
 
 A container takes memory from the start of its creation until it is retired. It counts towards the number of
 containers until the end of its removal, because the worker holds its file descriptors until then.

@@ -48,7 +48,7 @@ class PoolContext:
         background: Starts the pool's tasks.
         clock: Returns monotonic seconds.
         inventory: The containers.
-        budget: Their memory and number.
+        budget: The budget of the pool: counts the memory and the number of the containers.
         waiting: The jobs that wait for a container.
         changes: Wakes tasks when the budget may have more room.
         strays: Removes stray containers after a creation or a removal has failed.

@@ -23,9 +23,9 @@ _REQUIRED: Final = {
 }
 """Values in place of required settings that are missing or invalid."""
 
-# Values in place of sizes that contradict each other. The defaults cannot be used: on a small machine they
-# may contradict each other, too.
-_CONSISTENT_SIZES: Final[dict[str, Any]] = {
+# Values in place of memory sizes, CPUs and delays that contradict each other. The defaults cannot be used: on
+# a small machine they may contradict each other, too.
+_CONSISTENT_VALUES: Final[dict[str, Any]] = {
     "worker_memory_mb": 1024,
     "max_memory_mb": None,
     "build_memory_mb": 256,
@@ -35,7 +35,7 @@ _CONSISTENT_SIZES: Final[dict[str, Any]] = {
     "retry_base_seconds": 2,
     "retry_max_seconds": 300,
 }
-_MAX_TRIES: Final = 4  # for an unreadable file, invalid fields, contradicting sizes, and the valid result
+_MAX_TRIES: Final = 4  # for an unreadable file, invalid fields, contradicting settings, and the valid result
 
 
 def judge(
@@ -91,7 +91,7 @@ def _replacements(exc: ValidationError) -> dict[str, Any]:
     replaced: dict[str, Any] = {}
     for error in exc.errors():
         if not error["loc"]:  # a contradiction between settings
-            replaced |= _CONSISTENT_SIZES
+            replaced |= _CONSISTENT_VALUES
             continue
         name = str(error["loc"][0])
         field = Settings.model_fields[name]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-# On a small file system, this share of all inodes is enough.
-_MAX_FREE_FILES_SHARE: Final = 0.1
+# A small file system has few inodes. At most this share of all its inodes must be free.
+_MAX_REQUIRED_INODES_SHARE: Final = 0.1
 _CHECK_INTERVAL_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -80,7 +80,7 @@ class DiskRoom(CachedCheck):
 
 def _has_few_inodes(status: os.statvfs_result, least: int) -> bool:
     # File systems without a fixed number of inodes (btrfs) report 0 of 0.
-    return bool(status.f_files) and status.f_favail < min(least, status.f_files * _MAX_FREE_FILES_SHARE)
+    return bool(status.f_files) and status.f_favail < min(least, status.f_files * _MAX_REQUIRED_INODES_SHARE)
 
 
 def _shortage(setting: str, folder: Path, min_free_bytes: int, min_free_files: int) -> str | None:

@@ -82,7 +82,7 @@ class ExitFlag(IntFlag):
     TIMED_OUT = 1  # the time limit ended it
     KILLED = 2  # the frame KILL ended it
     DISK_FULL = 4  # a writable directory has no block or no inode left
-    FILE_LIMIT = 8  # a file has reached `file_size_bytes`
+    FILE_LIMIT = 8  # the program failed, probably because a file has reached `file_size_bytes`
     NOT_STARTED = 16  # exec failed; see `exec_error`
     ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
     SOCKETS = 64  # the supervisor ended it, because its sockets used too much kernel memory
@@ -94,8 +94,10 @@ class Configuration:
 
     Attributes:
         highest_level: The highest isolation level that is allowed: `LEVEL_SHARED` or `LEVEL_SANDBOX`.
-        file_size_bytes: The RLIMIT_FSIZE of most runs.
-        open_files: The RLIMIT_NOFILE of most runs.
+        file_size_bytes: The RLIMIT_FSIZE of pre-created processes. A run that requests another limit (a
+            build) gets a new sandbox.
+        open_files: The RLIMIT_NOFILE of pre-created processes. As with `file_size_bytes`, a run that requests
+            another limit gets a new sandbox.
         work_bytes: The most bytes that a run in a sandbox may write to its working directory.
         work_files: The most files that such a run may create in its working directory.
         listening_addresses: The addresses in a run's network at which the worker may listen.
@@ -137,7 +139,7 @@ class ReadyReport:
     """The result of a preparation.
 
     Attributes:
-        error: The errno of the failure; 0 if the workspace is prepared.
+        error: The errno of the failure; 0 if the next run is prepared.
         files: The number of copied files.
         bytes: The size of the copied files, bytes.
     """
@@ -161,7 +163,8 @@ class ExitReport:
         stderr_total: The length of its standard error, bytes.
         stdout_kept: The bytes of the standard output that follow as frames.
         stderr_kept: The bytes of the standard error that follow as frames.
-        left_over: The number of processes that outlived the program and were killed.
+        left_over: The number of processes that outlived the program and were killed. Only `LEVEL_SHARED`
+            counts them.
         exec_error: The errno if the program could not be started; else 0.
     """
 

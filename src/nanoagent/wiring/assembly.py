@@ -51,7 +51,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     close_within(opened, "queue", broker.close, settings.sqs_wait_seconds + CLOSE_MAX_S)
     results = await services.open_results(settings, telemetry, opened)
     await runs.parts.pool.filled()
-    blocked = await self_test.start(settings, runs, telemetry, opened)
+    blocked_reason = await self_test.start(settings, runs, telemetry, opened)
     _exempt_from_garbage_collection()
     outputs = OutputUploader(store, settings, telemetry.metrics)
     worker = Worker(
@@ -68,7 +68,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             metrics=telemetry.metrics,
             health=telemetry.health,
             cloudwatch=await open_cloudwatch(settings, clients, telemetry, opened),
-            blocked=blocked,
+            blocked=blocked_reason,
             checks=_readiness_checks(settings, runs, store, descriptors),
             background=telemetry.background,
         )
