@@ -176,7 +176,7 @@ SETTINGS_KO: Final = {
     "metrics_host": "메트릭과 헬스 체크의 주소",
     "metrics_port": "메트릭과 헬스 체크의 포트; 0이면 비어 있는 포트",
     "cloudwatch_enabled": "실행의 최대 메모리를 CloudWatch로 전송",
-    "selftest_interval_seconds": "자체 점검의 주기(초). 첫 작업 전에도 실행; 0: 하지 않음",
+    "selftest_interval_seconds": "자체 점검의 주기(초). 첫 점검은 첫 작업 전에 실행; 0: 첫 점검도 하지 않음",
     "cloudwatch_interval_seconds": "CloudWatch 전송 주기(초)",
     "price_per_gb_second": "절감액을 계산할 때의 메모리 가격(AWS Lambda x86)",
     "price_per_request": "절감액을 계산할 때의 요청 하나의 가격",

@@ -397,7 +397,8 @@ class Settings(BaseSettings):
     # --- self-test
     selftest_interval_seconds: NotNegative = Field(
         3600,
-        description="interval of the self-test, seconds; it also runs before the first job; 0: never",
+        description="interval of the self-test, seconds; the first one runs before the first job; 0: no "
+        "self-test, not even the first",
     )
 
     # --- telemetry
@@ -419,7 +420,7 @@ class Settings(BaseSettings):
     )
     price_currency: str = Field("USD", min_length=1, max_length=8, description="currency of both prices")
     savings_runs: Positive = Field(
-        1_000_000, description="the savings in a result are those of this number of runs"
+        1_000_000, description="number of runs for which the savings in a result are calculated"
     )
 
     @model_validator(mode="after")
