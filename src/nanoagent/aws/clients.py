@@ -66,7 +66,7 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class CredentialsLifetime:
     """The lifetime of the SDK's credentials.
 
     Attributes:
@@ -130,7 +130,7 @@ class AwsClients:
         """Return the CloudWatch client."""
         return await self._client("cloudwatch")
 
-    async def credentials(self) -> Credentials | None:
+    async def credentials_lifetime(self) -> CredentialsLifetime | None:
         """Return the lifetime of the SDK's credentials; None if the SDK has none.
 
         The SDK may have to request the credentials first.
@@ -140,7 +140,7 @@ class AwsClients:
             return None
         frozen = await found.get_frozen_credentials()
         ends = getattr(found, "_expiry_time", None)  # botocore has no public name for it
-        return Credentials(bool(frozen.token), None if ends is None else ends.timestamp())
+        return CredentialsLifetime(bool(frozen.token), None if ends is None else ends.timestamp())
 
     async def close(self) -> None:
         """Close the clients and their connections. Idempotent. Clients can be opened again afterwards."""

@@ -171,7 +171,7 @@ async def _data_bucket(
 async def _links(settings: Settings, clients: AwsClients) -> list[Finding]:
     if settings.output_url_style != "presigned":
         return []
-    return list(s3.links(settings, await aws_facts.credentials(clients), time.time()))
+    return list(s3.links(settings, await aws_facts.credentials_lifetime(clients), time.time()))
 
 
 async def _cloudwatch(settings: Settings, clients: AwsClients) -> tuple[list[Finding], list[Answer]]:

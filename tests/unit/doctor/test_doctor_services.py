@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError
 
 from nanoagent import config
 from nanoagent.aws import clients as aws
-from nanoagent.aws.clients import AwsClients, Credentials
+from nanoagent.aws.clients import AwsClients, CredentialsLifetime
 from nanoagent.doctor import check as checks
 from nanoagent.doctor import configuration, report
 from nanoagent.doctor.facts import REDIS_COMMANDS, Answer
@@ -466,26 +466,26 @@ def test_what_redis_answers(answers: dict[str, Answer], changes: dict[str, Any],
 # --- links
 
 NOW = 1_000_000.0
-ENDS_SOON = Credentials(are_temporary=True, ends_at=NOW + 1200)
+ENDS_SOON = CredentialsLifetime(are_temporary=True, ends_at=NOW + 1200)
 
 
 @pytest.mark.parametrize(
-    ("style", "expires_s", "credentials", "words"),
+    ("style", "expires_s", "lifetime", "words"),
     [
         ("presigned", 3600, ENDS_SOON, "the present ones in 20 min"),
         ("presigned", 601, ENDS_SOON, "OUTPUT_URL_EXPIRES_SECONDS is 601"),
         ("presigned", 600, ENDS_SOON, None),
-        ("presigned", 60, Credentials(are_temporary=True), "at a time that the SDK does not know"),
-        ("presigned", 604800, Credentials(are_temporary=False), None),
+        ("presigned", 60, CredentialsLifetime(are_temporary=True), "at a time that the SDK does not know"),
+        ("presigned", 604800, CredentialsLifetime(are_temporary=False), None),
         ("presigned", 3600, None, None),
         ("plain", 3600, ENDS_SOON, None),
     ],
 )
 def test_links_that_outlive_the_credentials_that_sign_them_are_warned_of(
-    style: str, expires_s: int, credentials: Credentials | None, words: str | None
+    style: str, expires_s: int, lifetime: CredentialsLifetime | None, words: str | None
 ):
     settings = settings_with(output_url_style=style, output_url_expires_seconds=expires_s)
-    found = list(s3.links(settings, credentials, NOW))
+    found = list(s3.links(settings, lifetime, NOW))
     assert [each.severity for each in found] == ([] if words is None else [WARNING])
     assert words is None or words in found[0].found
 
@@ -494,12 +494,14 @@ async def test_the_sdk_tells_what_links_are_signed_with(monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    assert await AwsClients("eu-west-1").credentials() == Credentials(are_temporary=False)
+    assert await AwsClients("eu-west-1").credentials_lifetime() == CredentialsLifetime(are_temporary=False)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "x")
-    assert await AwsClients("eu-west-1").credentials() == Credentials(are_temporary=True)
+    assert await AwsClients("eu-west-1").credentials_lifetime() == CredentialsLifetime(are_temporary=True)
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "2999-01-01T00:00:00Z")
-    found = await AwsClients("eu-west-1").credentials()
-    assert found == Credentials(are_temporary=True, ends_at=datetime(2999, 1, 1, tzinfo=UTC).timestamp())
+    found = await AwsClients("eu-west-1").credentials_lifetime()
+    assert found == CredentialsLifetime(
+        are_temporary=True, ends_at=datetime(2999, 1, 1, tzinfo=UTC).timestamp()
+    )
 
 
 # --- asking

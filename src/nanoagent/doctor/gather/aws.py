@@ -111,10 +111,13 @@ async def data_bucket(settings: Settings, clients: AwsClients, prefix: str) -> t
     return begun, None if begun.code is not None else await ask(abort)
 
 
-async def credentials(clients: AwsClients) -> aws.Credentials | None:
-    """Return the credentials that sign links. None if there are none, which other findings report."""
-    answer = await ask(clients.credentials)
-    return answer.data if isinstance(answer.data, aws.Credentials) else None
+async def credentials_lifetime(clients: AwsClients) -> aws.CredentialsLifetime | None:
+    """Return the lifetime of the credentials that sign links.
+
+    None if there are no credentials. Other findings report this.
+    """
+    answer = await ask(clients.credentials_lifetime)
+    return answer.data if isinstance(answer.data, aws.CredentialsLifetime) else None
 
 
 async def cloudwatch(clients: AwsClients) -> Answer:

@@ -16,7 +16,7 @@ from nanoagent.doctor.judge.aws import denied_action, failure, refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from nanoagent.aws.clients import Credentials
+    from nanoagent.aws.clients import CredentialsLifetime
     from nanoagent.config import Settings
     from nanoagent.doctor.facts import Answer
 
@@ -66,23 +66,23 @@ def regions(settings: Settings, found: Mapping[str, str | None]) -> Iterator[Fin
             yield finding(Area.S3, message, f"AWS_REGION={region}, or use a bucket in {settings.aws_region}")
 
 
-def links(settings: Settings, credentials: Credentials | None, now: float) -> Iterator[Finding]:
+def links(settings: Settings, lifetime: CredentialsLifetime | None, now: float) -> Iterator[Finding]:
     """Warn that presigned links expire early, together with the session credentials that sign them.
 
     Args:
         settings: The worker's settings.
-        credentials: The credentials that sign links; None if there are none.
+        lifetime: The lifetime of the credentials that sign links; None if there are no credentials.
         now: Seconds since the epoch.
     """
-    if settings.output_url_style != "presigned" or credentials is None or not credentials.are_temporary:
+    if settings.output_url_style != "presigned" or lifetime is None or not lifetime.are_temporary:
         return
     wanted_s = settings.output_url_expires_seconds
-    if credentials.ends_at is None:
+    if lifetime.ends_at is None:
         expiry = "at a time that the SDK does not know"
     elif wanted_s <= RENEWED_BEFORE_S:
         return
     else:
-        left_min = max(0.0, credentials.ends_at - now) / 60
+        left_min = max(0.0, lifetime.ends_at - now) / 60
         expiry = (
             f"the present ones in {left_min:.0f} min; at least {RENEWED_BEFORE_S / 60:.0f} min after signing"
         )
