@@ -19,8 +19,8 @@ A worker is one process with one asyncio loop. The path of a job, and the packag
 * **network**, **ai**: a run reaches models through the gateway, and the internet through the egress filter.
   Both are in the worker, behind listening sockets in the network of the run.
 * **results**, **storage**: the worker uploads the output files, then stores and publishes the result, then
-  deletes the message. After a crash before the result is stored, the next worker runs the job again. After
-  that, the next worker publishes the stored result again and deletes the message.
+  deletes the message. If the worker crashes before the result is stored, the next worker runs the job again.
+  If it crashes later, the next worker publishes the stored result again and deletes the message.
 
 The other packages: `wiring` builds all parts, `config` has the settings, `model` the data types, `host`,
 `aws` and `common` are libraries, `languages` has the rules of each language, `telemetry` reports on the

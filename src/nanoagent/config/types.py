@@ -124,8 +124,8 @@ def _check_socket_paths_fit(value: Path) -> Path:
 
 
 def _check_uid_base(value: int) -> int:
-    # A base below 65,536 is for a Docker that remaps user IDs. Its range ends there (container.engine). The
-    # range must have an ID for each container.
+    # A base below 65,536 is for a Docker that remaps user IDs. Then the user IDs of containers are below
+    # 65,534 (`container.engine`), and there must be enough of them for all containers.
     if _REMAPPED_IDS - _LEAST_UIDS < value < _REMAPPED_IDS:
         raise ValueError(f"at most {_REMAPPED_IDS - _LEAST_UIDS}, or at least {_REMAPPED_IDS}")
     return value
@@ -193,7 +193,7 @@ ExistingFolder = Annotated[Path, AfterValidator(_check_folder_exists)]
 SocketFolder = Annotated[Path, AfterValidator(_check_socket_paths_fit)]
 UidBase = Annotated[int, AfterValidator(_check_uid_base)]
 
-# The rules of these types also check None, because a key file requires a certificate file.
+# The rules allow None. But if the certificate file is None, `_check_certificate_fits_key` refuses a key file.
 TlsFile = Annotated[Path | None, AfterValidator(_check_readable)]
 AuthoritiesFile = Annotated[TlsFile, AfterValidator(_check_authorities)]
 CertificateFile = Annotated[TlsFile, AfterValidator(_check_certificate_fits_key)]

@@ -57,7 +57,8 @@ class StoreHealth:
     """Whether one object store can be used; see the module's docstring.
 
     Args:
-        probe: Asks whether the store answers. It raises `StorageError`, within a limited time.
+        probe: Asks whether the store answers. If the store fails, or does not answer within a limited time,
+            the probe raises `StorageError`.
         clock: Returns monotonic seconds.
     """
 

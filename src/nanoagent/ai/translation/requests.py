@@ -106,8 +106,8 @@ def translate(call: Call, *, uses_max_completion_tokens: bool) -> Translation:
     else:
         path = _CHAT
         request = {"messages": _conversation(call)} | _tools(fields) | _format(fields) | _effort(fields)
-    bound = "max_completion_tokens" if uses_max_completion_tokens and path == _CHAT else "max_tokens"
-    request |= _options(call, bound)
+    bound_field = "max_completion_tokens" if uses_max_completion_tokens and path == _CHAT else "max_tokens"
+    request |= _options(call, bound_field)
     return _translation(call, path, request | {"stream": call.stream})
 
 
@@ -213,11 +213,11 @@ def _effort(fields: dict[str, msgspec.Raw]) -> dict[str, Any]:
     return {"reasoning_effort": effort} if isinstance(effort, str) and effort else {}
 
 
-def _options(call: Call, bound: str) -> dict[str, Any]:
+def _options(call: Call, bound_field: str) -> dict[str, Any]:
     options = call.options
     translated: dict[str, Any] = {name: options[name] for name in _OPTIONS if _is_set(options, name)}
     if call.bound is not None:
-        translated[bound] = max(1, call.bound)
+        translated[bound_field] = max(1, call.bound)
     return translated
 
 
