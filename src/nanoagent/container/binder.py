@@ -49,6 +49,8 @@ class Binder:
         pooled.key = binding.key
         async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
             await container.work_directory.put_code(binding.tree)
+            if binding.byte_code is not None:
+                await container.work_directory.put_byte_code(binding.byte_code)
         if binding.program is not None:
             await container.work_directory.put_program(binding.program)
         # Twice the size of the tree: in addition to the pages of a file, the kernel needs a structure for it.

@@ -92,13 +92,27 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BindingKey:
-    """The purpose and the function version of a binding.
+    """The purpose and the function version of a binding, and whether it has byte code.
 
-    A container can serve a job without a new binding only if its key is that of the job.
+    A container can serve a job without a new binding only if its key `serves` that of the job.
+
+    Attributes:
+        purpose: The purpose of the binding.
+        version: The function version.
+        has_byte_code: Whether the byte code of the code is beside it.
     """
 
     purpose: str
     version: FunctionVersion
+    has_byte_code: bool = False
+
+    def is_like(self, wanted: BindingKey) -> bool:
+        """Whether a container with this key has the code of `wanted`, with or without its byte code."""
+        return (self.purpose, self.version) == (wanted.purpose, wanted.version)
+
+    def serves(self, wanted: BindingKey) -> bool:
+        """Whether a container with this key has all that `wanted` needs. It may also have byte code."""
+        return self.is_like(wanted) and self.has_byte_code >= wanted.has_byte_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +130,9 @@ class Binding:
         tree_bytes: The memory that the copy of the code takes in the container, bytes. Each file takes whole
             pages.
         program: The built program; None for an interpreted language.
+        byte_code: A folder with byte code to put beside the code; None if there is none.
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
-        purpose: `run` or `build`. A container for builds serves no runs.
+        purpose: `run`, `build` or `compile`. A container for builds or compilations serves no runs.
     """
 
     runtime: Runtime
@@ -129,6 +144,7 @@ class Binding:
     tree: Path
     tree_bytes: int
     program: Path | None = None
+    byte_code: Path | None = None
     find_modules: Callable[[], tuple[str, ...]] = tuple
     purpose: str = "run"
 
@@ -139,9 +155,9 @@ class Binding:
 
     @property
     def key(self) -> BindingKey:
-        """The key of the binding. A container with another key must be bound before it serves the job."""
+        """The key of the binding. A container whose key does not serve it must be bound first."""
         version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
-        return BindingKey(self.purpose, version)
+        return BindingKey(self.purpose, version, self.byte_code is not None)
 
 
 class ContainerState(StrEnum):
@@ -204,6 +220,10 @@ class PooledContainer:
         """Whether the container has not been bound to a function version yet."""
         return self.key is None
 
+    def serves(self, wanted: BindingKey) -> bool:
+        """Whether the container is bound to the function version, with byte code if that is wanted."""
+        return self.key is not None and self.key.serves(wanted)
+
     @property
     def alive(self) -> bool:
         """Whether the container runs and can serve a job, as far as the worker knows."""
@@ -217,8 +237,12 @@ def choose_idle(
 
     A container that is bound to the same function version comes first. If there are several, the most
     recently used one is chosen. Its memory is most likely still in the CPU caches, and the others can reach
-    the idle time at which they are retired. A generic container comes next. A container of another function
-    comes last, and only with `CONTAINER_SHARING=worker`.
+    the idle time at which they are retired. If the job has byte code, a container of the same function
+    version without byte code comes next: it is bound again, and a generic container stays ready for other
+    functions. A generic container follows. A container of another function comes last, and only with
+    `CONTAINER_SHARING=worker`.
+
+    A compilation gets no idle container, because jobs may need it.
 
     Args:
         binding: The binding of the job.
@@ -228,10 +252,14 @@ def choose_idle(
     Returns:
         The container; None if one must be created.
     """
-    bound = (pooled for pooled in reversed(idle) if pooled.key == binding.key)
+    if binding.purpose == "compile":
+        return None
+    wanted = binding.key
+    bound = (pooled for pooled in reversed(idle) if pooled.serves(wanted))
+    alike = (pooled for pooled in reversed(idle) if pooled.key is not None and pooled.key.is_like(wanted))
     generic = (pooled for pooled in idle if pooled.is_generic)
     others = idle if sharing is Sharing.WORKER and binding.purpose == "run" else ()
-    return next((pooled for pooled in chain(bound, generic, others) if pooled.alive), None)
+    return next((pooled for pooled in chain(bound, alike, generic, others) if pooled.alive), None)
 
 
 def victims(

@@ -194,7 +194,7 @@ class Pool:
             pooled.container, start, self._would_keep(pooled, binding), self.isolation_between_runs
         )
         try:
-            if pooled.key != binding.key:
+            if not pooled.serves(binding.key):
                 await self._binder.bind(pooled, binding)
             self._context.metrics.containers.started(binding.runtime, start)
             yield acquired
@@ -209,7 +209,7 @@ class Pool:
             await self._resize(pooled, binding)
             return pooled, Start.COLD
         self._inventory.take(pooled)
-        if pooled.key == binding.key:
+        if pooled.serves(binding.key):
             return pooled, Start.HOT
         if pooled.is_generic:
             self._refill()
@@ -244,6 +244,19 @@ class Pool:
         else:
             self._inventory.put_back(pooled)
         self._context.changes.notify()
+
+    def has_room_for(self, binding: Binding) -> bool:
+        """Whether a new container for a binding fits now, and no job waits for memory.
+
+        Containers that are bound and idle may be evicted for it, but not those that are generic.
+        """
+        shortage = self._context.budget.shortage(binding.needed_mb, containers=1)
+        if self._context.budget.wanted_mb > 0:
+            return False
+        if shortage is None:
+            return True
+        bound = [pooled.memory_mb for pooled in self._inventory.all_idle() if not pooled.is_generic]
+        return sum(bound) >= shortage.memory_mb and len(bound) >= shortage.containers
 
     def evict(self, number: int) -> None:
         """Evict at most `number` idle containers."""

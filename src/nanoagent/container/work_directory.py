@@ -6,15 +6,17 @@
     listening.sock      the supervisor connects here to hand over listening sockets; then it is removed
     hosts               the container's /etc/hosts
     passwd, group       the container's /etc/passwd and /etc/group, if its runs have no sandbox
-    code/               the code of the function, as hard links to the cache
+    code/               the code of the function and its byte code, as hard links to the cache
     program             the built program, as a hard link to the cache
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
+import stat
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -97,6 +99,17 @@ class WorkDirectory:
         """
         await self._link(link_tree, tree, self.path / "code")
 
+    async def put_byte_code(self, byte_code: Path) -> None:
+        """Link byte code into the code of the folder.
+
+        Args:
+            byte_code: A folder with the files that are added (`code.byte_code`).
+
+        Raises:
+            PlatformError: The disk failed, or the code already has a file of that name.
+        """
+        await self._link(add_tree, byte_code, self.path / "code")
+
     async def put_program(self, program: Path) -> None:
         """Link a built program into the folder.
 
@@ -168,6 +181,43 @@ def _link_folder(source: str, target: str) -> None:
                 _link_folder(entry.path, path)
             elif entry.is_file():
                 _link_file(entry.path, path)
+
+
+def add_tree(source: Path, target: Path) -> None:
+    """Add files to a tree, as hard links. Blocking.
+
+    Args:
+        source: The tree that has the files. It has only folders and files.
+        target: The tree that gets them.
+
+    Raises:
+        OSError: The disk failed, or the target has another entry where a folder or file is added.
+    """
+    _add_folder(os.fspath(source), os.fspath(target))
+
+
+def _add_folder(source: str, target: str) -> None:
+    with os.scandir(source) as entries:
+        for entry in entries:
+            path = f"{target}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                _make_folder(path)
+                _add_folder(entry.path, path)
+            elif os.path.lexists(path):  # `_link_file` would write into the file, or through a link
+                raise FileExistsError(errno.EEXIST, "the code already has this file", path)
+            else:
+                _link_file(entry.path, path)
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder, unless it exists. A symbolic link to a folder is not a folder here."""
+    try:
+        os.mkdir(path)  # noqa: PTH102
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise
+    else:
+        os.chmod(path, 0o755)  # noqa: PTH101, S103 - as in `_link_folder`
 
 
 def _copy_link(source: str, target: str) -> None:

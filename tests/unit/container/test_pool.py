@@ -1019,3 +1019,72 @@ async def test_a_container_that_has_lost_its_isolation_is_not_used(open_bench):
         with pytest.raises(ContainerError, match=r"isolation level is lower.*the profile is gone"):
             await bench.run()
         assert bench.driver.removed == ["fake-0"]
+
+
+# --- byte code
+
+
+def made(tree: Path, name: str = "__pycache__/m.cpython-313.pyc") -> Path:
+    """Byte code to put beside the code."""
+    path = tree / "made" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"byte code")
+    return tree / "made"
+
+
+async def test_a_container_is_bound_again_when_its_function_has_byte_code(bench):
+    code = bench.tree / "code"
+    code.mkdir()
+    (code / "main.py").write_text("")
+    byte_code = made(bench.tree)
+    runs = [await bench.run(tree=code, byte_code=found) for found in (None, byte_code, byte_code, None)]
+    assert [run.start for run in runs] == [Start.WARM, Start.WARM, Start.HOT, Start.HOT]
+    assert len({run.container.id for run in runs}) == 1
+    folder = runs[0].container.work_directory.path / "code"
+    linked = folder / "__pycache__/m.cpython-313.pyc"
+    assert sorted(path.name for path in folder.iterdir()) == ["__pycache__", "main.py"]
+    assert linked.samefile(byte_code / "__pycache__/m.cpython-313.pyc")
+    assert linked.parent.stat().st_mode & 0o777 == 0o755
+
+
+async def test_byte_code_never_replaces_a_file_of_the_code(bench, tmp_path):
+    code = tmp_path / "code"
+    (code / "__pycache__").mkdir(parents=True)
+    own = code / "__pycache__/m.cpython-313.pyc"
+    own.write_bytes(b"own")
+    with pytest.raises(PlatformError, match="could not be put into a work directory"):
+        await bench.run(tree=code, byte_code=made(tmp_path))
+    assert own.read_bytes() == b"own"
+
+
+@pytest.mark.parametrize("name", ["__pycache__", "__pycache__/m.cpython-313.pyc"])
+async def test_byte_code_is_not_written_through_a_link_of_the_code(bench, tmp_path, name):
+    code, outside = tmp_path / "code", tmp_path / "outside"
+    outside.mkdir()
+    (code / name).parent.mkdir(parents=True)
+    (code / name).symlink_to(outside if name == "__pycache__" else outside / "new")
+    with pytest.raises(PlatformError, match="could not be put into a work directory"):
+        await bench.run(tree=code, byte_code=made(tmp_path))
+    assert list(outside.iterdir()) == []
+
+
+async def test_a_compilation_has_a_container_of_its_own_which_serves_nothing_else(bench):
+    generic = bench.ids
+    compiled = await bench.run(purpose="compile")
+    assert compiled.container.id not in generic
+    assert not compiled.reuse
+    assert (await bench.run()).container.id in generic
+
+
+async def test_a_compilation_has_room_unless_jobs_or_generic_containers_have_it(open_bench):
+    async with open_bench(memory_mb=3 * GENERIC_MEMORY_MB) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        fits, large = bench.binding(purpose="compile"), bench.binding(purpose="compile", memory_mb=256)
+        too_large = bench.binding(purpose="compile", memory_mb=384)
+        assert [bench.pool.has_room_for(each) for each in (fits, large, too_large)] == [True, True, False]
+        async with bench.pool.acquire(bench.binding()) as acquired:
+            await bench.pool.filled()
+            acquired.clean = True
+            assert [bench.pool.has_room_for(each) for each in (fits, large)] == [True, False]
+        assert bench.pool.has_room_for(large)  # the bound container is idle now

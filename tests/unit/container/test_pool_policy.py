@@ -59,11 +59,15 @@ def binding(**changes: Any) -> Binding:
         {"digest": "e"},
         {"memory_mb": 256},
         {"purpose": "build"},
+        {"purpose": "compile"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_container_is_never_shared_across(change):
     assert binding().key != binding(**change).key
+    for one, other in ((binding(), binding(**change)), (binding(**change), binding())):
+        assert not one.key.serves(other.key)
+        assert not one.key.is_like(other.key)
 
 
 def test_where_the_code_lies_does_not_matter_for_sharing():
@@ -108,6 +112,33 @@ def test_a_dead_container_serves_no_job():
     idle = [bound(wanted), bound(wanted, usable=False), pooled(key=None, usable=False)]
     assert choose_idle(wanted, idle, Sharing.FUNCTION) is idle[0]
     assert choose_idle(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
+
+
+def test_a_job_with_byte_code_gets_a_container_that_has_it():
+    wanted = binding(byte_code=Path("/made"))
+    with_it, without = bound(wanted), bound(binding())
+    idle = [with_it, pooled(key=None), without]
+    assert choose_idle(wanted, idle, Sharing.FUNCTION) is with_it
+    assert with_it.serves(wanted.key)
+    assert not without.serves(wanted.key)
+
+
+def test_a_job_with_byte_code_rather_binds_its_functions_container_again_than_a_generic_one():
+    without = bound(binding())
+    idle = [without, pooled(key=None), bound(binding(function_id="g"))]
+    assert choose_idle(binding(byte_code=Path("/made")), idle, Sharing.FUNCTION) is without
+
+
+def test_a_job_without_byte_code_is_served_by_a_container_that_has_it():
+    with_it = bound(binding(byte_code=Path("/made")))
+    assert choose_idle(binding(), [pooled(key=None), with_it], Sharing.FUNCTION) is with_it
+    assert with_it.serves(binding().key)
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_a_compilation_gets_no_container_that_a_job_could_have(sharing):
+    idle = [pooled(key=None), bound(binding()), bound(binding(purpose="compile"))]
+    assert choose_idle(binding(purpose="compile"), idle, sharing) is None
 
 
 def test_the_least_recently_used_goes_first():
