@@ -19,6 +19,7 @@ Both caches keep their entries, trees or programs, in a `disk_cache.DiskCache`:
 
 Modules:
 
+* Byte code of Python code: `byte_code_cache` keeps it beside the trees; `byte_code` checks it.
 * Caches: `code_cache` (with `code_index`, `fresh_trees` and `missing_code`), `program_cache`,
   `single_flight`.
 * Entries on disk: `disk_cache`, `disk_entries`, `pin`, `workspace`, `disk_errors`.

@@ -139,6 +139,11 @@ class CodeCache:
         self._fetches: SingleFlight[Pin] = SingleFlight()
         self._unpackings = asyncio.Semaphore(_PARALLEL_UNPACKINGS)
 
+    @property
+    def disk(self) -> DiskCache:
+        """The disk cache that has the trees. The byte code of trees is in it, too (`byte_code_cache`)."""
+        return self._disk
+
     async def start(self) -> None:
         """Make the folders, and remove the leftovers of workers that crashed.
 
