@@ -103,6 +103,10 @@ SETTINGS_KO: Final = {
         "Python이 미리 불러 두는 모듈: auto(함수 코드가 import하는 큰 모듈), none, "
         "또는 모든 함수에 쓸 이름 목록(쉼표로 구분)"
     ),
+    "python_bytecode": (
+        "auto: Python 코드를 백그라운드에서 한 번 컴파일하고 이후 실행이 그 바이트코드를 씀; "
+        "never: 실행마다 import한 모듈을 컴파일함"
+    ),
     "container_max_age_seconds": "만든 지 이 시간(초)이 지난 컨테이너는 폐기",
     "container_uid_base": (
         "컨테이너 사용자 id의 시작 값. 컨테이너마다 다른 id를 씀; Docker가 사용자 id를 다시 "
@@ -347,6 +351,7 @@ GROUPS: Final = (
             "build_cpus",
             "failure_memory_seconds",
             "python_preload",
+            "python_bytecode",
         ),
     ),
     Group(

@@ -19,6 +19,7 @@
 `sandboxes`: real containers.
     containers, adversarial: run a program in a real sandbox. engines: a Docker engine for one test.
     identity, identity_harness, identity_programs, import_programs: compare the zygote with plain Python.
+    functions: run functions from zips with the code cache. module_programs: programs with modules.
     node_identity, node_programs: compare the standby process of Node.js with plain `node`.
 
 `programs`: programs that run inside sandboxes, and packages for them.

@@ -237,6 +237,11 @@ class Settings(BaseSettings):
         "function's code imports), none, or names for all functions, separated by "
         "commas",
     )
+    python_bytecode: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: Python code is compiled once in the background, and later runs use the byte code; "
+        "never: each run compiles the modules that it imports",
+    )
     container_max_age_seconds: Positive = Field(
         3600, description="age at which a container is retired, seconds"
     )

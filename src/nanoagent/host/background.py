@@ -60,6 +60,7 @@ class TaskName(StrEnum):
     INTERRUPTION_NOTICES = "interruption_notices"
     WATCHDOG = "watchdog"
     DESCRIPTOR_CLOSING = "descriptor_closing"
+    BYTE_CODE_COMPILATION = "byte_code_compilation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ KINDS: Final = {
     TaskName.INTERRUPTION_NOTICES: _DISPENSABLE,  # without it, messages return when their leases end
     TaskName.WATCHDOG: _DISPENSABLE,  # systemd restarts a worker that sends no watchdog messages
     TaskName.DESCRIPTOR_CLOSING: _DISPENSABLE,  # the thread continues with the next descriptor
+    TaskName.BYTE_CODE_COMPILATION: _SHORT,  # runs compile their modules; a later run starts another one
 }
 
 

@@ -6,6 +6,7 @@ The modules in the order in which a job passes them:
   job, which the steps share.
 * `builder`: builds the programs of compiled languages. `runner`: runs a program once. `environment`: its
   environment variables. `source`: reads its code. `parts`: the collaborators of builder and runner.
+* `byte_code`: compiles Python code in the background, and finds the byte code for later runs.
 * `acquisition`: gets room and a container for builds and runs. `admission`: makes them wait for room in the
   budget of memory and CPU. `admission_rules`: decides which of them get room.
 * `outputs`: uploads output files, and the full stdout and stderr of a large result. `output_names`: valid

@@ -18,11 +18,12 @@ from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AsyncExitStack
+    from contextlib import AbstractContextManager, AsyncExitStack
     from pathlib import Path
 
     from nanoagent.code.code_cache import CodeTree
     from nanoagent.container.pool import AcquiredContainer
+    from nanoagent.jobs.byte_code import ByteCodeFiles
     from nanoagent.jobs.parts import RunnerParts
     from nanoagent.model.job import FunctionVersion, Job
 
@@ -51,13 +52,21 @@ class Acquisition:
         """
         self._parts.failures.crashes.check(_crash_key(job, tree))
 
-    def binding(self, job: Job, tree: CodeTree, program: Path | None = None, **changes: Any) -> Binding:
+    def binding(
+        self,
+        job: Job,
+        tree: CodeTree,
+        program: Path | None = None,
+        byte_code: ByteCodeFiles | None = None,
+        **changes: Any,
+    ) -> Binding:
         """Return the binding of the container for a job.
 
         Args:
             job: The job.
             tree: Its code.
             program: Its built program; None for an interpreted language, and for a build.
+            byte_code: The byte code of Python code; None if there is none.
             changes: Values that replace attributes of the binding, for a build.
 
         Raises:
@@ -78,6 +87,9 @@ class Acquisition:
             "tree_bytes": tree.disk_bytes,
             "program": program,
         }
+        if byte_code is not None:
+            fields["byte_code"] = byte_code.path
+            fields["tree_bytes"] += byte_code.disk_bytes
         if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
             fields["find_modules"] = partial(imports.imported, root)
         return Binding(**(fields | changes))
@@ -130,23 +142,31 @@ class Acquisition:
         except TimeoutError as exc:
             raise ReturnToQueue(f"no room for this job within {_ADMISSION_TIMEOUT_S:.0f} s") from exc
 
-    @contextmanager
-    def output_folder(self) -> Iterator[Path]:
-        """Yield the path of a folder for the output files of one run, and remove the folder at the end.
+    def output_folder(self) -> AbstractContextManager[Path]:
+        """Return the context of a folder for the output files of one run (`output_folder`)."""
+        return output_folder(self._parts.staging)
 
-        The folder is created with the first file. Most runs have none.
 
-        Raises:
-            PlatformError: A file could not be written.
-        """
-        folder = self._parts.staging / secrets.token_hex(8)
-        try:
-            yield folder
-        except OSError as exc:
-            raise PlatformError(f"output files could not be written to the worker's disk: {exc}") from exc
-        finally:
-            if os.path.lexists(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def output_folder(staging: Path) -> Iterator[Path]:
+    """Yield the path of a folder for the output files of one run, and remove the folder at the end.
+
+    The folder is created with the first file. Most runs have none.
+
+    Args:
+        staging: The folder that gets it.
+
+    Raises:
+        PlatformError: A file could not be written.
+    """
+    folder = staging / secrets.token_hex(8)
+    try:
+        yield folder
+    except OSError as exc:
+        raise PlatformError(f"output files could not be written to the worker's disk: {exc}") from exc
+    finally:
+        if os.path.lexists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _crash_key(job: Job, tree: CodeTree) -> tuple[FunctionVersion, str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
     from nanoagent.jobs.admission import Admission
+    from nanoagent.jobs.byte_code import ByteCode
     from nanoagent.model.job import Runtime
     from nanoagent.network.listeners import Network
 
@@ -27,6 +28,7 @@ class RunnerParts:
         staging: The folder for output files until they are uploaded.
         failures: The failure cache.
         network: The network of runs; None: no network.
+        byte_code: Byte code of Python code; None: each run compiles its modules.
     """
 
     settings: Settings
@@ -37,3 +39,4 @@ class RunnerParts:
     staging: Path
     failures: FailureCache = field(default_factory=FailureCache)
     network: Network | None = None
+    byte_code: ByteCode | None = None

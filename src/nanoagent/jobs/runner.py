@@ -13,6 +13,7 @@ from nanoagent.jobs.acquisition import GRACE_MS, Acquisition
 from nanoagent.jobs.attempt import FinishedRun
 from nanoagent.jobs.builder import Builder
 from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.job import Runtime
 from nanoagent.network.base import NetworkRun
 from nanoagent.supervisor.wire import RunRequest
 
@@ -41,6 +42,7 @@ class Runner:
     def __init__(self, parts: RunnerParts) -> None:
         self._settings = parts.settings
         self._network = parts.network
+        self._byte_code = parts.byte_code
         self._acquisition = Acquisition(parts)
         self._builder = Builder(parts, self._acquisition)
 
@@ -63,11 +65,16 @@ class Runner:
         self._acquisition.check_crashes(job, tree)
         program = await self._builder.program_of(attempt, tree, resources)
         folder = resources.enter_context(self._acquisition.output_folder())
-        binding = self._acquisition.binding(job, tree, program)
+        compiler = self._byte_code if job.runtime is Runtime.PYTHON else None
         async with AsyncExitStack() as container:
+            byte_code = await compiler.of(tree, container) if compiler else None
+            binding = self._acquisition.binding(job, tree, program, byte_code)
             with attempt.timed("acquire"):
                 acquired = await self._acquisition.acquire(binding, job, tree, container, attempt.on_running)
-            return await self._run_in(acquired, attempt, folder)
+            run = await self._run_in(acquired, attempt, folder)
+        if compiler and byte_code is None:
+            compiler.compile_later(tree)
+        return run
 
     async def _run_in(self, acquired: AcquiredContainer, attempt: Attempt, folder: Path) -> FinishedRun:
         """Run the program in a container that has its code."""

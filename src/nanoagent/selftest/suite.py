@@ -110,8 +110,11 @@ class Suite:
         checks.check_machine()
         output_bytes = max(parts.settings.max_output_bytes, _ANSWERS_BYTES)
         self._settings = parts.settings.model_copy(update={"max_output_bytes": output_bytes})
-        # A separate failure cache: the self-test and the jobs must not see each other's failures.
-        self._runner = Runner(replace(parts, settings=self._settings, failures=FailureCache()))
+        # A separate failure cache: the self-test and the jobs must not see each other's failures. Its code is
+        # not compiled.
+        self._runner = Runner(
+            replace(parts, settings=self._settings, failures=FailureCache(), byte_code=None)
+        )
         self._folder = folder
 
     async def run(self, runtime: Runtime) -> list[CheckResult]:

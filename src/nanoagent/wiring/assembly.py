@@ -23,6 +23,7 @@ from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from nanoagent.worker.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from nanoagent.config import Settings
@@ -71,6 +72,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             blocked=blocked_reason,
             checks=_readiness_checks(settings, runs, store, descriptors),
             background=telemetry.background,
+            on_drain=_drain_hook(runs),
         )
     )
     first = (ReadinessCheck("queue", broker.verify), ReadinessCheck("storage", buckets.not_ready_reason))
@@ -84,6 +86,11 @@ def _exempt_from_garbage_collection() -> None:
     """Exclude the objects of the start from later collections: they live as long as the process."""
     gc.collect()
     gc.freeze()
+
+
+def _drain_hook(runs: Runs) -> Callable[[], object]:
+    """Return what a drain calls when it begins."""
+    return runs.parts.byte_code.stop if runs.parts.byte_code else lambda: None
 
 
 def _readiness_checks(

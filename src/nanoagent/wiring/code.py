@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.byte_code_cache import ByteCodeCache
 from nanoagent.code.code_cache import MOST_FRESH, CodeCache
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
@@ -61,16 +62,10 @@ async def code_cache(
         metrics: Counts lookups.
         descriptors: The limit on file descriptors.
     """
-    limits = ArchiveLimits(
-        zip_bytes=settings.code_max_zip_mb * MIB,
-        unpacked_bytes=settings.code_max_unpacked_mb * MIB,
-        file_bytes=settings.code_max_file_mb * MIB,
-        entries=settings.code_max_entries,
-    )
     cache = CodeCache(
-        settings.code_cache_dir / "code",
+        _code_folder(settings),
         store,
-        limits,
+        _limits(settings),
         settings.code_cache_mb * MIB,
         lambda outcome: metrics.worker.cache_request("code", outcome),
         fresh_s=settings.code_fresh_seconds,
@@ -81,6 +76,30 @@ async def code_cache(
         yield cache
     finally:
         await cache.close()
+
+
+def byte_code_cache(settings: Settings, code: CodeCache, image_id: str) -> ByteCodeCache:
+    """Make the cache of byte code, which shares the disk cache of code.
+
+    Args:
+        settings: The settings.
+        code: The cache of code.
+        image_id: The ID of the Python image.
+    """
+    return ByteCodeCache(code.disk, _code_folder(settings), image_id, _limits(settings))
+
+
+def _code_folder(settings: Settings) -> Path:
+    return settings.code_cache_dir / "code"
+
+
+def _limits(settings: Settings) -> ArchiveLimits:
+    return ArchiveLimits(
+        zip_bytes=settings.code_max_zip_mb * MIB,
+        unpacked_bytes=settings.code_max_unpacked_mb * MIB,
+        file_bytes=settings.code_max_file_mb * MIB,
+        entries=settings.code_max_entries,
+    )
 
 
 @asynccontextmanager

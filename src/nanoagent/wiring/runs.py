@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from nanoagent.container.worker_home import WorkerHome
 from nanoagent.jobs.admission import Admission
+from nanoagent.jobs.byte_code import ByteCode, ByteCodeParts
 from nanoagent.jobs.executor import Executor, ExecutorParts
 from nanoagent.jobs.failure_cache import FailureCache
 from nanoagent.jobs.parts import RunnerParts
 from nanoagent.jobs.runner import Runner
 from nanoagent.jobs.tuner import Prices, Tuner
+from nanoagent.model.job import Runtime
 from nanoagent.wiring import code, containers, network
 
 if TYPE_CHECKING:
@@ -62,6 +64,20 @@ async def open_runs(
     code_cache = await opened.enter_async_context(code.code_cache(settings, store, metrics, descriptors))
     admission = Admission(settings.worker_memory_mb, settings.worker_cpus, settings.function_max_share)
     metrics.jobs.watch_admission(admission)
+    byte_code = None
+    if settings.python_bytecode == "auto":
+        byte_code = ByteCode(
+            ByteCodeParts(
+                settings=settings,
+                cache=code.byte_code_cache(settings, code_cache, image_ids[Runtime.PYTHON]),
+                admission=admission,
+                pool=pool,
+                staging=home.staging,
+                background=telemetry.background,
+                observe=metrics.worker.compiled,
+            )
+        )
+        opened.push_async_callback(byte_code.close)
     parts = RunnerParts(
         settings=settings,
         programs=programs,
@@ -71,6 +87,7 @@ async def open_runs(
         staging=home.staging,
         failures=FailureCache.for_seconds(settings.failure_memory_seconds),
         network=run_network,
+        byte_code=byte_code,
     )
     return Runs(home, parts, code_cache)
 

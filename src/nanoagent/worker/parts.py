@@ -33,6 +33,7 @@ class WorkerParts:
         blocked: Returns the reason why the worker takes no jobs of a runtime, or None.
         checks: Readiness checks besides the worker's own.
         background: Runs the worker's background tasks.
+        on_drain: Called when a drain begins, and perhaps again.
     """
 
     settings: Settings
@@ -50,3 +51,4 @@ class WorkerParts:
     blocked: Callable[[Runtime], str | None] = lambda _: None
     checks: tuple[ReadinessCheck, ...] = ()
     background: Background = field(default_factory=Background)
+    on_drain: Callable[[], object] = lambda: None

@@ -109,6 +109,7 @@ class Worker:
         longest_s = float(self._parts.settings.drain_seconds)
         grace_s = longest_s if grace_s is None else max(0.0, min(grace_s, longest_s))
         self._lifecycle.drain_within(grace_s)
+        self._parts.on_drain()
         self._parts.health.set("drain", ok=False, reason=f"draining: {reason}")
         left_s = round(self._lifecycle.left_s(), 1)
         log.info("draining", reason=reason, jobs=len(self._in_flight), seconds=left_s)

@@ -187,6 +187,7 @@ class Rig:
             health=self.health,
             cloudwatch=cast("PeakMemoryReporter", self.cloudwatch),
             blocked=self.blocked.get,
+            on_drain=lambda: self.journal.note("drain"),
         )
         if background is not None:
             parts = replace(parts, background=background)

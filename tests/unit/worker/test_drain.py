@@ -76,6 +76,16 @@ async def test_readiness_says_at_once_that_it_drains_and_why(rig: Rig):
     await ended(run)
 
 
+async def test_work_in_the_background_ends_at_the_beginning_of_a_drain(rig: Rig):
+    rig.hold("r1")
+    run = await until_running(rig, "r1")
+    assert rig.journal.count("drain") == 0
+    rig.worker.stop()
+    assert rig.journal.count("drain") == 1
+    rig.worker.stop()
+    await ended(run)
+
+
 # --- by history
 
 

@@ -29,6 +29,9 @@ class WorkerMetrics:
             "worker_cache_requests_total", "Lookups in a cache, by result", "cache", "result"
         )
         self._cache_by = cache(caches.labels)
+        self._compilations = define.counter(
+            "worker_byte_code_compilations_total", "Compilations of Python code, by outcome", "outcome"
+        )
         self._spooled = define.gauge("worker_spooled_results", "Results on disk that wait for Redis")
         self._spooled_bytes = define.gauge(
             "worker_spooled_bytes", "Size of the results on disk that wait for Redis"
@@ -60,6 +63,10 @@ class WorkerMetrics:
     def cache_request(self, name: str, result: str) -> None:
         """Count a lookup in a cache; both arguments are constants of the cache, such as `code` and `hit`."""
         self._cache_by(name, result).inc()
+
+    def compiled(self, outcome: str) -> None:
+        """Count a compilation of Python code; the outcome is a value of `jobs.byte_code.Compilation`."""
+        self._compilations.labels(outcome).inc()
 
     def spooled(self, results: int, size_bytes: int) -> None:
         """Show the number of results on disk, and their total size."""
