@@ -1563,6 +1563,26 @@ async def test_what_was_written_down_is_answered_again_without_an_upstream(rig, 
     assert len(rig.stub_model_server.log) == before
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("openai_only", [False, True])
+async def test_an_error_is_recorded_as_the_job_saw_it_without_the_key_and_replayed(
+    rig, openai_rig, tmp_path, path, openai_only
+):
+    url = (openai_rig if openai_only else rig).stub_model_server.url
+    file = tmp_path / "ai.jsonl"
+    requests = [
+        {"model": f"fault/{fault}", "messages": WORDS} for fault in ("401", "404", "429", "500", "html")
+    ]
+    server = HttpUpstream(rig.session, url, key="sk-real")
+    async with GatewayClient(rig.gateway(None, server), new_run(record=file)) as client:
+        first = [await client.post(path, body) for body in requests]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert "sk-real" not in file.read_text()
+    assert [(line["status"], json.loads(line["answer"])) for line in lines] == first
+    async with GatewayClient(rig.gateway(None, Replay([file])), new_run()) as client:
+        assert [await client.post(path, body) for body in requests] == first
+
+
 async def test_a_file_that_is_no_recording_is_named_with_its_line(tmp_path):
     file = tmp_path / "ai.jsonl"
     file.write_text("{}\n")

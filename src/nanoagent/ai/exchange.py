@@ -126,9 +126,30 @@ class Exchange:
         body = b""
         with suppress(UpstreamFailed):  # the status is enough
             body = await upstreams.read_up_to(answer, _MAX_ERROR_BYTES)
+        try:
+            body = self._error_for_job(answer, body)
+        except Refused as refusal:
+            self._record_error(refusal.status, refusal.body(self._outgoing.call.route.api))
+            raise
+        self._record_error(answer.status, body)
+        headers = HEADERS | {"Content-Type": "application/json"}
+        return web.Response(status=answer.status, body=body, headers=headers)
+
+    def _record_error(self, status: int, body: bytes) -> None:
+        """Record the error for the job. That of the model server may contain the key of the worker."""
         if self._outgoing.record is not None:
-            self._outgoing.record.set_head(answer.status, answer.content_type)
-            self._outgoing.record.add(body)
+            self._outgoing.record.set_error(status, body)
+
+    def _error_for_job(self, answer: Answer, body: bytes) -> bytes:
+        """Return the body of an error in the API of the job and without secrets.
+
+        Args:
+            answer: The answer of the model server.
+            body: The body of the answer.
+
+        Raises:
+            Refused: The gateway returns its own error instead.
+        """
         status, body = answer.status, _unwrapped(body)
         if status in {401, 403}:
             self._shared.server_log.note(self._outgoing.server, f"it refuses the key: {status}")
@@ -150,7 +171,7 @@ class Exchange:
             body = translated_errors.to_ollama(body)
         for secret in self._outgoing.server.secrets:
             body = body.replace(secret.encode(), b"***")
-        return web.Response(status=status, body=body, headers=HEADERS | {"Content-Type": "application/json"})
+        return body
 
     def settle(self) -> None:
         """Count the tokens of the call. This method does not await, because the run may be ending."""

@@ -6,8 +6,8 @@ changes of the gateway, such as the model filled in), `status`, `contentType`, `
 `reasoningTokens` (a part of the completion tokens), `ms`.
 
 The answer is the text for the program. It includes the usage, even if only the gateway has asked for it. An
-error is recorded as the model server sent it. Headers are not recorded, so a recording contains no keys
-(unless a model server repeats its key in an error).
+error is recorded as the program saw it, so that `replay` can return it unchanged. The error of the model
+server is not recorded, because it may contain the key of the worker. Headers are not recorded.
 """
 
 from __future__ import annotations
@@ -79,10 +79,17 @@ class RecordedCall:
         }
         self._answer = bytearray()
         self._is_whole = True
+        self._is_error = False
 
     def set_head(self, status: int, content_type: str) -> None:
         """Record the status and the content type of the answer."""
         self._document |= {"status": status, "contentType": content_type}
+
+    def set_error(self, status: int, body: bytes) -> None:
+        """Record the error that the program gets instead of an answer: its status and its JSON."""
+        self._is_error = True
+        self.set_head(status, "application/json")
+        self.add(body)
 
     def add(self, data: bytes) -> None:
         """Record more bytes of the answer."""
@@ -105,7 +112,7 @@ class RecordedCall:
         Args:
             tokens: The tokens of the prompt and of the completion.
             seconds: The duration of the call.
-            complete: Whether the whole answer has come.
+            complete: Whether the whole answer has come. An error is always complete.
             cached: The cached tokens of the prompt.
             reasoning: The reasoning tokens of the completion.
         """
@@ -117,7 +124,7 @@ class RecordedCall:
             self._document
             | answer
             | {
-                "complete": complete and self._is_whole,
+                "complete": (complete or self._is_error) and self._is_whole,
                 "promptTokens": tokens[0],
                 "completionTokens": tokens[1],
                 "cachedTokens": cached,

@@ -70,7 +70,7 @@ class Replay:
         return True
 
     async def must_translate(self) -> bool:
-        """See `Upstream`. Recorded answers, except errors, have the API that the run used."""
+        """See `Upstream`. Recorded answers have the API that the run used."""
         return False
 
     @asynccontextmanager
