@@ -871,6 +871,38 @@ async def test_a_refusal_of_the_upstream_is_an_error_in_the_format_of_the_api(ri
     assert rig.value("worker_llm_requests_total", model="other", outcome="error") == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "user_info", "quoted"),
+    [
+        ("sk/a+b=", "", rb"sk\/a+b="),
+        ("sk-real", "", rb"\u0073k-real"),
+        (None, "user:p%40ss", b"p@ss"),
+        (None, "user:p%40ss", b"p%40ss"),
+        (None, "user:p%40ss", b"dXNlcjpwQHNz"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("api", list(Api))
+async def test_a_key_that_a_server_repeats_in_another_form_is_removed(rig, key, user_info, quoted, path, api):
+    if api is Api.OLLAMA and path.startswith("/v1"):
+        pytest.skip("such a server does not get the call")
+    body = b'{"error": "the key is %s.", "x": 1.50}' % quoted
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 X\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = listener.sockets[0].getsockname()
+    url = f"http://{user_info}@{host}:{port}" if user_info else f"http://{host}:{port}"
+    server = HttpUpstream(rig.session, url, key=key, api=api)
+    async with GatewayClient(rig.gateway(None, server), new_run()) as client:
+        _, said = await client.post(path, {"messages": WORDS})
+    listener.close()
+    assert said["error"] == "the key is ***."
+
+
 async def test_an_upstream_that_is_down_is_a_502_that_names_no_address(rig):
     async with GatewayClient(
         rig.gateway(None, HttpUpstream(rig.session, "http://127.0.0.1:1")), new_run()

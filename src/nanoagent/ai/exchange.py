@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from contextlib import suppress
@@ -167,11 +168,11 @@ class Exchange:
             )
         if not 400 <= status < 600 or not _is_json(body):
             raise Refused(502, f"the model server answered {status}", "upstream_failed")
-        if self._outgoing.translation is not None:
-            body = translated_errors.to_ollama(body)
-        for secret in self._outgoing.server.secrets:
-            body = body.replace(secret.encode(), b"***")
-        return body
+        try:
+            body = _without_secrets(body, self._outgoing.server.secrets)
+        except (ValueError, RecursionError) as exc:  # for example integers of more than 4,300 digits
+            raise Refused(502, f"the model server answered {status}", "upstream_failed") from exc
+        return body if self._outgoing.translation is None else translated_errors.to_ollama(body)
 
     def settle(self) -> None:
         """Count the tokens of the call. This method does not await, because the run may be ending."""
@@ -225,3 +226,21 @@ def _is_json(body: bytes) -> bool:
     except UNREADABLE:
         return False
     return True
+
+
+def _without_secrets(body: bytes, secrets: tuple[str, ...]) -> bytes:
+    """Return JSON in which `***` replaces secrets. JSON without secrets is returned unchanged.
+
+    Raises:
+        ValueError: The JSON has escapes and cannot be read, so it may contain a secret.
+        RecursionError: As ValueError.
+    """
+    for secret in secrets:
+        body = body.replace(secret.encode(), b"***")
+    if not secrets or b"\\" not in body:
+        return body
+    # Any character may be written as an escape. For example, PHP writes `/` as `\/`.
+    plain = masked = json.dumps(json.loads(body), ensure_ascii=False)
+    for secret in secrets:
+        masked = masked.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "***")
+    return body if masked == plain else masked.encode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import math
 import time
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import msgspec
@@ -147,8 +148,7 @@ class HttpUpstream:
                 self._headers["api-key"] = key
         self.name = self.address.host
         self.uses_max_completion_tokens = self.address.uses_max_completion_tokens
-        password = urlsplit(url).password
-        self.secrets: tuple[str, ...] = tuple(secret for secret in (key, password) if secret)
+        self.secrets: tuple[str, ...] = ((key,) if key else ()) + _secrets_in(url)
         self._now = now
         self._must_translate = False
         self._probe_valid_until = -math.inf
@@ -217,6 +217,21 @@ class HttpUpstream:
             )
         finally:
             response.release() if response.content.at_eof() else response.close()
+
+
+def _secrets_in(url: str) -> tuple[str, ...]:
+    """Return the password of a URL in all forms in which a server knows it, the longest first.
+
+    These are the password with and without percent-encoding, and the value of the header `Authorization`
+    (RFC 7617), which contains the user, too.
+    """
+    parts = urlsplit(url)
+    if not parts.password:
+        return ()
+    password = unquote(parts.password)
+    pair = f"{unquote(parts.username or '')}:{password}"
+    basic = base64.b64encode(pair.encode("latin-1", "replace")).decode()  # aiohttp encodes it as Latin-1
+    return tuple(sorted({basic, parts.password, password}, key=len, reverse=True))
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
