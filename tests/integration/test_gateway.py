@@ -420,6 +420,33 @@ async def test_what_a_server_answers_to_the_question_for_ollama_decides(rig, sta
     server.close()
 
 
+@pytest.mark.parametrize(
+    ("body", "version"),
+    [
+        (b'{"version":"0.5.1","x":1}', "0.5.1"),
+        (b"<html>", "0.0.0"),
+        (b'{"version":5}', "0.0.0"),
+        (b'{"version":"1"', "0.0.0"),
+        (b'["0.5.1"]', "0.0.0"),
+    ],
+)
+async def test_only_a_version_of_ollama_is_passed_on_as_one(rig, body, version):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = listener.sockets[0].getsockname()
+    server = HttpUpstream(rig.session, f"http://{host}:{port}")
+    async with (
+        GatewayClient(rig.gateway(None, server), new_run()) as client,
+        client.http.get("/api/version") as response,
+    ):
+        assert (await response.json())["version"] == version
+    listener.close()
+
+
 async def test_lists_of_models_and_what_is_shown_of_one_come_from_openais_list(openai_rig):
     async with GatewayClient(openai_rig.gateway(allowed=("llama*", "gpt-*", "other")), new_run()) as client:
         async with client.http.get("/api/tags") as response:

@@ -123,10 +123,13 @@ class ModelLists:
 
 
 async def _version(asked: list[Upstream]) -> web.Response:
-    """Return the version of Ollama of the first server that answers; 0.0.0 if none does."""
+    """Return the version of Ollama of the first server that has one; 0.0.0 without such a server.
+
+    Servers of other APIs also answer this request with status 200, for example with a page of HTML.
+    """
     requests = [(server, "/api/version") for server in asked]
-    answers = await upstreams.get_from_each(requests, _TIMEOUT_S, _MAX_BYTES)
-    return json_response(msgspec.Raw(next((answer for answer in answers if answer), _VERSION)))
+    answers = await upstreams.get_from_each(requests, _TIMEOUT_S, upstreams.MAX_VERSION_BYTES)
+    return json_response(msgspec.Raw(next(filter(upstreams.is_version, answers), None) or _VERSION))
 
 
 def parse_list(document: bytes | None, api: Api) -> list[NamedEntry] | None:

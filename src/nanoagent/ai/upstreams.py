@@ -32,7 +32,8 @@ _CHUNK: Final = 64 * 1024
 _PROBE_VALID_S: Final = 300.0
 _PROBE_RETRY_S: Final = 5.0
 _PROBE_S: Final = 5.0
-_PROBE_BYTES: Final = 64 * 1024
+MAX_VERSION_BYTES: Final = 64 * 1024
+"""The largest answer to `/api/version` that is read."""
 # Servers of both APIs use these statuses, for example for a wrong key or for too many requests. So they do
 # not show which API a server has.
 _UNDECIDED: Final = frozenset({401, 403, 408, 429})
@@ -183,14 +184,10 @@ class HttpUpstream:
             async with asyncio.timeout(_PROBE_S), self.ask("GET", "/api/version", None) as answer:
                 if answer.status >= 500 or answer.status in _UNDECIDED:
                     return None
-                body = await read_up_to(answer, _PROBE_BYTES) if answer.status == 200 else b""
+                body = await read_up_to(answer, MAX_VERSION_BYTES) if answer.status == 200 else b""
         except (UpstreamFailed, TimeoutError):
             return None
-        try:
-            msgspec.json.decode(body, type=_Version)
-        except UNREADABLE:
-            return True
-        return False
+        return not is_version(body)
 
     @asynccontextmanager
     async def ask(self, method: str, path: str, body: bytes | None) -> AsyncIterator[Answer]:
@@ -217,6 +214,15 @@ class HttpUpstream:
             )
         finally:
             response.release() if response.content.at_eof() else response.close()
+
+
+def is_version(body: bytes | None) -> bool:
+    """Whether the body of an answer to `/api/version` is that of Ollama; None stands for no answer."""
+    try:
+        msgspec.json.decode(body or b"", type=_Version)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _secrets_in(url: str) -> tuple[str, ...]:
