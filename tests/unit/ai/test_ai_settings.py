@@ -40,7 +40,7 @@ def test_models_are_listed_with_commas():
         ('[{"url": "http://a", "key": "sk-canary"', "but it is not JSON"),
         ('{"url": "http://a", "key": "sk-canary"}', "a JSON array"),
         ('["sk-canary"]', "entry 1 should be an object"),
-        ('[{"url": "http://a", "token": "sk-canary"}]', "entry 1 should be an object with url"),
+        ('[{"url": "http://a", "token": "sk-canary"}]', "entry 1 should be an object with the field url"),
         ('[{"url": "sk-canary"}]', "entry 1: url"),
         ('[{"url": "http://a"}, {"url": "http://a", "models": "sk-canary"}]', "entry 2: models"),
         ('[{"url": "http://a", "api": "sk-canary"}]', "entry 1: api"),
