@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 MAX_CHARACTERS: Final = 300
 # Examined at the beginning and at the end of a longer text. Hostile text of this size takes up to 20 ms.
 _EXAMINED_CHARACTERS: Final = 64 * 1024
-_MAX_LINES: Final = 2000  # that are read after one match; a traceback of a recursion has about 1000 frames
+# Lines that are read after one match. A traceback of a recursion has about 1000 frames of up to three lines:
+# Python shortens it only if the frames are equal, so not if two functions call each other.
+_MAX_LINES: Final = 4000
+_MAX_TRACEBACK_LINES: Final = 8000  # lines that are read after all matches of tracebacks together
 _MAX_MATCHES: Final = 50  # of one pattern, from the end of the text
 _MAX_LINE_CHARACTERS: Final = 4096
 _ESCAPE_SEQUENCES: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours (ECMA-48, CSI)
@@ -126,8 +129,9 @@ def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) ->
             return timeout[0]
         return _python_without_header(text)
     fallback = None
+    budget = iter(range(_MAX_TRACEBACK_LINES))
     for match in matches:
-        error, first_frame, is_last = _python_traceback(text, match)
+        error, first_frame, is_last = _python_traceback(text, match, budget)
         if not error or _is_not_fatal(text, match.start()):
             fallback = fallback or (error if is_last else None)
             continue
@@ -137,15 +141,20 @@ def _python_part(text: str, exit_code: int, killed_by: signal.Signals | None) ->
     return fallback
 
 
-def _python_traceback(text: str, match: re.Match[str]) -> tuple[str, str, bool]:
+def _python_traceback(text: str, match: re.Match[str], budget: Iterator[int]) -> tuple[str, str, bool]:
     """Read the traceback below a header.
+
+    Args:
+        text: The text.
+        match: The header.
+        budget: Has one item for each line that may still be read.
 
     Returns:
         The error, the first frame, and whether no other text follows. Notes and further lines of the message
         cannot be distinguished from other text, so any line after the error counts as other text.
     """
     bar = "  | " if match["group"] else ""
-    lines = _lines(text, match.end() + 1)
+    lines = _lines(text, match.end() + 1, budget)
     first_frame = next(lines, "")
     error = _first_outer_line(lines, bar)
     if bar:
@@ -385,9 +394,9 @@ def _plain(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _lines(text: str, start: int) -> Iterator[str]:
+def _lines(text: str, start: int, budget: Iterator[int] | None = None) -> Iterator[str]:
     """Yield lines from `start`, each of bounded length. Skip the gap and the incomplete line after it."""
-    for _ in range(_MAX_LINES):
+    for _ in itertools.islice(budget if budget is not None else itertools.count(), _MAX_LINES):
         if start >= len(text):
             return
         end = text.find("\n", start)

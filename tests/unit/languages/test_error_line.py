@@ -6,14 +6,19 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanoagent.languages import error_line as error_line_module
 from nanoagent.languages.error_line import MAX_CHARACTERS, build_error, error_line
 from nanoagent.model.job import Runtime
 from nanoagent.supervisor.output import captured
 from support.programs.error_programs import PROGRAMS, ErrorProgram
 from support.programs.record_stderr import RECORDED, group_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CODES = {
     folder.name: json.loads((folder / "exit_codes.json").read_text())
@@ -49,6 +54,37 @@ def test_each_recorded_file_belongs_to_a_program():
     kept = {str(path.relative_to(RECORDED)) for path in RECORDED.rglob("*.txt")}
     assert kept == {f"{group_of(program)}/{program.name}.txt" for program in PROGRAMS}
     assert {name for codes in CODES.values() for name in codes} >= {program.name for program in PROGRAMS}
+
+
+def test_a_line_after_a_long_recursion_is_not_its_error():
+    """As of a function registered with atexit. Each frame of this traceback has three lines."""
+    frames = "".join(
+        f'  File "/code/main.py", line {2 + n % 2}, in {"ab"[n % 2]}\n    return x(n)\n           ^^^^\n'
+        for n in range(1000)
+    )
+    error = "RecursionError: maximum recursion depth exceeded"
+    first = '  File "/code/main.py", line 5, in <module>\n    a(0)\n'
+    stderr = f"Traceback (most recent call last):\n{first}{frames}{error}\nbye\n"
+    assert error_line(Runtime.PYTHON, stderr, 1) == error
+
+
+def test_few_lines_are_read_after_many_headers(monkeypatch: pytest.MonkeyPatch):
+    read = 0
+    lines = error_line_module._lines
+
+    def counted(*args: Any) -> Iterator[str]:
+        nonlocal read
+        for line in lines(*args):
+            read += 1
+            yield line
+
+    monkeypatch.setattr(error_line_module, "_lines", counted)
+    error_line(
+        Runtime.PYTHON,
+        "  + Exception Group Traceback (most recent call last):\n" * 60 + " \n" * 60_000,
+        1,
+    )
+    assert read <= 8000
 
 
 # --- output that was cut in the middle
