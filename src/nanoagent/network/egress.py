@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _FIRST_STAND_IN: Final = int(ipaddress.IPv4Address("127.64.0.1"))
 _MAX_NAMES: Final = 4096  # of one run; each takes a few hundred bytes
 _LOCALHOST: Final = "127.0.0.1"
-_RESOLVE_S: Final = 10.0
+_RESOLVE_S: Final = 10.0  # includes the time that a lookup waits for other lookups of its function
 _RESOLVING_THREADS: Final = 32  # for all runs; each waits for the host's resolver
 # The number of lookups that one function may have in progress. If the names of a function have a slow name
 # server, this limit keeps most threads free.
@@ -132,9 +132,10 @@ class Egress:
     async def find(self, name: str, lookup_limit: asyncio.Semaphore) -> list[str]:
         """Return the addresses of a name.
 
-        When the lookup has begun, the caller waits for a limited time. The lookup counts towards the limit
-        until its thread is free again, even if the caller no longer waits. Otherwise a function could block
-        all threads with many short runs, each of which starts lookups.
+        The caller waits for a limited time, which includes the time until the limit of the function allows
+        the lookup. Then the lookup counts towards the limit until its thread is free again, even if the
+        caller no longer waits. Otherwise a function could block all threads with many short runs, each of
+        which starts lookups.
 
         Args:
             name: The name.
@@ -143,18 +144,18 @@ class Egress:
         Raises:
             OSError: The lookup failed or took too long.
         """
-        await lookup_limit.acquire()
-        lookup = asyncio.ensure_future(self.resolve(name))
-        self._lookups.add(lookup)
-
-        def ended(_: object) -> None:
-            lookup_limit.release()
-            self._lookups.discard(lookup)
-            if not lookup.cancelled():
-                lookup.exception()  # otherwise asyncio logs it if the caller no longer waits
-
-        lookup.add_done_callback(ended)
         async with asyncio.timeout(_RESOLVE_S):
+            await lookup_limit.acquire()
+            lookup = asyncio.ensure_future(self.resolve(name))
+            self._lookups.add(lookup)
+
+            def ended(_: object) -> None:
+                lookup_limit.release()
+                self._lookups.discard(lookup)
+                if not lookup.cancelled():
+                    lookup.exception()  # otherwise asyncio logs it if the caller no longer waits
+
+            lookup.add_done_callback(ended)
             return await asyncio.shield(lookup)
 
     async def _resolve(self, name: str) -> list[str]:

@@ -133,6 +133,23 @@ async def test_one_function_looks_up_few_names_at_a_time_including_those_of_ende
     assert [code for code, _ in await asyncio.gather(last, other)] == [0, 0]
 
 
+async def test_a_lookup_that_waits_for_others_of_its_function_fails_after_the_same_time(monkeypatch):
+    names = Names()
+    names.may_answer.clear()
+    run_egress = run_egress_of(names)
+    asking = [asyncio.create_task(address_of(run_egress, f"{n}.org")) for n in range(4)]
+    while names.at_once < 4:  # noqa: ASYNC110 - they are on the loop, and need a turn each
+        await asyncio.sleep(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(egress_module, "_RESOLVE_S", 0.001)
+        async with asyncio.timeout(60):
+            assert await address_of(run_egress, "waits.org") == (2, None)
+    assert "waits.org" not in names.asked
+    names.may_answer.set()
+    assert [code for code, _ in await asyncio.gather(*asking)] == [0] * 4
+    assert (await address_of(run_egress, "later.org"))[0] == 0  # the one that failed takes no room
+
+
 async def test_localhost_is_no_question_of_the_internets():
     names = Names()
     assert await address_of(run_egress_of(names), "localhost") == (0, "127.0.0.1")
