@@ -129,13 +129,19 @@ class StoreHealth:
             reason: The failure, one sentence.
             cause: The job or object of the call. Failures with the same cause count once; None: each counts.
         """
+        was_open = self._breaker.is_open
         self._breaker.record_failure(reason, self._clock(), cause=cause)
+        self._log_opening(was_open=was_open)
 
     def open(self, reason: str) -> None:
         """Open the circuit breaker, regardless of the number of failures."""
-        if self._breaker.reason is None:
-            _log.warning("object store unavailable", reason=reason)
+        was_open = self._breaker.is_open
         self._breaker.open(reason, self._clock())
+        self._log_opening(was_open=was_open)
+
+    def _log_opening(self, *, was_open: bool) -> None:
+        if self._breaker.is_open and not was_open:
+            _log.warning("object store unavailable", reason=self._breaker.reason)
 
     async def failed(self, error: StorageError, *, cause: str, is_write: bool) -> None:
         """Count a failed call, probe the store if necessary, and decide whether the job must be returned.

@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from nanoagent.model.errors import ReturnToQueue, StorageError, Superseded
 from nanoagent.storage import resilient
@@ -154,6 +155,23 @@ async def test_failures_of_three_different_jobs_in_a_row_open_it_whatever_a_prob
     with pytest.raises(ReturnToQueue):
         await bench.read("c")
     assert await bench.resilient.not_ready_reason() == "failed: InternalError"
+
+
+async def test_the_log_tells_each_time_that_the_store_cannot_be_used_and_that_it_can_again(bench: Bench):
+    bench.fails = failure()
+    with capture_logs() as logged:
+        for key in "abcd":  # the third failure opens the circuit breaker, the fourth tells nothing new
+            with pytest.raises((StorageError, ReturnToQueue)):
+                await bench.read(key)
+        bench.now += 1
+        assert await bench.resilient.not_ready_reason() is None  # on trial
+        with pytest.raises(ReturnToQueue):
+            await bench.read("e")
+    assert [(entry["event"], entry.get("reason")) for entry in logged] == [
+        ("object store unavailable", "failed: InternalError"),
+        ("object store available again", None),
+        ("object store unavailable", "failed: InternalError"),
+    ]
 
 
 async def test_a_success_in_between_starts_the_count_anew(bench: Bench):
