@@ -90,6 +90,8 @@ _CODES: Final = {
 }
 _BY_CODE: Final = {code: kind for kind, codes in _CODES.items() for code in codes}
 _NETWORK_ERRNOS: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+# IAM User Guide, "Troubleshoot signed requests for AWS APIs". The error code is that of a wrong secret key.
+_WRONG_TIME: Final = re.compile(r"Signature (?:expired|not yet current)")
 _ACTION: Final = re.compile(r"not authorized to perform: ([a-z0-9]+:[A-Za-z]+)")
 
 
@@ -101,6 +103,16 @@ def error_code(error: BaseException) -> str:
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or "Unknown"
     return type(error).__name__
+
+
+def kind_of_code(code: str) -> FailureKind | None:
+    """Return the kind of failure of an error code (see `error_code`); None if the code alone has none."""
+    return _BY_CODE.get(code)
+
+
+def names_clock(message: str) -> bool:
+    """Whether the message of a refused signature names the time of the request as the cause."""
+    return _WRONG_TIME.search(message) is not None
 
 
 def missing_action(message: str) -> str | None:
@@ -132,7 +144,9 @@ def failure_kind(error: BaseException | None) -> FailureKind | None:
     """
     if error is None:
         return None
-    kind = _BY_CODE.get(error_code(error))
+    kind = kind_of_code(error_code(error))
+    if kind is FailureKind.REFUSED and names_clock(str(error)):
+        return FailureKind.CLOCK
     if kind is not None:
         return kind
     if isinstance(error, ClientError):

@@ -196,7 +196,19 @@ FAILURES = [
     (Answer("TimeoutError", "no answer within 5 s"), PROBLEM, "no answer within 5 s"),
     (Answer("ClientConnectorDNSError", "no such name"), PROBLEM, "the network's route out"),
     (Answer("SSLError", "certificate verify failed"), PROBLEM, "certificate verify failed"),
+    (Answer("SignatureDoesNotMatch", "Signature expired: 1Z is now earlier"), PROBLEM, "machine's clock"),
+    (
+        Answer("InvalidSignatureException", "Signature not yet current: 1Z is still later"),
+        PROBLEM,
+        "machine's clock",
+    ),
+    (Answer("InvalidSignatureException", "The signature we calculated"), PROBLEM, "AWS_SECRET_ACCESS_KEY"),
+    (Answer("InvalidSignatureException", ""), PROBLEM, "timedatectl"),
+    (Answer("SignatureDoesNotMatch", "The signature we calculated"), PROBLEM, "AWS_SECRET_ACCESS_KEY"),
     (Answer("503", "Slow Down"), UNKNOWN, "try again"),
+    (Answer("ServiceUnavailable", "?"), UNKNOWN, "(the service failed) → try again"),
+    (Answer("InternalError", "?"), UNKNOWN, "(the service failed) → try again"),
+    (Answer("SlowDown", "?"), UNKNOWN, "(the service throttles) → try again"),
     (Answer("SomethingNew", "words"), UNKNOWN, "words (SomethingNew)"),
 ]
 

@@ -170,9 +170,10 @@ def test_what_is_nothing_of_that_is_said_in_its_own_words(error: Exception):
     assert failures.describe(error) == str(error)
 
 
-def refusal(code: str, status: int = 400) -> ClientError:
+def refusal(code: str, status: int = 400, message: str = "m") -> ClientError:
     return ClientError(
-        {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Operation"
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}},
+        "Operation",
     )
 
 
@@ -193,6 +194,8 @@ def refusal(code: str, status: int = 400) -> ClientError:
         ),
         (botocore.UnauthorizedSSOTokenError(), AwsFailureKind.REFUSED),
         (refusal("RequestTimeTooSkewed", 403), AwsFailureKind.CLOCK),
+        (refusal("InvalidSignatureException", 403, "Signature expired: 1Z"), AwsFailureKind.CLOCK),
+        (refusal("SignatureDoesNotMatch", 403, "Signature not yet current: 1Z"), AwsFailureKind.CLOCK),
         (refusal("AccessDenied", 403), AwsFailureKind.DENIED),
         (refusal("AWS.SimpleQueueService.NonExistentQueue"), AwsFailureKind.NO_QUEUE),
         (refusal("QueueDoesNotExist"), AwsFailureKind.NO_QUEUE),

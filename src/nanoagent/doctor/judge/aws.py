@@ -5,7 +5,9 @@ arguments. AWS refuses wrong arguments even if the permission exists, but for an
 is missing, AWS usually names the action ("is not authorized to perform: s3:GetObject"). Then the finding
 names this action.
 
-Source: AWS General Reference, "Signing": AWS refuses requests if the clock is more than five minutes off.
+Sources: AWS General Reference, "Signing": AWS refuses requests if the clock is more than five minutes off.
+IAM User Guide, "Troubleshoot signed requests for AWS APIs": a wrong secret key and a wrong clock have the
+same error code, and the message tells them apart.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import re
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.aws import failures as aws_failures
+from nanoagent.aws.failures import FailureKind
 from nanoagent.doctor.finding import Area, Finding, Severity, problem, unknown, warning
 
 if TYPE_CHECKING:
@@ -33,13 +37,12 @@ _BAD_CREDENTIALS: Final = frozenset(
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
         "InvalidToken",
-        "SignatureDoesNotMatch",
         "UnrecognizedClientException",
     }
 )
-_BAD_CLOCK: Final = frozenset(
-    {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture", "InvalidSignatureException"}
-)
+# Depending on the service, AWS sends one of these for a wrong secret key, and also for a wrong clock.
+_BAD_SIGNATURE: Final = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
+_BAD_CLOCK: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
 _BAD_REGION: Final = frozenset(
     {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
@@ -71,10 +74,13 @@ def failure(area: Area, asked: str, answer: Answer) -> Finding:
     """Return the finding for a request that failed for a reason other than a missing permission."""
     code = answer.code or ""
     message = f"{asked}: {answer.message or code}"
-    known = _known_failure(area, asked, code)
+    known = _known_failure(area, asked, answer)
     if known is not None:
         return known
-    if code.isdecimal() and code.startswith("5"):
+    kind = aws_failures.kind_of_code(code)
+    if kind is FailureKind.THROTTLED:
+        return unknown(area, f"{message} (the service throttles)", "try again")
+    if kind is FailureKind.FAILING or (code.isdecimal() and code.startswith("5")):
         return unknown(area, f"{message} (the service failed)", "try again")
     if _UNREACHABLE.match(code):
         return problem(
@@ -86,7 +92,8 @@ def failure(area: Area, asked: str, answer: Answer) -> Finding:
     return unknown(area, f"{message} ({code})", "check AWS_REGION and AWS_ENDPOINT_URL")
 
 
-def _known_failure(area: Area, asked: str, code: str) -> Finding | None:
+def _known_failure(area: Area, asked: str, answer: Answer) -> Finding | None:
+    code = answer.code or ""
     if code in _NO_CREDENTIALS:
         return problem(
             area,
@@ -99,9 +106,16 @@ def _known_failure(area: Area, asked: str, code: str) -> Finding | None:
             f"{asked}: the credentials are refused ({code})",
             "use new credentials; check them with: aws sts get-caller-identity",
         )
-    if code in _BAD_CLOCK:
+    if code in _BAD_CLOCK or (code in _BAD_SIGNATURE and aws_failures.names_clock(answer.message)):
         return problem(
             area, f"{asked}: refused because of this machine's clock ({code})", "timedatectl set-ntp true"
+        )
+    if code in _BAD_SIGNATURE:
+        return problem(
+            area,
+            f"{asked}: the signature is refused ({code})",
+            "correct AWS_SECRET_ACCESS_KEY (check it with: aws sts get-caller-identity), or this machine's "
+            "clock (timedatectl set-ntp true)",
         )
     if code in _BAD_REGION:
         return problem(
