@@ -322,7 +322,7 @@ func refusal(endpoint string, response *http.Response) *Error {
 	var answer struct {
 		Error json.RawMessage `json:"error"`
 	}
-	if json.Unmarshal(raw, &answer) == nil && len(answer.Error) > 0 {
+	if json.Unmarshal(raw, &answer) == nil && len(answer.Error) > 0 && string(answer.Error) != "null" {
 		reason = textOfError(answer.Error)
 	}
 	if reason == "" {

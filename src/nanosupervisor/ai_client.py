@@ -259,12 +259,14 @@ def _refusal(response: http.client.HTTPResponse) -> str:
         text = response.read(1 << 16).decode("utf-8", "replace").strip()
     except (http.client.HTTPException, OSError):
         text = ""
-    try:
+    reason = None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         reason = json.loads(text)["error"]
-    except (ValueError, KeyError, TypeError):
+    if reason is None:
         reason = text
-    if isinstance(reason, dict):  # the format of OpenAI, which some servers use for all their errors
-        reason = reason.get("message", reason)
+    elif isinstance(reason, dict):  # the format of OpenAI, which some servers use for all their errors
+        message = reason.get("message")
+        reason = json.dumps(reason, ensure_ascii=False) if message is None else message
     return str(reason)[:_ERROR_TEXT_MAX] or response.reason
 
 

@@ -224,6 +224,7 @@ def errors() -> list[Case]:
         refused("a limit, as Ollama says it", "429 Too Many Requests", ollama, limit),
         refused("a limit, as OpenAI says it", "429 Too Many Requests", openai, limit),
         refused("no upstream", "503 Service Unavailable", {"error": "set AI_ENDPOINT"}, "set AI_ENDPOINT"),
+        refused("no error", "500 Internal Server Error", {"error": None}, '{"error": null}'),
         refused("a page", "404 Not Found", b"<h1>no</h1>\n", "<h1>no</h1>"),
         refused("no words", "500 Internal Server Error", b"", "Internal Server Error"),
         refused("elsewhere", "307 Temporary Redirect", b"", "Temporary Redirect"),

@@ -198,6 +198,8 @@ def test_a_proxy_in_the_environment_is_not_used(ai_client, server, monkeypatch):
     [
         ({"error": "model 'nope' not found"}, "model 'nope' not found"),
         ({"error": {"message": "quota used up"}}, "quota used up"),
+        ({"error": None}, '{"error": null}'),
+        ({"error": {"message": None, "code": 5}}, '{"message": null, "code": 5}'),
         (b"<h1>no</h1>", "<h1>no</h1>"),
         (b"[1]", "[1]"),
         (b"", "Not Found"),
