@@ -49,9 +49,9 @@ class WaitingJobs:
         return first
 
     def fail_first(self, runtime: Runtime, error: Exception) -> None:
-        """Make the first job of the queue fail."""
-        if self._waiters[runtime]:
-            _fail(self._waiters[runtime].popleft(), error)
+        """Make the job that has waited longest fail."""
+        if (first := self.take_first(runtime)) is not None:
+            first.set_exception(error)
 
     def fail_all(self, error: Callable[[], Exception]) -> None:
         """Make all jobs fail.

@@ -36,6 +36,16 @@ async def test_one_failure_is_told_to_one_job():
     waiting.fail_first(Runtime.PYTHON, ContainerNotMade("nobody waits"))
 
 
+async def test_a_failure_is_told_to_the_first_job_that_still_waits():
+    waiting = WaitingJobs()
+    cancelled, waits, last = (waiting.add(Runtime.GO) for _ in range(3))
+    cancelled.cancel()  # its task has not resumed yet
+    waiting.fail_first(Runtime.GO, ContainerNotMade("no space"))
+    assert waits.done()
+    assert isinstance(waits.exception(), ContainerNotMade)
+    assert not last.done()
+
+
 async def test_all_jobs_are_told_at_once_each_by_an_error_of_its_own():
     waiting = WaitingJobs()
     waiters = [waiting.add(runtime) for runtime in Runtime]
