@@ -76,6 +76,7 @@ class _Queue:
     def remove(self, message: _Message) -> None:
         """Delete a message."""
         self._messages.remove(message)
+        self._changed.set()  # the next message of its group may be free now
 
     def release(self, message: _Message, delay_s: float) -> None:
         """End the lease on a message. The message can be received again after the delay."""
@@ -110,8 +111,18 @@ class _Queue:
         return visible, held, len(self._messages) - held - visible
 
     def next_visible_at(self) -> float:
-        """Return when the next message can be received, monotonic seconds; infinity without one."""
-        free = (message.visible_at for message in self._messages if not message.is_held)
+        """Return when the next message can be received, monotonic seconds; infinity without one.
+
+        If the order of groups is kept, a message behind a held or hidden one of its group does not count.
+        """
+        now = self.now()
+        free: list[float] = []
+        blocked: set[str | None] = set()
+        for message in self._messages:
+            if not message.is_held and not (self._fifo and message.group_id in blocked):
+                free.append(message.visible_at)
+            if message.is_held or message.visible_at > now:
+                blocked.add(message.group_id)
         return min(free, default=math.inf)
 
     def wake(self) -> None:
