@@ -109,6 +109,13 @@ def test_a_machine_without_known_numbers_is_told_so(monkeypatch: pytest.MonkeyPa
         checks.check_machine()
 
 
+def test_a_process_beside_process_1_and_the_program_is_a_problem() -> None:
+    operations = checks.operations(make_settings(), 1, ())
+    (judge,) = (each.problem for each in operations if each.check is IsolationCheck.PROCESSES)
+    assert judge("done 1\x1e7\x1eself\x1ememinfo") is None
+    assert judge("done 1\x1e7\x1e9\x1eself") == "shows 3 processes"
+
+
 def test_few_processes_have_to_end_a_fork_bomb_by_their_number_alone() -> None:
     def ends(processes: int) -> frozenset[ErrorType]:
         found = checks.limit_tests(make_settings(max_processes=processes))
