@@ -53,7 +53,7 @@ from nanoagent.wiring import assembly, containers
 from nanoagent.wiring import services as wired_services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from nanoagent.broker.base import Broker
     from nanoagent.container.base import Driver
@@ -64,12 +64,17 @@ if TYPE_CHECKING:
 _BUCKET: Final = "benchmark-code"
 _HELLO: Final = {
     Runtime.PYTHON: ("main.py", "print('hello')\n"),
+    Runtime.NODEJS: ("index.js", "console.log('hello')\n"),
     Runtime.CPP: ("main.cpp", '#include <cstdio>\nint main() { std::puts("hello"); }\n'),
+    Runtime.GO: (
+        "main.go",
+        'package main\n\nimport "os"\n\nfunc main() { os.Stdout.WriteString("hello\\n") }\n',
+    ),
 }
 _AT_ONCE: Final = 8  # unsettled messages of the saturated load
 _WARM_UP_JOBS: Final = 30
 _BARE_RUNS: Final = 20
-_DEADLINE_S: Final = 60
+_DEADLINE_S: Final = 300  # for a hang; on a busy machine, thirty jobs of Node.js have taken a minute
 _SHOWN_FUNCTIONS: Final = 45
 _SHOWN_LINES: Final = 10
 
@@ -77,6 +82,8 @@ _SHOWN_LINES: Final = 10
 _HEADER: Final = struct.Struct("<Ic")
 _READY: Final = struct.pack("<IIQ", 0, 1, 20)
 _EXIT: Final = struct.pack("<IIQQQQQIIII", 0, 0, 3000, 0, 0, 6, 0, 6, 0, 0, 0)
+# The output of a build, whose container has no next run: the file `program`.
+_BUILT: Final = wire.frame(wire.FILE, struct.pack("<Q", 4) + b"program") + wire.frame(wire.DATA, b"\x7fELF")
 _PREPARE_NEXT_OFFSET: Final = 56
 _RUN_S: Final = 0.003
 _NEXT_S: Final = 0.0005
@@ -104,10 +111,10 @@ def _answer(stream: socket.socket, kind: bytes, payload: bytes) -> None:
         stream.sendall(ready)
     elif kind == wire.RUN:
         time.sleep(_RUN_S)
-        stream.sendall(
-            wire.frame(wire.EXIT, _EXIT) + wire.frame(wire.STDOUT, b"hello\n") + wire.frame(wire.DONE, b"\1")
-        )
-        if payload[_PREPARE_NEXT_OFFSET]:
+        has_next = payload[_PREPARE_NEXT_OFFSET]
+        output = wire.frame(wire.STDOUT, b"hello\n") if has_next else _BUILT
+        stream.sendall(wire.frame(wire.EXIT, _EXIT) + output + wire.frame(wire.DONE, b"\1"))
+        if has_next:
             time.sleep(_NEXT_S)
             stream.sendall(ready)
 
@@ -232,11 +239,18 @@ class AgentUnderTest:
     Args:
         runtime: The runtime of the function.
         broker: The queue of the agent.
+        settings: The settings of the agent.
+
+    Attributes:
+        worker_id: The ID of its worker.
+        redis_port: The port of its Redis, on this machine.
     """
 
-    def __init__(self, runtime: Runtime, broker: TimedBroker) -> None:
+    def __init__(self, runtime: Runtime, broker: TimedBroker, settings: Settings) -> None:
         self._runtime = runtime
         self._broker = broker
+        self.worker_id = settings.worker_id
+        self.redis_port = settings.redis_port
 
     def _message(self) -> str:
         return json.dumps(
@@ -250,6 +264,18 @@ class AgentUnderTest:
             }
         )
 
+    async def run(self, load: Load, jobs: int) -> None:
+        """Run jobs.
+
+        Raises:
+            JobFailed: A job was not finished.
+        """
+        await self._run([self._message() for _ in range(jobs)], load)
+
+    async def _run(self, bodies: list[str], load: Load) -> None:
+        async with asyncio.timeout(_DEADLINE_S):
+            await run_all(self._broker, bodies, load.at_once)
+
     async def cost(self, load: Load, jobs: int) -> Cost:
         """Run jobs, and return the cost of one job.
 
@@ -258,8 +284,7 @@ class AgentUnderTest:
         """
         bodies = [self._message() for _ in range(jobs)]
         before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        async with asyncio.timeout(_DEADLINE_S):
-            await run_all(self._broker, bodies, load.at_once)
+        await self._run(bodies, load)
         after, ended = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         return Cost(
             (after.ru_utime - before.ru_utime) / jobs * 1000,
@@ -269,15 +294,25 @@ class AgentUnderTest:
 
 
 @asynccontextmanager
-async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> AsyncIterator[AgentUnderTest]:
-    """Run an agent; it is ready and warm at the start, and is drained and closed at the end."""
+async def agent_under_test(
+    runtime: Runtime, folder: Path, *, stub: bool, warm_up_jobs: int = _WARM_UP_JOBS, **changes: Any
+) -> AsyncIterator[AgentUnderTest]:
+    """Run an agent; it is ready and warm at the start, and is drained and closed at the end.
+
+    Args:
+        runtime: The runtime of the jobs.
+        folder: An empty folder, whose path is short enough for Unix sockets below it.
+        stub: Whether stubs take the place of the containers.
+        warm_up_jobs: The jobs that are run with each load before the agent is yielded.
+        **changes: Changes of its settings.
+    """
     broker = TimedBroker()
 
     async def open_broker(*_: object) -> Broker:
         return broker
 
     async with AsyncExitStack() as opened:
-        settings = await _settings(runtime, folder, opened)
+        settings = await _settings(runtime, folder, opened, changes)
         opened.enter_context(mock.patch.object(wired_services, "open_broker", open_broker))
         # One of the readiness checks uploads an object, and the stub of S3 accepts no uploads.
         opened.enter_context(mock.patch.object(assembly, "wait_until_ready", mock.AsyncMock()))
@@ -286,9 +321,9 @@ async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> Asy
         worker: Worker = await assembly.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
-            agent = AgentUnderTest(runtime, broker)
+            agent = AgentUnderTest(runtime, broker, settings)
             for load in _LOADS:
-                await agent.cost(load, _WARM_UP_JOBS)
+                await agent.cost(load, warm_up_jobs)
             yield agent
         finally:
             worker.stop()
@@ -296,7 +331,9 @@ async def agent_under_test(runtime: Runtime, folder: Path, *, stub: bool) -> Asy
             await working
 
 
-async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> Settings:
+async def _settings(
+    runtime: Runtime, folder: Path, opened: AsyncExitStack, changes: Mapping[str, Any]
+) -> Settings:
     """Start the services, and return the default settings with their addresses."""
     objects = folder / "objects"
     code = folder / "code"
@@ -305,13 +342,13 @@ async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> S
     name, source = _HELLO[runtime]
     (code / name).write_text(source)
     (objects / _BUCKET / f"{runtime}.zip").write_bytes(pack(code))
-    changes = {
+    addresses = {
         "AWS_ENDPOINT_URL": await opened.enter_async_context(services.object_stub(objects)),
         "AWS_ACCESS_KEY_ID": "benchmark",
         "AWS_SECRET_ACCESS_KEY": "benchmark",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    opened.enter_context(mock.patch.dict(os.environ, changes))
+    opened.enter_context(mock.patch.dict(os.environ, addresses))
     port = await opened.enter_async_context(services.redis_server(folder))
     sizes: dict[str, Any] = {f"warm_pool_{each}_size": 2 if each is runtime else 0 for each in Runtime}
     return Settings(  # type: ignore[call-arg]  # mypy cannot know which fields the environment has
@@ -333,6 +370,7 @@ async def _settings(runtime: Runtime, folder: Path, opened: AsyncExitStack) -> S
         function_max_share=1,  # only one function uses the worker
         container_max_runs=1_000_000,  # the creation of containers is not measured
         **sizes,
+        **changes,
     )
 
 

@@ -29,5 +29,5 @@
 `checks`: generators of inputs, and what must be true of them.
     archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.
     outputs, leftovers: what a run and a worker leave behind. reliability: counts lost and repeated jobs.
-    waiting: waits for a condition.
+    waiting: waits for a condition. costs: compares the counts of a hot job with their budgets.
 """
