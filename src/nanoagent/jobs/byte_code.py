@@ -51,6 +51,7 @@ log = structlog.get_logger(__name__)
 
 # The compilation of 1 MiB of code, the largest source, needs up to 250 MiB. The zip is in memory, too.
 _MEMORY_MB: Final = 512
+_TIMEOUT_MS: Final = 600_000  # no job waits for it; SymPy takes 10 s of CPU time, and jobs may leave little
 _CAPTURE_BYTES: Final = 16 * 1024
 _DELAY_S: Final = 0.5  # the result of the run is published first, and a burst of jobs gets all containers
 _RETRY_S: Final = 600.0  # the pause after a failure
@@ -272,7 +273,7 @@ class ByteCode:
             arguments=(*_COMMAND, _script(), str(room.bytes), str(room.entries)),
             environment={"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8"},  # noqa: S108 - in the container
             payload=b"",
-            timeout_ms=settings.build_timeout_seconds * 1000,
+            timeout_ms=_TIMEOUT_MS,
             grace_ms=GRACE_MS,
             capture_bytes=_CAPTURE_BYTES,
             file_size_bytes=most_bytes,
