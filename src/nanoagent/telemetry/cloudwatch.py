@@ -229,7 +229,8 @@ def calls(data: Iterable[Datum]) -> Iterator[list[Datum]]:
 def dimension_value(text: str) -> str:
     """Return a text as a value that CloudWatch accepts. Different texts have different values.
 
-    The exception is the empty text: its value is `unknown`, as that of the text `unknown`.
+    The exception is the empty text: its value is `unknown`, as that of the text `unknown`. No job has an
+    empty function ID: `model.message` refuses it, and `unknown` is the default.
 
     Space, `%` and all characters outside printable ASCII are percent-encoded in UTF-8. A value of more than
     1,024 characters is cut. It ends with `%#` and 128 bits of its SHA-256. Percent-encoding never makes `%#`.
