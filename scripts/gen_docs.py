@@ -33,7 +33,7 @@ SETTINGS_KO: Final = {
     "aws_region": "큐와 버킷의 AWS 리전",
     "sqs_queue_url": "작업을 가져올 큐",
     "sqs_dlq_url": "데드 레터 큐; 기본값: 큐의 redrive policy가 가리키는 큐",
-    "sqs_wait_seconds": "롱 폴링 시간(초)",
+    "sqs_wait_seconds": "롱 폴링 시간(초). SQS_VISIBILITY_SECONDS의 3분의 1을 넘지 않음",
     "sqs_visibility_seconds": "메시지 임대 시간(초); 작업을 처리하는 동안 갱신",
     "s3_code_bucket": "코드 zip의 버킷. 작업이 다른 버킷을 지정할 수 있음",
     "s3_user_data_bucket": "출력 파일을 올릴 버킷",

@@ -28,7 +28,7 @@ import structlog
 from nanoagent.aws import failures as aws_failures
 from nanoagent.broker import sqs_messages
 from nanoagent.broker.sqs_deletions import Deletions
-from nanoagent.broker.sqs_leases import Lease, Leases
+from nanoagent.broker.sqs_leases import Lease, Leases, longest_poll_s
 from nanoagent.broker.sqs_queue import SqsQueue
 from nanoagent.broker.sqs_redrive import RedrivePolicy
 from nanoagent.host.background import Background, TaskName
@@ -54,7 +54,7 @@ class SqsBroker:
         client: An aiobotocore SQS client. Its owner closes it, after this broker.
         queue_url: The URL of the queue.
         dlq_url: The URL of the dead-letter queue; None to use the target of the queue's redrive policy.
-        wait_s: The length of a long poll, 0 to 20 seconds.
+        wait_s: The length of a long poll, 0 to 20 seconds; a longer poll than `longest_poll_s` is shortened.
         visibility_s: The length of a lease, seconds.
         worker: The worker's name, an attribute of dead letters.
         min_max_receive_count: Log a warning if maxReceiveCount is smaller.
@@ -75,7 +75,7 @@ class SqsBroker:
         call_timeout_s: float = _CALL_TIMEOUT_S,
         background: Background | None = None,
     ) -> None:
-        self._wait_s = wait_s
+        self._wait_s = min(wait_s, longest_poll_s(visibility_s))
         self._visibility_s = visibility_s
         self._worker = worker
         self._background = background or Background()

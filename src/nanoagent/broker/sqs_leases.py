@@ -1,8 +1,13 @@
 """Leases on SQS messages: renewed until the message is settled, and lost when SQS does not renew them.
 
-Each lease is renewed every third of the visibility timeout, so that one renewal may fail. A lease
-is also renewed after `ack` until the message is deleted, so that a slow deletion does not make the message
-visible again. Renewals go in batches of ten: SQS bills each request, and each costs about 1 ms of CPU time.
+Each lease is renewed every quarter of the visibility timeout V. The worker does not know when SQS granted a
+new lease, only that this was after the beginning of the long poll. A poll takes at most V/3, and the next
+renewal begins at most V/4 after it. If that renewal fails, it ends after V/4, and the second one still has
+V/6. So one renewal of a new lease may fail, and two in a row of a lease that was renewed before.
+
+A lease is also renewed after `ack` until the message is deleted, so that a slow deletion does not make the
+message visible again. Renewals go in batches of ten: SQS bills each request, and each costs about 1 ms of CPU
+time.
 
 A lease is lost when SQS rejects its receipt handle, or when the time that SQS granted last has passed. Then
 another worker may receive the message.
@@ -11,6 +16,7 @@ another worker may receive the message.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +38,19 @@ if TYPE_CHECKING:
 # "Amazon SQS visibility timeout").
 _MAX_LEASE_S: Final = 43_200
 
+RENEWALS_PER_LEASE: Final = 4
+_POLLS_PER_LEASE: Final = 3
+
 _log = structlog.get_logger(__name__)
+
+
+def longest_poll_s(visibility_s: int) -> int:
+    """Return the longest time that a long poll may take, seconds; see the module's docstring.
+
+    Args:
+        visibility_s: The length of a lease, seconds.
+    """
+    return max(1, visibility_s // _POLLS_PER_LEASE)
 
 
 @dataclass(eq=False, slots=True)
@@ -72,6 +90,7 @@ class Leases:
     def __init__(self, queue: SqsQueue, visibility_s: int, background: Background) -> None:
         self._queue = queue
         self._visibility_s = visibility_s
+        self._period_s = visibility_s / RENEWALS_PER_LEASE
         self._background = background
         self._leases: dict[Delivery, Lease] = {}
 
@@ -111,12 +130,11 @@ class Leases:
         )
 
     async def _renew_forever(self) -> None:
-        period_s = self._visibility_s / 3
         loop = asyncio.get_running_loop()
         while True:
             started_at = loop.time()
             await self._renew_all()
-            await asyncio.sleep(max(0.0, started_at + period_s - loop.time()))
+            await asyncio.sleep(max(0.0, started_at + self._period_s - loop.time()))
 
     async def _renew_all(self) -> None:
         batches = []
@@ -137,7 +155,7 @@ class Leases:
     async def _renew(self, leases: Sequence[Lease]) -> None:
         # A call that hangs must not delay the next round of all leases.
         with aws_failures.errors_as(BrokerError, f"renew leases on {self._queue.url}"):
-            async with asyncio.timeout(self._visibility_s / 3):
+            async with asyncio.timeout(self._period_s):
                 await self._renew_batch(leases)
 
     async def _renew_batch(self, leases: Sequence[Lease]) -> None:
@@ -178,10 +196,11 @@ class Leases:
         """Lose each lease at the moment when the time that SQS granted has passed.
 
         This is a separate task, because a renewal may be waiting for SQS at that moment. A new lease does not
-        interrupt the sleep, because it lasts longer than the sleep. There is one exception: if its long poll
-        began before the sleep, the lease may end during the sleep. It is then lost late, by at most the
-        length of the poll.
+        interrupt the sleep, because it ends after the sleep: if its long poll began before the sleep, at most
+        the length of a poll before it.
         """
+        poll_s = longest_poll_s(self._visibility_s)
+        longest_s = max(self._visibility_s - poll_s, self._visibility_s / 2)  # the latter only below 2 s
         while True:
             now = time.monotonic()
             for lease in list(self._leases.values()):
@@ -189,7 +208,7 @@ class Leases:
                     used_up = lease.grantable_s() == 0
                     self._lose(lease, "held for 12 h, SQS's limit" if used_up else "not renewed in time")
             ends = (lease.held_until for lease in self._leases.values())
-            await asyncio.sleep(min(ends, default=now + self._visibility_s) - now)
+            await asyncio.sleep(min(longest_s, min(ends, default=math.inf) - now))
 
     def _lose(self, lease: Lease, reason: str) -> None:
         self.end(lease)

@@ -86,7 +86,12 @@ class Settings(BaseSettings):
     sqs_dlq_url: Url | None = Field(
         None, description="dead-letter queue; default: the queue's redrive policy is used"
     )
-    sqs_wait_seconds: int = Field(20, ge=0, le=20, description="duration of a long poll, seconds")
+    sqs_wait_seconds: int = Field(
+        20,
+        ge=0,
+        le=20,
+        description="duration of a long poll, seconds; at most a third of SQS_VISIBILITY_SECONDS is used",
+    )
     sqs_visibility_seconds: int = Field(
         60, ge=5, le=43200, description="lease on a message, seconds; renewed while the job is in flight"
     )
