@@ -145,7 +145,7 @@ def _close_oldest_connections(handlers: web.Server) -> None:
     connections are the idle ones: a scrape takes milliseconds.
     """
     connections = [handler for handler in handlers.connections if handler.transport is not None]
-    for handler in connections[: len(connections) + 1 - _MAX_CONNECTIONS]:
+    for handler in connections[: max(0, len(connections) + 1 - _MAX_CONNECTIONS)]:
         handler.force_close()
 
 

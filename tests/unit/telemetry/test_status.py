@@ -153,6 +153,17 @@ async def test_silent_clients_block_nobody_and_use_few_descriptors(server, http)
             writer.close()
 
 
+async def test_no_connection_within_the_limit_is_closed(server):
+    clients = [await asyncio.open_connection(LOCALHOST, server.port) for _ in range(63)]
+    try:
+        for reader, writer in clients:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200 OK" in await reader.readline()
+    finally:
+        for _, writer in clients:
+            writer.close()
+
+
 def _is_accepted(descriptor: Path, port: int) -> bool:
     """Whether a descriptor of this process is the server's end of a connection to that port."""
     try:
