@@ -23,7 +23,7 @@ function connect(address, port) {
   });
 }
 
-function endByFiles() {
+function exceedFileSize() {
   const limits = fs.readFileSync("/proc/self/limits", "utf8");
   const maxBytes = Number(/Max file size\s+(\d+)/.exec(limits)[1]);
   const file = fs.openSync("/tmp/large", "w");
@@ -43,7 +43,7 @@ async function end(limit) {
   }
   const held = [];
   while (limit === "memory") held.push(Buffer.alloc(1 << 20, "x"));
-  if (limit === "file") endByFiles();
+  if (limit === "file") exceedFileSize();
   if (limit === "time") {
     process.on("SIGTERM", () => {});
     await new Promise(() => setInterval(() => {}, 1000));
