@@ -287,6 +287,10 @@ class Lab:
 
     # --- functions
 
+    def put_object(self, key: str, content: bytes) -> None:
+        """Store an object in the bucket with the code."""
+        (self._objects / key).write_bytes(content)
+
     def install(self, function: Function) -> Call:
         """Store a function for the agent and for bare containers, and return a job that calls it."""
         folder = self.shared / "code" / function.name
@@ -294,7 +298,7 @@ class Lab:
             folder.mkdir(parents=True)
             for name, text in function.files.items():
                 (folder / name).write_text(text)
-            (self._objects / f"{function.name}.zip").write_bytes(pack(folder))
+            self.put_object(f"{function.name}.zip", pack(folder))
         return Call(
             {
                 "functionId": function.name,
