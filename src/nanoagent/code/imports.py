@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+import stat
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.entry_file import is_leftover
@@ -17,6 +18,7 @@ from nanoagent.common.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from pathlib import Path
 
 # Common libraries whose import takes longer than the start of an interpreter.
 HEAVY: Final = ("numpy", "pandas", "PIL", "requests", "httpx", "boto3", "asyncio")
@@ -52,12 +54,12 @@ def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
         out if the tree has a file or folder with its name, or with the name of one of its dependencies: the
         tree may contain another version of it. The result is empty for a tree with more than 20,000 entries.
     """
-    entries = _entries(tree)
-    if entries is None:
+    listed = _list(tree)
+    if listed is None:
         return ()
-    own_names = {entry.name.partition(".")[0] for entry in entries}
+    own_names, sources = listed
     found: set[str] = set()
-    for source in _texts(_sources(entries)):
+    for source in _texts(_nearest(sources)):
         found.update(_names_in(source))
     return tuple(
         name
@@ -66,33 +68,59 @@ def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
     )
 
 
-def _entries(tree: Path) -> list[Path] | None:
-    """Return all files and folders of a tree; None if there are too many."""
-    entries: list[Path] = []
-    for folder, folders, files in os.walk(tree):
-        folders[:] = [name for name in folders if not is_leftover(name)]
-        entries += [Path(folder, name) for name in folders + files if not is_leftover(name)]
-        if len(entries) > _MAX_ENTRIES:
+def _list(tree: Path) -> tuple[set[str], list[str]] | None:
+    """Return the names of all files and folders up to their first dot, and the paths of the Python files.
+
+    None if there are too many files and folders. Folders that cannot be read are skipped.
+    """
+    names: set[str] = set()
+    sources: list[str] = []
+    count = 0
+    pending = [os.fspath(tree)]
+    while pending:
+        folder = pending.pop()
+        try:
+            # Strings, because Path objects cost too much for thousands of files.
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if is_leftover(name):
+                        continue
+                    count += 1
+                    names.add(name.partition(".")[0])
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{folder}/{name}")
+                    elif name.endswith(".py") and name != ".py":
+                        sources.append(f"{folder}/{name}")
+        except OSError:
+            continue
+        if count > _MAX_ENTRIES:
             return None
-    return entries
+    return names, sources
 
 
-def _sources(entries: list[Path]) -> list[Path]:
-    """Return the Python files to read. Files near the root come first: most of them are the author's own."""
-    sources = [entry for entry in entries if entry.suffix == ".py"]
-    return sorted(sources, key=lambda path: (len(path.parts), path))[:_MAX_FILES]
+def _nearest(sources: list[str]) -> list[str]:
+    """Return the files to read. Files near the root come first: most of them are the author's own."""
+    return nsmallest(_MAX_FILES, sources, key=_distance)
 
 
-def _texts(paths: list[Path]) -> Iterator[bytes]:
+def _distance(path: str) -> tuple[int, list[str]]:
+    parts = path.split("/")
+    return len(parts), parts
+
+
+def _texts(paths: list[str]) -> Iterator[bytes]:
     """Yield the text of the files, at most `_MAX_BYTES` in total."""
     left = _MAX_BYTES
     for path in paths:
         if left <= 0:
             return
         try:
-            if not path.is_file() or path.is_symlink():
-                continue
-            with path.open("rb") as file:
+            # O_NOFOLLOW: a link has the text of another file. O_NONBLOCK: a pipe would block.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor has no path
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    continue
                 text = file.read(left)
         except OSError:
             continue
