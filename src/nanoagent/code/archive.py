@@ -89,7 +89,7 @@ class TreeInfo:
     bytes: int
 
 
-def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
+def extract(zip_path: Path, into: Path, limits: ArchiveLimits, *, threads: int | None = None) -> TreeInfo:
     """Unpack an archive, or refuse it.
 
     Files get mode 0444, or 0555 if the archive marks them as executable. Folders get mode 0755. Files and
@@ -100,6 +100,8 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
         into: A folder that is empty or does not exist yet. After an error it may hold some of the files; the
             caller removes it.
         limits: The limits of the archive.
+        threads: The number of threads that write files; None for the fastest number. It does not change the
+            result.
 
     Returns:
         The number of files and their real size.
@@ -109,7 +111,7 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
         OSError: The disk failed.
     """
     with zip_path.open("rb") as file:
-        files, total = unpacking.write(_checked_tree(file, limits).nodes, file, into)
+        files, total = unpacking.write(_checked_tree(file, limits).nodes, file, into, threads)
         return TreeInfo(files=files, bytes=total)
 
 
