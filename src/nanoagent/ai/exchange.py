@@ -184,7 +184,7 @@ class Exchange:
             tokens = tally.total(prompt_tokens, complete=is_complete, vectors=route.answers_with == "vectors")
             parts = (tally.cached, tally.reasoning)
         self._outgoing.reservation.settle(sum(tokens))
-        seconds = time.perf_counter() - self._outgoing.begun
+        seconds = time.perf_counter() - self._outgoing.begun_at
         self._count(tokens, parts, seconds)
         if self._outgoing.record is not None:
             self._outgoing.record.close(

@@ -139,7 +139,7 @@ def parse_list(document: bytes | None, api: Api) -> list[NamedEntry] | None:
         return None
     try:
         whole = msgspec.json.decode(document, type=_Listing | list[msgspec.Raw])
-        if isinstance(whole, list):  # Together's list is a bare array
+        if isinstance(whole, list):  # Together AI's list of models is a bare array
             listed = whole if api is Api.OPENAI else None
         else:
             inner = whole.data if api is Api.OPENAI else whole.models

@@ -25,7 +25,7 @@ class OutgoingCall:
         prompt_tokens: The estimated tokens of the prompt.
         reservation: The tokens that are reserved for the call.
         record: The record of the call; None if it is not recorded.
-        begun: The start of the call, by `time.perf_counter`, in seconds.
+        begun_at: The start of the call, by `time.perf_counter`, in seconds.
     """
 
     call: Call
@@ -35,4 +35,4 @@ class OutgoingCall:
     prompt_tokens: int
     reservation: Reservation
     record: RecordedCall | None
-    begun: float
+    begun_at: float

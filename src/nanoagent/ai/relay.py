@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nanoagent.ai.upstreams import Answer
 
 _PIECE: Final = 16 * 1024  # counting takes at most about 10 ms (for lines of two bytes each)
-_UNCOUNTED_BYTES: Final = 64 * 1024  # held lines up to this size do not count as memory of the run
+_UNCOUNTED_BYTES: Final = 64 * 1024  # held lines up to this size do not count towards the memory for bodies
 
 
 class Relay:
@@ -57,7 +57,7 @@ class Relay:
         """The content type of the answer to the job."""
         if outgoing.translation is not None:
             self._translator = outgoing.translation.translator(
-                self.tally, answer.content_type, outgoing.begun
+                self.tally, answer.content_type, outgoing.begun_at
             )
             self.content_type = self._translator.content_type
         self._response = web.StreamResponse(
@@ -116,7 +116,8 @@ class Relay:
     def _held_bytes(self) -> int:
         """Return the bytes of the answer that are held in memory.
 
-        Short lines do not count, so that a stream is not cut when the memory is full.
+        The first 64 KiB of held lines do not count. So a stream with short lines is not cut when the worker's
+        memory for bodies is used up.
         """
         whole, lines = 0, self._meter.held_bytes
         if self._translator is not None and self._translator.holds_whole_answer:
@@ -145,7 +146,10 @@ class Relay:
             await self._response.prepare(self._request)
 
     async def _send(self, data: bytes) -> None:
-        """Send data to the job. After a hang-up the rest of the answer is only counted."""
+        """Send data to the job. After a hang-up nothing is sent.
+
+        The rest of the answer is still counted and recorded.
+        """
         if not data or self._client.has_hung_up:
             return
         with suppress(ConnectionError):

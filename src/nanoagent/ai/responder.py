@@ -106,7 +106,7 @@ class Responder:
                 prompt_tokens=prompt_tokens,
                 reservation=reservation,
                 record=None if recording is None else recording.start(call),
-                begun=time.perf_counter(),
+                begun_at=time.perf_counter(),
             )
         exchange = Exchange(self._shared, self._state, self._client, request, outgoing)
         try:

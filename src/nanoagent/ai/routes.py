@@ -48,7 +48,10 @@ ROUTES: Final = {route.path: route for route in _routes()}
 """The forwarded calls by path. Their method is POST."""
 
 LISTS: Final = frozenset({"/api/tags", "/api/ps", "/api/version", "/v1/models"})
-"""Paths of GET requests, which the gateway answers itself from the lists of the model servers."""
+"""Paths of GET requests, which the gateway answers itself.
+
+It makes the answer from the lists of the model servers, or (`/api/version`) from the version of one of them.
+"""
 
 # These calls change the models of a model server, which all jobs share.
 _CHANGING: Final = ("/api/pull", "/api/push", "/api/create", "/api/delete", "/api/copy", "/api/blobs/")

@@ -91,12 +91,12 @@ class OllamaAnswer:
     Attributes:
         call: The call of Ollama's API.
         tally: The tokens of the answer; None if no model server was asked.
-        begun: The start of the call, by `time.perf_counter`, in seconds.
+        begun_at: The start of the call, by `time.perf_counter`, in seconds.
     """
 
     call: Call
     tally: Tally | None
-    begun: float
+    begun_at: float
 
     def piece(
         self,
@@ -121,7 +121,7 @@ class OllamaAnswer:
 
     def _durations(self) -> dict[str, int]:
         """Return durations in nanoseconds. The model server does not report the time of each step."""
-        total = round((time.perf_counter() - self.begun) * 1e9)
+        total = round((time.perf_counter() - self.begun_at) * 1e9)
         return {"total_duration": total, "load_duration": 0}
 
     def _counts(self) -> dict[str, int]:

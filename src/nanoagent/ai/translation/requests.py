@@ -61,16 +61,16 @@ class Translation:
     request: bytes
 
     def translator(
-        self, tally: Tally, content_type: str, begun: float
+        self, tally: Tally, content_type: str, begun_at: float
     ) -> StreamTranslator | DocumentTranslator:
         """Return the translator of the answer.
 
         Args:
             tally: The tokens of the answer. The caller meters each piece before it translates it.
             content_type: The content type of the model server's answer.
-            begun: The start of the call, by `time.perf_counter`, in seconds.
+            begun_at: The start of the call, by `time.perf_counter`, in seconds.
         """
-        answer = OllamaAnswer(self.call, tally, begun)
+        answer = OllamaAnswer(self.call, tally, begun_at)
         if "event-stream" in content_type and self.route.answers_with == "text":
             return StreamTranslator(answer)
         return DocumentTranslator(answer)
