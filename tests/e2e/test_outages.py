@@ -253,7 +253,7 @@ FAULTS: Final[dict[str, dict[str, Fault]]] = {
     },
     "not to be written to": {
         "Redis": Fault("read-only (failover)", read_only, "it is a read-only replica"),
-        "S3": Fault("writes denied", refusing_writes, "the worker's role lacks a permission"),
+        "S3": Fault("writes denied", refusing_writes, "these credentials lack a permission"),
         "SQS": Fault("queue deleted", refusing("sqs:", 400, "QueueDoesNotExist"), "there is no such queue"),
     },
 }

@@ -43,7 +43,10 @@ class FailureKind(Enum):
         "it refuses these credentials: check where the AWS SDK takes them from, and whether they have expired"
     )
     CLOCK = "this machine's clock is wrong: run timedatectl set-ntp true"
-    DENIED = "the worker's role lacks a permission: compare it with deploy/iam-policy.json"
+    DENIED = (
+        "these credentials lack a permission: compare their policy with deploy/iam-policy.json (worker) or "
+        "deploy/iam-policy-sender.json (sender)"
+    )
     NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
     NO_BUCKET = "there is no such bucket: check its name, and AWS_REGION"
     FAILING = "the service fails"

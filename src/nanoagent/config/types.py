@@ -74,7 +74,9 @@ def _check_bucket(value: str) -> str:
 
 def _check_key(value: str) -> str:
     if not KEY.fullmatch(value):
-        raise ValueError("a key: printable ASCII without spaces, quotes and backslashes")
+        raise ValueError(
+            "a key: 1 to 4096 characters of printable ASCII, without spaces, double quotes and backslashes"
+        )
     return value
 
 

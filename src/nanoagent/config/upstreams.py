@@ -86,7 +86,10 @@ def _parse_key(entry: dict[str, object], which: str) -> str | None:
     if key is None:
         return None
     if not isinstance(key, str) or not types.KEY.fullmatch(key):
-        raise ValueError(f"{which}: its key should be printable ASCII without spaces, quotes and backslashes")
+        raise ValueError(
+            f"{which}: its key should be 1 to 4096 characters of printable ASCII, without spaces, "
+            "double quotes and backslashes"
+        )
     return key
 
 

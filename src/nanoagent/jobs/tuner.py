@@ -165,7 +165,7 @@ _TIPS: Final[dict[str, dict[Verdict, str]]] = {
 }
 
 _SAVINGS: Final = {
-    "en": "about {amount} {currency} per {runs:,} runs ({percent} %), if they take as long",
+    "en": "about {amount} {currency} per {runs:,} runs ({percent} %), if the run time stays the same",
     "ko": "실행 시간이 같다면 {runs:,}회 실행당 약 {amount} {currency} 절감({percent}%)",
 }
 
@@ -182,7 +182,7 @@ class Tuner:
         self._prices = prices
         self._max_memory_mb = max_memory_mb
 
-    def advise(self, function_id: str, usage: RunUsage, locale: Locale) -> Advice:  # noqa: ARG002 - for a later store of earlier runs
+    def advise(self, function_id: str, usage: RunUsage, locale: Locale) -> Advice:  # noqa: ARG002 - not used yet; advice from several runs will need it
         """Return the advice for a function, from one run.
 
         Args:

@@ -25,7 +25,7 @@ _FIRST_PARTS: Final = ("containers", "queue", "results", "storage")
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The parts that other parts report to.
+    """The metrics, the health and the background tasks of a worker.
 
     Attributes:
         metrics: Counts events.

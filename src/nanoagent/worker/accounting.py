@@ -1,4 +1,7 @@
-"""Counts finished and returned jobs in the metrics, in CloudWatch and in the log."""
+"""Counts finished and returned jobs in the metrics.
+
+Each finished job is also logged, and its peak memory is sent to CloudWatch.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ async def _return(ending: Ending, nack: Nack, state: DeliveryState, shared: Shar
     elif nack.if_last is IfLast.GIVE_UP:
         await _give_up(ending, state, shared)
     else:
-        log.warning("job given up after the last receipt", reason=nack.detail)
+        log.warning("message not returned after its last receipt", reason=nack.detail)
         await _claim_and_give_up(job, nack.detail, state, shared)
 
 
@@ -112,9 +112,10 @@ async def _publish_failure(
 async def _claim_and_give_up(job: Job, detail: str, state: DeliveryState, shared: Shared) -> None:
     """Claim the request, publish a failed result, and dead-letter the message.
 
-    The queue will not deliver this message again. If another worker has claimed the request, this worker
-    waits until it can claim the request, or until it stops. Without a claim, this worker tries once more to
-    return the message. If that fails, the message is dead-lettered without a result.
+    This was the last receipt of the message, and the message was not replaced by a copy (see `Broker.nack`).
+    If another worker has claimed the request, this worker waits until it can claim the request, or until it
+    stops. Without a claim, this worker tries once more to replace the message by a copy. If that fails, the
+    message is dead-lettered without a result.
     """
     try:
         async with shared.duplicates.alone(job.request_id):

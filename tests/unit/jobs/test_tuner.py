@@ -149,7 +149,7 @@ def test_an_oversized_function_is_told_what_a_million_runs_would_save(advise, lo
     assert (
         advice.estimated_savings
         == {
-            "en": "about 7.29 USD per 1,000,000 runs (85.4 %), if they take as long",
+            "en": "about 7.29 USD per 1,000,000 runs (85.4 %), if the run time stays the same",
             "ko": "실행 시간이 같다면 1,000,000회 실행당 약 7.29 USD 절감(85.4%)",
         }[locale]
     )
@@ -158,7 +158,9 @@ def test_an_oversized_function_is_told_what_a_million_runs_would_save(advise, lo
 def test_small_amounts_keep_two_digits_and_large_ones_are_grouped():
     few = Prices(PRICES.per_gb_second, PRICES.per_request, "KRW", 1000)
     advice = Tuner(few, MAX_MB).advise("f", usage(512, 40, duration_ms=1000), "en")
-    assert advice.estimated_savings == "about 0.0073 KRW per 1,000 runs (85.4 %), if they take as long"
+    assert (
+        advice.estimated_savings == "about 0.0073 KRW per 1,000 runs (85.4 %), if the run time stays the same"
+    )
     advice = Tuner(PRICES, MAX_MB).advise("f", usage(512, 40, duration_ms=1_000_000), "en")
     assert advice.estimated_savings is not None
     assert advice.estimated_savings.startswith("about 7,291.68 USD")

@@ -17,7 +17,8 @@ SETTINGS: Final = "dev.env"
 """The name of the file in the state folder of `nanoagent dev`. The file exists while the command runs."""
 
 _ADVICE: Final = (
-    "or run `make dev` in another terminal: without settings, send uses its worker (.nanoagent/dev.env)"
+    "or run `make dev` in another terminal: a command without settings uses the worker of `make dev` "
+    "(.nanoagent/dev.env)"
 )
 DEFAULT: Final = Path(".env")
 """The default file of settings."""
