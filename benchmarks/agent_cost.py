@@ -46,6 +46,7 @@ from benchmarks.timed_broker import JobFailed, TimedBroker, run_all
 from nanoagent.config import Settings
 from nanoagent.container.base import RunningContainer, configuration_of
 from nanoagent.dev.sender import pack
+from nanoagent.host import event_loop
 from nanoagent.model.job import Runtime
 from nanoagent.supervisor import wire
 from nanoagent.telemetry import logs
@@ -444,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with (folder / "agent.log").open("w") as log:
             logs.configure("json", "INFO", stream=log)
             bare_ms = bare_cpu_ms(folder)
-            loads = asyncio.run(measure(options, folder))
+            loads = event_loop.run(measure(options, folder))
     except (JobFailed, TimeoutError):
         print(
             "".join((folder / "agent.log").read_text().splitlines(keepends=True)[-_SHOWN_LINES:]),

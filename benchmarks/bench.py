@@ -40,6 +40,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nanoagent.host import event_loop
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -244,7 +246,7 @@ def main(given: Sequence[str] | None = None) -> int:
     seconds = options.seconds or (_QUICK_S if options.quick else _FULL_S)
     limit_s = _QUICK_LIMIT_S if options.quick else max(_FULL_LIMIT_S, 2 * seconds)
     try:
-        findings, machine = asyncio.run(_interruptible(keys, seconds, limit_s))
+        findings, machine = event_loop.run(_interruptible(keys, seconds, limit_s))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted; all containers, processes and files have been removed", file=sys.stderr)
         return 130

@@ -176,12 +176,13 @@ def run(env_file: EnvFile = Path(".env")) -> None:
     import structlog
 
     from nanoagent import app as process
+    from nanoagent.host import event_loop
     from nanoagent.telemetry import logs
 
     logs.configure(settings.log_format, settings.log_level)
     for warning in _warnings(env_file, settings):
         structlog.get_logger(__name__).warning("setting without effect", reason=warning)
-    asyncio.run(process.serve(settings))
+    event_loop.run(process.serve(settings))
 
 
 @app.command()
