@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-hostile bench-phases libraries check checks format lock images clean
+.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-real bench-hostile bench-phases libraries check checks format lock images clean
 
 BIN := .venv/bin
 # The number of test processes.
@@ -66,6 +66,10 @@ bench: setup  ## compare runs with the bare program, into docs/benchmarks with t
 
 bench-quick: setup  ## the same benchmark in a minute, at most 90 s; the last line is JSON
 	@$(BIN)/python -m benchmarks.bench --quick
+
+bench-real: setup  ## real functions against the bare program, into docs/benchmarks; 10 minutes
+	$(call announce,packages from the registries of pip and npm; use an idle machine)
+	@$(BIN)/python -m benchmarks.real --report docs/benchmarks
 
 bench-hostile: setup  ## the delay of honest jobs by hostile jobs; a minute
 	$(call announce,500 jobs; use an idle machine)

@@ -54,9 +54,8 @@ _FULL_S: Final = 420.0
 _FULL_LIMIT_S: Final = 900.0
 _QUIET_LOAD: Final = 0.7  # load average of the last minute; an install or a build leaves a higher one
 _PROJECT: Final = Path(__file__).resolve().parent.parent
-_RESULTS: Final = (
-    "docs/benchmarks/results.*"  # written by `make bench`, so that they do not make a tree dirty
-)
+# Written by `make bench` and `make bench-real`. They do not make a tree dirty.
+_RESULTS: Final = ("docs/benchmarks/results.*", "docs/benchmarks/real.*")
 _COLOURS: Final = {"met": "green", "missed": "red"}
 
 
@@ -173,7 +172,8 @@ def commit_id(folder: Path = _PROJECT) -> str:
 
     try:
         commit = answer("rev-parse", "HEAD")
-        changed = answer("status", "--porcelain", "--", ":/", f":(top,exclude){_RESULTS}")
+        results = [f":(top,exclude){pattern}" for pattern in _RESULTS]
+        changed = answer("status", "--porcelain", "--", ":/", *results)
     except subprocess.CalledProcessError:
         return "unknown"
     return f"{commit}-dirty" if changed else commit

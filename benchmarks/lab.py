@@ -5,6 +5,7 @@ A resource is created at its first use, and removed when the lab closes, in reve
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -38,25 +39,35 @@ if TYPE_CHECKING:
 BUCKET: Final = "benchmark-code"
 MEMORY_MB: Final = 128  # a job's default
 _PAYLOAD: Final = b'{"name":"benchmark"}'
-_PAYLOAD_FILE: Final = f"{SHARED}/payload.json"
 _REGION: Final = "ap-northeast-2"
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A small program.
+    """A program.
 
     Attributes:
         name: The name of its folder and of its zip.
         runtime: Its language.
         files: Its code, by file name.
         expected: Its output.
+        folders: Folders with more code. A later folder replaces files of an earlier one.
+        payload: Its input, a JSON document.
+        memory_mb: The job's memoryMb.
     """
 
     name: str
     runtime: Runtime
     files: Mapping[str, str]
     expected: str = "hello\n"
+    folders: tuple[Path, ...] = ()
+    payload: bytes = _PAYLOAD
+    memory_mb: int = MEMORY_MB
+
+    @property
+    def payload_file(self) -> str:
+        """The path of its input in the containers of the baselines."""
+        return f"{SHARED}/{self.name}.json"
 
 
 PYTHON: Final = Function("python-hello", Runtime.PYTHON, {"main.py": 'print("hello")\n'})
@@ -103,15 +114,21 @@ class Baselines:
         self._settings = settings
         self._parts = parts
         self._opened = opened
-        self._containers: dict[tuple[Runtime, str, int], BareContainer] = {}
+        self._containers: dict[tuple[Runtime, str, int, Size], BareContainer] = {}
 
-    async def bare(self, runtime: Runtime, number: int = 0) -> BareContainer:
-        """Return a container with the limits of a default job's container. Each `number` has its own."""
+    async def bare(self, runtime: Runtime, number: int = 0, *, memory_mb: int = MEMORY_MB) -> BareContainer:
+        """Return a container with the limits of a job's container.
+
+        Args:
+            runtime: The language.
+            number: Each number has a separate container.
+            memory_mb: The job's memoryMb.
+        """
         settings = self._settings
         size = Size(
-            memory_mb=MEMORY_MB,
-            cpus=settings.cpus_for(MEMORY_MB),
-            most_cpus=settings.most_cpus_for(MEMORY_MB),
+            memory_mb=memory_mb,
+            cpus=settings.cpus_for(memory_mb),
+            most_cpus=settings.most_cpus_for(memory_mb),
         )
         return await self._container(runtime, "run", number, size)
 
@@ -124,7 +141,7 @@ class Baselines:
         return await self._container(runtime, "build", 0, size)
 
     async def _container(self, runtime: Runtime, purpose: str, number: int, size: Size) -> BareContainer:
-        key = (runtime, purpose, number)
+        key = (runtime, purpose, number, size)
         if key not in self._containers:
             making = bare.bare_container(self._parts, runtime, self._settings.image(runtime), size)
             self._containers[key] = await self._opened.enter_async_context(making)
@@ -175,7 +192,6 @@ class Lab:
         self.shared.chmod(0o755)
         self.writable.chmod(0o777)
         self._objects = objects / BUCKET
-        (self.shared / "payload.json").write_bytes(_PAYLOAD)
 
         self._log = self._opened.enter_context((self.scratch / "agent.log").open("w"))
         logs.configure("json", "INFO", stream=self._log)
@@ -296,27 +312,29 @@ class Lab:
         folder = self.shared / "code" / function.name
         if not folder.exists():
             folder.mkdir(parents=True)
+            for more in function.folders:
+                shutil.copytree(more, folder, symlinks=True, dirs_exist_ok=True)
             for name, text in function.files.items():
                 (folder / name).write_text(text)
+            (self.shared / f"{function.name}.json").write_bytes(function.payload)
             self.put_object(f"{function.name}.zip", pack(folder))
         return Call(
             {
                 "functionId": function.name,
                 "runtime": function.runtime,
                 "s3Key": f"{function.name}.zip",
-                "memoryMb": MEMORY_MB,
+                "memoryMb": function.memory_mb,
                 "timeoutMs": 60_000,
-                "input": {"name": "benchmark"},
+                "input": json.loads(function.payload),
             },
             function.expected,
         )
 
     def environment(self, function: Function) -> dict[str, str]:
         """Return the environment variables of a run of the function."""
-        body = (
-            f'{{"requestId":"bench","functionId":"{function.name}","s3Key":"x","input":{_PAYLOAD.decode()}}}'
-        )
-        return environment_of(parse_job(body, self.settings.job_defaults)) | {"PAYLOAD_FILE": _PAYLOAD_FILE}
+        job = {**self.install(function).message, "requestId": "bench"}
+        variables = environment_of(parse_job(json.dumps(job), self.settings.job_defaults))
+        return variables | {"PAYLOAD_FILE": function.payload_file}
 
     async def program(self, function: Function) -> Program:
         """Return the program of the baselines: the interpreter with the script, or the built program."""
@@ -334,7 +352,7 @@ class Lab:
             arguments,
             f"{SHARED}/code/{function.name}",
             self.environment(function),
-            _PAYLOAD_FILE,
+            function.payload_file,
             function.expected,
         )
 

@@ -19,14 +19,16 @@ from benchmarks.timed_broker import JobFailed, TimedBroker
 from redis import asyncio as redis
 
 from nanoagent.container.isolation import HostIsolation
+from nanoagent.jobs.byte_code import ByteCode
 from nanoagent.model.result import Isolation
-from nanoagent.wiring import assembly, containers, services
+from nanoagent.wiring import assembly, containers, runs, services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from nanoagent.broker.base import Broker
     from nanoagent.config import Settings
+    from nanoagent.jobs.byte_code import ByteCodeParts
 
 _JOB_DEADLINE_S: Final = 120.0
 
@@ -51,13 +53,17 @@ class AgentUnderTest:
         worker_id: The ID of its worker.
         broker: Its queue.
         store: The Redis with its results.
+        compilers: The objects of the agent that compile Python code in the background.
 
     Attributes:
         levels: The isolation levels of all checked results.
     """
 
-    def __init__(self, worker_id: str, broker: TimedBroker, store: redis.Redis) -> None:
+    def __init__(
+        self, worker_id: str, broker: TimedBroker, store: redis.Redis, compilers: Sequence[ByteCode] = ()
+    ) -> None:
         self.worker_id = worker_id
+        self._compilers = compilers
         self._broker = broker
         self._store = store
         self._count = 0
@@ -83,6 +89,11 @@ class AgentUnderTest:
         async with asyncio.timeout(_JOB_DEADLINE_S):
             await asyncio.gather(*[await self.send(call) for _ in range(count)])
         return time.perf_counter() - begun
+
+    async def compiled(self) -> None:
+        """Wait until no compilation of Python code is under way."""
+        for compiler in self._compilers:
+            await compiler.settled()
 
     async def results(self) -> list[dict[str, Any]]:
         """Check and return the stored results of all jobs that were settled since the last call.
@@ -132,18 +143,25 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
     async def no_sandbox(*_: object, **__: object) -> HostIsolation:
         return HostIsolation(Isolation.SHARED, reason="the benchmark compares it with a sandbox")
 
+    compilers: list[ByteCode] = []
+
+    def recorded(parts: ByteCodeParts) -> ByteCode:
+        compilers.append(ByteCode(parts))
+        return compilers[-1]
+
     async with AsyncExitStack() as opened:
         store = redis.Redis(host=settings.redis_host, port=settings.redis_port, db=settings.redis_db)
         opened.push_async_callback(store.aclose)
         with ExitStack() as patched:
             patched.enter_context(mock.patch.object(services, "open_broker", this_broker))
             patched.enter_context(mock.patch.object(assembly, "wait_until_ready", skip_checks))
+            patched.enter_context(mock.patch.object(runs, "ByteCode", recorded))
             if shared:
                 patched.enter_context(mock.patch.object(containers, "probe", no_sandbox))
             worker = await assembly.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
-            yield AgentUnderTest(settings.worker_id, broker, store)
+            yield AgentUnderTest(settings.worker_id, broker, store, compilers)
         finally:
             worker.stop()
             await broker.close()

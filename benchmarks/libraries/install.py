@@ -41,11 +41,24 @@ def pack(library: Library, folder: Path) -> Path:
     """
     tree = folder / "tree"
     tree.mkdir(parents=True)
-    _INSTALLERS[library.runtime](library, tree)
+    fetch(library, tree)
     (tree / RECIPES[library.runtime].entry).write_text(library.program)
     archive = folder / "code.zip"
     _run("zip", "--quiet", "--recurse-paths", "--symlinks", str(archive), ".", cwd=tree)
     return archive
+
+
+def fetch(library: Library, tree: Path) -> None:
+    """Fetch the library's packages.
+
+    Args:
+        library: The library.
+        tree: An empty folder for the packages.
+
+    Raises:
+        InstallError: A tool is missing or failed.
+    """
+    _INSTALLERS[library.runtime](library, tree)
 
 
 def _install_python(library: Library, tree: Path) -> None:

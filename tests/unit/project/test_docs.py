@@ -33,7 +33,8 @@ DOCUMENTS: Final = sorted(
     str(path.relative_to(ROOT))
     for path in chain(ROOT.glob("*.md"), (ROOT / "docs").rglob("*.md"), (ROOT / "deploy").rglob("*.md"))
 )
-WRAPPED: Final = [name for name in DOCUMENTS if name not in {"CHANGELOG.md", "docs/benchmarks/results.md"}]
+GENERATED: Final = {"docs/benchmarks/results.md", "docs/benchmarks/real.md"}
+WRAPPED: Final = [name for name in DOCUMENTS if name not in GENERATED | {"CHANGELOG.md"}]
 RECORDS: Final = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
 
 FENCE: Final = re.compile(r"^```.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
