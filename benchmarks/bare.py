@@ -17,7 +17,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import aiodocker
 
@@ -39,6 +39,9 @@ _RUN_TIMEOUT_S: Final = 300.0
 _UID: Final = 1_999_999_999  # above the user IDs of agents' containers
 _TMPFS: Final = "rw,exec,nosuid,nodev,size=1g,mode=1777"
 _HELPER: Final = Path(__file__).with_name("bare.c")
+
+
+Network = Literal["none", "host"]
 
 
 class BaselineError(Exception):
@@ -94,11 +97,13 @@ class Size:
         memory_mb: The memory, MiB.
         cpus: The CPUs while other containers use theirs.
         most_cpus: The CPUs while others are free.
+        network: `none`, or `host` for a program that calls a server of the benchmark.
     """
 
     memory_mb: int
     cpus: float
     most_cpus: float
+    network: Network = "none"
 
 
 @dataclass(eq=False, slots=True)
@@ -264,6 +269,9 @@ def _body(parts: BareParts, runtime: Runtime, image: str, size: Size, name: str)
     # These replace the agent's labels: an agent removes the containers of dead workers at its start.
     body["Labels"] = {LABEL: parts.label}
     host = body["HostConfig"]
+    if size.network == "host":
+        del body["NetworkDisabled"], body["Hostname"]
+        host["NetworkMode"] = "host"
     host["CpuQuota"] = int(size.most_cpus * host["CpuPeriod"])
     host["AutoRemove"] = True
     host["Mounts"] = [
@@ -291,19 +299,21 @@ async def remove_all(docker: aiodocker.Docker, label: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DockerRun:
-    """`docker run --rm --network none` on the command line.
+    """`docker run --rm` on the command line.
 
     Attributes:
         image: The image.
         shared: The folder that is mounted at /bench.
         writable: The folder that is mounted at /out.
         label: The label of the benchmark.
+        network: As for `Size`.
     """
 
     image: str
     shared: Path
     writable: Path
     label: str
+    network: Network = "none"
 
     async def run(self, program: Program) -> float:
         """Start the program, and return the time until the command has ended, ms.
@@ -333,7 +343,8 @@ class DockerRun:
     def _command(self, program: Program) -> Sequence[str]:
         variables = [f"--env={name}={value}" for name, value in program.environment.items()]
         return [
-            *("docker", "run", "--rm", "--network", "none", "--label", f"{LABEL}={self.label}", *variables),
+            *("docker", "run", "--rm", "--network", self.network, "--label", f"{LABEL}={self.label}"),
+            *variables,
             *("--volume", f"{self.shared}:{SHARED}:ro", "--volume", f"{self.writable}:{WRITABLE}:ro"),
             *("--workdir", program.folder, "--entrypoint", program.arguments[0]),
             *(self.image, *program.arguments[1:]),

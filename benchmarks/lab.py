@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
+    from benchmarks.bare import Network
+
 BUCKET: Final = "benchmark-code"
 MEMORY_MB: Final = 128  # a job's default
 _PAYLOAD: Final = b'{"name":"benchmark"}'
@@ -54,6 +56,8 @@ class Function:
         folders: Folders with more code. A later folder replaces files of an earlier one.
         payload: Its input, a JSON document.
         memory_mb: The job's memoryMb.
+        calls_model: Whether it calls a model server. The baselines call it directly, the agent's runs through
+            the gateway.
     """
 
     name: str
@@ -63,6 +67,12 @@ class Function:
     folders: tuple[Path, ...] = ()
     payload: bytes = _PAYLOAD
     memory_mb: int = MEMORY_MB
+    calls_model: bool = False
+
+    @property
+    def network(self) -> Network:
+        """The network of the containers of the baselines."""
+        return "host" if self.calls_model else "none"
 
     @property
     def payload_file(self) -> str:
@@ -116,21 +126,22 @@ class Baselines:
         self._opened = opened
         self._containers: dict[tuple[Runtime, str, int, Size], BareContainer] = {}
 
-    async def bare(self, runtime: Runtime, number: int = 0, *, memory_mb: int = MEMORY_MB) -> BareContainer:
-        """Return a container with the limits of a job's container.
+    async def bare(self, runtime: Runtime, number: int = 0) -> BareContainer:
+        """Return a container with the limits of a default job's container. Each `number` has its own."""
+        return await self._container(runtime, "run", number, self._size(MEMORY_MB))
 
-        Args:
-            runtime: The language.
-            number: Each number has a separate container.
-            memory_mb: The job's memoryMb.
-        """
+    async def bare_for(self, function: Function) -> BareContainer:
+        """Return a container with the limits of the container of a function's job."""
+        size = replace(self._size(function.memory_mb), network=function.network)
+        return await self._container(function.runtime, "run", 0, size)
+
+    def _size(self, memory_mb: int) -> Size:
         settings = self._settings
-        size = Size(
+        return Size(
             memory_mb=memory_mb,
             cpus=settings.cpus_for(memory_mb),
             most_cpus=settings.most_cpus_for(memory_mb),
         )
-        return await self._container(runtime, "run", number, size)
 
     async def builder(self, runtime: Runtime) -> BareContainer:
         """Return a container with the CPUs of a build's container, and memory for a build without a cache."""
@@ -147,14 +158,17 @@ class Baselines:
             self._containers[key] = await self._opened.enter_async_context(making)
         return self._containers[key]
 
-    def docker_run(self, runtime: Runtime) -> DockerRun:
+    def docker_run(self, runtime: Runtime, network: Network = "none") -> DockerRun:
         """Return `docker run` with the image of a runtime."""
         parts = self._parts
-        return DockerRun(self._settings.image(runtime), parts.shared, parts.writable, parts.label)
+        return DockerRun(self._settings.image(runtime), parts.shared, parts.writable, parts.label, network)
 
 
 class Lab:
     """The shared resources; an asynchronous context manager.
+
+    Args:
+        has_model_server: Whether the agent has a model server, a stub.
 
     Attributes:
         label: A random text in the names of all containers of this lab.
@@ -163,8 +177,10 @@ class Lab:
         baselines: The containers of the baselines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_model_server: bool = False) -> None:
         self._opened = AsyncExitStack()
+        self._has_model_server = has_model_server
+        self._model_server: str | None = None
         self._agent: AgentUnderTest | None = None
         self.label = secrets.token_hex(4)
         self.has_docker_command = shutil.which("docker") is not None
@@ -197,6 +213,8 @@ class Lab:
         logs.configure("json", "INFO", stream=self._log)
         self._redis_port = await self._opened.enter_async_context(services.redis_server(self.scratch))
         self._point_aws_at(await self._opened.enter_async_context(services.object_stub(objects)))
+        if self._has_model_server:
+            self._model_server = await self._opened.enter_async_context(services.stub_model_server())
         self.docker = aiodocker.Docker()
         self._opened.push_async_callback(self.docker.close)
         self._opened.push_async_callback(bare.remove_all, self.docker, self.label)
@@ -245,6 +263,7 @@ class Lab:
             "selftest_interval_seconds": 0,
             "cloudwatch_enabled": False,
             "drain_seconds": 5,
+            "ai_endpoint": self._model_server,
             "function_max_share": 1,  # only one function uses the worker
         }
         return Settings(_env_file=None, **(fields | changes))  # type: ignore[call-arg]
@@ -334,6 +353,8 @@ class Lab:
         """Return the environment variables of a run of the function."""
         job = {**self.install(function).message, "requestId": "bench"}
         variables = environment_of(parse_job(json.dumps(job), self.settings.job_defaults))
+        if self._model_server is not None:
+            variables["AI_ENDPOINT"] = self._model_server
         return variables | {"PAYLOAD_FILE": function.payload_file}
 
     async def program(self, function: Function) -> Program:

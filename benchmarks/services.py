@@ -1,4 +1,4 @@
-"""The services of the agent under test: a real Redis, and a stub of S3. Both are child processes."""
+"""The services of the agent under test, as child processes: a real Redis, and stubs of S3 and of models."""
 
 from __future__ import annotations
 
@@ -74,11 +74,28 @@ async def object_stub(folder: Path) -> AsyncIterator[str]:
     Raises:
         ServiceError: The stub did not start.
     """
+    async with _stub("the stub of S3", "benchmarks.object_stub", str(folder)) as port:
+        yield f"http://{HOST}:{int(port)}"
+
+
+@asynccontextmanager
+async def stub_model_server() -> AsyncIterator[str]:
+    """Run the stub model server; yield its URL.
+
+    Raises:
+        ServiceError: The server did not start.
+    """
+    async with _stub("the stub model server", "nanoagent.dev.stub_model_server", "--port", "0") as url:
+        yield url
+
+
+@asynccontextmanager
+async def _stub(name: str, *arguments: str) -> AsyncIterator[str]:
+    """Run a Python module; yield the first line of its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "benchmarks.object_stub",
-        str(folder),
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -89,10 +106,10 @@ async def object_stub(folder: Path) -> AsyncIterator[str]:
             async with asyncio.timeout(_START_DEADLINE_S):
                 line = await process.stdout.readline()
         except TimeoutError as exc:
-            raise ServiceError("the stub of S3 did not start") from exc
+            raise ServiceError(f"{name} did not start") from exc
         if not line.strip():
-            raise ServiceError("the stub of S3 ended at its start; its output is above")
-        yield f"http://{HOST}:{int(line)}"
+            raise ServiceError(f"{name} ended at its start; its output is above")
+        yield line.decode().strip()
     finally:
         await _end(process)
 

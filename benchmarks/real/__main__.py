@@ -69,7 +69,7 @@ async def measure_all(chosen: Sequence[RealFunction], seconds: float) -> tuple[S
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     found, load = Summary(), os.getloadavg()[0]
-    async with Lab() as lab:
+    async with Lab(has_model_server=True) as lab:
         for number, function in enumerate(chosen, 1):
             begun = time.monotonic()
             try:

@@ -90,6 +90,7 @@ def lab_function(function: RealFunction) -> Function:
         folders=(function.code,) if packages is None else (packages, function.code),
         payload=function.payload,
         memory_mb=function.memory_mb,
+        calls_model=function.calls_model,
     )
 
 
@@ -119,7 +120,7 @@ async def measure(lab: Lab, function: RealFunction, seconds: float) -> Row:
     installed = await asyncio.to_thread(lab_function, function)
     agent, call = await lab.agent(), lab.install(installed)
     program = await lab.program(installed)
-    container = await lab.baselines.bare(function.runtime, memory_mb=function.memory_mb)
+    container = await lab.baselines.bare_for(installed)
     arms: list[Started] = [bare_arm(container, program)]
     if function.runtime is Runtime.PYTHON:
         compiled = await asyncio.to_thread(compiled_program, lab, installed, program)
@@ -130,7 +131,7 @@ async def measure(lab: Lab, function: RealFunction, seconds: float) -> Row:
     await reach_steady_state(agent, call, pause_s)
     series = [Series(Ours(agent, call, _OURS), _SAMPLES), *(Series(arm, _SAMPLES) for arm in arms)]
     if lab.has_docker_command:
-        run = run_arm(lab.baselines.docker_run(function.runtime), program)
+        run = run_arm(lab.baselines.docker_run(function.runtime, installed.network), program)
         series.append(Series(run, 1, _RARE))
     samples = await interleave(series, Budget(time.monotonic() + seconds), pause_s=pause_s)
     mine = samples[_OURS]

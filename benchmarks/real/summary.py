@@ -143,7 +143,10 @@ random order, in one run, and each output was checked. Absolute times are valid 
 * bare: a small static helper starts and times the program in a container with the same image, limits, input
   and code. Its code is read-only, as in the worker, so Python compiles the modules in each run.
 * compiled: the same for Python, but the modules of the program are compiled already.
-* run: `docker run --rm --network none`, without limits.""".splitlines()
+* run: `docker run --rm --network none`, without limits.
+
+A function that calls a model does so through the gateway if hot, and else directly, in the network of the
+host.""".splitlines()
 
 
 def as_markdown(summary: Summary, about: Mapping[str, str], machine: Mapping[str, Any]) -> str:
