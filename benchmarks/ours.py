@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
@@ -24,11 +24,11 @@ from nanoagent.model.result import Isolation
 from nanoagent.wiring import assembly, containers, runs, services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
 
     from nanoagent.broker.base import Broker
     from nanoagent.config import Settings
-    from nanoagent.jobs.byte_code import ByteCodeParts
+    from nanoagent.jobs.byte_code import ByteCodeParts, Compilation
 
 _JOB_DEADLINE_S: Final = 120.0
 
@@ -46,6 +46,31 @@ class Call:
     expected: str
 
 
+class Compilations:
+    """Records the compilations of Python code in the background."""
+
+    def __init__(self) -> None:
+        self._compilers: list[ByteCode] = []
+        self._ended: list[Compilation] = []
+
+    def make(self, parts: ByteCodeParts) -> ByteCode:
+        """Make the agent's compiler, and record how its compilations end."""
+
+        def observe(ended: Compilation) -> None:
+            self._ended.append(ended)
+            parts.observe(ended)
+
+        self._compilers.append(ByteCode(replace(parts, observe=observe)))
+        return self._compilers[-1]
+
+    async def settled(self) -> Compilation | None:
+        """Wait as `AgentUnderTest.compiled` does, and return the same."""
+        for compiler in self._compilers:
+            await compiler.settled()
+        ended, self._ended = self._ended, []
+        return ended[-1] if ended else None
+
+
 class AgentUnderTest:
     """A running agent; `agent_under_test` makes it.
 
@@ -53,17 +78,21 @@ class AgentUnderTest:
         worker_id: The ID of its worker.
         broker: Its queue.
         store: The Redis with its results.
-        compilers: The objects of the agent that compile Python code in the background.
+        compilations: The compilations of Python code in the background.
 
     Attributes:
         levels: The isolation levels of all checked results.
     """
 
     def __init__(
-        self, worker_id: str, broker: TimedBroker, store: redis.Redis, compilers: Sequence[ByteCode] = ()
+        self,
+        worker_id: str,
+        broker: TimedBroker,
+        store: redis.Redis,
+        compilations: Compilations | None = None,
     ) -> None:
         self.worker_id = worker_id
-        self._compilers = compilers
+        self._compilations = compilations or Compilations()
         self._broker = broker
         self._store = store
         self._count = 0
@@ -90,10 +119,13 @@ class AgentUnderTest:
             await asyncio.gather(*[await self.send(call) for _ in range(count)])
         return time.perf_counter() - begun
 
-    async def compiled(self) -> None:
-        """Wait until no compilation of Python code is under way."""
-        for compiler in self._compilers:
-            await compiler.settled()
+    async def compiled(self) -> Compilation | None:
+        """Wait until no compilation of Python code is under way.
+
+        Returns:
+            How the last compilation since the last call has ended; None if there was none.
+        """
+        return await self._compilations.settled()
 
     async def results(self) -> list[dict[str, Any]]:
         """Check and return the stored results of all jobs that were settled since the last call.
@@ -143,11 +175,7 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
     async def no_sandbox(*_: object, **__: object) -> HostIsolation:
         return HostIsolation(Isolation.SHARED, reason="the benchmark compares it with a sandbox")
 
-    compilers: list[ByteCode] = []
-
-    def recorded(parts: ByteCodeParts) -> ByteCode:
-        compilers.append(ByteCode(parts))
-        return compilers[-1]
+    compilations = Compilations()
 
     async with AsyncExitStack() as opened:
         store = redis.Redis(host=settings.redis_host, port=settings.redis_port, db=settings.redis_db)
@@ -155,13 +183,13 @@ async def agent_under_test(settings: Settings, *, shared: bool = False) -> Async
         with ExitStack() as patched:
             patched.enter_context(mock.patch.object(services, "open_broker", this_broker))
             patched.enter_context(mock.patch.object(assembly, "wait_until_ready", skip_checks))
-            patched.enter_context(mock.patch.object(runs, "ByteCode", recorded))
+            patched.enter_context(mock.patch.object(runs, "ByteCode", compilations.make))
             if shared:
                 patched.enter_context(mock.patch.object(containers, "probe", no_sandbox))
             worker = await assembly.assemble(settings, opened)
         working = asyncio.create_task(worker.run())
         try:
-            yield AgentUnderTest(settings.worker_id, broker, store, compilers)
+            yield AgentUnderTest(settings.worker_id, broker, store, compilations)
         finally:
             worker.stop()
             await broker.close()

@@ -94,7 +94,7 @@ def show(found: Summary, machine: dict[str, Any], console: Console) -> None:
     for *cells, verdict in summaries.function_rows(found):
         table.add_row(*map(escape, cells), f"[red]{escape(verdict)}[/]" if verdict else "")
     console.print(table)
-    for line in (*summaries.goal_lines(found), *found.notes):
+    for line in (*summaries.goal_lines(found), *found.remarks()):
         console.print(escape(line))
 
 

@@ -17,6 +17,7 @@ from benchmarks.real.vendor import packages_of
 from benchmarks.schedule import Budget, Series, interleave
 from benchmarks.stats import ratio_of_medians
 
+from nanoagent.jobs.byte_code import Compilation
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _PAUSE_S: Final = {Runtime.NODEJS: 0.15}
 _DEFAULT_PAUSE_S: Final = 0.03
 _SAMPLES: Final = 3
 _RARE: Final = 3  # `docker run` is sampled in every third round
-_COMPILATIONS: Final = 3  # a compilation is given up if a job needs its room, so more than one may be needed
+_COMPILATIONS: Final = 3
+_POSTPONED: Final = {Compilation.NO_ROOM, Compilation.CANCELLED}  # a later run starts another one
 _BLOCK: Final = 3
 _MOST_WARM_UPS: Final = 30
 _FASTER: Final = 0.9
@@ -56,16 +58,22 @@ def is_steady(times_ms: Sequence[float]) -> bool:
     return statistics.median(last) > _FASTER * statistics.median(before)
 
 
-async def reach_steady_state(agent: AgentUnderTest, call: Call, pause_s: float) -> None:
+async def reach_steady_state(agent: AgentUnderTest, call: Call, pause_s: float) -> bool:
     """Run a function until it is hot, its byte code is compiled, and its runs get no faster.
+
+    Returns:
+        Whether the worker has compiled its code. True if there was nothing to compile.
 
     Raises:
         JobFailed: A run failed, or printed another text.
         NeverHot: The last run was not a hot start.
     """
+    ended = None
     for _ in range(_COMPILATIONS):
         await agent.run(call)
-        await agent.compiled()
+        ended = await agent.compiled()
+        if ended not in _POSTPONED:
+            break
     times_ms: list[float] = []
     while not is_steady(times_ms) and len(times_ms) < _MOST_WARM_UPS:
         await asyncio.sleep(pause_s)
@@ -73,6 +81,7 @@ async def reach_steady_state(agent: AgentUnderTest, call: Call, pause_s: float) 
     last = (await agent.results())[-1]
     if last["start"] != "hot":
         raise NeverHot(f"the last of {len(times_ms)} runs was a {last['start']} start")
+    return ended in {None, Compilation.COMPILED, Compilation.NOTHING}
 
 
 def lab_function(function: RealFunction) -> Function:
@@ -128,7 +137,7 @@ async def measure(lab: Lab, function: RealFunction, seconds: float) -> Row:
     for arm in arms:
         for _ in range(2):
             await arm.sample()
-    await reach_steady_state(agent, call, pause_s)
+    is_compiled = await reach_steady_state(agent, call, pause_s)
     series = [Series(Ours(agent, call, _OURS), _SAMPLES), *(Series(arm, _SAMPLES) for arm in arms)]
     if lab.has_docker_command:
         run = run_arm(lab.baselines.docker_run(function.runtime, installed.network), program)
@@ -141,4 +150,5 @@ async def measure(lab: Lab, function: RealFunction, seconds: float) -> Row:
         vs_bare=ratio_of_medians(mine, samples["bare"]),
         vs_compiled=ratio_of_medians(mine, samples[_COMPILED]) if samples.get(_COMPILED) else None,
         vs_run=ratio_of_medians(mine, samples["run"]) if samples.get("run") else None,
+        is_compiled=is_compiled,
     )

@@ -37,6 +37,7 @@ class Row:
         vs_bare: The ratio of both.
         vs_compiled: The same if the modules of the bare program are compiled; None for other languages.
         vs_run: The ratio to `docker run`; None without the command docker.
+        is_compiled: Whether the worker had compiled the function's code, if it is in Python.
     """
 
     hot_ms: float
@@ -44,6 +45,7 @@ class Row:
     vs_bare: Ratio
     vs_compiled: Ratio | None
     vs_run: Ratio | None
+    is_compiled: bool = True
 
     @property
     def verdict(self) -> str:
@@ -73,6 +75,13 @@ class Summary:
             "median_vs_bare": statistics.median(ratios) if ratios else None,
             "max_vs_bare": max(ratios, default=None),
         }
+
+    def remarks(self) -> list[str]:
+        """Return the notes, and which functions have not reached their steady state."""
+        names = ", ".join(sorted(name for name, row in self.rows.items() if not row.is_compiled))
+        return (
+            [*self.notes, f"not compiled, so their hot runs are too slow: {names}"] if names else self.notes
+        )
 
     @property
     def above(self) -> list[str]:
@@ -171,6 +180,6 @@ def as_markdown(summary: Summary, about: Mapping[str, str], machine: Mapping[str
     lines += ["", "## Goals", "", *(f"* {line}" for line in goal_lines(summary))]
     lines += ["", "## Figures", "", *table(HEADINGS, function_rows(summary))]
     lines += ["", "## Functions", "", *table(("function", "what it does"), [(n, about[n]) for n in names])]
-    if summary.notes:
-        lines += ["", "## Notes", "", *(f"* {note}" for note in summary.notes)]
+    if summary.remarks():
+        lines += ["", "## Notes", "", *(f"* {note}" for note in summary.remarks())]
     return "\n".join(lines) + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from benchmarks.libraries import install
@@ -13,10 +14,11 @@ from benchmarks.real import __main__ as command
 from benchmarks.real import summary as summaries
 from benchmarks.real import vendor
 from benchmarks.real.catalogue import FOLDER, RealFunction, functions
-from benchmarks.real.measure import is_steady
+from benchmarks.real.measure import NeverHot, is_steady, reach_steady_state
 from benchmarks.real.summary import Row, Summary
 from benchmarks.stats import Ratio
 
+from nanoagent.jobs.byte_code import Compilation
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 
@@ -135,6 +137,56 @@ def test_times_are_steady_once_they_stop_falling(times_ms: list[float], expected
     assert is_steady(times_ms) is expected
 
 
+class StubAgent:
+    """An agent whose compilations end as given, one after each of the first runs."""
+
+    def __init__(self, *ended: Compilation | None, start: str = "hot") -> None:
+        self._ended = list(ended)
+        self._start = start
+        self.runs = 0
+        self.runs_before_steady = 0
+
+    async def run(self, _call: object) -> float:
+        self.runs += 1
+        return 5.0
+
+    async def compiled(self) -> Compilation | None:
+        self.runs_before_steady = self.runs
+        return self._ended.pop(0)
+
+    async def results(self) -> list[dict[str, str]]:
+        return [{"start": "warm"}] * (self.runs - 1) + [{"start": self._start}]
+
+
+@pytest.mark.parametrize(
+    ("ended", "runs", "expected"),
+    [
+        ([None], 1, True),
+        ([Compilation.COMPILED], 1, True),
+        ([Compilation.NO_ROOM, Compilation.CANCELLED, Compilation.COMPILED], 3, True),
+        ([Compilation.NO_ROOM, Compilation.NOTHING], 2, True),
+        ([Compilation.NO_ROOM] * 3, 3, False),
+        ([Compilation.FAILED], 1, False),
+    ],
+    ids=str,
+)
+async def test_a_function_runs_until_its_code_is_compiled(
+    ended: list[Compilation | None],
+    runs: int,
+    expected: bool,  # noqa: FBT001 - a case
+):
+    agent = StubAgent(*ended)
+    assert await reach_steady_state(cast("Any", agent), cast("Any", None), 0) is expected
+    assert agent.runs_before_steady == runs
+    assert agent.runs == runs + 6
+
+
+async def test_a_function_that_does_not_become_hot_is_an_error():
+    agent = StubAgent(None, start="warm")
+    with pytest.raises(NeverHot, match="warm start"):
+        await reach_steady_state(cast("Any", agent), cast("Any", None), 0)
+
+
 # --- the summary
 
 
@@ -182,6 +234,15 @@ def test_the_page_names_the_goals_and_every_function():
     assert "| a | adds |" in page
     assert "not run" not in page
     assert "* the machine was busy" in page
+
+
+def test_functions_that_were_not_compiled_are_named():
+    slow = replace(row(0.5), is_compiled=False)
+    assert Summary({"a": row(0.1)}).remarks() == []
+    assert Summary({"a": row(0.1), "b": slow}, notes=["busy"]).remarks() == [
+        "busy",
+        "not compiled, so their hot runs are too slow: b",
+    ]
 
 
 # --- the command
