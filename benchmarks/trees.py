@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 from benchmarks.lab import MEMORY_MB, Lab
-from benchmarks.ours import Call, JobFailed
+from benchmarks.ours import Call
+from benchmarks.timed_broker import JobFailed
 
 from nanoagent.code import archive, code_cache, disk_entries, imports
 from nanoagent.container import work_directory
