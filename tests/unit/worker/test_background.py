@@ -20,12 +20,15 @@ import nanoagent
 from nanoagent import app
 from nanoagent.aws.interruption import InterruptionNotice
 from nanoagent.broker.sqs import SqsBroker
+from nanoagent.code.code_cache import CodeTree
 from nanoagent.common.backoff import Backoff
 from nanoagent.container import engine_watch, retirement
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
 from nanoagent.container.pool import Pool
 from nanoagent.host import untrusted_fds
 from nanoagent.host.background import KINDS, Background, TaskName, next_pause_s
+from nanoagent.jobs.admission import Admission
+from nanoagent.jobs.byte_code import ByteCode, ByteCodeParts, Compilation
 from nanoagent.model.job import Runtime
 from nanoagent.results.base import Claim
 from nanoagent.results.cancellations import RedisCancellations
@@ -43,11 +46,13 @@ from nanoagent.wiring import interruption
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.agents.worker_rig import Rig
 from support.doubles.fake_driver import FakeDriver, fake_policy
-from support.doubles.fakes import DEADLINE_S, message
+from support.doubles.fakes import DEADLINE_S, make_settings, message
 from support.sandboxes.containers import worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from nanoagent.code.byte_code_cache import ByteCodeCache
 
 SOURCES: Final = Path(nanoagent.__file__).parent
 HOUR_S: Final = 3600.0
@@ -279,6 +284,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("broker/sqs_deletions.py", "Deletions.add"): "one timer for one batch; the next batch sets another",
     ("code/fresh_trees.py", "FreshTrees.remember"): "one timer for one entry",
     ("code/single_flight.py", "SingleFlight._start"): "one fetch, awaited by all that want it",
+    ("code/unpacking.py", "_for_each"): "threads that unpack one archive, joined there",
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",
     ("dev/develop.py", "run"): "no part of a worker",
@@ -704,6 +710,35 @@ async def cloudwatch(fault: Fault) -> None:
             await sent.wait()
 
 
+async def byte_code_compilation(fault: Fault) -> None:
+    class Cache:
+        async def pin_code(self, _digest: str) -> None:
+            """Answer that the tree was evicted."""
+
+    outcomes: list[Compilation] = []
+    now_s = 0.0
+    settings = make_settings()
+    parts = ByteCodeParts(
+        settings=settings,
+        cache=cast("ByteCodeCache", Cache()),
+        admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
+        pool=cast("Pool", None),
+        staging=fault.folder,
+        background=fault.background,
+        observe=outcomes.append,
+        delay_s=0,
+        clock=lambda: now_s,
+    )
+    byte_code = ByteCode(parts)
+    fault.once(byte_code, "_compile_pinned")
+    tree = CodeTree("digest", fault.folder, 1, 1)
+    for _ in range(2):
+        byte_code.compile_later(tree)
+        await byte_code.settled()
+        now_s += 3600  # a failed compilation is not repeated at once
+    assert outcomes == [Compilation.FAILED, Compilation.NO_ROOM]
+
+
 async def self_test(fault: Fault) -> None:
     tested: Counter[Runtime] = Counter()
 
@@ -785,6 +820,7 @@ RECOVERIES: Final[dict[TaskName, Callable[[Fault], Awaitable[None]]]] = {
     TaskName.CONTAINER_CREATION: container_creation,
     TaskName.CONTAINER_REMOVAL: container_removal,
     TaskName.CLOUDWATCH: cloudwatch,
+    TaskName.BYTE_CODE_COMPILATION: byte_code_compilation,
     TaskName.SELF_TEST: self_test,
     TaskName.INTERRUPTION_NOTICES: interruption_notices,
     TaskName.WATCHDOG: watchdog,
