@@ -30,7 +30,8 @@ int descriptors_send(int to, const void *bytes, size_t length, const int *descri
     return sendmsg(to, &message, flags | MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
-ssize_t descriptors_receive(int from, void *bytes, size_t length, int *descriptors, size_t room, size_t *count)
+ssize_t descriptors_receive(int from, void *bytes, size_t length, int *descriptors, size_t room, size_t *count,
+                            int flags)
 {
     union control control;
     struct iovec part = {bytes, length};
@@ -40,7 +41,7 @@ ssize_t descriptors_receive(int from, void *bytes, size_t length, int *descripto
         /* CMSG_LEN, because the padding of CMSG_SPACE would have room for one descriptor more. */
         message = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
                                   .msg_controllen = CMSG_LEN(room * sizeof *descriptors)};
-        got = recvmsg(from, &message, MSG_CMSG_CLOEXEC);
+        got = recvmsg(from, &message, flags | MSG_CMSG_CLOEXEC);
     } while (got < 0 && errno == EINTR);
     *count = 0;
     struct cmsghdr *header = got < 0 ? NULL : CMSG_FIRSTHDR(&message);

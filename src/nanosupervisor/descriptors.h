@@ -13,7 +13,8 @@ int descriptors_send(int to, const void *bytes, size_t length, const int *descri
 
 /* Receive one message of at most `length` bytes; the result is that of recvmsg(2). Up to `room`
  * descriptors arrive close-on-exec, and `count` is set to their number. If the message has more
- * descriptors, all of them are closed. */
-ssize_t descriptors_receive(int from, void *bytes, size_t length, int *descriptors, size_t room, size_t *count);
+ * descriptors, all of them are closed. The flags are those of recvmsg(2); MSG_CMSG_CLOEXEC is added. */
+ssize_t descriptors_receive(int from, void *bytes, size_t length, int *descriptors, size_t room, size_t *count,
+                            int flags);
 
 #endif

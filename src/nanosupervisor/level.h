@@ -7,6 +7,7 @@
 #include "sandbox_mounts.h"
 #include "wire.h"
 
+#include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -26,6 +27,9 @@ struct new_code {
     size_t modules_length;
 };
 
+/* The number of descriptors that watch() writes at most. */
+#define LEVEL_EVENTS 8
+
 /* The operations of a level. The supervisor serves one run at a time. */
 struct level {
     uint8_t number; /* LEVEL_… in wire.h */
@@ -38,10 +42,11 @@ struct level {
     /* Start the run's program; return 0 or an errno. It calls run_note_start(), run_write_payload() and
      * run_open_streams(). */
     uint32_t (*start)(struct run *run);
-    /* The descriptor that becomes readable when the program may have ended. */
-    int (*end_fd)(void);
-    /* Call run_note_end() if the program has ended. */
-    void (*check_end)(struct run *run);
+    /* Write the descriptors to `events` that become readable when serve() must be called. Return their number. */
+    size_t (*watch)(struct pollfd events[LEVEL_EVENTS]);
+    /* During a run: call run_note_end() if the program has ended. Between runs, `run` is NULL. At both times: go on
+     * getting ready for the next runs; when ready, send the READY that finish() has left out. */
+    void (*serve)(struct run *run);
     /* A process in the network of the run. */
     pid_t (*network_process)(void);
     /* Send SIGTERM to every process of the run. */
@@ -49,7 +54,7 @@ struct level {
     /* Kill every process of the run, and reap the program. */
     void (*kill_run)(struct run *run);
     /* Remove everything that the run has left, and send DONE. If the request says that another run will
-     * follow, get ready for it and send READY. Called after the report of the run. */
+     * follow, get ready for it and send READY, or leave that to serve(). Called after the report of the run. */
     void (*finish)(const struct run *run);
 };
 

@@ -1,12 +1,12 @@
-/* The sandbox level (level.h): each run has its own sandbox, which is pre-created while no job waits for
- * it.
+/* The sandbox level (level.h): each run has its own sandbox. Sandboxes are pre-created: waiting.h.
  *
- * If a run needs another kind of process than expected, or other limits, the sandbox is replaced before
- * the run. */
+ * If a run needs another kind of process than expected, or other limits, the sandboxes that wait are replaced
+ * before the run. */
 #define _GNU_SOURCE
 #include "level.h"
 #include "interpreter.h"
 #include "sandbox.h"
+#include "waiting.h"
 #include "zygote.h"
 
 #include <errno.h>
@@ -17,10 +17,11 @@
 
 #define LARGE_BYTES (1u << 20) /* a run's files are large if they take more */
 
+_Static_assert(WAITING_EVENTS + 1 <= LEVEL_EVENTS, "watch() has too many descriptors");
+
 /* The worker's configuration, and facts about this image and the code. */
 static struct {
     struct confinement confinement;
-    struct work_limits work;
     char *modules; /* for every zygote of this container */
     size_t modules_length;
     struct interpreter interpreter;
@@ -28,77 +29,37 @@ static struct {
     int zygote_has_code_modules; /* the zygote has imported modules for this code */
 } setup;
 
-/* The sandbox of the current run; between runs, of the next run. */
-static struct {
-    struct sandbox sandbox;
-    struct confinement confinement;
-    enum kind requested; /* wanted kind of process; if the interpreter failed, the process is of KIND_EXEC */
-    int has_code;        /* the code is mounted */
-} current;
+static struct sandbox current; /* of the current run */
+static int owes_ready;         /* the worker waits for READY */
 
 /* ---- creating sandboxes ahead of runs ----------------------------------------------------------------- */
 
-static void discard(void)
-{
-    struct sandbox *sandbox = &current.sandbox;
-    struct zygote_exit ignored;
-    if (!sandbox->init)
-        return;
-    sandbox_kill(sandbox);
-    if (sandbox->zygote_child)
-        zygote_await_exit(sandbox->zygote_child, &ignored);
-    close(sandbox->in);
-    close(sandbox->out);
-    close(sandbox->err);
-    sandbox_close(sandbox);
-}
-
-/* Start the zygote, or start it again. First discard the sandbox, because the old zygote must reap the
- * process that it has forked there. */
+/* Start the zygote, or start it again. First discard the sandboxes, because the old zygote must reap the
+ * processes that it has forked there. */
 static void start_zygote(void)
 {
-    discard();
+    waiting_discard();
     if (setup.interpreter.kind == KIND_ZYGOTE)
         zygote_start(&setup.interpreter, setup.modules, setup.modules_length);
     setup.zygote_has_code_modules = 0;
 }
 
-/* Create the next sandbox. Return 0 if its pre-created process has failed. */
-static int create(const struct interpreter *interpreter, const struct confinement *confinement)
+static struct purpose usual_purpose(void)
 {
-    discard();
-    current.confinement = *confinement;
-    current.has_code = 0;
-    int made = sandbox_open(&current.sandbox, &setup.work, confinement, interpreter);
-    listening_hand_over(&current.sandbox.listening);
-    return made && sandbox_wait_ready(&current.sandbox);
+    return (struct purpose){setup.interpreter.kind, setup.confinement};
 }
 
-static void attach_code(void)
+/* Begin to create sandboxes until `count` exist. */
+static void precreate(size_t count, const struct purpose *purpose)
 {
-    sandbox_attach_code(&current.sandbox);
-    current.has_code = 1;
-}
-
-/* Pre-create a sandbox with a process of that kind. If the interpreter does not start, use a process of
- * KIND_EXEC: programs then start more slowly, but give the same results. */
-static void precreate(enum kind kind, const struct confinement *confinement)
-{
-    current.requested = kind;
-    if (kind == KIND_ZYGOTE && !zygote_is_running())
+    if (purpose->kind == KIND_ZYGOTE && !zygote_is_running())
         start_zygote();
-    if (kind == KIND_ZYGOTE && !zygote_is_running())
-        kind = KIND_EXEC;
-    if ((kind == KIND_EXEC || !create(&setup.interpreter, confinement)) && !create(&no_interpreter, confinement))
-        die("a pre-created process ended");
-    if (setup.has_code)
-        attach_code();
+    waiting_fill(count, purpose);
 }
 
 static void set_up(const struct settings *settings)
 {
     setup.confinement = settings->confinement;
-    setup.work = settings->work;
     setup.modules_length = settings->modules_length;
     setup.modules = malloc(settings->modules_length + 1);
     if (!setup.modules)
@@ -106,11 +67,19 @@ static void set_up(const struct settings *settings)
     memcpy(setup.modules, settings->modules, settings->modules_length);
     interpreter_read(&setup.interpreter);
     sandbox_prepare_supervisor();
+    waiting_set_up(&setup.interpreter, &settings->work);
     start_zygote();
-    precreate(setup.interpreter.kind, &setup.confinement);
+    const struct purpose purpose = usual_purpose();
+    precreate(1, &purpose);
+    waiting_complete();
+    waiting_hand_over();
+    /* The worker need not wait for the second one. A standby process would be replaced when the code arrives,
+     * because the code usually comes with another memory limit. */
+    if (purpose.kind != KIND_STANDBY)
+        precreate(MAX_WAITING, &purpose);
 }
 
-/* Let the zygote import the modules of the code. Return whether a process that was forked earlier is now
+/* Let the zygote import the modules of the code. Return whether processes that were forked earlier are now
  * outdated. */
 static int preload_modules(const struct new_code *code)
 {
@@ -125,16 +94,18 @@ static int preload_modules(const struct new_code *code)
     return 1;
 }
 
+/* Wait for all sandboxes, because the worker then measures the memory of the container (docs/adr/0025). */
 static void take_code(const struct new_code *code)
 {
-    int is_outdated = current.has_code || (code->limits_changed && setup.interpreter.kind == KIND_STANDBY);
+    const struct purpose purpose = usual_purpose();
+    int is_outdated = setup.has_code || (code->limits_changed && purpose.kind == KIND_STANDBY);
     setup.has_code = 1;
-    if (preload_modules(code))
-        is_outdated = 1;
-    if (is_outdated || !current.sandbox.init)
-        precreate(setup.interpreter.kind, &setup.confinement);
-    else
-        attach_code();
+    if (preload_modules(code) || is_outdated)
+        waiting_discard();
+    precreate(MAX_WAITING, &purpose);
+    waiting_attach_code();
+    waiting_complete();
+    waiting_hand_over();
 }
 
 /* ---- starting the program ----------------------------------------------------------------------------- */
@@ -149,27 +120,41 @@ static enum kind kind_for(const struct run *run)
     return fits ? interpreter->kind : KIND_EXEC;
 }
 
-/* Replace the current sandbox if it does not suit the run. That is rare. The worker gets the
- * listening sockets of such a new sandbox too late for the run. This is no problem, because only builds
- * need a replacement, and builds have no network. */
-static void ensure_sandbox(const struct run *run)
+/* A run must not get another sandbox than that whose listening sockets the worker has. This is rare: the kernel has
+ * killed a process that waits. */
+static void die_if_lost(void)
 {
-    struct confinement wanted = {run->request.file_size_bytes, run->request.open_files, 0};
-    if (!current.sandbox.init || current.requested != kind_for(run) ||
-        memcmp(&wanted, &current.confinement, sizeof wanted) != 0)
-        precreate(kind_for(run), &wanted);
-    if (!current.has_code)
-        attach_code();
+    errno = 0;
+    if (waiting_was_lost())
+        die("a pre-created process was killed while it waited");
+}
+
+/* Take the next sandbox. If the sandboxes that wait do not suit the run, replace them. That is rare. The worker gets
+ * the listening sockets of such a new sandbox too late for the run. This is no problem, because only builds
+ * need a replacement, and builds have no network. */
+static void take_sandbox(const struct run *run)
+{
+    const struct purpose wanted = {kind_for(run), {run->request.file_size_bytes, run->request.open_files, 0}};
+    setup.has_code = 1; /* or the working directory is empty */
+    if (!waiting_is_for(&wanted))
+        waiting_discard();
+    waiting_attach_code();
+    die_if_lost();
+    if (!waiting_is_ready()) {
+        precreate(1, &wanted);
+        waiting_complete();
+        waiting_hand_over();
+    }
+    current = waiting_take();
 }
 
 static uint32_t start(struct run *run)
 {
-    ensure_sandbox(run);
-    struct sandbox *sandbox = &current.sandbox;
-    uint32_t error = run_write_payload(run, &sandbox->dirs);
+    take_sandbox(run);
+    uint32_t error = run_write_payload(run, &current.dirs);
     run_note_start(run);
-    run_open_streams(run, sandbox->in, sandbox->out, sandbox->err);
-    if (!error && !sandbox_start(sandbox, &run->job, run->strings))
+    run_open_streams(run, current.in, current.out, current.err);
+    if (!error && !sandbox_start(&current, &run->job, run->strings))
         error = EPIPE;
     return error;
 }
@@ -177,15 +162,17 @@ static uint32_t start(struct run *run)
 /* ---- watching and ending it --------------------------------------------------------------------------- */
 
 /* The parent of the program, the zygote or init, reports its end. */
-static int end_fd(void)
+static size_t watch(struct pollfd events[LEVEL_EVENTS])
 {
-    return current.sandbox.parent == PARENT_ZYGOTE ? zygote_fd() : current.sandbox.control;
+    size_t count = waiting_watch(events);
+    if (current.init)
+        events[count++] =
+            (struct pollfd){current.parent == PARENT_ZYGOTE ? zygote_fd() : current.control, POLLIN, 0};
+    return count;
 }
 
 static void note_zygote_exit(struct run *run, const struct zygote_exit *end)
 {
-    if (end->pid != current.sandbox.zygote_child)
-        return;
     run->report.user_us += end->user_us;
     run->report.system_us += end->system_us;
     run_note_end(run, end->status);
@@ -195,10 +182,10 @@ static void check_end(struct run *run)
 {
     struct zygote_exit end;
     int status;
-    if (current.sandbox.parent == PARENT_INIT) {
-        if (sandbox_program_has_ended(&current.sandbox, &status))
+    if (current.parent == PARENT_INIT) {
+        if (sandbox_program_has_ended(&current, &status))
             run_note_end(run, status);
-    } else if (zygote_take_exit(&end)) {
+    } else if (zygote_take_exit(current.zygote_child, &end)) {
         note_zygote_exit(run, &end);
     } else if (!zygote_is_running()) {
         run->report.flags |= EXIT_ORPHANED; /* the worker finds the reason in the kernel's counters */
@@ -206,36 +193,62 @@ static void check_end(struct run *run)
     }
 }
 
+/* Send READY if the worker waits for it and a run can start. */
+static void send_owed_ready(void)
+{
+    const struct ready_report report = {0};
+    if (!owes_ready || !waiting_is_ready())
+        return;
+    owes_ready = 0;
+    waiting_hand_over();
+    wire_send_ready(&report);
+}
+
+/* Failed sandboxes are replaced between runs only: a run may have used up the memory that they need. */
+static void serve(struct run *run)
+{
+    waiting_advance();
+    if (run) {
+        check_end(run);
+        return;
+    }
+    die_if_lost();
+    if (waiting_has_failed()) {
+        const struct purpose purpose = waiting_purpose();
+        precreate(waiting_count(), &purpose);
+    }
+    send_owed_ready();
+}
+
 static pid_t network_process(void)
 {
-    return current.sandbox.init;
+    return current.init;
 }
 
 static void terminate(void)
 {
-    sandbox_terminate(&current.sandbox);
+    sandbox_terminate(&current);
 }
 
 /* Kill the remaining processes of a run whose program has ended. Return 0 if init must be killed for that. */
 static int kill_others(void)
 {
-    if (current.sandbox.parent == PARENT_INIT)
+    if (current.parent == PARENT_INIT)
         return 1; /* init has killed them before its report */
-    return zygote_is_running() && sandbox_kill_run(&current.sandbox);
+    return zygote_is_running() && sandbox_kill_run(&current);
 }
 
 static void kill_with_init(struct run *run)
 {
-    struct sandbox *sandbox = &current.sandbox;
     struct zygote_exit end;
     int status;
-    sandbox_kill(sandbox);
+    sandbox_kill(&current);
     if (run->ended)
         return;
-    if (sandbox->parent == PARENT_INIT) {
-        run_note_end(run, sandbox_program_has_ended(sandbox, &status) ? status : SIGKILL);
+    if (current.parent == PARENT_INIT) {
+        run_note_end(run, sandbox_program_has_ended(&current, &status) ? status : SIGKILL);
     } else {
-        zygote_await_exit(sandbox->zygote_child, &end);
+        zygote_await_exit(current.zygote_child, &end);
         note_zygote_exit(run, &end);
     }
 }
@@ -246,7 +259,7 @@ static void kill_run(struct run *run)
     if (!run->ended || !kill_others())
         kill_with_init(run);
     if (!run->report.exec_error)
-        run->report.exec_error = sandbox_exec_error(&current.sandbox);
+        run->report.exec_error = sandbox_exec_error(&current);
 }
 
 /* ---- after the report --------------------------------------------------------------------------------- */
@@ -259,24 +272,25 @@ static void remove_sandbox(struct sandbox *sandbox)
     writable_release_in_flight(); /* no run can reach these descriptors, but they keep memory in use */
 }
 
-/* The next run gets a new sandbox and can reach nothing of this run, so DONE is usually sent at once. The kernel
- * then removes the old sandbox while the next one is created. If the run's files are large, the sandbox is removed
+/* The next run gets another sandbox and can reach nothing of this run, so DONE is usually sent at once. The kernel
+ * then removes the old sandbox while a new one is created. If the run's files are large, the sandbox is removed
  * before DONE: otherwise the worker would find the memory of the files still in use. */
 static void finish(const struct run *run)
 {
-    struct sandbox spent = current.sandbox;
+    struct sandbox spent = current;
+    const struct purpose purpose = {setup.interpreter.kind, spent.confinement};
     int is_large = writable_used_bytes(run->dirs) > LARGE_BYTES;
-    current.sandbox.init = 0;
+    current.init = 0;
     if (is_large)
         remove_sandbox(&spent);
     wire_send_done(1);
+    owes_ready = run->request.prepare_next;
+    send_owed_ready();
+    wire_flush();
     if (spent.init)
-        kill(spent.init, SIGKILL);
-    if (run->request.prepare_next) {
-        const struct ready_report report = {0};
-        precreate(setup.interpreter.kind, &current.confinement);
-        wire_send_ready(&report);
-    }
+        sandbox_begin_kill(&spent);
+    if (run->request.prepare_next)
+        precreate(MAX_WAITING, &purpose);
     if (!is_large)
         remove_sandbox(&spent);
 }
@@ -287,8 +301,8 @@ const struct level sandbox_level = {
     .set_up = set_up,
     .take_code = take_code,
     .start = start,
-    .end_fd = end_fd,
-    .check_end = check_end,
+    .watch = watch,
+    .serve = serve,
     .network_process = network_process,
     .terminate = terminate,
     .kill_run = kill_run,

@@ -82,9 +82,10 @@ static uint32_t start(struct run *run)
 
 /* ---- watching and ending it --------------------------------------------------------------------------- */
 
-static int end_fd(void)
+static size_t watch(struct pollfd events[LEVEL_EVENTS])
 {
-    return child_ended;
+    events[0] = (struct pollfd){child_ended, POLLIN, 0};
+    return 1;
 }
 
 static void note_reaped(struct run *run, pid_t pid, int status)
@@ -95,8 +96,9 @@ static void note_reaped(struct run *run, pid_t pid, int status)
     }
 }
 
-/* Reap all children that have ended. Orphans of the run are also children of the supervisor. */
-static void check_end(struct run *run)
+/* Reap all children that have ended. Orphans of the run are also children of the supervisor. Between runs there are
+ * no children, but the signal of the last one that was killed may still be pending. */
+static void serve(struct run *run)
 {
     struct signalfd_siginfo ignored;
     int status;
@@ -104,7 +106,8 @@ static void check_end(struct run *run)
     if (read(child_ended, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
         die("signalfd");
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-        note_reaped(run, pid, status);
+        if (run)
+            note_reaped(run, pid, status);
 }
 
 static pid_t network_process(void)
@@ -134,6 +137,7 @@ static void kill_run(struct run *run)
 static void finish(const struct run *run)
 {
     wire_send_done(writable_wipe() && writable_is_empty_again());
+    wire_flush();
     if (run->request.prepare_next) {
         /* The wipe has also removed the code from /work. Copy it again from the work directory, which is mounted
          * at /slot. */
@@ -148,8 +152,8 @@ const struct level shared_level = {
     .set_up = set_up,
     .take_code = take_code,
     .start = start,
-    .end_fd = end_fd,
-    .check_end = check_end,
+    .watch = watch,
+    .serve = serve,
     .network_process = network_process,
     .terminate = terminate,
     .kill_run = kill_run,

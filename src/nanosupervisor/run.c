@@ -155,15 +155,17 @@ static void read_frame_during_run(struct run *run)
 /* Wait until a descriptor of the run is ready, but not longer than `until`. Serve the ready descriptors. */
 static void serve_descriptors(struct run *run, const struct level *level, uint64_t until)
 {
-    enum { OUT, ERR, END, WORKER, IN, EVENTS };
+    enum { OUT, ERR, WORKER, IN, LEVEL, EVENTS = LEVEL + LEVEL_EVENTS };
     uint64_t now = now_us(), wait_us = until > now ? until - now : 0;
     struct timespec wait = {(time_t)(wait_us / 1000000u), (long)(wait_us % 1000000u) * 1000};
     struct pollfd events[EVENTS] = {
-        [OUT] = {run->out.from, POLLIN, 0},  [ERR] = {run->err.from, POLLIN, 0},
-        [END] = {level->end_fd(), POLLIN, 0}, [WORKER] = {wire_fd(), POLLIN, 0},
+        [OUT] = {run->out.from, POLLIN, 0},
+        [ERR] = {run->err.from, POLLIN, 0},
+        [WORKER] = {wire_fd(), POLLIN, 0},
         [IN] = {run->in.to, POLLOUT, 0},
     };
-    if (ppoll(events, EVENTS, &wait, NULL) < 0 && errno != EINTR)
+    size_t level_events = level->watch(events + LEVEL);
+    if (ppoll(events, LEVEL + level_events, &wait, NULL) < 0 && errno != EINTR)
         die("poll");
     if (events[OUT].revents)
         capture_read(&run->out);
@@ -173,8 +175,11 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
         input_feed(&run->in);
     if (events[WORKER].revents)
         read_frame_during_run(run);
-    if (events[END].revents)
-        level->check_end(run);
+    for (size_t i = 0; i < level_events; i++)
+        if (events[LEVEL + i].revents) {
+            level->serve(run);
+            break;
+        }
 }
 
 /* Send SIGTERM if the deadline has passed, and return whether the run must be killed now. */

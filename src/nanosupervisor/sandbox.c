@@ -3,14 +3,17 @@
  *   supervisor  clones init with all namespaces at once
  *   init        makes the sandbox from inside (init_main), forks the pre-created process unless the zygote does, and
  *               sends the writable directories and listening sockets
- *   supervisor  passes the listener of the process's filter to init, and waits until the process is ready; when code
- *               arrives, tells init to mount it
+ *   supervisor  asks the zygote to fork the process, if init has not; passes the listener of the process's filter to
+ *               init; when the process is ready and code has arrived, tells init to mount the code
  *   init        mounts the code, gives up its capabilities, stops being dumpable
  *   supervisor  writes the payload and sends the job to the process, which becomes the program
  *   init        serves netlink calls; if it forked the program: waits for the program's end, kills the other processes,
  *               and reports the end
  *   supervisor  reports the run, and then kills init; not earlier, because the kernel needs as long to remove the
  *               namespaces as a short run takes
+ *
+ * The supervisor never waits for these steps: the descriptors of sandbox_watch() show when the next message has
+ * arrived, and sandbox_advance() then takes the next step.
  *
  * user_namespaces(7), pid_namespaces(7) */
 #define _GNU_SOURCE
@@ -24,6 +27,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -52,63 +56,71 @@ static void take_descriptors(struct sandbox *sandbox, unsigned bound, const int 
         sandbox->listening.socket[i] = bound & 1u << i ? *next++ : -1;
 }
 
-/* Receive one report. If init has ended, `report` gets the type REPORT_ERROR. */
-static void receive_report(struct sandbox *sandbox, struct report *report)
+/* Receive one report. If init has ended, `report` gets the type REPORT_ERROR. Return 0 if MSG_DONTWAIT is among the
+ * flags and no report has arrived. */
+static int receive_report(struct sandbox *sandbox, struct report *report, int flags)
 {
     int handed[MAX_DESCRIPTORS];
     size_t count;
-    ssize_t got = descriptors_receive(sandbox->control, report, sizeof *report, handed, MAX_DESCRIPTORS, &count);
+    ssize_t got = descriptors_receive(sandbox->control, report, sizeof *report, handed, MAX_DESCRIPTORS, &count, flags);
+    if (got < 0 && errno == EAGAIN)
+        return 0;
     if (got != sizeof *report)
         *report = (struct report){.type = REPORT_ERROR, .value = got < 0 ? errno : ECHILD, .step = "a sandbox ended"};
     else if (report->type == REPORT_MADE)
         take_descriptors(sandbox, (unsigned)report->value, handed, count);
+    return 1;
 }
 
-/* Wait for one type of report and ignore others. Return 0 if an error is reported instead, with the error
- * in `report`. */
-static int await_report(struct sandbox *sandbox, enum report_type type, struct report *report)
+static void fail(struct sandbox *sandbox, const struct report *report)
 {
-    do
-        receive_report(sandbox, report);
-    while (report->type != REPORT_ERROR && report->type != (char)type);
-    return report->type == (char)type;
+    sandbox->failure = *report;
+    sandbox->stage = STAGE_FAILED;
 }
 
-__attribute__((noreturn)) static void die_with(const struct report *report)
+void sandbox_die(const struct sandbox *sandbox)
 {
-    errno = report->value;
-    die("a sandbox cannot be created: %s", report->step);
+    errno = sandbox->failure.value;
+    die("a sandbox cannot be created: %s", sandbox->failure.step);
 }
 
-/* ---- from creation to the program's end --------------------------------------------------------------- */
+/* ---- creation ----------------------------------------------------------------------------------------- */
 
 /* Create the pipes and sockets between the supervisor and the sandbox. The sandbox's ends go to `process`
  * and `control`. */
-static void open_channels(struct sandbox *sandbox, int process[PROCESS_DESCRIPTORS], int *control)
+static void open_channels(struct sandbox *sandbox, int *control)
 {
     int to_init[2], job[2], in[2], out[2], err[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, to_init) ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) || pipe2(in, O_CLOEXEC) || capture_pipe(out) ||
         capture_pipe(err))
         die("no pipes");
-    *sandbox = (struct sandbox){.control = to_init[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0]};
+    *sandbox = (struct sandbox){
+        .control = to_init[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0],
+        .process = {[PROCESS_JOB] = job[1], [PROCESS_IN] = in[0], [PROCESS_OUT] = out[1], [PROCESS_ERR] = err[1]},
+    };
     memset(&sandbox->listening, -1, sizeof sandbox->listening);
-    const int ends[PROCESS_DESCRIPTORS] = {
-        [PROCESS_JOB] = job[1], [PROCESS_IN] = in[0], [PROCESS_OUT] = out[1], [PROCESS_ERR] = err[1]};
-    memcpy(process, ends, sizeof ends);
+    memset(&sandbox->dirs, -1, sizeof sandbox->dirs);
     *control = to_init[1];
 }
 
-/* Create init and wait until the sandbox is made. Return 0 if a step failed, with its report in `failure`. */
-static int create(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
-                  const struct interpreter *interpreter, struct report *failure)
+static void close_process_ends(struct sandbox *sandbox)
 {
-    int process[PROCESS_DESCRIPTORS];
+    for (int i = 0; i < PROCESS_DESCRIPTORS; i++)
+        if (sandbox->process[i] >= 0)
+            close(sandbox->process[i]);
+    memset(sandbox->process, -1, sizeof sandbox->process);
+}
+
+void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
+                   const struct interpreter *interpreter)
+{
     struct sandbox_plan plan = {.confinement = *confinement, .interpreter = interpreter, .work = *work};
-    open_channels(sandbox, process, &plan.control);
+    open_channels(sandbox, &plan.control);
+    sandbox->confinement = *confinement;
     sandbox->parent = interpreter->kind == KIND_ZYGOTE ? PARENT_ZYGOTE : PARENT_INIT;
     if (sandbox->parent == PARENT_INIT)
-        memcpy(plan.process, process, sizeof process);
+        memcpy(plan.process, sandbox->process, sizeof plan.process);
     else
         memset(plan.process, -1, sizeof plan.process);
     sandbox->init = (pid_t)syscall(SYS_clone, (unsigned long)(SANDBOX_NAMESPACES | CLONE_PIDFD | SIGCHLD), NULL,
@@ -116,25 +128,13 @@ static int create(struct sandbox *sandbox, const struct work_limits *work, const
     if (sandbox->init == 0)
         init_main(plan);
     if (sandbox->init < 0) {
-        *failure = (struct report){.type = REPORT_ERROR, .value = errno, .step = "clone with new namespaces"};
-        return 0;
+        fail(sandbox, &(struct report){.value = errno, .step = "clone with new namespaces"});
+        sandbox->init = 0;
+        sandbox->init_pidfd = -1;
     }
     close(plan.control);
-    int made = await_report(sandbox, REPORT_MADE, failure);
-    if (made && sandbox->parent == PARENT_ZYGOTE)
-        sandbox->zygote_child = zygote_fork(sandbox->init_pidfd, process, confinement);
-    for (int i = 0; i < PROCESS_DESCRIPTORS; i++)
-        close(process[i]);
-    return made;
-}
-
-int sandbox_open(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
-                 const struct interpreter *interpreter)
-{
-    struct report failure;
-    if (!create(sandbox, work, confinement, interpreter, &failure))
-        die_with(&failure);
-    return sandbox->parent == PARENT_INIT || sandbox->zygote_child;
+    if (sandbox->parent == PARENT_INIT)
+        close_process_ends(sandbox);
 }
 
 /* Pass the listener of a process's filter on to init, which is in the same network. */
@@ -145,27 +145,94 @@ static void pass_listener_on(const struct sandbox *sandbox, int listener)
     close(listener);
 }
 
-int sandbox_wait_ready(struct sandbox *sandbox)
+static const struct report process_ended = {.value = ECHILD, .step = "a pre-created process ended"};
+
+static void note_report(struct sandbox *sandbox, const struct report *report)
 {
-    for (;;) {
-        char byte;
-        int listener = -1;
-        size_t count;
-        ssize_t got = descriptors_receive(sandbox->job, &byte, 1, &listener, 1, &count);
-        if (got != 1 || byte != JOB_CONFINED)
-            return got == 1 && byte == JOB_READY;
-        if (count)
-            pass_listener_on(sandbox, listener);
+    if (report->type == REPORT_MADE && sandbox->parent == PARENT_ZYGOTE) {
+        sandbox->fork_ticket = zygote_request_fork(sandbox->init_pidfd, sandbox->process, &sandbox->confinement);
+        close_process_ends(sandbox);
+        sandbox->stage = STAGE_FORKING;
+    } else if (report->type == REPORT_MADE) {
+        sandbox->stage = STAGE_STARTING;
+    } else if (report->type == REPORT_ATTACHED) {
+        sandbox->stage = STAGE_ATTACHED;
+    } else if (report->type == REPORT_ERROR) {
+        fail(sandbox, report);
+    } else { /* REPORT_PROGRAM_ENDED */
+        fail(sandbox, &process_ended);
     }
+}
+
+static void note_fork(struct sandbox *sandbox)
+{
+    if (!zygote_has_forked(sandbox->fork_ticket, &sandbox->zygote_child))
+        return;
+    sandbox->stage = STAGE_STARTING;
+    if (!sandbox->zygote_child)
+        fail(sandbox, &(struct report){.value = ECHILD, .step = "the zygote cannot fork"});
+}
+
+/* Receive a message of the pre-created process. Its socket is closed when the process has ended. */
+static void note_message(struct sandbox *sandbox)
+{
+    char byte;
+    int listener = -1;
+    size_t count;
+    ssize_t got = descriptors_receive(sandbox->job, &byte, 1, &listener, 1, &count, MSG_DONTWAIT);
+    if (got < 0 && errno == EAGAIN)
+        return;
+    if (got == 1 && byte == JOB_CONFINED && count)
+        pass_listener_on(sandbox, listener);
+    else if (got == 1 && byte == JOB_READY && sandbox->stage == STAGE_STARTING)
+        sandbox->stage = STAGE_WAITING;
+    else if (got <= 0)
+        fail(sandbox, &process_ended);
+}
+
+/* Whether init has nothing to report. If init ends, the pre-created process ends too, and its socket is closed. */
+static int is_idle(const struct sandbox *sandbox)
+{
+    return sandbox->stage == STAGE_WAITING || sandbox->stage == STAGE_ATTACHED;
+}
+
+size_t sandbox_watch(const struct sandbox *sandbox, struct pollfd events[SANDBOX_EVENTS])
+{
+    size_t count = 0;
+    if (sandbox->stage == STAGE_FAILED)
+        return 0;
+    if (!is_idle(sandbox))
+        events[count++] = (struct pollfd){sandbox->control, POLLIN, 0};
+    if (sandbox->stage >= STAGE_STARTING)
+        events[count++] = (struct pollfd){sandbox->job, POLLIN, 0};
+    return count;
+}
+
+void sandbox_advance(struct sandbox *sandbox)
+{
+    static const struct report zygote_ended = {.value = ECHILD, .step = "the zygote ended"};
+    enum stage before;
+    do {
+        struct report report;
+        before = sandbox->stage;
+        if (!is_idle(sandbox) && sandbox->stage != STAGE_FAILED && receive_report(sandbox, &report, MSG_DONTWAIT))
+            note_report(sandbox, &report); /* first, because it names the step that has failed */
+        if (sandbox->stage == STAGE_FORKING)
+            note_fork(sandbox);
+        if (sandbox->stage >= STAGE_STARTING && sandbox->stage != STAGE_FAILED)
+            note_message(sandbox);
+        if (sandbox->zygote_child && !zygote_is_running())
+            fail(sandbox, &zygote_ended); /* nobody would report the end of the program */
+    } while (sandbox->stage != before && sandbox->stage != STAGE_FAILED);
 }
 
 void sandbox_attach_code(struct sandbox *sandbox)
 {
-    struct report report;
     send_command(sandbox, COMMAND_ATTACH_CODE);
-    if (!await_report(sandbox, REPORT_ATTACHED, &report))
-        die_with(&report);
+    sandbox->stage = STAGE_ATTACHING;
 }
+
+/* ---- from the job to the program's end ---------------------------------------------------------------- */
 
 int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings)
 {
@@ -188,7 +255,10 @@ int sandbox_kill_run(struct sandbox *sandbox)
 {
     struct report report;
     send_command(sandbox, COMMAND_KILL_RUN); /* if init has ended, the next call returns an error */
-    return await_report(sandbox, REPORT_RUN_KILLED, &report);
+    do
+        receive_report(sandbox, &report, 0);
+    while (report.type != REPORT_ERROR && report.type != REPORT_RUN_KILLED);
+    return report.type == REPORT_RUN_KILLED;
 }
 
 int sandbox_program_has_ended(struct sandbox *sandbox, int *status)
@@ -204,25 +274,66 @@ int sandbox_program_has_ended(struct sandbox *sandbox, int *status)
     return 1;
 }
 
+/* ---- removal ------------------------------------------------------------------------------------------ */
+
+void sandbox_begin_kill(const struct sandbox *sandbox)
+{
+    /* Not kill(2): if the kernel has killed init for its memory, its number may belong to another process. */
+    syscall(SYS_pidfd_send_signal, sandbox->init_pidfd, SIGKILL, NULL, 0);
+}
+
+/* Whether init has ended and is reaped. */
+static int is_reaped(const struct sandbox *sandbox)
+{
+    siginfo_t info = {.si_pid = 0};
+    if (waitid(P_PIDFD, (id_t)sandbox->init_pidfd, &info, WEXITED | WNOHANG))
+        return errno == ECHILD; /* a wait for another sandbox has reaped it */
+    return info.si_pid != 0;
+}
+
 void sandbox_kill(struct sandbox *sandbox)
 {
     pid_t pid;
-    kill(sandbox->init, SIGKILL);
+    sandbox_begin_kill(sandbox);
     /* Init ends only when every process in its namespace has been reaped. The zygote reaps its own
-     * children. If the zygote has ended, they are children of the supervisor. */
-    while ((pid = waitpid(-1, NULL, 0)) != sandbox->init && (pid > 0 || errno == EINTR))
-        zygote_note_reaped(pid);
+     * children. If the zygote has ended, they are children of the supervisor. So wait for any child. */
+    while (!is_reaped(sandbox)) {
+        if ((pid = waitpid(-1, NULL, 0)) > 0)
+            zygote_note_reaped(pid);
+        if (pid == sandbox->init || (pid < 0 && errno != EINTR))
+            break;
+    }
     sandbox->init = 0;
 }
 
 void sandbox_close(struct sandbox *sandbox)
 {
     for (int i = 0; i < WRITABLE_COUNT; i++)
-        close(sandbox->dirs.directory[i]);
+        if (sandbox->dirs.directory[i] >= 0)
+            close(sandbox->dirs.directory[i]);
     listening_close(&sandbox->listening);
     close(sandbox->control);
     close(sandbox->job);
-    close(sandbox->init_pidfd);
+    if (sandbox->init_pidfd >= 0)
+        close(sandbox->init_pidfd);
+}
+
+void sandbox_discard(struct sandbox *sandbox)
+{
+    struct zygote_exit ignored;
+    if (sandbox->init)
+        sandbox_begin_kill(sandbox);
+    if (sandbox->stage == STAGE_FORKING)
+        sandbox->zygote_child = zygote_await_fork(sandbox->fork_ticket);
+    if (sandbox->init)
+        sandbox_kill(sandbox);
+    if (sandbox->zygote_child)
+        zygote_await_exit(sandbox->zygote_child, &ignored);
+    close_process_ends(sandbox);
+    close(sandbox->in);
+    close(sandbox->out);
+    close(sandbox->err);
+    sandbox_close(sandbox);
 }
 
 /* ---- before the first sandbox ------------------------------------------------------------------------- */
@@ -235,6 +346,13 @@ void sandbox_prepare_supervisor(void)
     if ((failed = hide_sys()))
         die("cannot hide %s", failed);
     prctl(PR_SET_DUMPABLE, 0);
+}
+
+static void wait_until(struct sandbox *sandbox, enum stage stage)
+{
+    struct pollfd events[SANDBOX_EVENTS];
+    for (sandbox_advance(sandbox); sandbox->stage < stage; sandbox_advance(sandbox))
+        poll(events, sandbox_watch(sandbox, events), -1);
 }
 
 /* Create a sandbox and mount code into it. Return the report of the step that failed; on success its text
@@ -250,15 +368,14 @@ static struct report try_once(const struct work_limits *work)
         snprintf(failure.step, sizeof failure.step, "%s", failed);
         return failure;
     }
-    if (!create(&sandbox, work, &confinement, &no_interpreter, &failure))
-        return failure;
-    if (!sandbox_wait_ready(&sandbox)) {
-        failure = (struct report){.value = EPERM, .step = "confine"};
-    } else {
-        send_command(&sandbox, COMMAND_ATTACH_CODE);
-        await_report(&sandbox, REPORT_ATTACHED, &failure); /* a report of success has an empty text */
+    sandbox_begin(&sandbox, work, &confinement, &no_interpreter);
+    wait_until(&sandbox, STAGE_WAITING);
+    if (sandbox.stage == STAGE_WAITING) {
+        sandbox_attach_code(&sandbox);
+        wait_until(&sandbox, STAGE_ATTACHED);
     }
-    sandbox_kill(&sandbox); /* otherwise init would become a zombie child of process 1 */
+    failure = sandbox.failure;
+    sandbox_discard(&sandbox); /* otherwise init would become a zombie child of process 1 */
     return failure;
 }
 

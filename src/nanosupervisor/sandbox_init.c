@@ -170,7 +170,7 @@ static void obey(void)
     char command;
     int descriptor = -1;
     size_t count;
-    if (descriptors_receive(CONTROL, &command, 1, &descriptor, 1, &count) <= 0)
+    if (descriptors_receive(CONTROL, &command, 1, &descriptor, 1, &count, 0) <= 0)
         _exit(0); /* the supervisor has ended, and the container with it */
     switch ((enum command)command) {
     case COMMAND_ATTACH_CODE:

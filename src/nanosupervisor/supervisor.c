@@ -22,8 +22,8 @@
  *   pre-created process  init or the zygote  one in each sandbox, confined: waits for one job and becomes the program
  *   the others           the program         none of them outlives the run; init reaps them
  *
- * Normally one sandbox exists: it waits for the next run, or contains the current run. After a run two exist
- * for a short time: the new one, and the old one, which is being removed.
+ * Normally two sandboxes exist: one waits for the next run, the other contains the current run or waits for the run
+ * after the next (waiting.h). After a run three exist for a short time, until the old one has been removed.
  *
  * At the shared level there is neither zygote nor init: the supervisor forks each program itself, in the
  * container.
@@ -45,7 +45,7 @@
  * without capabilities cannot have another one. filter.c explains why the program cannot harm the
  * supervisor.
  *
- * Read next: wire.h; run.c, for one run; level.h, with level_sandbox.c and level_shared.c; sandbox.c, and
+ * Read next: wire.h; run.c, for one run; level.h, with level_sandbox.c and level_shared.c; waiting.h; sandbox.c, and
  * sandbox_init.c for the inside of a sandbox; zygote.c; confine.c and filter.c; then outputs.c,
  * writable.c, listening.h and netlink.h. */
 #define _GNU_SOURCE
@@ -58,6 +58,7 @@
 #include "writable.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +144,24 @@ static void connect_to_worker(void)
     wire_flush();
 }
 
+/* Wait until the next frame arrives. Meanwhile the level gets ready for the next runs. */
+static void wait_for_frame(void)
+{
+    for (;;) {
+        struct pollfd events[1 + LEVEL_EVENTS] = {{wire_fd(), POLLIN, 0}};
+        size_t count = 1 + (level ? level->watch(events + 1) : 0);
+        if (poll(events, count, -1) < 0 && errno != EINTR)
+            die("poll");
+        for (size_t i = 1; i < count; i++)
+            if (events[i].revents) {
+                level->serve(NULL);
+                break;
+            }
+        if (events[0].revents)
+            return;
+    }
+}
+
 static void serve_frame(void)
 {
     uint8_t *payload;
@@ -176,6 +195,8 @@ int main(void)
     set_up_process();
     writable_open_container();
     connect_to_worker();
-    for (;;)
+    for (;;) {
+        wait_for_frame();
         serve_frame();
+    }
 }

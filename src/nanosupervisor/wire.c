@@ -131,7 +131,6 @@ void wire_send_done(int is_clean)
 {
     uint8_t byte = (uint8_t)is_clean;
     wire_send(FRAME_DONE, &byte, 1);
-    wire_flush();
 }
 
 /* ---- receiving ---------------------------------------------------------------------------------------- */

@@ -125,7 +125,7 @@ void wire_send2(enum frame_type type, const void *first, size_t first_length, co
 void wire_flush(void);
 /* Send READY at once. */
 void wire_send_ready(const struct ready_report *report);
-/* Send DONE at once. */
+/* Send DONE, at the latest with the next wire_flush(). */
 void wire_send_done(int is_clean);
 /* Receive one frame into a new buffer, which the caller frees. Exits if the worker has closed the
  * connection. */

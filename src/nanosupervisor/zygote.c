@@ -24,7 +24,13 @@
 
 static pid_t zygote; /* 0: it does not run */
 static int control = -1;
-static struct zygote_exit reported; /* an end that arrived while another message was awaited; pid 0: none */
+
+/* At most so many forked processes exist at a time: those of the run, of the sandboxes that wait, and of one that is
+ * discarded. */
+enum { MAX_PROCESSES = 8 };
+static struct zygote_exit ends[MAX_PROCESSES];    /* reported and not yet taken; pid 0: free */
+static unsigned forks_requested, forks_answered;  /* answers arrive in the order of the requests */
+static pid_t forked_pids[MAX_PROCESSES];          /* the latest answers: that to ticket n is at n % MAX_PROCESSES */
 
 union message {
     char type;
@@ -77,12 +83,14 @@ int zygote_fd(void)
     return control;
 }
 
+/* The zygote has ended. It answers no requests any more, and its children are now children of the supervisor. */
 static void forget(void)
 {
     close(control);
     zygote = 0;
     control = -1;
-    reported.pid = 0;
+    memset(forked_pids, 0, sizeof forked_pids);
+    forks_answered = forks_requested;
 }
 
 void zygote_note_reaped(pid_t pid)
@@ -103,7 +111,42 @@ static void stop(void)
 
 /* ---- messages ----------------------------------------------------------------------------------------- */
 
-/* Receive the next message. If that fails, stop the zygote and return 0. */
+/* Return the reported end of this process; NULL if there is none. Pid 0: return a free entry. */
+static struct zygote_exit *end_of(pid_t pid)
+{
+    for (int i = 0; i < MAX_PROCESSES; i++)
+        if (ends[i].pid == pid)
+            return &ends[i];
+    return NULL;
+}
+
+static void note_end(const struct ended *ended)
+{
+    struct zygote_exit *entry = end_of(0);
+    if (!entry)
+        die("the zygote has reported too many ends");
+    *entry = (struct zygote_exit){ended->pid, ended->status, ended->user_us, ended->system_us};
+}
+
+/* Note the answer to the oldest request. The end of an earlier process with the same number was reported before,
+ * and nobody has taken it: forget it. */
+static void note_fork(const struct forked *forked)
+{
+    struct zygote_exit *stale = forked->pid > 0 ? end_of(forked->pid) : NULL;
+    if (stale)
+        stale->pid = 0;
+    forked_pids[++forks_answered % MAX_PROCESSES] = forked->pid > 0 ? forked->pid : 0;
+}
+
+static void note(const union message *message)
+{
+    if (message->type == ZYGOTE_ENDED)
+        note_end(&message->ended);
+    else if (message->type == ZYGOTE_FORKED)
+        note_fork(&message->forked);
+}
+
+/* Receive the next message and note its content. If that fails, stop the zygote and return 0. */
 static int receive(union message *message, int timeout_ms)
 {
     struct pollfd event = {control, POLLIN, 0};
@@ -112,28 +155,31 @@ static int receive(union message *message, int timeout_ms)
         return 0;
     while ((ready = poll(&event, 1, timeout_ms)) < 0 && errno == EINTR)
         ;
-    if (ready > 0 && recv(control, message, sizeof *message, 0) > 0)
-        return 1;
-    stop();
-    return 0;
+    if (ready <= 0 || recv(control, message, sizeof *message, 0) <= 0) {
+        stop();
+        return 0;
+    }
+    note(message);
+    return 1;
 }
 
-static void note_end(const struct ended *ended)
-{
-    reported = (struct zygote_exit){ended->pid, ended->status, ended->user_us, ended->system_us};
-}
-
-/* Wait for one type of message. Keep the end of a process that is reported meanwhile. Return 0 if the zygote
- * has failed. */
+/* Wait for one type of message. Return 0 if the zygote has failed. */
 static int await(enum zygote_message type, union message *message, int timeout_ms)
 {
-    while (receive(message, timeout_ms)) {
+    while (receive(message, timeout_ms))
         if (message->type == (char)type)
             return 1;
-        if (message->type == ZYGOTE_ENDED)
-            note_end(&message->ended);
-    }
     return 0;
+}
+
+void zygote_receive(void)
+{
+    union message message;
+    ssize_t got = -1;
+    while (zygote && (got = recv(control, &message, sizeof message, MSG_DONTWAIT)) > 0)
+        note(&message);
+    if (zygote && (got == 0 || errno != EAGAIN))
+        stop();
 }
 
 /* ---- modules ------------------------------------------------------------------------------------------ */
@@ -188,6 +234,7 @@ void zygote_start(const struct interpreter *interpreter, const char *modules, si
     int sockets[2];
     union message message;
     stop();
+    memset(ends, 0, sizeof ends);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets))
         die("no socket for the zygote");
     zygote = fork();
@@ -208,52 +255,59 @@ int zygote_preload(const char *modules, size_t length, int directory)
 
 /* ---- processes for runs ------------------------------------------------------------------------------- */
 
-pid_t zygote_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS], const struct confinement *confinement)
+unsigned zygote_request_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS],
+                             const struct confinement *confinement)
 {
     struct fork_request request = {ZYGOTE_FORK, SANDBOX_NAMESPACES, *confinement};
     int descriptors[FORK_DESCRIPTORS];
-    union message answer;
-    if (!zygote)
-        return 0;
     memcpy(descriptors, process, PROCESS_DESCRIPTORS * sizeof *process);
     descriptors[FORK_INIT] = init_pidfd;
-    reported.pid = 0; /* forget the end of an earlier process: the new process may get its number */
-    if (descriptors_send(control, &request, sizeof request, descriptors, FORK_DESCRIPTORS, 0) ||
-        !await(ZYGOTE_FORKED, &answer, START_TIMEOUT_MS))
-        return 0;
-    reported.pid = 0;
-    return answer.forked.pid > 0 ? answer.forked.pid : 0;
+    forks_requested++;
+    if (zygote && descriptors_send(control, &request, sizeof request, descriptors, FORK_DESCRIPTORS, 0))
+        stop();
+    if (!zygote) {
+        forks_answered = forks_requested;
+        forked_pids[forks_answered % MAX_PROCESSES] = 0;
+    }
+    return forks_requested;
 }
 
-int zygote_take_exit(struct zygote_exit *end)
+int zygote_has_forked(unsigned ticket, pid_t *pid)
 {
-    union message message;
-    while (!reported.pid && control >= 0) {
-        ssize_t got = recv(control, &message, sizeof message, MSG_DONTWAIT);
-        if (got < 0)
-            break;
-        if (got == 0)
-            stop();
-        else if (message.type == ZYGOTE_ENDED)
-            note_end(&message.ended);
-    }
-    *end = reported;
-    reported.pid = 0;
-    return end->pid != 0;
+    if ((int)(forks_answered - ticket) < 0)
+        return 0;
+    *pid = forked_pids[ticket % MAX_PROCESSES];
+    return 1;
+}
+
+pid_t zygote_await_fork(unsigned ticket)
+{
+    union message answer;
+    pid_t pid;
+    while (!zygote_has_forked(ticket, &pid))
+        await(ZYGOTE_FORKED, &answer, START_TIMEOUT_MS); /* if it fails, every request is answered */
+    return pid;
+}
+
+int zygote_take_exit(pid_t pid, struct zygote_exit *end)
+{
+    struct zygote_exit *reported = pid ? end_of(pid) : NULL;
+    if (!reported)
+        return 0;
+    *end = *reported;
+    reported->pid = 0;
+    return 1;
 }
 
 void zygote_await_exit(pid_t pid, struct zygote_exit *end)
 {
     union message message;
-    while (reported.pid != pid && await(ZYGOTE_ENDED, &message, START_TIMEOUT_MS))
-        note_end(&message.ended);
-    if (reported.pid == pid) {
-        *end = reported;
-        reported.pid = 0;
-        return;
-    }
-    /* The zygote has ended, so its children are now children of the supervisor. */
     int status = SIGKILL;
+    while (!end_of(pid) && await(ZYGOTE_ENDED, &message, START_TIMEOUT_MS))
+        ;
+    if (zygote_take_exit(pid, end))
+        return;
+    /* The zygote has ended, so its children are now children of the supervisor. */
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
     *end = (struct zygote_exit){.pid = pid, .status = status};

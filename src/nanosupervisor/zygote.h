@@ -29,13 +29,21 @@ void zygote_note_reaped(pid_t pid);
 /* Let the zygote import more modules for the code in an open directory. Return 0 if the zygote must be started
  * again, because an import failed or a module has the name of a file of the code. */
 int zygote_preload(const char *modules, size_t length, int directory);
-/* Let the zygote fork a process into the sandbox whose init has this pidfd. Return the process's number, or 0
- * if the fork has failed. */
-pid_t zygote_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS], const struct confinement *confinement);
+/* Ask the zygote to fork a process into the sandbox whose init has this pidfd. Return the ticket of the request. */
+unsigned zygote_request_fork(int init_pidfd, const int process[PROCESS_DESCRIPTORS],
+                             const struct confinement *confinement);
+/* Whether the request with this ticket has been answered. Then `pid` is the process's number, or 0 if the fork has
+ * failed. */
+int zygote_has_forked(unsigned ticket, pid_t *pid);
+/* Wait for the answer, and return the process's number, or 0 if the fork has failed. */
+pid_t zygote_await_fork(unsigned ticket);
 /* The zygote's socket, for poll(); -1 if it is not running. */
 int zygote_fd(void);
-/* Take the end of a process that the zygote has reported, without waiting; 0 if there is none. */
-int zygote_take_exit(struct zygote_exit *end);
+/* Receive the messages that have arrived. Call this when the socket is readable. If the zygote has ended,
+ * zygote_is_running() then returns 0. */
+void zygote_receive(void);
+/* Take the end of a process if the zygote has reported it; 0 if it has not. */
+int zygote_take_exit(pid_t pid, struct zygote_exit *end);
 /* Wait until the zygote has reported the end of a process that was killed. */
 void zygote_await_exit(pid_t pid, struct zygote_exit *end);
 

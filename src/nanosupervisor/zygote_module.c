@@ -123,7 +123,7 @@ static void answer(const void *message, size_t size)
 static void receive(struct request *request)
 {
     ssize_t got = descriptors_receive(CONTROL, request->bytes, MAX_ZYGOTE_MESSAGE, request->descriptors,
-                                      FORK_DESCRIPTORS, &request->descriptor_count);
+                                      FORK_DESCRIPTORS, &request->descriptor_count, 0);
     if (got <= 0)
         _exit(0);
     request->length = (size_t)got;

@@ -57,6 +57,7 @@ class RunningContainer:
         isolation: The isolation between two runs in it: `SANDBOX` or `SHARED`.
         isolation_reason: Why the isolation is lower than in the specification; None if it is not lower.
         base_bytes: The memory that it held just after it was bound, without the page cache.
+        sandbox_bytes: The memory of one of its sandboxes before a run; 0 if it has not been measured.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RunningContainer:
         self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
         self.isolation_reason = isolation_reason
         self.base_bytes = 0
+        self.sandbox_bytes = 0
 
     @property
     def listening_sockets(self) -> ListeningSockets | None:

@@ -67,6 +67,7 @@ class Binder:
             return
         try:
             container.base_bytes = max(container.group.held_bytes(), 0)
+            container.sandbox_bytes = 0
         except OSError as exc:
             raise ContainerError("the container died while it was bound") from exc
         await self._set_limits(container, binding, slack_bytes=container.base_bytes)

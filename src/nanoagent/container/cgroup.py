@@ -16,7 +16,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -340,6 +340,9 @@ class ControlGroupV2(ControlGroup):
 
 
 _SMALL_RUN_BYTES: Final = 2 * MIB
+# Between runs the memory of a container differs by 0.3 MiB. The smallest sandbox with an interpreter takes
+# 2.2 MiB.
+_LEAST_GROWTH_BYTES: Final = MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,14 +380,19 @@ class RunMeter:
     CPUs. A run that has hardly raised the peak has also read hardly any files. After such a run, the page
     cache is not read again. This is possible only if the peak was reset before the run.
 
+    If runs follow each other without a pause, a sandbox for a later run is created during the run. Its memory
+    does not belong to the run. `exclude_growth` subtracts it, when the memory of the run has been freed.
+
     Args:
         group: The control group of the container.
+        idle_bytes: The memory that the container holds between two runs when all its sandboxes exist, without
+            the page cache; 0 if unknown.
 
     Attributes:
         held_bytes: The memory that the group held at the last sample, without the page cache.
     """
 
-    def __init__(self, group: ControlGroup) -> None:
+    def __init__(self, group: ControlGroup, idle_bytes: int = 0) -> None:
         self._group = group
         self._exact = group.reset_peak()
         self._peak_before = group.peak_bytes()
@@ -393,6 +401,7 @@ class RunMeter:
         usage, self._page_cache = group.usage_bytes(), group.page_cache_bytes()
         self._usage_before = usage
         self._base = self._sampled = self.held_bytes = usage - self._page_cache
+        self._missing = idle_bytes - self._base
 
     def sample(self) -> None:
         """Sample the usage. Nothing happens if the group does not exist any more."""
@@ -410,7 +419,7 @@ class RunMeter:
             OSError: The group does not exist any more.
         """
         peak = self._group.peak_bytes()
-        if not self._exact or peak - self._usage_before > _SMALL_RUN_BYTES:
+        if not self._exact or peak - self._usage_before > _SMALL_RUN_BYTES or not self.began_complete:
             self.sample()
         held: int | None = self._sampled
         # Without a reset, a peak that has risen is still the peak of this run.
@@ -423,3 +432,41 @@ class RunMeter:
             oom_kills=self._group.oom_kills() - self._oom_kills,
             refused_processes=self._group.refused_processes() - self._refused,
         )
+
+    @property
+    def began_complete(self) -> bool:
+        """Whether all sandboxes of the container existed at the beginning of the run."""
+        return self._missing < _LEAST_GROWTH_BYTES
+
+    def freed_bytes(self) -> int:
+        """Return how much less than `idle_bytes` the container holds now.
+
+        After a run whose memory has been freed, and which began with all sandboxes, this is the size of a
+        sandbox.
+
+        The last sample is from the end of the program, and includes the files of the run. Now the files are
+        freed, but new sandboxes may have grown. Both are too high, so the lower one counts.
+
+        Raises:
+            OSError: The group does not exist any more.
+        """
+        return self._base + self._missing - min(self.held_bytes, self._group.held_bytes())
+
+    def exclude_growth(self, use: MemoryUse, sandbox_bytes: int) -> MemoryUse:
+        """Return the use of the run without the memory of a sandbox that was created during the run.
+
+        The result is exact if the sandbox was complete at the peak of the run. Otherwise the peak is too low,
+        by the memory that the sandbox took between the peak and the end of the run. Call this after the
+        memory of the run has been freed.
+
+        Args:
+            use: The use that `read` returned.
+            sandbox_bytes: The memory of one sandbox. The run had one, which has been freed.
+
+        Raises:
+            OSError: The group does not exist any more.
+        """
+        if use.peak_bytes is None or self.began_complete:
+            return use
+        growth = sandbox_bytes + self._missing - self.freed_bytes()
+        return replace(use, peak_bytes=max(0, use.peak_bytes - max(0, min(growth, self._missing))))

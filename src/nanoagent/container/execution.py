@@ -101,7 +101,7 @@ async def execute(
     """
     container, limits = acquired.container, acquired.container.spec.limits
     await container.session.ready()
-    meter = _new_meter(container.group)
+    meter = _new_meter(container)
     try:
         async with network or nullcontext():
             await container.session.start(request)
@@ -123,6 +123,7 @@ async def execute(
     had_memory = _ensure_memory(container.group, meter)
     collected = await container.session.collect(request, report, staging)
     error_type, message = judgment.judge(request, report, use, collected, language, limits=limits)
+    use = _without_growth(container, meter, use)
     may_reuse = collected.clean and had_memory and judgment.allows_reuse(error_type)
     acquired.clean = may_reuse and _has_freed_memory(container)
     exit_code, wall_ms = exit_code_of(report.wait_status), report.wall_us / 1000
@@ -140,9 +141,11 @@ def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:
 # --- memory
 
 
-def _new_meter(group: ControlGroup | None) -> RunMeter | None:
+def _new_meter(container: RunningContainer) -> RunMeter | None:
+    if container.group is None:
+        return None
     try:
-        return RunMeter(group) if group is not None else None
+        return RunMeter(container.group, container.base_bytes)
     except OSError as exc:
         raise ContainerError("the container died before the run") from exc
 
@@ -152,6 +155,23 @@ def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
         return meter.read() if meter is not None else None
     except OSError:  # the control group was removed with its container
         return None
+
+
+def _without_growth(
+    container: RunningContainer, meter: RunMeter | None, use: MemoryUse | None
+) -> MemoryUse | None:
+    """Return the use of the run without the memory of a sandbox that was created during the run.
+
+    The size of a sandbox is measured after runs that began with all sandboxes, such as the first run.
+    """
+    if meter is None or use is None:
+        return use
+    try:
+        if meter.began_complete:
+            container.sandbox_bytes = max(container.sandbox_bytes, meter.freed_bytes())
+        return meter.exclude_growth(use, container.sandbox_bytes)
+    except OSError:  # the control group was removed with its container
+        return use
 
 
 def _ensure_memory(group: ControlGroup | None, meter: RunMeter | None) -> bool:

@@ -30,9 +30,9 @@ _INPUT_BYTES: Final = 2 * MIB  # for one payload; a message has at most 1 MiB
 # Memory that a container needs besides a run: for the supervisor, an interpreter that waits, structures of
 # the kernel, and the copy of the code. `binder` measures this memory later, and sets the exact limit.
 _BASE_BYTES: Final = 64 * MIB
-# The supervisor, a zygote, and the init process of a sandbox. While the zygote or the init is replaced, there
-# is one more.
-_OUR_PROCESSES: Final = 4
+# The supervisor, a zygote, the init process of the run's sandbox, and the two processes of the sandbox that
+# waits. One init process more exists while it is removed.
+_OUR_PROCESSES: Final = 6
 
 
 def _seccomp_profiles() -> dict[Isolation, str]:

@@ -454,6 +454,44 @@ def test_a_sample_is_believed_when_cache_grew_after_the_peak_was_freed():
     assert peak_mb(meter) == 100
 
 
+@pytest.mark.parametrize(
+    ("grown", "peak"),
+    [
+        (0, 60),  # the sandbox was not continued during the run
+        (5, 55),  # it took a part of its memory
+        (13, 47),  # it was completed
+        (30, 47),  # the run has left more memory than the sandbox takes: that is the run's own
+    ],
+)
+def test_a_sandbox_that_was_created_during_the_run_is_not_charged_to_it(grown, peak):
+    group = Counters(usage=17)
+    meter = RunMeter(group, idle_bytes=30 * MIB)
+    assert not meter.began_complete
+    group.hold(77)
+    use = meter.read()
+    group.hold(17 + grown - 14)  # the run's own sandbox has been freed
+    assert meter.exclude_growth(use, sandbox_bytes=14 * MIB).peak_bytes == peak * MIB
+
+
+@pytest.mark.parametrize("idle_mb", [0, 10, 17])
+def test_a_run_that_began_with_all_sandboxes_is_charged_for_all_that_it_took(idle_mb):
+    group = Counters(usage=17)
+    meter = RunMeter(group, idle_mb * MIB)
+    group.hold(77)
+    use = meter.read()
+    group.hold(30)
+    assert meter.began_complete
+    assert meter.exclude_growth(use, sandbox_bytes=14 * MIB) is use
+
+
+def test_the_size_of_a_sandbox_is_what_a_run_that_began_with_all_of_them_has_freed():
+    group = Counters(usage=30)
+    meter = RunMeter(group, idle_bytes=30 * MIB)
+    group.hold(77)
+    group.hold(16)
+    assert meter.freed_bytes() == 14 * MIB
+
+
 def test_without_reset_a_peak_that_the_run_raised_is_its_own():
     group = Counters(resettable=False, usage=10)
     group.hold(50)
