@@ -24,7 +24,6 @@ import datetime as dt
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -32,15 +31,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import figures, picture
+from benchmarks import command, figures, picture
+from benchmarks.command import positive_seconds, remarks_on_load
 from benchmarks.figures import KEYS, Findings
 from benchmarks.lab import Lab
 from benchmarks.measurements import MEASUREMENTS, CannotMeasureHere
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-from nanoagent.host import event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +50,6 @@ _QUICK_S: Final = 35.0
 _QUICK_LIMIT_S: Final = 80.0  # of at most 90 s: a measurement that has begun, and the end, take the rest
 _FULL_S: Final = 420.0
 _FULL_LIMIT_S: Final = 900.0
-_QUIET_LOAD: Final = 0.7  # load average of the last minute; an install or a build leaves a higher one
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 # Written by `make bench` and `make bench-real`. They do not make a tree dirty.
 _RESULTS: Final = ("docs/benchmarks/results.*", "docs/benchmarks/real.*")
@@ -70,15 +67,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", metavar="KEY", choices=list(KEYS), help="measure only these keys"
     )
-    parser.add_argument("--seconds", type=float, help="the planned time for all keys")
+    parser.add_argument("--seconds", type=positive_seconds, help="the planned time for all keys")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the JSON to this file")
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write results.json, .md and .svg to this folder"
     )
-    options = parser.parse_args(given)
-    if options.seconds is not None and options.seconds <= 0:
-        parser.error("--seconds must be positive")
-    return options
+    return parser.parse_args(given)
 
 
 def plan(keys: Sequence[str]) -> list[Measurement]:
@@ -116,10 +110,7 @@ async def measure(
             names = ", ".join(measurements.pop(0).keys)
             print(f"  {names}: {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
         machine = await describe_machine(lab) | {"load_before": round(load, 2)}
-    if load > _QUIET_LOAD:
-        findings.notes.append(
-            f"the machine was busy before (load average {load:.1f}): another run may differ"
-        )
+    findings.notes += remarks_on_load(load)
     return findings, machine
 
 
@@ -229,27 +220,13 @@ def write_report(findings: Findings, keys: Sequence[str], machine: dict[str, Any
     (folder / "results.svg").write_text(picture.draw(findings, keys, title, subtitle))
 
 
-async def _interruptible(
-    keys: Sequence[str], seconds: float, limit_s: float
-) -> tuple[Findings, dict[str, Any]]:
-    """Call `measure`. SIGTERM ends it like Ctrl-C: all containers and files are removed."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await measure(keys, seconds, limit_s)
-
-
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit code."""
     options = arguments(given)
     keys = [key for key in KEYS if options.only is None or key in options.only]
     seconds = options.seconds or (_QUICK_S if options.quick else _FULL_S)
     limit_s = _QUICK_LIMIT_S if options.quick else max(_FULL_LIMIT_S, 2 * seconds)
-    try:
-        findings, machine = event_loop.run(_interruptible(keys, seconds, limit_s))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted; all containers, processes and files have been removed", file=sys.stderr)
-        return 130
+    findings, machine = command.run(measure(keys, seconds, limit_s))
     wide = None if sys.stdout.isatty() else 140
     show(findings, keys, machine, Console(width=wide))
     if options.report is not None:

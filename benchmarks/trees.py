@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
+from benchmarks import command
 from benchmarks.lab import MEMORY_MB, Lab
 from benchmarks.ours import Call
 from benchmarks.timed_broker import JobFailed
@@ -218,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trees", default=",".join(SHAPES), help=f"default {','.join(SHAPES)}")
     options = parser.parse_args(arguments)
     trees = options.trees.split(",")
-    medians = asyncio.run(measure(trees, options.rounds))
+    medians = command.run(measure(trees, options.rounds))
     for tree, figures in medians.items():
         print(f"{tree:10}", "  ".join(f"{figure} {ms:g}" for figure, ms in figures.items()))
     ratios = {

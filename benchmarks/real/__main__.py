@@ -11,16 +11,15 @@ Missed goals do not change it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import figures
+from benchmarks import command, figures
 from benchmarks.bench import describe_machine
+from benchmarks.command import positive_seconds, remarks_on_load
 from benchmarks.lab import Lab
 from benchmarks.real import summary as summaries
 from benchmarks.real.catalogue import functions
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from benchmarks.real.catalogue import RealFunction
 
 _SECONDS: Final = 200.0
-_QUIET_LOAD: Final = 0.7  # load average of the last minute
-_INTERRUPTED: Final = 130  # exit code
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,22 +49,18 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--only", nargs="+", metavar="NAME", choices=names, help="measure only these functions"
     )
     parser.add_argument(
-        "--seconds", type=float, help=f"the time for the samples of all functions (default {_SECONDS:.0f})"
+        "--seconds",
+        type=positive_seconds,
+        help=f"the time for the samples of all functions (default {_SECONDS:.0f})",
     )
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write real.json and real.md to this folder"
     )
-    options = parser.parse_args(given)
-    if options.seconds is not None and options.seconds <= 0:
-        parser.error("--seconds must be positive")
-    return options
+    return parser.parse_args(given)
 
 
 async def measure_all(chosen: Sequence[RealFunction], seconds: float) -> tuple[Summary, dict[str, Any]]:
     """Measure the functions in turn. A failure of one does not end the others."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     found, load = Summary(), os.getloadavg()[0]
     async with Lab(has_model_server=True) as lab:
         for number, function in enumerate(chosen, 1):
@@ -80,8 +73,7 @@ async def measure_all(chosen: Sequence[RealFunction], seconds: float) -> tuple[S
             took_s = time.monotonic() - begun
             print(f"  {number}/{len(chosen)} {function.name}: {took_s:.1f} s", file=sys.stderr, flush=True)
         machine = await describe_machine(lab) | {"load_before": round(load, 2)}
-    if load > _QUIET_LOAD:
-        found.notes.append(f"the machine was busy before (load average {load:.1f}): another run may differ")
+    found.notes += remarks_on_load(load)
     return found, machine
 
 
@@ -102,11 +94,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit code."""
     options = arguments(given)
     chosen = [function for function in functions() if options.only is None or function.name in options.only]
-    try:
-        found, machine = asyncio.run(measure_all(chosen, options.seconds or _SECONDS))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted; all containers, processes and files have been removed", file=sys.stderr)
-        return _INTERRUPTED
+    found, machine = command.run(measure_all(chosen, options.seconds or _SECONDS))
     show(found, machine, Console(width=None if sys.stdout.isatty() else 140))
     document = summaries.as_document(found, machine)
     if options.report is not None:
