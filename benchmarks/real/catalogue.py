@@ -12,6 +12,7 @@ from benchmarks.lab import MEMORY_MB
 from nanoagent.model.job import Runtime
 
 FOLDER: Final = Path(__file__).parent
+_SHARED_CODE: Final = FOLDER.parent / "shared_code"
 _DESCRIPTION: Final = "function.toml"
 
 
@@ -37,8 +38,14 @@ class RealFunction:
 
     @property
     def code(self) -> Path:
-        """The folder of its code."""
+        """The folder of its own code."""
         return FOLDER / self.name / "code"
+
+    @property
+    def shared_code(self) -> Path | None:
+        """The folder with code that all functions in its language have; None if there is none."""
+        folder = _SHARED_CODE / self.runtime
+        return folder if folder.is_dir() else None
 
     @property
     def payload(self) -> bytes:

@@ -90,13 +90,13 @@ def lab_function(function: RealFunction) -> Function:
     Raises:
         InstallError: A package could not be fetched.
     """
-    packages = packages_of(function)
+    folders = packages_of(function), function.shared_code, function.code
     return Function(
         function.name,
         function.runtime,
         {},
         function.expected,
-        folders=(function.code,) if packages is None else (packages, function.code),
+        folders=tuple(folder for folder in folders if folder is not None),
         payload=function.payload,
         memory_mb=function.memory_mb,
         calls_model=function.calls_model,

@@ -1,30 +1,12 @@
 #include <cstdint>
-#include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <queue>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
-static long number(const std::string &text, const std::string &key)
-{
-    auto at = text.find('"' + key + '"');
-    if (at == std::string::npos)
-        throw std::runtime_error("no " + key);
-    return std::stol(text.substr(text.find(':', at) + 1));
-}
-
-static std::string read_event()
-{
-    std::ifstream file(std::getenv("PAYLOAD_FILE"));
-    std::stringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
+#include "event.hpp"
 
 struct Node {
     int left = -1, right = -1;

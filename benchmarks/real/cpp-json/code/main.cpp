@@ -1,6 +1,4 @@
 #include <cctype>
-#include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -9,21 +7,7 @@
 #include <string>
 #include <vector>
 
-static long number(const std::string &text, const std::string &key)
-{
-    auto at = text.find('"' + key + '"');
-    if (at == std::string::npos)
-        throw std::runtime_error("no " + key);
-    return std::stol(text.substr(text.find(':', at) + 1));
-}
-
-static std::string read_event()
-{
-    std::ifstream file(std::getenv("PAYLOAD_FILE"));
-    std::stringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
+#include "event.hpp"
 
 struct Value {
     enum Kind { Null, Number, Text, List, Object } kind = Null;

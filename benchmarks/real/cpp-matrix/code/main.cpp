@@ -1,30 +1,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "event.hpp"
+
 using Matrix = std::vector<std::vector<double>>;
-
-static long number(const std::string &text, const std::string &key)
-{
-    auto at = text.find('"' + key + '"');
-    if (at == std::string::npos)
-        throw std::runtime_error("no " + key);
-    return std::stol(text.substr(text.find(':', at) + 1));
-}
-
-static std::string read_event()
-{
-    std::ifstream file(std::getenv("PAYLOAD_FILE"));
-    std::stringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
 
 static Matrix product(const Matrix &left, const Matrix &right)
 {

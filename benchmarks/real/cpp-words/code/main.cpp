@@ -1,28 +1,10 @@
 #include <algorithm>
-#include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <map>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-static long number(const std::string &text, const std::string &key)
-{
-    auto at = text.find('"' + key + '"');
-    if (at == std::string::npos)
-        throw std::runtime_error("no " + key);
-    return std::stol(text.substr(text.find(':', at) + 1));
-}
-
-static std::string read_event()
-{
-    std::ifstream file(std::getenv("PAYLOAD_FILE"));
-    std::stringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
+#include "event.hpp"
 
 static size_t distance(const std::string &left, const std::string &right)
 {

@@ -5,21 +5,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 )
-
-func read(into any) {
-	text, err := os.ReadFile(os.Getenv("PAYLOAD_FILE"))
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
-	if err != nil {
-		panic(err)
-	}
-}
 
 func main() {
 	var event struct{ Files, Rows int }

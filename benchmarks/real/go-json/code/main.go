@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"sort"
 )
 
@@ -12,16 +11,6 @@ type item struct {
 	Price int               `json:"price"`
 	Tags  []string          `json:"tags,omitempty"`
 	More  map[string]string `json:"more"`
-}
-
-func read(into any) {
-	text, err := os.ReadFile(os.Getenv("PAYLOAD_FILE"))
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
-	if err != nil {
-		panic(err)
-	}
 }
 
 func main() {

@@ -1,22 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"sort"
 )
-
-func read(into any) {
-	text, err := os.ReadFile(os.Getenv("PAYLOAD_FILE"))
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
-	if err != nil {
-		panic(err)
-	}
-}
 
 func main() {
 	var event struct {

@@ -3,10 +3,8 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"html/template"
-	"os"
 )
 
 const page = `<h1>{{.Title}}</h1>{{range $at, $host := .Hosts}}
@@ -16,16 +14,6 @@ type host struct {
 	Name string
 	Up   bool
 	Load float64
-}
-
-func read(into any) {
-	text, err := os.ReadFile(os.Getenv("PAYLOAD_FILE"))
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
-	if err != nil {
-		panic(err)
-	}
 }
 
 func main() {
