@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
 import stat
@@ -149,9 +148,14 @@ def _write_readable(path: Path, text: str) -> None:
 
 
 def _link_file(source: Path | str, target: Path | str) -> None:
-    """Make a hard link. Make a copy if that fails: between file systems, or if a file has too many links."""
+    """Make a hard link. Make a copy if that fails: between file systems, or if a file has too many links.
+
+    An existing target, also a symbolic link, is an error: link(2) reports EEXIST before other errors.
+    """
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copy2(source, target)  # keeps mode and time
 
@@ -165,20 +169,20 @@ def link_tree(source: Path, target: Path) -> None:
         source: The tree to link.
         target: The new tree, which does not exist.
     """
-    _link_folder(os.fspath(source), os.fspath(target))
+    _make_folder(os.fspath(target))
+    _link_entries(os.fspath(source), os.fspath(target))
 
 
-def _link_folder(source: str, target: str) -> None:
+def _link_entries(source: str, target: str) -> None:
     # Strings, because Path objects cost too much for thousands of files.
-    os.mkdir(target)  # noqa: PTH102
-    os.chmod(target, 0o755)  # noqa: PTH101, S103 - the container's user reads it
     with os.scandir(source) as entries:
         for entry in entries:
             path = f"{target}/{entry.name}"
             if entry.is_symlink():
                 _copy_link(entry.path, path)
             elif entry.is_dir():
-                _link_folder(entry.path, path)
+                _ensure_folder(path)
+                _link_entries(entry.path, path)
             elif entry.is_file():
                 _link_file(entry.path, path)
 
@@ -193,34 +197,24 @@ def add_tree(source: Path, target: Path) -> None:
     Raises:
         OSError: The disk failed, or the target has another entry where a folder or file is added.
     """
-    _add_folder(os.fspath(source), os.fspath(target))
-
-
-def _add_folder(source: str, target: str) -> None:
-    with os.scandir(source) as entries:
-        for entry in entries:
-            path = f"{target}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                _make_folder(path)
-                _add_folder(entry.path, path)
-            elif os.path.lexists(path):  # `_link_file` would write into the file, or through a link
-                raise FileExistsError(errno.EEXIST, "the code already has this file", path)
-            else:
-                _link_file(entry.path, path)
+    _link_entries(os.fspath(source), os.fspath(target))
 
 
 def _make_folder(path: str) -> None:
+    os.mkdir(path)  # noqa: PTH102 - as in `_link_entries`
+    os.chmod(path, 0o755)  # noqa: PTH101, S103 - the container's user reads it
+
+
+def _ensure_folder(path: str) -> None:
     """Make a folder, unless it exists. A symbolic link to a folder is not a folder here."""
     try:
-        os.mkdir(path)  # noqa: PTH102
+        _make_folder(path)
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise
-    else:
-        os.chmod(path, 0o755)  # noqa: PTH101, S103 - as in `_link_folder`
 
 
 def _copy_link(source: str, target: str) -> None:
-    os.symlink(os.readlink(source), target)  # noqa: PTH115, PTH211 - as in `_link_folder`
+    os.symlink(os.readlink(source), target)  # noqa: PTH115, PTH211 - as in `_link_entries`
     modified_ns = os.lstat(source).st_mtime_ns
     os.utime(target, ns=(modified_ns, modified_ns), follow_symlinks=False)

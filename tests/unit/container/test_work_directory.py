@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import re
@@ -14,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from nanoagent.container.work_directory import WorkDirectory, link_tree
+from nanoagent.container.work_directory import WorkDirectory, add_tree, link_tree
 from nanoagent.container.worker_home import WorkerHome, is_worker_dead, remove_if_dead
 from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
 from support.doubles.fake_supervisor import hello
@@ -341,6 +342,44 @@ def test_what_cannot_be_linked_is_copied_with_its_rights(tree, tmp_path, monkeyp
     copy = tmp_path / "copy/a/b/run"
     assert not copy.samefile(tree / "a/b/run")
     assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("#!", 0o755)
+
+
+def test_files_are_added_to_folders_that_exist_and_to_new_ones(tree, tmp_path):
+    (tmp_path / "more/a/b").mkdir(parents=True)
+    (tmp_path / "more/new").mkdir()
+    for name in ("a/b/added", "new/added"):
+        (tmp_path / "more" / name).write_text("added")
+    add_tree(tmp_path / "more", tree)
+    assert (tree / "a/b/added").samefile(tmp_path / "more/a/b/added")
+    assert (tree / "new").stat().st_mode & 0o777 == 0o755
+    assert (tree / "a/b/run").read_text() == "#!"
+
+
+@pytest.mark.parametrize("existing", ["file", "link to a file", "link to nothing"])
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_file_that_exists_is_not_replaced(tree, tmp_path, existing, can_link, monkeypatch):
+    """Also if hard links are not possible, for example because a file has too many: EMLINK."""
+    (tmp_path / "other").write_text("other")
+    if existing == "file":
+        (tree / "a/x").write_text("mine")
+    else:
+        (tree / "a/x").symlink_to(tmp_path / ("other" if existing == "link to a file" else "nothing"))
+    (tmp_path / "more/a").mkdir(parents=True)
+    (tmp_path / "more/a/x").write_text("added")
+    if not can_link:
+        link = os.link
+
+        def refuse(source: str, target: str) -> None:
+            link(source, target)  # fails if the target exists, as in the kernel
+            os.unlink(target)  # noqa: PTH108
+            raise OSError(errno.EMLINK, "too many links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(FileExistsError):
+        add_tree(tmp_path / "more", tree)
+    assert (tmp_path / "other").read_text() == "other"
+    assert not (tmp_path / "nothing").exists()
+    assert existing != "file" or (tree / "a/x").read_text() == "mine"
 
 
 async def test_code_and_program_lie_where_the_supervisor_looks(directory, tree):
