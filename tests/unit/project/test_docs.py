@@ -356,9 +356,8 @@ def test_the_changelog_has_a_place_for_what_comes_next():
     assert re.search(r"^## \[Unreleased\]$", read("CHANGELOG.md"), re.MULTILINE)
 
 
-def test_the_records_have_different_numbers_and_are_listed():
-    numbers = [path.name[:4] for path in RECORDS]  # a number may be missing while its record is being written
-    assert len(set(numbers)) == len(numbers)
+def test_the_records_are_numbered_without_a_gap_and_listed():
+    assert [int(path.name[:4]) for path in RECORDS] == list(range(1, len(RECORDS) + 1))
     listed = LINK.findall(read("docs/adr/README.md"))
     assert listed == [path.name for path in RECORDS]
 
