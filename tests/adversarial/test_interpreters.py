@@ -13,6 +13,7 @@ import pytest_asyncio
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from support.sandboxes.adversarial import yard
+from support.sandboxes.containers import RUN_STDIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from support.sandboxes.containers import Ran
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-RUN_STDIN = {
-    Runtime.PYTHON: {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"},
-    Runtime.NODEJS: {"index.js": "eval(require('fs').readFileSync(0, 'utf8'));\n"},
-}
 
 
 class Snippets:

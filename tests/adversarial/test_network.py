@@ -14,6 +14,7 @@ from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.network import egress
 from support.programs.attacks import DONE, attacks_of, outcome_of
 from support.sandboxes.adversarial import LEVELS
+from support.sandboxes.containers import RUN_STDIN
 from support.services.listeners import answering_host
 from support.services.networks import Echo, networked_yard
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NONE, AI, EGRESS = NetworkPolicy
-RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
 TIMEOUT_MS = 120_000
 
 
@@ -37,7 +37,7 @@ class Place:
     def __init__(self, containers: NetworkedYard, gateway: Echo) -> None:
         self.yard = containers
         self.gateway = gateway
-        self.function = containers.containers.function(Runtime.PYTHON, RUN_STDIN)
+        self.function = containers.containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
 
     async def say(self, snippet: str, policy: NetworkPolicy, name: str = "run") -> tuple[list[str], int]:
         """What a snippet printed that ended well, and how many tokens it is charged for."""

@@ -39,6 +39,7 @@ from support.checks.outputs import (
 )
 from support.doubles.fakes import make_settings
 from support.sandboxes.adversarial import LIMITS, built, yard
+from support.sandboxes.containers import RUN_STDIN
 from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROGRAMS = Path(__file__).parent / "outputs"
-RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED)
 MANY = 100_000
 WAIT_S = 60  # a collector that blocks is a failure; nothing is measured by it
@@ -62,7 +62,7 @@ class Place:
     def __init__(self, level: Isolation, containers: Yard) -> None:
         self.level = level
         self.containers = containers
-        self.function = containers.function(Runtime.PYTHON, RUN_STDIN)
+        self.function = containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
 
     async def run(self, snippet: str, **changes: Any) -> Ran:
         async with asyncio.timeout(WAIT_S):

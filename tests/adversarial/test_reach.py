@@ -20,6 +20,7 @@ from nanoagent.common.units import MIB
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from support.sandboxes.adversarial import yard
+from support.sandboxes.containers import RUN_STDIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED)
 
 
@@ -38,7 +38,7 @@ class Place:
     def __init__(self, level: Isolation, containers: Yard) -> None:
         self.level = level
         self.containers = containers
-        self.function = containers.function(Runtime.PYTHON, RUN_STDIN)
+        self.function = containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
 
     async def say(self, snippet: str, **changes: int) -> str:
         """What a snippet printed that ended well."""
@@ -282,7 +282,7 @@ THROUGH_THE_PROGRAM = {
 async def test_containers_with_the_same_program_can_signal_each_other_only_at_the_shared_level(place, what):
     hold, probe, expected = THROUGH_THE_PROGRAM[what]
     any_file = place.containers.function(Runtime.PYTHON, {"program": "not run here"}).tree / "program"
-    function = replace(place.containers.function(Runtime.PYTHON, RUN_STDIN), program=any_file)
+    function = replace(place.containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON]), program=any_file)
     assert await both_at_once(place, function, hold, probe) == expected[place.level]
 
 

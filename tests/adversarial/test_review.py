@@ -11,6 +11,7 @@ from nanoagent.common.units import MIB
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from support.sandboxes.adversarial import yard
+from support.sandboxes.containers import RUN_STDIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED)
-RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
 MEMORY_MB = 64
 SOCKETS = 900  # with the buffers that each has by default, three times as much as the run's memory
 
@@ -77,7 +77,7 @@ async def test_unread_data_in_sockets_counts_as_memory_of_the_run(
     containers: Yard, protocol: str, record_property: Callable[[str, object], None]
 ):
     """Control groups v1 count it apart and v2 with all else; without a limit a run has gigabytes of it."""
-    function = containers.function(Runtime.PYTHON, RUN_STDIN)
+    function = containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
     snippet = f"import socket\nSOCKETS = {SOCKETS}\n{SENDING[protocol]}{COUNT}"
     ran = await containers.run(function, snippet, memory_mb=MEMORY_MB, open_files=1024)
     record_property("tried", ["attacks", 1])
@@ -109,7 +109,7 @@ print(open("/proc/net/sockstat").readline())
 async def test_a_run_with_too_many_unaccepted_connections_is_ended(
     containers: Yard, record_property: Callable[[str, object], None]
 ):
-    function = containers.function(Runtime.PYTHON, RUN_STDIN)
+    function = containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
     ran = await containers.run(function, UNACCEPTED, timeout_ms=60_000)
     record_property("tried", ["attacks", 1])
     assert (ran.execution.error_type, ran.stdout) == (ErrorType.OUT_OF_MEMORY, "")

@@ -16,6 +16,7 @@ from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation, Start
 from support.sandboxes.adversarial import yard
+from support.sandboxes.containers import RUN_STDIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,7 +38,6 @@ LOOK = (
     ),
     *("read /proc/net/unix", "read /proc/net/tcp", "read /proc/sysvipc/shm", "variables", "names /proc"),
 )
-RUN_STDIN = {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -50,7 +50,7 @@ async def containers() -> AsyncIterator[Yard]:
 def snippets(
     containers: Yard, files: dict[str, str] | None = None, modules: tuple[str, ...] = ()
 ) -> Function:
-    return containers.function(Runtime.PYTHON, RUN_STDIN | (files or {}), modules=modules)
+    return containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON] | (files or {}), modules=modules)
 
 
 # --- in all languages

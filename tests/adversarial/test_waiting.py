@@ -22,7 +22,7 @@ from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import ErrorType, Isolation
 from support.checks.waiting import eventually
 from support.sandboxes.adversarial import LIMITS, yard
-from support.sandboxes.containers import request_for
+from support.sandboxes.containers import RUN_STDIN, request_for
 from support.services.networks import Echo, networked_yard
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NONE, AI, EGRESS = NetworkPolicy
-RUN_STDIN = {
-    Runtime.PYTHON: {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"},
-    Runtime.NODEJS: {"index.js": "eval(require('fs').readFileSync(0, 'utf8'));\n"},
-}
 INTERPRETED = tuple(RUN_STDIN)
 BACK_TO_BACK = 6
 NOISE_BYTES = 3 * MIB  # the kernel counts in batches, and frees its own structures late

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -393,6 +393,23 @@ async def test_a_server_whose_setting_names_its_api_is_not_asked(rig, api, lacks
     assert await server.must_translate() is lacks
 
 
+@asynccontextmanager
+async def answering(status: int, body: bytes) -> AsyncIterator[str]:
+    """Run a server that gives each request this answer and closes the connection; yield its host and port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize(
     ("status", "body", "lacks"),
     [
@@ -409,15 +426,8 @@ async def test_a_server_whose_setting_names_its_api_is_not_asked(rig, api, lacks
     ],
 )
 async def test_what_a_server_answers_to_the_question_for_ollama_decides(rig, status, body, lacks):
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    assert await HttpUpstream(rig.session, f"http://{host}:{port}").must_translate() is lacks
-    server.close()
+    async with answering(status, body) as address:
+        assert await HttpUpstream(rig.session, f"http://{address}").must_translate() is lacks
 
 
 @pytest.mark.parametrize(
@@ -431,20 +441,12 @@ async def test_what_a_server_answers_to_the_question_for_ollama_decides(rig, sta
     ],
 )
 async def test_only_a_version_of_ollama_is_passed_on_as_one(rig, body, version):
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        writer.close()
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = listener.sockets[0].getsockname()
-    server = HttpUpstream(rig.session, f"http://{host}:{port}")
     async with (
-        GatewayClient(rig.gateway(None, server), new_run()) as client,
+        answering(200, body) as address,
+        GatewayClient(rig.gateway(None, HttpUpstream(rig.session, f"http://{address}")), new_run()) as client,
         client.http.get("/api/version") as response,
     ):
         assert (await response.json())["version"] == version
-    listener.close()
 
 
 async def test_lists_of_models_and_what_is_shown_of_one_come_from_openais_list(openai_rig):
@@ -915,18 +917,11 @@ async def test_a_key_that_a_server_repeats_in_another_form_is_removed(rig, key, 
         pytest.skip("such a server does not get the call")
     body = b'{"error": "the key is %s.", "x": 1.50}' % quoted
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 400 X\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        writer.close()
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = listener.sockets[0].getsockname()
-    url = f"http://{user_info}@{host}:{port}" if user_info else f"http://{host}:{port}"
-    server = HttpUpstream(rig.session, url, key=key, api=api)
-    async with GatewayClient(rig.gateway(None, server), new_run()) as client:
-        _, said = await client.post(path, {"messages": WORDS})
-    listener.close()
+    async with answering(400, body) as address:
+        url = f"http://{user_info}@{address}" if user_info else f"http://{address}"
+        server = HttpUpstream(rig.session, url, key=key, api=api)
+        async with GatewayClient(rig.gateway(None, server), new_run()) as client:
+            _, said = await client.post(path, {"messages": WORDS})
     assert said["error"] == "the key is ***."
 
 
@@ -1531,18 +1526,11 @@ async def test_a_list_of_models_has_an_end_and_garbage_in_it_is_left_out(rig):
     entries = [b"17", b'{"name":5}', b"[1]", b'{"id":"x"}', b'{"name":"first","size":1.50}']
     entries += [b'{"name":"m%d"}' % at for at in range(5000)]
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        document = b'{"models":[' + b",".join(entries) + b"]}"
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(document) + document)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    gateway = rig.gateway(None, HttpUpstream(rig.session, f"http://{host}:{port}"))
-    async with GatewayClient(gateway, new_run()) as client, client.http.get("/api/tags") as response:
-        listed = await response.read()
-    server.close()
+    document = b'{"models":[' + b",".join(entries) + b"]}"
+    async with answering(200, document) as address:
+        gateway = rig.gateway(None, HttpUpstream(rig.session, f"http://{address}"))
+        async with GatewayClient(gateway, new_run()) as client, client.http.get("/api/tags") as response:
+            listed = await response.read()
     assert listed.startswith(b'{"models":[{"name":"first","size":1.50},{"name":"m0"}')
     assert len(json.loads(listed)["models"]) <= 4096
 

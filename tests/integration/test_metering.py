@@ -9,6 +9,7 @@ import pytest
 
 from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import Isolation
+from support.sandboxes.containers import RUN_STDIN
 from support.services import gateways
 from support.services.networks import networked_yard
 
@@ -56,9 +57,7 @@ async def test_fifty_concurrent_runs_neither_see_nor_pay_for_each_other(
     async with networked_yard(
         Isolation.SANDBOX, (Runtime.PYTHON,), rig.gateway(), worker=NetworkPolicy.AI
     ) as yard:
-        function = yard.containers.function(
-            Runtime.PYTHON, {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"}
-        )
+        function = yard.containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
 
         containers = asyncio.Semaphore(AT_ONCE)
 

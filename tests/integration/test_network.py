@@ -12,6 +12,7 @@ from nanoagent.model.job import NetworkPolicy, Runtime
 from nanoagent.model.result import ErrorType
 from nanoagent.network import egress
 from support.sandboxes.adversarial import LEVELS
+from support.sandboxes.containers import RUN_STDIN
 from support.services.networks import Echo, networked_yard
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NONE, AI, EGRESS = NetworkPolicy
-SNIPPETS = {
-    Runtime.PYTHON: {"main.py": "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"},
-    Runtime.NODEJS: {"index.js": "eval(require('fs').readFileSync(0, 'utf8'));\n"},
-}
 # Says what came of each `HOST PORT`, one in a line: what was answered, or the error.
 ASK_ALL = {
     Runtime.PYTHON: """
@@ -62,7 +59,7 @@ class Place:
         self.gateway = gateway
         self.internet = containers.internet
         self._functions = {
-            runtime: containers.containers.function(runtime, files) for runtime, files in SNIPPETS.items()
+            runtime: containers.containers.function(runtime, files) for runtime, files in RUN_STDIN.items()
         }
 
     async def say(self, snippet: str, policy: NetworkPolicy, runtime: Runtime = Runtime.PYTHON) -> str:
@@ -125,7 +122,7 @@ REACHED_BY = {
 }
 
 
-@pytest.mark.parametrize("runtime", SNIPPETS, ids=str)
+@pytest.mark.parametrize("runtime", RUN_STDIN, ids=str)
 @pytest.mark.parametrize("policy", NetworkPolicy, ids=str)
 async def test_a_run_reaches_what_its_policy_allows_and_nothing_else(place, policy, runtime):
     assert await place.ask_all(TARGETS, policy, runtime) == REACHED_BY[policy]
@@ -139,7 +136,7 @@ async def test_a_narrow_run_after_a_wide_one_is_narrow(place):
 
 
 async def test_what_a_run_uses_is_counted_for_it(place):
-    function = place.yard.containers.function(Runtime.PYTHON, SNIPPETS[Runtime.PYTHON])
+    function = place.yard.containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
     ask = "import socket\nwith socket.create_connection(('127.0.0.1', 11434)) as s:\n"
     for count in (2, 0, 3):
         snippet = ask + f"  for _ in range({count}): s.sendall(b'x'); s.recv(100)"
@@ -158,7 +155,7 @@ async def test_names_that_are_not_allowed_are_not_even_asked_for(place):
     assert place.internet.asked == []
 
 
-@pytest.mark.parametrize("runtime", SNIPPETS, ids=str)
+@pytest.mark.parametrize("runtime", RUN_STDIN, ids=str)
 async def test_names_that_lead_inside_are_like_names_that_there_are_not(place, runtime):
     names = ("inside.example.com", "metadata.example.com", "nothing.example.com")
     assert await place.ask_all([(name, 80) for name in names], EGRESS, runtime) == [NO_NAME] * 3
@@ -267,7 +264,7 @@ if os.fork() == 0: os.setsid(); time.sleep(1000)
 
 
 async def test_a_run_whose_time_is_up_has_its_connections_cut(place):
-    function = place.yard.containers.function(Runtime.PYTHON, SNIPPETS[Runtime.PYTHON])
+    function = place.yard.containers.function(Runtime.PYTHON, RUN_STDIN[Runtime.PYTHON])
     snippet = """
 import socket, time
 near = socket.create_connection(("127.0.0.1", 11434))

@@ -43,6 +43,11 @@ IMAGE = os.environ.get("NANOAGENT_TEST_IMAGE", image_of(Runtime.PYTHON))
 LIMITS = Limits(processes=64, tmp_bytes=32 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
 # Runs the Python code of its input, so that one container serves tests with different code.
 INTERPRETER = "import sys\nexec(compile(sys.stdin.read(), 'snippet', 'exec'))\n"
+# Functions that run the code of their input.
+RUN_STDIN = {
+    Runtime.PYTHON: {"main.py": INTERPRETER},
+    Runtime.NODEJS: {"index.js": "eval(require('fs').readFileSync(0, 'utf8'));\n"},
+}
 _UID_BASE = 1_900_000_000
 
 
