@@ -14,6 +14,9 @@
 
 /* A message to SQS has at most 1 MiB; the rest is room for arguments, environment and the header. */
 #define MAX_FRAME (4u << 20)
+/* Together 2 s. */
+#define MEMORY_ATTEMPTS 1000
+#define MEMORY_PAUSE_US 2000
 
 struct __attribute__((packed)) header {
     uint32_t length;
@@ -56,12 +59,25 @@ int wire_fd(void)
 static char buffered[64 * 1024];
 static size_t buffered_length;
 
+/* Whether a failed sendmsg() may succeed later. The data in a socket is charged to the container's memory. When a run
+ * has used that up, the kernel frees the memory of the killed processes a little later. */
+static int may_send_later(int *attempts_left)
+{
+    if (errno == EINTR)
+        return 1;
+    if ((errno != ENOBUFS && errno != ENOMEM) || !(*attempts_left)--)
+        return 0;
+    usleep(MEMORY_PAUSE_US);
+    return 1;
+}
+
 int wire_send_parts(int to, struct iovec *parts, size_t count)
 {
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    int attempts_left = MEMORY_ATTEMPTS;
     while (message.msg_iovlen) {
         ssize_t sent = sendmsg(to, &message, MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR)
+        if (sent < 0 && may_send_later(&attempts_left))
             continue;
         if (sent < 0)
             return 0;

@@ -609,7 +609,7 @@ async def test_names_that_fill_the_container_cost_neither_the_report_nor_the_out
 ):
     ran = await crowd.run(FILL, memory_mb=128)
     assert ran.execution.error_type is ErrorType.OUT_OF_MEMORY
-    assert (ran.stdout, ran.execution.exit_code) == ("said\n", 137)
+    assert (ran.stdout, ran.execution.exit_code) == ("said\n", 137), ran.execution
     left = bounded(ran)
     assert left.files == {"a": b"honest"}
     named = [(f"{number:0255}", LINK) for number in range(100)]
