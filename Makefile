@@ -3,11 +3,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests demo dev test soak test-vm fuzz fuzz-replay bench bench-quick bench-real bench-hostile bench-phases libraries check checks format lock images clean
+.PHONY: help setup setup-tests demo dev test test-all soak test-vm fuzz fuzz-replay bench bench-quick bench-real bench-hostile bench-phases libraries check checks format lock images clean
 
 BIN := .venv/bin
 # The number of test processes.
 TEST_PROCESSES ?= 3
+# The tests that `make test` and `make check` run. CONTRIBUTING.md describes the markers.
+SELECT ?= not soak and not exhaustive
 # The file in which the fault tests record their results, for docs/reliability.md.
 ROWS := $(CURDIR)/.nanoagent/reliability.jsonl
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
@@ -32,7 +34,7 @@ dev: setup  ## run the embedded stack and an agent until Ctrl-C
 setup-tests:
 	@scripts/setup tests
 
-test:  ## all checks and all tests
+test:  ## all checks, and the tests that CI runs; at most 12 minutes on two CPUs
 	@scripts/setup venv
 	@# The checks need only the virtual environment. The images are built at the same time.
 	@scripts/setup tests & setup=$$!; \
@@ -41,8 +43,11 @@ test:  ## all checks and all tests
 	$(call announce,tests with containers)
 	@# The tests of a file run in one process, so that they share workers, containers and engines. The files with the
 	@# longest tests come first. Otherwise they would run at the end, while other processes are idle.
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25 \
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25 -m '$(SELECT)' \
 		tests/faults tests/e2e tests/integration tests/adversarial
+
+test-all:  ## `make test` with every combination of languages, isolation levels and programs; half an hour
+	@$(MAKE) --no-print-directory test SELECT='not soak'
 
 soak: setup-tests  ## faults at every step, random faults (SEED=…), memory over 10,000 jobs; 30 minutes
 	$(call announce,faults at every step)
@@ -109,7 +114,7 @@ checks:
 	$(call announce,commit subjects)
 	@$(BIN)/python scripts/commit_subjects.py
 	$(call announce,unit tests)
-	@$(BIN)/pytest -q -n $(TEST_PROCESSES) tests/unit
+	@$(BIN)/pytest -q -n $(TEST_PROCESSES) -m '$(SELECT)' tests/unit
 
 format:  ## format the code
 	@scripts/setup venv

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
+from support.checks.matrix import EXHAUSTIVE, level_of
 from support.sandboxes.adversarial import Shelf, built
 
 if TYPE_CHECKING:
@@ -19,11 +20,29 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects tests by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The many quick tests first: pytest-xdist gives large shares at the start, small ones at the end."""
+    """Mark the tests that only `make test-all` runs, and put the many quick tests first.
+
+    pytest-xdist distributes large shares at the start, and small ones at the end.
+    """
     ours = [item for item in items if item.path.parent == HERE]
+    for item in ours:
+        if isinstance(item, pytest.Function) and is_exhaustive(item):
+            item.add_marker(EXHAUSTIVE)
     in_turn = iter(sorted(ours, key=lambda item: item.path.name != "test_traces.py"))
     items[:] = [next(in_turn) if item.path.parent == HERE else item for item in items]
+
+
+def is_exhaustive(item: pytest.Function) -> bool:
+    """Whether a test tries an attack in a language at another level than that of `make test`."""
+    rotating = item.get_closest_marker("rotating_levels")
+    if rotating is None:
+        return False
+    place: Any = item.callspec.params["where"]
+    runtime, level = place
+    number = item.callspec.indices[rotating.args[0]] if rotating.args else 0
+    return level is not level_of(number, runtime, item.module.TRIED_AT)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Every attack of the table, in every language, at every level; after each kind, everything is as it was.
+"""Every attack of the table, in every language and at every level; after each kind, everything is as it was.
 
 What is attacked is real: the host listens on all its addresses meanwhile, and is asked afterwards whether
 anybody got through.
@@ -130,6 +130,7 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
 # --- the table
 
 
+@pytest.mark.rotating_levels("kind")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_each_attack_succeeds_only_where_its_level_allows_it(
     place: Place, host: AnsweringHost, kind: str, record_property: Callable[[str, object], None]
@@ -174,6 +175,7 @@ async def test_a_container_with_a_network_was_there_to_be_reached(host: Answerin
 # --- every system call there is
 
 
+@pytest.mark.rotating_levels
 async def test_only_the_system_calls_that_programs_need_are_allowed(
     place: Place, record_property: Callable[[str, object], None]
 ):

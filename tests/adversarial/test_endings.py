@@ -106,6 +106,7 @@ async def place(where: tuple[Runtime, Isolation, bytes | None]) -> AsyncIterator
         yield Place(containers, level, adversary, without_own_number(seen))
 
 
+@pytest.mark.rotating_levels("name")
 @pytest.mark.parametrize("name", ENDINGS)
 async def test_all_processes_of_a_run_end_with_it(
     place: Place, name: str, record_property: Callable[[str, object], None]

@@ -1,0 +1,33 @@
+"""The part of a matrix of attacks, languages and isolation levels that `make test` runs.
+
+`make test-all` runs the whole matrix.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nanoagent.model.job import Runtime
+    from nanoagent.model.result import Isolation
+
+EXHAUSTIVE = pytest.mark.exhaustive
+
+
+def level_of(attack: int, runtime: Runtime, levels: Sequence[Isolation]) -> Isolation:
+    """Return the isolation level at which `make test` tries an attack in a language.
+
+    Each attack is tried once in each language. The level rotates, so that each attack is tried at each level,
+    and four attacks in a row have each pair of a language and a level.
+
+    Args:
+        attack: The number of the attack in its table.
+        runtime: The language.
+        levels: At most as many levels as there are languages.
+    """
+    languages = list(type(runtime))
+    return levels[(attack + languages.index(runtime)) % len(languages) % len(levels)]
