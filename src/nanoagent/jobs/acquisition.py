@@ -132,13 +132,13 @@ class Acquisition:
         admission = self._parts.admission
         # The memory limit and the code together may exceed the budget. Then the job gets the whole budget.
         needed_mb = min(binding.needed_mb, admission.total.memory_mb)
-        reserved = admission.reserve(needed_mb, binding.cpus, binding.function_id)
-        if admission.free_for(needed_mb, binding.cpus, binding.function_id):
-            await resources.enter_async_context(reserved)
+        size = needed_mb, binding.cpus, binding.function_id
+        if (release := admission.take_now(*size)) is not None:
+            resources.callback(release)
             return
         try:
             async with asyncio.timeout(_ADMISSION_TIMEOUT_S):
-                await resources.enter_async_context(reserved)
+                await resources.enter_async_context(admission.reserve(*size))
         except TimeoutError as exc:
             raise ReturnToQueue(f"no room for this job within {_ADMISSION_TIMEOUT_S:.0f} s") from exc
 

@@ -10,6 +10,7 @@ import asyncio
 from bisect import bisect
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nanoagent.jobs import admission_rules
@@ -147,19 +148,37 @@ class Admission:
             )
         return self._hold(need, function)
 
+    def take_now(self, memory_mb: int, cpus: float, function: str | None = None) -> Callable[[], None] | None:
+        """Take a part of the budget if no request waits and there is room.
+
+        Args:
+            memory_mb: MiB.
+            cpus: CPUs.
+            function: The function whose limit applies; None: no limit.
+
+        Returns:
+            Releases the part; to be called once. None if the request would have to wait.
+
+        Raises:
+            ValueError: The size is not positive.
+        """
+        need = Budget.of(memory_mb, cpus)
+        if self._waiting or not need.fits(self._free) or not self._limits.allow(need, function):
+            return None
+        self._take(need, function)
+        return partial(self._give_back, need, function)
+
     @asynccontextmanager
     async def _hold(self, need: Budget, function: str | None) -> AsyncIterator[None]:
-        overtook: Sequence[_Ticket] = ()
-        # Most requests find no other request waiting, and need no decision.
-        if not self._waiting and need.fits(self._free) and self._limits.allow(need, function):
-            self._take(need, function)
-        else:
-            overtook = await self._wait_for_grant(need, function)
+        overtook = await self._wait_for_grant(need, function)
         try:
             yield
         finally:
-            self._release(need, function, overtook)
-            self._admit_and_notify()
+            self._give_back(need, function, overtook)
+
+    def _give_back(self, need: Budget, function: str | None, overtook: Sequence[_Ticket] = ()) -> None:
+        self._release(need, function, overtook)
+        self._admit_and_notify()
 
     async def _wait_for_grant(self, need: Budget, function: str | None) -> Sequence[_Ticket]:
         """Wait until the request is admitted; return the requests that it has overtaken."""

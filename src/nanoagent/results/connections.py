@@ -169,8 +169,11 @@ def pack(command: Command) -> bytes:
 
     Source: redis.io, "Redis serialization protocol specification".
     """
-    words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
-    return b"*%d\r\n%b" % (len(words), b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words))
+    packed = b"*%d\r\n" % len(command)
+    for word in command:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        packed += b"$%d\r\n%b\r\n" % (len(data), data)
+    return packed
 
 
 def _script(verb: str, name: str, call: ScriptCall) -> Command:

@@ -91,12 +91,14 @@ class RedisResultStore:
             release = self._release_when_answered(request_id, answers)
             self._background.once(TaskName.CLAIM_RELEASE, release, self._releases)
 
-        ((verdict, *details),) = await unless_cancelled(answers, abandoned)
+        (answer,) = await unless_cancelled(answers, abandoned)
+        verdict, _, details = answer.partition(b" ")
         if verdict == b"answered":
-            return Answered(details[0])
+            return Answered(details)
         if verdict == b"taken":
-            return Taken(int(details[0]) / 1_000_000, int(details[1]))
-        token, cancelled, failures = map(int, details)
+            left_us, refusals = map(int, details.split())
+            return Taken(left_us / 1_000_000, refusals)
+        token, cancelled, failures = map(int, details.split())
         claim = Claim(request_id, token, cancelled=bool(cancelled), failures=failures)
         self._written_at = time.monotonic()
         self._claims.add(claim)

@@ -66,7 +66,7 @@ local document = redis.call('GET', KEYS[1])
 if document then
   redis.call('EXPIRE', KEYS[1], ARGV[3])
   redis.call('PUBLISH', ARGV[4], document)
-  return {{'answered', document}}
+  return 'answered ' .. document
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -76,7 +76,7 @@ if held[1] then
   if held[2] ~= ARGV[1] then
     if tonumber(held[3]) > now then
       local refusals = redis.call('HINCRBY', KEYS[2], 'refusals', 1)
-      return {{'taken', string.format('%.0f', held[3] - now), refusals}}
+      return string.format('taken %.0f %d', held[3] - now, refusals)
     end
     if held[3] ~= '0' then
       redis.call('SADD', KEYS[3], held[1])
@@ -93,12 +93,14 @@ if held[1] then
   redis.call('HDEL', KEYS[2], 'refusals')
 end
 redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
-return {{'claimed', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3])}}
+return string.format('claimed %s %d %d', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3]))
 """
 )
-"""Claim a request. Returns the claim, or the time until another claim ends, or the result.
+"""Claim a request. Returns one string, because the client parses a string faster than an array:
 
-A result is published again.
+* `claimed TOKEN CANCELLED FAILURES`: the claim is granted.
+* `taken MICROSECONDS REFUSALS`: another process has the claim, for so long.
+* `answered RESULT`: the request has a result, which is published again.
 """
 
 PUBLISH: Final = Script(

@@ -215,7 +215,7 @@ class RunRequest:
 
     def encode(self) -> bytes:
         """Return the payload of a RUN frame."""
-        strings = [*self.arguments, *(f"{name}={value}" for name, value in self.environment.items()), ""]
+        strings = [*self.arguments, *[f"{name}={value}" for name, value in self.environment.items()], ""]
         return b"".join(
             (
                 _RUN.pack(

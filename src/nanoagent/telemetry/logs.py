@@ -53,12 +53,16 @@ _PROSE: Final = (
     r"|wrong|invalid|missing|unknown|empty|required|expired|please|try)"
     r"(?:\s|[.,;:)](?:\s|$)|$)"
 )
+# Words in lower case, the pattern of a credential, and its replacement. A text without these words cannot
+# match the pattern. Most log entries have none of the words, and the search for words is faster.
 _SECRET_IN_TEXT: Final = (
     # https://user:password@host. The password may have an @.
-    (re.compile(r"(\w://)[^\s/?#\"'<>]+@"), rf"\1{_HIDDEN}@"),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),  # AWS access key IDs, long-term and temporary
+    (("://",), re.compile(r"(\w://)[^\s/?#\"'<>]+@"), rf"\1{_HIDDEN}@"),
+    # AWS access key IDs, long-term and temporary
+    (("akia", "asia"), re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),
     # Parts of requests in messages of SDKs and services: `password=…`, `"SecretAccessKey" : "…"`.
     (
+        ("passw", "secret", "token"),
         re.compile(
             r"((?:passw(?:or)?d|secret_?access_?key|session_?token|security-?token)[\\\"']*\s?[:=]\s?[\\\"']*)"
             rf"(?!null|None|true|false)(?!(?<=: ){_PROSE})[^\s\"'\\,;&)}}]+",
@@ -67,6 +71,7 @@ _SECRET_IN_TEXT: Final = (
         rf"\1{_HIDDEN}",
     ),
     (
+        ("signature", "x-amz-"),
         re.compile(r"((?:X-Amz-(?:Signature|Credential|Security-Token)|Signature)=)[^&\s\"']+"),
         rf"\1{_HIDDEN}",
     ),
@@ -178,19 +183,19 @@ def _hide_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) 
 
 
 def _without_secrets(fields: MutableMapping[str, Any]) -> dict[str, Any]:
-    return {name: _shown(name, value) for name, value in fields.items()}
-
-
-def _shown(name: object, value: object) -> object:
-    if _is_secret(str(name)) and value is not None:
-        return _HIDDEN
-    return _without_secrets(value) if isinstance(value, dict) else value
+    shown = {
+        name: _HIDDEN if value is not None and _is_secret(name) else value for name, value in fields.items()
+    }
+    for name, value in shown.items():
+        if isinstance(value, dict):
+            shown[name] = _without_secrets(value)
+    return shown
 
 
 @lru_cache(maxsize=512)
-def _is_secret(name: str) -> bool:
+def _is_secret(name: object) -> bool:
     """Return whether a field with this name is secret. The cache helps, because there are few names."""
-    return _SECRET_NAME.search(name) is not None
+    return _SECRET_NAME.search(str(name)) is not None
 
 
 def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -262,8 +267,12 @@ def without_secrets(text: str) -> str:
     """Return a text without the values of `hide`, and without texts that have the form of a credential."""
     for known in _known_values:
         text = known.sub(_HIDDEN, text)
-    for pattern, replacement in _SECRET_IN_TEXT:
-        text = pattern.sub(replacement, text)
+    folded = text.casefold()
+    for words, pattern, replacement in _SECRET_IN_TEXT:
+        for word in words:
+            if word in folded:
+                text = pattern.sub(replacement, text)
+                break
     return text
 
 

@@ -9,7 +9,6 @@ from nanoagent.worker import fairness
 from nanoagent.worker.state import Phase
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Collection
 
     from nanoagent.broker.base import Broker, Delivery
@@ -74,7 +73,7 @@ class Capacity:
         """
         waiting = self._admission.waiting_for_room
         admissible = self._admission.admissible(self._default_mb, self._default_cpus)
-        over_limit = self.over_limit().total()
+        over_limit = sum(self.over_limit().values())
         will_ask = max(0, sum(each.state.wants_room for each in self._in_flight) - over_limit - waiting)
         total = self._admission.total
         max_runs = min(total.memory_mb // self._default_mb, int(total.cpus / self._default_cpus))
@@ -87,7 +86,7 @@ class Capacity:
         """Whether one more job over its function's limit would be too many, for at least one function."""
         return fairness.has_max_waiting(self.over_limit())
 
-    def over_limit(self) -> Counter[str]:
+    def over_limit(self) -> dict[str, int]:
         """Count the jobs here that wait because of their function's concurrency limit, by function."""
         waiting = [
             each.state.job for each in self._in_flight if each.state.wants_room and each.state.job is not None
@@ -106,7 +105,7 @@ class Capacity:
         """
         function = job.function_id
         over_limit = self.over_limit()
-        if not over_limit[function]:
+        if function not in over_limit:
             self.throttle.found_below_limit()
             return None
         self._lifecycle.capacity_changed.set()  # the job needs no room now

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.backoff import Backoff, pause_s
@@ -45,18 +44,25 @@ _MAX_PAUSE_S: Final = 5.0
 _PAUSE_FACTOR: Final = 1.25
 
 
-def count_over_limit(waiting: Iterable[tuple[str, int]]) -> Counter[str]:
+def count_over_limit(waiting: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Count the waiting jobs that must wait because of their function's limit, by function.
 
     Args:
         waiting: A pair (function, allowed) for each job that is here and does not run yet. `allowed` is how
             many more jobs of this size the function's limit allows. If a function has several pairs, the
             number of the last pair is used.
+
+    Returns:
+        Function → number of jobs, without functions whose number is 0.
     """
-    waiting = list(waiting)
-    count = Counter(function for function, _ in waiting)
-    allowed = dict(waiting)
-    return +Counter({function: count[function] - allowed[function] for function in count})
+    count: dict[str, int] = {}
+    allowed: dict[str, int] = {}
+    for function, more in waiting:
+        count[function] = count.get(function, 0) + 1
+        allowed[function] = more
+    return {
+        function: here - allowed[function] for function, here in count.items() if here > allowed[function]
+    }
 
 
 def exceeds_waiting(over_limit: Mapping[str, int], function: str) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import structlog
@@ -78,9 +77,10 @@ class ReadinessChecks:
         """
         if self._running is None or self._running.done():
             results = [_run(check) for check in self._checks]
-            if not any(isawaitable(result) for result in results):
+            waits = [result for result in results if not (result is None or isinstance(result, str))]
+            if not waits:
                 return self._report(cast("list[str | None]", results))
-            self._running = asyncio.create_task(self._wait_for(results))
+            self._running = asyncio.create_task(self._wait_for(results, waits))
         return await asyncio.shield(self._running)
 
     async def watch(self) -> None:
@@ -93,9 +93,11 @@ class ReadinessChecks:
             if self._running is not None:
                 self._running.cancel()
 
-    async def _wait_for(self, results: list[CheckResult]) -> str | None:
-        awaited = iter(await asyncio.gather(*(result for result in results if isawaitable(result))))
-        return self._report([next(awaited) if isawaitable(result) else result for result in results])
+    async def _wait_for(self, results: list[CheckResult], waits: list[Awaitable[str | None]]) -> str | None:
+        awaited = iter(await asyncio.gather(*waits))
+        return self._report(
+            [result if result is None or isinstance(result, str) else next(awaited) for result in results]
+        )
 
     def _report(self, reasons: list[str | None]) -> str | None:
         """Report the state of each part to `Health`, and log changes; return all reasons as one text."""
@@ -125,7 +127,7 @@ def _run(check: ReadinessCheck) -> CheckResult:
         result = check.run()
     except Exception as exc:  # noqa: BLE001 - `_reason_of` logs an internal error
         return _reason_of(check, exc)
-    return _wait(check, result) if isawaitable(result) else result
+    return result if result is None or isinstance(result, str) else _wait(check, result)
 
 
 async def _wait(check: ReadinessCheck, result: Awaitable[str | None]) -> str | None:

@@ -264,6 +264,37 @@ async def test_a_failure_while_holding_gives_everything_back():
     assert admission.free_for(100, 1) == 1
 
 
+async def test_a_part_that_is_taken_now_is_held_until_it_is_released():
+    admission = Admission(100, 1, max_share=0.5)
+    release = admission.take_now(60, 0.1, "f")
+    assert release is not None
+    assert admission.used == Budget(60, 100)
+    assert admission.take_now(50, 0.1, "g") is None  # no room
+    assert admission.take_now(10, 0.1, "f") is None  # over the limit of the function
+    assert admission.used == Budget(60, 100)
+    release()
+    assert admission.used == Budget(0, 0)
+
+
+async def test_nothing_is_taken_now_while_a_request_waits():
+    world = World(Admission(100, 1))
+    await world.arrive(Budget(60, 1))
+    await world.arrive(Budget(60, 1))
+    assert world.admission.take_now(10, 0.001) is None
+    await cancel(list(world.tasks.values())[1])
+    assert world.admission.take_now(10, 0.001) is not None
+
+
+async def test_the_release_of_a_part_that_was_taken_now_admits_a_waiting_request():
+    world = World(Admission(100, 1))
+    release = world.admission.take_now(60, 0.1)
+    assert release is not None
+    await world.arrive(Budget(60, 100))
+    assert world.admission.waiting == 1
+    release()
+    assert world.admission.waiting == 0
+
+
 async def cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

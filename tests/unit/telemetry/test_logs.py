@@ -223,6 +223,11 @@ def test_the_search_for_secrets_is_fast_for_any_text(secret):
         '"aws_session_token" : "hunter2"',
         "password=hunter2&user=x",
         "Passwd: hunter2",
+        "redis://user:hunter2@host/0",
+        "GET /?X-Amz-Signature=hunter2",
+        # Letters that a search without regard to case takes for s and k.
+        "PA\u017f\u017fWORD=hunter2",
+        "se\u017fsion_to\u212aen=hunter2",
     ],
 )
 def test_what_is_written_as_a_credential_is_hidden_whoever_it_belongs_to(stream, said):

@@ -517,7 +517,7 @@ async def claim_renewal(fault: Fault) -> None:
         if doing == "renew claims":
             renewed.set()
             return [1] * len(calls)
-        return [[b"claimed", 1, 0, 0]]
+        return [b"claimed 1 0 0"]
 
     result_store = RedisResultStore(RedisServer("127.0.0.1", 9), claim_s=0.01, background=fault.background)
     fault.setattr(result_store._connections, "run_scripts", evaluate)
