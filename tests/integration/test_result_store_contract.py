@@ -35,7 +35,7 @@ CLAIM_S = 1.5  # renewed every half second
 DEADLINE_S = 60
 # What the claim's script says of a request that has a result.
 ANSWERED = b"*2\r\n$8\r\nanswered\r\n$2\r\n{}\r\n"
-GRANTED = b"*4\r\n$7\r\nclaimed\r\n$1\r\n7\r\n:0\r\n:0\r\n"
+GRANTED = b"$13\r\nclaimed 7 0 0\r\n"
 PUBLISHED = b":1\r\n"
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
 DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
@@ -677,7 +677,7 @@ async def test_a_claim_is_renewed_for_as_long_as_it_is_held(redis_server: RedisS
 
 
 async def test_all_claims_are_renewed_in_one_packet(monkeypatch: pytest.MonkeyPatch):
-    claimed_answer = b"*4\r\n$7\r\nclaimed\r\n$1\r\n%d\r\n:0\r\n:0\r\n"
+    claimed_answer = b"$13\r\nclaimed %d 0 0\r\n"
     answers = [claimed_answer % number for number in range(1, 4)]
     async with redis_that_says(*answers, b":1\r\n:0\r\n:1\r\n") as (result_store, heard):
         claims = {await claimed(result_store, request) for request in "abc"}
