@@ -80,6 +80,10 @@ class WorkerUnderTest:
         await asyncio.to_thread(self._make_queues)
         self.redis = redis.Redis(host=self.stack.redis_host, port=self.stack.redis_port)
         self._opened.push_async_callback(self.redis.aclose)
+        # Tests poll often: one client for all requests. Each request has its own connection, because the
+        # agent may be paused or killed meanwhile.
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._http = await self._opened.enter_async_context(aiohttp.ClientSession(connector=connector))
         self.agent = self._new_agent()
         self._opened.push_async_callback(self.agent.stop)
         await self.agent.start(until_ready=self._until_ready)
@@ -208,16 +212,17 @@ class WorkerUnderTest:
     # --- the operator's view
 
     async def get(self, path: str) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.agent.port}{path}"
-        async with aiohttp.ClientSession() as client, client.get(url) as response:
+        async with self._http.get(f"http://127.0.0.1:{self.agent.port}{path}") as response:
             return response.status, await response.text()
 
     async def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples with these labels."""
         _, text = await self.get("/metrics")
+        # To parse the whole page takes longer than to get it.
+        own = "".join(line for line in text.splitlines(keepends=True) if line.startswith(name))
         return sum(
             sample.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(own)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
