@@ -6,8 +6,12 @@ SHELL := /bin/bash
 .PHONY: help setup setup-tests demo dev test test-all soak test-vm fuzz fuzz-replay bench bench-quick bench-real bench-hostile bench-phases libraries check checks format lock images clean
 
 BIN := .venv/bin
-# The number of test processes.
-TEST_PROCESSES ?= 3
+# The number of processes for tests with containers. They often wait, so that there are more than CPUs.
+TEST_PROCESSES ?= 4
+# The number of processes for unit tests. Each one collects all tests, so that there are no more than CPUs.
+UNIT_PROCESSES ?= $(shell nproc)
+# Every test process and every worker that a test starts would compile the source and the tests again.
+export PYTHONDONTWRITEBYTECODE =
 # The tests that `make test` and `make check` run. CONTRIBUTING.md describes the markers.
 SELECT ?= not soak and not exhaustive
 # The file in which the fault tests record their results, for docs/reliability.md.
@@ -78,7 +82,7 @@ bench-real: setup  ## real functions against the bare program, into docs/benchma
 
 bench-hostile: setup  ## the delay of honest jobs by hostile jobs; a minute
 	$(call announce,500 jobs; use an idle machine)
-	@$(BIN)/pytest -q tests/e2e/test_mixed_load.py
+	@$(BIN)/pytest -q -m exhaustive tests/e2e/test_mixed_load.py
 
 bench-phases: setup  ## the duration of each phase of a job: cold, warm and hot, for each runtime
 	$(call announce,phases; use an idle machine)
@@ -114,7 +118,7 @@ checks:
 	$(call announce,commit subjects)
 	@$(BIN)/python scripts/commit_subjects.py
 	$(call announce,unit tests)
-	@$(BIN)/pytest -q -n $(TEST_PROCESSES) -m '$(SELECT)' tests/unit
+	@$(BIN)/pytest -q -n $(UNIT_PROCESSES) -m '$(SELECT)' tests/unit
 
 format:  ## format the code
 	@scripts/setup venv

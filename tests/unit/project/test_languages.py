@@ -35,10 +35,15 @@ TAKE_TEXT: Final = {
 SENTENCES: Final = {"message", "hint", "sender_message", "reason"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+def sources() -> Iterator[tuple[str, str]]:
     for path in sorted(SOURCE.rglob("*.py")):
         if "programs" not in path.parts:  # of the self-test: they run in containers
-            yield str(path.relative_to(SOURCE)), ast.parse(path.read_text())
+            yield str(path.relative_to(SOURCE)), path.read_text()
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for name, text in sources():
+        yield name, ast.parse(text)
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -62,8 +67,9 @@ def literal(node: ast.expr) -> str | None:
 
 def texts() -> Iterator[tuple[str, str, str]]:
     """Every `Text("…", "…")` of the source, with its place."""
-    for name, tree in modules():
-        if not imports_our_text(tree):
+    for name, text in sources():
+        # Each test process collects this module; to parse every file takes longer than all of its tests.
+        if "Text" not in text or not imports_our_text(tree := ast.parse(text)):
             continue
         for called, call in calls(tree):
             if called == "Text" and len(call.args) == 2:
@@ -89,7 +95,7 @@ def held_by(value: object, depth: int = 4) -> Iterator[Text]:
 
 def constants() -> Iterator[tuple[str, str, str]]:
     """Every text that a module or a class of it holds, also those that a function has composed."""
-    for name, _ in modules():
+    for name, _ in sources():
         dotted = "nanoagent." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         if dotted.endswith("__main__"):
             continue

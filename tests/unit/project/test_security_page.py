@@ -32,7 +32,8 @@ STATEMENTS: Final = _rows("Statements")
 @cache
 def _code() -> str:
     """Everything that a setting can be made in."""
-    files = [path for folder in CODE for path in (ROOT / folder).rglob("*") if path.is_file()]
+    paths = [path for folder in CODE for path in (ROOT / folder).rglob("*")]
+    files = [path for path in paths if path.is_file() and path.suffix != ".pyc"]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     return "\n".join([*map(str, files), *texts, *((ROOT / name).read_text() for name in UNITS)])
 
