@@ -15,6 +15,7 @@ import pytest
 
 from nanoagent.model.job import Runtime
 from support.agents.worker import PROGRAMS, WorkerUnderTest
+from support.checks.matrix import EXHAUSTIVE
 from support.checks.waiting import eventually
 
 if TYPE_CHECKING:
@@ -240,14 +241,15 @@ async def test_a_dead_container_is_replaced(worker: WorkerUnderTest):
     assert second["stdout"] == "2\n"
 
 
-async def test_two_hundred_mixed_jobs_each_have_one_result_and_leave_nothing(
-    stack: EmbeddedStack, tmp_path: Path
+@pytest.mark.parametrize("jobs", [60, pytest.param(200, marks=EXHAUSTIVE)])
+async def test_many_mixed_jobs_each_have_one_result_and_leave_nothing(
+    stack: EmbeddedStack, tmp_path: Path, jobs: int
 ):
     async with WorkerUnderTest(stack, tmp_path) as worker:
         keys = {r: await worker.upload(PROGRAMS / r, f"mixed/{r}.zip") for r in RUNTIMES}
         cases = ["quick", "quick", "exit", "files", "raise"]
         messages = []
-        for number in range(200):
+        for number in range(jobs):
             runtime = RUNTIMES[number % 4]
             payload = {"case": cases[number % 5], "say": f"job {number}"}
             messages.append(

@@ -12,6 +12,7 @@ import pytest_asyncio
 from nanoagent.code import byte_code
 from nanoagent.jobs.byte_code import Compilation
 from nanoagent.model.result import Isolation, Start
+from support.checks.matrix import only_in_test_all
 from support.sandboxes.functions import Functions, functions
 from support.sandboxes.module_programs import IDENTITY
 
@@ -26,6 +27,14 @@ MODULES: Final = {
     "pack/one.py": "def f():\n    return 1\n",
     "two.py": "x = 2\n",
 }
+# The programs of test_python_identity.py do the same with byte code. `make test` runs those with modules of
+# other kinds: packages, errors, encodings, interpreters and paths of their own.
+IN_MAKE_TEST: Final = (
+    *("a_subprocess", "a_traceback", "a_warning_of_the_compiler", "an_encoding", "an_error_of_the_compiler"),
+    *("another_path_to_a_module", "attributes_and_source", "frames_of_an_import", "importlib_reload"),
+    *("lib_json", "main_is_a_module_too", "namespace_package", "package", "rename_of_a_folder", "runpy"),
+    *("sibling_writes_byte_code", "sub_interpreter_finds_siblings"),
+)
 # Prints the names of the files that its imports compile, and the byte code that it has written.
 COUNT: Final = """
 import json, os, sys
@@ -88,7 +97,7 @@ async def test_byte_code_outlives_its_worker_and_serves_others(tmp_path):
 # --- what a program can see
 
 
-@pytest.mark.parametrize("name", sorted(IDENTITY))
+@pytest.mark.parametrize("name", only_in_test_all(sorted(IDENTITY), IN_MAKE_TEST))
 async def test_a_program_with_modules_does_the_same_with_and_without_byte_code(
     name: str, sandboxed: Functions
 ):

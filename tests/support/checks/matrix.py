@@ -10,12 +10,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
+
+    from _pytest.mark.structures import ParameterSet
 
     from nanoagent.model.job import Runtime
     from nanoagent.model.result import Isolation
 
 EXHAUSTIVE = pytest.mark.exhaustive
+
+
+def only_in_test_all(names: Iterable[str], kept: Collection[str]) -> list[str | ParameterSet]:
+    """Return the values of a parameter. Only `make test-all` runs the values that are not kept.
+
+    Raises:
+        ValueError: A kept value does not exist.
+    """
+    names = list(names)
+    if unknown := set(kept) - set(names):
+        raise ValueError(f"unknown values: {', '.join(sorted(unknown))}")
+    return [name if name in kept else pytest.param(name, marks=EXHAUSTIVE) for name in names]
 
 
 def level_of(attack: int, runtime: Runtime, levels: Sequence[Isolation]) -> Isolation:
