@@ -34,7 +34,7 @@ TTL_S = 77
 CLAIM_S = 1.5  # renewed every half second
 DEADLINE_S = 60
 # What the claim's script says of a request that has a result.
-ANSWERED = b"*2\r\n$8\r\nanswered\r\n$2\r\n{}\r\n"
+ANSWERED = b"$11\r\nanswered {}\r\n"
 GRANTED = b"$13\r\nclaimed 7 0 0\r\n"
 PUBLISHED = b":1\r\n"
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
