@@ -142,6 +142,10 @@ SETTINGS_KO: Final = {
         "실패한 빌드와 컨테이너를 죽이는 코드에 실패 캐시로 응답하는 시간(초); 0: 매번 시도"
     ),
     "build_cpus": "빌드가 차지하는 CPU 수; 남는 CPU가 있으면 더 씀",
+    "build_cache": (
+        "auto: C++나 Go 코드를 빌드할 때 같은 함수의 이전 빌드 이후 바뀐 파일만 컴파일함; "
+        "never: 빌드마다 모든 파일을 컴파일함"
+    ),
     "ai_endpoint": (
         "AI 게이트웨이의 모델 서버: Ollama 서버, 또는 openai 클라이언트에 주는 것과 같은 base URL"
     ),
@@ -349,6 +353,7 @@ GROUPS: Final = (
             "build_timeout_seconds",
             "build_memory_mb",
             "build_cpus",
+            "build_cache",
             "failure_memory_seconds",
             "python_preload",
             "python_bytecode",

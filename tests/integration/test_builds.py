@@ -3,152 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
-from nanoagent.common.units import MIB
-from nanoagent.container import execution
-from nanoagent.container.docker import DockerDriver
-from nanoagent.container.policy import Binding, PoolPolicy
-from nanoagent.container.pool import Pool
-from nanoagent.container.spec import Limits
 from nanoagent.languages import build_hint
-from nanoagent.languages.recipes import BUILT_PROGRAM, RECIPES
+from nanoagent.languages.recipes import BUILT_PROGRAM
 from nanoagent.model.job import Runtime
-from nanoagent.model.result import Isolation
-from nanoagent.telemetry.metrics import Metrics
-from nanoagent.telemetry.status import Health
 from support.checks.matrix import only_in_test_all
 from support.programs.languages import documented_version
-from support.sandboxes.containers import request_for, worker_home
+from support.sandboxes.workshop import program_of, workshop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from nanoagent.container.execution import Execution
+    from support.sandboxes.workshop import Workshop
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-IMAGES = {
-    Runtime.CPP: os.environ.get("NANOAGENT_TEST_CPP_IMAGE", "nanoagent-cpp:latest"),
-    Runtime.GO: os.environ.get("NANOAGENT_TEST_GO_IMAGE", "nanoagent-go:latest"),
-}
-# As large as the defaults: compilers take room.
-LIMITS = Limits(processes=256, tmp_bytes=256 * MIB, work_bytes=64 * MIB, output_bytes=64 * MIB, inodes=16_384)
-BUILD_MEMORY_MB = 1024
 PCH = "/nanosupervisor/pch"
 STOCK = ("/usr/bin/g++", "-std=c++20", "-O2", "-pthread", "-iquote.", "-idirafter.", "-o", BUILT_PROGRAM)
-
-
-class Workshop:
-    """Builds code and runs what came of it, each in containers as the worker's are."""
-
-    def __init__(self, pool: Pool, folder: Path) -> None:
-        self._pool = pool
-        self._folder = folder
-
-    async def build(
-        self, runtime: Runtime, files: Mapping[str, str], command: tuple[str, ...] | None = None
-    ) -> Execution:
-        """Build as the worker does, or run another command in a build's place."""
-        arguments = command or RECIPES[runtime].build
-        assert arguments is not None
-        return await self._execute(runtime, self._tree(files), arguments, None)
-
-    async def run(self, runtime: Runtime, program: Path) -> Execution:
-        """Run a program that was built."""
-        return await self._execute(runtime, self._tree({}), RECIPES[runtime].arguments, program)
-
-    async def output(self, runtime: Runtime, files: Mapping[str, str]) -> str:
-        """Build, run, and return what was printed; both must go well."""
-        built = await self.build(runtime, files)
-        assert built.error_type is None, built.collected.stderr.text
-        ran = await self.run(runtime, program_of(built))
-        assert ran.error_type is None, ran.collected.stderr.text
-        return ran.collected.stdout.text
-
-    async def _execute(
-        self, runtime: Runtime, tree: Path, arguments: tuple[str, ...], program: Path | None
-    ) -> Execution:
-        binding = Binding(
-            runtime=runtime,
-            function_id="test",
-            digest=hashlib.sha256(str((tree, program)).encode()).hexdigest(),
-            memory_mb=128 if program else BUILD_MEMORY_MB,
-            cpus=1.0,
-            most_cpus=2.0,
-            tree=tree,
-            tree_bytes=sum(path.stat().st_size for path in tree.rglob("*")),
-            program=program,
-            purpose="run" if program else "build",
-        )
-        limits = {
-            "timeout_ms": 120_000,
-            "output_max_file_bytes": 64 * MIB,
-            "output_max_total_bytes": 64 * MIB,
-        }
-        async with self._pool.acquire(binding) as acquired:
-            request = request_for(b"", arguments=arguments, prepare_next=False, **limits)
-            return await execution.execute(acquired, request, self._new_folder())
-
-    def _tree(self, files: Mapping[str, str]) -> Path:
-        tree = self._new_folder()
-        for name, text in files.items():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_text(text)
-        return tree
-
-    def _new_folder(self) -> Path:
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
-        folder.chmod(0o755)
-        return folder
-
-
-def program_of(built: Execution) -> Path:
-    (file,) = built.collected.files
-    kept = file.staged.with_name("program")
-    shutil.move(file.staged, kept)
-    kept.chmod(0o555)
-    return kept
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shop() -> AsyncIterator[Workshop]:
     async with workshop() as made:
         yield made
-
-
-@asynccontextmanager
-async def workshop() -> AsyncIterator[Workshop]:
-    driver = DockerDriver()
-    with worker_home() as home:
-        policy = PoolPolicy(
-            images={runtime: IMAGES.get(runtime, "none") for runtime in Runtime},
-            sizes={Runtime.PYTHON: 0, Runtime.NODEJS: 0, Runtime.CPP: 1, Runtime.GO: 1},
-            memory_mb=4096,
-            generic_cpus=1.0,
-            idle_s=600,
-            max_runs=10_000,
-            max_age_s=3600,
-            uid_base=1_910_000_000,
-            limits=LIMITS,
-            isolation=Isolation.SANDBOX,
-        )
-        pool = Pool(driver, home, policy, Metrics(), Health())
-        await pool.start()
-        try:
-            await pool.filled()
-            yield Workshop(pool, home.staging)
-        finally:
-            await pool.close()
-            await driver.close()
 
 
 def program(text: str) -> dict[str, str]:

@@ -20,6 +20,7 @@
     containers, adversarial: run a program in a real sandbox. engines: a Docker engine for one test.
     identity, identity_harness, identity_programs, import_programs: compare the zygote with plain Python.
     functions: run functions from zips with the code cache. module_programs: programs with modules.
+    workshop: builds C++ and Go code, and runs the programs.
     node_identity, node_programs: compare the standby process of Node.js with plain `node`.
 
 `programs`: programs that run inside sandboxes, and packages for them.

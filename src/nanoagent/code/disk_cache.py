@@ -121,6 +121,22 @@ class DiskCache:
             self._verified[digest] = inode_of(pin.descriptor)
             return pin
 
+    async def replace(self, digest: str, content: Path) -> Pin:
+        """Publish a file or folder in place of an older entry. An older entry that is pinned stays.
+
+        Args:
+            digest: The name of the entry.
+            content: The file or folder, inside a scratch folder.
+
+        Returns:
+            The pin, which the caller releases.
+        """
+        with disk_errors(self._root):
+            self._may_exceed_limits = True
+            pin = await in_thread(partial(self._entries.replace, digest, content), undo=Pin.release)
+            self._verified[digest] = inode_of(pin.descriptor)
+            return pin
+
     async def evict(self, *, missing_bytes: float = 0) -> None:
         """Remove the least recently used entries that are not pinned, until the limits are kept.
 
@@ -155,6 +171,11 @@ class DiskCache:
     def digests(self) -> set[str]:
         """Return the names of all entries. Blocking."""
         return self._entries.digests()
+
+    def has(self, digest: str) -> bool:
+        """Whether an entry exists. It may be damaged, and `pin` then removes it."""
+        with disk_errors(self._root):
+            return self._entries.has(digest)
 
     async def _verify(self, pin: Pin) -> bool:
         """Check an entry, and measure it if this process has not measured it before."""

@@ -36,6 +36,9 @@ _OWN_BYTES: Final = 2 * _BLOCK_BYTES  # the folder of the entry and its file `me
 # After a failed attempt to publish, the next one follows only if the entry that had the name was removed: by
 # this worker, because the entry was damaged, or by another worker.
 _PUBLISH_ATTEMPTS: Final = 8
+EVICTED_FIRST: Final = "objects-"
+"""The prefix of the names of entries that are evicted before all others."""
+
 _OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
@@ -68,8 +71,10 @@ class CacheLimits:
 
 
 def eviction_order(uses: Iterable[EntryUse]) -> list[EntryUse]:
-    """Sort entries by their last use, the least recently used first."""
-    return sorted(uses, key=lambda use: (use.used_at_ns, use.digest))
+    """Sort entries: those of `EVICTED_FIRST` first, then by their last use, the least recently used first."""
+    return sorted(
+        uses, key=lambda use: (not use.digest.startswith(EVICTED_FIRST), use.used_at_ns, use.digest)
+    )
 
 
 def is_intact(pin: Pin) -> bool:
@@ -105,6 +110,10 @@ class DiskEntries:
     def digests(self) -> set[str]:
         """Return the names of all entries."""
         return {entry.name for entry in self._folder.iterdir()}
+
+    def has(self, digest: str) -> bool:
+        """Whether an entry exists. It may be damaged."""
+        return inode_of(self._folder / digest / "meta") is not None
 
     def pin(self, digest: str, *, wait: bool = False) -> Pin | None:
         """Pin an entry. That counts as a use.
@@ -162,6 +171,22 @@ class DiskEntries:
         finally:
             own_pin.release()
         raise OSError(errno.EBUSY, "could not be replaced", str(target))
+
+    def replace(self, digest: str, content: Path) -> Pin:
+        """Publish an entry in place of an older one, and pin it. An older entry that is pinned stays.
+
+        Args:
+            digest: The name of the entry.
+            content: The file or folder, inside a scratch folder.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        with removal_lock(self._root):
+            trash = self._take_away_unless_pinned(digest)
+        if trash is not None:
+            delete(trash)
+        return self.publish(digest, content)
 
     def _draft(self, digest: str, content: Path) -> tuple[Path, Pin]:
         """Prepare the folder of an entry in the workspace, already pinned."""

@@ -29,10 +29,13 @@ class ProgramCache:
     Args:
         root: The folder; not that of another cache.
         max_bytes: The limit of the disk space of all programs. Programs in use may exceed it.
+
+    Attributes:
+        disk: The disk cache of the programs, which `ObjectCache` shares.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
-        self._disk = DiskCache(root, max_bytes)
+        self.disk = self._disk = DiskCache(root, max_bytes)
         self._root = root
         self._builds: SingleFlight[Pin] = SingleFlight()
 
@@ -77,6 +80,14 @@ class ProgramCache:
             pin = await self._builds.join(key, partial(self._pin_or_build, key, build))
         async with self._disk.releasing(pin):
             yield pin.content
+
+    def has(self, key: str) -> bool:
+        """Whether a program exists or is being built.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        return key in self._builds or self._disk.has(key)
 
     async def make_room(self, size_bytes: float) -> None:
         """Evict the least recently used programs that are not in use.

@@ -311,6 +311,11 @@ class Settings(BaseSettings):
     build_cpus: PositiveFloat = Field(
         1, description="CPUs reserved for a build; it may use more while they are free"
     )
+    build_cache: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: a build of C++ or Go code compiles only the files that have changed since an "
+        "earlier build of the same function; never: each build compiles all files",
+    )
 
     failure_memory_seconds: float = Field(
         60,

@@ -92,7 +92,7 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BindingKey:
-    """The purpose and the function version of a binding, and whether it has byte code.
+    """The purpose, the function version and the program of a binding, and whether it has byte code.
 
     A container can serve a job without a new binding only if its key `serves` that of the job.
 
@@ -100,15 +100,18 @@ class BindingKey:
         purpose: The purpose of the binding.
         version: The function version.
         has_byte_code: Whether the byte code of the code is beside it.
+        program: The program. One function version may have two programs, because all functions without an ID
+            have the same version, and one of them may have linked its program from earlier objects.
     """
 
     purpose: str
     version: FunctionVersion
     has_byte_code: bool = False
+    program: Path | None = None
 
     def is_like(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has the code of `wanted`, with or without its byte code."""
-        return (self.purpose, self.version) == (wanted.purpose, wanted.version)
+        return (self.purpose, self.version, self.program) == (wanted.purpose, wanted.version, wanted.program)
 
     def serves(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has all that `wanted` needs. It may also have byte code."""
@@ -129,7 +132,7 @@ class Binding:
         tree: The folder of the unpacked code.
         tree_bytes: The memory that the copy of the code takes in the container, bytes. Each file takes whole
             pages.
-        program: The built program; None for an interpreted language.
+        program: The built program; for a build, the objects of an earlier build; None if there is none.
         byte_code: A folder with byte code to put beside the code; None if there is none.
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
         purpose: `run`, `build` or `compile`. A container for builds or compilations serves no runs.
@@ -157,7 +160,7 @@ class Binding:
     def key(self) -> BindingKey:
         """The key of the binding. A container whose key does not serve it must be bound first."""
         version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
-        return BindingKey(self.purpose, version, self.byte_code is not None)
+        return BindingKey(self.purpose, version, self.byte_code is not None, self.program)
 
 
 class ContainerState(StrEnum):

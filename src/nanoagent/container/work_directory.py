@@ -7,7 +7,7 @@
     hosts               the container's /etc/hosts
     passwd, group       the container's /etc/passwd and /etc/group, if its runs have no sandbox
     code/               the code of the function and its byte code, as hard links to the cache
-    program             the built program, as a hard link to the cache
+    program             the built program, as a hard link to the cache; for a build, objects of an earlier one
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from nanoagent.jobs.failure_cache import FailureCache
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nanoagent.code.object_cache import ObjectCache
     from nanoagent.code.program_cache import ProgramCache
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
@@ -29,6 +30,7 @@ class RunnerParts:
         failures: The failure cache.
         network: The network of runs; None: no network.
         byte_code: Byte code of Python code; None: each run compiles its modules.
+        objects: Objects of earlier builds; None: each build compiles all of its code.
     """
 
     settings: Settings
@@ -40,3 +42,4 @@ class RunnerParts:
     failures: FailureCache = field(default_factory=FailureCache)
     network: Network | None = None
     byte_code: ByteCode | None = None
+    objects: ObjectCache | None = None

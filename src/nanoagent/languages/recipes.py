@@ -20,7 +20,8 @@ class Recipe:
         entry: The name of the entry file, which must be at the root of the code.
         arguments: The command that starts a run. Its working directory is the folder of the code.
         build: The command that builds the program, with the program's path as its argument. None for
-            interpreted languages.
+            interpreted languages. Two more arguments make it keep objects: their path, and their largest size
+            in bytes. The objects of an earlier build are at `PROGRAM_PATH`.
     """
 
     entry: str
@@ -29,6 +30,7 @@ class Recipe:
 
 
 BUILT_PROGRAM: Final = f"{OUTPUT_DIR}/program"
+BUILT_OBJECTS: Final = f"{OUTPUT_DIR}/objects"
 
 RECIPES: Final[dict[Runtime, Recipe]] = {
     Runtime.PYTHON: Recipe(entry="main.py", arguments=("/usr/bin/python3", "main.py")),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.byte_code_cache import ByteCodeCache
 from nanoagent.code.code_cache import MOST_FRESH, CodeCache
+from nanoagent.code.object_cache import ObjectCache
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.host import private_dirs, resources
@@ -105,12 +106,28 @@ def _limits(settings: Settings) -> ArchiveLimits:
 @asynccontextmanager
 async def program_cache(settings: Settings) -> AsyncIterator[ProgramCache]:
     """Open the cache of built programs."""
-    cache = ProgramCache(settings.code_cache_dir / "programs", settings.code_cache_mb * MIB)
+    cache = ProgramCache(_program_folder(settings), settings.code_cache_mb * MIB)
     await cache.start()
     try:
         yield cache
     finally:
         await cache.close()
+
+
+def object_cache(settings: Settings, programs: ProgramCache) -> ObjectCache | None:
+    """Make the cache of objects, which shares the disk cache of programs; None with BUILD_CACHE=never.
+
+    Args:
+        settings: The settings.
+        programs: The cache of programs.
+    """
+    if settings.build_cache == "never":
+        return None
+    return ObjectCache(programs.disk, _program_folder(settings))
+
+
+def _program_folder(settings: Settings) -> Path:
+    return settings.code_cache_dir / "programs"
 
 
 def disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> DiskRoom:

@@ -88,6 +88,7 @@ async def open_runs(
         failures=FailureCache.for_seconds(settings.failure_memory_seconds),
         network=run_network,
         byte_code=byte_code,
+        objects=code.object_cache(settings, programs),
     )
     return Runs(home, parts, code_cache)
 

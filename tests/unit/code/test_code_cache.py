@@ -25,6 +25,7 @@ from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.code.code_cache import CodeCache, FetchOutcome
 from nanoagent.code.disk_cache import DiskCache
 from nanoagent.code.disk_entries import EntryUse, eviction_order
+from nanoagent.code.object_cache import ObjectCache
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.host.threads import in_thread
@@ -926,6 +927,12 @@ def test_eviction_starts_with_the_longest_unused() -> None:
     assert [use.digest for use in eviction_order(uses)] == ["c", "a", "b"]
 
 
+def test_objects_are_evicted_before_all_else() -> None:
+    uses = [EntryUse("a", 1, 4), EntryUse("objects-b", 1, 6), EntryUse("objects-c", 1, 5)]
+
+    assert [use.digest for use in eviction_order(uses)] == ["objects-c", "objects-b", "a"]
+
+
 async def test_workers_in_a_crowded_folder_always_hold_whole_trees(root: Path, store: Store) -> None:
     for number in range(4):
         store.write(str(number), make_zip({f"{file}": f"{number}" for file in range(10)}))
@@ -1242,6 +1249,41 @@ async def test_programs_are_bounded_and_never_taken_from_who_uses_them(root: Pat
             assert held.read_text() == "a"
             assert entries(root) == {"a" * 64}
         assert entries(root) == set()
+
+
+async def test_objects_are_replaced_unless_a_build_uses_them(root: Path, tmp_path: Path) -> None:
+    async def keep(text: str) -> str:
+        staged = tmp_path / "staged"
+        staged.write_text(text)
+        await objects.keep(KEY, staged)
+        pin = await objects.pin(KEY)
+        assert pin is not None
+        async with objects.releasing(pin):
+            assert stat.S_IMODE(pin.content.stat().st_mode) == 0o444
+            return pin.content.read_text()
+
+    async with opened_programs(root) as programs:
+        objects = ObjectCache(programs.disk, root)
+        assert not objects.has(KEY)
+        assert await keep("old") == "old"
+        assert await keep("new") == "new"
+        used = await objects.pin(KEY)
+        assert used is not None
+        async with objects.releasing(used):
+            assert await keep("newer") == "new"
+        assert await keep("newest") == "newest"
+        assert left_over(root) == []
+
+
+async def test_objects_make_room_for_programs(root: Path, tmp_path: Path) -> None:
+    async with opened_programs(root, max_bytes=96 * KIB) as programs:
+        objects = ObjectCache(programs.disk, root)
+        await built(programs, Builder("a"), "a" * 64)
+        (tmp_path / "staged").write_bytes(b"x" * 72 * KIB)
+        await objects.keep(KEY, tmp_path / "staged")
+        assert len(entries(root)) == 2
+        await built(programs, Builder("b"), "b" * 64)
+        assert entries(root) == {"a" * 64, "b" * 64}
 
 
 async def test_two_workers_that_build_the_same_end_with_one_program(root: Path) -> None:
