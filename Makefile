@@ -38,7 +38,7 @@ dev: setup  ## run the embedded stack and an agent until Ctrl-C
 setup-tests:
 	@scripts/setup tests
 
-test:  ## all checks, and the tests that CI runs; at most 12 minutes on two CPUs
+test:  ## all checks, and the tests that CI runs
 	@scripts/setup venv
 	@# The checks need only the virtual environment. The images are built at the same time.
 	@scripts/setup tests & setup=$$!; \

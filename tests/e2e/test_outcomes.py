@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.model.job import Runtime
+from support.checks.matrix import EXHAUSTIVE
 
 if TYPE_CHECKING:
     from support.agents.worker import WorkerUnderTest
@@ -103,8 +104,9 @@ async def test_a_file_over_its_limit_is_a_disk_limit_also_in_a_child(
     assert result["errorMessage"] == f"a file reached the limit of {512 << 20} bytes (MAX_FILE_MB=512)"
 
 
-async def test_a_large_file_is_found_that_a_run_writes_at_once(worker: WorkerUnderTest):
-    results = [await worker.run_program("cpp", "large_file_child") for _ in range(25)]
+@pytest.mark.parametrize("runs", [5, pytest.param(25, marks=EXHAUSTIVE)])
+async def test_a_large_file_is_found_that_a_run_writes_at_once(worker: WorkerUnderTest, runs: int):
+    results = [await worker.run_program("cpp", "large_file_child") for _ in range(runs)]
     assert {result["errorType"] for result in results} == {"DISK_LIMIT"}
 
 

@@ -15,6 +15,7 @@ from benchmarks import budgets
 from benchmarks.budgets import Verdict
 
 from nanoagent.model.job import Runtime
+from support.checks.matrix import EXHAUSTIVE
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
@@ -44,9 +45,18 @@ def counted(side: str, runtime: Runtime) -> dict[str, dict[str, float]]:
 
 
 def cases(side: str) -> list[ParameterSet]:
-    """Return the budgets of a side, each with each runtime."""
+    """Return the budgets of a side, each with each runtime.
+
+    The agent does the same for both interpreted languages, and for both compiled languages. So `make test`
+    counts one of each.
+    """
     return [
-        pytest.param(budget, runtime, id=f"{runtime}-{budget.counter}")
+        pytest.param(
+            budget,
+            runtime,
+            id=f"{runtime}-{budget.counter}",
+            marks=EXHAUSTIVE if side == "agent" and runtime in {Runtime.NODEJS, Runtime.GO} else (),
+        )
         for runtime in Runtime
         for budget in BUDGETS
         if budget.side == side

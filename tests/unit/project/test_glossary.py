@@ -33,5 +33,6 @@ def test_a_term_is_used_in_the_code(term: str):
 
 @pytest.mark.parametrize("word", RETIRED)
 def test_a_retired_word_is_not_used(word: str):
-    found = [line.strip() for line in SOURCES.splitlines() if re.search(rf"\b{word}\b", line)]
-    assert found == []
+    retired = re.compile(rf"\b{word}\b")
+    if retired.search(SOURCES):  # quick, unlike the search in each line
+        assert [line.strip() for line in SOURCES.splitlines() if retired.search(line)] == []

@@ -9,6 +9,7 @@ processes that listen on free ports of 127.0.0.1 and keep their data only in mem
 * `stack`: starts and stops all services together.
 * `servers`: the commands that start Redis and moto, and their readiness.
 * `service`: one child process with its log.
+* `calls`: runs calls of AWS with shared clients.
 * `queues`: the queues of SQS.
 * `buckets`: the buckets of S3.
 """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from nanoagent.dev.local_services.calls import with_shared_clients
 
-    from nanoagent.aws.clients import AwsClients
+if TYPE_CHECKING:
+    from nanoagent.dev.local_services.calls import ServiceCalls
 
 CODE_BUCKET: Final = "nanoagent-code"
 DATA_BUCKET: Final = "nanoagent-data"
@@ -18,12 +18,12 @@ class LocalBuckets:
     """The buckets of S3. All methods are coroutines and may be called from any event loop.
 
     Args:
-        clients: Makes the clients for one call.
+        calls: Runs the calls.
         region: The AWS region of new buckets.
     """
 
-    def __init__(self, clients: Callable[[], AwsClients], region: str) -> None:
-        self._clients = clients
+    def __init__(self, calls: ServiceCalls, region: str) -> None:
+        self._calls = calls
         self._region = region
         self._numbers = itertools.count(1)
 
@@ -36,30 +36,30 @@ class LocalBuckets:
         """Create an additional bucket; return its name."""
         return await self._create(f"bucket-{next(self._numbers)}")
 
+    @with_shared_clients
     async def put_code(self, key: str, content: bytes) -> None:
         """Store an object in the code bucket."""
-        async with self._clients() as clients:
-            await (await clients.s3()).put_object(Bucket=CODE_BUCKET, Key=key, Body=content)
+        await (await self._calls.clients.s3()).put_object(Bucket=CODE_BUCKET, Key=key, Body=content)
 
+    @with_shared_clients
     async def read(self, bucket: str, key: str) -> bytes:
         """Return the bytes of an object."""
-        async with self._clients() as clients:
-            answer = await (await clients.s3()).get_object(Bucket=bucket, Key=key)
-            async with answer["Body"] as body:
-                return bytes(await body.read())
+        answer = await (await self._calls.clients.s3()).get_object(Bucket=bucket, Key=key)
+        async with answer["Body"] as body:
+            return bytes(await body.read())
 
+    @with_shared_clients
     async def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """Return the keys that start with `prefix`, sorted."""
         found: list[str] = []
-        async with self._clients() as clients:
-            pages = (await clients.s3()).get_paginator("list_objects_v2")
-            async for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-                found += [entry["Key"] for entry in page.get("Contents", [])]
+        pages = (await self._calls.clients.s3()).get_paginator("list_objects_v2")
+        async for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            found += [entry["Key"] for entry in page.get("Contents", [])]
         return sorted(found)
 
+    @with_shared_clients
     async def _create(self, name: str) -> str:
-        async with self._clients() as clients:
-            await (await clients.s3()).create_bucket(
-                Bucket=name, CreateBucketConfiguration={"LocationConstraint": self._region}
-            )
+        await (await self._calls.clients.s3()).create_bucket(
+            Bucket=name, CreateBucketConfiguration={"LocationConstraint": self._region}
+        )
         return name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from nanoagent.aws.clients import AwsClients
 from nanoagent.dev.local_services import servers
 from nanoagent.dev.local_services.buckets import CODE_BUCKET, DATA_BUCKET, LocalBuckets
+from nanoagent.dev.local_services.calls import ServiceCalls
 from nanoagent.dev.local_services.queues import LocalQueues
 from nanoagent.dev.local_services.service import Service, StackError
 
@@ -49,8 +50,9 @@ class EmbeddedStack:
     def __init__(self, folder: Path, *, redis_address: tuple[str, int] | None = None) -> None:
         self.endpoint_url = ""
         self.redis_host, self.redis_port = redis_address or ("", 0)
-        self.queues = LocalQueues(self.clients)
-        self.buckets = LocalBuckets(self.clients, _REGION)
+        self._calls = ServiceCalls(self.clients)
+        self.queues = LocalQueues(self._calls)
+        self.buckets = LocalBuckets(self._calls, _REGION)
         self.code_bucket = CODE_BUCKET
         self.data_bucket = DATA_BUCKET
         self.services: list[Service] = []
@@ -71,6 +73,7 @@ class EmbeddedStack:
             self._start_redis(starting)
             service, self.endpoint_url = servers.start_moto(self._folder, starting)
             self.services.append(service)
+            starting.enter_context(self._calls)
             _run_in_thread(self.queues.create())
             _run_in_thread(self.buckets.create())
             self._running = starting.pop_all()
