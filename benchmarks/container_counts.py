@@ -9,6 +9,7 @@ run with its sandbox.
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,13 @@ def io_of(pid: int) -> dict[str, int]:
 
     Raises:
         CannotCount: The kernel does not count them, or this process may not read them.
+        ProcessLookupError: The process has ended.
     """
     try:
         text = Path(f"/proc/{pid}/io").read_text()
     except OSError as exc:
+        if not Path(f"/proc/{pid}").exists():
+            raise ProcessLookupError(errno.ESRCH, "the process has ended") from exc
         raise CannotCount(f"/proc/PID/io cannot be read: {exc.strerror}") from exc
     return {name: int(value) for name, _, value in (line.partition(":") for line in text.splitlines())}
 

@@ -13,6 +13,17 @@ enum job_message {
     JOB_READY = 'r',    /* the process waits for its job */
 };
 
+/* Whether the code's directory has a file or directory with the name of a module that the zygote has imported.
+ * Supervisor -> process of the zygote, one byte: after JOB_READY, when the code is in the container's /work. To
+ * NAMES_UNKNOWN the process answers with one of the other two. It then lists the directory, whose time grows with the
+ * number of names. So it does that before its job arrives, and before the code is mounted, because a listing of an
+ * overlay takes several times as long. */
+enum names {
+    NAMES_UNKNOWN = '?',
+    NAMES_FREE = 'f',
+    NAMES_TAKEN = 't',
+};
+
 /* Supervisor -> pre-created process: this header, then `length` bytes of NUL-terminated strings: the
  * arguments, then the environment. If the program cannot be executed, the process answers with a u32 errno
  * and ends. A process of the zygote does not answer: it writes the reason to standard error. */

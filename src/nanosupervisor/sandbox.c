@@ -4,7 +4,8 @@
  *   init        makes the sandbox from inside (init_main), forks the pre-created process unless the zygote does, and
  *               sends the writable directories and listening sockets
  *   supervisor  asks the zygote to fork the process, if init has not; passes the listener of the process's filter to
- *               init; when the process is ready and code has arrived, tells init to mount the code
+ *               init; when the process is ready and code has arrived, tells a process of the zygote whether the code has
+ *               names of its modules, or lets it find out (job.h); then tells init to mount the code
  *   init        mounts the code, gives up its capabilities, stops being dumpable
  *   supervisor  writes the payload and sends the job to the process, which becomes the program
  *   init        serves netlink calls; if it forked the program: waits for the program's end, kills the other processes,
@@ -96,7 +97,7 @@ static void open_channels(struct sandbox *sandbox, int *control)
         capture_pipe(err))
         die("no pipes");
     *sandbox = (struct sandbox){
-        .control = to_init[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0],
+        .control = to_init[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0], .names = NAMES_UNKNOWN,
         .process = {[PROCESS_JOB] = job[1], [PROCESS_IN] = in[0], [PROCESS_OUT] = out[1], [PROCESS_ERR] = err[1]},
     };
     memset(&sandbox->listening, -1, sizeof sandbox->listening);
@@ -173,6 +174,18 @@ static void note_fork(struct sandbox *sandbox)
         fail(sandbox, &(struct report){.value = ECHILD, .step = "the zygote cannot fork"});
 }
 
+static void begin_to_attach(struct sandbox *sandbox)
+{
+    send_command(sandbox, COMMAND_ATTACH_CODE);
+    sandbox->stage = STAGE_ATTACHING;
+}
+
+static void note_names(struct sandbox *sandbox, char answer)
+{
+    sandbox->names = answer == NAMES_FREE ? NAMES_FREE : NAMES_TAKEN;
+    begin_to_attach(sandbox);
+}
+
 /* Receive a message of the pre-created process. Its socket is closed when the process has ended. */
 static void note_message(struct sandbox *sandbox)
 {
@@ -186,6 +199,8 @@ static void note_message(struct sandbox *sandbox)
         pass_listener_on(sandbox, listener);
     else if (got == 1 && byte == JOB_READY && sandbox->stage == STAGE_STARTING)
         sandbox->stage = STAGE_WAITING;
+    else if (got == 1 && sandbox->stage == STAGE_EXAMINING)
+        note_names(sandbox, byte);
     else if (got <= 0)
         fail(sandbox, &process_ended);
 }
@@ -193,7 +208,7 @@ static void note_message(struct sandbox *sandbox)
 /* Whether init has nothing to report. If init ends, the pre-created process ends too, and its socket is closed. */
 static int is_idle(const struct sandbox *sandbox)
 {
-    return sandbox->stage == STAGE_WAITING || sandbox->stage == STAGE_ATTACHED;
+    return sandbox->stage == STAGE_WAITING || sandbox->stage == STAGE_EXAMINING || sandbox->stage == STAGE_ATTACHED;
 }
 
 size_t sandbox_watch(const struct sandbox *sandbox, struct pollfd events[SANDBOX_EVENTS])
@@ -226,10 +241,17 @@ void sandbox_advance(struct sandbox *sandbox)
     } while (sandbox->stage != before && sandbox->stage != STAGE_FAILED);
 }
 
-void sandbox_attach_code(struct sandbox *sandbox)
+void sandbox_attach_code(struct sandbox *sandbox, enum names names)
 {
-    send_command(sandbox, COMMAND_ATTACH_CODE);
-    sandbox->stage = STAGE_ATTACHING;
+    const char byte = (char)names;
+    sandbox->names = names;
+    /* If the process has ended, its socket shows that later. */
+    if (sandbox->parent == PARENT_ZYGOTE)
+        send(sandbox->job, &byte, 1, MSG_NOSIGNAL);
+    if (sandbox->parent == PARENT_ZYGOTE && names == NAMES_UNKNOWN)
+        sandbox->stage = STAGE_EXAMINING;
+    else
+        begin_to_attach(sandbox);
 }
 
 /* ---- from the job to the program's end ---------------------------------------------------------------- */
@@ -371,7 +393,7 @@ static struct report try_once(const struct work_limits *work)
     sandbox_begin(&sandbox, work, &confinement, &no_interpreter);
     wait_until(&sandbox, STAGE_WAITING);
     if (sandbox.stage == STAGE_WAITING) {
-        sandbox_attach_code(&sandbox);
+        sandbox_attach_code(&sandbox, NAMES_UNKNOWN);
         wait_until(&sandbox, STAGE_ATTACHED);
     }
     failure = sandbox.failure;

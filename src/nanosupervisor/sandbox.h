@@ -27,6 +27,8 @@ enum stage {
     STAGE_FORKING,   /* the zygote forks the pre-created process: ZYGOTE_FORKED. Skipped if init forks it */
     STAGE_STARTING,  /* the pre-created process confines itself, and starts: JOB_READY */
     STAGE_WAITING,   /* the process waits for its job; the code is not mounted. sandbox_attach_code() ends it */
+    STAGE_EXAMINING, /* the process looks at the names in the code: NAMES_FREE or NAMES_TAKEN. Only PARENT_ZYGOTE, and only
+                        if the supervisor does not know them */
     STAGE_ATTACHING, /* init mounts the code: REPORT_ATTACHED */
     STAGE_ATTACHED,  /* a job can start */
     STAGE_FAILED,    /* a step has failed, or a process of the sandbox has ended. The sandbox must be discarded */
@@ -44,6 +46,7 @@ struct sandbox {
     enum program_parent parent;
     int process[PROCESS_DESCRIPTORS];   /* PARENT_ZYGOTE, STAGE_CLONED: for the process; else -1 */
     struct confinement confinement;     /* of the process */
+    enum names names;                   /* what the process has found, or has been told */
     unsigned fork_ticket;               /* STAGE_FORKING: of the request to the zygote */
     pid_t zygote_child;                 /* PARENT_ZYGOTE: the process's number in the container */
     struct writable_dirs dirs;
@@ -67,8 +70,9 @@ void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, cons
 size_t sandbox_watch(const struct sandbox *sandbox, struct pollfd events[SANDBOX_EVENTS]);
 /* Take all steps that need no waiting. */
 void sandbox_advance(struct sandbox *sandbox);
-/* In STAGE_WAITING: let init mount the code from the container's /work, and the built program, if there is one. */
-void sandbox_attach_code(struct sandbox *sandbox);
+/* In STAGE_WAITING: let init mount the code from the container's /work, and the built program, if there is one. `names`
+ * is what another process of the same zygote has found in the same code. */
+void sandbox_attach_code(struct sandbox *sandbox, enum names names);
 
 /* Send the job to the pre-created process; 0 if the process has ended. */
 int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings);

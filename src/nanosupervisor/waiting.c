@@ -22,8 +22,9 @@ static struct {
     struct purpose purpose; /* of all entries */
     struct entry entries[MAX_WAITING];
     size_t count;
-    int failures; /* since the last sandbox that became complete */
-} waiting;
+    int failures;     /* since the last sandbox that became complete */
+    enum names names; /* of this code, for processes of this zygote */
+} waiting = {.names = NAMES_UNKNOWN};
 
 void waiting_set_up(const struct interpreter *interpreter, const struct work_limits *work)
 {
@@ -77,8 +78,10 @@ void waiting_fill(size_t count, const struct purpose *purpose)
         begin_one();
 }
 
+/* When the code or the zygote changes, all sandboxes are discarded. So forget here what one of them has found. */
 void waiting_discard(void)
 {
+    waiting.names = NAMES_UNKNOWN;
     for (size_t i = 0; i < waiting.count; i++)
         if (waiting.entries[i].sandbox.init)
             sandbox_begin_kill(&waiting.entries[i].sandbox); /* all at once, because each takes the kernel long */
@@ -111,13 +114,15 @@ static void advance(struct sandbox *sandbox)
     enum stage before = sandbox->stage;
     sandbox_advance(sandbox);
     if (sandbox->stage == STAGE_WAITING && waiting.has_code)
-        sandbox_attach_code(sandbox);
+        sandbox_attach_code(sandbox, waiting.names);
+    if (sandbox->names != NAMES_UNKNOWN)
+        waiting.names = sandbox->names;
     if (sandbox->stage == before)
         return;
     if (is_complete(sandbox))
         waiting.failures = 0;
     /* A process that has waited before it was killed says nothing about the next one. */
-    if (sandbox->stage == STAGE_FAILED && before < STAGE_WAITING)
+    if (sandbox->stage == STAGE_FAILED && before != STAGE_WAITING && before < STAGE_ATTACHING)
         waiting.failures++;
 }
 

@@ -66,6 +66,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - avoi
 STREAM_ENCODING, STREAM_ERRORS = sys.stdout.encoding, sys.stdout.errors or "strict"
 JOB = 3
 JOB_HEADER_BYTES = 12
+JOB_READY = b"r"  # job.h
+NAMES_UNKNOWN, NAMES_FREE, NAMES_TAKEN = b"?", b"f", b"t"
 ARGUMENTS = ["/usr/bin/python3", "main.py"]
 NOT_FOUND = 127
 
@@ -229,9 +231,22 @@ def read_exactly(count: int) -> bytes:
     return parts
 
 
+def has_hidden_names(hidden: "Collection[str]") -> bool:
+    """Wait for the code. Return whether one of its entries would be imported instead of a hidden module.
+
+    The time for it grows with the number of entries. So the supervisor remembers the answer of one process
+    for the others, until the code or the zygote changes. The code does not change between this answer and the
+    job: in this sandbox only the run can write to it.
+    """
+    answer = read_exactly(1)
+    if answer == NAMES_UNKNOWN:
+        answer = NAMES_TAKEN if shadowed(os.listdir(WORK), hidden, WORK) else NAMES_FREE  # noqa: PTH208
+        os.write(JOB, answer)
+    return answer != NAMES_FREE
+
+
 def receive_job() -> "tuple[list[bytes], list[bytes]]":
     """Wait for the job. Return its arguments, and its environment as NAME=value."""
-    os.write(JOB, b"r")
     header = read_exactly(JOB_HEADER_BYTES)
     length, argument_count, _ = (int.from_bytes(header[at : at + 4], "little") for at in (0, 4, 8))
     strings = read_exactly(length).split(b"\0")[:-1]
@@ -289,19 +304,19 @@ def is_source(path: str) -> bool:
 
 
 def needs_plain_start(
-    arguments: "Sequence[bytes]", environment: "Sequence[bytes]", hidden: "Collection[str]"
+    arguments: "Sequence[bytes]", environment: "Sequence[bytes]", *, hides_modules: bool
 ) -> bool:
     """Whether this process cannot do exactly the same as a plain start would.
 
     Args:
         arguments: The interpreter, the script, and its arguments.
         environment: NAME=value.
-        hidden: Top-level names of the hidden modules, and of modules that they try to import.
+        hides_modules: The result of `has_hidden_names`.
     """
     return (
         [os.fsdecode(argument) for argument in arguments] != ARGUMENTS
         or startup_variables(environment) != OWN_STARTUP_VARIABLES
-        or shadowed(os.listdir(WORK), hidden, WORK)  # noqa: PTH208
+        or hides_modules
         or not is_source(f"{WORK}/main.py")
     )
 
@@ -329,8 +344,8 @@ def run(environment: "Iterable[bytes]", stamp: object) -> "NoReturn":
 
     Args:
         environment: NAME=value.
-        stamp: The `folder_stamp` of the program's folder, taken before the names in the folder were checked.
-            It shows later whether the folder has changed since then.
+        stamp: The `folder_stamp` of the program's folder, taken when the job arrived, before the run could
+            change the folder. It shows later whether the folder has changed since then.
     """
     os.environb.clear()
     os.environb.update(dict(split(variable) for variable in environment))
@@ -354,7 +369,7 @@ def renew_clocks() -> None:
         process.module.ORIGINAL_DIR = WORK
 
 
-def take_own_pages(hidden: "Collection[str]") -> None:
+def take_own_pages() -> None:
     """Write to the memory pages that every run writes to, before a job arrives.
 
     A forked process shares all pages with the zygote. At the first write to a page, the kernel copies it. So
@@ -364,7 +379,6 @@ def take_own_pages(hidden: "Collection[str]") -> None:
     source = "import sys\ndef f(x, *y, **z):\n    return f'{x:>4}' + str(y)\nf(1, 2, a=3).split()\n"
     exec(compile(source, "/warm.py", "exec"), names)  # noqa: S102 - a constant
     startup_variables([b"PATH=/bin", b"HOME=/tmp", *(b"%s=%s" % pair for pair in os.environb.items())])
-    shadowed(["main.py", "data"], hidden)
     with open("/dev/null", "rb") as nothing:  # noqa: PTH123
         nothing.read()
     with open("/dev/null", encoding="utf-8") as no_text:  # noqa: PTH123
@@ -381,12 +395,13 @@ def serve_run() -> "NoReturn":
     open_stream(1, "stdout", "w", STREAM_ERRORS)
     open_stream(2, "stderr", "w", "backslashreplace")
     renew_secrets()
-    hidden = MODULES.top_names
-    take_own_pages(hidden)
+    take_own_pages()
+    os.write(JOB, JOB_READY)
+    hides_modules = has_hidden_names(MODULES.top_names)
     arguments, environment = receive_job()
     os.chdir(WORK)
     stamp = hidden_modules.folder_stamp(WORK)
-    if needs_plain_start(arguments, environment, hidden):
+    if needs_plain_start(arguments, environment, hides_modules=hides_modules):
         start_plainly(arguments, environment)
     run(environment, stamp)
 

@@ -152,6 +152,22 @@ async def test_a_module_that_the_function_before_brought_along_is_not_there(cont
     assert "ModuleNotFoundError: No module named 'brought'" in of_b.stderr
 
 
+@pytest.mark.parametrize("form", PLACES_OF_OWN)
+async def test_what_one_process_has_found_in_the_code_is_used_for_this_code_only(containers, form):
+    """The first process that sees the code looks for names of the zygote's modules. The others are told."""
+    files = {name.format("json"): "" for name in PLACES_OF_OWN[form]}
+    plain, own = snippets(containers), snippets(containers, files)
+    leave = "import json; print(json.__file__[:5]); open('json.py', 'w').close()"
+    seen, places = [], set()
+    for function in (plain, own, plain, own):
+        for _ in range(3):
+            ran = await containers.run(function, leave)
+            seen.append(ran.stdout)
+            places.add(ran.container_id)
+    assert seen == [*["/usr/\n"] * 3, *["/work\n"] * 3] * 2
+    assert len(places) == 1
+
+
 # --- limits
 
 

@@ -158,6 +158,8 @@ class Child:
         body = b"".join(os.fsencode(string) + b"\0" for string in strings)
         started = time.perf_counter()
         fill(self.stdin)
+        self.job.sendall(b"?")
+        self.job.recv(1)
         self.job.sendall(struct.pack("<III", len(body), len(arguments), len(environment)) + body)
         self.job.close()
         answer = outcome(self.stdout, self.stderr, started)
