@@ -316,6 +316,40 @@ async def test_without_the_arguments_nothing_is_kept(shop):
         assert [file.path for file in built.collected.files] == ["program"]
 
 
+REGEX: Final = """
+#include <regex>
+#include <iostream>
+int main()
+{
+    std::string text = "a1 b22";
+    std::regex word("[a-z]([0-9]+)");
+    for (std::sregex_iterator i(text.begin(), text.end(), word), end; i != end; ++i)
+        std::cout << (*i)[1];
+    std::cout << std::regex_replace(text, word, "x$1") << std::regex_match("a-", std::regex(".-"));
+}
+"""
+FORMAT: Final = """
+#include <format>
+#include <iostream>
+int main() { std::cout << std::format("{:>3}{:.1f}{}{}", 1, 0.5, "x", true); }
+"""
+INSTANCES: Final = {"regex": (REGEX, "122x1 x221"), "format": (FORMAT, "  10.5xtrue")}
+
+
+@pytest.mark.parametrize("header", INSTANCES)
+async def test_the_functions_that_all_programs_with_a_header_need_come_from_the_image(shop, header):
+    text, printed = INSTANCES[header]
+    series = Series(shop)
+    built = await series.build({"main.cpp": text})
+    assert await series.output(built) == printed
+    own_series = Series(shop)
+    own = await own_series.build({"main.cpp": f"#define MINE\n{text}"})  # without a precompiled header
+    assert await own_series.output(own) == printed
+    assert built.objects is not None
+    assert own.objects is not None
+    assert own.objects.stat().st_size > 2 * built.objects.stat().st_size
+
+
 # --- Go
 
 GO: Final = {

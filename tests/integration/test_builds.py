@@ -250,6 +250,8 @@ ALL = "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <stri
         ('#include "own.hpp"\n', "iostream.h"),
         ("#include <ai_client.hpp>\n#include <iostream>\n", "iostream.h"),
         ("#include <own.hpp>\n#include <regex>\n", "regex.h"),
+        ("#include <regex>\n", "regex.h"),
+        ("#include <map>\n#include <format>\n#include <iostream>\n", "format.h"),
         ("#include <map>\n#include <iostream>\n", "iostream.h"),
         ('#include "map"\n#include <iostream>\n', None),
         ("#include <netdb.h>\n#include <iostream>\n", None),
