@@ -27,6 +27,9 @@
 #error "written for the internals of CPython 3.13; compare the files named above with the new version"
 #endif
 
+#define STREAM_PARTS 9 /* text, buffer, raw of each of three */
+
+static PyObject *streams[STREAM_PARTS]; /* the standard streams, borrowed: compared, but not used */
 static PyObject *first_frozen; /* head of the collector's permanent generation, which a walk visits last */
 static PyObject *sentinel;     /* the run's first object: a walk that visits it has visited all objects of the run */
 static Py_ssize_t exit_functions, thread_exit_functions; /* number at the start: those of the zygote's modules */
@@ -48,9 +51,35 @@ int program_import_modules(void)
     return gc_module && atexit_module ? 0 : -1;
 }
 
+/* Find the parts of a stream: text, buffer, raw. Return 0 if it is not the original stream. The references are
+ * borrowed, because an additional reference would keep the stream alive, and it would not be flushed at the end. */
+static int find_stream(const char *name, const char *original_name, PyObject **parts)
+{
+    PyObject *stream = PySys_GetObject(name);
+    if (!stream || stream != PySys_GetObject(original_name))
+        return 0;
+    parts[0] = stream;
+    parts[1] = PyObject_GetAttrString(stream, "buffer");
+    parts[2] = parts[1] ? PyObject_GetAttrString(parts[1], "raw") : NULL;
+    PyErr_Clear();
+    Py_XDECREF(parts[2]);
+    Py_XDECREF(parts[1]);
+    return parts[2] != NULL;
+}
+
+static int find_streams(PyObject *parts[STREAM_PARTS])
+{
+    return find_stream("stdin", "__stdin__", parts) && find_stream("stdout", "__stdout__", parts + 3) &&
+           find_stream("stderr", "__stderr__", parts + 6);
+}
+
 int program_freeze(void)
 {
     PyObject *done, *first = NULL;
+    if (!find_streams(streams)) {
+        PyErr_SetString(PyExc_RuntimeError, "no standard streams");
+        return -1;
+    }
     PyGC_Collect();
     done = PyObject_CallMethod(gc_module, "freeze", NULL);
     if (!done)
@@ -131,10 +160,7 @@ static void flush_both(void)
     PyErr_SetRaisedException(raised);
 }
 
-#define STREAM_PARTS 9 /* text, buffer, raw of each of three */
-
 struct search {
-    PyObject *streams[STREAM_PARTS]; /* their finalizers do nothing here, because the streams are flushed */
     int saw_sentinel, found;
 };
 
@@ -144,10 +170,11 @@ static int has_finalizer(const PyTypeObject *type)
     return type->tp_finalize || type->tp_del;
 }
 
-static int is_stream(const struct search *search, PyObject *object)
+/* Whether the object is part of a standard stream. Its finalizer does nothing here, because it is flushed. */
+static int is_stream(PyObject *object)
 {
     for (int i = 0; i < STREAM_PARTS; i++)
-        if (search->streams[i] == object)
+        if (streams[i] == object)
             return 1;
     return 0;
 }
@@ -174,35 +201,20 @@ static int examine(PyObject *object, void *argument)
         return 0;
     if (object == sentinel)
         search->saw_sentinel = 1;
-    else if ((has_finalizer(Py_TYPE(object)) && !is_stream(search, object)) || has_callback(object) ||
+    else if ((has_finalizer(Py_TYPE(object)) && !is_stream(object)) || has_callback(object) ||
              makes_untracked_instances_with_finalizer(object))
         search->found = 1;
     return !search->found;
-}
-
-/* Find the parts of a stream. Return 0 if the program has replaced the stream. The references are borrowed,
- * because an additional reference would keep the stream alive, and it would not be flushed at the end. */
-static int find_stream(const char *name, const char *original_name, PyObject **parts)
-{
-    PyObject *stream = PySys_GetObject(name);
-    if (!stream || stream != PySys_GetObject(original_name))
-        return 0;
-    parts[0] = stream;
-    parts[1] = PyObject_GetAttrString(stream, "buffer");
-    parts[2] = parts[1] ? PyObject_GetAttrString(parts[1], "raw") : NULL;
-    PyErr_Clear();
-    Py_XDECREF(parts[2]);
-    Py_XDECREF(parts[1]);
-    return parts[2] != NULL;
 }
 
 /* Whether objects exist that would run code when they are deallocated. */
 static int has_objects_with_finalizer(void)
 {
     struct search search = {0};
-    if (!find_stream("stdin", "__stdin__", search.streams) ||
-        !find_stream("stdout", "__stdout__", search.streams + 3) ||
-        !find_stream("stderr", "__stderr__", search.streams + 6))
+    PyObject *now[STREAM_PARTS];
+    /* A part that the program has replaced may still exist, and have output that is not flushed. The walk does not
+     * visit it, because the zygote has made it. */
+    if (!find_streams(now) || memcmp(now, streams, sizeof now))
         return 1;
     PyUnstable_GC_VisitObjects(examine, &search);
     /* If the program has called gc.freeze(), the walk has visited neither the sentinel nor the program's

@@ -230,6 +230,11 @@ def test_what_the_image_does_not_have_is_left_to_the_code(fresh):
     assert_same(fresh, files)
 
 
+def test_what_a_preloaded_module_prints_is_not_in_the_output_of_a_run(fresh):
+    assert fresh.ask(do="preload", modules=["this"], entries=["main.py"])["ok"]
+    assert_same(fresh, _HELLO)
+
+
 def test_a_module_that_cannot_be_imported_costs_the_zygote(fresh):
     assert not fresh.ask(do="preload", modules=["asyncio.windows_events"], entries=[])["ok"]
 

@@ -41,6 +41,8 @@ PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     "stdout_none": "import sys\nsys.stdout = None\nprint('nothing')\n",
     "stdout_replaced": "import io, sys\nprint('first')\nsys.stdout = io.StringIO()\nprint('swallowed')\n",
     "stdout_detached": "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-16')\nprint('ä')\n",
+    "stdout_replaced_and_kept": "import io, sys\nold = sys.stdout\nsys.stdout = sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, 'w', closefd=False)))\nold.write('kept')\nprint('new')\n",
+    "buffer_of_stdout_replaced_and_kept": "import io, sys\nold = sys.stdout.detach()\nsys.stdout.__init__(io.BufferedWriter(io.FileIO(1, 'w', closefd=False)))\nold.write(b'kept')\nprint('new')\n",
     "stdout_reconfigured": "import sys\nsys.stdout.reconfigure(encoding='latin-1', errors='replace', line_buffering=True)\nprint('ä€')\nimport os\nos._exit(0)\n",
     "broken_pipe_at_flush": "import os\nr, w = os.pipe()\nos.dup2(w, 1)\nos.close(w)\nos.close(r)\nprint('x')\n",
     "broken_pipe_at_flush_after_sys_exit": "import os, sys\nr, w = os.pipe()\nos.dup2(w, 1)\nos.close(w)\nos.close(r)\nprint('x')\nsys.exit(5)\n",
