@@ -288,6 +288,8 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("container/docker.py", "DockerDriver.create"): "one container, awaited there",
     ("container/execution.py", "_sampled.again"): "samples of one run; ends with it",
     ("dev/develop.py", "run"): "no part of a worker",
+    ("dev/local_services/calls.py", "ServiceCalls.__enter__"): "no part of a worker",
+    ("dev/local_services/calls.py", "ServiceCalls._submit"): "no part of a worker",
     ("dev/local_services/stack.py", "_run_in_thread"): "no part of a worker",
     ("network/egress.py", "Egress.find"): "one lookup, awaited there",
     ("network/egress.py", "Egress._resolve"): "its threads run one lookup at a time, each awaited",
