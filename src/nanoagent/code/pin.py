@@ -86,9 +86,9 @@ class Pin:
             self.release()
 
 
-def inode_of(file: Path | int) -> int | None:
+def inode_of(file: Path | str | int) -> int | None:
     """Return the inode number of a path or of a descriptor; None if the path does not exist."""
     try:
-        return (os.fstat(file) if isinstance(file, int) else file.lstat()).st_ino
+        return (os.fstat(file) if isinstance(file, int) else os.lstat(file)).st_ino
     except (FileNotFoundError, NotADirectoryError):
         return None

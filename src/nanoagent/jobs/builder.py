@@ -121,13 +121,13 @@ class Builder:
         assert command is not None  # noqa: S101 - `program_of` has checked it
         shared = hashlib.sha256("\n".join((tree.digest, image, *command)).encode()).hexdigest()
         objects, programs = self._parts.objects, self._parts.programs
-        if objects is None:
+        if objects is None or programs.has(shared):  # if it is evicted before its use, no objects are kept
             return _Task(shared, None)
         own = object_cache.key_of(job, image, command)
         # Functions with the same code share a program. But objects come from other code of one function, and
         # it may be hostile. A program that was linked from them is only for this function.
         private = hashlib.sha256(f"{shared}\n{own}".encode()).hexdigest()
-        if not programs.has(shared) and (programs.has(private) or objects.has(own)):
+        if programs.has(private) or objects.has(own):
             return _Task(private, own, uses_objects=True)
         return _Task(shared, own)
 
