@@ -56,14 +56,14 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 
 # For medians on two cores. docs/benchmarks has the sources.
 GOALS: Final[dict[str, Goal]] = {
-    "python_hello.vs_bare": Goal(0.33),
+    "python_hello.vs_bare": Goal(0.30),
     "python_hello.vs_exec": Goal(0.06),
     "python_hello.vs_run": Goal(0.016),
     "python_hello.p99_vs_bare_p50": Goal(1.0),
-    "python_hello_b2b.vs_bare": Goal(0.50),
+    "python_hello_b2b.vs_bare": Goal(0.45),
     "python_pandas.vs_bare": Goal(0.04),
-    "node_hello.vs_bare": Goal(0.20),
-    "node_hello_b2b.vs_bare": Goal(1.0),
+    "node_hello.vs_bare": Goal(0.11),
+    "node_hello_b2b.vs_bare": Goal(0.45),
     "cpp_hello.vs_bare": Goal(2.0),
     "cpp_hello.vs_build_and_run": Goal(0.02),
     "go_hello.vs_bare": Goal(2.0),
@@ -72,10 +72,10 @@ GOALS: Final[dict[str, Goal]] = {
     "cpp_miss_vs_stock": Goal(0.45),
     "go_miss_vs_cold": Goal(0.06),
     "throughput_vs_bare": Goal(2.0, most=False),
-    "throughput_vs_exec": Goal(12, most=False),
-    "throughput_vs_run": Goal(30, most=False),
-    "first_run_vs_hot": Goal(3.0),
-    "agent_cpu_vs_bare_cpu": Goal(0.10),
+    "throughput_vs_exec": Goal(9, most=False),
+    "throughput_vs_run": Goal(45, most=False),
+    "first_run_vs_hot": Goal(2.0),
+    "agent_cpu_vs_bare_cpu": Goal(0.09),
 }
 
 Verdict = Literal["met", "missed", "no goal", "skipped", "failed"]
