@@ -38,12 +38,12 @@ class RealFunction:
 
     @property
     def code(self) -> Path:
-        """The folder of its own code."""
+        """The folder with the code of this function only."""
         return FOLDER / self.name / "code"
 
     @property
     def shared_code(self) -> Path | None:
-        """The folder with code that all functions in its language have; None if there is none."""
+        """The folder with code that all functions in its language have; None if it does not exist."""
         folder = _SHARED_CODE / self.runtime
         return folder if folder.is_dir() else None
 

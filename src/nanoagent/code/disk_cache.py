@@ -115,11 +115,7 @@ class DiskCache:
         Returns:
             The pin, which the caller releases.
         """
-        with disk_errors(self._root):
-            self._may_exceed_limits = True
-            pin = await in_thread(partial(self._entries.publish, digest, content), undo=Pin.release)
-            self._verified[digest] = inode_of(pin.descriptor)
-            return pin
+        return await self._publish_with(self._entries.publish, digest, content)
 
     async def replace(self, digest: str, content: Path) -> Pin:
         """Publish a file or folder in place of an older entry. An older entry that is pinned stays.
@@ -131,9 +127,12 @@ class DiskCache:
         Returns:
             The pin, which the caller releases.
         """
+        return await self._publish_with(self._entries.replace, digest, content)
+
+    async def _publish_with(self, method: Callable[[str, Path], Pin], digest: str, content: Path) -> Pin:
         with disk_errors(self._root):
             self._may_exceed_limits = True
-            pin = await in_thread(partial(self._entries.replace, digest, content), undo=Pin.release)
+            pin = await in_thread(partial(method, digest, content), undo=Pin.release)
             self._verified[digest] = inode_of(pin.descriptor)
             return pin
 

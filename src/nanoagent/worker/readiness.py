@@ -32,6 +32,8 @@ _EVERY_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
+_ANSWER: Final = (str, type(None))  # the types of a result for which nobody has to wait
+
 CheckResult: TypeAlias = "str | Awaitable[str | None] | None"
 """The reason why no job may be taken, or None. If the check has to wait: an awaitable of one of these."""
 
@@ -77,7 +79,7 @@ class ReadinessChecks:
         """
         if self._running is None or self._running.done():
             results = [_run(check) for check in self._checks]
-            waits = [result for result in results if not (result is None or isinstance(result, str))]
+            waits = [result for result in results if not isinstance(result, _ANSWER)]
             if not waits:
                 return self._report(cast("list[str | None]", results))
             self._running = asyncio.create_task(self._wait_for(results, waits))
@@ -95,9 +97,7 @@ class ReadinessChecks:
 
     async def _wait_for(self, results: list[CheckResult], waits: list[Awaitable[str | None]]) -> str | None:
         awaited = iter(await asyncio.gather(*waits))
-        return self._report(
-            [result if result is None or isinstance(result, str) else next(awaited) for result in results]
-        )
+        return self._report([result if isinstance(result, _ANSWER) else next(awaited) for result in results])
 
     def _report(self, reasons: list[str | None]) -> str | None:
         """Report the state of each part to `Health`, and log changes; return all reasons as one text."""
@@ -127,7 +127,7 @@ def _run(check: ReadinessCheck) -> CheckResult:
         result = check.run()
     except Exception as exc:  # noqa: BLE001 - `_reason_of` logs an internal error
         return _reason_of(check, exc)
-    return result if result is None or isinstance(result, str) else _wait(check, result)
+    return result if isinstance(result, _ANSWER) else _wait(check, result)
 
 
 async def _wait(check: ReadinessCheck, result: Awaitable[str | None]) -> str | None:
