@@ -16,23 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
-from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy, Sharing
-from nanoagent.container.pool import Pool
 from nanoagent.container.spec import Limits
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
-from nanoagent.telemetry.metrics import Metrics
-from nanoagent.telemetry.status import Health
-from support.sandboxes.containers import Ran, image_of, request_for, worker_home
+from support.sandboxes.containers import Ran, image_of, request_for, running_pool, worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
-    from nanoagent.container.pool import AcquiredContainer
+    from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
 
@@ -195,7 +191,6 @@ async def yard(
         modules: Python modules that every interpreter imports in advance.
     """
     never = level is Isolation.CONTAINER
-    driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(
             images={runtime: image_of(runtime) for runtime in Runtime},
@@ -212,14 +207,8 @@ async def yard(
             sharing=sharing or (Sharing.NEVER if never else Sharing.FUNCTION),
             listening_addresses=listening_addresses,
         )
-        pool = Pool(driver, home, policy, Metrics(), Health())
-        await pool.start()
-        try:
-            await pool.filled()
+        async with running_pool(home, policy) as pool:
             yield Yard(pool, home)
-        finally:
-            await pool.close()
-            await driver.close()
 
 
 def as_seen(seen: dict[str, str]) -> dict[str, str]:

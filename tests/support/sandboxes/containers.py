@@ -64,6 +64,20 @@ def worker_home() -> Iterator[WorkerHome]:
         shutil.rmtree(root)
 
 
+@asynccontextmanager
+async def running_pool(home: WorkerHome, policy: PoolPolicy) -> AsyncIterator[Pool]:
+    """Run a pool of real containers, which has all its generic containers."""
+    driver = DockerDriver()
+    pool = Pool(driver, home, policy, Metrics(), Health())
+    await pool.start()
+    try:
+        await pool.filled()
+        yield pool
+    finally:
+        await pool.close()
+        await driver.close()
+
+
 def spec_for(home: WorkerHome, directory: WorkDirectory, *, image: str = IMAGE) -> ContainerSpec:
     return ContainerSpec(
         runtime=Runtime.PYTHON,
@@ -194,7 +208,6 @@ class Bench:
 @asynccontextmanager
 async def bench(isolation: Isolation = Isolation.SANDBOX, limits: Limits = LIMITS) -> AsyncIterator[Bench]:
     """Make a bench with real containers of an isolation level and limits."""
-    driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(
             images={Runtime.PYTHON: IMAGE},
@@ -208,11 +221,5 @@ async def bench(isolation: Isolation = Isolation.SANDBOX, limits: Limits = LIMIT
             limits=limits,
             isolation=isolation,
         )
-        pool = Pool(driver, home, policy, Metrics(), Health())
-        await pool.start()
-        try:
-            await pool.filled()
+        async with running_pool(home, policy) as pool:
             yield Bench(pool, home)
-        finally:
-            await pool.close()
-            await driver.close()

@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING
 
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
-from nanoagent.container.docker import DockerDriver
 from nanoagent.container.policy import Binding, PoolPolicy
-from nanoagent.container.pool import Pool
 from nanoagent.container.spec import Limits
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
-from nanoagent.telemetry.metrics import Metrics
-from nanoagent.telemetry.status import Health
-from support.sandboxes.containers import image_of, request_for, worker_home
+from support.sandboxes.containers import image_of, request_for, running_pool, worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from nanoagent.container.execution import Execution
+    from nanoagent.container.pool import Pool
 
 # As large as the defaults: compilers take room.
 LIMITS = Limits(processes=256, tmp_bytes=256 * MIB, work_bytes=64 * MIB, output_bytes=64 * MIB, inodes=16_384)
@@ -124,7 +121,6 @@ def program_of(built: Execution) -> Path:
 @asynccontextmanager
 async def workshop() -> AsyncIterator[Workshop]:
     """Make a workshop with containers for C++ and Go."""
-    driver = DockerDriver()
     with worker_home() as home:
         policy = PoolPolicy(
             images={runtime: image_of(runtime) for runtime in Runtime},
@@ -138,11 +134,5 @@ async def workshop() -> AsyncIterator[Workshop]:
             limits=LIMITS,
             isolation=Isolation.SANDBOX,
         )
-        pool = Pool(driver, home, policy, Metrics(), Health())
-        await pool.start()
-        try:
-            await pool.filled()
+        async with running_pool(home, policy) as pool:
             yield Workshop(pool, home.staging)
-        finally:
-            await pool.close()
-            await driver.close()
