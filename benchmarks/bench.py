@@ -10,6 +10,7 @@ key. The value is null if it could not be measured; `skipped` has the reason. `s
 The exit code is 1 if a measurement failed, else 0. Missed goals do not change it.
 
 Every measurement takes at least one sample of each arm, also if its time is over, so every key has a value.
+Arms that do not use Docker's command take all samples of a round.
 Only after the time limit (90 s with `--quick`) are the remaining measurements skipped.
 
 Read in this order: measurements.py (the measurements), schedule.py (the order of the samples), ours.py and

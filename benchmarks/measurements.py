@@ -32,6 +32,7 @@ _NODE_PAUSE_S: Final = 0.15
 _WARM_UP_S: Final = 0.5
 _OURS: Final = "ours"
 _BLOCK_S: Final = 0.5  # of full load: some hundred jobs, or a few of `docker run`
+_BLOCKS: Final = 3  # in each round, except for arms of Docker
 
 
 class CannotMeasureHere(Exception):  # noqa: N818 - a fact about the machine, not a failure
@@ -292,7 +293,7 @@ async def throughput(lab: Lab, key: str, until: float, findings: Findings) -> No
         # The trial for the size of a block takes as long as a block. It is left out if no time is left.
         rate = 0.0 if budget.is_over else await work(at_once if leaves_work else 4 * at_once)
         count = at_once * max(1, round(rate * _BLOCK_S / at_once))
-        series.append(Series(Started(name, partial(work, count), leaves_work), 1))
+        series.append(Series(Started(name, partial(work, count), leaves_work), 1 if leaves_work else _BLOCKS))
     rates = await interleave(series, budget, pause_s=_PAUSE_S)
     add_arms(findings, "throughput", rates, "jobs/s")
     for name in rates.keys() - {_OURS}:
@@ -374,7 +375,7 @@ async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> Non
     mine = Started("agent", of_agent)
     await warm_up(Ours(agent, call), bare_arm(container, program))
     samples = await interleave(
-        [Series(mine, 1), Series(Started("bare", of_program), 1)], Budget(until), pause_s=_PAUSE_S
+        [Series(mine, 3), Series(Started("bare", of_program), 3)], Budget(until), pause_s=_PAUSE_S
     )
     await agent.results()
     add_arms(findings, key, samples, "ms CPU")

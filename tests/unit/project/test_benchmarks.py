@@ -150,11 +150,11 @@ async def test_it_is_quiet_before_every_shot():
     assert journal == ["0.03", "a", "0.03", "a", "0.03", "a", "a checked"]
 
 
-async def test_after_the_end_of_the_time_every_arm_has_one_sample():
+async def test_after_the_end_of_the_time_an_arm_of_docker_has_one_sample_and_others_have_all():
     journal: list[str] = []
-    arms = [FakeArm(name, journal) for name in "ab"]
-    samples = await interleave([Series(arm, 6) for arm in arms], Budget(-math.inf), pause_s=0.0)
-    assert samples == {"a": [1.0], "b": [1.0]}
+    arms = [FakeArm("ours", journal), FakeArm("run", journal, leaves_work=True)]
+    samples = await interleave([Series(arm, 3) for arm in arms], Budget(-math.inf), pause_s=0.0)
+    assert samples == {"ours": [1.0, 2.0, 3.0], "run": [1.0]}
 
 
 async def test_back_to_back_shots_have_no_pause_and_the_first_does_not_count():
