@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests demo dev test test-all soak test-vm fuzz fuzz-replay bench bench-quick bench-real bench-hostile bench-phases libraries check checks format lock images clean
+.PHONY: help setup setup-tests demo dev test test-all soak test-vm fuzz fuzz-replay bench bench-quick bench-real bench-many bench-hostile bench-phases libraries check checks format lock images clean
 
 BIN := .venv/bin
 # The number of processes for tests with containers. They often wait, so that there are more than CPUs.
@@ -79,6 +79,10 @@ bench-quick: setup  ## the same benchmark in a minute, at most 90 s; the last li
 bench-real: setup  ## real functions against the bare program, into docs/benchmarks; 10 minutes
 	$(call announce,packages from the registries of pip and npm; use an idle machine)
 	@$(BIN)/python -m benchmarks.real --report docs/benchmarks
+
+bench-many: setup  ## hundreds of functions on one worker, into docs/benchmarks; 30 minutes
+	$(call announce,up to 1000 functions; use an idle machine)
+	@$(BIN)/python -m benchmarks.many --report docs/benchmarks
 
 bench-hostile: setup  ## the delay of honest jobs by hostile jobs; a minute
 	$(call announce,500 jobs; use an idle machine)

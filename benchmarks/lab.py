@@ -288,6 +288,7 @@ class Lab:
         sizes: Mapping[Runtime, int] | None = None,
         *,
         shared: bool = False,
+        **changes: Any,
     ) -> AsyncIterator[AgentUnderTest]:
         """Run another agent.
 
@@ -295,10 +296,10 @@ class Lab:
             role: A part of its worker ID.
             sizes: The sizes of its warm pool; None for the default sizes.
             shared: As for `agent_under_test`.
+            **changes: Values of other settings.
         """
-        changes: dict[str, Any] = {}
         if sizes is not None:
-            changes = {f"warm_pool_{runtime}_size": sizes.get(runtime, 0) for runtime in Runtime}
+            changes |= {f"warm_pool_{runtime}_size": sizes.get(runtime, 0) for runtime in Runtime}
         settings = self._settings(role, **changes)
         async with ours.agent_under_test(settings, shared=shared) as agent:
             yield agent

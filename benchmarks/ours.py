@@ -24,7 +24,7 @@ from nanoagent.model.result import Isolation
 from nanoagent.wiring import assembly, containers, runs, services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from nanoagent.broker.base import Broker
     from nanoagent.config import Settings
@@ -118,6 +118,23 @@ class AgentUnderTest:
         async with asyncio.timeout(_JOB_DEADLINE_S):
             await asyncio.gather(*[await self.send(call) for _ in range(count)])
         return time.perf_counter() - begun
+
+    async def run_in_order(self, calls: Iterable[Call], at_once: int) -> list[float]:
+        """Send jobs so that `at_once` of them are unsettled, and wait until all are settled.
+
+        Returns:
+            The time of each job, ms.
+        """
+        times: list[asyncio.Future[float]] = []
+        unsettled: set[asyncio.Future[float]] = set()
+        for call in calls:
+            if len(unsettled) >= at_once:
+                async with asyncio.timeout(_JOB_DEADLINE_S):
+                    _, unsettled = await asyncio.wait(unsettled, return_when=asyncio.FIRST_COMPLETED)
+            times.append(await self.send(call))
+            unsettled.add(times[-1])
+        async with asyncio.timeout(_JOB_DEADLINE_S):
+            return await asyncio.gather(*times)
 
     async def compiled(self) -> Compilation | None:
         """Wait until no compilation of Python code is under way.

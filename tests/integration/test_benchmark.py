@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.figures import KEYS
@@ -25,7 +26,31 @@ QUICK = [key for key in KEYS if key != SLOW]
 @pytest.mark.timeout(DEADLINE_S + 60)
 @pytest.mark.parametrize("keys", [QUICK, pytest.param([SLOW], marks=EXHAUSTIVE)], ids=["quick", "slow"])
 def test_the_benchmark_has_a_value_for_every_figure_and_nothing_fails(keys: list[str]):
-    command = [sys.executable, "-m", "benchmarks.bench", "--seconds", "0.1", "--only", *keys]
+    document, errors = run("benchmarks.bench", "--seconds", "0.1", "--only", *keys)
+    assert document["failed"] == {}, errors
+    assert set(document["skipped"]) == expected_to_be_skipped(keys), errors
+    for key in keys:
+        parts = KEYS[key]
+        values = document[key] if parts else {"": document[key]}
+        for part, value in values.items():
+            name = f"{key}.{part}".rstrip(".")
+            assert name in document["skipped"] or value > 0, name
+
+
+@pytest.mark.timeout(DEADLINE_S + 60)
+def test_the_benchmark_of_many_functions_has_a_value_for_every_figure():
+    parts = ("--only", "passes", "mix", "--functions", "1", "3", "--jobs", "6", "--seconds", "3")
+    document, errors = run("benchmarks.many", "--runtimes", "python", *parts)
+    assert document["failed"] == [], errors
+    assert set(document["functions"]) == {"1", "3"}
+    for load in (*document["functions"].values(), document["mix"]):
+        assert load["jobs_per_s"] > 0
+    assert document["idle_mb"]["python"] > 0
+
+
+def run(module: str, *options: str) -> tuple[dict[str, Any], str]:
+    """Run a benchmark; return its document and its standard error."""
+    command = [sys.executable, "-m", module, *options]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(
         command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -36,17 +61,8 @@ def test_the_benchmark_has_a_value_for_every_figure_and_nothing_fails(keys: list
             process.send_signal(signal.SIGTERM)  # it removes its containers
             output, errors = process.communicate()
             pytest.fail(f"the benchmark did not end within {DEADLINE_S} s:\n{errors}")
-
-    document = json.loads(output.splitlines()[-1])
-    assert document["failed"] == {}, errors
     assert process.returncode == 0, errors
-    assert set(document["skipped"]) == expected_to_be_skipped(keys), errors
-    for key in keys:
-        parts = KEYS[key]
-        values = document[key] if parts else {"": document[key]}
-        for part, value in values.items():
-            name = f"{key}.{part}".rstrip(".")
-            assert name in document["skipped"] or value > 0, name
+    return json.loads(output.splitlines()[-1]), errors
 
 
 def expected_to_be_skipped(keys: list[str]) -> set[str]:
