@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from nanoagent.container.charges import IdleMemory
 from nanoagent.model.result import Isolation
 from nanoagent.supervisor import wire
 
@@ -56,7 +57,9 @@ class RunningContainer:
         group: Its control group; None if the files of the group are not visible.
         isolation: The isolation between two runs in it: `SANDBOX` or `SHARED`.
         isolation_reason: Why the isolation is lower than in the specification; None if it is not lower.
+        idle_memory: Measures its memory while it is idle; None if its control group is not visible.
         base_bytes: The memory that it held just after it was bound, without the page cache.
+        held_bytes: The memory that it held when it was last measured without a run, without the page cache.
         sandbox_bytes: The memory of one of its sandboxes before a run; 0 if it has not been measured.
     """
 
@@ -76,7 +79,9 @@ class RunningContainer:
         self.group = group
         self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
         self.isolation_reason = isolation_reason
+        self.idle_memory = None if group is None else IdleMemory(group)
         self.base_bytes = 0
+        self.held_bytes = 0
         self.sandbox_bytes = 0
 
     @property

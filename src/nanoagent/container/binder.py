@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.units import MIB
+from nanoagent.container import charges
 from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
@@ -64,16 +65,18 @@ class Binder:
         """Measure the memory of a container after the copy of the code, and count it in the budget."""
         container = pooled.container
         if container.group is None:
+            pooled.busy_mb = pooled.memory_mb
             return
         try:
-            container.base_bytes = max(container.group.held_bytes(), 0)
+            container.base_bytes = container.held_bytes = max(container.group.held_bytes(), 0)
             container.sandbox_bytes = 0
         except OSError as exc:
             raise ContainerError("the container died while it was bound") from exc
         await self._set_limits(container, binding, slack_bytes=container.base_bytes)
         # This may be more memory than the budget had free. Then the next job that needs memory evicts idle
         # containers.
-        self._budget.resize(pooled, binding.memory_mb + container.base_bytes // MIB)
+        pooled.busy_mb = charges.busy_mb(binding.memory_mb, container.base_bytes)
+        self._budget.resize(pooled, pooled.busy_mb)
         self._changes.notify()  # the budget may have more free memory than before
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:

@@ -1,18 +1,22 @@
 """The budget of the pool: counts the memory and the number of its containers. Other modules apply it.
 
-All containers together, idle and busy, stay within one limit of memory. A generic container takes
-`GENERIC_MEMORY_MB` from the budget. A bound container takes as much as the memory limit of its job, and in
-addition the memory that it needs besides a run (waiting interpreters, the code), as measured. The number of
-containers has a limit because each takes file descriptors of the worker.
+All containers together, idle and busy, stay within one limit of memory. `charges` says how much a container
+takes: while it is idle, the memory that it holds; while a job has it, the limit of the job in addition.
+During its creation it takes `GENERIC_MEMORY_MB`. The number of containers has a limit because each takes file
+descriptors of the worker.
 
 A container takes memory from the start of its creation until it is retired. It counts towards the number of
 containers until the end of its removal, because the worker holds its file descriptors until then.
+
+One job may always run: if no other job has a container with its memory limit, and nothing can be evicted, a
+job does not wait for memory. Otherwise jobs could wait for each other: a container that waits for the memory
+of its job also holds memory.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nanoagent.container.policy import GENERIC_MEMORY_MB
@@ -48,6 +52,7 @@ class Budget:
         running: The number of containers that are running.
         creating: The number of containers that are being created.
         removing: The number of containers that are being removed.
+        lent: The containers that take the memory of a job.
     """
 
     limit_mb: int
@@ -57,6 +62,7 @@ class Budget:
     running: int = 0
     creating: int = 0
     removing: int = 0
+    lent: set[PooledContainer] = field(default_factory=set)
 
     # --- changes
 
@@ -80,8 +86,19 @@ class Budget:
         self.committed_mb += memory_mb - pooled.memory_mb
         pooled.memory_mb = memory_mb
 
+    def lend(self, pooled: PooledContainer, memory_mb: int) -> None:
+        """Give a container the memory of a job, MiB."""
+        self.resize(pooled, memory_mb)
+        self.lent.add(pooled)
+
+    def take_back(self, pooled: PooledContainer, memory_mb: int) -> None:
+        """Note that the job has ended, and that its container is idle and takes this memory, MiB."""
+        self.resize(pooled, memory_mb)
+        self.lent.discard(pooled)
+
     def begin_removal(self, pooled: PooledContainer) -> None:
         """Note that a container was retired and its removal begins."""
+        self.lent.discard(pooled)
         self.committed_mb -= pooled.memory_mb
         self.running -= 1
         self.removing += 1
@@ -100,6 +117,16 @@ class Budget:
             self.wanted_mb -= memory_mb
 
     # --- questions
+
+    @property
+    def overdraft_mb(self) -> int:
+        """The memory that containers take beyond the limit, MiB; 0 or less within the limit."""
+        return self.committed_mb - self.limit_mb
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no job has its memory, and no container is being created."""
+        return not self.lent and not self.creating
 
     def shortage(self, memory_mb: int, containers: int = 0) -> Shortage | None:
         """Return what must be freed for a job; None if the budget has room for the job.

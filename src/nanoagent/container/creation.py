@@ -7,7 +7,7 @@ import itertools
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from nanoagent.container import engine
+from nanoagent.container import charges, engine
 from nanoagent.container.policy import GENERIC_MEMORY_MB, PooledContainer
 from nanoagent.container.spec import ContainerSpec
 from nanoagent.host.background import TaskName
@@ -18,6 +18,7 @@ from nanoagent.model.job import Runtime
 if TYPE_CHECKING:
     from nanoagent.container.availability import Availability
     from nanoagent.container.base import RunningContainer
+    from nanoagent.container.charges import IdleMemory
     from nanoagent.container.engine_watch import EngineWatch
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.pool_context import PoolContext
@@ -225,6 +226,9 @@ class Creation:
         now = self._context.clock()
         pooled = PooledContainer(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
         self._budget.finish_creation()
+        if container.idle_memory is not None:
+            container.base_bytes = container.held_bytes = _held_bytes(container.idle_memory)
+        self._budget.resize(pooled, charges.of_idle(pooled))
         self._inventory.add(pooled)
         waiter = self._waiting.take_first(runtime)
         if waiter is not None:
@@ -234,3 +238,11 @@ class Creation:
     def _failed(self, runtime: Runtime, reason: str) -> None:
         self._availability.creation_failed(runtime, reason)
         self._waiting.fail_first(runtime, ContainerNotMade(reason))
+
+
+def _held_bytes(memory: IdleMemory) -> int:
+    """Return the memory that a new container holds; 0 if it has just died."""
+    try:
+        return memory.held_bytes()
+    except OSError:
+        return 0

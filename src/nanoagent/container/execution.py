@@ -12,6 +12,7 @@ import structlog
 from nanoagent.common.units import MIB
 from nanoagent.container import judgment
 from nanoagent.container.cgroup import MemoryUse, RunMeter
+from nanoagent.container.charges import LEFTOVER_BYTES
 from nanoagent.model.errors import ContainerError
 from nanoagent.model.result import KILLED, NOT_STARTED, ErrorType
 from nanoagent.supervisor import session, stream
@@ -38,8 +39,6 @@ _SAMPLE_S: Final = 0.05
 # The memory that the supervisor needs after a run, for file names and captured output. Measurements show much
 # less.
 _SUPERVISOR_BYTES: Final = 16 * MIB
-# The kernel frees its own structures shortly after the processes. If more memory remains, the run left it.
-_LEFTOVER_BYTES: Final = 8 * MIB
 
 
 @dataclass(slots=True)
@@ -195,19 +194,23 @@ def _ensure_memory(group: ControlGroup | None, meter: RunMeter | None) -> bool:
 
 
 def _has_freed_memory(container: RunningContainer) -> bool:
-    """Whether the container holds at most `_LEFTOVER_BYTES` more memory than just after it was bound.
+    """Whether the container holds at most `LEFTOVER_BYTES` more memory than just after it was bound.
 
     The kernel frees some memory late, for example files and pipes whose descriptors were sent through sockets
     and not received. Until then, the next run would have less memory.
     """
     if container.group is None:
         return True
+    most = container.base_bytes + LEFTOVER_BYTES
     try:
-        most = container.base_bytes + _LEFTOVER_BYTES
         # The usage with the page cache is faster to read, and in most cases it is already small enough.
-        return container.group.usage_bytes() <= most or container.group.held_bytes() <= most
+        if (held_bytes := container.group.usage_bytes()) > most:
+            held_bytes = container.group.held_bytes()
     except OSError:
         return False
+    # The next sandbox may not be complete yet, so the memory may still rise to that after the binding.
+    container.held_bytes = max(held_bytes, container.base_bytes)
+    return held_bytes <= most
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanoagent.container.policy import ContainerState
+from nanoagent.container.policy import ContainerState, IdleContainers
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Inventory:
 
     def __init__(self) -> None:
         self._by_id: dict[str, PooledContainer] = {}
-        self._idle: dict[Runtime, list[PooledContainer]] = {runtime: [] for runtime in Runtime}
+        self._idle = {runtime: IdleContainers() for runtime in Runtime}
         self._busy: set[PooledContainer] = set()
 
     # --- changes
@@ -27,7 +27,7 @@ class Inventory:
     def add(self, pooled: PooledContainer) -> None:
         """Add a container that was just created. It is idle."""
         self._by_id[pooled.container.id] = pooled
-        self._idle[pooled.runtime].append(pooled)
+        self._idle[pooled.runtime].add(pooled)
 
     def take(self, pooled: PooledContainer) -> None:
         """Give an idle container to a job."""
@@ -60,7 +60,7 @@ class Inventory:
         else:
             self._busy.discard(pooled)
         if state is ContainerState.IDLE:
-            self._idle[pooled.runtime].append(pooled)
+            self._idle[pooled.runtime].add(pooled)
         elif state is ContainerState.RETIRED:
             del self._by_id[pooled.container.id]
         else:
@@ -76,9 +76,9 @@ class Inventory:
         """Return all containers in the order of their creation."""
         return list(self._by_id.values())
 
-    def idle(self, runtime: Runtime) -> list[PooledContainer]:
-        """Return the idle containers of a runtime, the most recently used one last."""
-        return list(self._idle[runtime])
+    def idle(self, runtime: Runtime) -> IdleContainers:
+        """Return the idle containers of a runtime. Only the inventory changes them."""
+        return self._idle[runtime]
 
     def all_idle(self) -> list[PooledContainer]:
         """Return the idle containers of all runtimes."""
@@ -86,7 +86,7 @@ class Inventory:
 
     def generic(self, runtime: Runtime) -> int:
         """Return the number of idle generic containers of a runtime."""
-        return sum(pooled.is_generic for pooled in self._idle[runtime])
+        return len(self._idle[runtime].generic)
 
     def busy(self, runtime: Runtime) -> int:
         """Return the number of a runtime's containers that are in use by jobs, including dead containers."""

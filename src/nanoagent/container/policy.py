@@ -1,7 +1,8 @@
 """The settings of the pool, its data types, and its decisions. All functions are pure.
 
 * `PoolPolicy`: the settings. `Binding`: the function version for which a job needs a container.
-* `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions.
+* `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions. `IdleContainers`: the
+  idle containers of a runtime, by the code that they are bound to.
 * Decisions: `choose_idle` chooses the container for a job, `victims` the containers to evict.
   `retirement_reason` decides when to retire a container.
 """
@@ -14,11 +15,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.units import MIB
+from nanoagent.container.charges import LEFTOVER_BYTES
 from nanoagent.model.job import FunctionVersion
 from nanoagent.model.result import Isolation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from nanoagent.container.base import RunningContainer
@@ -109,13 +111,21 @@ class BindingKey:
     has_byte_code: bool = False
     program: Path | None = None
 
+    @property
+    def code(self) -> CodeKey:
+        """The key without the byte code. Containers with equal keys have the same code and program."""
+        return self.purpose, self.version, self.program
+
     def is_like(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has the code of `wanted`, with or without its byte code."""
-        return (self.purpose, self.version, self.program) == (wanted.purpose, wanted.version, wanted.program)
+        return self.code == wanted.code
 
     def serves(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has all that `wanted` needs. It may also have byte code."""
         return self.is_like(wanted) and self.has_byte_code >= wanted.has_byte_code
+
+
+CodeKey = tuple[str, FunctionVersion, "Path | None"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +197,8 @@ class PooledContainer:
 
     Attributes:
         container: The container.
-        memory_mb: The memory that it takes from the budget, MiB. Only the budget changes this value.
+        memory_mb: The memory that it takes from the budget now, MiB. Only the budget changes this value.
+        busy_mb: The memory that it takes from the budget while a job has it, MiB; 0 before it is bound.
         made_at: The time of its creation, in the pool's clock.
         used_at: The time when it last became idle, in the pool's clock.
         key: The key of its binding; None while it is generic.
@@ -200,6 +211,7 @@ class PooledContainer:
     made_at: float
     used_at: float
     key: BindingKey | None = None
+    busy_mb: int = 0
     runs: int = 0
     state: ContainerState = ContainerState.IDLE
 
@@ -233,9 +245,55 @@ class PooledContainer:
         return self.state is not ContainerState.DEAD and self.container.session.is_usable
 
 
-def choose_idle(
-    binding: Binding, idle: Sequence[PooledContainer], sharing: Sharing
-) -> PooledContainer | None:
+class IdleContainers:
+    """The idle containers of one runtime. Each lookup by code takes the same time for any number of them.
+
+    The order is that of `add`: the container that has been idle for the shortest time is the last.
+    """
+
+    def __init__(self, containers: Iterable[PooledContainer] = ()) -> None:
+        self._all: dict[PooledContainer, None] = {}
+        self._generic: dict[PooledContainer, None] = {}
+        self._bound: dict[CodeKey, dict[PooledContainer, None]] = {}
+        for pooled in containers:
+            self.add(pooled)
+
+    def add(self, pooled: PooledContainer) -> None:
+        """Add a container. Its key does not change while it is here."""
+        self._all[pooled] = None
+        if pooled.key is None:
+            self._generic[pooled] = None
+        else:
+            self._bound.setdefault(pooled.key.code, {})[pooled] = None
+
+    def remove(self, pooled: PooledContainer) -> None:
+        """Remove a container."""
+        del self._all[pooled]
+        if pooled.key is None:
+            del self._generic[pooled]
+            return
+        alike = self._bound[pooled.key.code]
+        del alike[pooled]
+        if not alike:
+            del self._bound[pooled.key.code]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[PooledContainer]:
+        return iter(self._all)
+
+    @property
+    def generic(self) -> Collection[PooledContainer]:
+        """The generic containers."""
+        return self._generic
+
+    def like(self, key: BindingKey) -> list[PooledContainer]:
+        """Return the containers with the code of a key, the most recently used one first."""
+        return [*reversed(self._bound.get(key.code, {}))]
+
+
+def choose_idle(binding: Binding, idle: IdleContainers, sharing: Sharing) -> PooledContainer | None:
     """Choose the idle container for a job.
 
     A container that is bound to the same function version comes first. If there are several, the most
@@ -249,7 +307,7 @@ def choose_idle(
 
     Args:
         binding: The binding of the job.
-        idle: The idle containers of its runtime, the most recently used one last.
+        idle: The idle containers of its runtime.
         sharing: CONTAINER_SHARING.
 
     Returns:
@@ -258,11 +316,10 @@ def choose_idle(
     if binding.purpose == "compile":
         return None
     wanted = binding.key
-    bound = (pooled for pooled in reversed(idle) if pooled.serves(wanted))
-    alike = (pooled for pooled in reversed(idle) if pooled.key is not None and pooled.key.is_like(wanted))
-    generic = (pooled for pooled in idle if pooled.is_generic)
+    alike = idle.like(wanted)
+    bound = (pooled for pooled in alike if pooled.serves(wanted))
     others = idle if sharing is Sharing.WORKER and binding.purpose == "run" else ()
-    return next((pooled for pooled in chain(bound, alike, generic, others) if pooled.alive), None)
+    return next((pooled for pooled in chain(bound, alike, idle.generic, others) if pooled.alive), None)
 
 
 def victims(
@@ -307,6 +364,8 @@ def retirement_reason(pooled: PooledContainer, policy: PoolPolicy, now: float) -
     """
     if not pooled.alive:
         return "died"
+    if pooled.container.held_bytes > pooled.container.base_bytes + LEFTOVER_BYTES:
+        return "grown"
     if pooled.runs >= policy.max_runs:
         return "runs"
     if now - pooled.made_at >= policy.max_age_s:

@@ -14,7 +14,7 @@ The parts of the pool, and the state that each of them owns:
 
 * `Pool`: the containers of running jobs, and the pool's tasks.
 * `Inventory`: the lists of the containers. Only the inventory changes their states.
-* `Budget`: the memory and the number of the containers.
+* `Budget`: the memory and the number of the containers (`charges`: how much memory a container takes).
 * `WaitingJobs`: the jobs that wait for a container to be created.
 * `Creation`: the creations under way. Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready,
   so that most jobs do not wait for a creation. A job that finds no container waits for the next one (cold
@@ -31,7 +31,7 @@ The parts of the pool, and the state that each of them owns:
 
 `pool_context` has the collaborators and the state that the parts share.
 
-Read in this order: `policy`, `inventory`, `budget`, this module, `creation` with `waiting` and
+Read in this order: `policy`, `inventory`, `charges`, `budget`, this module, `creation` with `waiting` and
 `availability`, `binder`, `retirement`, `engine_watch` with `strays`.
 """
 
@@ -43,6 +43,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.container import charges
 from nanoagent.container.availability import Availability
 from nanoagent.container.binder import Binder
 from nanoagent.container.budget import Budget
@@ -206,25 +207,32 @@ class Pool:
         pooled = choose_idle(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
-            await self._resize(pooled, binding)
+            await self._lend_memory(pooled, binding)
             return pooled, Start.COLD
         self._inventory.take(pooled)
-        if pooled.serves(binding.key):
-            return pooled, Start.HOT
+        start = Start.HOT if pooled.serves(binding.key) else Start.WARM
         if pooled.is_generic:
             self._refill()
-        await self._resize(pooled, binding)
-        return pooled, Start.WARM
+        await self._lend_memory(pooled, binding)
+        return pooled, start
 
-    async def _resize(self, pooled: PooledContainer, binding: Binding) -> None:
-        """Wait until the memory that a job needs is free, and take it from the budget for the container."""
-        memory_mb = min(binding.needed_mb, self._policy.memory_mb)
+    async def _lend_memory(self, pooled: PooledContainer, binding: Binding) -> None:
+        """Wait until the memory that a job needs is free, and give it to the container."""
+        memory_mb = min(self._needed_mb(pooled, binding), self._policy.memory_mb)
         try:
             await self._retirement.make_room(memory_mb - pooled.memory_mb)
         except BaseException:
             self._retirement.retire(pooled, "unclean")
             raise
-        self._context.budget.resize(pooled, memory_mb)
+        self._context.budget.lend(pooled, memory_mb)
+
+    def _needed_mb(self, pooled: PooledContainer, binding: Binding) -> int:
+        """Return the memory that a container takes from the budget while a job has it, MiB."""
+        if pooled.serves(binding.key):
+            return pooled.busy_mb
+        if pooled.container.group is None:
+            return binding.needed_mb
+        return charges.busy_mb(binding.needed_mb, pooled.container.held_bytes)
 
     def _would_keep(self, pooled: PooledContainer, binding: Binding) -> bool:
         kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
@@ -242,6 +250,7 @@ class Pool:
         elif is_dead:
             self._retirement.retire(pooled, "died")
         else:
+            self._context.budget.take_back(pooled, charges.of_idle(pooled))
             self._inventory.put_back(pooled)
         self._context.changes.notify()
 

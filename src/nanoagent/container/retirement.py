@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from nanoagent.container import charges
 from nanoagent.container.policy import retirement_reason, victims
 from nanoagent.host.background import TaskName
 from nanoagent.host.shielding import uninterrupted
@@ -93,14 +94,19 @@ class Retirement:
     async def make_room(self, memory_mb: int, containers: int = 0) -> None:
         """Retire idle containers until the budget has room. If that is not enough, wait for other jobs.
 
+        A job that needs memory for a container which it already has does not wait if no other job runs.
+
         Args:
             memory_mb: The additional memory, MiB.
             containers: The number of containers that will be created.
         """
         with self._budget.wanting(memory_mb):
             while (shortage := self._budget.shortage(memory_mb, containers)) is not None:
-                if not self.evict(shortage.memory_mb, shortage.containers):
-                    await self._changes.wait()
+                if self.evict(shortage.memory_mb, shortage.containers):
+                    continue
+                if not containers and self._budget.is_unused:
+                    return
+                await self._changes.wait()
 
     def evict(self, memory_mb: int, containers: int) -> bool:
         """Retire the least valuable idle containers.
@@ -120,7 +126,10 @@ class Retirement:
     # --- time
 
     async def sweep(self) -> None:
-        """Retire idle containers that are old or unused, and refill after failures, until cancelled."""
+        """Retire idle containers that are old, unused or have grown, and refill, until cancelled.
+
+        Each pass also measures their memory. If they have grown beyond the budget, some are evicted.
+        """
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.sweep_once()
@@ -129,7 +138,21 @@ class Retirement:
         """Make one pass of the sweep."""
         now = self._context.clock()
         for pooled in self._inventory.all_idle():
+            self._measure(pooled)
             reason = retirement_reason(pooled, self._context.policy, now)
             if reason is not None:
                 self.retire(pooled, reason)
+        if (overdraft_mb := self._budget.overdraft_mb) > 0:
+            self.evict(overdraft_mb, containers=0)
         self._refill()
+
+    def _measure(self, pooled: PooledContainer) -> None:
+        """Measure the memory of an idle container, and count it in the budget."""
+        container = pooled.container
+        if container.idle_memory is None:
+            return
+        try:
+            container.held_bytes = container.idle_memory.held_bytes()
+        except OSError:  # the container has died, which the pool learns in another way
+            return
+        self._budget.resize(pooled, charges.of_idle(pooled))

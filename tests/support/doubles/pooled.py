@@ -22,6 +22,7 @@ def pooled(
     memory_mb: int = 128,
     usable: bool = True,
     runtime: Runtime = Runtime.PYTHON,
+    held_bytes: int = 0,
     **fields: Any,
 ) -> PooledContainer:
     """Return a container that is bound to a function version, unless `key` is None.
@@ -31,12 +32,16 @@ def pooled(
         memory_mb: Its part of the budget.
         usable: Whether its session is usable.
         runtime: Its language.
+        held_bytes: The memory that it holds.
         fields: Further fields of `PooledContainer`.
     """
     container = SimpleNamespace(
         id=f"container-{next(_NUMBERS)}",
         session=SimpleNamespace(is_usable=usable),
         spec=SimpleNamespace(runtime=runtime),
+        group=None,
+        base_bytes=0,
+        held_bytes=held_bytes,
     )
     times = {"made_at": 0.0, "used_at": 0.0}
     return PooledContainer(cast("RunningContainer", container), memory_mb, key=key, **(times | fields))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import NEXT, ContainerState
 from nanoagent.model.job import Runtime
-from support.doubles.pooled import pooled
+from support.doubles.pooled import KEY, pooled
 
 if TYPE_CHECKING:
     from nanoagent.container.policy import PooledContainer
@@ -50,7 +50,7 @@ def test_the_containers_of_a_runtime_are_its_own():
     python, go = pooled(), pooled(runtime=Runtime.GO, key=None)
     inventory = holding(python, go)
     inventory.take(python)
-    assert (inventory.idle(Runtime.PYTHON), inventory.idle(Runtime.GO)) == ([], [go])
+    assert ([*inventory.idle(Runtime.PYTHON)], [*inventory.idle(Runtime.GO)]) == ([], [go])
     assert (inventory.busy(Runtime.PYTHON), inventory.busy(Runtime.GO)) == (1, 0)
     assert (inventory.generic(Runtime.PYTHON), inventory.generic(Runtime.GO)) == (0, 1)
 
@@ -60,12 +60,13 @@ def test_idle_containers_are_in_the_order_of_their_last_use():
     inventory = holding(*containers)
     inventory.take(first)
     inventory.put_back(first)
-    assert inventory.idle(Runtime.PYTHON) == [second, third, first]
+    assert [*inventory.idle(Runtime.PYTHON)] == [second, third, first]
+    assert inventory.idle(Runtime.PYTHON).like(KEY) == [first, third, second]
 
 
 def test_the_list_of_idle_containers_can_be_walked_through_while_they_are_removed():
     inventory = holding(*(pooled() for _ in range(4)))
-    for container in inventory.idle(Runtime.PYTHON):
+    for container in inventory.all_idle():
         inventory.remove(container)
     assert counts(inventory) == (0, 0, 0)
 

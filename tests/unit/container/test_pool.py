@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoagent.common.units import MIB
-from nanoagent.container import engine_watch
+from nanoagent.container import charges, engine_watch
 from nanoagent.container import pool as pool_module
 from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
@@ -896,20 +896,91 @@ class Group(ControlGroup):
         return 0
 
 
+IDLE_40_MB = charges.idle_mb(40 * MIB)
+
+
 async def test_what_a_container_holds_beside_a_run_is_on_top_of_its_limit_and_counts(open_bench):
     async with open_bench(sizes=NO_POOL) as bench:
         bench.driver.group = group = Group(held_mb=40)
         await bench.pool.start()
         await bench.run(memory_mb=200)
         assert group.limit_bytes == (200 + 40) * MIB
-        assert bench.budget.committed_mb == bench.counted_mb == 200 + 40
-        await bench.run(memory_mb=200)
-        assert bench.budget.committed_mb == 200 + 40
+        assert bench.budget.committed_mb == bench.counted_mb == IDLE_40_MB
+        async with bench.pool.acquire(bench.binding(memory_mb=200)) as acquired:
+            assert bench.budget.committed_mb == bench.counted_mb == 200 + IDLE_40_MB
+            acquired.clean = True
+        assert bench.budget.committed_mb == IDLE_40_MB
+
+
+async def test_a_small_budget_keeps_the_containers_of_many_functions(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=1024) as bench:
+        bench.driver.group = Group(held_mb=15)
+        await bench.pool.start()
+        functions = [f"f{number}" for number in range(40)]
+        for function in functions:
+            await bench.run(function)
+        starts = [(await bench.run(function)).start for function in functions]
+        assert starts == [Start.HOT] * len(functions)
+
+
+async def test_a_hot_run_begins_when_idle_containers_have_made_room_for_it(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=600) as bench:
+        bench.driver.group = Group(held_mb=37)
+        await bench.pool.start()
+        idle = [await bench.run(f"idle-{number}") for number in range(9)]  # 40 MiB each
+        bench.clock.now = 10
+        large = await bench.run("large", memory_mb=190)
+        bench.clock.now = 20
+        async with bench.pool.acquire(bench.binding("large", memory_mb=190)) as again:
+            assert again.start is Start.HOT
+            assert again.container is large.container
+            async with bench.pool.acquire(bench.binding("large", memory_mb=190)) as second:
+                assert bench.budget.committed_mb <= 600
+                second.clean = again.clean = True
+        assert set(bench.driver.removed) < {acquired.container.id for acquired in idle}
+
+
+async def test_an_idle_container_that_grows_counts_with_its_memory_and_is_then_removed(open_bench):
+    async with open_bench(sizes=NO_POOL) as bench:
+        bench.driver.group = group = Group(held_mb=20)
+        await bench.pool.start()
+        await bench.run()
+        group.held_mb = 27
+        bench.pool._retirement.sweep_once()
+        assert bench.budget.committed_mb == bench.counted_mb == charges.idle_mb(27 * MIB)
+        group.held_mb = 29
+        bench.pool._retirement.sweep_once()
+        assert bench.idle() == 0
+    assert bench.value("worker_containers_retired_total", reason="grown") == 1
+
+
+async def test_containers_that_grow_beyond_the_budget_are_evicted_before_the_next_job(open_bench):
+    async with open_bench(sizes=NO_POOL, memory_mb=200) as bench:
+        bench.driver.group = group = Group(held_mb=17)
+        await bench.pool.start()
+        for number in range(4):
+            await bench.run(f"f{number}", memory_mb=16)
+        assert bench.budget.committed_mb == 80
+        group.held_mb = 24
+        bench.budget.limit_mb = 100
+        bench.pool._retirement.sweep_once()
+        assert bench.idle() == 3
+        bench.budget.limit_mb = 200
+
+
+async def test_jobs_whose_containers_hold_more_than_the_budget_run_one_after_another(open_bench):
+    """Each of them has a container and waits for memory. None could go on if all waited for the others."""
+    async with open_bench(sizes=NO_POOL, memory_mb=128) as bench:
+        bench.driver.group = Group(held_mb=15)
+        await bench.pool.start()
+        jobs = [bench.run(f"f{number}", memory_mb=16) for number in range(8)]
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*jobs)
 
 
 async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
     """Idle containers make room for it, as for the job's own memory."""
-    async with open_bench(sizes=NO_POOL, memory_mb=600) as bench:
+    async with open_bench(sizes=NO_POOL, memory_mb=400) as bench:
         bench.driver.group = Group(held_mb=10)
         await bench.pool.start()
         await bench.run("idle", memory_mb=300)
@@ -919,7 +990,7 @@ async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
             await bench.removals()
             assert bench.driver.removed == ["fake-0"]
             acquired.clean = True
-        assert bench.budget.committed_mb == bench.counted_mb == 128 + 10  # what it really holds
+        assert bench.budget.committed_mb == bench.counted_mb == charges.idle_mb(10 * MIB)
 
 
 async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: pytest.MonkeyPatch):

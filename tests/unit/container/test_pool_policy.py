@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.container.availability import creation_breaker
+from nanoagent.container.charges import LEFTOVER_BYTES
 from nanoagent.container.policy import (
     NEXT,
     Binding,
     ContainerState,
+    IdleContainers,
     PooledContainer,
     PoolPolicy,
     Sharing,
@@ -82,14 +84,14 @@ def test_the_container_of_the_function_that_was_used_last_serves_a_job_best():
     wanted = binding()
     first, last = bound(wanted), bound(wanted)
     idle = [first, pooled(key=None), last, bound(binding(function_id="g"))]
-    assert choose_idle(wanted, idle, Sharing.FUNCTION) is last
+    assert choose_idle(wanted, IdleContainers(idle), Sharing.FUNCTION) is last
 
 
 @pytest.mark.parametrize("sharing", Sharing)
 def test_a_generic_container_is_next_best(sharing):
     longest, later = pooled(key=None), pooled(key=None)
     idle = [bound(binding(function_id="g")), longest, later]
-    assert choose_idle(binding(), idle, sharing) is longest
+    assert choose_idle(binding(), IdleContainers(idle), sharing) is longest
 
 
 @pytest.mark.parametrize(
@@ -103,22 +105,22 @@ def test_a_generic_container_is_next_best(sharing):
 )
 def test_a_container_of_another_function_serves_a_run_where_the_worker_shares_them(sharing, purpose, serves):
     longest, later = pooled(), pooled()
-    found = choose_idle(binding(purpose=purpose), [longest, later], sharing)
+    found = choose_idle(binding(purpose=purpose), IdleContainers([longest, later]), sharing)
     assert found is (longest if serves else None)
 
 
 def test_a_dead_container_serves_no_job():
     wanted = binding()
     idle = [bound(wanted), bound(wanted, usable=False), pooled(key=None, usable=False)]
-    assert choose_idle(wanted, idle, Sharing.FUNCTION) is idle[0]
-    assert choose_idle(binding(function_id="g"), idle[1:], Sharing.WORKER) is None
+    assert choose_idle(wanted, IdleContainers(idle), Sharing.FUNCTION) is idle[0]
+    assert choose_idle(binding(function_id="g"), IdleContainers(idle[1:]), Sharing.WORKER) is None
 
 
 def test_a_job_with_byte_code_gets_a_container_that_has_it():
     wanted = binding(byte_code=Path("/made"))
     with_it, without = bound(wanted), bound(binding())
     idle = [with_it, pooled(key=None), without]
-    assert choose_idle(wanted, idle, Sharing.FUNCTION) is with_it
+    assert choose_idle(wanted, IdleContainers(idle), Sharing.FUNCTION) is with_it
     assert with_it.serves(wanted.key)
     assert not without.serves(wanted.key)
 
@@ -126,19 +128,19 @@ def test_a_job_with_byte_code_gets_a_container_that_has_it():
 def test_a_job_with_byte_code_rather_binds_its_functions_container_again_than_a_generic_one():
     without = bound(binding())
     idle = [without, pooled(key=None), bound(binding(function_id="g"))]
-    assert choose_idle(binding(byte_code=Path("/made")), idle, Sharing.FUNCTION) is without
+    assert choose_idle(binding(byte_code=Path("/made")), IdleContainers(idle), Sharing.FUNCTION) is without
 
 
 def test_a_job_without_byte_code_is_served_by_a_container_that_has_it():
     with_it = bound(binding(byte_code=Path("/made")))
-    assert choose_idle(binding(), [pooled(key=None), with_it], Sharing.FUNCTION) is with_it
+    assert choose_idle(binding(), IdleContainers([pooled(key=None), with_it]), Sharing.FUNCTION) is with_it
     assert with_it.serves(binding().key)
 
 
 @pytest.mark.parametrize("sharing", Sharing)
 def test_a_compilation_gets_no_container_that_a_job_could_have(sharing):
     idle = [pooled(key=None), bound(binding()), bound(binding(purpose="compile"))]
-    assert choose_idle(binding(purpose="compile"), idle, sharing) is None
+    assert choose_idle(binding(purpose="compile"), IdleContainers(idle), sharing) is None
 
 
 def test_the_least_recently_used_goes_first():
@@ -193,9 +195,11 @@ def test_one_used_just_now_has_a_worth_too():
         (pooled(runs=9), 1.0, None),
         (pooled(runs=10), 1.0, "runs"),
         (pooled(usable=False), 1.0, "died"),
+        (pooled(held_bytes=LEFTOVER_BYTES), 1.0, None),
+        (pooled(held_bytes=LEFTOVER_BYTES + 1), 1.0, "grown"),
     ],
 )
-def test_a_container_is_retired_for_its_idle_time_age_runs_or_death(container, now, reason):
+def test_a_container_is_retired_for_its_idle_time_age_runs_growth_or_death(container, now, reason):
     assert retirement_reason(container, POLICY, now) == reason
 
 

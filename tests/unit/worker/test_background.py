@@ -648,7 +648,7 @@ async def pool_sweep(fault: Fault) -> None:
     ):
         await pool.filled()
         await until(lambda: fault.raised)
-        pool._inventory.idle(Runtime.PYTHON)[0].made_at -= HOUR_S
+        pool._inventory.all_idle()[0].made_at -= HOUR_S
         await until(lambda: driver.removed)
 
 
